@@ -1,0 +1,273 @@
+"""Boxes: float64 arrays (N, 4) of x1, y1, x2, y2 in pixels of the upright (EXIF-applied) picture.
+
+The origin is the picture's top-left corner, x runs right and y down, and x2, y2 are where the box ends, so
+that its width is x2 - x1. Conversion, clipping and IoU are torchvision's; here they take and give plain
+numpy, and torch is imported on first use only, so that importing this module costs nothing.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from patchify_core.errors import BoxError
+
+if TYPE_CHECKING:
+    import torch
+
+_EXAMPLE = "give x1,y1,x2,y2 in pixels, for example 40,30,200,180"
+
+
+def as_boxes(values: ArrayLike) -> NDArray[np.float64]:
+    """Bring one box or many into the house's form.
+
+    Args:
+        values: Four numbers, or N rows of four, as lists or any numeric array; an empty list is no boxes.
+
+    Returns:
+        A fresh float64 array (N, 4), which never shares memory with `values`. Inverted and empty boxes pass:
+        they are for `checked_box` to judge.
+
+    Raises:
+        BoxError: A row is not four numbers (text and booleans are not numbers), or holds NaN or infinity.
+
+    Example:
+        >>> as_boxes([40, 30, 200, 180])
+        array([[ 40.,  30., 200., 180.]])
+    """
+    try:
+        array = np.asarray(values)
+    except ValueError:  # numpy's word for rows of different lengths
+        raise _not_four(values) from None
+    if array.shape == (0,):
+        array = array.reshape(0, 4)
+    if array.ndim == 1:
+        array = array[None]
+    if array.ndim != 2 or array.shape[1] != 4 or array.dtype.kind not in "iuf":
+        raise _not_four(values)
+    boxes = array.astype(np.float64, order="C")
+    if not np.isfinite(boxes).all():
+        raise _not_four(values)
+    return boxes
+
+
+def from_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
+    """Convert boxes written as corner and size (COCO, ILIAS) to corners.
+
+    Args:
+        boxes: (N, 4) or (4,) of x, y, width, height in pixels.
+
+    Returns:
+        float64 (N, 4) xyxy. A negative size gives an inverted box.
+
+    Raises:
+        BoxError: Not four finite numbers a row.
+
+    Example:
+        >>> from_xywh([40, 30, 160, 150])
+        array([[ 40.,  30., 200., 180.]])
+    """
+    from torchvision.ops import box_convert
+
+    return box_convert(_tensor(boxes), "xywh", "xyxy").numpy()
+
+
+def to_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
+    """Convert boxes to corner and size, the inverse of `from_xywh`.
+
+    Args:
+        boxes: (N, 4) or (4,) xyxy in pixels.
+
+    Returns:
+        float64 (N, 4) of x, y, width, height in pixels.
+
+    Raises:
+        BoxError: Not four finite numbers a row.
+
+    Example:
+        >>> to_xywh([40, 30, 200, 180])
+        array([[ 40.,  30., 160., 150.]])
+    """
+    from torchvision.ops import box_convert
+
+    return box_convert(_tensor(boxes), "xyxy", "xywh").numpy()
+
+
+def area(boxes: ArrayLike) -> NDArray[np.float64]:
+    """Measure boxes, an inverted one counting as empty.
+
+    Args:
+        boxes: (N, 4) or (4,) xyxy in pixels.
+
+    Returns:
+        float64 (N,) in square pixels, never negative. (torchvision's `box_area` would give a box that is
+        inverted both ways a positive area, which is why it is not used here.)
+
+    Raises:
+        BoxError: Not four finite numbers a row.
+
+    Example:
+        >>> area([[40, 30, 200, 180], [5, 5, 5, 9]])
+        array([24000.,     0.])
+    """
+    rows = as_boxes(boxes)
+    return np.maximum(rows[:, 2:] - rows[:, :2], 0.0).prod(axis=1)
+
+
+def clip(boxes: ArrayLike, width: float, height: float) -> NDArray[np.float64]:
+    """Cut boxes off at the picture's edge; one wholly outside becomes empty.
+
+    Args:
+        boxes: (N, 4) or (4,) xyxy in pixels.
+        width: The picture's width in pixels.
+        height: The picture's height in pixels.
+
+    Returns:
+        float64 (N, 4) xyxy with x in 0..width and y in 0..height.
+
+    Raises:
+        BoxError: Not four finite numbers a row.
+
+    Example:
+        >>> clip([-10, 30, 700, 180], width=640, height=480)
+        array([[  0.,  30., 640., 180.]])
+    """
+    from torchvision.ops import clip_boxes_to_image
+
+    return clip_boxes_to_image(_tensor(boxes), (height, width)).numpy()
+
+
+def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Intersection over union of every box in `a` with every box in `b`.
+
+    Args:
+        a: (N, 4) or (4,) xyxy in pixels.
+        b: (M, 4) or (4,) xyxy in pixels.
+
+    Returns:
+        float64 (N, M) in 0..1. Empty and inverted boxes have IoU 0 with everything, themselves included,
+        where torchvision's 0/0 would be NaN.
+
+    Raises:
+        BoxError: Not four finite numbers a row.
+
+    Example:
+        >>> iou([0, 0, 10, 10], [[0, 0, 10, 10], [0, 0, 10, 5], [3, 3, 3, 3]])
+        array([[1. , 0.5, 0. ]])
+    """
+    from torchvision.ops import box_iou
+
+    ratio = box_iou(_tensor(a), _tensor(b)).numpy()
+    return np.clip(np.nan_to_num(ratio, nan=0.0), 0.0, 1.0)
+
+
+def paired_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
+    """Intersection over union of row i of `a` with row i of `b`: the diagonal of `iou(a, b)`.
+
+    torchvision has the full matrix only, whose memory grows with the square of N: an evaluation that compares
+    one winning box with one annotated box per hit needs the diagonal alone, and needs no torch for it.
+
+    Args:
+        a: (N, 4) or (4,) xyxy in pixels.
+        b: (N, 4) or (4,) xyxy in pixels.
+
+    Returns:
+        float64 (N,) in 0..1, 0 for empty and inverted boxes.
+
+    Raises:
+        BoxError: Not four finite numbers a row.
+        ValueError: `a` and `b` differ in length.
+
+    Example:
+        >>> paired_iou([[0, 0, 10, 10], [0, 0, 4, 4]], [[0, 0, 10, 5], [4, 0, 8, 4]])
+        array([0.5, 0. ])
+    """
+    a, b = as_boxes(a), as_boxes(b)
+    if len(a) != len(b):
+        raise ValueError(f"paired_iou needs as many boxes on both sides, got {len(a)} and {len(b)}")
+    overlap = np.concatenate((np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])), axis=1)
+    inter = area(overlap)
+    union = area(a) + area(b) - inter
+    # An overlap implies a union; without one the answer is 0, and 0/0 is never computed.
+    ratio = np.divide(inter, union, out=np.zeros_like(inter), where=inter > 0)
+    return np.minimum(ratio, 1.0)
+
+
+def checked_box(box: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
+    """Check the one box that a person drew or typed as a query, and cut it off at the picture's edge.
+
+    Args:
+        box: Four numbers, xyxy in pixels.
+        width: The picture's width in pixels.
+        height: The picture's height in pixels.
+
+    Returns:
+        float64 (4,) xyxy inside the picture, at least 1 px wide and high.
+
+    Raises:
+        BoxError: One sentence to show as it is: the box is not four finite numbers, is inverted, has no area,
+            lies wholly outside the picture, or is less than 1 px wide or high inside it.
+
+    Example:
+        >>> checked_box([-10, 30, 200, 180], width=640, height=480)
+        array([  0.,  30., 200., 180.])
+    """
+    rows = as_boxes(box)
+    if len(rows) != 1:
+        raise _not_four(box)
+    x1, y1, x2, y2 = rows[0]
+    name = "The box " + ",".join(f"{value:.10g}" for value in rows[0])
+    picture = f"the picture, which is {width} × {height} pixels"
+    if x2 < x1 or y2 < y1:
+        raise BoxError(
+            f"{name} is inverted: give its top-left corner first and its bottom-right corner second."
+        )
+    if x2 == x1 or y2 == y1:
+        raise BoxError(f"{name} has no area: draw one that is at least 1 pixel wide and high.")
+    # Only touching an edge is outside too: nothing of the picture would be left in the box.
+    if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
+        raise BoxError(f"{name} lies wholly outside {picture}: draw one that overlaps it.")
+    inside = clip(rows, width, height)[0]
+    if (inside[2:] - inside[:2]).min() < 1:
+        raise BoxError(f"{name} is less than 1 pixel wide or high inside {picture}: draw a larger one.")
+    return inside
+
+
+def parse_box(text: str) -> NDArray[np.float64]:
+    """Read a box from the command line.
+
+    Args:
+        text: `x1,y1,x2,y2` in pixels; spaces around the numbers are allowed.
+
+    Returns:
+        float64 (4,) xyxy, not yet compared with a picture (see `checked_box`).
+
+    Raises:
+        BoxError: Not four finite numbers, in one sentence.
+
+    Example:
+        >>> parse_box("40, 30, 200, 180")
+        array([ 40.,  30., 200., 180.])
+    """
+    try:
+        values = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise _not_four(text) from None
+    if len(values) != 4 or not np.isfinite(values).all():
+        raise _not_four(text)
+    return np.array(values)
+
+
+def _tensor(boxes: ArrayLike) -> torch.Tensor:
+    import torch
+
+    return torch.from_numpy(as_boxes(boxes))
+
+
+def _not_four(values: Any) -> BoxError:
+    # reprlib shortens what may be a whole array, and an array's line breaks have no place in a sentence.
+    shown = " ".join(reprlib.repr(values).split())
+    return BoxError(f"A box is four finite numbers, but this one is {shown}: {_EXAMPLE}.")

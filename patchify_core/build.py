@@ -1,0 +1,360 @@
+"""Builds an index folder: reads pictures one at a time, embeds what is new, resumes, and swaps the result into place.
+
+Finished descriptors are journalled in `<out>.partial` while the build runs. Whatever stops it, the same command
+picks up there; the index that stood before stays whole until the new one is complete. Pictures are known by the
+digest of their bytes, so a renamed or repeated picture is not embedded again.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.digests import sha256_of_bytes
+from patchify_core.encoders.base import Encoder
+from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError, PictureError
+from patchify_core.features import FeatureSettings, describe_many
+from patchify_core.gallery import Gallery, GalleryImage
+from patchify_core.index import FACTORIES, META_NAME, IndexedImage, PatchIndex, read_meta
+from patchify_core.pictures import read_picture
+from patchify_core.regions import Pyramid
+
+if TYPE_CHECKING:
+    import faiss
+    from PIL.Image import Image
+
+Progress = Callable[[int, int], None]
+"""Called with (pictures done, pictures in all)."""
+
+
+@dataclass(frozen=True)
+class BuildSettings:
+    """What a person may tune about building.
+
+    Attributes:
+        factory: FAISS codec, one of `FACTORIES`. `Flat` keeps float32.
+        shard_images: pictures between two writes to the journal; at most this much work is lost to a kill.
+        training_patches: patches that a codec is trained on, at most.
+    """
+
+    factory: str = "Flat"
+    shard_images: int = 64
+    training_patches: int = 50_000
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        images: pictures in the index.
+        embedded: pictures that went through the encoder.
+        reused: pictures whose descriptors were already known.
+        skipped: (file name, reason) of pictures that could not be read.
+        seconds: wall time of the embedding part.
+    """
+
+    images: int
+    embedded: int
+    reused: int
+    skipped: tuple[tuple[str, str], ...]
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float:
+        """Embedded pictures a second; 0 when nothing had to be embedded."""
+        return self.embedded / self.seconds if self.embedded else 0.0
+
+
+def build_index(
+    gallery: Gallery,
+    out: str | Path,
+    encoder: Encoder,
+    regions: Pyramid | None = None,
+    settings: BuildSettings | None = None,
+    progress: Progress | None = None,
+) -> BuildReport:
+    """Builds or updates the index folder `out` from a gallery.
+
+    Args:
+        gallery: pictures to index.
+        out: index folder; a new one, or one of the same encoder, regions and codec, whose descriptors are reused.
+        encoder: the frozen encoder.
+        regions: which patches; the paper's L3 by default.
+        settings: see `BuildSettings`.
+        progress: told after each picture; may raise to stop the build, which then can be resumed.
+
+    Raises:
+        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written.
+        GalleryError: if no picture could be read, or annotations give a picture another size than it has.
+    """
+    out, regions, settings = Path(out), regions or Pyramid(), settings or BuildSettings()
+    if settings.factory not in FACTORIES:
+        raise PatchifyError(f"Unknown factory '{settings.factory}': choose one of {', '.join(FACTORIES)}.")
+    with _explained(out):
+        old = _existing(out, encoder, regions, settings)
+        journal = _Journal(out.with_name(out.name + ".partial"), encoder, regions)
+        try:
+            work = _Work(gallery, encoder, regions, journal, old, progress)
+            work.run(settings.shard_images)
+        finally:
+            journal.flush()
+        if not work.images:
+            why = f" ({work.skipped[0][0]}: {work.skipped[0][1]})" if work.skipped else ""
+            raise GalleryError(f"No picture in {gallery.root} could be read{why}: nothing was indexed.")
+        codes = _encode_codes(work, journal, old, regions, encoder.info.dim, settings)
+        index = PatchIndex(encoder.info, regions, work.images, codes, settings.factory)
+        _swap_in(index, out, gallery.root)
+        journal.remove()
+    return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
+
+
+class _Work:
+    """One pass over the gallery: every picture ends up indexed (new or known) or skipped."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        encoder: Encoder,
+        regions: Pyramid,
+        journal: _Journal,
+        old: PatchIndex | None,
+        progress: Progress | None,
+    ) -> None:
+        self.gallery, self.encoder, self.regions, self.journal = gallery, encoder, regions, journal
+        self.progress = progress or (lambda done, total: None)
+        self.old_rows = {image.sha256: row for row, image in enumerate(old.images)} if old else {}
+        self.images: list[IndexedImage] = []
+        self.skipped: list[tuple[str, str]] = list(gallery.skipped)
+        self.embedded = self.reused = self.done = 0
+        self.seconds = 0.0
+
+    def run(self, shard_images: int) -> None:
+        start = time.perf_counter()
+        stream = describe_many(self._new_pictures(), self.encoder, FeatureSettings())
+        for described in stream:
+            self.journal.add(described.key, described.descriptors)
+            self.embedded += 1
+            if len(self.journal) >= shard_images:
+                self.journal.flush()
+            self._settled()
+        self.seconds = time.perf_counter() - start
+
+    def _settled(self) -> None:
+        self.done += 1
+        self.progress(self.done, len(self.gallery.images))
+
+    def _new_pictures(self) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
+        """Yields the pictures that need the encoder; the others are settled on the way."""
+        seen: set[str] = set()
+        for image in self.gallery.images:
+            try:
+                data = image.path.read_bytes()
+                digest = sha256_of_bytes(data)
+                entry = IndexedImage(image.id, image.file_name, image.width, image.height, len(data), digest)
+                if digest in self.old_rows or digest in self.journal.known or digest in seen:
+                    self.images.append(entry)
+                    self.reused += 1
+                    self._settled()
+                    continue
+                picture = read_picture(data)
+            except OSError as error:
+                self._skip(image, f"it cannot be read ({error.strerror})")
+            except PictureError as error:
+                self._skip(image, str(error))
+            else:
+                _check_size(image, picture)
+                self.images.append(entry)
+                seen.add(digest)
+                yield digest, picture, self.regions.boxes(image.width, image.height)
+
+    def _skip(self, image: GalleryImage, reason: str) -> None:
+        self.skipped.append((image.file_name, reason))
+        self._settled()
+
+
+def _check_size(image: GalleryImage, picture: Image) -> None:
+    if (image.width, image.height) != picture.size:
+        raise GalleryError(
+            f"{image.file_name} is {picture.width}x{picture.height} pixels, but its annotations say "
+            f"{image.width}x{image.height}: correct the annotations, or its boxes would be wrong."
+        )
+
+
+class _Journal:
+    """Descriptors of finished pictures, in shards on disk, so that a build can be cut anywhere and resumed."""
+
+    def __init__(self, folder: Path, encoder: Encoder, regions: Pyramid) -> None:
+        self.folder = folder
+        self.shape = (regions.patches_per_image, encoder.info.dim)
+        self.known: dict[str, tuple[Path, int]] = {}
+        self._fresh: dict[str, NDArray[np.float32]] = {}
+        maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec}
+        head = folder / "maker.json"
+        folder.mkdir(parents=True, exist_ok=True)
+        if _json_or_none(head) != maker:
+            # Shards of another encoder or other regions are of no use: descriptors must never be mixed.
+            shutil.rmtree(folder)
+            folder.mkdir()
+            head.write_text(json.dumps(maker), encoding="utf-8")
+        for names in sorted(folder.glob("shard-*.json")):
+            self._take(names)
+
+    def _take(self, names: Path) -> None:
+        """Takes one shard over if it is whole; a torn one is left out and its pictures are embedded again."""
+        digests, data = _json_or_none(names), names.with_suffix(".npy")
+        try:
+            stored = np.load(data, mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return
+        if (
+            isinstance(digests, list)
+            and stored.dtype == np.float32
+            and stored.shape == (len(digests), *self.shape)
+        ):
+            self.known.update({digest: (data, row) for row, digest in enumerate(digests)})
+
+    def __len__(self) -> int:
+        return len(self._fresh)
+
+    def add(self, digest: str, descriptors: NDArray[np.float32]) -> None:
+        self._fresh[digest] = descriptors
+
+    def flush(self) -> None:
+        """Writes what is fresh; the list of digests comes last, so a shard without it does not exist."""
+        if not self._fresh:
+            return
+        number = len(list(self.folder.glob("shard-*.npy")))
+        data = self.folder / f"shard-{number:06d}.npy"
+        temporary = data.with_suffix(".tmp")
+        with open(temporary, "wb") as file:
+            np.save(file, np.stack(list(self._fresh.values())), allow_pickle=False)
+        os.replace(temporary, data)
+        digests = list(self._fresh)
+        temporary.write_text(json.dumps(digests), encoding="utf-8")
+        os.replace(temporary, data.with_suffix(".json"))
+        self.known.update({digest: (data, row) for row, digest in enumerate(digests)})
+        self._fresh.clear()
+
+    def descriptors(self, digest: str) -> NDArray[np.float32]:
+        """(P, D) float32 of one picture."""
+        data, row = self.known[digest]
+        return np.load(data, mmap_mode="r", allow_pickle=False)[row]
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _encode_codes(
+    work: _Work,
+    journal: _Journal,
+    old: PatchIndex | None,
+    regions: Pyramid,
+    dim: int,
+    settings: BuildSettings,
+) -> faiss.Index:
+    """Puts the descriptors of all pictures, in order, into one FAISS index."""
+    import faiss
+
+    def descriptors(image: IndexedImage) -> NDArray[np.float32]:
+        if old is not None and image.sha256 in work.old_rows:
+            return old.descriptors_of(work.old_rows[image.sha256])
+        return np.ascontiguousarray(journal.descriptors(image.sha256))
+
+    if old is not None:
+        # The codec keeps its training, so that what was coded before decodes and codes to the same bytes again.
+        codes = faiss.clone_index(old.codes)
+        codes.reset()
+    else:
+        codes = faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
+    if not codes.is_trained:
+        count = max(1, settings.training_patches // regions.patches_per_image)
+        chosen = np.random.default_rng(0).permutation(len(work.images))[:count]
+        codes.train(np.concatenate([descriptors(work.images[row]) for row in np.sort(chosen)]))
+    for image in work.images:
+        codes.add(descriptors(image))
+    return codes
+
+
+def _existing(out: Path, encoder: Encoder, regions: Pyramid, settings: BuildSettings) -> PatchIndex | None:
+    """The index that stands at `out`, if there is one and it was made the same way."""
+    left = out.with_name(out.name + ".old")
+    if left.exists() and not out.exists():
+        os.replace(left, out)  # a swap was cut between its two renames: the old index comes back
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    if not out.is_dir() or not (out / META_NAME).is_file():
+        raise IndexFolderError(f"{out} exists and is not an index folder: choose another --out.")
+    meta = read_meta(out)
+    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "factory": settings.factory}
+    for key, mine in made_with.items():
+        if meta.get(key) != mine:
+            theirs = meta[key]["spec"] if key == "encoder" else meta[key]
+            wanted = encoder.info.spec if key == "encoder" else mine
+            raise IndexFolderError(
+                f"{out} was made with {key} {theirs}, not {wanted}: choose another --out, or delete it first."
+            )
+    return PatchIndex.load(out)
+
+
+def _swap_in(index: PatchIndex, out: Path, root: Path) -> None:
+    """Writes beside `out` and renames into place, so that a reader finds the old index or the new one, never half."""
+    new, old = out.with_name(f"{out.name}.new-{os.getpid()}"), out.with_name(out.name + ".old")
+    try:
+        new.mkdir()
+        index.write(new, _root_from(out, root))
+        for path in new.iterdir():
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+        if old.exists():
+            shutil.rmtree(old)
+        if out.exists():
+            os.replace(out, old)
+        os.replace(new, out)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _root_from(out: Path, root: Path) -> str:
+    """The gallery's root relative to the index folder, so that both can move together; absolute across drives."""
+    try:
+        return Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
+    except ValueError:
+        return root.resolve().as_posix()
+
+
+def _json_or_none(path: Path) -> object:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+
+
+@contextmanager
+def _explained(out: Path) -> Iterator[None]:
+    """Turns what the disk says into one sentence; work that is already journalled stays for the next run."""
+    again = "the pictures embedded so far are kept; run the same command again"
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise IndexFolderError(
+                f"There is no room left to write {out}: free some space; {again}."
+            ) from error
+        if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise IndexFolderError(
+                f"{out} cannot be written (read-only or no permission): choose another --out."
+            ) from error
+        raise IndexFolderError(f"{out} could not be written ({error.strerror or error}): {again}.") from error

@@ -1,0 +1,166 @@
+"""Patchify, the facade: open an index, ask with a picture, get matches, look into one.
+
+engine = Patchify.open("sample_db/index")
+for match in engine.search("query.jpg", box=(40, 30, 200, 180)):
+    print(match.score, match.file_name, match.box)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from patchify_core.boxes import checked_box
+from patchify_core.encoders import Encoder, load_encoder
+from patchify_core.features import describe
+from patchify_core.index import PatchIndex
+from patchify_core.pictures import read_picture, upright
+from patchify_core.regions import patches_up_to
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a person may tune about a search.
+
+    Attributes:
+        top: pictures to return.
+    """
+
+    top: int = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """One gallery picture that a search found.
+
+    Attributes:
+        image_id: gallery image id.
+        score: cosine similarity of the query with the winning patch, -1..1.
+        box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture.
+        patch: the winning patch's number within its picture (see `regions.Pyramid`).
+        file_name: POSIX path of the picture below the gallery's root.
+    """
+
+    image_id: int
+    score: float
+    box: NDArray[np.float64]
+    patch: int
+    file_name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Explanation:
+    """Why a gallery picture got its score: the similarity of every patch.
+
+    Attributes:
+        image_id: gallery image id.
+        boxes: (P, 4) float64 xyxy pixel boxes of the patches.
+        scores: (P,) float32 cosine similarities.
+        patch: the winning patch, the argmax of `scores`.
+    """
+
+    image_id: int
+    boxes: NDArray[np.float64]
+    scores: NDArray[np.float32]
+    patch: int
+
+
+class Patchify:
+    """Patch-wise retrieval over one index.
+
+    Args:
+        index: the descriptors.
+        encoder: the encoder that made them.
+
+    Raises:
+        IndexFolderError: if the index was made by another encoder.
+    """
+
+    def __init__(self, index: PatchIndex, encoder: Encoder) -> None:
+        """Checks that the two fit together."""
+        index.check_encoder(encoder.info)
+        self.index, self.encoder = index, encoder
+
+    @classmethod
+    def open(cls, folder: str | Path, encoder: Encoder | None = None) -> Patchify:
+        """Opens an index folder, with the encoder that it names unless one is given.
+
+        Raises:
+            IndexFolderError: if the folder is not a whole index or does not fit the encoder.
+            EncoderError: if the encoder cannot be had.
+        """
+        index = PatchIndex.load(folder)
+        return cls(index, encoder or load_encoder(index.encoder.spec))
+
+    def describe_query(
+        self, picture: str | Path | bytes | Image, box: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        """One global descriptor of the query: of the box, or of the whole picture.
+
+        Args:
+            picture: a file, its bytes, or a PIL picture (EXIF orientation is applied).
+            box: xyxy in pixels of the upright picture; None for all of it. What sticks out is cut off.
+
+        Returns:
+            (D,) float32 of length 1.
+
+        Raises:
+            PictureError: if it is not a picture that can be read.
+            BoxError: if the box is malformed, empty or outside.
+        """
+        image = read_picture(picture) if isinstance(picture, (str, Path, bytes)) else upright(picture)
+        whole = (0.0, 0.0, float(image.width), float(image.height))
+        region = whole if box is None else checked_box(box, image.width, image.height)
+        return describe(image, region, self.encoder)[0]
+
+    def search(
+        self,
+        picture: str | Path | bytes | Image,
+        box: ArrayLike | None = None,
+        top: int | None = SearchSettings.top,
+        level: int | None = None,
+    ) -> list[Match]:
+        """Finds the gallery pictures that hold the query's object, best first.
+
+        Args:
+            picture: see `describe_query`.
+            box: see `describe_query`.
+            top: pictures wanted; None for the whole ranking.
+            level: finest grid to use (1 = whole pictures, the global baseline); None for all of the index's.
+
+        Raises:
+            PatchifyError: one sentence, for a bad picture, box, `top` or `level`.
+        """
+        return self.search_descriptor(self.describe_query(picture, box), top, level)
+
+    def search_descriptor(
+        self, query: NDArray[np.float32], top: int | None = SearchSettings.top, level: int | None = None
+    ) -> list[Match]:
+        """As `search`, for a query (D,) that is described already."""
+        hits = self.index.search(query, top, level)
+        return [
+            self._match(int(row), float(score), int(cell))
+            for row, score, cell in zip(hits.rows, hits.scores, hits.cells, strict=True)
+        ]
+
+    def explain(self, query: NDArray[np.float32], image_id: int, level: int | None = None) -> Explanation:
+        """The similarity of the query (D,) with every patch of one gallery picture, up to `level`.
+
+        Raises:
+            KeyError: if the index has no such image.
+        """
+        row = self.index.row_of[image_id]
+        used = patches_up_to(level or self.index.regions.levels)
+        scores = self.index.cell_scores(query, row)[:used]
+        return Explanation(image_id, self.index.boxes_of(row)[:used], scores, int(scores.argmax()))
+
+    def _match(self, row: int, score: float, cell: int) -> Match:
+        image = self.index.images[row]
+        return Match(image.id, score, self.index.boxes_of(row)[cell], cell, image.file_name)
