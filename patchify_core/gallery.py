@@ -252,7 +252,7 @@ def read_gallery(path: Path | str) -> Gallery:
         GalleryError: As `read_coco` or `read_folder` does.
     """
     path = Path(path)
-    if path.suffix.lower() == ".json" and not path.is_dir():
+    if path.suffix.lower() == ".json" and not os.path.isdir(path):
         return read_coco(path)
     return read_coco(path) if os.path.lexists(path / ANNOTATIONS_FILE) else read_folder(path)
 
@@ -285,7 +285,7 @@ def read_folder(folder: Path | str) -> Gallery:
         try:
             if not _is_text(name):
                 raise PictureError(f"{name!r} has a name that is not valid Unicode: rename it.")
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(real_root):
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(real_root):
                 raise PictureError(
                     f"{name!r} is a link that leads out of the folder: copy the picture into it."
                 )
@@ -294,8 +294,9 @@ def read_folder(folder: Path | str) -> Gallery:
             skipped.append((name, str(error)))
         else:
             images.append(GalleryImage(len(images) + 1, name, path, width, height))
+    skipped = [(name.encode(errors="replace").decode(), why) for name, why in sorted(skipped)]
     if not images:
-        why = f" ({len(skipped)} could not be read, first: {skipped[0][1]})" if skipped else ""
+        why = f" ({len(skipped)} could not be read, first: {skipped[0][1].rstrip('.')})" if skipped else ""
         raise GalleryError(f"There is no picture to search in {str(root)!r}{why}: put {KINDS} files into it.")
     return Gallery(root, tuple(images), skipped=tuple(skipped))
 
@@ -325,13 +326,10 @@ def _picture_files(root: Path, skipped: list[tuple[str, str]]) -> Iterator[str]:
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = Path(folder).relative_to(root)
         for name in folders:
-            if os.path.islink(
-                os.path.join(folder, name)
-            ):  # os.walk() does not enter it: it may lead out, or round
-                linked = (below / name).as_posix()
-                skipped.append(
-                    (linked, f"{linked!r} is a linked folder: copy its pictures into the gallery.")
-                )
+            # os.walk() does not enter links, which may lead out or round; a person should hear of it
+            if os.path.islink(os.path.join(folder, name)):
+                link = (below / name).as_posix()
+                skipped.append((link, f"{link!r} is a linked folder: copy its pictures into the gallery."))
         for name in files:
             if not name.startswith(".") and os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES:
                 yield (below / name).as_posix()
@@ -368,7 +366,7 @@ def read_coco(folder_or_json: Path | str, settings: GallerySettings = DEFAULTS) 
             so that no number is ever computed on fewer pictures than the dataset has.
     """
     path = Path(folder_or_json)
-    if path.is_dir():
+    if os.path.isdir(path):
         path = path / ANNOTATIONS_FILE
     return _CocoReader(path, _load_json(path), settings).gallery()
 
@@ -426,7 +424,7 @@ class _CocoReader:
             more = len(self.problems) - len(named)
             rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more else ""
             raise GalleryError(
-                f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}. Correct it first."
+                f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}; correct that first."
             )
         images = tuple(image for image in self.images.values() if self.splits[image.id] == "gallery")
         queries = tuple(self._query(i) for i, split in self.splits.items() if split == "query")

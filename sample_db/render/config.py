@@ -95,8 +95,8 @@ def load_set(name: str, path: Path = SETS_FILE) -> GallerySet:
 
     Raises:
         KeyError: if the file has no such set.
-        ValueError: if a key is missing or unknown, the set has too few models to fill its scenes, or its lists
-            contradict each other.
+        ValueError: if a key is missing or unknown, the set has too few models to fill its scenes, or its
+            lists contradict each other.
 
     Example:
         >>> load_set("a").instances["CB71"]
