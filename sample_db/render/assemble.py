@@ -84,9 +84,7 @@ class Assembly:
             photo: the photograph.
         """
         is_cc0 = photo_credit(photo.name).licence == CC0
-        target = self._add_image(
-            f"gallery/{number:03d}.jpg", "gallery", CC0_PHOTO_LICENCE if is_cc0 else PHOTO_LICENCE
-        )
+        target = self._add_image(f"gallery/{number:03d}.jpg", "gallery", CC0_PHOTO_LICENCE if is_cc0 else PHOTO_LICENCE)
         with Image.open(photo) as picture:
             fitted = ImageOps.fit(picture.convert("RGB"), PICTURE_SIZE, Image.Resampling.LANCZOS)
         fitted.save(target, quality=88)
@@ -160,9 +158,7 @@ class Assembly:
         self.annotations.append(entry)
 
 
-def assemble(
-    gallery_set: GallerySet, records: Mapping[str, Record], work: Path, photos: Path, dest: Path
-) -> Assembly:
+def assemble(gallery_set: GallerySet, records: Mapping[str, Record], work: Path, photos: Path, dest: Path) -> Assembly:
     """Numbers and copies the pictures and writes annotations.json.
 
     Args:
@@ -208,14 +204,11 @@ def summary(assembly: Assembly) -> str:
         f"{count['gallery']} gallery, {count['query']} queries, {megabytes:.1f} MB, "
         f"{len(assembly.annotations)} boxes, {ignored} ignored"
     ]
-    positives = [
-        box for box in assembly.annotations if split[box["image_id"]] == "gallery" and "ignore" not in box
-    ]
+    positives = [box for box in assembly.annotations if split[box["image_id"]] == "gallery" and "ignore" not in box]
     if len(positives) > 1:
         of_category = Counter(box["category_id"] for box in positives)
         per_instance = {
-            name: of_category[number]
-            for number, name in enumerate(assembly.gallery_set.instances.values(), 1)
+            name: of_category[number] for number, name in enumerate(assembly.gallery_set.instances.values(), 1)
         }
         counts = list(per_instance.values())
         shares = [box["area"] / PICTURE_SIZE[0] / PICTURE_SIZE[1] for box in positives]
@@ -242,9 +235,7 @@ def _empty_dest(dest: Path, *, overwrite: bool) -> None:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", required=True, type=existing_folder, help="as in render_scenes")
     parser.add_argument("--photos", required=True, type=existing_folder, help="as in render_scenes")
     parser.add_argument("--out", required=True, type=existing_folder, help="as in render_scenes")
@@ -265,9 +256,7 @@ def main() -> int:
     missing = [job.key for job in plan(gallery_set) if job.key not in records]
     if missing:
         print(f"note: {len(missing)} pictures of the plan are not there, e.g. {missing[0]}", file=sys.stderr)
-    text = attribution(
-        args.models, read_catalogue(args.models), records.values(), gallery_set.distractor_photos
-    )
+    text = attribution(args.models, read_catalogue(args.models), records.values(), gallery_set.distractor_photos)
     _empty_dest(args.dest, overwrite=args.overwrite)
     assembly = assemble(gallery_set, records, work, args.photos, args.dest)
     (args.dest / "ATTRIBUTION.md").write_text(text, encoding="utf-8")

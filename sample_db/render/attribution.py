@@ -116,9 +116,7 @@ def attribution(
     return INTRODUCTION + "".join("| " + " | ".join(astuple(row)) + " |\n" for row in rows)
 
 
-def _model_rows(
-    models: Path, catalogue: Mapping[str, CatalogueModel], records: Iterable[Record]
-) -> list[Row]:
+def _model_rows(models: Path, catalogue: Mapping[str, CatalogueModel], records: Iterable[Record]) -> list[Row]:
     codes = {code for record in records for code in (*record.job.others, *record.job.clutter)}
     codes |= {record.job.hero for record in records if record.job.hero}
     rows = []
@@ -131,9 +129,7 @@ def _model_rows(
     return rows
 
 
-def _texture_rows(
-    models: Path, catalogue: Mapping[str, CatalogueModel], records: Iterable[Record]
-) -> list[Row]:
+def _texture_rows(models: Path, catalogue: Mapping[str, CatalogueModel], records: Iterable[Record]) -> list[Row]:
     """A texture is credited to the author of the model that it lies beside."""
     by_folder = {str(Path(model.path).parent): model for model in catalogue.values()}
     rows = []

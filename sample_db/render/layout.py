@@ -188,9 +188,7 @@ class _Attempt:
         return None
 
     def _touches(self, footprint: Array) -> bool:
-        return any(
-            ((footprint[:, None] - taken[None]) ** 2).sum(-1).min() < GAP_M**2 for taken in self.footprints
-        )
+        return any(((footprint[:, None] - taken[None]) ** 2).sum(-1).min() < GAP_M**2 for taken in self.footprints)
 
     def _judged(self, covered: bool) -> Layout | None:
         """The finished layout, if the objects that count can be seen well enough."""
@@ -200,9 +198,7 @@ class _Attempt:
         inside = not query or (hero_box[:2].min() > 0.015 and hero_box[2:].max() < 0.985)
         hero_seen = rough[0] > low and (not covered or rough[0] < 0.93)
         company_seen = self.attempt > PICKY_TRIES or all(
-            share > 0.4
-            for share, item in zip(rough[1:], self.placed[1:], strict=True)
-            if self._is_instance(item.code)
+            share > 0.4 for share, item in zip(rough[1:], self.placed[1:], strict=True) if self._is_instance(item.code)
         )
         if not (inside and hero_seen and company_seen):
             return None

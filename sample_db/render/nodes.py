@@ -26,9 +26,7 @@ def link_nodes(tree: bpy.types.NodeTree, *links: str) -> dict[str, bpy.types.Nod
             kind, socket = end.split(":")
             if kind not in nodes:
                 is_there = kind == "BSDF"
-                nodes[kind] = (
-                    tree.nodes.get("Principled BSDF") if is_there else tree.nodes.new("ShaderNode" + kind)
-                )
+                nodes[kind] = tree.nodes.get("Principled BSDF") if is_there else tree.nodes.new("ShaderNode" + kind)
             ends.append((nodes[kind], int(socket) if socket.isdigit() else socket))
         (source, output), (target, entrance) = ends
         tree.links.new(source.outputs[output], target.inputs[entrance])

@@ -113,9 +113,7 @@ class _Planner:
             self._hero_scenes(scene_round)
         self._clutter_scenes()
 
-    def _add(
-        self, key: str, stage: str, hero: str | None, others: list[str], clutter: list[str], size: str
-    ) -> None:
+    def _add(self, key: str, stage: str, hero: str | None, others: list[str], clutter: list[str], size: str) -> None:
         seed = self.rng.randrange(1 << 30)
         split = "query" if stage == "q" else "gallery"
         self.jobs.append(Job(key, self.set.name, stage, hero, others, clutter, size, seed, split))

@@ -114,9 +114,7 @@ class Studio:
         record.save(self._record_path(job))
         return record
 
-    def _boxes(
-        self, layout: Layout, bodies: Sequence[bpy.types.Object], scratch: Path
-    ) -> tuple[SeenBox, ...] | None:
+    def _boxes(self, layout: Layout, bodies: Sequence[bpy.types.Object], scratch: Path) -> tuple[SeenBox, ...] | None:
         """The boxes of the objects that can be seen; None if the hero cannot, or another one is too large."""
         ids = render_ids(self.scene, bodies, scratch)
         boxes = []
@@ -143,20 +141,14 @@ def _bbox(rows: Array, columns: Array) -> tuple[int, int, int, int]:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--models", required=True, type=existing_folder, help="the furniture libraries, unpacked"
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", required=True, type=existing_folder, help="the furniture libraries, unpacked")
     parser.add_argument("--hdris", required=True, type=existing_folder, help="environment pictures (.exr)")
     parser.add_argument("--photos", required=True, type=existing_folder, help="photographs for the walls")
     parser.add_argument("--out", required=True, type=Path, help="where the work folder is made")
     parser.add_argument("--set", required=True, choices=set_names(), help="which set of sets.json")
     parser.add_argument("--stages", help="comma-separated; all of them if left out")
-    parser.add_argument(
-        "--shard", default="0/1", help="k/n: this process takes every n-th job, starting at k"
-    )
+    parser.add_argument("--shard", default="0/1", help="k/n: this process takes every n-th job, starting at k")
     parser.add_argument("--limit", type=int, help="stop after this many pictures")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--samples", type=int, default=SAMPLES, help="per pixel (default: %(default)s)")

@@ -112,9 +112,7 @@ def silhouette_pixels(
     return pixels
 
 
-def render_photo(
-    scene: bpy.types.Scene, scratch: Path, samples: int, luma: float
-) -> tuple[Image.Image, float]:
+def render_photo(scene: bpy.types.Scene, scratch: Path, samples: int, luma: float) -> tuple[Image.Image, float]:
     """Renders once in linear light, then searches the exposure that gives the picture its mean luma.
 
     Args:

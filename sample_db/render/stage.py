@@ -49,9 +49,7 @@ class Inputs:
     photos: Path
 
 
-def missing_inputs(
-    gallery_set: GallerySet, inputs: Inputs, catalogue: Mapping[str, CatalogueModel]
-) -> list[str]:
+def missing_inputs(gallery_set: GallerySet, inputs: Inputs, catalogue: Mapping[str, CatalogueModel]) -> list[str]:
     """What a set names but the folders do not hold: better asked first than found out after an hour.
 
     Args:
