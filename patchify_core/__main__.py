@@ -7,6 +7,7 @@ Exit codes: 0 done, 1 done but some pictures were skipped, 2 refused or failed, 
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -45,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     evaluate = commands.add_parser("evaluate", help="score a dataset: mAP, LocScore, recall@k for every pyramid level")
     evaluate.add_argument("dataset", metavar="DATASET", help="folder with annotations.json")
     evaluate.add_argument("--format", choices=["coco"], default="coco", help="layout of the dataset (default coco)")
-    evaluate.add_argument("--index", metavar="INDEX", help="keep the index here and reuse it (default: a temporary one)")
+    evaluate.add_argument(
+        "--index", metavar="INDEX", help="keep the index here and reuse it (default: a temporary one)"
+    )
     evaluate.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
     evaluate.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
     _index_options(evaluate)
@@ -61,7 +64,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _index_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--encoder", default=DEFAULT_ENCODER, metavar="SPEC", help="effnet-lite0 (default) or effnet-lite2")
+    command.add_argument(
+        "--encoder", default=DEFAULT_ENCODER, metavar="SPEC", help="effnet-lite0 (default) or effnet-lite2"
+    )
     command.add_argument(
         "--regions", default=DEFAULT_REGIONS, metavar="SPEC", help="pyramid:N, N from 1 to 6 (default pyramid:4)"
     )
@@ -74,6 +79,9 @@ def _index_options(command: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code; a refusal is one sentence on stderr, never a traceback."""
     arguments = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may not fit the terminal's encoding
     try:
         from patchify_core import commands
 
@@ -84,12 +92,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        print("\ninterrupted: finished work is kept; run the same command again to go on.", file=sys.stderr)
+        resumes = arguments.command == "index" or (arguments.command == "evaluate" and arguments.index)
+        kept = ": finished work is kept; run the same command again to go on" if resumes else ""
+        print(f"\ninterrupted{kept}.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has gone; say nothing, and keep Python from complaining at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has gone: that is no failure, and there is nobody to tell.
+        _give_up_stdout()
         return 0
+    except OSError as error:
+        name, why = error.filename or "The output", error.strerror or error
+        print(f"error: {name} cannot be read or written ({why}): check its name and disk.", file=sys.stderr)
+        _give_up_stdout()
+        return REFUSED
+
+
+def _give_up_stdout() -> None:
+    """Keeps Python from complaining at exit of what it could not write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -27,12 +27,15 @@ from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError, 
 from patchify_core.features import FeatureSettings, describe_many
 from patchify_core.gallery import Gallery, GalleryImage
 from patchify_core.index import FACTORIES, META_NAME, IndexedImage, PatchIndex, read_meta
-from patchify_core.pictures import read_picture
+from patchify_core.pictures import picture_size, read_picture
 from patchify_core.regions import Pyramid
 
 if TYPE_CHECKING:
     import faiss
     from PIL.Image import Image
+
+NEW_NAME, OLD_NAME = "new", "old"
+"""The new index while it is written, and the old one while they change places; both in `<out>.partial`."""
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
@@ -99,23 +102,27 @@ def build_index(
         IndexFolderError: if `out` is something else, or made otherwise, or cannot be written.
         GalleryError: if no picture could be read, or annotations give a picture another size than it has.
     """
-    out, regions, settings = Path(out), regions or Pyramid(), settings or BuildSettings()
+    regions, settings = regions or Pyramid(), settings or BuildSettings()
     if settings.factory not in FACTORIES:
         raise PatchifyError(f"Unknown factory '{settings.factory}': choose one of {', '.join(FACTORIES)}.")
-    with _explained(out):
-        old = _existing(out, encoder, regions, settings)
-        journal = _Journal(out.with_name(out.name + ".partial"), encoder, regions)
+    with _explained(Path(out)):
+        out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
+        private = out.parent / (out.name + ".partial")
+        old = _existing(out, private, encoder, regions, settings)
+        journal = _Journal(private, encoder, regions)
         try:
             work = _Work(gallery, encoder, regions, journal, old, progress)
             work.run(settings.shard_images)
         finally:
             journal.flush()
+            if not journal.known:
+                journal.remove()  # there is nothing to go on from
         if not work.images:
             why = f" ({work.skipped[0][0]}: {work.skipped[0][1]})" if work.skipped else ""
             raise GalleryError(f"No picture in {gallery.root} could be read{why}: nothing was indexed.")
         codes = _encode_codes(work, journal, old, regions, encoder.info.dim, settings)
         index = PatchIndex(encoder.info, regions, work.images, codes, settings.factory)
-        _swap_in(index, out, gallery.root)
+        _swap_in(index, out, private, gallery.root)
         journal.remove()
     return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
 
@@ -162,20 +169,21 @@ class _Work:
             try:
                 data = image.path.read_bytes()
                 digest = sha256_of_bytes(data)
-                entry = IndexedImage(image.id, image.file_name, image.width, image.height, len(data), digest)
-                if digest in self.old_rows or digest in self.journal.known or digest in seen:
-                    self.images.append(entry)
-                    self.reused += 1
-                    self._settled()
-                    continue
-                picture = read_picture(data)
+                known = digest in self.old_rows or digest in self.journal.known or digest in seen
+                picture = None if known else read_picture(data)
+                # A known picture's header is read all the same: the annotations may have changed since.
+                _check_size(image, picture.size if picture else picture_size(data))
             except OSError as error:
                 self._skip(image, f"it cannot be read ({error.strerror})")
+                continue
             except PictureError as error:
                 self._skip(image, str(error))
+                continue
+            self.images.append(IndexedImage(image.id, image.file_name, image.width, image.height, len(data), digest))
+            if picture is None:
+                self.reused += 1
+                self._settled()
             else:
-                _check_size(image, picture)
-                self.images.append(entry)
                 seen.add(digest)
                 yield digest, picture, self.regions.boxes(image.width, image.height)
 
@@ -184,10 +192,10 @@ class _Work:
         self._settled()
 
 
-def _check_size(image: GalleryImage, picture: Image) -> None:
-    if (image.width, image.height) != picture.size:
+def _check_size(image: GalleryImage, size: tuple[int, int]) -> None:
+    if (image.width, image.height) != size:
         raise GalleryError(
-            f"{image.file_name} is {picture.width}x{picture.height} pixels, but its annotations say "
+            f"{image.file_name} is {size[0]}x{size[1]} pixels, but its annotations say "
             f"{image.width}x{image.height}: correct the annotations, or its boxes would be wrong."
         )
 
@@ -202,6 +210,10 @@ class _Journal:
         self._fresh: dict[str, NDArray[np.float32]] = {}
         maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec}
         head = folder / "maker.json"
+        if folder.exists() and not head.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise IndexFolderError(
+                f"{folder} is in the way and was not made by this program: move it, or choose another --out."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         if _json_or_none(head) != maker:
             # Shards of another encoder or other regions are of no use: descriptors must never be mixed.
@@ -218,11 +230,7 @@ class _Journal:
             stored = np.load(data, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return
-        if (
-            isinstance(digests, list)
-            and stored.dtype == np.float32
-            and stored.shape == (len(digests), *self.shape)
-        ):
+        if isinstance(digests, list) and stored.dtype == np.float32 and stored.shape == (len(digests), *self.shape):
             self.known.update({digest: (data, row) for row, digest in enumerate(digests)})
 
     def __len__(self) -> int:
@@ -235,7 +243,8 @@ class _Journal:
         """Writes what is fresh; the list of digests comes last, so a shard without it does not exist."""
         if not self._fresh:
             return
-        number = len(list(self.folder.glob("shard-*.npy")))
+        # One past the highest, not the count: a shard may be missing, and none may ever be written over.
+        number = max((int(path.stem[6:]) for path in self.folder.glob("shard-*.npy")), default=-1) + 1
         data = self.folder / f"shard-{number:06d}.npy"
         temporary = data.with_suffix(".tmp")
         with open(temporary, "wb") as file:
@@ -287,11 +296,13 @@ def _encode_codes(
     return codes
 
 
-def _existing(out: Path, encoder: Encoder, regions: Pyramid, settings: BuildSettings) -> PatchIndex | None:
+def _existing(
+    out: Path, private: Path, encoder: Encoder, regions: Pyramid, settings: BuildSettings
+) -> PatchIndex | None:
     """The index that stands at `out`, if there is one and it was made the same way."""
-    left = out.with_name(out.name + ".old")
-    if left.exists() and not out.exists():
-        os.replace(left, out)  # a swap was cut between its two renames: the old index comes back
+    if (private / OLD_NAME).exists() and not out.exists():
+        # A swap was cut between its two renames: the old index comes back.
+        os.replace(private / OLD_NAME, out)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not out.is_dir() or not (out / META_NAME).is_file():
@@ -308,23 +319,25 @@ def _existing(out: Path, encoder: Encoder, regions: Pyramid, settings: BuildSett
     return PatchIndex.load(out)
 
 
-def _swap_in(index: PatchIndex, out: Path, root: Path) -> None:
-    """Writes beside `out` and renames into place, so that a reader finds the old index or the new one, never half."""
-    new, old = out.with_name(f"{out.name}.new-{os.getpid()}"), out.with_name(out.name + ".old")
+def _swap_in(index: PatchIndex, out: Path, private: Path, root: Path) -> None:
+    """Writes beside `out` and renames into place: a reader finds the old index or the new one, never half."""
+    new, old = private / NEW_NAME, private / OLD_NAME
+    for left in (new, old):
+        if left.exists():
+            shutil.rmtree(left)
+    new.mkdir(parents=True)
+    index.write(new, _root_from(out, root))
+    for path in new.iterdir():
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    if out.exists():
+        os.replace(out, old)
     try:
-        new.mkdir()
-        index.write(new, _root_from(out, root))
-        for path in new.iterdir():
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-        if old.exists():
-            shutil.rmtree(old)
-        if out.exists():
-            os.replace(out, old)
         os.replace(new, out)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
-    shutil.rmtree(old, ignore_errors=True)
+    except OSError:
+        if old.exists():
+            os.replace(old, out)
+        raise
 
 
 def _root_from(out: Path, root: Path) -> str:
@@ -338,7 +351,7 @@ def _root_from(out: Path, root: Path) -> str:
 def _json_or_none(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
 
 
@@ -349,10 +362,9 @@ def _explained(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise IndexFolderError(
-                f"There is no room left to write {out}: free some space; {again}."
-            ) from error
+        # None is numpy's, which reports a write that was cut short without saying why.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
+            raise IndexFolderError(f"There is no room left to write {out}: free some space; {again}.") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise IndexFolderError(
                 f"{out} cannot be written (read-only or no permission): choose another --out."

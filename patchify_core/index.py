@@ -117,7 +117,7 @@ class PatchIndex:
     def descriptors_of(self, row: int) -> NDArray[np.float32]:
         """(P, D) float32 descriptors of the picture in `row`, as the index stores them (decoded where it compresses)."""
         patches = self.regions.patches_per_image
-        return self.codes.reconstruct_n(row * patches, patches)
+        return np.asarray(self.codes.reconstruct_n(row * patches, patches))
 
     def cell_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
         """(P,) cosine similarity of the query (D,) with every patch of the picture in `row`."""
@@ -150,14 +150,15 @@ class PatchIndex:
         if top is not None and top < 1:
             raise PatchifyError(f"Ask for at least 1 result, not {top}.")
         per_image = self.regions.patches_per_image
-        used = patches_up_to(self._checked_level(level))
+        used = patches_up_to(self.checked_level(level))
         pictures = len(self.images) if top is None else min(top, len(self.images))
         available = len(self.images) * used
         options = None
         if used < per_image:
             wanted = np.tile(np.arange(per_image) < used, len(self.images))
             bitmap = np.packbits(wanted, bitorder="little")
-            options = faiss.SearchParameters(sel=faiss.IDSelectorBitmap(len(wanted), faiss.swig_ptr(bitmap)))
+            selector = faiss.IDSelectorBitmap(len(wanted), faiss.swig_ptr(bitmap))
+            options = faiss.SearchParameters(sel=selector)
         fetch = pictures * used
         while True:
             scores, patches = (found[0] for found in self.codes.search(query[None], fetch, params=options))
@@ -169,13 +170,12 @@ class PatchIndex:
                 return Hits(rows[best], scores[best], cells[best])
             fetch = min(2 * fetch, available)
 
-    def _checked_level(self, level: int | None) -> int:
+    def checked_level(self, level: int | None) -> int:
+        """The level asked for, the finest one if None; raises PatchifyError if the index has no such level."""
         if level is None:
             return self.regions.levels
         if not 1 <= level <= self.regions.levels:
-            raise PatchifyError(
-                f"This index has levels 1 to {self.regions.levels} ({self.regions.spec}), not {level}."
-            )
+            raise PatchifyError(f"This index has levels 1 to {self.regions.levels} ({self.regions.spec}), not {level}.")
         return level
 
     def check_encoder(self, info: EncoderInfo) -> None:
@@ -201,9 +201,7 @@ class PatchIndex:
         for image in self.images:
             path = root / image.file_name
             try:
-                same = path.stat().st_size == image.bytes and (
-                    not content or sha256_of_file(path) == image.sha256
-                )
+                same = path.stat().st_size == image.bytes and (not content or sha256_of_file(path) == image.sha256)
             except OSError:
                 raise IndexFolderError(
                     f"The index names {image.file_name}, which is not in {root}: run the index command again."
@@ -250,22 +248,23 @@ class PatchIndex:
 
         folder = Path(folder)
         meta = read_meta(folder)
-        path, expected = folder / FAISS_NAME, meta["faiss"]
+        path = folder / FAISS_NAME
         damaged = IndexFolderError(
             f"{path} is missing, truncated or not the file that was written: delete {folder} and build it again."
         )
         try:
+            expected, root, factory = meta["faiss"], (folder / meta["root"]).resolve(), meta["factory"]
+            encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
+            images = [IndexedImage(**image) for image in meta["images"]]
             # FAISS trusts what it reads, so it gets to read only a file whose digest is right.
             if path.stat().st_size != expected["bytes"] or sha256_of_file(path) != expected["sha256"]:
                 raise damaged
-        except OSError:
+        except (OSError, KeyError, TypeError, AttributeError):
             raise damaged from None
-        encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
-        images = [IndexedImage(**image) for image in meta["images"]]
         codes = faiss.read_index(str(path))
         if codes.d != encoder.dim or codes.ntotal != len(images) * regions.patches_per_image:
             raise damaged
-        return cls(encoder, regions, images, codes, meta["factory"], (folder / meta["root"]).resolve())
+        return cls(encoder, regions, images, codes, factory, root)
 
 
 def _write_codes(codes: faiss.Index, path: Path) -> tuple[int, str]:
@@ -304,14 +303,12 @@ def read_meta(folder: Path) -> dict[str, Any]:
     path = folder / META_NAME
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         raise IndexFolderError(
             f"{folder} is not an index folder (no {META_NAME}): make one with the index command."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise IndexFolderError(
-            f"{path} cannot be read as JSON: delete {folder} and build it again."
-        ) from error
+        raise IndexFolderError(f"{path} cannot be read as JSON: delete {folder} and build it again.") from error
     if not isinstance(meta, dict) or "digest" not in meta:
         raise IndexFolderError(f"{path} does not describe an index: delete {folder} and build it again.")
     if meta.get("format") != FORMAT:

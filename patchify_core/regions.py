@@ -91,7 +91,7 @@ def parse_regions(spec: str) -> Pyramid:
         PatchifyError: if the spec names no known selector or the level count is not 1..6.
     """
     name, _, levels = spec.strip().partition(":")
-    if name != "pyramid" or not (levels.isascii() and levels.isdigit()):
+    if name != "pyramid" or not (levels.isascii() and levels.isdigit() and len(levels) < 10):
         raise PatchifyError(
             f"Unknown regions '{spec}': write pyramid:N with N from 1 (whole picture only) to {MAX_LEVELS}."
         )

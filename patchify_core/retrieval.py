@@ -155,9 +155,10 @@ class Patchify:
 
         Raises:
             KeyError: if the index has no such image.
+            PatchifyError: if the index has no such level.
         """
         row = self.index.row_of[image_id]
-        used = patches_up_to(level or self.index.regions.levels)
+        used = patches_up_to(self.index.checked_level(level))
         scores = self.index.cell_scores(query, row)[:used]
         return Explanation(image_id, self.index.boxes_of(row)[:used], scores, int(scores.argmax()))
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,12 +69,20 @@ class Encoder(Protocol):
         ...
 
 
+def _threads_of_environment() -> int:
+    text = os.environ.get("PATCHIFY_THREADS", "").strip() or "0"
+    if not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise EncoderError(f"PATCHIFY_THREADS is {text!r}: give it a number of threads from 0 to 999.")
+    return int(text)
+
+
 @dataclass(frozen=True)
 class EncoderSettings:
     """What a person may tune about encoding.
 
     Attributes:
-        threads: processor threads that the network uses; 0 leaves torch's own choice.
+        threads: processor threads that the network uses; 0 leaves torch's own choice. By default what the
+            environment variable PATCHIFY_THREADS says.
     """
 
-    threads: int = int(os.environ.get("PATCHIFY_THREADS", "0") or 0)
+    threads: int = field(default_factory=_threads_of_environment)

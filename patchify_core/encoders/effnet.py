@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.folding import fold_batch_norms
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -126,9 +127,7 @@ class EffNetLite:
         EncoderError: if the package is not installed, or its weights are missing, damaged or not the known ones.
     """
 
-    def __init__(
-        self, model: LiteModel, settings: EncoderSettings | None = None, weights: Path | None = None
-    ) -> None:
+    def __init__(self, model: LiteModel, settings: EncoderSettings | None = None, weights: Path | None = None) -> None:
         """Loads and checks the weights; takes about a second."""
         import timm
         import torch
@@ -137,7 +136,7 @@ class EffNetLite:
         if settings.threads:
             torch.set_num_threads(settings.threads)
         state = _load_weights(weights or _packaged_weights(model), model)
-        network = timm.create_model(model.architecture, pretrained=False)
+        network: Any = timm.create_model(model.architecture, pretrained=False)
         stages = [len(stage) for stage in network.blocks]
         try:
             renamed = {timm_name(key, stages): value for key, value in state.items()}
@@ -147,7 +146,8 @@ class EffNetLite:
                 f"The weights of {model.spec} do not fit timm's {model.architecture}: "
                 "install the versions that requirements.txt names."
             ) from error
-        self.network = network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        folded = fold_batch_norms(network.eval().requires_grad_(False))
+        self.network: Any = folded.to(memory_format=torch.channels_last)
         self._info = EncoderInfo(
             spec=model.spec,
             dim=int(network.num_features),

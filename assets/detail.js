@@ -1,0 +1,68 @@
+// The large view: tabs and layers are switched here, neighbours and searches are asked for, focus stays inside.
+const modal = () => element.querySelector('.pf-modal');
+let shown = null;
+
+function close() {
+  trigger('closed', {});
+  const opener = document.querySelector(`#pf-results [data-open="${window.patchifyOpener}"]`);
+  if (opener) opener.focus();
+}
+
+function step(by) {
+  const cards = [...document.querySelectorAll('#pf-results [data-open]')].map((card) => Number(card.dataset.open));
+  const next = cards[cards.indexOf(Number(modal().dataset.image)) + by];
+  if (next !== undefined) {
+    window.patchifyOpener = next;
+    trigger('look', { id: next });
+  }
+}
+
+element.addEventListener('click', (event) => {
+  const target = event.target;
+  if (target === modal() || target.closest('[data-do="close"]')) return close();
+  const tab = target.closest('.pf-tab');
+  if (tab) {
+    modal().dataset.show = tab.dataset.level;
+    element.querySelectorAll('.pf-tab').forEach((t) => t.setAttribute('aria-pressed', String(t === tab)));
+    return;
+  }
+  const stepper = target.closest('[data-step]');
+  if (stepper) return step(Number(stepper.dataset.step));
+  const again = target.closest('[data-again]');
+  if (again) trigger('again', { id: Number(again.dataset.again) });
+});
+
+element.addEventListener('change', (event) => {
+  const layer = event.target.dataset.layer;
+  if (layer) modal().classList.toggle(`hide-${layer}`, !event.target.checked);
+});
+
+document.addEventListener('keydown', (event) => {
+  if (!modal()) return;
+  if (event.key === 'Escape') close();
+  if (event.key === 'ArrowLeft') step(-1);
+  if (event.key === 'ArrowRight') step(1);
+  if (event.key === 'Tab') {
+    const stops = [...element.querySelectorAll('button:not([disabled]), input')];
+    const edge = event.shiftKey ? stops[0] : stops[stops.length - 1];
+    if (document.activeElement === edge || !element.contains(document.activeElement)) {
+      event.preventDefault();
+      (event.shiftKey ? stops[stops.length - 1] : stops[0]).focus();
+    }
+  }
+});
+
+watch('value', () => {
+  const now = modal();
+  document.body.classList.toggle('pf-locked', Boolean(now));
+  if (!now) {
+    shown = null;
+    return;
+  }
+  if (shown !== now.dataset.image) {
+    shown = now.dataset.image;
+    now.classList.remove('hide-cells', 'hide-true');
+    element.querySelectorAll('[data-layer]').forEach((box) => { box.checked = true; });
+    element.querySelector('.pf-close').focus();
+  }
+});

@@ -1,0 +1,214 @@
+// The query picture: upload, drop, paste or take one, and draw, move or resize the box on it, by pointer or keyboard.
+// The server is told the box in pixels of the picture; it answers with the same box, so both always agree.
+const find = (selector) => element.querySelector(selector);
+const SMALLEST = 4;  // pixels on the screen: less is a slip of the finger, not a box
+let gesture = null;
+let pending = null;
+let camera = null;
+
+const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
+
+function pictureSize() {
+  const stage = find('.pf-stage');
+  return [Number(stage.dataset.width), Number(stage.dataset.height)];
+}
+
+function currentBox() {
+  return find('.pf-query-box').dataset.box.split(',').map(Number);
+}
+
+function show(box) {
+  const [width, height] = pictureSize();
+  const node = find('.pf-query-box');
+  node.classList.remove('is-whole');
+  node.dataset.box = box.map((value) => value.toFixed(1)).join(',');
+  node.style.left = `${(100 * box[0]) / width}%`;
+  node.style.top = `${(100 * box[1]) / height}%`;
+  node.style.width = `${(100 * (box[2] - box[0])) / width}%`;
+  node.style.height = `${(100 * (box[3] - box[1])) / height}%`;
+}
+
+function tell(box) {
+  clearTimeout(pending);
+  pending = null;
+  trigger('drawn', { box });
+}
+
+function refuse(message) {
+  trigger('refused', { message });
+}
+
+// Pointer ------------------------------------------------------------------------------------------------------
+
+function at(event) {
+  const [width, height] = pictureSize();
+  const rect = find('.pf-stage').getBoundingClientRect();
+  return [
+    clamp(((event.clientX - rect.left) / rect.width) * width, 0, width),
+    clamp(((event.clientY - rect.top) / rect.height) * height, 0, height),
+  ];
+}
+
+element.addEventListener('pointerdown', (event) => {
+  if (!event.target.closest('.pf-stage') || event.button > 0) return;
+  event.preventDefault();
+  const handle = event.target.closest('.h');
+  const box = currentBox();
+  const inside = event.target.closest('.pf-query-box') && !find('.pf-query-box').classList.contains('is-whole');
+  const start = at(event);
+  gesture = { kind: handle ? 'resize' : inside ? 'move' : 'draw', start, box, before: box, screen: [event.clientX, event.clientY] };
+  gesture.wasWhole = find('.pf-query-box').classList.contains('is-whole');
+  if (handle) {
+    // The corner opposite the handle stays where it is.
+    const west = handle.classList.contains('nw') || handle.classList.contains('sw');
+    const north = handle.classList.contains('nw') || handle.classList.contains('ne');
+    gesture.start = [west ? box[2] : box[0], north ? box[3] : box[1]];
+  }
+  find('.pf-stage').setPointerCapture(event.pointerId);
+});
+
+element.addEventListener('pointermove', (event) => {
+  if (!gesture) return;
+  const [x, y] = at(event);
+  const [sx, sy] = gesture.start;
+  if (gesture.kind === 'move') {
+    const [width, height] = pictureSize();
+    const [x1, y1, x2, y2] = gesture.before;
+    const dx = clamp(x - sx, -x1, width - x2);
+    const dy = clamp(y - sy, -y1, height - y2);
+    gesture.box = [x1 + dx, y1 + dy, x2 + dx, y2 + dy];
+  } else {
+    gesture.box = [Math.min(x, sx), Math.min(y, sy), Math.max(x, sx), Math.max(y, sy)];
+  }
+  gesture.moved = Math.hypot(event.clientX - gesture.screen[0], event.clientY - gesture.screen[1]) >= SMALLEST;
+  if (gesture.moved) show(gesture.box);
+});
+
+function end() {
+  if (!gesture) return;
+  const { box, before, moved, wasWhole } = gesture;
+  gesture = null;
+  const thin = box[2] - box[0] < 1 || box[3] - box[1] < 1;
+  if (moved && !thin) {
+    tell(box);
+  } else {
+    show(before);
+    find('.pf-query-box').classList.toggle('is-whole', wasWhole);
+  }
+}
+element.addEventListener('pointerup', end);
+element.addEventListener('pointercancel', end);
+
+// Keyboard -----------------------------------------------------------------------------------------------------
+
+element.addEventListener('keydown', (event) => {
+  if (!event.target.closest('.pf-query-box')) return;
+  const [width, height] = pictureSize();
+  if (event.key === 'Home') {
+    event.preventDefault();
+    return tell(null);
+  }
+  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+  if (!way) return;
+  event.preventDefault();
+  let [x1, y1, x2, y2] = currentBox();
+  const dx = way[0] * Math.max(1, width / 40);
+  const dy = way[1] * Math.max(1, height / 40);
+  if (event.shiftKey) {
+    x2 = clamp(x2 + dx, Math.min(x1 + Math.max(1, width / 40), width), width);
+    y2 = clamp(y2 + dy, Math.min(y1 + Math.max(1, height / 40), height), height);
+  } else {
+    const moveX = clamp(dx, -x1, width - x2);
+    const moveY = clamp(dy, -y1, height - y2);
+    [x1, x2, y1, y2] = [x1 + moveX, x2 + moveX, y1 + moveY, y2 + moveY];
+  }
+  show([x1, y1, x2, y2]);
+  clearTimeout(pending);
+  pending = setTimeout(() => tell([x1, y1, x2, y2]), 350);
+});
+
+// Pictures -----------------------------------------------------------------------------------------------------
+
+async function send(file) {
+  if (!file) return;
+  find('.pf-stage-wrap').classList.add('is-sending');
+  try {
+    const { path } = await upload(file);
+    trigger('picked', { path });
+  } catch (error) {
+    refuse(`The picture could not be sent (${error.message || error}): try a smaller one.`);
+  } finally {
+    find('.pf-stage-wrap').classList.remove('is-sending');
+  }
+}
+
+async function paste() {
+  try {
+    for (const item of await navigator.clipboard.read()) {
+      const type = item.types.find((name) => name.startsWith('image/'));
+      if (type) return send(new File([await item.getType(type)], `pasted.${type.split('/')[1]}`, { type }));
+    }
+    refuse('The clipboard holds no picture: copy one first.');
+  } catch (error) {
+    refuse('The browser does not let the page read the clipboard: press Ctrl+V (or Cmd+V) instead.');
+  }
+}
+
+document.addEventListener('paste', (event) => {
+  const file = [...(event.clipboardData?.files || [])].find((one) => one.type.startsWith('image/'));
+  if (file) send(file);
+});
+
+for (const kind of ['dragover', 'dragleave', 'drop']) {
+  element.addEventListener(kind, (event) => {
+    event.preventDefault();
+    find('.pf-stage-wrap').classList.toggle('is-over', kind === 'dragover');
+    if (kind === 'drop') send(event.dataTransfer.files[0]);
+  });
+}
+
+async function openCamera() {
+  if (!navigator.mediaDevices?.getUserMedia) {
+    return refuse('This browser gives the page no camera: upload a picture instead.');
+  }
+  try {
+    camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
+  } catch (error) {
+    return refuse('The camera cannot be used (not there, or not allowed): upload a picture instead.');
+  }
+  find('.pf-camera').hidden = false;
+  find('.pf-camera video').srcObject = camera;
+  await find('.pf-camera video').play();
+}
+
+function stopCamera() {
+  camera?.getTracks().forEach((track) => track.stop());
+  camera = null;
+  find('.pf-camera').hidden = true;
+}
+
+function shoot() {
+  const video = find('.pf-camera video');
+  const canvas = document.createElement('canvas');
+  canvas.width = video.videoWidth;
+  canvas.height = video.videoHeight;
+  canvas.getContext('2d').drawImage(video, 0, 0);
+  stopCamera();
+  canvas.toBlob((blob) => blob && send(new File([blob], 'camera.jpg', { type: 'image/jpeg' })), 'image/jpeg', 0.92);
+}
+
+element.addEventListener('click', (event) => {
+  const action = event.target.closest('[data-do]')?.dataset.do;
+  if (action === 'upload') find('input[type=file]').click();
+  if (action === 'paste') paste();
+  if (action === 'camera') openCamera();
+  if (action === 'stop') stopCamera();
+  if (action === 'shoot') shoot();
+  if (action === 'whole') tell(null);
+});
+
+element.addEventListener('change', (event) => {
+  if (event.target.type !== 'file') return;
+  send(event.target.files[0]);
+  event.target.value = '';  // so that the same file can be chosen again
+});

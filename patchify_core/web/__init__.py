@@ -1,0 +1,4 @@
+"""The Gradio page. `showcase` answers questions, `views` words them as HTML, `page` lays them out, `launch` serves them.
+
+Only `page` and `launch` import Gradio.
+"""

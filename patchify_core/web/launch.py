@@ -1,0 +1,62 @@
+"""Starts the page's server."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchify_core.errors import PatchifyError
+
+if TYPE_CHECKING:
+    import gradio as gr
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def launch(host: str = "127.0.0.1", port: int = 7860) -> None:
+    """Serves the page until it is interrupted.
+
+    Args:
+        host: address to listen on.
+        port: port to listen on.
+
+    Raises:
+        PatchifyError: if the port is taken, or the bundled gallery and its index do not fit together.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
+    import gradio as gr
+
+    from patchify_core.web.page import ASSETS, PageSettings, build
+    from patchify_core.web.showcase import Showcase
+
+    settings = PageSettings()
+    showcase = Showcase(ROOT / "sample_db")
+    gr.set_static_paths([ASSETS, ROOT / "sample_db" / "gallery", ROOT / "sample_db" / "queries"])
+    demo = build(showcase, settings)
+    demo.queue(max_size=64, default_concurrency_limit=2)
+    try:
+        demo.launch(
+            server_name=host,
+            server_port=port,
+            css_paths=[ASSETS / "style.css"],
+            theme=theme(),
+            favicon_path=ASSETS / "logo.svg",
+            footer_links=[],
+            run_history=False,
+            max_file_size=f"{settings.upload_mb}mb",
+            share=False,
+            ssr_mode=False,
+            state_session_capacity=64,
+        )
+    except OSError as error:
+        raise PatchifyError(f"The page cannot be served at {host}:{port} ({error}): choose another --port.") from error
+
+
+def theme() -> gr.themes.Base:
+    """Gradio's plain theme with the system's own fonts, so that no font is fetched from anywhere."""
+    import gradio as gr
+
+    system = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
+    mono = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+    return gr.themes.Base(font=list(system), font_mono=list(mono), primary_hue="blue", neutral_hue="stone")
