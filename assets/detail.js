@@ -3,7 +3,7 @@ const modal = () => element.querySelector('.pf-modal');
 let shown = null;
 
 function close() {
-  trigger('closed', {});
+  props.value = '';
   const opener = document.querySelector(`#pf-results [data-open="${window.patchifyOpener}"]`);
   if (opener) opener.focus();
 }

@@ -1,4 +1,4 @@
-"""The Gradio page. `showcase` answers questions, `views` words them as HTML, `page` lays them out, `launch` serves them.
+"""The Gradio page: `showcase` answers questions, `views` words them as HTML, `page` lays them out, `launch` serves it.
 
 Only `page` and `launch` import Gradio.
 """

@@ -22,8 +22,18 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 UNKNOWN_OBJECT = "I don't know (no score)"
 
 FIRST_EXAMPLES = (
-    "moka pot", "toy train", "flowered teapot", "soccer ball", "radio", "milk carton",
-    "blue vase", "hen figurine", "toaster", "motorcycle helmet", "camping lantern", "flowered creamer",
+    "birthday cake",
+    "potted fern",
+    "traffic cone",
+    "moka pot",
+    "soccer ball",
+    "gift box",
+    "flowered teapot",
+    "flowered creamer",
+    "blue vase",
+    "toy train",
+    "headphones",
+    "toy biplane",
 )
 """Shown first: easy ones, look-alikes (the tea set, the blue pots) and two of the hardest."""
 
@@ -34,13 +44,13 @@ class PageSettings:
 
     Attributes:
         results: result cards shown at first.
-        most_results: largest number of cards that may be asked for.
+        result_choices: numbers of cards that may be asked for.
         upload_mb: largest upload in megabytes.
         forget_s: seconds after which what a visitor sent is deleted.
     """
 
     results: int = 10
-    most_results: int = 40
+    result_choices: tuple[int, ...] = (5, 10, 20, 40)
     upload_mb: int = 30
     forget_s: int = 1800
 
@@ -66,7 +76,9 @@ class Page:
         order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
         queries = sorted(gallery.queries, key=lambda query: order.get(names[query.id], len(order)))
         self.examples = [(query.id, names[query.id], query.path) for query in queries]
-        self.objects = {name: instance for instance, name in sorted(gallery.instances.items(), key=lambda item: item[1])}
+        self.objects = {
+            name: instance for instance, name in sorted(gallery.instances.items(), key=lambda item: item[1])
+        }
 
     # What is shown --------------------------------------------------------------------------------------
 
@@ -176,7 +188,8 @@ def build(showcase: Showcase, settings: PageSettings | None = None) -> gr.Blocks
     question, answer = page.first_view()
     name = page.object_name(question)
     level_choices = [
-        ("Global" if level == 1 else f"L{level - 1} · {level}×{level}", level) for level in range(1, showcase.levels + 1)
+        ("Global" if level == 1 else f"L{level - 1} · {level}×{level}", level)
+        for level in range(1, showcase.levels + 1)
     ]
     private: dict[str, Any] = {"api_visibility": "private"}
 
@@ -193,22 +206,25 @@ def build(showcase: Showcase, settings: PageSettings | None = None) -> gr.Blocks
                 query = gr.HTML(
                     views.query(question, file_url), elem_id="pf-query", js_on_load=_script("query.js"), **plain
                 )
+                named = gr.Dropdown(
+                    [UNKNOWN_OBJECT, *page.objects],
+                    value=name,
+                    label="Which object is it? (for the score)",
+                    elem_id="pf-object",
+                )
                 examples = gr.HTML(
                     views.examples(page.examples, question.example, file_url),
                     elem_id="pf-examples",
                     js_on_load=_script("examples.js"),
                     **plain,
                 )
-                named = gr.Dropdown(
-                    [UNKNOWN_OBJECT, *page.objects], value=name, label="Which object is it?", elem_id="pf-object"
-                )
             with gr.Column(elem_id="pf-right", min_width=320):
                 with gr.Row(elem_id="pf-options"):
                     level = gr.Radio(
                         level_choices, value=showcase.levels, label="Pyramid: finest grid", elem_id="pf-level"
                     )
-                    top = gr.Slider(
-                        5, settings.most_results, value=settings.results, step=5, label="Results", elem_id="pf-top"
+                    top = gr.Radio(
+                        list(settings.result_choices), value=settings.results, label="Results", elem_id="pf-top"
                     )
                 strip = gr.HTML(views.strip(answer, name), elem_id="pf-strip", **plain)
                 cards = gr.HTML(page.cards(answer), elem_id="pf-results", js_on_load=_script("results.js"), **plain)
@@ -233,9 +249,10 @@ def build(showcase: Showcase, settings: PageSettings | None = None) -> gr.Blocks
         quiet: dict[str, Any] = {"show_progress": "hidden", **private}
         cards.look(look, asked, detail, **quiet)
         detail.look(look, asked, detail, **quiet)
-        detail.closed(lambda: "", None, detail, queue=False, **quiet)
-        for option, event in ((level, level.change), (top, top.release)):
-            event(noticed(page.change_options, 2), asked, [strip, cards], trigger_mode="always_last", **(private | busy))
+        for option in (level, top):
+            option.input(
+                noticed(page.change_options, 2), asked, [strip, cards], trigger_mode="always_last", **(private | busy)
+            )
         named.input(noticed(page.name_object, 3), [*asked, named], [state, strip, cards], **(private | busy))
         query.refused(_say, None, None, queue=False, **quiet)
     return demo

@@ -26,8 +26,8 @@ DISPLAY_SIDE = 1024
 """Longest side, in pixels, of the copy of a visitor's picture that is shown to them."""
 
 WORDS = {
-    showcase.RIGHT: ("✓", "right place"),
-    showcase.OFF: ("≈", "right picture, box off"),
+    showcase.RIGHT: ("✓", "found, box right"),
+    showcase.OFF: ("≈", "found, box off"),
     showcase.WRONG: ("✕", "another object"),
     showcase.IGNORED: ("–", "hardly visible, not counted"),
     showcase.ITSELF: ("=", "the query itself"),
@@ -59,9 +59,7 @@ def query(question: Question, url: FileUrl) -> str:
     whole = question.box is None
     box = np.array([0, 0, question.width, question.height], float) if question.box is None else question.box
     corners = ",".join(f"{value:.1f}" for value in box)
-    label = (
-        "Query box. Arrow keys move it, Shift and arrow keys resize it, Home selects the whole picture."
-    )
+    label = "Query box. Arrow keys move it, Shift and arrow keys resize it, Home selects the whole picture."
     return (
         f'<div class="pf-stage-wrap"><div class="pf-stage" data-width="{question.width}" data-height="{question.height}" '
         f'style="--ratio:{question.width / question.height:.5f}">'
@@ -113,8 +111,9 @@ def cards(answer: Answer, sizes: Callable[[int], tuple[int, int, Path]], url: Fi
     for result in answer.results:
         match = result.match
         width, height, path = sizes(match.image_id)
-        icon, _ = WORDS[result.verdict]
+        icon, word = WORDS[result.verdict]
         text = verdict_text(result)
+        overlap = "" if result.iou is None else f"IoU {result.iou:.2f}"
         items.append(
             f'<li class="pf-card v-{result.verdict}"><button type="button" class="pf-open" data-open="{match.image_id}" '
             f'aria-label="Rank {result.rank}, similarity {match.score:.3f}, {escape(text)}. Look into it.">'
@@ -122,8 +121,8 @@ def cards(answer: Answer, sizes: Callable[[int], tuple[int, int, Path]], url: Fi
             f'<img src="{escape(url(path))}" alt="" width="{width}" height="{height}">'
             f'<span class="pf-box" style="{place(match.box, width, height)}"></span>'
             f'<span class="pf-rank">{result.rank}</span></span>'
-            f'<span class="pf-cap"><span class="pf-score">{match.score:.3f}</span>'
-            f'<span class="pf-verdict"><b aria-hidden="true">{icon}</b> {escape(text)}</span></span></button>'
+            f'<span class="pf-cap"><span class="pf-score">{match.score:.3f}</span><span class="pf-iou">{overlap}</span>'
+            f'<span class="pf-verdict"><b aria-hidden="true">{icon}</b> {escape(word)}</span></span></button>'
             f'<button type="button" class="pf-again" data-again="{match.image_id}" '
             f'title="Search with this picture" aria-label="Search with result {result.rank}">⌕</button></li>'
         )
@@ -135,7 +134,8 @@ def strip(answer: Answer, object_name: str | None) -> str:
     shown = len(answer.results)
     if answer.score is None or answer.baseline is None:
         note = (
-            "No score: this object has no annotated gallery picture." if object_name
+            "No score: this object has no annotated gallery picture."
+            if object_name
             else "<b>Not scored.</b> If your picture shows one of the bundled objects, choose it under "
             "“Which object is it?” and AP and LocScore appear here."
         )
@@ -143,13 +143,12 @@ def strip(answer: Answer, object_name: str | None) -> str:
             f'<div class="pf-strip is-empty"><p>{note}</p>'
             f"<p class='pf-sum'>First {shown} of {answer.pictures} gallery pictures.</p>{_what_is_locscore()}</div>"
         )
-    name = "Patches" if answer.level > 1 else "Patches (off)"
     ceiling = answer.ceiling or 0.0
-    rows = _score_row(f"{name} <small>{grid_name(answer.level)}</small>", answer.score, ceiling, "ours")
-    rows += _score_row("Whole pictures <small>global baseline</small>", answer.baseline, None, "base")
+    rows = _score_row(f"Patchify <small>{grid_name(answer.level)}</small>", answer.score, ceiling, "ours")
+    rows += _score_row("Global baseline <small>whole pictures</small>", answer.baseline, None, "base")
     return (
         f'<div class="pf-strip"><table><caption class="pf-sr">Scores of this query</caption><thead><tr>'
-        f'<td></td><th scope="col">AP <small>is it ranked first?</small></th>'
+        f'<td></td><th scope="col">AP <small>ranked first?</small></th>'
         f'<th scope="col">LocScore <small>and boxed right?</small></th></tr></thead><tbody>{rows}</tbody></table>'
         f'<div class="pf-side"><p class="pf-sum"><b>{answer.found}</b> of the first {shown} hold the '
         f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures} do.</p>"
@@ -160,7 +159,7 @@ def strip(answer: Answer, object_name: str | None) -> str:
 def grid_name(level: int) -> str:
     """The paper's name of a pyramid, e.g. `L3, 30 patches`."""
     patches = patches_up_to(level)
-    return f"L{level - 1}, {patches} patch{'es' if patches > 1 else ''} a picture"
+    return f"L{level - 1}, {patches} patch{'es' if patches > 1 else ''} each"
 
 
 def _score_row(name: str, score: QueryScore, ceiling: float | None, kind: str) -> str:
@@ -232,6 +231,10 @@ def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: 
         + ('<label><input type="checkbox" data-layer="true" checked> annotated box</label>' if annotated else "")
         + "</div></div>"
         f'<div class="pf-facts"><header><h2>Result {result.rank}</h2>'
+        f'<button type="button" class="pf-btn ghost" data-step="-1" aria-label="Previous result"'
+        f"{' disabled' if result.rank == 1 else ''}>‹</button>"
+        f'<button type="button" class="pf-btn ghost" data-step="1" aria-label="Next result"'
+        f"{' disabled' if result.rank == found.results_shown else ''}>›</button>"
         '<button type="button" class="pf-close" data-do="close" aria-label="Close">×</button></header>'
         f'<p class="pf-verdict"><b aria-hidden="true">{WORDS[result.verdict][0]}</b> {escape(verdict_text(result))}</p>'
         f"<p>{_why(result, explanation.scores)}</p>"
@@ -240,11 +243,7 @@ def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: 
         + ('<span class="k tru"></span> annotated box' if annotated else "")
         + "</p>"
         f'<div class="pf-tools"><button type="button" class="pf-btn" data-again="{match.image_id}">'
-        "Search with this</button>"
-        f'<button type="button" class="pf-btn ghost" data-step="-1"{" disabled" if result.rank == 1 else ""}>'
-        "‹ Previous</button>"
-        f'<button type="button" class="pf-btn ghost" data-step="1"'
-        f'{" disabled" if result.rank == found.results_shown else ""}>Next ›</button></div>'
+        "Search with this cell</button></div>"
         f'<p class="pf-file">{escape(match.file_name)}, {width}×{height}</p></div></div></div>'
     )
 
@@ -294,8 +293,8 @@ def below() -> str:
         "score, and the winning patch says where the object is. Set the pyramid to <b>Global</b> to see what is lost "
         "without patches.</p></div></div>"
         '<ul class="pf-key" aria-label="What the colours mean">'
-        '<li class="v-right"><b>✓ right place</b> the picture holds the object, and the box overlaps it by IoU ≥ 0.5</li>'
-        '<li class="v-off"><b>≈ box off</b> the right picture, but the winning cell covers the object badly</li>'
+        '<li class="v-right"><b>✓ found, box right</b> the picture holds the object, and the box covers it with IoU ≥ 0.5</li>'
+        '<li class="v-off"><b>≈ found, box off</b> the picture holds the object, but the winning cell covers it badly</li>'
         '<li class="v-wrong"><b>✕ another object</b> the picture does not hold the object</li>'
         '<li class="v-unknown"><b>? not scored</b> nobody has said what the object is</li></ul></section>'
     )

@@ -1,0 +1,393 @@
+"""The page in a real Chromium: what a visitor does, and what must then be on the screen."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from patchify_core.gallery import read_coco
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+
+pytestmark = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install it to test the page"),
+]
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """The demo as a person starts it, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, process.stdout.read().decode()  # type: ignore[union-attr]
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(server, browser):
+    """A fresh visit at 1280x800; anything that the page's own code throws fails the test."""
+    visit = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = visit.new_page()
+    page.thrown = []
+    page.requests = []
+    page.on("pageerror", lambda error: page.thrown.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(server)
+    page.wait_for_selector(".pf-card img")
+    page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
+    yield page
+    assert page.thrown == []
+    visit.close()
+
+
+def first_row(page) -> str:
+    return page.locator(".pf-cards").inner_text()
+
+
+def wait_for_new_results(page, before: str) -> None:
+    page.wait_for_function(
+        "(before) => document.querySelector('.pf-cards').innerText !== before", arg=before, timeout=20_000
+    )
+
+
+def query_box(page) -> list[float]:
+    return [float(v) for v in page.locator(".pf-query-box").get_attribute("data-box").split(",")]
+
+
+def stage_size(page) -> tuple[int, int]:
+    stage = page.locator(".pf-stage")
+    return int(stage.get_attribute("data-width")), int(stage.get_attribute("data-height"))
+
+
+def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
+    """Drags from `start` to `end`, both as shares of the query picture."""
+    rect = page.locator(".pf-stage").bounding_box()
+    points = [(rect["x"] + x * rect["width"], rect["y"] + y * rect["height"]) for x, y in (start, end)]
+    page.mouse.move(*points[0])
+    page.mouse.down()
+    page.mouse.move(*points[1], steps=6)
+    page.mouse.up()
+
+
+def send(page, name: str, data: bytes) -> None:
+    page.locator("#pf-query input[type=file]").set_input_files(
+        {"name": name, "mimeType": "image/jpeg", "buffer": data}
+    )
+
+
+def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=95, exif=exif)
+    return stream.getvalue()
+
+
+def query_file(name: str) -> Path:
+    gallery = read_coco(ROOT / "sample_db")
+    return next(q.path for q in gallery.queries if gallery.name(q.instance) == name)
+
+
+def test_first_view_is_complete_without_scrolling(page) -> None:
+    assert page.locator(".pf-card").count() == 10
+    fits = page.evaluate(
+        "() => [...document.querySelectorAll('.pf-card, .pf-strip, #pf-query, #pf-level, .pf-head')]"
+        ".every(e => { const r = e.getBoundingClientRect(); return r.top >= 0 && r.bottom <= 800; })"
+    )
+    assert fits
+    # Every result says its verdict in words, not by colour alone.
+    words = page.locator(".pf-verdict").all_inner_texts()
+    assert len(words) == 10
+    assert all(re.search(r"found, box right|found, box off|another object", w) for w in words)
+    # Every picture has really arrived.
+    assert page.evaluate("() => [...document.querySelectorAll('.pf-card img')].every(i => i.naturalWidth === 640)")
+
+
+def test_no_request_leaves_the_machine(page, server) -> None:
+    page.locator(".pf-example").nth(3).click()
+    page.wait_for_timeout(1000)
+    foreign = [u for u in page.requests if not u.startswith((server, "data:", "blob:"))]
+    assert foreign == []
+
+
+def test_example_is_searched_and_scored(page) -> None:
+    before = first_row(page)
+    page.locator(".pf-example").nth(4).click()
+    wait_for_new_results(page, before)
+    assert page.locator(".pf-example").nth(4).get_attribute("aria-pressed") == "true"
+    numbers = [float(v) for v in page.locator(".pf-num").all_inner_texts()]
+    assert len(numbers) == 4
+    ap, locscore, base_ap, base_locscore = numbers
+    assert 0 <= locscore <= ap <= 1
+    assert 0 <= base_locscore <= base_ap <= 1
+
+
+def test_winning_boxes_lie_where_the_index_says(page) -> None:
+    from patchify_core import Patchify
+
+    gallery = read_coco(ROOT / "sample_db")
+    name = page.locator(".pf-example").first.get_attribute("title")
+    query = next(q for q in gallery.queries if gallery.name(q.instance) == name)
+    matches = Patchify.open(ROOT / "sample_db" / "index").search(query.path, query.box, 10)
+    shown = page.evaluate(
+        "() => [...document.querySelectorAll('.pf-card')].map(card => {"
+        " const p = card.querySelector('.pf-pic').getBoundingClientRect();"
+        " const b = card.querySelector('.pf-box').getBoundingClientRect();"
+        " return [Number(card.querySelector('[data-open]').dataset.open), (b.left-p.left)/p.width*640,"
+        " (b.top-p.top)/p.height*480, (b.right-p.left)/p.width*640, (b.bottom-p.top)/p.height*480]; })"
+    )
+    assert [row[0] for row in shown] == [match.image_id for match in matches]
+    # A card is some 160 px wide, so a screen pixel is four of the picture.
+    np.testing.assert_allclose([row[1:] for row in shown], [match.box for match in matches], atol=4)
+
+
+def test_level_is_a_live_control(page) -> None:
+    before = first_row(page)
+    page.locator("#pf-level label", has_text="Global").click()
+    wait_for_new_results(page, before)
+    # By whole pictures, every box is the whole picture.
+    assert page.evaluate(
+        "() => [...document.querySelectorAll('.pf-card .pf-box')].every(b => b.style.width === '100%')"
+    )
+    numbers = page.locator(".pf-num").all_inner_texts()
+    assert numbers[:2] == numbers[2:]
+    before = first_row(page)
+    page.locator("#pf-level label", has_text="L1").click()
+    wait_for_new_results(page, before)
+    assert set(page.locator(".pf-card .pf-box").evaluate_all("bs => bs.map(b => b.style.width)")) <= {"100%", "50%"}
+
+
+def test_number_of_results(page) -> None:
+    page.locator("#pf-top label", has_text="20").click()
+    page.wait_for_function("() => document.querySelectorAll('.pf-card').length === 20")
+    assert page.locator(".pf-rank").last.inner_text() == "20"
+
+
+def test_drawn_box_is_searched_in_pixels_of_the_picture(page) -> None:
+    before = first_row(page)
+    drag(page, (0.02, 0.05), (0.12, 0.25))
+    wait_for_new_results(page, before)
+    width, height = stage_size(page)
+    np.testing.assert_allclose(
+        query_box(page), [0.02 * width, 0.05 * height, 0.12 * width, 0.25 * height], atol=0.01 * width
+    )
+    # Dragging the box itself moves it and keeps its size; what leaves the picture is stopped at its edge.
+    before, old = first_row(page), query_box(page)
+    drag(page, (0.07, 0.15), (0.57, 0.45))
+    wait_for_new_results(page, before)
+    moved = query_box(page)
+    np.testing.assert_allclose([moved[2] - moved[0], moved[3] - moved[1]], [old[2] - old[0], old[3] - old[1]], atol=1)
+    assert moved[0] - old[0] == pytest.approx(0.5 * width, abs=0.01 * width)
+    before = first_row(page)
+    page.get_by_role("button", name="Whole picture").click()
+    wait_for_new_results(page, before)
+    assert query_box(page) == [0, 0, width, height]
+    # A click that draws nothing changes nothing.
+    rect = page.locator(".pf-stage").bounding_box()
+    page.mouse.click(rect["x"] + 20, rect["y"] + 20)
+    page.wait_for_timeout(500)
+    assert query_box(page) == [0, 0, width, height]
+
+
+def test_box_by_keyboard(page) -> None:
+    before, old = first_row(page), query_box(page)
+    page.locator(".pf-query-box").focus()
+    page.keyboard.press("ArrowLeft")
+    for _ in range(3):
+        page.keyboard.press("Shift+ArrowRight")
+    page.wait_for_timeout(600)
+    wait_for_new_results(page, before)
+    width, _ = stage_size(page)
+    step = width / 40
+    np.testing.assert_allclose(query_box(page), [old[0] - step, old[1], old[2] + 2 * step, old[3]], atol=0.2)
+
+
+def test_phone_photo_with_exif_rotation(page) -> None:
+    """A portrait photo that a phone stored lying down: shown upright, and the box means upright pixels."""
+    upright = Image.open(query_file("soccer ball")).convert("RGB").crop((100, 0, 560, 480)).resize((1500, 2000))
+    lying = upright.transpose(Image.Transpose.ROTATE_90)  # orientation 6 turns it back
+    before = first_row(page)
+    send(page, "phone.jpg", jpeg(lying, orientation=6))
+    wait_for_new_results(page, before)
+    assert stage_size(page) == (1500, 2000)
+    rect = page.locator(".pf-stage").bounding_box()
+    assert rect["width"] / rect["height"] == pytest.approx(0.75, abs=0.01)
+    assert "Not scored" in page.locator(".pf-strip").inner_text()
+    assert page.locator(".pf-card.v-unknown").count() == 10
+    # The picture on the screen is upright: its top left corner has the colour of the upright picture's.
+    shown = page.evaluate(
+        "() => { const i = document.querySelector('.pf-query-img'); const c = document.createElement('canvas');"
+        " c.width = 30; c.height = 40; const x = c.getContext('2d'); x.drawImage(i, 0, 0, 30, 40);"
+        " return [...x.getImageData(0, 0, 30, 40).data].filter((_, n) => n % 4 < 3); }"
+    )
+    expected = np.asarray(upright.resize((30, 40)), float).ravel()
+    assert np.abs(np.array(shown) - expected).mean() < 12
+    # A box round the ball, in upright pixels, finds the ball first; said which object it is, it is scored.
+    before = first_row(page)
+    drag(page, (0.08, 0.08), (0.92, 0.9))
+    wait_for_new_results(page, before)
+    np.testing.assert_allclose(query_box(page), [120, 160, 1380, 1800], atol=20)
+    before = first_row(page)
+    page.locator("#pf-object input").click()
+    page.get_by_role("option", name="soccer ball").click()
+    wait_for_new_results(page, before)
+    assert "found" in page.locator(".pf-verdict").first.inner_text()
+    ap = float(page.locator(".pf-num").first.inner_text())
+    assert ap > 0.5
+
+
+def test_result_looked_into(page) -> None:
+    page.locator(".pf-open").nth(1).click()
+    modal = page.locator(".pf-modal")
+    modal.wait_for()
+    assert "Result 2" in modal.inner_text()
+    # The numbers of all 30 cells are there; the winner has the largest, and it is the card's score.
+    scores = [float(v) for v in page.locator(".pf-cell b").evaluate_all("bs => bs.map(b => b.textContent)")]
+    assert len(scores) == 30
+    winner = float(page.locator(".pf-cell.is-winner b").evaluate("b => b.textContent"))
+    assert winner == max(scores)
+    assert winner == pytest.approx(float(page.locator(".pf-score").nth(1).inner_text()), abs=0.006)
+    page.get_by_role("button", name="4×4 grid").click()
+    assert page.locator(".pf-cell:visible").count() == 16
+    page.get_by_role("button", name="3×3 grid").click()
+    assert page.locator(".pf-cell:visible").count() == 9
+    assert page.locator(".pf-true").count() >= 1
+    page.get_by_label("similarities").uncheck()
+    assert page.locator(".pf-cell:visible").count() == 0
+    page.keyboard.press("ArrowRight")
+    page.get_by_role("heading", name="Result 3").wait_for()
+    page.keyboard.press("Escape")
+    modal.wait_for(state="detached")
+    # Focus goes back to the card that the view showed last.
+    assert page.evaluate("() => document.activeElement.closest('.pf-card').querySelector('.pf-rank').innerText") == "3"
+    # It opens again after it was closed.
+    page.locator(".pf-open").nth(2).click()
+    page.get_by_role("heading", name="Result 3").wait_for()
+
+
+def test_result_becomes_the_query_and_comes_first(page) -> None:
+    wanted = page.locator(".pf-open").nth(2).get_attribute("data-open")
+    before = first_row(page)
+    page.locator(".pf-card").nth(2).hover()
+    page.locator(".pf-again").nth(2).click()
+    wait_for_new_results(page, before)
+    assert page.locator(".pf-open").first.get_attribute("data-open") == wanted
+    assert float(page.locator(".pf-score").first.inner_text()) > 0.99
+    assert "the query itself" in page.locator(".pf-verdict").first.inner_text()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "says"),
+    [
+        ("notes.jpg", b"these are only words, not pixels\n" * 20, "picture"),
+        ("empty.jpg", b"", "empty"),
+        ("drawing.svg", b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'/>", "SVG"),
+        ("half.jpg", None, "cut short|truncated|incomplete|damaged"),
+    ],
+)
+def test_bad_upload_is_a_notice_and_nothing_is_lost(page, name, data, says) -> None:
+    if data is None:
+        whole = jpeg(Image.open(query_file("toaster")).convert("RGB"))
+        data = whole[: len(whole) // 2]
+    before, box = first_row(page), query_box(page)
+    send(page, name, data)
+    toast = page.locator(".toast-body, [data-testid=toast-body]").first
+    toast.wait_for()
+    text = toast.inner_text()
+    assert re.search(says, text, re.IGNORECASE), text
+    assert "Traceback" not in text
+    assert (first_row(page), query_box(page)) == (before, box)
+    # The page still works.
+    page.locator(".pf-example").nth(5).click()
+    wait_for_new_results(page, before)
+
+
+def test_two_visitors_do_not_meet(page, browser, server) -> None:
+    other = browser.new_context(viewport={"width": 1280, "height": 800}).new_page()
+    other.goto(server)
+    other.wait_for_selector(".pf-card img")
+    theirs = first_row(other)
+    before = first_row(page)
+    send(page, "mine.jpg", jpeg(Image.open(query_file("hamburger")).convert("RGB")))
+    wait_for_new_results(page, before)
+    other.locator("#pf-top label", has_text="5").first.click()
+    other.wait_for_function("() => document.querySelectorAll('.pf-card').length === 5")
+    assert first_row(other) in theirs
+    assert "data:image" not in other.locator("#pf-query").inner_html()
+    other.context.close()
+
+
+def test_phone_and_dark(browser, server) -> None:
+    visit = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    page = visit.new_page()
+    page.goto(server)
+    page.wait_for_selector(".pf-card img")
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    background = page.evaluate("() => getComputedStyle(document.body).backgroundColor")
+    assert max(int(v) for v in re.findall(r"\d+", background)[:3]) < 60
+    # A finger can look into a result.
+    page.locator(".pf-open").first.tap()
+    page.locator(".pf-modal").wait_for()
+    assert page.evaluate("() => document.querySelector('.pf-sheet').getBoundingClientRect().width") <= 390
+    visit.close()
+
+
+def test_locscore_is_explained_where_it_is_shown(page) -> None:
+    page.get_by_text("What is LocScore?").click()
+    text = page.locator(".pf-what > div").inner_text()
+    assert "precision" in text
+    assert "0.14" in text
+    box = page.locator(".pf-what > div").bounding_box()
+    assert box["y"] + box["height"] <= 800
+
+
+def test_port_that_is_taken_is_one_sentence(server) -> None:
+    port = server.rsplit(":", 1)[1].strip("/")
+    run = subprocess.run(
+        [sys.executable, "app.py", "--port", port], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONUNBUFFERED": "1"},
+    )
+    assert run.returncode == 2
+    assert "another --port" in run.stderr
+    assert "Traceback" not in run.stderr
