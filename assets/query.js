@@ -136,7 +136,7 @@ async function send(file) {
     const { path } = await upload(file);
     trigger('picked', { path });
   } catch (error) {
-    refuse(`The picture could not be sent (${error.message || error}): try a smaller one.`);
+    // Gradio has shown what went wrong (too large, no connection) by itself.
   } finally {
     find('.pf-stage-wrap').classList.remove('is-sending');
   }

@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="python -m patchify_core",
         description="Patch-wise instance retrieval: find the pictures that hold an object, and where.",
-        epilog="Exit codes: 0 done, 1 done but pictures were skipped, 2 refused (one sentence says why), 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 done but pictures were skipped, 2 refused (it says why), 130 interrupted.",
     )
     root.add_argument("--version", action="version", version=f"patchify {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")

@@ -222,9 +222,7 @@ def checked_box(box: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
     name = "The box " + ",".join(f"{value:.10g}" for value in rows[0])
     picture = f"the picture, which is {width} × {height} pixels"
     if x2 < x1 or y2 < y1:
-        raise BoxError(
-            f"{name} is inverted: give its top-left corner first and its bottom-right corner second."
-        )
+        raise BoxError(f"{name} is inverted: give its top-left corner first and its bottom-right corner second.")
     if x2 == x1 or y2 == y1:
         raise BoxError(f"{name} has no area: draw one that is at least 1 pixel wide and high.")
     # Only touching an edge is outside too: nothing of the picture would be left in the box.

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -247,8 +248,11 @@ class _Journal:
         number = max((int(path.stem[6:]) for path in self.folder.glob("shard-*.npy")), default=-1) + 1
         data = self.folder / f"shard-{number:06d}.npy"
         temporary = data.with_suffix(".tmp")
+        # Through memory, because numpy says nothing when a file that it writes itself is cut short by a full disk.
+        array = BytesIO()
+        np.save(array, np.stack(list(self._fresh.values())), allow_pickle=False)
         with open(temporary, "wb") as file:
-            np.save(file, np.stack(list(self._fresh.values())), allow_pickle=False)
+            file.write(array.getbuffer())
         os.replace(temporary, data)
         digests = list(self._fresh)
         temporary.write_text(json.dumps(digests), encoding="utf-8")
@@ -362,8 +366,7 @@ def _explained(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # None is numpy's, which reports a write that was cut short without saying why.
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None):
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise IndexFolderError(f"There is no room left to write {out}: free some space; {again}.") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise IndexFolderError(

@@ -88,7 +88,9 @@ def evaluate(arguments: argparse.Namespace) -> int:
         _check_writable(Path(arguments.json))
     dataset = Path(arguments.dataset)
     if dataset.is_dir() and not (dataset / "annotations.json").exists():
-        raise GalleryError(f"{dataset} has no annotations.json, so there is nothing to score: see the README for its layout.")
+        raise GalleryError(
+            f"{dataset} has no annotations.json, so there is nothing to score: see the README for its layout."
+        )
     gallery = read_coco(dataset)
     encoder = load_encoder(arguments.encoder)
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
@@ -96,14 +98,19 @@ def evaluate(arguments: argparse.Namespace) -> int:
         built = _build(gallery, out, encoder, arguments)
         if built.skipped:
             names = ", ".join(name for name, _ in built.skipped[:3])
-            raise GalleryError(f"{len(built.skipped)} pictures of {dataset} cannot be read ({names}): no score without them.")
+            raise GalleryError(
+                f"{len(built.skipped)} pictures of {dataset} cannot be read ({names}): no score without them."
+            )
         engine = Patchify.open(out, encoder)
         with progress_bar("searching", " queries") as progress:
             reports = evaluate_gallery(gallery, engine, cutoff=arguments.cutoff, progress=progress)
         numbers = as_json(reports, engine.index.bytes_per_image, built.images_per_s)
     at = f"@{arguments.cutoff}" if arguments.cutoff else ""
     print(f"{dataset}: {len(gallery.images)} pictures, {numbers['queries']} queries, {arguments.encoder}")
-    print(f"{'regions':<10} {'patches':>7} {'mAP' + at:>9} {'LocScore' + at:>13} {'mean IoU':>9} {'recall@1':>9} {'ms/query':>9}")
+    print(
+        f"{'regions':<10} {'patches':>7} {'mAP' + at:>9} {'LocScore' + at:>13} {'mean IoU':>9} {'recall@1':>9}"
+        f" {'ms/query':>9}"
+    )
     for level in reports:
         report, patches = level.report, parse_regions(f"pyramid:{level.level}").patches_per_image
         print(

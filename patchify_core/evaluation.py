@@ -111,8 +111,7 @@ def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s
         "ms_per_query": finest.ms_per_query,
         "bytes_per_image": bytes_per_image,
         "levels": [
-            {"regions": f"pyramid:{r.level}", **r.report.as_dict(), "ms_per_query": r.ms_per_query}
-            for r in reports
+            {"regions": f"pyramid:{r.level}", **r.report.as_dict(), "ms_per_query": r.ms_per_query} for r in reports
         ],
     }
 

@@ -123,9 +123,7 @@ class Gallery:
     annotations: Annotations = field(default_factory=Annotations)
     skipped: tuple[tuple[str, str], ...] = ()
 
-    def positives(
-        self, instance: int, exclude: Iterable[int] = frozenset()
-    ) -> dict[int, NDArray[np.float64] | None]:
+    def positives(self, instance: int, exclude: Iterable[int] = frozenset()) -> dict[int, NDArray[np.float64] | None]:
         """List the gallery images that show an instance.
 
         Args:
@@ -191,18 +189,14 @@ class Gallery:
                     return found[0]
                 if found:
                     ids = ", ".join(map(str, found))
-                    raise GalleryError(
-                        f"{len(found)} instances are called {name_or_id!r}: use an id ({ids})."
-                    )
+                    raise GalleryError(f"{len(found)} instances are called {name_or_id!r}: use an id ({ids}).")
         try:
             if (instance := int(name_or_id)) in self.instances:
                 return instance
         except ValueError:
             pass
         near = difflib.get_close_matches(str(name_or_id), self.instances.values(), n=3)
-        advice = (
-            f"did you mean {' or '.join(map(repr, near))}?" if near else "use a name or id from its list."
-        )
+        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "use a name or id from its list."
         raise GalleryError(f"The gallery has no instance {name_or_id!r}: {advice}")
 
     @cached_property
@@ -286,9 +280,7 @@ def read_folder(folder: Path | str) -> Gallery:
             if not _is_text(name):
                 raise PictureError(f"{name!r} has a name that is not valid Unicode: rename it.")
             if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(real_root):
-                raise PictureError(
-                    f"{name!r} is a link that leads out of the folder: copy the picture into it."
-                )
+                raise PictureError(f"{name!r} is a link that leads out of the folder: copy the picture into it.")
             width, height = picture_size(path)
         except PictureError as error:
             skipped.append((name, str(error)))
@@ -308,9 +300,7 @@ def _check_folder(root: Path) -> None:
     except FileNotFoundError as error:
         raise GalleryError(f"There is no folder {str(root)!r}: check its name.") from error
     except NotADirectoryError as error:
-        raise GalleryError(
-            f"{str(root)!r} is a file, not a folder: name the folder with the pictures."
-        ) from error
+        raise GalleryError(f"{str(root)!r} is a file, not a folder: name the folder with the pictures.") from error
     except (OSError, ValueError) as error:
         raise GalleryError(f"The folder {str(root)!r} cannot be read: check its permissions.") from error
 
@@ -423,9 +413,7 @@ class _CocoReader:
             named = self.problems[: self.settings.problems_named]
             more = len(self.problems) - len(named)
             rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more else ""
-            raise GalleryError(
-                f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}; correct that first."
-            )
+            raise GalleryError(f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}; correct that first.")
         images = tuple(image for image in self.images.values() if self.splits[image.id] == "gallery")
         queries = tuple(self._query(i) for i, split in self.splits.items() if split == "query")
         return Gallery(self.root, images, queries, self.instances, _as_arrays(self.rows))

@@ -115,7 +115,7 @@ class PatchIndex:
         return self.regions.boxes(image.width, image.height)
 
     def descriptors_of(self, row: int) -> NDArray[np.float32]:
-        """(P, D) float32 descriptors of the picture in `row`, as the index stores them (decoded where it compresses)."""
+        """(P, D) float32 descriptors of the picture in `row` as stored (decoded where the index compresses)."""
         patches = self.regions.patches_per_image
         return np.asarray(self.codes.reconstruct_n(row * patches, patches))
 
@@ -158,7 +158,7 @@ class PatchIndex:
             wanted = np.tile(np.arange(per_image) < used, len(self.images))
             bitmap = np.packbits(wanted, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(wanted), faiss.swig_ptr(bitmap))
-            options = faiss.SearchParameters(sel=selector)
+            options = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         fetch = pictures * used
         while True:
             scores, patches = (found[0] for found in self.codes.search(query[None], fetch, params=options))
@@ -286,7 +286,7 @@ def _write_codes(codes: faiss.Index, path: Path) -> tuple[int, str]:
             size += len(chunk)
 
         try:
-            faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))
+            faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))  # type: ignore[attr-defined]
         except RuntimeError:
             if failure:
                 raise failure[0] from None
@@ -310,7 +310,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise IndexFolderError(f"{path} cannot be read as JSON: delete {folder} and build it again.") from error
     if not isinstance(meta, dict) or "digest" not in meta:
-        raise IndexFolderError(f"{path} does not describe an index: delete {folder} and build it again.")
+        raise IndexFolderError(f"{folder} is not an index folder ({META_NAME} describes none): choose another folder.")
     if meta.get("format") != FORMAT:
         raise IndexFolderError(
             f"{folder} has index format {meta.get('format')}, this version reads {FORMAT}: build it again."

@@ -266,9 +266,7 @@ def summarise(scores: Mapping[int, QueryScore | None]) -> Report:
     )
 
 
-def grid_ceiling(
-    cells: Mapping[int, NDArray[np.float64]], positives: Mapping[int, NDArray[np.float64]]
-) -> float:
+def grid_ceiling(cells: Mapping[int, NDArray[np.float64]], positives: Mapping[int, NDArray[np.float64]]) -> float:
     """Find the best LocScore that a choice of regions allows for one query, whatever the encoder.
 
     With every positive ranked first, precision is 1 at each, so that only the boxes limit LocScore: the
@@ -305,9 +303,7 @@ def _among(ids: NDArray[np.int64], wanted: Collection[int]) -> NDArray[np.bool_]
     return np.isin(ids, np.fromiter(wanted, dtype=np.int64, count=len(wanted)))
 
 
-def _best_ious(
-    winners: NDArray[np.float64], annotated: list[NDArray[np.float64] | None]
-) -> NDArray[np.float64]:
+def _best_ious(winners: NDArray[np.float64], annotated: list[NDArray[np.float64] | None]) -> NDArray[np.float64]:
     """Best IoU (H,) of each winning box (H, 4) with its own image's annotated boxes, NaN without any."""
     targets = [as_boxes([] if rows is None else rows) for rows in annotated]
     owner = np.repeat(np.arange(len(targets)), [len(rows) for rows in targets])

@@ -141,9 +141,7 @@ def upright(image: Image.Image, settings: PictureSettings = DEFAULTS) -> Image.I
 
 
 @contextmanager
-def _opened(
-    source: Path | str | bytes, settings: PictureSettings
-) -> Iterator[tuple[ImageFile.ImageFile, IO[bytes]]]:
+def _opened(source: Path | str | bytes, settings: PictureSettings) -> Iterator[tuple[ImageFile.ImageFile, IO[bytes]]]:
     """Open a listed kind of picture, its header read and its size checked, no pixel decoded."""
     path = None if isinstance(source, bytes) else Path(source)
     name = repr(path.name or str(path)) if path else "The picture"

@@ -99,9 +99,7 @@ class Patchify:
         index = PatchIndex.load(folder)
         return cls(index, encoder or load_encoder(index.encoder.spec))
 
-    def describe_query(
-        self, picture: str | Path | bytes | Image, box: ArrayLike | None = None
-    ) -> NDArray[np.float32]:
+    def describe_query(self, picture: str | Path | bytes | Image, box: ArrayLike | None = None) -> NDArray[np.float32]:
         """One global descriptor of the query: of the box, or of the whole picture.
 
         Args:

@@ -1,4 +1,4 @@
-"""A registry of encoder specs. `load_encoder("effnet-lite0")` gives a frozen encoder, or one sentence saying why not."""
+"""A registry of encoder specs: `load_encoder("effnet-lite0")` is a frozen encoder, or one sentence saying why not."""
 
 from __future__ import annotations
 

@@ -97,6 +97,7 @@ def timm_name(name: str, stages: Sequence[int]) -> str:
 
     Raises:
         KeyError: if the name follows neither pattern.
+        IndexError: if the stages have fewer blocks.
 
     Example:
         >>> timm_name("_blocks.1._expand_conv.weight", (1, 2, 2, 3, 3, 4, 1))
@@ -129,25 +130,13 @@ class EffNetLite:
 
     def __init__(self, model: LiteModel, settings: EncoderSettings | None = None, weights: Path | None = None) -> None:
         """Loads and checks the weights; takes about a second."""
-        import timm
         import torch
 
         settings = settings or EncoderSettings()
         if settings.threads:
             torch.set_num_threads(settings.threads)
-        state = _load_weights(weights or _packaged_weights(model), model)
-        network: Any = timm.create_model(model.architecture, pretrained=False)
-        stages = [len(stage) for stage in network.blocks]
-        try:
-            renamed = {timm_name(key, stages): value for key, value in state.items()}
-            network.load_state_dict(renamed, strict=True)
-        except (KeyError, RuntimeError) as error:
-            raise EncoderError(
-                f"The weights of {model.spec} do not fit timm's {model.architecture}: "
-                "install the versions that requirements.txt names."
-            ) from error
-        folded = fold_batch_norms(network.eval().requires_grad_(False))
-        self.network: Any = folded.to(memory_format=torch.channels_last)
+        network = fold_batch_norms(plain_network(model, weights))
+        self.network: Any = network.to(memory_format=torch.channels_last)
         self._info = EncoderInfo(
             spec=model.spec,
             dim=int(network.num_features),
@@ -201,6 +190,31 @@ class EffNetLite:
 
         # NHWC seen as NCHW is already channels-last, so no copy but the one to float is made.
         return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+
+
+def plain_network(model: LiteModel, weights: Path | None = None) -> Any:
+    """The timm network as its authors wrote it, frozen, with the packaged weights.
+
+    Args:
+        model: which of `LITE_MODELS`.
+        weights: another file with the same weights; by default the one in the pip package.
+
+    Raises:
+        EncoderError: see `EffNetLite`.
+    """
+    import timm
+
+    state = _load_weights(weights or _packaged_weights(model), model)
+    network: Any = timm.create_model(model.architecture, pretrained=False)
+    stages = [len(stage) for stage in network.blocks]
+    try:
+        network.load_state_dict({timm_name(key, stages): value for key, value in state.items()}, strict=True)
+    except (KeyError, IndexError, RuntimeError) as error:
+        raise EncoderError(
+            f"The weights of {model.spec} do not fit timm's {model.architecture}: "
+            "install the versions that requirements.txt names."
+        ) from error
+    return network.eval().requires_grad_(False)
 
 
 def _packaged_weights(model: LiteModel) -> Path:

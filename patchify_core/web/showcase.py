@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.boxes import checked_box, iou
-from patchify_core.encoders import Encoder
+from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation import cell_boxes, score_matches
 from patchify_core.gallery import Gallery, Query, read_coco
@@ -26,6 +26,10 @@ from patchify_core.retrieval import Explanation, Match, Patchify
 
 RIGHT_IOU = 0.5
 """A box counts as right from this IoU on: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
+
+ONE_THREAD = EncoderSettings(threads=1)
+"""One crop is too little work to share: threads that wait for each other in every layer make it slow as soon as
+anything else runs on the machine."""
 
 RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
 
@@ -115,19 +119,20 @@ class Showcase:
 
     Args:
         folder: sample_db, or another dataset with `annotations.json` and an `index` folder beside it.
-        encoder: by default the one that the index names.
+        encoder: by default the one that the index names, with `settings`.
+        settings: how that encoder is run; on one thread by default.
 
     Raises:
         PatchifyError: if gallery, index and encoder do not fit together.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder | None = None) -> None:
+    def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
         """Checks every picture's digest against the index, so that no box can be drawn on another picture."""
         self.folder = folder
         self.gallery: Gallery = read_coco(folder)
         index = PatchIndex.load(folder / "index")
         index.check_pictures(folder, content=True)
-        self._encoder = encoder
+        self._encoder, self._settings = encoder, settings or ONE_THREAD
         self.index = index
         self._described: dict[int, Question] = {}
         self._loading = threading.Lock()
@@ -138,7 +143,7 @@ class Showcase:
         with self._loading:
             from patchify_core.encoders import load_encoder
 
-            return Patchify(self.index, self._encoder or load_encoder(self.index.encoder.spec))
+            return Patchify(self.index, self._encoder or load_encoder(self.index.encoder.spec, self._settings))
 
     @property
     def levels(self) -> int:
@@ -168,6 +173,10 @@ class Showcase:
                 example=query.id,
             )
         return self._described[query_id]
+
+    def forget_examples(self) -> None:
+        """Drops the kept descriptors of examples."""
+        self._described.clear()
 
     def upload(self, data: bytes, name: str = "your picture") -> Question:
         """A visitor's picture, all of it; the object is unknown until they say.

@@ -1,5 +1,7 @@
-"""Words what `showcase` answers as HTML. Every text that is not ours is escaped; boxes are drawn in percent of the
-picture, so they fit it at any size and stay sharp on any screen.
+"""Words what `showcase` answers as HTML.
+
+Every text that is not ours is escaped. Boxes are drawn in percent of the picture, so they fit it at any size and
+stay sharp on any screen.
 """
 
 from __future__ import annotations

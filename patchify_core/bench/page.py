@@ -1,0 +1,87 @@
+"""What a visitor waits for: the page after `python app.py`, an example query, an uploaded 12-megapixel photo."""
+
+from __future__ import annotations
+
+import io
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from typing import Any
+
+from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.pictures import read_picture
+from patchify_core.web.launch import ROOT
+
+RUNS, START_LIMIT_S = 7, 120.0
+
+
+def measure() -> dict[str, Any]:
+    """Prints seconds on the server, and returns them with the ratio to the bare forward pass of one crop."""
+    start_up = _start_up()
+    from patchify_core.web import views
+    from patchify_core.web.page import Page, file_url
+    from patchify_core.web.showcase import Showcase
+
+    showcase = Showcase(ROOT / "sample_db")
+    page = Page(showcase)
+    query = showcase.gallery.queries[0]
+    stream = io.BytesIO()
+    read_picture(query.path).resize((4000, 3000)).save(stream, "JPEG", quality=92)
+    photo = stream.getvalue()
+    encoder = showcase.engine.encoder
+    crop = encoder.prepare(read_picture(query.path), (0, 0, query.width, query.height))[None].copy()
+
+    def example() -> None:
+        showcase.forget_examples()  # as for the first visitor who clicks it
+        page.shown(showcase.example(query.id), showcase.levels, page.settings.results)
+
+    def upload() -> None:
+        page.shown(showcase.upload(photo), showcase.levels, page.settings.results)
+
+    def look() -> None:
+        question = showcase.example(query.id)
+        first = showcase.answer(question, showcase.levels, 1).results[0].match.image_id
+        found = showcase.detail(question, first, showcase.levels, page.settings.results)
+        views.detail(found, page.picture(first), question, file_url)
+
+    seconds = in_turn(
+        {
+            "example query, searched, scored and worded": example,
+            "12-megapixel upload, the same": upload,
+            "a result looked into": look,
+            "bare forward pass of one crop": lambda: encoder.encode(crop),
+        },
+        RUNS,
+    )
+    bare = seconds["bare forward pass of one crop"]
+    rows = [("what", "time", "forward passes")]
+    rows.append(("page complete after `python app.py`", f"{start_up:.1f} s", ""))
+    rows += [(name, f"{1000 * value:.0f} ms", f"{value / bare:.1f} x") for name, value in seconds.items()]
+    print_table("What a visitor waits for, on the server", rows)
+    return {"start_up_s": start_up, "seconds": seconds}
+
+
+def _start_up() -> float:
+    """Seconds from starting `app.py` until the page, with its first results in it, is served."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    start = time.perf_counter()
+    process = subprocess.Popen(
+        [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        while time.perf_counter() - start < START_LIMIT_S and process.poll() is None:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                    if b"pf-card" in answer.read():
+                        return time.perf_counter() - start
+            except OSError:
+                pass
+            time.sleep(0.05)
+    finally:
+        process.terminate()
+        process.wait(20)
+    raise RuntimeError("the page did not start")
