@@ -45,9 +45,7 @@ def png_bytes(
     """A PNG written by hand, for what Pillow does not write: `rows` are unfiltered, each after its 0 byte."""
     header = struct.pack(">IIBBBBB", *size, depth, colour_type, 0, 0, 0)
     pixels = png_chunk(b"IDAT", zlib.compress(rows))
-    return (
-        b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + before + pixels + after + png_chunk(b"IEND", b"")
-    )
+    return b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", header) + before + pixels + after + png_chunk(b"IEND", b"")
 
 
 def _write(folder: Path, name: str, data: bytes) -> Path:
@@ -115,9 +113,7 @@ def pdf(folder: Path) -> Path:
 
 def eps(folder: Path) -> Path:
     """Pillow's plugin for it starts Ghostscript on the file."""
-    return _write(
-        folder, "figure.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n"
-    )
+    return _write(folder, "figure.jpg", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
 
 
 def ppm(folder: Path) -> Path:

@@ -139,8 +139,7 @@ def test_area(box, expected):
 def test_clip_keeps_each_coordinate_inside(rows, width, height):
     clipped = boxes.clip(rows, width, height)
     expected = [
-        [min(max(value, 0), limit) for value, limit in zip(row, (width, height) * 2, strict=True)]
-        for row in rows
+        [min(max(value, 0), limit) for value, limit in zip(row, (width, height) * 2, strict=True)] for row in rows
     ]
     assert clipped.tolist() == expected
     assert clipped.shape == (len(rows), 4)

@@ -165,9 +165,7 @@ def test_find_image_and_instance(gallery):
     assert "no image 11" in refusal(gallery.image, 11)  # a query is not in the gallery
     assert gallery.name(CUP) == "red cup"
     assert "no instance 1" in refusal(gallery.name, 1)
-    assert (
-        gallery.find_instance("Red Cup ") == gallery.find_instance(CUP) == gallery.find_instance("7") == CUP
-    )
+    assert gallery.find_instance("Red Cup ") == gallery.find_instance(CUP) == gallery.find_instance("7") == CUP
     assert gallery.find_instance("hat") == HAT and gallery.find_instance("Hat") == FOX
     assert "2 instances are called 'HAT': use an id (8, 9)" in refusal(gallery.find_instance, "HAT")
     assert "did you mean 'red cup'" in refusal(gallery.find_instance, "red cap")
@@ -182,9 +180,7 @@ def test_a_name_of_digits_goes_before_the_id():
 
 def slow_positives(rows, instance):
     found = {}
-    for image, shown, box, ignore in zip(
-        rows.image_ids, rows.instances, rows.boxes, rows.ignore, strict=True
-    ):
+    for image, shown, box, ignore in zip(rows.image_ids, rows.instances, rows.boxes, rows.ignore, strict=True):
         if shown == instance and not ignore:
             found.setdefault(int(image), []).extend([] if np.isnan(box[0]) else [box.tolist()])
     return found
@@ -404,9 +400,7 @@ def test_many_problems_are_named_and_counted(tmp_path):
     data["images"] += [image_entry(100 + k, f"gallery/none{k}.png") for k in range(9)]
     folder = write(tmp_path, data)
     message = refusal(read_coco, folder)
-    assert all(
-        f"image 10{k} names the file 'gallery/none{k}.png', which is missing" in message for k in range(3)
-    )
+    assert all(f"image 10{k} names the file 'gallery/none{k}.png', which is missing" in message for k in range(3))
     assert "none3" not in message and "; and 6 more problems; " in message
     assert "; and 8 more problems; " in refusal(read_coco, folder, GallerySettings(problems_named=1))
 
@@ -575,11 +569,7 @@ def test_folder_decodes_nothing(tmp_path, monkeypatch):
 
 def test_read_gallery_chooses(tmp_path):
     dataset = write(tmp_path, tiny())
-    assert (
-        len(read_gallery(dataset).queries)
-        == len(read_gallery(str(dataset / "annotations.json")).queries)
-        == 2
-    )
+    assert len(read_gallery(dataset).queries) == len(read_gallery(str(dataset / "annotations.json")).queries) == 2
     plain = tmp_path / "plain"
     make(plain, "a.png")
     assert len(read_gallery(plain).images) == 1

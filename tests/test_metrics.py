@@ -268,9 +268,7 @@ def test_where_an_ignored_image_stands_never_matters(case, data):
     ids, boxes = np.array(case.ids), np.array(case.boxes)
     gone = ids != image
     there = score_query(ids, boxes, case.positives, [*case.ignored, image], case.excluded, case.cutoff)
-    away = score_query(
-        ids[gone], boxes[gone], case.positives, [*case.ignored, image], case.excluded, case.cutoff
-    )
+    away = score_query(ids[gone], boxes[gone], case.positives, [*case.ignored, image], case.excluded, case.cutoff)
     as_excluded = score_query(ids, boxes, case.positives, case.ignored, [*case.excluded, image], case.cutoff)
     assert same(there, away)
     assert same(there, as_excluded)

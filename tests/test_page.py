@@ -111,9 +111,7 @@ def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
 
 
 def send(page, name: str, data: bytes) -> None:
-    page.locator("#pf-query input[type=file]").set_input_files(
-        {"name": name, "mimeType": "image/jpeg", "buffer": data}
-    )
+    page.locator("#pf-query input[type=file]").set_input_files({"name": name, "mimeType": "image/jpeg", "buffer": data})
 
 
 def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
@@ -385,7 +383,11 @@ def test_locscore_is_explained_where_it_is_shown(page) -> None:
 def test_port_that_is_taken_is_one_sentence(server) -> None:
     port = server.rsplit(":", 1)[1].strip("/")
     run = subprocess.run(
-        [sys.executable, "app.py", "--port", port], cwd=ROOT, capture_output=True, text=True, timeout=120,
+        [sys.executable, "app.py", "--port", port],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
         env=os.environ | {"PYTHONUNBUFFERED": "1"},
     )
     assert run.returncode == 2

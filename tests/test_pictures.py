@@ -23,9 +23,7 @@ from patchify_core.pictures import PictureSettings, picture_size, read_picture, 
 from tests.bad_pictures import BAD, ODD, bomb, encoded, locked, oriented, oriented_late, photograph, png_bytes
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-SMALL = PictureSettings(
-    max_pixels=1_000_000
-)  # a header damaged at random may promise much, and tests are quick
+SMALL = PictureSettings(max_pixels=1_000_000)  # a header damaged at random may promise much, and tests are quick
 KINDS = ["jpeg", "png", "webp", "tiff", *(["avif"] if features.check("avif") else [])]
 
 
@@ -80,9 +78,7 @@ def test_bad_file_is_refused_in_one_sentence(kind, tmp_path):
     assert str(same.value) == message
 
 
-@pytest.mark.parametrize(
-    "kind", [k for k in BAD if k not in ("missing", "below_a_file", "a_folder", "a_pipe")]
-)
+@pytest.mark.parametrize("kind", [k for k in BAD if k not in ("missing", "below_a_file", "a_folder", "a_pipe")])
 def test_bad_bytes_are_refused_without_a_name(kind, tmp_path):
     with pytest.raises(PictureError) as error:
         read_picture(BAD[kind][0](tmp_path).read_bytes())
@@ -91,9 +87,7 @@ def test_bad_bytes_are_refused_without_a_name(kind, tmp_path):
     assert str(tmp_path) not in message
 
 
-@pytest.mark.parametrize(
-    "kind", [k for k in BAD if k not in ("truncated_jpeg", "truncated_png", "damaged_png")]
-)
+@pytest.mark.parametrize("kind", [k for k in BAD if k not in ("truncated_jpeg", "truncated_png", "damaged_png")])
 def test_size_of_a_bad_file_is_refused_too(kind, tmp_path):
     make, part = BAD[kind]
     with pytest.raises(PictureError) as error:
@@ -171,9 +165,7 @@ def test_process_wide_switches_stay_as_they_are(tmp_path):
     assert (Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES, list(warnings.filters)) == before
 
 
-@pytest.mark.parametrize(
-    "error", [MemoryError(), RecursionError(), SystemError("x"), Warning("w"), OSError(5, "x")]
-)
+@pytest.mark.parametrize("error", [MemoryError(), RecursionError(), SystemError("x"), Warning("w"), OSError(5, "x")])
 def test_whatever_a_decoder_raises(error, monkeypatch):
     def fail(self):
         raise error
@@ -377,6 +369,4 @@ def test_examples_in_docstrings():
 
 def test_import_is_light():
     code = "import sys, patchify_core.pictures; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=Path(pictures.__file__).parents[1]).returncode == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(pictures.__file__).parents[1]).returncode == 0

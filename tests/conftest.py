@@ -1,0 +1,80 @@
+"""What several test files share. The real encoder is loaded, and the bundled queries described, once a session."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from patchify_core.encoders import Encoder, load_encoder
+from patchify_core.errors import PatchifyError
+from patchify_core.gallery import Gallery, read_coco
+from patchify_core.retrieval import Patchify
+from tests.tiny import TinyEncoder
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="session")
+def sample_db() -> Path:
+    """The bundled gallery's folder."""
+    return ROOT / "sample_db"
+
+
+@pytest.fixture(scope="session")
+def sample_gallery(sample_db: Path) -> Gallery:
+    """The bundled gallery."""
+    return read_coco(sample_db)
+
+
+@pytest.fixture(scope="session")
+def lite0() -> Encoder:
+    """The default encoder, real weights."""
+    return load_encoder("effnet-lite0")
+
+
+class _Remembering(Patchify):
+    """The real engine, except that a query file is described once and not once a test."""
+
+    def describe_query(
+        self, picture: str | Path | bytes | Image.Image, box: ArrayLike | None = None
+    ) -> NDArray[np.float32]:
+        if not isinstance(picture, Path):
+            return super().describe_query(picture, box)
+        key = (picture, None if box is None else tuple(np.asarray(box).tolist()))
+        if key not in self.remembered:
+            self.remembered[key] = super().describe_query(picture, box)
+        return self.remembered[key]
+
+    remembered: dict[object, NDArray[np.float32]] = {}  # noqa: RUF012  (one engine a session)
+
+
+@pytest.fixture(scope="session")
+def sample_engine(sample_db: Path, lite0: Encoder) -> Patchify:
+    """The bundled index, ready to be asked."""
+    return _Remembering.open(sample_db / "index", lite0)
+
+
+@pytest.fixture
+def tiny() -> TinyEncoder:
+    """An encoder that costs nothing and counts its work."""
+    return TinyEncoder()
+
+
+@pytest.fixture(scope="session")
+def refused() -> Callable[..., str]:
+    """refused(function, *arguments): its sentence; fails if it is accepted, or refused in any other way."""
+
+    def call(function: Callable[..., object], *arguments: object, **named: object) -> str:
+        with pytest.raises(PatchifyError) as caught:
+            function(*arguments, **named)
+        message = str(caught.value)
+        # One sentence for a person: one line, ended, and not a Python object's own words.
+        assert "\n" not in message and message.endswith(".") and "<" not in message and "Error" not in message
+        return message
+
+    return call

@@ -1,0 +1,494 @@
+"""The command line: what it prints, what it returns, and one line for everything that it refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from patchify_core import __version__, commands
+from patchify_core.__main__ import main
+from patchify_core.encoders import load_encoder
+from patchify_core.evaluation import evaluate
+from patchify_core.gallery import read_coco
+from patchify_core.index import PatchIndex
+from patchify_core.retrieval import Patchify
+from tests.bad_pictures import BAD, text, truncated_jpeg
+from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures
+
+ROOT = Path(__file__).parents[1]
+DONE, SKIPPED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+
+@pytest.fixture(autouse=True)
+def tiny_everywhere(monkeypatch):
+    """Commands in this process get the tiny encoder for the default one; unknown names stay unknown."""
+
+    def load(spec="effnet-lite0", settings=None):
+        return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
+
+    monkeypatch.setattr("patchify_core.commands.load_encoder", load)
+    monkeypatch.setattr("patchify_core.retrieval.load_encoder", load)
+
+
+@pytest.fixture
+def run(capsys):
+    """run("index", folder, ...): (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def refusal(run):
+    """refusal("index", ...): the one line that says why not; nothing else may be printed."""
+
+    def call(*arguments):
+        code, printed, said = run(*arguments)
+        assert code == REFUSED and printed == ""
+        assert said.startswith("error: ") and said.endswith(".\n") and said.count("\n") == 1, said
+        return said
+
+    return call
+
+
+@pytest.fixture
+def photos(tmp_path):
+    return write_pictures(tmp_path / "photos", range(6), (60, 42))
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    return write_dataset(tmp_path / "dataset")
+
+
+@pytest.fixture
+def idx(run, photos, tmp_path):
+    """An index of the folder `photos`, pyramid:2."""
+    assert run("index", photos, "--out", tmp_path / "idx", "--regions", "pyramid:2")[0] == DONE
+    return tmp_path / "idx"
+
+
+# index ----------------------------------------------------------------------------------------------------
+
+
+def test_index_a_folder(run, photos, tmp_path):
+    code, printed, said = run("index", photos, "--out", tmp_path / "idx")
+    assert code == DONE
+    assert "6 pictures x 30 patches" in printed and "6 embedded, 0 already known" in printed
+    assert re.search(r"[\d.]+ pictures/s", printed)
+    assert "indexing" in said and "6/6" in said  # the bar
+    index = PatchIndex.load(tmp_path / "idx")
+    assert (index.regions.spec, index.factory) == ("pyramid:4", "Flat")
+
+
+def test_index_again_embeds_only_what_is_new(run, photos, idx):
+    write_pictures(photos, [77], (60, 42))
+    code, printed, _ = run("index", photos, "--out", idx, "--regions", "pyramid:2")
+    assert code == DONE and "1 embedded, 6 already known" in printed
+
+
+def test_index_a_dataset_by_folder_or_by_file(run, dataset, tmp_path):
+    for number, name in enumerate((dataset, dataset / "annotations.json")):
+        out = tmp_path / f"idx{number}"
+        code, printed, _ = run("index", name, "--out", out, "--regions", "pyramid:1", "--factory", "SQfp16")
+        assert code == DONE and "7 pictures x 1 patches" in printed
+        assert PatchIndex.load(out).factory == "SQfp16"
+
+
+def test_index_skips_what_cannot_be_read_and_says_so(run, photos, tmp_path):
+    text(photos)
+    truncated_jpeg(photos)
+    code, printed, said = run("index", photos, "--out", tmp_path / "idx")
+    assert code == SKIPPED
+    assert "6 pictures" in printed
+    assert "2 files were skipped:" in said
+    assert re.search(r"^  text\.jpg: .*not a picture", said, re.M)
+    assert re.search(r"^  half\.jpg: .*cut short", said, re.M)
+
+
+def test_index_names_the_first_of_many_skipped_files(run, photos, tmp_path):
+    for number in range(commands.SKIPPED_SHOWN + 5):
+        (photos / f"bad{number:03d}.png").write_text("no picture")
+    code, _, said = run("index", photos, "--out", tmp_path / "idx")
+    assert code == SKIPPED
+    assert len(re.findall(r"^  bad\d", said, re.M)) == commands.SKIPPED_SHOWN
+    assert "  and 5 more" in said
+
+
+# search ---------------------------------------------------------------------------------------------------
+
+
+def test_search_prints_a_table(run, photos, idx):
+    code, printed, said = run("search", idx, photos / "0003.png", "--top", 3)
+    assert code == DONE and said == ""
+    header, first, *rest = printed.splitlines()
+    assert header.split() == ["rank", "score", "box", "x1,y1,x2,y2", "file"]
+    assert first.split() == ["1", "1.000", "0,0,60,42", str(photos / "0003.png")]
+    assert len(rest) == 2
+
+
+def test_search_json_is_what_the_engine_says(run, photos, idx):
+    code, printed, _ = run("search", idx, photos / "0003.png", "--box", "0,0,30,21", "--json", "--level", 2)
+    assert code == DONE
+    rows = json.loads(printed)
+    expected = Patchify.open(idx).search(photos / "0003.png", (0, 0, 30, 21), level=2)
+    assert [row["image_id"] for row in rows] == [match.image_id for match in expected]
+    assert [row["score"] for row in rows] == [match.score for match in expected]
+    best = rows[0]
+    assert (best["rank"], best["patch"], best["box"]) == (1, 1, [0, 0, 30, 21])
+    assert Path(best["file"]) == photos / "0003.png"
+
+
+def test_search_one_level_only(run, photos, idx):
+    _, printed, _ = run("search", idx, photos / "0003.png", "--json", "--level", 1)
+    assert {row["patch"] for row in json.loads(printed)} == {0}
+
+
+def test_search_clips_a_box_that_sticks_out(run, photos, idx):
+    inside = run("search", idx, photos / "0003.png", "--box", "30,21,60,42", "--json")
+    assert run("search", idx, photos / "0003.png", "--box", "30,21,600,420", "--json") == inside
+
+
+# evaluate -------------------------------------------------------------------------------------------------
+
+
+def test_evaluate_prints_a_table_and_writes_json(run, dataset, tmp_path):
+    file = tmp_path / "numbers.json"
+    kept = tmp_path / "idx"
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:3", "--json", file, "--index", kept)
+    assert code == DONE
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    expected = evaluate(read_coco(dataset), Patchify.open(kept))
+    assert 0 < numbers["locscore"] < numbers["map"]
+    assert numbers["map"] == expected[-1].report.map and numbers["locscore"] == expected[-1].report.locscore
+    assert [level["map"] for level in numbers["levels"]] == [level.report.map for level in expected]
+    assert numbers["queries"] == 2 and numbers["bytes_per_image"] == 14 * 24 * 4 and numbers["images_per_s"] > 0
+    for level in expected:
+        row = next(line for line in printed.splitlines() if line.startswith(f"pyramid:{level.level}"))
+        assert f"{level.report.map:.3f}" in row and f"{level.report.locscore:.3f}" in row
+    # Again: nothing is embedded, and the numbers are the same.
+    assert run("evaluate", dataset, "--regions", "pyramid:3", "--json", file, "--index", kept)[0] == DONE
+    again = json.loads(file.read_text(encoding="utf-8"))
+    assert again["images_per_s"] == 0 and again["map"] == numbers["map"]
+
+
+def test_evaluate_leaves_nothing_behind(run, dataset, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    before = sorted(tmp_path.rglob("*"))
+    assert run("evaluate", dataset, "--regions", "pyramid:1")[0] == DONE
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_evaluate_counts_the_first_k_ranks(run, dataset):
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:2", "--cutoff", 1)
+    assert code == DONE and "mAP@1" in printed and "LocScore@1" in printed
+
+
+def test_evaluate_names_queries_that_are_left_out(run, dataset):
+    path = dataset / "annotations.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["categories"].append({"id": 3, "name": "nowhere"})
+    data["annotations"][-1]["category_id"] = 3  # the last query now asks for what no picture shows
+    path.write_text(json.dumps(data), encoding="utf-8")
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:1")
+    assert code == DONE and "left out, without a positive: queries 9" in printed
+
+
+# Refused: exit code 2, one line ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_search_with_what_is_no_picture(refusal, idx, name, tmp_path):
+    (tmp_path / "bad").mkdir()
+    make, said = BAD[name]
+    assert said in refusal("search", idx, make(tmp_path / "bad"))
+
+
+@pytest.mark.parametrize(
+    ("box", "said"),
+    [
+        ("100,100,120,120", "outside"),
+        ("30,10,10,30", "inverted"),
+        ("5,5,5,20", "no area"),
+        ("5,5,20", "four"),
+        ("a,b,c,d", "four"),
+        ("nan,0,5,5", "four"),
+        (",,,", "four"),
+    ],
+)
+def test_search_with_a_box_of_nothing(refusal, idx, photos, box, said):
+    assert said in refusal("search", idx, photos / "0001.png", "--box", box)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--top", "0"], "at least 1"),
+        (["--level", "3"], "levels 1 to 2"),
+        (["--level", "0"], "levels 1 to 2"),
+    ],
+)
+def test_search_for_what_is_not_there(refusal, idx, photos, more, said):
+    assert said in refusal("search", idx, photos / "0001.png", *more)
+
+
+def test_search_without_an_index(refusal, photos, tmp_path):
+    for name in (tmp_path / "nowhere", photos, photos / "0001.png"):
+        assert "is not an index folder" in refusal("search", name, photos / "0001.png")
+
+
+def test_search_in_a_damaged_index(refusal, idx, photos):
+    data = (idx / "index.faiss").read_bytes()
+    (idx / "index.faiss").write_bytes(data[:-1])
+    assert "truncated" in refusal("search", idx, photos / "0001.png")
+
+
+def test_index_of_nothing(refusal, tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "bad").mkdir()
+    text(tmp_path / "bad")
+    (tmp_path / "file").write_text("x")
+    for name, said in (
+        ("nowhere", "no folder"),
+        ("empty", "no picture"),
+        ("bad", "could not be read"),
+        ("file", "file, not a folder"),
+        ("nowhere/annotations.json", "no file"),
+    ):
+        assert said in refusal("index", tmp_path / name, "--out", tmp_path / "idx")
+    assert not (tmp_path / "idx").exists() and not (tmp_path / "idx.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--regions", "pyramid:7"], "1 to 6 levels"),
+        (["--regions", "squares"], "Unknown regions"),
+        (["--encoder", "effnet-lite7"], "Unknown encoder"),
+        (["--factory", "PQ8"], "Unknown factory"),
+    ],
+)
+@pytest.mark.parametrize("command", ["index", "evaluate"])
+def test_options_that_name_nothing(run, dataset, tmp_path, command, more, said):
+    out = ["--out", tmp_path / "idx"] if command == "index" else []
+    code, printed, error = run(command, dataset, *out, *more)
+    assert code == REFUSED and printed == ""
+    lines = [line for line in error.splitlines() if line.startswith("error: ")]  # a bar may stand above it
+    assert len(lines) == 1 and said in lines[0]
+    assert not (tmp_path / "idx").exists()
+
+
+def test_out_that_is_something_else(run, photos, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "letter.txt").write_text("dear")
+    code, _, said = run("index", photos, "--out", tmp_path / "mine")
+    assert code == REFUSED and said.splitlines()[-1].startswith("error: ") and "not an index folder" in said
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["letter.txt"]
+
+
+def test_evaluate_a_plain_folder(refusal, photos):
+    assert "no annotations.json" in refusal("evaluate", photos)
+
+
+def _edited(dataset, change):
+    path = dataset / "annotations.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    change(data)
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+BAD_DATASETS = {
+    "no JSON": (lambda d: (d / "annotations.json").write_text("{"), "not valid JSON"),
+    "a missing file": (lambda d: (d / "gallery" / "3.png").unlink(), "missing"),
+    "a box outside": (lambda d: _edited(d, lambda a: a["annotations"][0].update(bbox=[50, 40, 30, 30])), "outside"),
+    "a box of no area": (lambda d: _edited(d, lambda a: a["annotations"][0].update(bbox=[5, 5, 0, 3])), "area"),
+    "an inverted box": (lambda d: _edited(d, lambda a: a["annotations"][0].update(bbox=[9, 9, -5, -3])), "area"),
+    "no picture": (lambda d: _edited(d, lambda a: a.update(images=[], annotations=[])), "no gallery image"),
+}
+
+
+@pytest.mark.parametrize("command", ["index", "evaluate"])
+@pytest.mark.parametrize("name", BAD_DATASETS)
+def test_a_dataset_that_is_wrong(refusal, dataset, tmp_path, command, name):
+    spoil, said = BAD_DATASETS[name]
+    spoil(dataset)
+    out = ["--out", tmp_path / "idx"] if command == "index" else []
+    assert said in refusal(command, dataset, *out)
+
+
+@pytest.mark.parametrize("command", ["index", "evaluate"])
+def test_a_dataset_with_another_size_than_its_picture(run, dataset, tmp_path, command):
+    _edited(dataset, lambda a: a["images"][2].update(width=61))
+    out = ["--out", tmp_path / "idx"] if command == "index" else []
+    code, printed, said = run(command, dataset, *out)
+    assert code == REFUSED and printed == "" and "error: gallery/2.png is 60x48 pixels" in said
+
+
+def test_evaluate_does_not_score_fewer_pictures(run, dataset):
+    data = (dataset / "gallery" / "3.png").read_bytes()
+    (dataset / "gallery" / "3.png").write_bytes(data[: len(data) // 2])
+    code, printed, said = run("evaluate", dataset)
+    assert code == REFUSED and printed == ""
+    assert "error: 1 pictures of" in said and "gallery/3.png" in said
+
+
+def test_evaluate_with_other_options_than_its_index(run, dataset, tmp_path):
+    assert run("evaluate", dataset, "--regions", "pyramid:1", "--index", tmp_path / "idx")[0] == DONE
+    code, _, said = run("evaluate", dataset, "--regions", "pyramid:2", "--index", tmp_path / "idx")
+    assert code == REFUSED and "error: " in said and "pyramid:1, not pyramid:2" in said
+
+
+def test_evaluate_checks_its_options_before_the_work(refusal, dataset, tmp_path):
+    assert "cutoff" in refusal("evaluate", dataset, "--cutoff", 0)
+    assert "cannot be written" in refusal("evaluate", dataset, "--json", tmp_path / "nowhere" / "x.json")
+    assert "cannot be written" in refusal("evaluate", dataset, "--json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["fly"], ["search"], ["index", "x"], ["search", "a", "b", "--top", "many"], ["search", "a", "b", "c"]],
+)
+def test_a_command_line_that_cannot_be_read(arguments, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == REFUSED
+    assert "error: " in capsys.readouterr().err
+
+
+# Interrupted ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("command", "kept"), [("index", True), ("evaluate", False)])
+def test_ctrl_c_says_whether_work_is_kept(run, dataset, tmp_path, monkeypatch, command, kept):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands, "build_index", stop)
+    out = ["--out", tmp_path / "idx"] if command == "index" else []
+    code, printed, said = run(command, dataset, *out)
+    assert code == INTERRUPTED and printed == ""
+    assert "interrupted" in said and ("run the same command again" in said) == kept
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals are sent in another way there")
+def test_ctrl_c_while_indexing_and_going_on(tmp_path):
+    # The real thing: the real encoder in a process of its own, more pictures than it can finish at once.
+    photos = write_pictures(tmp_path / "photos", range(300), (64, 48))
+    command = [sys.executable, "-m", "patchify_core", "index", str(photos), "--out", str(tmp_path / "idx")]
+    command += ["--regions", "pyramid:2"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    seen = b""
+    while not re.search(rb"\b[1-9]\d*/300", seen):  # the bar has moved: the journal has something to keep
+        chunk = process.stderr.read1()
+        assert chunk, seen.decode()
+        seen += chunk
+    process.send_signal(signal.SIGINT)
+    printed, said = process.communicate()
+    assert process.returncode == INTERRUPTED, said.decode()
+    assert printed == b"" and b"Traceback" not in said and b"run the same command again" in said
+    assert not (tmp_path / "idx").exists()
+
+    shards = (tmp_path / "idx.partial").glob("shard-*.json")
+    known = sum(len(json.loads(shard.read_text(encoding="utf-8"))) for shard in shards)
+    assert 0 < known < 300
+    for path in sorted(photos.iterdir())[known + 2 :]:  # two more are enough to see that it goes on
+        path.unlink()
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == DONE, done.stderr
+    assert f"2 embedded, {known} already known" in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["idx", "photos"]
+
+
+# True processes -------------------------------------------------------------------------------------------
+
+
+def process(*arguments, module="tests.tiny", **more):
+    """`python -m patchify_core` with the tiny encoder, unless another module is asked for."""
+    command = [sys.executable, "-m", module, *map(str, arguments)]
+    return subprocess.run(command, cwd=ROOT, **({"capture_output": True, "text": True} | more))
+
+
+def test_the_real_command_line(sample_db):
+    query = sample_db / "queries" / "C051.jpg"
+    done = process("search", sample_db / "index", query, "--top", 3, "--json", module="patchify_core")
+    assert done.returncode == DONE and done.stderr == ""
+    matches = json.loads(done.stdout)
+    assert [match["rank"] for match in matches] == [1, 2, 3]
+    assert Path(matches[0]["file"]).is_file()
+
+
+def test_a_refusal_of_the_real_command_line(sample_db, tmp_path):
+    done = process("search", sample_db / "index", tmp_path / "none.jpg", module="patchify_core")
+    assert done.returncode == REFUSED and done.stdout == ""
+    assert done.stderr.startswith("error: There is no file") and done.stderr.count("\n") == 1
+
+
+LISTED = """
+import sys
+from patchify_core.__main__ import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stopped:
+    print("exit", stopped.code, [name for name in ("torch", "numpy", "PIL", "faiss", "gradio") if name in sys.modules])
+"""
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["--version"]])
+def test_help_waits_for_nothing_heavy(arguments):
+    done = subprocess.run([sys.executable, "-c", LISTED, *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.endswith("exit 0 []\n"), done.stdout + done.stderr
+    assert __version__ in done.stdout or "usage: python -m patchify_core" in done.stdout
+
+
+def test_a_reader_that_has_gone_is_no_failure(idx, photos):
+    read, write = os.pipe()
+    os.close(read)  # as `| head` closes its end when it has seen enough
+    try:
+        done = process("search", idx, photos / "0001.png", capture_output=False, stdout=write, stderr=subprocess.PIPE)
+    finally:
+        os.close(write)
+    assert done.returncode == DONE and done.stderr == ""
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no full disk to write to")
+def test_output_that_cannot_be_written(idx, photos, dataset):
+    with open("/dev/full", "w") as full:
+        done = process("search", idx, photos / "0001.png", capture_output=False, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == REFUSED
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+    done = process("evaluate", dataset, "--regions", "pyramid:1", "--json", "/dev/full")
+    assert done.returncode == REFUSED and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+
+
+def test_names_that_the_terminal_cannot_show(photos, tmp_path):
+    # A pipe on Windows, or a terminal without UTF-8: the name is written with escapes, and nothing is lost.
+    shutil.copy(photos / "0001.png", photos / "Straße 猫.png")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    (photos / "schön.png").write_text("no picture")
+    done = process("index", photos, "--out", tmp_path / "idx", env=environment)
+    assert done.returncode == SKIPPED and "sch\\xf6n.png" in done.stderr
+    done = process("search", tmp_path / "idx", photos / "Straße 猫.png", env=environment)
+    assert done.returncode == DONE, done.stderr
+    assert "Stra\\xdfe \\u732b.png" in done.stdout
+
+
+def test_the_pictures_own_name_in_an_error(idx, tmp_path):
+    picture(1).save(tmp_path / "grün.png")
+    done = process("search", idx, tmp_path / "grün.jpg", env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == REFUSED and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1

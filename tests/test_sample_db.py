@@ -1,0 +1,88 @@
+"""The bundled gallery: pictures, annotations, index and credits belong together and stay small."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from patchify_core.encoders import DEFAULT_ENCODER
+from patchify_core.features import describe
+from patchify_core.pictures import read_picture
+from patchify_core.regions import Pyramid
+
+MEGABYTE = 1_000_000
+
+
+def test_the_index_is_of_these_very_pictures(sample_engine, sample_db):
+    sample_engine.index.check_pictures(sample_db, content=True)
+    assert sample_engine.index.root == sample_db.resolve()  # relative in the file: a checkout may lie anywhere
+
+
+def test_the_index_and_the_annotations_agree(sample_engine, sample_gallery):
+    indexed = [(i.id, i.file_name, i.width, i.height) for i in sample_engine.index.images]
+    assert indexed == [(i.id, i.file_name, i.width, i.height) for i in sample_gallery.images]
+    assert len(indexed) == 164
+    assert sample_engine.index.encoder.spec == DEFAULT_ENCODER
+    assert sample_engine.index.regions == Pyramid(4)
+
+
+def test_annotations_name_all_pictures_and_no_others(sample_db):
+    data = json.loads((sample_db / "annotations.json").read_text(encoding="utf-8"))
+    listed = {image["file_name"] for image in data["images"]}
+    there = {f"{folder}/{path.name}" for folder in ("gallery", "queries") for path in (sample_db / folder).iterdir()}
+    assert listed == there
+
+
+def test_sizes_are_those_of_the_files(sample_gallery):
+    for entry in [*sample_gallery.images[::20], *sample_gallery.queries[::9]]:
+        assert read_picture(entry.path).size == (entry.width, entry.height)
+
+
+def test_every_query_has_positives(sample_gallery):
+    assert len(sample_gallery.queries) == len(sample_gallery.instances) == 36
+    for query in sample_gallery.queries:
+        assert len(sample_gallery.positives(query.instance, query.exclude)) >= 7
+        assert query.box is not None
+
+
+@pytest.mark.parametrize("row", [0, 60, 163])
+def test_the_index_holds_what_the_encoder_says(row, sample_engine, sample_gallery, lite0):
+    # Three pictures are embedded anew and compared with what is stored for them, cell by cell.
+    index, image = sample_engine.index, sample_gallery.images[row]
+    cells = [0, 1, 4, 5, 13, 14, 29]  # first and last cell of every grid
+    fresh = describe(read_picture(image.path), index.boxes_of(row)[cells], lite0)
+    stored = index.descriptors_of(row)
+    similarity = fresh @ (stored / np.linalg.norm(stored, axis=1, keepdims=True)).T
+    assert (similarity[np.arange(len(cells)), cells] > 0.999).all()
+    assert similarity.argmax(axis=1).tolist() == cells  # and each one is itself, not its neighbour
+    np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=0.01)
+
+
+def test_nothing_is_large(sample_db):
+    sizes = {path: path.stat().st_size for path in sample_db.rglob("*") if path.is_file()}
+    assert max(sizes.values()) < 10 * MEGABYTE
+    assert sum(sizes.values()) < 60 * MEGABYTE
+
+
+def test_nothing_is_left_of_a_build(sample_db):
+    assert sorted(path.name for path in (sample_db / "index").iterdir()) == ["index.faiss", "meta.json"]
+    assert not list(sample_db.glob("*.partial"))
+
+
+def test_everything_is_credited(sample_db):
+    credits = (sample_db / "ATTRIBUTION.md").read_text(encoding="utf-8")
+    for licence in ("CC BY 4.0", "CC BY 3.0", "CC0 1.0"):
+        assert licence in credits
+    rows = [line.split(" | ") for line in credits.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) > 80
+    for kind, title, author, source, licence, address, change in rows:
+        assert all(cell.strip(" |") for cell in (kind, title, author, source, licence, address, change))
+        assert "https://creativecommons.org/" in licence
+    models = {row[0].removeprefix("| model ") for row in rows if row[0].startswith("| model ")}
+    data = json.loads((sample_db / "annotations.json").read_text(encoding="utf-8"))
+    assert {entry["code"] for entry in data["categories"]} <= models  # each object that can be searched for
+    licences = {entry["id"] for entry in data["licenses"]}
+    assert {image["license"] for image in data["images"]} <= licences
+    assert all(entry["name"] and entry["url"].startswith("https://") for entry in data["licenses"])
