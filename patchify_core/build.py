@@ -8,14 +8,12 @@ digest of their bytes, so a renamed or repeated picture is not embedded again.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +26,7 @@ from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError, 
 from patchify_core.features import FeatureSettings, describe_many
 from patchify_core.gallery import Gallery, GalleryImage
 from patchify_core.index import FACTORIES, META_NAME, IndexedImage, PatchIndex, read_meta
+from patchify_core.journal import Journal
 from patchify_core.pictures import picture_size, read_picture
 from patchify_core.regions import Pyramid
 
@@ -110,7 +109,7 @@ def build_index(
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + ".partial")
         old = _existing(out, private, encoder, regions, settings)
-        journal = _Journal(private, encoder, regions)
+        journal = Journal(private, encoder, regions)
         try:
             work = _Work(gallery, encoder, regions, journal, old, progress)
             work.run(settings.shard_images)
@@ -136,7 +135,7 @@ class _Work:
         gallery: Gallery,
         encoder: Encoder,
         regions: Pyramid,
-        journal: _Journal,
+        journal: Journal,
         old: PatchIndex | None,
         progress: Progress | None,
     ) -> None:
@@ -201,77 +200,9 @@ def _check_size(image: GalleryImage, size: tuple[int, int]) -> None:
         )
 
 
-class _Journal:
-    """Descriptors of finished pictures, in shards on disk, so that a build can be cut anywhere and resumed."""
-
-    def __init__(self, folder: Path, encoder: Encoder, regions: Pyramid) -> None:
-        self.folder = folder
-        self.shape = (regions.patches_per_image, encoder.info.dim)
-        self.known: dict[str, tuple[Path, int]] = {}
-        self._fresh: dict[str, NDArray[np.float32]] = {}
-        maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec}
-        head = folder / "maker.json"
-        if folder.exists() and not head.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise IndexFolderError(
-                f"{folder} is in the way and was not made by this program: move it, or choose another --out."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        if _json_or_none(head) != maker:
-            # Shards of another encoder or other regions are of no use: descriptors must never be mixed.
-            shutil.rmtree(folder)
-            folder.mkdir()
-            head.write_text(json.dumps(maker), encoding="utf-8")
-        for names in sorted(folder.glob("shard-*.json")):
-            self._take(names)
-
-    def _take(self, names: Path) -> None:
-        """Takes one shard over if it is whole; a torn one is left out and its pictures are embedded again."""
-        digests, data = _json_or_none(names), names.with_suffix(".npy")
-        try:
-            stored = np.load(data, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError):
-            return
-        if isinstance(digests, list) and stored.dtype == np.float32 and stored.shape == (len(digests), *self.shape):
-            self.known.update({digest: (data, row) for row, digest in enumerate(digests)})
-
-    def __len__(self) -> int:
-        return len(self._fresh)
-
-    def add(self, digest: str, descriptors: NDArray[np.float32]) -> None:
-        self._fresh[digest] = descriptors
-
-    def flush(self) -> None:
-        """Writes what is fresh; the list of digests comes last, so a shard without it does not exist."""
-        if not self._fresh:
-            return
-        # One past the highest, not the count: a shard may be missing, and none may ever be written over.
-        number = max((int(path.stem[6:]) for path in self.folder.glob("shard-*.npy")), default=-1) + 1
-        data = self.folder / f"shard-{number:06d}.npy"
-        temporary = data.with_suffix(".tmp")
-        # Through memory, because numpy says nothing when a file that it writes itself is cut short by a full disk.
-        array = BytesIO()
-        np.save(array, np.stack(list(self._fresh.values())), allow_pickle=False)
-        with open(temporary, "wb") as file:
-            file.write(array.getbuffer())
-        os.replace(temporary, data)
-        digests = list(self._fresh)
-        temporary.write_text(json.dumps(digests), encoding="utf-8")
-        os.replace(temporary, data.with_suffix(".json"))
-        self.known.update({digest: (data, row) for row, digest in enumerate(digests)})
-        self._fresh.clear()
-
-    def descriptors(self, digest: str) -> NDArray[np.float32]:
-        """(P, D) float32 of one picture."""
-        data, row = self.known[digest]
-        return np.load(data, mmap_mode="r", allow_pickle=False)[row]
-
-    def remove(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def _encode_codes(
     work: _Work,
-    journal: _Journal,
+    journal: Journal,
     old: PatchIndex | None,
     regions: Pyramid,
     dim: int,
@@ -350,13 +281,6 @@ def _root_from(out: Path, root: Path) -> str:
         return Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
     except ValueError:
         return root.resolve().as_posix()
-
-
-def _json_or_none(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
 
 
 @contextmanager

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core import build
+from patchify_core import build, journal
 from patchify_core.build import BuildSettings, build_index
 from patchify_core.features import FeatureSettings, describe
 from patchify_core.gallery import Gallery, GalleryImage, read_coco, read_folder
@@ -288,6 +288,12 @@ def _first_shard(journal, suffix):
     return sorted(journal.glob(f"shard-*{suffix}"))[0]
 
 
+def _flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-5] ^= 1
+    path.write_bytes(data)
+
+
 def _cut(path, share):
     data = path.read_bytes()
     path.write_bytes(data[: int(len(data) * share)])
@@ -307,6 +313,7 @@ TEAR = {
     "numbers missing": lambda j: _first_shard(j, ".npy").unlink(),
     "numbers empty": lambda j: _first_shard(j, ".npy").write_bytes(b""),
     "numbers cut": lambda j: _cut(_first_shard(j, ".npy"), 0.5),
+    "one bit of a number flipped": lambda j: _flip(_first_shard(j, ".npy")),
     "numbers are text": lambda j: _first_shard(j, ".npy").write_bytes(b"no array" * 99),
     "numbers of other precision": lambda j: _save_as(_first_shard(j, ".npy"), np.ones((3, PATCHES, INFO.dim))),
     "numbers of another shape": lambda j: _save_as(_first_shard(j, ".npy"), np.ones((3, 1, INFO.dim), np.float32)),
@@ -642,7 +649,7 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
         return image
 
     journals = []
-    add = build._Journal.add
+    add = journal.Journal.add
 
     def counting(self, digest, descriptors):
         add(self, digest, descriptors)
@@ -653,7 +660,7 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
         most = max(most, sum(image() is not None for image in given))
 
     monkeypatch.setattr(build, "read_picture", read)
-    monkeypatch.setattr(build._Journal, "add", counting)
+    monkeypatch.setattr(journal.Journal, "add", counting)
     indexed(read_folder(folder), out, regions=Pyramid(1), progress=progress, shard_images=16)
     assert len(given) == 300
     assert 1 <= most <= 2  # the one being cut into crops, and the next one while it is read
