@@ -391,7 +391,9 @@ def test_ctrl_c_while_indexing_and_going_on(tmp_path):
     photos = write_pictures(tmp_path / "photos", range(300), (64, 48))
     command = [sys.executable, "-m", "patchify_core", "index", str(photos), "--out", str(tmp_path / "idx")]
     command += ["--regions", "pyramid:2"]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    # A shell that starts the tests in the background has them ignore Ctrl-C, and so would their children.
+    heard = None if os.name == "nt" else lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heard)
     seen = b""
     while not re.search(rb"\b[1-9]\d*/300", seen):  # the bar has moved: the journal has something to keep
         chunk = process.stderr.read1()
