@@ -41,6 +41,7 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--box", metavar="x1,y1,x2,y2", help="the object in the query, pixels of the upright picture")
     search.add_argument("--top", type=int, default=10, metavar="K", help="results (default 10)")
     search.add_argument("--level", type=int, metavar="N", help="finest grid to use, 1 = whole pictures (default: all)")
+    search.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
     evaluate = commands.add_parser("evaluate", help="score a dataset: mAP, LocScore, recall@k for every pyramid level")

@@ -14,6 +14,7 @@ from typing import Any
 
 from patchify_core.boxes import parse_box
 from patchify_core.build import BuildReport, BuildSettings, build_index
+from patchify_core.draw import save, sheet
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation import as_json
@@ -59,6 +60,8 @@ def search(arguments: argparse.Namespace) -> int:
     engine = Patchify.open(arguments.index)
     matches = engine.search(Path(arguments.picture), box, arguments.top, arguments.level)
     root = engine.index.root or Path()
+    if arguments.draw:
+        save(sheet(matches, root), Path(arguments.draw))
     if arguments.json:
         rows = [
             {
