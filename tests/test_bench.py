@@ -1,0 +1,60 @@
+"""The benchmarks run and agree with themselves; how fast they are is for a person to read, not for a test."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from patchify_core.bench import BENCHMARKS, encode, memory, page, search
+from patchify_core.bench.timing import in_turn
+
+
+def test_ways_take_turns_and_the_first_round_is_not_counted():
+    calls = []
+    seconds = in_turn({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, runs=2)
+    assert calls == ["a", "b"] * 3
+    assert set(seconds) == {"a", "b"}
+
+
+def test_encode_describes_what_the_plain_loop_describes(monkeypatch, capsys):
+    monkeypatch.setattr(encode, "PICTURES", 1)
+    monkeypatch.setattr(encode, "RUNS", 1)
+    numbers = encode.measure()
+    assert numbers["smallest_cosine"] > 0.9999
+    rates = numbers["images_per_s"]
+    assert numbers["ratio_to_plain"] == pytest.approx(rates["ours"] / rates["one crop at a time"])
+    assert "pictures/s" in capsys.readouterr().out
+
+
+def test_search_agrees_with_numpy(monkeypatch, capsys):
+    monkeypatch.setattr(search, "SIZES", (164,))
+    monkeypatch.setattr(search, "RUNS", 1)
+    numbers = search.measure()  # it asserts itself that both find the same picture
+    assert numbers["164"]["ratio_to_numpy"] > 0
+    assert "153600" in capsys.readouterr().out
+
+
+def test_page_times_what_a_visitor_does(monkeypatch, capsys):
+    monkeypatch.setattr(page, "RUNS", 1)
+    monkeypatch.setattr(page, "_start_up", lambda: 1.5)  # the page's own tests start it
+    numbers = page.measure()
+    assert numbers["start_up_s"] == 1.5
+    assert all(value > 0 for value in numbers["seconds"].values())
+    assert "12-megapixel" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no peak memory to ask for")
+def test_memory_is_measured_in_processes_of_their_own(monkeypatch):
+    monkeypatch.setattr(memory, "SIZES", (2, 3))
+    monkeypatch.setattr(memory, "PICTURE", (32, 24))
+    numbers = memory.measure()
+    assert numbers["3"]["peak_bytes"] > 50_000_000  # torch alone is more
+    assert numbers["ratio"] == pytest.approx(numbers["3"]["peak_bytes"] / numbers["2"]["peak_bytes"])
+
+
+def test_every_benchmark_is_on_the_command_line():
+    from patchify_core.__main__ import parser
+
+    for name in BENCHMARKS:
+        assert parser().parse_args(["bench", name]).what == name
