@@ -46,7 +46,8 @@ class BuildSettings:
     """What a person may tune about building.
 
     Attributes:
-        factory: FAISS codec, one of `FACTORIES`. `Flat` keeps float32.
+        factory: FAISS codec, one of `FACTORIES`. `Flat` keeps float32. `SQ8` learns each dimension's range from the
+            first build's pictures and keeps it in every later one: begin with more than a handful.
         shard_images: pictures between two writes to the journal; at most this much work is lost to a kill.
         training_patches: patches that a codec is trained on, at most.
     """
@@ -109,21 +110,20 @@ def build_index(
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + ".partial")
         old = _existing(out, private, encoder, regions, settings)
-        journal = Journal(private, encoder, regions)
-        try:
+        with Journal(private, encoder, regions) as journal:
             work = _Work(gallery, encoder, regions, journal, old, progress)
-            work.run(settings.shard_images)
-        finally:
+            try:
+                work.run(settings.shard_images)
+                if not work.images:
+                    raise _nothing_indexed(work)
+            except BaseException:
+                journal.leave()
+                raise
             journal.flush()
-            if not journal.known:
-                journal.remove()  # there is nothing to go on from
-        if not work.images:
-            why = f" ({work.skipped[0][0]}: {work.skipped[0][1]})" if work.skipped else ""
-            raise GalleryError(f"No picture in {gallery.root} could be read{why}: nothing was indexed.")
-        codes = _encode_codes(work, journal, old, regions, encoder.info.dim, settings)
-        index = PatchIndex(encoder.info, regions, work.images, codes, settings.factory)
-        _swap_in(index, out, private, gallery.root)
-        journal.remove()
+            codes = _encode_codes(work, journal, old, regions, encoder.info.dim, settings)
+            index = PatchIndex(encoder.info, regions, work.images, codes, settings.factory)
+            _swap_in(index, out, private, gallery.root)
+            journal.remove()
     return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
 
 
@@ -192,6 +192,12 @@ class _Work:
         self._settled()
 
 
+def _nothing_indexed(work: _Work) -> GalleryError:
+    name, reason = work.skipped[0] if work.skipped else ("", "it is empty")
+    why = f"{name}: {reason}" if name else reason
+    return GalleryError(f"No picture in {work.gallery.root} could be read ({why.rstrip('.')}): nothing was indexed.")
+
+
 def _check_size(image: GalleryImage, size: tuple[int, int]) -> None:
     if (image.width, image.height) != size:
         raise GalleryError(
@@ -216,16 +222,20 @@ def _encode_codes(
             return old.descriptors_of(work.old_rows[image.sha256])
         return np.ascontiguousarray(journal.descriptors(image.sha256))
 
-    if old is not None:
+    codes = faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
+    if not codes.is_trained and old is not None:
         # The codec keeps its training, so that what was coded before decodes and codes to the same bytes again.
-        codes = faiss.clone_index(old.codes)
-        codes.reset()
-    else:
-        codes = faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
+        # (A clone of the old index would have it too, and all of the old codes in memory once more.)
+        faiss.copy_array_to_vector(faiss.vector_to_array(old.codes.sq.trained), codes.sq.trained)  # type: ignore[attr-defined]
+        codes.is_trained = True
     if not codes.is_trained:
         count = max(1, settings.training_patches // regions.patches_per_image)
-        chosen = np.random.default_rng(0).permutation(len(work.images))[:count]
-        codes.train(np.concatenate([descriptors(work.images[row]) for row in np.sort(chosen)]))
+        chosen = np.sort(np.random.default_rng(0).permutation(len(work.images))[:count])
+        sample = np.empty((len(chosen), regions.patches_per_image, dim), np.float32)
+        for at, row in enumerate(chosen):
+            sample[at] = descriptors(work.images[row])
+        codes.train(sample.reshape(-1, dim))
+        del sample
     for image in work.images:
         codes.add(descriptors(image))
     return codes

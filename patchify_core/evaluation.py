@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from patchify_core.errors import GalleryError
 from patchify_core.gallery import Gallery, Query
 from patchify_core.metrics import QueryScore, Report, score_query, summarise
+from patchify_core.regions import patches_up_to
 from patchify_core.retrieval import Match, Patchify
 
 
@@ -104,7 +105,7 @@ def _check_same_images(gallery: Gallery, engine: Patchify) -> None:
 
 def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s: float) -> dict[str, Any]:
     """The finest level's numbers under the stable keys, and every level's beneath `levels`."""
-    finest = reports[-1]
+    finest = max(reports, key=lambda report: report.level)
     return {
         **finest.report.as_dict(),
         "images_per_s": images_per_s,
@@ -118,6 +119,4 @@ def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s
 
 def cell_boxes(engine: Patchify, image_ids: Sequence[int], level: int) -> dict[int, NDArray[np.float64]]:
     """The boxes that a match at `level` could have in each picture, for `metrics.grid_ceiling`."""
-    from patchify_core.regions import patches_up_to
-
     return {i: engine.index.boxes_of(engine.index.row_of[i])[: patches_up_to(level)] for i in image_ids}

@@ -27,8 +27,8 @@ class FeatureSettings:
     """What a person may tune about feature extraction.
 
     Attributes:
-        batch_size: patches in one forward pass. 8 keeps the activations in the processor's cache: on two cores a
-            patch takes half the time that it takes in a batch of 32.
+        batch_size: patches in one forward pass. A few, so that the activations of a small network stay in the
+            processor's cache; `bench encode` compares with 30.
     """
 
     batch_size: int = 8
@@ -49,7 +49,7 @@ def describe(
 
     Args:
         picture: upright RGB picture.
-        boxes: (P, 4) xyxy in pixels, inside the picture.
+        boxes: (P, 4) or (4,) xyxy in pixels, inside the picture; P at least 1.
         encoder: the frozen encoder.
         settings: see `FeatureSettings`.
 

@@ -120,8 +120,26 @@ class PatchIndex:
         return np.asarray(self.codes.reconstruct_n(row * patches, patches))
 
     def cell_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
-        """(P,) cosine similarity of the query (D,) with every patch of the picture in `row`."""
-        return self.descriptors_of(row) @ np.asarray(query, np.float32)
+        """The similarity that `search` gives to every patch of one picture, to the last bit.
+
+        FAISS computes them here too: numpy's rounding differs, which is enough to break a tie another way.
+
+        Args:
+            query: (D,) float32 of length 1.
+            row: position of the picture in `images`.
+
+        Returns:
+            (P,) float32 cosine similarities, -1..1.
+        """
+        import faiss
+
+        patches = self.regions.patches_per_image
+        first = row * patches
+        options = faiss.SearchParameters(sel=faiss.IDSelectorRange(first, first + patches))  # type: ignore[call-arg]
+        scores, found = self.codes.search(np.asarray(query, np.float32)[None], patches, params=options)
+        by_cell = np.empty(patches, np.float32)
+        by_cell[found[0] - first] = scores[0]
+        return by_cell
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
         """Ranks pictures by their best patch: exact, one hit a picture.
@@ -243,6 +261,7 @@ class PatchIndex:
 
         Raises:
             IndexFolderError: one sentence, if the folder is missing, truncated, edited or of another format.
+            PatchifyError: if its regions are of a kind that this version does not know.
         """
         import faiss
 

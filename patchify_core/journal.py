@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,33 +21,47 @@ from patchify_core.regions import Pyramid
 
 
 class Journal:
-    """Descriptors of finished pictures, in shards on disk, so that a build can be cut anywhere and resumed."""
+    """Descriptors of finished pictures, in shards on disk, so that a build can be cut anywhere and resumed.
+
+    A context manager: one build at a time may use a folder, and leaving the block lets the next one in.
+    """
 
     def __init__(self, folder: Path, encoder: Encoder, regions: Pyramid) -> None:
         """Opens or makes the folder, and takes over what an earlier build of the same kind left there.
 
         Raises:
-            IndexFolderError: if something that is not a journal is in the way.
+            IndexFolderError: if something that is not a journal is in the way, or another build is using it.
             OSError: if the folder cannot be read or written.
         """
         self.folder = folder
-        self.shape = (regions.patches_per_image, encoder.info.dim)
         self.known: dict[str, tuple[Path, int]] = {}
         self._fresh: dict[str, NDArray[np.float32]] = {}
         maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec}
-        head = folder / "maker.json"
-        if folder.exists() and not head.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        self._head = folder / "maker.json"
+        if folder.exists() and not self._head.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexFolderError(
                 f"{folder} is in the way and was not made by this program: move it, or choose another --out."
             )
         folder.mkdir(parents=True, exist_ok=True)
-        if _json_or_none(head) != maker:
-            # Shards of another encoder or other regions are of no use: descriptors must never be mixed.
-            shutil.rmtree(folder)
-            folder.mkdir()
-            head.write_text(json.dumps(maker), encoding="utf-8")
-        for names in sorted(folder.glob("shard-*.json")):
-            self._take(names)
+        self._lock: IO[str] | None = _locked(self._head)
+        try:
+            if _json_or_none(self._head) != maker:
+                # Shards of another encoder or other regions are of no use: descriptors must never be mixed.
+                self._delete_all_but_head()
+                self._head.write_text(json.dumps(maker), encoding="utf-8")
+            for names in sorted(folder.glob("shard-*.json")):
+                self._take(names)
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> Journal:
+        """The journal itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Lets the next build in; what was not flushed is lost."""
+        self.close()
 
     def _take(self, names: Path) -> None:
         """Takes one shard over if it is whole; a torn one is left out and its pictures are embedded again."""
@@ -89,9 +106,62 @@ class Journal:
         data, row = self.known[digest]
         return np.load(data, mmap_mode="r", allow_pickle=False)[row]
 
+    def leave(self) -> None:
+        """Ends a build that was cut short: writes what is fresh, or deletes the journal if nothing was done.
+
+        Raises:
+            OSError: if a shard cannot be written.
+        """
+        self.flush()
+        if not self.known:
+            self.remove()
+
     def remove(self) -> None:
-        """Deletes the journal: the index has everything."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Deletes the journal: the index has everything. What cannot be deleted stays for the next build to use."""
+        with suppress(OSError):
+            self._delete_all_but_head()
+            self.close()  # Windows deletes no open file
+            shutil.rmtree(self.folder)
+
+    def close(self) -> None:
+        """Lets the next build in; may be called again."""
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def _delete_all_but_head(self) -> None:
+        # Were the head to go first, a kill would leave a folder that is not known as ours any more.
+        for path in self.folder.iterdir():
+            if path != self._head:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _locked(path: Path) -> IO[str]:
+    """Opens a file (made if missing) and locks it; closing it, or the end of the process however it comes, unlocks.
+
+    Raises:
+        IndexFolderError: if another build holds the lock.
+    """
+    file = open(path, "a", encoding="utf-8")
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            # Far behind the text, because on Windows a locked byte cannot be read.
+            os.lseek(file.fileno(), 1 << 30, os.SEEK_SET)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise IndexFolderError(
+            f"Another index command is using {path.parent}: wait until it has ended, or choose another --out."
+        ) from error
+    except OSError:
+        pass  # a file system without locks: as safe as the person who starts the builds
+    return file
 
 
 def _json_or_none(path: Path) -> object:

@@ -1,7 +1,7 @@
 """The one place where bytes become a picture: upright, 8-bit RGB, whole, or one sentence saying why not.
 
 Pictures come from strangers (uploads, downloads, memory cards), so that three things are checked before any
-pixel is decoded: that the file is there and of a listed kind, that its plugin is one of the eight named here
+pixel is decoded: that the file is there and of a listed kind, that its plugin is one of the seven named here
 (Pillow has others that start programs or read exotic containers), and that its header does not promise more
 pixels than fit in memory. Whatever a decoder then raises ends as a `PictureError`.
 """

@@ -68,6 +68,22 @@ class Pyramid:
             cells.append(np.stack([x[col], y[row], x[col + 1], y[row + 1]], axis=1))
         return np.concatenate(cells)
 
+    def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
+        """One row of `boxes`, (4,) float64 xyxy in pixels, without making the others: a ranking needs one a picture.
+
+        Args:
+            width: picture width in pixels, at least 1.
+            height: picture height in pixels, at least 1.
+            cell: the patch's number within its picture, from 0.
+
+        Example:
+            >>> Pyramid(2).box(640, 480, 2)
+            array([320.,   0., 640., 240.])
+        """
+        n = level_of(cell)
+        row, col = divmod(cell - patches_up_to(n - 1), n)
+        return np.array([col * width / n, row * height / n, (col + 1) * width / n, (row + 1) * height / n])
+
 
 def patches_up_to(level: int) -> int:
     """Patches of the grids 1x1 .. level x level: 1, 5, 14, 30, 55, 91."""

@@ -163,7 +163,7 @@ BAD: dict[str, tuple[Maker, str]] = {
     "missing": (missing, "There is no file"),
     "below_a_file": (below_a_file, "There is no file"),
     "a_folder": (a_folder, "is a folder, not a picture"),
-    "a_pipe": (a_pipe, "is a device or pipe"),
+    **({"a_pipe": (a_pipe, "is a device or pipe")} if hasattr(os, "mkfifo") else {}),  # Windows has none
     "empty": (empty, "is empty (0 bytes)"),
     "text": (text, "is not a picture of a kind that is read here"),
     "text_beginning_like_bmp": (text_beginning_like_bmp, "is not a picture of a kind that is read here"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import shutil
@@ -282,6 +283,81 @@ def test_a_killed_build_goes_on(photos, out, whole):
     report = indexed(read_folder(photos), out)
     assert (report.embedded, report.reused) == (6, 6)  # two shards of three were on the disk
     assert snapshot(out) == whole
+
+
+class _Killer:
+    """Ends what is running at its n-th change to the disk, by an audit hook: those hear of every change."""
+
+    CHANGES = frozenset({"os.rename", "os.remove", "os.rmdir", "os.mkdir"})
+
+    def __init__(self):
+        self.left = None
+        sys.addaudithook(self.hear)  # for good; it hears nothing while `left` is None
+
+    def hear(self, event, arguments):
+        if self.left is None or (
+            event not in self.CHANGES
+            and not (event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+"))
+        ):
+            return
+        if self.left == 0:
+            raise SystemExit("killed")
+        self.left -= 1
+
+    def kills(self, number, work):
+        """Whether `work` got as far as its write number `number` (from 0), where it ends."""
+        self.left = number
+        try:
+            work()
+        except SystemExit:
+            return True
+        finally:
+            self.left = None
+        return False
+
+
+@pytest.fixture(scope="module")
+def killer():
+    return _Killer()
+
+
+@pytest.mark.parametrize("change", ["none before", "more pictures", "fewer pictures"])
+def test_a_build_killed_at_any_write_goes_on(tmp_path, killer, monkeypatch, change):
+    photos = write_pictures(tmp_path / "photos", range(5))
+    if change != "none before":
+        indexed(read_folder(photos), tmp_path / "before", regions=Pyramid(1))
+    if change == "more pictures":
+        write_pictures(photos, [20, 21, 22])
+    elif change == "fewer pictures":
+        (photos / "0001.png").unlink()
+    gallery = read_folder(photos)
+    (tmp_path / "whole").mkdir()
+    indexed(gallery, tmp_path / "whole" / "idx", regions=Pyramid(1))
+    real = os.scandir
+    # Some file systems list folders by name, so that the journal's head is what rmtree() deletes first.
+    monkeypatch.setattr(os, "scandir", lambda path: contextlib.nullcontext(sorted(real(path), key=lambda e: e.name)))
+
+    number, killed = 0, True
+    while killed:
+        out = tmp_path / str(number) / "idx"
+        out.parent.mkdir()
+        if change != "none before":
+            shutil.copytree(tmp_path / "before", out)
+        killed = killer.kills(number, lambda out=out: indexed(gallery, out, regions=Pyramid(1), shard_images=2))
+        indexed(gallery, out, regions=Pyramid(1))
+        assert snapshot(out.parent) == snapshot(tmp_path / "whole")  # and nothing beside it
+        number += 1
+    assert number > 10
+
+
+def test_two_builds_at_once_are_refused(photos, out, whole, refused):
+    def meanwhile(done, total):
+        if done == 5:
+            assert "Another index command" in refused(indexed, read_folder(photos), out)
+
+    assert indexed(read_folder(photos), out, progress=meanwhile, shard_images=2).embedded == 12
+    assert snapshot(out) == whole
+    assert nothing_beside(out)
 
 
 def _first_shard(journal, suffix):
@@ -666,3 +742,20 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
     assert 1 <= most <= 2  # the one being cut into crops, and the next one while it is read
     assert max(journals) == 16  # descriptors waiting for the disk
     assert faiss.read_index(str(out / "index.faiss")).ntotal == 300
+
+
+def test_memory_does_not_grow_with_what_a_codec_is_trained_on(photos, out, monkeypatch):
+    # Each picture's descriptors are a file mapped into memory, which must be let go before the next one.
+    real, given, most = journal.Journal.descriptors, [], 0
+
+    def descriptors(self, digest):
+        nonlocal most
+        found = real(self, digest)
+        given.append(weakref.ref(found))
+        most = max(most, sum(array() is not None for array in given))
+        return found
+
+    monkeypatch.setattr(journal.Journal, "descriptors", descriptors)
+    indexed(read_folder(photos), out, factory="SQ8")
+    assert len(given) == 2 * 12  # to train, and to fill
+    assert most <= 2

@@ -157,6 +157,8 @@ def test_json_has_the_stable_keys(engine):
     assert (numbers["bytes_per_image"], numbers["images_per_s"], numbers["queries"]) == (40, 2.5, 1)
     assert [level["regions"] for level in numbers["levels"]] == ["pyramid:1", "pyramid:2"]
     assert numbers["levels"][0]["locscore"] == reports[0].report.locscore
+    # The finest level's numbers stand on top in whatever order the levels were asked for.
+    assert as_json(reports[::-1], bytes_per_image=40, images_per_s=2.5)["map"] == reports[-1].report.map
 
 
 def test_cell_boxes_for_the_ceiling(engine):

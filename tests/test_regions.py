@@ -36,6 +36,14 @@ def test_boxes_are_those_of_the_slow_loop(levels, width, height):
 
 @PROPERTY
 @given(LEVELS, SIDES, SIDES)
+def test_one_box_is_its_row_of_all_boxes(levels, width, height):
+    pyramid = Pyramid(levels)
+    found = [pyramid.box(width, height, cell) for cell in range(pyramid.patches_per_image)]
+    np.testing.assert_array_equal(found, pyramid.boxes(width, height))
+
+
+@PROPERTY
+@given(LEVELS, SIDES, SIDES)
 def test_every_level_tiles_the_picture(levels, width, height):
     boxes = Pyramid(levels).boxes(width, height)
     assert len(boxes) == Pyramid(levels).patches_per_image == sum(n * n for n in range(1, levels + 1))

@@ -1,7 +1,8 @@
 """Folds batch normalisation into the convolution before it: the same function, fewer passes over memory.
 
 A frozen batch norm is a fixed scale and shift per channel, which the convolution's own weights can carry
-(torch.nn.utils.fusion). On two cores this halves the time of EfficientNet-Lite, whose layers are bound by memory.
+(torch.nn.utils.fusion). EfficientNet-Lite's layers are bound by memory, so fewer passes are less time; `bench encode`
+compares with the network as it was.
 """
 
 from __future__ import annotations
