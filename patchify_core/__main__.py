@@ -33,11 +33,13 @@ def parser() -> argparse.ArgumentParser:
     index = commands.add_parser("index", help="build or update an index of a dataset or a folder of pictures")
     index.add_argument("gallery", metavar="GALLERY", help="folder of pictures, or a dataset with annotations.json")
     index.add_argument("--out", required=True, metavar="INDEX", help="index folder to make or update")
+    index.add_argument("--json", action="store_true", help="print what was done as JSON")
     _index_options(index)
 
     search = commands.add_parser("search", help="find the pictures that hold the query's object")
     search.add_argument("index", metavar="INDEX", help="index folder")
-    search.add_argument("picture", metavar="PICTURE", help="query picture")
+    search.add_argument("picture", nargs="?", metavar="PICTURE", help="query picture (or give --text)")
+    search.add_argument("--text", metavar="WORDS", help="search with words instead; needs an index by open_clip")
     search.add_argument("--box", metavar="x1,y1,x2,y2", help="the object in the query, pixels of the upright picture")
     search.add_argument("--top", type=int, default=10, metavar="K", help="results (default 10)")
     search.add_argument("--level", type=int, metavar="N", help="finest grid to use, 1 = whole pictures (default: all)")
@@ -66,7 +68,11 @@ def parser() -> argparse.ArgumentParser:
 
 def _index_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "--encoder", default=DEFAULT_ENCODER, metavar="SPEC", help="effnet-lite0 (default) or effnet-lite2"
+        "--encoder",
+        default=DEFAULT_ENCODER,
+        metavar="SPEC",
+        help="effnet-lite0 (default), effnet-lite1, effnet-lite2; open_clip:ARCH/TAG, open_clip:ARCH/FILE, timm:NAME "
+        "(downloaded when first used), timm:NAME@FILE",
     )
     command.add_argument(
         "--regions", default=DEFAULT_REGIONS, metavar="SPEC", help="pyramid:N, N from 1 to 6 (default pyramid:4)"

@@ -76,9 +76,9 @@ class BuildReport:
     seconds: float
 
     @property
-    def images_per_s(self) -> float:
-        """Embedded pictures a second; 0 when nothing had to be embedded."""
-        return self.embedded / self.seconds if self.embedded else 0.0
+    def images_per_s(self) -> float | None:
+        """Embedded pictures a second; None when nothing had to be embedded."""
+        return self.embedded / self.seconds if self.embedded else None
 
 
 def build_index(

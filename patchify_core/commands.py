@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -45,21 +46,31 @@ def index(arguments: argparse.Namespace) -> int:
     regions = parse_regions(arguments.regions)
     gallery = read_gallery(arguments.gallery)
     report = _build(gallery, Path(arguments.out), load_encoder(arguments.encoder), arguments)
-    size = sum(path.stat().st_size for path in Path(arguments.out).iterdir()) / 1e6
+    size = sum(path.stat().st_size for path in Path(arguments.out).iterdir())
+    if arguments.json:
+        numbers = asdict(report) | {"images_per_s": report.images_per_s, "bytes": size, "index": arguments.out}
+        numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in report.skipped]
+        print(json.dumps(numbers, indent=1))
+        return _say_skipped(report)
+    speed = f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s" if report.embedded else "nothing to embed"
     print(
-        f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size:.1f} MB; "
-        f"{report.embedded} embedded, {report.reused} already known; "
-        f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s"
+        f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
+        f"{report.embedded} embedded, {report.reused} already known; {speed}"
     )
     return _say_skipped(report)
 
 
 def search(arguments: argparse.Namespace) -> int:
-    """Prints the best matches of one query picture."""
+    """Prints the best matches of one query: a picture or words."""
+    if (arguments.picture is None) == (arguments.text is None):
+        raise PatchifyError("Give either PICTURE or --text WORDS to search with: exactly one of the two.")
     box = parse_box(arguments.box) if arguments.box else None
     engine = Patchify.open(arguments.index)
-    matches = engine.search(Path(arguments.picture), box, arguments.top, arguments.level)
+    picture = None if arguments.picture is None else Path(arguments.picture)
+    matches = engine.search(picture, box, arguments.top, arguments.level, text=arguments.text)
     root = engine.index.root or Path()
+    # A result must be the picture that was indexed, or its box would lie on another one.
+    engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])
     if arguments.draw:
         save(sheet(matches, root), Path(arguments.draw))
     if arguments.json:
@@ -122,7 +133,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
         )
     if numbers["left_out"]:
         print(f"left out, without a positive: queries {', '.join(map(str, numbers['left_out']))}")
-    print(f"{built.images_per_s:.2f} pictures/s indexed, {engine.index.bytes_per_image:.0f} bytes a picture")
+    speed = f"{built.images_per_s:.2f} pictures/s indexed" if built.embedded else "indexed before"
+    print(f"{speed}, {engine.index.bytes_per_image:.0f} bytes a picture")
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
     return 0

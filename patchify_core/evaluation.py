@@ -103,7 +103,7 @@ def _check_same_images(gallery: Gallery, engine: Patchify) -> None:
         )
 
 
-def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s: float) -> dict[str, Any]:
+def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s: float | None) -> dict[str, Any]:
     """The finest level's numbers under the stable keys, and every level's beneath `levels`."""
     finest = max(reports, key=lambda report: report.level)
     return {

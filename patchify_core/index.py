@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -206,17 +206,19 @@ class PatchIndex:
                 f"use --encoder {self.encoder.spec} or build a new index."
             )
 
-    def check_pictures(self, root: Path, *, content: bool = False) -> None:
+    def check_pictures(self, root: Path, *, content: bool = False, rows: Iterable[int] | None = None) -> None:
         """Checks that the pictures under `root` are the indexed ones.
 
         Args:
             root: the gallery's root.
             content: compare digests (reads every file) instead of sizes in bytes.
+            rows: check only the pictures in these rows; all of them by default.
 
         Raises:
             IndexFolderError: if a picture is missing or another one than was indexed.
         """
-        for image in self.images:
+        for row in range(len(self.images)) if rows is None else rows:
+            image = self.images[row]
             path = root / image.file_name
             try:
                 same = path.stat().st_size == image.bytes and (not content or sha256_of_file(path) == image.sha256)

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.boxes import checked_box
-from patchify_core.encoders import Encoder, load_encoder
+from patchify_core.encoders import Encoder, TextEncoder, load_encoder
+from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features import describe
 from patchify_core.index import PatchIndex
 from patchify_core.pictures import read_picture, upright
@@ -118,25 +119,53 @@ class Patchify:
         region = whole if box is None else checked_box(box, image.width, image.height)
         return describe(image, region, self.encoder)[0]
 
+    def describe_text(self, words: str) -> NDArray[np.float32]:
+        """One descriptor of words, in the space of the pictures.
+
+        Args:
+            words: what to look for, e.g. `a red kettle`.
+
+        Returns:
+            (D,) float32 of length 1.
+
+        Raises:
+            EncoderError: if there are no words, or this index's encoder knows pictures only.
+        """
+        if not isinstance(self.encoder, TextEncoder):
+            raise EncoderError(
+                f"{self.encoder.info.spec} understands pictures only: for words, make the index with an open_clip "
+                "encoder such as open_clip:ViT-B-32/laion2b_s34b_b79k, or search with a picture."
+            )
+        return self.encoder.encode_text(words)
+
     def search(
         self,
-        picture: str | Path | bytes | Image,
+        picture: str | Path | bytes | Image | None = None,
         box: ArrayLike | None = None,
         top: int | None = SearchSettings.top,
         level: int | None = None,
+        *,
+        text: str | None = None,
     ) -> list[Match]:
         """Finds the gallery pictures that hold the query's object, best first.
 
         Args:
-            picture: see `describe_query`.
+            picture: see `describe_query`; either this or `text`.
             box: see `describe_query`.
             top: pictures wanted; None for the whole ranking.
             level: finest grid to use (1 = whole pictures, the global baseline); None for all of the index's.
+            text: see `describe_text`.
 
         Raises:
-            PatchifyError: one sentence, for a bad picture, box, `top` or `level`.
+            PatchifyError: one sentence, for a bad picture, box, text, `top` or `level`.
         """
-        return self.search_descriptor(self.describe_query(picture, box), top, level)
+        if (picture is None) == (text is None):
+            raise PatchifyError("Search with either a picture or words: exactly one of the two.")
+        if picture is not None:
+            return self.search_descriptor(self.describe_query(picture, box), top, level)
+        if box is not None:
+            raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
+        return self.search_descriptor(self.describe_text(text or ""), top, level)
 
     def search_descriptor(
         self, query: NDArray[np.float32], top: int | None = SearchSettings.top, level: int | None = None
@@ -162,4 +191,5 @@ class Patchify:
 
     def _match(self, row: int, score: float, cell: int) -> Match:
         image = self.index.images[row]
-        return Match(image.id, score, self.index.boxes_of(row)[cell], cell, image.file_name)
+        box = self.index.regions.box(image.width, image.height, cell)
+        return Match(image.id, score, box, cell, image.file_name)

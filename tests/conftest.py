@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from patchify_core.retrieval import Patchify
 from tests.tiny import TinyEncoder
 
 ROOT = Path(__file__).parents[1]
+
+os.environ.setdefault("PATCHIFY_DEVICE", "cpu")  # the numbers that the tests know are the processor's
 
 
 @pytest.fixture(scope="session")

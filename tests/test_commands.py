@@ -14,12 +14,14 @@ from pathlib import Path
 import pytest
 
 from patchify_core import __version__, commands
-from patchify_core.__main__ import main
-from patchify_core.encoders import load_encoder
+from patchify_core.__main__ import main, parser
+from patchify_core.build import BuildSettings
+from patchify_core.encoders import DEFAULT_ENCODER, load_encoder
 from patchify_core.evaluation import evaluate
 from patchify_core.gallery import read_coco
 from patchify_core.index import PatchIndex
-from patchify_core.retrieval import Patchify
+from patchify_core.regions import Pyramid
+from patchify_core.retrieval import Patchify, SearchSettings
 from tests.bad_pictures import BAD, text, truncated_jpeg
 from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures
 
@@ -182,7 +184,7 @@ def test_evaluate_prints_a_table_and_writes_json(run, dataset, tmp_path):
     # Again: nothing is embedded, and the numbers are the same.
     assert run("evaluate", dataset, "--regions", "pyramid:3", "--json", file, "--index", kept)[0] == DONE
     again = json.loads(file.read_text(encoding="utf-8"))
-    assert again["images_per_s"] == 0 and again["map"] == numbers["map"]
+    assert again["images_per_s"] is None and again["map"] == numbers["map"]
 
 
 def test_evaluate_leaves_nothing_behind(run, dataset, tmp_path, monkeypatch):
@@ -450,6 +452,14 @@ except SystemExit as stopped:
 """
 
 
+def test_defaults_are_those_of_the_rooms():
+    # The command line writes them down once more, because it imports none of the rooms before it must.
+    index = parser().parse_args(["index", "gallery", "--out", "idx"])
+    settings = (DEFAULT_ENCODER, Pyramid().spec, BuildSettings().factory)
+    assert (index.encoder, index.regions, index.factory) == settings
+    assert parser().parse_args(["search", "idx", "picture"]).top == SearchSettings().top
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["--version"]])
 def test_help_waits_for_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", LISTED, *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -494,3 +504,38 @@ def test_the_pictures_own_name_in_an_error(idx, tmp_path):
     picture(1).save(tmp_path / "grün.png")
     done = process("search", idx, tmp_path / "grün.jpg", env=os.environ | {"PYTHONIOENCODING": "ascii"})
     assert done.returncode == REFUSED and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+# What is shown must be what was indexed -------------------------------------------------------------------
+
+
+def test_search_refuses_a_picture_that_was_replaced(tmp_path, capsys):
+    photos = write_pictures(tmp_path / "photos", range(4))
+    names = sorted(path.name for path in photos.iterdir())
+    assert process("index", photos, "--out", tmp_path / "idx", "--regions", "pyramid:1").returncode == 0
+    query = tmp_path / "query.png"
+    shutil.copy(photos / names[0], query)
+    assert process("search", tmp_path / "idx", query).returncode == 0
+    shutil.copy(photos / names[1], photos / names[2])
+    done = process("search", tmp_path / "idx", query)
+    assert done.returncode == 2
+    assert f"{names[2]} in" in done.stderr and "not the picture that was indexed" in done.stderr
+    (photos / names[2]).unlink()
+    done = process("search", tmp_path / "idx", query)
+    assert done.returncode == 2
+    assert "run the index command again" in done.stderr
+    # A picture that is not shown is not looked at.
+    assert process("search", tmp_path / "idx", query, "--top", 1).returncode == 0
+
+
+def test_index_says_what_it_did_as_json(tmp_path):
+    photos = write_pictures(tmp_path / "photos", range(3))
+    (photos / "broken.jpg").write_bytes(b"words")
+    done = process("index", photos, "--out", tmp_path / "idx", "--regions", "pyramid:1", "--json")
+    numbers = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert (numbers["images"], numbers["embedded"], numbers["reused"]) == (3, 3, 0)
+    assert [entry["file"] for entry in numbers["skipped"]] == ["broken.jpg"]
+    assert numbers["images_per_s"] > 0
+    again = json.loads(process("index", photos, "--out", tmp_path / "idx", "--regions", "pyramid:1", "--json").stdout)
+    assert (again["embedded"], again["reused"], again["images_per_s"]) == (0, 3, None)

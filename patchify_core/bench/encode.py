@@ -11,9 +11,9 @@ from patchify_core.encoders import load_encoder
 from patchify_core.encoders.effnet import LITE_MODELS, plain_network
 from patchify_core.features import describe_many
 from patchify_core.gallery import read_coco
+from patchify_core.paths import SAMPLE_DB
 from patchify_core.pictures import read_picture
 from patchify_core.regions import Pyramid
-from patchify_core.web.launch import ROOT
 
 PICTURES, RUNS = 4, 3
 
@@ -27,7 +27,7 @@ def measure() -> dict[str, Any]:
     model = LITE_MODELS[encoder.info.spec]
     network = plain_network(model)
     pyramid = Pyramid(4)
-    images = read_coco(ROOT / "sample_db").images[:PICTURES]
+    images = read_coco(SAMPLE_DB).images[:PICTURES]
     found: dict[str, list[np.ndarray]] = {}
 
     def ours() -> None:

@@ -11,8 +11,8 @@ import urllib.request
 from typing import Any
 
 from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.paths import ROOT, SAMPLE_DB
 from patchify_core.pictures import read_picture
-from patchify_core.web.launch import ROOT
 
 RUNS, START_LIMIT_S = 7, 120.0
 
@@ -24,7 +24,7 @@ def measure() -> dict[str, Any]:
     from patchify_core.web.page import Page, file_url
     from patchify_core.web.showcase import Showcase
 
-    showcase = Showcase(ROOT / "sample_db")
+    showcase = Showcase(SAMPLE_DB)
     page = Page(showcase)
     query = showcase.gallery.queries[0]
     stream = io.BytesIO()

@@ -9,8 +9,8 @@ import numpy as np
 from patchify_core.bench.timing import in_turn, print_table
 from patchify_core.encoders import load_encoder
 from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.paths import SAMPLE_DB
 from patchify_core.regions import Pyramid
-from patchify_core.web.launch import ROOT
 
 SIZES, RUNS, TOP = (164, 1640), 5, 10
 
@@ -22,7 +22,7 @@ def measure() -> dict[str, Any]:
     """
     import faiss
 
-    bundled = PatchIndex.load(ROOT / "sample_db" / "index")
+    bundled = PatchIndex.load(SAMPLE_DB / "index")
     encoder = load_encoder(bundled.encoder.spec)
     pyramid = Pyramid(4)
     base = np.concatenate([bundled.descriptors_of(row) for row in range(len(bundled.images))])

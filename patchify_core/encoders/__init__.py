@@ -1,14 +1,34 @@
-"""A registry of encoder specs: `load_encoder("effnet-lite0")` is a frozen encoder, or one sentence saying why not."""
+"""A registry of encoder specs: `load_encoder("effnet-lite0")` is a frozen encoder, or one sentence saying why not.
+
+effnet-lite0, effnet-lite1, effnet-lite2    bundled: their weights come inside pip packages
+open_clip:ARCH/TAG                          any open_clip model; downloaded when first used; takes words as a query
+open_clip:ARCH/FILE                         the same with a local checkpoint (PyTorch or safetensors)
+timm:NAME                                   any timm model, e.g. timm:vit_small_patch14_dinov2.lvd142m
+timm:NAME@FILE                              the same with a local checkpoint
+"""
 
 from __future__ import annotations
 
-from patchify_core.encoders.base import Encoder, EncoderInfo, EncoderSettings
+from patchify_core.encoders.base import Encoder, EncoderInfo, EncoderSettings, TextEncoder
+from patchify_core.encoders.checkpoints import nearest
 from patchify_core.encoders.effnet import LITE_MODELS
 from patchify_core.errors import EncoderError
 
 DEFAULT_ENCODER = "effnet-lite0"
 
-__all__ = ["DEFAULT_ENCODER", "Encoder", "EncoderInfo", "EncoderSettings", "encoder_specs", "load_encoder"]
+FORMS = ("open_clip:ARCH/TAG", "open_clip:ARCH/FILE", "timm:NAME", "timm:NAME@FILE")
+"""How encoders that are not bundled are asked for."""
+
+__all__ = [
+    "DEFAULT_ENCODER",
+    "FORMS",
+    "Encoder",
+    "EncoderInfo",
+    "EncoderSettings",
+    "TextEncoder",
+    "encoder_specs",
+    "load_encoder",
+]
 
 
 def encoder_specs() -> tuple[str, ...]:
@@ -20,15 +40,30 @@ def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None =
     """Loads a frozen encoder.
 
     Args:
-        spec: e.g. `effnet-lite0`.
+        spec: a bundled one, or one of `FORMS`, e.g. `open_clip:ViT-B-16-SigLIP/webli`.
         settings: see `EncoderSettings`.
 
     Raises:
         EncoderError: if the spec is unknown or its weights cannot be had.
     """
-    model = LITE_MODELS.get(spec)
-    if model is None:
-        raise EncoderError(f"Unknown encoder '{spec}': choose one of {', '.join(encoder_specs())}.")
-    from patchify_core.encoders.effnet import EffNetLite
+    family, _, rest = spec.partition(":")
+    if spec in LITE_MODELS:
+        from patchify_core.encoders.effnet import EffNetLite
 
-    return EffNetLite(model, settings)
+        return EffNetLite(LITE_MODELS[spec], settings)
+    arch, _, weights = rest.partition("/")
+    if family == "open_clip" and arch and weights:
+        from patchify_core.encoders.open_clip import OpenClipEncoder
+
+        return OpenClipEncoder(spec, settings)
+    name, at, file = rest.partition("@")
+    if family == "timm" and name and bool(at) == bool(file):
+        from patchify_core.encoders.timm_models import TimmEncoder
+
+        return TimmEncoder(spec, settings)
+    known = (*LITE_MODELS, *FORMS)
+    if ":" in spec:  # the family alone says which form was meant
+        hint = nearest(f"{family}:", sorted({form.partition(":")[0] + ":" for form in FORMS}))
+    else:
+        hint = nearest(spec, known)
+    raise EncoderError(f"Unknown encoder '{spec}'{hint}: choose one of {', '.join(known)}.")

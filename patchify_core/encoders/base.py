@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -69,11 +70,34 @@ class Encoder(Protocol):
         ...
 
 
+@runtime_checkable
+class TextEncoder(Protocol):
+    """An encoder that describes words in the same space as pictures."""
+
+    def encode_text(self, words: str) -> NDArray[np.float32]:
+        """Describes words.
+
+        Args:
+            words: what the picture shows, e.g. `a red kettle`.
+
+        Returns:
+            (D,) float32 of length 1.
+
+        Raises:
+            EncoderError: if there are no words, or the encoder's vocabulary cannot be had.
+        """
+        ...
+
+
 def _threads_of_environment() -> int:
     text = os.environ.get("PATCHIFY_THREADS", "").strip() or "0"
     if not (text.isascii() and text.isdigit() and len(text) < 4):
         raise EncoderError(f"PATCHIFY_THREADS is {text!r}: give it a number of threads from 0 to 999.")
     return int(text)
+
+
+def _device_of_environment() -> str:
+    return os.environ.get("PATCHIFY_DEVICE", "").strip().lower() or "auto"
 
 
 @dataclass(frozen=True)
@@ -83,6 +107,19 @@ class EncoderSettings:
     Attributes:
         threads: processor threads that the network uses; 0 leaves torch's own choice. By default what the
             environment variable PATCHIFY_THREADS says.
+        device: `auto` (the fastest of cuda, mps and cpu that this machine has), `cpu`, `mps`, `cuda` or `cuda:N`.
+            By default what the environment variable PATCHIFY_DEVICE says, else `auto`.
+
+    Raises:
+        EncoderError: if the device is none of these.
     """
 
     threads: int = field(default_factory=_threads_of_environment)
+    device: str = field(default_factory=_device_of_environment)
+
+    def __post_init__(self) -> None:
+        """Checks the form only; whether the machine has the device is seen when a network is loaded."""
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII):
+            raise EncoderError(
+                f"The device (PATCHIFY_DEVICE) is {self.device!r}: choose auto, cpu, cuda, cuda:1 or mps."
+            )

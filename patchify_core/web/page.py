@@ -14,10 +14,9 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from patchify_core.boxes import as_boxes
 from patchify_core.errors import PatchifyError, PictureError
+from patchify_core.paths import ASSETS
 from patchify_core.web import views
 from patchify_core.web.showcase import Answer, Question, Showcase
-
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
 
 UNKNOWN_OBJECT = "I don't know (no score)"
 

@@ -140,10 +140,12 @@ class Showcase:
     @cached_property
     def engine(self) -> Patchify:
         """Index and encoder. The encoder is loaded when it is first needed."""
-        with self._loading:
-            from patchify_core.encoders import load_encoder
+        from patchify_core.encoders import load_encoder
 
-            return Patchify(self.index, self._encoder or load_encoder(self.index.encoder.spec, self._settings))
+        with self._loading:  # two first visitors must not both load it: cached_property has no lock of its own
+            if self._encoder is None:
+                self._encoder = load_encoder(self.index.encoder.spec, self._settings)
+            return Patchify(self.index, self._encoder)
 
     @property
     def levels(self) -> int:

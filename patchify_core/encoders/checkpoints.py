@@ -1,0 +1,91 @@
+"""Is this file a checkpoint, and which one: checked before a library loads it, and never by running what it says."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from patchify_core.digests import sha256_of_file
+from patchify_core.errors import EncoderError
+
+WAY_OUT = "or use effnet-lite0, which comes with the program"
+"""How every refusal ends, because this one encoder needs neither a network nor a file."""
+
+UNSTATED_LICENCE = "unknown: see the model card"
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` (the nearest is X)`, to be put into a sentence that refuses `word`; empty if nothing comes near."""
+    found = difflib.get_close_matches(word, known, 1, 0.4)
+    return f" (the nearest is {found[0]})" if found else ""
+
+
+def local_checkpoint(text: str) -> Path:
+    """The checkpoint file that a spec names, as an absolute path: an index must find it from any folder.
+
+    Raises:
+        EncoderError: if there is no such file.
+    """
+    path = Path(text).expanduser().absolute()
+    if not path.is_file():
+        raise EncoderError(f"There is no checkpoint {path}: check its name, {WAY_OUT}.")
+    return path
+
+
+def checked_digest(path: Path) -> str:
+    """SHA-256 of a checkpoint file, once it has shown that it holds tensors and nothing that would have to be run.
+
+    PyTorch files are read by the restricted unpickler (weights_only) and mapped, not copied, so that this costs
+    little beside the digest; of a safetensors file only the header is read, which says how long the file must be.
+
+    Raises:
+        EncoderError: if the file cannot be read, is cut short, is something else, or contains code.
+    """
+    try:
+        held = _tensors_of(path)
+        digest = sha256_of_file(path)
+    except OSError as error:
+        raise EncoderError(f"{path} cannot be read ({error.strerror or 'damaged'}): {WAY_OUT}.") from error
+    if not held:
+        raise EncoderError(f"{path} holds no weights: give another checkpoint, {WAY_OUT}.")
+    return digest
+
+
+def _tensors_of(path: Path) -> int:
+    """Number of named tensors in the file."""
+    refused = EncoderError(
+        f"{path} is not a whole checkpoint of tensors alone (PyTorch state dict or safetensors), so it was not "
+        f"loaded: give another file, {WAY_OUT}."
+    )
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError, safe_open
+
+        try:
+            with safe_open(path, "pt") as file:
+                return len(file.keys())
+        except SafetensorError as error:
+            raise refused from error
+    import torch
+
+    try:
+        try:
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # the format of before 2020 cannot be mapped
+            found = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # bytes of any kind fail in any way: pickle, zip, EOF, key, type, runtime ...
+        raise refused from error
+    return _count(found)
+
+
+def _count(found: Any) -> int:
+    """Tensors in a state dict, or in the one that a training checkpoint holds beside its optimiser."""
+    import torch
+
+    if not isinstance(found, Mapping):
+        return 0
+    named = sum(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items())
+    return named or max((_count(value) for value in found.values() if isinstance(value, Mapping)), default=0)

@@ -1,0 +1,59 @@
+"""Where a network runs, and with which numbers: chosen once, when it is loaded."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from patchify_core.encoders.base import EncoderSettings
+from patchify_core.errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
+
+
+def choose_device(settings: EncoderSettings) -> torch.device:
+    """The device that the settings ask for; for `auto` the fastest kind that this machine has.
+
+    Args:
+        settings: `settings.device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
+
+    Raises:
+        EncoderError: if this machine has no such device.
+    """
+    import torch
+
+    cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+    if settings.device == "auto":
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    device = torch.device(settings.device)
+    if device.type == "cuda":
+        found = cuda and (device.index or 0) < torch.cuda.device_count()
+    else:
+        found = device.type == "cpu" or mps
+    if not found:
+        raise EncoderError(
+            f"This machine has no device '{settings.device}' that torch can use: "
+            "set PATCHIFY_DEVICE to auto or cpu, or unset it."
+        )
+    return device
+
+
+def use_threads(settings: EncoderSettings) -> None:
+    """Gives torch the number of processor threads that the settings ask for; 0 leaves its own choice."""
+    import torch
+
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+
+
+def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
+    """Half precision where that is faster, which is on CUDA; nothing elsewhere.
+
+    bfloat16 where the card has it: large activations of some vision transformers overflow float16.
+    """
+    import torch
+
+    if device.type != "cuda":
+        return nullcontext()
+    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)

@@ -1,0 +1,179 @@
+"""Any model of open_clip (CLIP, SigLIP, MobileCLIP, EVA, PE ...): `open_clip:<arch>/<tag or path to a checkpoint>`.
+
+Pictures and words are described in one space, so an index made with such an encoder can be asked in words too.
+Boxes are squashed to the model's square, not centre-cropped; see `square.py`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.checkpoints import UNSTATED_LICENCE, WAY_OUT, checked_digest, local_checkpoint, nearest
+from patchify_core.encoders.devices import choose_device, mixed_precision, use_threads
+from patchify_core.encoders.hub import hub_file, require_hub
+from patchify_core.encoders.square import Look, SquareEncoder, square_side, unit_rows
+from patchify_core.errors import EncoderError
+
+PREFIX = "open_clip:"
+
+_COLOURS = ("mean", "std", "interpolation")
+
+
+class OpenClipEncoder(SquareEncoder):
+    """A frozen image-text model of open_clip; satisfies `Encoder` and `TextEncoder`.
+
+    Args:
+        spec: e.g. `open_clip:ViT-B-16-SigLIP/webli` or `open_clip:ViT-B-32/weights/mine.safetensors`.
+        settings: see `EncoderSettings`.
+
+    Raises:
+        EncoderError: if the architecture or tag is unknown, the weights cannot be had, or the file is not a
+            checkpoint of that architecture.
+    """
+
+    def __init__(self, spec: str, settings: EncoderSettings | None = None) -> None:
+        """Finds, checks and loads the weights; the first time a tag is used they are downloaded."""
+        import open_clip
+        import torch
+
+        settings = settings or EncoderSettings()
+        device = choose_device(settings)
+        use_threads(settings)
+        arch, _, weights = spec.removeprefix(PREFIX).partition("/")
+        config = _config(arch, spec)
+        tag = dict(open_clip.get_pretrained_cfg(arch, weights))
+        if tag:
+            path = _weights_of(tag, spec)
+        else:
+            path = _local(arch, weights)
+            spec = f"{PREFIX}{arch}/{path}"
+        digest = checked_digest(path)
+        try:
+            network: Any = open_clip.create_model(
+                arch,
+                pretrained=str(path),
+                # Weights that were trained with QuickGELU are wrong with the exact one, and only the tag knows.
+                force_quick_gelu=bool(tag.get("quick_gelu")),
+                force_preprocess_cfg={key: (tag or _agreed(arch)).get(key) for key in _COLOURS},
+                require_pretrained=True,
+                weights_only=True,
+            )
+        except Exception as error:  # other tensors than the architecture's fail in any way: key, shape, attribute ...
+            raise EncoderError(
+                f"{path} is not a checkpoint of open_clip's {arch}: give the architecture it was made for, {WAY_OUT}."
+            ) from error
+        self.network = network.eval().requires_grad_(False).to(device)
+        seen = network.visual.preprocess_cfg
+        look = Look(
+            square_side(seen["size"], spec), tuple(seen["mean"]), tuple(seen["std"]), str(seen["interpolation"])
+        )
+        with torch.inference_mode():
+            blank = torch.zeros(1, 3, look.side, look.side, device=device)
+            dim = int(network.encode_image(blank).shape[-1])
+        info = EncoderInfo(spec, dim, look.side, digest, "image tower", UNSTATED_LICENCE)
+        super().__init__(network.encode_image, look, info, device)
+        self._arch, self._text_config = arch, config["text_cfg"]
+        self._tokenizer: Any = None
+
+    def encode_text(self, words: str) -> NDArray[np.float32]:
+        """Describes words in the space of the pictures.
+
+        Args:
+            words: e.g. `a red kettle`; what is longer than the model's context (often 77 tokens) is cut off.
+
+        Returns:
+            (D,) float32 of length 1.
+
+        Raises:
+            EncoderError: if there are no words, or the model's vocabulary cannot be had.
+        """
+        import torch
+
+        if not words.strip():
+            raise EncoderError("There are no words to search for: describe the object, or give a picture.")
+        if self._tokenizer is None:
+            self._tokenizer = self._load_tokenizer()
+        tokens = self._tokenizer([words]).to(self.device)
+        with torch.inference_mode(), mixed_precision(self.device):
+            row: NDArray[np.float32] = unit_rows(self.network.encode_text(tokens), self._info.spec)[0]
+            return row
+
+    def _load_tokenizer(self) -> Any:
+        """CLIP's own vocabulary comes with open_clip; SigLIP's and others' are on the hub and need transformers."""
+        import open_clip
+
+        if not self._text_config.get("hf_tokenizer_name"):
+            return open_clip.get_tokenizer(self._arch)
+        spec = self._info.spec
+        _require_transformers(spec, "words with")
+        try:  # the cache first: with a network each of several files would be asked for, without one retried for long
+            return open_clip.get_tokenizer(self._arch, local_files_only=True)
+        except Exception:  # as below
+            require_hub(f"The vocabulary of {spec}")
+        try:
+            return open_clip.get_tokenizer(self._arch)
+        except Exception as error:  # transformers fails in many ways when a file is missing or does not suit it
+            raise EncoderError(
+                f"The vocabulary of {spec} cannot be had: search with a picture, or use a CLIP model such as "
+                "open_clip:ViT-B-32/laion2b_s34b_b79k."
+            ) from error
+
+
+def _config(arch: str, spec: str) -> dict[str, Any]:
+    """The architecture's configuration, checked."""
+    import open_clip
+
+    known = open_clip.list_models()
+    if arch not in known:
+        raise EncoderError(
+            f"open_clip has no model '{arch}'{nearest(arch, known)}: choose one that it lists, {WAY_OUT}."
+        )
+    config: dict[str, Any] = open_clip.get_model_config(arch)
+    if "hf_model_name" in config["text_cfg"]:
+        _require_transformers(spec, "the text side of")
+    return config
+
+
+def _weights_of(tag: dict[str, Any], spec: str) -> Path:
+    """The file that a tag stands for: safetensors where the hub has them, as in open_clip itself."""
+    repository, name = os.path.split(tag["hf_hub"])
+    name = name or "open_clip_pytorch_model.bin"
+    safe = "open_clip_model.safetensors" if name == "open_clip_pytorch_model.bin" else Path(name).stem + ".safetensors"
+    return hub_file(repository, (safe, name), spec)
+
+
+def _local(arch: str, weights: str) -> Path:
+    import open_clip
+
+    tags = open_clip.list_pretrained_tags_by_model(arch)
+    looks_like_a_tag = os.sep not in weights and "/" not in weights and not Path(weights).suffix
+    if looks_like_a_tag and not Path(weights).is_file():
+        raise EncoderError(
+            f"'{weights}' is neither a checkpoint nor a tag of open_clip's {arch}{nearest(weights, tags)}: "
+            f"choose another one, {WAY_OUT}."
+        )
+    return local_checkpoint(weights)
+
+
+def _agreed(arch: str) -> dict[str, Any]:
+    """The colours that all published weights of an architecture were trained with; nothing where they differ.
+
+    open_clip would take CLIP's for every local file, which is wrong for a SigLIP.
+    """
+    import open_clip
+
+    found = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
+    colours = [{key: cfg[key] for key in _COLOURS} for cfg in found]
+    return colours[0] if colours and all(other == colours[0] for other in colours) else {}
+
+
+def _require_transformers(spec: str, what: str) -> None:
+    if importlib.util.find_spec("transformers") is None:
+        raise EncoderError(f"For {what} {spec} one more package is needed: run `pip install transformers`, {WAY_OUT}.")

@@ -1,0 +1,199 @@
+"""Any image model of timm, DINOv2 and DINOv3 included: `timm:<name>`, or `timm:<name>@<path to a checkpoint>`.
+
+The descriptor is what the model itself gives for a picture once its classifier is taken off (class token, average
+pooling ...). Boxes are squashed to the model's square, not centre-cropped; see `square.py`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.checkpoints import UNSTATED_LICENCE, WAY_OUT, checked_digest, local_checkpoint, nearest
+from patchify_core.encoders.devices import choose_device, use_threads
+from patchify_core.encoders.hub import hub_file
+from patchify_core.encoders.square import Look, SquareEncoder, square_side
+from patchify_core.errors import EncoderError
+
+PREFIX = "timm:"
+
+HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
+
+MISSING_SHARE = 0.1
+"""More missing tensors than this, and the file is of another architecture even where timm is not strict."""
+
+
+class TimmEncoder(SquareEncoder):
+    """A frozen image model of timm without its classifier.
+
+    Args:
+        spec: e.g. `timm:vit_small_patch14_dinov2.lvd142m` or `timm:resnet50@weights/mine.pth`.
+        settings: see `EncoderSettings`.
+
+    Raises:
+        EncoderError: if the name is unknown, the weights cannot be had, or the file is not a checkpoint of that model.
+    """
+
+    def __init__(self, spec: str, settings: EncoderSettings | None = None) -> None:
+        """Finds, checks and loads the weights; the first time a name is used they are downloaded."""
+        import torch
+        from timm.data import resolve_data_config
+
+        settings = settings or EncoderSettings()
+        device = choose_device(settings)
+        use_threads(settings)
+        name, _, given = spec.removeprefix(PREFIX).partition("@")
+        published = _published(name)
+        seen = resolve_data_config(pretrained_cfg=published.to_dict())
+        look = Look(
+            square_side(seen["input_size"][1:], spec),
+            tuple(seen["mean"]),
+            tuple(seen["std"]),
+            str(seen["interpolation"]),
+        )
+        licence = published.license or UNSTATED_LICENCE
+        if given:
+            path = local_checkpoint(given)
+            spec = f"{PREFIX}{name}@{path}"
+            if "." not in name:  # no tag: the file may hold anything, timm's default weights or another's
+                licence = UNSTATED_LICENCE
+        else:
+            path = _published_file(published, spec)
+        if licence == "unknown":
+            licence = UNSTATED_LICENCE
+        digest = checked_digest(path)
+        network = _load(name, path, published)
+        self.network = network.eval().requires_grad_(False).to(device)
+        with torch.inference_mode():
+            found = network(torch.zeros(1, 3, look.side, look.side, device=device))
+        if not isinstance(found, torch.Tensor) or found.ndim != 2:
+            raise EncoderError(f"{spec} does not give one descriptor a picture: choose another model, {WAY_OUT}.")
+        pool = getattr(network, "global_pool", "")  # transformers name it here, others keep it in their head
+        pooling = pool if isinstance(pool, str) and pool else "the model's own"
+        info = EncoderInfo(spec, found.shape[1], look.side, digest, pooling, licence)
+        super().__init__(network, look, info, device)
+
+
+def _published(name: str) -> Any:
+    """What timm states about the weights of that name (its `PretrainedCfg`); checked.
+
+    Raises:
+        EncoderError: if timm has no such model or no such tag of it.
+    """
+    import timm
+    from timm.models import PretrainedCfg, get_pretrained_cfg
+
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        hint = nearest(architecture, timm.list_models())
+        raise EncoderError(f"timm has no model '{architecture}'{hint}: choose one that it lists, {WAY_OUT}.")
+    try:
+        return get_pretrained_cfg(name) or PretrainedCfg()
+    except RuntimeError as error:
+        tags = [other.partition(".")[2] for other in timm.list_models(f"{architecture}.*", pretrained=True)]
+        raise EncoderError(
+            f"timm has no weights '{tag}' for {architecture}{nearest(tag, tags)}: choose another one, {WAY_OUT}."
+        ) from error
+
+
+def _published_file(published: Any, spec: str) -> Path:
+    """The weights that timm names, downloaded if need be.
+
+    Raises:
+        EncoderError: if there are none, or they cannot be had.
+    """
+    if published.hf_hub_id:
+        return hub_file(published.hf_hub_id, HUB_NAMES, spec)
+    if not published.url:
+        raise EncoderError(f"timm has no weights for {spec}: give a checkpoint as {spec}@FILE, {WAY_OUT}.")
+    from timm.models._hub import download_cached_file
+
+    try:  # a few old models lie elsewhere than on the hub; urllib tries once and fails at once
+        return Path(download_cached_file(published.url, check_hash=True, progress=True))
+    except Exception as error:  # network, TLS, disk, digest
+        raise EncoderError(
+            f"The weights of {spec} cannot be downloaded now, and there is no copy on this machine: "
+            f"connect it to the network, name a local checkpoint as {spec}@FILE, {WAY_OUT}."
+        ) from error
+
+
+def _load(name: str, path: Path, published: Any) -> Any:
+    """The network with the file's weights and without its classifier.
+
+    timm compares all tensors only where the model has as many classes as the weights say; otherwise it would pass
+    over a file of another architecture in silence. So the model is built with the file's own number of classes.
+
+    Raises:
+        EncoderError: if the file does not hold this model's tensors.
+    """
+    import timm
+
+    last: Exception | None = None
+    for classes in _class_counts(path, published):
+        try:
+            with _missing_tensors() as missing:
+                network: Any = timm.create_model(
+                    name,
+                    pretrained=True,
+                    num_classes=classes,
+                    pretrained_cfg_overlay={"file": str(path), "num_classes": classes},
+                )
+        except Exception as error:  # other tensors than the model's fail in any way: key, shape, attribute ...
+            last = error
+            continue
+        if len(missing) > MISSING_SHARE * len(network.state_dict()):
+            continue
+        if classes:
+            network.reset_classifier(0)
+        return network
+    raise EncoderError(
+        f"{path} is not a checkpoint of timm's {name}: give the model it was made for, {WAY_OUT}."
+    ) from last
+
+
+def _class_counts(path: Path, published: Any) -> Iterator[int]:
+    """Numbers of classes that the file may have: the published one, a fine-tuned head's, none for a bare backbone."""
+    yield published.num_classes
+    yield from {0, *_classes_in(path, published)} - {published.num_classes}
+
+
+def _classes_in(path: Path, published: Any) -> tuple[int, ...]:
+    """The number of classes of the file's own head, where it has one under timm's name."""
+    import torch
+    from timm.models import load_state_dict
+
+    heads = published.classifier
+    head = heads if isinstance(heads, str) else heads[0] if heads else ""
+    try:
+        weight = load_state_dict(str(path)).get(f"{head}.weight")
+    except Exception:  # a checkpoint in a layout that only the model's own filter understands
+        return ()
+    return (len(weight),) if isinstance(weight, torch.Tensor) and weight.ndim else ()
+
+
+@contextmanager
+def _missing_tensors() -> Iterator[list[str]]:
+    """Collects the names of tensors that timm did not find in the file: it reports them to its log alone."""
+    found: list[str] = []
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            text = record.getMessage()
+            if text.startswith("Missing keys ("):
+                found.extend(text.partition("(")[2].partition(")")[0].split(", "))
+
+    logger, listener = logging.getLogger("timm.models._builder"), Listener()
+    level, passes_on = logger.level, logger.propagate
+    logger.addHandler(listener)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False  # what it says is judged here and turned into a sentence
+    try:
+        yield found
+    finally:
+        logger.removeHandler(listener)
+        logger.setLevel(level)
+        logger.propagate = passes_on
