@@ -3,7 +3,10 @@
 const find = (selector) => element.querySelector(selector);
 const SMALLEST = 4;  // pixels on the screen: less is a slip of the finger, not a box
 let gesture = null;
-let pending = null;
+let pending = null;  // timer of a box that was moved by keyboard and is not asked for yet
+let latest = null;  // the box that was shown last, and on which picture
+let told = null;  // the box that was asked for last, until its answer is here
+let sending = 0;  // number of the picture that is on its way
 let camera = null;
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
@@ -13,11 +16,16 @@ function pictureSize() {
   return [Number(stage.dataset.width), Number(stage.dataset.height)];
 }
 
+function picture() {
+  return find('.pf-stage').dataset.picture;
+}
+
 function currentBox() {
   return find('.pf-query-box').dataset.box.split(',').map(Number);
 }
 
 function show(box) {
+  latest = { box, picture: picture() };
   const [width, height] = pictureSize();
   const node = find('.pf-query-box');
   node.classList.remove('is-whole');
@@ -31,7 +39,30 @@ function show(box) {
 function tell(box) {
   clearTimeout(pending);
   pending = null;
-  trigger('drawn', { box });
+  told = box && box.map((value) => Number(value.toFixed(1)));
+  trigger('drawn', { box: told, picture: picture() });
+}
+
+// An answer to an older box must not take away the newer one that is being drawn or is asked for already.
+watch('value', () => {
+  const same = latest && latest.picture === picture();
+  const answered = told && currentBox().every((value, n) => Math.abs(value - told[n]) < 0.06);
+  if (answered || !same) told = null;
+  if (!same) {
+    clearTimeout(pending);
+    pending = null;
+    gesture = null;
+  } else if (gesture?.moved || pending || told) {
+    show(latest.box);
+  }
+  if (camera) showCamera();
+});
+
+function tellWhole() {
+  const [width, height] = pictureSize();
+  show([0, 0, width, height]);
+  find('.pf-query-box').classList.add('is-whole');
+  tell(null);
 }
 
 function refuse(message) {
@@ -106,7 +137,7 @@ element.addEventListener('keydown', (event) => {
   const [width, height] = pictureSize();
   if (event.key === 'Home') {
     event.preventDefault();
-    return tell(null);
+    return tellWhole();
   }
   const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
   if (!way) return;
@@ -124,21 +155,24 @@ element.addEventListener('keydown', (event) => {
   }
   show([x1, y1, x2, y2]);
   clearTimeout(pending);
-  pending = setTimeout(() => tell([x1, y1, x2, y2]), 350);
+  // Keys come in rows: ask when they pause, and later while an answer is awaited, so that questions never pile up.
+  pending = setTimeout(() => tell([x1, y1, x2, y2]), told ? 1000 : 350);
 });
 
 // Pictures -----------------------------------------------------------------------------------------------------
 
 async function send(file) {
   if (!file) return;
+  sending += 1;
+  const mine = sending;
   find('.pf-stage-wrap').classList.add('is-sending');
   try {
     const { path } = await upload(file);
-    trigger('picked', { path });
+    if (mine === sending) trigger('picked', { path });  // else a later picture has overtaken this one
   } catch (error) {
     // Gradio has shown what went wrong (too large, no connection) by itself.
   } finally {
-    find('.pf-stage-wrap').classList.remove('is-sending');
+    if (mine === sending) find('.pf-stage-wrap').classList.remove('is-sending');
   }
 }
 
@@ -159,8 +193,10 @@ document.addEventListener('paste', (event) => {
   if (file) send(file);
 });
 
+// Anywhere on the page: a file that misses the query would otherwise make the browser leave the page for it.
 for (const kind of ['dragover', 'dragleave', 'drop']) {
-  element.addEventListener(kind, (event) => {
+  document.addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes('Files')) return;
     event.preventDefault();
     find('.pf-stage-wrap').classList.toggle('is-over', kind === 'dragover');
     if (kind === 'drop') send(event.dataTransfer.files[0]);
@@ -172,13 +208,22 @@ async function openCamera() {
     return refuse('This browser gives the page no camera: upload a picture instead.');
   }
   try {
-    camera = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
+    const stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: 'environment' } });
+    stopCamera();  // of an earlier click
+    camera = stream;
   } catch (error) {
     return refuse('The camera cannot be used (not there, or not allowed): upload a picture instead.');
   }
+  showCamera();
+  find('.pf-camera [data-do="shoot"]').focus();
+}
+
+// Also after an answer, which draws the query anew: a camera that is on must be seen to be on.
+function showCamera() {
+  const video = find('.pf-camera video');
   find('.pf-camera').hidden = false;
-  find('.pf-camera video').srcObject = camera;
-  await find('.pf-camera video').play();
+  if (video.srcObject !== camera) video.srcObject = camera;
+  video.play().catch(() => {});  // only ever stopped by the next picture or by Cancel
 }
 
 function stopCamera() {
@@ -189,6 +234,7 @@ function stopCamera() {
 
 function shoot() {
   const video = find('.pf-camera video');
+  if (!video.videoWidth) return;  // no picture has come yet
   const canvas = document.createElement('canvas');
   canvas.width = video.videoWidth;
   canvas.height = video.videoHeight;
@@ -204,7 +250,7 @@ element.addEventListener('click', (event) => {
   if (action === 'camera') openCamera();
   if (action === 'stop') stopCamera();
   if (action === 'shoot') shoot();
-  if (action === 'whole') tell(null);
+  if (action === 'whole') tellWhole();
 });
 
 element.addEventListener('change', (event) => {

@@ -64,7 +64,7 @@ def search(arguments: argparse.Namespace) -> int:
     """Prints the best matches of one query: a picture or words."""
     if (arguments.picture is None) == (arguments.text is None):
         raise PatchifyError("Give either PICTURE or --text WORDS to search with: exactly one of the two.")
-    box = parse_box(arguments.box) if arguments.box else None
+    box = None if arguments.box is None else parse_box(arguments.box)
     engine = Patchify.open(arguments.index)
     picture = None if arguments.picture is None else Path(arguments.picture)
     matches = engine.search(picture, box, arguments.top, arguments.level, text=arguments.text)

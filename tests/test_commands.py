@@ -231,6 +231,7 @@ def test_search_with_what_is_no_picture(refusal, idx, name, tmp_path):
         ("a,b,c,d", "four"),
         ("nan,0,5,5", "four"),
         (",,,", "four"),
+        ("", "four"),
     ],
 )
 def test_search_with_a_box_of_nothing(refusal, idx, photos, box, said):

@@ -22,7 +22,13 @@ from patchify_core.gallery import read_coco
 
 ROOT = Path(__file__).resolve().parents[1]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = ["--no-sandbox", "--disable-quic", "--disable-background-networking"]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
 
 pytestmark = [
     pytest.mark.browser,
@@ -120,6 +126,12 @@ def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
     stream = io.BytesIO()
     picture.save(stream, "JPEG", quality=95, exif=exif)
     return stream.getvalue()
+
+
+def notice(page) -> str:
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    return toast.inner_text()
 
 
 def query_file(name: str) -> Path:
@@ -393,3 +405,197 @@ def test_port_that_is_taken_is_one_sentence(server) -> None:
     assert run.returncode == 2
     assert "another --port" in run.stderr
     assert "Traceback" not in run.stderr
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "99999999"])
+def test_port_that_cannot_be_is_one_sentence(port) -> None:
+    run = subprocess.run(
+        [sys.executable, "app.py", "--port", port], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"error: There is no port {port}")
+
+
+# Fast hands -----------------------------------------------------------------------------------------------
+
+
+def test_the_last_of_many_fast_clicks_is_what_stays(page) -> None:
+    for number in (2, 6, 4):
+        page.locator(".pf-example").nth(number).click(no_wait_after=True)
+    page.locator("#pf-level label", has_text="Global").click()
+    name = page.locator(".pf-example").nth(4).get_attribute("title")
+    page.wait_for_function("(name) => document.querySelector('.pf-query-img').alt === 'Query: ' + name", arg=name)
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('.pf-card .pf-box')].every(b => b.style.width === '100%')"
+    )
+    page.wait_for_timeout(700)  # nothing older comes after
+    assert page.locator(".pf-query-img").get_attribute("alt") == f"Query: {name}"
+    assert page.locator("#pf-object input").input_value() == name
+    assert "L0, 1 patch" in page.locator(".pf-strip").inner_text()
+
+
+def test_answers_to_older_boxes_do_not_take_back_newer_ones(page) -> None:
+    width, old = stage_size(page)[0], query_box(page)
+    page.locator(".pf-query-box").focus()
+    for _ in range(5):
+        page.keyboard.press("ArrowRight")
+        page.wait_for_timeout(390)  # just after the page has asked, before it is answered
+    page.wait_for_timeout(2000)
+    assert query_box(page)[0] - old[0] == pytest.approx(5 * width / 40, abs=0.5)
+
+
+# Camera, clipboard, drop ----------------------------------------------------------------------------------
+
+
+def test_camera_is_seen_as_long_as_it_is_on(page) -> None:
+    live = "() => document.querySelector('.pf-camera video').srcObject.getTracks().some(t => t.readyState === 'live')"
+    page.get_by_role("button", name="Camera").click()
+    page.get_by_role("button", name="Take picture").wait_for()
+    before = first_row(page)
+    page.locator(".pf-example").nth(5).click()
+    wait_for_new_results(page, before)
+    assert page.locator(".pf-camera").is_visible()
+    assert page.evaluate(live)
+    page.wait_for_function("() => document.querySelector('.pf-camera video').videoWidth > 0")
+    before = first_row(page)
+    page.get_by_role("button", name="Take picture").click()
+    wait_for_new_results(page, before)
+    assert page.locator(".pf-query-img").get_attribute("alt") == "Query: your picture"
+    assert not page.locator(".pf-camera").is_visible()
+    assert not page.evaluate(live)
+
+
+def test_camera_that_is_not_there_is_a_notice(page) -> None:
+    page.evaluate("() => { navigator.mediaDevices.getUserMedia = async () => { throw new Error('none'); }; }")
+    page.get_by_role("button", name="Camera").click()
+    assert "The camera cannot be used" in notice(page)
+
+
+def test_file_dropped_anywhere_becomes_the_query(page) -> None:
+    before = first_row(page)
+    prevented = page.evaluate(
+        "async () => { const c = document.createElement('canvas'); c.width = 90; c.height = 60;"
+        " c.getContext('2d').fillRect(0, 0, 40, 40);"
+        " const blob = await new Promise(done => c.toBlob(done, 'image/png')); const data = new DataTransfer();"
+        " data.items.add(new File([blob], 'a.png', { type: 'image/png' }));"
+        " return ['dragover', 'drop'].map(kind => !document.querySelector('.pf-foot').dispatchEvent("
+        "new DragEvent(kind, { dataTransfer: data, bubbles: true, cancelable: true }))); }"
+    )
+    assert prevented == [True, True]  # else the browser would leave the page for the file
+    wait_for_new_results(page, before)
+    assert stage_size(page) == (90, 60)
+
+
+def test_upload_does_not_stay_on_the_disk(page) -> None:
+    from gradio.utils import get_upload_folder
+
+    before = first_row(page)
+    send(page, "gone-after-reading.jpg", jpeg(Image.open(query_file("radio")).convert("RGB")))
+    wait_for_new_results(page, before)
+    assert not list(Path(get_upload_folder()).glob("*/gone-after-reading.jpg"))
+
+
+# Keyboard, and windows of every size ----------------------------------------------------------------------
+
+
+def test_options_are_one_stop_each_with_arrow_keys_inside(page) -> None:
+    before = first_row(page)
+    page.locator("#pf-level input:checked").focus()
+    page.keyboard.press("ArrowLeft")
+    wait_for_new_results(page, before)
+    assert page.locator("#pf-level label.selected").inner_text() == "L2 · 3×3"
+    page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.closest('fieldset').id") == "pf-top"
+    assert page.get_by_role("radiogroup", name="Pyramid: finest grid").count() == 1
+
+
+def test_focus_is_not_lost_when_the_view_searches(page) -> None:
+    page.locator(".pf-open").nth(1).click()
+    page.locator(".pf-modal").wait_for()
+    before = first_row(page)
+    page.get_by_role("button", name="Search with this cell").focus()
+    page.keyboard.press("Enter")
+    wait_for_new_results(page, before)
+    page.wait_for_function("() => document.activeElement.matches('.pf-open')")
+
+
+@pytest.mark.parametrize("size", [(1366, 620), (1120, 800), (900, 700), (740, 900), (320, 640)])
+def test_every_window_shows_all_of_it_in_its_shape(browser, server, size) -> None:
+    visit = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    page = visit.new_page()
+    page.goto(server)
+    page.wait_for_selector(".pf-card img")
+    assert page.get_by_text("What is LocScore?").is_visible()
+    beyond = page.evaluate(
+        "() => [...document.querySelectorAll('#pf-main *')]"
+        ".filter(e => !e.closest('.pf-examples, .pf-sr, .pf-stage, .pf-what'))"
+        ".filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.className)"
+    )
+    assert beyond == []
+    page.locator(".pf-open").first.click()
+    page.locator(".pf-modal").wait_for()
+    rect = page.locator(".pf-big .pf-pic").bounding_box()
+    assert rect["width"] / rect["height"] == pytest.approx(4 / 3, abs=0.01)
+    visit.close()
+
+
+# What a stranger may send ---------------------------------------------------------------------------------
+
+
+def event(data: object):
+    import gradio as gr
+
+    return gr.EventData(None, data)
+
+
+@pytest.mark.parametrize("data", [None, 5, [1], {}, {"id": None}, {"id": "7"}, {"id": [7]}, {"id": 1.5}])
+def test_events_without_a_number_are_refused(data) -> None:
+    from patchify_core.errors import PatchifyError
+    from patchify_core.web.page import sent_id
+
+    with pytest.raises(PatchifyError, match="no number"):
+        sent_id(event(data))
+
+
+@pytest.mark.parametrize("path", [None, 5, {"a": 1}, "", "/etc/hostname", "upload/../../x", "\0", "x" * 5000, "upload"])
+def test_only_uploads_are_taken(path, tmp_path, monkeypatch) -> None:
+    from patchify_core.errors import PictureError
+    from patchify_core.web import page
+
+    monkeypatch.setattr(page, "get_upload_folder", lambda: str(tmp_path / "upload"))
+    (tmp_path / "upload").mkdir()
+    (tmp_path / "x").write_bytes(b"not for the page")
+    if isinstance(path, str) and path:
+        path = str(tmp_path / path)
+    with pytest.raises(PictureError, match="did not arrive"):
+        page.take_file(path)
+    assert (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("box", ["abc", {"x": 1}, [], [[]], 0, [1, 2, 3], ["a"] * 4, [10**400, 1, 2, 3], [None] * 4])
+def test_crafted_boxes_are_refused(box) -> None:
+    from patchify_core.errors import BoxError
+    from patchify_core.web.showcase import Question, Showcase
+
+    question = Question("a picture", 64, 48, None, None, np.zeros(4, np.float32), data=b"")
+    with pytest.raises(BoxError):
+        Showcase.with_box(None, question, box)  # type: ignore[arg-type]  # refused before anything is looked up
+
+
+def test_forgotten_question_is_not_answered_with_another(monkeypatch) -> None:
+    """The server forgets a visitor in the end; their page must not go on about the first example."""
+    from patchify_core.web import page
+
+    said: list[str] = []
+    monkeypatch.setattr(page.gr, "Warning", lambda text, **_: said.append(text))
+    handler = page.noticed(lambda question, level, top: [question, level], "first", 2)
+    assert handler(None, 4, 10, False) == ["first", 4]
+    assert handler("mine", 4, 10, True) == ["mine", 4]
+    assert said == []
+    assert handler(None, 4, 10, True) == [page.gr.skip()] * 2
+    assert "no longer knows" in said[0]
+    # An example or an upload asks anew.
+    anew = page.noticed(lambda question, level, top: [question, level], "first", 2, anew=True)
+    assert anew(None, 4, 10, True) == ["first", 4]
+    # Options that the page does not have.
+    assert handler("mine", None, 10, True) == [page.gr.skip()] * 2

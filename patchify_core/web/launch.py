@@ -20,8 +20,10 @@ def launch(host: str = "127.0.0.1", port: int = 7860) -> None:
         port: port to listen on.
 
     Raises:
-        PatchifyError: if the port is taken, or the bundled gallery and its index do not fit together.
+        PatchifyError: if there is no such port, it is taken, or the bundled gallery and its index do not fit.
     """
+    if not 0 < port < 65536:
+        raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     import gradio as gr
 
@@ -42,13 +44,17 @@ def launch(host: str = "127.0.0.1", port: int = 7860) -> None:
             favicon_path=ASSETS / "logo.svg",
             footer_links=[],
             run_history=False,
+            enable_monitoring=False,
             max_file_size=f"{settings.upload_mb}mb",
             share=False,
             ssr_mode=False,
             state_session_capacity=64,
         )
     except OSError as error:
-        raise PatchifyError(f"The page cannot be served at {host}:{port} ({error}): choose another --port.") from error
+        raise PatchifyError(
+            f"The page cannot be served at {host}:{port}, because something else is there or the address is not of "
+            "this machine: choose another --port or --host."
+        ) from error
 
 
 def theme() -> gr.themes.Base:

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import gradio as gr
-import numpy as np
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from patchify_core.boxes import as_boxes
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.paths import ASSETS
 from patchify_core.web import views
 from patchify_core.web.showcase import Answer, Question, Showcase
 
 UNKNOWN_OBJECT = "I don't know (no score)"
+NOTICE = "That did not work"
 
 FIRST_EXAMPLES = (
     "birthday cake",
@@ -98,6 +99,7 @@ class Page:
             views.strip(answer, name),
             self.cards(answer),
             "",
+            True,
         ]
 
     def cards(self, answer: Answer) -> str:
@@ -115,27 +117,24 @@ class Page:
 
     # What a visitor does --------------------------------------------------------------------------------
 
-    def pick_example(self, _question: Question, level: int, top: int, event: gr.EventData) -> list[Any]:
+    def pick_example(self, _question: Question | None, level: int, top: int, event: gr.EventData) -> list[Any]:
         """An example was clicked."""
-        return self.shown(self.showcase.example(int(event._data["id"])), level, top)
+        return self.shown(self.showcase.example(sent_id(event)), level, top)
 
-    def take_upload(self, _question: Question, level: int, top: int, event: gr.EventData) -> list[Any]:
+    def take_upload(self, _question: Question | None, level: int, top: int, event: gr.EventData) -> list[Any]:
         """A picture was uploaded, dropped, pasted or taken."""
-        path = Path(str(event._data["path"]))
-        # The browser names the file, so it is believed only inside the folder that uploads go to.
-        if not is_in_or_equal(path, get_upload_folder()) or not path.is_file():
-            raise PictureError("The upload did not arrive: send the picture again.")
-        return self.shown(self.showcase.upload(path.read_bytes()), level, top)
+        return self.shown(self.showcase.upload(take_file(sent(event, "path"))), level, top)
 
-    def draw_box(self, question: Question, level: int, top: int, event: gr.EventData) -> list[Any]:
-        """A box was drawn, moved or resized, or the whole picture chosen."""
-        box = event._data.get("box")
-        region = None if box is None else as_boxes(np.array(box, float))[0]
-        return self.shown(self.showcase.with_box(question, region), level, top)
+    def draw_box(self, question: Question, level: int, top: int, event: gr.EventData) -> list[Any] | None:
+        """A box was drawn, moved or resized, or the whole picture chosen; None changes nothing."""
+        if sent(event, "picture") != question.key:
+            # Drawn while another picture was on its way, which is there by now and must not get this box.
+            return None
+        return self.shown(self.showcase.with_box(question, sent(event, "box")), level, top)
 
     def search_again(self, question: Question, level: int, top: int, event: gr.EventData) -> list[Any]:
         """A result becomes the query: its winning box."""
-        image_id = int(event._data["id"])
+        image_id = sent_id(event)
         found = self.showcase.detail(question, image_id, level, top)
         return self.shown(self.showcase.from_result(image_id, found.result.match.box, question.instance), level, top)
 
@@ -147,35 +146,90 @@ class Page:
     def name_object(self, question: Question, level: int, top: int, name: str) -> list[Any]:
         """The visitor said which object it is."""
         question = self.showcase.with_instance(question, self.objects.get(name))
-        return [question, *self.change_options(question, level, top)]
+        # The name goes back too: an answer that was under way meanwhile may have put the former one there.
+        return [question, name, True, *self.change_options(question, level, top)]
 
     def look_into(self, question: Question, level: int, top: int, event: gr.EventData) -> str:
         """A result was clicked."""
-        found = self.showcase.detail(question, int(event._data["id"]), level, top)
+        found = self.showcase.detail(question, sent_id(event), level, top)
         return views.detail(found, self.picture(found.result.match.image_id), question, file_url)
 
 
-def noticed(handler: Callable[..., Any], outputs: int) -> Callable[..., Any]:
-    """Shows a refusal as a notice and leaves everything on the page as it was."""
+# What the browser sends is a stranger's: anything may be in it, or missing -----------------------------
 
-    def run(*arguments: Any) -> Any:
+
+def sent(event: gr.EventData, name: str) -> Any:
+    """What an event carries under a name; None where it carries nothing of that name."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def sent_id(event: gr.EventData) -> int:
+    """The picture or example that an event is about.
+
+    Raises:
+        PatchifyError: if the event names none.
+    """
+    value = sent(event, "id")
+    if not isinstance(value, int):
+        raise PatchifyError("The page sent no number of a picture: reload it.")
+    return value
+
+
+def take_file(path: Any) -> bytes:
+    """Reads an upload and deletes its file, so that nobody can ask the server for it.
+
+    Args:
+        path: where the browser says that its upload went; believed only inside the folder that uploads go to.
+
+    Raises:
+        PictureError: if there is no upload.
+    """
+    try:
+        if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
+            raise FileNotFoundError
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        raise PictureError("The upload did not arrive: send the picture again.") from error
+    with suppress(OSError):  # the sweep of old files gets what is in use now
+        Path(path).unlink()
+        Path(path).parent.rmdir()
+    return data
+
+
+def noticed(handler: Callable[..., Any], first: Question, outputs: int, anew: bool = False) -> Callable[..., Any]:
+    """Shows a refusal as a notice and leaves everything on the page as it was.
+
+    Args:
+        handler: takes question, level, top and more; None from it changes nothing on the page.
+        first: the question of a page that was just opened.
+        outputs: how many values the handler returns.
+        anew: whether the handler asks something new, whatever was asked before.
+    """
+
+    def run(question: Question | None, level: int, top: int, started: bool, *more: Any) -> Any:
         try:
-            if arguments and arguments[0] is None:
-                raise PatchifyError("This page was left alone for too long: reload it.")
-            return handler(*arguments)
+            if question is None and started and not anew:
+                # The server forgets after a while, or was started again: it must not answer about another picture.
+                raise PatchifyError("The server no longer knows what you asked: choose an example or reload the page.")
+            if not level or not top:
+                raise PatchifyError("The page sent no level or no number of results: reload it.")
+            answer = handler(question or first, level, top, *more)
         except PatchifyError as error:
-            gr.Warning(str(error), title="That did not work")
+            gr.Warning(escape(str(error)), title=NOTICE)
+            answer = None
+        if answer is None:
             return gr.skip() if outputs == 1 else [gr.skip()] * outputs
+        return answer
 
     return run
 
 
-def with_event(handler: Callable[..., Any], outputs: int) -> Callable[..., Any]:
+def with_event(handler: Callable[..., Any], first: Question, outputs: int, anew: bool = False) -> Callable[..., Any]:
     """As `noticed`, for handlers that read what the event carries."""
-    guarded = noticed(handler, outputs)
+    guarded = noticed(handler, first, outputs, anew)
 
-    def run(question: Question, level: int, top: int, event: gr.EventData) -> Any:
-        return guarded(question, int(level), int(top), event)
+    def run(question: Question | None, level: int, top: int, started: bool, event: gr.EventData) -> Any:
+        return guarded(question, level, top, started, event)
 
     return run
 
@@ -197,7 +251,9 @@ def build(showcase: Showcase, settings: PageSettings | None = None) -> gr.Blocks
         delete_cache=(settings.forget_s // 3, settings.forget_s),
         analytics_enabled=False,
     ) as demo:
-        state = gr.State(question, time_to_live=settings.forget_s * 2)
+        # None until something is asked, and again once the server has forgotten it; `started` stays in the browser.
+        state = gr.State(None, time_to_live=settings.forget_s * 2)
+        started = gr.Checkbox(False, visible=False)
         plain: dict[str, Any] = {"container": False, "padding": False, "apply_default_css": False}
         gr.HTML(views.header(file_url(ASSETS / "logo.svg")), elem_id="pf-header", **plain)
         with gr.Row(elem_id="pf-main"):
@@ -225,41 +281,53 @@ def build(showcase: Showcase, settings: PageSettings | None = None) -> gr.Blocks
                     top = gr.Radio(
                         list(settings.result_choices), value=settings.results, label="Results", elem_id="pf-top"
                     )
-                strip = gr.HTML(views.strip(answer, name), elem_id="pf-strip", **plain)
+                strip = gr.HTML(
+                    views.strip(answer, name), elem_id="pf-strip", js_on_load=_script("options.js"), **plain
+                )
                 cards = gr.HTML(page.cards(answer), elem_id="pf-results", js_on_load=_script("results.js"), **plain)
         detail = gr.HTML("", elem_id="pf-detail", js_on_load=_script("detail.js"), **plain)
         gr.HTML(views.below(), elem_id="pf-below", **plain)
         gr.HTML(views.footer(len(page.showcase.gallery.images), page.showcase.index.encoder.spec), **plain)
 
-        asked = [state, level, top]
-        everything = [state, query, examples, named, strip, cards, detail]
-        encode: dict[str, Any] = {"concurrency_id": "encoder", "concurrency_limit": 1, **private}
-        busy: dict[str, Any] = {"show_progress": "minimal", "show_progress_on": cards}
+        asked = [state, level, top, started]
+        everything = [state, query, examples, named, strip, cards, detail, started]
+        # One queue for all that asks, and nothing dropped: the answers come in the order of the questions, so the last
+        # one is always what stays on the page.
+        encode: dict[str, Any] = {
+            "concurrency_id": "encoder",
+            "concurrency_limit": 1,
+            "trigger_mode": "multiple",
+            "show_progress": "minimal",
+            "show_progress_on": cards,
+        }
 
-        def on(event: Callable[..., Any], handler: Callable[..., Any], **more: Any) -> None:
-            event(with_event(handler, len(everything)), asked, everything, **(encode | busy | more))
+        def on(event: Callable[..., Any], handler: Callable[..., Any], anew: bool = False) -> None:
+            event(with_event(handler, question, len(everything), anew), asked, everything, **(encode | private))
 
-        on(examples.example, page.pick_example)
-        on(query.picked, page.take_upload)
-        on(query.drawn, page.draw_box, trigger_mode="always_last")
+        on(examples.example, page.pick_example, anew=True)
+        on(query.picked, page.take_upload, anew=True)
+        on(query.drawn, page.draw_box)
         on(cards.again, page.search_again)
         on(detail.again, page.search_again)
-        look = with_event(page.look_into, 1)
-        quiet: dict[str, Any] = {"show_progress": "hidden", **private}
-        cards.look(look, asked, detail, **quiet)
-        detail.look(look, asked, detail, **quiet)
+        look = with_event(page.look_into, question, 1)
+        quiet: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple", **private}
+        cards.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **quiet)
+        detail.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **quiet)
         for option in (level, top):
-            option.input(
-                noticed(page.change_options, 2), asked, [strip, cards], trigger_mode="always_last", **(private | busy)
-            )
-        named.input(noticed(page.name_object, 3), [*asked, named], [state, strip, cards], **(private | busy))
-        query.refused(_say, None, None, queue=False, **quiet)
+            option.input(noticed(page.change_options, question, 2), asked, [strip, cards], **(encode | private))
+        named.input(
+            noticed(page.name_object, question, 5),
+            [*asked, named],
+            [state, named, started, strip, cards],
+            **(encode | private),
+        )
+        query.refused(_say, None, None, **quiet)  # through the queue: without it, no notice reaches the page
     return demo
 
 
 def _say(event: gr.EventData) -> None:
     """A notice for what the browser refused: a file that is too large, a camera that is not there."""
-    gr.Warning(str(event._data.get("message", ""))[:200], title="That did not work")
+    gr.Warning(escape(str(sent(event, "message"))[:200]), title=NOTICE)
 
 
 def _script(name: str) -> str:

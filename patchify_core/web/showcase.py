@@ -7,12 +7,13 @@ Nothing here knows Gradio. A `Showcase` is shared by all visitors and holds only
 from __future__ import annotations
 
 import threading
+import zlib
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.boxes import checked_box, iou
 from patchify_core.encoders import Encoder, EncoderSettings
@@ -61,6 +62,11 @@ class Question:
     data: bytes | None = None
     example: int | None = None
     itself: int | None = None
+
+    @property
+    def key(self) -> str:
+        """Tells this picture, whatever the box, from others that the same visitor may show."""
+        return self.path.name if self.path is not None else f"{zlib.crc32(self.data or b''):08x}"
 
     @property
     def source(self) -> Path | bytes:
@@ -204,8 +210,8 @@ class Showcase:
         name, known = f"gallery picture {image_id}", instance if shows else None
         return Question(name, image.width, image.height, box, known, descriptor, path=image.path, itself=image_id)
 
-    def with_box(self, question: Question, box: NDArray[np.float64] | None) -> Question:
-        """The same picture with another box; the whole picture if None.
+    def with_box(self, question: Question, box: ArrayLike | None) -> Question:
+        """The same picture with another box (xyxy in pixels, checked here); the whole picture if None.
 
         Raises:
             BoxError: one sentence, if the box is empty or outside.

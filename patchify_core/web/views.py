@@ -63,7 +63,8 @@ def query(question: Question, url: FileUrl) -> str:
     corners = ",".join(f"{value:.1f}" for value in box)
     label = "Query box. Arrow keys move it, Shift and arrow keys resize it, Home selects the whole picture."
     return (
-        f'<div class="pf-stage-wrap"><div class="pf-stage" data-width="{question.width}" data-height="{question.height}" '
+        f'<div class="pf-stage-wrap"><div class="pf-stage" data-picture="{escape(question.key)}" '
+        f'data-width="{question.width}" data-height="{question.height}" '
         f'style="--ratio:{question.width / question.height:.5f}">'
         f'<img class="pf-query-img" src="{escape(source)}" alt="Query: {escape(question.name)}" draggable="false">'
         f'<div class="pf-box pf-query-box{" is-whole" if whole else ""}" tabindex="0" role="application" '
@@ -143,7 +144,7 @@ def strip(answer: Answer, object_name: str | None) -> str:
         )
         return (
             f'<div class="pf-strip is-empty"><p>{note}</p>'
-            f"<p class='pf-sum'>First {shown} of {answer.pictures} gallery pictures.</p>{_what_is_locscore()}</div>"
+            f"<p class='pf-sum' role='status'>First {shown} of {answer.pictures} gallery pictures.</p>{_what_is_locscore()}</div>"
         )
     ceiling = answer.ceiling or 0.0
     rows = _score_row(f"Patchify <small>{grid_name(answer.level)}</small>", answer.score, ceiling, "ours")
@@ -152,7 +153,7 @@ def strip(answer: Answer, object_name: str | None) -> str:
         f'<div class="pf-strip"><table><caption class="pf-sr">Scores of this query</caption><thead><tr>'
         f'<td></td><th scope="col">AP <small>ranked first?</small></th>'
         f'<th scope="col">LocScore <small>and boxed right?</small></th></tr></thead><tbody>{rows}</tbody></table>'
-        f'<div class="pf-side"><p class="pf-sum"><b>{answer.found}</b> of the first {shown} hold the '
+        f'<div class="pf-side"><p class="pf-sum" role="status"><b>{answer.found}</b> of the first {shown} hold the '
         f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures} do.</p>"
         f'<p class="pf-sum">Best LocScore this grid allows: <b>{ceiling:.2f}</b></p>{_what_is_locscore()}</div></div>'
     )
@@ -224,7 +225,7 @@ def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: 
     return (
         f'<div class="pf-modal" role="dialog" aria-modal="true" aria-label="Result {result.rank} looked into" '
         f'data-show="{level}" data-image="{match.image_id}"><div class="pf-sheet v-{result.verdict}">'
-        f'<div class="pf-big"><div class="pf-pic" style="aspect-ratio:{width}/{height}">'
+        f'<div class="pf-big"><div class="pf-pic" style="--ratio:{width / height:.5f};aspect-ratio:{width}/{height}">'
         f'<img src="{escape(url(path))}" alt="Gallery picture {match.image_id}">'
         f'<div class="pf-cells">{"".join(cells)}</div>{annotated}'
         f'<span class="pf-box" style="{place(match.box, width, height)}"></span></div>'
@@ -262,10 +263,10 @@ def _why(result: Result, scores: NDArray[np.float32]) -> str:
         row, column = divmod(cell - patches_up_to(level - 1), level)
         where = f"row {row + 1}, column {column + 1} of the {LEVEL_NAMES[level]}"
     text = f"The query is most similar to <b>{where}</b>: cosine similarity <b>{result.match.score:.3f}</b>."
-    if len(scores) > 1:
+    if level > 1:
         text += f" The whole picture alone would have had {scores[0]:.3f}."
     if result.iou is not None:
-        text += f" That cell and the annotated box overlap with IoU {result.iou:.2f}."
+        text += f" That {'cell' if level > 1 else 'picture'} and the annotated box overlap with IoU {result.iou:.2f}."
     return text
 
 

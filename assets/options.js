@@ -1,0 +1,22 @@
+// Gradio names every radio button differently and its groups not at all: with one name a group, Tab stops once and the
+// arrow keys choose; with a label, a screen reader says what is chosen.
+const LABELS = { 'pf-level': 'Pyramid: finest grid', 'pf-top': 'Number of results' };
+
+function unite(group) {
+  for (const button of group.querySelectorAll('input[type=radio]')) {
+    if (button.name !== group.id) button.name = group.id;
+  }
+}
+
+function name() {
+  const groups = Object.keys(LABELS).map((id) => document.getElementById(id));
+  if (groups.some((group) => !group?.querySelector('input[type=radio]'))) return void setTimeout(name, 50);  // not there yet
+  for (const group of groups) {
+    group.setAttribute('role', 'radiogroup');
+    group.setAttribute('aria-label', LABELS[group.id]);
+    unite(group);
+    // Gradio gives a button another name of its own whenever it is chosen or left.
+    new MutationObserver(() => unite(group)).observe(group, { subtree: true, attributeFilter: ['name'] });
+  }
+}
+name();
