@@ -11,7 +11,7 @@ def main() -> int:
     """Parses the flags and serves the page; a refusal is one sentence on stderr."""
     parser = argparse.ArgumentParser(description="Patchify: find the pictures that hold an object, and where.")
     parser.add_argument("--host", default=os.environ.get("PATCHIFY_HOST", "127.0.0.1"), help="default 127.0.0.1")
-    parser.add_argument("--port", type=int, default=int(os.environ.get("PATCHIFY_PORT", "7860")), help="default 7860")
+    parser.add_argument("--port", type=int, default=os.environ.get("PATCHIFY_PORT", "7860"), help="default 7860")
     arguments = parser.parse_args()
 
     from patchify_core.errors import PatchifyError

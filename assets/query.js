@@ -161,13 +161,22 @@ element.addEventListener('keydown', (event) => {
 
 // Pictures -----------------------------------------------------------------------------------------------------
 
+// Uploads lie in folders named by their content and are deleted when they are read: without a name of its own, the same
+// photo sent by a whole class at once would be one file, gone after the first of them.
+function ownName(file) {
+  const token = Math.random().toString(36).slice(2, 8);
+  const dot = file.name.lastIndexOf('.');
+  const name = dot > 0 ? `${file.name.slice(0, dot)}-${token}${file.name.slice(dot)}` : `${file.name}-${token}`;
+  return new File([file], name, { type: file.type });
+}
+
 async function send(file) {
   if (!file) return;
   sending += 1;
   const mine = sending;
   find('.pf-stage-wrap').classList.add('is-sending');
   try {
-    const { path } = await upload(file);
+    const { path } = await upload(ownName(file));
     if (mine === sending) trigger('picked', { path });  // else a later picture has overtaken this one
   } catch (error) {
     // Gradio has shown what went wrong (too large, no connection) by itself.

@@ -182,8 +182,11 @@ def _say_skipped(report: BuildReport) -> int:
 def _check_writable(path: Path) -> None:
     """Found out before the work, not after it."""
     try:
+        existed = path.exists()
         with open(path, "a", encoding="utf-8"):
             pass
+        if not existed:
+            path.unlink()  # what is refused or interrupted later shall not leave an empty file behind
     except OSError as error:
         raise PatchifyError(f"{path} cannot be written ({error.strerror}): choose another file.") from error
 

@@ -192,7 +192,6 @@ def take_file(path: Any) -> bytes:
         raise PictureError("The upload did not arrive: send the picture again.") from error
     with suppress(OSError):  # the sweep of old files gets what is in use now
         Path(path).unlink()
-        Path(path).parent.rmdir()
     return data
 
 

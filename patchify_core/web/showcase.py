@@ -213,12 +213,16 @@ class Showcase:
     def with_box(self, question: Question, box: ArrayLike | None) -> Question:
         """The same picture with another box (xyxy in pixels, checked here); the whole picture if None.
 
+        A box that has nothing in common with the one before it is round another object, so what that was is forgotten.
+
         Raises:
             BoxError: one sentence, if the box is empty or outside.
         """
         region = None if box is None else checked_box(box, question.width, question.height)
         descriptor = self.engine.describe_query(question.source, region)
-        return replace(question, box=region, descriptor=descriptor, example=None)
+        elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
+        instance = None if elsewhere else question.instance
+        return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
 
     def with_instance(self, question: Question, instance: int | None) -> Question:
         """The same query, said to be this object."""
