@@ -14,17 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.folding import fold_batch_norms
+from patchify_core.encoders.square import Look, SquareEncoder
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
 
 GEM_POWER = 3.0
 GEM_FLOOR = 1e-6
@@ -125,7 +122,7 @@ def timm_name(name: str, stages: Sequence[int]) -> str:
     return f"blocks.{stage}.{number}.{parts[part]}.{leaf}"
 
 
-class EffNetLite:
+class EffNetLite(SquareEncoder):
     """EfficientNet-Lite, frozen, with GeM pooling.
 
     Args:
@@ -142,11 +139,11 @@ class EffNetLite:
         import torch
 
         settings = settings or EncoderSettings()
-        self.device = choose_device(settings)
+        device = choose_device(settings)
         use_threads(settings)
         network = fold_batch_norms(plain_network(model, weights))
-        self.network: Any = network.to(self.device, memory_format=torch.channels_last)
-        self._info = EncoderInfo(
+        self.network: Any = network.to(device, memory_format=torch.channels_last)
+        info = EncoderInfo(
             spec=model.spec,
             dim=int(network.num_features),
             input_size=model.input_size,
@@ -154,52 +151,13 @@ class EffNetLite:
             pooling=f"gem:{GEM_POWER:g}",
             licence="Apache-2.0",
         )
+        super().__init__(self._pooled, Look(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic"), info, device)
 
-    @property
-    def info(self) -> EncoderInfo:
-        """What an index remembers of this encoder."""
-        return self._info
-
-    def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
-        """Crops from the picture's own pixels and resizes to the square input (aspect is not kept, nothing is cut).
-
-        Args:
-            picture: upright RGB picture.
-            box: xyxy in pixels, may be fractional.
-
-        Returns:
-            (S, S, 3) uint8.
-        """
-        from PIL.Image import Resampling
-
-        size = (self._info.input_size, self._info.input_size)
-        x1, y1, x2, y2 = (float(v) for v in box)
-        return np.asarray(picture.resize(size, Resampling.BICUBIC, box=(x1, y1, x2, y2)))
-
-    def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """GeM descriptors of a batch.
-
-        Args:
-            crops: (N, S, S, 3) uint8 from `prepare`.
-
-        Returns:
-            (N, D) float32 with rows of length 1.
-        """
-        import torch
-        import torch.nn.functional as F
-
-        with torch.inference_mode():
-            maps = self.network.forward_features(self.as_input(crops))
-            pooled = maps.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=(2, 3)).pow(1 / GEM_POWER)
-            return F.normalize(pooled, dim=1).float().cpu().numpy()
-
-    def as_input(self, crops: NDArray[np.uint8]) -> torch.Tensor:
-        """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 in -1..1: these networks were trained with mean and std 0.5."""
-        import torch
-
-        # NHWC seen as NCHW is already channels-last, so no copy but the one to float is made (on the device).
-        pixels = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)
-        return pixels.permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, S, S) -> (N, D), the generalised mean of the last feature map."""
+        maps = self.network.forward_features(inputs)
+        pooled: torch.Tensor = maps.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=(2, 3)).pow(1 / GEM_POWER)
+        return pooled
 
 
 def plain_network(model: LiteModel, weights: Path | None = None) -> Any:
