@@ -37,18 +37,30 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
+def uploads(tmp_path_factory) -> Path:
+    """Where the server puts what visitors send; empty at first."""
+    return tmp_path_factory.mktemp("uploads")
+
+
+@pytest.fixture(scope="module")
+def server(uploads: Path, tmp_path_factory) -> Iterator[str]:
     """The demo as a person starts it, on a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    with open(log, "wb") as out:  # a file: a pipe that nobody empties would stop the server once it is full
+        process = subprocess.Popen(
+            [sys.executable, "app.py", "--port", str(port)],
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"GRADIO_TEMP_DIR": str(uploads)},
+        )
     url = f"http://127.0.0.1:{port}/"
     try:
         for _ in range(600):
-            assert process.poll() is None, process.stdout.read().decode()  # type: ignore[union-attr]
+            assert process.poll() is None, log.read_text()
             try:
                 urllib.request.urlopen(url, timeout=5).close()
                 break
@@ -486,13 +498,12 @@ def test_file_dropped_anywhere_becomes_the_query(page) -> None:
     assert stage_size(page) == (90, 60)
 
 
-def test_upload_does_not_stay_on_the_disk(page) -> None:
-    from gradio.utils import get_upload_folder
-
+def test_upload_does_not_stay_on_the_disk(page, uploads) -> None:
     before = first_row(page)
     send(page, "gone-after-reading.jpg", jpeg(Image.open(query_file("radio")).convert("RGB")))
     wait_for_new_results(page, before)
-    assert not list(Path(get_upload_folder()).glob("*/gone-after-reading*"))
+    assert list(uploads.iterdir())  # it did come through here
+    assert not list(uploads.rglob("gone-after-reading*"))
 
 
 # Keyboard, and windows of every size ----------------------------------------------------------------------
