@@ -81,3 +81,13 @@ def refused() -> Callable[..., str]:
         return message
 
     return call
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """No network, and nothing downloaded before."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))

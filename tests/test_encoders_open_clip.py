@@ -9,7 +9,6 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from huggingface_hub import constants
 
 from patchify_core.encoders import FORMS, EncoderSettings, TextEncoder, load_encoder
 from patchify_core.encoders import open_clip as ours
@@ -66,14 +65,6 @@ def weights(tmp_path_factory):
         return path
 
     return make
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, and nothing downloaded before."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
 
 
 # One encoder ----------------------------------------------------------------------------------------------

@@ -38,14 +38,6 @@ def weights(tmp_path_factory):
     return make
 
 
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, and nothing downloaded before."""
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
-
-
 def features(name, path, inputs):
     """What timm itself gives, by its documented way."""
     network = timm.create_model(name, pretrained=False, num_classes=0)

@@ -6,6 +6,7 @@ Nothing here knows Gradio. A `Showcase` is shared by all visitors and holds only
 
 from __future__ import annotations
 
+import io
 import threading
 import zlib
 from dataclasses import dataclass, replace
@@ -28,6 +29,9 @@ from patchify_core.retrieval import Explanation, Match, Patchify
 RIGHT_IOU = 0.5
 """A box counts as right from this IoU on: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
 
+DISPLAY_SIDE = 1024
+"""Longest side, in pixels, of the copy of a visitor's picture that is shown to them."""
+
 ONE_THREAD = EncoderSettings(threads=1)
 """One crop is too little work to share: threads that wait for each other in every layer make it slow as soon as
 anything else runs on the machine."""
@@ -48,6 +52,7 @@ class Question:
         descriptor: (D,) float32 of the box.
         path: a bundled picture, or None.
         data: the bytes of a visitor's own picture, or None. They are kept in memory only.
+        display: a small upright JPEG of `data`, made once, to be shown to that visitor.
         example: id of the bundled query that this is, or None.
         itself: id of the gallery picture that this is, or None; it is left out of the score.
     """
@@ -60,6 +65,7 @@ class Question:
     descriptor: NDArray[np.float32]
     path: Path | None = None
     data: bytes | None = None
+    display: bytes | None = None
     example: int | None = None
     itself: int | None = None
 
@@ -194,7 +200,11 @@ class Showcase:
         """
         picture = read_picture(data)
         descriptor = self.engine.describe_query(picture)
-        return Question(name, picture.width, picture.height, None, None, descriptor, data=data)
+        width, height = picture.size
+        picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=85)
+        return Question(name, width, height, None, None, descriptor, data=data, display=stream.getvalue())
 
     def from_result(self, image_id: int, box: NDArray[np.float64], instance: int | None) -> Question:
         """A gallery picture as the next query.

@@ -7,7 +7,6 @@ stay sharp on any screen.
 from __future__ import annotations
 
 import base64
-import io
 from collections.abc import Callable, Sequence
 from html import escape
 from pathlib import Path
@@ -16,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.metrics import QueryScore
-from patchify_core.pictures import read_picture
 from patchify_core.regions import level_of, patches_up_to
 from patchify_core.web import showcase
 from patchify_core.web.showcase import Answer, Detail, Question, Result
@@ -24,9 +22,6 @@ from patchify_core.web.showcase import Answer, Detail, Question, Result
 FileUrl = Callable[[Path], str]
 
 LEVEL_NAMES = {1: "whole picture", 2: "2×2 grid", 3: "3×3 grid", 4: "4×4 grid", 5: "5×5 grid", 6: "6×6 grid"}
-DISPLAY_SIDE = 1024
-"""Longest side, in pixels, of the copy of a visitor's picture that is shown to them."""
-
 WORDS = {
     showcase.RIGHT: ("✓", "found, box right"),
     showcase.OFF: ("≈", "found, box off"),
@@ -57,7 +52,7 @@ def verdict_text(result: Result) -> str:
 
 def query(question: Question, url: FileUrl) -> str:
     """The query picture with its box, which the script of the page lets the visitor draw, move and resize."""
-    source = url(question.path) if question.path is not None else _as_data_url(question.data or b"")
+    source = url(question.path) if question.path is not None else _as_data_url(question.display or b"")
     whole = question.box is None
     box = np.array([0, 0, question.width, question.height], float) if question.box is None else question.box
     corners = ",".join(f"{value:.1f}" for value in box)
@@ -85,13 +80,9 @@ def query(question: Question, url: FileUrl) -> str:
     )
 
 
-def _as_data_url(data: bytes) -> str:
-    """A small upright copy, inside the page: a visitor's picture never becomes a file that others could ask for."""
-    picture = read_picture(data)
-    picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=85)
-    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()
+def _as_data_url(jpeg: bytes) -> str:
+    """A picture inside the page: a visitor's never becomes a file that others could ask for."""
+    return "data:image/jpeg;base64," + base64.b64encode(jpeg).decode()
 
 
 def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: FileUrl) -> str:
