@@ -1,12 +1,13 @@
 """The command line: `python -m patchify_core index | search | evaluate | bench | serve`.
 
-Only argument parsing happens here, so that `--help` answers at once; the work is in `commands.py` and `bench/`.
+Only argument parsing happens here, so that `--help` answers at once; the work is in `commands/`.
 Exit codes: 0 done, 1 done but some pictures were skipped, 2 refused or failed, 130 interrupted.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
 import sys
@@ -90,9 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may not fit the terminal's encoding
     try:
-        from patchify_core import commands
-
-        code: int = getattr(commands, arguments.command)(arguments)
+        module = importlib.import_module(f"patchify_core.commands.{arguments.command}")
+        code: int = module.run(arguments)
         sys.stdout.flush()
         return code
     except PatchifyError as error:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from patchify_core import __version__, commands
+from patchify_core import __version__
 from patchify_core.__main__ import main, parser
 from patchify_core.build import BuildSettings
+from patchify_core.commands import shared
 from patchify_core.encoders import DEFAULT_ENCODER, load_encoder
 from patchify_core.evaluation import evaluate
 from patchify_core.gallery import read_coco
@@ -36,7 +37,8 @@ def tiny_everywhere(monkeypatch):
     def load(spec="effnet-lite0", settings=None):
         return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
 
-    monkeypatch.setattr("patchify_core.commands.load_encoder", load)
+    for command in ("index", "evaluate"):
+        monkeypatch.setattr(f"patchify_core.commands.{command}.load_encoder", load)
     monkeypatch.setattr("patchify_core.retrieval.load_encoder", load)
 
 
@@ -122,11 +124,11 @@ def test_index_skips_what_cannot_be_read_and_says_so(run, photos, tmp_path):
 
 
 def test_index_names_the_first_of_many_skipped_files(run, photos, tmp_path):
-    for number in range(commands.SKIPPED_SHOWN + 5):
+    for number in range(shared.SKIPPED_SHOWN + 5):
         (photos / f"bad{number:03d}.png").write_text("no picture")
     code, _, said = run("index", photos, "--out", tmp_path / "idx")
     assert code == SKIPPED
-    assert len(re.findall(r"^  bad\d", said, re.M)) == commands.SKIPPED_SHOWN
+    assert len(re.findall(r"^  bad\d", said, re.M)) == shared.SKIPPED_SHOWN
     assert "  and 5 more" in said
 
 
@@ -381,7 +383,7 @@ def test_ctrl_c_says_whether_work_is_kept(run, dataset, tmp_path, monkeypatch, c
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(commands, "build_index", stop)
+    monkeypatch.setattr(shared, "build_index", stop)
     out = ["--out", tmp_path / "idx"] if command == "index" else []
     code, printed, said = run(command, dataset, *out)
     assert code == INTERRUPTED and printed == ""
