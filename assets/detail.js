@@ -17,14 +17,26 @@ function step(by) {
   }
 }
 
+// One thing at a time: the boxes of one set of patches, or the points that agree.
+function turn() {
+  const { show } = modal().dataset;
+  element.querySelectorAll('.pf-tab').forEach((t) => t.setAttribute('aria-pressed', String(t.dataset.level === show)));
+  element.querySelectorAll('.pf-cells').forEach((cells) => { cells.hidden = cells.dataset.level !== show; });
+  const points = element.querySelector('.pf-points');
+  if (points) points.hidden = show !== 'points';
+  element.querySelector('.pf-big > .pf-pic').hidden = show === 'points';
+  element.querySelectorAll('.pf-tabs label').forEach((label) => {
+    label.hidden = label.classList.contains('pf-layer-lines') !== (show === 'points');
+  });
+}
+
 element.addEventListener('click', (event) => {
   const target = event.target;
   if (target === modal() || target.closest('[data-do="close"]')) return close();
   const tab = target.closest('.pf-tab');
   if (tab) {
     modal().dataset.show = tab.dataset.level;
-    element.querySelectorAll('.pf-tab').forEach((t) => t.setAttribute('aria-pressed', String(t === tab)));
-    return;
+    return turn();
   }
   const stepper = target.closest('[data-step]');
   if (stepper) return step(Number(stepper.dataset.step));
@@ -61,9 +73,10 @@ watch('value', () => {
     shown = null;
     return;
   }
+  turn();
   if (shown !== now.dataset.image) {
     shown = now.dataset.image;
-    now.classList.remove('hide-cells', 'hide-true');
+    now.classList.remove('hide-cells', 'hide-true', 'hide-lines');
     element.querySelectorAll('[data-layer]').forEach((box) => { box.checked = true; });
     element.querySelector('.pf-close').focus();
   }

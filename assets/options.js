@@ -15,8 +15,8 @@ function name() {
     group.setAttribute('role', 'radiogroup');
     group.setAttribute('aria-label', LABELS[group.id]);
     unite(group);
-    // Gradio gives a button another name of its own whenever it is chosen or left.
-    new MutationObserver(() => unite(group)).observe(group, { subtree: true, attributeFilter: ['name'] });
+    // Gradio gives a button another name of its own whenever it is chosen or left, and another encoder has other levels.
+    new MutationObserver(() => unite(group)).observe(group, { subtree: true, childList: true, attributeFilter: ['name'] });
   }
 }
 name();

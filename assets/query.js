@@ -16,8 +16,9 @@ function pictureSize() {
   return [Number(stage.dataset.width), Number(stage.dataset.height)];
 }
 
+// Nothing where the question is words.
 function picture() {
-  return find('.pf-stage').dataset.picture;
+  return find('.pf-stage')?.dataset.picture;
 }
 
 function currentBox() {
@@ -46,7 +47,7 @@ function tell(box) {
 // An answer to an older box must not take away the newer one that is being drawn or is asked for already.
 watch('value', () => {
   const same = latest && latest.picture === picture();
-  const answered = told && currentBox().every((value, n) => Math.abs(value - told[n]) < 0.06);
+  const answered = told && same && currentBox().every((value, n) => Math.abs(value - told[n]) < 0.06);
   if (answered || !same) told = null;
   if (!same) {
     clearTimeout(pending);
@@ -259,7 +260,7 @@ element.addEventListener('click', (event) => {
   if (action === 'camera') openCamera();
   if (action === 'stop') stopCamera();
   if (action === 'shoot') shoot();
-  if (action === 'whole') tellWhole();
+  if (action === 'whole' && picture()) tellWhole();
 });
 
 element.addEventListener('change', (event) => {

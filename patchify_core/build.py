@@ -20,18 +20,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.codes import Codes, CodeSettings, encode_codes
 from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders.base import Encoder
-from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError, PictureError
+from patchify_core.errors import GalleryError, IndexFolderError, PictureError
 from patchify_core.features import FeatureSettings, describe_many
 from patchify_core.gallery import Gallery, GalleryImage
-from patchify_core.index import FACTORIES, META_NAME, IndexedImage, PatchIndex, read_meta
+from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.index_folder import META_NAME, read_meta
 from patchify_core.journal import Journal
 from patchify_core.pictures import picture_size, read_picture
-from patchify_core.regions import Pyramid
+from patchify_core.regions import Pyramid, Regions
 
 if TYPE_CHECKING:
-    import faiss
     from PIL.Image import Image
 
 NEW_NAME, OLD_NAME = "new", "old"
@@ -42,19 +43,14 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class BuildSettings:
-    """What a person may tune about building.
+class BuildSettings(CodeSettings):
+    """What a person may tune about building, beside how descriptors are kept.
 
     Attributes:
-        factory: FAISS codec, one of `FACTORIES`. `Flat` keeps float32. `SQ8` learns each dimension's range from the
-            first build's pictures and keeps it in every later one: begin with more than a handful.
         shard_images: pictures between two writes to the journal; at most this much work is lost to a kill.
-        training_patches: patches that a codec is trained on, at most.
     """
 
-    factory: str = "Flat"
     shard_images: int = 64
-    training_patches: int = 50_000
 
 
 @dataclass(frozen=True)
@@ -85,7 +81,7 @@ def build_index(
     gallery: Gallery,
     out: str | Path,
     encoder: Encoder,
-    regions: Pyramid | None = None,
+    regions: Regions | None = None,
     settings: BuildSettings | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
@@ -104,8 +100,7 @@ def build_index(
         GalleryError: if no picture could be read, or annotations give a picture another size than it has.
     """
     regions, settings = regions or Pyramid(), settings or BuildSettings()
-    if settings.factory not in FACTORIES:
-        raise PatchifyError(f"Unknown factory '{settings.factory}': choose one of {', '.join(FACTORIES)}.")
+    settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
     with _explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + ".partial")
@@ -120,8 +115,7 @@ def build_index(
                 journal.leave()
                 raise
             journal.flush()
-            codes = _encode_codes(work, journal, old, regions, encoder.info.dim, settings)
-            index = PatchIndex(encoder.info, regions, work.images, codes, settings.factory)
+            index = _index(work, journal, old, encoder, regions, settings)
             _swap_in(index, out, private, gallery.root)
             journal.remove()
     return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
@@ -134,7 +128,7 @@ class _Work:
         self,
         gallery: Gallery,
         encoder: Encoder,
-        regions: Pyramid,
+        regions: Regions,
         journal: Journal,
         old: PatchIndex | None,
         progress: Progress | None,
@@ -143,6 +137,7 @@ class _Work:
         self.progress = progress or (lambda done, total: None)
         self.old_rows = {image.sha256: row for row, image in enumerate(old.images)} if old else {}
         self.images: list[IndexedImage] = []
+        self.boxes: dict[str, NDArray[np.float32]] = {}  # of the few pictures on their way through the encoder
         self.skipped: list[tuple[str, str]] = list(gallery.skipped)
         self.embedded = self.reused = self.done = 0
         self.seconds = 0.0
@@ -151,7 +146,10 @@ class _Work:
         start = time.perf_counter()
         stream = describe_many(self._new_pictures(), self.encoder, FeatureSettings())
         for described in stream:
-            self.journal.add(described.key, described.descriptors)
+            rows = described.descriptors
+            if self.regions.needs_picture:
+                rows = np.hstack([rows, self.boxes.pop(described.key)])  # they belong together, also after a kill
+            self.journal.add(described.key, rows)
             self.embedded += 1
             if len(self.journal) >= shard_images:
                 self.journal.flush()
@@ -185,7 +183,13 @@ class _Work:
                 self._settled()
             else:
                 seen.add(digest)
-                yield digest, picture, self.regions.boxes(image.width, image.height)
+                yield digest, picture, self._boxes(digest, picture)
+
+    def _boxes(self, digest: str, picture: Image) -> NDArray[np.float64]:
+        boxes = self.regions.boxes_in(picture)
+        if self.regions.needs_picture:
+            self.boxes[digest] = boxes.astype(np.float32)
+        return boxes
 
     def _skip(self, image: GalleryImage, reason: str) -> None:
         self.skipped.append((image.file_name, reason))
@@ -206,43 +210,44 @@ def _check_size(image: GalleryImage, size: tuple[int, int]) -> None:
         )
 
 
-def _encode_codes(
-    work: _Work,
-    journal: Journal,
-    old: PatchIndex | None,
-    regions: Pyramid,
-    dim: int,
-    settings: BuildSettings,
-) -> faiss.Index:
-    """Puts the descriptors of all pictures, in order, into one FAISS index."""
-    import faiss
+def _index(
+    work: _Work, journal: Journal, old: PatchIndex | None, encoder: Encoder, regions: Regions, settings: BuildSettings
+) -> PatchIndex:
+    """Puts the descriptors of all pictures, in order, into one index."""
+    dim = encoder.info.dim
 
-    def descriptors(image: IndexedImage) -> NDArray[np.float32]:
+    def descriptors(row: int) -> NDArray[np.float32]:
+        image = work.images[row]
         if old is not None and image.sha256 in work.old_rows:
             return old.descriptors_of(work.old_rows[image.sha256])
-        return np.ascontiguousarray(journal.descriptors(image.sha256))
+        raw = np.ascontiguousarray(journal.descriptors(image.sha256)[:, :dim])
+        return raw if old is None else old.project(raw)
 
-    codes = faiss.index_factory(dim, settings.factory, faiss.METRIC_INNER_PRODUCT)
-    if not codes.is_trained and old is not None:
-        # The codec keeps its training, so that what was coded before decodes and codes to the same bytes again.
-        # (A clone of the old index would have it too, and all of the old codes in memory once more.)
-        faiss.copy_array_to_vector(faiss.vector_to_array(old.codes.sq.trained), codes.sq.trained)  # type: ignore[attr-defined]
-        codes.is_trained = True
-    if not codes.is_trained:
-        count = max(1, settings.training_patches // regions.patches_per_image)
-        chosen = np.sort(np.random.default_rng(0).permutation(len(work.images))[:count])
-        sample = np.empty((len(chosen), regions.patches_per_image, dim), np.float32)
-        for at, row in enumerate(chosen):
-            sample[at] = descriptors(work.images[row])
-        codes.train(sample.reshape(-1, dim))
-        del sample
-    for image in work.images:
-        codes.add(descriptors(image))
-    return codes
+    def boxes(row: int) -> NDArray[np.float32]:
+        image = work.images[row]
+        if old is not None and image.sha256 in work.old_rows:
+            return old.boxes_of(work.old_rows[image.sha256]).astype(np.float32)
+        return journal.descriptors(image.sha256)[:, dim:]
+
+    like = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
+    made = encode_codes(descriptors, len(work.images), regions, dim, settings, like)
+    table = np.stack([boxes(row) for row in range(len(work.images))]) if regions.needs_picture else None
+    return PatchIndex(
+        encoder.info,
+        regions,
+        work.images,
+        made.codes,
+        made.factory,
+        projection=made.projection,
+        fine=made.fine,
+        boxes=table,
+        codebook=settings.codebook,
+        rescore=settings.rescore,
+    )
 
 
 def _existing(
-    out: Path, private: Path, encoder: Encoder, regions: Pyramid, settings: BuildSettings
+    out: Path, private: Path, encoder: Encoder, regions: Regions, settings: BuildSettings
 ) -> PatchIndex | None:
     """The index that stands at `out`, if there is one and it was made the same way."""
     if (private / OLD_NAME).exists() and not out.exists():
@@ -253,7 +258,7 @@ def _existing(
     if not out.is_dir() or not (out / META_NAME).is_file():
         raise IndexFolderError(f"{out} exists and is not an index folder: choose another --out.")
     meta = read_meta(out)
-    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "factory": settings.factory}
+    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, **settings.made_with(meta)}
     for key, mine in made_with.items():
         if meta.get(key) != mine:
             theirs = meta[key]["spec"] if key == "encoder" else meta[key]

@@ -1,14 +1,11 @@
 """PatchIndex: the descriptors of every patch of every gallery picture, in FAISS, searched by inner product.
 
 Patches of one picture lie together and every picture has the same number of them, so the patch table is implicit:
-patch id = row of the picture * patches per image + cell. An index is a folder, `meta.json` and `index.faiss`; it is
-loaded only if all of it fits together. There is no pickle in it. `build.py` makes one.
+patch id = row of the picture * patches per image + cell. `build.py` makes an index, `index_folder.py` keeps it on disk.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -18,19 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.digests import sha256_of_file, sha256_of_json
+from patchify_core.compression import visits_everything
+from patchify_core.digests import sha256_of_file
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.regions import Pyramid, parse_regions, patches_up_to
+from patchify_core.projection import Projection
+from patchify_core.regions import Regions
 
 if TYPE_CHECKING:
     import faiss
 
-FORMAT = 1
-META_NAME, FAISS_NAME = "meta.json", "index.faiss"
-
-FACTORIES = ("Flat", "SQfp16", "SQ8")
-"""FAISS codecs that keep one code a patch: 4, 2 and 1 bytes a dimension. Search visits every code of each."""
+RESCORED = 100
+"""Pictures that finer codes re-score, at least."""
 
 
 @dataclass(frozen=True)
@@ -70,29 +66,43 @@ class Hits:
 
 
 class PatchIndex:
-    """Patch descriptors of a gallery and exact search over them.
+    """Patch descriptors of a gallery and search over them.
 
     Args:
         encoder: what made the descriptors.
         regions: which boxes they describe.
         images: the pictures, in the order of their patches.
         codes: FAISS index with `len(images) * regions.patches_per_image` vectors, inner product.
-        factory: the FAISS factory string that made `codes`.
+        factory: the factory string that made `codes` (see `compression.parse_factory`).
         root: folder that the images' file names are relative to, if known.
+        projection: applied to every descriptor before it was coded; None for none.
+        fine: finer codes of the same patches, which re-score the first pictures of a search; None for none.
+        boxes: (N, P, 4) float32 xyxy in pixels, where the regions depend on the pixels; else None.
+        codebook: what the codec was trained on.
+        rescore: the factory string that made `fine`, or None.
     """
 
     def __init__(
         self,
         encoder: EncoderInfo,
-        regions: Pyramid,
+        regions: Regions,
         images: Sequence[IndexedImage],
         codes: faiss.Index,
         factory: str = "Flat",
         root: Path | None = None,
+        projection: Projection | None = None,
+        fine: faiss.Index | None = None,
+        boxes: NDArray[np.float32] | None = None,
+        codebook: str = "uniform",
+        rescore: str | None = None,
     ) -> None:
         """Takes the parts as they are; `load` is where they are checked."""
         self.encoder, self.regions, self.images = encoder, regions, tuple(images)
         self.codes, self.factory, self.root = codes, factory, root
+        self.projection, self.fine, self.boxes = projection, fine, boxes
+        self.codebook, self.rescore = codebook, rescore
+        self.patches_per_image = regions.patches_per_image
+        self._exhaustive = visits_everything(codes)
 
     @cached_property
     def image_ids(self) -> NDArray[np.int64]:
@@ -105,82 +115,127 @@ class PatchIndex:
         return {image.id: row for row, image in enumerate(self.images)}
 
     @property
+    def dim(self) -> int:
+        """Dimension of the descriptors as they are compared: the projection's, or the encoder's without one."""
+        return self.encoder.dim if self.projection is None else self.projection.dim
+
+    @property
+    def bytes_per_patch(self) -> int:
+        """Bytes of codes that one patch costs, finer codes included."""
+        return int(self.codes.sa_code_size() + (self.fine.sa_code_size() if self.fine is not None else 0))
+
+    @property
     def bytes_per_image(self) -> float:
-        """Bytes of descriptors that one picture costs."""
-        return self.regions.patches_per_image * self.codes.sa_code_size()
+        """Bytes of codes that one picture costs."""
+        return self.patches_per_image * self.bytes_per_patch
+
+    def project(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Brings the encoder's descriptors (N, D) into the space that is searched, (N, dim), rows of length 1."""
+        return descriptors if self.projection is None else self.projection(descriptors)
 
     def boxes_of(self, row: int) -> NDArray[np.float64]:
         """(P, 4) xyxy pixel boxes of the patches of the picture in `row`."""
+        if self.boxes is not None:
+            return self.boxes[row].astype(np.float64)
         image = self.images[row]
         return self.regions.boxes(image.width, image.height)
 
+    def box_of(self, row: int, cell: int) -> NDArray[np.float64]:
+        """(4,) xyxy pixel box of one patch of the picture in `row`."""
+        if self.boxes is not None:
+            return self.boxes[row, cell].astype(np.float64)
+        image = self.images[row]
+        return self.regions.box(image.width, image.height, cell)
+
     def descriptors_of(self, row: int) -> NDArray[np.float32]:
-        """(P, D) float32 descriptors of the picture in `row` as stored (decoded where the index compresses)."""
-        patches = self.regions.patches_per_image
-        return np.asarray(self.codes.reconstruct_n(row * patches, patches))
+        """(P, dim) float32 descriptors of the picture in `row` as stored (decoded from the finest codes)."""
+        codes = self.codes if self.fine is None else self.fine
+        return np.asarray(codes.reconstruct_n(row * self.patches_per_image, self.patches_per_image))
 
     def cell_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
         """The similarity that `search` gives to every patch of one picture, to the last bit.
 
-        FAISS computes them here too: numpy's rounding differs, which is enough to break a tie another way.
+        Where FAISS compares the query with every code, FAISS computes them here too: numpy's rounding differs, which
+        is enough to break a tie another way. (Pictures beyond those that finer codes re-score keep coarse scores in a
+        search; here they get fine ones.)
 
         Args:
-            query: (D,) float32 of length 1.
+            query: (dim,) float32 of length 1.
             row: position of the picture in `images`.
 
         Returns:
-            (P,) float32 cosine similarities, -1..1.
+            (P,) float32 cosine similarities, about -1..1.
         """
         import faiss
 
-        patches = self.regions.patches_per_image
+        query = np.ascontiguousarray(query, np.float32)
+        if not self._exhaustive or self.fine is not None:
+            return np.einsum("pd,d->p", self.descriptors_of(row), query)
+        patches = self.patches_per_image
         first = row * patches
         options = faiss.SearchParameters(sel=faiss.IDSelectorRange(first, first + patches))  # type: ignore[call-arg]
-        scores, found = self.codes.search(np.asarray(query, np.float32)[None], patches, params=options)
+        scores, found = self.codes.search(query[None], patches, params=options)
         by_cell = np.empty(patches, np.float32)
         by_cell[found[0] - first] = scores[0]
         return by_cell
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
-        """Ranks pictures by their best patch: exact, one hit a picture.
+        """Ranks pictures by their best patch, one hit a picture.
 
-        The `top * P` best patches hold at least `top` different pictures, because a picture has only P; so one
-        search over patches is enough, unless ties at its end could hide a picture with a smaller id.
+        Codecs that visit every code (Flat, SQ) are searched exactly. Others (PQ, IVF, ...) propose pictures, more
+        than wanted, whose patches are then compared with the query one by one as decoded from their codes: a score is
+        always the similarity that `cell_scores` gives. An inverted file visits part of the collection, so pictures may
+        be missing at the end of a whole ranking.
 
         Args:
-            query: (D,) float32 of length 1.
+            query: (dim,) float32 of length 1, from `project`.
             top: pictures wanted; all of them if None.
-            level: use only the grids 1x1 .. level x level; all of them if None.
+            level: use only the patches of the first `level` stages of the regions (for a pyramid the grids 1x1 ..
+                level x level); all of them if None.
 
         Returns:
-            Hits in descending score, ties by ascending image id; ties within a picture go to the coarser cell.
+            Hits in descending score, ties by ascending image id; ties within a picture go to the coarser cell. With
+            finer codes the first `RESCORED` pictures (or `top`) are ordered by them, the others follow as they were.
 
         Raises:
             PatchifyError: if `top` is not positive, or the index has no such level, or the query does not fit.
         """
-        import faiss
-
         query = np.ascontiguousarray(query, np.float32).reshape(-1)
-        if query.size != self.encoder.dim or not np.isfinite(query).all():
-            raise PatchifyError(
-                f"The query must be {self.encoder.dim} finite numbers, as {self.encoder.spec} gives them."
-            )
+        if query.size != self.dim or not np.isfinite(query).all():
+            raise PatchifyError(f"The query must be {self.dim} finite numbers, as {self.encoder.spec} gives them.")
         if top is not None and top < 1:
             raise PatchifyError(f"Ask for at least 1 result, not {top}.")
-        per_image = self.regions.patches_per_image
-        used = patches_up_to(self.checked_level(level))
-        pictures = len(self.images) if top is None else min(top, len(self.images))
+        used = self.regions.stages[self.checked_level(level) - 1].patches
+        wanted = len(self.images) if top is None else min(top, len(self.images))
+        proposed = wanted if self.fine is None else min(max(wanted, RESCORED), len(self.images))
+        if self._exhaustive:
+            hits = self._search_every_code(query, proposed, used)
+        else:
+            hits = self._scored(query, self._propose(query, proposed, used), used)
+        if self.fine is not None:
+            first = max(RESCORED, top or 0)
+            scored = self._scored(query, hits.rows[:first], used)
+            hits = Hits(*(np.concatenate([a, b[first:]]) for a, b in zip(_arrays(scored), _arrays(hits), strict=True)))
+        return Hits(*(array[:wanted] for array in _arrays(hits)))
+
+    def _search_every_code(self, query: NDArray[np.float32], pictures: int, used: int) -> Hits:
+        """One search over patches, twice only where ties at its end could hide a picture with a smaller id.
+
+        The `pictures * used` best patches hold at least `pictures` different pictures: a picture has only `used`.
+        """
+        import faiss
+
         available = len(self.images) * used
         options = None
-        if used < per_image:
-            wanted = np.tile(np.arange(per_image) < used, len(self.images))
+        if used < self.patches_per_image:
+            wanted = np.tile(np.arange(self.patches_per_image) < used, len(self.images))
             bitmap = np.packbits(wanted, bitorder="little")
             selector = faiss.IDSelectorBitmap(len(wanted), faiss.swig_ptr(bitmap))
             options = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         fetch = pictures * used
         while True:
             scores, patches = (found[0] for found in self.codes.search(query[None], fetch, params=options))
-            rows, cells = np.divmod(patches, per_image)
+            rows, cells = np.divmod(patches, self.patches_per_image)
             order = np.lexsort((cells, self.image_ids[rows], -scores))
             _, first = np.unique(rows[order], return_index=True)
             best = order[np.sort(first)][:pictures]
@@ -188,12 +243,42 @@ class PatchIndex:
                 return Hits(rows[best], scores[best], cells[best])
             fetch = min(2 * fetch, available)
 
+    def _propose(self, query: NDArray[np.float32], pictures: int, used: int) -> NDArray[np.int64]:
+        """Rows of at least `pictures` pictures (fewer if the codec finds fewer), best first by the codec's own scores.
+
+        FAISS cannot be asked for one hit a picture, nor every codec for certain patches, so it is asked for more and
+        more patches until they hold enough pictures.
+        """
+        every = int(self.codes.ntotal)
+        fetch = min(every, max(64, 4 * pictures))
+        while True:
+            _, patches = self.codes.search(query[None], fetch)
+            found = patches[0][patches[0] >= 0]
+            rows, cells = np.divmod(found, self.patches_per_image)
+            rows = rows[cells < used]
+            _, first = np.unique(rows, return_index=True)
+            # Twice as many as wanted: the codec's own scores are rounded, the last ones may be better than they seem.
+            if len(first) >= min(2 * pictures, len(self.images)) or fetch == every or len(found) < fetch:
+                return rows[np.sort(first)][: 2 * pictures]
+            fetch = min(4 * fetch, every)
+
+    def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], used: int) -> Hits:
+        """The pictures in `rows`, ranked by the similarity of their decoded patches."""
+        scores = np.empty((len(rows), used), np.float32)
+        for at, row in enumerate(rows.tolist()):
+            scores[at] = np.einsum("pd,d->p", self.descriptors_of(row), query)[:used]
+        cells = scores.argmax(axis=1).astype(np.int64)
+        best = scores.max(axis=1, initial=-np.inf)
+        order = np.lexsort((self.image_ids[rows], -best))
+        return Hits(rows[order], best[order], cells[order])
+
     def checked_level(self, level: int | None) -> int:
-        """The level asked for, the finest one if None; raises PatchifyError if the index has no such level."""
+        """The level asked for, the last one if None; raises PatchifyError if the index has no such level."""
+        levels = len(self.regions.stages)
         if level is None:
-            return self.regions.levels
-        if not 1 <= level <= self.regions.levels:
-            raise PatchifyError(f"This index has levels 1 to {self.regions.levels} ({self.regions.spec}), not {level}.")
+            return levels
+        if not 1 <= level <= levels:
+            raise PatchifyError(f"This index has levels 1 to {levels} ({self.regions.spec}), not {level}.")
         return level
 
     def check_encoder(self, info: EncoderInfo) -> None:
@@ -232,116 +317,30 @@ class PatchIndex:
                 )
 
     def meta(self) -> dict[str, Any]:
-        """Everything but the codes, as plain JSON values."""
+        """How the index was made and of what, as plain JSON values."""
         return {
-            "format": FORMAT,
             "encoder": self.encoder.as_dict(),
             "regions": self.regions.spec,
             "features": "crop",
             "factory": self.factory,
+            "codebook": self.codebook,
+            "rescore": self.rescore,
             "images": [asdict(image) for image in self.images],
         }
 
     def write(self, folder: Path, root: str) -> None:
-        """Writes the two files into an existing folder. `build.py` renames that folder into place.
+        """Writes the files into an existing folder; see `index_folder.write_index`."""
+        from patchify_core.index_folder import write_index
 
-        Args:
-            folder: an existing, private folder.
-            root: the gallery's root as `meta.json` shall name it: absolute, or relative to the index folder.
-
-        Raises:
-            OSError: if a file cannot be written.
-        """
-        size, digest = _write_codes(self.codes, folder / FAISS_NAME)
-        meta = self.meta() | {"root": root, "faiss": {"bytes": size, "sha256": digest}}
-        meta["digest"] = sha256_of_json(meta)
-        (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        write_index(self, folder, root)
 
     @classmethod
     def load(cls, folder: str | Path) -> PatchIndex:
-        """Loads an index folder if all of it fits together.
+        """Loads an index folder if all of it fits together; see `index_folder.load_index`."""
+        from patchify_core.index_folder import load_index
 
-        Raises:
-            IndexFolderError: one sentence, if the folder is missing, truncated, edited or of another format.
-            PatchifyError: if its regions are of a kind that this version does not know.
-        """
-        import faiss
-
-        folder = Path(folder)
-        meta = read_meta(folder)
-        path = folder / FAISS_NAME
-        damaged = IndexFolderError(
-            f"{path} is missing, truncated or not the file that was written: delete {folder} and build it again."
-        )
-        try:
-            expected, root, factory = meta["faiss"], (folder / meta["root"]).resolve(), meta["factory"]
-            encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
-            images = [IndexedImage(**image) for image in meta["images"]]
-            # FAISS trusts what it reads, so it gets to read only a file whose digest is right.
-            if path.stat().st_size != expected["bytes"] or sha256_of_file(path) != expected["sha256"]:
-                raise damaged
-        except (OSError, KeyError, TypeError, AttributeError):
-            raise damaged from None
-        codes = faiss.read_index(str(path))
-        if codes.d != encoder.dim or codes.ntotal != len(images) * regions.patches_per_image:
-            raise damaged
-        return cls(encoder, regions, images, codes, factory, root)
+        return load_index(Path(folder))
 
 
-def _write_codes(codes: faiss.Index, path: Path) -> tuple[int, str]:
-    """Streams the FAISS index into a file without a second copy in memory; returns its size and SHA-256."""
-    import faiss
-
-    digest, size = hashlib.sha256(), 0
-    failure: list[OSError] = []
-    with open(path, "wb") as file:
-
-        def write(chunk: bytes) -> None:
-            nonlocal size
-            try:
-                file.write(chunk)
-            except OSError as error:
-                failure.append(error)  # FAISS would report its own words instead of the disk's
-                raise
-            digest.update(chunk)
-            size += len(chunk)
-
-        try:
-            faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))  # type: ignore[attr-defined]
-        except RuntimeError:
-            if failure:
-                raise failure[0] from None
-            raise
-    return size, digest.hexdigest()
-
-
-def read_meta(folder: Path) -> dict[str, Any]:
-    """Reads and checks `meta.json` of an index folder.
-
-    Raises:
-        IndexFolderError: one sentence, if it is missing, not ours, damaged, edited or of another format.
-    """
-    path = folder / META_NAME
-    try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise IndexFolderError(
-            f"{folder} is not an index folder (no {META_NAME}): make one with the index command."
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise IndexFolderError(f"{path} cannot be read as JSON: delete {folder} and build it again.") from error
-    if not isinstance(meta, dict) or "digest" not in meta:
-        raise IndexFolderError(f"{folder} is not an index folder ({META_NAME} describes none): choose another folder.")
-    if meta.get("format") != FORMAT:
-        raise IndexFolderError(
-            f"{folder} has index format {meta.get('format')}, this version reads {FORMAT}: build it again."
-        )
-    try:
-        digest = sha256_of_json({key: value for key, value in meta.items() if key != "digest"})
-    except (ValueError, RecursionError):
-        digest = ""
-    if digest != meta["digest"]:
-        raise IndexFolderError(
-            f"{path} was edited or damaged after it was written: delete {folder} and build it again."
-        )
-    return meta
+def _arrays(hits: Hits) -> tuple[NDArray[Any], ...]:
+    return hits.rows, hits.scores, hits.cells

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from patchify_core.digests import sha256_of_bytes, sha256_of_file
 from patchify_core.encoders.base import Encoder
 from patchify_core.errors import IndexFolderError
-from patchify_core.regions import Pyramid
+from patchify_core.regions import Regions
 
 
 class Journal:
@@ -26,7 +26,7 @@ class Journal:
     A context manager: one build at a time may use a folder, and leaving the block lets the next one in.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, regions: Pyramid) -> None:
+    def __init__(self, folder: Path, encoder: Encoder, regions: Regions) -> None:
         """Opens or makes the folder, and takes over what an earlier build of the same kind left there.
 
         Raises:
@@ -77,7 +77,7 @@ class Journal:
         return len(self._fresh)
 
     def add(self, digest: str, descriptors: NDArray[np.float32]) -> None:
-        """Takes the descriptors (P, D) of the picture whose bytes have this digest."""
+        """Takes the (P, C) rows of the picture whose bytes have this digest: descriptors, then boxes if any."""
         self._fresh[digest] = descriptors
 
     def flush(self) -> None:
@@ -102,7 +102,7 @@ class Journal:
         self._fresh.clear()
 
     def descriptors(self, digest: str) -> NDArray[np.float32]:
-        """(P, D) float32 of one picture."""
+        """(P, C) float32 of one picture, as they were added."""
         data, row = self.known[digest]
         return np.load(data, mmap_mode="r", allow_pickle=False)[row]
 

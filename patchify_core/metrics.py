@@ -15,7 +15,7 @@ it.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -95,6 +95,45 @@ class QueryScore:
             products.cumsum() / self.divisor,
         )
         return [HitRow(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class FoundPositives:
+    """Where a query's positives stand in its ranking, after ignored and excluded images have left it.
+
+    This little is enough for AP and LocScore under any cut-off, and for a subset of the positives (`only`), so a
+    ranking of 100,000 images need not be kept.
+
+    Attributes:
+        image_ids: (H,) int64 ids of the positives that the ranking holds, best first.
+        ranks: (H,) their ranks, from 1, ascending.
+        ious: (H,) best IoU of each one's winning box with its annotated boxes, in 0..1; NaN where it has none.
+        positives: |P|, found or not; at least 1.
+        located: Whether every positive, found or not, has an annotated box.
+    """
+
+    image_ids: NDArray[np.int64]
+    ranks: NDArray[np.intp]
+    ious: NDArray[np.float64]
+    positives: int
+    located: bool
+
+    def only(self, kept: Collection[int], located: bool) -> FoundPositives | None:
+        """Ignore the other positives, as if they were neither right nor wrong: they leave the ranking.
+
+        Args:
+            kept: Ids of the positives that still count, found or not.
+            located: Whether each of them has an annotated box.
+
+        Returns:
+            What is left, or None when nothing is.
+        """
+        if not kept:
+            return None
+        stays = _among(self.image_ids, kept)
+        # Each of the others that stood before takes one rank with it.
+        ranks = self.ranks - np.cumsum(~stays)
+        return FoundPositives(self.image_ids[stays], ranks[stays], self.ious[stays], len(kept), located)
 
 
 @dataclass(frozen=True)
@@ -196,36 +235,94 @@ def score_query(
     ids, boxes = np.asarray(image_ids, dtype=np.int64), np.asarray(boxes, dtype=np.float64)
     if ids.ndim != 1 or boxes.shape != (len(ids), 4):
         raise ValueError(f"image_ids must be (N,) and boxes (N, 4), got {ids.shape} and {boxes.shape}")
-    if len(np.unique(ids)) != len(ids):
-        raise ValueError("an image is ranked twice: keep its best patch only")
-    if cutoff is not None and cutoff < 1:
-        raise ValueError(f"the cut-off must be at least 1, got {cutoff}")
+    found = find_positives(ids, lambda at: boxes[at], positives, ignored, excluded)
+    if cutoff is not None:
+        check_cutoff(cutoff)
+    return None if found is None else score_found(found, cutoff)
 
+
+def find_positives(
+    image_ids: NDArray[np.int64],
+    boxes_at: Callable[[NDArray[np.intp]], NDArray[np.float64]],
+    positives: Mapping[int, NDArray[np.float64] | None],
+    ignored: Collection[int] = (),
+    excluded: Collection[int] = (),
+) -> FoundPositives | None:
+    """Find a query's positives in its ranking: all of the ranking that any score needs.
+
+    Args:
+        image_ids: (N,) distinct ids of the ranked images, best first.
+        boxes_at: (H,) positions in the ranking -> (H, 4) their winning boxes, xyxy in pixels. It is asked for the
+            positives only, because a large ranking has far too many boxes to make them all.
+        positives: See `score_query`.
+        ignored: See `score_query`.
+        excluded: See `score_query`.
+
+    Returns:
+        What was found, or None when no positive is left.
+
+    Raises:
+        ValueError: An image is ranked twice.
+        BoxError: A winning or annotated box is not four finite numbers.
+    """
+    if len(np.unique(image_ids)) != len(image_ids):
+        raise ValueError("an image is ranked twice: keep its best patch only")
     removed = {*ignored, *excluded}
     wanted = {image: rows for image, rows in positives.items() if image not in removed}
     if not wanted:
         return None
-    divisor = len(wanted) if cutoff is None else min(cutoff, len(wanted))
+    considered = np.flatnonzero(~_among(image_ids, removed))
+    ranked = np.flatnonzero(_among(image_ids[considered], wanted))
+    hits = considered[ranked]
+    found = image_ids[hits]
+    return FoundPositives(
+        image_ids=found,
+        ranks=ranked + 1,
+        ious=_best_ious(boxes_at(hits), [wanted[image] for image in found.tolist()]),
+        positives=len(wanted),
+        located=all(rows is not None and len(rows) for rows in wanted.values()),
+    )
 
-    considered = np.flatnonzero(~_among(ids, removed))[:cutoff]
-    hits = np.flatnonzero(_among(ids[considered], wanted))
-    ranks = hits + 1
-    precisions = np.arange(1, len(hits) + 1) / ranks
-    found = considered[hits]
-    ious = _best_ious(boxes[found], [wanted[image] for image in ids[found].tolist()])
 
-    located = all(rows is not None and len(rows) for rows in wanted.values())
+def score_found(found: FoundPositives, cutoff: int | None = None) -> QueryScore:
+    """Score a query by what is known of its positives, by this module's formulas.
+
+    Args:
+        found: The positives in the ranking.
+        cutoff: See `score_query`.
+
+    Raises:
+        ValueError: `cutoff` is below 1.
+    """
+    divisor = found.positives
+    counted = len(found.ranks)
+    if cutoff is not None:
+        check_cutoff(cutoff)
+        divisor = min(cutoff, divisor)
+        counted = int(np.searchsorted(found.ranks, cutoff, side="right"))
+    ranks, ious = found.ranks[:counted], found.ious[:counted]
+    precisions = np.arange(1, counted + 1) / ranks
     return QueryScore(
         ap=_total(precisions) / divisor,
-        locscore=_total(precisions * ious) / divisor if located else None,
-        mean_iou=float(ious.mean()) if located and len(hits) else None,
-        positives=len(wanted),
+        locscore=_total(precisions * ious) / divisor if found.located else None,
+        mean_iou=float(ious.mean()) if found.located and counted else None,
+        positives=found.positives,
         divisor=divisor,
-        first_hit=int(ranks[0]) if len(ranks) else None,
+        first_hit=int(ranks[0]) if counted else None,
         ranks=ranks,
         precisions=precisions,
         ious=ious,
     )
+
+
+def check_cutoff(cutoff: int) -> None:
+    """Refuse a cut-off that leaves no rank to count.
+
+    Raises:
+        ValueError: `cutoff` is below 1.
+    """
+    if cutoff < 1:
+        raise ValueError(f"the cut-off must be at least 1, got {cutoff}")
 
 
 def summarise(scores: Mapping[int, QueryScore | None]) -> Report:

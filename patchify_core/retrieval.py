@@ -20,10 +20,11 @@ from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features import describe
 from patchify_core.index import PatchIndex
 from patchify_core.pictures import read_picture, upright
-from patchify_core.regions import patches_up_to
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from patchify_core.rerank import QueryView, Reranker, Verification
 
 
 @dataclass(frozen=True)
@@ -43,10 +44,12 @@ class Match:
 
     Attributes:
         image_id: gallery image id.
-        score: cosine similarity of the query with the winning patch, -1..1.
-        box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture.
+        score: cosine similarity of the query with the winning patch, -1..1; after re-ranking, what it ordered by.
+        box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture; after a geometric
+            verification that can be trusted, where that found the query's outline.
         patch: the winning patch's number within its picture (see `regions.Pyramid`).
         file_name: POSIX path of the picture below the gallery's root.
+        verification: how the picture compares with the query point by point; None unless that was asked for.
     """
 
     image_id: int
@@ -54,6 +57,7 @@ class Match:
     box: NDArray[np.float64]
     patch: int
     file_name: str
+    verification: Verification | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +112,7 @@ class Patchify:
             box: xyxy in pixels of the upright picture; None for all of it. What sticks out is cut off.
 
         Returns:
-            (D,) float32 of length 1.
+            (dim,) float32 of length 1, in the space that the index is searched in (see `PatchIndex.project`).
 
         Raises:
             PictureError: if it is not a picture that can be read.
@@ -117,7 +121,7 @@ class Patchify:
         image = read_picture(picture) if isinstance(picture, (str, Path, bytes)) else upright(picture)
         whole = (0.0, 0.0, float(image.width), float(image.height))
         region = whole if box is None else checked_box(box, image.width, image.height)
-        return describe(image, region, self.encoder)[0]
+        return self.index.project(describe(image, region, self.encoder))[0]
 
     def describe_text(self, words: str) -> NDArray[np.float32]:
         """One descriptor of words, in the space of the pictures.
@@ -126,7 +130,7 @@ class Patchify:
             words: what to look for, e.g. `a red kettle`.
 
         Returns:
-            (D,) float32 of length 1.
+            (dim,) float32 of length 1, in the space that the index is searched in.
 
         Raises:
             EncoderError: if there are no words, or this index's encoder knows pictures only.
@@ -136,7 +140,7 @@ class Patchify:
                 f"{self.encoder.info.spec} understands pictures only: for words, make the index with an open_clip "
                 "encoder such as open_clip:ViT-B-32/laion2b_s34b_b79k, or search with a picture."
             )
-        return self.encoder.encode_text(words)
+        return self.index.project(self.encoder.encode_text(words)[None])[0]
 
     def search(
         self,
@@ -146,6 +150,7 @@ class Patchify:
         level: int | None = None,
         *,
         text: str | None = None,
+        rerank: str | Reranker | None = None,
     ) -> list[Match]:
         """Finds the gallery pictures that hold the query's object, best first.
 
@@ -155,17 +160,72 @@ class Patchify:
             top: pictures wanted; None for the whole ranking.
             level: finest grid to use (1 = whole pictures, the global baseline); None for all of the index's.
             text: see `describe_text`.
+            rerank: orders the best matches anew (`rerank.load_reranker`): a name or a loaded re-ranker.
 
         Raises:
-            PatchifyError: one sentence, for a bad picture, box, text, `top` or `level`.
+            PatchifyError: one sentence, for a bad picture, box, text, `top`, `level` or `rerank`.
         """
         if (picture is None) == (text is None):
             raise PatchifyError("Search with either a picture or words: exactly one of the two.")
-        if picture is not None:
-            return self.search_descriptor(self.describe_query(picture, box), top, level)
-        if box is not None:
+        if picture is None and box is not None:
             raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
-        return self.search_descriptor(self.describe_text(text or ""), top, level)
+        if rerank is not None:
+            from patchify_core.rerank import load_reranker
+
+            reranker = load_reranker(rerank) if isinstance(rerank, str) else rerank
+            view = self.view_query(picture, box) if picture is not None else self.view_text(text or "")
+            return self.search_view(view, reranker, top, level)
+        query = self.describe_text(text or "") if picture is None else self.describe_query(picture, box)
+        return self.search_descriptor(query, top, level)
+
+    def view_query(self, picture: str | Path | bytes | Image, box: ArrayLike | None = None) -> QueryView:
+        """A query picture as re-rankers need it; the arguments and errors are those of `describe_query`."""
+        from patchify_core.rerank import QueryView
+
+        image = read_picture(picture) if isinstance(picture, (str, Path, bytes)) else upright(picture)
+        region = None if box is None else checked_box(box, image.width, image.height)
+        return QueryView(self.describe_query(image, region), image, region)
+
+    def view_text(self, words: str) -> QueryView:
+        """Words as re-rankers need them; the errors are those of `describe_text`."""
+        from patchify_core.rerank import QueryView
+
+        return QueryView(self.describe_text(words))
+
+    def search_view(
+        self,
+        query: QueryView,
+        reranker: Reranker,
+        top: int | None = SearchSettings.top,
+        level: int | None = None,
+    ) -> list[Match]:
+        """As `search` with a re-ranker, for a query that is described already."""
+        if top is not None and top < 1:
+            raise PatchifyError(f"Ask for at least 1 result, not {top}.")
+        found = None if top is None else max(top, reranker.shortlist + len(query.exclude))
+        matches = self.search_descriptor(query.descriptor, found, level)
+        return self.rerank(query, matches, reranker, level)[:top]
+
+    def rerank(
+        self, query: QueryView, matches: list[Match], reranker: str | Reranker, level: int | None = None
+    ) -> list[Match]:
+        """Orders matches anew: as many, best first.
+
+        Args:
+            query: what was searched for (`view_query`, `view_text`).
+            matches: what `search_descriptor` found for it, best first.
+            reranker: a name for `rerank.load_reranker`, or a loaded re-ranker.
+            level: the level that they were found at.
+
+        Raises:
+            PatchifyError: one sentence, if the re-ranker is unknown or not installed, or compares pictures and the
+                query is words.
+            IndexFolderError: if a picture that it compares has vanished or changed since it was indexed.
+        """
+        from patchify_core.rerank import load_reranker
+
+        loaded = load_reranker(reranker) if isinstance(reranker, str) else reranker
+        return loaded.rerank(self, query, matches, level)
 
     def search_descriptor(
         self, query: NDArray[np.float32], top: int | None = SearchSettings.top, level: int | None = None
@@ -185,11 +245,11 @@ class Patchify:
             PatchifyError: if the index has no such level.
         """
         row = self.index.row_of[image_id]
-        used = patches_up_to(self.index.checked_level(level))
+        used = self.index.regions.stages[self.index.checked_level(level) - 1].patches
         scores = self.index.cell_scores(query, row)[:used]
         return Explanation(image_id, self.index.boxes_of(row)[:used], scores, int(scores.argmax()))
 
     def _match(self, row: int, score: float, cell: int) -> Match:
         image = self.index.images[row]
-        box = self.index.regions.box(image.width, image.height, cell)
+        box = self.index.box_of(row, cell)
         return Match(image.id, score, box, cell, image.file_name)

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from patchify_core.encoders import EncoderInfo
-from patchify_core.evaluation import as_json, cell_boxes, evaluate, score_matches
+from patchify_core.evaluation import as_json, cell_boxes, evaluate, find_in_hits, score_matches
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
 from patchify_core.index import IndexedImage, PatchIndex
-from patchify_core.metrics import grid_ceiling
+from patchify_core.metrics import grid_ceiling, score_found
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval import Patchify
-from tests.tiny import TinyEncoder
+from tests.tiny import TinyEncoder, picture
 
 CUP, HAT, FOX = 1, 2, 3
 PLANE = EncoderInfo("plane", 2, 8, "0" * 64, "none", "none")
@@ -193,3 +193,96 @@ def test_finer_grids_are_better_on_the_bundled_gallery(bundled):
     for finer in (2, 3, 4):
         assert bundled[finer].map > bundled[finer - 1].map
         assert bundled[finer].locscore > bundled[finer - 1].locscore
+
+
+# From arrays, from matches, re-ranked ---------------------------------------------------------------------
+
+
+def test_hits_and_matches_give_the_same_scores(sample_gallery, sample_engine):
+    """To the last bit, although boxes are made for the positives only."""
+    for query in sample_gallery.queries[:8]:
+        descriptor = sample_engine.describe_query(query.path, query.box)
+        for level in (1, 3, 4):
+            found = find_in_hits(
+                sample_engine.index.search(descriptor, None, level), sample_engine, sample_gallery, query
+            )
+            matches = sample_engine.search_descriptor(descriptor, top=None, level=level)
+            for cutoff in (None, 3, 1000):
+                fast, slow = score_found(found, cutoff), score_matches(matches, sample_gallery, query, cutoff)
+                for one, other in zip(vars(fast).values(), vars(slow).values(), strict=True):
+                    assert np.array_equal(np.array(one, float), np.array(other, float), equal_nan=True)
+
+
+def test_boxes_are_made_for_positives_only(engine, monkeypatch):
+    gallery = gallery_of(WORKED, [(1, CUP, ())])
+    made = []
+    real = type(engine.index).box_of
+    monkeypatch.setattr(type(engine.index), "box_of", lambda self, *at: made.append(at) or real(self, *at))
+    evaluate(gallery, engine, levels=[2])
+    assert sorted(made) == [(0, 1), (1, 1), (4, 1), (6, 1)]  # and for the first of all, which is shown
+
+
+def test_a_cutoff_fetches_no_more_than_it_needs(engine, monkeypatch):
+    monkeypatch.setattr("patchify_core.evaluation.AT_1K", 2)
+    rows = [*WORKED, (10, CUP, None, True)]
+    gallery = gallery_of(rows, [(1, CUP, [30])])
+    tops = []
+    real = type(engine.index).search
+    monkeypatch.setattr(
+        type(engine.index), "search", lambda self, q, top, level: tops.append(top) or real(self, q, top, level)
+    )
+    [whole] = evaluate(gallery, engine, levels=[2])
+    for cutoff in range(1, 8):
+        [report] = evaluate(gallery, engine, levels=[2], cutoff=cutoff)
+        # Three positives, one ignored and one excluded image may leave the ranking before ranks are counted.
+        assert tops[-1] == max(cutoff, 2) + 5
+        assert report.at_1k == whole.at_1k
+        if cutoff == 7:
+            assert report.report == whole.report and report.breakdown == whole.breakdown
+
+
+def test_at_1k_stands_beside_the_uncut_numbers(engine, monkeypatch):
+    monkeypatch.setattr("patchify_core.evaluation.AT_1K", 2)
+    [report] = evaluate(gallery_of(WORKED, [(1, CUP, ())]), engine, levels=[2])
+    assert report.at_1k.map == pytest.approx(1 / 2 / 2) and report.at_1k.locscore == pytest.approx(1 / 2 * 0.6 / 2)
+    numbers = as_json([report], 40, None)
+    assert numbers["map@1k"] == report.at_1k.map and numbers["locscore@1k"] == report.at_1k.locscore
+    assert numbers["map"] == pytest.approx((1 / 2 + 2 / 5 + 3 / 7) / 3) and numbers["ms_per_rerank"] is None
+
+
+def test_levels_are_reported_once_and_in_order(engine, refused):
+    gallery = gallery_of(WORKED, [(1, CUP, ())])
+    assert [report.level for report in evaluate(gallery, engine, levels=[2, 1, 2])] == [1, 2]
+    assert "at least one level" in refused(evaluate, gallery, engine, levels=[])
+
+
+class Backwards:
+    """A re-ranker whose work is easy to see: it turns the ranking round, and moves every box."""
+
+    name, shortlist, needs_picture = "backwards", 1, True
+
+    def __init__(self):
+        self.asked = []
+
+    def rerank(self, engine, query, matches, level):
+        self.asked.append((query, level))
+        whole = np.array([0.0, 0.0, 100.0, 100.0])
+        return [dataclasses.replace(match, box=whole) for match in reversed(matches)]
+
+
+def test_a_reranker_orders_before_the_scores(engine, tmp_path):
+    path = tmp_path / "q.png"
+    picture(1, (50, 50)).save(path)
+    gallery = gallery_of(WORKED, [(1, CUP, [10])])
+    box = np.array([5.0, 5, 20, 20])
+    gallery = dataclasses.replace(gallery, queries=(dataclasses.replace(gallery.queries[0], path=path, box=box),))
+    reranker = Backwards()
+    first, second = evaluate(gallery, engine, reranker=reranker)
+    # Level 2, turned round and without 10: 70, 60, 50, 40, 30, 20: positives at ranks 1, 3 and 6.
+    assert second.report.map == pytest.approx((1 + 2 / 3 + 3 / 6) / 3)
+    assert second.report.locscore == pytest.approx((1 * 0.25 + 2 / 3 * 0.075 + 3 / 6 * 0.15) / 3)
+    assert first.ms_per_rerank >= 0 and second.ms_per_rerank >= 0
+    assert [level for _, level in reranker.asked] == [1, 2]
+    for view, _ in reranker.asked:
+        # The query's own pictures take no part in the re-ranking, nor does it get another object than was asked for.
+        assert view.exclude == {10} and view.picture.size == (50, 50) and view.box.tolist() == box.tolist()

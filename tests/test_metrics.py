@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from patchify_core import metrics
 from patchify_core.errors import GalleryError
-from patchify_core.metrics import grid_ceiling, rank_order, score_query, summarise
+from patchify_core.metrics import find_positives, grid_ceiling, rank_order, score_found, score_query, summarise
 
 # No deadline: a first call may import torch, and a busy machine is not a wrong answer.
 PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -545,3 +545,48 @@ def test_the_docstrings_examples_are_true():
     results = doctest.testmod(metrics)
     assert results.attempted > 0
     assert results.failed == 0
+
+
+# --- What is kept of a ranking, and scores of it ---
+
+
+@PROPERTY
+@given(EITHER)
+def test_what_is_kept_of_a_ranking_is_enough_for_any_cutoff(case):
+    order = rank_order(case.scores, case.ids)
+    ids, boxes = np.array(case.ids, np.int64)[order], np.array(case.boxes, float).reshape(-1, 4)[order]
+    positives = {i: None if rows is None else np.array(rows, float).reshape(-1, 4) for i, rows in case.positives.items()}
+    asked = []
+
+    def boxes_at(at):
+        asked.extend(at.tolist())
+        return boxes[at]
+
+    found = find_positives(ids, boxes_at, positives, case.ignored, case.excluded)
+    assert (found is None) == (case.score() is None)
+    if found is not None:
+        assert {int(ids[at]) for at in asked} <= set(positives) - {*case.ignored, *case.excluded}
+        for cutoff in (None, 1, 2, 5, 100):
+            assert same(score_found(found, cutoff), case.score(cutoff=cutoff))
+
+
+@PROPERTY
+@given(EITHER, st.data())
+def test_some_of_the_positives_as_if_the_others_were_ignored(case, data):
+    order = rank_order(case.scores, case.ids)
+    ids, boxes = np.array(case.ids, np.int64)[order], np.array(case.boxes, float).reshape(-1, 4)[order]
+    positives = {i: None if rows is None else np.array(rows, float).reshape(-1, 4) for i, rows in case.positives.items()}
+    found = find_positives(ids, lambda at: boxes[at], positives, case.ignored, case.excluded)
+    assume(found is not None)
+    counted = sorted(set(positives) - {*case.ignored, *case.excluded})
+    kept = data.draw(st.lists(st.sampled_from(counted), unique=True))
+    others = [image for image in counted if image not in kept]
+    some = found.only(kept, all(positives[i] is not None and len(positives[i]) for i in kept))
+    whole = case.score(ignored=[*case.ignored, *others])
+    assert same(None if some is None else score_found(some, case.cutoff), whole)
+
+
+def test_score_found_refuses_a_cutoff_of_nothing():
+    found = find_positives(np.array([1]), lambda at: np.zeros((len(at), 4)), {1: None})
+    with pytest.raises(ValueError, match="at least 1, got 0"):
+        score_found(found, 0)

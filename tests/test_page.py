@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import os
 import re
-import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,21 +14,21 @@ import pytest
 from PIL import Image
 
 from patchify_core.gallery import read_coco
+from tests.browsing import (
+    CHROMIUM,
+    ROOT,
+    WITHOUT,
+    chromium,
+    first_row,
+    jpeg,
+    notice,
+    send,
+    served,
+    visit,
+    wait_for_new_results,
+)
 
-ROOT = Path(__file__).resolve().parents[1]
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-quic",
-    "--disable-background-networking",
-    "--use-fake-ui-for-media-stream",
-    "--use-fake-device-for-media-stream",
-]
-
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine: install it to test the page"),
-]
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
 
 
 @pytest.fixture(scope="module")
@@ -45,68 +40,20 @@ def uploads(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(uploads: Path, tmp_path_factory) -> Iterator[str]:
     """The demo as a person starts it, on a free port."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    with open(log, "wb") as out:  # a file: a pipe that nobody empties would stop the server once it is full
-        process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port)],
-            cwd=ROOT,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=os.environ | {"GRADIO_TEMP_DIR": str(uploads)},
-        )
-    url = f"http://127.0.0.1:{port}/"
-    try:
-        for _ in range(600):
-            assert process.poll() is None, log.read_text()
-            try:
-                urllib.request.urlopen(url, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.2)
+    with served(["app.py"], tmp_path_factory.mktemp("server"), uploads) as (url, _):
         yield url
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")
 def browser():
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
 def page(server, browser):
-    """A fresh visit at 1280x800; anything that the page's own code throws fails the test."""
-    visit = browser.new_context(viewport={"width": 1280, "height": 800})
-    page = visit.new_page()
-    page.thrown = []
-    page.requests = []
-    page.on("pageerror", lambda error: page.thrown.append(str(error)))
-    page.on("request", lambda request: page.requests.append(request.url))
-    page.goto(server)
-    page.wait_for_selector(".pf-card img")
-    page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
-    yield page
-    assert page.thrown == []
-    visit.close()
-
-
-def first_row(page) -> str:
-    return page.locator(".pf-cards").inner_text()
-
-
-def wait_for_new_results(page, before: str) -> None:
-    page.wait_for_function(
-        "(before) => document.querySelector('.pf-cards').innerText !== before", arg=before, timeout=20_000
-    )
+    with visit(browser, server) as page:
+        yield page
 
 
 def query_box(page) -> list[float]:
@@ -126,24 +73,6 @@ def drag(page, start: tuple[float, float], end: tuple[float, float]) -> None:
     page.mouse.down()
     page.mouse.move(*points[1], steps=6)
     page.mouse.up()
-
-
-def send(page, name: str, data: bytes) -> None:
-    page.locator("#pf-query input[type=file]").set_input_files({"name": name, "mimeType": "image/jpeg", "buffer": data})
-
-
-def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    stream = io.BytesIO()
-    picture.save(stream, "JPEG", quality=95, exif=exif)
-    return stream.getvalue()
-
-
-def notice(page) -> str:
-    toast = page.locator(".toast-body").first
-    toast.wait_for()
-    return toast.inner_text()
 
 
 def query_file(name: str) -> Path:
@@ -381,8 +310,8 @@ def test_two_visitors_do_not_meet(page, browser, server) -> None:
 
 
 def test_phone_and_dark(browser, server) -> None:
-    visit = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
-    page = visit.new_page()
+    context = browser.new_context(viewport={"width": 390, "height": 844}, has_touch=True, color_scheme="dark")
+    page = context.new_page()
     page.goto(server)
     page.wait_for_selector(".pf-card img")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
@@ -392,7 +321,7 @@ def test_phone_and_dark(browser, server) -> None:
     page.locator(".pf-open").first.tap()
     page.locator(".pf-modal").wait_for()
     assert page.evaluate("() => document.querySelector('.pf-sheet').getBoundingClientRect().width") <= 390
-    visit.close()
+    context.close()
 
 
 def test_locscore_is_explained_where_it_is_shown(page) -> None:
@@ -532,8 +461,8 @@ def test_focus_is_not_lost_when_the_view_searches(page) -> None:
 
 @pytest.mark.parametrize("size", [(1366, 620), (1120, 800), (900, 700), (740, 900), (320, 640)])
 def test_every_window_shows_all_of_it_in_its_shape(browser, server, size) -> None:
-    visit = browser.new_context(viewport={"width": size[0], "height": size[1]})
-    page = visit.new_page()
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    page = context.new_page()
     page.goto(server)
     page.wait_for_selector(".pf-card img")
     assert page.get_by_text("What is LocScore?").is_visible()
@@ -547,7 +476,7 @@ def test_every_window_shows_all_of_it_in_its_shape(browser, server, size) -> Non
     page.locator(".pf-modal").wait_for()
     rect = page.locator(".pf-big .pf-pic").bounding_box()
     assert rect["width"] / rect["height"] == pytest.approx(4 / 3, abs=0.01)
-    visit.close()
+    context.close()
 
 
 # What a stranger may send ---------------------------------------------------------------------------------
@@ -562,7 +491,7 @@ def event(data: object):
 @pytest.mark.parametrize("data", [None, 5, [1], {}, {"id": None}, {"id": "7"}, {"id": [7]}, {"id": 1.5}])
 def test_events_without_a_number_are_refused(data) -> None:
     from patchify_core.errors import PatchifyError
-    from patchify_core.web.page import sent_id
+    from patchify_core.web.events import sent_id
 
     with pytest.raises(PatchifyError, match="no number"):
         sent_id(event(data))
@@ -571,22 +500,23 @@ def test_events_without_a_number_are_refused(data) -> None:
 @pytest.mark.parametrize("path", [None, 5, {"a": 1}, "", "/etc/hostname", "upload/../../x", "\0", "x" * 5000, "upload"])
 def test_only_uploads_are_taken(path, tmp_path, monkeypatch) -> None:
     from patchify_core.errors import PictureError
-    from patchify_core.web import page
+    from patchify_core.web import events
 
-    monkeypatch.setattr(page, "get_upload_folder", lambda: str(tmp_path / "upload"))
+    monkeypatch.setattr(events, "get_upload_folder", lambda: str(tmp_path / "upload"))
     (tmp_path / "upload").mkdir()
     (tmp_path / "x").write_bytes(b"not for the page")
     if isinstance(path, str) and path:
         path = str(tmp_path / path)
     with pytest.raises(PictureError, match="did not arrive"):
-        page.take_file(path)
+        events.take_file(path)
     assert (tmp_path / "x").exists()
 
 
 @pytest.mark.parametrize("box", ["abc", {"x": 1}, [], [[]], 0, [1, 2, 3], ["a"] * 4, [10**400, 1, 2, 3], [None] * 4])
 def test_crafted_boxes_are_refused(box) -> None:
     from patchify_core.errors import BoxError
-    from patchify_core.web.showcase import Question, Showcase
+    from patchify_core.web.questions import Question
+    from patchify_core.web.showcase import Showcase
 
     question = Question("a picture", 64, 48, None, None, np.zeros(4, np.float32), data=b"")
     with pytest.raises(BoxError):
@@ -595,21 +525,25 @@ def test_crafted_boxes_are_refused(box) -> None:
 
 def test_forgotten_question_is_not_answered_with_another(monkeypatch) -> None:
     """The server forgets a visitor in the end; their page must not go on about the first example."""
-    from patchify_core.web import page
+    from patchify_core.web import events
 
     said: list[str] = []
-    monkeypatch.setattr(page.gr, "Warning", lambda text, **_: said.append(text))
-    handler = page.noticed(lambda question, level, top: [question, level], "first", 2)
-    assert handler(None, 4, 10, False) == ["first", 4]
-    assert handler("mine", 4, 10, True) == ["mine", 4]
+    monkeypatch.setattr(events.gr, "Warning", lambda text, **_: said.append(text))
+    nothing = [events.gr.skip()] * 3
+    handler = events.noticed(lambda asked: [asked.question, asked.level, asked.forgotten], "first", 3)
+    assert handler(None, 4, 10, "none", False) == ["first", 4, False]
+    assert handler("mine", 4, 10, "none", True) == ["mine", 4, False]
     assert said == []
-    assert handler(None, 4, 10, True) == [page.gr.skip()] * 2
+    assert handler(None, 4, 10, "none", True) == nothing
     assert "no longer knows" in said[0]
-    # An example or an upload asks anew.
-    anew = page.noticed(lambda question, level, top: [question, level], "first", 2, anew=True)
-    assert anew(None, 4, 10, True) == ["first", 4]
+    # An example or an upload asks anew, and what else was chosen is known to be forgotten too.
+    anew = events.noticed(lambda asked: [asked.question, asked.level, asked.forgotten], "first", 3, anew=True)
+    assert anew(None, 4, 10, "none", True) == ["first", 4, True]
     # Options that the page does not have.
-    assert handler("mine", None, 10, True) == [page.gr.skip()] * 2
+    assert handler("mine", None, 10, "none", True) == nothing
+    # What must go back to what it was says so itself.
+    back = events.noticed(lambda asked: None, "first", 3, otherwise=lambda question: [question, "back"])
+    assert back("mine", 4, 10, None, True) == ["mine", "back"]
 
 
 def test_a_box_round_another_object_is_not_scored_as_the_old_one(page) -> None:
@@ -626,9 +560,9 @@ def test_one_photo_sent_by_two_visitors_at_once_reaches_both(page, browser, serv
     other.wait_for_selector(".pf-card img")
     photo = jpeg(Image.open(query_file("gift box")).convert("RGB"))
     before = first_row(page)
-    for visit in (page, other):  # both uploads are on their way before either is answered
-        send(visit, "handout.jpg", photo)
-    for visit in (page, other):
-        wait_for_new_results(visit, before)
-        assert "Not scored" in visit.locator(".pf-strip").inner_text()
+    for one in (page, other):  # both uploads are on their way before either is answered
+        send(one, "handout.jpg", photo)
+    for one in (page, other):
+        wait_for_new_results(one, before)
+        assert "Not scored" in one.locator(".pf-strip").inner_text()
     other.context.close()

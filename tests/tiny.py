@@ -94,9 +94,11 @@ def write_dataset(folder: Path) -> Path:
 
 def tiny_encoder_everywhere() -> None:
     """Gives this process's command line the tiny encoder, whatever it asks for."""
+    import patchify_core.commands.evaluate
+    import patchify_core.commands.index
     from patchify_core import commands, retrieval
 
-    for module in (commands, retrieval):
+    for module in (commands.index, commands.evaluate, retrieval):
         module.load_encoder = lambda spec="tiny", settings=None: TinyEncoder()  # type: ignore[attr-defined]
 
 

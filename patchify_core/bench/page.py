@@ -21,11 +21,13 @@ def measure() -> dict[str, Any]:
     """Prints seconds on the server, and returns them with the ratio to the bare forward pass of one crop."""
     start_up = _start_up()
     from patchify_core.web import views
-    from patchify_core.web.page import Page, file_url
+    from patchify_core.web.events import Asked
     from patchify_core.web.showcase import Showcase
+    from patchify_core.web.visits import Visits, file_url
 
     showcase = Showcase(SAMPLE_DB)
-    page = Page(showcase)
+    page = Visits(showcase)
+    before = Asked(showcase.first(), showcase.levels, page.settings.results, None)
     query = showcase.gallery.queries[0]
     stream = io.BytesIO()
     read_picture(query.path).resize((4000, 3000)).save(stream, "JPEG", quality=92)
@@ -35,10 +37,10 @@ def measure() -> dict[str, Any]:
 
     def example() -> None:
         showcase.forget_examples()  # as for the first visitor who clicks it
-        page.shown(showcase.example(query.id), showcase.levels, page.settings.results)
+        page.shown(showcase.example(query.id), before)
 
     def upload() -> None:
-        page.shown(showcase.upload(photo), showcase.levels, page.settings.results)
+        page.shown(showcase.upload(photo), before)
 
     def look() -> None:
         question = showcase.example(query.id)

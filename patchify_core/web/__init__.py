@@ -1,4 +1,14 @@
-"""The Gradio page: `showcase` answers questions, `views` words them as HTML, `page` lays them out, `launch` serves it.
+"""The Gradio page.
 
-Only `page` and `launch` import Gradio.
+shelf          the indexes of one gallery that the page offers, each with its encoder, loaded when first chosen
+questions      what one visitor asks: a picture and a box, or words
+showcase       answers questions: matches with verdicts, scores, a look into one match (`answers` holds their types)
+stages         what the nested sets of patches of an index are called on the page
+views          words all that as HTML
+visits         what a visitor does, as functions from a question to what is shown
+events         reads what a browser sends, and turns refusals into notices
+tabs           one module a tab of the page; `tabs.MORE` lists those beside the search
+page, launch   put the tabs together, and serve them
+
+Only `events`, `visits`, `tabs`, `page` and `launch` import Gradio.
 """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchify_core.errors import PatchifyError
@@ -12,27 +13,29 @@ if TYPE_CHECKING:
     import gradio as gr
 
 
-def launch(host: str = "127.0.0.1", port: int = 7860) -> None:
+def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) -> None:
     """Serves the page until it is interrupted.
 
     Args:
         host: address to listen on.
         port: port to listen on.
+        folder: the gallery with its queries and indexes; the bundled one by default.
 
     Raises:
-        PatchifyError: if there is no such port, it is taken, or the bundled gallery and its index do not fit.
+        PatchifyError: if there is no such port, it is taken, or the gallery and its index do not fit.
     """
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     import gradio as gr
 
-    from patchify_core.web.page import PageSettings, build
+    from patchify_core.web.page import build
     from patchify_core.web.showcase import Showcase
+    from patchify_core.web.visits import PageSettings
 
     settings = PageSettings()
-    showcase = Showcase(SAMPLE_DB)
-    gr.set_static_paths([ASSETS, SAMPLE_DB / "gallery", SAMPLE_DB / "queries"])
+    showcase = Showcase(folder)
+    gr.set_static_paths([ASSETS, folder / "gallery", folder / "queries"])
     demo = build(showcase, settings)
     demo.queue(max_size=64, default_concurrency_limit=2)
     try:

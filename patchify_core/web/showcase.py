@@ -1,16 +1,14 @@
-"""What the page can be asked, and its answers: queries, matches with verdicts, scores, and a look into one match.
+"""What the page can be asked, and its answers.
 
 Nothing here knows Gradio. A `Showcase` is shared by all visitors and holds only what is the same for all of them
-(the bundled gallery and its index); what a visitor brings is in their own `Question`.
+(the bundled gallery and its indexes); what a visitor brings is in their own `Question`.
 """
 
 from __future__ import annotations
 
 import io
-import threading
-import zlib
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +17,16 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.boxes import checked_box, iou
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation import cell_boxes, score_matches
+from patchify_core.evaluation import score_matches
 from patchify_core.gallery import Gallery, Query, read_coco
 from patchify_core.index import PatchIndex
-from patchify_core.metrics import QueryScore, grid_ceiling
+from patchify_core.metrics import grid_ceiling
 from patchify_core.pictures import read_picture
-from patchify_core.retrieval import Explanation, Match, Patchify
+from patchify_core.retrieval import Match, Patchify
+from patchify_core.web.answers import IGNORED, ITSELF, OFF, RIGHT, UNKNOWN, WRONG, Answer, Detail, Result
+from patchify_core.web.questions import Question, checked_words
+from patchify_core.web.reranking import Rerankers
+from patchify_core.web.shelf import DEFAULT, Shelf
 
 RIGHT_IOU = 0.5
 """A box counts as right from this IoU on: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
@@ -32,193 +34,151 @@ RIGHT_IOU = 0.5
 DISPLAY_SIDE = 1024
 """Longest side, in pixels, of the copy of a visitor's picture that is shown to them."""
 
-ONE_THREAD = EncoderSettings(threads=1)
-"""One crop is too little work to share: threads that wait for each other in every layer make it slow as soon as
-anything else runs on the machine."""
-
-RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
-
-
-@dataclass(frozen=True, eq=False)
-class Question:
-    """What one visitor is asking.
-
-    Attributes:
-        name: what the picture is called on the page.
-        width: upright width of the picture in pixels.
-        height: upright height in pixels.
-        box: (4,) float64 xyxy of the object in pixels; None for the whole picture.
-        instance: which bundled object it is, if the visitor says; None means that nothing can be scored.
-        descriptor: (D,) float32 of the box.
-        path: a bundled picture, or None.
-        data: the bytes of a visitor's own picture, or None. They are kept in memory only.
-        display: a small upright JPEG of `data`, made once, to be shown to that visitor.
-        example: id of the bundled query that this is, or None.
-        itself: id of the gallery picture that this is, or None; it is left out of the score.
-    """
-
-    name: str
-    width: int
-    height: int
-    box: NDArray[np.float64] | None
-    instance: int | None
-    descriptor: NDArray[np.float32]
-    path: Path | None = None
-    data: bytes | None = None
-    display: bytes | None = None
-    example: int | None = None
-    itself: int | None = None
-
-    @property
-    def key(self) -> str:
-        """Tells this picture, whatever the box, from others that the same visitor may show."""
-        return self.path.name if self.path is not None else f"{zlib.crc32(self.data or b''):08x}"
-
-    @property
-    def source(self) -> Path | bytes:
-        """Where the pixels are."""
-        if self.path is not None:
-            return self.path
-        assert self.data is not None
-        return self.data
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One match as the page shows it: its rank, what is right or wrong about it, and where the object really is."""
-
-    rank: int
-    match: Match
-    verdict: str
-    iou: float | None
-    annotated: NDArray[np.float64]
-
-
-@dataclass(frozen=True, eq=False)
-class Answer:
-    """Everything the page shows for one question.
-
-    Attributes:
-        results: the first matches.
-        level: finest grid that was used.
-        score: of the whole ranking at `level`; None when the object is unknown.
-        baseline: of the whole ranking by whole pictures alone.
-        ceiling: the best LocScore that the grid allows for this object.
-        pictures: size of the gallery.
-        found: positives among the shown results.
-    """
-
-    results: tuple[Result, ...]
-    level: int
-    score: QueryScore | None
-    baseline: QueryScore | None
-    ceiling: float | None
-    pictures: int
-    found: int
-
-
-@dataclass(frozen=True, eq=False)
-class Detail:
-    """One result looked into."""
-
-    result: Result
-    explanation: Explanation
-    results_shown: int
+FIRST_EXAMPLES = (
+    "birthday cake",
+    "potted fern",
+    "traffic cone",
+    "moka pot",
+    "soccer ball",
+    "gift box",
+    "flowered teapot",
+    "flowered creamer",
+    "blue vase",
+    "toy train",
+    "headphones",
+    "toy biplane",
+)
+"""Shown first: easy ones, look-alikes (the tea set, the blue pots) and two of the hardest."""
 
 
 class Showcase:
-    """The bundled gallery, its index and the encoder, shared by all visitors.
+    """The bundled gallery, its indexes and their encoders, shared by all visitors.
 
     Args:
         folder: sample_db, or another dataset with `annotations.json` and an `index` folder beside it.
-        encoder: by default the one that the index names, with `settings`.
-        settings: how that encoder is run; on one thread by default.
+        encoder: used for the indexes that it made; by default each index's own is loaded, with `settings`.
+        settings: how an encoder is run; on one thread by default.
 
     Raises:
-        PatchifyError: if gallery, index and encoder do not fit together.
+        PatchifyError: if gallery, default index and encoder do not fit together.
     """
 
     def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
-        """Checks every picture's digest against the index, so that no box can be drawn on another picture."""
+        """Reads the gallery and its indexes; no encoder is loaded yet."""
         self.folder = folder
         self.gallery: Gallery = read_coco(folder)
-        index = PatchIndex.load(folder / "index")
-        index.check_pictures(folder, content=True)
-        self._encoder, self._settings = encoder, settings or ONE_THREAD
-        self.index = index
-        self._described: dict[int, Question] = {}
-        self._loading = threading.Lock()
+        self.shelf = Shelf(folder, encoder, settings)
+        self.rerankers = Rerankers()
+        order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
+        self.examples: tuple[Query, ...] = tuple(
+            sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))
+        )
+        self._described: dict[tuple[str, int], Question] = {}
 
-    @cached_property
+    @property
+    def index(self) -> PatchIndex:
+        """The index that a visit begins with."""
+        return self.shelf.offer(DEFAULT).index
+
+    @property
     def engine(self) -> Patchify:
-        """Index and encoder. The encoder is loaded when it is first needed."""
-        from patchify_core.encoders import load_encoder
-
-        with self._loading:  # two first visitors must not both load it: cached_property has no lock of its own
-            if self._encoder is None:
-                self._encoder = load_encoder(self.index.encoder.spec, self._settings)
-            return Patchify(self.index, self._encoder)
+        """The default index and its encoder, which is loaded when it is first needed."""
+        return self.shelf.engine(DEFAULT)
 
     @property
     def levels(self) -> int:
-        """Levels of the index's pyramid."""
-        return self.index.regions.levels
+        """How many levels the default index has."""
+        return self.levels_of(DEFAULT)
+
+    def levels_of(self, engine: str) -> int:
+        """How many levels an index has."""
+        return len(self.shelf.offer(engine).index.regions.stages)
 
     # Questions ------------------------------------------------------------------------------------------
 
-    def example(self, query_id: int) -> Question:
+    def first(self) -> Question:
+        """What a page that was just opened has asked."""
+        return self.example(self.examples[0].id)
+
+    def example(self, query_id: int, engine: str = DEFAULT) -> Question:
         """A bundled query with its annotated box. Descriptors of examples are kept: they are everybody's.
 
         Raises:
             PatchifyError: if there is no such example.
         """
-        if query_id not in self._described:
+        key = engine, query_id
+        if key not in self._described:
             query = next((q for q in self.gallery.queries if q.id == query_id), None)
             if query is None:
                 raise PatchifyError("There is no such example: choose one of those shown.")
-            self._described[query_id] = Question(
+            self._described[key] = Question(
                 name=self.gallery.name(query.instance),
                 width=query.width,
                 height=query.height,
                 box=query.box,
                 instance=query.instance,
-                descriptor=self.engine.describe_query(query.path, query.box),
+                descriptor=self.shelf.engine(engine).describe_query(query.path, query.box),
                 path=query.path,
                 example=query.id,
+                engine=engine,
             )
-        return self._described[query_id]
+        return self._described[key]
 
     def forget_examples(self) -> None:
         """Drops the kept descriptors of examples."""
         self._described.clear()
 
-    def upload(self, data: bytes, name: str = "your picture") -> Question:
+    def upload(self, data: bytes, name: str = "your picture", engine: str = DEFAULT) -> Question:
         """A visitor's picture, all of it; the object is unknown until they say.
 
         Raises:
             PictureError: one sentence, if it is not a picture that can be searched.
         """
         picture = read_picture(data)
-        descriptor = self.engine.describe_query(picture)
+        descriptor = self.shelf.engine(engine).describe_query(picture)
         width, height = picture.size
         picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=85)
-        return Question(name, width, height, None, None, descriptor, data=data, display=stream.getvalue())
+        shown = stream.getvalue()
+        return Question(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
 
-    def from_result(self, image_id: int, box: NDArray[np.float64], instance: int | None) -> Question:
+    def in_words(self, words: object, engine: str = DEFAULT) -> Question:
+        """What a visitor looks for, said in words; the object is unknown until they say.
+
+        Raises:
+            PatchifyError: one sentence, if there are no words or too many.
+            EncoderError: if the encoder knows pictures only.
+        """
+        words = checked_words(words)
+        descriptor = self.shelf.engine(engine).describe_text(words)
+        return Question(words, 0, 0, None, None, descriptor, words=words, engine=engine)
+
+    def from_result(
+        self, image_id: int, box: NDArray[np.float64], instance: int | None, engine: str = DEFAULT
+    ) -> Question:
         """A gallery picture as the next query.
 
         Args:
             image_id: gallery image id.
             box: the part of it to search with.
             instance: the object asked for so far; kept if the picture is known to show it.
+            engine: which index is asked.
         """
         image = self.gallery.image(image_id)
         shows = instance is not None and image_id in self.gallery.positives(instance)
-        descriptor = self.engine.describe_query(image.path, box)
-        name, known = f"gallery picture {image_id}", instance if shows else None
-        return Question(name, image.width, image.height, box, known, descriptor, path=image.path, itself=image_id)
+        descriptor = self.shelf.engine(engine).describe_query(image.path, box)
+        return Question(
+            name=f"gallery picture {image_id}",
+            width=image.width,
+            height=image.height,
+            box=box,
+            instance=instance if shows else None,
+            descriptor=descriptor,
+            path=image.path,
+            itself=image_id,
+            engine=engine,
+        )
 
     def with_box(self, question: Question, box: ArrayLike | None) -> Question:
         """The same picture with another box (xyxy in pixels, checked here); the whole picture if None.
@@ -227,46 +187,89 @@ class Showcase:
 
         Raises:
             BoxError: one sentence, if the box is empty or outside.
+            PatchifyError: if it was asked in words.
         """
+        source = question.source
         region = None if box is None else checked_box(box, question.width, question.height)
-        descriptor = self.engine.describe_query(question.source, region)
+        descriptor = self.shelf.engine(question.engine).describe_query(source, region)
         elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
         instance = None if elsewhere else question.instance
         return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
 
     def with_instance(self, question: Question, instance: int | None) -> Question:
         """The same query, said to be this object."""
-        return replace(question, instance=instance)
+        named = replace(question, instance=instance)
+        named.rankings.update(question.rankings)  # what it is called does not change what is found
+        return named
+
+    def with_engine(self, question: Question, engine: str) -> Question:
+        """The same query, asked of another index and so described by its encoder.
+
+        Raises:
+            EncoderError: if it was asked in words and that encoder knows pictures only, or it cannot be had.
+        """
+        patchify = self.shelf.engine(engine)
+        if question.words is not None:
+            descriptor = patchify.describe_text(question.words)
+        elif question.example is not None:
+            return replace(self.example(question.example, engine), instance=question.instance)
+        else:
+            descriptor = patchify.describe_query(question.source, question.box)
+        return replace(question, descriptor=descriptor, engine=engine)
 
     # Answers --------------------------------------------------------------------------------------------
 
-    def answer(self, question: Question, level: int, top: int) -> Answer:
-        """Searches, and scores the whole ranking if the object is known."""
-        ranking = self.engine.search_descriptor(question.descriptor, top=None, level=level)
+    def answer(self, question: Question, level: int, top: int, reranker: str | None = None) -> Answer:
+        """Searches, re-ranks if wanted, and scores the whole ranking if the object is known.
+
+        Raises:
+            PatchifyError: one sentence, if the question cannot be re-ranked in this way.
+        """
+        engine = self.shelf.engine(question.engine)
+        stages = engine.index.regions.stages
+        ranking = self.ranking(question, level, reranker)
         shown = ranking[:top]
         results = tuple(self._result(question, rank, match) for rank, match in enumerate(shown, 1))
-        score = baseline = ceiling = None
+        score = plain = baseline = ceiling = None
         if question.instance is not None:
             asked = self._as_query(question)
             score = score_matches(ranking, self.gallery, asked)
-            whole = ranking if level == 1 else self.engine.search_descriptor(question.descriptor, top=None, level=1)
-            baseline = score_matches(whole, self.gallery, asked)
+            if reranker is not None:
+                plain = score_matches(self.ranking(question, level), self.gallery, asked)
+            if stages[0].patches == 1:
+                baseline = score_matches(self.ranking(question, 1), self.gallery, asked)
             boxes = {i: b for i, b in self.gallery.positives(asked.instance, asked.exclude).items() if b is not None}
-            ceiling = grid_ceiling(cell_boxes(self.engine, list(boxes), level), boxes) if boxes else None
+            rows = {i: engine.index.boxes_of(engine.index.row_of[i])[: stages[level - 1].patches] for i in boxes}
+            ceiling = grid_ceiling(rows, boxes) if boxes else None
         found = sum(result.verdict in (RIGHT, OFF) for result in results)
-        return Answer(results, level, score, baseline, ceiling, len(self.gallery.images), found)
+        pictures = len(self.gallery.images)
+        return Answer(results, stages, level, reranker, score, plain, baseline, ceiling, pictures, found)
 
-    def detail(self, question: Question, image_id: int, level: int, top: int) -> Detail:
-        """The similarity of every cell of one shown result.
+    def ranking(self, question: Question, level: int, reranker: str | None = None) -> Sequence[Match]:
+        """All pictures, best first. It is kept with the question, because each part of the page needs it."""
+        key = level, reranker
+        if key not in question.rankings:
+            engine = self.shelf.engine(question.engine)
+            matches = engine.search_descriptor(question.descriptor, top=None, level=level)
+            if reranker is not None:
+                exclude = self.left_out(question)
+                matches = self.rerankers.rerank(reranker, engine, question, matches, level, exclude)
+            question.rankings[key] = tuple(matches)
+        return question.rankings[key]
+
+    def detail(self, question: Question, image_id: int, level: int, top: int, reranker: str | None = None) -> Detail:
+        """The similarity of every patch of one shown result.
 
         Raises:
             PatchifyError: if that picture is not among the results any more.
         """
-        shown = self.engine.search_descriptor(question.descriptor, top, level)
+        engine = self.shelf.engine(question.engine)
+        shown = self.ranking(question, level, reranker)[:top]
         for rank, match in enumerate(shown, 1):
             if match.image_id == image_id:
-                explanation = self.engine.explain(question.descriptor, image_id, level)
-                return Detail(self._result(question, rank, match), explanation, len(shown))
+                explanation = engine.explain(question.descriptor, image_id, level)
+                stages = engine.index.regions.stages[:level]
+                return Detail(self._result(question, rank, match), explanation, stages, len(shown))
         raise PatchifyError("That picture is not among the results any more: choose one of those shown.")
 
     def _result(self, question: Question, rank: int, match: Match) -> Result:
@@ -286,9 +289,6 @@ class Showcase:
     def _as_query(self, question: Question) -> Query:
         """The question in the dataset's own terms; a gallery picture is left out of its own score."""
         assert question.instance is not None
-        exclude: frozenset[int] = frozenset() if question.itself is None else frozenset({question.itself})
-        if question.example is not None:
-            exclude |= next(q.exclude for q in self.gallery.queries if q.id == question.example)
         return Query(
             id=question.example or 0,
             file_name=question.name,
@@ -297,5 +297,12 @@ class Showcase:
             height=question.height,
             box=question.box,
             instance=question.instance,
-            exclude=exclude,
+            exclude=self.left_out(question),
         )
+
+    def left_out(self, question: Question) -> frozenset[int]:
+        """Ids of the gallery pictures that are left out of a question's score."""
+        exclude: frozenset[int] = frozenset() if question.itself is None else frozenset({question.itself})
+        if question.example is not None:
+            exclude |= next(q.exclude for q in self.gallery.queries if q.id == question.example)
+        return exclude

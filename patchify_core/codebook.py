@@ -1,0 +1,107 @@
+"""What a codec is trained on. The paper's point: this choice decides how much is lost at the same bytes.
+
+- `global`: the descriptors of whole pictures alone, as a codebook made for global retrieval has them.
+- `uniform`: patches drawn at random.
+- `informative`: the patches that are unlike everything in other pictures (ours). Sky, wall and floor look alike
+  everywhere, fill a random sample, and answer no query; what stands alone is what a query can be told by.
+- `diverse`: patches in random order, leaving out those that nearly repeat one taken before (ours).
+
+The two definitions of "informative" are compared with the others, at equal bytes, by `study compression`.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.compression import CODEBOOKS
+from patchify_core.errors import PatchifyError
+
+INFORMATIVE_SHARE = 0.5
+"""Share of the patches that `informative` keeps."""
+
+NEIGHBOURS = 5
+"""Nearest patches of other pictures whose mean similarity says how much a patch stands alone."""
+
+NEAR_DUPLICATE = 0.8
+"""Cosine similarity from which `diverse` counts two patches as one."""
+
+REFERENCE = 8192
+"""Patches that every patch is compared with, at most: enough to know the commonplace, and the cost stays linear."""
+
+
+def choose(descriptors: NDArray[np.float32], codebook: str, seed: int = 0) -> NDArray[np.intp]:
+    """Chooses the training patches.
+
+    Args:
+        descriptors: (N, P, d) float32 of N pictures, rows of length 1, in the space that is coded. For `global`,
+            patch 0 must be the whole picture.
+        codebook: one of `CODEBOOKS`.
+        seed: of what is random.
+
+    Returns:
+        Indices into the (N * P, d) patches, ascending.
+
+    Raises:
+        PatchifyError: if the codebook is unknown.
+    """
+    pictures, patches, _ = descriptors.shape
+    if codebook == "global":
+        return np.arange(pictures) * patches
+    if codebook == "uniform":
+        return np.arange(pictures * patches)
+    if codebook == "informative":
+        alone = -commonness(descriptors, seed)
+        count = max(1, round(INFORMATIVE_SHARE * pictures * patches))
+        return np.sort(np.argsort(-alone, kind="stable")[:count])
+    if codebook == "diverse":
+        return without_near_duplicates(descriptors.reshape(pictures * patches, -1), NEAR_DUPLICATE, seed)
+    raise PatchifyError(f"Unknown codebook '{codebook}': choose {', '.join(CODEBOOKS)}.")
+
+
+def commonness(descriptors: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
+    """How like other pictures' patches each patch is.
+
+    Args:
+        descriptors: (N, P, d) float32, rows of length 1.
+        seed: of the reference sample, where there are more than `REFERENCE` patches.
+
+    Returns:
+        (N * P,) float32, mean cosine similarity with the `NEIGHBOURS` nearest patches of other pictures, -1..1.
+    """
+    pictures, patches, _ = descriptors.shape
+    vectors = descriptors.reshape(pictures * patches, -1)
+    owner = np.repeat(np.arange(pictures), patches)
+    sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:REFERENCE])
+    near = min(NEIGHBOURS, len(sample))
+    found = np.empty(len(vectors), np.float32)
+    for start in range(0, len(vectors), 1024):
+        block = slice(start, start + 1024)
+        similar = vectors[block] @ vectors[sample].T
+        similar[owner[block][:, None] == owner[sample][None]] = -1  # a picture's own patches overlap each other
+        found[block] = np.partition(similar, -near, axis=1)[:, -near:].mean(axis=1)
+    return found
+
+
+def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, seed: int = 0) -> NDArray[np.intp]:
+    """Goes through vectors in random order and keeps those unlike all that were kept before.
+
+    Args:
+        vectors: (M, d) float32, rows of length 1.
+        threshold: cosine similarity from which two count as the same.
+        seed: of the order.
+
+    Returns:
+        Indices of the kept ones, ascending; at least one.
+    """
+    order = np.random.default_rng(seed).permutation(len(vectors))
+    kept: list[int] = []
+    held: NDArray[np.float32] = np.empty((min(len(vectors), 1024), vectors.shape[1]), np.float32)
+    for at in order.tolist():
+        if kept and float((held[: len(kept)] @ vectors[at]).max()) > threshold:
+            continue
+        if len(kept) == len(held):
+            held = np.concatenate([held, np.empty_like(held)])
+        held[len(kept)] = vectors[at]
+        kept.append(at)
+    return np.sort(np.array(kept, np.intp))

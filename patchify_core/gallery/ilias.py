@@ -1,0 +1,223 @@
+"""ILIAS in its published layout: ilias_core, perhaps image_ids, perhaps unpacked distractors. See BENCHMARKS.md."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.errors import GalleryError
+from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.gallery.published import (
+    DEFAULTS,
+    BoxProblem,
+    Progress,
+    PublishedSettings,
+    around,
+    check_files,
+    cut_to,
+    read_boxes,
+    read_sizes,
+    refuse,
+)
+
+CORE, DISTRACTORS, LISTS = "ilias_core", "yfcc100m", "image_ids"
+MINI_LIST = f"{LISTS}/mini_ilias_yfcc100m_ids.txt"
+SUBSETS = ("all", "core", "mini")
+SUFFIXES = (".jpg", ".jpeg", ".png")
+"""The endings that ILIAS's own code looks for, in any letter case."""
+
+
+def read_ilias(
+    folder: Path | str,
+    subset: str = "all",
+    progress: Progress | None = None,
+    settings: PublishedSettings = DEFAULTS,
+) -> Gallery:
+    """Read ILIAS: image queries cropped to their object, positives whole, distractors if they are there.
+
+    Args:
+        folder: Where `ilias_core` lies, or `ilias_core` itself.
+        subset: `core` for the core alone, `mini` for the core and the distractors that
+            `image_ids/mini_ilias_yfcc100m_ids.txt` lists, `all` for every picture below `yfcc100m` that there is.
+        progress: Told how many of the pictures' headers have been read.
+        settings: How strictly to read.
+
+    Returns:
+        The gallery: one instance an object folder, every line of a positive's box file a box, and a query's box
+        around all the lines of its own, as ILIAS's extraction crops it.
+
+    Raises:
+        GalleryError: One sentence: files are missing, packed or broken, or a box is outside its picture.
+    """
+    if subset not in SUBSETS:
+        raise GalleryError(f"ILIAS has the subsets {', '.join(SUBSETS)}, not {subset!r}: choose one of them.")
+    root = Path(folder)
+    core = CORE if os.path.isdir(root / CORE) else ""
+    objects = _objects(root, core)
+    asked = [name for each in objects for name in _pictures(root, f"{each}/query", "Q")]
+    shown = [name for each in objects for name in _pictures(root, f"{each}/pos", "P")]
+    _check_lists(root, core, {"image_query_ids.txt": asked, "positive_ids.txt": shown})
+    filled = {PurePosixPath(name).parent.as_posix() for name in (*asked, *shown)}
+    empty = [part for each in objects for part in (f"{each}/query", f"{each}/pos") if part not in filled]
+    if empty:
+        raise GalleryError(
+            f"{len(empty)} folders in {str(root)!r} hold no picture, first: {empty[0]!r}: unpack ilias_core.tar again."
+        )
+    check_files(root, [_box_file(name) for name in (*asked, *shown)], "ilias_core")
+    distractors = [] if subset == "core" else _distractors(root, mini=subset == "mini")
+    names = [*shown, *distractors]
+    total = len(names) + len(asked)
+    sizes = read_sizes(root, names, progress, 0, total)
+    query_sizes = read_sizes(root, asked, progress, len(sizes), total)
+    images = tuple(
+        GalleryImage(number, name, root / name, *size)
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
+    )
+    instance_of = {each: number for number, each in enumerate(objects, 1)}
+    boxes, query_boxes = _boxes(root, shown, sizes, settings), _boxes(root, asked, query_sizes, settings)
+    queries = []
+    for number, (name, size, rows) in enumerate(zip(asked, query_sizes, query_boxes, strict=True), len(images) + 1):
+        box = around(rows)
+        box.flags.writeable = False
+        queries.append(Query(number, name, root / name, *size, box=box, instance=instance_of[_object(name)]))
+    counts = [len(rows) for rows in boxes]
+    annotations = Annotations(
+        np.repeat(np.arange(1, len(shown) + 1), counts),
+        np.repeat(np.array([instance_of[_object(name)] for name in shown], np.int64), counts),
+        np.concatenate(boxes),
+        np.zeros(sum(counts), bool),
+        np.full(sum(counts), np.nan),
+    )
+    names_of = {number: PurePosixPath(each).name for each, number in instance_of.items()}
+    return Gallery(root, images, tuple(queries), names_of, annotations)
+
+
+def is_ilias(folder: Path) -> bool:
+    """Say whether a folder looks like ILIAS: it has `ilias_core`, or object folders with `query` and `pos`."""
+    if os.path.isdir(folder / CORE):
+        return True
+    return any(
+        os.path.isdir(folder / name / "query") and os.path.isdir(folder / name / "pos") for name in _folders(folder)
+    )
+
+
+# Files -----------------------------------------------------------------------------------------------------
+
+
+def _folders(folder: Path) -> list[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except (OSError, ValueError):
+        return []
+
+
+def _objects(root: Path, core: str) -> list[str]:
+    """POSIX names of the object folders."""
+    if not os.path.isdir(root):
+        raise GalleryError(f"There is no folder {str(root)!r}: check its name.")
+    found = [f"{core}/{name}" if core else name for name in _folders(root / core)]
+    found = [name for name in found if os.path.isdir(root / name / "query") or os.path.isdir(root / name / "pos")]
+    if not found:
+        raise GalleryError(
+            f"{str(root / core)!r} holds no object folder with 'query' and 'pos' in it: unpack ilias_core.tar there."
+        )
+    return found
+
+
+def _object(name: str) -> str:
+    """The object folder of a picture's name."""
+    return PurePosixPath(name).parent.parent.as_posix()
+
+
+def _pictures(root: Path, folder: str, letter: str) -> list[str]:
+    try:
+        found = sorted(os.listdir(root / folder))
+    except OSError:
+        return []
+    return [
+        f"{folder}/{name}"
+        for name in found
+        if name.startswith(letter) and name.lower().endswith(SUFFIXES) and "_bbox" not in name
+    ]
+
+
+def _box_file(name: str) -> str:
+    return f"{os.path.splitext(name)[0]}_bbox.txt"
+
+
+def _check_lists(root: Path, core: str, found: dict[str, list[str]]) -> None:
+    """Compare the pictures with ILIAS's own lists, where those are there."""
+    for file, names in found.items():
+        path = root / LISTS / file
+        if not os.path.lexists(path):
+            continue
+        listed = [f"{core}/{name}" if core else name for name in _read_list(path)]
+        check_files(root, listed, f"{LISTS}/{file}")
+        extra = sorted(set(names) - set(listed))
+        if extra:
+            raise GalleryError(
+                f"{len(extra)} pictures in {str(root)!r} are not in {LISTS}/{file}, first: {extra[0]!r}: "
+                "remove them, or get the lists again."
+            )
+
+
+def _read_list(path: Path) -> list[str]:
+    """The first column of one of ILIAS's lists."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise GalleryError(f"{str(path)!r} cannot be read as a list of ids: download it again.") from error
+    names = [line.split(",")[0].strip() for line in lines if line.strip()]
+    if not names:
+        raise GalleryError(f"{str(path)!r} lists nothing: download it again.")
+    return names
+
+
+def _distractors(root: Path, mini: bool) -> list[str]:
+    found, packed = [], 0
+    for folder, folders, files in os.walk(root / DISTRACTORS):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = Path(folder).relative_to(root)
+        found += [(below / name).as_posix() for name in sorted(files) if name.lower().endswith(SUFFIXES)]
+        packed += sum(name.lower().endswith(".tar") for name in files)
+    if packed and not found:
+        raise GalleryError(
+            f"{str(root / DISTRACTORS)!r} holds {packed} .tar files and no picture: unpack each into a folder of its "
+            "own, or evaluate the subset core."
+        )
+    if not mini:
+        return found
+    if not os.path.isfile(root / MINI_LIST):
+        raise GalleryError(
+            f"There is no file {str(root / MINI_LIST)!r}: download it, it lists mini-ILIAS's distractors."
+        )
+    wanted = _read_list(root / MINI_LIST)
+    by_id = {PurePosixPath(name).stem: name for name in found}
+    missing = [key for key in wanted if key not in by_id]
+    if missing:
+        raise GalleryError(
+            f"{len(missing)} of the {len(wanted)} distractors that {MINI_LIST} lists are missing in "
+            f"{str(root / DISTRACTORS)!r}, first: {missing[0]!r}: download and unpack them."
+        )
+    return sorted(by_id[key] for key in set(wanted))
+
+
+# Boxes -----------------------------------------------------------------------------------------------------
+
+
+def _boxes(
+    root: Path, names: list[str], sizes: list[tuple[int, int]], settings: PublishedSettings
+) -> list[NDArray[np.float64]]:
+    """The boxes (M, 4) xyxy of each picture, M >= 1."""
+    found, problems = [], []
+    for name, size in zip(names, sizes, strict=False):  # sizes go on with the distractors, which have no boxes
+        try:
+            found.append(cut_to(read_boxes(root / _box_file(name)), size, settings))
+        except BoxProblem as problem:
+            problems.append((_box_file(name), str(problem)))
+    refuse(root, problems)
+    return found

@@ -1,0 +1,196 @@
+"""An index on disk: a folder that is loaded only if all of it fits together. There is no pickle in it.
+
+`meta.json` (how it was made, of which pictures, and the digest of every other file), `index.faiss`, and where they are
+needed `projection.npy` (a learned projection), `fine.faiss` (finer codes) and `boxes.npy` (boxes that depend on the
+pictures' pixels).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.digests import sha256_of_bytes, sha256_of_file, sha256_of_json
+from patchify_core.encoders.base import EncoderInfo
+from patchify_core.errors import IndexFolderError
+from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.projection import Projection
+from patchify_core.regions import parse_regions
+
+if TYPE_CHECKING:
+    import faiss
+
+FORMAT = 2
+META_NAME, FAISS_NAME, FINE_NAME = "meta.json", "index.faiss", "fine.faiss"
+PROJECTION_NAME, BOXES_NAME = "projection.npy", "boxes.npy"
+
+
+def write_index(index: PatchIndex, folder: Path, root: str) -> None:
+    """Writes the files into an existing folder. `build.py` renames that folder into place.
+
+    Args:
+        index: what to write.
+        folder: an existing, private folder.
+        root: the gallery's root as `meta.json` shall name it: absolute, or relative to the index folder.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    files = {FAISS_NAME: _write_codes(index.codes, folder / FAISS_NAME)}
+    if index.fine is not None:
+        files[FINE_NAME] = _write_codes(index.fine, folder / FINE_NAME)
+    small = {
+        PROJECTION_NAME: None if index.projection is None else index.projection.to_bytes(),
+        BOXES_NAME: None if index.boxes is None else _npy(index.boxes),
+    }
+    for name, data in small.items():
+        if data is not None:
+            (folder / name).write_bytes(data)
+            files[name] = (len(data), sha256_of_bytes(data))
+    listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
+    meta = {"format": FORMAT} | index.meta() | {"root": root, "files": listed}
+    meta["digest"] = sha256_of_json(meta)
+    (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def load_index(folder: Path) -> PatchIndex:
+    """Loads an index folder if all of it fits together.
+
+    Raises:
+        IndexFolderError: one sentence, if the folder is missing, truncated, edited or of another format.
+        PatchifyError: if its regions are of a kind that this version does not know.
+    """
+    import faiss
+
+    meta = read_meta(folder)
+
+    def damaged(name: str) -> IndexFolderError:
+        return IndexFolderError(
+            f"{folder / name} is missing, truncated or not the file that was written: delete {folder} and build it "
+            "again."
+        )
+
+    try:
+        files, root, factory = meta["files"], (folder / meta["root"]).resolve(), meta["factory"]
+        codebook, rescore = meta["codebook"], meta["rescore"]
+        encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
+        images = [IndexedImage(**image) for image in meta["images"]]
+        if FAISS_NAME not in files or not {*files} <= {FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME}:
+            raise damaged(META_NAME)
+        for name, expected in files.items():
+            # FAISS trusts what it reads, so it gets to read only a file whose digest is right.
+            path = folder / name
+            try:
+                whole = path.stat().st_size == expected["bytes"] and sha256_of_file(path) == expected["sha256"]
+            except OSError:
+                whole = False
+            if not whole:
+                raise damaged(name)
+    except (KeyError, TypeError, AttributeError):
+        raise damaged(META_NAME) from None
+    projection = boxes = fine = None
+    try:
+        if PROJECTION_NAME in files:
+            projection = Projection.from_bytes((folder / PROJECTION_NAME).read_bytes())
+        if BOXES_NAME in files:
+            boxes = np.load(folder / BOXES_NAME, allow_pickle=False)
+    except ValueError:
+        raise damaged(META_NAME) from None
+    codes = _read_codes(folder / FAISS_NAME)
+    if FINE_NAME in files:
+        fine = _read_codes(folder / FINE_NAME)
+    index = PatchIndex(encoder, regions, images, codes, factory, root, projection, fine, boxes, codebook, rescore)
+    patches = len(images) * regions.patches_per_image
+    fits = (
+        all(part.d == index.dim and part.ntotal == patches for part in (codes, fine) if part is not None)
+        and all(part.metric_type == faiss.METRIC_INNER_PRODUCT for part in (codes, fine) if part is not None)
+        and (projection is None or len(projection.mean) == encoder.dim)
+        and (boxes is not None) == regions.needs_picture
+        and (
+            boxes is None or (boxes.shape == (len(images), regions.patches_per_image, 4) and boxes.dtype == np.float32)
+        )
+    )
+    if not fits:
+        raise damaged(META_NAME)
+    return index
+
+
+def _npy(array: NDArray[np.float32]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def _read_codes(path: Path) -> faiss.Index:
+    """Reads a FAISS index whose digest was checked, ready to give single patches back."""
+    import faiss
+
+    codes = faiss.read_index(str(path))
+    if isinstance(codes, faiss.IndexIVF):
+        codes.make_direct_map()  # an inverted file keeps patches by list; this finds them by number
+    return codes
+
+
+def _write_codes(codes: faiss.Index, path: Path) -> tuple[int, str]:
+    """Streams the FAISS index into a file without a second copy in memory; returns its size and SHA-256."""
+    import faiss
+
+    digest, size = hashlib.sha256(), 0
+    failure: list[OSError] = []
+    with open(path, "wb") as file:
+
+        def write(chunk: bytes) -> None:
+            nonlocal size
+            try:
+                file.write(chunk)
+            except OSError as error:
+                failure.append(error)  # FAISS would report its own words instead of the disk's
+                raise
+            digest.update(chunk)
+            size += len(chunk)
+
+        try:
+            faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))  # type: ignore[attr-defined]
+        except RuntimeError:
+            if failure:
+                raise failure[0] from None
+            raise
+    return size, digest.hexdigest()
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Reads and checks `meta.json` of an index folder.
+
+    Raises:
+        IndexFolderError: one sentence, if it is missing, not ours, damaged, edited or of another format.
+    """
+    path = folder / META_NAME
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise IndexFolderError(
+            f"{folder} is not an index folder (no {META_NAME}): make one with the index command."
+        ) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise IndexFolderError(f"{path} cannot be read as JSON: delete {folder} and build it again.") from error
+    if not isinstance(meta, dict) or "digest" not in meta:
+        raise IndexFolderError(f"{folder} is not an index folder ({META_NAME} describes none): choose another folder.")
+    if meta.get("format") != FORMAT:
+        raise IndexFolderError(
+            f"{folder} has index format {meta.get('format')}, this version reads {FORMAT}: build it again."
+        )
+    try:
+        digest = sha256_of_json({key: value for key, value in meta.items() if key != "digest"})
+    except (ValueError, RecursionError):
+        digest = ""
+    if digest != meta["digest"]:
+        raise IndexFolderError(
+            f"{path} was edited or damaged after it was written: delete {folder} and build it again."
+        )
+    return meta

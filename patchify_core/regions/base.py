@@ -1,0 +1,142 @@
+"""What every region selector is: a rule that turns a picture into the same number of boxes, always in one order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_PATCHES = 1000
+"""Most patches a picture may be cut into. Each costs a forward pass and a descriptor, so more is a slip."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A prefix of the patches that is a selection by itself, so that one index answers for several.
+
+    Attributes:
+        spec: the selector that gives just these patches, e.g. `pyramid:2`.
+        patches: how many of the first patches these are, at least 1.
+    """
+
+    spec: str
+    patches: int
+
+
+class Regions(Protocol):
+    """A region selector: a frozen, hashable value, equal to another where their specs are equal.
+
+    Boxes are float64 xyxy in pixels of the upright picture, inside it and with an area, down to a picture of
+    one pixel. They are not rounded.
+    """
+
+    @property
+    def spec(self) -> str:
+        """The selector as the command line writes it, in the one canonical form; `parse_regions(spec) == self`."""
+        ...
+
+    @property
+    def patches_per_image(self) -> int:
+        """P, the number of boxes in every picture, 1..`MAX_PATCHES`."""
+        ...
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """Prefixes that are selections by themselves, growing; the last one is this selector, whole."""
+        ...
+
+    @property
+    def needs_picture(self) -> bool:
+        """Whether boxes depend on the pixels, so that an index has to store them."""
+        ...
+
+    def boxes(self, width: int, height: int) -> NDArray[np.float64]:
+        """The boxes of any picture of this size, (P, 4).
+
+        Args:
+            width: picture width in pixels, at least 1.
+            height: picture height in pixels, at least 1.
+
+        Raises:
+            PatchifyError: if the boxes depend on the pixels (`needs_picture`).
+        """
+        ...
+
+    def boxes_in(self, picture: Image) -> NDArray[np.float64]:
+        """The boxes of this picture, (P, 4); works for every selector.
+
+        Args:
+            picture: upright RGB picture.
+        """
+        ...
+
+    def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
+        """One row of `boxes`, (4,), without making the others: a ranking needs one a picture.
+
+        Args:
+            width: picture width in pixels, at least 1.
+            height: picture height in pixels, at least 1.
+            cell: the patch's number within its picture, 0..P-1.
+
+        Raises:
+            PatchifyError: if this box depends on the pixels.
+            IndexError: if there is no such patch.
+        """
+        ...
+
+
+def check_cell(cell: int, patches: int) -> None:
+    """Refuses a patch number that a picture does not have; a negative one would count from the end.
+
+    Raises:
+        IndexError: if `cell` is not in 0..patches-1.
+    """
+    if not 0 <= cell < patches:
+        raise IndexError(f"patch {cell} of a picture that has {patches}")
+
+
+class RelativeRegions:
+    """A selector whose boxes are the same fractions of every picture. Subclasses give `spec` and `relative`."""
+
+    @property
+    def spec(self) -> str:
+        """See `Regions.spec`."""
+        raise NotImplementedError
+
+    @property
+    def relative(self) -> NDArray[np.float64]:
+        """(P, 4) float64 xyxy as fractions of the picture's sides, in 0..1; made once, not writeable."""
+        raise NotImplementedError
+
+    @property
+    def patches_per_image(self) -> int:
+        """See `Regions.patches_per_image`."""
+        return len(self.relative)
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """One stage: the whole selection."""
+        return (Stage(self.spec, self.patches_per_image),)
+
+    @property
+    def needs_picture(self) -> bool:
+        """False: only the picture's size counts."""
+        return False
+
+    def boxes(self, width: int, height: int) -> NDArray[np.float64]:
+        """(P, 4) float64 xyxy in pixels; see `Regions.boxes`."""
+        return self.relative * (width, height, width, height)
+
+    def boxes_in(self, picture: Image) -> NDArray[np.float64]:
+        """`boxes` of the picture's size."""
+        return self.boxes(*picture.size)
+
+    def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
+        """One row of `boxes`, (4,); see `Regions.box`."""
+        check_cell(cell, self.patches_per_image)
+        return self.relative[cell] * (width, height, width, height)

@@ -1,0 +1,84 @@
+"""Re-ranking a shortlist: `load_reranker("patch-qe+sift")` orders the best matches of a search anew.
+
+qe, patch-qe            alpha query expansion with the whole pictures, or with the patches that won
+sift, xfeat, aliked     geometric verification by local features; the last two need requirements-rerank.txt
+A+B                     A first, then B
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+from patchify_core.errors import PatchifyError
+from patchify_core.rerank.base import QueryView, Reranker, Verification
+from patchify_core.rerank.chain import Chain
+from patchify_core.rerank.expansion import ExpansionSettings, QueryExpansion
+from patchify_core.rerank.names import EXPANSIONS, INSTALL, RERANKERS, VERIFICATIONS
+from patchify_core.rerank.verification import GeometricVerification, VerificationSettings
+
+__all__ = [
+    "EXPANSIONS",
+    "INSTALL",
+    "RERANKERS",
+    "VERIFICATIONS",
+    "Chain",
+    "ExpansionSettings",
+    "GeometricVerification",
+    "QueryExpansion",
+    "QueryView",
+    "RerankSettings",
+    "Reranker",
+    "Verification",
+    "VerificationSettings",
+    "load_reranker",
+]
+
+
+@dataclass(frozen=True)
+class RerankSettings:
+    """What a person may tune about re-ranking: see `ExpansionSettings` and `VerificationSettings`."""
+
+    expansion: ExpansionSettings = field(default_factory=ExpansionSettings)
+    verification: VerificationSettings = field(default_factory=VerificationSettings)
+
+
+def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker:
+    """Loads a re-ranker.
+
+    Args:
+        name: one of `RERANKERS`, or several with a plus between them, e.g. `patch-qe+sift`.
+        settings: see `RerankSettings`.
+
+    Raises:
+        PatchifyError: one sentence, if the name is unknown or needs packages that are not installed.
+    """
+    settings = settings or RerankSettings()
+    parts = [part.strip() for part in name.split("+")]
+    for part in parts:  # all names are checked before any network is loaded
+        if part not in RERANKERS:
+            near = difflib.get_close_matches(part, RERANKERS, 1, 0.4)
+            hint = f" (the nearest is {near[0]})" if near else ""
+            raise PatchifyError(
+                f"Unknown re-ranker '{part}'{hint}: choose one of {', '.join(RERANKERS)}, or several with a plus "
+                "between them."
+            )
+    loaded = [_load_one(part, settings) for part in parts]
+    return loaded[0] if len(loaded) == 1 else Chain(loaded)
+
+
+def _load_one(name: str, settings: RerankSettings) -> Reranker:
+    if name in EXPANSIONS:
+        return QueryExpansion(patches=name == "patch-qe", settings=settings.expansion)
+    features = settings.verification.features
+    if name == "sift":
+        from patchify_core.rerank.sift import Sift
+
+        return GeometricVerification(Sift(features), settings.verification)
+    if name == "xfeat":
+        from patchify_core.rerank.xfeat import XFeat
+
+        return GeometricVerification(XFeat(features), settings.verification)
+    from patchify_core.rerank.aliked import Aliked
+
+    return GeometricVerification(Aliked(features), settings.verification)

@@ -1,0 +1,121 @@
+"""Which configurations each experiment compares."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from patchify_core.errors import PatchifyError
+
+ENCODERS = ("effnet-lite0", "effnet-lite1", "effnet-lite2")
+
+EQUAL_PATCHES = (
+    "pyramid:4",
+    "sliding:0.35,0.15+pyramid:1",
+    "random:30,0",
+    "random:30,1",
+    "random:30,2",
+    "salient:30",
+    "pyramid:3+salient:16",
+)
+"""Strategies of 30 patches a picture (see `regions`)."""
+
+FACTORIES = (
+    "Flat",
+    "SQ8",
+    "PCAH256,Flat",
+    "PCAH256,SQ8",
+    "PCAH128,SQ8",
+    "PCAH128,PQ64",
+    "PCAH128,PQ32",
+    "PCAH128,PQ16",
+)
+"""From float32 down to 16 bytes a patch, trained on uniform patches."""
+
+EQUAL_BYTES = ("PCAH128,PQ64x4", "PCAH128,PQ32x4", "PCAH128,PQ16x4")
+"""32, 16 and 8 bytes a patch with 16 centroids a part, so that even 16 whole pictures are enough to train on."""
+
+CODEBOOKS = ("global", "uniform", "informative", "diverse")
+SEEDS = (0, 1, 2)
+
+RERANKERS = (None, "qe", "patch-qe", "sift", "xfeat", "aliked", "patch-qe+sift", "patch-qe+aliked")
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """One way to search.
+
+    Attributes:
+        encoder: spec of the encoder.
+        regions: spec of the regions that are indexed.
+        levels: stages of the regions that are scored; None for all.
+        factory: how descriptors are kept.
+        codebook: what the codec is trained on.
+        rescore: finer codes, or None.
+        seed: of what is random in the training.
+        rerank: name of a re-ranker, or None.
+    """
+
+    encoder: str = ENCODERS[0]
+    regions: str = "pyramid:4"
+    levels: tuple[int, ...] | None = None
+    factory: str = "Flat"
+    codebook: str = "uniform"
+    rescore: str | None = None
+    seed: int = 0
+    rerank: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields as plain JSON values, without the levels."""
+        return {key: value for key, value in asdict(self).items() if key != "levels"}
+
+
+def plan(name: str, encoder: str = ENCODERS[0]) -> tuple[Configuration, ...]:
+    """The configurations of an experiment.
+
+    Args:
+        name: one of `PLANS`.
+        encoder: used where encoders are not what is compared.
+
+    Raises:
+        PatchifyError: if there is no such experiment; it names the nearest.
+    """
+    if name not in PLANS:
+        near = difflib.get_close_matches(name, PLANS, n=1)
+        guess = f"did you mean {near[0]}?" if near else f"choose {', '.join(PLANS)}."
+        raise PatchifyError(f"There is no study '{name}': {guess}")
+    return tuple(PLANS[name](encoder))
+
+
+def _encoders(_encoder: str) -> Sequence[Configuration]:
+    return [Configuration(encoder=spec) for spec in ENCODERS]
+
+
+def _regions(encoder: str) -> Sequence[Configuration]:
+    return [Configuration(encoder=encoder, regions=spec) for spec in EQUAL_PATCHES]
+
+
+def _compression(encoder: str) -> Sequence[Configuration]:
+    last = (4,)
+    sizes = [
+        Configuration(encoder, levels=last, factory=factory, seed=seed)
+        for factory in FACTORIES
+        for seed in (SEEDS if "PQ" in factory else SEEDS[:1])
+    ]
+    rescored = [Configuration(encoder, levels=last, factory="PCAH128,PQ16", rescore="SQ8", seed=seed) for seed in SEEDS]
+    books = [
+        Configuration(encoder, levels=last, factory=factory, codebook=codebook, seed=seed)
+        for factory in EQUAL_BYTES
+        for codebook in CODEBOOKS
+        for seed in SEEDS
+    ]
+    return [*sizes, *rescored, *books]
+
+
+def _rerank(encoder: str) -> Sequence[Configuration]:
+    return [Configuration(encoder, levels=(1, 4), rerank=name) for name in RERANKERS]
+
+
+PLANS = {"encoders": _encoders, "regions": _regions, "compression": _compression, "rerank": _rerank}

@@ -1,0 +1,159 @@
+"""The tables of an experiment, as Markdown: what the README shows is what this prints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Mean:
+    """Rows that differ in their seed alone.
+
+    Attributes:
+        rows: at least one.
+    """
+
+    rows: tuple[Row, ...]
+
+    def of(self, name: str) -> float | None:
+        """Mean of a number over the seeds; None where it is not there."""
+        values = [row[name] for row in self.rows]
+        return None if any(value is None for value in values) else fmean(values)
+
+    def spread(self, name: str) -> float:
+        """Largest minus smallest over the seeds."""
+        values = [row[name] for row in self.rows if row[name] is not None]
+        return max(values) - min(values) if values else 0.0
+
+    def __getitem__(self, name: str) -> Any:
+        """What all rows have in common."""
+        return self.rows[0][name]
+
+
+def without_seed(spec: str) -> str:
+    """`random:30,2` -> `random:30`."""
+    return re.sub(r"(random:\d+),\d+", r"\1", spec)
+
+
+def means(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Mean]]:
+    """Groups rows by `keys`, then by dataset; in the order in which they come."""
+    grouped: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
+    for row in rows:
+        key = tuple(without_seed(row[k]) if k in ("regions", "indexed") else row[k] for k in keys)
+        grouped.setdefault(key, {}).setdefault(row["dataset"], []).append(row)
+    return {
+        key: {dataset: Mean(tuple(found)) for dataset, found in by_dataset.items()}
+        for key, by_dataset in grouped.items()
+    }
+
+
+def tables(numbers: dict[str, Any]) -> str:
+    """All tables of one study's numbers (`run.run_study`), with its notes."""
+    datasets = list(numbers["datasets"])
+    made = _TABLES[numbers["study"]](numbers["rows"], datasets)
+    notes = [_note(refusal) for refusal in numbers["refused"]]
+    return "\n\n".join([*made, *sorted(set(notes))])
+
+
+def _note(refusal: Row) -> str:
+    parts = [refusal["encoder"], refusal["regions"], refusal["factory"], refusal["codebook"], refusal["rerank"] or ""]
+    return f"Not had on {refusal['dataset']} ({', '.join(part for part in parts if part)}): {refusal['why']}"
+
+
+def _encoders(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
+    grouped = means(rows, ("encoder", "regions"))
+    head = ["encoder", "regions", "patches", *_score_heads(datasets)]
+    return [
+        _table(head, [[*key, str(_any(by)["patches"]), *_scores(by, datasets)] for key, by in grouped.items()]),
+    ]
+
+
+def _regions(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
+    whole = [row for row in rows if row["regions"] == row["indexed"]]
+    grouped = means(whole, ("regions",))
+    head = ["regions", "patches", *_score_heads(datasets)]
+    body = [[f"`{key[0]}`", str(_any(by)["patches"]), *_scores(by, datasets)] for key, by in grouped.items()]
+    return [_table(head, body)]
+
+
+def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
+    sizes = means(
+        [row for row in rows if row["codebook"] == "uniform" and "x4" not in row["factory"]], ("factory", "rescore")
+    )
+    head = ["kept as", "bytes a patch", "bytes a picture", *_score_heads(datasets)]
+    body = [
+        [
+            f"`{factory}`" + (f" + `{rescore}`" if rescore else ""),
+            str(_any(by)["bytes_per_patch"]),
+            f"{_any(by)['bytes_per_image']:,}",
+            *_scores(by, datasets),
+        ]
+        for (factory, rescore), by in sizes.items()
+    ]
+    books = means([row for row in rows if "x4" in row["factory"]], ("factory", "codebook"))
+    book_head = ["codec", "bytes a patch", "trained on", *_score_heads(datasets)]
+    book_body = [
+        [f"`{factory}`", str(_any(by)["bytes_per_patch"]), codebook, *_scores(by, datasets)]
+        for (factory, codebook), by in books.items()
+    ]
+    return [_table(head, body), _table(book_head, book_body)]
+
+
+def _rerank(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
+    made = []
+    for level in sorted({row["level"] for row in rows}):
+        grouped = means([row for row in rows if row["level"] == level], ("rerank",))
+        spec = next(row["regions"] for row in rows if row["level"] == level)
+        head = [f"re-ranker on `{spec}`", *_score_heads(datasets), "ms a query"]
+        body = [[key[0] or "none", *_scores(by, datasets), _milliseconds(by, datasets)] for key, by in grouped.items()]
+        made.append(_table(head, body))
+    return made
+
+
+_TABLES: dict[str, Callable[[Sequence[Row], Sequence[str]], list[str]]] = {
+    "encoders": _encoders,
+    "regions": _regions,
+    "compression": _compression,
+    "rerank": _rerank,
+}
+
+
+def _any(by_dataset: dict[str, Mean]) -> Mean:
+    return next(iter(by_dataset.values()))
+
+
+def _score_heads(datasets: Sequence[str]) -> list[str]:
+    return [f"{dataset}: {what}" for dataset in datasets for what in ("mAP", "LocScore")]
+
+
+def _scores(by_dataset: dict[str, Mean], datasets: Sequence[str]) -> list[str]:
+    cells = []
+    for dataset in datasets:
+        mean = by_dataset.get(dataset)
+        cells += ["—", "—"] if mean is None else [_number(mean, "map"), _number(mean, "locscore")]
+    return cells
+
+
+def _number(mean: Mean, name: str) -> str:
+    value = mean.of(name)
+    if value is None:
+        return "—"
+    spread = mean.spread(name) / 2
+    return f"{value:.3f}" + (f" ± {spread:.3f}" if len(mean.rows) > 1 else "")
+
+
+def _milliseconds(by_dataset: dict[str, Mean], datasets: Sequence[str]) -> str:
+    found = [by_dataset[dataset].of("ms_per_rerank") for dataset in datasets if dataset in by_dataset]
+    times = [value for value in found if value is not None]
+    return f"{fmean(times):.0f}" if times else "—"
+
+
+def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *body]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

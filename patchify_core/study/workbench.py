@@ -1,0 +1,115 @@
+"""What experiments share: exact descriptors of every dataset, embedded once and kept, and codes made from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.build import BuildSettings, build_index
+from patchify_core.codes import CodeSettings, encode_codes
+from patchify_core.digests import sha256_of_bytes
+from patchify_core.encoders import Encoder, EncoderInfo, load_encoder
+from patchify_core.errors import GalleryError
+from patchify_core.gallery import Gallery
+from patchify_core.index import PatchIndex
+from patchify_core.regions import parse_regions
+from patchify_core.retrieval import Patchify
+from patchify_core.study.plans import Configuration
+
+Progress = Callable[[int, int], None]
+
+
+class RememberingEncoder:
+    """An encoder that encodes a crop once: the same queries are asked of every configuration."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Wraps an encoder."""
+        self._encoder = encoder
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def info(self) -> EncoderInfo:
+        """See `Encoder.info`."""
+        return self._encoder.info
+
+    def prepare(self, picture: object, box: Sequence[float]) -> NDArray[np.uint8]:
+        """See `Encoder.prepare`."""
+        return self._encoder.prepare(picture, box)  # type: ignore[arg-type]
+
+    def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder.encode`; each crop's descriptor is made alone, so that it depends on nothing else."""
+        digests = [sha256_of_bytes(crop.tobytes()) for crop in crops]
+        for digest, crop in zip(digests, crops, strict=True):
+            if digest not in self._known:
+                self._known[digest] = self._encoder.encode(crop[None])[0]
+        return np.stack([self._known[digest] for digest in digests])
+
+
+class Workbench:
+    """Exact indexes of datasets, kept in a folder.
+
+    Args:
+        folder: where they are kept, one sub-folder a dataset, encoder and regions; made if missing.
+        load: encoder spec -> encoder.
+    """
+
+    def __init__(self, folder: Path, load: Callable[[str], Encoder] = load_encoder) -> None:
+        """Nothing is made yet."""
+        self.folder, self._load = folder, load
+        self._encoders: dict[str, RememberingEncoder] = {}
+        self._exact: tuple[tuple[Path, str, str], PatchIndex] | None = None
+
+    def engine(self, gallery: Gallery, configuration: Configuration, progress: Progress | None = None) -> Patchify:
+        """The engine of a configuration; embeds the gallery if that was not done before (resumable).
+
+        Raises:
+            GalleryError: if a picture of the dataset cannot be read.
+            PatchifyError: if the configuration cannot be had for this dataset, in one sentence.
+        """
+        encoder = self._encoder(configuration.encoder)
+        exact = self._embedded(gallery, encoder, configuration.regions, progress)
+        if configuration.factory == "Flat" and configuration.rescore is None:
+            return Patchify(exact, encoder)
+        settings = CodeSettings(
+            configuration.factory, configuration.codebook, configuration.rescore, seed=configuration.seed
+        )
+        settings.check(encoder.info.dim, exact.regions, len(exact.images))
+        made = encode_codes(exact.descriptors_of, len(exact.images), exact.regions, encoder.info.dim, settings)
+        index = PatchIndex(
+            exact.encoder,
+            exact.regions,
+            exact.images,
+            made.codes,
+            made.factory,
+            exact.root,
+            made.projection,
+            made.fine,
+            exact.boxes,
+            configuration.codebook,
+            configuration.rescore,
+        )
+        return Patchify(index, encoder)
+
+    def _encoder(self, spec: str) -> RememberingEncoder:
+        if spec not in self._encoders:
+            self._encoders = {spec: RememberingEncoder(self._load(spec))}  # one network in memory at a time
+        return self._encoders[spec]
+
+    def _embedded(self, gallery: Gallery, encoder: Encoder, regions: str, progress: Progress | None) -> PatchIndex:
+        key = (gallery.root, encoder.info.spec, parse_regions(regions).spec)
+        if self._exact is None or self._exact[0] != key:
+            name = re.sub(r"[^A-Za-z0-9.,+-]+", "-", "_".join([gallery.root.resolve().name, *key[1:]]))
+            out = self.folder / name
+            out.parent.mkdir(parents=True, exist_ok=True)
+            built = build_index(gallery, out, encoder, parse_regions(regions), BuildSettings(), progress)
+            if built.skipped:
+                raise GalleryError(
+                    f"{len(built.skipped)} pictures of {gallery.root} cannot be read ({built.skipped[0][0]}, ...): "
+                    "no score without them."
+                )
+            self._exact = (key, PatchIndex.load(out))
+        return self._exact[1]

@@ -1,0 +1,143 @@
+"""Reads what the browser sends, which is a stranger's: anything may be in it, or missing. Refusals become notices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from gradio.utils import get_upload_folder, is_in_or_equal
+
+from patchify_core.errors import PatchifyError, PictureError
+from patchify_core.web.questions import Question
+
+NOTICE = "That did not work"
+NO_RERANKING = "none"
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """What every event of the search comes with.
+
+    Attributes:
+        question: what the visitor asks at present.
+        level: number of the stage to search with, from 1, as the page has it.
+        top: result cards.
+        reranker: name of a re-ranker, or None.
+        forgotten: the server no longer knew what was asked, so `question` is that of a page that was just opened.
+    """
+
+    question: Question
+    level: int
+    top: int
+    reranker: str | None
+    forgotten: bool = False
+
+
+def warn(message: str) -> None:
+    """Shows a notice."""
+    gr.Warning(escape(message), title=NOTICE)
+
+
+def sent(event: gr.EventData, name: str) -> Any:
+    """What an event carries under a name; None where it carries nothing of that name."""
+    return event._data.get(name) if isinstance(event._data, dict) else None
+
+
+def sent_id(event: gr.EventData) -> int:
+    """The picture or example that an event is about.
+
+    Raises:
+        PatchifyError: if the event names none.
+    """
+    value = sent(event, "id")
+    if not isinstance(value, int):
+        raise PatchifyError("The page sent no number of a picture: reload it.")
+    return value
+
+
+def take_file(path: Any) -> bytes:
+    """Reads an upload and deletes its file, so that nobody can ask the server for it.
+
+    Args:
+        path: where the browser says that its upload went; believed only inside the folder that uploads go to.
+
+    Raises:
+        PictureError: if there is no upload.
+    """
+    try:
+        if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
+            raise FileNotFoundError
+        data = Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
+        raise PictureError("The upload did not arrive: send the picture again.") from error
+    with suppress(OSError):  # the sweep of old files gets what is in use now
+        Path(path).unlink()
+    return data
+
+
+def noticed(
+    handler: Callable[..., Any],
+    first: Question,
+    outputs: int,
+    anew: bool = False,
+    otherwise: Callable[[Question], Sequence[Any]] | None = None,
+) -> Callable[..., Any]:
+    """Shows a refusal as a notice and leaves everything on the page as it was.
+
+    Args:
+        handler: takes `Asked` and more; None from it changes nothing on the page.
+        first: the question of a page that was just opened.
+        outputs: how many values the handler returns.
+        anew: whether the handler asks something new, whatever was asked before.
+        otherwise: the values that are returned after a refusal; by default none of the outputs changes.
+    """
+
+    def run(
+        question: Question | None, level: int | None, top: int | None, reranker: str | None, started: bool, *more: Any
+    ) -> Any:
+        try:
+            if question is None and started and not anew:
+                # The server forgets after a while, or was started again: it must not answer about another picture.
+                raise PatchifyError("The server no longer knows what you asked: choose an example or reload the page.")
+            if not level or not top:
+                raise PatchifyError("The page sent no level or no number of results: reload it.")
+            chosen = None if reranker in (None, NO_RERANKING) else reranker
+            forgotten = question is None and started
+            answer = handler(Asked(question or first, level, top, chosen, forgotten), *more)
+        except PatchifyError as error:
+            warn(str(error))
+            answer = None
+        if answer is None and otherwise is not None:
+            return otherwise(question or first)
+        if answer is None:
+            return gr.skip() if outputs == 1 else [gr.skip()] * outputs
+        return answer
+
+    return run
+
+
+def with_event(handler: Callable[..., Any], first: Question, outputs: int, anew: bool = False) -> Callable[..., Any]:
+    """As `noticed`, for handlers that read what the event carries."""
+    guarded = noticed(handler, first, outputs, anew)
+
+    def run(
+        question: Question | None,
+        level: int | None,
+        top: int | None,
+        reranker: str | None,
+        started: bool,
+        event: gr.EventData,
+    ) -> Any:
+        return guarded(question, level, top, reranker, started, event)
+
+    return run
+
+
+def say(event: gr.EventData) -> None:
+    """A notice for what the browser refused: a file that is too large, a camera that is not there."""
+    warn(str(sent(event, "message"))[:200])

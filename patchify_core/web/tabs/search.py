@@ -1,0 +1,140 @@
+"""The search tab: a question on the left, its results on the right. What it does is in `visits`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from patchify_core.paths import ASSETS
+from patchify_core.web import views
+from patchify_core.web.events import NO_RERANKING, noticed, say, with_event
+from patchify_core.web.questions import Question
+from patchify_core.web.shelf import DEFAULT
+from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
+
+PLAIN: dict[str, Any] = {"container": False, "padding": False, "apply_default_css": False}
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE}
+
+
+def build_search_tab(visits: Visits) -> gr.State:
+    """Makes the components of the tab, with the first example already searched.
+
+    Returns:
+        The state that holds a visitor's `Question`; None until something is asked, and again once it is forgotten.
+    """
+    question, answer = visits.first_view()
+    name, settings = visits.object_name(question), visits.settings
+    several = len(visits.showcase.shelf.offers) > 1
+    # `started` stays in the browser, so that a question that was forgotten is told from one that was never asked.
+    state = gr.State(None, time_to_live=settings.forget_s * 2)
+    started = gr.Checkbox(False, visible=False)
+    with gr.Row(elem_id="pf-main"):
+        with gr.Column(elem_id="pf-left", scale=0, min_width=340):
+            query = gr.HTML(
+                views.query(question, file_url), elem_id="pf-query", js_on_load=_script("query.js"), **PLAIN
+            )
+            with gr.Row(elem_id="pf-say"):  # a row of its own, else it would be one form with the object's name
+                words = gr.Textbox(
+                    label="or say it in words",
+                    placeholder="a red kettle",
+                    submit_btn=True,
+                    visible=visits.showcase.shelf.knows_words(DEFAULT),
+                    elem_id="pf-words",
+                )
+            named = gr.Dropdown(
+                [UNKNOWN_OBJECT, *visits.objects],
+                value=name,
+                label="Which object is it? (for the score)",
+                elem_id="pf-object",
+            )
+            examples = gr.HTML(
+                views.examples(visits.examples, question.example, file_url),
+                elem_id="pf-examples",
+                js_on_load=_script("examples.js"),
+                **PLAIN,
+            )
+        with gr.Column(elem_id="pf-right", min_width=320):
+            with gr.Row(elem_id="pf-options"):
+                level = gr.Radio(
+                    visits.level_choices(), value=answer.level, label="Pyramid: finest grid", elem_id="pf-level"
+                )
+                rerank = gr.Dropdown(
+                    visits.rerank_choices(),
+                    value=NO_RERANKING,
+                    label="Re-rank by",
+                    filterable=False,
+                    min_width=150,
+                    elem_id="pf-rerank",
+                )
+                top = gr.Radio(list(settings.result_choices), value=settings.results, label="Results", elem_id="pf-top")
+            with gr.Row(elem_id="pf-engines", visible=several):
+                engine = gr.Dropdown(
+                    visits.engine_choices(), value=DEFAULT, label="Encoder", filterable=False, elem_id="pf-encoder"
+                )
+                gr.HTML(views.encoders(visits.showcase.shelf.offers.values()), elem_id="pf-about", **PLAIN)
+            strip = gr.HTML(views.strip(answer, name), elem_id="pf-strip", js_on_load=_script("options.js"), **PLAIN)
+            cards = gr.HTML(visits.cards(answer), elem_id="pf-results", js_on_load=_script("results.js"), **PLAIN)
+    status = gr.HTML("", elem_id="pf-status", html_template='<div role="status">${value}</div>', **PLAIN)
+    detail = gr.HTML("", elem_id="pf-detail", js_on_load=_script("detail.js"), **PLAIN)
+
+    asked = [state, level, top, rerank, started]
+    everything = [state, query, examples, named, strip, cards, detail, started, engine, level, words]
+    # One queue for all that asks, and nothing dropped: the answers come in the order of the questions, so the last
+    # one is always what stays on the page.
+    encode: dict[str, Any] = {
+        "concurrency_id": "encoder",
+        "concurrency_limit": 1,
+        "trigger_mode": "multiple",
+        "show_progress": "minimal",
+        "show_progress_on": cards,
+        **PRIVATE,
+    }
+
+    def on(event: Callable[..., Any], handler: Callable[..., Any], anew: bool = False) -> None:
+        event(with_event(handler, question, len(everything), anew), asked, everything, **encode)
+
+    on(examples.example, visits.pick_example, anew=True)
+    on(query.picked, visits.take_upload, anew=True)
+    on(query.drawn, visits.draw_box)
+    on(cards.again, visits.search_again)
+    on(detail.again, visits.search_again)
+    words.submit(noticed(visits.say_words, question, len(everything), anew=True), [*asked, words], everything, **encode)
+    look = with_event(visits.look_into, question, 1)
+    cards.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **QUIET)
+    detail.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **QUIET)
+    for option in (level, top):
+        option.input(noticed(visits.change_options, question, 2), asked, [strip, cards], **encode)
+    # A dropdown's `input` comes again when it is left, its `select` does not.
+    rerank.select(noticed(visits.change_reranking, question, 3), asked, [strip, cards, rerank], **encode)
+    named.input(
+        noticed(visits.name_object, question, 5), [*asked, named], [state, named, started, strip, cards], **encode
+    )
+    _choice_of_engine(visits, question, engine, status, asked, everything, encode)
+    query.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
+    return state
+
+
+def _choice_of_engine(
+    visits: Visits,
+    first: Question,
+    engine: gr.Dropdown,
+    status: gr.HTML,
+    asked: list[Any],
+    everything: list[Any],
+    encode: dict[str, Any],
+) -> None:
+    """Loading has a queue of its own, so that others go on searching; then the question waits its turn like all."""
+    outputs = [*everything, status]
+    use = noticed(visits.use_engine, first, len(outputs), otherwise=visits.keep_engine)
+    engine.select(
+        visits.announce_engine, engine, [engine, status], concurrency_id="look", concurrency_limit=1, **QUIET
+    ).then(visits.load_engine, engine, None, concurrency_id="loading", concurrency_limit=2, **QUIET).then(
+        use, [*asked, engine], outputs, **encode
+    )
+
+
+def _script(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")

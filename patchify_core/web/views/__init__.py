@@ -1,0 +1,26 @@
+"""Words what `showcase` answers as HTML.
+
+Every text that is not ours is escaped. Boxes are drawn in percent of the picture, so they fit it at any size and
+stay sharp on any screen.
+"""
+
+from patchify_core.web.views.detail import detail
+from patchify_core.web.views.frame import below, footer, header
+from patchify_core.web.views.html import FileUrl, place
+from patchify_core.web.views.query import encoders, examples, loading, query
+from patchify_core.web.views.results import cards, strip
+
+__all__ = [
+    "FileUrl",
+    "below",
+    "cards",
+    "detail",
+    "encoders",
+    "examples",
+    "footer",
+    "header",
+    "loading",
+    "place",
+    "query",
+    "strip",
+]

@@ -1,0 +1,52 @@
+"""What all views share."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+
+from numpy.typing import NDArray
+
+from patchify_core.web import answers
+from patchify_core.web.answers import Result
+from patchify_core.web.questions import Question
+
+FileUrl = Callable[[Path], str]
+
+WORDS = {
+    answers.RIGHT: ("✓", "found, box right"),
+    answers.OFF: ("≈", "found, box off"),
+    answers.WRONG: ("✕", "another object"),
+    answers.IGNORED: ("–", "hardly visible, not counted"),
+    answers.ITSELF: ("=", "the query itself"),
+    answers.UNKNOWN: ("?", "not scored"),
+}
+"""Sign and words of each verdict; colour never says it alone."""
+
+
+def place(box: NDArray, width: int, height: int) -> str:
+    """CSS that lays an element over `box` (xyxy pixels) of a picture of width x height pixels."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    return (
+        f"left:{100 * x1 / width:.3f}%;top:{100 * y1 / height:.3f}%;"
+        f"width:{100 * (x2 - x1) / width:.3f}%;height:{100 * (y2 - y1) / height:.3f}%"
+    )
+
+
+def verdict_text(result: Result) -> str:
+    """The verdict in words, with the IoU where there is one."""
+    word = WORDS[result.verdict][1]
+    return word if result.iou is None else f"{word} · IoU {result.iou:.2f}"
+
+
+def count(number: int, thing: str) -> str:
+    """A number of things, e.g. `1 inlier`, `37 inliers`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def query_address(question: Question, url: FileUrl) -> str:
+    """Where the browser gets the query picture from; a visitor's is inside the page, never a file for others."""
+    if question.path is not None:
+        return url(question.path)
+    return "data:image/jpeg;base64," + base64.b64encode(question.display or b"").decode()

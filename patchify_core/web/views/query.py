@@ -1,0 +1,98 @@
+"""What is asked: the query picture or words, the examples, and which encoders there are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from html import escape
+from pathlib import Path
+
+import numpy as np
+
+from patchify_core.web.questions import Question
+from patchify_core.web.shelf import Offer, shown_spec
+from patchify_core.web.views.html import FileUrl, place, query_address
+
+
+def query(question: Question, url: FileUrl) -> str:
+    """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words."""
+    whole = question.box is None
+    if question.words is None:
+        stage, hint = _stage(question, url), "Drag a box round <b>one object</b>. Results follow."
+    else:
+        stage = f'<div class="pf-said" role="img" aria-label="Query in words: {escape(question.words)}">'
+        stage += f"<small>in words</small><q>{escape(question.words)}</q></div>"
+        hint = "Asked <b>in words</b>. A picture or an example asks with one again."
+    return (
+        f'<div class="pf-stage-wrap{"" if question.words is None else " is-words"}" '
+        f'data-index="{escape(question.engine)}">{stage}</div>'
+        '<div class="pf-camera" hidden><video playsinline muted></video>'
+        '<div><button type="button" class="pf-btn" data-do="shoot">Take picture</button>'
+        '<button type="button" class="pf-btn ghost" data-do="stop">Cancel</button></div></div>'
+        f'<p class="pf-hint">{hint}</p>'
+        '<div class="pf-tools">'
+        '<button type="button" class="pf-btn" data-do="upload">Upload</button>'
+        '<button type="button" class="pf-btn ghost" data-do="paste">Paste</button>'
+        '<button type="button" class="pf-btn ghost" data-do="camera">Camera</button>'
+        f'<button type="button" class="pf-btn ghost" data-do="whole"{" disabled" if whole else ""}>Whole picture</button>'
+        '<input type="file" accept="image/*" hidden aria-label="Upload a picture" tabindex="-1">'
+        "</div>"
+    )
+
+
+def _stage(question: Question, url: FileUrl) -> str:
+    whole = question.box is None
+    box = np.array([0, 0, question.width, question.height], float) if question.box is None else question.box
+    corners = ",".join(f"{value:.1f}" for value in box)
+    label = "Query box. Arrow keys move it, Shift and arrow keys resize it, Home selects the whole picture."
+    return (
+        f'<div class="pf-stage" data-picture="{escape(question.key)}" '
+        f'data-width="{question.width}" data-height="{question.height}" '
+        f'style="--ratio:{question.width / question.height:.5f}">'
+        f'<img class="pf-query-img" src="{escape(query_address(question, url))}" alt="Query: {escape(question.name)}" '
+        'draggable="false">'
+        f'<div class="pf-box pf-query-box{" is-whole" if whole else ""}" tabindex="0" role="application" '
+        f'aria-label="{label}" data-box="{corners}" style="{place(box, question.width, question.height)}">'
+        '<i class="h nw"></i><i class="h ne"></i><i class="h sw"></i><i class="h se"></i></div></div>'
+    )
+
+
+def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: FileUrl) -> str:
+    """Thumbnails of the bundled queries; items are (query id, name, file)."""
+    buttons = "".join(
+        f'<button type="button" class="pf-example" data-example="{query_id}" title="{escape(name)}" '
+        f'aria-pressed="{str(query_id == chosen).lower()}">'
+        f'<img src="{escape(url(path))}" alt="{escape(name)}" loading="lazy" width="64" height="48"></button>'
+        for query_id, name, path in items
+    )
+    return f'<div class="pf-examples" role="group" aria-label="Example queries">{buttons}</div>'
+
+
+def loading(offer: Offer, ready: bool) -> str:
+    """What is said while another encoder is being taken up."""
+    spec = escape(shown_spec(offer.index.encoder))
+    words = f"Asking with {spec} …" if ready else f"Loading {spec} …"
+    return f'<p class="pf-loading"><i aria-hidden="true"></i>{words}</p>'
+
+
+def encoders(offers: Iterable[Offer]) -> str:
+    """Help for the choice of encoder: what each is, and which of them know words."""
+    rows = "".join(
+        f'<tr><th scope="row">{escape(shown_spec(offer.index.encoder))}</th><td>{offer.index.dim}</td>'
+        f"<td>{offer.index.bytes_per_image / 1024:,.1f} KB</td><td>{escape(offer.index.encoder.licence)}</td></tr>"
+        for offer in offers
+    )
+    return (
+        '<details class="pf-what pf-encoders"><summary>About the encoders</summary><div>'
+        "<p>An encoder turns a picture, or a part of one, into numbers. Each was trained by others and is used as it is; "
+        "with another one, the same question is described anew and asked of that encoder's index.</p>"
+        '<table><thead><tr><th scope="col">Encoder</th><th scope="col">Numbers</th>'
+        '<th scope="col">Per picture</th><th scope="col">Licence of weights</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table>"
+        f"<p>{WHO_KNOWS_WORDS}</p></div></details>"
+    )
+
+
+WHO_KNOWS_WORDS = (
+    "Encoders of the open_clip family (CLIP, SigLIP and their kin) also know <b>words</b>: while one of them is chosen, "
+    "a text box appears below the query."
+)

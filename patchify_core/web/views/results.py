@@ -1,0 +1,103 @@
+"""What is found: the result cards and the strip of scores above them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from patchify_core.metrics import QueryScore
+from patchify_core.web import stages
+from patchify_core.web.answers import Answer, Result
+from patchify_core.web.reranking import NAMES
+from patchify_core.web.views.html import WORDS, FileUrl, count, place, verdict_text
+
+
+def cards(answer: Answer, sizes: Callable[[int], tuple[int, int, Path]], url: FileUrl) -> str:
+    """The result cards; `sizes` gives width, height and file of a gallery picture."""
+    items = "".join(_card(result, sizes(result.match.image_id), url) for result in answer.results)
+    return f'<ol class="pf-cards" aria-label="Results, best first">{items}</ol>'
+
+
+def _card(result: Result, size: tuple[int, int, Path], url: FileUrl) -> str:
+    match, (width, height, path) = result.match, size
+    icon, word = WORDS[result.verdict]
+    overlap = "" if result.iou is None else f"IoU {result.iou:.2f}"
+    agreed = "" if match.verification is None else count(match.verification.inliers, "inlier")
+    said = f"Rank {result.rank}, score {match.score:.3f}, {verdict_text(result)}{', ' if agreed else ''}{agreed}"
+    return (
+        f'<li class="pf-card v-{result.verdict}"><button type="button" class="pf-open" data-open="{match.image_id}" '
+        f'aria-label="{escape(said)}. Look into it.">'
+        f'<span class="pf-pic" style="aspect-ratio:{width}/{height}">'
+        f'<img src="{escape(url(path))}" alt="" width="{width}" height="{height}">'
+        f'<span class="pf-box" style="{place(match.box, width, height)}"></span>'
+        f'<span class="pf-rank">{result.rank}</span>'
+        + (f'<span class="pf-inliers">{agreed}</span>' if agreed else "")
+        + f'</span><span class="pf-cap"><span class="pf-score">{match.score:.3f}</span>'
+        f'<span class="pf-iou">{overlap}</span>'
+        f'<span class="pf-verdict"><b aria-hidden="true">{icon}</b> {escape(word)}</span></span></button>'
+        f'<button type="button" class="pf-again" data-again="{match.image_id}" '
+        f'title="Search with this picture" aria-label="Search with result {result.rank}">⌕</button></li>'
+    )
+
+
+def strip(answer: Answer, object_name: str | None, in_words: bool = False) -> str:
+    """AP and LocScore of this query: as shown, before re-ranking, and for whole pictures; or what is needed for them."""
+    shown = len(answer.results)
+    if answer.score is None:
+        note = (
+            "No score: this object has no annotated gallery picture."
+            if object_name
+            else f"<b>Not scored.</b> If your {'words mean' if in_words else 'picture shows'} one of the bundled objects, choose it under "
+            "“Which object is it?” and AP and LocScore appear here."
+        )
+        return (
+            f'<div class="pf-strip is-empty"><p>{note}</p>'
+            f"<p class='pf-sum' role='status'>First {shown} of {answer.pictures} gallery pictures.</p>{_what_is_locscore()}</div>"
+        )
+    ceiling = answer.ceiling or 0.0
+    grid = stages.summary(answer.stages, answer.level)
+    allows = "the patches allow" if answer.reranker else "this grid allows"
+    if answer.reranker is None or answer.plain is None:
+        rows = _score_row(f"Patchify <small>{escape(grid)}</small>", answer.score, ceiling, "ours")
+    else:
+        name = f"Re-ranked <small>by {escape(NAMES[answer.reranker])}</small>"
+        rows = _score_row(name, answer.score, None, "ours")  # points can give better boxes than any patch
+        rows += _score_row(f"Patchify <small>{escape(grid)}</small>", answer.plain, ceiling, "plain")
+    if answer.baseline is not None:
+        rows += _score_row("Global baseline <small>whole pictures</small>", answer.baseline, None, "base")
+    return (
+        f'<div class="pf-strip"><table><caption class="pf-sr">Scores of this query</caption><thead><tr>'
+        f'<td></td><th scope="col">AP <small>ranked first?</small></th>'
+        f'<th scope="col">LocScore <small>and boxed right?</small></th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<div class="pf-side"><p class="pf-sum" role="status"><b>{answer.found}</b> of the first {shown} hold the '
+        f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures} do.</p>"
+        f'<p class="pf-sum">Best LocScore {allows}: <b>{ceiling:.2f}</b></p>{_what_is_locscore()}</div></div>'
+    )
+
+
+def _score_row(name: str, score: QueryScore, ceiling: float | None, kind: str) -> str:
+    locscore = score.locscore or 0.0
+    mark = "" if ceiling is None else f'<i class="pf-ceil" style="left:{100 * ceiling:.1f}%"></i>'
+    return (
+        f'<tr class="{kind}"><th scope="row">{name}</th>'
+        f'<td><span class="pf-num">{score.ap:.3f}</span>{_bar(score.ap, "")}</td>'
+        f'<td><span class="pf-num">{locscore:.3f}</span>{_bar(locscore, mark)}</td></tr>'
+    )
+
+
+def _bar(value: float, mark: str) -> str:
+    return f'<span class="pf-bar" aria-hidden="true"><i style="width:{100 * value:.1f}%"></i>{mark}</span>'
+
+
+def _what_is_locscore() -> str:
+    return (
+        '<details class="pf-what"><summary>What is LocScore?</summary><div>'
+        "<p>Go down the ranking. At each picture that really holds the object, take the share of right pictures so far "
+        "(<b>precision</b>) and multiply it by how well the box covers the object (<b>IoU</b>: overlap ÷ union, 0 to 1). "
+        "Add these up and divide by the number of pictures that hold it.</p>"
+        "<p>Without the IoU that is <b>AP</b>, average precision. So LocScore is AP that must also point at the right "
+        "spot, and can never be larger than AP. A whole-picture method can only ever box the whole picture.</p>"
+        "<p class='pf-eg'>3 pictures hold it; found at ranks 2 and 5 with IoU 0.6 and 0.3: "
+        "AP = (½ + ⅖) ÷ 3 = 0.30, LocScore = (½ × 0.6 + ⅖ × 0.3) ÷ 3 = 0.14.</p></div></details>"
+    )

@@ -1,0 +1,126 @@
+"""What the tests in a real Chromium share: a server of the page, a browser, and a visitor's hands."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+ROOT = Path(__file__).resolve().parents[1]
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox",
+    "--disable-quic",
+    "--disable-background-networking",
+    "--use-fake-ui-for-media-stream",
+    "--use-fake-device-for-media-stream",
+]
+WITHOUT = "no Chromium on this machine: install it to test the page"
+
+
+@contextmanager
+def served(command: Sequence[str], folder: Path, uploads: Path | None = None) -> Iterator[tuple[str, Path]]:
+    """Starts `python COMMAND --port PORT` on a free port and waits for its page; gives the address and the log.
+
+    Args:
+        command: what python is given.
+        folder: an empty folder for the log.
+        uploads: where the server puts what visitors send.
+    """
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "log.txt"
+    with open(log, "wb") as out:  # a file: a pipe that nobody empties would stop the server once it is full
+        process = subprocess.Popen(
+            [sys.executable, *command, "--port", str(port)],
+            cwd=ROOT,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=os.environ | {"GRADIO_TEMP_DIR": str(uploads or folder / "uploads"), "PYTHONUNBUFFERED": "1"},
+        )
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(600):
+            assert process.poll() is None, log.read_text()
+            try:
+                urllib.request.urlopen(url, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.2)
+        yield url, log
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A browser."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def visit(browser: Any, url: str, **options: Any) -> Iterator[Any]:
+    """A fresh visit, at 1280x800 unless told otherwise; anything that the page's own code throws fails the test."""
+    context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}} | options)
+    page = context.new_page()
+    page.thrown, page.requests = [], []
+    page.on("pageerror", lambda error: page.thrown.append(str(error)))
+    page.on("request", lambda request: page.requests.append(request.url))
+    page.goto(url)
+    page.wait_for_selector(".pf-card img")
+    page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
+    yield page
+    assert page.thrown == []
+    context.close()
+
+
+def first_row(page: Any) -> str:
+    return page.locator(".pf-cards").inner_text()
+
+
+def wait_for_new_results(page: Any, before: str) -> None:
+    page.wait_for_function(
+        "(before) => document.querySelector('.pf-cards').innerText !== before", arg=before, timeout=20_000
+    )
+
+
+def choose(page: Any, dropdown: str, text: str) -> None:
+    """Chooses an option of a dropdown, by a part of its text."""
+    page.locator(f"{dropdown} input").click()
+    page.get_by_role("option").filter(has_text=text).first.click()
+
+
+def send(page: Any, name: str, data: bytes) -> None:
+    page.locator("#pf-query input[type=file]").set_input_files({"name": name, "mimeType": "image/jpeg", "buffer": data})
+
+
+def jpeg(picture: Image.Image, orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=95, exif=exif)
+    return stream.getvalue()
+
+
+def notice(page: Any) -> str:
+    toast = page.locator(".toast-body").first
+    toast.wait_for()
+    return toast.inner_text()

@@ -1,0 +1,190 @@
+"""read_ilias against small sets in ILIAS's own layout: ilias_core, image_ids, unpacked distractors."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from patchify_core.gallery import read_dataset, read_ilias, told_layout
+from tests.tiny import picture
+
+WIDTH, HEIGHT = 40, 30
+BIMP, FLEP = "bold_bimp_000", "bold_flep_001"
+
+# name below ilias_core -> lines x y width height of its _bbox.txt
+BOXES = {
+    f"{BIMP}/query/Q000_00.jpg": [(4, 5, 20, 10)],
+    f"{BIMP}/query/Q000_01.jpg": [(0, 0, 10, 10), (20, 20, 20, 10)],  # in two pieces
+    f"{BIMP}/pos/P000_00.jpg": [(1, 2, 10, 12)],
+    f"{BIMP}/pos/P000_01.jpg": [(0, 0, 5, 5), (30, 20, 10, 10)],
+    f"{FLEP}/query/Q001_00.jpg": [(0, 0, 40, 30)],
+    f"{FLEP}/pos/P001_00.jpg": [(10, 10, 8, 8)],
+}
+QUERIES = [name for name in BOXES if "/query/" in name]
+POSITIVES = [name for name in BOXES if "/pos/" in name]
+
+
+def save(path, seed):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    picture(seed, (WIDTH, HEIGHT)).save(path)
+
+
+@pytest.fixture
+def core(tmp_path):
+    for number, (name, boxes) in enumerate(BOXES.items()):
+        path = tmp_path / "ilias_core" / name
+        save(path, number)
+        lines = "".join(" ".join(map(str, box)) + "\n" for box in boxes)
+        path.with_name(path.stem + "_bbox.txt").write_text(lines)
+    for name in (BIMP, FLEP):  # other files of the archive
+        (tmp_path / "ilias_core" / name / "query" / f"T{name[-3:]}.txt").write_text("a toy with a hat")
+        (tmp_path / "ilias_core" / name / "pos" / f"P{name[-3:]}_00_url.txt").write_text("https://example.org/x")
+    return tmp_path
+
+
+@pytest.fixture
+def lists(core):
+    folder = core / "image_ids"
+    folder.mkdir()
+    (folder / "image_query_ids.txt").write_text("".join(f"{name},0.5\n" for name in QUERIES))
+    (folder / "positive_ids.txt").write_text("".join(f"{name},0.125,17\n" for name in POSITIVES))
+    return core
+
+
+@pytest.fixture
+def distractors(lists):
+    for seed, name in enumerate(("00000/aa11.jpg", "00000/bb22.jpg", "00001/cc33.jpg"), 50):
+        save(lists / "yfcc100m" / name, seed)
+    (lists / "image_ids" / "mini_ilias_yfcc100m_ids.txt").write_text("cc33\naa11\n")
+    return lists
+
+
+def test_everything_is_where_the_protocol_puts_it(core):
+    told = []
+    gallery = read_ilias(core, progress=lambda *args: told.append(args))
+    assert [image.file_name for image in gallery.images] == [f"ilias_core/{name}" for name in POSITIVES]
+    assert [query.file_name for query in gallery.queries] == [f"ilias_core/{name}" for name in QUERIES]
+    assert len({i.id for i in (*gallery.images, *gallery.queries)}) == 6
+    assert all((i.width, i.height) == (WIDTH, HEIGHT) and i.path.is_file() for i in (*gallery.images, *gallery.queries))
+    assert gallery.instances == {1: BIMP, 2: FLEP}
+    assert [query.instance for query in gallery.queries] == [1, 1, 2]
+    assert told[-1] == (6, 6)
+
+
+def test_queries_are_cropped_and_positives_keep_every_box(core):
+    gallery = read_ilias(core)
+    assert [query.box.tolist() for query in gallery.queries] == [[4, 5, 24, 15], [0, 0, 40, 30], [0, 0, 40, 30]]
+    assert {i: rows.tolist() for i, rows in gallery.positives(1).items()} == {
+        1: [[1, 2, 11, 14]],
+        2: [[0, 0, 5, 5], [30, 20, 40, 30]],
+    }
+    assert {i: rows.tolist() for i, rows in gallery.positives(2).items()} == {3: [[10, 10, 18, 18]]}
+
+
+def test_the_core_alone_is_enough(core):
+    gallery = read_ilias(core / "ilias_core")
+    assert [image.file_name for image in gallery.images] == POSITIVES and len(gallery.queries) == 3
+
+
+def test_distractors_are_negatives_for_all(distractors):
+    gallery = read_ilias(distractors)
+    assert [i.file_name for i in gallery.images[3:]] == [
+        "yfcc100m/00000/aa11.jpg",
+        "yfcc100m/00000/bb22.jpg",
+        "yfcc100m/00001/cc33.jpg",
+    ]
+    assert gallery.positives(1).keys() | gallery.positives(2).keys() == {1, 2, 3}
+    mini = read_ilias(distractors, "mini")
+    assert [i.file_name for i in mini.images[3:]] == ["yfcc100m/00000/aa11.jpg", "yfcc100m/00001/cc33.jpg"]
+    assert len(read_ilias(distractors, "core").images) == 3
+
+
+def test_read_dataset_knows_it(distractors, refused):
+    assert told_layout(distractors) == told_layout(distractors / "ilias_core") == "ilias"
+    assert len(read_dataset(distractors).images) == 6 and len(read_dataset(distractors, "ilias", "core").images) == 3
+    (distractors / "annotations.json").write_text("{}")
+    assert "looks like coco and like ilias" in refused(read_dataset, distractors)
+    assert len(read_dataset(distractors, "ilias").images) == 6
+    assert "Unknown layout 'iliad'" in refused(read_dataset, distractors, "iliad")
+    assert "Only INSTRE and ILIAS have subsets" in refused(read_dataset, distractors, "folder", "core")
+    assert len(read_dataset(distractors, "folder").images) == 9
+
+
+# What is wrong ---------------------------------------------------------------------------------------------
+
+
+def test_pictures_that_the_lists_name_must_be_there(lists, refused):
+    read_ilias(lists)
+    os.remove(lists / "ilias_core" / POSITIVES[0])
+    message = refused(read_ilias, lists)
+    assert "1 of the 3 files that image_ids/positive_ids.txt" in message and POSITIVES[0] in message
+
+
+def test_pictures_that_the_lists_do_not_name(lists, refused):
+    save(lists / "ilias_core" / BIMP / "pos" / "P000_77.jpg", 1)
+    message = refused(read_ilias, lists)
+    assert "1 pictures" in message and "P000_77.jpg" in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
+def test_a_list_that_is_none(lists, refused, content):
+    (lists / "image_ids" / "positive_ids.txt").write_bytes(content)
+    assert "positive_ids.txt" in refused(read_ilias, lists)
+
+
+def test_missing_boxes_are_named_and_counted(core, refused):
+    for name in (POSITIVES[1], QUERIES[0]):
+        os.remove(core / "ilias_core" / (name[:-4] + "_bbox.txt"))
+    message = refused(read_ilias, core)
+    assert "2 of the 6 files" in message and "Q000_00_bbox.txt" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("100 100 5 5\n", "outside its picture of 40 × 30"),
+        ("1 2 3\n", "lines of four numbers"),
+        ("", "holds no box"),
+        ("1 2 3 0\n", "without area"),
+        ("[[1, 2, 3, 4]]\n", "lines of four numbers"),
+    ],
+)
+@pytest.mark.parametrize("name", [POSITIVES[0], QUERIES[0]])
+def test_boxes_that_are_none(core, refused, name, text, part):
+    (core / "ilias_core" / (name[:-4] + "_bbox.txt")).write_text(text)
+    message = refused(read_ilias, core)
+    assert part in message and name[:-4] in message
+
+
+def test_an_object_without_pictures(core, refused):
+    os.remove(core / "ilias_core" / FLEP / "pos" / "P001_00.jpg")
+    message = refused(read_ilias, core)
+    assert "1 folders" in message and f"{FLEP}/pos" in message
+
+
+def test_no_object_at_all(tmp_path, refused):
+    assert "There is no folder" in refused(read_ilias, tmp_path / "nowhere")
+    (tmp_path / "ilias_core").mkdir()
+    assert "unpack ilias_core.tar" in refused(read_ilias, tmp_path)
+    assert "subsets all, core, mini" in refused(read_ilias, tmp_path, "huge")
+
+
+def test_packed_distractors(lists, refused):
+    (lists / "yfcc100m").mkdir()
+    (lists / "yfcc100m" / "00000.tar").write_bytes(b"")
+    assert "1 .tar files and no picture" in refused(read_ilias, lists)
+    assert len(read_ilias(lists, "core").images) == 3
+
+
+def test_missing_mini_distractors(distractors, refused):
+    os.remove(distractors / "yfcc100m" / "00001" / "cc33.jpg")
+    message = refused(read_ilias, distractors, "mini")
+    assert "1 of the 2 distractors" in message and "'cc33'" in message
+    os.remove(distractors / "image_ids" / "mini_ilias_yfcc100m_ids.txt")
+    assert "There is no file" in refused(read_ilias, distractors, "mini")
+
+
+def test_a_broken_picture(core, refused):
+    (core / "ilias_core" / POSITIVES[2]).write_bytes(b"no")
+    assert "1 of 3 pictures" in refused(read_ilias, core)
