@@ -153,6 +153,7 @@ def _index_options(command: argparse.ArgumentParser) -> None:
         "--preset",
         dest="factory",
         choices=["exact", "small", "tiny", "huge"],
+        default=DEFAULT_FACTORY,
         help="how descriptors are kept, without knowing FAISS: exact (float32, default), small (256 bytes a patch), "
         "tiny (64), huge (32, for millions of pictures)",
     )

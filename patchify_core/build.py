@@ -105,6 +105,8 @@ def build_index(
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + ".partial")
         old = _existing(out, private, encoder, regions, settings)
+        if old is None:
+            settings.check_enough(encoder.info.dim, regions, len(gallery.images))
         with Journal(private, encoder, regions) as journal:
             work = _Work(gallery, encoder, regions, journal, old, progress)
             try:
@@ -217,20 +219,19 @@ def _index(
     dim = encoder.info.dim
 
     def descriptors(row: int) -> NDArray[np.float32]:
-        image = work.images[row]
-        if old is not None and image.sha256 in work.old_rows:
-            return old.descriptors_of(work.old_rows[image.sha256])
-        raw = np.ascontiguousarray(journal.descriptors(image.sha256)[:, :dim])
-        return raw if old is None else old.project(raw)
+        return journal.descriptors(work.images[row].sha256)[:, :dim]
+
+    def known(row: int) -> int | None:
+        return work.old_rows.get(work.images[row].sha256)
 
     def boxes(row: int) -> NDArray[np.float32]:
-        image = work.images[row]
-        if old is not None and image.sha256 in work.old_rows:
-            return old.boxes_of(work.old_rows[image.sha256]).astype(np.float32)
-        return journal.descriptors(image.sha256)[:, dim:]
+        was = known(row)
+        if old is not None and was is not None:
+            return old.boxes_of(was).astype(np.float32)
+        return journal.descriptors(work.images[row].sha256)[:, dim:]
 
     like = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
-    made = encode_codes(descriptors, len(work.images), regions, dim, settings, like)
+    made = encode_codes(descriptors, len(work.images), regions, dim, settings, like, known)
     table = np.stack([boxes(row) for row in range(len(work.images))]) if regions.needs_picture else None
     return PatchIndex(
         encoder.info,
@@ -242,7 +243,7 @@ def _index(
         fine=made.fine,
         boxes=table,
         codebook=settings.codebook,
-        rescore=settings.rescore,
+        rescore=settings.rescore_factory,
     )
 
 

@@ -96,12 +96,15 @@ def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, seed
     """
     order = np.random.default_rng(seed).permutation(len(vectors))
     kept: list[int] = []
-    held: NDArray[np.float32] = np.empty((min(len(vectors), 1024), vectors.shape[1]), np.float32)
-    for at in order.tolist():
-        if kept and float((held[: len(kept)] @ vectors[at]).max()) > threshold:
-            continue
-        if len(kept) == len(held):
-            held = np.concatenate([held, np.empty_like(held)])
-        held[len(kept)] = vectors[at]
-        kept.append(at)
+    for start in range(0, len(order), 1024):
+        block = order[start : start + 1024]
+        new = np.ones(len(block), bool)
+        for at in range(0, len(kept), 8192):  # a matrix product for all of them: one vector at a time takes hours
+            new &= (vectors[block] @ vectors[kept[at : at + 8192]].T).max(axis=1) <= threshold
+        block = block[new]
+        similar = vectors[block] @ vectors[block].T > threshold
+        taken = np.zeros(len(block), bool)
+        for at in range(len(block)):
+            taken[at] = not (similar[at] & taken).any()
+        kept.extend(block[taken].tolist())
     return np.sort(np.array(kept, np.intp))

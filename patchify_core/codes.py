@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.codebook import choose
-from patchify_core.compression import CODEBOOKS, make_codec, parse_factory, train
+from patchify_core.codebook import INFORMATIVE_SHARE, choose
+from patchify_core.compression import CODEBOOKS, make_codec, needed_to_train, parse_factory, too_few, train
 from patchify_core.errors import PatchifyError
 from patchify_core.projection import Projection
 from patchify_core.regions import Regions
@@ -63,6 +63,36 @@ class CodeSettings:
                 )
             make_codec(finer, compression.projection or dim)
 
+    def check_enough(self, dim: int, regions: Regions, pictures: int) -> None:
+        """Finds out before the work of a first build whether this many pictures can be learned from at all.
+
+        Args:
+            dim: of the encoder's descriptors.
+            regions: what a picture is cut into.
+            pictures: how many there are, at most.
+
+        Raises:
+            PatchifyError: if there are too few; it says how many patches are needed.
+        """
+        patches = regions.patches_per_image
+        compression = parse_factory(self.factory, pictures * patches)
+        sampled = min(pictures, self.sampled_pictures(patches))
+        if compression.projection is not None:
+            Projection.check_enough(sampled * patches, compression.projection)
+        share = {"global": 1 / patches, "informative": INFORMATIVE_SHARE}.get(self.codebook, 1)
+        learners = [(compression, max(1, round(share * sampled * patches)))]
+        if self.rescore is not None:
+            learners.append((parse_factory(self.rescore), sampled * patches))
+        for learner, there in learners:
+            codec = make_codec(learner, compression.projection or dim) if learner.projection is None else None
+            needed = needed_to_train(codec or make_codec(learner, dim))
+            if there < needed:
+                raise too_few(learner.factory, needed, there)
+
+    def sampled_pictures(self, patches: int) -> int:
+        """How many pictures of this many patches are learned from, at most."""
+        return max(1, self.training_patches // patches)
+
     def made_with(self, meta: dict[str, Any]) -> dict[str, Any]:
         """What must stand in an existing index' `meta` so that this build may go on with it."""
         factory = parse_factory(self.factory).factory
@@ -72,8 +102,13 @@ class CodeSettings:
         return {
             "factory": kept if same else factory,
             "codebook": self.codebook,
-            "rescore": self.rescore,
+            "rescore": self.rescore_factory,
         }
+
+    @property
+    def rescore_factory(self) -> str | None:
+        """`rescore` as a factory string."""
+        return None if self.rescore is None else parse_factory(self.rescore).factory
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,17 +128,18 @@ def encode_codes(
     dim: int,
     settings: CodeSettings,
     like: Codes | None = None,
+    known: Callable[[int], int | None] = lambda row: None,
 ) -> Codes:
     """Codes the descriptors of all pictures, one picture in memory at a time beside the training sample.
 
     Args:
-        descriptors: row of a picture -> (P, D) float32; with `like`, (P, dim) in its projected space.
+        descriptors: row of a picture -> (P, D) float32 as the encoder gave them; asked for rows that are not `known`.
         pictures: how many there are, at least 1.
         regions: what P is, and whether patch 0 is the whole picture.
         dim: D, of the encoder's descriptors.
         settings: see `CodeSettings`.
-        like: codes of an earlier build: its projection and training are kept, so that what was coded before decodes
-            and codes to the same bytes again.
+        like: codes of an earlier build, whose projection and training are kept.
+        known: row of a picture -> its row in `like`, whose codes are copied byte for byte; None for a new picture.
 
     Raises:
         PatchifyError: if there are too few patches to learn from; it says how many are needed.
@@ -137,8 +173,14 @@ def encode_codes(
                 train(fine, flat, str(settings.rescore))
             del sample, flat
     for row in range(pictures):
+        was = known(row)
+        if was is not None and like is not None:
+            _copy(like.codes, was * patches, patches, codes)
+            if fine is not None and like.fine is not None:
+                _copy(like.fine, was * patches, patches, fine)
+            continue
         vectors = descriptors(row)
-        if projection is not None and like is None:
+        if projection is not None:
             vectors = projection(vectors)
         vectors = np.ascontiguousarray(vectors, np.float32)
         codes.add(vectors)
@@ -151,7 +193,7 @@ def _sample(
     descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
 ) -> NDArray[np.float32]:
     """(M, P, D) descriptors of M pictures drawn at random, about `training_patches` in all."""
-    count = max(1, settings.training_patches // patches)
+    count = settings.sampled_pictures(patches)
     chosen = np.sort(np.random.default_rng(settings.seed).permutation(pictures)[:count])
     sample = np.empty((len(chosen), patches, dim), np.float32)
     for at, row in enumerate(chosen.tolist()):
@@ -173,4 +215,37 @@ def _emptied(codes: faiss.Index) -> faiss.Index:
         return empty
     copy = faiss.clone_index(codes)
     copy.reset()
+    inverted = faiss.try_extract_index_ivf(copy)
+    if inverted is not None:
+        inverted.set_direct_map_type(0)  # none: it was the old index's, and loading makes one
     return copy
+
+
+def _copy(old: faiss.Index, first: int, count: int, new: faiss.Index) -> None:
+    """Appends `count` codes of `old` from number `first` on to `new`, a codec of the same training.
+
+    Not decoded and coded again: the nearest list or centroid of what a code decodes to can be another one, and the
+    pictures of an index would wander with every update.
+    """
+    import faiss
+
+    inner_old: Any = faiss.downcast_index(old)
+    inner_new: Any = faiss.downcast_index(new)
+    if isinstance(inner_old, faiss.IndexPreTransform):
+        inner_old, inner_new = faiss.downcast_index(inner_old.index), faiss.downcast_index(inner_new.index)
+    if isinstance(inner_old, faiss.IndexIVF):
+        entries = inner_old.direct_map.array
+        for at in range(count):
+            entry, number = entries.at(first + at), int(inner_new.ntotal) + at
+            where, offset = entry >> 32, entry & 0xFFFFFFFF
+            code = inner_old.invlists.get_single_code(where, offset)
+            inner_new.invlists.add_entry(where, number, code)
+        inner_new.ntotal += count
+    elif isinstance(inner_old, faiss.IndexFlatCodes):
+        size = int(inner_old.code_size)
+        stored = faiss.rev_swig_ptr(inner_old.codes.data(), int(inner_old.ntotal) * size)
+        inner_new.add_sa_codes(np.ascontiguousarray(stored[first * size : (first + count) * size].reshape(count, size)))
+    else:  # fast-scan, whose codes are interleaved; it has no lists, and of equal centroids takes the first
+        new.add(np.asarray(old.reconstruct_n(first, count)))
+        return
+    new.ntotal = inner_new.ntotal

@@ -41,6 +41,18 @@ PRESET_HELP = {
 PATCHES_PER_CENTROID = 39
 """Training vectors that FAISS wants for every centroid before it stops warning; lists are chosen to keep to it."""
 
+ROTATION_CENTROIDS = 256
+"""Centroids of the quantizer that FAISS learns an OPQ rotation with, whatever comes after it."""
+
+CODECS = re.compile(
+    r"(OPQ(?P<rotated>[1-9][0-9]{0,3})(_(?P<width>[1-9][0-9]{0,3}))?,)?"
+    r"((IVF[1-9][0-9]{0,5}(_HNSW([4-9]|[1-9][0-9]))?,)?"
+    r"(Flat|SQ([468]|fp16|bf16)|PQ(?P<parts>[1-9][0-9]{0,3})(x([4-9]|1[0-2]))?)|PQ(?P<fast>[1-9][0-9]{0,3})x4fs)"
+)
+"""FAISS's codecs that were tried from training to update. Of the others some fail on the way, some of them by ending the
+process (IVF with fast-scan, HNSW0), and some lose descriptors without a word (SQ8_direct) or compare them in another
+space than they decode to (FAISS's own PCA)."""
+
 KNOWN = ("Flat", "SQfp16", "SQ8", "SQ6", "SQ4", "PQ64", "PQ32", "PQ16", "PQ64x4", "OPQ32,PQ32", "IVF256,Flat")
 """Common codecs, to name the nearest one when a string is not understood."""
 
@@ -105,8 +117,7 @@ def make_codec(compression: Compression, dim: int, seed: int = 0) -> faiss.Index
         seed: of where k-means begins.
 
     Raises:
-        PatchifyError: one sentence, if FAISS does not understand the codec, it does not fit the dimension, or single
-            codes cannot be read back from it (the similarity of every patch must be told).
+        PatchifyError: one sentence, if the codec is not one of `CODECS` or does not fit the dimension.
     """
     import faiss
 
@@ -116,16 +127,21 @@ def make_codec(compression: Compression, dim: int, seed: int = 0) -> faiss.Index
             f"write PCAH{dim} at most."
         )
     kept = compression.projection or dim
-    try:
-        codec = faiss.index_factory(kept, compression.codec, faiss.METRIC_INNER_PRODUCT)
-    except Exception as error:  # FAISS throws RuntimeError, and others from the text's parsing
-        raise _not_a_codec(compression, kept, error) from None
-    if codec.metric_type != faiss.METRIC_INNER_PRODUCT or not _reads_back(codec):
-        raise PatchifyError(
-            f"The codec '{compression.codec}' does not give single patches back: use one of Flat, SQ, PQ and IVF."
-        )
+    found = CODECS.fullmatch(compression.codec)
+    if not found:
+        raise _unknown(compression)
+    width = int(found["width"] or kept)
+    if width > kept:
+        raise PatchifyError(f"The codec '{compression.codec}' rotates {kept} numbers into more: write {kept} at most.")
+    for parts in (found["rotated"], found["parts"], found["fast"]):
+        if parts and width % int(parts):
+            raise PatchifyError(
+                f"The codec '{compression.codec}' cuts a descriptor of {width} numbers into {parts} equal parts, which "
+                f"does not work out: choose a divisor of {width}."
+            )
+    codec = faiss.index_factory(kept, compression.codec, faiss.METRIC_INNER_PRODUCT)
     for part in _parts(codec):
-        # Too few vectors are refused by `train` in our own words; FAISS would write a warning for each sub-space.
+        # Too few vectors are refused in our own words; FAISS would write a warning for each sub-space.
         for parameters in (getattr(part, "cp", None), getattr(getattr(part, "pq", None), "cp", None)):
             if parameters is not None:
                 parameters.min_points_per_centroid = 1
@@ -133,6 +149,33 @@ def make_codec(compression: Compression, dim: int, seed: int = 0) -> faiss.Index
         if isinstance(part, faiss.IndexIVF):
             part.nprobe = max(1, min(part.nlist, 8 + part.nlist // 16))
     return codec
+
+
+def needed_to_train(codec: faiss.Index) -> int:
+    """Vectors without which `train` fails: one for each centroid of the largest k-means; 1 if nothing is trained.
+
+    Args:
+        codec: untrained, from `make_codec`.
+    """
+    import faiss
+
+    needed = 1
+    for part in _parts(codec):
+        if isinstance(part, faiss.IndexIVF):
+            needed = max(needed, part.nlist)
+        if isinstance(part, faiss.IndexPreTransform):
+            needed = max(needed, ROTATION_CENTROIDS)
+        if hasattr(part, "pq"):
+            needed = max(needed, part.pq.ksub)
+    return needed
+
+
+def too_few(factory: str, needed: int, there: int) -> PatchifyError:
+    """What is said when a codec has too little to be trained on."""
+    return PatchifyError(
+        f"The codec {factory} needs at least {needed} patches to train on and has {there}: index more pictures, "
+        "choose --codebook uniform, or a smaller codec such as the presets exact or small."
+    )
 
 
 def train(codec: faiss.Index, vectors: NDArray[np.float32], factory: str) -> None:
@@ -146,17 +189,26 @@ def train(codec: faiss.Index, vectors: NDArray[np.float32], factory: str) -> Non
     Raises:
         PatchifyError: if there are too few vectors; it says how many are needed.
     """
+    import faiss
+
     if codec.is_trained:
         return
-    try:
-        codec.train(np.ascontiguousarray(vectors, np.float32))
-    except RuntimeError as error:
-        needed = re.search(r"should be at least as large as number of clusters \((\d+)\)|>= (\d+)", str(error))
-        how_many = f"at least {next(n for n in needed.groups() if n)}" if needed else "more"
-        raise PatchifyError(
-            f"The codec {factory} needs {how_many} patches to train on and has {len(vectors)}: index more pictures, "
-            "choose --codebook uniform, or a smaller codec such as the presets exact or small."
-        ) from None
+    needed = needed_to_train(codec)
+    if len(vectors) < needed:
+        raise too_few(factory, needed, len(vectors))
+    outer: Any = _parts(codec)[0]
+    inner, rotation = _parts(codec)[-1], None
+    if isinstance(outer, faiss.IndexPreTransform):
+        # An OPQ rotation is learned with a quantizer of its own, which would write FAISS's warnings.
+        rotation = faiss.downcast_VectorTransform(outer.chain.at(0))
+        quantizer = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)
+        quantizer.cp.min_points_per_centroid, quantizer.cp.niter = 1, rotation.niter_pq
+        if hasattr(inner, "pq"):
+            quantizer.cp.seed = inner.pq.cp.seed
+        rotation.pq = quantizer
+    codec.train(np.ascontiguousarray(vectors, np.float32))
+    if rotation is not None:
+        rotation.pq = None  # FAISS keeps a pointer, and the quantizer goes with this function
 
 
 def visits_everything(codec: faiss.Index) -> bool:
@@ -167,32 +219,19 @@ def visits_everything(codec: faiss.Index) -> bool:
 
 
 def _parts(codec: faiss.Index) -> list[faiss.Index]:
-    """The index and those inside it."""
+    """The index, and the one inside it where a rotation comes first; each as what it is."""
     import faiss
 
-    found: list[faiss.Index] = []
-    inner: Any = codec
-    while inner is not None:
-        inner = faiss.downcast_index(inner)
-        found.append(inner)
-        inner = getattr(inner, "index", None) or getattr(inner, "base_index", None) or getattr(inner, "storage", None)
-    return found
+    outer = faiss.downcast_index(codec)
+    return [outer, faiss.downcast_index(outer.index)] if isinstance(outer, faiss.IndexPreTransform) else [outer]
 
 
-def _reads_back(codec: faiss.Index) -> bool:
-    import faiss
-
-    return not isinstance(codec, (faiss.IndexBinary, faiss.IndexLSH, faiss.IndexRefine)) and hasattr(codec, "sa_decode")
-
-
-def _not_a_codec(compression: Compression, dim: int, error: Exception) -> PatchifyError:
-    codec = compression.codec
-    split = re.search(r"PQ(\d+)", codec)
-    if split and int(split[1]) and dim % int(split[1]):
-        return PatchifyError(
-            f"The codec '{codec}' cuts a descriptor of {dim} numbers into {split[1]} equal parts, which does not work "
-            f"out: choose a divisor of {dim}."
-        )
-    near = difflib.get_close_matches(compression.factory, [*PRESETS, *KNOWN], n=1, cutoff=0.4)
-    guess = f"did you mean {near[0]}?" if near else f"presets are {', '.join(PRESETS)}."
-    return PatchifyError(f"FAISS does not understand the factory '{compression.factory}': {guess}")
+def _unknown(compression: Compression) -> PatchifyError:
+    shown = compression.factory if len(compression.factory) <= 60 else compression.factory[:60] + "..."
+    names = {name.lower(): name for name in (*PRESETS, *KNOWN)}
+    near = difflib.get_close_matches(compression.codec.lower(), names, n=1, cutoff=0.6)
+    guess = f" (did you mean {names[near[0]]}?)" if near else ""
+    return PatchifyError(
+        f"The factory {shown!r} is not known{guess}: choose {', '.join(PRESETS)}, or FAISS's Flat, SQ4, SQ6, SQ8, "
+        "SQfp16, SQbf16, PQ64, PQ64x4fs, or PQ and SQ after OPQ32 or IVF256, as in IVF256,SQ8."
+    )

@@ -195,7 +195,8 @@ class PatchIndex:
 
         Returns:
             Hits in descending score, ties by ascending image id; ties within a picture go to the coarser cell. With
-            finer codes the first `RESCORED` pictures (or `top`) are ordered by them, the others follow as they were.
+            finer codes all proposed pictures are scored by them, or, where every code is visited, the first `RESCORED`
+            (or `top`), and the others follow with coarse scores as they were.
 
         Raises:
             PatchifyError: if `top` is not positive, or the index has no such level, or the query does not fit.
@@ -212,7 +213,7 @@ class PatchIndex:
             hits = self._search_every_code(query, proposed, used)
         else:
             hits = self._scored(query, self._propose(query, proposed, used), used)
-        if self.fine is not None:
+        if self.fine is not None and self._exhaustive:  # else the proposals were compared with finer codes already
             first = max(RESCORED, top or 0)
             scored = self._scored(query, hits.rows[:first], used)
             hits = Hits(*(np.concatenate([a, b[first:]]) for a, b in zip(_arrays(scored), _arrays(hits), strict=True)))

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_bytes, sha256_of_file, sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError
@@ -99,18 +100,22 @@ def load_index(folder: Path) -> PatchIndex:
         if PROJECTION_NAME in files:
             projection = Projection.from_bytes((folder / PROJECTION_NAME).read_bytes())
         if BOXES_NAME in files:
-            boxes = np.load(folder / BOXES_NAME, allow_pickle=False)
-    except ValueError:
+            with open(folder / BOXES_NAME, "rb") as file:
+                boxes = np.lib.format.read_array(file, allow_pickle=False)
+        codes = _read_codes(folder / FAISS_NAME)
+        if FINE_NAME in files:
+            fine = _read_codes(folder / FINE_NAME)
+        compression = parse_factory(factory)
+    except (ValueError, RuntimeError, AttributeError):  # of numpy, FAISS, and a factory that is no text
         raise damaged(META_NAME) from None
-    codes = _read_codes(folder / FAISS_NAME)
-    if FINE_NAME in files:
-        fine = _read_codes(folder / FINE_NAME)
     index = PatchIndex(encoder, regions, images, codes, factory, root, projection, fine, boxes, codebook, rescore)
     patches = len(images) * regions.patches_per_image
     fits = (
         all(part.d == index.dim and part.ntotal == patches for part in (codes, fine) if part is not None)
         and all(part.metric_type == faiss.METRIC_INNER_PRODUCT for part in (codes, fine) if part is not None)
+        and (projection.dim if projection else None) == compression.projection
         and (projection is None or len(projection.mean) == encoder.dim)
+        and (fine is None) == (rescore is None)
         and (boxes is not None) == regions.needs_picture
         and (
             boxes is None or (boxes.shape == (len(images), regions.patches_per_image, 4) and boxes.dtype == np.float32)
@@ -132,8 +137,9 @@ def _read_codes(path: Path) -> faiss.Index:
     import faiss
 
     codes = faiss.read_index(str(path))
-    if isinstance(codes, faiss.IndexIVF):
-        codes.make_direct_map()  # an inverted file keeps patches by list; this finds them by number
+    inverted = faiss.try_extract_index_ivf(codes)
+    if inverted is not None:
+        inverted.make_direct_map()  # an inverted file keeps patches by list; this finds them by number
     return codes
 
 

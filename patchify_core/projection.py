@@ -57,19 +57,27 @@ class Projection:
         count, full = vectors.shape
         if not 1 <= dim <= full:
             raise PatchifyError(f"A projection of {full} dimensions goes to 1 to {full} of them, not to {dim}.")
+        cls.check_enough(count, dim)
+        mean = vectors.mean(axis=0, dtype=np.float64)
+        covariance = np.zeros((full, full))
+        for start in range(0, count, 4096):  # in pieces: float64 copies of the whole sample would be large
+            centred = vectors[start : start + 4096] - mean
+            covariance += centred.T @ centred / count
+        variances, axes = np.linalg.eigh(covariance)
+        variances, axes = variances[::-1][:dim], axes[:, ::-1][:, :dim]
+        # Axes along which nothing varies would be blown up to noise; they count like the smallest that is no noise.
+        floor = variances[0] * 1e-6 if variances[0] > 1e-12 else 1.0  # 1.0: all vectors are the same
+        scaled = axes / np.maximum(variances, floor) ** power
+        return cls(mean.astype(np.float32), np.ascontiguousarray(scaled, np.float32))
+
+    @staticmethod
+    def check_enough(count: int, dim: int) -> None:
+        """Raises PatchifyError unless `count` vectors are enough to learn `dim` axes from."""
         if count <= dim:
             raise PatchifyError(
                 f"A projection to {dim} dimensions needs more than {dim} patches to learn from and there are {count}: "
                 "index more pictures, or use the preset exact."
             )
-        mean = vectors.mean(axis=0, dtype=np.float64)
-        centred = vectors - mean.astype(np.float32)
-        variances, axes = np.linalg.eigh(centred.T.astype(np.float64) @ centred / count)
-        variances, axes = variances[::-1][:dim], axes[:, ::-1][:, :dim]
-        # Axes along which nothing varies would be blown up to noise; they count like the smallest that is no noise.
-        floor = max(variances[0] * 1e-6, np.finfo(np.float64).tiny)
-        scaled = axes / np.maximum(variances, floor) ** power
-        return cls(mean.astype(np.float32), np.ascontiguousarray(scaled, np.float32))
 
     def to_bytes(self) -> bytes:
         """As a .npy file: (1 + d, D) float32, the mean first, then the axes."""
@@ -84,7 +92,9 @@ class Projection:
         Raises:
             ValueError: if it is something else.
         """
-        rows = np.load(io.BytesIO(data), allow_pickle=False)
+        rows = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
         if rows.ndim != 2 or rows.dtype != np.float32 or not 2 <= len(rows) <= rows.shape[1] + 1:
+            raise ValueError("not a projection")
+        if not np.isfinite(rows).all():
             raise ValueError("not a projection")
         return cls(rows[0], np.ascontiguousarray(rows[1:].T))

@@ -22,7 +22,7 @@ from patchify_core.build import BuildSettings, build_index
 from patchify_core.features import FeatureSettings, describe
 from patchify_core.gallery import Gallery, GalleryImage, read_coco, read_folder
 from patchify_core.index import PatchIndex
-from patchify_core.regions import Pyramid
+from patchify_core.regions import Pyramid, parse_regions
 from tests.bad_pictures import text, truncated_jpeg
 from tests.tiny import INFO, TinyEncoder, picture, write_dataset, write_pictures
 
@@ -213,6 +213,102 @@ def test_identical_pictures_are_embedded_once(photos, out, tiny):
     rows = [row for row, image in enumerate(index.images) if image.file_name in ("0002.png", "copy.png", "another.png")]
     for row in rows[1:]:
         np.testing.assert_array_equal(index.descriptors_of(row), index.descriptors_of(rows[0]))
+
+
+COMPRESSED = {
+    "SQ8": {"factory": "SQ8"},
+    "PQ": {"factory": "PQ4x4"},
+    "projection, PQ": {"factory": "PCAH12,PQ4x4"},
+    "IVF, PQ": {"factory": "IVF2,PQ4x4"},
+    "finer": {"factory": "PCAH12,PQ4x4", "rescore": "SQfp16"},
+    "diverse": {"factory": "PQ4x4", "codebook": "informative"},
+}
+
+
+@pytest.mark.parametrize("change", COMPRESSED.values(), ids=COMPRESSED.keys())
+def test_an_update_keeps_the_codes_of_old_pictures(photos, out, tiny, change):
+    indexed(read_folder(photos), out, **change)
+    before = PatchIndex.load(out)
+    projections = {path.name: path.read_bytes() for path in out.glob("projection.npy")}
+    (photos / "0003.png").unlink()
+    (photos / "0001.png").rename(photos / "zebra.png")
+    picture(77).save(photos / "0000a.png")
+    report = indexed(read_folder(photos), out, tiny, **change)
+    assert (report.images, report.embedded, report.reused) == (12, 1, 11) and tiny.encoded == PATCHES
+    after = PatchIndex.load(out)
+    was = {image.sha256: row for row, image in enumerate(before.images)}
+    for row, image in enumerate(after.images):
+        if image.sha256 in was:
+            np.testing.assert_array_equal(after.descriptors_of(row), before.descriptors_of(was[image.sha256]))
+            first = was[image.sha256] * PATCHES
+            np.testing.assert_array_equal(
+                after.codes.reconstruct_n(row * PATCHES, PATCHES), before.codes.reconstruct_n(first, PATCHES)
+            )
+    assert {path.name: path.read_bytes() for path in out.glob("projection.npy")} == projections
+    assert (after.codebook, after.rescore) == (change.get("codebook", "uniform"), change.get("rescore"))
+    kept = snapshot(out)
+    assert indexed(read_folder(photos), out, tiny, **change).embedded == 0
+    assert snapshot(out) == kept
+
+
+@pytest.mark.parametrize("factory", ["PCAH12,PQ4x4", "IVF2,SQ8"])
+def test_an_interrupted_build_makes_the_same_codes(photos, out, factory):
+    indexed(read_folder(photos), out.with_name("whole"), factory=factory)
+    with pytest.raises(KeyboardInterrupt):
+        indexed(read_folder(photos), out, factory=factory, progress=stop_at(7))
+    assert indexed(read_folder(photos), out, factory=factory).embedded == 5
+    assert snapshot(out) == snapshot(out.with_name("whole"))
+
+
+@pytest.mark.parametrize(
+    ("factory", "said"), [("PQ4", "needs at least 256 patches"), ("PCAH24,SQ8", None), ("IVF64,Flat", "at least 64")]
+)
+def test_too_few_pictures_are_refused_before_the_work(photos, out, tiny, refused, factory, said):
+    if said is None:
+        indexed(read_folder(photos), out, tiny, factory=factory)  # 60 patches are enough for 24 axes
+        return
+    message = refused(indexed, read_folder(photos), out, tiny, factory=factory)
+    assert said in message and "has 60" in message
+    assert tiny.batches == [] and not out.exists() and nothing_beside(out)
+
+
+def test_pictures_that_cannot_be_read_leave_too_few_and_what_was_embedded_is_kept(photos, out, tiny, refused):
+    for number in range(3):
+        _cut(photos / f"{number:04d}.png", 0.5)
+    gallery = read_folder(photos)
+    assert len(gallery.images) == 12  # their headers are whole
+    assert "at least 50 patches to train on and has 45" in refused(indexed, gallery, out, factory="IVF50,Flat")
+    assert not out.exists()
+    assert indexed(gallery, out, tiny, factory="SQ8").images == 9
+    assert tiny.batches == []
+
+
+def test_an_update_may_be_of_fewer_pictures_than_a_codec_is_trained_on(photos, out):
+    indexed(read_folder(photos), out, factory="PCAH12,PQ4x4")
+    for number in range(1, 12):
+        (photos / f"{number:04d}.png").unlink()
+    assert indexed(read_folder(photos), out, factory="PCAH12,PQ4x4").images == 1
+
+
+@pytest.mark.parametrize("regions", ["salient:3", "pyramid:1+salient:2"])
+def test_boxes_that_depend_on_the_pixels_are_kept_with_the_descriptors(photos, out, tiny, regions):
+    regions = parse_regions(regions)
+    with pytest.raises(KeyboardInterrupt):
+        indexed(read_folder(photos), out, regions=regions, progress=stop_at(5), shard_images=2)
+    assert indexed(read_folder(photos), out, tiny, regions=regions, factory="SQ8").reused == 5
+    write_pictures(photos, [3000, 4])
+    (photos / "0000.png").rename(photos / "zebra.png")
+    report = indexed(read_folder(photos), out, tiny, regions=regions, factory="SQ8")
+    assert (report.embedded, report.reused) == (1, 12)
+    index = PatchIndex.load(out)
+    for row, image in enumerate(index.images):
+        with Image.open(photos / image.file_name) as opened:
+            expected = regions.boxes_in(opened.convert("RGB"))
+            fresh = describe(opened, expected, TinyEncoder())
+        np.testing.assert_allclose(index.boxes_of(row), expected, atol=1e-5)
+        np.testing.assert_array_equal(index.box_of(row, 2), index.boxes_of(row)[2])
+        if image.file_name != "3000.png":  # what the codec was not trained on may lie outside its range
+            np.testing.assert_allclose(index.descriptors_of(row), fresh, atol=0.01)
 
 
 # Stopped and resumed --------------------------------------------------------------------------------------
@@ -514,14 +610,22 @@ def test_something_else_where_the_journal_goes_is_refused(photos, out, refused, 
         ({"encoder": TinyEncoder(INFO.__class__(**(INFO.as_dict() | {"pooling": "max"})))}, "encoder tiny"),
         ({"regions": Pyramid(3)}, "pyramid:2, not pyramid:3"),
         ({"factory": "SQ8"}, "Flat, not SQ8"),
+        ({"codebook": "informative"}, "codebook uniform, not informative"),
+        ({"rescore": "SQ8"}, "rescore None, not SQ8"),
     ],
-    ids=["encoder", "encoder settings", "regions", "factory"],
+    ids=["encoder", "encoder settings", "regions", "factory", "codebook", "rescore"],
 )
 def test_an_index_made_otherwise_is_refused(photos, out, refused, change, said):
     indexed(read_folder(photos), out)
     before = snapshot(out)
     assert said in refused(indexed, read_folder(photos), out, **change)
     assert snapshot(out) == before and nothing_beside(out)
+
+
+def test_presets_are_their_factory_strings(photos, out, tiny):
+    indexed(read_folder(photos), out, factory="exact", rescore="exact")
+    assert PatchIndex.load(out).meta()["factory"] == PatchIndex.load(out).meta()["rescore"] == "Flat"
+    assert indexed(read_folder(photos), out, tiny, factory="Flat", rescore="Flat").embedded == 0
 
 
 def test_a_damaged_index_is_refused_not_replaced(photos, out, refused):
@@ -533,8 +637,9 @@ def test_a_damaged_index_is_refused_not_replaced(photos, out, refused):
 
 
 def test_an_unknown_factory_is_refused(photos, out, refused):
-    assert "Flat, SQfp16, SQ8" in refused(indexed, read_folder(photos), out, factory="IVF10,PQ4")
-    assert not out.exists() and nothing_beside(out)
+    tiny = TinyEncoder()
+    assert "'HNSW16' is not known" in refused(indexed, read_folder(photos), out, tiny, factory="HNSW16")
+    assert tiny.batches == [] and not out.exists() and nothing_beside(out)
 
 
 def test_a_file_is_refused(photos, out, refused):

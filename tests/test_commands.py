@@ -542,3 +542,207 @@ def test_index_says_what_it_did_as_json(tmp_path):
     assert numbers["images_per_s"] > 0
     again = json.loads(process("index", photos, "--out", tmp_path / "idx", "--regions", "pyramid:1", "--json").stdout)
     assert (again["embedded"], again["reused"], again["images_per_s"]) == (0, 3, None)
+
+
+# evaluate that is interrupted, other layouts, re-ranking, and compare ---------------------------------------
+
+
+@pytest.fixture
+def stop_after(monkeypatch):
+    """stop_after(n): Ctrl-C comes while query n + 1 is described; None: it does not come."""
+    real = Patchify.describe_query
+
+    def call(count):
+        done = []
+
+        def describe(self, *args, **named):
+            done.append(1)
+            if count is not None and len(done) > count:
+                raise KeyboardInterrupt
+            return real(self, *args, **named)
+
+        monkeypatch.setattr(Patchify, "describe_query", describe)
+        return done
+
+    return call
+
+
+def numbers_of(path):
+    """What an evaluation found, without what the clock said."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.sub(r'"(ms_per_\w+|images_per_s)": [^,\n]+', r'"\1": 0', text))
+
+
+def test_evaluate_goes_on_after_ctrl_c(run, dataset, tmp_path, stop_after):
+    file, kept = tmp_path / "scores.json", tmp_path / "idx"
+    command = ["evaluate", dataset, "--regions", "pyramid:2", "--json", file, "--index", kept]
+    assert run(*command)[0] == DONE
+    whole = numbers_of(file)
+    file.unlink()
+    stop_after(1)
+    code, printed, said = run(*command)
+    assert code == INTERRUPTED and printed == "" and not file.exists()
+    assert "finished work is kept; run the same command again" in said and (tmp_path / "scores.json.partial").exists()
+    asked = stop_after(None)
+    code, _, said = run(*command)
+    assert code == DONE and "going on after 1 of 2 queries" in said and len(asked) == 1
+    assert numbers_of(file) == whole and not (tmp_path / "scores.json.partial").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"idx", "scores.json", dataset.name}
+
+
+def test_evaluate_with_other_options_begins_anew(run, dataset, tmp_path, stop_after):
+    file = tmp_path / "scores.json"
+    command = ["evaluate", dataset, "--regions", "pyramid:2", "--json", file, "--index", tmp_path / "idx"]
+    stop_after(1)
+    assert run(*command)[0] == INTERRUPTED
+    asked = stop_after(None)
+    code, _, said = run(*command, "--cutoff", 3)
+    assert code == DONE and "with another cutoff: starting anew" in said and len(asked) == 2
+
+
+def test_evaluate_goes_on_after_a_kill(dataset, tmp_path):
+    # Nothing is closed or flushed on the way out: what is on disk is what the system had been told.
+    program = (
+        "import os, sys; from tests.tiny import tiny_encoder_everywhere; tiny_encoder_everywhere()\n"
+        "from patchify_core import evaluation; from patchify_core.commands import evaluate as command\n"
+        "from patchify_core.__main__ import main; from tests.tiny import TinyEncoder\n"
+        "command.load_encoder = lambda spec, settings=None: TinyEncoder()\n"
+        "real = evaluation._ask; done = []\n"
+        "def ask(*args):\n"
+        "    if done and os.environ.get('KILLED'): os._exit(9)\n"
+        "    done.append(1); return real(*args)\n"
+        "evaluation._ask = ask\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    command = [sys.executable, "-c", program, "evaluate", str(dataset), "--regions", "pyramid:2", "--factory", "Flat"]
+    command += ["--json", str(tmp_path / "s.json"), "--index", str(tmp_path / "idx")]
+    killed = subprocess.run(command, cwd=ROOT, env=os.environ | {"KILLED": "1"}, capture_output=True, text=True)
+    assert killed.returncode == 9, killed.stderr
+    partial = tmp_path / "s.json.partial"
+    assert len(partial.read_bytes().splitlines()) == 2
+    with open(partial, "ab") as file:
+        file.write(b'{"run": "torn')
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == DONE and "going on after 1 of 2 queries" in done.stderr, done.stderr
+    assert json.loads((tmp_path / "s.json").read_text())["queries"] == 2 and not partial.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ((), "nothing is kept (--index INDEX keeps the index, --json FILE the finished queries)"),
+        (("--index",), "the index is kept, the finished queries are lost"),
+        (("--json",), "finished queries are kept, the index is lost"),
+    ],
+)
+def test_evaluate_says_what_an_interruption_costs(run, dataset, tmp_path, stop_after, options, kept):
+    stop_after(1)
+    more = [value for option in options for value in (option, tmp_path / option[2:])]
+    code, _, said = run("evaluate", dataset, "--regions", "pyramid:1", *more)
+    assert code == INTERRUPTED and kept in said
+
+
+def test_evaluate_leaves_a_strangers_file_alone(run, dataset, tmp_path):
+    (tmp_path / "s.json.partial").write_text("dear diary\n")
+    code, _, said = run("evaluate", dataset, "--regions", "pyramid:1", "--json", tmp_path / "s.json")
+    assert code == REFUSED and "is in the way and was not made by this program" in said
+    assert (tmp_path / "s.json.partial").read_text() == "dear diary\n"
+
+
+def test_evaluate_writes_csv_and_only_the_levels_asked_for(run, dataset, tmp_path):
+    code, printed, _ = run(
+        "evaluate", dataset, "--regions", "pyramid:3", "--levels", "3,1", "--csv", tmp_path / "s.csv", "--json",
+        tmp_path / "s.json",
+    )  # fmt: skip
+    assert code == DONE and "pyramid:2" not in printed and "by size:" in printed
+    rows = (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0].startswith("query,file_name,instance,name,level,regions") and len(rows) == 1 + 2 * 2
+    numbers = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert [level["level"] for level in numbers["levels"]] == [1, 3] and len(numbers["per_query"]) == 2
+    assert {part["name"] for part in numbers["levels"][1]["breakdown"]["instance"]} == {"rug", "quilt"}
+
+
+def test_evaluate_with_a_reranker(run, dataset, tmp_path):
+    command = [
+        "evaluate",
+        dataset,
+        "--regions",
+        "pyramid:2",
+        "--index",
+        tmp_path / "idx",
+        "--json",
+        tmp_path / "s.json",
+    ]
+    code, printed, said = run(*command, "--rerank", "patch-qe")
+    assert code == DONE and "re-ranked by patch-qe" in printed and "ms/re-rank" in printed, said
+    assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["ms_per_rerank"] > 0
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--levels", "one"], "--levels takes numbers"),
+        (["--levels", ""], "--levels takes numbers"),
+        (["--rerank", "magic"], "Unknown re-ranker 'magic'"),
+        (["--shortlist", "5"], "name a re-ranker with --rerank"),
+        (["--rerank", "patch-qe", "--shortlist", "5"], "has no shortlist"),
+        (["--rerank", "patch-qe", "--shortlist", "0"], "counts matches from 1"),
+        (["--subset", "s1"], "Only INSTRE and ILIAS have subsets"),
+        (["--csv", "."], "cannot be written"),
+        (["--json", "same.x", "--csv", "./same.x"], "named for JSON and for CSV"),
+        (["--format", "instre"], "gnd_instre.mat"),
+        (["--format", "ilias"], "unpack ilias_core.tar"),
+    ],
+)
+def test_evaluate_refuses_before_the_work(run, dataset, tmp_path, monkeypatch, more, said):
+    monkeypatch.chdir(tmp_path)
+    code, printed, error = run("evaluate", dataset, "--index", tmp_path / "idx", *more)
+    assert code == REFUSED and printed == "" and said in error.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [dataset.name]
+
+
+def test_evaluate_a_level_that_the_index_lacks(run, dataset):
+    code, _, said = run("evaluate", dataset, "--regions", "pyramid:2", "--levels", "1,4")
+    assert code == REFUSED and "levels 1 to 2" in said
+
+
+def test_evaluate_reads_published_layouts(run, tmp_path):
+    from tests import test_gallery_ilias as ilias
+    from tests import test_gallery_instre as instre
+
+    for number, (name, boxes) in enumerate(instre.BOXES.items()):
+        path = tmp_path / "instre" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number, (instre.WIDTH, instre.HEIGHT)).save(path)
+        path.with_suffix(".txt").write_text("".join(" ".join(map(str, box)) + "\n" for box in boxes))
+    instre.write_truth(tmp_path / "instre")
+    for number, (name, boxes) in enumerate(ilias.BOXES.items()):
+        path = tmp_path / "ilias" / "ilias_core" / name
+        ilias.save(path, number)
+        path.with_name(path.stem + "_bbox.txt").write_text("".join(" ".join(map(str, box)) + "\n" for box in boxes))
+    code, printed, said = run("evaluate", tmp_path / "instre", "--regions", "pyramid:2", "--subset", "s1")
+    assert code == DONE and "5 pictures, 2 queries" in printed, said
+    code, printed, said = run("evaluate", tmp_path / "ilias", "--regions", "pyramid:2", "--cutoff", 1000)
+    assert code == DONE and "3 pictures, 3 queries" in printed and "mAP@1000" in printed, said
+
+
+def test_compare_two_runs(run, refusal, dataset, tmp_path):
+    kept = tmp_path / "idx"
+    for name, more in (("a", ["--levels", "1"]), ("b", [])):
+        command = ["evaluate", dataset, "--regions", "pyramid:3", "--index", kept, "--json", tmp_path / f"{name}.json"]
+        assert run(*command, *more)[0] == DONE
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    code, printed, _ = run("compare", a, b)
+    assert code == DONE and printed.count("mAP") == 1 and printed.count("LocScore") == 1 and "(2 queries)" in printed
+    first, last = (json.loads(file.read_text(encoding="utf-8"))["map"] for file in (a, b))
+    numbers = json.loads(run("compare", a, b, "--json")[1])
+    assert numbers["differences"]["mAP"]["difference"] == pytest.approx(last - first)
+    assert json.loads(run("compare", b, b, "--level", "1,3", "--json")[1]) == numbers
+    assert run("compare", a, b, "--json", tmp_path / "c.json")[0] == DONE
+    assert json.loads((tmp_path / "c.json").read_text(encoding="utf-8")) == numbers
+    assert "the same mAP for every query" in run("compare", a, a)[1]
+    assert "Run A has no level 2" in refusal("compare", a, b, "--level", 2)
+    assert "--level takes one number" in refusal("compare", a, b, "--level", "1,2,3")
+    assert "There is no file" in refusal("compare", a, tmp_path / "none.json")
+    assert "was not written by evaluate --json" in refusal("compare", a, dataset / "annotations.json")
+    assert "cannot be written" in refusal("compare", a, b, "--json", tmp_path)

@@ -1,10 +1,8 @@
-"""patchify_core.index: search against a slow reference, and every way in which a folder does not fit together."""
+"""patchify_core.index: search against a slow reference, exact and approximate, and what an index is checked against."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
 
 import faiss
 import numpy as np
@@ -12,14 +10,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.digests import sha256_of_bytes, sha256_of_json
+from patchify_core.codes import CodeSettings, encode_codes
+from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders import EncoderInfo
-from patchify_core.errors import IndexFolderError
-from patchify_core.index import FACTORIES, IndexedImage, PatchIndex, read_meta
+from patchify_core.index import RESCORED, IndexedImage, PatchIndex
 from patchify_core.regions import Pyramid, patches_up_to
 
 PROPERTY = settings(max_examples=80, deadline=None)
 DIM = 16
+FACTORIES = ("Flat", "SQfp16", "SQ8")  # those that are searched exactly
 ENCODER = EncoderInfo("tiny", DIM, 8, "0" * 64, "mean", "none")
 
 
@@ -167,164 +166,152 @@ def test_a_query_of_another_encoder_is_refused(query, refused):
     assert f"{DIM} finite numbers" in refused(random_index().search, query)
 
 
-# Saving and loading ---------------------------------------------------------------------------------------
+# Approximate codecs ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "idx").mkdir()
-    random_index().write(tmp_path / "idx", "../pictures")
-    return tmp_path / "idx"
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads of FAISS that wait for each other take longer than these few vectors."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
 
 
-@pytest.mark.parametrize("factory", FACTORIES)
-def test_round_trip(factory, tmp_path):
-    index = random_index(levels=3, factory=factory)
-    index.write(tmp_path, "../pictures")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["index.faiss", "meta.json"]
-    loaded = PatchIndex.load(tmp_path)
-    assert loaded.meta() == index.meta()
-    assert (loaded.encoder, loaded.regions, loaded.images) == (index.encoder, index.regions, index.images)
-    assert loaded.row_of == {n: n - 1 for n in range(1, 6)}
-    np.testing.assert_array_equal(faiss.serialize_index(loaded.codes), faiss.serialize_index(index.codes))
-    query = unit_rows(np.random.default_rng(3), 1)[0]
-    hits, again = index.search(query), loaded.search(query)
-    for part in ("rows", "scores", "cells"):
-        np.testing.assert_array_equal(getattr(again, part), getattr(hits, part))
+def coded_index(factory, rescore=None, pictures=60, levels=2, seed=0, probes=None, ids=None):
+    """(index, raw descriptors): any codec over seeded descriptors; `probes` lists visited, all of them by default."""
+    vectors = unit_rows(np.random.default_rng(seed), pictures * patches_up_to(levels)).reshape(pictures, -1, DIM)
+    regions = Pyramid(levels)
+    made = encode_codes(vectors.__getitem__, pictures, regions, DIM, CodeSettings(factory, rescore=rescore))
+    inverted = faiss.try_extract_index_ivf(made.codes)
+    if inverted is not None:
+        inverted.make_direct_map()
+        inverted.nprobe = probes or inverted.nlist
+    ids = range(1, pictures + 1) if ids is None else ids
+    images = [IndexedImage(int(i), f"{i}.png", 40, 30, 7, f"{i:064d}") for i in ids]
+    index = PatchIndex(
+        ENCODER, regions, images, made.codes, factory, projection=made.projection, fine=made.fine, rescore=rescore
+    )
+    return index, vectors
 
 
-def test_index_and_pictures_can_move_together(folder, tmp_path):
-    assert PatchIndex.load(folder).root == (tmp_path / "pictures").resolve()
-    (tmp_path / "elsewhere").mkdir()
-    moved = folder.rename(tmp_path / "elsewhere" / "idx")
-    assert PatchIndex.load(str(moved)).root == (tmp_path / "elsewhere" / "pictures").resolve()
+def slow_decoded(index, query, level):
+    """Best first: [(row, cell)] over decoded descriptors, one picture at a time."""
+    used = patches_up_to(level or index.regions.levels)
+    found = []
+    for row, image in enumerate(index.images):
+        scores = [np.float32(np.einsum("d,d", d, query)) for d in index.descriptors_of(row)[:used]]
+        found.append((-max(scores), image.id, row, scores.index(max(scores))))
+    return [(row, cell) for _, _, row, cell in sorted(found)]
 
 
-def test_there_is_no_pickle_in_it(folder):
-    json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    assert (folder / "index.faiss").read_bytes()[:4] == b"IxFI"  # FAISS's own mark of a flat inner-product index
-
-
-def edit(folder, change, seal=False):
-    """Changes meta.json; with `seal` its digest is made to fit, as a program with other ideas would."""
-    path = folder / "meta.json"
-    meta = json.loads(path.read_text(encoding="utf-8"))
-    change(meta)
-    if seal:
-        meta["digest"] = sha256_of_json({key: value for key, value in meta.items() if key != "digest"})
-    path.write_text(json.dumps(meta), encoding="utf-8")
-
-
-def flip(path, at):
-    data = bytearray(path.read_bytes())
-    data[at] ^= 1
-    path.write_bytes(data)
-
-
-def cut(path, share):
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-
-
-def another_faiss(folder):
-    """A file of the very same size and kind, from another gallery."""
-    other = folder.parent / "other"
-    other.mkdir()
-    random_index(seed=1).write(other, ".")
-    assert (other / "index.faiss").stat().st_size == (folder / "index.faiss").stat().st_size
-    shutil.copy(other / "index.faiss", folder / "index.faiss")
-
-
-def fewer_images(folder):
-    edit(folder, lambda meta: meta["images"].pop(), seal=True)
-
-
-def wider_encoder(folder):
-    edit(folder, lambda meta: meta["encoder"].update(dim=DIM + 1), seal=True)
-
-
-def other_regions(folder):
-    edit(folder, lambda meta: meta.update(regions="pyramid:3"), seal=True)
-
-
-def without(key):
-    return lambda folder: edit(folder, lambda meta: meta.pop(key), seal=True)
-
-
-DAMAGE = {
-    "no meta": lambda folder: (folder / "meta.json").unlink(),
-    "no faiss": lambda folder: (folder / "index.faiss").unlink(),
-    "meta is a folder": lambda folder: ((folder / "meta.json").unlink(), (folder / "meta.json").mkdir()),
-    "faiss is a folder": lambda folder: ((folder / "index.faiss").unlink(), (folder / "index.faiss").mkdir()),
-    "empty faiss": lambda folder: cut(folder / "index.faiss", 0),
-    "half a faiss": lambda folder: cut(folder / "index.faiss", 0.5),
-    "faiss too long": lambda folder: (folder / "index.faiss").open("ab").write(b"\0"),
-    "first byte": lambda folder: flip(folder / "index.faiss", 0),
-    "count in the header": lambda folder: flip(folder / "index.faiss", 12),
-    "one number": lambda folder: flip(folder / "index.faiss", -5),
-    "another index's faiss": another_faiss,
-    "empty meta": lambda folder: cut(folder / "meta.json", 0),
-    "half a meta": lambda folder: cut(folder / "meta.json", 0.5),
-    "text": lambda folder: (folder / "meta.json").write_text("not JSON"),
-    "not text": lambda folder: (folder / "meta.json").write_bytes(b"\xff\xfe\0\x80"),
-    "not an object": lambda folder: (folder / "meta.json").write_text("[1, 2]"),
-    "another program's": lambda folder: (folder / "meta.json").write_text('{"name": "mine"}'),
-    "deep": lambda folder: (folder / "meta.json").write_text("[" * 200_000),
-    "deep inside": lambda folder: (folder / "meta.json").write_text(
-        '{"format": 1, "digest": "", "x": ' + "[" * 900 + "]" * 900 + "}"
-    ),
-    "not a number": lambda folder: edit(folder, lambda meta: meta["images"][0].update(width=float("nan"))),
-    "format 2": lambda folder: edit(folder, lambda meta: meta.update(format=2), seal=True),
-    "no format": without("format"),
-    "regions": lambda folder: edit(folder, lambda meta: meta.update(regions="pyramid:1")),
-    "encoder": lambda folder: edit(folder, lambda meta: meta["encoder"].update(pooling="gem:4")),
-    "an image's size": lambda folder: edit(folder, lambda meta: meta["images"][2].update(width=41)),
-    "an image's name": lambda folder: edit(folder, lambda meta: meta["images"][0].update(file_name="../x")),
-    "images in another order": lambda folder: edit(folder, lambda meta: meta["images"].reverse()),
-    "root": lambda folder: edit(folder, lambda meta: meta.update(root="/")),
-    "digest of the faiss": lambda folder: edit(folder, lambda meta: meta["faiss"].update(sha256="0" * 64)),
-    "digest of no text": lambda folder: edit(folder, lambda meta: meta.update(digest=None)),
-    "fewer images, sealed": fewer_images,
-    "wider encoder, sealed": wider_encoder,
-    "other regions, sealed": other_regions,
-    "encoder of numbers, sealed": lambda folder: edit(folder, lambda meta: meta.update(encoder=[1]), seal=True),
-    "images of text, sealed": lambda folder: edit(folder, lambda meta: meta.update(images=["a"]), seal=True),
-    **{f"without {key}, sealed": without(key) for key in ("faiss", "encoder", "images", "root", "factory")},
+APPROXIMATE = {
+    "PQ": ("PQ4", None),
+    "PQ x4": ("PQ4x4", None),
+    "PQ fast-scan": ("PQ4x4fs", None),
+    "OPQ": ("OPQ2_8,IVF2,SQ8", None),
+    "IVF,PQ": ("IVF4,PQ4x4", None),
+    "IVF by HNSW": ("IVF4_HNSW4,SQ8", None),
+    "projection, PQ": ("PCAH8,PQ4x4", None),
+    "projection, IVF, PQ": ("PCAH8,IVF4,PQ4x4", None),
+    "PQ, finer": ("PQ4x4", "SQfp16"),
+    "projection, IVF, finer": ("PCAH8,IVF4,PQ4x4", "Flat"),
 }
 
 
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE.keys())
-def test_every_kind_of_damage_is_refused(damage, folder, refused):
-    assert PatchIndex.load(folder).meta() == random_index().meta()  # whole so far
-    damage(folder)
-    message = refused(PatchIndex.load, folder)
-    assert str(folder) in message
-    with pytest.raises(IndexFolderError):
-        PatchIndex.load(folder)
+@pytest.fixture(scope="module", params=APPROXIMATE.values(), ids=APPROXIMATE.keys())
+def approximate(request):
+    return coded_index(*request.param, ids=np.random.default_rng(5).permutation(60))
 
 
-def test_white_space_and_key_order_are_no_damage(folder):
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
-    (folder / "meta.json").write_text(json.dumps(dict(reversed(meta.items()))), encoding="utf-8")
-    assert PatchIndex.load(folder).meta() == random_index().meta()
+def test_everything_proposed_is_the_slow_search_over_decoded_patches(approximate):
+    index, _ = approximate
+    for seed in range(3):
+        query = index.project(unit_rows(np.random.default_rng(100 + seed), 1))[0]
+        for level in (None, 1, 2):
+            hits = index.search(query, None, level)
+            expected = slow_decoded(index, query, level)
+            assert len(hits.rows) == 60
+            scores = [index.cell_scores(query, row)[cell] for row, cell in expected]
+            np.testing.assert_allclose(hits.scores, scores, atol=1e-6)
+            # Where einsum's last bit may differ between one patch and many, neighbours may change places.
+            clear = np.flatnonzero(-np.diff(scores) > 1e-5)
+            for end in clear + 1:
+                assert {*hits.rows[:end].tolist()} == {row for row, _ in expected[:end]}
 
 
-@pytest.mark.parametrize("name", ["nowhere", "picture.jpg", "picture.jpg/idx"])
-def test_what_is_no_folder_is_no_index(name, tmp_path, refused):
-    (tmp_path / "picture.jpg").write_bytes(b"x")
-    message = refused(PatchIndex.load, tmp_path / name)
-    # "Delete it and build it again" would be bad advice about somebody's picture.
-    assert "not an index folder" in message and "delete" not in message
+def test_the_best_of_an_approximate_search_have_the_scores_that_their_cells_have(approximate):
+    index, vectors = approximate
+    for row in (0, 17, 59):
+        query = index.project(vectors[row, 3:4])[0]
+        for top in (1, 3, 60, 99):
+            hits = index.search(query, top)
+            assert len(hits.rows) == min(top, 60) == len({*hits.rows.tolist()})
+            assert hits.rows.min() >= 0 and (np.diff(hits.scores) <= 0).all()
+            for at, cell, score in zip(hits.rows.tolist(), hits.cells.tolist(), hits.scores, strict=True):
+                cells = index.cell_scores(query, at)
+                assert cells[cell] == score and cells.argmax() == cell  # to the last bit
+        assert index.search(query, 1, 1).cells.tolist() == [0]
 
 
-def test_advice_spares_folders_of_other_programs(tmp_path, refused):
-    (tmp_path / "meta.json").write_text('{"name": "somebody\'s own data"}')
-    assert "delete" not in refused(PatchIndex.load, tmp_path)
+@pytest.mark.parametrize("factory", ["PQ4x4", "IVF4,SQ8", "PQ4x4fs", "PCAH8,PQ4x4"])
+def test_what_stands_apart_is_found_whatever_the_codec(factory):
+    index, vectors = coded_index(factory)
+    for row in range(0, 60, 7):
+        query = index.project(vectors[row, 2:3])[0]
+        expected = slow_decoded(index, query, None)
+        hits = index.search(query, 1)
+        assert index.cell_scores(query, expected[0][0])[expected[0][1]] == pytest.approx(hits.scores[0], abs=1e-6)
 
 
-def test_a_format_of_the_future_is_named(folder, refused):
-    edit(folder, lambda meta: meta.update(format=2), seal=True)
-    assert "format 2" in refused(read_meta, folder)
+@pytest.mark.parametrize("factory", ["IVF16,PQ4x4", "IVF16,Flat", "PCAH8,IVF16,SQ8"])
+@pytest.mark.parametrize("level", [None, 1])
+def test_few_lists_may_miss_pictures_but_repeat_none(factory, level):
+    index, vectors = coded_index(factory, probes=1)
+    missed = False
+    for row in range(20):
+        hits = index.search(index.project(vectors[row, :1])[0], None, level)
+        assert hits.rows.min(initial=0) >= 0 and len({*hits.rows.tolist()}) == len(hits.rows) >= 1
+        assert len(hits.rows) == len(hits.scores) == len(hits.cells)
+        missed |= len(hits.rows) < 60
+        assert len(index.search(index.project(vectors[row, :1])[0], 5, level).rows) <= 5
+    assert missed
+
+
+def test_no_list_that_is_visited_may_hold_a_patch_of_the_level():
+    # Whole pictures lie on one side, cells on the other, and the query with the cells.
+    rng = np.random.default_rng(0)
+    towards = np.zeros(DIM, np.float32)
+    towards[0] = 1
+    vectors = rng.normal(size=(20, 5, DIM)).astype(np.float32) * 0.05
+    vectors[:, 0] -= towards
+    vectors[:, 1:] += towards
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+    made = encode_codes(vectors.__getitem__, 20, Pyramid(2), DIM, CodeSettings("IVF2,Flat"))
+    made.codes.make_direct_map()
+    made.codes.nprobe = 1
+    images = [IndexedImage(i, f"{i}.png", 4, 3, 7, "") for i in range(20)]
+    index = PatchIndex(ENCODER, Pyramid(2), images, made.codes, "IVF2,Flat")
+    assert len(index.search(towards, 5).rows) == 5
+    none = index.search(towards, 5, 1)
+    assert none.rows.tolist() == none.scores.tolist() == none.cells.tolist() == []
+
+
+@pytest.mark.parametrize("top", [1, 10, None])
+def test_finer_codes_order_the_first_pictures(top):
+    index, _ = coded_index("SQ4", "Flat", pictures=RESCORED + 40, levels=1)
+    query = unit_rows(np.random.default_rng(9), 1)[0]
+    hits, coarse = index.search(query, top), PatchIndex(ENCODER, Pyramid(1), index.images, index.codes).search(query)
+    first = coarse.rows[:RESCORED]
+    exact = np.array([index.cell_scores(query, row)[0] for row in first.tolist()])
+    expected = np.concatenate([first[np.argsort(-exact, kind="stable")], coarse.rows[RESCORED:]])
+    assert hits.rows.tolist() == expected[: top or None].tolist()
+    np.testing.assert_array_equal(hits.scores[:RESCORED], np.sort(exact)[::-1][: len(hits.scores)])
+
+
+def test_bytes_are_those_of_all_codes():
+    assert coded_index("PQ4x4", "SQ8")[0].bytes_per_patch == 2 + 16
+    assert coded_index("PCAH8,SQ8", levels=1)[0].bytes_per_image == 8
 
 
 # What it was made of --------------------------------------------------------------------------------------

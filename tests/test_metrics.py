@@ -555,7 +555,9 @@ def test_the_docstrings_examples_are_true():
 def test_what_is_kept_of_a_ranking_is_enough_for_any_cutoff(case):
     order = rank_order(case.scores, case.ids)
     ids, boxes = np.array(case.ids, np.int64)[order], np.array(case.boxes, float).reshape(-1, 4)[order]
-    positives = {i: None if rows is None else np.array(rows, float).reshape(-1, 4) for i, rows in case.positives.items()}
+    positives = {
+        i: None if rows is None else np.array(rows, float).reshape(-1, 4) for i, rows in case.positives.items()
+    }
     asked = []
 
     def boxes_at(at):
@@ -575,7 +577,9 @@ def test_what_is_kept_of_a_ranking_is_enough_for_any_cutoff(case):
 def test_some_of_the_positives_as_if_the_others_were_ignored(case, data):
     order = rank_order(case.scores, case.ids)
     ids, boxes = np.array(case.ids, np.int64)[order], np.array(case.boxes, float).reshape(-1, 4)[order]
-    positives = {i: None if rows is None else np.array(rows, float).reshape(-1, 4) for i, rows in case.positives.items()}
+    positives = {
+        i: None if rows is None else np.array(rows, float).reshape(-1, 4) for i, rows in case.positives.items()
+    }
     found = find_positives(ids, lambda at: boxes[at], positives, case.ignored, case.excluded)
     assume(found is not None)
     counted = sorted(set(positives) - {*case.ignored, *case.excluded})

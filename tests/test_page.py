@@ -445,6 +445,8 @@ def test_options_are_one_stop_each_with_arrow_keys_inside(page) -> None:
     wait_for_new_results(page, before)
     assert page.locator("#pf-level label.selected").inner_text() == "L2 · 3×3"
     page.keyboard.press("Tab")
+    assert page.evaluate("() => document.activeElement.closest('.block').id") == "pf-rerank"
+    page.keyboard.press("Tab")
     assert page.evaluate("() => document.activeElement.closest('fieldset').id") == "pf-top"
     assert page.get_by_role("radiogroup", name="Pyramid: finest grid").count() == 1
 

@@ -257,6 +257,7 @@ def test_random_boxes_follow_the_distribution_that_is_promised():
     free = area < 0.5  # where the shape is not narrowed
     spread = np.log(ratio[free]) / np.log(MOST_STRETCH)
     assert np.abs(np.quantile(spread, [0.1, 0.5, 0.9]) - [-0.8, 0, 0.8]).max() < 0.04
+    assert (np.maximum(width, height) == 1).mean() < 0.001  # narrowed before it is drawn, not cut off afterwards
     for low, size in zip(boxes[:, :2].T, (width, height), strict=True):
         place = low[size < 0.9] / (1 - size[size < 0.9])
         assert np.abs(np.quantile(place, [0.1, 0.5, 0.9]) - [0.1, 0.5, 0.9]).max() < 0.03

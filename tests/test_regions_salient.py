@@ -1,4 +1,4 @@
-"""patchify_core.regions.salient: its arithmetic against slow references, and that it finds what stands out."""
+"""patchify_core.regions.salient and .saliency: arithmetic against slow references; what stands out is found."""
 
 from __future__ import annotations
 
@@ -10,18 +10,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchify_core.regions import MAX_PATCHES, Salient
-from patchify_core.regions.salient import (
-    BORDER,
-    CELLS,
-    OVERLAPS,
-    RING,
-    border_distance,
-    box_scores,
-    candidates,
-    pick,
-    saliency,
-    spectral_residual,
-)
+from patchify_core.regions.saliency import BORDER, CELLS, border_distance, saliency, spectral_residual
+from patchify_core.regions.salient import OVERLAPS, RING, box_scores, candidates, pick
 
 PROPERTY = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from PIL import Image
 
 from tests.browsing import (
     CHROMIUM,
@@ -23,7 +22,7 @@ from tests.browsing import (
     visit,
     wait_for_new_results,
 )
-from tests.page_server import write_gallery, write_indexes
+from tests.page_server import blobs, write_gallery, write_indexes
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
 
@@ -164,7 +163,7 @@ def test_question_is_asked_of_the_other_encoder_and_levels_are_its_own(page) -> 
 
 def test_upload_and_its_box_go_along(page) -> None:
     before = first_row(page)
-    send(page, "mine.jpg", jpeg(Image.new("RGB", (300, 200), (200, 30, 30))))
+    send(page, "mine.jpg", jpeg(blobs(7, (300, 200))))
     wait_for_new_results(page, before)
     rect = page.locator(".pf-stage").bounding_box()
     before = first_row(page)

@@ -20,6 +20,7 @@ class GeometrySettings:
         iterations: most samples that MAGSAC++ draws.
         confidence: it stops earlier once it is this sure that no better homography is left.
         box_inliers: fewest inliers for a box.
+        box_share: least share of the pairs that are inliers for a box.
         box_areas: least and largest area of the projected outline, as a share of the whole gallery picture's; it may
             stick out of the picture a little.
         box_inside: least share of the outline's bounding box that lies inside the gallery picture.
@@ -28,7 +29,8 @@ class GeometrySettings:
     tolerance: float = 6.0
     iterations: int = 2000
     confidence: float = 0.999
-    box_inliers: int = 8
+    box_inliers: int = 10
+    box_share: float = 0.15
     box_areas: tuple[float, float] = (0.002, 1.5)
     box_inside: float = 0.5
 
@@ -77,6 +79,7 @@ def outline_box(
     query_box: NDArray[np.float64],
     size: tuple[int, int],
     inliers: int,
+    matches: int,
     settings: GeometrySettings,
 ) -> NDArray[np.float64] | None:
     """Where the query's object is in the gallery picture: the bounding box of its projected outline, clipped.
@@ -86,13 +89,14 @@ def outline_box(
         query_box: (4,) xyxy of the object in the query picture.
         size: width and height of the gallery picture.
         inliers: how many pairs support the homography.
+        matches: of how many.
         settings: see `GeometrySettings`.
 
     Returns:
-        (4,) float64 xyxy inside the gallery picture; None if the outline is supported by too few inliers, is folded,
+        (4,) float64 xyxy inside the gallery picture; None if the outline is supported by too few pairs, is folded,
         mirrored, crosses the horizon, is absurdly small or large, or lies mostly outside.
     """
-    if inliers < settings.box_inliers:
+    if inliers < settings.box_inliers or inliers < settings.box_share * matches:
         return None
     x1, y1, x2, y2 = query_box
     corners = np.array([[x1, y1, 1], [x2, y1, 1], [x2, y2, 1], [x1, y2, 1]])

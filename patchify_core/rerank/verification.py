@@ -56,7 +56,7 @@ class VerificationSettings:
     count: Literal["inliers", "matches"] = "inliers"
     floor: int = 4
     cap: int = 30
-    weight: float = 0.85
+    weight: float = 0.9
     steepness: float = 4.0
     use_box: bool = True
     cached: int = 200
@@ -134,20 +134,18 @@ class GeometricVerification:
         pairs = self._method.match(query, gallery)
         here, there = query.points[pairs[:, 0]], gallery.points[pairs[:, 1]]
         homography, inliers = find_homography(here, there, self.settings.geometry)
-        box = None
+        count, box = int(inliers.sum()), None
         if homography is not None:
             matrix = gallery.crop.matrix @ homography @ np.linalg.inv(query.crop.matrix)
-            box = outline_box(matrix, query.crop.region, size, int(inliers.sum()), self.settings.geometry)
+            box = outline_box(matrix, query.crop.region, size, count, len(pairs), self.settings.geometry)
         first = np.argsort(~inliers, kind="stable")
         return Verification(
             method=self.name,
             matches=len(pairs),
-            inliers=int(inliers.sum()),
+            inliers=count,
             query_points=query.crop.to_original(here[first]),
             gallery_points=gallery.crop.to_original(there[first]),
-            local_score=local_score(
-                int(inliers.sum()) if self.settings.count == "inliers" else len(pairs), self.settings
-            ),
+            local_score=local_score(count if self.settings.count == "inliers" else len(pairs), self.settings),
             global_score=score,
             box=box,
         )

@@ -13,7 +13,7 @@ ENCODERS = ("effnet-lite0", "effnet-lite1", "effnet-lite2")
 
 EQUAL_PATCHES = (
     "pyramid:4",
-    "sliding:0.35,0.15+pyramid:1",
+    "pyramid:1+sliding:0.6,0+sliding:0.4,0.6",
     "random:30,0",
     "random:30,1",
     "random:30,2",
@@ -40,7 +40,7 @@ EQUAL_BYTES = ("PCAH128,PQ64x4", "PCAH128,PQ32x4", "PCAH128,PQ16x4")
 CODEBOOKS = ("global", "uniform", "informative", "diverse")
 SEEDS = (0, 1, 2)
 
-RERANKERS = (None, "qe", "patch-qe", "sift", "xfeat", "aliked", "patch-qe+sift", "patch-qe+aliked")
+RERANKERS = (None, "qe", "patch-qe", "sift", "xfeat", "patch-qe+sift", "patch-qe+xfeat", "aliked")
 
 
 @dataclass(frozen=True)

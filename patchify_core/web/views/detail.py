@@ -137,9 +137,10 @@ def _agreement(found: Detail) -> str:
     match, checked = found.result.match, found.result.match.verification
     if checked is None:
         return ""
+    method = NAMES.get(checked.method, checked.method).partition(",")[0]
     if not checked.inliers:
-        return f"<p>{NAMES[checked.method]}: {checked.matches} points found a partner, and <b>none agree</b> on one view.</p>"
+        return f"<p>{method}: {checked.matches} points found a partner, and <b>none agree</b> on one view.</p>"
     return (
-        f"<p>{NAMES[checked.method]}: <b>{checked.inliers}</b> of {checked.matches} matched points agree on one view of the "
+        f"<p>{method}: <b>{checked.inliers}</b> of {checked.matches} matched points agree on one view of the "
         f"object. With them the score is <b>{match.score:.3f}</b>; by the encoder alone it was {checked.global_score:.3f}.</p>"
     )
