@@ -167,10 +167,10 @@ def _index_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--codebook",
-        choices=["uniform", "global", "informative", "diverse"],
+        choices=["uniform", "global", "informative", "distinctive"],
         default=DEFAULT_CODEBOOK,
-        help="what the codec is trained on: random patches (uniform, default), whole pictures (global), patches unlike "
-        "all others (informative), patches without near repeats (diverse)",
+        help="what the codec is trained on: random patches (uniform, default), whole pictures (global), patches "
+        "without near repeats (informative), patches unlike all others (distinctive)",
     )
     command.add_argument(
         "--rescore", metavar="FAISS", help="keep finer codes too, e.g. SQ8, and order the first pictures by them"

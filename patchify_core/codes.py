@@ -9,8 +9,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.codebook import INFORMATIVE_SHARE, choose
-from patchify_core.compression import CODEBOOKS, make_codec, needed_to_train, parse_factory, too_few, train
+from patchify_core.codebook import DISTINCTIVE_SHARE, choose
+from patchify_core.compression import (
+    CODEBOOKS,
+    TRAINING_PATCHES,
+    make_codec,
+    needed_to_train,
+    parse_factory,
+    too_few,
+    train,
+)
 from patchify_core.errors import PatchifyError
 from patchify_core.projection import Projection
 from patchify_core.regions import Regions
@@ -36,7 +44,7 @@ class CodeSettings:
     factory: str = "Flat"
     codebook: str = "uniform"
     rescore: str | None = None
-    training_patches: int = 50_000
+    training_patches: int = TRAINING_PATCHES
     seed: int = 0
 
     def check(self, dim: int, regions: Regions, pictures: int) -> None:
@@ -79,7 +87,7 @@ class CodeSettings:
         sampled = min(pictures, self.sampled_pictures(patches))
         if compression.projection is not None:
             Projection.check_enough(sampled * patches, compression.projection)
-        share = {"global": 1 / patches, "informative": INFORMATIVE_SHARE}.get(self.codebook, 1)
+        share = {"global": 1 / patches, "distinctive": DISTINCTIVE_SHARE}.get(self.codebook, 1)
         learners = [(compression, max(1, round(share * sampled * patches)))]
         if self.rescore is not None:
             learners.append((parse_factory(self.rescore), sampled * patches))
@@ -234,11 +242,12 @@ def _copy(old: faiss.Index, first: int, count: int, new: faiss.Index) -> None:
     if isinstance(inner_old, faiss.IndexPreTransform):
         inner_old, inner_new = faiss.downcast_index(inner_old.index), faiss.downcast_index(inner_new.index)
     if isinstance(inner_old, faiss.IndexIVF):
+        lists: Any = inner_old.invlists
         entries = inner_old.direct_map.array
         for at in range(count):
             entry, number = entries.at(first + at), int(inner_new.ntotal) + at
             where, offset = entry >> 32, entry & 0xFFFFFFFF
-            code = inner_old.invlists.get_single_code(where, offset)
+            code = lists.get_single_code(where, offset)
             inner_new.invlists.add_entry(where, number, code)
         inner_new.ntotal += count
     elif isinstance(inner_old, faiss.IndexFlatCodes):

@@ -1,4 +1,4 @@
-"""How descriptors are kept: an optional learned projection, then any FAISS codec, by presets or by factory string.
+"""How descriptors are kept: an optional learned projection, then a FAISS codec, by presets or by factory string.
 
 A factory string is FAISS's own (https://github.com/facebookresearch/faiss/wiki/The-index-factory), with one addition
 in front: `PCAH128,` projects to 128 dimensions with half whitening first (see `projection.py`). Presets are names for
@@ -20,7 +20,7 @@ from patchify_core.errors import PatchifyError
 if TYPE_CHECKING:
     import faiss
 
-CODEBOOKS = ("uniform", "global", "informative", "diverse")
+CODEBOOKS = ("uniform", "global", "informative", "distinctive")
 """What a codec may be trained on; see `codebook.py`."""
 
 PRESETS = {
@@ -38,6 +38,9 @@ PRESET_HELP = {
     "huge": "32 bytes a patch and only part of them visited: for millions of pictures",
 }
 
+TRAINING_PATCHES = 50_000
+"""Patches that projection and codec are learned from, at most."""
+
 PATCHES_PER_CENTROID = 39
 """Training vectors that FAISS wants for every centroid before it stops warning; lists are chosen to keep to it."""
 
@@ -49,9 +52,9 @@ CODECS = re.compile(
     r"((IVF[1-9][0-9]{0,5}(_HNSW([4-9]|[1-9][0-9]))?,)?"
     r"(Flat|SQ([468]|fp16|bf16)|PQ(?P<parts>[1-9][0-9]{0,3})(x([4-9]|1[0-2]))?)|PQ(?P<fast>[1-9][0-9]{0,3})x4fs)"
 )
-"""FAISS's codecs that were tried from training to update. Of the others some fail on the way, some of them by ending the
-process (IVF with fast-scan, HNSW0), and some lose descriptors without a word (SQ8_direct) or compare them in another
-space than they decode to (FAISS's own PCA)."""
+"""FAISS's codecs that were tried from training to update. Of the others some fail on the way (IVF with fast-scan and
+HNSW0 end the process), and some lose descriptors without a word (SQ8_direct) or compare them in another space than
+they decode to (FAISS's own PCA)."""
 
 KNOWN = ("Flat", "SQfp16", "SQ8", "SQ6", "SQ4", "PQ64", "PQ32", "PQ16", "PQ64x4", "OPQ32,PQ32", "IVF256,Flat")
 """Common codecs, to name the nearest one when a string is not understood."""
@@ -98,13 +101,13 @@ def parse_factory(text: str, patches: int = 0) -> Compression:
 
 
 def lists_for(patches: int) -> int:
-    """Inverted lists for this many patches: 4 times the square root, a power of two, with enough patches for each.
+    """Inverted lists for this many patches: 4 times the square root, a power of two, with enough to train each on.
 
     Example:
         >>> [lists_for(n) for n in (100, 5_000, 300_000, 300_000_000)]
-        [2, 128, 2048, 65536]
+        [2, 128, 1024, 1024]
     """
-    wanted = min(4 * patches**0.5, patches / PATCHES_PER_CENTROID)
+    wanted = min(4 * patches**0.5, min(patches, TRAINING_PATCHES) / PATCHES_PER_CENTROID)
     return 1 << max(0, int(np.log2(max(wanted, 1))))
 
 
@@ -197,11 +200,13 @@ def train(codec: faiss.Index, vectors: NDArray[np.float32], factory: str) -> Non
     if len(vectors) < needed:
         raise too_few(factory, needed, len(vectors))
     outer: Any = _parts(codec)[0]
-    inner, rotation = _parts(codec)[-1], None
+    inner: Any = _parts(codec)[-1]
+    rotation: Any = None
     if isinstance(outer, faiss.IndexPreTransform):
         # An OPQ rotation is learned with a quantizer of its own, which would write FAISS's warnings.
-        rotation = faiss.downcast_VectorTransform(outer.chain.at(0))
-        quantizer = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)
+        chain: Any = outer.chain
+        rotation = faiss.downcast_VectorTransform(chain.at(0))
+        quantizer: Any = faiss.ProductQuantizer(rotation.d_out, rotation.M, 8)
         quantizer.cp.min_points_per_centroid, quantizer.cp.niter = 1, rotation.niter_pq
         if hasattr(inner, "pq"):
             quantizer.cp.seed = inner.pq.cp.seed

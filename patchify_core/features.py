@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.boxes import as_boxes
 from patchify_core.encoders.base import Encoder
+from patchify_core.encoders.devices import CPU_BATCH
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -27,11 +28,10 @@ class FeatureSettings:
     """What a person may tune about feature extraction.
 
     Attributes:
-        batch_size: patches in one forward pass. A few, so that the activations of a small network stay in the
-            processor's cache; `bench encode` compares with 30.
+        batch_size: patches in one forward pass; None for what suits the encoder's device (`encoders.devices`).
     """
 
-    batch_size: int = 8
+    batch_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def describe_many(
     Yields:
         One `Described` per picture, in the order given, as soon as its last patch is encoded.
     """
-    batch_size = (settings or FeatureSettings()).batch_size
+    batch_size: int = (settings or FeatureSettings()).batch_size or getattr(encoder, "batch_size", CPU_BATCH)
     size = encoder.info.input_size
     crops = np.empty((batch_size, size, size, 3), np.uint8)
     filled = 0

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import os
+
+# Before numpy is loaded: threads of BLAS that wait for each other make k-means on a few vectors take seconds.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("PATCHIFY_DEVICE", "cpu")  # the numbers that the tests know are the processor's
+
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,8 +23,6 @@ from patchify_core.retrieval import Patchify
 from tests.tiny import TinyEncoder
 
 ROOT = Path(__file__).parents[1]
-
-os.environ.setdefault("PATCHIFY_DEVICE", "cpu")  # the numbers that the tests know are the processor's
 
 
 @pytest.fixture(scope="session")

@@ -19,6 +19,7 @@ from PIL import Image
 
 from patchify_core import build, journal
 from patchify_core.build import BuildSettings, build_index
+from patchify_core.encoders.devices import CPU_BATCH
 from patchify_core.features import FeatureSettings, describe
 from patchify_core.gallery import Gallery, GalleryImage, read_coco, read_folder
 from patchify_core.index import PatchIndex
@@ -221,7 +222,7 @@ COMPRESSED = {
     "projection, PQ": {"factory": "PCAH12,PQ4x4"},
     "IVF, PQ": {"factory": "IVF2,PQ4x4"},
     "finer": {"factory": "PCAH12,PQ4x4", "rescore": "SQfp16"},
-    "diverse": {"factory": "PQ4x4", "codebook": "informative"},
+    "distinctive": {"factory": "PQ4x4", "codebook": "distinctive"},
 }
 
 
@@ -354,7 +355,7 @@ def test_an_error_of_the_encoder_keeps_what_was_done(photos, out, whole):
     with pytest.raises(MemoryError):
         indexed(read_folder(photos), out, Failing())
     report = indexed(read_folder(photos), out)
-    assert report.reused == FeatureSettings().batch_size // PATCHES > 0  # the pictures that the first batch completed
+    assert report.reused == CPU_BATCH // PATCHES > 0  # the pictures that the first batch completed
     assert snapshot(out) == whole
 
 
@@ -610,7 +611,7 @@ def test_something_else_where_the_journal_goes_is_refused(photos, out, refused, 
         ({"encoder": TinyEncoder(INFO.__class__(**(INFO.as_dict() | {"pooling": "max"})))}, "encoder tiny"),
         ({"regions": Pyramid(3)}, "pyramid:2, not pyramid:3"),
         ({"factory": "SQ8"}, "Flat, not SQ8"),
-        ({"codebook": "informative"}, "codebook uniform, not informative"),
+        ({"codebook": "distinctive"}, "codebook uniform, not distinctive"),
         ({"rescore": "SQ8"}, "rescore None, not SQ8"),
     ],
     ids=["encoder", "encoder settings", "regions", "factory", "codebook", "rescore"],

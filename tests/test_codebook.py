@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from patchify_core import codebook
-from patchify_core.codebook import INFORMATIVE_SHARE, NEIGHBOURS, choose, commonness, without_near_duplicates
+from patchify_core.codebook import DISTINCTIVE_SHARE, NEIGHBOURS, choose, commonness, without_near_duplicates
 from patchify_core.compression import CODEBOOKS
 
 
@@ -37,17 +37,17 @@ def test_commonness_is_its_definition(seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_informative_is_the_least_common_half(seed):
+def test_distinctive_is_the_least_common_half(seed):
     found = descriptors(seed=seed)
-    expected = np.argsort(slow_commonness(found), kind="stable")[: round(INFORMATIVE_SHARE * 60)]
-    assert choose(found, "informative").tolist() == sorted(expected.tolist())
+    expected = np.argsort(slow_commonness(found), kind="stable")[: round(DISTINCTIVE_SHARE * 60)]
+    assert choose(found, "distinctive").tolist() == sorted(expected.tolist())
 
 
-def test_informative_leaves_out_what_every_picture_has_and_keeps_what_one_repeats():
+def test_distinctive_leaves_out_what_every_picture_has_and_keeps_what_one_repeats():
     found = descriptors(pictures=20, patches=4)
     found[:, :2] = found[0, 0]  # sky
     found[3, 2:] = found[3, 2]  # one object twice in one picture: no other picture knows it
-    kept = choose(found, "informative")
+    kept = choose(found, "distinctive")
     assert {*kept.tolist()} == {picture * 4 + patch for picture in range(20) for patch in (2, 3)}
 
 
@@ -60,7 +60,7 @@ def test_commonness_of_a_sample(monkeypatch):
     assert (some <= slow_commonness(found) + 1e-6).all()  # fewer neighbours to be like
 
 
-def slow_diverse(vectors, threshold, seed):
+def slow_informative(vectors, threshold, seed):
     kept: list[int] = []
     for at in np.random.default_rng(seed).permutation(len(vectors)).tolist():
         if all(float(vectors[at] @ vectors[k]) <= threshold for k in kept):
@@ -70,10 +70,10 @@ def slow_diverse(vectors, threshold, seed):
 
 @pytest.mark.parametrize("count", [1, 60, 2600])  # within a block, and over several
 @pytest.mark.parametrize("threshold", [0.5, 0.8])
-def test_diverse_is_its_definition(count, threshold):
+def test_informative_is_its_definition(count, threshold):
     vectors = descriptors(count, 1)[:, 0]
     kept = without_near_duplicates(vectors, threshold, 3)
-    assert kept.tolist() == slow_diverse(vectors, threshold, 3)
+    assert kept.tolist() == slow_informative(vectors, threshold, 3)
     similar = vectors[kept] @ vectors[kept].T - 2 * np.eye(len(kept))
     assert similar.max() <= threshold
 
@@ -97,4 +97,4 @@ def test_one_picture_is_enough(name, patches):
 
 
 def test_an_unknown_codebook(refused):
-    assert "choose uniform, global, informative, diverse" in refused(choose, descriptors(), "best")
+    assert "choose uniform, global, informative, distinctive" in refused(choose, descriptors(), "best")

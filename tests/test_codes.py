@@ -6,13 +6,12 @@ import faiss
 import numpy as np
 import pytest
 
-from patchify_core.codebook import INFORMATIVE_SHARE
+from patchify_core.codebook import DISTINCTIVE_SHARE
 from patchify_core.codes import Codes, CodeSettings, encode_codes
 from patchify_core.regions import Pyramid, parse_regions
 
 DIM, REGIONS = 16, Pyramid(2)
 PATCHES = REGIONS.patches_per_image
-
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +111,13 @@ def test_an_update_of_an_inverted_file_searches_like_a_whole_one():
     old = coded(pictures[:50], CodeSettings("IVF4,PQ4x4"))
     decoded(old.codes)
     new = encode_codes(
-        lambda row: pictures[row], 80, REGIONS, DIM, CodeSettings("IVF4,PQ4x4"), old, lambda row: row if row < 50 else None
+        lambda row: pictures[row],
+        80,
+        REGIONS,
+        DIM,
+        CodeSettings("IVF4,PQ4x4"),
+        old,
+        lambda row: row if row < 50 else None,
     )
     whole = coded(pictures, CodeSettings("IVF4,PQ4x4"), like=old)
     np.testing.assert_array_equal(faiss.serialize_index(new.codes), faiss.serialize_index(whole.codes))
@@ -141,7 +146,7 @@ def test_the_same_pictures_make_the_same_codes_and_another_seed_makes_others(fac
     assert not np.array_equal(decoded(other.codes), decoded(first.codes))
 
 
-@pytest.mark.parametrize("codebook", ["global", "informative", "diverse"])
+@pytest.mark.parametrize("codebook", ["global", "informative", "distinctive"])
 def test_a_codebook_changes_what_is_learned(codebook):
     pictures = pictures_of(200)
     uniform = coded(pictures, CodeSettings("PQ4x4"))
@@ -175,7 +180,7 @@ def test_codes_are_told_to_be_learned_from_so_many_pictures():
         (CodeSettings("PQ5"), "divisor of 16"),
         (CodeSettings("PCAH17,Flat"), "write PCAH16 at most"),
         (CodeSettings("PCAH8,PQ16"), "divisor of 8"),
-        (CodeSettings(codebook="best"), "Unknown codebook 'best': choose uniform, global, informative, diverse"),
+        (CodeSettings(codebook="best"), "Unknown codebook 'best': choose uniform, global, informative, distinctive"),
         (CodeSettings("PQ4", rescore="PCAH8,SQ8"), "in the same projection"),
         (CodeSettings("PQ4", rescore="small"), "in the same projection"),
         (CodeSettings("PQ4", rescore="IVF4,Flat"), "finer codes are kept beside the others"),
@@ -205,7 +210,7 @@ def test_the_global_codebook_needs_whole_pictures(refused):
         (CodeSettings("IVF4,PQ4x5"), 32),
         (CodeSettings("Flat", rescore="PQ4x5"), 32),
         (CodeSettings("PQ4x4", codebook="global"), 16 * PATCHES),
-        (CodeSettings("PQ4x4", codebook="informative"), 16 / INFORMATIVE_SHARE),
+        (CodeSettings("PQ4x4", codebook="distinctive"), 16 / DISTINCTIVE_SHARE),
     ],
     ids=str,
 )

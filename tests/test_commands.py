@@ -285,7 +285,11 @@ def test_index_of_nothing(refusal, tmp_path):
         (["--regions", "pyramid:7"], "1 to 6 levels"),
         (["--regions", "squares"], "Unknown regions"),
         (["--encoder", "effnet-lite7"], "Unknown encoder"),
-        (["--factory", "PQ8"], "Unknown factory"),
+        (["--factory", "Flatt"], "did you mean Flat?"),
+        (["--factory", "PQ7"], "choose a divisor of 24"),
+        (["--factory", "PCAH99,PQ8"], "write PCAH24 at most"),
+        (["--rescore", "PCAH8,SQ8"], "finer codes are kept beside the others"),
+        (["--regions", "sliding:0.4,0.5", "--codebook", "global"], "pyramid:1+sliding:0.4,0.5"),
     ],
 )
 @pytest.mark.parametrize("command", ["index", "evaluate"])

@@ -10,6 +10,7 @@ from patchify_core.compression import (
     PATCHES_PER_CENTROID,
     PRESET_HELP,
     PRESETS,
+    TRAINING_PATCHES,
     Compression,
     lists_for,
     make_codec,
@@ -38,7 +39,8 @@ def test_what_is_understood(text, factory, codec, projection):
 
 
 @pytest.mark.parametrize(
-    "text", ["PCAH", "PCAH0", "PCAH0,Flat", "PCAH128", "PCAH128,", "pcah32,Flat", "PCAHx,Flat", "PCAH-1,Flat", "PCAH 9,Flat"]
+    "text",
+    ["PCAH", "PCAH0", "PCAH0,Flat", "PCAH128", "PCAH128,", "pcah32,Flat", "PCAHx,Flat", "PCAH-1,Flat", "PCAH 9,Flat"],
 )
 def test_malformed_projections(text, refused):
     message = refused(parse_factory, text)
@@ -59,8 +61,10 @@ def test_presets_fit_the_bundled_encoders_and_are_explained():
 def test_lists_have_enough_patches_each():
     for patches in (0, 1, 30, 100, 10**4, 10**6, 3 * 10**8):
         lists = lists_for(patches)
-        assert lists & (lists - 1) == 0 and (lists == 1 or lists * PATCHES_PER_CENTROID <= patches)
-    assert [lists_for(n) for n in (100, 5_000, 300_000, 300_000_000)] == [2, 128, 2048, 65536]
+        assert lists & (lists - 1) == 0 and (
+            lists == 1 or lists * PATCHES_PER_CENTROID <= min(patches, TRAINING_PATCHES)
+        )
+    assert [lists_for(n) for n in (100, 5_000, 300_000, 300_000_000)] == [2, 128, 1024, 1024]
 
 
 # Some of these are FAISS's own and end the process, lose descriptors, or fail when hours of work are done.

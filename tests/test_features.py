@@ -118,3 +118,10 @@ def test_describe_takes_one_box_as_four_numbers():
     np.testing.assert_array_equal(
         describe(image, [2, 3, 9, 11], TinyEncoder()), slow(image, [(2, 3, 9, 11)], TinyEncoder())
     )
+
+
+def test_the_encoder_says_how_large_a_batch_is():
+    encoder = TinyEncoder()
+    encoder.batch_size = 5
+    list(describe_many(stream([2, 2]), encoder))
+    assert encoder.batches == [5, 5]

@@ -131,14 +131,19 @@ DAMAGE = {
     "an image's name": lambda folder: edit(folder, lambda meta: meta["images"][0].update(file_name="../x")),
     "images in another order": lambda folder: edit(folder, lambda meta: meta["images"].reverse()),
     "root": lambda folder: edit(folder, lambda meta: meta.update(root="/")),
-    "digest of the faiss": lambda folder: edit(folder, lambda meta: meta["files"]["index.faiss"].update(sha256="0" * 64)),
+    "digest of the faiss": lambda folder: edit(
+        folder, lambda meta: meta["files"]["index.faiss"].update(sha256="0" * 64)
+    ),
     "digest of no text": lambda folder: edit(folder, lambda meta: meta.update(digest=None)),
     "fewer images, sealed": fewer_images,
     "wider encoder, sealed": wider_encoder,
     "other regions, sealed": other_regions,
     "encoder of numbers, sealed": lambda folder: edit(folder, lambda meta: meta.update(encoder=[1]), seal=True),
     "images of text, sealed": lambda folder: edit(folder, lambda meta: meta.update(images=["a"]), seal=True),
-    **{f"without {key}, sealed": without(key) for key in ("files", "encoder", "images", "root", "factory", "codebook", "rescore")},
+    **{
+        f"without {key}, sealed": without(key)
+        for key in ("files", "encoder", "images", "root", "factory", "codebook", "rescore")
+    },
 }
 
 
@@ -267,7 +272,9 @@ FILE_DAMAGE = {
     "of another shape, sealed": lambda folder, name: reseal(folder, name, npy(np.ones((2, 2), np.float32))),
     "of other precision, sealed": lambda folder, name: reseal(folder, name, npy(np.ones((12, 1, 4)))),
     "listed as text, sealed": lambda folder, name: edit(folder, lambda m: m["files"].update({name: "x"}), seal=True),
-    "listed without size, sealed": lambda folder, name: edit(folder, lambda m: m["files"][name].pop("bytes"), seal=True),
+    "listed without size, sealed": lambda folder, name: edit(
+        folder, lambda m: m["files"][name].pop("bytes"), seal=True
+    ),
 }
 
 

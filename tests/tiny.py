@@ -94,11 +94,10 @@ def write_dataset(folder: Path) -> Path:
 
 def tiny_encoder_everywhere() -> None:
     """Gives this process's command line the tiny encoder, whatever it asks for."""
-    import patchify_core.commands.evaluate
-    import patchify_core.commands.index
-    from patchify_core import commands, retrieval
+    from patchify_core import retrieval
+    from patchify_core.commands import evaluate, index
 
-    for module in (commands.index, commands.evaluate, retrieval):
+    for module in (index, evaluate, retrieval):
         module.load_encoder = lambda spec="tiny", settings=None: TinyEncoder()  # type: ignore[attr-defined]
 
 

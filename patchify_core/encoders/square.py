@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.encoders.checkpoints import WAY_OUT
-from patchify_core.encoders.devices import mixed_precision
+from patchify_core.encoders.devices import batch_that_fits, mixed_precision
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class SquareEncoder:
         import torch
 
         self._describe, self.look, self._info, self.device = describe, look, info, device
+        self.batch_size = batch_that_fits(device, look.side)
         self._mean = torch.tensor(look.mean, device=device).view(1, 3, 1, 1)
         self._std = torch.tensor(look.std, device=device).view(1, 3, 1, 1)
 
@@ -101,7 +102,7 @@ class SquareEncoder:
         return inputs
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The model's own descriptors of a batch.
+        """The model's own descriptors of a batch; one that does not fit into the device's memory is halved.
 
         Args:
             crops: (N, S, S, 3) uint8 from `prepare`.
@@ -110,8 +111,22 @@ class SquareEncoder:
             (N, D) float32 with rows of length 1.
 
         Raises:
-            EncoderError: if the network gives numbers that are not finite.
+            EncoderError: if the network gives numbers that are not finite, or not even one crop fits into memory.
         """
+        import torch
+
+        try:
+            return self._encode(crops)
+        except torch.OutOfMemoryError:
+            if len(crops) == 1:
+                what = f"{self._info.spec} does not fit into the memory of {self.device}"
+                raise EncoderError(f"{what}: set PATCHIFY_DEVICE=cpu, {WAY_OUT}.") from None
+        # Outside the handler, whose traceback would keep the failed batch's memory.
+        half = len(crops) // 2
+        self.batch_size = min(self.batch_size, half)
+        return np.concatenate([self.encode(crops[:half]), self.encode(crops[half:])])
+
+    def _encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode(), mixed_precision(self.device):

@@ -37,7 +37,7 @@ FACTORIES = (
 EQUAL_BYTES = ("PCAH128,PQ64x4", "PCAH128,PQ32x4", "PCAH128,PQ16x4")
 """32, 16 and 8 bytes a patch with 16 centroids a part, so that even 16 whole pictures are enough to train on."""
 
-CODEBOOKS = ("global", "uniform", "informative", "diverse")
+CODEBOOKS = ("global", "uniform", "informative", "distinctive")
 SEEDS = (0, 1, 2)
 
 RERANKERS = (None, "qe", "patch-qe", "sift", "xfeat", "patch-qe+sift", "patch-qe+xfeat", "aliked")

@@ -102,7 +102,7 @@ class Workbench:
     def _embedded(self, gallery: Gallery, encoder: Encoder, regions: str, progress: Progress | None) -> PatchIndex:
         key = (gallery.root, encoder.info.spec, parse_regions(regions).spec)
         if self._exact is None or self._exact[0] != key:
-            name = re.sub(r"[^A-Za-z0-9.,+-]+", "-", "_".join([gallery.root.resolve().name, *key[1:]]))
+            name = re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join([gallery.root.resolve().name, *key[1:]]))
             out = self.folder / name
             out.parent.mkdir(parents=True, exist_ok=True)
             built = build_index(gallery, out, encoder, parse_regions(regions), BuildSettings(), progress)
