@@ -74,7 +74,7 @@ def describe_many(
     Yields:
         One `Described` per picture, in the order given, as soon as its last patch is encoded.
     """
-    batch_size: int = (settings or FeatureSettings()).batch_size or getattr(encoder, "batch_size", CPU_BATCH)
+    batch_size = int((settings or FeatureSettings()).batch_size or getattr(encoder, "batch_size", CPU_BATCH))
     size = encoder.info.input_size
     crops = np.empty((batch_size, size, size, 3), np.uint8)
     filled = 0

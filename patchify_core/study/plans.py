@@ -84,8 +84,8 @@ def plan(name: str, encoder: str = ENCODERS[0]) -> tuple[Configuration, ...]:
     """
     if name not in PLANS:
         near = difflib.get_close_matches(name, PLANS, n=1)
-        guess = f"did you mean {near[0]}?" if near else f"choose {', '.join(PLANS)}."
-        raise PatchifyError(f"There is no study '{name}': {guess}")
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        raise PatchifyError(f"There is no study '{name}'{guess}: choose {', '.join(PLANS)}.")
     return tuple(PLANS[name](encoder))
 
 

@@ -83,6 +83,7 @@ def _regions(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
 
 
 def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
+    rows = [row for row in rows if row["regions"] == row["indexed"]]
     sizes = means(
         [row for row in rows if row["codebook"] == "uniform" and "x4" not in row["factory"]], ("factory", "rescore")
     )

@@ -27,25 +27,25 @@ class RememberingEncoder:
     """An encoder that encodes a crop once: the same queries are asked of every configuration."""
 
     def __init__(self, encoder: Encoder) -> None:
-        """Wraps an encoder."""
-        self._encoder = encoder
+        """Wraps an encoder, which stays to be had as `plain` for what is encoded once anyway."""
+        self.plain = encoder
         self._known: dict[str, NDArray[np.float32]] = {}
 
     @property
     def info(self) -> EncoderInfo:
         """See `Encoder.info`."""
-        return self._encoder.info
+        return self.plain.info
 
     def prepare(self, picture: object, box: Sequence[float]) -> NDArray[np.uint8]:
         """See `Encoder.prepare`."""
-        return self._encoder.prepare(picture, box)  # type: ignore[arg-type]
+        return self.plain.prepare(picture, box)  # type: ignore[arg-type]
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """See `Encoder.encode`; each crop's descriptor is made alone, so that it depends on nothing else."""
         digests = [sha256_of_bytes(crop.tobytes()) for crop in crops]
         for digest, crop in zip(digests, crops, strict=True):
             if digest not in self._known:
-                self._known[digest] = self._encoder.encode(crop[None])[0]
+                self._known[digest] = self.plain.encode(crop[None])[0]
         return np.stack([self._known[digest] for digest in digests])
 
 
@@ -71,7 +71,7 @@ class Workbench:
             PatchifyError: if the configuration cannot be had for this dataset, in one sentence.
         """
         encoder = self._encoder(configuration.encoder)
-        exact = self._embedded(gallery, encoder, configuration.regions, progress)
+        exact = self._embedded(gallery, encoder.plain, configuration.regions, progress)
         if configuration.factory == "Flat" and configuration.rescore is None:
             return Patchify(exact, encoder)
         settings = CodeSettings(

@@ -1,0 +1,140 @@
+"""The Evaluation tab: everything that was tried, as a table, as charts, and one of it looked into."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import gradio as gr
+
+from patchify_core.boxes import iou
+from patchify_core.errors import GalleryError, PatchifyError
+from patchify_core.paths import ASSETS
+from patchify_core.runs import gallery_digest
+from patchify_core.web import studies as files
+from patchify_core.web import trials as tried
+from patchify_core.web import views
+from patchify_core.web.events import sent, warn
+from patchify_core.web.showcase import Showcase
+from patchify_core.web.studies import Studies, read_studies
+from patchify_core.web.tabs.search import PLAIN, QUIET
+from patchify_core.web.trials import Failure, Trial
+from patchify_core.web.views.trial import Shown, ShownFailure
+from patchify_core.web.visits import file_url
+
+WAIT = '<p class="pf-wait">Reading what was measured …</p>'
+
+
+def build_evaluation_tab(showcase: Showcase, state: gr.State, tab: gr.Tab) -> None:
+    """Makes the components of the tab; the files are read when it is first opened.
+
+    Args:
+        showcase: the bundled gallery.
+        state: not used: what was measured is the same for every visitor.
+        tab: what is opened.
+    """
+    gr.set_static_paths([files.FOLDER])
+    reader = Evaluation(showcase)
+    table = gr.HTML(WAIT, elem_id="pf-eval", js_on_load=_script("evaluation.js"), **PLAIN)
+    look = gr.HTML("", elem_id="pf-eval-look", js_on_load=_script("trial.js"), **PLAIN)
+    quiet: dict[str, Any] = {"concurrency_id": "evaluation", "concurrency_limit": 1, **QUIET}
+    tab.select(reader.open, None, [table, look], **quiet)
+    table.look(_noticed(reader.look), None, look, **quiet)
+    look.compare(_noticed(reader.look), None, look, **quiet)
+
+
+class Evaluation:
+    """What the tab shows, from the files as they are now.
+
+    Args:
+        showcase: the bundled gallery, whose failures can be shown as pictures.
+    """
+
+    def __init__(self, showcase: Showcase) -> None:
+        """Reads nothing yet."""
+        self._showcase = showcase
+        self._shown: Studies | None = None
+
+    def open(self) -> list[Any]:
+        """The whole tab. Nothing changes on it if it is opened again and the files are the same."""
+        studies = read_studies()
+        found = tried.trials(studies)
+        dataset = self._first_dataset(studies)
+        chosen = tried.first_choice(found, dataset)
+        return [
+            views.evaluation(found, studies, dataset, chosen, file_url),
+            "" if chosen is None else self.panel(chosen, tried.baseline_of(found, chosen), found, studies),
+        ]
+
+    def look(self, event: gr.EventData) -> str:
+        """A row was chosen, or what it is compared with."""
+        studies = read_studies()
+        found = tried.trials(studies)
+        chosen = tried.find(found, sent(event, "id"))
+        wanted = sent(event, "other")
+        other = tried.baseline_of(found, chosen) if wanted is None else tried.find(found, wanted)
+        return self.panel(chosen, other, found, studies)
+
+    def panel(self, chosen: Trial, other: Trial | None, found: tuple[Trial, ...], studies: Studies) -> str:
+        """One trial looked into."""
+        dataset = studies.datasets[chosen["dataset"]]
+        others = [trial for trial in found if trial["dataset"] == chosen["dataset"]]
+        if other is None and len(others) > 1:
+            other = next(trial for trial in others if trial.id != chosen.id)
+        differences = () if other is None or other.id == chosen.id else tried.paired(other, chosen)
+        parts = tried.by_object(chosen, dataset["instances"])
+        worst: list[ShownFailure] | str = self._why_no_pictures(chosen["dataset"], dataset["digest"])
+        if not worst:
+            failures = tried.failures(chosen, dataset["queries"], dataset["instances"])
+            try:
+                worst = [self._with_pictures(failure) for failure in failures]
+            except (GalleryError, StopIteration):  # the file names a picture that a gallery of this digest has not
+                worst = "The file names pictures that are not in the gallery: make it anew with the command above."
+        return views.trial(chosen, others, other, differences, parts, worst, file_url)
+
+    def _first_dataset(self, studies: Studies) -> str:
+        """The bundled gallery if it is in the files, else the first one of them."""
+        names = list(studies.datasets)
+        own = self._showcase.folder.resolve().name
+        return own if own in names else names[0] if names else ""
+
+    def _why_no_pictures(self, dataset: str, digest: str) -> str:
+        """Why the failures of a dataset cannot be shown as pictures; nothing if they can."""
+        if dataset != self._showcase.folder.resolve().name:
+            return f"The pictures of {dataset} are not shipped with the page, so its failures are numbers alone."
+        try:
+            same = gallery_digest(self._showcase.gallery) == digest
+        except GalleryError:
+            same = False
+        return "" if same else f"The file is about another version of {dataset} than the page has: make it anew."
+
+    def _with_pictures(self, failure: Failure) -> ShownFailure:
+        gallery = self._showcase.gallery
+        query = next(query for query in gallery.queries if query.id == failure.query)
+        asked = Shown(query.width, query.height, query.path, query.box)
+        if failure.best is None:
+            return ShownFailure(failure, asked, None, False, None)
+        image_id, box = failure.best
+        image = gallery.image(image_id)
+        holds = tuple(sorted(name for key, name in gallery.instances.items() if image_id in gallery.positives(key)))
+        first = Shown(image.width, image.height, image.path, box, holds)
+        annotated = gallery.boxes_of(image_id, query.instance)
+        right = image_id in gallery.positives(query.instance)
+        return ShownFailure(failure, asked, first, right, float(iou(box, annotated).max()) if len(annotated) else None)
+
+
+def _noticed(handler: Callable[[gr.EventData], str]) -> Callable[[gr.EventData], Any]:
+    """Shows a refusal as a notice and leaves the tab as it is."""
+
+    def run(event: gr.EventData) -> Any:
+        try:
+            return handler(event)
+        except PatchifyError as error:
+            warn(str(error))
+            return gr.skip()
+
+    return run
+
+
+def _script(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
