@@ -1,6 +1,6 @@
 // The table of configurations: sorted, filtered and drawn here, so that nothing has to be asked of the server for it.
 const MOST_BARS = 12;  // more would not be read
-const chosen = { study: '', words: '', column: null, down: true };
+const chosen = { study: '', words: '', column: 'map', down: true };
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
 
@@ -100,19 +100,25 @@ function chart(title, column, rows) {
     list.append(node);
   }
   figure.append(list);
+  const unless = usual.length ? `Where nothing else is said: ${usual.join(', ')}. ` : '';
   const more = there.length > MOST_BARS ? `First ${MOST_BARS} of ${there.length} rows, in the table’s order. ` : '';
-  figure.append(make('p', 'pf-note', `${more}Scale 0 to ${top.toFixed(1)}.${line === null ? '' : ` Dashed: global baseline, ${line.toFixed(3)}.`}`));
+  figure.append(make('p', 'pf-note', `${unless}${more}Scale 0 to ${top.toFixed(1)}.${line === null ? '' : ` Dashed: global baseline, ${line.toFixed(3)}.`}`));
   return figure;
 }
 
-// What tells the rows on the screen apart: parts that all of them share are left out.
-let shared = new Set();
+// What tells the rows on the screen apart: parts that most of them share are left out, and said below the chart.
+let usual = [];
 function parts(row) {
   return row.dataset.label.split(' · ');
 }
 function shortLabel(row) {
-  const left = parts(row).filter((part) => !shared.has(part));
-  return left.length ? left.join(' · ') : row.dataset.label;
+  const left = parts(row).filter((part) => !usual.includes(part));
+  return left.length ? left.join(' · ') : parts(row)[1];
+}
+function findUsual(rows) {
+  const counts = new Map();
+  for (const part of rows.flatMap(parts)) counts.set(part, (counts.get(part) || 0) + 1);
+  usual = [...counts.keys()].filter((part) => rows.length > 1 && counts.get(part) > rows.length / 2);
 }
 
 function draw() {
@@ -134,8 +140,7 @@ function draw() {
     head.setAttribute('aria-sort', is ? (chosen.down ? 'descending' : 'ascending') : 'none');
   }
   mark(rows);
-  const labels = rows.map(parts);
-  shared = new Set(labels.length ? labels[0].filter((part) => labels.every((one) => one.includes(part))) : []);
+  findUsual(rows);
   const charts = find('.pf-hcharts');
   charts.replaceChildren(...(rows.length ? [chart('mAP', 'map', rows), chart('LocScore', 'locscore', rows)] : []));
 }

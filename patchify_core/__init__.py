@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from patchify_core.encoders import load_encoder
     from patchify_core.errors import PatchifyError
     from patchify_core.evaluation import evaluate
-    from patchify_core.gallery import read_gallery
+    from patchify_core.gallery import read_dataset, read_gallery
     from patchify_core.index import PatchIndex
     from patchify_core.pictures import read_picture
-    from patchify_core.regions import Pyramid
+    from patchify_core.regions import Pyramid, parse_regions
+    from patchify_core.rerank import load_reranker
     from patchify_core.retrieval import Match, Patchify
 
 __version__ = "0.1.0"
@@ -38,6 +39,9 @@ _HOME = {
     "build_index": "build",
     "evaluate": "evaluation",
     "load_encoder": "encoders",
+    "load_reranker": "rerank",
+    "parse_regions": "regions",
+    "read_dataset": "gallery",
     "read_gallery": "gallery",
     "read_picture": "pictures",
 }
@@ -53,6 +57,9 @@ __all__ = [
     "build_index",
     "evaluate",
     "load_encoder",
+    "load_reranker",
+    "parse_regions",
+    "read_dataset",
     "read_gallery",
     "read_picture",
 ]

@@ -119,6 +119,13 @@ def parser() -> argparse.ArgumentParser:
         help="write all numbers to FILE as JSON; finished configurations are kept in FILE.partial meanwhile, so that "
         "the same command goes on after an interruption",
     )
+    study.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out an encoder, regions, factory, codebook or re-ranker, e.g. aliked, which takes long; repeatable",
+    )
     study.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes a picture (compression)")
     _device_option(study)
 

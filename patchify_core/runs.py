@@ -268,14 +268,14 @@ def _row(gallery: Gallery, query: Query, report: LevelReport, cutoff: int | None
     return row | {"ap@1k": at_1k.ap, "locscore@1k": at_1k.locscore}
 
 
-def write_json(path: Path, numbers: Mapping[str, Any]) -> None:
+def write_json(path: Path, numbers: Mapping[str, Any], indent: int | None = 1) -> None:
     """Writes numbers so that a reader finds the old file or the new one, never half.
 
     Raises:
         OSError: the file cannot be written.
     """
     with _beside(path) as file:
-        file.write(json.dumps(numbers, indent=1, allow_nan=False) + "\n")
+        file.write(json.dumps(numbers, indent=indent, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -115,10 +115,10 @@ def main() -> None:
 
         from patchify_core.web import tabs
 
-        def first(showcase: object, state: object) -> None:
+        def first(showcase: object, state: object, tab: object) -> None:
             gr.Markdown("What the first tab says")
 
-        def second(showcase: object, state: gr.State) -> None:
+        def second(showcase: object, state: gr.State, tab: object) -> None:
             button, out = gr.Button("Ask"), gr.Textbox(label="Asked")
             button.click(lambda question: "nothing" if question is None else question.name, state, out)
 

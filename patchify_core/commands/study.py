@@ -32,7 +32,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise GalleryError(
             f"Two of the datasets are called {twice}: rename one folder, or their rows could not be told apart."
         )
-    configurations = plan(arguments.what, arguments.encoder)
+    configurations = plan(arguments.what, arguments.encoder, arguments.skip)
     command = f"python -m patchify_core study {arguments.what} {' '.join(names)}"
     with progress_bar("study", " configurations") as progress:
 

@@ -6,7 +6,7 @@ grey that is readable on white and on black otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from math import floor, log10
@@ -36,8 +36,18 @@ class Line:
     dashed: bool = False
 
 
-def line_chart(title: str, x_title: str, y_title: str, lines: Sequence[Line], offset: float = 0.0) -> str:
+def line_chart(
+    title: str, x_title: str, y_title: str, lines: Sequence[Line], offset: float = 0.0, mark: float | None = None
+) -> str:
     """One chart with a logarithmic x axis, as an SVG group `offset` pixels to the right.
+
+    Args:
+        title: above it.
+        x_title: below it.
+        y_title: above its right end.
+        lines: at least one point in all.
+        offset: pixels to the right.
+        mark: an x value that a vertical line and rings round its points stand at; None for none.
 
     Raises:
         PatchifyError: if there is no point to draw.
@@ -60,19 +70,29 @@ def line_chart(title: str, x_title: str, y_title: str, lines: Sequence[Line], of
         y = at(min(xs), value)[1]
         parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="{INK}" opacity=".25"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
-    for value in _bytes_ticks(min(xs), max(xs)):
+    for value in _bytes_ticks(xs):
         x = at(value, y_low)[0]
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(value)}</text>')
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'
         f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y_title)}</text>'
     )
+    if mark is not None and min(xs) <= mark <= max(xs):
+        x = at(mark, y_low)[0]
+        parts.append(
+            f'<line class="pf-mark" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}" stroke="{INK}" '
+            'stroke-width="1.5" stroke-dasharray="2 3"/>'
+        )
     for line, colour in zip(lines, _cycled(len(lines)), strict=True):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(px, py) for px, py, _ in line.points))
         dash = ' stroke-dasharray="5 4"' if line.dashed else ""
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
         for px, py, text in line.points:
             x, y = at(px, py)
+            if px == mark:
+                parts.append(
+                    f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="{colour}" stroke-width="2"/>'
+                )
             parts.append(
                 f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="{colour}"><title>{escape(text)}</title></circle>'
             )
@@ -110,15 +130,21 @@ def draw_chart(numbers: dict[str, Any]) -> str:
     groups = []
     lines: list[Line] = []
     for at, (name, title) in enumerate((("map", "mAP"), ("locscore", "LocScore"))):
-        lines = _by_dataset(numbers, name)
+        lines = by_dataset(numbers, name)
         if lines:
             groups.append(line_chart(title, "bytes a picture (30 patches)", "", lines, at * WIDTH))
-    all_lines = _by_dataset(numbers, "map")
+    all_lines = by_dataset(numbers, "map")
     groups.append(legend(all_lines, HEIGHT + 14))
     return svg(groups, 2 * WIDTH, HEIGHT + 26, "mAP and LocScore against bytes a picture, one line a dataset")
 
 
-def _by_dataset(numbers: dict[str, Any], name: str) -> list[Line]:
+def by_dataset(numbers: Mapping[str, Any], name: str) -> list[Line]:
+    """Accuracy of codecs trained on uniform patches, one line a dataset.
+
+    Args:
+        numbers: of a compression study: its `datasets` and `rows`.
+        name: `map` or `locscore`.
+    """
     chosen = [
         row
         for row in numbers["rows"]
@@ -128,14 +154,34 @@ def _by_dataset(numbers: dict[str, Any], name: str) -> list[Line]:
     lines = []
     for dataset in numbers["datasets"]:
         points = []
-        for (factory,), by_dataset in grouped.items():
-            mean = by_dataset.get(dataset)
+        for (factory,), found in grouped.items():
+            mean = found.get(dataset)
             value = mean.of(name) if mean else None
             if mean and value is not None:
                 size = float(mean["bytes_per_image"])
                 points.append((size, value, f"{dataset}, {factory}: {value:.3f} at {size:,.0f} bytes"))
         lines.append(Line(dataset, tuple(sorted(points))))
     return lines
+
+
+def by_codebook(numbers: Mapping[str, Any], name: str, dataset: str) -> list[Line]:
+    """Accuracy of codecs of the same bytes on one dataset, one line for each of what they were trained on.
+
+    Args:
+        numbers: of a compression study: its `rows`.
+        name: `map` or `locscore`.
+        dataset: which dataset.
+    """
+    chosen = [row for row in numbers["rows"] if "x4" in row["factory"] and row["dataset"] == dataset]
+    lines: dict[str, list[tuple[float, float, str]]] = {}
+    for (codebook, factory), found in means(chosen, ("codebook", "factory")).items():
+        mean = found[dataset]
+        value = mean.of(name)
+        if value is not None:
+            size = float(mean["bytes_per_image"])
+            text = f"{codebook}, {factory}: {value:.3f} ± {mean.spread(name) / 2:.3f} at {size:,.0f} bytes"
+            lines.setdefault(codebook, []).append((size, value, text))
+    return [Line(codebook, tuple(sorted(points))) for codebook, points in lines.items()]
 
 
 def _cycled(count: int) -> list[str]:
@@ -148,8 +194,12 @@ def _ticks(low: float, high: float) -> list[float]:
     return [step * i for i in range(first, int(high / step) + 1)]
 
 
-def _bytes_ticks(low: float, high: float) -> list[float]:
-    return [10.0**p for p in range(floor(log10(low)), floor(log10(high)) + 1) if low <= 10.0**p <= high * 1.2]
+def _bytes_ticks(xs: Sequence[float]) -> list[float]:
+    """Powers of ten; where hardly one lies among a few values, the values themselves."""
+    low, high = min(xs), max(xs)
+    powers = [10.0**p for p in range(floor(log10(low)), floor(log10(high)) + 1) if low <= 10.0**p <= high * 1.2]
+    values = sorted(set(xs))
+    return values if len(powers) < 2 and len(values) <= 5 else powers
 
 
 def _short(value: float) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -41,6 +41,7 @@ CODEBOOKS = ("global", "uniform", "informative", "distinctive")
 SEEDS = (0, 1, 2)
 
 RERANKERS = (None, "qe", "patch-qe", "sift", "xfeat", "patch-qe+sift", "patch-qe+xfeat", "aliked")
+ON_GLOBAL = (None, "qe", "patch-qe", "sift")
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,13 @@ class Configuration:
         return {key: value for key, value in asdict(self).items() if key != "levels"}
 
 
-def plan(name: str, encoder: str = ENCODERS[0]) -> tuple[Configuration, ...]:
+def plan(name: str, encoder: str = ENCODERS[0], skip: Collection[str] = ()) -> tuple[Configuration, ...]:
     """The configurations of an experiment.
 
     Args:
         name: one of `PLANS`.
         encoder: used where encoders are not what is compared.
+        skip: leave out what has one of these as its encoder, regions, factory, codebook or re-ranker.
 
     Raises:
         PatchifyError: if there is no such experiment; it names the nearest.
@@ -86,7 +88,7 @@ def plan(name: str, encoder: str = ENCODERS[0]) -> tuple[Configuration, ...]:
         near = difflib.get_close_matches(name, PLANS, n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
         raise PatchifyError(f"There is no study '{name}'{guess}: choose {', '.join(PLANS)}.")
-    return tuple(PLANS[name](encoder))
+    return tuple(made for made in PLANS[name](encoder) if not {*skip} & {*made.as_dict().values()})
 
 
 def _encoders(_encoder: str) -> Sequence[Configuration]:
@@ -115,7 +117,8 @@ def _compression(encoder: str) -> Sequence[Configuration]:
 
 
 def _rerank(encoder: str) -> Sequence[Configuration]:
-    return [Configuration(encoder, levels=(1, 4), rerank=name) for name in RERANKERS]
+    # On the global baseline's shortlist too where that is cheap, to see what the patch-wise shortlist is worth.
+    return [Configuration(encoder, levels=(1, 4) if name in ON_GLOBAL else (4,), rerank=name) for name in RERANKERS]
 
 
 PLANS = {"encoders": _encoders, "regions": _regions, "compression": _compression, "rerank": _rerank}

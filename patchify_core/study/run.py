@@ -89,7 +89,7 @@ def run_study(
         "refused": refused,
     }
     if out:
-        write_json(out, numbers)
+        write_json(out, numbers, indent=None)  # it is long, and shipped with the page
         journal.remove()
     return numbers
 

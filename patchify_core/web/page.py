@@ -37,8 +37,8 @@ def build(
             with gr.Tab("Search", id="search", elem_id="pf-tab-search"):
                 state = build_search_tab(visits)
             for title, fill in more:
-                with gr.Tab(title, id=title.lower(), elem_id=f"pf-tab-{title.lower()}"):
-                    fill(showcase, state)
+                with gr.Tab(title, id=title.lower(), elem_id=f"pf-tab-{title.lower()}") as tab:
+                    fill(showcase, state, tab)
         gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
         gr.HTML(
             views.footer(len(showcase.gallery.images), shown_spec(showcase.index.encoder)), elem_id="pf-foot", **PLAIN

@@ -130,7 +130,7 @@ def read_study(path: Path, name: str) -> Study:
 
 def _checked(numbers: Row) -> Study:
     """The file's content; any error means that it is not whole."""
-    datasets = {}
+    datasets: dict[str, Row] = {}
     for name, dataset in numbers["datasets"].items():
         queries, instances = list(dataset["queries"]), [_text(text) for text in dataset["instances"]]
         if not isinstance(dataset["pictures"], int) or len(queries) != len(instances):

@@ -52,9 +52,10 @@ class Trial:
         return self["factory"] + (f" + {self['rescore']}" if self["rescore"] else "")
 
     @property
-    def trained(self) -> bool:
-        """Whether its codec was learned from patches, so that the choice of codebook matters."""
-        return self["factory"] != EXACT
+    def codebook(self) -> str | None:
+        """What its codec was trained on; None where there is no codebook and nothing else was chosen."""
+        matters = "PQ" in self["factory"] or self["codebook"] != Configuration.codebook
+        return self["codebook"] if matters else None
 
     @property
     def seeds(self) -> int:
@@ -65,8 +66,10 @@ class Trial:
     def label(self) -> str:
         """What tells it from the others of its dataset, in one line."""
         parts = [self["encoder"], self["regions"]]
-        if self.trained:
-            parts += [self.kept_as, f"{self['codebook']} codebook"]
+        if self.kept_as != EXACT:
+            parts.append(self.kept_as)
+        if self.codebook:
+            parts.append(f"{self.codebook} codebook")
         if self["rerank"]:
             parts.append(f"re-ranked by {self['rerank']}")
         return " · ".join(parts)
@@ -129,8 +132,9 @@ def trials(studies: Studies) -> tuple[Trial, ...]:
 
 
 def _key(row: Row) -> str:
-    """What two rows must share to differ in their seed alone. Exact descriptors do not depend on the other regions
-    that were indexed with them; what a codec learns does.
+    """What two rows must share to differ in their seed alone.
+
+    Exact descriptors do not depend on the other regions that were indexed with them; what a codec learns does.
     """
     parts = [without_seed(row[key]) if key == "regions" else row[key] for key in KEYS]
     return json.dumps([*parts, None if row["factory"] == EXACT else without_seed(row["indexed"])])
@@ -234,6 +238,6 @@ def paired(a: Trial, b: Trial, settings: BootstrapSettings = DEFAULTS) -> tuple[
             pairs = np.array(there, np.float64)
             differences = pairs[:, 1] - pairs[:, 0]
             low, high = interval(differences, settings)
-            means = pairs.mean(axis=0).tolist()
-            found.append(Difference(metric, *means, float(differences.mean()), low, high, len(there)))
+            mean_a, mean_b = pairs.mean(axis=0).tolist()
+            found.append(Difference(metric, mean_a, mean_b, float(differences.mean()), low, high, len(there)))
     return tuple(found)

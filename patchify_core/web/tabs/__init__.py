@@ -1,9 +1,6 @@
 """The tabs of the page, one module each; `search` is the first and always there.
 
-To add one, write its module with a function that makes its components (called inside the tab), and list it in `MORE`:
-
-    MORE = (("Evaluation", lambda showcase, state: build_evaluation_tab(showcase)),
-            ("Compression", build_compression_tab))
+To add one, write its module with a function that makes its components (called inside the tab), and list it in `MORE`.
 """
 
 from __future__ import annotations
@@ -13,10 +10,15 @@ from collections.abc import Callable
 import gradio as gr
 
 from patchify_core.web.showcase import Showcase
+from patchify_core.web.tabs.compression import build_compression_tab
+from patchify_core.web.tabs.evaluation import build_evaluation_tab
 
-Build = Callable[[Showcase, gr.State], None]
-"""Takes the showcase, which all visitors share, and the state that holds a visitor's `Question` (None at first, which
-means `showcase.first()`)."""
+Build = Callable[[Showcase, gr.State, gr.Tab], None]
+"""Takes the showcase, which all visitors share, the state that holds a visitor's `Question` (None at first, which
+means `showcase.first()`), and the tab itself, whose `select` says when it is opened."""
 
-MORE: tuple[tuple[str, Build], ...] = ()
+MORE: tuple[tuple[str, Build], ...] = (
+    ("Evaluation", build_evaluation_tab),
+    ("Compression", build_compression_tab),
+)
 """(title, function) of the tabs after the search."""

@@ -14,8 +14,9 @@ from patchify_core.runs import gallery_digest
 from patchify_core.web import studies as files
 from patchify_core.web import trials as tried
 from patchify_core.web import views
+from patchify_core.web.answers import OFF, RIGHT, WRONG
 from patchify_core.web.events import sent, warn
-from patchify_core.web.showcase import Showcase
+from patchify_core.web.showcase import RIGHT_IOU, Showcase
 from patchify_core.web.studies import Studies, read_studies
 from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.trials import Failure, Trial
@@ -113,14 +114,18 @@ class Evaluation:
         query = next(query for query in gallery.queries if query.id == failure.query)
         asked = Shown(query.width, query.height, query.path, query.box)
         if failure.best is None:
-            return ShownFailure(failure, asked, None, False, None)
+            return ShownFailure(failure, asked, None, WRONG, None)
         image_id, box = failure.best
         image = gallery.image(image_id)
         holds = tuple(sorted(name for key, name in gallery.instances.items() if image_id in gallery.positives(key)))
         first = Shown(image.width, image.height, image.path, box, holds)
         annotated = gallery.boxes_of(image_id, query.instance)
-        right = image_id in gallery.positives(query.instance)
-        return ShownFailure(failure, asked, first, right, float(iou(box, annotated).max()) if len(annotated) else None)
+        overlap = float(iou(box, annotated).max()) if len(annotated) else None
+        if image_id not in gallery.positives(query.instance):
+            verdict = WRONG
+        else:
+            verdict = RIGHT if overlap is not None and overlap >= RIGHT_IOU else OFF
+        return ShownFailure(failure, asked, first, verdict, overlap)
 
 
 def _noticed(handler: Callable[[gr.EventData], str]) -> Callable[[gr.EventData], Any]:

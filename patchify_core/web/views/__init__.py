@@ -4,23 +4,32 @@ Every text that is not ours is escaped. Boxes are drawn in percent of the pictur
 stay sharp on any screen.
 """
 
+from patchify_core.web.views.compression import controls, effect, gallery, training
 from patchify_core.web.views.detail import detail
 from patchify_core.web.views.frame import below, footer, header
 from patchify_core.web.views.html import FileUrl, place
 from patchify_core.web.views.query import encoders, examples, loading, query
 from patchify_core.web.views.results import cards, strip
+from patchify_core.web.views.trial import trial
+from patchify_core.web.views.trials import evaluation
 
 __all__ = [
     "FileUrl",
     "below",
     "cards",
+    "controls",
     "detail",
+    "effect",
     "encoders",
+    "evaluation",
     "examples",
     "footer",
+    "gallery",
     "header",
     "loading",
     "place",
     "query",
     "strip",
+    "training",
+    "trial",
 ]

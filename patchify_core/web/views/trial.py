@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.compare import DEFAULTS, Difference
+from patchify_core.web.answers import WRONG
 from patchify_core.web.trials import Failure, Part, Trial
-from patchify_core.web.views.html import FileUrl, place
+from patchify_core.web.views.html import WORDS, FileUrl, place
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,14 +35,14 @@ class ShownFailure:
         failure: the numbers.
         query: the query picture with its box.
         first: the gallery picture that came first; None if that is not known.
-        right: whether it holds the object.
+        verdict: one of `answers`: RIGHT, OFF or WRONG.
         iou: of its box with the annotated one, where it is right and annotated.
     """
 
     failure: Failure
     query: Shown
     first: Shown | None
-    right: bool
+    verdict: str
     iou: float | None
 
 
@@ -78,7 +79,7 @@ def trial(
         else "<p class='pf-note'>No query failed: every AP is 1.</p>"
     )
     return (
-        f'<section class="pf-look" data-id="{chosen.id}" aria-label="The chosen configuration">'
+        f'<section class="pf-doc pf-look" data-id="{chosen.id}" aria-label="The chosen configuration">'
         f"<h2>{escape(chosen.label)}</h2>{_numbers(chosen)}"
         f'<div class="pf-versus"><label class="pf-field is-wide"><span>Compared with</span>'
         f'<select data-do="compare">{options}</select></label>'
@@ -136,7 +137,7 @@ def _objects(parts: Sequence[Part]) -> str:
     )
     return (
         '<div class="pf-scroll is-objects" tabindex="0" role="region" aria-label="Scores of every object"><table '
-        'class="pf-objects"><thead><tr><th scope="col">Object</th><th scope="col">AP</th><th scope="col">LocScore</th>'
+        'class="pf-tbl pf-objects"><thead><tr><th scope="col">Object</th><th scope="col">AP</th><th scope="col">LocScore</th>'
         f"</tr></thead><tbody>{rows}</tbody></table></div>"
     )
 
@@ -161,7 +162,7 @@ def _failure(one: ShownFailure, url: FileUrl) -> str:
         else f"the first right one comes at rank <b>{failure.first_hit}</b>"
     )
     return (
-        f'<li class="pf-failure {"v-right" if one.right else "v-wrong"}"><h4>{name} <span>AP {failure.ap:.3f}</span></h4>'
+        f'<li class="pf-failure v-{one.verdict}"><h4>{name} <span>AP {failure.ap:.3f}</span></h4>'
         f'<div class="pf-duo"><figure>{_picture(one.query, f"Query: {failure.name}", url, "pf-asked")}'
         f"<figcaption>asked</figcaption></figure>{_first(one, url)}</div>"
         f'<p>{rank[0].upper()}{rank[1:]}.</p><button type="button" class="pf-btn ghost" data-ask="{failure.query}" '
@@ -172,11 +173,12 @@ def _failure(one: ShownFailure, url: FileUrl) -> str:
 def _first(one: ShownFailure, url: FileUrl) -> str:
     if one.first is None:
         return "<figure><figcaption>what came first is not in the file</figcaption></figure>"
-    if one.right:
-        word = "✓ holds it" + ("" if one.iou is None else f", IoU {one.iou:.2f}")
+    sign, said = WORDS[one.verdict]
+    if one.verdict != WRONG:
+        word = f"{sign} {said}" + ("" if one.iou is None else f", IoU {one.iou:.2f}")
     else:
         holds = ", ".join(one.first.holds[:3]) + (" …" if len(one.first.holds) > 3 else "")
-        word = f"✕ holds {holds}" if holds else "✕ holds none of the objects"
+        word = f"{sign} holds {holds}" if holds else f"{sign} holds none of the objects"
     picture = _picture(one.first, f"Came first: {word[2:]}", url, "")
     return f"<figure>{picture}<figcaption>came first: <b>{escape(word)}</b></figcaption></figure>"
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from patchify_core.web.studies import FOLDER, Studies, make_command
+from patchify_core.web import studies as files
+from patchify_core.web.studies import Studies, make_command
 from patchify_core.web.trials import Trial
 from patchify_core.web.views.html import FileUrl, count
 
@@ -50,25 +51,29 @@ def evaluation(trials: Sequence[Trial], studies: Studies, dataset: str, chosen: 
         url: address of a shipped file.
     """
     if not trials:
-        return f'<section class="pf-lab"><h2>Every configuration, measured</h2>{sources(studies, url)}</section>'
+        return f'<section class="pf-doc pf-lab"><h2>Every configuration, measured</h2>{sources(studies, url)}</section>'
     rows = "".join(_row(trial, trial is chosen) for trial in trials)
-    heads = "".join(
-        f'<th scope="col" data-column="{name}" data-kind="{"number" if name in NUMERIC else "text"}">'
-        f'<button type="button" title="{escape(about)}">{escape(title)}<i aria-hidden="true"></i></button></th>'
-        for name, title, about in COLUMNS
-    )
+    heads = "".join(_head(*column) for column in COLUMNS)
     return (
-        f'<section class="pf-lab" data-dataset="{escape(dataset)}">'
+        f'<section class="pf-doc pf-lab" data-dataset="{escape(dataset)}">'
         "<h2>Every configuration, measured</h2>"
         "<p class='pf-lead'>The same queries, asked in every way the method can be set up. Sort by any column, filter, "
         "and choose a row to see where it fails.</p>"
         f"{_what_it_means()}{_controls(studies.datasets, studies, dataset)}"
         '<div class="pf-scroll" tabindex="0" role="region" aria-label="Table of configurations">'
-        '<table class="pf-trials"><caption class="pf-sr">Configurations with their mAP and LocScore. Each column heading '
+        '<table class="pf-tbl pf-trials"><caption class="pf-sr">Configurations with their mAP and LocScore. Each column heading '
         f"sorts; the button in a row looks into it.</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
         '<p class="pf-none" hidden>No configuration matches: clear the filter.</p></div>'
         '<div class="pf-hcharts"></div>'
         f"{sources(studies, url)}</section>"
+    )
+
+
+def _head(name: str, title: str, about: str) -> str:
+    kind, number = ("number", " is-num") if name in NUMERIC else ("text", "")
+    return (
+        f'<th scope="col" class="pf-head-{name}{number}" data-column="{name}" data-kind="{kind}"><button type="button" '
+        f'title="{escape(about)}">{escape(title)}<i aria-hidden="true"></i></button></th>'
     )
 
 
@@ -109,7 +114,7 @@ def _row(trial: Trial, chosen: bool) -> str:
         "encoder": trial["encoder"],
         "patches": trial["patches"],
         "kept": trial.kept_as,
-        "codebook": trial["codebook"] if trial.trained else "",
+        "codebook": trial.codebook or "",
         "rerank": trial["rerank"] or "",
         "bytes": round(trial["bytes_per_image"]),
         "map": mean.of("map"),
@@ -117,10 +122,11 @@ def _row(trial: Trial, chosen: bool) -> str:
         "ms": round(sum(known), 1) if known else None,
     }
     tag = ' <em class="pf-tag">global baseline</em>' if trial.baseline else ""
+    also = " · ".join(part for part in trial.label.split(" · ") if part != trial["regions"])
     first = (
         f'<th scope="row" data-v="{escape(trial["regions"])}"><button type="button" class="pf-pick" '
         f'aria-pressed="{str(chosen).lower()}" aria-label="Look into {escape(trial.label)}">'
-        f"{escape(trial['regions'])}</button>{tag}</th>"
+        f"{escape(trial['regions'])}</button>{tag}<small class='pf-also'>{escape(also)}</small></th>"
     )
     return (
         f'<tr data-id="{trial.id}" data-dataset="{escape(trial["dataset"])}" data-studies="{" ".join(trial.studies)}" '
@@ -131,17 +137,18 @@ def _row(trial: Trial, chosen: bool) -> str:
 
 
 def _cell(trial: Trial, name: str, value: Any) -> str:
+    kind = f"is-{name} is-num" if name in NUMERIC else f"is-{name}"
     if value is None or value == "":
-        return f'<td class="is-{name}" data-v="">–</td>'
+        return f'<td class="{kind}" data-v="">–</td>'
     if name in ("map", "locscore"):
         spread = trial.mean.spread(name) / 2
         more = f' data-spread="{spread:.4f}"' if trial.seeds > 1 else ""
         text = f"{value:.3f}" + (
             f" <small title='of {trial.seeds} seeds'>± {spread:.3f}</small>" if trial.seeds > 1 else ""
         )
-        return f'<td class="is-{name}" data-v="{value:.6f}"{more}>{text}</td>'
+        return f'<td class="{kind}" data-v="{value:.6f}"{more}>{text}</td>'
     text = f"{value:,}" if name in NUMERIC else str(value)
-    return f'<td class="is-{name}" data-v="{escape(str(value))}">{escape(text)}</td>'
+    return f'<td class="{kind}" data-v="{escape(str(value))}">{escape(text)}</td>'
 
 
 def sources(studies: Studies, url: FileUrl, names: Sequence[str] | None = None) -> str:
@@ -150,9 +157,9 @@ def sources(studies: Studies, url: FileUrl, names: Sequence[str] | None = None) 
     for name in names or TITLES:
         if name in studies.found:
             study = studies.found[name]
-            link = escape(url(FOLDER / f"{name}.json"))
+            link = escape(url(files.FOLDER / f"{name}.json"))
             parts.append(
-                f'<li><b>{TITLES[name]}</b> <code>{escape(study.command or make_command(name))}</code> '
+                f"<li><b>{TITLES[name]}</b> <code>{escape(study.command or make_command(name))}</code> "
                 f'<span>on {escape(study.machine)}</span> <a href="{link}" download="{name}.json">{name}.json</a></li>'
             )
         elif name in studies.problems:

@@ -1,0 +1,241 @@
+"""The Compression tab: fewer bytes a patch, and what they do to a visitor's own question and to large galleries."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+
+from patchify_core.compression import CODEBOOKS
+from patchify_core.errors import PatchifyError
+from patchify_core.index import PatchIndex
+from patchify_core.paths import ASSETS
+from patchify_core.web import codecs, views
+from patchify_core.web.codecs import Codecs, Stop, Training
+from patchify_core.web.events import sent, warn
+from patchify_core.web.questions import Question
+from patchify_core.web.showcase import Showcase
+from patchify_core.web.sizes import PICTURES, sizes
+from patchify_core.web.studies import Studies, read_studies
+from patchify_core.web.tabs.search import PLAIN, QUIET
+from patchify_core.web.views.compression import Effect
+from patchify_core.web.visits import file_url
+
+SHOWN = 10
+"""Results before and after."""
+
+FIRST_BYTES = 64
+"""Bytes a patch that the tab begins with, or the next size that there is."""
+
+LOOK_S = 0.25
+"""Seconds between two looks at whether a training has ended."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a visitor chose: a codec and what it is trained on."""
+
+    factory: str
+    codebook: str
+
+
+def build_compression_tab(showcase: Showcase, state: gr.State, tab: gr.Tab) -> None:
+    """Makes the components of the tab; nothing is computed until it is first opened.
+
+    Args:
+        showcase: the bundled gallery.
+        state: holds a visitor's `Question`.
+        tab: what is opened.
+    """
+    squeeze = Squeeze(showcase)
+    choice = gr.State(None)
+    controls = gr.HTML("", elem_id="pf-squeeze", js_on_load=_script("compression.js"), **PLAIN)
+    training = gr.HTML("", elem_id="pf-training", js_on_load=_script("training.js"), **PLAIN)
+    effect = gr.HTML("", elem_id="pf-effect", **PLAIN)
+    gallery = gr.HTML("", elem_id="pf-scale", **PLAIN)
+    everything = [choice, controls, training, effect, gallery]
+    wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": codecs.WAITING, **QUIET}
+    tab.select(squeeze.open, [state, choice], everything, **wait)
+    controls.chosen(squeeze.change, [state, choice], everything, **wait)
+    training.cancel(squeeze.cancel, [state, choice], everything, concurrency_id="cancel", concurrency_limit=2, **QUIET)
+
+
+class Squeeze:
+    """What visitors do on the tab.
+
+    Args:
+        showcase: the bundled gallery.
+    """
+
+    def __init__(self, showcase: Showcase) -> None:
+        """Trains nothing yet."""
+        self._showcase, self._codecs = showcase, Codecs()
+        self._lock = threading.Lock()
+        self._turns: dict[str, int] = {}
+        self._turn = 0
+
+    def open(self, question: Question | None, choice: Choice | None, request: gr.Request) -> Iterator[list[Any]]:
+        """The tab was opened: the visitor's question, which may be a new one, at the size that they chose."""
+        yield from self._show(question or self._showcase.first(), choice, request.session_hash, anew=True)
+
+    def change(
+        self, question: Question | None, choice: Choice | None, event: gr.EventData, request: gr.Request
+    ) -> Iterator[list[Any]]:
+        """Another size or codebook was chosen."""
+        asked = question or self._showcase.first()
+        factory, codebook = sent(event, "factory"), sent(event, "codebook")
+        known = [stop.factory for stop in codecs.stops(self._index(asked))]
+        if factory not in known or codebook not in CODEBOOKS:
+            warn("The page sent no size or no codebook that there is: reload it.")
+            yield [gr.skip()] * 5
+            return
+        yield from self._show(asked, Choice(factory, codebook), request.session_hash, before=choice)
+
+    def cancel(self, question: Question | None, choice: Choice | None, request: gr.Request) -> list[Any]:
+        """The visitor does not want to wait: the choice goes back to what is shown."""
+        turn = self._begin(request.session_hash)
+        asked = question or self._showcase.first()
+        kept = self._fitting(asked, choice)
+        note = "" if choice is None else f" Below is still {self._size_words(asked, kept)}."
+        said = views.training(f"The training was cancelled.{note}")
+        return [gr.skip(), self._controls(asked, kept, turn), said, gr.skip(), self._gallery(asked, kept)]
+
+    def _show(
+        self,
+        question: Question,
+        wanted: Choice | None,
+        session: str | None,
+        anew: bool = False,
+        before: Choice | None = None,
+    ) -> Iterator[list[Any]]:
+        """Values of all outputs: first what is known at once, then how the training goes, then the results."""
+        turn = self._begin(session)
+        choice = self._fitting(question, wanted)
+        index = self._index(question)
+        controls = self._controls(question, choice, turn) if anew else gr.skip()
+        first = [gr.skip(), controls, gr.skip(), gr.skip(), self._gallery(question, choice)]
+        try:
+            training = self._codecs.want(question.engine, index, choice.factory, choice.codebook)
+        except PatchifyError as error:
+            # The size stays chosen, so that its bytes can be read off; what cannot be had is its results.
+            yield [*first[:2], views.training(str(error)), "" if anew else gr.skip(), first[4]]
+            return
+        try:
+            if not training.done.is_set():
+                yield [*first[:2], views.training(self._progress(training, index, 0.0), True), *first[3:]]
+            began = time.monotonic()
+            told = 0
+            while not training.done.wait(LOOK_S):
+                if not self._is_last(session, turn):
+                    return
+                elapsed = time.monotonic() - began
+                if int(elapsed) > told:  # once a second
+                    told = int(elapsed)
+                    said = views.training(self._progress(training, index, elapsed), True)
+                    yield [gr.skip(), gr.skip(), said, gr.skip(), gr.skip()]
+        finally:
+            self._codecs.leave(training)
+        if not self._is_last(session, turn):
+            return
+        if training.index is None:
+            yield [*first[:2], views.training(str(training.error)), *first[3:]]
+            return
+        ready = views.training(f"Ready: {self._size_words(question, choice)}.")
+        yield [choice, *first[1:2], ready, self._effect(question, choice, training.index), first[4]]
+
+    # Parts ----------------------------------------------------------------------------------------------
+
+    def _index(self, question: Question) -> PatchIndex:
+        return self._showcase.shelf.offer(question.engine).index
+
+    def _fitting(self, question: Question, choice: Choice | None) -> Choice:
+        """The choice, or where another encoder's index does not have it the one to begin with."""
+        found = codecs.stops(self._index(question))
+        if choice is not None and choice.factory in [stop.factory for stop in found]:
+            return choice
+        first = next((stop for stop in found if stop.bytes_per_patch <= FIRST_BYTES), found[-1])
+        return Choice(first.factory, CODEBOOKS[0])
+
+    def _stop(self, question: Question, choice: Choice) -> Stop:
+        return next(stop for stop in codecs.stops(self._index(question)) if stop.factory == choice.factory)
+
+    def _size_words(self, question: Question, choice: Choice) -> str:
+        size = f"{self._stop(question, choice).bytes_per_patch:,} bytes a patch"
+        return f"{size}, {choice.codebook} codebook" if codecs.learns(choice.factory) else size
+
+    def _controls(self, question: Question, choice: Choice, turn: int) -> str:
+        index = self._index(question)
+        found = codecs.stops(index)
+        return views.controls(found, choice.factory, CODEBOOKS, choice.codebook, index.dim, _kept_as(index), turn)
+
+    def _progress(self, training: Training, index: PatchIndex, elapsed: float) -> str:
+        _, factory, codebook = training.key
+        patches = len(index.images) * index.patches_per_image
+        seconds = f" {elapsed:.0f} s" if elapsed >= 1 else ""
+        if not training.begun:
+            return f"Waiting until another visitor's codebook is trained …{seconds}"
+        count = codecs.words_of(factory, index.dim)
+        if count:
+            return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …{seconds}"
+        return f"Learning {factory} from {patches:,} patches …{seconds}"
+
+    def _effect(self, question: Question, choice: Choice, coded: PatchIndex) -> str:
+        level = len(coded.regions.stages)
+        before = self._showcase.answer(question, level, SHOWN)
+        asked = replace(question)
+        asked.rankings[(level, None)] = codecs.ranking(question, coded)
+        after = self._showcase.answer(asked, level, SHOWN)
+        ranks = [
+            {match.image_id: rank for rank, match in enumerate(one.rankings[(level, None)], 1)}
+            for one in (question, asked)
+        ]
+        size = self._size_words(question, choice)
+        return views.effect(
+            Effect(question.name, size, _kept_as(self._index(question)), before, after, *ranks), self._picture, file_url
+        )
+
+    def _gallery(self, question: Question, choice: Choice) -> str:
+        index, studies = self._index(question), read_studies()
+        stop, patches = self._stop(question, choice), index.patches_per_image
+        exact = sizes(codecs.EXACT, index.dim, patches, PICTURES)
+        small = sizes(choice.factory, index.dim, patches, PICTURES)
+        pairs = list(zip(exact, small, strict=True))
+        return views.gallery(studies, self._dataset(studies), stop, choice.codebook, patches, pairs, file_url)
+
+    def _dataset(self, studies: Studies) -> str:
+        """Whose codebooks are drawn: the bundled gallery's if it is in the file."""
+        own = self._showcase.folder.resolve().name
+        study = studies.found.get("compression")
+        names = list(study.datasets) if study else []
+        return own if own in names or not names else names[0]
+
+    def _picture(self, image_id: int) -> tuple[int, int, Any]:
+        image = self._showcase.gallery.image(image_id)
+        return image.width, image.height, image.path
+
+    # Whose turn it is: a visitor's newer choice ends their older one -------------------------------------
+
+    def _begin(self, session: str | None) -> int:
+        with self._lock:
+            self._turn += 1
+            self._turns.pop(session or "", None)
+            self._turns[session or ""] = self._turn
+            while len(self._turns) > 1000:  # those who left; whoever is forgotten is taken for outdated
+                self._turns.pop(next(iter(self._turns)))
+            return self._turn
+
+    def _is_last(self, session: str | None, turn: int) -> bool:
+        with self._lock:
+            return self._turns.get(session or "") == turn
+
+
+def _kept_as(index: PatchIndex) -> str:
+    return f"{index.factory}, {index.bytes_per_patch:,} bytes a patch"
+
+
+def _script(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")
