@@ -5,7 +5,20 @@ const value = (name) => element.querySelector(`input[name="${name}"]:checked`)?.
 element.addEventListener('change', (event) => {
   const size = element.querySelector('input[name="pf-bytes"]:checked');
   if (!size) return;
-  element.querySelector('.is-books').disabled = size.dataset.learns !== '1';
+  fit();
   clearTimeout(asking);
-  asking = setTimeout(() => trigger('chosen', { factory: value('pf-bytes'), codebook: value('pf-book') }), 200);
+  const chosen = { factory: size.value, codebook: value('pf-book') };
+  asking = setTimeout(() => trigger('chosen', chosen), 200);
+});
+
+function fit() {
+  const size = element.querySelector('input[name="pf-bytes"]:checked');
+  if (size) element.querySelector('.is-books').disabled = size.dataset.learns !== '1';
+}
+
+// The server puts the choice back when a training was cancelled. Buttons that were clicked do not follow their markup.
+watch('value', () => {
+  clearTimeout(asking);
+  for (const button of element.querySelectorAll('input[type=radio]')) button.checked = button.defaultChecked;
+  fit();
 });

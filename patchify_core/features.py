@@ -74,7 +74,8 @@ def describe_many(
     Yields:
         One `Described` per picture, in the order given, as soon as its last patch is encoded.
     """
-    batch_size = int((settings or FeatureSettings()).batch_size or getattr(encoder, "batch_size", CPU_BATCH))
+    asked = (settings or FeatureSettings()).batch_size
+    batch_size: int = getattr(encoder, "batch_size", CPU_BATCH) if asked is None else asked
     size = encoder.info.input_size
     crops = np.empty((batch_size, size, size, 3), np.uint8)
     filled = 0

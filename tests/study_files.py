@@ -12,9 +12,9 @@ from patchify_core.gallery import Gallery
 from patchify_core.study.run import FORMAT, PROGRAM, _dataset
 
 
-def row(dataset: str, queries: int, seed: int = 0, **changed: Any) -> dict[str, Any]:
-    """One row; its per-query numbers depend on `seed` alone unless they are given."""
-    random = np.random.default_rng(seed)
+def row(dataset: str, queries: int, draw: int = 0, /, **changed: Any) -> dict[str, Any]:
+    """One row; its per-query numbers depend on `draw` alone, which is also its seed, unless they are given."""
+    random = np.random.default_rng(draw)
     ap = np.round(random.uniform(0.2, 1, queries), 4).tolist()
     ls = np.round(np.array(ap) * random.uniform(0.1, 0.6, queries), 4).tolist()
     made: dict[str, Any] = {
@@ -27,7 +27,7 @@ def row(dataset: str, queries: int, seed: int = 0, **changed: Any) -> dict[str, 
         "factory": "Flat",
         "codebook": "uniform",
         "rescore": None,
-        "seed": seed,
+        "seed": draw,
         "rerank": None,
         "bytes_per_patch": 5120,
         "mean_iou": 0.4,
@@ -39,10 +39,13 @@ def row(dataset: str, queries: int, seed: int = 0, **changed: Any) -> dict[str, 
         "first_hit": [1] * queries,
         "best": [None] * queries,
     } | changed
-    made.setdefault("bytes_per_image", made["bytes_per_patch"] * made["patches"])
-    made.setdefault("map", float(np.mean(made["ap"])))
-    made.setdefault("locscore", float(np.mean(made["ls"])))
-    return made
+    means = {"map": _mean(made["ap"]), "locscore": _mean(made["ls"])}
+    return {"bytes_per_image": made["bytes_per_patch"] * made["patches"], **means, **made}
+
+
+def _mean(values: Any) -> float | None:
+    there = [value for value in values or [] if isinstance(value, (int, float))]
+    return float(np.mean(there)) if there else None
 
 
 def study(name: str, datasets: dict[str, Any], rows: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from patchify_core.bench import BENCHMARKS, encode, memory, page, search
+from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search
 from patchify_core.bench.timing import in_turn
 
 
@@ -33,6 +33,22 @@ def test_search_agrees_with_numpy(monkeypatch, capsys):
     numbers = search.measure()  # it asserts itself that both find the same picture
     assert numbers["164"]["ratio_to_numpy"] > 0
     assert "153600" in capsys.readouterr().out
+
+
+def test_rerank_compares_with_plain_opencv(monkeypatch, capsys):
+    monkeypatch.setattr(rerank, "QUERIES", 1)
+    monkeypatch.setattr(rerank, "RUNS", 1)
+    monkeypatch.setattr(rerank, "SHORTLIST", 3)
+    numbers = rerank.measure()
+    seconds = numbers["seconds"]
+    assert numbers["ratio_to_plain"] == pytest.approx(seconds["plain OpenCV"] / seconds["sift, first"])
+    assert "shortlist of 3" in capsys.readouterr().out
+
+
+def test_the_plain_way_finds_a_picture_in_itself(sample_gallery):
+    paths = [image.path for image in sample_gallery.images[:2]]
+    same, other = rerank._plain(paths[0], None, paths)
+    assert same > 100 > other
 
 
 def test_page_times_what_a_visitor_does(monkeypatch, capsys):

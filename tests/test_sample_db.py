@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from patchify_core.compression import PRESETS
 from patchify_core.encoders import DEFAULT_ENCODER
+from patchify_core.evaluation import score_matches
 from patchify_core.features import describe
+from patchify_core.index import PatchIndex
+from patchify_core.paths import ASSETS
 from patchify_core.pictures import read_picture
 from patchify_core.regions import Pyramid
+from patchify_core.runs import gallery_digest
+from patchify_core.study.report import tables
 
 MEGABYTE = 1_000_000
 
@@ -86,3 +93,62 @@ def test_everything_is_credited(sample_db):
     licences = {entry["id"] for entry in data["licenses"]}
     assert {image["license"] for image in data["images"]} <= licences
     assert all(entry["name"] and entry["url"].startswith("https://") for entry in data["licenses"])
+
+
+# What is shipped beside the default index -------------------------------------------------------------------
+
+INDEXES = {
+    "lite1": ("effnet-lite1", "pyramid:4"),
+    "lite2": ("effnet-lite2", "pyramid:4"),
+    "salient": (DEFAULT_ENCODER, "pyramid:1+salient:29"),
+}
+
+
+def test_only_known_indexes_are_shipped(sample_db):
+    assert sorted(path.name for path in (sample_db / "indexes").iterdir() if path.is_dir()) == sorted(INDEXES)
+
+
+@pytest.mark.parametrize("name", INDEXES)
+def test_the_other_indexes_are_of_these_very_pictures_too(name, sample_db, sample_gallery):
+    index = PatchIndex.load(sample_db / "indexes" / name)
+    index.check_pictures(sample_db, content=True)
+    assert index.root == sample_db.resolve()
+    assert (index.encoder.spec, index.regions.spec) == INDEXES[name]
+    assert index.factory == PRESETS["small"] and index.bytes_per_patch == 256
+    assert index.regions.stages[0].spec == "pyramid:1"  # the page compares with the global baseline
+    assert [image.id for image in index.images] == [image.id for image in sample_gallery.images]
+
+
+@pytest.mark.parametrize("row", [3, 100])
+def test_the_salient_index_holds_the_boxes_and_what_the_encoder_says(row, sample_db, sample_gallery, lite0):
+    index = PatchIndex.load(sample_db / "indexes" / "salient")
+    picture = read_picture(sample_gallery.images[row].path)
+    boxes = index.regions.boxes_in(picture)
+    np.testing.assert_allclose(index.boxes_of(row), boxes, atol=0.01)
+    fresh = index.project(describe(picture, boxes[[0, 1, 15]], lite0))
+    assert (np.einsum("pd,pd->p", fresh, index.descriptors_of(row)[[0, 1, 15]]) > 0.99).all()
+
+
+@pytest.mark.parametrize("study", ["encoders", "regions", "compression", "rerank"])
+def test_shipped_numbers_are_of_this_gallery(study, sample_gallery):
+    numbers = json.loads((ASSETS / "study" / f"{study}.json").read_text(encoding="utf-8"))
+    assert (numbers["program"], numbers["study"]) == ("patchify study", study)
+    assert numbers["datasets"]["sample_db"]["digest"] == gallery_digest(sample_gallery)
+    assert str(Path.home()) not in json.dumps(numbers) and "/work/" not in json.dumps(numbers)
+    assert tables(numbers).count("|") > 20
+
+
+def test_shipped_numbers_are_what_the_shipped_index_gives(sample_engine, sample_gallery):
+    """Not from another version of the code: L3 scores what the study says, as far as 8-bit codes allow."""
+    found = [
+        score_matches(sample_engine.search(query.path, query.box, top=None), sample_gallery, query)
+        for query in sample_gallery.queries
+    ]
+    numbers = json.loads((ASSETS / "study" / "encoders.json").read_text(encoding="utf-8"))
+    row = next(
+        row
+        for row in numbers["rows"]
+        if (row["dataset"], row["encoder"], row["level"]) == ("sample_db", DEFAULT_ENCODER, 4)
+    )
+    assert np.mean([score.ap for score in found]) == pytest.approx(row["map"], abs=0.003)
+    assert np.mean([score.locscore for score in found]) == pytest.approx(row["locscore"], abs=0.003)

@@ -78,7 +78,9 @@ def test_every_different_setting_is_a_trial_of_its_own_with_a_label_of_its_own(t
 def test_baseline_is_whole_pictures_of_the_same_encoder(tmp_path) -> None:
     base = {"regions": "pyramid:1", "level": 1, "patches": 1}
     rows = [
-        row("set", 4, encoder=encoder, **more) for encoder in ("a", "b") for more in (base, {}, {**base, "rerank": "qe"})
+        row("set", 4, encoder=encoder, **more)
+        for encoder in ("a", "b")
+        for more in (base, {}, {**base, "rerank": "qe"})
     ]
     found = made(tmp_path, encoders=rows)
     assert [t.baseline for t in found] == [True, False, False] * 2

@@ -15,7 +15,7 @@ SET = {"set": {"digest": "d" * 64, "pictures": 9, "queries": [4, 7], "instances"
 
 
 def good(**changed) -> dict:
-    return study("encoders", SET, [row("set", 2), row("set", 2, 1, encoder="other")], **changed)
+    return study("encoders", SET, [row("set", 2), row("set", 2, 1, encoder="other")]) | changed
 
 
 def test_reads_what_a_study_writes(tmp_path) -> None:

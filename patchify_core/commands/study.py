@@ -34,7 +34,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
     configurations = plan(arguments.what, arguments.encoder, arguments.skip)
     command = f"python -m patchify_core study {arguments.what} {' '.join(names)}"
-    with progress_bar("study", " configurations") as progress:
+    with progress_bar("study", " configurations") as progress, progress_bar("indexing", " pictures") as indexed:
 
         def tell(step: Step) -> None:
             progress(step.done, step.total)
@@ -49,7 +49,8 @@ def run(arguments: argparse.Namespace) -> int:
             Workbench(Path(arguments.work), load_encoder),
             Path(arguments.json) if arguments.json else None,
             tell,
-            command=command,
+            indexed,
+            command,
         )
         progress(len(configurations) * len(galleries), len(configurations) * len(galleries))
     print(tables(numbers))

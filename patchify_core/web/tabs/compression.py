@@ -93,7 +93,7 @@ class Squeeze:
             warn("The page sent no size or no codebook that there is: reload it.")
             yield [gr.skip()] * 5
             return
-        yield from self._show(asked, Choice(factory, codebook), request.session_hash, before=choice)
+        yield from self._show(asked, Choice(factory, codebook), request.session_hash)
 
     def cancel(self, question: Question | None, choice: Choice | None, request: gr.Request) -> list[Any]:
         """The visitor does not want to wait: the choice goes back to what is shown."""
@@ -110,42 +110,37 @@ class Squeeze:
         wanted: Choice | None,
         session: str | None,
         anew: bool = False,
-        before: Choice | None = None,
     ) -> Iterator[list[Any]]:
         """Values of all outputs: first what is known at once, then how the training goes, then the results."""
         turn = self._begin(session)
         choice = self._fitting(question, wanted)
         index = self._index(question)
         controls = self._controls(question, choice, turn) if anew else gr.skip()
-        first = [gr.skip(), controls, gr.skip(), gr.skip(), self._gallery(question, choice)]
+        yield [gr.skip(), controls, gr.skip(), gr.skip(), self._gallery(question, choice)]
         try:
             training = self._codecs.want(question.engine, index, choice.factory, choice.codebook)
         except PatchifyError as error:
             # The size stays chosen, so that its bytes can be read off; what cannot be had is its results.
-            yield [*first[:2], views.training(str(error)), "" if anew else gr.skip(), first[4]]
+            yield _said(views.training(str(error)), "" if anew else gr.skip())
             return
         try:
-            if not training.done.is_set():
-                yield [*first[:2], views.training(self._progress(training, index, 0.0), True), *first[3:]]
-            began = time.monotonic()
-            told = 0
+            began, told = time.monotonic(), -1
             while not training.done.wait(LOOK_S):
                 if not self._is_last(session, turn):
                     return
                 elapsed = time.monotonic() - began
                 if int(elapsed) > told:  # once a second
                     told = int(elapsed)
-                    said = views.training(self._progress(training, index, elapsed), True)
-                    yield [gr.skip(), gr.skip(), said, gr.skip(), gr.skip()]
+                    yield _said(views.training(self._progress(training, index, elapsed), True))
         finally:
             self._codecs.leave(training)
         if not self._is_last(session, turn):
             return
         if training.index is None:
-            yield [*first[:2], views.training(str(training.error)), *first[3:]]
+            yield _said(views.training(str(training.error)))
             return
         ready = views.training(f"Ready: {self._size_words(question, choice)}.")
-        yield [choice, *first[1:2], ready, self._effect(question, choice, training.index), first[4]]
+        yield [choice, gr.skip(), ready, self._effect(question, choice, training.index), gr.skip()]
 
     # Parts ----------------------------------------------------------------------------------------------
 
@@ -231,6 +226,11 @@ class Squeeze:
     def _is_last(self, session: str | None, turn: int) -> bool:
         with self._lock:
             return self._turns.get(session or "") == turn
+
+
+def _said(training: str, effect: Any = None) -> list[Any]:
+    """Values of all outputs where nothing changes but what is said about the training."""
+    return [gr.skip(), gr.skip(), training, gr.skip() if effect is None else effect, gr.skip()]
 
 
 def _kept_as(index: PatchIndex) -> str:
