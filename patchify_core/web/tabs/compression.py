@@ -28,8 +28,8 @@ from patchify_core.web.visits import file_url
 SHOWN = 10
 """Results before and after."""
 
-FIRST_BYTES = 64
-"""Bytes a patch that the tab begins with, or the next size that there is."""
+FIRST_BYTES = 32
+"""Bytes a patch that the tab begins with, or the next size that there is: the largest one trained in a second or two."""
 
 LOOK_S = 0.25
 """Seconds between two looks at whether a training has ended."""
@@ -172,7 +172,7 @@ class Squeeze:
         patches = len(index.images) * index.patches_per_image
         seconds = f" {elapsed:.0f} s" if elapsed >= 1 else ""
         if not training.begun:
-            return f"Waiting until another visitor's codebook is trained …{seconds}"
+            return f"Waiting until another codebook is trained …{seconds}"
         count = codecs.words_of(factory, index.dim)
         if count:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …{seconds}"
