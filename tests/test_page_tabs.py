@@ -61,6 +61,7 @@ def shown(page, column: str) -> list[str]:
 
 
 def test_sorted_by_keyboard_and_by_pointer(page) -> None:
+    assert page.locator(".pf-trials").count() == 0  # the first view waits for nothing of this
     open_evaluation(page)
     head = page.locator("th[data-column=map]")
     assert head.get_attribute("aria-sort") == "descending"
@@ -131,8 +132,14 @@ def test_failure_is_shown_and_opened_in_the_search(page) -> None:
     assert page.get_by_role("tab", name="Search").get_attribute("aria-selected") == "true"
 
 
-def test_table_and_files_are_downloaded(page, files, tmp_path) -> None:
+def test_table_and_files_are_downloaded_and_what_is_missing_is_said(page, files, tmp_path) -> None:
     open_evaluation(page)
+    said = page.locator(".pf-sources .is-missing").all_inner_texts()
+    assert len(said) == 2
+    assert "study regions sample_db --json assets/study/regions.json" in said[0]
+    assert "was not written by" in said[1]
+    page.get_by_text("What could not be measured").click()
+    assert "Too few patches to train on." in page.locator(".pf-sources").inner_text()
     page.locator("[data-filter=study]").select_option("compression")
     with page.expect_download() as download:
         page.get_by_role("button", name="Table as CSV").click()
@@ -146,16 +153,6 @@ def test_table_and_files_are_downloaded(page, files, tmp_path) -> None:
         page.get_by_role("link", name="compression.json").click()
     download.value.save_as(tmp_path / "file.json")
     assert json.loads((tmp_path / "file.json").read_text()) == json.loads((files / "compression.json").read_text())
-
-
-def test_what_is_missing_or_foreign_is_said_with_its_command(page) -> None:
-    open_evaluation(page)
-    said = page.locator(".pf-sources .is-missing").all_inner_texts()
-    assert len(said) == 2
-    assert "study regions sample_db --json assets/study/regions.json" in said[0]
-    assert "was not written by" in said[1]
-    page.get_by_text("What could not be measured").click()
-    assert "Too few patches to train on." in page.locator(".pf-sources").inner_text()
 
 
 # Compression ------------------------------------------------------------------------------------------------
@@ -223,8 +220,3 @@ def test_phone_dark_and_no_request_leaves(browser, server) -> None:
         open_compression(page)
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
         assert [u for u in page.requests if not u.startswith((server, "data:", "blob:"))] == []
-
-
-def test_first_view_reads_no_study(page) -> None:
-    assert page.locator(".pf-trials").count() == 0
-    assert page.locator("#pf-effect .pf-mini").count() == 0

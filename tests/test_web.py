@@ -76,9 +76,9 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_shelf_offers_the_default_first_and_every_other_index(folder) -> None:
     offers = Shelf(folder).offers
     assert list(offers) == [DEFAULT, "gone", "other", "speaks", "windows"]
-    assert offers["other"].label == "other · 24 numbers · MIT"
+    assert offers["other"].label == "other · random:5,0 · 24 numbers"
     # Those that would read the same say which they are.
-    assert offers[DEFAULT].label == "tiny · 24 numbers · none (index)"
+    assert offers[DEFAULT].label == "tiny · 3×3 grid · 24 numbers (index)"
     assert len({offer.label for offer in offers.values()}) == 5
 
 

@@ -16,6 +16,7 @@ from patchify_core.encoders import Encoder, EncoderInfo, EncoderSettings, TextEn
 from patchify_core.errors import PatchifyError
 from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Patchify
+from patchify_core.web.stages import patches_in_words
 
 DEFAULT = "index"
 """Name of the index that a visit begins with."""
@@ -33,7 +34,7 @@ class Offer:
 
     Attributes:
         name: what it is chosen by: `index`, or the name of its folder below `indexes`.
-        label: encoder, dimension and licence of its weights, in words; no two offers have the same.
+        label: encoder, patches and dimension, in words; no two offers have the same.
         index: the descriptors.
     """
 
@@ -135,10 +136,10 @@ def _free_name(name: str, taken: dict[str, PatchIndex]) -> str:
 
 
 def _labels(indexes: dict[str, PatchIndex]) -> dict[str, str]:
-    """Names only where the rest is the same: a visitor chooses an encoder, not a folder."""
+    """Folder names only where the rest is the same: a visitor chooses an encoder and patches, not a folder."""
     labels = {}
     for name, index in indexes.items():
         info = index.encoder
-        labels[name] = f"{shown_spec(info)} · {index.dim} numbers · {info.licence}"
+        labels[name] = f"{shown_spec(info)} · {patches_in_words(index.regions)} · {index.dim} numbers"
     texts = list(labels.values())
     return {name: text if texts.count(text) == 1 else f"{text} ({name})" for name, text in labels.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from patchify_core.regions import Stage
+    from patchify_core.regions import Regions, Stage
 
 
 def grid_of(stage: Stage) -> int | None:
@@ -33,15 +33,30 @@ def option(stages: Sequence[Stage], number: int) -> str:
     grid = grid_of(stages[number - 1])
     if grid is None:
         added = added_by(stages, number)
-        return f"+ {added}" if added != stages[number - 1].spec else added
+        words = _plain(added)
+        return f"+ {words}" if added != stages[number - 1].spec else words
     return "Global" if grid == 1 else f"L{grid - 1} · {grid}×{grid}"
+
+
+def patches_in_words(regions: Regions) -> str:
+    """All patches of an index, e.g. `4×4 grid` or `29 salient patches`."""
+    last = len(regions.stages)
+    grid = grid_of(regions.stages[-1])
+    words = title(regions.stages, last)
+    return words if grid or " " not in words else f"{words} patches"
+
+
+def _plain(spec: str) -> str:
+    """`salient:29` -> `29 salient`; others as the command line writes them."""
+    name, _, count = spec.partition(":")
+    return f"{count} salient" if name == "salient" else spec
 
 
 def title(stages: Sequence[Stage], number: int) -> str:
     """The patches that the stage adds, in words, e.g. `4×4 grid`."""
     grid = grid_of(stages[number - 1])
     if grid is None:
-        return added_by(stages, number)
+        return _plain(added_by(stages, number))
     return "whole picture" if grid == 1 else f"{grid}×{grid} grid"
 
 

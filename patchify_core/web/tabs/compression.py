@@ -29,7 +29,7 @@ SHOWN = 10
 """Results before and after."""
 
 FIRST_BYTES = 32
-"""Bytes a patch that the tab begins with, or the next size that there is: the largest one trained in a second or two."""
+"""Bytes a patch that the tab begins with, or the next size that there is: trained in a second or two."""
 
 LOOK_S = 0.25
 """Seconds between two looks at whether a training has ended."""

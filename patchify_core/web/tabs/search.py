@@ -72,7 +72,11 @@ def build_search_tab(visits: Visits) -> gr.State:
                 top = gr.Radio(list(settings.result_choices), value=settings.results, label="Results", elem_id="pf-top")
             with gr.Row(elem_id="pf-engines", visible=several):
                 engine = gr.Dropdown(
-                    visits.engine_choices(), value=DEFAULT, label="Encoder", filterable=False, elem_id="pf-encoder"
+                    visits.engine_choices(),
+                    value=DEFAULT,
+                    label="Encoder and patches",
+                    filterable=False,
+                    elem_id="pf-encoder",
                 )
                 gr.HTML(views.encoders(visits.showcase.shelf.offers.values()), elem_id="pf-about", **PLAIN)
             strip = gr.HTML(views.strip(answer, name), elem_id="pf-strip", js_on_load=_script("options.js"), **PLAIN)

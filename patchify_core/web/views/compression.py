@@ -246,7 +246,7 @@ def _measured(rows: Sequence[Mapping[str, Any]], stop: Stop, codebook: str) -> s
     size = f"At {stop.bytes_per_patch:,} bytes a patch ({escape(stop.factory)}{f', {escape(codebook)}' if learns(stop.factory) else ''})"
     if not parts:
         return f"{size} nothing was measured with this codebook: the dotted line shows the size alone."
-    return f"{size}: {'; '.join(parts)}. The dotted line is this size."
+    return f"{size}: {'; '.join(parts)}. The dotted line is this size; the first two charts show codecs of up to 256 words a piece, trained on uniform patches."
 
 
 def _table(stop: Stop, patches: int, sizes: Sequence[tuple[Size, Size]]) -> str:

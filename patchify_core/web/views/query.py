@@ -10,6 +10,7 @@ import numpy as np
 
 from patchify_core.web.questions import Question
 from patchify_core.web.shelf import Offer, shown_spec
+from patchify_core.web.stages import patches_in_words
 from patchify_core.web.views.html import FileUrl, place, query_address
 
 
@@ -77,15 +78,17 @@ def loading(offer: Offer, ready: bool) -> str:
 def encoders(offers: Iterable[Offer]) -> str:
     """Help for the choice of encoder: what each is, and which of them know words."""
     rows = "".join(
-        f'<tr><th scope="row">{escape(shown_spec(offer.index.encoder))}</th><td>{offer.index.dim}</td>'
+        f'<tr><th scope="row">{escape(shown_spec(offer.index.encoder))}</th><td>{escape(patches_in_words(offer.index.regions))}</td>'
+        f"<td>{offer.index.dim}</td>"
         f"<td>{offer.index.bytes_per_image / 1024:,.1f} KB</td><td>{escape(offer.index.encoder.licence)}</td></tr>"
         for offer in offers
     )
     return (
-        '<details class="pf-what pf-encoders"><summary>About the encoders</summary><div>'
+        '<details class="pf-what pf-encoders"><summary>About these</summary><div>'
         "<p>An encoder turns a picture, or a part of one, into numbers. Each was trained by others and is used as it is; "
-        "with another one, the same question is described anew and asked of that encoder's index.</p>"
-        '<table><thead><tr><th scope="col">Encoder</th><th scope="col">Numbers</th>'
+        "with another one, the same question is described anew and asked of that encoder's index. <b>Salient</b> patches lie "
+        "on what stands out in a picture instead of on a grid: boxes fit better.</p>"
+        '<table><thead><tr><th scope="col">Encoder</th><th scope="col">Patches</th><th scope="col">Numbers</th>'
         '<th scope="col">Per picture</th><th scope="col">Licence of weights</th></tr></thead>'
         f"<tbody>{rows}</tbody></table>"
         f"<p>{WHO_KNOWS_WORDS}</p></div></details>"

@@ -118,8 +118,10 @@ def _compared(chosen: Trial, other: Trial | None, differences: Sequence[Differen
 
 def difference_in_words(found: Difference) -> str:
     """Whether the configuration looked into (B) is better than the other one (A), in a sentence."""
-    interval = f"{DEFAULTS.confidence:g} % interval {found.low:+.3f} to {found.high:+.3f}, {found.queries} queries"
-    numbers = f"<b>{found.difference:+.3f} {found.metric}</b> ({found.a:.3f} → {found.b:.3f}; {interval})"
+    interval = (
+        f"{DEFAULTS.confidence:g} % interval {_signed(found.low)} to {_signed(found.high)}, {found.queries} queries"
+    )
+    numbers = f"<b>{_signed(found.difference)} {found.metric}</b> ({found.a:.3f} → {found.b:.3f}; {interval})"
     if found.low > 0:
         return f"This one is <b>better</b>: {numbers}."
     if found.high < 0:
@@ -127,6 +129,10 @@ def difference_in_words(found: Difference) -> str:
     if found.low == found.high == 0:
         return f"Both have the same {found.metric} for every query."
     return f"These queries cannot tell the two apart: {numbers}."
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if round(value, 3) else "0.000"
 
 
 def _objects(parts: Sequence[Part]) -> str:
