@@ -257,7 +257,7 @@ def _existing(
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     if not out.is_dir() or not (out / META_NAME).is_file():
-        raise IndexFolderError(f"{out} exists and is not an index folder: choose another --out.")
+        raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
     meta = read_meta(out)
     made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, **settings.made_with(meta)}
     for key, mine in made_with.items():
@@ -265,7 +265,7 @@ def _existing(
             theirs = meta[key]["spec"] if key == "encoder" else meta[key]
             wanted = encoder.info.spec if key == "encoder" else mine
             raise IndexFolderError(
-                f"{out} was made with {key} {theirs}, not {wanted}: choose another --out, or delete it first."
+                f"{out} was made with {key} {theirs}, not {wanted}: choose another folder for the index, or delete it first."
             )
     return PatchIndex.load(out)
 
@@ -310,6 +310,6 @@ def _explained(out: Path) -> Iterator[None]:
             raise IndexFolderError(f"There is no room left to write {out}: free some space; {again}.") from error
         if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             raise IndexFolderError(
-                f"{out} cannot be written (read-only or no permission): choose another --out."
+                f"{out} cannot be written (read-only or no permission): choose another folder."
             ) from error
         raise IndexFolderError(f"{out} could not be written ({error.strerror or error}): {again}.") from error

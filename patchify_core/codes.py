@@ -85,8 +85,6 @@ class CodeSettings:
         patches = regions.patches_per_image
         compression = parse_factory(self.factory, pictures * patches)
         sampled = min(pictures, self.sampled_pictures(patches))
-        if compression.projection is not None:
-            Projection.check_enough(sampled * patches, compression.projection)
         share = {"global": 1 / patches, "distinctive": DISTINCTIVE_SHARE}.get(self.codebook, 1)
         learners = [(compression, max(1, round(share * sampled * patches)))]
         if self.rescore is not None:
@@ -94,8 +92,10 @@ class CodeSettings:
         for learner, there in learners:
             codec = make_codec(learner, compression.projection or dim) if learner.projection is None else None
             needed = needed_to_train(codec or make_codec(learner, dim))
-            if there < needed:
+            if there < needed and needed > (compression.projection or 0):
                 raise too_few(learner.factory, needed, there)
+        if compression.projection is not None:
+            Projection.check_enough(sampled * patches, compression.projection)
 
     def sampled_pictures(self, patches: int) -> int:
         """How many pictures of this many patches are learned from, at most."""

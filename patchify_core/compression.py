@@ -180,8 +180,8 @@ def needed_to_train(codec: faiss.Index) -> int:
 def too_few(factory: str, needed: int, there: int) -> PatchifyError:
     """What is said when a codec has too little to be trained on."""
     return PatchifyError(
-        f"The codec {factory} needs at least {needed} patches to train on and has {there}: index more pictures, "
-        "choose --codebook uniform, or a smaller codec such as the presets exact or small."
+        f"The codec {factory} needs at least {needed} patches to train on and has {there}: index more pictures, let it "
+        "learn from all of them (the uniform codebook), or keep descriptors exact or as SQ8, which needs none."
     )
 
 

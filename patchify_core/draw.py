@@ -122,6 +122,7 @@ def save(picture: Picture, path: Path) -> None:
     try:
         Image.fromarray(picture).save(path)
     except (OSError, ValueError, KeyError) as error:
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
         raise PatchifyError(
-            f"{path} cannot be written ({error}): name a .jpg or .png file in an existing folder."
+            f"{path} cannot be written ({why}): name a .jpg or .png file in an existing folder."
         ) from error

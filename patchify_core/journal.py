@@ -40,7 +40,8 @@ class Journal:
         self._head = folder / "maker.json"
         if folder.exists() and not self._head.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexFolderError(
-                f"{folder} is in the way and was not made by this program: move it, or choose another --out."
+                f"{folder} is in the way and was not made by this program: move it, or choose another folder for the "
+                "index."
             )
         folder.mkdir(parents=True, exist_ok=True)
         self._lock: IO[str] | None = _locked(self._head)
@@ -157,7 +158,8 @@ def _locked(path: Path) -> IO[str]:
     except (BlockingIOError, PermissionError) as error:
         file.close()
         raise IndexFolderError(
-            f"Another index command is using {path.parent}: wait until it has ended, or choose another --out."
+            f"Another index command is using {path.parent}: wait until it has ended, or choose another folder for the "
+            "index."
         ) from error
     except OSError:
         pass  # a file system without locks: as safe as the person who starts the builds

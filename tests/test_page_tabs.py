@@ -115,6 +115,11 @@ def test_row_is_looked_into_and_compared(page) -> None:
     page.locator("[data-do=compare]").select_option(label="effnet-lite0 · pyramid:4 · PCAH128,PQ64 · uniform codebook")
     page.get_by_text("Both have the same mAP").wait_for()  # the test's files give both the same numbers
     assert page.evaluate("() => document.activeElement.dataset.do") == "compare"
+    # It is still there when the tab is opened again.
+    page.get_by_role("tab", name="Search").click()
+    page.get_by_role("tab", name="Evaluation").click()
+    page.wait_for_timeout(500)
+    assert "PQ16x4" in page.locator(".pf-look h2").inner_text()
     scores = [float(v) for v in page.locator(".pf-objects td:nth-child(2) .pf-val").all_inner_texts()]
     assert len(scores) == 36 and scores == sorted(scores)
 

@@ -34,7 +34,7 @@ def choose_device(settings: EncoderSettings) -> torch.device:
     if not found:
         raise EncoderError(
             f"This machine has no device '{settings.device}' that torch can use: "
-            "set PATCHIFY_DEVICE to auto or cpu, or unset it."
+            "choose auto or cpu (--device, or the variable PATCHIFY_DEVICE)."
         )
     return device
 

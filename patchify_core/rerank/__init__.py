@@ -57,7 +57,7 @@ def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker
     parts = [part.strip() for part in name.split("+")]
     for part in parts:  # all names are checked before any network is loaded
         if part not in RERANKERS:
-            near = difflib.get_close_matches(part, RERANKERS, 1, 0.4)
+            near = difflib.get_close_matches(part.lower(), RERANKERS, 1, 0.4)
             hint = f" (the nearest is {near[0]})" if near else ""
             raise PatchifyError(
                 f"Unknown re-ranker '{part}'{hint}: choose one of {', '.join(RERANKERS)}, or several with a plus "

@@ -64,7 +64,7 @@ def summary(stages: Sequence[Stage], number: int) -> str:
     """The stage in the table of scores, e.g. `L3, 30 patches each`."""
     stage = stages[number - 1]
     grid = grid_of(stage)
-    name = stage.spec if grid is None else f"L{grid - 1}"
+    name = _plain(added_by(stages, number)) if grid is None else f"L{grid - 1}"
     return f"{name}, {stage.patches} patch{'es' if stage.patches > 1 else ''} each"
 
 

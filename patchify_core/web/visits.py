@@ -93,7 +93,7 @@ class Visits:
         """Values of the parts that depend on the encoder: its choice, the levels, and the box for words."""
         return [
             gr.update(value=engine, interactive=True),
-            gr.update(choices=self.level_choices(engine), value=level),
+            gr.update(choices=self.level_choices(engine), value=level, label=self.level_label(engine)),
             gr.update(visible=self.showcase.shelf.knows_words(engine)),
         ]
 
@@ -109,6 +109,11 @@ class Visits:
     def object_name(self, question: Question) -> str | None:
         """Name of the object that the question is about, if it is known."""
         return None if question.instance is None else self.showcase.gallery.name(question.instance)
+
+    def level_label(self, engine: str = DEFAULT) -> str:
+        """What the choice of level is called: an index need not hold a pyramid."""
+        found = self.showcase.shelf.offer(engine).index.regions.stages
+        return "Pyramid: finest grid" if all(map(stages.grid_of, found)) else "Patches"
 
     def level_choices(self, engine: str = DEFAULT) -> list[tuple[str, int]]:
         """(label, number) of the stages of an index."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,7 +60,7 @@ def build_compression_tab(showcase: Showcase, state: gr.State, tab: gr.Tab) -> N
     wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": codecs.WAITING, **QUIET}
     tab.select(squeeze.open, [state, choice], everything, **wait)
     controls.chosen(squeeze.change, [state, choice], everything, **wait)
-    training.cancel(squeeze.cancel, [state, choice], everything, concurrency_id="cancel", concurrency_limit=2, **QUIET)
+    training.cancel(squeeze.cancel, None, None, concurrency_id="cancel", concurrency_limit=2, **QUIET)
 
 
 class Squeeze:
@@ -80,7 +79,7 @@ class Squeeze:
 
     def open(self, question: Question | None, choice: Choice | None, request: gr.Request) -> Iterator[list[Any]]:
         """The tab was opened: the visitor's question, which may be a new one, at the size that they chose."""
-        yield from self._show(question or self._showcase.first(), choice, request.session_hash, anew=True)
+        yield from self._show(question or self._showcase.first(), choice, request.session_hash, None, anew=True)
 
     def change(
         self, question: Question | None, choice: Choice | None, event: gr.EventData, request: gr.Request
@@ -93,22 +92,29 @@ class Squeeze:
             warn("The page sent no size or no codebook that there is: reload it.")
             yield [gr.skip()] * 5
             return
-        yield from self._show(asked, Choice(factory, codebook), request.session_hash)
+        yield from self._show(asked, Choice(factory, codebook), request.session_hash, choice)
 
-    def cancel(self, question: Question | None, choice: Choice | None, request: gr.Request) -> list[Any]:
-        """The visitor does not want to wait: the choice goes back to what is shown."""
-        turn = self._begin(request.session_hash)
-        asked = question or self._showcase.first()
-        kept = self._fitting(asked, choice)
-        note = "" if choice is None else f" Below is still {self._size_words(asked, kept)}."
-        said = views.training(f"The training was cancelled.{note}")
-        return [gr.skip(), self._controls(asked, kept, turn), said, gr.skip(), self._gallery(asked, kept)]
+    def cancel(self, request: gr.Request) -> None:
+        """The visitor does not want to wait. Who waits for them says so, as nobody else writes to their page."""
+        session = request.session_hash or ""
+        with self._lock:
+            if session in self._turns:
+                self._turns[session] = -abs(self._turns[session])
+
+    def _cancelled(self, question: Question, before: Choice | None, turn: int) -> list[Any]:
+        """Values of all outputs after that: the choice goes back to what is shown."""
+        if before is None:
+            return _said(views.training("The training was cancelled: choose a size."))
+        kept = self._fitting(question, before)
+        said = views.training(f"The training was cancelled. Below is still {self._size_words(question, kept)}.")
+        return [gr.skip(), self._controls(question, kept, -turn), said, gr.skip(), self._gallery(question, kept)]
 
     def _show(
         self,
         question: Question,
         wanted: Choice | None,
         session: str | None,
+        before: Choice | None,
         anew: bool = False,
     ) -> Iterator[list[Any]]:
         """Values of all outputs: first what is known at once, then how the training goes, then the results."""
@@ -124,17 +130,15 @@ class Squeeze:
             yield _said(views.training(str(error)), "" if anew else gr.skip())
             return
         try:
-            began, told = time.monotonic(), -1
-            while not training.done.wait(LOOK_S):
-                if not self._is_last(session, turn):
-                    return
-                elapsed = time.monotonic() - began
-                if int(elapsed) > told:  # once a second
-                    told = int(elapsed)
-                    yield _said(views.training(self._progress(training, index, elapsed), True))
+            told = ""
+            while not training.done.wait(LOOK_S) and self._is_last(session, turn):
+                if told != (told := self._progress(training, index)):
+                    yield _said(views.training(told, True))
         finally:
             self._codecs.leave(training)
         if not self._is_last(session, turn):
+            if self._turns.get(session or "") == -turn:
+                yield self._cancelled(question, before, turn)
             return
         if training.index is None:
             yield _said(views.training(str(training.error)))
@@ -167,16 +171,15 @@ class Squeeze:
         found = codecs.stops(index)
         return views.controls(found, choice.factory, CODEBOOKS, choice.codebook, index.dim, _kept_as(index), turn)
 
-    def _progress(self, training: Training, index: PatchIndex, elapsed: float) -> str:
+    def _progress(self, training: Training, index: PatchIndex) -> str:
         _, factory, codebook = training.key
         patches = len(index.images) * index.patches_per_image
-        seconds = f" {elapsed:.0f} s" if elapsed >= 1 else ""
         if not training.begun:
-            return f"Waiting until another codebook is trained …{seconds}"
+            return f"Waiting until another codebook is trained …"
         count = codecs.words_of(factory, index.dim)
         if count:
-            return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …{seconds}"
-        return f"Learning {factory} from {patches:,} patches …{seconds}"
+            return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
+        return f"Learning {factory} from {patches:,} patches …"
 
     def _effect(self, question: Question, choice: Choice, coded: PatchIndex) -> str:
         level = len(coded.regions.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -39,7 +40,8 @@ def build_evaluation_tab(showcase: Showcase, state: gr.State, tab: gr.Tab) -> No
     table = gr.HTML(WAIT, elem_id="pf-eval", js_on_load=_script("evaluation.js"), **PLAIN)
     look = gr.HTML("", elem_id="pf-eval-look", js_on_load=_script("trial.js"), **PLAIN)
     quiet: dict[str, Any] = {"concurrency_id": "evaluation", "concurrency_limit": 1, **QUIET}
-    tab.select(reader.open, None, [table, look], **quiet)
+    opened = gr.State(None)
+    tab.select(reader.open, opened, [opened, table, look], **quiet)
     table.look(_noticed(reader.look), None, look, **quiet)
     look.compare(_noticed(reader.look), None, look, **quiet)
 
@@ -54,16 +56,27 @@ class Evaluation:
     def __init__(self, showcase: Showcase) -> None:
         """Reads nothing yet."""
         self._showcase = showcase
-        self._shown: Studies | None = None
 
-    def open(self) -> list[Any]:
-        """The whole tab. Nothing changes on it if it is opened again and the files are the same."""
+    def open(self, opened: int | None) -> list[Any]:
+        """The whole tab; nothing changes on it if it is opened again and the files are the same.
+
+        Args:
+            opened: digest of the table that this visitor has on the page, or None.
+
+        Returns:
+            That digest anew, the table, and what is looked into.
+        """
         studies = read_studies()
         found = tried.trials(studies)
         dataset = self._first_dataset(studies)
         chosen = tried.first_choice(found, dataset)
+        table = views.evaluation(found, studies, dataset, chosen, file_url)
+        digest = zlib.crc32(table.encode())
+        if digest == opened:
+            return [gr.skip()] * 3
         return [
-            views.evaluation(found, studies, dataset, chosen, file_url),
+            digest,
+            table,
             "" if chosen is None else self.panel(chosen, tried.baseline_of(found, chosen), found, studies),
         ]
 

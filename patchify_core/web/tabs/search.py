@@ -59,7 +59,7 @@ def build_search_tab(visits: Visits) -> gr.State:
         with gr.Column(elem_id="pf-right", min_width=320):
             with gr.Row(elem_id="pf-options"):
                 level = gr.Radio(
-                    visits.level_choices(), value=answer.level, label="Pyramid: finest grid", elem_id="pf-level"
+                    visits.level_choices(), value=answer.level, label=visits.level_label(), elem_id="pf-level"
                 )
                 rerank = gr.Dropdown(
                     visits.rerank_choices(),

@@ -67,7 +67,8 @@ def training(text: str, cancellable: bool = False) -> str:
     """What is going on, with a button to stop it."""
     button = '<button type="button" class="pf-btn ghost" data-do="cancel">Cancel</button>' if cancellable else ""
     turning = '<i aria-hidden="true"></i>' if cancellable else ""
-    return f'<div class="pf-training">{turning}<p role="status">{escape(text)}</p>{button}</div>'
+    seconds = '<span class="pf-sec" aria-hidden="true"></span>' if cancellable else ""
+    return f'<div class="pf-training">{turning}<p role="status">{escape(text)}</p>{seconds}{button}</div>'
 
 
 @dataclass(frozen=True, eq=False)

@@ -57,7 +57,8 @@ def strip(answer: Answer, object_name: str | None, in_words: bool = False) -> st
         )
     ceiling = answer.ceiling or 0.0
     grid = stages.summary(answer.stages, answer.level)
-    allows = "the patches allow" if answer.reranker else "this grid allows"
+    gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
+    allows = "this grid allows" if gridded and not answer.reranker else "the patches allow"
     if answer.reranker is None or answer.plain is None:
         rows = _score_row(f"Patchify <small>{escape(grid)}</small>", answer.score, ceiling, "ours")
     else:
