@@ -262,10 +262,13 @@ def _existing(
     made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, **settings.made_with(meta)}
     for key, mine in made_with.items():
         if meta.get(key) != mine:
-            theirs = meta[key]["spec"] if key == "encoder" else meta[key]
-            wanted = encoder.info.spec if key == "encoder" else mine
+            theirs = meta[key]["spec"] if key == "encoder" else meta[key] or "none"
+            wanted = encoder.info.spec if key == "encoder" else mine or "none"
+            if wanted == theirs:  # a checkpoint's file was replaced
+                theirs, wanted = f"{theirs} of other weights", "these"
             raise IndexFolderError(
-                f"{out} was made with {key} {theirs}, not {wanted}: choose another folder for the index, or delete it first."
+                f"{out} was made with {key} {theirs}, not {wanted}: choose another folder for the index, or delete it "
+                "first."
             )
     return PatchIndex.load(out)
 

@@ -89,10 +89,12 @@ class CodeSettings:
         learners = [(compression, max(1, round(share * sampled * patches)))]
         if self.rescore is not None:
             learners.append((parse_factory(self.rescore), sampled * patches))
+        projected = compression.projection or 0
+        short = sampled * patches <= projected
         for learner, there in learners:
             codec = make_codec(learner, compression.projection or dim) if learner.projection is None else None
             needed = needed_to_train(codec or make_codec(learner, dim))
-            if there < needed and needed > (compression.projection or 0):
+            if there < needed and not (short and needed <= projected):  # of two needs the larger is said
                 raise too_few(learner.factory, needed, there)
         if compression.projection is not None:
             Projection.check_enough(sampled * patches, compression.projection)

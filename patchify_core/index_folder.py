@@ -189,7 +189,8 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise IndexFolderError(f"{folder} is not an index folder ({META_NAME} describes none): choose another folder.")
     if meta.get("format") != FORMAT:
         raise IndexFolderError(
-            f"{folder} has index format {meta.get('format')}, this version reads {FORMAT}: build it again."
+            f"{folder} has index format {meta.get('format')}, this version reads {FORMAT}: build it again in a new "
+            "folder."
         )
     try:
         digest = sha256_of_json({key: value for key, value in meta.items() if key != "digest"})

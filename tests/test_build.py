@@ -612,7 +612,7 @@ def test_something_else_where_the_journal_goes_is_refused(photos, out, refused, 
         ({"regions": Pyramid(3)}, "pyramid:2, not pyramid:3"),
         ({"factory": "SQ8"}, "Flat, not SQ8"),
         ({"codebook": "distinctive"}, "codebook uniform, not distinctive"),
-        ({"rescore": "SQ8"}, "rescore None, not SQ8"),
+        ({"rescore": "SQ8"}, "rescore none, not SQ8"),
     ],
     ids=["encoder", "encoder settings", "regions", "factory", "codebook", "rescore"],
 )

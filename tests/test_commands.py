@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from patchify_core import __version__
+from patchify_core import __version__, evaluation
 from patchify_core.__main__ import main, parser
 from patchify_core.build import BuildSettings
 from patchify_core.commands import shared
@@ -37,7 +37,7 @@ def tiny_everywhere(monkeypatch):
     def load(spec="effnet-lite0", settings=None):
         return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
 
-    for command in ("index", "evaluate"):
+    for command in ("index", "evaluate", "study"):
         monkeypatch.setattr(f"patchify_core.commands.{command}.load_encoder", load)
     monkeypatch.setattr("patchify_core.retrieval.load_encoder", load)
 
@@ -750,3 +750,162 @@ def test_compare_two_runs(run, refusal, dataset, tmp_path):
     assert "There is no file" in refusal("compare", a, tmp_path / "none.json")
     assert "was not written by evaluate --json" in refusal("compare", a, dataset / "annotations.json")
     assert "cannot be written" in refusal("compare", a, b, "--json", tmp_path)
+
+
+# How descriptors are kept, re-ranking, and studies -----------------------------------------------------------
+
+
+def meta_of(folder):
+    return json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+
+
+def test_index_keeps_descriptors_as_it_is_told(run, photos, tmp_path):
+    command = ["index", photos, "--regions", "pyramid:3"]
+    out = tmp_path / "small"
+    kept = ["--out", out, "--factory", "PCAH8,PQ4x4", "--codebook", "informative", "--rescore", "SQ8"]
+    assert run(*command, *kept)[0] == DONE
+    meta = meta_of(out)
+    assert (meta["factory"], meta["codebook"], meta["rescore"]) == ("PCAH8,PQ4x4", "informative", "SQ8")
+    assert {path.name for path in out.iterdir()} >= {"projection.npy", "fine.faiss"}
+    code, printed, said = run("search", out, photos / "0002.png", "--top", "1")
+    assert code == DONE and "0002.png" in printed and said == ""
+    assert run(*command, "--out", tmp_path / "exact", "--preset", "exact")[0] == DONE
+    assert meta_of(tmp_path / "exact")["factory"] == "Flat"
+    write_pictures(photos, [77], (60, 42))
+    code, printed, _ = run(*command, *kept)
+    assert code == DONE and "1 embedded, 6 already known" in printed
+    for other in (["--codebook", "uniform"], ["--rescore", "SQ4"], ["--factory", "PCAH8,PQ2x4"]):
+        code, _, said = run(*command, *kept, *other)
+        assert code == REFUSED and "choose another folder for the index, or delete it first" in said
+    code, _, said = run(*command, *kept[:-2])
+    assert code == REFUSED and "was made with rescore SQ8, not none:" in said
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--preset", "small"], "the encoder gives 24: write PCAH24 at most"),
+        (["--factory", "PQ4"], "needs at least 256 patches to train on and has 84"),
+        (["--factory", "PCAH9,PQ3", "--regions", "pyramid:1"], "needs at least 256 patches to train on and has 6"),
+        (["--factory", "PCAH9,PQ3x4", "--regions", "pyramid:1"], "needs at least 16 patches to train on and has 6"),
+        (["--factory", "PCAH9,SQ8", "--regions", "pyramid:1"], "needs more than 9 patches to learn from"),
+        (["--factory", "PQ4x4", "--codebook", "global"], "needs at least 16 patches to train on and has 6"),
+        (["--factory", "QP64"], "did you mean PQ64?"),
+        (["--rescore", "IVF4,Flat"], "choose Flat, SQfp16, SQ8 or a PQ"),
+        (["--regions", "saliant:3"], "did you mean salient?"),
+    ],
+)  # fmt: skip
+def test_index_refuses_codes_that_cannot_be_had(run, photos, tmp_path, more, said):
+    code, printed, error = run("index", photos, "--out", tmp_path / "idx", "--regions", "pyramid:3", *more)
+    assert code == REFUSED and printed == "" and said in error.splitlines()[-1]
+    assert not (tmp_path / "idx").exists() and not list(tmp_path.glob("*.partial"))
+
+
+def test_preset_and_factory_exclude_each_other(photos, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["index", str(photos), "--out", str(tmp_path / "x"), "--factory", "SQ8", "--preset", "tiny"])
+    assert ended.value.code == REFUSED and "not allowed with" in capsys.readouterr().err
+
+
+def test_search_reranks(run, refusal, photos, idx):
+    query = photos / "0003.png"
+    plain = json.loads(run("search", idx, query, "--json")[1])
+    for name in ("qe", "patch-qe", "sift", "patch-qe+sift"):
+        code, printed, said = run("search", idx, query, "--json", "--rerank", name)
+        assert code == DONE and said == ""
+        found = json.loads(printed)
+        assert sorted(row["file"] for row in found) == sorted(row["file"] for row in plain)
+        assert found[0]["file"] == str(query)
+        scores = [row["score"] for row in found]
+        assert scores == sorted(scores, reverse=True)
+        assert [("verification" in row) for row in found] == ["sift" in name] * len(found)
+    assert "inliers" in run("search", idx, query, "--rerank", "sift")[1]
+    assert "inliers" not in run("search", idx, query, "--rerank", "qe")[1]
+    assert "the nearest is sift" in refusal("search", idx, query, "--rerank", "SFIT")
+
+
+def test_search_with_words_needs_an_encoder_that_reads(refusal, idx):
+    assert "understands pictures only" in refusal("search", idx, "--text", "a red kettle")
+
+
+def test_search_draws_into_a_file_or_says_why_not(run, refusal, photos, idx, tmp_path):
+    assert run("search", idx, photos / "0003.png", "--rerank", "sift", "--draw", tmp_path / "sheet.png")[0] == DONE
+    assert (tmp_path / "sheet.png").read_bytes()[:4] == b"\x89PNG"
+    there = tmp_path / "nowhere" / "sheet.png"
+    assert f"{there} cannot be written (No such file or directory):" in refusal(
+        "search", idx, photos / "0003.png", "--draw", there
+    )
+
+
+def test_device_that_is_not_there(run, dataset, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATCHIFY_DEVICE", "cpu")  # the option sets it: put back afterwards
+    command = ["index", dataset, "--out", tmp_path / "idx", "--regions", "pyramid:1", "--encoder", "effnet-lite1"]
+    code, _, said = run(*command, "--device", "cuda:99")
+    assert code == REFUSED and "no device 'cuda:99' that torch can use: choose auto or cpu (--device" in said
+    code, _, said = run(*command, "--device", "toaster")
+    assert code == REFUSED and "'toaster': choose auto, cpu, cuda, cuda:1 or mps" in said
+
+
+STUDY = ["--skip", "sift", "--skip", "xfeat", "--skip", "patch-qe+sift", "--skip", "patch-qe+xfeat", "--skip", "aliked"]
+
+
+def test_study_prints_tables_and_goes_on_after_ctrl_c(run, dataset, tmp_path, monkeypatch):
+    file = tmp_path / "study.json"
+    command = ["study", "rerank", dataset, "--work", tmp_path / "work", "--json", file, *STUDY]
+    real = evaluation.evaluate
+    asked = []
+
+    def stop(*args, **named):
+        asked.append(1)
+        if len(asked) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **named)
+
+    monkeypatch.setattr("patchify_core.study.run.evaluate", stop)
+    code, printed, said = run(*command)
+    assert code == INTERRUPTED and printed == "" and "finished work is kept; run the same command again" in said
+    assert not file.exists()
+    code, printed, _ = run(*command)
+    assert code == DONE and len(asked) == 4 and not list(tmp_path.glob("*.partial"))
+    assert "| re-ranker on `pyramid:1` |" in printed and "| patch-qe |" in printed and "sift" not in printed
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    assert [(row["rerank"], row["level"]) for row in numbers["rows"]] == [
+        (name, level) for name in (None, "qe", "patch-qe") for level in (1, 4)
+    ]
+    # The same numbers as the other command gives for the same question.
+    assert run("evaluate", dataset, "--rerank", "patch-qe", "--json", tmp_path / "e.json")[0] == DONE
+    there = json.loads((tmp_path / "e.json").read_text(encoding="utf-8"))
+    assert there["map"] == pytest.approx(numbers["rows"][-1]["map"], abs=1e-12)
+    assert there["locscore"] == pytest.approx(numbers["rows"][-1]["locscore"], abs=1e-12)
+
+
+def test_study_draws_what_it_could_measure_and_says_the_rest(run, dataset, tmp_path):
+    drawing = tmp_path / "chart.svg"
+    code, printed, _ = run("study", "compression", dataset, "--work", tmp_path / "work", "--chart", drawing)
+    assert code == DONE and "| `SQ8` | 24 | 720 |" in printed and "encoder gives 24: write PCAH24 at most" in printed
+    assert drawing.read_text(encoding="utf-8").startswith("<svg ")
+
+
+@pytest.mark.parametrize(
+    ("what", "more", "said"),
+    [
+        ("rerank", ["--skip", "alikd"], "nothing called 'alikd' (did you mean aliked?)"),
+        ("rerank", ["--chart", "c.svg"], "--chart draws the compression study, not rerank"),
+        ("rerank", ["--json", "."], "cannot be written"),
+        ("encoders", ["--skip", "effnet-lite0", "--skip", "effnet-lite1", "--skip", "effnet-lite2"], "skip less"),
+        ("regions", ["--encoder", "effnet-lite9"], "effnet-lite9"),
+        ("regions", ["--format", "instre"], "gnd_instre.mat"),
+    ],
+)
+def test_study_refuses_before_the_work(run, dataset, tmp_path, monkeypatch, what, more, said):
+    monkeypatch.chdir(tmp_path)
+    code, printed, error = run("study", what, dataset, "--work", tmp_path / "work", *more)
+    assert code == REFUSED and printed == "" and said in error.splitlines()[-1]
+    assert not (tmp_path / "work").exists() and not (tmp_path / "c.svg").exists()
+
+
+def test_study_needs_queries_and_names_that_differ(refusal, photos, dataset, tmp_path):
+    work = ["--work", tmp_path / "work"]
+    assert "has no queries, so there is nothing to score" in refusal("study", "rerank", photos, *work)
+    again = write_dataset(tmp_path / "other" / dataset.name)
+    assert f"Two of the datasets are called {dataset.name}" in refusal("study", "rerank", dataset, again, *work)

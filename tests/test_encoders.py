@@ -304,3 +304,16 @@ def test_thin_pictures_can_be_cropped(lite0, size):
 def test_examples_in_the_docstrings():
     result = doctest.testmod(effnet)
     assert result.attempted and not result.failed
+
+
+@pytest.mark.parametrize(
+    ("spec", "forms"),
+    [
+        ("open_clip:ViT-B-32", "open_clip:ARCH/TAG or open_clip:ARCH/FILE"),
+        ("open_clip:/openai", "open_clip:ARCH/TAG or open_clip:ARCH/FILE"),
+        ("timm:", "timm:NAME or timm:NAME@FILE"),
+        ("timm:resnet18@", "timm:NAME or timm:NAME@FILE"),
+    ],
+)
+def test_a_spec_that_lacks_a_part_is_told_its_form(refused, spec, forms):
+    assert refused(load_encoder, spec) == f"The encoder '{spec}' lacks a part: write {forms}, or use effnet-lite0."

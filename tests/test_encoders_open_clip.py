@@ -219,8 +219,6 @@ def test_pictures_that_are_not_square_are_refused(weights, refused):
         ("open_clip:ViT-B-32/opneai", "openai"),
         ("open_clip:ViT-B-16-SigLIP/webly", "webli"),
         ("openclip:ViT-B-32/openai", "open_clip:"),
-        ("open_clip:ViT-B-32", "open_clip:"),
-        ("open_clip:/openai", "open_clip:"),
     ],
 )
 def test_an_unknown_name_says_the_nearest(spec, near, weights, refused):

@@ -159,8 +159,6 @@ def test_another_models_checkpoint_is_refused(name, classes, weights, refused):
         ("timm:vit_smal_patch14_dinov2", "vit_small_patch14_dinov2"),
         ("timm:vit_small_patch14_dinov2.lvd142", "lvd142m"),
         ("tim:resnet18", "timm:"),
-        ("timm:", "timm:"),
-        ("timm:resnet18@", "timm:"),
     ],
 )
 def test_an_unknown_name_says_the_nearest(spec, near, refused):

@@ -179,7 +179,7 @@ def test_advice_spares_folders_of_other_programs(tmp_path, refused):
 @pytest.mark.parametrize("number", [1, FORMAT + 1, None, "2"])
 def test_another_format_is_named(folder, refused, number):
     edit(folder, lambda meta: meta.update(format=number), seal=True)
-    assert f"format {number}, this version reads {FORMAT}: build it again" in refused(read_meta, folder)
+    assert f"format {number}, this version reads {FORMAT}: build it again in a new folder" in refused(read_meta, folder)
 
 
 # All files ------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from patchify_core.build import BuildSettings, build_index
+from patchify_core.errors import EncoderError
 from patchify_core.evaluation import evaluate
 from patchify_core.gallery import read_coco
 from patchify_core.regions import parse_regions
@@ -122,8 +123,33 @@ def test_an_interrupted_study_goes_on(gallery, tmp_path, cut):
         out,
         lambda step: asked.append(step.done),
     )
-    assert asked == list(range(cut, len(CONFIGURATIONS))) and not partial.exists()
+    again = [3] if cut > 3 else []  # what could not be had is asked again: it may be there now
+    assert asked == [*again, *range(cut, len(CONFIGURATIONS))] and not partial.exists()
     assert without_times(numbers) == without_times(whole) == without_times(json.loads(out.read_text()))
+
+
+def test_a_strangers_file_stays_and_a_torn_first_line_does_not_matter(gallery, tmp_path, refused):
+    out, partial = tmp_path / "study.json", tmp_path / "study.json.partial"
+    run = ("encoders", [BASE], [gallery], Workbench(tmp_path / "work", Counted()), out)
+    partial.write_text("dear diary\n")
+    assert "is in the way and was not made by this program" in refused(run_study, *run)
+    assert partial.read_text() == "dear diary\n" and not out.exists()
+    partial.write_text('{"ke')
+    assert len(run_study(*run)["rows"]) == 2 and not partial.exists()
+
+
+def test_what_ails_the_dataset_or_encoder_ends_the_study(tmp_path, refused):
+    gallery = read_coco(write_dataset(tmp_path / "rugs"))
+
+    def absent(spec):
+        raise EncoderError(f"There is no encoder {spec}.")
+
+    assert "There is no encoder tiny" in refused(
+        run_study, "encoders", [BASE], [gallery], Workbench(tmp_path / "work", absent)
+    )
+    gallery.images[0].path.write_bytes(b"no picture")
+    said = refused(run_study, "encoders", [BASE], [gallery], Workbench(tmp_path / "work", Counted()))
+    assert "1 pictures of" in said and "cannot be read" in said
 
 
 def without_times(numbers):
@@ -179,6 +205,12 @@ def test_plans_compare_like_with_like(name):
 
 def test_an_unknown_plan_says_the_nearest(refused):
     assert "did you mean compression?" in refused(plan, "compresion")
+
+
+def test_skipping_names_what_there_is(refused):
+    assert len(plan("rerank", skip=["aliked", "qe"])) == len(plan("rerank")) - 2
+    assert "nothing called 'alikd' (did you mean aliked?)" in refused(plan, "rerank", skip=["aliked", "alikd"])
+    assert "Nothing is left of the study of regions without tiny" in refused(plan, "regions", "tiny", ["tiny"])
 
 
 def test_seeds_are_averaged_and_nothing_else(numbers):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import threading
 import time
 from dataclasses import replace
@@ -77,9 +78,18 @@ def test_shelf_offers_the_default_first_and_every_other_index(folder) -> None:
     offers = Shelf(folder).offers
     assert list(offers) == [DEFAULT, "gone", "other", "speaks", "windows"]
     assert offers["other"].label == "other · random:5,0 · 24 numbers"
-    # Those that would read the same say which they are.
-    assert offers[DEFAULT].label == "tiny · 3×3 grid · 24 numbers (index)"
+    assert offers[DEFAULT].label == "tiny · 3×3 grid · 24 numbers"
     assert len({offer.label for offer in offers.values()}) == 5
+
+
+def test_indexes_that_would_read_the_same_say_which_they_are(folder) -> None:
+    shutil.copytree(folder / "index", folder / "indexes" / "again")
+    try:
+        offers = Shelf(folder).offers
+    finally:
+        shutil.rmtree(folder / "indexes" / "again")
+    assert offers[DEFAULT].label == "tiny · 3×3 grid · 24 numbers (index)"
+    assert offers["again"].label == "tiny · 3×3 grid · 24 numbers (again)"
 
 
 def test_without_other_indexes_there_is_one_offer(tmp_path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from patchify_core.commands.shared import check_writable, progress_bar
 from patchify_core.encoders import load_encoder
-from patchify_core.errors import GalleryError
+from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.gallery import read_dataset
 from patchify_core.study.chart import draw_chart
 from patchify_core.study.plans import plan
@@ -19,6 +19,11 @@ from patchify_core.study.workbench import Workbench
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares configurations and prints the tables as Markdown."""
+    from tqdm import tqdm
+
+    configurations = plan(arguments.what, arguments.encoder, arguments.skip)
+    if arguments.chart and arguments.what != "compression":
+        raise PatchifyError(f"--chart draws the compression study, not {arguments.what}: leave it out.")
     for file in (arguments.json, arguments.chart):
         if file:
             check_writable(Path(file))
@@ -32,15 +37,16 @@ def run(arguments: argparse.Namespace) -> int:
         raise GalleryError(
             f"Two of the datasets are called {twice}: rename one folder, or their rows could not be told apart."
         )
-    configurations = plan(arguments.what, arguments.encoder, arguments.skip)
-    command = f"python -m patchify_core study {arguments.what} {' '.join(names)}"
+    skipped = "".join(f" --skip {name}" for name in arguments.skip)
+    command = f"python -m patchify_core study {arguments.what} {' '.join(names)}{skipped} --work FOLDER --json FILE"
     with progress_bar("study", " configurations") as progress, progress_bar("indexing", " pictures") as indexed:
 
         def tell(step: Step) -> None:
             progress(step.done, step.total)
             made = step.configuration
             more = [made.factory, made.codebook] + [part for part in (made.rescore, made.rerank) if part]
-            print(f"{step.dataset}: {made.encoder}, {made.regions}, {', '.join(more)}", file=sys.stderr)
+            # Above the bars, not into them.
+            tqdm.write(f"{step.dataset}: {made.encoder}, {made.regions}, {', '.join(more)}", file=sys.stderr)
 
         numbers = run_study(
             arguments.what,

@@ -62,6 +62,9 @@ def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None =
 
         return TimmEncoder(spec, settings)
     known = (*LITE_MODELS, *FORMS)
+    forms = [form for form in FORMS if form.partition(":")[0] == family]
+    if forms:
+        raise EncoderError(f"The encoder '{spec}' lacks a part: write {' or '.join(forms)}, or use {DEFAULT_ENCODER}.")
     if ":" in spec:  # the family alone says which form was meant
         hint = nearest(f"{family}:", sorted({form.partition(":")[0] + ":" for form in FORMS}))
     else:

@@ -82,13 +82,26 @@ def plan(name: str, encoder: str = ENCODERS[0], skip: Collection[str] = ()) -> t
         skip: leave out what has one of these as its encoder, regions, factory, codebook or re-ranker.
 
     Raises:
-        PatchifyError: if there is no such experiment; it names the nearest.
+        PatchifyError: if there is no such experiment, or nothing of that name to skip (it names the nearest), or if
+            nothing is left.
     """
     if name not in PLANS:
         near = difflib.get_close_matches(name, PLANS, n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
         raise PatchifyError(f"There is no study '{name}'{guess}: choose {', '.join(PLANS)}.")
-    return tuple(made for made in PLANS[name](encoder) if not {*skip} & {*made.as_dict().values()})
+    configurations = PLANS[name](encoder)
+    names = {value for made in configurations for value in made.as_dict().values() if isinstance(value, str)}
+    for unknown in sorted({*skip} - names):
+        near = difflib.get_close_matches(unknown, sorted(names), n=1)
+        guess = f" (did you mean {near[0]}?)" if near else ""
+        raise PatchifyError(
+            f"The study of {name} compares nothing called '{unknown}'{guess}: what can be skipped is "
+            f"{', '.join(sorted(names))}."
+        )
+    left = tuple(made for made in configurations if not {*skip} & {*made.as_dict().values()})
+    if not left:
+        raise PatchifyError(f"Nothing is left of the study of {name} without {', '.join(sorted({*skip}))}: skip less.")
+    return left
 
 
 def _encoders(_encoder: str) -> Sequence[Configuration]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from patchify_core.errors import PatchifyError
+from patchify_core.errors import EncoderError, GalleryError, IndexFolderError, PatchifyError
 from patchify_core.evaluation import LevelReport, evaluate
 from patchify_core.gallery import Gallery
 from patchify_core.metrics import score_found
@@ -59,7 +59,8 @@ def run_study(
         What was written: datasets, their queries, a row a configuration and level (`_row`), and what could not be
         had, with the reason.
     """
-    journal = _Lines(out.with_name(out.name + ".partial") if out else None)
+    beside = out and (out.is_file() or not out.exists())  # nothing can lie beside a pipe or a terminal
+    journal = _Lines(out.with_name(out.name + ".partial") if out and beside else None)
     datasets = {gallery.root.resolve().name: _dataset(gallery) for gallery in galleries}
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
@@ -118,6 +119,8 @@ def _measured(
             if configuration.rerank not in rerankers:
                 rerankers[configuration.rerank] = load_reranker(configuration.rerank)
             reranker = rerankers[configuration.rerank]
+    except (EncoderError, GalleryError, IndexFolderError):
+        raise  # nothing that belongs to this configuration alone: there would be a table without numbers
     except PatchifyError as error:
         return {"rows": [], "refused": [str(error)]}
     reports = evaluate(gallery, engine, configuration.levels, reranker=reranker)
@@ -173,9 +176,12 @@ class _Lines:
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.entries = list(_whole_lines(path)) if path and path.exists() else []
+        if path and not self.entries and path.exists() and path.stat().st_size and not _begun(path):
+            raise PatchifyError(f"{path} is in the way and was not made by this program: move it.")
 
     def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        return next((entry for entry in self.entries if entry.get("key") == key), None)
+        # What could not be had is asked again: a missing package may have been installed since.
+        return next((entry for entry in self.entries if entry.get("key") == key and not entry["refused"]), None)
 
     def add(self, entry: dict[str, Any]) -> None:
         self.entries.append(entry)
@@ -186,6 +192,12 @@ class _Lines:
     def remove(self) -> None:
         if self.path:
             self.path.unlink(missing_ok=True)
+
+
+def _begun(path: Path) -> bool:
+    """Whether a file without any whole line is one whose first line was torn."""
+    with open(path, "rb") as file:
+        return b'{"key": '.startswith(file.read(8))
 
 
 def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:

@@ -175,7 +175,7 @@ class Squeeze:
         _, factory, codebook = training.key
         patches = len(index.images) * index.patches_per_image
         if not training.begun:
-            return f"Waiting until another codebook is trained …"
+            return "Waiting until another codebook is trained …"
         count = codecs.words_of(factory, index.dim)
         if count:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
