@@ -242,7 +242,7 @@ def _index(
         projection=made.projection,
         fine=made.fine,
         boxes=table,
-        codebook=settings.codebook,
+        codebook=settings.codebook_kept,
         rescore=settings.rescore_factory,
     )
 

@@ -13,6 +13,7 @@ from patchify_core.codebook import DISTINCTIVE_SHARE, choose
 from patchify_core.compression import (
     CODEBOOKS,
     TRAINING_PATCHES,
+    UNTRAINED,
     make_codec,
     needed_to_train,
     parse_factory,
@@ -111,9 +112,14 @@ class CodeSettings:
         same = lists and kept.startswith("PCAH128,IVF") and kept.endswith(",PQ32")
         return {
             "factory": kept if same else factory,
-            "codebook": self.codebook,
+            "codebook": self.codebook_kept,
             "rescore": self.rescore_factory,
         }
+
+    @property
+    def codebook_kept(self) -> str:
+        """`codebook`, or the default's name where the codec learns nothing, so that it cannot differ in name alone."""
+        return CodeSettings.codebook if parse_factory(self.factory).codec in UNTRAINED else self.codebook
 
     @property
     def rescore_factory(self) -> str | None:

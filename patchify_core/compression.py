@@ -31,6 +31,9 @@ PRESETS = {
 }
 """Names for factory strings. `{lists}` becomes the number of inverted lists that suits the number of patches."""
 
+UNTRAINED = ("Flat", "SQfp16", "SQbf16")
+"""Codecs that learn nothing."""
+
 PRESET_HELP = {
     "exact": "float32, nothing lost",
     "small": "256 bytes a patch: a twentieth of exact for effnet-lite, no worse",

@@ -611,16 +611,26 @@ def test_something_else_where_the_journal_goes_is_refused(photos, out, refused, 
         ({"encoder": TinyEncoder(INFO.__class__(**(INFO.as_dict() | {"pooling": "max"})))}, "encoder tiny"),
         ({"regions": Pyramid(3)}, "pyramid:2, not pyramid:3"),
         ({"factory": "SQ8"}, "Flat, not SQ8"),
-        ({"codebook": "distinctive"}, "codebook uniform, not distinctive"),
         ({"rescore": "SQ8"}, "rescore none, not SQ8"),
     ],
-    ids=["encoder", "encoder settings", "regions", "factory", "codebook", "rescore"],
+    ids=["encoder", "encoder settings", "regions", "factory", "rescore"],
 )
 def test_an_index_made_otherwise_is_refused(photos, out, refused, change, said):
     indexed(read_folder(photos), out)
     before = snapshot(out)
     assert said in refused(indexed, read_folder(photos), out, **change)
     assert snapshot(out) == before and nothing_beside(out)
+
+
+def test_another_codebook_is_refused_where_it_was_learned_from(photos, out, refused):
+    indexed(read_folder(photos), out, factory="SQ8")
+    said = refused(indexed, read_folder(photos), out, factory="SQ8", codebook="distinctive")
+    assert "codebook uniform, not distinctive" in said
+
+
+def test_another_codebook_is_nothing_where_nothing_is_learned(photos, out, tiny):
+    indexed(read_folder(photos), out, codebook="distinctive")
+    assert indexed(read_folder(photos), out, tiny, codebook="informative").embedded == 0
 
 
 def test_presets_are_their_factory_strings(photos, out, tiny):

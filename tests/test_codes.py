@@ -8,6 +8,7 @@ import pytest
 
 from patchify_core.codebook import DISTINCTIVE_SHARE
 from patchify_core.codes import Codes, CodeSettings, encode_codes
+from patchify_core.compression import make_codec, parse_factory
 from patchify_core.regions import Pyramid, parse_regions
 
 DIM, REGIONS = 16, Pyramid(2)
@@ -256,3 +257,16 @@ def test_huge_keeps_the_number_of_lists_that_it_began_with():
 def test_codes_without_anything_more():
     made = Codes("Flat", faiss.IndexFlatIP(3))
     assert made.projection is None and made.fine is None
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQfp16", "SQbf16", "exact", "PCAH8,Flat"])
+def test_a_codec_that_learns_nothing_has_no_codebook_to_differ_in(factory):
+    settings = CodeSettings(factory, codebook="informative")
+    codec = make_codec(parse_factory(factory), 16)
+    assert codec.is_trained and settings.codebook_kept == "uniform"
+    assert settings.made_with({})["codebook"] == "uniform"
+
+
+@pytest.mark.parametrize("factory", ["SQ8", "PQ4x4", "PCAH8,SQ4", "tiny"])
+def test_a_codec_that_learns_keeps_its_codebook(factory):
+    assert CodeSettings(factory, codebook="informative").codebook_kept == "informative"
