@@ -355,7 +355,7 @@ def test_stages_are_named_as_the_paper_does_and_parts_as_they_are() -> None:
     assert [stages.option(found, n) for n in (1, 2, 3, 4)] == ["Global", "L1 · 2×2", "L2 · 3×3", "+ random:4,0"]
     assert [stages.title(found, n) for n in (1, 2, 3, 4)] == ["whole picture", "2×2 grid", "3×3 grid", "random:4,0"]
     assert stages.summary(found, 1) == "L0, 1 patch each"
-    assert stages.summary(found, 4) == "pyramid:3+random:4,0, 18 patches each"
+    assert stages.summary(found, 4) == "random:4,0, 18 patches each"
     assert [stages.stage_of(found, patch) for patch in (0, 1, 4, 5, 13, 14, 17)] == [1, 2, 2, 3, 3, 4, 4]
     alone = parse_regions("sliding:0.5,0.5").stages
     assert stages.option(alone, 1) == stages.title(alone, 1) == "sliding:0.5,0.5"

@@ -116,14 +116,16 @@ def test_choice_names_encoder_dimension_and_licence_and_leaves_out_what_is_broke
     page.locator("#pf-encoder input").click()
     options = page.get_by_role("option").all_inner_texts()
     assert len(options) == 5
-    assert any(re.search(r"tiny · .* · 24 numbers \(index\)", text) for text in options)
-    assert any(re.search(r"tiny · .* · 24 numbers", text) for text in options)
-    assert any("open_clip:page-clip/clip.pt · 24 numbers" in text for text in options)
+    assert any("tiny · 3×3 grid · 24 numbers" in text for text in options)
+    assert any(re.search(r"tiny · sliding:\S+ · 24 numbers", text) for text in options)
+    assert any("open_clip:page-clip/clip.pt · random:4,0 · 24 numbers" in text for text in options)
     assert "/tmp" not in " ".join(options)
     page.keyboard.press("Escape")
     said = [line for line in server[1].read_text().splitlines() if "leaves out the index" in line]
     assert len(said) == 1 and "broken" in said[0]
     page.get_by_text("About these").click()
+    licences = page.locator(".pf-encoders td:last-child").all_inner_texts()
+    assert len(licences) == 5 and "none" in licences
     assert "know words" in page.locator(".pf-encoders > div").inner_text()
 
 
@@ -154,7 +156,7 @@ def test_question_is_asked_of_the_other_encoder_and_levels_are_its_own(page) -> 
     wait_for_new_results(page, before)
     assert "clip.pt" in encoder_shown(page)
     # And back: the first answer again.
-    take_up(page, "index", "(index)")
+    take_up(page, "index", "tiny · 3×3 grid")
     before = first_row(page)
     page.locator(".pf-example").first.click()
     wait_for_new_results(page, before)
@@ -179,7 +181,7 @@ def test_upload_and_its_box_go_along(page) -> None:
 
 
 def test_index_of_windows_has_one_level_and_no_baseline(page) -> None:
-    take_up(page, "windows", "(windows)")
+    take_up(page, "windows", "tiny · sliding")
     assert levels_shown(page) == ["sliding:0.5,0.5"]
     assert page.locator(".pf-num").count() == 2  # no whole pictures, so no baseline of them
     page.locator(".pf-open").first.click()
@@ -225,12 +227,12 @@ def test_others_search_on_while_an_encoder_is_loaded(page, browser, server, fold
 def test_choice_is_each_visitors_own(page, browser, server) -> None:
     take_up(page, "clip", "clip.pt")
     with visit(browser, server[0]) as other:
-        assert "(index)" in encoder_shown(other)
+        assert "tiny · 3×3 grid" in encoder_shown(other)
         assert levels_shown(other) == ["Global", "L1 · 2×2", "L2 · 3×3"]
         before = first_row(other)
         other.locator(".pf-example").nth(1).click()
         wait_for_new_results(other, before)
-        assert "(index)" in encoder_shown(other)
+        assert "tiny · 3×3 grid" in encoder_shown(other)
 
 
 # Words ----------------------------------------------------------------------------------------------------
@@ -291,7 +293,7 @@ def test_words_do_not_go_along_to_an_encoder_of_pictures(page) -> None:
     ask_in_words(page, "a kettle")
     wait_for_new_results(page, before)
     before, chosen = first_row(page), encoder_shown(page)
-    choose(page, "#pf-encoder", "(index)")
+    choose(page, "#pf-encoder", "tiny · 3×3 grid")
     assert "pictures only" in notice(page)
     page.wait_for_function("() => !document.querySelector('#pf-encoder input').disabled")
     assert encoder_shown(page) == chosen
