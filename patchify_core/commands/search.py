@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.boxes import parse_box
+from patchify_core.commands.shared import check_writable
 from patchify_core.draw import save, sheet
 from patchify_core.errors import PatchifyError
 from patchify_core.rerank import load_reranker
@@ -20,6 +21,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise PatchifyError("Give either PICTURE or --text WORDS to search with: exactly one of the two.")
     box = None if arguments.box is None else parse_box(arguments.box)
     reranker = load_reranker(arguments.rerank) if arguments.rerank is not None else None
+    if arguments.draw:
+        check_writable(Path(arguments.draw))
     engine = Patchify.open(arguments.index)
     picture = None if arguments.picture is None else Path(arguments.picture)
     matches = engine.search(picture, box, arguments.top, arguments.level, text=arguments.text, rerank=reranker)
