@@ -124,8 +124,8 @@ def parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="NAME",
-        help="leave out what has this encoder, regions, factory (of --rescore too), codebook or re-ranker, e.g. aliked, "
-        "which takes long; repeatable",
+        help="leave out what has this encoder, regions, factory (of --rescore too), codebook or re-ranker, e.g. "
+        "aliked, which takes long; repeatable",
     )
     study.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes a picture (compression)")
     _device_option(study)
