@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from patchify_core.codebook import DISTINCTIVE_SHARE, choose
 from patchify_core.compression import (
     CODEBOOKS,
+    PRESETS,
     TRAINING_PATCHES,
     UNTRAINED,
     make_codec,
@@ -93,8 +94,7 @@ class CodeSettings:
         projected = compression.projection or 0
         short = sampled * patches <= projected
         for learner, there in learners:
-            codec = make_codec(learner, compression.projection or dim) if learner.projection is None else None
-            needed = needed_to_train(codec or make_codec(learner, dim))
+            needed = needed_to_train(make_codec(learner, dim if learner is compression else projected or dim))
             if there < needed and not (short and needed <= projected):  # of two needs the larger is said
                 raise too_few(learner.factory, needed, there)
         if compression.projection is not None:
@@ -107,9 +107,10 @@ class CodeSettings:
     def made_with(self, meta: dict[str, Any]) -> dict[str, Any]:
         """What must stand in an existing index' `meta` so that this build may go on with it."""
         factory = parse_factory(self.factory).factory
-        lists = self.factory.strip().lower() == "huge"  # their number was chosen when the index was begun
         kept = str(meta.get("factory"))
-        same = lists and kept.startswith("PCAH128,IVF") and kept.endswith(",PQ32")
+        head, lists, tail = PRESETS.get(self.factory.strip().lower(), "").partition("{lists}")
+        # The number of lists was chosen when the index was begun.
+        same = bool(lists) and kept.startswith(head) and kept.endswith(tail)
         return {
             "factory": kept if same else factory,
             "codebook": self.codebook_kept,
@@ -181,10 +182,8 @@ def encode_codes(
                 projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
                 sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
             flat = sample.reshape(-1, sample.shape[2])
-            # The order does not matter for k-means but its starting points are drawn from it: FAISS seeds them.
-            train(
-                codes, flat[choose(sample, settings.codebook, settings.seed)] if not codes.is_trained else flat, factory
-            )
+            if not codes.is_trained:
+                train(codes, flat[choose(sample, settings.codebook, settings.seed)], factory)
             if fine is not None:
                 train(fine, flat, str(settings.rescore))
             del sample, flat

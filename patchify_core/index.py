@@ -170,7 +170,7 @@ class PatchIndex:
 
         query = np.ascontiguousarray(query, np.float32)
         if not self._exhaustive or self.fine is not None:
-            return np.einsum("pd,d->p", self.descriptors_of(row), query)
+            return self._decoded_scores(query, row)
         patches = self.patches_per_image
         first = row * patches
         options = faiss.SearchParameters(sel=faiss.IDSelectorRange(first, first + patches))  # type: ignore[call-arg]
@@ -178,6 +178,11 @@ class PatchIndex:
         by_cell = np.empty(patches, np.float32)
         by_cell[found[0] - first] = scores[0]
         return by_cell
+
+    def _decoded_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
+        """(P,) similarities with one picture's decoded patches: one arithmetic for a search and for `cell_scores`."""
+        scores: NDArray[np.float32] = np.einsum("pd,d->p", self.descriptors_of(row), query)
+        return scores
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
         """Ranks pictures by their best patch, one hit a picture.
@@ -267,7 +272,7 @@ class PatchIndex:
         """The pictures in `rows`, ranked by the similarity of their decoded patches."""
         scores = np.empty((len(rows), used), np.float32)
         for at, row in enumerate(rows.tolist()):
-            scores[at] = np.einsum("pd,d->p", self.descriptors_of(row), query)[:used]
+            scores[at] = self._decoded_scores(query, row)[:used]
         cells = scores.argmax(axis=1).astype(np.int64)
         best = scores.max(axis=1, initial=-np.inf)
         order = np.lexsort((self.image_ids[rows], -best))

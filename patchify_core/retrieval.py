@@ -18,7 +18,7 @@ from patchify_core.boxes import checked_box
 from patchify_core.encoders import Encoder, TextEncoder, load_encoder
 from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features import describe
-from patchify_core.index import PatchIndex
+from patchify_core.index import Hits, PatchIndex
 from patchify_core.pictures import read_picture, upright
 
 if TYPE_CHECKING:
@@ -231,11 +231,7 @@ class Patchify:
         self, query: NDArray[np.float32], top: int | None = SearchSettings.top, level: int | None = None
     ) -> list[Match]:
         """As `search`, for a query (D,) that is described already."""
-        hits = self.index.search(query, top, level)
-        return [
-            self._match(int(row), float(score), int(cell))
-            for row, score, cell in zip(hits.rows, hits.scores, hits.cells, strict=True)
-        ]
+        return as_matches(self.index, self.index.search(query, top, level))
 
     def explain(self, query: NDArray[np.float32], image_id: int, level: int | None = None) -> Explanation:
         """The similarity of the query (D,) with every patch of one gallery picture, up to `level`.
@@ -249,7 +245,11 @@ class Patchify:
         scores = self.index.cell_scores(query, row)[:used]
         return Explanation(image_id, self.index.boxes_of(row)[:used], scores, int(scores.argmax()))
 
-    def _match(self, row: int, score: float, cell: int) -> Match:
-        image = self.index.images[row]
-        box = self.index.box_of(row, cell)
-        return Match(image.id, score, box, cell, image.file_name)
+
+def as_matches(index: PatchIndex, hits: Hits) -> list[Match]:
+    """What a search of `index` found, with names and boxes, in the same order."""
+    matches = []
+    for row, score, cell in zip(hits.rows.tolist(), hits.scores.tolist(), hits.cells.tolist(), strict=True):
+        image = index.images[row]
+        matches.append(Match(image.id, score, index.box_of(row, cell), cell, image.file_name))
+    return matches

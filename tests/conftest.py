@@ -8,8 +8,9 @@ import os
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("PATCHIFY_DEVICE", "cpu")  # the numbers that the tests know are the processor's
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,9 +21,28 @@ from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, read_coco
 from patchify_core.retrieval import Patchify
+from tests.browsing import chromium
 from tests.tiny import TinyEncoder
 
 ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium for the tests of one file."""
+    with chromium() as browser:
+        yield browser
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads of FAISS that wait for each other take longer than a test's few vectors."""
+    import faiss
+
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

@@ -11,17 +11,10 @@ from patchify_core.codes import Codes, CodeSettings, encode_codes
 from patchify_core.compression import make_codec, parse_factory
 from patchify_core.regions import Pyramid, parse_regions
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 DIM, REGIONS = 16, Pyramid(2)
 PATCHES = REGIONS.patches_per_image
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads of FAISS that wait for each other take longer than these few vectors."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(threads)
 
 
 CODECS = (

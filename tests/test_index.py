@@ -20,6 +20,7 @@ PROPERTY = settings(max_examples=80, deadline=None)
 DIM = 16
 FACTORIES = ("Flat", "SQfp16", "SQ8")  # those that are searched exactly
 ENCODER = EncoderInfo("tiny", DIM, 8, "0" * 64, "mean", "none")
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def unit_rows(rng, count):
@@ -167,15 +168,6 @@ def test_a_query_of_another_encoder_is_refused(query, refused):
 
 
 # Approximate codecs ---------------------------------------------------------------------------------------
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Threads of FAISS that wait for each other take longer than these few vectors."""
-    threads = faiss.omp_get_max_threads()
-    faiss.omp_set_num_threads(1)
-    yield
-    faiss.omp_set_num_threads(threads)
 
 
 def coded_index(factory, rescore=None, pictures=60, levels=2, seed=0, probes=None, ids=None):

@@ -18,7 +18,6 @@ from tests.browsing import (
     CHROMIUM,
     ROOT,
     WITHOUT,
-    chromium,
     first_row,
     jpeg,
     notice,
@@ -42,12 +41,6 @@ def server(uploads: Path, tmp_path_factory) -> Iterator[str]:
     """The demo as a person starts it, on a free port."""
     with served(["app.py"], tmp_path_factory.mktemp("server"), uploads) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

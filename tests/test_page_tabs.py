@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from patchify_core.gallery import read_coco
-from tests.browsing import CHROMIUM, ROOT, WITHOUT, chromium, first_row, served, visit, wait_for_new_results
+from tests.browsing import CHROMIUM, ROOT, WITHOUT, first_row, served, visit, wait_for_new_results
 from tests.study_files import write_studies
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
@@ -28,12 +28,6 @@ def files(tmp_path_factory) -> Path:
 def server(files, tmp_path_factory) -> Iterator[str]:
     with served(["-m", "tests.tabs_server", str(files)], tmp_path_factory.mktemp("server")) as (url, _):
         yield url
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

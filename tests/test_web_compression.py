@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchify_core import recode
 from patchify_core.codes import CodeSettings, encode_codes
 from patchify_core.compression import CODEBOOKS, make_codec, parse_factory, train
 from patchify_core.study.plans import EQUAL_BYTES, FACTORIES
@@ -178,7 +179,7 @@ def test_what_a_browser_may_send_is_refused(live, showcase, refused) -> None:
 
 def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase, monkeypatch) -> None:
     at_once, most, calls = 0, 0, []
-    real, lock = codecs.encode_codes, threading.Lock()
+    real, lock = recode.encode_codes, threading.Lock()
 
     def slow(*arguments):
         nonlocal at_once, most
@@ -192,7 +193,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
             at_once -= 1
         return made
 
-    monkeypatch.setattr(codecs, "encode_codes", slow)
+    monkeypatch.setattr(recode, "encode_codes", slow)
     made = Codecs()
     asked = ["SQ8", "PCAH8,SQ8", "PCAH8,PQ4x4", "SQ8"]
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in asked]
@@ -204,7 +205,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
 
 def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch) -> None:
     begun, go, coded = threading.Event(), threading.Event(), []
-    real = codecs.encode_codes
+    real = recode.encode_codes
 
     def held(descriptors, *arguments):
         begun.set()
@@ -213,7 +214,7 @@ def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch)
         coded.append(made)
         return made
 
-    monkeypatch.setattr(codecs, "encode_codes", held)
+    monkeypatch.setattr(recode, "encode_codes", held)
     made = Codecs()
     training = made.want("index", showcase.index, "PCAH8,PQ4x4", "uniform")
     assert begun.wait(20)
@@ -229,9 +230,9 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
     live, showcase, refused, monkeypatch
 ) -> None:
     go = threading.Event()
-    real = codecs.encode_codes
+    real = recode.encode_codes
     monkeypatch.setattr(codecs, "WAITING", 2)
-    monkeypatch.setattr(codecs, "encode_codes", lambda *arguments: go.wait(20) and real(*arguments))
+    monkeypatch.setattr(recode, "encode_codes", lambda *arguments: go.wait(20) and real(*arguments))
     made = Codecs()
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]
     assert "try again" in refused(made.want, "index", showcase.index, "PCAH8,PQ4x4", "uniform")

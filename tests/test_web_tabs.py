@@ -13,7 +13,6 @@ from tests.browsing import (
     CHROMIUM,
     WITHOUT,
     choose,
-    chromium,
     first_row,
     jpeg,
     notice,
@@ -40,12 +39,6 @@ def folder(tmp_path_factory) -> Path:
 def server(folder, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     with served(["-m", "tests.page_server", str(folder), "--tabs"], tmp_path_factory.mktemp("server")) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture

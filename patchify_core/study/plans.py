@@ -41,7 +41,6 @@ CODEBOOKS = ("global", "uniform", "informative", "distinctive")
 SEEDS = (0, 1, 2)
 
 RERANKERS = (None, "qe", "patch-qe", "sift", "xfeat", "patch-qe+sift", "patch-qe+xfeat", "aliked")
-ON_GLOBAL = (None, "qe", "patch-qe", "sift")
 
 
 @dataclass(frozen=True)
@@ -130,8 +129,8 @@ def _compression(encoder: str) -> Sequence[Configuration]:
 
 
 def _rerank(encoder: str) -> Sequence[Configuration]:
-    # On the global baseline's shortlist too where that is cheap, to see what the patch-wise shortlist is worth.
-    return [Configuration(encoder, levels=(1, 4) if name in ON_GLOBAL else (4,), rerank=name) for name in RERANKERS]
+    # On the global baseline's shortlist too, to see what the patch-wise shortlist is worth.
+    return [Configuration(encoder, levels=(1, 4), rerank=name) for name in RERANKERS]
 
 
 PLANS = {"encoders": _encoders, "regions": _regions, "compression": _compression, "rerank": _rerank}

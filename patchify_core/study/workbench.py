@@ -10,12 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.build import BuildSettings, build_index
-from patchify_core.codes import CodeSettings, encode_codes
+from patchify_core.codes import CodeSettings
 from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders import Encoder, EncoderInfo, load_encoder
 from patchify_core.errors import GalleryError
 from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
+from patchify_core.recode import recode
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval import Patchify
 from patchify_core.study.plans import Configuration
@@ -78,21 +79,7 @@ class Workbench:
             configuration.factory, configuration.codebook, configuration.rescore, seed=configuration.seed
         )
         settings.check(encoder.info.dim, exact.regions, len(exact.images))
-        made = encode_codes(exact.descriptors_of, len(exact.images), exact.regions, encoder.info.dim, settings)
-        index = PatchIndex(
-            exact.encoder,
-            exact.regions,
-            exact.images,
-            made.codes,
-            made.factory,
-            exact.root,
-            made.projection,
-            made.fine,
-            exact.boxes,
-            configuration.codebook,
-            configuration.rescore,
-        )
-        return Patchify(index, encoder)
+        return Patchify(recode(exact, settings), encoder)
 
     def _encoder(self, spec: str) -> RememberingEncoder:
         if spec not in self._encoders:

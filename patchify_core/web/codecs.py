@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.codes import CodeSettings, encode_codes
+from patchify_core.codes import CodeSettings
 from patchify_core.compression import CODEBOOKS, make_codec, needed_to_train, parse_factory
 from patchify_core.errors import PatchifyError
 from patchify_core.index import PatchIndex
-from patchify_core.retrieval import Match
+from patchify_core.recode import recode
+from patchify_core.retrieval import Match, as_matches
 from patchify_core.study.plans import EQUAL_BYTES, FACTORIES
 from patchify_core.web.questions import Question
 from patchify_core.web.sizes import bytes_per_patch
@@ -147,20 +148,7 @@ class Codecs:
             with self._turn:
                 faiss.omp_set_num_threads(1)  # this thread's own; searches of others go on beside it
                 training.begun = True
-                made = encode_codes(descriptors, len(index.images), index.regions, index.dim, settings)
-                info = replace(index.encoder, dim=index.dim)  # what is projected is what the index holds
-                training.index = PatchIndex(
-                    info,
-                    index.regions,
-                    index.images,
-                    made.codes,
-                    made.factory,
-                    index.root,
-                    made.projection,
-                    made.fine,
-                    index.boxes,
-                    settings.codebook,
-                )
+                training.index = recode(index, settings, descriptors)
         except _Unwanted:
             training.error = PatchifyError("The training was given up.")
         except PatchifyError as error:
@@ -197,12 +185,7 @@ def ranking(question: Question, coded: PatchIndex) -> tuple[Match, ...]:
     query = question.descriptor
     if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the question's
         query = coded.project(query[None])[0]
-    hits = coded.search(query)
-    found = []
-    for row, score, cell in zip(hits.rows.tolist(), hits.scores.tolist(), hits.cells.tolist(), strict=True):
-        image = coded.images[row]
-        found.append(Match(image.id, float(score), coded.box_of(row, cell), cell, image.file_name))
-    return tuple(found)
+    return tuple(as_matches(coded, coded.search(query)))
 
 
 def words_of(factory: str, dim: int) -> int:
