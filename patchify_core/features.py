@@ -1,12 +1,14 @@
 """Picture + boxes + encoder -> descriptors, one forward pass a patch (the paper's form).
 
-Patches of several pictures share a batch, so that small pyramids keep the processor as busy as large ones, and
-only one batch of pixels is in memory however many pictures there are.
+Patches of several pictures share a batch, so that small pyramids keep the processor as busy as large ones. While the
+network works on one batch, pictures are read and cut for the next one (`readahead`); two batches of pixels are in
+memory, however many pictures there are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -16,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.boxes import as_boxes
 from patchify_core.encoders.base import Encoder
 from patchify_core.encoders.devices import CPU_BATCH
+from patchify_core.readahead import map_ahead
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,10 +39,17 @@ class FeatureSettings:
 
 @dataclass(frozen=True)
 class Described(Generic[Key]):
-    """The descriptors of one picture: `key` as it was given, (P, D) float32 with rows of length 1."""
+    """The descriptors of one picture.
+
+    Attributes:
+        key: as it was given.
+        descriptors: (P, D) float32 with rows of length 1.
+        packed: the picture's feature map (`maps.pack`); None where none is kept.
+    """
 
     key: Key
     descriptors: NDArray[np.float32]
+    packed: bytes | None = None
 
 
 def describe(
@@ -63,45 +73,61 @@ def describe_many(
     pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]],
     encoder: Encoder,
     settings: FeatureSettings | None = None,
-) -> Iterator[Described[Key]]:
-    """Describes a stream of pictures, in order, holding one batch of crops at a time.
+) -> Generator[Described[Key]]:
+    """Describes a stream of pictures, in order, holding two batches of crops at a time.
 
     Args:
-        pictures: (key, upright RGB picture, (P, 4) boxes with P >= 1); consumed lazily.
+        pictures: (key, upright RGB picture, (P, 4) boxes with P >= 1); consumed lazily, one batch ahead of the
+            network, in the caller's thread.
         encoder: the frozen encoder.
         settings: see `FeatureSettings`.
 
     Yields:
-        One `Described` per picture, in the order given, as soon as its last patch is encoded.
+        One `Described` per picture, in the order given, once its last patch is encoded and the next batch is read.
     """
     asked = (settings or FeatureSettings()).batch_size
     batch_size: int = getattr(encoder, "batch_size", CPU_BATCH) if asked is None else asked
-    size = encoder.info.input_size
-    crops = np.empty((batch_size, size, size, 3), np.uint8)
-    filled = 0
-    waiting: list[tuple[Key, int, list[NDArray[np.float32]]]] = []  # key, patches still to come, parts so far
+    waiting: deque[tuple[Key, int, list[NDArray[np.float32]]]] = deque()  # key, patches still to come, parts so far
 
-    def flush() -> Iterator[Described[Key]]:
-        nonlocal filled
-        descriptors = encoder.encode(crops[:filled])
-        filled = start = 0
+    def encoded(batch: _Batch[Key]) -> tuple[_Batch[Key], NDArray[np.float32]]:
+        return batch, encoder.encode(batch.crops)
+
+    for batch, descriptors in map_ahead(encoded, _batches(pictures, encoder, batch_size)):
+        waiting.extend((key, patches, []) for key, patches in batch.begun)
+        start = 0
         while waiting and start < len(descriptors):
-            key, missing, parts = waiting[0]
+            key, missing, parts = waiting.popleft()
             part = descriptors[start : start + missing]
             parts.append(part)
             start += len(part)
             if len(part) < missing:
-                waiting[0] = (key, missing - len(part), parts)
-                return
-            waiting.pop(0)
-            yield Described(key, np.concatenate(parts))
+                waiting.appendleft((key, missing - len(part), parts))
+            else:
+                yield Described(key, np.concatenate(parts))
 
+
+@dataclass(frozen=True)
+class _Batch(Generic[Key]):
+    """(N, S, S, 3) uint8 crops, and of the pictures whose first crop is among them the key and number of crops."""
+
+    crops: NDArray[np.uint8]
+    begun: list[tuple[Key, int]]
+
+
+def _batches(
+    pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]], encoder: Encoder, batch_size: int
+) -> Iterator[_Batch[Key]]:
+    """Cuts the pictures into crops; every batch is full except the last one."""
+    shape = (batch_size, encoder.info.input_size, encoder.info.input_size, 3)
+    crops, filled = np.empty(shape, np.uint8), 0
+    begun: list[tuple[Key, int]] = []
     for key, picture, boxes in pictures:
-        waiting.append((key, len(boxes), []))
+        begun.append((key, len(boxes)))
         for box in boxes:
             crops[filled] = encoder.prepare(picture, box)
             filled += 1
             if filled == batch_size:
-                yield from flush()
+                yield _Batch(crops, begun)
+                crops, filled, begun = np.empty(shape, np.uint8), 0, []
     if filled:
-        yield from flush()
+        yield _Batch(crops[:filled], begun)

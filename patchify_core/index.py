@@ -25,6 +25,8 @@ from patchify_core.regions import Regions
 if TYPE_CHECKING:
     import faiss
 
+    from patchify_core.maps import KeptMaps, PackedMaps
+
 RESCORED = 100
 """Pictures that finer codes re-score, at least."""
 
@@ -80,6 +82,8 @@ class PatchIndex:
         boxes: (N, P, 4) float32 xyxy in pixels, where the regions depend on the pixels; else None.
         codebook: what the codec was trained on.
         rescore: the factory string that made `fine`, or None.
+        features: how descriptors were made (`extract.checked_features`).
+        maps: the pictures' feature maps, in the order of `images`; None where none are kept.
     """
 
     def __init__(
@@ -95,12 +99,15 @@ class PatchIndex:
         boxes: NDArray[np.float32] | None = None,
         codebook: str = "uniform",
         rescore: str | None = None,
+        features: str = "crop",
+        maps: KeptMaps | None = None,
     ) -> None:
         """Takes the parts as they are; `load` is where they are checked."""
         self.encoder, self.regions, self.images = encoder, regions, tuple(images)
         self.codes, self.factory, self.root = codes, factory, root
         self.projection, self.fine, self.boxes = projection, fine, boxes
         self.codebook, self.rescore = codebook, rescore
+        self.features, self.maps = features, maps
         self.patches_per_image = regions.patches_per_image
         self._exhaustive = visits_everything(codes)
 
@@ -327,18 +334,18 @@ class PatchIndex:
         return {
             "encoder": self.encoder.as_dict(),
             "regions": self.regions.spec,
-            "features": "crop",
+            "features": self.features,
             "factory": self.factory,
             "codebook": self.codebook,
             "rescore": self.rescore,
             "images": [asdict(image) for image in self.images],
         }
 
-    def write(self, folder: Path, root: str) -> None:
+    def write(self, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
         """Writes the files into an existing folder; see `index_folder.write_index`."""
         from patchify_core.index_folder import write_index
 
-        write_index(self, folder, root)
+        write_index(self, folder, root, packed)
 
     @classmethod
     def load(cls, folder: str | Path) -> PatchIndex:

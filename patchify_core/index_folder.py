@@ -1,8 +1,8 @@
 """An index on disk: a folder that is loaded only if all of it fits together. There is no pickle in it.
 
 `meta.json` (how it was made, of which pictures, and the digest of every other file), `index.faiss`, and where they are
-needed `projection.npy` (a learned projection), `fine.faiss` (finer codes) and `boxes.npy` (boxes that depend on the
-pictures' pixels).
+needed `projection.npy` (a learned projection), `fine.faiss` (finer codes), `boxes.npy` (boxes that depend on the
+pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_bytes, sha256_of_file, sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError
+from patchify_core.extract import CROP, checked_features
 from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.maps import KeptMaps, PackedMaps, write_maps
 from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions
 
@@ -29,16 +31,17 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 META_NAME, FAISS_NAME, FINE_NAME = "meta.json", "index.faiss", "fine.faiss"
-PROJECTION_NAME, BOXES_NAME = "projection.npy", "boxes.npy"
+PROJECTION_NAME, BOXES_NAME, MAPS_NAME = "projection.npy", "boxes.npy", "maps.bin"
 
 
-def write_index(index: PatchIndex, folder: Path, root: str) -> None:
+def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
     """Writes the files into an existing folder. `build.py` renames that folder into place.
 
     Args:
         index: what to write.
         folder: an existing, private folder.
         root: the gallery's root as `meta.json` shall name it: absolute, or relative to the index folder.
+        packed: feature maps in the order of the pictures; the index's own, if it has any, by default.
 
     Raises:
         OSError: if a file cannot be written.
@@ -46,6 +49,9 @@ def write_index(index: PatchIndex, folder: Path, root: str) -> None:
     files = {FAISS_NAME: _write_codes(index.codes, folder / FAISS_NAME)}
     if index.fine is not None:
         files[FINE_NAME] = _write_codes(index.fine, folder / FINE_NAME)
+    packed = index.maps if packed is None else packed
+    if packed is not None:
+        files[MAPS_NAME] = write_maps(packed, folder / MAPS_NAME)
     small = {
         PROJECTION_NAME: None if index.projection is None else index.projection.to_bytes(),
         BOXES_NAME: None if index.boxes is None else _npy(index.boxes),
@@ -79,10 +85,10 @@ def load_index(folder: Path) -> PatchIndex:
 
     try:
         files, root, factory = meta["files"], (folder / meta["root"]).resolve(), meta["factory"]
-        codebook, rescore = meta["codebook"], meta["rescore"]
+        codebook, rescore, features = meta["codebook"], meta["rescore"], checked_features(meta["features"])
         encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
         images = [IndexedImage(**image) for image in meta["images"]]
-        if FAISS_NAME not in files or not {*files} <= {FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME}:
+        if FAISS_NAME not in files or not {*files} <= {FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME}:
             raise damaged(META_NAME)
         for name, expected in files.items():
             # FAISS trusts what it reads, so it gets to read only a file whose digest is right.
@@ -95,20 +101,24 @@ def load_index(folder: Path) -> PatchIndex:
                 raise damaged(name)
     except (KeyError, TypeError, AttributeError):
         raise damaged(META_NAME) from None
-    projection = boxes = fine = None
+    projection = boxes = fine = maps = None
     try:
         if PROJECTION_NAME in files:
             projection = Projection.from_bytes((folder / PROJECTION_NAME).read_bytes())
         if BOXES_NAME in files:
             with open(folder / BOXES_NAME, "rb") as file:
                 boxes = np.lib.format.read_array(file, allow_pickle=False)
+        if MAPS_NAME in files:
+            maps = KeptMaps(folder / MAPS_NAME)
         codes = _read_codes(folder / FAISS_NAME)
         if FINE_NAME in files:
             fine = _read_codes(folder / FINE_NAME)
         compression = parse_factory(factory)
     except (ValueError, RuntimeError, AttributeError):  # of numpy, FAISS, and a factory that is no text
         raise damaged(META_NAME) from None
-    index = PatchIndex(encoder, regions, images, codes, factory, root, projection, fine, boxes, codebook, rescore)
+    index = PatchIndex(
+        encoder, regions, images, codes, factory, root, projection, fine, boxes, codebook, rescore, features, maps
+    )
     patches = len(images) * regions.patches_per_image
     fits = (
         all(part.d == index.dim and part.ntotal == patches for part in (codes, fine) if part is not None)
@@ -116,6 +126,7 @@ def load_index(folder: Path) -> PatchIndex:
         and (projection.dim if projection else None) == compression.projection
         and (projection is None or len(projection.mean) == encoder.dim)
         and (fine is None) == (rescore is None)
+        and (maps is None or (len(maps) == len(images) and features != CROP))
         and (boxes is not None) == regions.needs_picture
         and (
             boxes is None or (boxes.shape == (len(images), regions.patches_per_image, 4) and boxes.dtype == np.float32)

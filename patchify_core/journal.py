@@ -8,6 +8,7 @@ import shutil
 import sys
 from contextlib import suppress
 from io import BytesIO
+from itertools import accumulate
 from pathlib import Path
 from typing import IO
 
@@ -15,19 +16,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.digests import sha256_of_bytes, sha256_of_file
-from patchify_core.encoders.base import Encoder
 from patchify_core.errors import IndexFolderError
-from patchify_core.regions import Regions
 
 
 class Journal:
-    """Descriptors of finished pictures, in shards on disk, so that a build can be cut anywhere and resumed.
+    """Descriptors of finished pictures, and their feature maps if kept, in shards on disk: a build can be cut anywhere.
 
     A context manager: one build at a time may use a folder, and leaving the block lets the next one in.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder, regions: Regions) -> None:
+    def __init__(self, folder: Path, maker: dict[str, object]) -> None:
         """Opens or makes the folder, and takes over what an earlier build of the same kind left there.
+
+        Args:
+            folder: private to builds of one index.
+            maker: what makes the descriptors, as plain JSON values: shards of another maker are of no use.
 
         Raises:
             IndexFolderError: if something that is not a journal is in the way, or another build is using it.
@@ -35,8 +38,8 @@ class Journal:
         """
         self.folder = folder
         self.known: dict[str, tuple[Path, int]] = {}
-        self._fresh: dict[str, NDArray[np.float32]] = {}
-        maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec}
+        self._fresh: dict[str, tuple[NDArray[np.float32], bytes]] = {}
+        self._maps: dict[str, tuple[Path, int, int]] = {}  # file, where the picture's map begins, its length
         self._head = folder / "maker.json"
         if folder.exists() and not self._head.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexFolderError(
@@ -47,7 +50,7 @@ class Journal:
         self._lock: IO[str] | None = _locked(self._head)
         try:
             if _json_or_none(self._head) != maker:
-                # Shards of another encoder or other regions are of no use: descriptors must never be mixed.
+                # Shards of another maker are of no use: descriptors must never be mixed.
                 self._delete_all_but_head()
                 self._head.write_text(json.dumps(maker), encoding="utf-8")
             for names in sorted(folder.glob("shard-*.json")):
@@ -66,20 +69,35 @@ class Journal:
 
     def _take(self, names: Path) -> None:
         """Takes one shard over if it is whole; a torn one is left out and its pictures are embedded again."""
-        listed, data = _json_or_none(names), names.with_suffix(".npy")
+        listed, data, maps = _json_or_none(names), names.with_suffix(".npy"), names.with_suffix(".maps")
         try:
-            if isinstance(listed, dict) and sha256_of_file(data) == listed.get("sha256"):
-                self.known.update({picture: (data, row) for row, picture in enumerate(listed["pictures"])})
+            if not isinstance(listed, dict) or sha256_of_file(data) != listed.get("sha256"):
+                return
+            if "maps" in listed and sha256_of_file(maps) != listed["maps"]["sha256"]:
+                return
         except OSError:
             return
+        self._know(listed["pictures"], data, maps, listed.get("maps", {}).get("sizes"))
+
+    def _know(self, digests: list[str], data: Path, maps: Path, sizes: list[int] | None) -> None:
+        self.known.update({digest: (data, row) for row, digest in enumerate(digests)})
+        if sizes:
+            starts = [0, *accumulate(sizes)]
+            self._maps.update({digest: (maps, starts[at], sizes[at]) for at, digest in enumerate(digests)})
 
     def __len__(self) -> int:
         """Pictures added since the last flush."""
         return len(self._fresh)
 
-    def add(self, digest: str, descriptors: NDArray[np.float32]) -> None:
-        """Takes the (P, C) rows of the picture whose bytes have this digest: descriptors, then boxes if any."""
-        self._fresh[digest] = descriptors
+    def add(self, digest: str, descriptors: NDArray[np.float32], packed: bytes | None = None) -> None:
+        """Takes the (P, C) rows of the picture whose bytes have this digest: descriptors, then boxes if any.
+
+        Args:
+            digest: of the picture's bytes.
+            descriptors: (P, C) float32.
+            packed: its feature map, if maps are kept: then of every picture.
+        """
+        self._fresh[digest] = descriptors, packed or b""
 
     def flush(self) -> None:
         """Writes what is fresh; the list of pictures comes last, so a shard without it does not exist."""
@@ -91,21 +109,34 @@ class Journal:
         temporary = data.with_suffix(".tmp")
         # Through memory, because numpy says nothing when a file that it writes itself is cut short by a full disk.
         array = BytesIO()
-        np.save(array, np.stack(list(self._fresh.values())), allow_pickle=False)
+        np.save(array, np.stack([rows for rows, _ in self._fresh.values()]), allow_pickle=False)
         with open(temporary, "wb") as file:
             file.write(array.getbuffer())
         os.replace(temporary, data)
         digests = list(self._fresh)
-        listed = {"sha256": sha256_of_bytes(array.getvalue()), "pictures": digests}
+        listed: dict[str, object] = {"sha256": sha256_of_bytes(array.getvalue()), "pictures": digests}
+        maps, sizes = data.with_suffix(".maps"), [len(packed) for _, packed in self._fresh.values()]
+        if any(sizes):
+            joined = b"".join(packed for _, packed in self._fresh.values())
+            temporary.write_bytes(joined)
+            os.replace(temporary, maps)
+            listed["maps"] = {"sha256": sha256_of_bytes(joined), "sizes": sizes}
         temporary.write_text(json.dumps(listed), encoding="utf-8")
         os.replace(temporary, data.with_suffix(".json"))
-        self.known.update({digest: (data, row) for row, digest in enumerate(digests)})
+        self._know(digests, data, maps, sizes if any(sizes) else None)
         self._fresh.clear()
 
     def descriptors(self, digest: str) -> NDArray[np.float32]:
         """(P, C) float32 of one picture, as they were added."""
         data, row = self.known[digest]
         return np.load(data, mmap_mode="r", allow_pickle=False)[row]
+
+    def packed(self, digest: str) -> bytes:
+        """The feature map of one picture, as it was added."""
+        path, start, size = self._maps[digest]
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read(size)
 
     def leave(self) -> None:
         """Ends a build that was cut short: writes what is fresh, or deletes the journal if nothing was done.

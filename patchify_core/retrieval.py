@@ -7,7 +7,7 @@ for match in engine.search("query.jpg", box=(40, 30, 200, 180)):
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,13 +17,15 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.boxes import checked_box
 from patchify_core.encoders import Encoder, TextEncoder, load_encoder
 from patchify_core.errors import EncoderError, PatchifyError
-from patchify_core.features import describe
+from patchify_core.extract import load_extractor
 from patchify_core.index import Hits, PatchIndex
 from patchify_core.pictures import read_picture, upright
+from patchify_core.pooled import mean_direction
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+    from patchify_core.localize import Refiner
     from patchify_core.rerank import QueryView, Reranker, Verification
 
 
@@ -45,11 +47,12 @@ class Match:
     Attributes:
         image_id: gallery image id.
         score: cosine similarity of the query with the winning patch, -1..1; after re-ranking, what it ordered by.
-        box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture; after a geometric
-            verification that can be trusted, where that found the query's outline.
+        box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture; where boxes were refined
+            (`localize`), the object's; after a geometric verification that can be trusted, the query's outline there.
         patch: the winning patch's number within its picture (see `regions.Pyramid`).
         file_name: POSIX path of the picture below the gallery's root.
         verification: how the picture compares with the query point by point; None unless that was asked for.
+        others: (M, 4) float64 boxes of further objects like the query's; empty unless boxes were refined on maps.
     """
 
     image_id: int
@@ -58,6 +61,7 @@ class Match:
     patch: int
     file_name: str
     verification: Verification | None = None
+    others: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 4)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,12 +90,15 @@ class Patchify:
 
     Raises:
         IndexFolderError: if the index was made by another encoder.
+        EncoderError: if the index was made in one pass a picture and the encoder cannot do that.
     """
 
     def __init__(self, index: PatchIndex, encoder: Encoder) -> None:
         """Checks that the two fit together."""
         index.check_encoder(encoder.info)
         self.index, self.encoder = index, encoder
+        self.extractor = load_extractor(index.features, encoder)
+        self._refiners: dict[str, Refiner] = {}
 
     @classmethod
     def open(cls, folder: str | Path, encoder: Encoder | None = None) -> Patchify:
@@ -120,8 +127,8 @@ class Patchify:
         """
         image = read_picture(picture) if isinstance(picture, (str, Path, bytes)) else upright(picture)
         whole = (0.0, 0.0, float(image.width), float(image.height))
-        region = whole if box is None else checked_box(box, image.width, image.height)
-        return self.index.project(describe(image, region, self.encoder))[0]
+        region = np.array(whole) if box is None else checked_box(box, image.width, image.height)
+        return mean_direction(self.index.project(self.extractor.query_views(image, region.tolist())))
 
     def describe_text(self, words: str) -> NDArray[np.float32]:
         """One descriptor of words, in the space of the pictures.
@@ -151,6 +158,7 @@ class Patchify:
         *,
         text: str | None = None,
         rerank: str | Reranker | None = None,
+        refine: str | Refiner | None = None,
     ) -> list[Match]:
         """Finds the gallery pictures that hold the query's object, best first.
 
@@ -161,22 +169,43 @@ class Patchify:
             level: finest grid to use (1 = whole pictures, the global baseline); None for all of the index's.
             text: see `describe_text`.
             rerank: orders the best matches anew (`rerank.load_reranker`): a name or a loaded re-ranker.
+            refine: finds better boxes than the winning patches (`localize.load_refiner`): a name or a loaded refiner.
 
         Raises:
-            PatchifyError: one sentence, for a bad picture, box, text, `top`, `level` or `rerank`.
+            PatchifyError: one sentence, for a bad picture, box, text, `top`, `level`, `rerank` or `refine`.
         """
         if (picture is None) == (text is None):
             raise PatchifyError("Search with either a picture or words: exactly one of the two.")
         if picture is None and box is not None:
             raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
+        refiner = self.refiner(refine) if isinstance(refine, str) else refine
         if rerank is not None:
             from patchify_core.rerank import load_reranker
 
             reranker = load_reranker(rerank) if isinstance(rerank, str) else rerank
             view = self.view_query(picture, box) if picture is not None else self.view_text(text or "")
-            return self.search_view(view, reranker, top, level)
-        query = self.describe_text(text or "") if picture is None else self.describe_query(picture, box)
-        return self.search_descriptor(query, top, level)
+            query, matches = view.descriptor, self.search_view(view, reranker, top, level)
+        else:
+            query = self.describe_text(text or "") if picture is None else self.describe_query(picture, box)
+            matches = self.search_descriptor(query, top, level)
+        return matches if refiner is None else self.refine(query, matches, refiner, level)
+
+    def refiner(self, name: str) -> Refiner:
+        """A refiner of boxes for this engine, kept for the next time: `soft` or `map`; see `localize.load_refiner`."""
+        from patchify_core.localize import load_refiner
+
+        if name not in self._refiners:
+            self._refiners[name] = load_refiner(name, self)
+        return self._refiners[name]
+
+    def refine(
+        self, query: NDArray[np.float32], matches: list[Match], refiner: str | Refiner, level: int | None = None
+    ) -> list[Match]:
+        """The same matches with better boxes; see `localize.refine_matches`."""
+        from patchify_core.localize import refine_matches
+
+        loaded = self.refiner(refiner) if isinstance(refiner, str) else refiner
+        return refine_matches(self, query, matches, loaded, level)
 
     def view_query(self, picture: str | Path | bytes | Image, box: ArrayLike | None = None) -> QueryView:
         """A query picture as re-rankers need it; the arguments and errors are those of `describe_query`."""

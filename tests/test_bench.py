@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+import numpy as np
 import pytest
 
 from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search
@@ -21,10 +22,26 @@ def test_encode_describes_what_the_plain_loop_describes(monkeypatch, capsys):
     monkeypatch.setattr(encode, "PICTURES", 1)
     monkeypatch.setattr(encode, "RUNS", 1)
     numbers = encode.measure()
-    assert numbers["smallest_cosine"] > 0.9999
     rates = numbers["images_per_s"]
-    assert numbers["ratio_to_plain"] == pytest.approx(rates["ours"] / rates["one crop at a time"])
-    assert "pictures/s" in capsys.readouterr().out
+    ways = [f"crops ({engine})" for engine in encode.installed_engines()]
+    assert "crops (torch)" in ways and list(rates) == [*ways, "one crop at a time", "30 crops a batch"]
+    said = capsys.readouterr().out
+    for way in rates:
+        assert numbers["smallest_cosine"][way] > 0.9999
+        assert numbers["ratio_to_plain"][way] == pytest.approx(rates[way] / rates["one crop at a time"])
+        assert numbers["ratio_to_batch"][way] == pytest.approx(rates[way] / rates["30 crops a batch"])
+        assert way in said
+
+
+def test_another_descriptor_is_seen_as_another():
+    same, other = np.eye(3, dtype=np.float32)[:2], np.eye(3, dtype=np.float32)[1:]
+    assert encode._smallest_cosine([same, same], [same, same]) == 1
+    assert encode._smallest_cosine([same, same], [same, other]) == 0
+
+
+def test_an_engine_that_is_not_installed_is_left_out(monkeypatch):
+    monkeypatch.setattr(encode, "ENGINES", ("torch", "no_such_engine"))
+    assert encode.installed_engines() == ["torch"]
 
 
 def test_search_agrees_with_numpy(monkeypatch, capsys):

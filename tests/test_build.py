@@ -820,7 +820,7 @@ def test_a_folder_that_may_not_be_written(photos, whole, refused, had_one):
     [(errno.EROFS, "read-only"), (errno.EDQUOT, "no room left"), (errno.EIO, "Input/output error")],
 )
 def test_what_else_a_disk_may_say(photos, out, monkeypatch, refused, number, said):
-    def fail(self, folder, root):
+    def fail(self, folder, root, packed=None):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(PatchIndex, "write", fail)

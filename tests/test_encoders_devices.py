@@ -10,8 +10,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchify_core.encoders import cores
 from patchify_core.encoders.base import EncoderInfo
-from patchify_core.encoders.devices import BYTES_A_PIXEL, CPU_BATCH, LARGEST_BATCH, batch_that_fits
+from patchify_core.encoders.devices import BYTES_A_PIXEL, LARGEST_BATCH, SMALLEST_BATCH, batch_that_fits
 from patchify_core.encoders.square import Look, SquareEncoder
 from patchify_core.errors import EncoderError
 
@@ -19,8 +20,10 @@ SIDE = 6
 INFO = EncoderInfo("small", 3, SIDE, "0" * 64, "mean", "none")
 
 
-def test_a_processor_takes_few_whatever_the_size():
-    assert {batch_that_fits(torch.device("cpu"), side) for side in (8, 224, 1024)} == {CPU_BATCH}
+@pytest.mark.parametrize(("threads", "batch"), [(1, 32), (2, 32), (4, 32), (5, 40), (16, 128)])
+def test_a_processor_takes_few_whatever_the_size(threads, batch, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    assert {batch_that_fits(torch.device("cpu"), side) for side in (8, 224, 1024)} == {batch}
 
 
 @given(free=st.integers(0, 2**37), side=st.integers(8, 1024))
@@ -28,9 +31,9 @@ def test_a_card_takes_what_fits_into_half_of_its_free_memory(free, side):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2**37))
         batch = batch_that_fits(SimpleNamespace(type="cuda"), side)
-    assert CPU_BATCH <= batch <= LARGEST_BATCH and batch & (batch - 1) == 0
+    assert SMALLEST_BATCH <= batch <= LARGEST_BATCH and batch & (batch - 1) == 0
     needed = side * side * BYTES_A_PIXEL
-    if batch > CPU_BATCH:
+    if batch > SMALLEST_BATCH:
         assert batch * needed <= free // 2
     if batch < LARGEST_BATCH:
         assert 2 * batch * needed > free // 2
@@ -56,7 +59,9 @@ def encoder_with_room_for(crops):
     return SquareEncoder(describe, look, INFO, torch.device("cpu")), given_sizes
 
 
-def test_a_batch_that_does_not_fit_is_halved_until_it_does():
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):
+    monkeypatch.setattr(cores, "PART", 100)  # a card: batches are not cut into parts
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     crops = np.random.default_rng(0).integers(0, 256, (11, SIDE, SIDE, 3), np.uint8)
     roomy, _ = encoder_with_room_for(100)
     tight, sizes = encoder_with_room_for(3)

@@ -45,7 +45,7 @@ def test_batching_changes_nothing(levels, batch_size):
 
 @PROPERTY
 @given(st.lists(st.integers(1, 3), min_size=1, max_size=8), st.integers(1, 20))
-def test_no_picture_is_read_before_it_is_needed(levels, batch_size):
+def test_pictures_are_read_one_batch_ahead_and_no_further(levels, batch_size):
     patches = [Pyramid(level).patches_per_image for level in levels]
     pulled = 0
 
@@ -58,8 +58,8 @@ def test_no_picture_is_read_before_it_is_needed(levels, batch_size):
     results = describe_many(counted(), TinyEncoder(), FeatureSettings(batch_size))
     assert pulled == 0  # nothing at all before the first result is asked for
     for done, _ in enumerate(results, 1):
-        # This picture's last patch lies in batch number `full`; pictures are pulled until that one is full.
-        full = -(-sum(patches[:done]) // batch_size)
+        # This picture's last patch lies in one batch; pictures are pulled until the batch after that is full.
+        full = -(-sum(patches[:done]) // batch_size) + 1
         needed = next((n for n in range(len(patches) + 1) if sum(patches[:n]) >= full * batch_size), len(patches))
         assert pulled <= needed
     assert pulled == len(levels)

@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, ImageFile, PngImagePlugin, features
 
 from patchify_core import pictures
 from patchify_core.errors import PatchifyError, PictureError
-from patchify_core.pictures import PictureSettings, picture_size, read_picture, upright
+from patchify_core.pictures import PictureSettings, picture_size, read_picture, read_reduced, upright
 from tests.bad_pictures import BAD, ODD, bomb, encoded, locked, oriented, oriented_late, photograph, png_bytes
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -370,3 +370,73 @@ def test_examples_in_docstrings():
 def test_import_is_light():
     code = "import sys, patchify_core.pictures; sys.exit('torch' in sys.modules or 'gradio' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(pictures.__file__).parents[1]).returncode == 0
+
+
+# Reduced --------------------------------------------------------------------------------------------------
+
+
+def smooth(size):
+    """A picture without fine detail, of which every way to make it smaller gives nearly the same."""
+    return photograph((8, 6)).resize(size, Image.Resampling.BICUBIC)
+
+
+@PROPERTY
+@given(size=st.tuples(st.integers(1, 300), st.integers(1, 300)), wanted=st.integers(1, 400))
+def test_reduced_is_the_smallest_that_is_long_enough(size, wanted):
+    data = encoded(smooth(size), "JPEG", quality=95)
+    reduced = read_reduced(data, wanted)
+    assert reduced.size == size
+    assert reduced.picture.mode == "RGB" and reduced.picture.info == {}
+    fits = [scale for scale in (1, 2, 4, 8) if max(size) // scale >= wanted and min(size) >= scale]
+    assert reduced.scale == max(fits, default=1)
+    assert reduced.picture.size == tuple(-(-side // reduced.scale) for side in size)
+    assert max(reduced.picture.size) >= min(wanted, max(size))
+    if reduced.scale == 1:
+        np.testing.assert_array_equal(pixels(reduced.picture), pixels(read_picture(data)))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_reduced_is_upright_and_looks_like_the_whole(orientation, mode):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(smooth((256, 160)).convert(mode), "JPEG", exif=exif, quality=95)
+    whole, reduced = read_picture(data), read_reduced(data, 60)
+    assert (reduced.size, reduced.scale) == (whole.size, 4)
+    assert reduced.picture.size == (whole.width // 4, whole.height // 4)
+    averaged = whole.resize(reduced.picture.size, Image.Resampling.BOX)
+    assert np.abs(pixels(reduced.picture) - pixels(averaged)).max() <= 8
+
+
+@pytest.mark.parametrize("kind", sorted(set(WHOLE) - {"jpeg", "progressive"}))
+def test_other_kinds_are_read_whole(kind):
+    reduced = read_reduced(WHOLE[kind], 3)
+    assert (reduced.scale, reduced.size) == (1, reduced.picture.size)
+    np.testing.assert_array_equal(pixels(reduced.picture), pixels(read_picture(WHOLE[kind])))
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_files_are_refused_reduced_too(kind, tmp_path):
+    make, part = BAD[kind]
+    with pytest.raises(PictureError) as error:
+        read_reduced(make(tmp_path), 20)
+    assert part in one_sentence(error)
+
+
+def test_reduced_sides_and_limits():
+    data = encoded(smooth((80, 60)), "JPEG")
+    with pytest.raises(ValueError, match="at least 1"):
+        read_reduced(data, 0)
+    with pytest.raises(PictureError, match="too large at 80 × 60"):  # the whole picture counts, not what is decoded
+        read_reduced(data, 10, PictureSettings(max_pixels=4000))
+
+
+def test_reduced_decodes_less():
+    """What is promised is time; that the decoder itself is told, and not the picture scaled down, can be counted."""
+    data = encoded(smooth((640, 480)), "JPEG")
+    decoded = []
+    load = ImageFile.ImageFile.load
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageFile.ImageFile, "load", lambda image: decoded.append(image.size) or load(image))
+        read_reduced(data, 100)
+    assert decoded[0] == (160, 120)

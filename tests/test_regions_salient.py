@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchify_core.regions import MAX_PATCHES, Salient
+from patchify_core.regions.lattice import RING, contrast, lattice
 from patchify_core.regions.saliency import BORDER, CELLS, border_distance, saliency, spectral_residual
-from patchify_core.regions.salient import OVERLAPS, RING, box_scores, candidates, pick
+from patchify_core.regions.salient import OVERLAPS, pick
 
 PROPERTY = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -34,7 +35,7 @@ def test_every_picture_has_that_many_boxes_inside_it(size, kind):
 
 
 def test_a_flat_picture_has_no_saliency_to_rank_by():
-    scores = box_scores(saliency(Image.new("RGB", (300, 200), (90, 140, 30))))
+    scores = contrast(saliency(Image.new("RGB", (300, 200), (90, 140, 30))))
     assert not scores.any()
     boxes = Salient(5).boxes_in(Image.new("RGB", (300, 200), (90, 140, 30)))
     np.testing.assert_array_equal(boxes, Salient(5).boxes_in(Image.new("RGB", (300, 200), "red")))
@@ -79,9 +80,9 @@ def test_the_picture_shape_does_not_matter_only_its_content(seed, across, down):
 def test_scores_are_the_means_inside_and_around(seed):
     generator = np.random.default_rng(seed)
     values = generator.random((CELLS, CELLS)) * generator.choice([1e-3, 1, 100])
-    scores = box_scores(values)
-    for row in generator.integers(0, len(candidates()), 40):
-        x1, y1, x2, y2 = candidates()[row].tolist()
+    scores = contrast(values)
+    for row in generator.integers(0, len(lattice(64)), 40):
+        x1, y1, x2, y2 = lattice(64)[row].tolist()
         dx, dy = max(1, round(RING * (x2 - x1))), max(1, round(RING * (y2 - y1)))
         inside, around = [], []
         for y in range(max(y1 - dy, 0), min(y2 + dy, CELLS)):
@@ -126,7 +127,7 @@ def test_picking_relaxes_until_there_are_enough():
 
 
 def test_candidates_are_different_boxes_within_the_grid():
-    boxes = candidates()
+    boxes = lattice(64)
     assert len(boxes) > MAX_PATCHES and len(np.unique(boxes, axis=0)) == len(boxes)
     assert boxes.min() == 0 and boxes.max() == CELLS and (boxes[:, 2:] > boxes[:, :2]).all()
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

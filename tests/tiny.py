@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchify_core.encoders import EncoderInfo
 
-SIDE, DIM = 8, 24
+SIDE, DIM, STRIDE = 8, 24, 4
 INFO = EncoderInfo("tiny", DIM, SIDE, "0" * 64, "blocks", "none")
 
 
@@ -22,11 +22,17 @@ class TinyEncoder:
 
     It is honest (the descriptor depends on the crop and on nothing else, to the last bit), and it counts what it
     is given, so that tests can say how much was embedded.
+
+    As a `MapEncoder` it gives each 4 x 4 pixels the histogram of their colours, pooled as GeM does; that is another
+    space than `encode`'s.
     """
+
+    stride, power, pooled_like_crops = STRIDE, 3.0, False
 
     def __init__(self, info: EncoderInfo = INFO) -> None:
         self._info = info
         self.batches: list[int] = []
+        self.maps: list[tuple[int, int]] = []
 
     @property
     def info(self) -> EncoderInfo:
@@ -47,6 +53,16 @@ class TinyEncoder:
         found = np.stack([blocks.mean(axis=(2, 4)), blocks.std(axis=(2, 4))], 1).reshape(-1, DIM)
         found[:, -1] += 0.01  # mid-grey without any structure must not have length 0
         return (found / np.linalg.norm(found, axis=1, keepdims=True)).astype(np.float32)
+
+    def feature_map(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        height, width = (side // STRIDE for side in pixels.shape[:2])
+        self.maps.append((height, width))
+        blocks = pixels.reshape(height, STRIDE, width, STRIDE, 3)
+        bins = blocks[..., None] // 32 == np.arange(8)  # eight of each colour
+        return np.ascontiguousarray(bins.mean(axis=(1, 3)).reshape(height, width, DIM).clip(1e-6), np.float32)
+
+    def describe_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        return (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)).astype(np.float32)
 
 
 def picture(seed: int, size: tuple[int, int] = (24, 18), cells: int = 6) -> Image.Image:

@@ -1,65 +1,109 @@
-"""Indexing speed: our crops against the plain loop (PIL, timm, torch) over the same pictures in the same run."""
+"""Indexing speed: every way to describe a picture, beside the plain loop (PIL, timm, torch) in the same run.
+
+A further way is one more entry of `ways` in `measure`.
+"""
 
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patchify_core.bench.timing import in_turn, print_table
-from patchify_core.encoders import load_encoder
+from patchify_core.encoders import DEFAULT_ENCODER, Encoder, EncoderSettings, load_encoder
+from patchify_core.encoders.base import ENGINES
 from patchify_core.encoders.effnet import LITE_MODELS, plain_network
 from patchify_core.features import describe_many
-from patchify_core.gallery import read_coco
+from patchify_core.gallery import GalleryImage, read_coco
 from patchify_core.paths import SAMPLE_DB
 from patchify_core.pictures import read_picture
 from patchify_core.regions import Pyramid
 
-PICTURES, RUNS = 4, 3
+PICTURES, RUNS = 6, 3
+PYRAMID = Pyramid(4)
+LOOP, BATCH = "one crop at a time", "30 crops a batch"
+"""The plain ways; the others are compared with the first one."""
+
+Way = Callable[[], list[NDArray[np.float32]]]
+"""Describes all pictures: of each a row per patch."""
 
 
 def measure() -> dict[str, Any]:
     """Prints pictures per second, and returns them with the ratios and the agreement of the descriptors."""
+    images = read_coco(SAMPLE_DB).images[:PICTURES]
+    ways: dict[str, Way] = {
+        **{f"crops ({engine})": _crops(images, engine) for engine in installed_engines()},
+        LOOP: _plain(images, batched=False),
+        BATCH: _plain(images, batched=True),
+    }
+    found: dict[str, list[NDArray[np.float32]]] = {}
+    seconds = in_turn({name: _kept(way, name, found) for name, way in ways.items()}, RUNS)
+    rate = {name: PICTURES / value for name, value in seconds.items()}
+    cosine = {name: _smallest_cosine(rows, found[LOOP]) for name, rows in found.items()}
+    table = [("way", "pictures/s", "of the loop", "of the batch", "smallest cosine")]
+    for name, value in rate.items():
+        ratios = f"{value / rate[LOOP]:.2f} x", f"{value / rate[BATCH]:.2f} x"
+        table.append((name, f"{value:.2f}", *ratios, f"{cosine[name]:.6f}"))
+    print_table(f"Indexing, {DEFAULT_ENCODER}, {PYRAMID.spec}, 640x480 pictures", table)
+    return {
+        "images_per_s": rate,
+        "ratio_to_plain": {name: value / rate[LOOP] for name, value in rate.items()},
+        "ratio_to_batch": {name: value / rate[BATCH] for name, value in rate.items()},
+        "smallest_cosine": cosine,
+    }
+
+
+def installed_engines() -> list[str]:
+    """Those of `ENGINES` that this machine has; an engine's package has its name."""
+    return [engine for engine in ENGINES if importlib.util.find_spec(engine)]
+
+
+def _crops(images: Sequence[GalleryImage], engine: str) -> Way:
+    """Ours."""
+    encoder: Encoder = load_encoder(DEFAULT_ENCODER, EncoderSettings(engine=engine))
+
+    def work() -> list[NDArray[np.float32]]:
+        stream = ((i.id, read_picture(i.path), PYRAMID.boxes(i.width, i.height)) for i in images)
+        return [described.descriptors for described in describe_many(stream, encoder)]
+
+    return work
+
+
+def _plain(images: Sequence[GalleryImage], batched: bool) -> Way:
+    """What a few lines of PIL, timm and torch do, a crop or a picture's 30 crops at a time."""
     import torch
     from PIL.Image import Resampling
 
-    encoder = load_encoder()
-    model = LITE_MODELS[encoder.info.spec]
+    model = LITE_MODELS[DEFAULT_ENCODER]
     network = plain_network(model)
-    pyramid = Pyramid(4)
-    images = read_coco(SAMPLE_DB).images[:PICTURES]
-    found: dict[str, list[np.ndarray]] = {}
+    side = (model.input_size, model.input_size)
 
-    def ours() -> None:
-        stream = ((i.id, read_picture(i.path), pyramid.boxes(i.width, i.height)) for i in images)
-        found["ours"] = [described.descriptors for described in describe_many(stream, encoder)]
-
-    def plain(batched: bool) -> None:
-        found["plain"] = []
+    def work() -> list[NDArray[np.float32]]:
+        rows = []
         for image in images:
             picture = read_picture(image.path)
-            boxes = pyramid.boxes(image.width, image.height)
-            side = (model.input_size, model.input_size)
+            boxes = PYRAMID.boxes(image.width, image.height)
             crops = [np.asarray(picture.resize(side, Resampling.BICUBIC, box=tuple(box))) for box in boxes]
             inputs = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2).float().div(127.5).sub(1)
             with torch.inference_mode():
                 parts = [inputs] if batched else inputs.split(1)
                 maps = torch.cat([network.forward_features(part) for part in parts])
                 pooled = maps.clamp(min=1e-6).pow(3).mean((2, 3)).pow(1 / 3)
-            found["plain"].append(torch.nn.functional.normalize(pooled).numpy())
+            rows.append(torch.nn.functional.normalize(pooled).numpy())
+        return rows
 
-    seconds = in_turn(
-        {"ours": ours, "one crop at a time": lambda: plain(False), "30 crops a batch": lambda: plain(True)}, RUNS
-    )
-    agreement = min(float((a * b).sum(1).min()) for a, b in zip(found["ours"], found["plain"], strict=True))
-    rate = {name: PICTURES / value for name, value in seconds.items()}
-    rows = [("way", "pictures/s", "ours is")]
-    rows += [(name, f"{value:.2f}", f"{rate['ours'] / value:.2f} x") for name, value in rate.items()]
-    print_table(f"Indexing, {encoder.info.spec}, {pyramid.spec}, 640x480 pictures", rows)
-    print(f"  smallest cosine between ours and the plain loop: {agreement:.6f}")
-    return {
-        "images_per_s": rate,
-        "ratio_to_plain": rate["ours"] / rate["one crop at a time"],
-        "ratio_to_batch": rate["ours"] / rate["30 crops a batch"],
-        "smallest_cosine": agreement,
-    }
+    return work
+
+
+def _kept(way: Way, name: str, found: dict[str, list[NDArray[np.float32]]]) -> Callable[[], None]:
+    def work() -> None:
+        found[name] = way()
+
+    return work
+
+
+def _smallest_cosine(ours: list[NDArray[np.float32]], theirs: list[NDArray[np.float32]]) -> float:
+    return min(float((a * b).sum(1).min()) for a, b in zip(ours, theirs, strict=True))

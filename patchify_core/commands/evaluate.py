@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
                 f"{len(built.skipped)} pictures of {arguments.dataset} cannot be read ({names}): no score without them."
             )
         engine = Patchify.open(out, encoder)
+        refiner = engine.refiner(arguments.refine) if arguments.refine else None
         chosen = chosen_levels(levels, engine)
         settings = {
             "dataset": gallery_digest(gallery),
@@ -58,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
             "cutoff": arguments.cutoff,
             "rerank": reranker.name if reranker else None,
             "shortlist": reranker.shortlist if reranker else None,
+            "refine": arguments.refine,
         }
         with _journal(arguments.json, settings, chosen, len(gallery.queries)) as journal:
             with progress_bar("searching", " queries") as progress:
@@ -68,6 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
                     arguments.cutoff,
                     progress,
                     reranker=reranker,
+                    refiner=refiner,
                     finished=journal.finished if journal else None,
                     record=journal.add if journal else None,
                 )
@@ -166,6 +169,7 @@ def _print(
     width = max(10, *(len(report.spec) for report in reports))
     scored = reports[0].report.queries
     how = f", re-ranked by {arguments.rerank}" if arguments.rerank else ""
+    how += f", boxes refined by {arguments.refine}" if arguments.refine else ""
     print(f"{arguments.dataset}: {len(gallery.images)} pictures, {scored} queries, {arguments.encoder}{how}")
     print(
         f"{'regions':<{width}} {'patches':>7} {'mAP' + at:>9} {'LocScore' + at:>13} {'mean IoU':>9} {'recall@1':>9}"

@@ -25,7 +25,15 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(Path(arguments.draw))
     engine = Patchify.open(arguments.index)
     picture = None if arguments.picture is None else Path(arguments.picture)
-    matches = engine.search(picture, box, arguments.top, arguments.level, text=arguments.text, rerank=reranker)
+    matches = engine.search(
+        picture,
+        box,
+        arguments.top,
+        arguments.level,
+        text=arguments.text,
+        rerank=reranker,
+        refine=arguments.refine,
+    )
     root = engine.index.root or Path()
     # A result must be the picture that was indexed, or its box would lie on another one.
     engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])
@@ -53,6 +61,8 @@ def _as_json(rank: int, match: Match, root: Path) -> dict[str, Any]:
         "box": match.box.tolist(),
         "patch": match.patch,
     }
+    if len(match.others):
+        row["others"] = match.others.tolist()
     if (found := match.verification) is not None:
         row["verification"] = {
             "method": found.method,

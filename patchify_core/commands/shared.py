@@ -33,7 +33,13 @@ def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
 
 def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace) -> BuildReport:
     """Builds or updates an index as the options say, with a bar."""
-    settings = BuildSettings(arguments.factory, arguments.codebook, arguments.rescore)
+    settings = BuildSettings(
+        arguments.factory,
+        arguments.codebook,
+        arguments.rescore,
+        features=arguments.features,
+        keep_maps=arguments.keep_maps,
+    )
     with progress_bar("indexing", " pictures") as progress:
         return build_index(gallery, out, encoder, parse_regions(arguments.regions), settings, progress)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from patchify_core.encoders.base import Encoder, EncoderInfo, EncoderSettings, TextEncoder
 from patchify_core.encoders.checkpoints import nearest
 from patchify_core.encoders.effnet import LITE_MODELS
+from patchify_core.encoders.maps import MapEncoder, as_map_encoder
 from patchify_core.errors import EncoderError
 
 DEFAULT_ENCODER = "effnet-lite0"
@@ -25,7 +26,9 @@ __all__ = [
     "Encoder",
     "EncoderInfo",
     "EncoderSettings",
+    "MapEncoder",
     "TextEncoder",
+    "as_map_encoder",
     "encoder_specs",
     "load_encoder",
 ]

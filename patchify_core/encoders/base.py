@@ -89,6 +89,14 @@ class TextEncoder(Protocol):
         ...
 
 
+# Read by torch at its first allocation: large tensors then get memory in pages of 2 MB. With 4 KB pages, asking the
+# system for the memory of every layer anew took a fifth of a forward pass on two threads (Linux; ignored elsewhere).
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
+ENGINES = ("torch", "openvino")
+"""What can compute a network, see `encoders.engines`; the first one is the default and needs nothing more."""
+
+
 def _threads_of_environment() -> int:
     text = os.environ.get("PATCHIFY_THREADS", "").strip() or "0"
     if not (text.isascii() and text.isdigit() and len(text) < 4):
@@ -100,6 +108,10 @@ def _device_of_environment() -> str:
     return os.environ.get("PATCHIFY_DEVICE", "").strip().lower() or "auto"
 
 
+def _engine_of_environment() -> str:
+    return os.environ.get("PATCHIFY_ENGINE", "").strip().lower() or ENGINES[0]
+
+
 @dataclass(frozen=True)
 class EncoderSettings:
     """What a person may tune about encoding.
@@ -109,16 +121,21 @@ class EncoderSettings:
             environment variable PATCHIFY_THREADS says.
         device: `auto` (the fastest of cuda, mps and cpu that this machine has), `cpu`, `mps`, `cuda` or `cuda:N`.
             By default what the environment variable PATCHIFY_DEVICE says, else `auto`.
+        engine: one of `ENGINES`. By default what the environment variable PATCHIFY_ENGINE says, else `torch`.
+            Descriptors by one engine are searched with the other's.
 
     Raises:
-        EncoderError: if the device is none of these.
+        EncoderError: if the device or the engine is none of these.
     """
 
     threads: int = field(default_factory=_threads_of_environment)
     device: str = field(default_factory=_device_of_environment)
+    engine: str = field(default_factory=_engine_of_environment)
 
     def __post_init__(self) -> None:
-        """Checks the form only; whether the machine has the device is seen when a network is loaded."""
+        """Checks the form only; whether the machine has device and engine is seen when a network is loaded."""
+        if self.engine not in ENGINES:
+            raise EncoderError(f"The engine (PATCHIFY_ENGINE) is {self.engine!r}: choose {' or '.join(ENGINES)}.")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII):
             raise EncoderError(
                 f"The device (PATCHIFY_DEVICE) is {self.device!r}: choose auto, cpu, cuda, cuda:1 or mps."

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.folding import fold_batch_norms
+from patchify_core.encoders.maps import MapRecipe
 from patchify_core.encoders.square import Look, SquareEncoder
 from patchify_core.errors import EncoderError
 
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 GEM_POWER = 3.0
 GEM_FLOOR = 1e-6
 """Activations are clamped to this before they are raised, as in the GeM paper: a root of 0 has no finite slope."""
+
+MAP_STRIDE = 32
+"""Input pixels per cell of the last feature map: five layers halve it."""
 
 
 @dataclass(frozen=True)
@@ -134,15 +138,21 @@ class EffNetLite(SquareEncoder):
         EncoderError: if the package is not installed, or its weights are missing, damaged or not the known ones.
     """
 
+    _any_size = True
+
     def __init__(self, model: LiteModel, settings: EncoderSettings | None = None, weights: Path | None = None) -> None:
         """Loads and checks the weights; takes about a second."""
         import torch
 
+        from patchify_core.encoders.fused import can_fuse, fuse_activations
+
         settings = settings or EncoderSettings()
         device = choose_device(settings)
         use_threads(settings)
-        network = fold_batch_norms(plain_network(model, weights))
-        self.network: Any = network.to(device, memory_format=torch.channels_last)
+        network = fold_batch_norms(plain_network(model, weights)).to(device, memory_format=torch.channels_last)
+        if settings.engine == "torch" and can_fuse(device):
+            fuse_activations(network)
+        self.network: Any = network
         info = EncoderInfo(
             spec=model.spec,
             dim=int(network.num_features),
@@ -151,13 +161,23 @@ class EffNetLite(SquareEncoder):
             pooling=f"gem:{GEM_POWER:g}",
             licence="Apache-2.0",
         )
-        super().__init__(self._pooled, Look(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic"), info, device)
+        look = Look(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
+        super().__init__(self._pooled, look, info, device, settings.engine)
 
     def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) -> (N, D), the generalised mean of the last feature map."""
         maps = self.network.forward_features(inputs)
         pooled: torch.Tensor = maps.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=(2, 3)).pow(1 / GEM_POWER)
         return pooled
+
+    def _map_recipe(self) -> MapRecipe:
+        """The cells are those that `_pooled` pools; nothing but the normalisation follows."""
+        return MapRecipe(MAP_STRIDE, GEM_POWER, True, self._cells, lambda pooled: pooled)
+
+    def _cells(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(1, 3, H, W) -> (1, H / 32, W / 32, D), at least `GEM_FLOOR`."""
+        cells: torch.Tensor = self.network.forward_features(inputs).clamp(min=GEM_FLOOR).permute(0, 2, 3, 1)
+        return cells
 
 
 def plain_network(model: LiteModel, weights: Path | None = None) -> Any:

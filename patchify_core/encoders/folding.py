@@ -1,8 +1,8 @@
 """Folds batch normalisation into the convolution before it: the same function, fewer passes over memory.
 
 A frozen batch norm is a fixed scale and shift per channel, which the convolution's own weights can carry
-(torch.nn.utils.fusion). EfficientNet-Lite's layers are bound by memory, so fewer passes are less time; `bench encode`
-compares with the network as it was.
+(torch.nn.utils.fusion). EfficientNet-Lite's layers are bound by memory, so fewer passes are less time (see `fused` for
+the activations); `bench encode` compares with the network as it was.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ def fold_batch_norms(network: Any) -> Any:
     Raises:
         KeyError: if a block is of a kind that is not known here.
     """
-    _fold(network, CONV_BEFORE_NORM)
-    for stage in network.blocks:
-        for block in stage:
-            _fold(block, BLOCK_CONV_BEFORE_NORM[type(block).__name__])
+    from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+    for parent, pairs in layers_of(network):
+        for conv, norm in pairs:
+            layer = getattr(parent, norm)
+            setattr(parent, conv, fuse_conv_bn_eval(getattr(parent, conv), layer))
+            setattr(parent, norm, layer.act)  # timm's norm layers carry the activation that follows
     return network
 
 
-def _fold(parent: Any, pairs: tuple[tuple[str, str], ...]) -> None:
-    from torch.nn.utils.fusion import fuse_conv_bn_eval
-
-    for conv, norm in pairs:
-        layer = getattr(parent, norm)
-        setattr(parent, conv, fuse_conv_bn_eval(getattr(parent, conv), layer))
-        setattr(parent, norm, layer.act)  # timm's norm layers carry the activation that follows
+def layers_of(network: Any) -> list[tuple[Any, tuple[tuple[str, str], ...]]]:
+    """The network and each block, with the attribute names of each convolution and of what follows it there."""
+    blocks = [block for stage in network.blocks for block in stage]
+    return [(network, CONV_BEFORE_NORM), *((block, BLOCK_CONV_BEFORE_NORM[type(block).__name__]) for block in blocks)]

@@ -18,6 +18,8 @@ from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import UNSTATED_LICENCE, WAY_OUT, checked_digest, local_checkpoint, nearest
 from patchify_core.encoders.devices import choose_device, mixed_precision, use_threads
 from patchify_core.encoders.hub import hub_file, require_hub
+from patchify_core.encoders.maps import MapRecipe
+from patchify_core.encoders.maps_open_clip import clip_recipe
 from patchify_core.encoders.square import Look, SquareEncoder, square_side, unit_rows
 from patchify_core.errors import EncoderError
 
@@ -78,9 +80,12 @@ class OpenClipEncoder(SquareEncoder):
             blank = torch.zeros(1, 3, look.side, look.side, device=device)
             dim = int(network.encode_image(blank).shape[-1])
         info = EncoderInfo(spec, dim, look.side, digest, "image tower", UNSTATED_LICENCE)
-        super().__init__(network.encode_image, look, info, device)
+        super().__init__(network.encode_image, look, info, device, settings.engine)
         self._arch, self._text_config = arch, config["text_cfg"]
         self._tokenizer: Any = None
+
+    def _map_recipe(self) -> MapRecipe:
+        return clip_recipe(self.network.visual, self._info)
 
     def encode_text(self, words: str) -> NDArray[np.float32]:
         """Describes words in the space of the pictures.

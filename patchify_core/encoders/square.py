@@ -9,14 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo
+from patchify_core.encoders.base import ENGINES, EncoderInfo
 from patchify_core.encoders.checkpoints import WAY_OUT
+from patchify_core.encoders.cores import in_parts
 from patchify_core.encoders.devices import batch_that_fits, mixed_precision
+from patchify_core.encoders.engines import OpenVino
+from patchify_core.encoders.maps import MapRecipe, no_maps
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -61,16 +65,30 @@ class SquareEncoder:
         look: how it wants to see pictures.
         info: what an index remembers.
         device: where `describe` lives.
+        engine: what computes it, see `EncoderSettings`.
+
+    Raises:
+        EncoderError: if the engine is not installed or cannot compute it.
     """
 
-    def __init__(self, describe: Callable[[Any], Any], look: Look, info: EncoderInfo, device: torch.device) -> None:
-        """Takes the parts as they are."""
-        import torch
+    _any_size = False
+    """Whether one conversion of the network serves maps of every size: only then another engine computes them too."""
 
+    def __init__(
+        self,
+        describe: Callable[[Any], Any],
+        look: Look,
+        info: EncoderInfo,
+        device: torch.device,
+        engine: str = ENGINES[0],
+    ) -> None:
+        """Takes the parts as they are, or converts them for the engine."""
         self._describe, self.look, self._info, self.device = describe, look, info, device
         self.batch_size = batch_that_fits(device, look.side)
-        self._mean = torch.tensor(look.mean, device=device).view(1, 3, 1, 1)
-        self._std = torch.tensor(look.std, device=device).view(1, 3, 1, 1)
+        self._mean, self._std = _per_channel(look.mean, device), _per_channel(look.std, device)
+        self._engine: OpenVino | None = None
+        if engine == "openvino":
+            self._engine = OpenVino(self._normalised, describe, look.side, info.dim, info.spec)
 
     @property
     def info(self) -> EncoderInfo:
@@ -97,9 +115,12 @@ class SquareEncoder:
         """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 on the device, normalised as in the model's training."""
         import torch
 
-        pixels = torch.from_numpy(np.ascontiguousarray(crops)).to(self.device)  # as bytes: a quarter of the floats
-        inputs: torch.Tensor = (pixels.permute(0, 3, 1, 2).float().div_(255) - self._mean) / self._std
-        return inputs
+        # To the device as bytes: a quarter of the floats.
+        return self._normalised(torch.from_numpy(np.ascontiguousarray(crops)).to(self.device))
+
+    def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 with the channels last in memory, as `pixels` has them."""
+        return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The model's own descriptors of a batch; one that does not fit into the device's memory is halved.
@@ -129,8 +150,80 @@ class SquareEncoder:
     def _encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode(), mixed_precision(self.device):
+        if self._engine is not None:
+            return unit_rows(torch.from_numpy(self._engine.describe(crops)), self._info.spec)
+        return in_parts(self._encode_part, crops, self.device)
+
+    def _encode_part(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        import torch
+
+        with torch.inference_mode(), mixed_precision(self.device):  # both are a thread's own
             return unit_rows(self._describe(self.as_input(crops)), self._info.spec)
+
+    # Whole pictures: `encoders.maps.MapEncoder` --------------------------------------------------------------
+
+    def _map_recipe(self) -> MapRecipe:
+        """How the network falls into cells and what follows pooling.
+
+        Raises:
+            EncoderError: if it does not.
+        """
+        raise no_maps(self._info.spec, "describes single crops only")
+
+    @cached_property
+    def _recipe(self) -> MapRecipe:
+        return self._map_recipe()
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per cell of a map."""
+        return self._recipe.stride
+
+    @property
+    def power(self) -> float:
+        """Exponent of the generalised mean that pools cells."""
+        return self._recipe.power
+
+    @property
+    def pooled_like_crops(self) -> bool:
+        """Whether the pooled cells of a crop give the same descriptor as `encode`."""
+        return self._recipe.pooled_like_crops
+
+    def feature_map(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(H, W, 3) uint8, sides multiples of `stride` -> (H / stride, W / stride, C) float32; see `MapEncoder`."""
+        import torch
+
+        recipe = self._recipe
+        height, width = pixels.shape[:2]
+        if pixels.shape[2:] != (3,) or not height or not width or height % recipe.stride or width % recipe.stride:
+            raise ValueError(f"a picture of (H, W, 3), sides multiples of {recipe.stride}, not {pixels.shape}")
+        if self._engine is not None and self._any_size:
+            return _finite(self._engine.cells(recipe.cells, pixels), self._info.spec)
+        try:
+            with torch.inference_mode(), mixed_precision(self.device):
+                inputs = self.as_input(np.array(pixels[None]))  # a copy: torch warns of a picture's read-only pixels
+                found = recipe.cells(inputs)[0].float().contiguous().cpu()
+        except torch.OutOfMemoryError:
+            what = f"A picture of {width} x {height} px does not fit into the memory of {self.device}"
+            raise EncoderError(f"{what}: describe smaller pictures, or set PATCHIFY_DEVICE=cpu.") from None
+        return _finite(found.numpy(), self._info.spec)
+
+    def describe_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(N, C) float32 pooled cells -> (N, D) float32 with rows of length 1; see `MapEncoder`."""
+        import torch
+
+        with torch.inference_mode():  # in full precision: this is one layer at most
+            means = torch.from_numpy(np.ascontiguousarray(pooled, np.float32)).to(self.device)
+            return unit_rows(self._recipe.project(means), self._info.spec)
+
+
+def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor | float:
+    """What to subtract from or divide (N, 3, H, W) by; one number, which is several times as fast, where it will do."""
+    import torch
+
+    if len(set(values)) == 1:
+        return values[0]
+    return torch.tensor(values, device=device).view(1, 3, 1, 1)
 
 
 def unit_rows(found: torch.Tensor, spec: str) -> NDArray[np.float32]:
@@ -141,7 +234,10 @@ def unit_rows(found: torch.Tensor, spec: str) -> NDArray[np.float32]:
     """
     import torch.nn.functional as F
 
-    rows: NDArray[np.float32] = F.normalize(found.float(), dim=-1).cpu().numpy()
-    if not np.isfinite(rows).all():
+    return _finite(F.normalize(found.float(), dim=-1).cpu().numpy(), spec)
+
+
+def _finite(found: NDArray[np.float32], spec: str) -> NDArray[np.float32]:
+    if not np.isfinite(found).all():
         raise EncoderError(f"{spec} gave numbers that are not finite: set PATCHIFY_DEVICE=cpu, {WAY_OUT}.")
-    return rows
+    return found

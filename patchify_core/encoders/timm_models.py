@@ -16,6 +16,8 @@ from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import UNSTATED_LICENCE, WAY_OUT, checked_digest, local_checkpoint, nearest
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.hub import hub_file
+from patchify_core.encoders.maps import MapRecipe
+from patchify_core.encoders.maps_timm import timm_recipe
 from patchify_core.encoders.square import Look, SquareEncoder, square_side
 from patchify_core.errors import EncoderError
 
@@ -75,7 +77,10 @@ class TimmEncoder(SquareEncoder):
         pool = getattr(network, "global_pool", "")  # transformers name it here, others keep it in their head
         pooling = pool if isinstance(pool, str) and pool else "the model's own"
         info = EncoderInfo(spec, found.shape[1], look.side, digest, pooling, licence)
-        super().__init__(network, look, info, device)
+        super().__init__(network, look, info, device, settings.engine)
+
+    def _map_recipe(self) -> MapRecipe:
+        return timm_recipe(self.network, self._info)
 
 
 def _published(name: str) -> Any:

@@ -1,17 +1,13 @@
 """Boxes where a picture stands out from its surroundings: objectness without training and without an encoder.
 
-A map of 64 x 64 cells says how much each place stands out (`saliency`). A box of a fixed set scores
-
-    (mean of the map inside - mean of the map in a ring around it) * sqrt(area of the box)
-
-and the best are taken greedily, leaving out what overlaps one already taken (non-maximum suppression).
+A map of 64 x 64 cells says how much each place stands out (`saliency`), and of a fixed set of boxes (`lattice`) those
+that contrast most with the ring around them are taken greedily, leaving out what overlaps one already taken
+(non-maximum suppression).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
-from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,22 +15,11 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
 from patchify_core.regions.base import MAX_PATCHES, Stage, check_cell
+from patchify_core.regions.lattice import contrast, lattice
 from patchify_core.regions.saliency import CELLS, saliency
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-SHARES = (0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.85)
-"""Areas of the boxes to choose from, as shares of the picture's."""
-
-SHAPES = (0.4, 0.63, 1.0, 1.6, 2.5)
-"""Shapes of the boxes to choose from, (width/W) / (height/H)."""
-
-STEP = 0.25
-"""Distance of neighbouring boxes of one size, as a fraction of their side."""
-
-RING = 0.25
-"""How far the ring around a box reaches beyond it, as a fraction of its side; it ends at the picture's border."""
 
 OVERLAPS = (0.5, 0.7, 0.9, 1.0)
 """A box is left out if its IoU with one already taken is above the first; the next where too few boxes remain."""
@@ -108,63 +93,9 @@ class Salient:
 
     def boxes_in(self, picture: Image) -> NDArray[np.float64]:
         """(count, 4) float64 xyxy in pixels, best first; some 10 ms for a photograph."""
-        scores = box_scores(saliency(picture))
-        cells = candidates()[pick(candidates(), scores, self.count)]
+        boxes = lattice(CELLS)
+        cells = boxes[pick(boxes, contrast(saliency(picture)), self.count)]
         return cells / CELLS * (picture.width, picture.height, picture.width, picture.height)
-
-
-@cache
-def candidates() -> NDArray[np.intp]:
-    """The fixed set of boxes to choose from, large ones first, (C, 4) xyxy in cells; C is some 5600."""
-    found: set[tuple[int, int, int, int]] = set()
-    for share in SHARES:
-        for shape in SHAPES:
-            w, h = (min(round(CELLS * sqrt(side)), CELLS) for side in (share * shape, share / shape))
-            for x in _places(w):
-                found.update((x, y, x + w, y + h) for y in _places(h))
-    boxes = np.array(sorted(found, key=lambda b: ((b[0] - b[2]) * (b[3] - b[1]), b[1], b[0], b[2])), np.intp)
-    boxes.flags.writeable = False
-    return boxes
-
-
-def _places(side: int) -> list[int]:
-    last = CELLS - side
-    return sorted({*range(0, last + 1, max(1, round(side * STEP))), last})
-
-
-@cache
-def _rings() -> NDArray[np.intp]:
-    """Where each candidate's ring ends, (C, 4) xyxy in cells."""
-    boxes = candidates()
-    reach = np.maximum(1, np.rint(RING * (boxes[:, 2:] - boxes[:, :2]))).astype(np.intp)
-    return np.clip(np.hstack([boxes[:, :2] - reach, boxes[:, 2:] + reach]), 0, CELLS)
-
-
-def box_scores(saliency_map: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The module's formula for every candidate, from one integral image.
-
-    Args:
-        saliency_map: (CELLS, CELLS) float64.
-
-    Returns:
-        (C,) float64; the area counts in pictures, so that a box of a quarter has a factor of 1/2.
-    """
-    integral = np.pad(saliency_map.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    boxes, rings = candidates(), _rings()
-    area, ring_area = _areas(boxes), _areas(rings) - _areas(boxes)
-    inside = _sums(integral, boxes)
-    ring = (_sums(integral, rings) - inside) / ring_area  # never empty: no candidate is the whole picture
-    # Rounded, so that noise of the last bits does not decide between boxes that are equally good.
-    return np.round((inside / area - ring) * np.sqrt(area / CELLS**2), 9)
-
-
-def _sums(integral: NDArray[np.float64], boxes: NDArray[np.intp]) -> NDArray[np.float64]:
-    x1, y1, x2, y2 = boxes.T
-    return integral[y2, x2] - integral[y1, x2] - integral[y2, x1] + integral[y1, x1]
-
-
-def _areas(boxes: NDArray[np.intp]) -> NDArray[np.intp]:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
 def pick(boxes: NDArray[np.intp], scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:

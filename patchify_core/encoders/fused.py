@@ -1,0 +1,77 @@
+"""Convolutions that apply the activation after them while the result is still in the processor's cache.
+
+oneDNN, with which torch computes convolutions on x86-64, can do that ("post-operations") and can lay out the weights
+once instead of in every call. torch keeps both for its own compiler, which would take a C++ compiler and a minute; the
+operators are called here by name, which the pinned version of torch and the tests guard. This module imports torch when
+it is imported: import it inside functions.
+"""
+
+from __future__ import annotations
+
+import platform
+from typing import Any
+
+import torch
+
+from patchify_core.encoders.folding import layers_of
+
+ACTIVATIONS: dict[str, tuple[str, list[float]]] = {"ReLU6": ("hardtanh", [0.0, 6.0]), "Identity": ("none", [])}
+"""Kinds of activation, with oneDNN's name and numbers for the same function."""
+
+
+class FusedConvolution(torch.nn.Module):
+    """A convolution and the activation after it, as one call.
+
+    Args:
+        conv: `torch.nn.Conv2d`, or timm's `Conv2dSame`, which pads as TensorFlow does; on the processor.
+        activation: one of `ACTIVATIONS`.
+
+    Raises:
+        KeyError: if the activation is of another kind.
+    """
+
+    def __init__(self, conv: torch.nn.Conv2d, activation: torch.nn.Module) -> None:
+        """Lays out the weights; the old layers can be let go."""
+        super().__init__()
+        self._activation = ACTIVATIONS[type(activation).__name__]
+        self._geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        self._pads_as_needed = type(conv).__name__ == "Conv2dSame"
+        self._kernel_size, self._bias = list(conv.kernel_size), conv.bias
+        self._weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self._geometry, None)
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, D, H', W'), the activation applied."""
+        if self._pads_as_needed:
+            from timm.layers import pad_same
+
+            maps = pad_same(maps, self._kernel_size, self._geometry[1], self._geometry[2])
+        found: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            maps, self._weight, self._bias, *self._geometry, *self._activation, ""
+        )
+        return found
+
+
+def can_fuse(device: torch.device) -> bool:
+    """Whether `fuse_activations` works for networks on that device."""
+    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return bool(device.type == "cpu" and onednn and platform.machine().lower() in ("x86_64", "amd64"))
+
+
+def fuse_activations(network: Any) -> Any:
+    """Fuses every convolution with the activation after it, in place.
+
+    Args:
+        network: what `folding.fold_batch_norms` returns, on a device that `can_fuse`. It computes from then on, and is
+            neither saved nor moved.
+
+    Returns:
+        The same network, whose outputs differ by rounding only.
+
+    Raises:
+        KeyError: if a block or an activation is of a kind that is not known here.
+    """
+    for parent, pairs in layers_of(network):
+        for conv, activation in pairs:
+            setattr(parent, conv, FusedConvolution(getattr(parent, conv), getattr(parent, activation)))
+            setattr(parent, activation, torch.nn.Identity())
+    return network

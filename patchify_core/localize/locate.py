@@ -1,0 +1,186 @@
+"""The objects of a picture that match a query, and where each of them ends.
+
+The search on the map (`search`) gives a box, the outline around it (`outline`) another one; the outline is taken if the
+descriptor of its box matches the query nearly as well, for colours alone know nothing of the query. Further objects are
+looked for away from those found already (non-maximum suppression).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.extract import Pooled
+from patchify_core.localize.outline import OutlineSettings, outline_box
+from patchify_core.localize.search import BoxSearch, Found, SearchSettings, coarse_boxes
+from patchify_core.maps import PictureMap
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from patchify_core.retrieval import Patchify
+
+
+@dataclass(frozen=True)
+class LocalizeSettings:
+    """What a person may tune about refined boxes; the defaults were measured (README).
+
+    Attributes:
+        search: see `SearchSettings`.
+        outline: see `OutlineSettings`.
+        tolerance: how much worse the outline's box may match than the searched one, in units of the search's sigma.
+        objects: at most so many of one picture.
+        another: a further object must match at least this share as well as the first one, 0..1.
+        apart: a further object's box is looked for among those whose overlap with a found one is at most this share of
+            the smaller of the two.
+        cached: pictures whose maps stay ready, some 10 MB each.
+    """
+
+    search: SearchSettings = field(default_factory=SearchSettings)
+    outline: OutlineSettings = field(default_factory=OutlineSettings)
+    tolerance: float = 0.2
+    objects: int = 1
+    another: float = 0.85
+    apart: float = 0.2
+    cached: int = 24
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    """One object of a picture.
+
+    Attributes:
+        box: (4,) float64 xyxy in pixels of the upright gallery picture.
+        score: cosine similarity of the query with the descriptor of the box, -1..1.
+        outlined: whether the box ends at the object's outline, rather than where the search left it.
+    """
+
+    box: NDArray[np.float64]
+    score: float
+    outlined: bool
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityMap:
+    """How well each place of a picture matches, for drawing.
+
+    Attributes:
+        values: (h, w) float32 cosine similarities, rows from the top; the map covers the whole picture.
+    """
+
+    values: NDArray[np.float32]
+
+
+class Localizer:
+    """Finds objects on the maps of an index. Safe to use from several threads.
+
+    Args:
+        engine: an index with pooled features and its encoder. Where the index keeps no maps, the network runs over a
+            picture again when it is first asked about.
+        settings: see `LocalizeSettings`.
+
+    Raises:
+        PatchifyError: if the index was made of crops.
+    """
+
+    def __init__(self, engine: Patchify, settings: LocalizeSettings | None = None) -> None:
+        """Checks that the index can be asked."""
+        if not isinstance(engine.extractor, Pooled):
+            raise PatchifyError(
+                "A box is searched for on the feature maps of pooled features, and this index was made of crops: make "
+                "one with --features pooled --keep-maps, or refine with soft."
+            )
+        self.engine, self.extractor, self.settings = engine, engine.extractor, settings or LocalizeSettings()
+        self._ready: OrderedDict[int, BoxSearch] = OrderedDict()
+        self._lock = Lock()
+
+    def locate(self, query: NDArray[np.float32], row: int, objects: int | None = None) -> list[Location]:
+        """Where the query's object is in one picture.
+
+        Args:
+            query: (dim,) float32 of length 1, from `Patchify.describe_query`.
+            row: position of the picture in `PatchIndex.images`.
+            objects: at most so many; the settings' by default.
+
+        Returns:
+            At least one, the best first.
+
+        Raises:
+            IndexFolderError: if the map has to be made and the picture has vanished or changed, or the kept map is
+                damaged.
+        """
+        search = self.search_of(row)
+        image = self.engine.index.images[row]
+        size = np.array([image.width, image.height] * 2, np.float64)
+        found = [self._outlined(search, query, search.search(query))]
+        coarse = coarse_boxes()
+        near = np.zeros(len(coarse), bool)
+        while len(found) < (objects or self.settings.objects):
+            near |= _overlap(coarse, found[-1].box) > self.settings.apart
+            if near.all():
+                break
+            another = self._outlined(search, query, search.search(query, near))
+            overlaps = max(float(_overlap(one.box[None], another.box)[0]) for one in found)
+            if another.score < self.settings.another * found[0].score or overlaps > self.settings.apart:
+                break
+            found.append(another)
+        return [Location(one.box * size, one.score, one.outlined) for one in found]
+
+    def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
+        """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
+        return SimilarityMap(self.search_of(row).similarity(query))
+
+    def _outlined(self, search: BoxSearch, query: NDArray[np.float32], found: Found) -> Location:
+        """The found box or the outline around it, in fractions of the picture."""
+        score = search.match(query, found.box)
+        outline = outline_box(search.kept.thumbnail, found.box.tolist(), self.settings.outline)
+        if outline is not None:
+            outlined = search.match(query, outline)
+            if outlined >= score - self.settings.tolerance * found.sigma:
+                return Location(outline, outlined, True)
+        return Location(found.box, score, False)
+
+    def search_of(self, row: int) -> BoxSearch:
+        """One picture's map, ready for questions; kept ready for the next ones."""
+        with self._lock:
+            if row in self._ready:
+                self._ready.move_to_end(row)
+                return self._ready[row]
+        made = BoxSearch(self._map(row), self.extractor.encoder, self.engine.index.project, self.settings.search)
+        with self._lock:
+            self._ready[row] = made
+            while len(self._ready) > self.settings.cached:
+                self._ready.popitem(last=False)
+        return made
+
+    def _map(self, row: int) -> PictureMap:
+        index = self.engine.index
+        if index.maps is not None:
+            try:
+                return index.maps[row]
+            except (OSError, ValueError):
+                raise IndexFolderError(
+                    f"The feature maps in {index.maps.path} were damaged or taken away since the index was opened: "
+                    "build the index again."
+                ) from None
+        if index.root is None:
+            raise IndexFolderError("The index keeps no feature maps and does not know where its pictures are.")
+        index.check_pictures(index.root, rows=[row])
+        path: Path = index.root / index.images[row].file_name
+        picture, _ = self.extractor.read(path.read_bytes())
+        return self.extractor.picture_map(picture)
+
+
+def _overlap(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) intersection of each box with one, as a share of the smaller of the two."""
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    common = np.clip(high - low, 0, None).prod(axis=1)
+    smaller = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), (box[2:] - box[:2]).prod())
+    shares: NDArray[np.float64] = common / np.maximum(smaller, 1e-12)
+    return shares

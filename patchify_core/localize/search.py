@@ -1,0 +1,188 @@
+"""The box of a picture that best explains a match, searched for on the picture's feature map from coarse to fine.
+
+A box b of a fixed lattice scores
+
+    v(b) = cos(query, descriptor of b) / sigma + weight * contrast(b)
+
+where the descriptor is pooled from the map, sigma is the cosine's standard deviation over the coarse boxes, and the
+contrast (`regions.lattice`) says how much the box stands out from its surroundings, whatever the query. Cosines alone
+favour a distinctive part of the object, or the object with its surroundings; the contrast favours boxes that end where
+something ends. Then the boxes' mean, weighted by exp(v / temperature), is taken (`soft`).
+
+Coarse to fine: all coarse boxes are scored, then the fine ones that overlap the best coarse ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.maps import MapEncoder
+from patchify_core.localize.soft import expected_box
+from patchify_core.maps import PictureMap
+from patchify_core.pooled import integral_image, pool_boxes, resampled, rooted
+from patchify_core.regions.lattice import areas, contrast, lattice
+from patchify_core.regions.saliency import saliency
+
+CELLS = 32
+"""Steps of the lattice along each side of the picture."""
+
+COARSE_STEP = 1.0
+"""Distance of neighbouring coarse boxes of one size, as a fraction of their side."""
+
+Project = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """What a person may tune about the search; the defaults were measured (README).
+
+    Attributes:
+        contrast: weight of the contrast.
+        temperature: of the mean over boxes, in the units of v.
+        refined: coarse boxes whose neighbours are looked at.
+        neighbour: IoU from which a fine box is a neighbour.
+    """
+
+    contrast: float = 0.5
+    temperature: float = 0.15
+    refined: int = 24
+    neighbour: float = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search found.
+
+    Attributes:
+        box: (4,) float64 xyxy as fractions of the picture's sides: the mean.
+        best: (4,) float64, the best box of the lattice.
+        score: v of `best`.
+        sigma: the standard deviation that v is in units of.
+    """
+
+    box: NDArray[np.float64]
+    best: NDArray[np.float64]
+    score: float
+    sigma: float
+
+
+class BoxSearch:
+    """One picture's map, made ready for questions about boxes.
+
+    Args:
+        kept: the picture's map and thumbnail.
+        encoder: the encoder that made the map.
+        project: brings descriptors into the space that is searched (`PatchIndex.project`).
+        settings: see `SearchSettings`.
+    """
+
+    def __init__(
+        self, kept: PictureMap, encoder: MapEncoder, project: Project, settings: SearchSettings | None = None
+    ) -> None:
+        """Sums the map; the coarse boxes are described when they are first asked about."""
+        self.kept, self.encoder, self.project = kept, encoder, project
+        self.settings = settings or SearchSettings()
+        self._table = integral_image(kept.cells, encoder.power)
+
+    def describe(self, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
+        """(N, 4) xyxy fractions of the picture -> (N, dim) float32 rows of length 1, in the space of the index."""
+        return self.project(self.encoder.describe_pooled(pool_boxes(self._table, boxes, self.encoder.power)))
+
+    def match(self, query: NDArray[np.float32], box: NDArray[np.float64]) -> float:
+        """Cosine similarity of the query (dim,) with one box (4,), -1..1."""
+        return float(self.describe(box[None])[0] @ query)
+
+    def search(self, query: NDArray[np.float32], away_from: NDArray[np.bool_] | None = None) -> Found:
+        """The box that explains the match.
+
+        Args:
+            query: (dim,) float32 of length 1.
+            away_from: (C,) which coarse boxes not to consider, nor their neighbours; None for none.
+
+        Returns:
+            What was found: from the coarse boxes and the neighbours of the best of them.
+        """
+        coarse, fine = lattice(CELLS, COARSE_STEP), lattice(CELLS)
+        matches = self._coarse @ query
+        sigma = max(float(matches.std()), 1e-6)
+        values = matches / sigma + self.settings.contrast * self._coarse_contrast
+        allowed = np.ones(len(coarse), bool) if away_from is None else ~away_from
+        order = np.flatnonzero(allowed)[np.argsort(-values[allowed], kind="stable")]
+        near = _neighbours(self.settings.neighbour)[order[: self.settings.refined]].any(axis=0)
+        boxes = fine[near]
+        scored = self._describe_steps(boxes) @ query / sigma + self.settings.contrast * self._contrast(boxes)
+        every = np.concatenate([boxes, coarse[allowed]]) / CELLS
+        all_values = np.concatenate([scored, values[allowed]])
+        best = int(all_values.argmax())
+        box = expected_box(every, all_values, self.settings.temperature / max(float(all_values.std()), 1e-12))
+        return Found(box, every[best], float(all_values[best]), sigma)
+
+    def similarity(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
+        """How well each place matches, for drawing.
+
+        Args:
+            query: (dim,) float32 of length 1.
+
+        Returns:
+            (h, w) float32 cosine similarities of the query with the 3 x 3 cells around each cell of the map.
+        """
+        height, width = self.kept.cells.shape[:2]
+        y, x = np.mgrid[:height, :width].reshape(2, -1)
+        around = np.stack([x - 1, y - 1, x + 2, y + 2], axis=1) / (width, height, width, height)
+        return (self.describe(np.clip(around, 0, 1)) @ query).reshape(height, width)
+
+    @cached_property
+    def _grid(self) -> NDArray[np.floating]:
+        """The summed-area table at the lattice's own corners: four plain look-ups a box."""
+        corners = np.linspace(0, 1, CELLS + 1)
+        return resampled(self._table, corners, corners)
+
+    def _describe_steps(self, boxes: NDArray[np.intp]) -> NDArray[np.float32]:
+        """As `describe`, for boxes in steps of the lattice."""
+        x1, y1, x2, y2 = boxes.T
+        grid = self._grid
+        totals = grid[y2, x2] - grid[y1, x2] - grid[y2, x1] + grid[y1, x1]
+        cells = np.prod(self.kept.cells.shape[:2]) / CELLS**2 * areas(boxes)
+        pooled = rooted(totals / cells[:, None], self.encoder.power).astype(np.float32)
+        return self.project(self.encoder.describe_pooled(pooled))
+
+    @cached_property
+    def _coarse(self) -> NDArray[np.float32]:
+        """Descriptors of the coarse boxes; they do not depend on the query."""
+        return self._describe_steps(lattice(CELLS, COARSE_STEP))
+
+    @cached_property
+    def _stands_out(self) -> NDArray[np.float64]:
+        """How much each place stands out (`regions.saliency`), on a grid whose steps divide the lattice's."""
+        from PIL import Image
+
+        return saliency(Image.fromarray(self.kept.thumbnail))
+
+    def _contrast(self, boxes: NDArray[np.intp]) -> NDArray[np.float64]:
+        return contrast(self._stands_out, boxes * (len(self._stands_out) // CELLS))
+
+    @cached_property
+    def _coarse_contrast(self) -> NDArray[np.float64]:
+        return self._contrast(lattice(CELLS, COARSE_STEP))
+
+
+def coarse_boxes() -> NDArray[np.float64]:
+    """(C, 4) xyxy of the coarse boxes, as fractions of the picture's sides."""
+    return lattice(CELLS, COARSE_STEP) / CELLS
+
+
+@cache
+def _neighbours(iou: float) -> NDArray[np.bool_]:
+    """(coarse, fine) which fine boxes overlap each coarse one at least so much."""
+    coarse, fine = lattice(CELLS, COARSE_STEP).astype(np.float32), lattice(CELLS).astype(np.float32)
+    low, high = np.maximum(coarse[:, None, :2], fine[None, :, :2]), np.minimum(coarse[:, None, 2:], fine[None, :, 2:])
+    common = np.clip(high - low, 0, None).prod(axis=2)
+    area = [(b[:, 2] - b[:, 0]) * (b[:, 3] - b[:, 1]) for b in (coarse, fine)]
+    near: NDArray[np.bool_] = common >= iou * (area[0][:, None] + area[1][None] - common)
+    near.flags.writeable = False
+    return near
