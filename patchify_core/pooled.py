@@ -38,10 +38,12 @@ class PooledSettings:
     Attributes:
         long_side: longer side of a picture as the backbone sees it, in pixels.
         query_sides: longer sides, in pixels, at which the query's box is described alone.
+        query_in_picture: describe the query's box within its whole picture too.
     """
 
     long_side: int = 640
     query_sides: tuple[int, ...] = (224, 320)
+    query_in_picture: bool = True
 
     def __post_init__(self) -> None:
         """Refuses sizes that no map can be made of.
@@ -205,8 +207,9 @@ def query_views(
     views = [
         describe_boxes(picture_cells(picture, encoder, side, box), whole, encoder) for side in settings.query_sides
     ]
-    inside = as_boxes(box) / (picture.width, picture.height, picture.width, picture.height)
-    views.append(describe_boxes(picture_cells(picture, encoder, settings.long_side), inside, encoder))
+    if settings.query_in_picture or not views:
+        cells = picture_cells(picture, encoder, settings.long_side)
+        views.append(describe_boxes(cells, fractions(box, *picture.size), encoder))
     return np.concatenate(views)
 
 

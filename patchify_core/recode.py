@@ -39,4 +39,6 @@ def recode(
         boxes=index.boxes,
         codebook=settings.codebook_kept,
         rescore=settings.rescore_factory,
+        features=index.features,
+        maps=index.maps,
     )

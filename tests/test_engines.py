@@ -235,16 +235,16 @@ def test_a_card_gets_the_whole_batch(threads):
 @pytest.mark.parametrize("activation", [torch.nn.ReLU6(), torch.nn.Identity()])
 @pytest.mark.parametrize("groups", [1, 6])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("same", [False, True])
-def test_a_fused_convolution_is_both_layers(activation, groups, stride, same):
+@pytest.mark.parametrize(("same", "kernel"), [(False, 3), (True, 1), (True, 3), (True, 4), (True, 5)])
+def test_a_fused_convolution_is_both_layers(activation, groups, stride, same, kernel):
     from timm.layers import Conv2dSame
 
     torch.manual_seed(0)
     kind = Conv2dSame if same else torch.nn.Conv2d
-    conv = kind(6, 12, 3, stride=stride, padding=0 if same else 1, groups=groups).requires_grad_(False)
+    conv = kind(6, 12, kernel, stride=stride, padding=0 if same else 1, groups=groups).requires_grad_(False)
     conv.weight *= 20  # so that ReLU6 cuts at both ends
     fused = FusedConvolution(conv, activation)
-    for size in [(2, 6, 11, 8), (1, 6, 32, 5)]:
+    for size in [(2, 6, 11, 8), (1, 6, 32, 5), (2, 6, 32, 8), (1, 6, 9, 7)]:
         maps = torch.randn(size)
         expected = activation(conv(maps))
         torch.testing.assert_close(fused(maps), expected, atol=1e-4, rtol=1e-4)

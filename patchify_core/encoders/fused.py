@@ -19,6 +19,10 @@ ACTIVATIONS: dict[str, tuple[str, list[float]]] = {"ReLU6": ("hardtanh", [0.0, 6
 """Kinds of activation, with oneDNN's name and numbers for the same function."""
 
 
+_Geometry = tuple[list[int], list[int], list[int], int]
+"""Padding, stride and dilation, each for rows and columns, and groups."""
+
+
 class FusedConvolution(torch.nn.Module):
     """A convolution and the activation after it, as one call.
 
@@ -35,20 +39,48 @@ class FusedConvolution(torch.nn.Module):
         super().__init__()
         self._activation = ACTIVATIONS[type(activation).__name__]
         self._geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
-        self._pads_as_needed = type(conv).__name__ == "Conv2dSame"
         self._kernel_size, self._bias = list(conv.kernel_size), conv.bias
-        self._weight = torch.ops.mkldnn._reorder_convolution_weight(conv.weight.detach(), *self._geometry, None)
+        self._weight = _laid_out(conv.weight, self._geometry)
+        self._pads_as_needed = type(conv).__name__ == "Conv2dSame"
+        self._grown: tuple[torch.Tensor, _Geometry] | None = None
+        if self._pads_as_needed and conv.groups > 1:
+            self._grown = _grown(conv)
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, D, H', W'), the activation applied."""
-        if self._pads_as_needed:
+        weight, geometry = self._weight, self._geometry
+        if self._grown is not None and maps.shape[2] % 2 == maps.shape[3] % 2 == 0:
+            weight, geometry = self._grown
+        elif self._pads_as_needed:
             from timm.layers import pad_same
 
             maps = pad_same(maps, self._kernel_size, self._geometry[1], self._geometry[2])
         found: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
-            maps, self._weight, self._bias, *self._geometry, *self._activation, ""
+            maps, weight, self._bias, *geometry, *self._activation, ""
         )
         return found
+
+
+def _laid_out(weight: torch.Tensor, geometry: _Geometry) -> torch.Tensor:
+    found: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight.detach().contiguous(), *geometry, None)
+    return found
+
+
+def _grown(conv: torch.nn.Conv2d) -> tuple[torch.Tensor, _Geometry] | None:
+    """The same convolution for maps with even sides, without a padded copy of them, which takes longer than it itself.
+
+    At stride 2, TensorFlow pads such maps by one pixel more at their end. oneDNN pads both ends alike: so the kernel
+    gets a first row and column of zeros, which look at the surplus pixel.
+
+    Returns:
+        Weights and geometry; None for other kernels than the odd square ones, at stride 2.
+    """
+    kernel = conv.kernel_size[0]
+    if kernel % 2 == 0 or conv.kernel_size != (kernel, kernel) or conv.stride != (2, 2) or conv.dilation != (1, 1):
+        return None
+    end = (kernel - 1) // 2  # of the kernel - 2 pixels of padding, one more than at the beginning
+    geometry = [end, end], [2, 2], [1, 1], conv.groups
+    return _laid_out(torch.nn.functional.pad(conv.weight.detach(), (1, 0, 1, 0)), geometry), geometry
 
 
 def can_fuse(device: torch.device) -> bool:

@@ -8,7 +8,7 @@ looked for away from those found already (non-maximum suppression).
 from __future__ import annotations
 
 from collections import OrderedDict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -59,11 +59,14 @@ class Location:
         box: (4,) float64 xyxy in pixels of the upright gallery picture.
         score: cosine similarity of the query with the descriptor of the box, -1..1.
         outlined: whether the box ends at the object's outline, rather than where the search left it.
+        evidence: cosine similarity of the query with the best box of the search plus what that box's contrast adds, for
+            ranking pictures; about -1..1.
     """
 
     box: NDArray[np.float64]
     score: float
     outlined: bool
+    evidence: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,7 +133,7 @@ class Localizer:
             if another.score < self.settings.another * found[0].score or overlaps > self.settings.apart:
                 break
             found.append(another)
-        return [Location(one.box * size, one.score, one.outlined) for one in found]
+        return [replace(one, box=one.box * size) for one in found]
 
     def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
         """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
@@ -138,13 +141,13 @@ class Localizer:
 
     def _outlined(self, search: BoxSearch, query: NDArray[np.float32], found: Found) -> Location:
         """The found box or the outline around it, in fractions of the picture."""
-        score = search.match(query, found.box)
+        score, evidence = search.match(query, found.box), found.score * found.sigma
         outline = outline_box(search.kept.thumbnail, found.box.tolist(), self.settings.outline)
         if outline is not None:
             outlined = search.match(query, outline)
             if outlined >= score - self.settings.tolerance * found.sigma:
-                return Location(outline, outlined, True)
-        return Location(found.box, score, False)
+                return Location(outline, outlined, True, evidence)
+        return Location(found.box, score, False, evidence)
 
     def search_of(self, row: int) -> BoxSearch:
         """One picture's map, ready for questions; kept ready for the next ones."""

@@ -1,6 +1,7 @@
 """Re-ranking a shortlist: `load_reranker("patch-qe+sift")` orders the best matches of a search anew.
 
 qe, patch-qe            alpha query expansion with the whole pictures, or with the patches that won
+map                     the best box of each picture's feature map; on an index with pooled features
 sift, xfeat, aliked     geometric verification by local features; the last two need requirements-rerank.txt
 A+B                     A first, then B
 """
@@ -14,17 +15,21 @@ from patchify_core.errors import PatchifyError
 from patchify_core.rerank.base import QueryView, Reranker, Verification
 from patchify_core.rerank.chain import Chain
 from patchify_core.rerank.expansion import ExpansionSettings, QueryExpansion
-from patchify_core.rerank.names import EXPANSIONS, INSTALL, RERANKERS, VERIFICATIONS
+from patchify_core.rerank.maps import MapRerank, MapRerankSettings
+from patchify_core.rerank.names import EXPANSIONS, INSTALL, MAPS, RERANKERS, VERIFICATIONS
 from patchify_core.rerank.verification import GeometricVerification, VerificationSettings
 
 __all__ = [
     "EXPANSIONS",
     "INSTALL",
+    "MAPS",
     "RERANKERS",
     "VERIFICATIONS",
     "Chain",
     "ExpansionSettings",
     "GeometricVerification",
+    "MapRerank",
+    "MapRerankSettings",
     "QueryExpansion",
     "QueryView",
     "RerankSettings",
@@ -37,10 +42,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RerankSettings:
-    """What a person may tune about re-ranking: see `ExpansionSettings` and `VerificationSettings`."""
+    """What a person may tune about re-ranking: see the settings of each kind."""
 
     expansion: ExpansionSettings = field(default_factory=ExpansionSettings)
     verification: VerificationSettings = field(default_factory=VerificationSettings)
+    maps: MapRerankSettings = field(default_factory=MapRerankSettings)
 
 
 def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker:
@@ -70,6 +76,8 @@ def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker
 def _load_one(name: str, settings: RerankSettings) -> Reranker:
     if name in EXPANSIONS:
         return QueryExpansion(patches=name == "patch-qe", settings=settings.expansion)
+    if name in MAPS:
+        return MapRerank(settings.maps)
     features = settings.verification.features
     if name == "sift":
         from patchify_core.rerank.sift import Sift

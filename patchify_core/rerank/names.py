@@ -8,7 +8,10 @@ EXPANSIONS = ("qe", "patch-qe")
 VERIFICATIONS = ("sift", "xfeat", "aliked")
 """Compare the pictures themselves, local feature by local feature; the last two need requirements-rerank.txt."""
 
-RERANKERS = (*EXPANSIONS, *VERIFICATIONS)
+MAPS = ("map",)
+"""Search the pictures' feature maps for the best box; on an index with pooled features."""
+
+RERANKERS = (*EXPANSIONS, *MAPS, *VERIFICATIONS)
 
 INSTALL = "pip install --no-deps -r requirements-rerank.txt"
 """Installs what the learned local features need. Without --no-deps pip would add a second OpenCV over the first."""

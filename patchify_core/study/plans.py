@@ -40,6 +40,12 @@ EQUAL_BYTES = ("PCAH128,PQ64x4", "PCAH128,PQ32x4", "PCAH128,PQ16x4")
 CODEBOOKS = ("global", "uniform", "informative", "distinctive")
 SEEDS = (0, 1, 2)
 
+MAP_FACTORY = "PCAH256,SQ8"
+"""How pooled descriptors are kept in an index that boxes are refined on."""
+
+QUERIES = ("224", "320", "224+320", "picture", "224+320+picture")
+"""How a query of pooled features is described (`Configuration.query`)."""
+
 RERANKERS = (None, "qe", "patch-qe", "sift", "xfeat", "patch-qe+sift", "patch-qe+xfeat", "aliked")
 
 
@@ -56,6 +62,10 @@ class Configuration:
         rescore: finer codes, or None.
         seed: of what is random in the training.
         rerank: name of a re-ranker, or None.
+        features: how descriptors are made (`extract`).
+        query: of pooled features, how a query is described: sides of its box alone in pixels, and `picture` for the box
+            within its picture, with plus signs between; empty for the default.
+        refine: name of a refiner of boxes, or None.
     """
 
     encoder: str = ENCODERS[0]
@@ -66,6 +76,9 @@ class Configuration:
     rescore: str | None = None
     seed: int = 0
     rerank: str | None = None
+    features: str = "crop"
+    query: str = ""
+    refine: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values, without the levels."""
@@ -133,4 +146,33 @@ def _rerank(encoder: str) -> Sequence[Configuration]:
     return [Configuration(encoder, levels=(1, 4), rerank=name) for name in RERANKERS]
 
 
-PLANS = {"encoders": _encoders, "regions": _regions, "compression": _compression, "rerank": _rerank}
+def _features(encoder: str) -> Sequence[Configuration]:
+    crops = [Configuration(encoder, levels=(1, 4), factory=factory) for factory in ("Flat", MAP_FACTORY)]
+    sizes = [
+        Configuration(encoder, levels=(1, 4), factory=factory, features=f"pooled:{side}")
+        for side, factory in ((640, "Flat"), (448, MAP_FACTORY), (640, MAP_FACTORY), (896, MAP_FACTORY))
+    ]
+    queries = [
+        Configuration(encoder, levels=(4,), factory=MAP_FACTORY, features="pooled:640", query=query)
+        for query in QUERIES
+    ]
+    return [*crops, *sizes, *queries]
+
+
+def _boxes(encoder: str) -> Sequence[Configuration]:
+    crops = [Configuration(encoder, levels=(1, 4), refine=refine) for refine in (None, "soft")]
+    pooled = [
+        Configuration(encoder, levels=(1, 4), factory=MAP_FACTORY, features="pooled:640", refine=refine, rerank=rerank)
+        for refine, rerank in ((None, None), ("soft", None), ("map", None), ("map", "map"))
+    ]
+    return [*crops, *pooled]
+
+
+PLANS = {
+    "encoders": _encoders,
+    "regions": _regions,
+    "compression": _compression,
+    "rerank": _rerank,
+    "features": _features,
+    "boxes": _boxes,
+}

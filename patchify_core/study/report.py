@@ -117,11 +117,49 @@ def _rerank(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     return made
 
 
+def _features(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
+    ways = means([row for row in rows if not row["query"]], ("features", "factory", "level"))
+    head = ["features", "kept as", "patches", *_score_heads(datasets)]
+    body = [
+        [f"`{features}`", f"`{factory}`", str(_any(by)["patches"]), *_scores(by, datasets)]
+        for (features, factory, _), by in ways.items()
+    ]
+    queries = means([row for row in rows if row["query"]], ("query",))
+    query_head = ["query described by", *_score_heads(datasets)]
+    query_body = [[_views(key[0]), *_scores(by, datasets)] for key, by in queries.items()]
+    return [_table(head, body), _table(query_head, query_body)]
+
+
+def _views(query: str) -> str:
+    sides = [part for part in query.split("+") if part != "picture"]
+    words = [f"its box at {' and '.join(sides)} px"] if sides else []
+    return " and ".join([*words, *(["its box within its picture"] if "picture" in query else [])])
+
+
+def _boxes(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
+    grouped = means(rows, ("features", "refine", "rerank", "level"))
+    head = ["features", "box", "ranking", "patches", *_score_heads(datasets)]
+    names = {None: "winning patch", "soft": "`--refine soft`", "map": "`--refine map`"}
+    body = [
+        [
+            f"`{features}`",
+            names[refine],
+            f"`--rerank {rerank}`" if rerank else "by patches",
+            str(_any(by)["patches"]),
+            *_scores(by, datasets),
+        ]
+        for (features, refine, rerank, _), by in grouped.items()
+    ]
+    return [_table(head, body)]
+
+
 _TABLES: dict[str, Callable[[Sequence[Row], Sequence[str]], list[str]]] = {
     "encoders": _encoders,
     "regions": _regions,
     "compression": _compression,
     "rerank": _rerank,
+    "features": _features,
+    "boxes": _boxes,
 }
 
 

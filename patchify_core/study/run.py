@@ -123,7 +123,8 @@ def _measured(
         raise  # nothing that belongs to this configuration alone: there would be a table without numbers
     except PatchifyError as error:
         return {"rows": [], "refused": [str(error)]}
-    reports = evaluate(gallery, engine, configuration.levels, reranker=reranker)
+    refiner = engine.refiner(configuration.refine) if configuration.refine else None
+    reports = evaluate(gallery, engine, configuration.levels, reranker=reranker, refiner=refiner)
     order = [query.id for query in gallery.queries]
     index = engine.index
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from patchify_core.codes import CodeSettings
 from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders import Encoder, EncoderInfo, load_encoder
 from patchify_core.errors import GalleryError
+from patchify_core.extract import CROP, Pooled
 from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.recode import recode
@@ -22,6 +24,9 @@ from patchify_core.retrieval import Patchify
 from patchify_core.study.plans import Configuration
 
 Progress = Callable[[int, int], None]
+
+PICTURE = "picture"
+"""The part of `Configuration.query` that stands for the query's box within its picture."""
 
 
 class RememberingEncoder:
@@ -62,7 +67,7 @@ class Workbench:
         """Nothing is made yet."""
         self.folder, self._load = folder, load
         self._encoders: dict[str, RememberingEncoder] = {}
-        self._exact: tuple[tuple[Path, str, str], PatchIndex] | None = None
+        self._exact: tuple[tuple[Path, str, str, str], PatchIndex] | None = None
 
     def engine(self, gallery: Gallery, configuration: Configuration, progress: Progress | None = None) -> Patchify:
         """The engine of a configuration; embeds the gallery if that was not done before (resumable).
@@ -71,28 +76,35 @@ class Workbench:
             GalleryError: if a picture of the dataset cannot be read.
             PatchifyError: if the configuration cannot be had for this dataset, in one sentence.
         """
-        encoder = self._encoder(configuration.encoder)
-        exact = self._embedded(gallery, encoder.plain, configuration.regions, progress)
+        remembering = self._encoder(configuration.encoder)
+        exact = self._embedded(gallery, remembering.plain, configuration, progress)
+        # Queries of pooled features go through the network as maps, not as crops.
+        encoder: Encoder = remembering if configuration.features == CROP else remembering.plain
         if configuration.factory == "Flat" and configuration.rescore is None:
-            return Patchify(exact, encoder)
+            return _engine(exact, encoder, configuration)
         settings = CodeSettings(
             configuration.factory, configuration.codebook, configuration.rescore, seed=configuration.seed
         )
         settings.check(encoder.info.dim, exact.regions, len(exact.images))
-        return Patchify(recode(exact, settings), encoder)
+        return _engine(recode(exact, settings), encoder, configuration)
 
     def _encoder(self, spec: str) -> RememberingEncoder:
         if spec not in self._encoders:
             self._encoders = {spec: RememberingEncoder(self._load(spec))}  # one network in memory at a time
         return self._encoders[spec]
 
-    def _embedded(self, gallery: Gallery, encoder: Encoder, regions: str, progress: Progress | None) -> PatchIndex:
-        key = (gallery.root, encoder.info.spec, parse_regions(regions).spec)
+    def _embedded(
+        self, gallery: Gallery, encoder: Encoder, configuration: Configuration, progress: Progress | None
+    ) -> PatchIndex:
+        regions, features = parse_regions(configuration.regions), configuration.features
+        key = (gallery.root, encoder.info.spec, regions.spec, features)
         if self._exact is None or self._exact[0] != key:
-            name = re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join([gallery.root.resolve().name, *key[1:]]))
-            out = self.folder / name
+            # Crops are what the folders of earlier versions hold, so they are named as those are.
+            parts = [gallery.root.resolve().name, *key[1:3], *([] if features == CROP else [features])]
+            out = self.folder / re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join(parts))
             out.parent.mkdir(parents=True, exist_ok=True)
-            built = build_index(gallery, out, encoder, parse_regions(regions), BuildSettings(), progress)
+            settings = BuildSettings(features=features, keep_maps=features != CROP)
+            built = build_index(gallery, out, encoder, regions, settings, progress)
             if built.skipped:
                 raise GalleryError(
                     f"{len(built.skipped)} pictures of {gallery.root} cannot be read ({built.skipped[0][0]}, ...): "
@@ -100,3 +112,15 @@ class Workbench:
                 )
             self._exact = (key, PatchIndex.load(out))
         return self._exact[1]
+
+
+def _engine(index: PatchIndex, encoder: Encoder, configuration: Configuration) -> Patchify:
+    engine = Patchify(index, encoder)
+    if configuration.query and isinstance(engine.extractor, Pooled):
+        parts = configuration.query.split("+")
+        engine.extractor.settings = replace(
+            engine.extractor.settings,
+            query_sides=tuple(int(part) for part in parts if part != PICTURE),
+            query_in_picture=PICTURE in parts,
+        )
+    return engine

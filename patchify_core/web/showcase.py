@@ -7,7 +7,7 @@ Nothing here knows Gradio. A `Showcase` is shared by all visitors and holds only
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,22 +17,22 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.boxes import checked_box, iou
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation import score_matches
 from patchify_core.gallery import Gallery, Query, read_coco
 from patchify_core.index import PatchIndex
-from patchify_core.metrics import grid_ceiling
 from patchify_core.pictures import read_picture
 from patchify_core.retrieval import Match, Patchify
-from patchify_core.web.answers import IGNORED, ITSELF, OFF, RIGHT, UNKNOWN, WRONG, Answer, Detail, Result
+from patchify_core.web.answers import OFF, RIGHT, Answer, Detail, Result
+from patchify_core.web.judging import Judge
+from patchify_core.web.locating import OBJECTS, WINNING, best_way, similarity, with_boxes
 from patchify_core.web.questions import Question, checked_words
 from patchify_core.web.reranking import Rerankers
-from patchify_core.web.shelf import DEFAULT, Shelf
-
-RIGHT_IOU = 0.5
-"""A box counts as right from this IoU on: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
+from patchify_core.web.shelf import Shelf
 
 DISPLAY_SIDE = 1024
 """Longest side, in pixels, of the copy of a visitor's picture that is shown to them."""
+
+PREPARED = 10
+"""Results of each example whose boxes are found before anybody asks: those that a page shows at first."""
 
 FIRST_EXAMPLES = (
     "birthday cake",
@@ -68,7 +68,7 @@ class Showcase:
         self.folder = folder
         self.gallery: Gallery = read_coco(folder)
         self.shelf = Shelf(folder, encoder, settings)
-        self.rerankers = Rerankers()
+        self.rerankers, self.judge = Rerankers(), Judge(self.gallery)
         order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
         self.examples: tuple[Query, ...] = tuple(
             sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))
@@ -78,17 +78,17 @@ class Showcase:
     @property
     def index(self) -> PatchIndex:
         """The index that a visit begins with."""
-        return self.shelf.offer(DEFAULT).index
+        return self.shelf.offer(self.shelf.first).index
 
     @property
     def engine(self) -> Patchify:
-        """The default index and its encoder, which is loaded when it is first needed."""
-        return self.shelf.engine(DEFAULT)
+        """That index and its encoder, which is loaded when it is first needed."""
+        return self.shelf.engine(self.shelf.first)
 
     @property
     def levels(self) -> int:
-        """How many levels the default index has."""
-        return self.levels_of(DEFAULT)
+        """How many levels that index has."""
+        return self.levels_of(self.shelf.first)
 
     def levels_of(self, engine: str) -> int:
         """How many levels an index has."""
@@ -100,7 +100,7 @@ class Showcase:
         """What a page that was just opened has asked."""
         return self.example(self.examples[0].id)
 
-    def example(self, query_id: int, engine: str = DEFAULT) -> Question:
+    def example(self, query_id: int, engine: str | None = None) -> Question:
         """A bundled query with its annotated box. Descriptors of examples are kept: they are everybody's.
 
         Raises:
@@ -128,7 +128,7 @@ class Showcase:
         """Drops the kept descriptors of examples."""
         self._described.clear()
 
-    def upload(self, data: bytes, name: str = "your picture", engine: str = DEFAULT) -> Question:
+    def upload(self, data: bytes, name: str = "your picture", engine: str | None = None) -> Question:
         """A visitor's picture, all of it; the object is unknown until they say.
 
         Raises:
@@ -143,7 +143,7 @@ class Showcase:
         shown = stream.getvalue()
         return Question(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
 
-    def in_words(self, words: object, engine: str = DEFAULT) -> Question:
+    def in_words(self, words: object, engine: str | None = None) -> Question:
         """What a visitor looks for, said in words; the object is unknown until they say.
 
         Raises:
@@ -155,7 +155,7 @@ class Showcase:
         return Question(words, 0, 0, None, None, descriptor, words=words, engine=engine)
 
     def from_result(
-        self, image_id: int, box: NDArray[np.float64], instance: int | None, engine: str = DEFAULT
+        self, image_id: int, box: NDArray[np.float64], instance: int | None, engine: str | None = None
     ) -> Question:
         """A gallery picture as the next query.
 
@@ -219,31 +219,54 @@ class Showcase:
 
     # Answers --------------------------------------------------------------------------------------------
 
-    def answer(self, question: Question, level: int, top: int, reranker: str | None = None) -> Answer:
-        """Searches, re-ranks if wanted, and scores the whole ranking if the object is known.
+    def answer(self, question: Question, level: int, top: int, reranker: str | None = None, way: str = WINNING) -> Answer:
+        """Searches, re-ranks if wanted, finds the boxes wanted, and scores the whole ranking if the object is known.
+
+        Args:
+            question: what is asked.
+            level: number of the stage to search with.
+            top: results that are shown.
+            reranker: name of a re-ranker, or None.
+            way: how boxes are found (`locating`).
 
         Raises:
-            PatchifyError: one sentence, if the question cannot be re-ranked in this way.
+            PatchifyError: one sentence, if the question cannot be re-ranked in this way, or the index has no maps to
+                search boxes on.
+            IndexFolderError: if a map is damaged or was taken away.
         """
         engine = self.shelf.engine(question.engine)
         stages = engine.index.regions.stages
         ranking = self.ranking(question, level, reranker)
-        shown = ranking[:top]
+        shown = with_boxes(question, engine, ranking[:top], way, level, OBJECTS)
         results = tuple(self._result(question, rank, match) for rank, match in enumerate(shown, 1))
-        score = plain = baseline = ceiling = None
+        score = winning = plain = baseline = ceiling = None
         if question.instance is not None:
-            asked = self._as_query(question)
-            score = score_matches(ranking, self.gallery, asked)
+
+            def refine(matches: list[Match]) -> list[Match]:
+                return with_boxes(question, engine, matches, way, level)
+
+            score = self.judge.score(question, ranking, refine)
+            if way != WINNING:
+                winning = self.judge.score(question, ranking)
             if reranker is not None:
-                plain = score_matches(self.ranking(question, level), self.gallery, asked)
+                plain = self.judge.score(question, self.ranking(question, level), refine)
             if stages[0].patches == 1:
-                baseline = score_matches(self.ranking(question, 1), self.gallery, asked)
-            boxes = {i: b for i, b in self.gallery.positives(asked.instance, asked.exclude).items() if b is not None}
-            rows = {i: engine.index.boxes_of(engine.index.row_of[i])[: stages[level - 1].patches] for i in boxes}
-            ceiling = grid_ceiling(rows, boxes) if boxes else None
-        found = sum(result.verdict in (RIGHT, OFF) for result in results)
-        pictures = len(self.gallery.images)
-        return Answer(results, stages, level, reranker, score, plain, baseline, ceiling, pictures, found)
+                baseline = self.judge.score(question, self.ranking(question, 1))
+            ceiling = self.judge.ceiling(question, engine.index, stages[level - 1].patches)
+        return Answer(
+            results,
+            stages,
+            level,
+            reranker,
+            way,
+            score,
+            winning,
+            plain,
+            baseline,
+            ceiling,
+            pictures=len(self.gallery.images),
+            found=sum(result.verdict in (RIGHT, OFF) for result in results),
+        )
 
     def ranking(self, question: Question, level: int, reranker: str | None = None) -> Sequence[Match]:
         """All pictures, best first. It is kept with the question, because each part of the page needs it."""
@@ -252,16 +275,35 @@ class Showcase:
             engine = self.shelf.engine(question.engine)
             matches = engine.search_descriptor(question.descriptor, top=None, level=level)
             if reranker is not None:
-                exclude = self.left_out(question)
+                exclude = self.judge.left_out(question)
                 matches = self.rerankers.rerank(reranker, engine, question, matches, level, exclude)
             question.rankings[key] = tuple(matches)
         return question.rankings[key]
 
-    def detail(self, question: Question, image_id: int, level: int, top: int, reranker: str | None = None) -> Detail:
-        """The similarity of every patch of one shown result.
+    def detail(
+        self,
+        question: Question,
+        image_id: int,
+        level: int,
+        top: int,
+        reranker: str | None = None,
+        way: str = WINNING,
+        with_map: bool = True,
+    ) -> Detail:
+        """The similarity of every patch of one shown result, and of every place where the index has maps.
+
+        Args:
+            question: what is asked.
+            image_id: the picture.
+            level: see `answer`.
+            top: see `answer`.
+            reranker: see `answer`.
+            way: see `answer`.
+            with_map: whether the similarity of every place is wanted.
 
         Raises:
             PatchifyError: if that picture is not among the results any more.
+            IndexFolderError: if its map is damaged or was taken away.
         """
         engine = self.shelf.engine(question.engine)
         shown = self.ranking(question, level, reranker)[:top]
@@ -269,40 +311,28 @@ class Showcase:
             if match.image_id == image_id:
                 explanation = engine.explain(question.descriptor, image_id, level)
                 stages = engine.index.regions.stages[:level]
-                return Detail(self._result(question, rank, match), explanation, stages, len(shown))
+                (boxed,) = with_boxes(question, engine, [match], way, level, OBJECTS)
+                places = similarity(question, engine, image_id) if with_map else None
+                return Detail(self._result(question, rank, boxed), explanation, stages, len(shown), way, places)
         raise PatchifyError("That picture is not among the results any more: choose one of those shown.")
 
+    def prepare(self, stop: Callable[[], bool] = lambda: False) -> None:
+        """Answers every example as a page that was just opened asks it, so that visitors need not wait.
+
+        Descriptors, rankings and boxes are kept; it is one thread's work, picture by picture.
+
+        Args:
+            stop: asked between examples whether to give up.
+        """
+        engine = self.engine
+        way = best_way(engine.index)
+        for query in self.examples:
+            if stop():
+                return
+            question = self.example(query.id)
+            ranking = self.ranking(question, self.levels)
+            with_boxes(question, engine, ranking[:PREPARED], way, self.levels, OBJECTS, workers=1)
+
     def _result(self, question: Question, rank: int, match: Match) -> Result:
-        if match.image_id == question.itself:
-            return Result(rank, match, ITSELF, None, np.zeros((0, 4)))
-        if question.instance is None:
-            return Result(rank, match, UNKNOWN, None, np.zeros((0, 4)))
-        if match.image_id in self.gallery.ignored(question.instance):
-            return Result(rank, match, IGNORED, None, np.zeros((0, 4)))
-        if match.image_id not in self.gallery.positives(question.instance):
-            return Result(rank, match, WRONG, None, np.zeros((0, 4)))
-        annotated = self.gallery.boxes_of(match.image_id, question.instance)
-        overlap = float(iou(match.box, annotated).max()) if len(annotated) else None
-        verdict = RIGHT if overlap is not None and overlap >= RIGHT_IOU else OFF
-        return Result(rank, match, verdict, overlap, annotated)
-
-    def _as_query(self, question: Question) -> Query:
-        """The question in the dataset's own terms; a gallery picture is left out of its own score."""
-        assert question.instance is not None
-        return Query(
-            id=question.example or 0,
-            file_name=question.name,
-            path=question.path or Path(),
-            width=question.width,
-            height=question.height,
-            box=question.box,
-            instance=question.instance,
-            exclude=self.left_out(question),
-        )
-
-    def left_out(self, question: Question) -> frozenset[int]:
-        """Ids of the gallery pictures that are left out of a question's score."""
-        exclude: frozenset[int] = frozenset() if question.itself is None else frozenset({question.itself})
-        if question.example is not None:
-            exclude |= next(q.exclude for q in self.gallery.queries if q.id == question.example)
-        return exclude
+        index = self.shelf.offer(question.engine).index
+        return self.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))
