@@ -17,7 +17,7 @@ function step(by) {
   }
 }
 
-// One thing at a time: the boxes of one set of patches, or the points that agree.
+// One thing at a time: the boxes of one set of patches, the similarity map, or the points that agree.
 function turn() {
   const { show } = modal().dataset;
   element.querySelectorAll('.pf-tab').forEach((t) => t.setAttribute('aria-pressed', String(t.dataset.level === show)));
@@ -25,8 +25,10 @@ function turn() {
   const points = element.querySelector('.pf-points');
   if (points) points.hidden = show !== 'points';
   element.querySelector('.pf-big > .pf-pic').hidden = show === 'points';
-  element.querySelectorAll('.pf-tabs label').forEach((label) => {
-    label.hidden = label.classList.contains('pf-layer-lines') !== (show === 'points');
+  element.querySelectorAll('.pf-heat, .pf-scale').forEach((part) => { part.hidden = show !== 'map'; });
+  const layers = { points: ['lines'], map: ['true', 'patch'] }[show] ?? ['cells', 'true'];
+  element.querySelectorAll('.pf-tabs [data-layer]').forEach((box) => {
+    box.parentElement.hidden = !layers.includes(box.dataset.layer);
   });
 }
 
@@ -49,13 +51,28 @@ element.addEventListener('change', (event) => {
   if (layer) modal().classList.toggle(`hide-${layer}`, !event.target.checked);
 });
 
+// How much of the picture is seen through the map: nothing that the server needs to know, and kept for the next result.
+let opacity = null;
+
+function fade(slider) {
+  if (opacity !== null) slider.value = opacity;
+  element.querySelector('.pf-heat').style.opacity = slider.value / 100;
+}
+
+element.addEventListener('input', (event) => {
+  if (event.target.dataset.do !== 'opacity') return;
+  opacity = event.target.value;
+  fade(event.target);
+});
+
 document.addEventListener('keydown', (event) => {
   if (!modal()) return;
+  const slides = event.target.matches?.('input[type=range]');  // there the arrow keys move the slider
   if (event.key === 'Escape') close();
-  if (event.key === 'ArrowLeft') step(-1);
-  if (event.key === 'ArrowRight') step(1);
+  if (event.key === 'ArrowLeft' && !slides) step(-1);
+  if (event.key === 'ArrowRight' && !slides) step(1);
   if (event.key === 'Tab') {
-    const stops = [...element.querySelectorAll('button:not([disabled]), input')];
+    const stops = [...element.querySelectorAll('button:not([disabled]), input')].filter((stop) => stop.offsetParent);
     const edge = event.shiftKey ? stops[0] : stops[stops.length - 1];
     if (document.activeElement === edge || !element.contains(document.activeElement)) {
       event.preventDefault();
@@ -74,9 +91,11 @@ watch('value', () => {
     return;
   }
   turn();
+  const slider = element.querySelector('[data-do="opacity"]');
+  if (slider) fade(slider);
   if (shown !== now.dataset.image) {
     shown = now.dataset.image;
-    now.classList.remove('hide-cells', 'hide-true', 'hide-lines');
+    now.classList.remove('hide-cells', 'hide-true', 'hide-lines', 'hide-patch');
     element.querySelectorAll('[data-layer]').forEach((box) => { box.checked = true; });
     element.querySelector('.pf-close').focus();
   }

@@ -30,7 +30,8 @@ class Journal:
 
         Args:
             folder: private to builds of one index.
-            maker: what makes the descriptors, as plain JSON values: shards of another maker are of no use.
+            maker: what makes the descriptors, as plain JSON values: shards of another maker are of no use. With
+                "maps" among them and true, a shard without feature maps is of no use either.
 
         Raises:
             IndexFolderError: if something that is not a journal is in the way, or another build is using it.
@@ -40,6 +41,7 @@ class Journal:
         self.known: dict[str, tuple[Path, int]] = {}
         self._fresh: dict[str, tuple[NDArray[np.float32], bytes]] = {}
         self._maps: dict[str, tuple[Path, int, int]] = {}  # file, where the picture's map begins, its length
+        self._needs_maps = bool(maker.get("maps"))
         self._head = folder / "maker.json"
         if folder.exists() and not self._head.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise IndexFolderError(
@@ -74,6 +76,8 @@ class Journal:
             if not isinstance(listed, dict) or sha256_of_file(data) != listed.get("sha256"):
                 return
             if "maps" in listed and sha256_of_file(maps) != listed["maps"]["sha256"]:
+                return
+            if self._needs_maps and "maps" not in listed:
                 return
         except OSError:
             return

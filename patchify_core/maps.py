@@ -78,7 +78,7 @@ def unpack(data: bytes) -> PictureMap:
     try:
         height, width, channels, low, step, size = _HEAD.unpack_from(data)
         start = _HEAD.size + size
-        # Not Image.open(): it holds the size against a limit of its own, with a warning or an error that is no ValueError.
+        # Not Image.open(): its own limit on sizes comes as a warning, or as an error that is no ValueError.
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data[_HEAD.size : start])) as image:
             if image.size != (THUMBNAIL, THUMBNAIL) or image.mode != "RGB":
                 raise ValueError("not a thumbnail")

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core import build, journal
+from patchify_core import build, extract, journal
 from patchify_core.build import BuildSettings, build_index
 from patchify_core.encoders.devices import CPU_BATCH
 from patchify_core.features import FeatureSettings, describe
@@ -833,7 +833,7 @@ def test_what_else_a_disk_may_say(photos, out, monkeypatch, refused, number, sai
 
 def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
     folder = write_pictures(tmp_path / "many", range(300), (8, 6))
-    real, given, most = build.read_picture, [], 0
+    real, given, most = extract.read_picture, [], 0
 
     def read(data):
         image = real(data)
@@ -843,15 +843,15 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
     journals = []
     add = journal.Journal.add
 
-    def counting(self, digest, descriptors):
-        add(self, digest, descriptors)
+    def counting(self, digest, descriptors, packed=None):
+        add(self, digest, descriptors, packed)
         journals.append(len(self))
 
     def progress(done, total):
         nonlocal most
         most = max(most, sum(image() is not None for image in given))
 
-    monkeypatch.setattr(build, "read_picture", read)
+    monkeypatch.setattr(extract, "read_picture", read)
     monkeypatch.setattr(journal.Journal, "add", counting)
     indexed(read_folder(folder), out, regions=Pyramid(1), progress=progress, shard_images=16)
     assert len(given) == 300

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from patchify_core.gallery import read_coco
-from tests.browsing import CHROMIUM, ROOT, WITHOUT, first_row, served, visit, wait_for_new_results
+from tests.browsing import CHROMIUM, ROOT, WITHOUT, choose, first_row, served, visit, wait_for_new_results
 from tests.study_files import write_studies
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
@@ -159,6 +159,9 @@ def test_table_and_files_are_downloaded_and_what_is_missing_is_said(page, files,
 
 def test_size_changes_results_charts_and_arithmetic(page) -> None:
     before = first_row(page)
+    choose(page, "#pf-encoder", "the paper: one pass a patch · effnet-lite0")
+    wait_for_new_results(page, before)
+    before = first_row(page)
     page.locator(".pf-example").nth(7).click()
     wait_for_new_results(page, before)
     name = page.locator(".pf-query-img").get_attribute("alt").removeprefix("Query: ")
@@ -185,6 +188,12 @@ def test_size_changes_results_charts_and_arithmetic(page) -> None:
     page.get_by_text("Ready: 5,120 bytes a patch.").wait_for(timeout=60_000)
     assert "same, in the same order" in effect.inner_text()
     assert page.locator(".is-books").evaluate("books => books.disabled")
+
+
+def test_the_first_index_is_coded_already_so_the_papers_is_tried_on(page) -> None:
+    open_compression(page)
+    assert "5,120 bytes a patch (the paper: one pass a patch)" in page.locator(".pf-effect").inner_text()
+    assert page.get_by_text("5,120", exact=True).first.is_visible()
 
 
 def test_codebook_that_cannot_be_trained_is_one_sentence(page) -> None:

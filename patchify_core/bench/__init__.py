@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-BENCHMARKS = ("encode", "search", "rerank", "page", "memory")
+BENCHMARKS = ("encode", "search", "rerank", "refine", "page", "memory")
 
 
 def run(what: str) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from patchify_core.bench.timing import in_turn, print_table
 from patchify_core.encoders import DEFAULT_ENCODER, Encoder, EncoderSettings, load_encoder
 from patchify_core.encoders.base import ENGINES
 from patchify_core.encoders.effnet import LITE_MODELS, plain_network
+from patchify_core.extract import POOLED, load_extractor
 from patchify_core.features import describe_many
 from patchify_core.gallery import GalleryImage, read_coco
 from patchify_core.paths import SAMPLE_DB
@@ -36,17 +37,20 @@ def measure() -> dict[str, Any]:
     images = read_coco(SAMPLE_DB).images[:PICTURES]
     ways: dict[str, Way] = {
         **{f"crops ({engine})": _crops(images, engine) for engine in installed_engines()},
+        **{f"pooled ({engine})": _pooled(images, engine) for engine in installed_engines()},
         LOOP: _plain(images, batched=False),
         BATCH: _plain(images, batched=True),
     }
     found: dict[str, list[NDArray[np.float32]]] = {}
     seconds = in_turn({name: _kept(way, name, found) for name, way in ways.items()}, RUNS)
     rate = {name: PICTURES / value for name, value in seconds.items()}
-    cosine = {name: _smallest_cosine(rows, found[LOOP]) for name, rows in found.items()}
+    # Pooled descriptors are others than those of crops: they are not meant to agree.
+    same = [name for name in found if not name.startswith(POOLED)]
+    cosine = {name: _smallest_cosine(found[name], found[LOOP]) for name in same}
     table = [("way", "pictures/s", "of the loop", "of the batch", "smallest cosine")]
     for name, value in rate.items():
         ratios = f"{value / rate[LOOP]:.2f} x", f"{value / rate[BATCH]:.2f} x"
-        table.append((name, f"{value:.2f}", *ratios, f"{cosine[name]:.6f}"))
+        table.append((name, f"{value:.2f}", *ratios, f"{cosine[name]:.6f}" if name in cosine else "-"))
     print_table(f"Indexing, {DEFAULT_ENCODER}, {PYRAMID.spec}, 640x480 pictures", table)
     return {
         "images_per_s": rate,
@@ -68,6 +72,18 @@ def _crops(images: Sequence[GalleryImage], engine: str) -> Way:
     def work() -> list[NDArray[np.float32]]:
         stream = ((i.id, read_picture(i.path), PYRAMID.boxes(i.width, i.height)) for i in images)
         return [described.descriptors for described in describe_many(stream, encoder)]
+
+    return work
+
+
+def _pooled(images: Sequence[GalleryImage], engine: str) -> Way:
+    """One pass a picture, its map packed as an index keeps it."""
+    encoder: Encoder = load_encoder(DEFAULT_ENCODER, EncoderSettings(engine=engine))
+    extractor = load_extractor(POOLED, encoder, keep_maps=True)
+
+    def work() -> list[NDArray[np.float32]]:
+        stream = ((i.id, extractor.read(i.path.read_bytes())[0], PYRAMID.boxes(i.width, i.height)) for i in images)
+        return [described.descriptors for described in extractor.describe_many(stream)]
 
     return work
 

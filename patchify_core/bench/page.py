@@ -1,4 +1,4 @@
-"""What a visitor waits for: the page after `python app.py`, an example query, an uploaded 12-megapixel photo."""
+"""What a visitor waits for: the page after `python app.py`, an example, an uploaded 12-megapixel photo, other boxes."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ RUNS, START_LIMIT_S = 7, 120.0
 def measure() -> dict[str, Any]:
     """Prints seconds on the server, and returns them with the ratio to the bare forward pass of one crop."""
     start_up = _start_up()
-    from patchify_core.web import views
+    from patchify_core.web import locating, views
     from patchify_core.web.events import Asked
     from patchify_core.web.showcase import Showcase
     from patchify_core.web.visits import Visits, file_url
 
     showcase = Showcase(SAMPLE_DB)
     page = Visits(showcase)
-    before = Asked(showcase.first(), showcase.levels, page.settings.results, None)
+    way, top = locating.best_way(showcase.index), page.settings.results
+    before = Asked(showcase.first(), showcase.levels, top, None, way)
     query = showcase.gallery.queries[0]
     stream = io.BytesIO()
     read_picture(query.path).resize((4000, 3000)).save(stream, "JPEG", quality=92)
@@ -36,23 +37,34 @@ def measure() -> dict[str, Any]:
     crop = encoder.prepare(read_picture(query.path), (0, 0, query.width, query.height))[None].copy()
 
     def example() -> None:
-        showcase.forget_examples()  # as for the first visitor who clicks it
+        showcase.forget_examples()  # as for a visitor who clicks it before it was prepared
+        page.shown(showcase.example(query.id), before)
+
+    def prepared() -> None:
         page.shown(showcase.example(query.id), before)
 
     def upload() -> None:
         page.shown(showcase.upload(photo), before)
 
+    question = showcase.example(query.id)
+    shown = showcase.ranking(question, showcase.levels)[:top]
+
+    def refine() -> None:
+        question.located.clear()
+        locating.with_boxes(question, showcase.engine, shown, way, showcase.levels, locating.OBJECTS)
+
     def look() -> None:
-        question = showcase.example(query.id)
-        first = showcase.answer(question, showcase.levels, 1).results[0].match.image_id
-        found = showcase.detail(question, first, showcase.levels, page.settings.results)
-        views.detail(found, page.picture(first), question, file_url)
+        known = showcase.example(query.id)
+        found = showcase.detail(known, shown[0].image_id, showcase.levels, top, way=way)
+        views.detail(found, page.picture(shown[0].image_id), known, file_url)
 
     seconds = in_turn(
         {
-            "example query, searched, scored and worded": example,
-            "12-megapixel upload, the same": upload,
-            "a result looked into": look,
+            "example query, prepared: scored and worded": prepared,
+            "example query, described, searched, boxed, scored and worded": example,
+            "12-megapixel upload, the same but not scored": upload,
+            f"boxes of the {top} shown results, up to {locating.OBJECTS} objects each": refine,
+            "a result looked into, with its similarity map": look,
             "bare forward pass of one crop": lambda: encoder.encode(crop),
         },
         RUNS,

@@ -38,7 +38,8 @@ class FusedConvolution(torch.nn.Module):
         """Lays out the weights; the old layers can be let go."""
         super().__init__()
         self._activation = ACTIVATIONS[type(activation).__name__]
-        self._geometry = list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups
+        padding = [int(pixels) for pixels in conv.padding]
+        self._geometry: _Geometry = padding, list(conv.stride), list(conv.dilation), conv.groups
         self._kernel_size, self._bias = list(conv.kernel_size), conv.bias
         self._weight = _laid_out(conv.weight, self._geometry)
         self._pads_as_needed = type(conv).__name__ == "Conv2dSame"
@@ -73,10 +74,16 @@ def _grown(conv: torch.nn.Conv2d) -> tuple[torch.Tensor, _Geometry] | None:
     gets a first row and column of zeros, which look at the surplus pixel.
 
     Returns:
-        Weights and geometry; None for other kernels than the odd square ones, at stride 2.
+        Weights and geometry; None for other kernels than the odd square ones from 3 on, at stride 2.
     """
     kernel = conv.kernel_size[0]
-    if kernel % 2 == 0 or conv.kernel_size != (kernel, kernel) or conv.stride != (2, 2) or conv.dilation != (1, 1):
+    if (
+        kernel < 3
+        or kernel % 2 == 0
+        or conv.kernel_size != (kernel, kernel)
+        or conv.stride != (2, 2)
+        or conv.dilation != (1, 1)
+    ):
         return None
     end = (kernel - 1) // 2  # of the kernel - 2 pixels of padding, one more than at the beginning
     geometry = [end, end], [2, 2], [1, 1], conv.groups

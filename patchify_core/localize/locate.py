@@ -8,6 +8,7 @@ looked for away from those found already (non-maximum suppression).
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import Pooled
 from patchify_core.localize.outline import OutlineSettings, outline_box
-from patchify_core.localize.search import BoxSearch, Found, SearchSettings, coarse_boxes
+from patchify_core.localize.search import BoxSearch, Found, SearchSettings, overlap
 from patchify_core.maps import PictureMap
 
 if TYPE_CHECKING:
@@ -36,10 +37,10 @@ class LocalizeSettings:
         outline: see `OutlineSettings`.
         tolerance: how much worse the outline's box may match than the searched one, in units of the search's sigma.
         objects: at most so many of one picture.
-        another: a further object must match at least this share as well as the first one, 0..1.
+        another: a further object's evidence must be at least this share of the first one's, 0..1.
         apart: a further object's box is looked for among those whose overlap with a found one is at most this share of
             the smaller of the two.
-        cached: pictures whose maps stay ready, some 10 MB each.
+        cached: pictures whose maps stay ready, some 6 MB each.
     """
 
     search: SearchSettings = field(default_factory=SearchSettings)
@@ -47,7 +48,7 @@ class LocalizeSettings:
     tolerance: float = 0.2
     objects: int = 1
     another: float = 0.85
-    apart: float = 0.2
+    apart: float = 0.1
     cached: int = 24
 
 
@@ -121,29 +122,29 @@ class Localizer:
         search = self.search_of(row)
         image = self.engine.index.images[row]
         size = np.array([image.width, image.height] * 2, np.float64)
-        found = [self._outlined(search, query, search.search(query))]
-        coarse = coarse_boxes()
-        near = np.zeros(len(coarse), bool)
+        found: list[Location] = []
         while len(found) < (objects or self.settings.objects):
-            near |= _overlap(coarse, found[-1].box) > self.settings.apart
-            if near.all():
+            taken = [one.box for one in found]
+            another = search.search(query, taken, self.settings.apart)
+            if another is None:
                 break
-            another = self._outlined(search, query, search.search(query, near))
-            overlaps = max(float(_overlap(one.box[None], another.box)[0]) for one in found)
-            if another.score < self.settings.another * found[0].score or overlaps > self.settings.apart:
+            located = self._outlined(search, query, another, taken)
+            if found and located.evidence < self.settings.another * found[0].evidence:
                 break
-            found.append(another)
+            found.append(located)
         return [replace(one, box=one.box * size) for one in found]
 
     def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
         """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
         return SimilarityMap(self.search_of(row).similarity(query))
 
-    def _outlined(self, search: BoxSearch, query: NDArray[np.float32], found: Found) -> Location:
-        """The found box or the outline around it, in fractions of the picture."""
+    def _outlined(
+        self, search: BoxSearch, query: NDArray[np.float32], found: Found, taken: Sequence[NDArray[np.float64]]
+    ) -> Location:
+        """The found box or the outline around it, away from those taken; in fractions of the picture."""
         score, evidence = search.match(query, found.box), found.score * found.sigma
         outline = outline_box(search.kept.thumbnail, found.box.tolist(), self.settings.outline)
-        if outline is not None:
+        if outline is not None and all(overlap(one[None], outline)[0] <= self.settings.apart for one in taken):
             outlined = search.match(query, outline)
             if outlined >= score - self.settings.tolerance * found.sigma:
                 return Location(outline, outlined, True, evidence)
@@ -174,16 +175,7 @@ class Localizer:
                 ) from None
         if index.root is None:
             raise IndexFolderError("The index keeps no feature maps and does not know where its pictures are.")
-        index.check_pictures(index.root, rows=[row])
+        index.check_pictures(index.root, content=True, rows=[row])
         path: Path = index.root / index.images[row].file_name
         picture, _ = self.extractor.read(path.read_bytes())
         return self.extractor.picture_map(picture)
-
-
-def _overlap(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N,) intersection of each box with one, as a share of the smaller of the two."""
-    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
-    common = np.clip(high - low, 0, None).prod(axis=1)
-    smaller = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), (box[2:] - box[:2]).prod())
-    shares: NDArray[np.float64] = common / np.maximum(smaller, 1e-12)
-    return shares

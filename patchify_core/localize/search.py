@@ -7,14 +7,15 @@ A box b of a fixed lattice scores
 where the descriptor is pooled from the map, sigma is the cosine's standard deviation over the coarse boxes, and the
 contrast (`regions.lattice`) says how much the box stands out from its surroundings, whatever the query. Cosines alone
 favour a distinctive part of the object, or the object with its surroundings; the contrast favours boxes that end where
-something ends. Then the boxes' mean, weighted by exp(v / temperature), is taken (`soft`).
+something ends. Then the mean of the best box and those that share their place with it is taken, weighted by
+exp(v / temperature) (`soft`); boxes elsewhere have no part in it, or of two equal objects it would be the middle.
 
 Coarse to fine: all coarse boxes are scored, then the fine ones that overlap the best coarse ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 
@@ -46,12 +47,14 @@ class SearchSettings:
         temperature: of the mean over boxes, in the units of v.
         refined: coarse boxes whose neighbours are looked at.
         neighbour: IoU from which a fine box is a neighbour.
+        together: boxes count in the mean whose overlap with the best one is at least this share of the smaller one.
     """
 
     contrast: float = 0.5
     temperature: float = 0.15
     refined: int = 24
     neighbour: float = 0.5
+    together: float = 0.5
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,29 +100,41 @@ class BoxSearch:
         """Cosine similarity of the query (dim,) with one box (4,), -1..1."""
         return float(self.describe(box[None])[0] @ query)
 
-    def search(self, query: NDArray[np.float32], away_from: NDArray[np.bool_] | None = None) -> Found:
+    def search(
+        self, query: NDArray[np.float32], away_from: Sequence[NDArray[np.float64]] = (), apart: float = 0.0
+    ) -> Found | None:
         """The box that explains the match.
 
         Args:
             query: (dim,) float32 of length 1.
-            away_from: (C,) which coarse boxes not to consider, nor their neighbours; None for none.
+            away_from: boxes (4,) of objects that were found before, as fractions of the picture's sides.
+            apart: only boxes are considered whose overlap with each of those is at most this share of the smaller one.
 
         Returns:
-            What was found: from the coarse boxes and the neighbours of the best of them.
+            What was found: from the coarse boxes and the neighbours of the best of them. None if no coarse box is left.
         """
         coarse, fine = lattice(CELLS, COARSE_STEP), lattice(CELLS)
         matches = self._coarse @ query
         sigma = max(float(matches.std()), 1e-6)
         values = matches / sigma + self.settings.contrast * self._coarse_contrast
-        allowed = np.ones(len(coarse), bool) if away_from is None else ~away_from
+        allowed, fine_allowed = np.ones(len(coarse), bool), np.ones(len(fine), bool)
+        for taken in away_from:
+            allowed &= overlap(coarse / CELLS, taken) <= apart
+            fine_allowed &= overlap(fine / CELLS, taken) <= apart
+        if not allowed.any():
+            return None
         order = np.flatnonzero(allowed)[np.argsort(-values[allowed], kind="stable")]
-        near = _neighbours(self.settings.neighbour)[order[: self.settings.refined]].any(axis=0)
+        near = _neighbours(self.settings.neighbour)[order[: self.settings.refined]].any(axis=0) & fine_allowed
         boxes = fine[near]
         scored = self._describe_steps(boxes) @ query / sigma + self.settings.contrast * self._contrast(boxes)
         every = np.concatenate([boxes, coarse[allowed]]) / CELLS
         all_values = np.concatenate([scored, values[allowed]])
         best = int(all_values.argmax())
-        box = expected_box(every, all_values, self.settings.temperature / max(float(all_values.std()), 1e-12))
+        there = overlap(every, every[best]) >= self.settings.together
+        here = all_values[there]
+        box = expected_box(every[there], here, self.settings.temperature / max(float(here.std()), 1e-12))
+        if any(overlap(taken[None], box)[0] > apart for taken in away_from):
+            box = every[best]
         return Found(box, every[best], float(all_values[best]), sigma)
 
     def similarity(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -136,16 +151,15 @@ class BoxSearch:
         around = np.stack([x - 1, y - 1, x + 2, y + 2], axis=1) / (width, height, width, height)
         return (self.describe(np.clip(around, 0, 1)) @ query).reshape(height, width)
 
-    @cached_property
     def _grid(self) -> NDArray[np.floating]:
-        """The summed-area table at the lattice's own corners: four plain look-ups a box."""
+        """The summed-area table at the lattice's own corners: four plain look-ups a box. Made anew: it takes 11 MB."""
         corners = np.linspace(0, 1, CELLS + 1)
         return resampled(self._table, corners, corners)
 
     def _describe_steps(self, boxes: NDArray[np.intp]) -> NDArray[np.float32]:
         """As `describe`, for boxes in steps of the lattice."""
         x1, y1, x2, y2 = boxes.T
-        grid = self._grid
+        grid = self._grid()
         totals = grid[y2, x2] - grid[y1, x2] - grid[y2, x1] + grid[y1, x1]
         cells = np.prod(self.kept.cells.shape[:2]) / CELLS**2 * areas(boxes)
         pooled = rooted(totals / cells[:, None], self.encoder.power).astype(np.float32)
@@ -171,9 +185,13 @@ class BoxSearch:
         return self._contrast(lattice(CELLS, COARSE_STEP))
 
 
-def coarse_boxes() -> NDArray[np.float64]:
-    """(C, 4) xyxy of the coarse boxes, as fractions of the picture's sides."""
-    return lattice(CELLS, COARSE_STEP) / CELLS
+def overlap(boxes: NDArray[np.float64], box: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N,) intersection of each box with one, as a share of the smaller of the two."""
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    common = np.clip(high - low, 0, None).prod(axis=1)
+    smaller = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), (box[2:] - box[:2]).prod())
+    shares: NDArray[np.float64] = common / np.maximum(smaller, 1e-12)
+    return shares
 
 
 @cache

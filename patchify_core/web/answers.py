@@ -12,6 +12,7 @@ from patchify_core.metrics import QueryScore
 from patchify_core.retrieval import Explanation, Match
 
 if TYPE_CHECKING:
+    from patchify_core.localize import SimilarityMap
     from patchify_core.regions import Stage
 
 RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
@@ -20,13 +21,27 @@ RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored"
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One match as the page shows it: its rank, what is right or wrong about it, and where the object really is."""
+    """One match as the page shows it: its rank, what is right or wrong about it, and where the object really is.
+
+    `cell` is the winning patch's box, (4,) float64 xyxy in pixels; `match.box` is the one that is judged.
+    """
 
     rank: int
     match: Match
+    cell: NDArray[np.float64]
     verdict: str
     iou: float | None
     annotated: NDArray[np.float64]
+
+    @property
+    def moved(self) -> bool:
+        """Whether the box is another one than the winning patch's."""
+        return not np.array_equal(self.match.box, self.cell)
+
+    @property
+    def by_points(self) -> bool:
+        """Whether the box was found point by point."""
+        return self.match.verification is not None and self.match.verification.box is not None
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +53,9 @@ class Answer:
         stages: the nested sets of patches that the index has.
         level: number of the stage that was searched with, from 1.
         reranker: what the shortlist was re-ranked by, or None.
+        way: how boxes were found (`locating`).
         score: of the whole ranking that is shown; None when the object is unknown.
+        winning: of the same ranking with the boxes as they were before they were refined; None if they were not.
         plain: of the ranking before it was re-ranked; None if it was not.
         baseline: of the ranking by whole pictures alone; None also if the index has no whole pictures.
         ceiling: the best LocScore that the patches allow for this object.
@@ -50,7 +67,9 @@ class Answer:
     stages: tuple[Stage, ...]
     level: int
     reranker: str | None
+    way: str
     score: QueryScore | None
+    winning: QueryScore | None
     plain: QueryScore | None
     baseline: QueryScore | None
     ceiling: float | None
@@ -60,9 +79,20 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Detail:
-    """One result looked into: the similarity of every patch up to the level asked for, by `stages`."""
+    """One result looked into: the similarity of every patch up to the level asked for, by `stages`.
+
+    Attributes:
+        result: the result.
+        explanation: the similarity of every patch.
+        stages: the nested sets of patches up to that level.
+        results_shown: results on the page.
+        way: how boxes were found (`locating`).
+        places: the similarity of every place; None where the index has no feature maps.
+    """
 
     result: Result
     explanation: Explanation
     stages: tuple[Stage, ...]
     results_shown: int
+    way: str
+    places: SimilarityMap | None

@@ -13,6 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from patchify_core.errors import PatchifyError, PictureError
+from patchify_core.web.locating import WINNING
 from patchify_core.web.questions import Question
 
 NOTICE = "That did not work"
@@ -28,6 +29,7 @@ class Asked:
         level: number of the stage to search with, from 1, as the page has it.
         top: result cards.
         reranker: name of a re-ranker, or None.
+        way: how boxes are found (`locating`), as the page has it.
         forgotten: the server no longer knew what was asked, so `question` is that of a page that was just opened.
     """
 
@@ -35,6 +37,7 @@ class Asked:
     level: int
     top: int
     reranker: str | None
+    way: str
     forgotten: bool = False
 
 
@@ -98,7 +101,13 @@ def noticed(
     """
 
     def run(
-        question: Question | None, level: int | None, top: int | None, reranker: str | None, started: bool, *more: Any
+        question: Question | None,
+        level: int | None,
+        top: int | None,
+        reranker: str | None,
+        way: str | None,
+        started: bool,
+        *more: Any,
     ) -> Any:
         try:
             if question is None and started and not anew:
@@ -108,7 +117,8 @@ def noticed(
                 raise PatchifyError("The page sent no level or no number of results: reload it.")
             chosen = None if reranker in (None, NO_RERANKING) else reranker
             forgotten = question is None and started
-            answer = handler(Asked(question or first, level, top, chosen, forgotten), *more)
+            asked = Asked(question or first, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
+            answer = handler(asked, *more)
         except PatchifyError as error:
             warn(str(error))
             answer = None
@@ -130,10 +140,11 @@ def with_event(handler: Callable[..., Any], first: Question, outputs: int, anew:
         level: int | None,
         top: int | None,
         reranker: str | None,
+        way: str | None,
         started: bool,
         event: gr.EventData,
     ) -> Any:
-        return guarded(question, level, top, reranker, started, event)
+        return guarded(question, level, top, reranker, way, started, event)
 
     return run
 

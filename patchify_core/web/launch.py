@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchify_core.errors import PatchifyError
+from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.paths import ASSETS, SAMPLE_DB
 
 if TYPE_CHECKING:
     import gradio as gr
+
+    from patchify_core.web.showcase import Showcase
+
+PREPARE_AFTER_S = 2.0
+"""Seconds after which the examples are prepared: the page itself comes first."""
+
+log = logging.getLogger(__name__)
 
 
 def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) -> None:
@@ -27,17 +37,20 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
-    import gradio as gr
+    with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
+        opened = worker.submit(_open, folder)  # torch is imported meanwhile
+        import gradio as gr
 
-    from patchify_core.web.page import build
-    from patchify_core.web.showcase import Showcase
-    from patchify_core.web.visits import PageSettings
+        from patchify_core.web.page import build
+        from patchify_core.web.visits import PageSettings
 
-    settings = PageSettings()
-    showcase = Showcase(folder)
+        settings = PageSettings()
+        showcase = opened.result()
     gr.set_static_paths([ASSETS, folder / "gallery", folder / "queries"])
     demo = build(showcase, settings)
     demo.queue(max_size=64, default_concurrency_limit=2)
+    closing = threading.Event()
+    threading.Thread(target=_prepare, args=(showcase, closing), name="patchify-prepare", daemon=True).start()
     try:
         demo.launch(
             server_name=host,
@@ -58,6 +71,30 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
             f"The page cannot be served at {host}:{port}, because something else is there or the address is not of "
             "this machine: choose another --port or --host."
         ) from error
+    finally:
+        closing.set()
+
+
+def _open(folder: Path) -> Showcase:
+    """The gallery with what the first view shows found already."""
+    from patchify_core.web.showcase import Showcase
+
+    showcase = Showcase(folder)
+    try:
+        showcase.prepare(examples=1, workers=2)
+    except IndexFolderError as error:  # a map is damaged: the page says so to whoever asks
+        log.warning("The first example could not be prepared: %s", error)
+    return showcase
+
+
+def _prepare(showcase: Showcase, closing: threading.Event) -> None:
+    """Answers the examples while visitors look at the first one; whoever asks sooner waits a bit longer."""
+    if closing.wait(PREPARE_AFTER_S):
+        return
+    try:
+        showcase.prepare(stop=closing.is_set)
+    except PatchifyError as error:  # a visitor who asks will be told
+        log.warning("The examples could not be prepared: %s", error)
 
 
 def theme() -> gr.themes.Base:

@@ -29,8 +29,15 @@ NAMES = {
 }
 """What the page calls them."""
 
+BOXES = {SOFT: "soft box", MAP: "refined box"}
+"""What one of their boxes is called."""
+
 OBJECTS = 3
 """Objects that are looked for in each picture that is shown, at most; for a score the best one is enough."""
+
+TWICE_FROM = 0.5
+"""Further objects are looked for in pictures that score at least this share of the best one: in others there is hardly
+one, and a search for it takes as long as one for the first."""
 
 WORKERS = 2
 """Pictures that are searched at once."""
@@ -46,15 +53,20 @@ def best_way(index: PatchIndex) -> str:
     return MAP if has_maps(index) else SOFT
 
 
-def checked_way(way: object, index: PatchIndex) -> str:
+def is_possible(way: str, index: PatchIndex) -> bool:
+    """Whether an index allows a way."""
+    return way in NAMES and (way != MAP or has_maps(index))
+
+
+def checked_way(way: str, index: PatchIndex) -> str:
     """The way as it was asked for.
 
     Raises:
         PatchifyError: if there is none of that name, or it needs feature maps and the index was made of crops.
     """
-    if not isinstance(way, str) or way not in NAMES:
+    if way not in NAMES:
         raise PatchifyError("The page does not have that kind of box: choose one of those shown.")
-    if way == MAP and not has_maps(index):
+    if not is_possible(way, index):
         raise PatchifyError(
             "This index keeps no feature maps to search a box on: choose “one pass a picture” under Index for that."
         )
@@ -117,20 +129,29 @@ def with_boxes(
     Args:
         question: what was asked.
         engine: that found the matches.
-        matches: what was found.
+        matches: what was found, best first.
         way: see `checked_way`.
         level: the level that they were found at.
-        objects: looked for in each picture, at most.
+        objects: looked for in each picture, at most; see `TWICE_FROM`.
         workers: pictures that are searched at once.
 
     Raises:
         PatchifyError: see `checked_way`.
         IndexFolderError: if a map is damaged or was taken away.
     """
-    if checked_way(way, engine.index) == WINNING:
+    checked_way(way, engine.index)
+    if way == WINNING or not matches:
         return list(matches)
-    refiner = KeptBoxes(question, engine, objects, workers) if way == MAP else engine.refiner(way)
-    return engine.refine(question.descriptor, list(matches), refiner, level)
+    if way == SOFT:
+        return engine.refine(question.descriptor, list(matches), SOFT, level)
+    good = 0
+    if objects > 1:
+        good = next((at for at, m in enumerate(matches) if m.score < TWICE_FROM * matches[0].score), len(matches))
+    refined = []
+    for part, wanted in ((matches[:good], objects), (matches[good:], 1)):
+        refiner = KeptBoxes(question, engine, wanted, workers)
+        refined += engine.refine(question.descriptor, list(part), refiner, level)
+    return refined
 
 
 def similarity(question: Question, engine: Patchify, image_id: int) -> SimilarityMap | None:

@@ -38,6 +38,8 @@ class Question:
         engine: name of the index (see `shelf`) that is asked.
         rankings: whole rankings that were made already, by level and re-ranker: a look into a result needs the one
             that is shown, which re-ranking makes slowly.
+        located: boxes that a search on maps found already (`locating`): the picture's row in the index -> how many
+            objects were looked for, and their (M, 4) boxes.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Question:
     itself: int | None = None
     engine: str = DEFAULT
     rankings: dict[tuple[int, str | None], tuple[Match, ...]] = field(default_factory=dict, init=False, repr=False)
+    located: dict[int, tuple[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def key(self) -> str:

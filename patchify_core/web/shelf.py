@@ -1,7 +1,8 @@
 """The indexes of one gallery that the page offers, each with its encoder, which is loaded when it is first needed.
 
-`folder/index` is the one that a visit begins with; each folder below `folder/indexes` is another choice. They are the
-same for all visitors; which of them a visitor has chosen is in that visitor's question.
+`folder/index` is always there; each folder below `folder/indexes` is another choice. A visit begins with the one called
+`PREFERRED` where there is one. They are the same for all visitors; which of them a visitor has chosen is in that
+visitor's question.
 """
 
 from __future__ import annotations
@@ -14,12 +15,16 @@ from pathlib import Path, PurePath
 
 from patchify_core.encoders import Encoder, EncoderInfo, EncoderSettings, TextEncoder
 from patchify_core.errors import PatchifyError
+from patchify_core.extract import CROP
 from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Patchify
-from patchify_core.web.stages import patches_in_words
+from patchify_core.web.stages import grid_of, patches_in_words
 
 DEFAULT = "index"
-"""Name of the index that a visit begins with."""
+"""Name of the index that must be there: the gallery's own, which the other indexes' pictures are compared with."""
+
+PREFERRED = "pooled"
+"""Name of the one that a visit begins with, if the gallery has it: made in one pass a picture, with feature maps."""
 
 ONE_THREAD = EncoderSettings(threads=1)
 """One crop is too little work to share: threads that wait for each other in every layer make it slow as soon as
@@ -34,7 +39,7 @@ class Offer:
 
     Attributes:
         name: what it is chosen by: `index`, or the name of its folder below `indexes`.
-        label: encoder, patches and dimension, in words; no two offers have the same.
+        label: features, encoder, patches and dimension, in words; no two offers have the same.
         index: the descriptors.
     """
 
@@ -66,6 +71,8 @@ class Shelf:
                 found[_free_name(path.name, found)] = _same_pictures(PatchIndex.load(path), first)
             except Exception as error:  # whatever is wrong with one more index, the page goes on without it
                 log.warning("The page leaves out the index %s: %s", path, error)
+        self.first = PREFERRED if PREFERRED in found else DEFAULT
+        found = {self.first: found.pop(self.first)} | found  # what a visit begins with is the first choice
         labels = _labels(found)
         self.offers = {name: Offer(name, labels[name], index) for name, index in found.items()}
         self._settings = settings or ONE_THREAD
@@ -84,7 +91,7 @@ class Shelf:
         except (KeyError, TypeError):  # TypeError: what a browser sent may be no name at all
             raise PatchifyError("The page does not have that encoder: choose one of those shown.") from None
 
-    def engine(self, name: str = DEFAULT) -> Patchify:
+    def engine(self, name: str) -> Patchify:
         """Index and encoder. The first call loads the encoder; meanwhile other engines can be used.
 
         Raises:
@@ -109,6 +116,13 @@ class Shelf:
     def knows_words(self, name: str) -> bool:
         """Whether the loaded encoder of this index can be asked with words."""
         return isinstance(self.engine(name).encoder, TextEncoder)
+
+
+def passes_in_words(index: PatchIndex) -> str:
+    """How often the encoder looked at each picture, which is how the paper's way and the faster one differ."""
+    if index.features != CROP:
+        return "one pass a picture"
+    return "the paper: one pass a patch" if grid_of(index.regions.stages[-1]) else "one pass a patch"
 
 
 def shown_spec(info: EncoderInfo) -> str:
@@ -138,8 +152,9 @@ def _free_name(name: str, taken: dict[str, PatchIndex]) -> str:
 def _labels(indexes: dict[str, PatchIndex]) -> dict[str, str]:
     """Folder names only where the rest is the same: a visitor chooses an encoder and patches, not a folder."""
     labels = {}
+    several = any(index.features != CROP for index in indexes.values())
     for name, index in indexes.items():
-        info = index.encoder
-        labels[name] = f"{shown_spec(info)} · {patches_in_words(index.regions)} · {index.dim} numbers"
+        passes = f"{passes_in_words(index)} · " if several else ""
+        labels[name] = f"{passes}{shown_spec(index.encoder)} · {patches_in_words(index.regions)} · {index.dim} numbers"
     texts = list(labels.values())
     return {name: text if texts.count(text) == 1 else f"{text} ({name})" for name, text in labels.items()}

@@ -17,6 +17,7 @@ from patchify_core.web import codecs, views
 from patchify_core.web.codecs import Codecs, Stop, Training
 from patchify_core.web.events import sent, warn
 from patchify_core.web.questions import Question
+from patchify_core.web.shelf import DEFAULT, passes_in_words
 from patchify_core.web.showcase import Showcase
 from patchify_core.web.sizes import PICTURES, sizes
 from patchify_core.web.studies import Studies, read_studies
@@ -79,13 +80,13 @@ class Squeeze:
 
     def open(self, question: Question | None, choice: Choice | None, request: gr.Request) -> Iterator[list[Any]]:
         """The tab was opened: the visitor's question, which may be a new one, at the size that they chose."""
-        yield from self._show(question or self._showcase.first(), choice, request.session_hash, None, anew=True)
+        yield from self._show(self._asked(question), choice, request.session_hash, None, anew=True)
 
     def change(
         self, question: Question | None, choice: Choice | None, event: gr.EventData, request: gr.Request
     ) -> Iterator[list[Any]]:
         """Another size or codebook was chosen."""
-        asked = question or self._showcase.first()
+        asked = self._asked(question)
         factory, codebook = sent(event, "factory"), sent(event, "codebook")
         known = [stop.factory for stop in codecs.stops(self._index(asked))]
         if factory not in known or codebook not in CODEBOOKS:
@@ -147,6 +148,16 @@ class Squeeze:
         yield [choice, gr.skip(), ready, self._effect(question, choice, training.index), gr.skip()]
 
     # Parts ----------------------------------------------------------------------------------------------
+
+    def _asked(self, question: Question | None) -> Question:
+        """The visitor's question, asked of the gallery's own index unless another one was chosen.
+
+        The one that a visit begins with may be coded already, and what codes cost is seen from whole descriptors.
+        """
+        shelf, asked = self._showcase.shelf, question or self._showcase.first()
+        if asked.engine == DEFAULT or asked.engine != shelf.first or asked.words is not None:
+            return asked
+        return self._showcase.with_engine(asked, DEFAULT)
 
     def _index(self, question: Question) -> PatchIndex:
         return self._showcase.shelf.offer(question.engine).index
@@ -237,7 +248,7 @@ def _said(training: str, effect: Any = None) -> list[Any]:
 
 
 def _kept_as(index: PatchIndex) -> str:
-    return f"{index.factory}, {index.bytes_per_patch:,} bytes a patch"
+    return f"{index.factory}, {index.bytes_per_patch:,} bytes a patch ({passes_in_words(index)})"
 
 
 def _script(name: str) -> str:

@@ -17,7 +17,8 @@ from patchify_core.web import trials as tried
 from patchify_core.web import views
 from patchify_core.web.answers import OFF, RIGHT, WRONG
 from patchify_core.web.events import sent, warn
-from patchify_core.web.showcase import RIGHT_IOU, Showcase
+from patchify_core.web.judging import RIGHT_IOU
+from patchify_core.web.showcase import Showcase
 from patchify_core.web.studies import Studies, read_studies
 from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.trials import Failure, Trial

@@ -11,7 +11,6 @@ from patchify_core.paths import ASSETS
 from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, noticed, say, with_event
 from patchify_core.web.questions import Question
-from patchify_core.web.shelf import DEFAULT
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
 
 PLAIN: dict[str, Any] = {"container": False, "padding": False, "apply_default_css": False}
@@ -27,7 +26,7 @@ def build_search_tab(visits: Visits) -> gr.State:
     """
     question, answer = visits.first_view()
     name, settings = visits.object_name(question), visits.settings
-    several = len(visits.showcase.shelf.offers) > 1
+    shelf = visits.showcase.shelf
     # `started` stays in the browser, so that a question that was forgotten is told from one that was never asked.
     state = gr.State(None, time_to_live=settings.forget_s * 2)
     started = gr.Checkbox(False, visible=False)
@@ -41,7 +40,7 @@ def build_search_tab(visits: Visits) -> gr.State:
                     label="or say it in words",
                     placeholder="a red kettle",
                     submit_btn=True,
-                    visible=visits.showcase.shelf.knows_words(DEFAULT),
+                    visible=shelf.knows_words(shelf.first),
                     elem_id="pf-words",
                 )
             named = gr.Dropdown(
@@ -70,22 +69,32 @@ def build_search_tab(visits: Visits) -> gr.State:
                     elem_id="pf-rerank",
                 )
                 top = gr.Radio(list(settings.result_choices), value=settings.results, label="Results", elem_id="pf-top")
-            with gr.Row(elem_id="pf-engines", visible=several):
+            with gr.Row(elem_id="pf-engines"):
                 engine = gr.Dropdown(
                     visits.engine_choices(),
-                    value=DEFAULT,
-                    label="Encoder and patches",
+                    value=shelf.first,
+                    label="Index: how pictures were described",
                     filterable=False,
+                    visible=len(shelf.offers) > 1,
+                    min_width=200,
                     elem_id="pf-encoder",
                 )
-                gr.HTML(views.encoders(visits.showcase.shelf.offers.values()), elem_id="pf-about", **PLAIN)
+                box = gr.Dropdown(
+                    visits.box_choices(),
+                    value=answer.way,
+                    label="Box: where the object is",
+                    filterable=False,
+                    min_width=200,
+                    elem_id="pf-box-choice",
+                )
+                gr.HTML(views.about(shelf.offers.values()), elem_id="pf-about", **PLAIN)
             strip = gr.HTML(views.strip(answer, name), elem_id="pf-strip", js_on_load=_script("options.js"), **PLAIN)
             cards = gr.HTML(visits.cards(answer), elem_id="pf-results", js_on_load=_script("results.js"), **PLAIN)
     status = gr.HTML("", elem_id="pf-status", html_template='<div role="status">${value}</div>', **PLAIN)
     detail = gr.HTML("", elem_id="pf-detail", js_on_load=_script("detail.js"), **PLAIN)
 
-    asked = [state, level, top, rerank, started]
-    everything = [state, query, examples, named, strip, cards, detail, started, engine, level, words]
+    asked = [state, level, top, rerank, box, started]
+    everything = [state, query, examples, named, strip, cards, detail, started, engine, level, words, box]
     # One queue for all that asks, and nothing dropped: the answers come in the order of the questions, so the last
     # one is always what stays on the page.
     encode: dict[str, Any] = {
@@ -110,11 +119,12 @@ def build_search_tab(visits: Visits) -> gr.State:
     cards.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **QUIET)
     detail.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **QUIET)
     for option in (level, top):
-        option.input(noticed(visits.change_options, question, 2), asked, [strip, cards], **encode)
+        option.input(noticed(visits.change_options, question, 3), asked, [strip, cards, box], **encode)
     # Dropdowns: their `input` comes again when they are left, their `select` does not.
-    rerank.select(noticed(visits.change_reranking, question, 3), asked, [strip, cards, rerank], **encode)
+    box.select(noticed(visits.change_box, question, 3), asked, [strip, cards, box], **encode)
+    rerank.select(noticed(visits.change_reranking, question, 4), asked, [strip, cards, box, rerank], **encode)
     named.select(
-        noticed(visits.name_object, question, 5), [*asked, named], [state, named, started, strip, cards], **encode
+        noticed(visits.name_object, question, 6), [*asked, named], [state, named, started, strip, cards, box], **encode
     )
     _choice_of_engine(visits, question, engine, status, asked, everything, encode)
     query.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page

@@ -8,19 +8,19 @@ from patchify_core.web.views.compression import controls, effect, gallery, train
 from patchify_core.web.views.detail import detail
 from patchify_core.web.views.frame import below, footer, header
 from patchify_core.web.views.html import FileUrl, place
-from patchify_core.web.views.query import encoders, examples, loading, query
+from patchify_core.web.views.query import about, examples, loading, query
 from patchify_core.web.views.results import cards, strip
 from patchify_core.web.views.trial import trial
 from patchify_core.web.views.trials import evaluation
 
 __all__ = [
     "FileUrl",
+    "about",
     "below",
     "cards",
     "controls",
     "detail",
     "effect",
-    "encoders",
     "evaluation",
     "examples",
     "footer",

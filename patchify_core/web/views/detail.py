@@ -5,12 +5,14 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from patchify_core.boxes import iou
 from patchify_core.web import stages
 from patchify_core.web.answers import Detail
+from patchify_core.web.locating import BOXES, MAP, SOFT, WINNING
 from patchify_core.web.questions import Question
 from patchify_core.web.reranking import NAMES
-from patchify_core.web.views import pair
-from patchify_core.web.views.html import WORDS, FileUrl, place, verdict_text
+from patchify_core.web.views import heat, pair
+from patchify_core.web.views.html import WORDS, FileUrl, boxes, count, legend, place, verdict_text
 
 NUMBERED = 12
 """Boxes that lie anywhere, and over each other, say their similarity only if there are no more of them than this."""
@@ -21,25 +23,32 @@ def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: 
     result, (width, height, path) = found.result, size
     match, checked = result.match, result.match.verification
     winning = stages.stage_of(found.stages, match.patch)
-    shown = "points" if checked is not None and checked.inliers else str(winning)
+    if checked is not None and checked.inliers:
+        shown = "points"
+    else:
+        shown = "map" if found.places is not None and found.way == MAP else str(winning)
     annotated = "".join(
         f'<span class="pf-true" style="{place(box, width, height)}"></span>' for box in result.annotated
     )
     tabs = [(str(n), stages.title(found.stages, n)) for n in range(1, len(found.stages) + 1)]
-    layers = [("cells", "similarities"), *([("true", "annotated box")] if annotated else [])]
-    points = ""
+    layers = [("cells", "similarities"), *([("true", "annotated")] if annotated else [])]
+    points = scale = heat_layer = ""
+    if found.places is not None:
+        tabs.append(("map", "similarity map"))
+        layers.append(("patch", "winning patch"))
+        scale = heat.legend(found.places)
+        heat_layer = heat.layer(found.places, f"gallery picture {match.image_id}")
     if checked is not None:
         tabs.append(("points", "matching points"))
         layers.append(("lines", "lines"))
         points = pair.points(found, size, question, url)
-    kind = " is-refined" if _is_refined(found) else ""
+    kind = " is-refined" if result.moved else ""
     return (
         f'<div class="pf-modal{kind}" role="dialog" aria-modal="true" aria-label="Result {result.rank} looked into" '
         f'data-show="{shown}" data-image="{match.image_id}"><div class="pf-sheet v-{result.verdict}">'
         f'<div class="pf-big"><div class="pf-pic" style="--ratio:{width / height:.5f};aspect-ratio:{width}/{height}">'
         f'<img src="{escape(url(path))}" alt="Gallery picture {match.image_id}">'
-        f"{_cells(found, width, height)}{annotated}"
-        f'<span class="pf-box" style="{place(match.box, width, height)}"></span></div>{points}'
+        f"{heat_layer}{_cells(found, width, height)}{annotated}{boxes(result, width, height)}</div>{points}"
         f'<div class="pf-tabs" role="group" aria-label="What to show">'
         + "".join(
             f'<button type="button" class="pf-tab" data-level="{value}" aria-pressed="{str(value == shown).lower()}">'
@@ -50,14 +59,17 @@ def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: 
             f'<label class="pf-layer-{layer}"><input type="checkbox" data-layer="{layer}" checked> {name}</label>'
             for layer, name in layers
         )
-        + f"</div></div>{_facts(found, width, height, bool(annotated))}</div></div>"
+        + f"</div>{scale}</div>{_facts(found, width, height, bool(annotated))}</div></div>"
     )
 
 
-def _is_refined(found: Detail) -> bool:
-    """Whether the points that agree gave the result a better box than its winning patch."""
-    checked = found.result.match.verification
-    return checked is not None and checked.box is not None
+def _box_in_words(found: Detail) -> str:
+    """What the box that is judged is called."""
+    if found.result.by_points:
+        return "box by the points"
+    if not found.result.moved:
+        return "winning patch"
+    return BOXES[found.way]
 
 
 def _cells(found: Detail, width: int, height: int) -> str:
@@ -89,7 +101,10 @@ def _facts(found: Detail, width: int, height: int, annotated: bool) -> str:
         f"<b>{scores[stages.patches_before(found.stages, n) : stage.patches].max():.3f}</b></li>"
         for n, stage in enumerate(found.stages, 1)
     )
-    refined = _is_refined(found)
+    moved = result.moved
+    kinds = [("win", _box_in_words(found))]
+    kinds += [("oth", "a further one")] * bool(len(result.match.others)) + [("pat", "winning patch")] * moved
+    kinds += [("tru", "annotated box")] * annotated
     return (
         f'<div class="pf-facts"><header><h2>Result {result.rank}</h2>'
         f'<button type="button" class="pf-btn ghost" data-step="-1" aria-label="Previous result"'
@@ -98,14 +113,11 @@ def _facts(found: Detail, width: int, height: int, annotated: bool) -> str:
         f"{' disabled' if result.rank == found.results_shown else ''}>›</button>"
         '<button type="button" class="pf-close" data-do="close" aria-label="Close">×</button></header>'
         f'<p class="pf-verdict"><b aria-hidden="true">{WORDS[result.verdict][0]}</b> {escape(verdict_text(result))}</p>'
-        f"<p>{_why(found)}</p>{_agreement(found)}"
+        f"<p>{_why(found)}</p>{_how_found(found)}{_agreement(found)}"
         f'<h3>Best of each</h3><ul class="pf-best">{best}</ul>'
-        f'<p class="pf-legend"><span class="k win"></span> {"box by the points" if refined else "winning patch"} '
-        + ('<span class="k pat"></span> winning patch ' if refined else "")
-        + ('<span class="k tru"></span> annotated box' if annotated else "")
-        + "</p>"
+        f"{legend(kinds)}"
         f'<div class="pf-tools"><button type="button" class="pf-btn" data-again="{result.match.image_id}">'
-        f"Search with this {'box' if refined else 'cell'}</button></div>"
+        f"Search with this {'box' if moved else 'cell'}</button></div>"
         f'<p class="pf-file">{escape(result.match.file_name)}, {width}×{height}</p></div>'
     )
 
@@ -127,9 +139,31 @@ def _why(found: Detail) -> str:
     if grid != 1 and found.stages[0].patches == 1:
         text += f" The whole picture alone would have had {scores[0]:.3f}."
     if result.iou is not None:
-        what = "The box by the points" if _is_refined(found) else f"That {'picture' if grid == 1 else 'patch'}"
-        text += f" {what} and the annotated box overlap with IoU {result.iou:.2f}."
+        same = f"That {'picture' if grid == 1 else 'patch'}"
+        what = f"The {_box_in_words(found)}" if result.moved else same
+        text += f" {what} and the annotated box overlap with IoU {result.iou:.2f}"
+        text += f" (the winning patch: {iou(result.cell, result.annotated).max():.2f})." if result.moved else "."
     return text
+
+
+def _how_found(found: Detail) -> str:
+    """One sentence about the box, for those who have never heard of it."""
+    if found.result.by_points or found.way == WINNING:
+        return ""
+    if found.way == SOFT:
+        return (
+            "<p>The <b>soft box</b> is the mean of all patches’ boxes; the better one matches, the more it counts.</p>"
+        )
+    others = len(found.result.match.others)
+    more = (
+        f" {count(others, 'further place')} in this picture match{'' if others > 1 else 'es'} nearly as well."
+        if others
+        else ""
+    )
+    return (
+        "<p>The <b>refined box</b> is the one that, of boxes of every size and place, matches best and ends where "
+        f"something ends.{more}</p>"
+    )
 
 
 def _agreement(found: Detail) -> str:

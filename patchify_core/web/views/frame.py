@@ -17,7 +17,7 @@ def header(logo: str) -> str:
 
 
 def below() -> str:
-    """What the method does, in three steps, and what the colours mean."""
+    """What the method does, in four steps, and what the colours mean."""
     return (
         '<section class="pf-how" id="pf-how"><h2>How it works</h2><div class="pf-steps">'
         "<div><h3>1 · Cut</h3><p>Each gallery picture is cut into grids: 1×1, 2×2, 3×3 and 4×4 cells, 30 patches in all. "
@@ -25,11 +25,14 @@ def below() -> str:
         "<div><h3>2 · Describe</h3><p>A frozen network, never trained on these objects, turns every patch, and the box "
         "that you draw, into a vector of length 1. Similar content gives similar vectors.</p></div>"
         "<div><h3>3 · Compare</h3><p>A picture scores as high as its <b>best</b> patch. Pictures are ranked by that "
-        "score, and the winning patch says where the object is. Set the pyramid to <b>Global</b> to see what is lost "
-        "without patches.</p></div></div>"
+        "score, and the winning patch says about where the object is. Set the pyramid to <b>Global</b> to see what is "
+        "lost without patches.</p></div>"
+        "<div><h3>4 · Refine</h3><p>A patch is a cell of a grid, not the object. Where the index keeps what the network "
+        "saw of each picture, boxes of <b>every size and place</b> are compared too, and the best one ends where "
+        "something ends. This step is ours, not the paper’s.</p></div></div>"
         '<ul class="pf-key" aria-label="What the colours mean">'
         '<li class="v-right"><b>✓ found, box right</b> the picture holds the object, and the box covers it with IoU ≥ 0.5</li>'
-        '<li class="v-off"><b>≈ found, box off</b> the picture holds the object, but the winning cell covers it badly</li>'
+        '<li class="v-off"><b>≈ found, box off</b> the picture holds the object, but the box covers it badly</li>'
         '<li class="v-wrong"><b>✕ another object</b> the picture does not hold the object</li>'
         '<li class="v-unknown"><b>? not scored</b> nobody has said what the object is</li></ul></section>'
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from html import escape
 from pathlib import Path
 
 from numpy.typing import NDArray
@@ -32,6 +33,22 @@ def place(box: NDArray, width: int, height: int) -> str:
         f"left:{100 * x1 / width:.3f}%;top:{100 * y1 / height:.3f}%;"
         f"width:{100 * (x2 - x1) / width:.3f}%;height:{100 * (y2 - y1) / height:.3f}%"
     )
+
+
+def boxes(result: Result, width: int, height: int) -> str:
+    """The box that is judged, those of further objects, and the winning patch's where it is another one."""
+    match = result.match
+    cell = f'<span class="pf-patch" style="{place(result.cell, width, height)}"></span>' if result.moved else ""
+    others = "".join(
+        f'<span class="pf-box pf-other" style="{place(box, width, height)}"></span>' for box in match.others
+    )
+    return f'{cell}{others}<span class="pf-box" style="{place(match.box, width, height)}"></span>'
+
+
+def legend(entries: Sequence[tuple[str, str]]) -> str:
+    """What the boxes are called; entries are (CSS class of the sign, name)."""
+    items = "".join(f'<span><i class="k {sign}"></i> {escape(name)}</span>' for sign, name in entries)
+    return f'<p class="pf-legend">{items}</p>'
 
 
 def verdict_text(result: Result) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from patchify_core.index import PatchIndex
+from patchify_core.web.locating import has_maps
 from patchify_core.web.questions import Question
 from patchify_core.web.shelf import Offer, shown_spec
 from patchify_core.web.stages import patches_in_words
@@ -75,24 +77,46 @@ def loading(offer: Offer, ready: bool) -> str:
     return f'<p class="pf-loading"><i aria-hidden="true"></i>{words}</p>'
 
 
-def encoders(offers: Iterable[Offer]) -> str:
-    """Help for the choice of encoder: what each is, and which of them know words."""
+def about(offers: Iterable[Offer]) -> str:
+    """Help for the choices of index and box, for those who have heard of neither."""
+    return (
+        '<details class="pf-what pf-encoders"><summary>About these</summary><div>'
+        f"<dl>{''.join(f'<dt>{term}</dt><dd>{words}</dd>' for term, words in WHAT_THEY_ARE)}</dl>{_encoders(offers)}</div></details>"
+    )
+
+
+WHAT_THEY_ARE = (
+    ("One pass a patch", "The paper’s way: each patch is cut out and looked at alone, 30 times a picture."),
+    ("One pass a picture", "The whole picture is looked at once and patches are read off the result: much faster."),
+    ("Winning patch", "The box of the most similar patch, as in the paper: it says about where, not exactly where."),
+    ("Soft box", "The mean of all patches’ boxes, where better matches count more: they point at the object together."),
+    ("Refined box", "Boxes of every size and place are tried, and the best one ends where something ends."),
+)
+"""Terms of the choices, and one sentence each."""
+
+
+def _encoders(offers: Iterable[Offer]) -> str:
+    """What each index is, and which of them know words."""
     rows = "".join(
         f'<tr><th scope="row">{escape(shown_spec(offer.index.encoder))}</th><td>{escape(patches_in_words(offer.index.regions))}</td>'
-        f"<td>{offer.index.dim}</td>"
-        f"<td>{offer.index.bytes_per_image / 1024:,.1f} KB</td><td>{escape(offer.index.encoder.licence)}</td></tr>"
+        f"<td>{'picture' if has_maps(offer.index) else 'patch'}</td><td>{offer.index.dim}</td>"
+        f"<td>{_size(offer.index)}</td><td>{escape(offer.index.encoder.licence)}</td></tr>"
         for offer in offers
     )
     return (
-        '<details class="pf-what pf-encoders"><summary>About these</summary><div>'
         "<p>An encoder turns a picture, or a part of one, into numbers. Each was trained by others and is used as it is; "
-        "with another one, the same question is described anew and asked of that encoder's index. <b>Salient</b> patches lie "
-        "on what stands out in a picture instead of on a grid: boxes fit better.</p>"
-        '<table><thead><tr><th scope="col">Encoder</th><th scope="col">Patches</th><th scope="col">Numbers</th>'
-        '<th scope="col">Per picture</th><th scope="col">Licence of weights</th></tr></thead>'
-        f"<tbody>{rows}</tbody></table>"
-        f"<p>{WHO_KNOWS_WORDS}</p></div></details>"
+        "with another index, the same question is described anew. <b>Salient</b> patches lie on what stands out in a "
+        "picture instead of on a grid: boxes fit better.</p>"
+        '<table><thead><tr><th scope="col">Encoder</th><th scope="col">Patches</th><th scope="col">One pass a</th>'
+        '<th scope="col">Numbers</th><th scope="col">Per picture</th><th scope="col">Licence of weights</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table><p>{WHO_KNOWS_WORDS}</p>"
     )
+
+
+def _size(index: PatchIndex) -> str:
+    """Kilobytes a picture, and those of its kept map."""
+    maps = "" if index.maps is None else f" + {index.maps.size / len(index.images) / 1024:,.0f} KB map"
+    return f"{index.bytes_per_image / 1024:,.1f} KB{maps}"
 
 
 WHO_KNOWS_WORDS = (

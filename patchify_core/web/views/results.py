@@ -9,8 +9,9 @@ from pathlib import Path
 from patchify_core.metrics import QueryScore
 from patchify_core.web import stages
 from patchify_core.web.answers import Answer, Result
-from patchify_core.web.reranking import NAMES
-from patchify_core.web.views.html import WORDS, FileUrl, count, place, verdict_text
+from patchify_core.web.locating import BOXES
+from patchify_core.web.reranking import NAMES as RERANKERS
+from patchify_core.web.views.html import WORDS, FileUrl, boxes, count, legend, verdict_text
 
 
 def cards(answer: Answer, sizes: Callable[[int], tuple[int, int, Path]], url: FileUrl) -> str:
@@ -30,7 +31,7 @@ def _card(result: Result, size: tuple[int, int, Path], url: FileUrl) -> str:
         f'aria-label="{escape(said)}. Look into it.">'
         f'<span class="pf-pic" style="aspect-ratio:{width}/{height}">'
         f'<img src="{escape(url(path))}" alt="" width="{width}" height="{height}">'
-        f'<span class="pf-box" style="{place(match.box, width, height)}"></span>'
+        f"{boxes(result, width, height)}"
         f'<span class="pf-rank">{result.rank}</span>'
         + (f'<span class="pf-inliers">{agreed}</span>' if agreed else "")
         + f'</span><span class="pf-cap"><span class="pf-score">{match.score:.3f}</span>'
@@ -53,28 +54,57 @@ def strip(answer: Answer, object_name: str | None, in_words: bool = False) -> st
         )
         return (
             f'<div class="pf-strip is-empty"><p>{note}</p>'
-            f"<p class='pf-sum' role='status'>First {shown} of {answer.pictures} gallery pictures.</p>{_what_is_locscore()}</div>"
+            f"<p class='pf-sum' role='status'>First {shown} of {answer.pictures} gallery pictures.</p>{_key(answer)}{_what_is_locscore()}</div>"
         )
-    ceiling = answer.ceiling or 0.0
-    grid = stages.summary(answer.stages, answer.level)
-    gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
-    allows = "this grid allows" if gridded and not answer.reranker else "the patches allow"
-    if answer.reranker is None or answer.plain is None:
-        rows = _score_row(f"Patchify <small>{escape(grid)}</small>", answer.score, ceiling, "ours")
-    else:
-        name = f"Re-ranked <small>by {escape(NAMES[answer.reranker])}</small>"
-        rows = _score_row(name, answer.score, None, "ours")  # points can give better boxes than any patch
-        rows += _score_row(f"Patchify <small>{escape(grid)}</small>", answer.plain, ceiling, "plain")
-    if answer.baseline is not None:
-        rows += _score_row("Global baseline <small>whole pictures</small>", answer.baseline, None, "base")
     return (
         f'<div class="pf-strip"><table><caption class="pf-sr">Scores of this query</caption><thead><tr>'
         f'<td></td><th scope="col">AP <small>ranked first?</small></th>'
-        f'<th scope="col">LocScore <small>and boxed right?</small></th></tr></thead><tbody>{rows}</tbody></table>'
+        f'<th scope="col">LocScore <small>and boxed right?</small></th></tr></thead><tbody>{_rows(answer)}</tbody></table>'
         f'<div class="pf-side"><p class="pf-sum" role="status"><b>{answer.found}</b> of the first {shown} hold the '
         f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures} do.</p>"
-        f'<p class="pf-sum">Best LocScore {allows}: <b>{ceiling:.2f}</b></p>{_what_is_locscore()}</div></div>'
+        f'<p class="pf-sum">{_best_possible(answer)}</p>{_key(answer)}{_what_is_locscore()}</div></div>'
     )
+
+
+def _rows(answer: Answer) -> str:
+    """The rows of the table: as shown, with the winning patches' boxes, before re-ranking, and whole pictures."""
+    assert answer.score is not None
+    patches = f"<small>{escape(stages.summary(answer.stages, answer.level))}</small>"
+    grid = f"Patchify {patches}"
+    ceiling = answer.ceiling or 0.0
+    if answer.reranker is None:
+        if answer.winning is None:
+            rows = _score_row(grid, answer.score, ceiling, "ours")
+        else:
+            # A refined box can be better than any patch.
+            rows = _score_row(f"{BOXES[answer.way].capitalize()}es {patches}", answer.score, None, "ours")
+            rows += _score_row("Winning patches <small>as in the paper</small>", answer.winning, ceiling, "plain")
+    else:
+        name = f"Re-ranked <small>by {escape(RERANKERS[answer.reranker])}</small>"
+        rows = _score_row(name, answer.score, None, "ours")  # points can give better boxes than any patch
+        if answer.winning is not None:
+            rows += _score_row("Same ranking <small>not refined</small>", answer.winning, None, "plain")
+        if answer.plain is not None:
+            rows += _score_row(grid, answer.plain, ceiling if answer.winning is None else None, "plain")
+    if answer.baseline is not None:
+        rows += _score_row("Global baseline <small>whole pictures</small>", answer.baseline, None, "base")
+    return rows
+
+
+def _best_possible(answer: Answer) -> str:
+    gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
+    allows = "this grid allows" if gridded and not answer.reranker else "the patches allow"
+    return f"Best LocScore {allows}: <b>{answer.ceiling or 0.0:.2f}</b>"
+
+
+def _key(answer: Answer) -> str:
+    """Which box is which, where there are two kinds."""
+    if not any(result.moved for result in answer.results):
+        return ""
+    points = any(result.by_points for result in answer.results)
+    names = " or ".join(filter(None, (BOXES.get(answer.way, ""), "box by points" if points else "")))
+    others = any(len(result.match.others) for result in answer.results)
+    return legend([("win", names), *([("oth", "a further one")] if others else []), ("pat", "winning patch")])
 
 
 def _score_row(name: str, score: QueryScore, ceiling: float | None, kind: str) -> str:
@@ -98,7 +128,8 @@ def _what_is_locscore() -> str:
         "(<b>precision</b>) and multiply it by how well the box covers the object (<b>IoU</b>: overlap ÷ union, 0 to 1). "
         "Add these up and divide by the number of pictures that hold it.</p>"
         "<p>Without the IoU that is <b>AP</b>, average precision. So LocScore is AP that must also point at the right "
-        "spot, and can never be larger than AP. A whole-picture method can only ever box the whole picture.</p>"
+        "spot, and can never be larger than AP. A whole-picture method can only ever box the whole picture, and winning patches "
+        "only what the grid has; a refined box is bound to neither.</p>"
         "<p class='pf-eg'>3 pictures hold it; found at ranks 2 and 5 with IoU 0.6 and 0.3: "
         "AP = (½ + ⅖) ÷ 3 = 0.30, LocScore = (½ × 0.6 + ⅖ × 0.3) ÷ 3 = 0.14.</p></div></details>"
     )

@@ -1,0 +1,81 @@
+"""The similarity map of a picture, as a picture of its own that lies over it."""
+
+from __future__ import annotations
+
+import base64
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.localize import SimilarityMap
+
+SHOWN_SIDE = 240
+"""Longer side of the drawn map in pixels; the browser enlarges it the rest of the way."""
+
+OPACITY = 65
+"""Of the layer, in percent, until the visitor moves the slider."""
+
+STOPS = 6
+"""Colours that the legend's gradient is made of."""
+
+
+def layer(places: SimilarityMap, where: str) -> str:
+    """The map in colours, lying over its picture; its opacity is a CSS variable that the page's script sets.
+
+    Args:
+        places: similarities.
+        where: what it is a map of, for those who cannot see it.
+    """
+    values = places.values
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    spot = _in_words((column + 0.5) / values.shape[1], (row + 0.5) / values.shape[0])
+    said = (
+        f"Similarity map of {where}: the query matches best {spot}, with {values.max():.2f}; "
+        f"where it matches least the similarity is {values.min():.2f}."
+    )
+    return f'<img class="pf-heat" src="{_drawn(values)}" alt="{said}">'
+
+
+def legend(places: SimilarityMap) -> str:
+    """What the colours mean, and the slider."""
+    low, high = float(places.values.min()), float(places.values.max())
+    colours = ",".join(f"#{bytes(colour).hex()}" for colour in _viridis(np.linspace(0, 1, STOPS)[None])[0])
+    return (
+        '<div class="pf-scale"><span class="pf-range"><span>similarity</span> '
+        f'<b>{low:.2f}</b><i style="background:linear-gradient(90deg,{colours})"></i><b>{high:.2f}</b></span>'
+        '<label>see-through <input type="range" min="0" max="100" step="5" '
+        f'value="{OPACITY}" data-do="opacity" aria-label="Opacity of the similarity map in percent"> opaque</label></div>'
+    )
+
+
+def _drawn(values: NDArray[np.float32]) -> str:
+    """The values in colours, smoothly enlarged, as a PNG in a data address; its darkest is the lowest value here."""
+    import cv2
+
+    height, width = values.shape
+    scale = SHOWN_SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    large = cv2.resize(values, size, interpolation=cv2.INTER_CUBIC)  # cells lie where they lie in the picture
+    low, high = float(values.min()), float(values.max())
+    coloured = _viridis(np.clip((large - low) / max(high - low, 1e-6), 0, 1))
+    _, png = cv2.imencode(".png", coloured[:, :, ::-1])
+    return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
+
+
+def _viridis(shares: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(H, W) in 0..1 -> (H, W, 3) uint8 RGB: equal steps look equally large, to the colour-blind too."""
+    import cv2
+
+    levels = np.rint(shares * 255).astype(np.uint8)
+    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1])
+
+
+def _in_words(across: float, down: float) -> str:
+    """Where a point lies, e.g. `at the upper left`, for fractions of the picture's sides."""
+    sides = ("left", "", "right")[min(int(3 * across), 2)]
+    heights = ("upper", "", "lower")[min(int(3 * down), 2)]
+    if not sides and not heights:
+        return "in the middle"
+    if not sides:
+        return "at the top" if heights == "upper" else "at the bottom"
+    return f"at the {heights} {sides}" if heights else f"on the {sides}"
