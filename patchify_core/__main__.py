@@ -138,7 +138,9 @@ def parser() -> argparse.ArgumentParser:
     _device_option(study)
 
     bench = commands.add_parser("bench", help="measure speed and memory on this machine, as ratios against a peer")
-    bench.add_argument("what", choices=["encode", "search", "rerank", "refine", "page", "memory"], help="what to measure")
+    bench.add_argument(
+        "what", choices=["encode", "search", "rerank", "refine", "page", "memory"], help="what to measure"
+    )
     bench.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
 
     serve = commands.add_parser("serve", help="start the demo page (the same as python app.py)")

@@ -253,7 +253,7 @@ def find_positives(
     Args:
         image_ids: (N,) distinct ids of the ranked images, best first.
         boxes_at: (H,) positions in the ranking -> (H, 4) their winning boxes, xyxy in pixels. It is asked for the
-            positives only, because a large ranking has far too many boxes to make them all.
+            positives with an annotated box only, because boxes of a whole ranking are far too many to make.
         positives: See `score_query`.
         ignored: See `score_query`.
         excluded: See `score_query`.
@@ -275,10 +275,15 @@ def find_positives(
     ranked = np.flatnonzero(_among(image_ids[considered], wanted))
     hits = considered[ranked]
     found = image_ids[hits]
+    annotated = [wanted[image] for image in found.tolist()]
+    boxed = np.array([rows is not None and len(rows) > 0 for rows in annotated], bool)
+    winners = np.zeros((len(hits), 4))
+    if boxed.any():
+        winners[boxed] = boxes_at(hits[boxed])
     return FoundPositives(
         image_ids=found,
         ranks=ranked + 1,
-        ious=_best_ious(boxes_at(hits), [wanted[image] for image in found.tolist()]),
+        ious=_best_ious(winners, annotated),
         positives=len(wanted),
         located=all(rows is not None and len(rows) for rows in wanted.values()),
     )

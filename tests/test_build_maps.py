@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchify_core import extract
 from patchify_core.codes import CodeSettings
 from patchify_core.gallery import read_folder
 from patchify_core.index import PatchIndex
@@ -20,7 +22,7 @@ from patchify_core.journal import Journal
 from patchify_core.maps import KeptMaps
 from patchify_core.pooled import describe_boxes, picture_cells
 from patchify_core.recode import recode
-from patchify_core.regions import parse_regions
+from patchify_core.regions import Pyramid, parse_regions
 from patchify_core.retrieval import Patchify
 from tests.test_build import REGIONS, _cut, _first_shard, _flip, _Killer, indexed, nothing_beside, snapshot, stop_at
 from tests.tiny import TinyEncoder, picture, write_pictures
@@ -381,3 +383,27 @@ def test_maps_may_be_taken_away_with_their_mention(photos, out):
     _described(out, [MAPS_NAME])
     index = PatchIndex.load(out)
     assert index.maps is None and index.features == "pooled:64"
+
+
+def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
+    folder = write_pictures(tmp_path / "many", range(150), (8, 6))
+    real, add, given, waiting, most = extract.read_reduced, Journal.add, [], [], 0
+
+    def read(data, side):
+        reduced = real(data, side)
+        given.append(weakref.ref(reduced.picture))
+        return reduced
+
+    def adding(self, digest, descriptors, packed=None):
+        add(self, digest, descriptors, packed)
+        waiting.append(len(self))
+
+    def progress(done, total):
+        nonlocal most
+        most = max(most, sum(picture() is not None for picture in given))
+
+    monkeypatch.setattr(extract, "read_reduced", read)
+    monkeypatch.setattr(Journal, "add", adding)
+    indexed(read_folder(folder), out, regions=Pyramid(1), progress=progress, shard_images=16, **KEPT)
+    assert len(given) == 150 and max(waiting) == 16
+    assert 1 <= most <= 2  # the one on its way into the network, and the next one while it is read

@@ -150,7 +150,8 @@ def test_what_was_found_is_kept_with_its_question_alone(ours, monkeypatch) -> No
 
 def test_further_objects_are_looked_for_only_where_the_picture_matches_well(ours, monkeypatch) -> None:
     calls, question = located(ours, monkeypatch), ours.first()
-    ranking = [replace(match, score=1 / rank) for rank, match in enumerate(ours.ranking(question, LEVEL)[:4], 1)]
+    scores = (1.0, locating.TWICE_FROM, 0.99 * locating.TWICE_FROM, 0.1)
+    ranking = [replace(m, score=score) for m, score in zip(ours.ranking(question, LEVEL), scores, strict=False)]
     locating.with_boxes(question, ours.engine, ranking, MAP, LEVEL, OBJECTS)
     assert sorted(objects for _, objects in calls) == [1, 1, OBJECTS, OBJECTS]
     assert [ours.engine.index.images[row].id for row, objects in calls if objects > 1] == [
@@ -257,7 +258,7 @@ def test_cards_show_both_boxes_and_every_object(ours) -> None:
     assert cards.count("pf-other") == 2 and cards.count('"pf-patch"') == 5
     assert cards.count('class="pf-box"') == 5
     strip = views.strip(replace(answer, results=(twice,)), "rug")
-    assert "a further one" in strip and "Refined boxes" in strip and "Winning patches" in strip
+    assert "further object" in strip and "Refined boxes" in strip and "Winning patches" in strip
     plain = ours.answer(ours.first(), LEVEL, 5)
     assert "pf-patch" not in views.cards(plain, size(ours), file_url)
     assert "pf-legend" not in views.strip(plain, "rug") and "Patchify" in views.strip(plain, "rug")

@@ -66,6 +66,10 @@ def test_every_different_setting_is_a_trial_of_its_own_with_a_label_of_its_own(t
         {"factory": "PCAH128,PQ16"},
         {"factory": "PCAH128,PQ16", "codebook": "global"},
         {"factory": "PCAH128,PQ16", "rescore": "SQ8"},
+        {"features": "pooled:640"},
+        {"features": "pooled:640", "query": "224"},
+        {"features": "pooled:640", "refine": "map"},
+        {"refine": "soft"},
     ]
     found = made(tmp_path, compression=[row("set", 4, **change) for change in changes])
     assert len(found) == len(changes)
@@ -80,12 +84,12 @@ def test_baseline_is_whole_pictures_of_the_same_encoder(tmp_path) -> None:
     rows = [
         row("set", 4, encoder=encoder, **more)
         for encoder in ("a", "b")
-        for more in (base, {}, {**base, "rerank": "qe"})
+        for more in (base, {}, {**base, "rerank": "qe"}, {**base, "features": "pooled:640"}, {**base, "refine": "soft"})
     ]
     found = made(tmp_path, encoders=rows)
-    assert [t.baseline for t in found] == [True, False, False] * 2
-    assert tried.baseline_of(found, found[4]) is found[3]
-    assert tried.baseline_of(found[4:], found[4]) is None
+    assert [t.baseline for t in found] == [True, False, False, False, False] * 2
+    assert tried.baseline_of(found, found[6]) is found[5]
+    assert tried.baseline_of(found[6:], found[6]) is None
 
 
 def test_first_choice_is_the_papers_default_or_the_best(tmp_path) -> None:

@@ -17,6 +17,7 @@ from patchify_core.encoders import load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation import AT_1K, LevelReport, chosen_levels
 from patchify_core.evaluation import evaluate as evaluate_gallery
+from patchify_core.extract import CROP, checked_features
 from patchify_core.gallery import Gallery, read_dataset, told_layout
 from patchify_core.retrieval import Patchify
 from patchify_core.runs import (
@@ -96,6 +97,12 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
         raise PatchifyError(f"--shortlist counts matches from 1, not {arguments.shortlist}.")
     if arguments.shortlist is not None and not arguments.rerank:
         raise PatchifyError("--shortlist says how many matches are re-ranked: name a re-ranker with --rerank.")
+    on_maps = [f"--{how} map" for how in ("refine", "rerank") if "map" in (getattr(arguments, how) or "").split("+")]
+    if on_maps and checked_features(arguments.features) == CROP:
+        raise PatchifyError(
+            f"{on_maps[0]} searches feature maps, and crops have none: add --features pooled --keep-maps, or take "
+            "another way."
+        )
     files = [Path(os.path.realpath(name)) for name in (arguments.json, arguments.csv) if name]
     if len(set(files)) < len(files):
         raise PatchifyError(f"{arguments.json} is named for JSON and for CSV: choose two files.")

@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from patchify_core.localize import Localizer, LocalizeSettings
+from patchify_core.localize import MapRefiner
 from patchify_core.rerank.base import QueryView
 
 if TYPE_CHECKING:
@@ -31,13 +30,11 @@ class MapRerankSettings:
         shortlist: best matches that are looked at; the others stay where they are, behind them.
         weight: w, the share of the map's evidence, 0..1.
         workers: pictures that are searched at once.
-        localize: see `LocalizeSettings`.
     """
 
     shortlist: int = 20
     weight: float = 0.5
     workers: int = 2
-    localize: LocalizeSettings = field(default_factory=LocalizeSettings)
 
 
 class MapRerank:
@@ -49,7 +46,6 @@ class MapRerank:
     def __init__(self, settings: MapRerankSettings | None = None) -> None:
         """Needs nothing but settings: the maps come with the engine."""
         self.settings = settings or MapRerankSettings()
-        self._localizers: WeakKeyDictionary[Patchify, Localizer] = WeakKeyDictionary()
 
     @property
     def shortlist(self) -> int:
@@ -62,9 +58,9 @@ class MapRerank:
         Raises:
             PatchifyError: if the index was made of crops.
         """
-        localizer = self._localizers.get(engine)
-        if localizer is None:
-            localizer = self._localizers[engine] = Localizer(engine, self.settings.localize)
+        refiner = engine.refiner(self.name)  # the engine's own: what it keeps ready serves both
+        assert isinstance(refiner, MapRefiner)
+        localizer = refiner.localizer
         compared = [match for match in matches if match.image_id not in query.exclude][: self.settings.shortlist]
         rows = [engine.index.row_of[match.image_id] for match in compared]
         with ThreadPoolExecutor(self.settings.workers, thread_name_prefix="patchify-map") as workers:

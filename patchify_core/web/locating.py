@@ -35,7 +35,7 @@ BOXES = {SOFT: "soft box", MAP: "refined box"}
 OBJECTS = 3
 """Objects that are looked for in each picture that is shown, at most; for a score the best one is enough."""
 
-TWICE_FROM = 0.5
+TWICE_FROM = 0.7
 """Further objects are looked for in pictures that score at least this share of the best one: in others there is hardly
 one, and a search for it takes as long as one for the first."""
 
@@ -111,7 +111,9 @@ class KeptBoxes:
         else:
             with ThreadPoolExecutor(self.workers, thread_name_prefix="patchify-page") as workers:
                 found = list(workers.map(locate, missing))
-        kept.update({row: (self.objects, boxes) for row, boxes in zip(missing, found, strict=True)})
+        for row, boxes in zip(missing, found, strict=True):
+            if row not in kept or kept[row][0] < self.objects:  # meanwhile somebody may have looked for more
+                kept[row] = self.objects, boxes
         return [kept[row][1][: self.objects] for row in rows]
 
 

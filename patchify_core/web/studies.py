@@ -11,19 +11,23 @@ from typing import Any
 
 from patchify_core.errors import PatchifyError
 from patchify_core.paths import ASSETS
-from patchify_core.study.plans import PLANS
+from patchify_core.study.plans import PLANS, Configuration
 from patchify_core.study.run import FORMAT, PROGRAM
 
 FOLDER = ASSETS / "study"
 """Where the shipped files are, `NAME.json` for each of `PLANS`."""
 
-TEXTS = ("dataset", "encoder", "indexed", "regions", "factory", "codebook")
-OPTIONAL_TEXTS = ("rescore", "rerank")
+TEXTS = ("dataset", "encoder", "indexed", "regions", "factory", "codebook", "features", "query")
+OPTIONAL_TEXTS = ("rescore", "rerank", "refine")
+
 NUMBERS = ("seed", "level", "patches", "bytes_per_patch", "bytes_per_image")
 SCORES = ("map", "locscore", "mean_iou")
 PER_QUERY = ("ap", "ls", "first_hit", "best")
 
 Row = dict[str, Any]
+
+LATER: Row = {"features": Configuration.features, "query": Configuration.query, "refine": Configuration.refine}
+"""What rows of older files lack, because there was one choice only."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +154,7 @@ def _checked(numbers: Row) -> Study:
 
 
 def _checked_row(row: Row, queries: int) -> Row:
+    row = LATER | row
     for key in TEXTS:
         _text(row[key])
     for key in OPTIONAL_TEXTS:

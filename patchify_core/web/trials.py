@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from patchify_core.compare import DEFAULTS, BootstrapSettings, Difference, interval
 from patchify_core.errors import PatchifyError
+from patchify_core.extract import CROP
 from patchify_core.study.plans import Configuration
 from patchify_core.study.report import Mean, without_seed
 from patchify_core.web.studies import Row, Studies
@@ -22,7 +23,7 @@ EXACT = "Flat"
 GLOBAL = "pyramid:1"
 """Regions of the global baseline: the whole picture alone."""
 
-KEYS = ("dataset", "encoder", "regions", "factory", "codebook", "rescore", "rerank")
+KEYS = ("dataset", "encoder", "regions", "factory", "codebook", "rescore", "rerank", "features", "query", "refine")
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Trial:
         id: a short name of it, the same as long as the configuration is.
         mean: its rows, one a seed.
         studies: the files that it is in.
-        baseline: whether it is the global baseline of its encoder: whole pictures, exact, not re-ranked.
+        baseline: whether it is the global baseline of its encoder: whole pictures, exact, crop by crop, not re-ranked.
     """
 
     id: str
@@ -58,6 +59,12 @@ class Trial:
         return self["codebook"] if matters else None
 
     @property
+    def features(self) -> str:
+        """How descriptors are made, where it is not crop by crop, and how a query is, where that was chosen."""
+        query = f"query {self['query']}" if self["query"] else ""
+        return ", ".join(filter(None, (self["features"] if self["features"] != CROP else "", query)))
+
+    @property
     def seeds(self) -> int:
         """How many rows are averaged."""
         return len(self.mean.rows)
@@ -70,6 +77,10 @@ class Trial:
             parts.append(self.kept_as)
         if self.codebook:
             parts.append(f"{self.codebook} codebook")
+        if self.features:
+            parts.append(self.features)
+        if self["refine"]:
+            parts.append(f"{self['refine']} boxes")
         if self["rerank"]:
             parts.append(f"re-ranked by {self['rerank']}")
         return " · ".join(parts)
@@ -142,7 +153,8 @@ def _key(row: Row) -> str:
 
 def _is_base(rows: Mapping[tuple[Any, Any], Row]) -> bool:
     row = next(iter(rows.values()))
-    return row["regions"] == GLOBAL and row["factory"] == EXACT and not row["rerank"] and not row["rescore"]
+    changed = row["rerank"] or row["rescore"] or row["refine"] or row["features"] != CROP
+    return row["regions"] == GLOBAL and row["factory"] == EXACT and not changed
 
 
 def find(all_trials: Sequence[Trial], trial_id: object) -> Trial:
@@ -162,7 +174,7 @@ def first_choice(all_trials: Sequence[Trial], dataset: str) -> Trial | None:
     there = [trial for trial in all_trials if trial["dataset"] == dataset]
     default = Configuration()
     for trial in there:
-        names = ("encoder", "regions", "factory", "rescore", "rerank")
+        names = ("encoder", "regions", "factory", "rescore", "rerank", "features", "query", "refine")
         if all(trial[name] == getattr(default, name) for name in names):
             return trial
     return max(there, key=lambda trial: trial.mean.of("map") or 0.0, default=None)

@@ -103,7 +103,7 @@ def _facts(found: Detail, width: int, height: int, annotated: bool) -> str:
     )
     moved = result.moved
     kinds = [("win", _box_in_words(found))]
-    kinds += [("oth", "a further one")] * bool(len(result.match.others)) + [("pat", "winning patch")] * moved
+    kinds += [("oth", "further object")] * bool(len(result.match.others)) + [("pat", "winning patch")] * moved
     kinds += [("tru", "annotated box")] * annotated
     return (
         f'<div class="pf-facts"><header><h2>Result {result.rank}</h2>'

@@ -69,7 +69,7 @@ def strip(answer: Answer, object_name: str | None, in_words: bool = False) -> st
 def _rows(answer: Answer) -> str:
     """The rows of the table: as shown, with the winning patches' boxes, before re-ranking, and whole pictures."""
     assert answer.score is not None
-    patches = f"<small>{escape(stages.summary(answer.stages, answer.level))}</small>"
+    patches = f"<small>{escape(stages.summary(answer.stages, answer.level).removesuffix(' each'))}</small>"
     grid = f"Patchify {patches}"
     ceiling = answer.ceiling or 0.0
     if answer.reranker is None:
@@ -104,7 +104,7 @@ def _key(answer: Answer) -> str:
     points = any(result.by_points for result in answer.results)
     names = " or ".join(filter(None, (BOXES.get(answer.way, ""), "box by points" if points else "")))
     others = any(len(result.match.others) for result in answer.results)
-    return legend([("win", names), *([("oth", "a further one")] if others else []), ("pat", "winning patch")])
+    return legend([("win", names), *([("oth", "further object")] if others else []), ("pat", "winning patch")])
 
 
 def _score_row(name: str, score: QueryScore, ceiling: float | None, kind: str) -> str:

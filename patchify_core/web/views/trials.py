@@ -11,7 +11,14 @@ from patchify_core.web.studies import Studies, make_command
 from patchify_core.web.trials import Trial
 from patchify_core.web.views.html import FileUrl, count
 
-TITLES = {"encoders": "Encoders", "regions": "Regions", "compression": "Compression", "rerank": "Re-ranking"}
+TITLES = {
+    "encoders": "Encoders",
+    "regions": "Regions",
+    "compression": "Compression",
+    "rerank": "Re-ranking",
+    "features": "Features",
+    "boxes": "Boxes",
+}
 
 COLUMNS = (
     ("regions", "Regions", "which parts of a picture are compared"),
@@ -19,6 +26,8 @@ COLUMNS = (
     ("patches", "Patches", "parts of each picture"),
     ("kept", "Kept as", "how descriptors are compressed"),
     ("codebook", "Codebook", "what the compression was trained on"),
+    ("features", "Features", "empty: one pass a patch; pooled: one pass a picture, at so many pixels"),
+    ("refine", "Boxes", "empty: those of the winning patches; soft or map: refined"),
     ("rerank", "Re-ranker", "what puts the first results in a better order"),
     ("bytes", "Bytes a picture", "size of the codes of one picture"),
     ("map", "mAP", "are the right pictures first?"),
@@ -34,6 +43,7 @@ ABOUT = (
     ("AP", "for one query: 1 if all pictures that hold the object come first, less for every wrong one before them."),
     ("mAP", "the mean AP of all queries: how good the order is."),
     ("LocScore", "as mAP, but a right picture counts only as far as its box covers the object (IoU, 0 to 1)."),
+    ("Boxes", "a picture’s box is its winning patch’s, as in the paper, or a refined one; the order stays the same."),
     ("Global baseline", "whole pictures compared with whole pictures, without patches: what the method must beat."),
     ("±", "half the distance between the best and the worst of several random seeds."),
     ("95 % interval", "where the difference of two configurations would lie if other queries like these were asked."),
@@ -115,6 +125,8 @@ def _row(trial: Trial, chosen: bool) -> str:
         "patches": trial["patches"],
         "kept": trial.kept_as,
         "codebook": trial.codebook or "",
+        "features": trial.features,
+        "refine": trial["refine"] or "",
         "rerank": trial["rerank"] or "",
         "bytes": round(trial["bytes_per_image"]),
         "map": mean.of("map"),
@@ -172,7 +184,9 @@ def _refused(studies: Studies, names: Sequence[str] | None) -> str:
     reasons: dict[str, set[str]] = {}
     for name, study in studies.found.items():
         for row in study.refused if names is None or name in names else ():
-            fields = (row.get(key) for key in ("encoder", "regions", "factory", "codebook", "rerank"))
+            fields = (
+                row.get(key) for key in ("encoder", "regions", "factory", "codebook", "features", "refine", "rerank")
+            )
             what = " · ".join(str(field) for field in fields if field)
             reasons.setdefault(row["why"], set()).add(f"{what} on {row.get('dataset', '?')}")
     if not reasons:
