@@ -131,12 +131,20 @@ def resampled(table: NDArray[np.floating], across: ArrayLike, down: ArrayLike) -
     Returns:
         (Y, X, C), of the table's type.
     """
-    for axis, positions in ((0, down), (1, across)):
-        at = np.clip(np.asarray(positions, np.float64), 0, 1) * (table.shape[axis] - 1)
-        low = np.minimum(at.astype(np.intp), table.shape[axis] - 2)
-        part = (at - low).astype(table.dtype).reshape((-1, 1, 1) if axis == 0 else (1, -1, 1))
-        table = np.take(table, low, axis) * (1 - part) + np.take(table, low + 1, axis) * part
-    return table
+    height, width, channels = table.shape
+    # As products of matrices, which are many times faster than picking and mixing rows.
+    rows = (_mixing(down, height).astype(table.dtype) @ table.reshape(height, -1)).reshape(-1, width, channels)
+    return np.matmul(_mixing(across, width).astype(table.dtype), rows)
+
+
+def _mixing(positions: ArrayLike, corners: int) -> NDArray[np.float64]:
+    """(N, corners) how much of each corner makes up the value at each position in 0..1 between them."""
+    at = np.clip(np.asarray(positions, np.float64), 0, 1) * (corners - 1)
+    low = np.minimum(at.astype(np.intp), corners - 2)
+    mixing = np.zeros((len(at), corners))
+    rows = np.arange(len(at))
+    mixing[rows, low], mixing[rows, low + 1] = 1 - (at - low), at - low
+    return mixing
 
 
 def pool_boxes(table: NDArray[np.float64], boxes: ArrayLike, power: float) -> NDArray[np.float32]:

@@ -47,9 +47,9 @@ class LocalizeSettings:
     outline: OutlineSettings = field(default_factory=OutlineSettings)
     tolerance: float = 0.2
     objects: int = 1
-    another: float = 0.85
+    another: float = 0.9
     apart: float = 0.1
-    cached: int = 24
+    cached: int = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,10 +128,9 @@ class Localizer:
             another = search.search(query, taken, self.settings.apart)
             if another is None:
                 break
-            located = self._outlined(search, query, another, taken)
-            if found and located.evidence < self.settings.another * found[0].evidence:
+            if found and another.score * another.sigma < self.settings.another * found[0].evidence:
                 break
-            found.append(located)
+            found.append(self._outlined(search, query, another, taken))
         return [replace(one, box=one.box * size) for one in found]
 
     def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
