@@ -89,7 +89,7 @@ def test_the_fast_descriptors_on_the_lattice_are_the_slow_ones():
     kept = smooth_map(5, 12, 21)
     search = BoxSearch(kept, TinyEncoder(), unchanged)
     slow = search.describe(FINE / CELLS)
-    np.testing.assert_allclose(search._describe_steps(FINE), slow, atol=1e-5)
+    np.testing.assert_allclose(search._describe_steps(FINE, search._grid()), slow, atol=1e-5)
     np.testing.assert_allclose(slow, describe_boxes(kept.cells, FINE / CELLS, TinyEncoder()), atol=1e-6)
 
 

@@ -56,8 +56,8 @@ def measure() -> dict[str, Any]:
         RUNS,
     )
     each = {name: 1000 * value / len(queries) for name, value in seconds.items()}
-    rows = [(f"one query, {SHOWN} results", "milliseconds", "first is")]
-    rows += [(name, f"{value:.1f}", f"{value / each['map, first']:.1f} x faster") for name, value in each.items()]
+    rows = [(f"one query, {SHOWN} results", "milliseconds", "of first")]
+    rows += [(name, f"{value:.1f}", f"{value / each['map, first']:.2f} x") for name, value in each.items()]
     print_table("Refining boxes", rows)
     sizes = [len(maps.packed(row)) for row in range(len(maps))]
     print(f"  a kept map takes {np.mean(sizes) / 1000:.0f} kB, at most {max(sizes) / 1000:.0f} kB")

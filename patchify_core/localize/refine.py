@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -14,15 +13,13 @@ from numpy.typing import NDArray
 from patchify_core.errors import PatchifyError
 from patchify_core.localize.locate import Localizer, LocalizeSettings
 from patchify_core.localize.soft import expected_box
+from patchify_core.localize.workers import map_at_once
 
 if TYPE_CHECKING:
     from patchify_core.retrieval import Match, Patchify
 
 REFINERS = ("soft", "map")
 """What `load_refiner` takes."""
-
-WORKERS = 2
-"""Pictures that are searched at once; numpy and OpenCV leave Python's lock alone while they work."""
 
 
 class Refiner(Protocol):
@@ -89,10 +86,7 @@ class MapRefiner:
         self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
     ) -> list[NDArray[np.float64]]:
         """See `Refiner.boxes`."""
-        if len(rows) < 2:
-            return [self._boxes(query, row) for row in rows]
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="patchify-refine") as workers:
-            return list(workers.map(lambda row: self._boxes(query, row), rows))
+        return map_at_once(lambda row: self._boxes(query, row), rows)
 
     def _boxes(self, query: NDArray[np.float32], row: int) -> NDArray[np.float64]:
         return np.stack([found.box for found in self.localizer.locate(query, row)])

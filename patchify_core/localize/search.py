@@ -91,6 +91,7 @@ class BoxSearch:
         self.kept, self.encoder, self.project = kept, encoder, project
         self.settings = settings or SearchSettings()
         self._table = integral_image(kept.cells, encoder.power)
+        self._coarse: NDArray[np.float32] | None = None  # descriptors of the coarse boxes, which no query changes
 
     def describe(self, boxes: NDArray[np.float64]) -> NDArray[np.float32]:
         """(N, 4) xyxy fractions of the picture -> (N, dim) float32 rows of length 1, in the space of the index."""
@@ -114,6 +115,9 @@ class BoxSearch:
             What was found: from the coarse boxes and the neighbours of the best of them. None if no coarse box is left.
         """
         coarse, fine = lattice(CELLS, COARSE_STEP), lattice(CELLS)
+        grid = self._grid()
+        if self._coarse is None:
+            self._coarse = self._describe_steps(coarse, grid)
         matches = self._coarse @ query
         sigma = max(float(matches.std()), 1e-6)
         values = matches / sigma + self.settings.contrast * self._coarse_contrast
@@ -126,7 +130,7 @@ class BoxSearch:
         order = np.flatnonzero(allowed)[np.argsort(-values[allowed], kind="stable")]
         near = _neighbours(self.settings.neighbour)[order[: self.settings.refined]].any(axis=0) & fine_allowed
         boxes = fine[near]
-        scored = self._describe_steps(boxes) @ query / sigma + self.settings.contrast * self._contrast(boxes)
+        scored = self._describe_steps(boxes, grid) @ query / sigma + self.settings.contrast * self._contrast(boxes)
         every = np.concatenate([boxes, coarse[allowed]]) / CELLS
         all_values = np.concatenate([scored, values[allowed]])
         best = int(all_values.argmax())
@@ -156,19 +160,18 @@ class BoxSearch:
         corners = np.linspace(0, 1, CELLS + 1)
         return resampled(self._table, corners, corners)
 
-    def _describe_steps(self, boxes: NDArray[np.intp]) -> NDArray[np.float32]:
-        """As `describe`, for boxes in steps of the lattice."""
+    def _describe_steps(self, boxes: NDArray[np.intp], grid: NDArray[np.floating]) -> NDArray[np.float32]:
+        """As `describe`, for boxes in steps of the lattice; `grid` is `_grid()`."""
         x1, y1, x2, y2 = boxes.T
-        grid = self._grid()
-        totals = grid[y2, x2] - grid[y1, x2] - grid[y2, x1] + grid[y1, x1]
-        cells = np.prod(self.kept.cells.shape[:2]) / CELLS**2 * areas(boxes)
-        pooled = rooted(totals / cells[:, None], self.encoder.power).astype(np.float32)
+        flat = grid.reshape(-1, grid.shape[2])
+        totals = flat.take(y2 * (CELLS + 1) + x2, 0)
+        totals -= flat.take(y1 * (CELLS + 1) + x2, 0)
+        totals -= flat.take(y2 * (CELLS + 1) + x1, 0)
+        totals += flat.take(y1 * (CELLS + 1) + x1, 0)
+        totals /= (np.prod(self.kept.cells.shape[:2]) / CELLS**2 * areas(boxes))[:, None]
+        # Differences need double precision, roots do not.
+        pooled = rooted(totals.astype(np.float32), self.encoder.power)
         return self.project(self.encoder.describe_pooled(pooled))
-
-    @cached_property
-    def _coarse(self) -> NDArray[np.float32]:
-        """Descriptors of the coarse boxes; they do not depend on the query."""
-        return self._describe_steps(lattice(CELLS, COARSE_STEP))
 
     @cached_property
     def _stands_out(self) -> NDArray[np.float64]:

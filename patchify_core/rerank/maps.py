@@ -9,13 +9,13 @@ adds that a box in which something ends is the likelier object (`localize.search
 from __future__ import annotations
 
 from collections import OrderedDict
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from patchify_core.localize import MapRefiner
+from patchify_core.localize.workers import map_at_once
 from patchify_core.rerank.base import QueryView
 
 if TYPE_CHECKING:
@@ -29,12 +29,10 @@ class MapRerankSettings:
     Attributes:
         shortlist: best matches that are looked at; the others stay where they are, behind them.
         weight: w, the share of the map's evidence, 0..1.
-        workers: pictures that are searched at once.
     """
 
     shortlist: int = 20
     weight: float = 0.5
-    workers: int = 2
 
 
 class MapRerank:
@@ -63,8 +61,7 @@ class MapRerank:
         localizer = refiner.localizer
         compared = [match for match in matches if match.image_id not in query.exclude][: self.settings.shortlist]
         rows = [engine.index.row_of[match.image_id] for match in compared]
-        with ThreadPoolExecutor(self.settings.workers, thread_name_prefix="patchify-map") as workers:
-            found = list(workers.map(lambda row: localizer.locate(query.descriptor, row, 1)[0], rows))
+        found = map_at_once(lambda row: localizer.locate(query.descriptor, row, 1)[0], rows)
         w = self.settings.weight
         fused = [(1 - w) * match.score + w * one.evidence for match, one in zip(compared, found, strict=True)]
         order = np.argsort([-score for score in fused], kind="stable")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
 from patchify_core.extract import CROP
+from patchify_core.localize.workers import WORKERS, map_at_once
 from patchify_core.web.questions import Question
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ OBJECTS = 3
 TWICE_FROM = 0.7
 """Further objects are looked for in pictures that score at least this share of the best one: in others there is hardly
 one, and a search for it takes as long as one for the first."""
-
-WORKERS = 2
-"""Pictures that are searched at once."""
 
 
 def has_maps(index: PatchIndex) -> bool:
@@ -106,11 +103,7 @@ class KeptBoxes:
         def locate(row: int) -> NDArray[np.float64]:
             return np.stack([found.box for found in localizer.locate(query, row, self.objects)])
 
-        if len(missing) < 2 or self.workers < 2:
-            found = [locate(row) for row in missing]
-        else:
-            with ThreadPoolExecutor(self.workers, thread_name_prefix="patchify-page") as workers:
-                found = list(workers.map(locate, missing))
+        found = map_at_once(locate, missing, self.workers)
         for row, boxes in zip(missing, found, strict=True):
             if row not in kept or kept[row][0] < self.objects:  # meanwhile somebody may have looked for more
                 kept[row] = self.objects, boxes
