@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -27,9 +26,11 @@ class _OneThreadEach:
         self._limit: Any = None
 
     def __enter__(self) -> None:
+        from threadpoolctl import threadpool_limits
+
         with self._lock:  # counted: the first to come sets the limit, and only the last to leave lifts it
             if not self._inside:
-                self._limit = _controller().limit(limits=1)
+                self._limit = threadpool_limits(1)  # of all that are loaded by now
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
@@ -37,13 +38,6 @@ class _OneThreadEach:
             self._inside -= 1
             if not self._inside and self._limit is not None:
                 self._limit.restore_original_limits()
-
-
-@cache
-def _controller() -> Any:
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()  # looks through all loaded libraries, which takes a while
 
 
 _one_thread_each = _OneThreadEach()
