@@ -86,7 +86,7 @@ def test_first_view_is_complete_without_scrolling(page) -> None:
     assert len(words) == 10
     assert all(re.search(r"found, box right|found, box off|another object", w) for w in words)
     # Every picture has really arrived.
-    assert page.evaluate("() => [...document.querySelectorAll('.pf-card img')].every(i => i.naturalWidth === 640)")
+    page.wait_for_function("() => [...document.querySelectorAll('.pf-card img')].every(i => i.naturalWidth === 640)")
 
 
 def test_no_request_leaves_the_machine(page, server) -> None:

@@ -11,10 +11,12 @@ import pytest
 from patchify_core.compression import PRESETS
 from patchify_core.encoders import DEFAULT_ENCODER
 from patchify_core.evaluation import score_matches
+from patchify_core.extract import load_extractor
 from patchify_core.features import describe
 from patchify_core.index import PatchIndex
 from patchify_core.paths import ASSETS
 from patchify_core.pictures import read_picture
+from patchify_core.pooled import describe_boxes, fractions
 from patchify_core.regions import Pyramid
 from patchify_core.runs import gallery_digest
 from patchify_core.study.report import tables
@@ -100,6 +102,7 @@ def test_everything_is_credited(sample_db):
 INDEXES = {
     "lite1": ("effnet-lite1", "pyramid:4"),
     "lite2": ("effnet-lite2", "pyramid:4"),
+    "pooled": (DEFAULT_ENCODER, "pyramid:4"),
     "salient": (DEFAULT_ENCODER, "pyramid:1+salient:29"),
 }
 
@@ -129,7 +132,21 @@ def test_the_salient_index_holds_the_boxes_and_what_the_encoder_says(row, sample
     assert (np.einsum("pd,pd->p", fresh, index.descriptors_of(row)[[0, 1, 15]]) > 0.99).all()
 
 
-@pytest.mark.parametrize("study", ["encoders", "regions", "compression", "rerank"])
+@pytest.mark.parametrize("row", [3, 100])
+def test_the_pooled_index_holds_what_the_encoder_says(row, sample_db, sample_gallery, lite0):
+    index = PatchIndex.load(sample_db / "indexes" / "pooled")
+    assert index.features == "pooled:640" and index.maps is not None
+    assert max(len(index.maps.packed(each)) for each in range(len(index.maps))) <= 200_000
+    pooled = load_extractor(index.features, lite0)
+    picture = read_picture(sample_gallery.images[row].path)
+    fresh = pooled.picture_map(picture)
+    assert np.abs(fresh.cells - index.maps[row].cells).max() < 0.05  # 8 bits of a range of 6
+    boxes = fractions(index.boxes_of(row), *picture.size)
+    described = index.project(describe_boxes(fresh.cells, boxes, lite0))
+    assert (np.einsum("pd,pd->p", described, index.descriptors_of(row)) > 0.99).all()
+
+
+@pytest.mark.parametrize("study", ["encoders", "regions", "compression", "rerank", "features", "boxes"])
 def test_shipped_numbers_are_of_this_gallery(study, sample_gallery):
     numbers = json.loads((ASSETS / "study" / f"{study}.json").read_text(encoding="utf-8"))
     assert (numbers["program"], numbers["study"]) == ("patchify study", study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import shutil
 import threading
@@ -97,7 +98,11 @@ def test_without_other_indexes_there_is_one_offer(tmp_path) -> None:
     assert list(Shelf(gallery.root).offers) == [DEFAULT]
 
 
-def test_index_that_does_not_load_or_fit_is_left_out_with_one_line(folder, caplog, tmp_path) -> None:
+def test_index_that_does_not_load_or_fit_is_left_out_with_one_line(folder, caplog, tmp_path, monkeypatch) -> None:
+    # Libraries that other tests load (OpenVINO's converter, say) set up logging to their own liking.
+    monkeypatch.setattr(logging.getLogger("patchify_core.web.shelf"), "disabled", False)
+    monkeypatch.setattr(logging.root.manager, "disable", 0)
+    caplog.set_level(logging.WARNING, logger="patchify_core.web.shelf")
     (folder / "indexes" / "gone" / "index.faiss").write_bytes(b"cut")
     (folder / "indexes" / "empty").mkdir()
     (folder / "indexes" / "notes.txt").write_text("not a folder")
