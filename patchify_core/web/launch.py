@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
     from patchify_core.web.showcase import Showcase
 
+STYLES = ("style.css", "walk.css", "own.css", "share.css")
+"""The page's looks: one file for what all tabs share, then one a part."""
+
 PREPARE_AFTER_S = 2.0
 """Seconds after which the examples are prepared: the page itself comes first."""
 
@@ -42,7 +45,8 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
         import gradio as gr
 
         from patchify_core.web.page import build
-        from patchify_core.web.visits import PageSettings
+        from patchify_core.web.routes import routes
+        from patchify_core.web.settings import PageSettings
 
         settings = PageSettings()
         showcase = opened.result()
@@ -55,7 +59,7 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
         demo.launch(
             server_name=host,
             server_port=port,
-            css_paths=[ASSETS / "style.css"],
+            css_paths=[ASSETS / name for name in STYLES],
             theme=theme(),
             favicon_path=ASSETS / "logo.svg",
             footer_links=[],
@@ -65,6 +69,7 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
             share=False,
             ssr_mode=False,
             state_session_capacity=64,
+            app_kwargs={"routes": routes(showcase)},  # before Gradio's own, which take every address
         )
     except OSError as error:
         raise PatchifyError(

@@ -8,11 +8,12 @@ import gradio as gr
 
 from patchify_core.paths import ASSETS
 from patchify_core.web import views
+from patchify_core.web.settings import PageSettings
 from patchify_core.web.shelf import shown_spec
 from patchify_core.web.showcase import Showcase
 from patchify_core.web.tabs import MORE, Build
 from patchify_core.web.tabs.search import PLAIN, build_search_tab
-from patchify_core.web.visits import PageSettings, Visits, file_url
+from patchify_core.web.visits import Visits, file_url
 
 
 def build(
@@ -38,7 +39,7 @@ def build(
                 state = build_search_tab(visits)
             for title, fill in more:
                 with gr.Tab(title, id=title.lower(), elem_id=f"pf-tab-{title.lower()}") as tab:
-                    fill(showcase, state, tab)
+                    fill(visits, state, tab)
         gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
         gr.HTML(
             views.footer(len(showcase.gallery.images), shown_spec(showcase.index.encoder)), elem_id="pf-foot", **PLAIN

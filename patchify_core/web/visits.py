@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,26 +16,10 @@ from patchify_core.web.answers import Answer
 from patchify_core.web.events import NO_RERANKING, Asked, sent, sent_id, take_file, warn
 from patchify_core.web.questions import Question
 from patchify_core.web.reranking import NAMES
+from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
 
 UNKNOWN_OBJECT = "I don't know (no score)"
-
-
-@dataclass(frozen=True)
-class PageSettings:
-    """What a person may tune about the page.
-
-    Attributes:
-        results: result cards shown at first.
-        result_choices: numbers of cards that may be asked for.
-        upload_mb: largest upload in megabytes.
-        forget_s: seconds after which what a visitor sent is deleted.
-    """
-
-    results: int = 10
-    result_choices: tuple[int, ...] = (5, 10, 20, 40)
-    upload_mb: int = 30
-    forget_s: int = 1800
 
 
 def file_url(path: Path) -> str:
@@ -59,6 +43,10 @@ class Visits:
         self.objects = {
             name: instance for instance, name in sorted(gallery.instances.items(), key=lambda item: item[1])
         }
+
+    def at(self, question: Question | None) -> Showcase:
+        """Where a question is answered: gallery, indexes and annotations; None means that of a page just opened."""
+        return self.showcase
 
     # What is shown --------------------------------------------------------------------------------------
 

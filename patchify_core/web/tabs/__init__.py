@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 import gradio as gr
 
-from patchify_core.web.showcase import Showcase
 from patchify_core.web.tabs.compression import build_compression_tab
 from patchify_core.web.tabs.evaluation import build_evaluation_tab
+from patchify_core.web.visits import Visits
 
-Build = Callable[[Showcase, gr.State, gr.Tab], None]
-"""Takes the showcase, which all visitors share, the state that holds a visitor's `Question` (None at first, which
+Build = Callable[[Visits, gr.State, gr.Tab], None]
+"""Takes what visitors can do, the state that holds a visitor's `Question` (None at first, which
 means `showcase.first()`), and the tab itself, whose `select` says when it is opened."""
 
 MORE: tuple[tuple[str, Build], ...] = (

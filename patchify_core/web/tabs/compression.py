@@ -23,7 +23,7 @@ from patchify_core.web.sizes import PICTURES, sizes
 from patchify_core.web.studies import Studies, read_studies
 from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.views.compression import Effect
-from patchify_core.web.visits import file_url
+from patchify_core.web.visits import Visits, file_url
 
 SHOWN = 10
 """Results before and after."""
@@ -43,15 +43,15 @@ class Choice:
     codebook: str
 
 
-def build_compression_tab(showcase: Showcase, state: gr.State, tab: gr.Tab) -> None:
+def build_compression_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     """Makes the components of the tab; nothing is computed until it is first opened.
 
     Args:
-        showcase: the bundled gallery.
+        visits: what visitors can do.
         state: holds a visitor's `Question`.
         tab: what is opened.
     """
-    squeeze = Squeeze(showcase)
+    squeeze = Squeeze(visits.showcase)
     choice = gr.State(None)
     controls = gr.HTML("", elem_id="pf-squeeze", js_on_load=_script("compression.js"), **PLAIN)
     training = gr.HTML("", elem_id="pf-training", js_on_load=_script("training.js"), **PLAIN)

@@ -23,21 +23,21 @@ from patchify_core.web.studies import Studies, read_studies
 from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.trials import Failure, Trial
 from patchify_core.web.views.trial import Shown, ShownFailure
-from patchify_core.web.visits import file_url
+from patchify_core.web.visits import Visits, file_url
 
 WAIT = '<p class="pf-wait">Reading what was measured …</p>'
 
 
-def build_evaluation_tab(showcase: Showcase, state: gr.State, tab: gr.Tab) -> None:
+def build_evaluation_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     """Makes the components of the tab; the files are read when it is first opened.
 
     Args:
-        showcase: the bundled gallery.
+        visits: what visitors can do.
         state: not used: what was measured is the same for every visitor.
         tab: what is opened.
     """
     gr.set_static_paths([files.FOLDER])
-    reader = Evaluation(showcase)
+    reader = Evaluation(visits.showcase)
     table = gr.HTML(WAIT, elem_id="pf-eval", js_on_load=_script("evaluation.js"), **PLAIN)
     look = gr.HTML("", elem_id="pf-eval-look", js_on_load=_script("trial.js"), **PLAIN)
     quiet: dict[str, Any] = {"concurrency_id": "evaluation", "concurrency_limit": 1, **QUIET}
