@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
+
+from patchify_core.errors import PatchifyError
+from patchify_core.web.settings import variables_in_words
 
 
 def main() -> int:
     """Parses the flags and serves the page; a refusal is one sentence on stderr."""
-    parser = argparse.ArgumentParser(description="Patchify: find the pictures that hold an object, and where.")
-    parser.add_argument("--host", default=os.environ.get("PATCHIFY_HOST", "127.0.0.1"), help="default 127.0.0.1")
-    parser.add_argument("--port", type=int, default=os.environ.get("PATCHIFY_PORT", "7860"), help="default 7860")
+    parser = argparse.ArgumentParser(
+        description="Patchify: find the pictures that hold an object, and where.",
+        epilog=f"environment variables, where a flag does not say otherwise:\n{variables_in_words()}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port to listen on (default 7860)")
+    parser.add_argument("--mcp", action="store_true", default=None, help="serve the API as MCP tools too")
     arguments = parser.parse_args()
-
-    from patchify_core.errors import PatchifyError
-    from patchify_core.web.launch import launch
-
     try:
-        launch(arguments.host, arguments.port)
+        from patchify_core.web.launch import launch
+
+        launch(arguments.host, arguments.port, mcp=arguments.mcp)
     except PatchifyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

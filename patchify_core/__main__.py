@@ -36,6 +36,12 @@ def parser() -> argparse.ArgumentParser:
     index.add_argument("gallery", metavar="GALLERY", help="folder of pictures, or a dataset with annotations.json")
     index.add_argument("--out", required=True, metavar="INDEX", help="index folder to make or update")
     index.add_argument("--json", action="store_true", help="print what was done as JSON")
+    index.add_argument(
+        "--like",
+        metavar="INDEX",
+        help="make it just like this one, encoder, regions, features and codec as trained there: for folders with too "
+        "few pictures to learn a codec from, and for indexes that shall be comparable",
+    )
     _index_options(index)
 
     search = commands.add_parser("search", help="find the pictures that hold the query's object")
@@ -139,13 +145,17 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure speed and memory on this machine, as ratios against a peer")
     bench.add_argument(
-        "what", choices=["encode", "search", "rerank", "refine", "page", "memory"], help="what to measure"
+        "what", choices=["encode", "search", "rerank", "refine", "page", "visitors", "memory"], help="what to measure"
     )
     bench.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
+    bench.add_argument("--visitors", type=int, metavar="N", help="visitors: how many at a time (default 20)")
+    bench.add_argument("--seconds", type=float, metavar="S", help="visitors: how long they stay (default 120)")
+    bench.add_argument("--flood", type=int, metavar="N", help="visitors: requests of one more client at once (default 0)")
 
     serve = commands.add_parser("serve", help="start the demo page (the same as python app.py)")
-    serve.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    serve.add_argument("--port", type=int, default=7860, help="port (default 7860)")
+    serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    serve.add_argument("--port", type=int, help="port (default 7860)")
+    serve.add_argument("--mcp", action="store_true", default=None, help="serve the API as MCP tools too")
     return root
 
 

@@ -57,6 +57,17 @@ class BuildSettings(CodeSettings):
     features: str = CROP
     keep_maps: bool = False
 
+    @classmethod
+    def like(cls, index: PatchIndex) -> BuildSettings:
+        """The settings that an index was made with."""
+        return cls(
+            index.factory,
+            index.codebook,
+            index.rescore,
+            features=index.features,
+            keep_maps=index.maps is not None,
+        )
+
 
 @dataclass(frozen=True)
 class BuildReport:
@@ -89,6 +100,7 @@ def build_index(
     regions: Regions | None = None,
     settings: BuildSettings | None = None,
     progress: Progress | None = None,
+    like: PatchIndex | None = None,
 ) -> BuildReport:
     """Builds or updates the index folder `out` from a gallery.
 
@@ -97,13 +109,18 @@ def build_index(
         out: index folder; a new one, or one of the same encoder, regions and codec, whose descriptors are reused.
         encoder: the frozen encoder.
         regions: which patches; the paper's L3 by default.
-        settings: see `BuildSettings`.
+        settings: see `BuildSettings`; by default those of `like`, if there is one.
         progress: told after each picture; may raise to stop the build, which then can be resumed.
+        like: where there is no index yet, one whose projection and trained codec are taken over instead of learned
+            from these pictures, which may be too few for that; codes of pictures that it holds too are copied.
 
     Raises:
-        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written.
+        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written; if `like` was made with
+            another encoder, regions or settings.
         GalleryError: if no picture could be read, or annotations give a picture another size than it has.
     """
+    if like is not None:
+        regions, settings = regions or like.regions, settings or BuildSettings.like(like)
     regions, settings = regions or Pyramid(), settings or BuildSettings()
     extractor = load_extractor(settings.features, encoder, settings.keep_maps)
     settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
@@ -111,6 +128,9 @@ def build_index(
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + ".partial")
         old = _existing(out, private, encoder, regions, settings, extractor.spec)
+        if old is None and like is not None:
+            _check_like(like, encoder, regions, settings, extractor.spec)
+            old = like
         if old is None:
             settings.check_enough(encoder.info.dim, regions, len(gallery.images))
         maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": extractor.spec}
@@ -312,6 +332,26 @@ def _existing(
             "or delete it first."
         )
     return old
+
+
+def _check_like(
+    like: PatchIndex, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
+) -> None:
+    """Codes of two kinds cannot stand in one index."""
+    like.check_encoder(encoder.info)
+    theirs = BuildSettings.like(like)
+    pairs = {
+        "regions": (like.regions.spec, regions.spec),
+        "features": (like.features, features),
+        "factory": (like.factory, settings.made_with({"factory": like.factory})["factory"]),
+        "rescore": (theirs.rescore_factory or "none", settings.rescore_factory or "none"),
+        "feature maps": (*("kept" if s.keep_maps else "not kept" for s in (theirs, settings)),),
+    }
+    for what, (had, wanted) in pairs.items():
+        if had != wanted:
+            raise IndexFolderError(
+                f"The index to learn from was made with {what} {had}, not {wanted}: use the same, or leave it out."
+            )
 
 
 def _swap_in(index: PatchIndex, out: Path, private: Path, root: Path, maps: _Maps | None) -> None:

@@ -28,3 +28,7 @@ class EncoderError(PatchifyError):
 
 class IndexFolderError(PatchifyError):
     """An index folder that is missing, damaged, or does not fit the encoder, regions or pictures at hand."""
+
+
+class ArchiveError(PatchifyError):
+    """A zip archive that is damaged, or holds more than may be unpacked."""

@@ -9,10 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-BENCHMARKS = ("encode", "search", "rerank", "refine", "page", "memory")
+BENCHMARKS = ("encode", "search", "rerank", "refine", "page", "visitors", "memory")
 
 
-def run(what: str) -> dict[str, Any]:
-    """Runs one benchmark, prints its table and returns its numbers."""
-    numbers: dict[str, Any] = importlib.import_module(f"patchify_core.bench.{what}").measure()
+def run(what: str, **options: Any) -> dict[str, Any]:
+    """Runs one benchmark, prints its table and returns its numbers; `options` are those of its `measure`."""
+    numbers: dict[str, Any] = importlib.import_module(f"patchify_core.bench.{what}").measure(**options)
     return numbers

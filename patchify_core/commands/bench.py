@@ -10,16 +10,23 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.commands.shared import check_writable
+from patchify_core.errors import PatchifyError
+
+VISITORS = ("visitors", "seconds", "flood")
+"""Options that only `bench visitors` has."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs one benchmark."""
     from patchify_core import bench as benchmarks
 
+    options = {name: getattr(arguments, name) for name in VISITORS if getattr(arguments, name) is not None}
+    if options and arguments.what != "visitors":
+        raise PatchifyError(f"--{next(iter(options))} belongs to bench visitors: leave it out.")
     if arguments.json:
         check_writable(Path(arguments.json))
     start = time.perf_counter()
-    numbers: dict[str, Any] = benchmarks.run(arguments.what)
+    numbers: dict[str, Any] = benchmarks.run(arguments.what, **options)
     print(f"({time.perf_counter() - start:.0f} s)", file=sys.stderr)
     if arguments.json:
         Path(arguments.json).write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")

@@ -5,14 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
 from patchify_core.boxes import parse_box
 from patchify_core.commands.shared import check_writable
 from patchify_core.draw import save, sheet
 from patchify_core.errors import PatchifyError
+from patchify_core.listing import matches_as_json
 from patchify_core.rerank import load_reranker
-from patchify_core.retrieval import Match, Patchify
+from patchify_core.retrieval import Patchify
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -35,12 +35,11 @@ def run(arguments: argparse.Namespace) -> int:
         refine=arguments.refine,
     )
     root = engine.index.root or Path()
-    # A result must be the picture that was indexed, or its box would lie on another one.
-    engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])
+    rows = matches_as_json(engine, matches)  # first, because it finds out whether the pictures are the indexed ones
     if arguments.draw:
         save(sheet(matches, root), Path(arguments.draw))
     if arguments.json:
-        print(json.dumps([_as_json(rank, match, root) for rank, match in enumerate(matches, 1)], indent=1))
+        print(json.dumps(rows, indent=1))
         return 0
     verified = any(match.verification for match in matches)
     print(f"{'rank':>4}  {'score':>6}  {'box x1,y1,x2,y2':<22}  {'inliers  ' if verified else ''}file")
@@ -51,25 +50,3 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{root / match.file_name}")
     return 0
 
-
-def _as_json(rank: int, match: Match, root: Path) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "rank": rank,
-        "image_id": match.image_id,
-        "file": str(root / match.file_name),
-        "score": match.score,
-        "box": match.box.tolist(),
-        "patch": match.patch,
-    }
-    if len(match.others):
-        row["others"] = match.others.tolist()
-    if (found := match.verification) is not None:
-        row["verification"] = {
-            "method": found.method,
-            "matches": found.matches,
-            "inliers": found.inliers,
-            "local_score": found.local_score,
-            "global_score": found.global_score,
-            "box": None if found.box is None else found.box.tolist(),
-        }
-    return row

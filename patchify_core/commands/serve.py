@@ -9,5 +9,5 @@ def run(arguments: argparse.Namespace) -> int:
     """Starts the demo page."""
     from patchify_core.web.launch import launch
 
-    launch(arguments.host, arguments.port)
+    launch(arguments.host, arguments.port, mcp=arguments.mcp)
     return 0

@@ -12,6 +12,7 @@ from patchify_core.build import BuildReport, BuildSettings, build_index
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
+from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 
 SKIPPED_SHOWN = 20
@@ -42,6 +43,12 @@ def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Nam
     )
     with progress_bar("indexing", " pictures") as progress:
         return build_index(gallery, out, encoder, parse_regions(arguments.regions), settings, progress)
+
+
+def build_like(gallery: Gallery, out: Path, like: PatchIndex, encoder: Encoder) -> BuildReport:
+    """Builds or updates an index made just like another one, with a bar."""
+    with progress_bar("indexing", " pictures") as progress:
+        return build_index(gallery, out, encoder, progress=progress, like=like)
 
 
 def say_skipped(report: BuildReport) -> int:

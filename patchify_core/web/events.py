@@ -89,6 +89,7 @@ def noticed(
     outputs: int,
     anew: bool = False,
     otherwise: Callable[[Question], Sequence[Any]] | None = None,
+    renewed: Callable[[Question], Question] = lambda question: question,
 ) -> Callable[..., Any]:
     """Shows a refusal as a notice and leaves everything on the page as it was.
 
@@ -97,6 +98,7 @@ def noticed(
         first: the question of a page that was just opened.
         outputs: how many values the handler returns.
         anew: whether the handler asks something new, whatever was asked before.
+        renewed: the visitor's question as it can be asked now.
         otherwise: the values that are returned after a refusal; by default none of the outputs changes.
     """
 
@@ -116,8 +118,15 @@ def noticed(
             if not level or not top:
                 raise PatchifyError("The page sent no level or no number of results: reload it.")
             chosen = None if reranker in (None, NO_RERANKING) else reranker
-            forgotten = question is None and started
-            asked = Asked(question or first, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
+            now, lost = first, False
+            try:
+                now = first if question is None else renewed(question)
+            except PatchifyError:  # what was asked is gone; something new may be asked all the same
+                if not anew:
+                    raise
+                lost = True
+            forgotten = lost or (question is None and started)
+            asked = Asked(now, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
             answer = handler(asked, *more)
         except PatchifyError as error:
             warn(str(error))
@@ -131,9 +140,15 @@ def noticed(
     return run
 
 
-def with_event(handler: Callable[..., Any], first: Question, outputs: int, anew: bool = False) -> Callable[..., Any]:
+def with_event(
+    handler: Callable[..., Any],
+    first: Question,
+    outputs: int,
+    anew: bool = False,
+    renewed: Callable[[Question], Question] = lambda question: question,
+) -> Callable[..., Any]:
     """As `noticed`, for handlers that read what the event carries."""
-    guarded = noticed(handler, first, outputs, anew)
+    guarded = noticed(handler, first, outputs, anew, renewed=renewed)
 
     def run(
         question: Question | None,

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import threading
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.paths import ASSETS, SAMPLE_DB
+from patchify_core.paths import ASSETS
+from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -26,17 +29,30 @@ PREPARE_AFTER_S = 2.0
 log = logging.getLogger(__name__)
 
 
-def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) -> None:
-    """Serves the page until it is interrupted.
+def launch(
+    host: str | None = None,
+    port: int | None = None,
+    folder: Path | None = None,
+    mcp: bool | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> None:
+    """Serves the page until it is interrupted. What is None is as the environment says (`settings.VARIABLES`).
 
     Args:
         host: address to listen on.
         port: port to listen on.
         folder: the gallery with its queries and indexes; the bundled one by default.
+        mcp: whether programs may use the page's API as tools over the Model Context Protocol.
+        environ: where the variables are.
 
     Raises:
-        PatchifyError: if there is no such port, it is taken, or the gallery and its index do not fit.
+        PatchifyError: if there is no such port, it is taken, the gallery and its index do not fit, a variable says
+            something that does not do, or the package for `mcp` is missing.
     """
+    server = ServerSettings.from_environment(environ)
+    settings, limits = PageSettings.from_environment(environ), QueueSettings.from_environment(environ)
+    host, port, folder = host or server.host, server.port if port is None else port, folder or server.gallery
+    mcp = server.mcp if mcp is None else mcp
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
@@ -44,22 +60,30 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
         opened = worker.submit(_open, folder)  # torch is imported meanwhile
         import gradio as gr
 
-        from patchify_core.web.page import build
-        from patchify_core.web.routes import routes
-        from patchify_core.web.settings import PageSettings
+        if mcp:
+            from patchify_core.web.tools import offer_tools
 
-        settings = PageSettings()
+            offer_tools()
+        from patchify_core.web.own.addresses import own_routes
+        from patchify_core.web.own.registry import Registry
+        from patchify_core.web.page import build
+        from patchify_core.web.routes import no_such_function, routes
+
         showcase = opened.result()
     gr.set_static_paths([ASSETS, folder / "gallery", folder / "queries"])
-    demo = build(showcase, settings)
-    demo.queue(max_size=64, default_concurrency_limit=2)
+    own = Registry(showcase, settings)
     closing = threading.Event()
-    threading.Thread(target=_prepare, args=(showcase, closing), name="patchify-prepare", daemon=True).start()
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupted)  # ended by a service manager: visitors' pictures are deleted first
     try:
+        demo = build(showcase, settings, own=own)
+        demo.guard(limits)
+        threading.Thread(target=_prepare, args=(showcase, closing), name="patchify-prepare", daemon=True).start()
         demo.launch(
             server_name=host,
             server_port=port,
             css_paths=[ASSETS / name for name in STYLES],
+            head=f"<script>{(ASSETS / 'frame.js').read_text(encoding='utf-8')}</script>",
             theme=theme(),
             favicon_path=ASSETS / "logo.svg",
             footer_links=[],
@@ -68,8 +92,14 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
             max_file_size=f"{settings.upload_mb}mb",
             share=False,
             ssr_mode=False,
-            state_session_capacity=64,
-            app_kwargs={"routes": routes(showcase)},  # before Gradio's own, which take every address
+            root_path=server.root_path or None,
+            state_session_capacity=limits.visits,
+            mcp_server=mcp,
+            # Before Gradio's own, which take every address.
+            app_kwargs={
+                "routes": [*routes(showcase, demo), *own_routes(own)],
+                "exception_handlers": {gr.route_utils.FnIndexInferError: no_such_function},
+            },
         )
     except OSError as error:
         raise PatchifyError(
@@ -78,6 +108,11 @@ def launch(host: str = "127.0.0.1", port: int = 7860, folder: Path = SAMPLE_DB) 
         ) from error
     finally:
         closing.set()
+        own.close()
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _open(folder: Path) -> Showcase:

@@ -8,6 +8,9 @@ import gradio as gr
 
 from patchify_core.paths import ASSETS
 from patchify_core.web import views
+from patchify_core.web.api import add_api
+from patchify_core.web.guarded import GuardedBlocks
+from patchify_core.web.own.registry import Registry
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.shelf import shown_spec
 from patchify_core.web.showcase import Showcase
@@ -17,31 +20,37 @@ from patchify_core.web.visits import Visits, file_url
 
 
 def build(
-    showcase: Showcase, settings: PageSettings | None = None, more: Sequence[tuple[str, Build]] = MORE
-) -> gr.Blocks:
+    showcase: Showcase,
+    settings: PageSettings | None = None,
+    more: Sequence[tuple[str, Build]] = MORE,
+    own: Registry | None = None,
+) -> GuardedBlocks:
     """The page, with the first example already searched.
 
     Args:
         showcase: the bundled gallery.
         settings: see `PageSettings`.
         more: (title, function) of the tabs after the search.
+        own: visitors' own pictures; by default the page takes none.
     """
-    visits = Visits(showcase, settings)
+    visits = Visits(showcase, settings, own)
     forget_s = visits.settings.forget_s
-    with gr.Blocks(
+    with GuardedBlocks(
         title="Patchify: find an object, and where it is",
         delete_cache=(forget_s // 3, forget_s),
         analytics_enabled=False,
     ) as demo:
         gr.HTML(views.header(file_url(ASSETS / "logo.svg")), elem_id="pf-header", **PLAIN)
-        with gr.Tabs(elem_id="pf-tabs", elem_classes=[] if more else ["is-alone"]):
+        with gr.Tabs(elem_id="pf-tabs", elem_classes=[] if more else ["is-alone"], overflow_behavior="wrap"):
             with gr.Tab("Search", id="search", elem_id="pf-tab-search"):
-                state = build_search_tab(visits)
+                state = build_search_tab(visits, [title for title, _ in more])
             for title, fill in more:
-                with gr.Tab(title, id=title.lower(), elem_id=f"pf-tab-{title.lower()}") as tab:
+                name = title.lower().replace(" ", "-")
+                with gr.Tab(title, id=name, elem_id=f"pf-tab-{name}") as tab:
                     fill(visits, state, tab)
         gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
         gr.HTML(
             views.footer(len(showcase.gallery.images), shown_spec(showcase.index.encoder)), elem_id="pf-foot", **PLAIN
         )
+        add_api(visits)
     return demo

@@ -14,6 +14,9 @@ from patchify_core.gallery.model import is_text
 from patchify_core.retrieval import Match
 from patchify_core.web.shelf import DEFAULT
 
+OWN = "own"
+"""What the name of an index of a visitor's own pictures begins with, before a colon."""
+
 MAX_WORDS = 300
 """Longest question in words, in characters. Text encoders read some 77 tokens and cut off the rest."""
 
@@ -57,6 +60,11 @@ class Question:
     engine: str = DEFAULT
     rankings: dict[tuple[int, str | None], tuple[Match, ...]] = field(default_factory=dict, init=False, repr=False)
     located: dict[int, tuple[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def is_private(self) -> bool:
+        """Whether it is about what the visitor brought, which no link leads to."""
+        return self.data is not None or self.engine.partition(":")[0] == OWN
 
     @property
     def key(self) -> str:

@@ -2,25 +2,86 @@
 
 from __future__ import annotations
 
+import time
+from functools import cache
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
-from starlette.responses import JSONResponse
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
+from patchify_core import __version__
+from patchify_core.errors import PatchifyError
+
 if TYPE_CHECKING:
+    import gradio as gr
+
     from patchify_core.web.showcase import Showcase
 
 
-def routes(showcase: Showcase) -> list[Route]:
+def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
     """The addresses, each with what answers it.
 
     Args:
         showcase: the bundled gallery.
+        page: whose queue searches go through.
     """
+    started = time.monotonic()
 
-    def health(request: Request) -> JSONResponse:
-        """Whether searches can be answered, for whoever watches the server."""
-        return JSONResponse({"status": "ok", "pictures": len(showcase.gallery.images)})
+    async def health(request: Request) -> JSONResponse:
+        """Whether searches can be answered, for whoever watches the server: 200, or 503 and why not.
 
-    return [Route("/health", health)]
+        It runs between the requests, not among the searches, and looks only at what is known already.
+        """
+        queue = page._queue
+        trouble = why_not(showcase, queue.stopped)
+        waiting = [event for one in queue.event_queue_per_concurrency_id.values() for event in one.queue]
+        said = {
+            "status": "ok" if trouble is None else "unavailable",
+            "version": __version__,
+            "pictures": len(showcase.gallery.images),
+            "indexes": list(showcase.shelf.offers),
+            "uptime_s": round(time.monotonic() - started, 1),
+            "running": queue.get_active_worker_count(),
+            "waiting": len(waiting),
+            "longest_wait_s": round(max((time.monotonic() - event.enqueue_time for event in waiting), default=0.0), 1),
+        }
+        if trouble is not None:
+            said["reason"] = trouble
+        return JSONResponse(said, 200 if trouble is None else 503, headers={"Cache-Control": "no-store"})
+
+    @cache
+    def printable() -> str:
+        from patchify_core.web.handout import handout
+
+        return handout(showcase)
+
+    def hand_out(request: Request) -> Response:
+        """The printable page; made when it is first asked for."""
+        try:
+            return HTMLResponse(printable())
+        except PatchifyError as error:
+            return PlainTextResponse(str(error), 503)
+
+    return [Route("/health", health), Route("/handout", hand_out)]
+
+
+async def no_such_function(request: Request, error: Exception) -> JSONResponse:
+    """What a program is told that asks for an endpoint by a wrong name; Gradio would write a traceback into the log."""
+    return JSONResponse({"detail": "There is no such function: see the API under /gradio_api/info."}, 404)
+
+
+def why_not(showcase: Showcase, stopped: bool) -> str | None:
+    """Why no search can be answered, in one sentence; None if it can.
+
+    Args:
+        showcase: the bundled gallery.
+        stopped: whether the queue has ended.
+    """
+    if stopped:
+        return "The queue has ended: start the server again."
+    if not showcase.shelf.is_loaded(showcase.shelf.first):
+        return "The encoder is not loaded: see the server's log."
+    if not showcase.gallery.images[0].path.is_file():
+        return f"The gallery's pictures are gone from {showcase.folder.name}: put them back."
+    return None

@@ -2,29 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import gradio as gr
 
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.web import locating, stages, views
 from patchify_core.web.answers import Answer
 from patchify_core.web.events import NO_RERANKING, Asked, sent, sent_id, take_file, warn
-from patchify_core.web.questions import Question
+from patchify_core.web.own.place import OwnPlace, own_address, token_in
+from patchify_core.web.questions import OWN, Question
 from patchify_core.web.reranking import NAMES
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
+
+if TYPE_CHECKING:
+    from patchify_core.regions import Stage
+    from patchify_core.web.own.registry import Registry
+
+OWN_SHOWN = 60
+"""Of a visitor's own pictures that are shown as examples."""
 
 UNKNOWN_OBJECT = "I don't know (no score)"
 
 
 def file_url(path: Path) -> str:
-    """Address of a bundled picture on the page's own server."""
-    return f"gradio_api/file={quote(path.as_posix())}"
+    """Address of a picture on the page's own server; that of a visitor's own has the visitor's token in it."""
+    own = own_address(path)
+    return own or f"gradio_api/file={quote(path.as_posix())}"
 
 
 class Visits:
@@ -33,20 +45,33 @@ class Visits:
     Args:
         showcase: the bundled gallery.
         settings: see `PageSettings`.
+        own: visitors' own pictures; None if the page takes none.
     """
 
-    def __init__(self, showcase: Showcase, settings: PageSettings | None = None) -> None:
+    def __init__(self, showcase: Showcase, settings: PageSettings | None = None, own: Registry | None = None) -> None:
         """Takes the names of examples and objects; nothing is computed yet."""
-        self.showcase, self.settings = showcase, settings or PageSettings()
+        self.showcase, self.settings, self.own = showcase, settings or PageSettings(), own
         gallery = showcase.gallery
         self.examples = [(query.id, gallery.name(query.instance), query.path) for query in showcase.examples]
-        self.objects = {
-            name: instance for instance, name in sorted(gallery.instances.items(), key=lambda item: item[1])
-        }
+        self.objects = _by_name(gallery)
 
     def at(self, question: Question | None) -> Showcase:
-        """Where a question is answered: gallery, indexes and annotations; None means that of a page just opened."""
-        return self.showcase
+        """Where a question is answered: gallery, indexes and annotations; None means that of a page just opened.
+
+        Raises:
+            PatchifyError: if it asks a visitor's own pictures, and they are not there any more.
+        """
+        return self.showcase if question is None else self.at_index(question.engine)
+
+    def at_index(self, engine: str) -> Showcase:
+        """Where the index of this name is; see `at`."""
+        own = self.own.at(engine) if self.own is not None and isinstance(engine, str) else None
+        return own or self.showcase
+
+    def renewed(self, question: Question) -> Question:
+        """The question as it can be asked now: more of a visitor's own pictures may be indexed than when it was made."""
+        place = self.at(question)
+        return place.welcome(question) if isinstance(place, OwnPlace) else question
 
     # What is shown --------------------------------------------------------------------------------------
 
@@ -62,15 +87,16 @@ class Visits:
         A level or a kind of box that the index does not have, because another one was left, means its best. Where a map
         to search a box on turns out to be damaged, a notice says so and boxes are soft.
         """
-        level = min(asked.level, self.showcase.levels_of(asked.question.engine))
+        place = self.at(asked.question)
+        level = min(asked.level, place.levels_of(asked.question.engine))
         way = self.way(asked)
         try:
-            return self.showcase.answer(asked.question, level, asked.top, asked.reranker, way)
+            return place.answer(asked.question, level, asked.top, asked.reranker, way)
         except IndexFolderError as error:
             if way != locating.MAP:
                 raise
             warn(str(error))
-            return self.showcase.answer(asked.question, level, asked.top, asked.reranker, locating.SOFT)
+            return place.answer(asked.question, level, asked.top, asked.reranker, locating.SOFT)
 
     def way(self, asked: Asked) -> str:
         """How boxes are found: as asked, or in the best way that the index allows."""
@@ -85,23 +111,46 @@ class Visits:
         return [
             question,
             views.query(question, file_url),
-            views.examples(self.examples, question.example, file_url),
-            gr.update(value=name or UNKNOWN_OBJECT),
+            self.thumbnails(question),
+            self.object_choice(asked.question, question, name),
             views.strip(answer, name, question.words is not None),
-            self.cards(answer),
+            self.cards(answer, question),
             "",
             True,
-            *(self.engine_parts(question.engine, answer.level) if changed else [gr.skip()] * 3),
+            *(self.engine_parts(question.engine, answer.level, asked.question.engine) if changed else [gr.skip()] * 3),
             answer.way if changed else self.box_choice(asked, answer),
         ]
 
-    def engine_parts(self, engine: str, level: int) -> list[Any]:
+    def engine_parts(self, engine: str, level: int, before: str = "") -> list[Any]:
         """Values of the parts that depend on the encoder: its choice, the levels, and the box for words."""
+        own = next((name for name in map(own_choice, (engine, before)) if name), None)
+        choices: dict[str, Any] = {} if own is None else {"choices": self.engine_choices(own)}
         return [
-            gr.update(value=engine, interactive=True),
+            gr.update(value=own_choice(engine) or engine, interactive=True, **choices),
             gr.update(choices=self.level_choices(engine), value=level, label=self.level_label(engine)),
-            gr.update(visible=self.showcase.shelf.knows_words(engine)),
+            gr.update(visible=self.at_index(engine).shelf.knows_words(engine)),
         ]
+
+    def thumbnails(self, question: Question) -> str:
+        """The examples, or a visitor's own pictures while those are searched."""
+        place = self.at(question)
+        if not isinstance(place, OwnPlace):
+            return views.examples(self.examples, question.example, file_url)
+        marked = set(place.gallery.annotations.image_ids.tolist())
+        images = sorted(place.gallery.images, key=lambda image: image.id not in marked)[:OWN_SHOWN]
+        return views.examples([(i.id, i.file_name, i.path) for i in images], question.itself, file_url)
+
+    def object_choice(self, before: Question, question: Question, name: str | None) -> Any:
+        """The choice of object: other pictures hold other objects, and a visitor may have named more by now."""
+        known = self.objects_at(question)
+        same = question.engine == before.engine and not question.is_private
+        choices: dict[str, Any] = {} if same else {"choices": [UNKNOWN_OBJECT, *known]}
+        return gr.update(value=name or UNKNOWN_OBJECT, **choices)
+
+    def objects_at(self, question: Question) -> dict[str, int]:
+        """Name -> id of the objects among which a question's may be."""
+        place = self.at(question)
+        return self.objects if place is self.showcase else _by_name(place.gallery)
 
     def box_choice(self, asked: Asked, answer: Answer) -> Any:
         """Value of the choice of boxes: what is shown, where that is not what was asked for."""
@@ -109,34 +158,44 @@ class Visits:
 
     def index_of(self, asked: Asked) -> PatchIndex:
         """The index that is asked."""
-        return self.showcase.shelf.offer(asked.question.engine).index
+        return self.at(asked.question).shelf.offer(asked.question.engine).index
 
-    def cards(self, answer: Answer) -> str:
+    def cards(self, answer: Answer, question: Question | None = None) -> str:
         """The result cards."""
-        return views.cards(answer, self.picture, file_url)
+        return views.cards(answer, partial(self.picture, question=question), file_url)
 
-    def picture(self, image_id: int) -> tuple[int, int, Path]:
-        """Width, height and file of a gallery picture."""
-        image = self.showcase.gallery.image(image_id)
+    def picture(self, image_id: int, question: Question | None = None) -> tuple[int, int, Path]:
+        """Width, height and file of a picture of the gallery that a question asks; the bundled one by default."""
+        image = self.at(question).gallery.image(image_id)
         return image.width, image.height, image.path
 
     def object_name(self, question: Question) -> str | None:
         """Name of the object that the question is about, if it is known."""
-        return None if question.instance is None else self.showcase.gallery.name(question.instance)
+        return None if question.instance is None else self.at(question).gallery.name(question.instance)
 
     def level_label(self, engine: str | None = None) -> str:
         """What the choice of level is called: an index need not hold a pyramid."""
-        found = self.showcase.shelf.offer(engine or self.showcase.shelf.first).index.regions.stages
+        found = self._stages(engine)
         return "Pyramid: finest grid" if all(map(stages.grid_of, found)) else "Patches"
 
     def level_choices(self, engine: str | None = None) -> list[tuple[str, int]]:
         """(label, number) of the stages of an index."""
-        found = self.showcase.shelf.offer(engine or self.showcase.shelf.first).index.regions.stages
+        found = self._stages(engine)
         return [(stages.option(found, number), number) for number in range(1, len(found) + 1)]
 
-    def engine_choices(self) -> list[tuple[str, str]]:
-        """(label, name) of the indexes; the choice is shown only if there are several."""
-        return [(offer.label, name) for name, offer in self.showcase.shelf.offers.items()]
+    def engine_choices(self, own: str | None = None) -> list[tuple[str, str]]:
+        """(label, name) of the indexes; the choice is shown only if there are several.
+
+        Args:
+            own: what a visitor's own index is chosen by (`own_choice`), if there is one.
+        """
+        found = [(offer.label, name) for name, offer in self.showcase.shelf.offers.items()]
+        place = None if own is None else self.at_index(own)
+        return [*found, (place.label, own)] if own is not None and isinstance(place, OwnPlace) else found
+
+    def _stages(self, engine: str | None) -> Sequence[Stage]:
+        name = engine or self.showcase.shelf.first
+        return self.at_index(name).shelf.offer(name).index.regions.stages
 
     def box_choices(self) -> list[tuple[str, str]]:
         """(label, name) of the ways to a box; which of them an index allows is said when one is chosen."""
@@ -150,39 +209,41 @@ class Visits:
 
     def pick_example(self, asked: Asked, event: gr.EventData) -> list[Any]:
         """An example was clicked."""
-        return self.shown(self.showcase.example(sent_id(event), asked.question.engine), asked)
+        return self.shown(self.at(asked.question).example(sent_id(event), asked.question.engine), asked)
 
     def take_upload(self, asked: Asked, event: gr.EventData) -> list[Any]:
         """A picture was uploaded, dropped, pasted or taken."""
         data = take_file(sent(event, "path"))
-        return self.shown(self.showcase.upload(data, engine=asked.question.engine), asked)
+        return self.shown(self.at(asked.question).upload(data, engine=asked.question.engine), asked)
 
     def say_words(self, asked: Asked, words: Any) -> list[Any]:
         """Words were typed."""
-        return self.shown(self.showcase.in_words(words, asked.question.engine), asked)
+        return self.shown(self.at(asked.question).in_words(words, asked.question.engine), asked)
 
     def draw_box(self, asked: Asked, event: gr.EventData) -> list[Any] | None:
         """A box was drawn, moved or resized, or the whole picture chosen; None changes nothing."""
         if sent(event, "picture") != asked.question.key:
             # Drawn while another picture was on its way, which is there by now and must not get this box.
             return None
-        return self.shown(self.showcase.with_box(asked.question, sent(event, "box")), asked)
+        return self.shown(self.at(asked.question).with_box(asked.question, sent(event, "box")), asked)
 
     def search_again(self, asked: Asked, event: gr.EventData) -> list[Any]:
         """A result becomes the query: its winning box."""
         image_id, question = sent_id(event), asked.question
-        answer = self.answer(asked)
-        found = self.showcase.detail(
-            question, image_id, answer.level, asked.top, asked.reranker, answer.way, with_map=False
-        )
+        answer, place = self.answer(asked), self.at(question)
+        found = place.detail(question, image_id, answer.level, asked.top, asked.reranker, answer.way, with_map=False)
         box = found.result.match.box
-        return self.shown(self.showcase.from_result(image_id, box, question.instance, question.engine), asked)
+        return self.shown(place.from_result(image_id, box, question.instance, question.engine), asked)
 
     def change_options(self, asked: Asked) -> list[Any]:
         """The grid or the number of results changed."""
         answer = self.answer(asked)
         name, in_words = self.object_name(asked.question), asked.question.words is not None
-        return [views.strip(answer, name, in_words), self.cards(answer), self.box_choice(asked, answer)]
+        return [
+            views.strip(answer, name, in_words),
+            self.cards(answer, asked.question),
+            self.box_choice(asked, answer),
+        ]
 
     def change_box(self, asked: Asked) -> list[Any]:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
@@ -202,7 +263,8 @@ class Visits:
 
     def name_object(self, asked: Asked, name: str) -> list[Any]:
         """The visitor said which object it is."""
-        question = self.showcase.with_instance(asked.question, self.objects.get(name))
+        instance = self.objects_at(asked.question).get(name)
+        question = self.at(asked.question).with_instance(asked.question, instance)
         # The name goes back too: an answer that was under way meanwhile may have put the former one there.
         return [
             question,
@@ -213,43 +275,100 @@ class Visits:
 
     def look_into(self, asked: Asked, event: gr.EventData) -> str:
         """A result was clicked."""
-        level = min(asked.level, self.showcase.levels_of(asked.question.engine))
+        place = self.at(asked.question)
+        level = min(asked.level, place.levels_of(asked.question.engine))
         way = self.way(asked)
         options = (asked.question, sent_id(event), level, asked.top, asked.reranker)
         try:
-            found = self.showcase.detail(*options, way)
+            found = place.detail(*options, way)
         except IndexFolderError as error:  # the map is damaged: all but what needs it is shown
             warn(str(error))
             way = locating.SOFT if way == locating.MAP else way
-            found = self.showcase.detail(*options, way, with_map=False)
-        return views.detail(found, self.picture(found.result.match.image_id), asked.question, file_url)
+            found = place.detail(*options, way, with_map=False)
+        shown = self.picture(found.result.match.image_id, asked.question)
+        return views.detail(found, shown, asked.question, file_url)
 
     # Another encoder, in three steps: say so; load it, while others go on searching; then, in turn, use it ---
 
     def announce_engine(self, engine: str) -> list[Any]:
         """Another encoder was chosen. Until it is in use no further one can be."""
-        offer = self.showcase.shelf.offer(engine)
-        return [gr.update(interactive=False), views.loading(offer, self.showcase.shelf.is_loaded(engine))]
+        try:
+            shelf = self.at_index(engine).shelf
+            return [gr.update(interactive=False), views.loading(shelf.offer(engine), shelf.is_loaded(engine))]
+        except PatchifyError:  # said in the next step
+            return [gr.skip(), ""]
 
     def load_engine(self, engine: str) -> None:
         """Loads its encoder; if that cannot be had, the last step finds it not loaded and goes back."""
         try:
-            self.showcase.shelf.engine(engine)
+            self.at_index(engine).shelf.engine(engine)
         except PatchifyError as error:
             warn(str(error))
 
     def use_engine(self, asked: Asked, engine: str) -> list[Any]:
         """Asks the visitor's question of the chosen index."""
-        if not self.showcase.shelf.is_loaded(engine):  # a notice has said why
+        place, there = self.at(asked.question), self.at_index(engine)
+        if not there.shelf.is_loaded(engine):  # a notice has said why
             return self.keep_engine(asked.question)
-        question = self.showcase.with_engine(asked.question, engine)
-        before, after = self.showcase.levels_of(asked.question.engine), self.showcase.levels_of(engine)
+        if isinstance(there, OwnPlace):
+            question = there.welcome(asked.question)
+        elif isinstance(place, OwnPlace):
+            question = self._taken_out(asked.question, engine)
+        else:
+            question = there.with_engine(asked.question, engine)
+        before, after = place.levels_of(asked.question.engine), there.levels_of(engine)
         level = after if asked.level >= before else min(asked.level, after)
-        index = self.showcase.shelf.offer(engine).index
+        index = there.shelf.offer(engine).index
         way = locating.fitting_way(asked.way, self.index_of(asked), index)
         return [*self.shown(question, replace(asked, level=level, way=way, forgotten=True)), ""]
 
     def keep_engine(self, question: Question) -> list[Any]:
         """The choice goes back to the encoder of the question; nothing else changes."""
-        kept = gr.update(value=question.engine, interactive=True)
+        kept = gr.update(value=own_choice(question.engine) or question.engine, interactive=True)
         return [*[gr.skip()] * 8, kept, *[gr.skip()] * 3, ""]
+
+    # A visitor's own pictures ---------------------------------------------------------------------------
+
+    def know_own(self, event: gr.EventData) -> Any:
+        """Some of a visitor's pictures are indexed, so that they can be chosen."""
+        own = own_choice(f"{OWN}:{sent(event, 'token')}")
+        try:
+            return gr.update(choices=self.engine_choices(own), visible=True)
+        except PatchifyError:  # deleted meanwhile: whoever chooses them is told
+            return gr.skip()
+
+    def search_own(self, asked: Asked, event: gr.EventData) -> list[Any]:
+        """One of a visitor's pictures becomes the query, asked of all of them; without one, the question stays."""
+        name = sent(event, "name")
+        own = f"{OWN}:{sent(event, 'token')}"
+        place = self.at_index(own)
+        if not isinstance(place, OwnPlace) or self.own is None:
+            raise PatchifyError("The page sent no token of your pictures: reload it.")
+        if isinstance(name, str):
+            question = place.picture(self.own.of(sent(event, "token")).collection.named(name).id)
+        else:
+            question = place.welcome(asked.question)
+        index = place.index
+        way = locating.fitting_way(asked.way, self.index_of(asked), index)
+        level = place.levels if asked.level >= len(self._stages(asked.question.engine)) else asked.level
+        return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
+
+    def _taken_out(self, question: Question, engine: str) -> Question:
+        """A question about a visitor's own pictures, asked of a bundled index: their picture becomes an upload."""
+        if question.words is not None:
+            return self.showcase.in_words(question.words, engine)
+        if question.path is None or own_address(question.path) is None:
+            plain = replace(question, instance=None, itself=None, engine=engine)
+            return self.showcase.with_box(plain, question.box)
+        asked = self.showcase.upload(question.path.read_bytes(), question.name, engine)
+        return asked if question.box is None else self.showcase.with_box(asked, question.box)
+
+
+def own_choice(engine: str) -> str | None:
+    """What a visitor's own index is chosen by, however much of it is indexed by now; None for a bundled one."""
+    token = token_in(engine)
+    return None if token is None else f"{OWN}:{token}"
+
+
+def _by_name(gallery: Gallery) -> dict[str, int]:
+    return {name: instance for instance, name in sorted(gallery.instances.items(), key=lambda item: item[1])}

@@ -11,6 +11,8 @@ import gradio as gr
 
 from patchify_core.web.tabs.compression import build_compression_tab
 from patchify_core.web.tabs.evaluation import build_evaluation_tab
+from patchify_core.web.tabs.own import build_own_tab
+from patchify_core.web.tabs.walk import build_walk_tab
 from patchify_core.web.visits import Visits
 
 Build = Callable[[Visits, gr.State, gr.Tab], None]
@@ -18,6 +20,8 @@ Build = Callable[[Visits, gr.State, gr.Tab], None]
 means `showcase.first()`), and the tab itself, whose `select` says when it is opened."""
 
 MORE: tuple[tuple[str, Build], ...] = (
+    ("How it works", build_walk_tab),
+    ("Your pictures", build_own_tab),
     ("Evaluation", build_evaluation_tab),
     ("Compression", build_compression_tab),
 )

@@ -16,6 +16,7 @@ from patchify_core.paths import ASSETS
 from patchify_core.web import codecs, views
 from patchify_core.web.codecs import Codecs, Stop, Training
 from patchify_core.web.events import sent, warn
+from patchify_core.web.own.place import token_in
 from patchify_core.web.questions import Question
 from patchify_core.web.shelf import DEFAULT, passes_in_words
 from patchify_core.web.showcase import Showcase
@@ -155,6 +156,8 @@ class Squeeze:
         The one that a visit begins with may be coded already, and what codes cost is seen from whole descriptors.
         """
         shelf, asked = self._showcase.shelf, question or self._showcase.first()
+        if token_in(asked.engine) is not None:  # codecs are trained on the bundled descriptors
+            asked = self._showcase.first()
         if asked.engine == DEFAULT or asked.engine != shelf.first or asked.words is not None:
             return asked
         return self._showcase.with_engine(asked, DEFAULT)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from patchify_core.paths import ASSETS
-from patchify_core.web import views
-from patchify_core.web.events import NO_RERANKING, noticed, say, with_event
+from patchify_core.web import events, views
+from patchify_core.web.events import NO_RERANKING, say
 from patchify_core.web.questions import Question
+from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
 
 PLAIN: dict[str, Any] = {"container": False, "padding": False, "apply_default_css": False}
@@ -18,8 +20,12 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE}
 
 
-def build_search_tab(visits: Visits) -> gr.State:
+def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
     """Makes the components of the tab, with the first example already searched.
+
+    Args:
+        visits: what visitors can do.
+        tabs: titles of the other tabs, which a link may open.
 
     Returns:
         The state that holds a visitor's `Question`; None until something is asked, and again once it is forgotten.
@@ -89,10 +95,12 @@ def build_search_tab(visits: Visits) -> gr.State:
                 )
                 gr.HTML(views.about(shelf.offers.values()), elem_id="pf-about", **PLAIN)
             strip = gr.HTML(views.strip(answer, name), elem_id="pf-strip", js_on_load=_script("options.js"), **PLAIN)
+            share = share_menu()
             cards = gr.HTML(visits.cards(answer), elem_id="pf-results", js_on_load=_script("results.js"), **PLAIN)
     status = gr.HTML("", elem_id="pf-status", html_template='<div role="status">${value}</div>', **PLAIN)
     detail = gr.HTML("", elem_id="pf-detail", js_on_load=_script("detail.js"), **PLAIN)
 
+    noticed, with_event = _guards(visits)
     asked = [state, level, top, rerank, box, started]
     everything = [state, query, examples, named, strip, cards, detail, started, engine, level, words, box]
     # One queue for all that asks, and nothing dropped: the answers come in the order of the questions, so the last
@@ -127,6 +135,10 @@ def build_search_tab(visits: Visits) -> gr.State:
         noticed(visits.name_object, question, 6), [*asked, named], [state, named, started, strip, cards, box], **encode
     )
     _choice_of_engine(visits, question, engine, status, asked, everything, encode)
+    _sharing(visits, tabs, question, share, asked, [*everything, rerank, top, share], encode)
+    own = gr.HTML("", elem_id="pf-own-link", js_on_load=_script("own-link.js"), **PLAIN)  # what the script of another tab asks
+    on(own.search, visits.search_own, anew=True)
+    own.known(visits.know_own, None, engine, concurrency_id="look", concurrency_limit=1, **QUIET)
     query.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
     return state
 
@@ -142,12 +154,37 @@ def _choice_of_engine(
 ) -> None:
     """Loading has a queue of its own, so that others go on searching; then the question waits its turn like all."""
     outputs = [*everything, status]
+    noticed, _ = _guards(visits)
     use = noticed(visits.use_engine, first, len(outputs), otherwise=visits.keep_engine)
     engine.select(
         visits.announce_engine, engine, [engine, status], concurrency_id="look", concurrency_limit=1, **QUIET
     ).then(visits.load_engine, engine, None, concurrency_id="loading", concurrency_limit=2, **QUIET).then(
         use, [*asked, engine], outputs, **encode
     )
+
+
+def _sharing(
+    visits: Visits,
+    tabs: Iterable[str],
+    first: Question,
+    share: gr.HTML,
+    asked: list[Any],
+    outputs: list[Any],
+    encode: dict[str, Any],
+) -> None:
+    """The menu's wishes, and an address that the page was opened with: its encoder is loaded before it waits its turn."""
+    noticed, with_event = _guards(visits)
+    sharing = Sharing(visits, frozenset(title.lower().replace(" ", "-") for title in ("Search", *tabs)))
+    address = gr.State("")
+    share.make(with_event(sharing.make, first, 1), asked, share, concurrency_id="look", concurrency_limit=1, **QUIET)
+    share.opened(sharing.load, None, address, concurrency_id="loading", concurrency_limit=2, **QUIET).then(
+        noticed(sharing.open, first, len(outputs), anew=True), [*asked, address], outputs, **encode
+    )
+
+
+def _guards(visits: Visits) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`events.noticed` and `events.with_event`, with each question as it can be asked now."""
+    return partial(events.noticed, renewed=visits.renewed), partial(events.with_event, renewed=visits.renewed)
 
 
 def _script(name: str) -> str:

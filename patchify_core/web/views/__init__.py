@@ -8,8 +8,10 @@ from patchify_core.web.views.compression import controls, effect, gallery, train
 from patchify_core.web.views.detail import detail
 from patchify_core.web.views.frame import below, footer, header
 from patchify_core.web.views.html import FileUrl, place
+from patchify_core.web.views.own import own
 from patchify_core.web.views.query import about, examples, loading, query
 from patchify_core.web.views.results import cards, strip
+from patchify_core.web.views.share import share
 from patchify_core.web.views.trial import trial
 from patchify_core.web.views.trials import evaluation
 
@@ -27,8 +29,10 @@ __all__ = [
     "gallery",
     "header",
     "loading",
+    "own",
     "place",
     "query",
+    "share",
     "strip",
     "training",
     "trial",

@@ -117,7 +117,10 @@ def _facts(found: Detail, width: int, height: int, annotated: bool) -> str:
         f'<h3>Best of each</h3><ul class="pf-best">{best}</ul>'
         f"{legend(kinds)}"
         f'<div class="pf-tools"><button type="button" class="pf-btn" data-again="{result.match.image_id}">'
-        f"Search with this {'box' if moved else 'cell'}</button></div>"
+        f"Search with this {'box' if moved else 'cell'}</button>"
+        f'<button type="button" class="pf-btn ghost" data-export="link" data-look="{result.match.image_id}">Copy link</button></div>'
+        '<input class="pf-share-text" type="text" readonly hidden aria-label="What was copied">'
+        '<p class="pf-share-said" role="status" aria-live="polite"></p>'
         f'<p class="pf-file">{escape(result.match.file_name)}, {width}×{height}</p></div>'
     )
 

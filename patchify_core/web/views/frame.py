@@ -8,18 +8,19 @@ from html import escape
 def header(logo: str) -> str:
     """Name, promise, and the switch between light and dark."""
     return (
+        '<a class="pf-skip" href="#pf-results">Skip to the results</a>'
         f'<header class="pf-head"><img src="{escape(logo)}" alt="" width="34" height="34"><div><h1>Patchify</h1>'
-        "<p>Show it <b>one object</b>; it finds the pictures that hold that very object, and <b>where</b>.</p></div>"
-        '<nav><a href="#pf-how">How it works</a><a href="#pf-cite">Cite</a>'
-        '<button type="button" class="pf-btn ghost" aria-label="Switch between light and dark" '
-        "onclick=\"document.body.classList.toggle('dark')\">◐</button></nav></header>"
+        "<p>Show it <b>one object</b>: it finds the pictures that hold it, and <b>where</b>.</p></div>"
+        '<nav aria-label="Page"><a href="#pf-cite">Cite</a>'
+        '<button type="button" class="pf-btn ghost" data-do="theme" aria-label="Switch between light and dark">◐</button>'
+        "</nav></header>"
     )
 
 
 def below() -> str:
     """What the method does, in four steps, and what the colours mean."""
     return (
-        '<section class="pf-how" id="pf-how"><h2>How it works</h2><div class="pf-steps">'
+        '<section class="pf-how" id="pf-how"><h2>How it works, in short</h2><div class="pf-steps">'
         "<div><h3>1 · Cut</h3><p>Each gallery picture is cut into grids: 1×1, 2×2, 3×3 and 4×4 cells, 30 patches in all. "
         "A small object fills a small cell, so it is no longer drowned by the rest of the picture.</p></div>"
         "<div><h3>2 · Describe</h3><p>A frozen network, never trained on these objects, turns every patch, and the box "
@@ -53,7 +54,9 @@ def footer(pictures: int, encoder: str) -> str:
         '<footer class="pf-foot" id="pf-cite"><div><h2>The paper</h2><p>Choi, Lim, Hyeon-Woo, Ye-Bin, Jeong, Hwang, Oh: '
         "<cite>Patch-wise Retrieval: A Bag of Practical Techniques for Instance-level Matching</cite>, WACV 2026, "
         "arXiv 2512.12610. This is an independent implementation.</p>"
-        f"<details><summary>BibTeX</summary><pre tabindex='0'>{escape(BIBTEX)}</pre></details></div>"
+        f"<details><summary>BibTeX</summary><pre tabindex='0'>{escape(BIBTEX)}</pre></details>"
+        '<p class="pf-cite"><button type="button" class="pf-btn ghost" data-do="bibtex">Copy BibTeX</button> '
+        '<span role="status" aria-live="polite"></span></p></div>'
         f"<div><h2>The pictures</h2><p>The {pictures} gallery pictures and the queries are <b>renders</b> (Blender Cycles, "
         "CC BY 4.0, with the credits of sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact.</p></div>"
         f"<div><h2>The rest</h2><p>Encoder {escape(encoder)}: EfficientNet-Lite, ImageNet weights, Apache-2.0. Code: MIT. "

@@ -1,0 +1,78 @@
+// What the page is before anything is on it: light or dark, whole or framed in another page; and what Gradio's own
+// markup lacks for the keyboard.
+(() => {
+  if (window.patchifyFrame) return;  // Gradio may put this in more than once
+  window.patchifyFrame = true;
+  const address = new URLSearchParams(location.search);
+  const root = document.documentElement;
+  root.classList.toggle('pf-embed', address.get('embed') === '1');
+
+  // Light or dark: as the address says, else as it was left last time, else as the system has it.
+  const system = matchMedia('(prefers-color-scheme: dark)');
+  const kept = { get: () => null, set: () => {} };
+  try {
+    kept.get = () => localStorage.getItem('patchify-theme');
+    kept.set = (value) => localStorage.setItem('patchify-theme', value);
+    kept.get();
+  } catch (error) {
+    kept.get = () => null;  // a browser that keeps nothing for a page inside another one
+    kept.set = () => {};
+  }
+  const wanted = () => [address.get('theme'), address.get('__theme'), kept.get()].find((one) => one === 'dark' || one === 'light');
+
+  function paint(choice) {
+    const dark = choice ? choice === 'dark' : system.matches;
+    document.body.classList.toggle('dark', dark);
+    root.style.colorScheme = dark ? 'dark' : 'light';
+  }
+  paint(wanted());
+  system.addEventListener('change', () => paint(wanted()));  // after Gradio's own, which knows nothing of a choice
+
+  // Without leave to write the clipboard, the entry stands selected, so that Ctrl+C takes it.
+  async function cite(button) {
+    const entry = document.querySelector('#pf-cite pre');
+    const said = button.parentElement.querySelector('[role="status"]');
+    try {
+      await navigator.clipboard.writeText(entry.textContent);
+      said.textContent = 'Copied.';
+    } catch (error) {
+      entry.closest('details').open = true;
+      getSelection().selectAllChildren(entry);
+      said.textContent = 'Press Ctrl+C (or Cmd+C) to copy it.';
+    }
+  }
+
+  document.addEventListener('click', (event) => {
+    const copy = event.target.closest?.('[data-do="bibtex"]');
+    if (copy) cite(copy);
+    if (event.target.closest?.('[data-do="theme"]')) {
+      const choice = document.body.classList.contains('dark') ? 'light' : 'dark';
+      address.delete('theme');
+      address.delete('__theme');
+      kept.set(choice);
+      paint(choice);
+    }
+    // Gradio's base address has no parameters: without this, a link within the page would load it again without them.
+    const link = event.target.closest?.('a[href^="#"]');
+    if (link) {
+      event.preventDefault();
+      const goal = document.getElementById(link.getAttribute('href').slice(1));
+      goal?.scrollIntoView({ behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth' });
+      if (goal && link.matches('.pf-skip')) goal.querySelector('button')?.focus({ preventScroll: true });
+    }
+  });
+
+  // Arrow keys between tabs, as everywhere else.
+  document.addEventListener('keydown', (event) => {
+    const tab = event.target.closest?.('[role="tab"]');
+    if (!tab || event.altKey || event.ctrlKey || event.metaKey) return;
+    const tabs = [...tab.parentElement.querySelectorAll('[role="tab"]')].filter((one) => !one.disabled && one.offsetParent);
+    const at = tabs.indexOf(tab);
+    const to = { ArrowLeft: at - 1, ArrowRight: at + 1, Home: 0, End: tabs.length - 1 }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    const next = tabs[(to + tabs.length) % tabs.length];
+    next.focus();
+    next.click();
+  });
+})();

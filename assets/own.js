@@ -1,0 +1,434 @@
+// The visitor's own pictures: sent, watched while they are indexed, boxed and scored. The server's addresses are those of
+// web/own/addresses.py; the token that opens them stays in this browser.
+const STORE = 'patchify-own';
+const AT_ONCE = 3;  // uploads
+const SHOWN = 120;  // pictures, until more are asked for
+const tab = Math.random().toString(36).slice(2);
+const find = (selector) => element.querySelector(selector);
+const is = (name) => find(`[data-is="${name}"]`);
+const show = (node, visible) => { node.hidden = !visible; };
+
+let token = null;
+let status = null;
+let pictures = [];
+let sending = null;  // { done, total, stopped } while files are on their way
+let polling = null;
+let looking = null;  // name of the picture that is looked at
+let drawn = null;
+let shown = SHOWN;
+let told = '';  // of the index that the search knows
+
+function stored(value) {
+  try {
+    if (value === undefined) return localStorage.getItem(STORE);
+    if (value) localStorage.setItem(STORE, value);
+    else localStorage.removeItem(STORE);
+  } catch (error) {
+    // Storage is switched off: the pictures last as long as this page.
+  }
+  return null;
+}
+
+function notice(text) {
+  const node = find('.pf-own-notice');
+  node.textContent = text || '';
+  show(node, Boolean(text));
+}
+
+class Gone extends Error {}
+
+async function call(path, options) {
+  let answer;
+  try {
+    answer = await fetch(`own${path}`, options);
+  } catch (error) {
+    throw new Error('The server does not answer: check your connection and try again.');
+  }
+  const body = await answer.json().catch(() => ({}));
+  if (answer.status === 404) throw new Gone(body.error || 'Your pictures are not on the server any more: add them again.');
+  if (!answer.ok) throw new Error(body.error || 'The server could not do that: try again.');
+  return body;
+}
+
+const mine = (path, options) => call(`/${token}${path}`, options);
+
+function forget(text) {
+  token = null;
+  stored('');
+  status = null;
+  pictures = [];
+  looking = null;
+  told = '';
+  clearTimeout(polling);
+  draw();
+  notice(text);
+}
+
+async function guarded(work) {
+  try {
+    return await work();
+  } catch (error) {
+    if (error instanceof Gone) forget(error.message);
+    else notice(error.message);
+    return undefined;
+  }
+}
+
+// Watching -------------------------------------------------------------------------------------------------------
+
+function isBusy() {
+  return sending || status?.state === 'indexing' || status?.score?.state === 'scoring';
+}
+
+function watchOn() {
+  clearTimeout(polling);
+  if (token) polling = setTimeout(look, isBusy() ? 1000 : 20_000);
+}
+
+async function look() {
+  await guarded(async () => take(await mine(`?tab=${tab}`)));
+  watchOn();
+}
+
+async function take(now) {
+  const before = status;
+  status = now;
+  if (!before || before.pictures !== now.pictures || pictures.length !== now.pictures) pictures = await mine('/pictures');
+  const index = now.indexed ? `${token}:${now.indexed}` : '';
+  if (index && index !== told) {
+    told = index;
+    window.patchifyOwn?.('known', { token });
+  }
+  draw();
+}
+
+// Sending --------------------------------------------------------------------------------------------------------
+
+async function send(files) {
+  const wanted = files.filter(({ file }) => file.size > 0 && !file.name.startsWith('.'));
+  if (!wanted.length) return notice('There is no file in what you chose: choose pictures, a folder or a zip.');
+  notice('');
+  await guarded(async () => {
+    if (!token) {
+      token = (await call('', { method: 'POST' })).token;
+      stored(token);
+    }
+    if (sending) {
+      sending.total += wanted.length;
+      sending.queue.push(...wanted);
+      return;
+    }
+    sending = { done: 0, total: wanted.length, queue: wanted };
+    draw();
+    await Promise.all(Array.from({ length: AT_ONCE }, sendNext));
+    sending = null;
+    if (token) await take(await mine('/index', { method: 'POST' }));
+  });
+  sending = null;
+  watchOn();
+}
+
+async function sendNext() {
+  while (sending?.queue.length) {
+    const { file, name } = sending.queue.shift();
+    try {
+      const path = `/files?name=${encodeURIComponent(name)}`;
+      const answer = await mine(path, { method: 'POST', body: file });
+      if (answer.known) notice(`The index of ${answer.known} pictures is back. Now send the pictures: those that it knows need not be described again.`);
+    } catch (error) {
+      if (error instanceof Gone) {
+        sending.queue.length = 0;
+        throw error;
+      }
+      notice(`${file.name}: ${error.message}`);
+    }
+    if (!sending) return;
+    sending.done += 1;
+    draw();
+  }
+}
+
+// Everything in a dropped folder, and below it. The browser lists a folder in parts.
+async function filesIn(entry, path = '') {
+  if (entry.isFile) {
+    const file = await new Promise((resolve) => entry.file(resolve, () => resolve(null)));
+    return file ? [{ file, name: `${path}${file.name}` }] : [];
+  }
+  const reader = entry.createReader();
+  const found = [];
+  for (;;) {
+    const part = await new Promise((resolve) => reader.readEntries(resolve, () => resolve([])));
+    if (!part.length) return found;
+    for (const child of part) found.push(...await filesIn(child, `${path}${entry.name}/`));
+  }
+}
+
+async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.length) return send([...transfer.files].map((file) => ({ file, name: file.name })));
+  const found = [];
+  for (const entry of entries) found.push(...await filesIn(entry));
+  return send(found);
+}
+
+const drop = find('.pf-drop');
+for (const kind of ['dragover', 'dragleave', 'drop']) {
+  drop?.addEventListener(kind, (event) => {
+    if (!event.dataTransfer?.types.includes('Files')) return;
+    event.preventDefault();
+    event.stopPropagation();  // else the search would take it for a query
+    drop.classList.toggle('is-over', kind === 'dragover');
+    if (kind === 'drop') dropped(event.dataTransfer);
+  });
+}
+
+// Drawing --------------------------------------------------------------------------------------------------------
+
+function seconds(value) {
+  if (value === null || value === undefined) return '';
+  if (value < 90) return ` · about ${Math.max(1, Math.round(value))} s left`;
+  return ` · about ${Math.round(value / 60)} min left`;
+}
+
+function said() {
+  if (sending) return `Sending ${Math.min(sending.done + 1, sending.total)} of ${sending.total} …`;
+  if (!status || !status.pictures) return status?.known ? `An index of ${status.known} pictures waits for its pictures.` : 'No pictures yet.';
+  const { done, total, indexed, state } = status;
+  const can = indexed ? `${indexed} can be searched` : '';
+  if (state === 'indexing' && status.waiting && !done) return 'Waiting for another visitor’s pictures …';
+  if (state === 'indexing') return `${done} of ${total} described${seconds(status.seconds_left)}${can ? ` · ${can}` : ''}`;
+  if (state === 'cancelled') return `Cancelled. ${indexed} of ${total} can be searched.`;
+  if (state === 'failed') return status.error;
+  return indexed === total ? `All ${total} pictures can be searched.` : `${indexed} of ${total} can be searched.`;
+}
+
+function draw() {
+  if (!find('.pf-own')) return;
+  const state = status?.state;
+  is('said').textContent = said();
+  const bar = find('progress');
+  bar.max = sending ? sending.total : Math.max(1, status?.total || 1);
+  bar.value = sending ? sending.done : status?.done || 0;
+  bar.classList.toggle('is-idle', !isBusy());
+  show(find('[data-do="cancel"]'), !sending && state === 'indexing');
+  show(find('[data-do="go-on"]'), !sending && status && status.indexed < status.total && state !== 'indexing');
+  show(find('.pf-own-actions'), Boolean(status?.pictures));
+  for (const name of ['index', 'boxes']) {
+    const link = is(name);
+    const ready = name === 'index' ? status?.indexed : status?.indexed && status.marks.length;
+    link.classList.toggle('is-off', !ready);
+    link.setAttribute('aria-disabled', String(!ready));
+    if (ready) link.href = `own/${token}/${name === 'index' ? 'index.zip' : 'annotations.json'}`;
+    else link.removeAttribute('href');
+  }
+  find('[data-do="search"]').disabled = !status?.indexed;
+  find('[data-do="search-this"]').disabled = !status?.indexed;
+  drawSkipped();
+  drawGrid();
+  drawLook();
+  drawScore();
+}
+
+function drawSkipped() {
+  const skipped = status?.skipped;
+  const node = find('.pf-own-skipped');
+  show(node, Boolean(skipped?.count));
+  if (!skipped?.count) return;
+  node.querySelector('summary').textContent = `${skipped.count} file${skipped.count === 1 ? ' was' : 's were'} left out`;
+  const list = node.querySelector('ul');
+  if (list.childElementCount === skipped.files.length) return;
+  list.replaceChildren(...skipped.files.map(({ file, reason }) => {
+    const row = document.createElement('li');
+    row.textContent = `${file}: ${reason}`;
+    return row;
+  }));
+}
+
+const address = (name, side) => `own/${token}/picture/${name.split('/').map(encodeURIComponent).join('/')}?side=${side}`;
+
+function drawGrid() {
+  show(find('.pf-own-empty'), !pictures.length);
+  const grid = find('.pf-own-grid');
+  const marked = new Set((status?.marks || []).map((mark) => mark.picture));
+  const wanted = pictures.slice(0, shown);
+  const have = [...grid.children].map((node) => node.dataset.name);
+  if (have.length > wanted.length || wanted.some((picture, at) => at < have.length && have[at] !== picture.name)) grid.replaceChildren();
+  for (const picture of wanted.slice(grid.childElementCount)) {
+    const item = document.createElement('li');
+    item.dataset.name = picture.name;
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.className = 'pf-own-thumb';
+    button.dataset.name = picture.name;
+    button.title = picture.name;
+    const image = document.createElement('img');
+    image.loading = 'lazy';
+    image.alt = picture.name;
+    image.src = address(picture.name, 160);
+    button.append(image);
+    item.append(button);
+    grid.append(item);
+  }
+  [...grid.children].forEach((item, at) => {
+    const button = item.firstChild;
+    button.classList.toggle('is-marked', marked.has(wanted[at].id));
+    button.setAttribute('aria-pressed', String(wanted[at].name === looking));
+  });
+  const more = find('[data-do="more"]');
+  show(more, pictures.length > shown);
+  more.textContent = `Show more (${pictures.length - wanted.length} left)`;
+}
+
+const tool = find('.pf-own-stage') && boxTool(find('.pf-own-stage'), find('.pf-own-box'), (box) => { drawn = box; });
+
+function openPicture(name) {
+  const picture = pictures.find((one) => one.name === name);
+  if (!picture) return;
+  looking = name;
+  const mark = (status?.marks || []).find((one) => one.picture === picture.id);
+  drawn = mark ? mark.box : null;
+  is('object').value = mark ? mark.object : is('object').value;
+  const image = find('.pf-own-stage img');
+  image.src = address(name, 1024);
+  image.alt = name;
+  const ratio = picture.width / picture.height;
+  find('.pf-own-stage').style.setProperty('--ratio', ratio.toFixed(5));
+  tool.open(picture.width, picture.height, drawn);
+  draw();
+  find('.pf-own-look').scrollIntoView({ block: 'nearest' });
+}
+
+function drawLook() {
+  const picture = pictures.find((one) => one.name === looking);
+  show(find('.pf-own-look'), Boolean(picture));
+  if (!picture) return;
+  is('name').textContent = picture.name;
+  const marks = status.marks.filter((mark) => mark.picture === picture.id);
+  const list = find('.pf-own-marks');
+  list.replaceChildren(...marks.map((mark) => {
+    const row = document.createElement('li');
+    const name = document.createElement('b');
+    name.textContent = mark.object;
+    const button = document.createElement('button');
+    button.type = 'button';
+    button.className = 'pf-btn ghost';
+    button.dataset.unmark = mark.object;
+    button.textContent = 'Remove';
+    button.setAttribute('aria-label', `Remove the box of ${mark.object}`);
+    row.append(name, button);
+    return row;
+  }));
+  const boxes = marks.map((mark) => {
+    const node = document.createElement('span');
+    node.className = 'pf-own-saved';
+    const [x1, y1, x2, y2] = mark.box;
+    Object.assign(node.style, {
+      left: `${(100 * x1) / picture.width}%`, top: `${(100 * y1) / picture.height}%`,
+      width: `${(100 * (x2 - x1)) / picture.width}%`, height: `${(100 * (y2 - y1)) / picture.height}%`,
+    });
+    return node;
+  });
+  find('.pf-own-boxes').replaceChildren(...boxes);
+  const objects = [...new Set(status.marks.map((mark) => mark.object))];
+  find('#pf-own-objects').replaceChildren(...objects.map((object) => new Option(object, object)));
+}
+
+const WAYS = {
+  global: 'Whole pictures', patches: 'Patches, winning patch as the box', map: 'Patches, refined box', soft: 'Patches, soft box',
+};
+
+function drawScore() {
+  const marks = status?.marks || [];
+  show(find('.pf-own-score'), marks.length > 0);
+  if (!marks.length) return;
+  const counts = new Map();
+  for (const mark of marks) counts.set(mark.object, (counts.get(mark.object) || 0) + 1);
+  const objects = [...counts].map(([name, count]) => `${name} (${count})`).join(', ');
+  const enough = [...counts.values()].some((count) => count > 1);
+  const score = status.score;
+  const button = find('[data-do="score"]');
+  button.disabled = !enough || !status.indexed || score?.state === 'scoring';
+  let text = `Boxed: ${objects}.`;
+  if (!enough) text += ' Box one of them on a second picture to get a score.';
+  if (score?.state === 'scoring') text = score.total ? `Scoring: ${score.done} of ${score.total} …` : 'Scoring …';
+  if (score?.state === 'failed') text = score.error;
+  is('scored').textContent = text;
+  if (score?.state !== 'done') return is('scores').replaceChildren();
+  const table = document.createElement('table');
+  table.className = 'pf-tbl';
+  const head = table.createTHead().insertRow();
+  for (const name of ['', 'mAP', 'LocScore', 'found first']) {
+    const cell = document.createElement('th');
+    cell.scope = 'col';
+    cell.textContent = name;
+    head.append(cell);
+  }
+  const body = table.createTBody();
+  for (const row of score.rows) {
+    const line = body.insertRow();
+    const name = document.createElement('th');
+    name.scope = 'row';
+    name.textContent = WAYS[row.way] || row.way;
+    line.append(name);
+    for (const value of [row.map, row.locscore]) line.insertCell().textContent = value === null ? '—' : value.toFixed(3);
+    line.insertCell().textContent = `${Math.round(100 * row['recall@1'])} % of ${row.queries}`;
+  }
+  is('scores').replaceChildren(table);
+}
+
+// Doing ----------------------------------------------------------------------------------------------------------
+
+const post = (path, body) => mine(path, { method: 'POST', body: body === undefined ? undefined : JSON.stringify(body) });
+
+function toSearch(name) {
+  document.querySelector('#pf-tabs [role="tab"]')?.click();
+  window.patchifyOwn?.('search', { token, name });
+  window.scrollTo({ top: 0 });
+}
+
+const deeds = {
+  files: () => find('[data-for="files"]').click(),
+  folder: () => find('[data-for="folder"]').click(),
+  zip: () => find('[data-for="zip"]').click(),
+  cancel: () => guarded(async () => take(await post('/cancel'))),
+  'go-on': () => guarded(async () => { await take(await post('/index')); watchOn(); }),
+  search: () => toSearch(null),
+  'search-this': () => toSearch(looking),
+  more: () => { shown += SHOWN * 4; draw(); },
+  score: () => guarded(async () => { notice(''); await take(await post('/score')); watchOn(); }),
+  save: () => guarded(async () => {
+    if (!drawn) return tool.suggest();
+    await take(await post('/marks', { picture: looking, object: is('object').value, box: drawn }));
+    notice('');
+  }),
+  delete: () => guarded(async () => {
+    await post('/delete');
+    forget('');
+    is('said').textContent = 'Everything was deleted.';
+  }),
+};
+
+element.addEventListener('click', (event) => {
+  const target = event.target.closest('[data-do], [data-unmark], .pf-own-thumb, [aria-disabled="true"]');
+  if (!target) return;
+  if (target.dataset.do) deeds[target.dataset.do]?.();
+  else if (target.dataset.unmark !== undefined) {
+    guarded(async () => take(await post('/marks', { picture: looking, object: target.dataset.unmark, box: null })));
+  } else if (target.classList.contains('pf-own-thumb')) openPicture(target.dataset.name);
+  else event.preventDefault();
+});
+
+element.addEventListener('change', (event) => {
+  if (event.target.type !== 'file') return;
+  send([...event.target.files].map((file) => ({ file, name: file.webkitRelativePath || file.name })));
+  event.target.value = '';
+});
+
+// A page that is closed says so; one that is loaded anew is back before the server has deleted anything.
+addEventListener('pagehide', () => { if (token) navigator.sendBeacon(`own/${token}/leave?tab=${tab}`); });
+addEventListener('pageshow', (event) => { if (event.persisted && token) look(); });
+
+if (find('.pf-own') && stored()) {
+  token = stored();
+  mine(`?tab=${tab}`).then(take).catch(() => forget('')).finally(watchOn);
+}

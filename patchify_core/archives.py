@@ -1,0 +1,172 @@
+"""Zip archives from strangers: what is in them is looked at before it is read, and read only as far as there is room.
+
+Nothing is ever written under a name that an archive gives: members are handed out one at a time as bytes, and whoever
+takes them chooses where they go.
+"""
+
+from __future__ import annotations
+
+import stat
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+from patchify_core.errors import ArchiveError
+
+_END = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
+_END_SIGNATURE = b"PK\x05\x06"
+_LONGEST_COMMENT = 65_535
+_CHUNK = 1 << 16
+
+
+@dataclass(frozen=True)
+class ArchiveSettings:
+    """What an archive may cost.
+
+    Attributes:
+        members: entries, folders included.
+        directory_bytes: bytes of the table of contents, which is read as a whole.
+        member_bytes: bytes of one member, unpacked.
+        total_bytes: bytes of all members that are read, unpacked.
+    """
+
+    members: int = 20_000
+    directory_bytes: int = 8_000_000
+    member_bytes: int = 30_000_000
+    total_bytes: int = 500_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """One file of an archive: its bytes, or why there are none.
+
+    Attributes:
+        name: as the archive has it, with `/` between folders.
+        data: the file's bytes; None if it was left out.
+        refused: one sentence why it was left out; None if it was read.
+    """
+
+    name: str
+    data: bytes | None = None
+    refused: str | None = None
+
+
+def is_archive(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a zip archive."""
+    return head[:4] in (b"PK\x03\x04", _END_SIGNATURE)
+
+
+def members(path: Path, settings: ArchiveSettings | None = None) -> Iterator[Member]:
+    """Reads the files of a zip archive one after the other, in its own order. Folders are passed over.
+
+    Args:
+        path: the archive.
+        settings: what it may cost.
+
+    Yields:
+        A member with its bytes, or with the reason why it was left out: its name leads out of the archive, it is a
+        link, encrypted, damaged, packed in an unknown way, or larger than is allowed.
+
+    Raises:
+        ArchiveError: one sentence, if it is no zip archive, its table of contents is damaged or too long, or all that
+            was read is more than is allowed (a zip bomb): what was yielded before may be kept.
+    """
+    settings = settings or ArchiveSettings()
+    _check_directory(path, settings)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise _damaged() from error
+    left = settings.total_bytes
+    with archive:
+        for info in archive.infolist():
+            if info.is_dir():
+                continue
+            refused = _refused(info)
+            if refused is not None:
+                yield Member(_shown(info.filename), refused=refused)
+                continue
+            if left <= 0:
+                raise ArchiveError(
+                    f"The archive unpacks to more than {settings.total_bytes / 1e6:,.0f} MB: make it smaller, or send "
+                    "its pictures in several archives."
+                )
+            data = _read(archive, info, min(settings.member_bytes, left))
+            if isinstance(data, str):
+                yield Member(_shown(info.filename), refused=data)
+                # What was unpacked in vain counts too, else a thousand such members would keep the machine busy.
+                left -= min(settings.member_bytes, max(info.file_size, info.compress_size))
+            else:
+                left -= max(len(data), 1)
+                yield Member(_shown(info.filename), data)
+
+
+def _check_directory(path: Path, settings: ArchiveSettings) -> None:
+    """Looks how long the table of contents is before `zipfile` reads all of it into memory."""
+    try:
+        size = path.stat().st_size
+        with open(path, "rb") as file:
+            file.seek(max(0, size - _LONGEST_COMMENT - _END.size))
+            tail = file.read()
+    except OSError as error:
+        raise _damaged() from error
+    at = tail.rfind(_END_SIGNATURE)
+    if at < 0 or len(tail) - at < _END.size:
+        raise ArchiveError("That is no zip archive: choose a .zip file, or send the pictures themselves.")
+    _, disk, _, _, count, length, _, _ = _END.unpack_from(tail, at)
+    if disk not in (0, 0xFFFF):
+        raise ArchiveError("The archive is one of several parts: pack the pictures into a single zip.")
+    # 65,535 files or 4 GB: the numbers stand elsewhere (zip64), and are more than anybody may send.
+    if count > settings.members or length > settings.directory_bytes or 0xFFFF == count:
+        raise ArchiveError(
+            f"The archive lists more than {settings.members:,} files: pack only the pictures, in several archives."
+        )
+
+
+def _refused(info: zipfile.ZipInfo) -> str | None:
+    """Why a member is not even opened."""
+    name = info.filename
+    path = PurePosixPath(name)
+    windows = PureWindowsPath(name)
+    if path.is_absolute() or windows.drive or windows.root or ".." in {*path.parts, *windows.parts} or "\0" in name:
+        return "its name leads out of the archive"
+    if stat.S_ISLNK(info.external_attr >> 16):
+        return "it is a link, not a file"
+    if info.flag_bits & 0x1:
+        return "it is encrypted: send it without a password"
+    return None
+
+
+def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes | str:
+    """The bytes of a member, or why there are none. The size that it claims is not believed."""
+    large = f"it is larger than {most / 1e6:,.0f} MB"
+    if info.file_size > most:
+        return large
+    parts, length = [], 0
+    try:
+        with archive.open(info) as file:
+            while chunk := file.read(_CHUNK):
+                length += len(chunk)
+                if length > most:
+                    return large
+                parts.append(chunk)
+    except NotImplementedError:
+        return "it is packed in a way that is not known here"
+    except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error):
+        return "it is damaged"
+    except Exception as error:  # bz2 and lzma have errors of their own; none of them is the visitor's to read
+        if type(error).__module__ not in ("_lzma", "lzma", "bz2"):
+            raise
+        return "it is damaged"
+    return b"".join(parts)
+
+
+def _shown(name: str) -> str:
+    return name.replace("\\", "/").encode(errors="replace").decode()
+
+
+def _damaged() -> ArchiveError:
+    return ArchiveError("The zip archive is damaged: pack it again.")

@@ -1,0 +1,130 @@
+"""What a browser does with the page, without a browser: the requests of Gradio's own script, and what comes back.
+
+A page's functions are called by number, with the values of the components that they read; both stand in the page's
+configuration. The answer comes over a stream of events.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from types import TracebackType
+from typing import Any
+
+from patchify_core.errors import PatchifyError
+
+TIMEOUT_S = 120.0
+
+
+class Busy(PatchifyError):
+    """The server said that it is busy."""
+
+
+class Browser:
+    """One visit to the page. An async context manager.
+
+    Args:
+        url: address of the page, without a slash at the end.
+    """
+
+    def __init__(self, url: str) -> None:
+        """Opens nothing yet."""
+        import httpx
+
+        limits = httpx.Limits(max_connections=None)
+        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits)
+        self._session = secrets.token_hex(6)
+        self._values: dict[int, Any] = {}
+        self._ids: dict[str, int] = {}
+        self._functions: list[dict[str, Any]] = []
+
+    async def __aenter__(self) -> Browser:
+        """Opens the page."""
+        (await self._http.get("/")).raise_for_status()
+        config = (await self._http.get("/config")).raise_for_status().json()
+        for component in config["components"]:
+            props = component["props"]
+            self._values[component["id"]] = props.get("value")
+            if props.get("elem_id"):
+                self._ids[props["elem_id"]] = component["id"]
+        self._functions = config["dependencies"]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leaves the page."""
+        await self._http.aclose()
+
+    def html(self, element: str) -> str:
+        """What an element of the page shows."""
+        return str(self._values[self._ids[element]])
+
+    def picture(self) -> str:
+        """The key of the query picture, which the page sends along with a box."""
+        found = re.search(r'data-picture="([^"]*)"', self.html("pf-query"))
+        if found is None:
+            raise PatchifyError("The page shows no query picture: its markup has changed.")
+        return found[1]
+
+    async def upload(self, data: bytes) -> str:
+        """Sends a picture; returns where the server put it."""
+        answer = await self._http.post("/gradio_api/upload", files={"files": ("photo.jpg", data, "image/jpeg")})
+        path: str = answer.raise_for_status().json()[0]
+        return path
+
+    async def send(self, element: str, event: str, data: Any) -> None:
+        """Does something on the page, and waits until what changes has arrived.
+
+        Raises:
+            Busy: if the server is busy.
+            PatchifyError: if it answers with a notice or an error.
+        """
+        function = self._function(element, event)
+        number = await self.join(element, event, data)
+        async with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as stream:
+            stream.raise_for_status()
+            async for line in stream.aiter_lines():
+                message = json.loads(line[5:]) if line.startswith("data:") else {}
+                if message.get("msg") == "log":
+                    raise PatchifyError(f"The page said: {message['log']}")
+                if message.get("event_id") == number and message.get("msg") == "process_completed":
+                    if not message["success"]:
+                        raise PatchifyError(f"The page said: {message['output'].get('error')}")
+                    self._take(function["outputs"], message["output"]["data"])
+                if message.get("msg") == "close_stream":
+                    return
+
+    async def join(self, element: str, event: str, data: Any) -> str:
+        """Asks, and waits for no answer; returns the number under which it will come."""
+        function = self._function(element, event)
+        answer = await self._http.post(
+            "/gradio_api/queue/join",
+            json={
+                "data": [self._values.get(one) for one in function["inputs"]],
+                "event_data": data,
+                "fn_index": function["id"],
+                "trigger_id": self._ids[element],
+                "session_hash": self._session,
+            },
+        )
+        if answer.status_code == 503:
+            raise Busy(answer.json()["detail"])
+        number: str = answer.raise_for_status().json()["event_id"]
+        return number
+
+    def _function(self, element: str, event: str) -> dict[str, Any]:
+        wanted = [self._ids[element], event]
+        found = next((one for one in self._functions if wanted in [list(target) for target in one["targets"]]), None)
+        if found is None:
+            raise PatchifyError(f"The page does nothing at {event} of {element}: its markup has changed.")
+        return found
+
+    def _take(self, outputs: list[int], values: list[Any]) -> None:
+        for one, value in zip(outputs, values, strict=True):
+            if isinstance(value, dict) and value.get("__type__") == "update":
+                if "value" in value:
+                    self._values[one] = value["value"]
+            else:
+                self._values[one] = value

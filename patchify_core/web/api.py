@@ -1,0 +1,377 @@
+"""What programs can ask the page's server: the same searches as the command line, with the same answers.
+
+Each function here is an endpoint of Gradio's API (`gradio_client`, HTTP) and, where the server was started with --mcp, a
+tool. Its docstring is what both show, so every argument has one line there. What `Programs` answers is made by the same
+library calls as the command line's.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Literal
+
+import gradio as gr
+from gradio import FileData
+
+from patchify_core.errors import PatchifyError
+from patchify_core.evaluation import LevelReport, QueryRecord, as_json, chosen_levels, evaluate
+from patchify_core.gallery import Query
+from patchify_core.listing import explanation_as_json, matches_as_json
+from patchify_core.rerank import Reranker, load_reranker
+from patchify_core.retrieval import Patchify
+from patchify_core.web import inputs, locating
+from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted
+from patchify_core.web.questions import checked_words
+from patchify_core.web.shelf import shown_spec
+from patchify_core.web.visits import Visits
+
+Refine = Literal["soft", "map"] | None
+Picture = FileData | str
+Rows = list[dict[str, Any]]
+
+TOO_SLOW = ("aliked",)
+"""Re-rankers that take half a minute a search: other callers would wait for them."""
+
+QUICK = ("qe", "patch-qe", "map")
+"""Re-rankers that a whole gallery can be evaluated with while the caller waits."""
+
+EVALUATION_LIMIT_S = 600.0
+"""After this many seconds an evaluation is stopped; what it finished is kept for the next call."""
+
+
+def add_api(visits: Visits) -> None:
+    """Adds the endpoints to the page that is being built. Searches wait in one queue of their own, evaluations in another.
+
+    Args:
+        visits: what visitors can do; programs ask its bundled gallery.
+    """
+    programs = Programs(visits)
+    searches = (
+        programs.search_by_picture,
+        programs.search_by_example,
+        programs.search_by_words,
+        programs.explain_match,
+        programs.list_gallery,
+    )
+    for fn in searches:
+        gr.api(_in_a_sentence(fn), api_name=fn.__name__, concurrency_id=PROGRAMS, concurrency_limit=1)
+    gr.api(
+        _in_a_sentence(programs.evaluate_index),
+        api_name=programs.evaluate_index.__name__,
+        concurrency_id=EVALUATION,
+        concurrency_limit=1,
+    )
+
+
+def _in_a_sentence(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, whose refusals reach the caller as they are and leave no traceback in the log."""
+
+    @functools.wraps(fn)
+    def run(*arguments: Any, **named: Any) -> Any:
+        try:
+            return fn(*arguments, **named)
+        except PatchifyError as error:
+            raise refusal(str(error)) from None
+
+    run.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]  # Gradio reads types, not text
+    return run
+
+
+class Programs:
+    """The endpoints.
+
+    Args:
+        visits: what visitors can do.
+    """
+
+    def __init__(self, visits: Visits) -> None:
+        """Loads nothing yet."""
+        self._showcase, self._upload_mb = visits.showcase, visits.settings.upload_mb
+        self._rerankers: dict[str, Reranker] = {}
+        self._reports: dict[tuple[str, int, str | None, str | None], LevelReport] = {}
+        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, QueryRecord]] = {}
+
+    def search_by_picture(
+        self,
+        picture: Picture,
+        box: list[float] | None = None,
+        top: int = 10,
+        level: int | None = None,
+        index: str | None = None,
+        refine: Refine = None,
+        rerank: str | None = None,
+    ) -> Rows:
+        """Finds the gallery pictures that hold the object in a query picture, and where in them it is.
+
+        Args:
+            picture: The query picture, uploaded (gradio_client: handle_file) or as a data:image/...;base64,... address.
+            box: The object in it as x1, y1, x2, y2 in pixels of the upright picture; leave out for the whole picture.
+            top: How many pictures to return.
+            level: The finest grid to use, 1 = whole pictures (the global baseline); leave out for all of the index's.
+            index: Which index to ask, a name from list_gallery; leave out for the one that the page begins with.
+            refine: Better boxes than the winning patches: soft, or map where the index has feature maps.
+            rerank: Order the best matches anew: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
+
+        Returns:
+            A list, best first, of rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels) and winning patch
+        """
+        data = inputs.picture_bytes(picture, self._upload_mb)
+        engine, options = self._asked(top, level, index, refine, rerank)
+        return matches_as_json(engine, engine.search(data, inputs.box_of(box), **options))
+
+    def search_by_example(
+        self,
+        example: int,
+        box: list[float] | None = None,
+        top: int = 10,
+        level: int | None = None,
+        index: str | None = None,
+        refine: Refine = None,
+        rerank: str | None = None,
+    ) -> Rows:
+        """Finds the gallery pictures that hold the object of a bundled query picture, and where in them it is.
+
+        Args:
+            example: The number of a bundled query picture, from list_gallery.
+            box: Another object in it as x1, y1, x2, y2 in pixels; leave out for the annotated one.
+            top: How many pictures to return.
+            level: The finest grid to use, 1 = whole pictures (the global baseline); leave out for all of the index's.
+            index: Which index to ask, a name from list_gallery; leave out for the one that the page begins with.
+            refine: Better boxes than the winning patches: soft, or map where the index has feature maps.
+            rerank: Order the best matches anew: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
+
+        Returns:
+            A list, best first, of rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels) and winning patch
+        """
+        query = self._example(example)
+        engine, options = self._asked(top, level, index, refine, rerank)
+        region = query.box if box is None else inputs.box_of(box)
+        return matches_as_json(engine, engine.search(query.path, region, **options))
+
+    def search_by_words(
+        self,
+        words: str,
+        top: int = 10,
+        level: int | None = None,
+        index: str | None = None,
+        refine: Refine = None,
+        rerank: str | None = None,
+    ) -> Rows:
+        """Finds the gallery pictures that words describe, and where in them; needs an index made with open_clip.
+
+        Args:
+            words: What to look for, for example: a red kettle.
+            top: How many pictures to return.
+            level: The finest grid to use, 1 = whole pictures (the global baseline); leave out for all of the index's.
+            index: Which index to ask, a name from list_gallery whose entry says words: true.
+            refine: Better boxes than the winning patches: soft, or map where the index has feature maps.
+            rerank: Order the best matches anew: qe, patch-qe or map.
+
+        Returns:
+            A list, best first, of rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels) and winning patch
+        """
+        text = checked_words(words)
+        engine, options = self._asked(top, level, index, refine, rerank)
+        return matches_as_json(engine, engine.search(text=text, **options))
+
+    def explain_match(
+        self,
+        image_id: int,
+        example: int | None = None,
+        picture: Picture | None = None,
+        words: str | None = None,
+        box: list[float] | None = None,
+        level: int | None = None,
+        index: str | None = None,
+    ) -> dict[str, Any]:
+        """Says why one gallery picture got its score: how similar each of its patches is to the query.
+
+        Args:
+            image_id: The gallery picture, as a search names it.
+            example: The query: the number of a bundled query picture from list_gallery. Give this, picture or words.
+            picture: The query: a picture, uploaded or as a data:image/...;base64,... address.
+            words: The query: what was looked for, with an index made with open_clip.
+            box: The object in the query picture as x1, y1, x2, y2 in pixels; leave out as in a search.
+            level: The finest grid to use; leave out for all of the index's.
+            index: Which index to ask, a name from list_gallery; leave out for the one that the page begins with.
+
+        Returns:
+            The winning patch with its score and box, and under patches the score (cosine) and box of every patch
+        """
+        data = None if picture is None else inputs.picture_bytes(picture, self._upload_mb)
+        if [example, data, words].count(None) != 2:
+            raise PatchifyError("Give one of example, picture and words, and only one: that is the query.")
+        engine = self._engine(index)
+        number = inputs.whole("image_id", image_id)
+        if number not in engine.index.row_of:
+            raise PatchifyError(f"The gallery has no picture {number}: take an image_id that a search returned.")
+        wanted = None if level is None else inputs.whole("level", level)
+        engine.index.checked_level(wanted)
+        if words is not None:
+            if box is not None:
+                raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
+            query = engine.describe_text(checked_words(words))
+        elif data is not None:
+            query = engine.describe_query(data, inputs.box_of(box))
+        else:
+            bundled = self._example(example)
+            query = engine.describe_query(bundled.path, bundled.box if box is None else inputs.box_of(box))
+        return explanation_as_json(engine, engine.explain(query, number, wanted))
+
+    def list_gallery(self) -> dict[str, Any]:
+        """Lists what can be asked: the indexes, the bundled query pictures with their objects, and the limits.
+
+        Returns:
+            indexes (name, label, encoder, regions, levels, words ...), examples (id, name, box ...), pictures and limits
+        """
+        shelf, gallery = self._showcase.shelf, self._showcase.gallery
+        return {
+            "pictures": len(gallery.images),
+            "indexes": [
+                {
+                    "name": name,
+                    "label": offer.label,
+                    "encoder": shown_spec(offer.index.encoder),
+                    "features": offer.index.features,
+                    "regions": offer.index.regions.spec,
+                    "levels": len(offer.index.regions.stages),
+                    "patches": offer.index.patches_per_image,
+                    "dimensions": offer.index.dim,
+                    "words": offer.index.encoder.spec.startswith("open_clip:"),
+                    "refine": [way for way in ("soft", "map") if locating.is_possible(way, offer.index)],
+                }
+                for name, offer in shelf.offers.items()
+            ],
+            "rerankers": [name for name in inputs.rerankers() if name not in TOO_SLOW],
+            "examples": [
+                {
+                    "id": query.id,
+                    "name": gallery.name(query.instance),
+                    "file": query.file_name,
+                    "width": query.width,
+                    "height": query.height,
+                    "box": None if query.box is None else query.box.tolist(),
+                }
+                for query in self._showcase.examples
+            ],
+            "objects": sorted(gallery.instances.values()),
+            "limits": {"top": inputs.MOST, "upload_mb": self._upload_mb},
+        }
+
+    def evaluate_index(
+        self,
+        index: str | None = None,
+        levels: list[int] | None = None,
+        refine: Refine = None,
+        rerank: str | None = None,
+        details: bool = False,
+    ) -> dict[str, Any]:
+        """Scores an index over all bundled queries: mAP, LocScore, mean IoU and recall. Takes seconds to a minute.
+
+        Args:
+            index: Which index to score, a name from list_gallery; leave out for the one that the page begins with.
+            levels: Which levels to score, for example [1, 4]: whole pictures against the 4x4 pyramid; leave out for all.
+            refine: Score these boxes instead of the winning patches: soft, or map where the index has feature maps.
+            rerank: Order the best matches anew first: qe, patch-qe or map.
+            details: Whether to add the scores by object, by its size and by how much of it is visible.
+
+        Returns:
+            The numbers of the finest level (map, locscore, mean_iou, recall@1 ...), and under levels those of each
+        """
+        name = self._index_name(index)
+        engine = self._engine(name)
+        wanted = chosen_levels(inputs.levels_of(levels), engine)
+        way = inputs.refiner_of(refine)
+        kind = self._reranker(rerank, QUICK)
+        key = kind.name if kind else None
+        start, progress = time.monotonic(), gr.Progress()
+        missing = [level for level in wanted if (name, level, way, key) not in self._reports]
+        finished = self._finished.setdefault((name, tuple(missing), way, key), {})
+
+        def told(done: int, of: int) -> None:
+            if not still_wanted():
+                raise PatchifyError("Whoever asked has left, so the evaluation was given up.")
+            if time.monotonic() - start > EVALUATION_LIMIT_S:
+                raise PatchifyError(
+                    f"The evaluation was stopped after {EVALUATION_LIMIT_S:.0f} s and {done} of {of} queries: ask again to "
+                    "go on from there, or for fewer levels."
+                )
+            progress((done, of), unit="queries")
+
+        def record(query: QueryRecord) -> None:
+            finished[query.query_id] = query
+
+        if missing:
+            gallery = self._showcase.gallery
+            options: dict[str, Any] = {"reranker": kind, "refiner": engine.refiner(way) if way else None}
+            done = evaluate(gallery, engine, missing, None, told, finished=dict(finished), record=record, **options)
+            self._reports |= {(name, report.level, way, key): report for report in done}
+            finished.clear()
+        numbers = as_json(
+            [self._reports[name, level, way, key] for level in wanted], engine.index.bytes_per_image, None
+        )
+        if inputs.switch("details", details):
+            return numbers
+        return numbers | {"levels": [_without(level, "breakdown") for level in numbers["levels"]]}
+
+    # What the arguments mean ----------------------------------------------------------------------------
+
+    def _asked(self, top: Any, level: Any, index: Any, refine: Any, rerank: Any) -> tuple[Patchify, dict[str, Any]]:
+        """The index that is asked, and the options of `Patchify.search`.
+
+        Raises:
+            PatchifyError: one sentence, for whatever does not do.
+        """
+        options = {
+            "top": inputs.whole("top", top, 1, inputs.MOST),
+            "level": None if level is None else inputs.whole("level", level),
+            "refine": inputs.refiner_of(refine),
+            "rerank": self._reranker(rerank),
+        }
+        engine = self._engine(index)
+        engine.index.checked_level(options["level"])
+        return engine, options
+
+    def _index_name(self, index: Any) -> str:
+        name = self._showcase.shelf.first if index is None else index
+        if not isinstance(name, str) or name not in self._showcase.shelf.offers:
+            names = ", ".join(self._showcase.shelf.offers)
+            raise PatchifyError(f"There is no index {inputs.short(name)}: choose one of {names}.")
+        return name
+
+    def _engine(self, index: Any) -> Patchify:
+        return self._showcase.shelf.engine(self._index_name(index))
+
+    def _example(self, example: Any) -> Query:
+        number = inputs.whole("example", example)
+        found = next((query for query in self._showcase.examples if query.id == number), None)
+        if found is None:
+            raise PatchifyError(f"There is no example {number}: take an id that list_gallery names.")
+        return found
+
+    def _reranker(self, name: Any, allowed: Sequence[str] | None = None) -> Reranker | None:
+        """A re-ranker by its name, loaded once for all callers."""
+        if name is None:
+            return None
+        if not isinstance(name, str) or len(name) > 60:
+            raise PatchifyError(f"There is no re-ranker {inputs.short(name)}: take one that list_gallery names.")
+        parts = [part.strip() for part in name.split("+")]
+        if slow := [part for part in parts if part in TOO_SLOW]:
+            raise PatchifyError(f"{slow[0]} takes half a minute a search: use the command line for it.")
+        if allowed is not None and (others := [part for part in parts if part not in allowed]):
+            raise PatchifyError(
+                f"{inputs.short(others[0])} cannot be evaluated here: take {', '.join(allowed)} or none."
+            )
+        if len(set(parts)) < len(parts):
+            raise PatchifyError(f"{inputs.short(name)} names a re-ranker twice: name each once.")
+        key = "+".join(parts)
+        if key not in self._rerankers:
+            self._rerankers[key] = load_reranker(key)
+        return self._rerankers[key]
+
+
+def _without(numbers: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in numbers.items() if name != key}

@@ -1,0 +1,146 @@
+"""Gradio's Blocks for strangers: what does not fit is refused in one sentence, and no visitor can take all turns."""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Any
+
+import gradio as gr
+from gradio.block_function import BlockFunction
+from gradio.components.api_component import Api
+from gradio.context import LocalContext
+from gradio.data_classes import PredictBodyInternal
+from gradio.exceptions import Error, InvalidPathError
+from gradio.queueing import Event, Queue
+from gradio.state_holder import SessionState
+from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
+
+from patchify_core.web.events import NOTICE
+from patchify_core.web.settings import QueueSettings
+
+ENCODER, PROGRAMS, EVALUATION = "encoder", "programs", "programs-evaluation"
+"""Queues (Gradio's concurrency ids) of the searches of the page, of those of programs, and of their evaluations."""
+
+IN_ORDER = (ENCODER, PROGRAMS)
+"""Queues in which one visitor's requests are answered one after the other, in the order in which they were made."""
+
+OTHERS_AT_ONCE = 2
+"""Requests that are answered at once in a queue that says nothing about it."""
+
+BUSY = "The server is busy: wait for the answers that are under way, then ask again."
+
+log = logging.getLogger(__name__)
+
+
+class GuardedBlocks(gr.Blocks):
+    """Blocks whose requests come from strangers.
+
+    Gradio answers a request that does not fit its function (too few values, a file that nobody uploaded) with a
+    traceback in the log and no word to whoever asked; here it is one sentence to them. Addresses of other hosts, which
+    Gradio would fetch on a stranger's behalf, are refused.
+    """
+
+    async def preprocess_data(
+        self,
+        block_fn: BlockFunction,
+        inputs: list[Any],
+        state: SessionState | None,
+        explicit_call: bool = False,
+    ) -> list[Any]:
+        """As Gradio's; what programs send is not kept with their session."""
+        try:
+            if _names_an_address(inputs):
+                raise refusal("This server fetches nothing from addresses: send the picture itself.")
+            found: list[Any] = await super().preprocess_data(block_fn, inputs, state, explicit_call)
+        except Error:
+            raise
+        except InvalidPathError:
+            raise refusal("The upload did not arrive: send the picture again.") from None
+        except Exception as error:  # whatever else a stranger's values make of Gradio's own code
+            log.info("A request did not fit %s: %s", block_fn.api_name, type(error).__name__)
+            raise refusal("The request does not fit what was asked: reload the page, or see its API.") from None
+        for block in block_fn.inputs:
+            if state is not None and isinstance(block, Api):
+                state._update_value_in_config(block._id, None)
+        return found
+
+    def guard(self, settings: QueueSettings) -> None:
+        """Opens the queue that all requests go through; nothing can be asked beside it."""
+        self.queue(max_size=settings.waiting, default_concurrency_limit=OTHERS_AT_ONCE, api_open=False)
+        self._queue = FairQueue(self, settings)
+        for fn in self.fns.values():
+            if fn.concurrency_id == ENCODER:
+                fn.concurrency_limit = settings.at_once
+
+
+class FairQueue(Queue):
+    """Gradio's queue, in which many requests of one visitor wait for themselves and not for the others.
+
+    Args:
+        blocks: whose requests wait.
+        settings: see `QueueSettings`.
+    """
+
+    def __init__(self, blocks: gr.Blocks, settings: QueueSettings) -> None:
+        """Takes the place of the queue that `Blocks.queue` makes."""
+        super().__init__(
+            live_updates=True,
+            concurrency_count=blocks.max_threads,
+            update_intervals=1,
+            max_size=settings.waiting,
+            blocks=blocks,
+            default_concurrency_limit=OTHERS_AT_ONCE,
+        )
+        self._settings = settings
+
+    async def push(self, body: PredictBodyInternal, request: Any, username: str | None) -> Any:
+        """As Gradio's, but with room for everybody: see `QueueSettings.of_one` and `of_programs`."""
+        if body.fn_index is not None and body.fn_index not in self.blocks.fns:
+            return False, "There is no such function: reload the page, or see its API.", "error"
+        queue = None if body.fn_index is None else self.blocks.fns[body.fn_index].concurrency_id
+        waiting = [event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue]
+        of_one = sum(event.session_hash == body.session_hash for event in waiting)
+        of_programs = sum(event.concurrency_id in (PROGRAMS, EVALUATION) for event in waiting)
+        crowded = queue in (PROGRAMS, EVALUATION) and of_programs >= self._settings.of_programs
+        if crowded or of_one >= self._settings.of_one:
+            return False, BUSY, "queue_full"
+        return await super().push(body, request, username)
+
+    def get_events(self) -> tuple[list[Event], bool, str] | None:
+        """The next request and its queue, or None. No function of the page takes its requests in batches."""
+        queues = list(self.event_queue_per_concurrency_id.items())
+        random.shuffle(queues)
+        for name, queue in queues:
+            if queue.concurrency_limit is not None and queue.current_concurrency >= queue.concurrency_limit:
+                continue
+            running = [event for job in self.active_jobs for event in job or ()]
+            busy = {event.session_hash for event in running if event.concurrency_id == name and name in IN_ORDER}
+            event = next((event for event in queue.queue if event.session_hash not in busy), None)
+            if event is not None:
+                queue.queue.remove(event)
+                return [event], False, name
+        return None
+
+
+def refusal(sentence: str) -> Error:
+    """An error that reaches whoever asked, page or program, as this sentence, and leaves no traceback in the log."""
+    return Error(sentence, title=NOTICE, print_exception=False)
+
+
+def still_wanted() -> bool:
+    """Whether whoever asked for what is being computed in this thread is still there."""
+    blocks, event_id = LocalContext.blocks.get(None), LocalContext.event_id.get(None)
+    if blocks is None or event_id is None:
+        return True
+    running = [event for job in blocks._queue.active_jobs for event in job or ()]
+    return all(event.alive for event in running if event._id == event_id)
+
+
+def _names_an_address(value: Any) -> bool:
+    """Whether files are asked for by address anywhere in what a stranger sent."""
+    if is_file_obj_with_meta(value):
+        return is_http_url_like(value["path"])
+    if isinstance(value, dict):
+        return any(map(_names_an_address, value.values()))
+    return isinstance(value, list) and any(map(_names_an_address, value))

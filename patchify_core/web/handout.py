@@ -1,0 +1,41 @@
+"""The printable handout: one A4 page with the method, one real query with its numbers, and an exercise."""
+
+from __future__ import annotations
+
+import base64
+import io
+from functools import partial
+from pathlib import Path
+
+from patchify_core.pictures import read_picture
+from patchify_core.web.showcase import Showcase
+from patchify_core.web.views.handout import handout_page
+from patchify_core.web.walk import Choice, walk
+
+EXERCISE = (4, {1: 0.8, 3: 0.5, 6: 0.9})
+"""What is computed by hand: how many pictures hold the object, and rank -> IoU of those that were found."""
+
+LARGE, SMALL = 640, 240
+"""Longest sides of pictures and of thumbnails in pixels: at least 75 a centimetre where they are printed."""
+
+
+def handout(showcase: Showcase) -> str:
+    """The page, whole: HTML with its style and its pictures inside, of the first example.
+
+    Args:
+        showcase: the gallery that it is about.
+
+    Raises:
+        PatchifyError: if a picture cannot be read any more.
+    """
+    shown = walk(showcase, showcase.first(), Choice())
+    return handout_page(shown, partial(inlined, side=LARGE), partial(inlined, side=SMALL), EXERCISE)
+
+
+def inlined(path: Path, side: int) -> str:
+    """A picture as an address that carries it, its longer side at most that many pixels."""
+    picture = read_picture(path)
+    picture.thumbnail((side, side))
+    stream = io.BytesIO()
+    picture.save(stream, "JPEG", quality=82)
+    return "data:image/jpeg;base64," + base64.b64encode(stream.getvalue()).decode()

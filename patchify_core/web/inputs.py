@@ -1,0 +1,114 @@
+"""Reads what programs send: JSON of any kind where a number, a box or a picture should be.
+
+All functions raise `PatchifyError` with one sentence that names the argument.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import importlib.util
+import reprlib
+from typing import Any
+from urllib.parse import unquote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.boxes import as_boxes
+from patchify_core.errors import BoxError, PatchifyError, PictureError
+from patchify_core.localize import REFINERS
+from patchify_core.rerank import RERANKERS
+from patchify_core.web.events import take_file
+from patchify_core.web.reranking import NEEDS
+
+MOST = 200
+"""Results of one search, at most."""
+
+FILE = "/gradio_api/file="
+"""How the server's own address of an upload goes on, as Gradio's upload tool returns it."""
+
+
+def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """A whole number, maybe within limits; 3.0 is one, True is none."""
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise PatchifyError(f"{name} must be a whole number, not {short(value)}.")
+    if least is not None and most is not None and not least <= value <= most:
+        raise PatchifyError(f"{name} must be from {least} to {most}, not {short(value)}.")
+    return value
+
+
+def switch(name: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise PatchifyError(f"{name} must be true or false, not {short(value)}.")
+    return value
+
+
+def levels_of(value: Any) -> list[int] | None:
+    """A list of levels; None for all of them."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > 100:
+        raise PatchifyError(f"levels must be a list of whole numbers such as [1, 4], not {short(value)}.")
+    return [whole("levels", level) for level in value]
+
+
+def box_of(value: Any) -> NDArray[np.float64] | None:
+    """A box as a search takes it, not yet compared with its picture; None for none."""
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) != 4 or not all(isinstance(one, (int, float)) for one in value):
+        raise BoxError(f"box must be four numbers x1, y1, x2, y2 in pixels, not {short(value)}.")
+    boxes: NDArray[np.float64] = as_boxes(value)
+    return boxes[0]
+
+
+def refiner_of(value: Any) -> str | None:
+    """The name of a refiner of boxes, or None."""
+    if value is not None and (not isinstance(value, str) or value not in REFINERS):
+        raise PatchifyError(f"refine must be {' or '.join(REFINERS)} or left out, not {short(value)}.")
+    return value
+
+
+def rerankers() -> list[str]:
+    """Names of the re-rankers that this machine has."""
+    return [name for name in RERANKERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
+
+
+def picture_bytes(value: Any, upload_mb: int) -> bytes:
+    """The bytes of a picture that was uploaded, whose file is then deleted, or that came as a data: address.
+
+    Args:
+        value: what Gradio makes of an upload, or a text.
+        upload_mb: largest picture in megabytes.
+    """
+    if isinstance(value, dict):
+        return take_file(value.get("path"))
+    if not isinstance(value, str):
+        raise PictureError(f"picture must be an uploaded file (gradio_client: handle_file), not {short(value)}.")
+    if value.startswith("data:"):
+        head, comma, text = value.partition(",")
+        if not comma or not head.endswith(";base64"):
+            raise PictureError("picture must be a data: address in base64: data:image/jpeg;base64,...")
+        if len(text) > upload_mb * 1_000_000 * 4 // 3 + 4:
+            raise PictureError(f"The picture is larger than {upload_mb} MB: send a smaller one.")
+        try:
+            return base64.b64decode(text, validate=True)
+        except (binascii.Error, ValueError):
+            raise PictureError(
+                "The data: address of the picture is not base64: encode the file's bytes anew."
+            ) from None
+    if value.startswith(("http://", "https://")) and FILE in value:  # take_file believes no other folder than uploads'
+        return take_file(unquote(value.partition(FILE)[2]))
+    raise PictureError(
+        "picture must be an uploaded file (gradio_client: handle_file) or a data: address: this server fetches nothing "
+        "from other addresses."
+    )
+
+
+def short(value: Any) -> str:
+    """What was sent, short enough for a sentence."""
+    return " ".join(reprlib.repr(value).split())

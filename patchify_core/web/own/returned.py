@@ -1,0 +1,184 @@
+"""An index that a visitor took home, and brings back.
+
+FAISS trusts what it reads, and this comes from a stranger. So FAISS reads none of it: the page makes its indexes like
+the bundled one (`build_index(like=...)`), whose projection and codec are here, and all that an index of a visitor adds
+to them is its codes. The file must be, byte for byte, what FAISS writes for that codec and so many patches, except for
+the codes, which are plain numbers.
+"""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from patchify_core.archives import ArchiveSettings, members
+from patchify_core.codes import Codes, encode_codes
+from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
+from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.index_folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, read_meta
+from patchify_core.maps import KeptMaps, unpack
+
+KNOWN_FILES = (META_NAME, FAISS_NAME, PROJECTION_NAME, MAPS_NAME)
+FOREIGN = "That index was not made by this page with these settings: bring back one that you downloaded here."
+DAMAGED = "That index is damaged or was edited: bring back the file as you downloaded it."
+
+
+def is_index(path: Path) -> bool:
+    """Whether an archive holds an index, as opposed to pictures."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return len(archive.filelist) <= 20 and META_NAME in {PurePosixPath(n).name for n in archive.namelist()}
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+
+
+def write_archive(folder: Path, archive: Path, more: dict[str, bytes]) -> None:
+    """Packs an index folder, and some small files, into an archive. Codes do not get smaller by compression."""
+    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
+        for path in sorted(folder.iterdir()):
+            file.write(path, path.name)
+        for name, data in more.items():
+            file.writestr(name, data)
+
+
+def bring_back(archive: Path, folder: Path, like: PatchIndex, most_pictures: int, most_bytes: int) -> PatchIndex:
+    """Reads an index out of an archive.
+
+    Args:
+        archive: what the visitor sent.
+        folder: where its feature maps are kept; made here.
+        like: the index whose encoder, regions, features, projection and codec it must have.
+        most_pictures: that it may hold.
+        most_bytes: that it may take.
+
+    Raises:
+        PatchifyError: one sentence, if it is not such an index.
+    """
+    folder.mkdir(parents=True)
+    try:
+        _unpack(archive, folder, most_bytes)
+        return _read(folder, like, most_pictures)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _unpack(archive: Path, folder: Path, most_bytes: int) -> None:
+    limits = ArchiveSettings(members=20, member_bytes=most_bytes, total_bytes=most_bytes)
+    for member in members(archive, limits):
+        name = PurePosixPath(member.name).name
+        if name not in KNOWN_FILES:
+            continue
+        if member.data is None:
+            raise ArchiveError(f"{name} in that index cannot be read, because {member.refused}.")
+        (folder / name).write_bytes(member.data)
+
+
+def _read(folder: Path, like: PatchIndex, most_pictures: int) -> PatchIndex:
+    try:
+        meta = read_meta(folder)
+    except IndexFolderError:
+        raise PatchifyError(DAMAGED) from None
+    made = {**like.meta(), "images": None}
+    if any(meta.get(key) != value for key, value in made.items() if key != "images"):
+        raise PatchifyError(FOREIGN)
+    images = _images(meta.get("images"))
+    if len(images) > most_pictures:
+        raise PatchifyError(f"That index holds {len(images):,} pictures, and there is room for {most_pictures:,}.")
+    try:
+        if like.projection is not None and (folder / PROJECTION_NAME).read_bytes() != like.projection.to_bytes():
+            raise PatchifyError(FOREIGN)
+        codes = _codes((folder / FAISS_NAME).read_bytes(), like, len(images))
+        maps = None
+        if like.maps is not None:
+            maps = KeptMaps(folder / MAPS_NAME)
+            if len(maps) != len(images):
+                raise PatchifyError(DAMAGED)
+            for row in range(len(maps)):
+                if unpack(maps.packed(row)).cells.shape[2] != like.encoder.dim:
+                    raise PatchifyError(DAMAGED)
+    except PatchifyError:
+        raise
+    except (OSError, ValueError):
+        raise PatchifyError(DAMAGED) from None
+    return PatchIndex(
+        like.encoder,
+        like.regions,
+        images,
+        codes.codes,
+        codes.factory,
+        projection=like.projection,
+        codebook=like.codebook,
+        features=like.features,
+        maps=maps,
+    )
+
+
+def _images(listed: Any) -> list[IndexedImage]:
+    kinds = {"id": int, "file_name": str, "width": int, "height": int, "bytes": int, "sha256": str}
+    if not isinstance(listed, list) or not listed:
+        raise PatchifyError(DAMAGED)
+    images = []
+    for one in listed:
+        if not isinstance(one, dict) or {key: type(value) for key, value in one.items()} != kinds:
+            raise PatchifyError(DAMAGED)
+        if min(one["width"], one["height"]) < 1:
+            raise PatchifyError(DAMAGED)
+        images.append(IndexedImage(**one))
+    return images
+
+
+def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
+    """The codes in a file of FAISS's, which FAISS itself does not get to see."""
+    import faiss
+
+    empty = encode_codes(
+        lambda row: np.empty((0, like.encoder.dim), np.float32),
+        0,
+        like.regions,
+        like.encoder.dim,
+        _settings(like),
+        Codes(like.factory, like.codes, like.projection),
+    )
+    codec: Any = faiss.downcast_index(empty.codes)
+    patches, size = pictures * like.patches_per_image, int(codec.sa_code_size())
+    if not hasattr(codec, "add_sa_codes") or like.fine is not None:
+        raise PatchifyError("The page cannot take indexes of this kind back: send the pictures again.")
+    # What FAISS writes for as many patches of other codes: all else must be the same.
+    codec.add_sa_codes(np.zeros((patches, size), np.uint8))
+    blank = faiss.serialize_index(codec).tobytes()
+    start = _where(codec, blank, patches * size)
+    if (
+        len(data) != len(blank)
+        or data[:start] != blank[:start]
+        or data[start + patches * size :] != blank[start + patches * size :]
+    ):
+        raise PatchifyError(DAMAGED)
+    codec.reset()
+    codec.add_sa_codes(np.frombuffer(data, np.uint8, patches * size, start).reshape(patches, size).copy())
+    return Codes(empty.factory, codec)
+
+
+def _where(codec: Any, blank: bytes, length: int) -> int:
+    """Where the codes begin in what FAISS writes: found by writing them once more with other values."""
+    import faiss
+
+    ones = faiss.clone_index(codec)
+    inner: Any = faiss.downcast_index(ones)
+    stored = faiss.rev_swig_ptr(inner.codes.data(), length)
+    stored[:] = 1
+    other = np.frombuffer(faiss.serialize_index(ones).tobytes(), np.uint8)
+    differ = np.flatnonzero(other != np.frombuffer(blank, np.uint8))
+    if len(differ) != length or differ[-1] - differ[0] != length - 1:
+        raise PatchifyError("The page cannot take indexes of this kind back: send the pictures again.")
+    return int(differ[0])
+
+
+def _settings(like: PatchIndex) -> Any:
+    from patchify_core.build import BuildSettings
+
+    return BuildSettings.like(like)

@@ -1,0 +1,261 @@
+"""Links that reopen what is shown, and the results as files; see `links`, `slides` and `exporting`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import gradio as gr
+
+from patchify_core.boxes import checked_box
+from patchify_core.errors import PatchifyError
+from patchify_core.paths import ASSETS
+from patchify_core.web import exporting, links, locating, views
+from patchify_core.web.events import NO_RERANKING, NOTICE, Asked, sent
+from patchify_core.web.links import Link, LinkError
+from patchify_core.web.questions import Question
+from patchify_core.web.shelf import shown_spec
+from patchify_core.web.slides import slide
+from patchify_core.web.visits import Visits
+
+LINKS, FILES = ("link", "embed"), ("svg", "png", "csv", "json")
+"""What the menu makes; a PNG is drawn by the browser, from the SVG."""
+
+
+def share_menu() -> gr.HTML:
+    """The menu; what is made for it comes as its value, which is not shown."""
+    script = (ASSETS / "share.js").read_text(encoding="utf-8")
+    return gr.HTML(
+        "",
+        elem_id="pf-share",
+        html_template=views.share(),
+        js_on_load=script,
+        container=False,
+        padding=False,
+        apply_default_css=False,
+    )
+
+
+class Sharing:
+    """What visitors share, and what becomes of an address that they come with.
+
+    Args:
+        visits: what visitors can do.
+        tabs: names of the tabs of the page, as addresses have them.
+    """
+
+    def __init__(self, visits: Visits, tabs: frozenset[str]) -> None:
+        """Takes the names of what can be linked."""
+        self.visits, self.tabs = visits, tabs
+        gallery = visits.showcase.gallery
+        self._queries = {query.path: query.id for query in gallery.queries}
+
+    def make(self, asked: Asked, event: gr.EventData) -> str:
+        """Something of the menu was chosen.
+
+        Returns:
+            JSON for the menu's script: `number` as it was sent, `kind`, and `text` or, if there can be none, `why`.
+        """
+        kind, number = sent(event, "kind"), sent(event, "number")
+        if kind not in (*LINKS, *FILES):
+            raise PatchifyError("The page cannot make that kind of file: choose one of those shown.")
+        made: dict[str, Any] = {"number": number if isinstance(number, int) else 0, "kind": kind}
+        try:
+            if kind in LINKS:
+                look = sent(event, "look")
+                made["text"] = self.link(asked, look if isinstance(look, int) else None).query()
+            else:
+                made |= {"text": self.file(asked, kind), "name": exporting.file_name(self._title(asked.question))}
+        except LinkError as error:
+            made["why"] = str(error)
+        return json.dumps(made, ensure_ascii=False)
+
+    def link(self, asked: Asked, look: int | None = None) -> Link:
+        """The address of what is shown.
+
+        Raises:
+            LinkError: if it is the visitor's own and nobody else's.
+        """
+        question = asked.question
+        if question.is_private:
+            raise LinkError(links.PRIVATE)
+        level = min(asked.level, self.visits.showcase.levels_of(question.engine))
+        return links.link_of(
+            question,
+            self._queries,
+            self.visits.showcase.gallery.instances,
+            index=question.engine,
+            level=level,
+            boxes=self.visits.way(asked),
+            rerank=asked.reranker,
+            top=asked.top,
+            look=look,
+        )
+
+    def file(self, asked: Asked, kind: str) -> str:
+        """The results as SVG, CSV or JSON."""
+        question, answer = asked.question, self.visits.answer(asked)
+        if kind == "csv":
+            return exporting.table(answer)
+        place = self.visits.at(question)
+        name = None if question.instance is None else place.gallery.name(question.instance)
+        if kind == "json":
+            index = place.shelf.offer(question.engine).index
+            about = {
+                "name": question.engine,
+                "encoder": shown_spec(index.encoder),
+                "features": index.features,
+                "regions": index.regions.spec,
+                "dim": index.dim,
+            }
+            return exporting.record(question, answer, name, about)
+        gallery = place.gallery
+
+        def picture(image_id: int) -> tuple[int, int, Any]:
+            image = gallery.image(image_id)
+            return image.width, image.height, image.path
+
+        return slide(question, answer, name, picture)
+
+    def _title(self, question: Question) -> str:
+        place = self.visits.at(question)
+        return question.name if question.instance is None else place.gallery.name(question.instance)
+
+    # A visitor comes with an address -------------------------------------------------------------------------
+
+    def load(self, event: gr.EventData) -> str:
+        """Takes the address, and loads the encoder that it asks for, if it is not loaded yet.
+
+        Returns:
+            The address for the next step, which waits its turn with all that asks.
+        """
+        text = sent(event, "query")
+        text = text if isinstance(text, str) and len(text) <= links.MAX_LENGTH else " " * (links.MAX_LENGTH + 1)
+        found, _ = links.read(text)
+        if found.index in self.visits.showcase.shelf.offers:
+            try:
+                self.visits.showcase.shelf.engine(found.index)
+            except PatchifyError:  # `open` says so
+                pass
+        return text
+
+    def open(self, asked: Asked, text: Any) -> list[Any]:
+        """Shows what an address says, as far as it can be had; one notice says what of it could not.
+
+        Returns:
+            What `Visits.shown` returns, then re-ranker, number of results, and what the menu's script is told.
+        """
+        found, wrong = links.read(text)
+        said = list(wrong)
+        engine = self._engine(found, said)
+        question = self._question(found, engine, said)
+        options = self._options(found, engine, said)
+        asked_now = Asked(question, options["level"], options["top"], options["reranker"], options["way"], True)
+        try:
+            shown = self.visits.shown(question, asked_now)
+        except PatchifyError:
+            said.append("its re-ranker cannot be used here")
+            asked_now = replace(asked_now, reranker=None)
+            shown = self.visits.shown(question, asked_now)
+        look = found.look
+        if look is not None and f'data-open="{look}"' not in shown[5]:
+            said.append("the picture that it opens is not among the results")
+            look = None
+        tab = found.tab
+        if tab is not None and tab not in self.tabs:
+            said.append("the page has no such tab")
+            tab = None
+        if said:
+            only = "; ".join(dict.fromkeys(said))
+            rest = "The rest of it was opened." if found != Link() else "This is the page as it begins."
+            gr.Warning(f"There is something wrong with that link: {only}. {rest}", title=NOTICE, duration=15)
+        after = json.dumps({"kind": "opened", "look": look, "tab": tab})
+        return [*shown, asked_now.reranker or NO_RERANKING, asked_now.top, after]
+
+    def _engine(self, found: Link, said: list[str]) -> str:
+        shelf = self.visits.showcase.shelf
+        if found.index is None:
+            return shelf.first
+        if found.index not in shelf.offers:
+            said.append("the page has no such index")
+            return shelf.first
+        if not shelf.is_loaded(found.index):
+            said.append("the encoder of its index cannot be loaded")
+            return shelf.first
+        return found.index
+
+    def _question(self, found: Link, engine: str, said: list[str]) -> Question:
+        """What is asked, or the first example where that is gone."""
+        showcase = self.visits.showcase
+        first = showcase.example(showcase.examples[0].id, engine)
+        try:
+            if found.words is not None:
+                question = showcase.in_words(found.words, engine)
+            elif found.picture is not None:
+                question = self._gallery_picture(found.picture, found.box, engine, said)
+            elif found.example is not None:
+                question = showcase.example(found.example, engine)
+                if found.box is not None:
+                    question = self._boxed(question, found.box, said)
+            else:
+                return first
+        except PatchifyError:
+            what = "its index knows no words" if found.words is not None else "the picture that it asks with is gone"
+            said.append(what)
+            return first
+        if found.object is None:
+            return question
+        instance = self.visits.objects.get(found.object)
+        if instance is None and found.object != links.NOBODY:
+            said.append("the object that it names is not one of this page")
+            return question
+        return showcase.with_instance(question, instance)
+
+    def _gallery_picture(self, image_id: int, box: links.Box | str | None, engine: str, said: list[str]) -> Question:
+        import numpy as np
+
+        showcase = self.visits.showcase
+        image = showcase.gallery.image(image_id)
+        whole = np.array([0, 0, image.width, image.height], np.float64)
+        region = whole
+        if isinstance(box, tuple):
+            try:
+                region = checked_box(box, image.width, image.height)
+            except PatchifyError:
+                said.append("its box lies outside the picture")
+        question = showcase.from_result(image_id, region, None, engine)
+        return replace(question, box=None) if region is whole else question
+
+    def _boxed(self, question: Question, box: links.Box | str, said: list[str]) -> Question:
+        """A bundled query with another box than its own."""
+        try:
+            region = None if isinstance(box, str) else box
+            return self.visits.showcase.with_box(question, region)
+        except PatchifyError:
+            said.append("its box lies outside the picture")
+            return question
+
+    def _options(self, found: Link, engine: str, said: list[str]) -> dict[str, Any]:
+        """Options of the search; what cannot be is as on a page that was just opened."""
+        visits, index = self.visits, self.visits.showcase.shelf.offer(engine).index
+        levels = visits.showcase.levels_of(engine)
+        level, top = levels, visits.settings.results
+        way, reranker = locating.best_way(index), None
+        if found.level is not None and 1 <= found.level <= levels:
+            level = found.level
+        elif found.level is not None:
+            said.append(f"its level is not one of 1 to {levels}")
+        if found.top is not None and found.top in visits.settings.result_choices:
+            top = found.top
+        elif found.top is not None:
+            said.append("the page does not show that number of results")
+        if found.boxes is not None and locating.is_possible(found.boxes, index):
+            way = found.boxes
+        elif found.boxes is not None:
+            said.append("its index has no such kind of box")
+        if found.rerank is not None and found.rerank in visits.showcase.rerankers.names:
+            reranker = found.rerank
+        elif found.rerank is not None and found.rerank != NO_RERANKING:
+            said.append("the page has no such re-ranker")
+        return {"level": level, "top": top, "way": way, "reranker": reranker}
