@@ -43,6 +43,11 @@
   }
 
   document.addEventListener('click', (event) => {
+    const opens = event.target.closest?.('[data-tab]');
+    if (opens) {
+      document.getElementById(`pf-tab-${opens.dataset.tab}-button`)?.click();
+      window.scrollTo({ top: 0 });
+    }
     const copy = event.target.closest?.('[data-do="bibtex"]');
     if (copy) cite(copy);
     if (event.target.closest?.('[data-do="theme"]')) {
@@ -61,6 +66,12 @@
       if (goal && link.matches('.pf-skip')) goal.querySelector('button')?.focus({ preventScroll: true });
     }
   });
+
+  // Chromium lets Tab stop at a list that scrolls, and Gradio takes the list away then, and the focus with it.
+  document.addEventListener('keydown', (event) => {
+    if (event.key !== 'Tab') return;
+    for (const list of document.querySelectorAll('ul[role="listbox"]')) list.tabIndex = -1;
+  }, true);
 
   // Arrow keys between tabs, as everywhere else.
   document.addEventListener('keydown', (event) => {

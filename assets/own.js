@@ -199,6 +199,7 @@ function said() {
   if (state === 'indexing') return `${done} of ${total} described${seconds(status.seconds_left)}${can ? ` · ${can}` : ''}`;
   if (state === 'cancelled') return `Cancelled. ${indexed} of ${total} can be searched.`;
   if (state === 'failed') return status.error;
+  if (total === 1 && indexed) return 'Your picture can be searched.';
   return indexed === total ? `All ${total} pictures can be searched.` : `${indexed} of ${total} can be searched.`;
 }
 

@@ -76,7 +76,7 @@ function drawStage() {
   busy.classList.toggle('is-cut', step === 2);
   busy.classList.toggle('is-hidden', Boolean(hides()));
   const before = stage > 1 ? json('ends')[stage - 2] : 0;
-  if (current === null || current < before || current >= json('ends')[stage - 1]) look(Math.max(before, stageOf(winner()) === stage && !hides() ? winner() : before));
+  if (current === null || current < before || current >= json('ends')[stage - 1]) look(stageOf(winner()) === stage && step > 2 && !hides() ? winner() : before);
   else look(current);
 }
 
@@ -291,10 +291,11 @@ element.addEventListener('keydown', (event) => {
     cellAt(to).focus();
   }
   if (event.target.closest('.wk-tab')) {
-    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
-    if (by) goTo(step + by, true);
-    if (event.key === 'Home') goTo(1, true);
-    if (event.key === 'End') goTo(all('.wk-tab').length, true);
+    const to = { ArrowLeft: step - 1, ArrowRight: step + 1, Home: 1, End: all('.wk-tab').length }[event.key];
+    if (to === undefined) return;
+    event.preventDefault();
+    event.stopPropagation();  // the page's own tabs go round; the steps end
+    goTo(to, true);
   }
 });
 

@@ -17,8 +17,9 @@ def matches_as_json(engine: Patchify, matches: Sequence[Match]) -> list[dict[str
         matches: best first.
 
     Returns:
-        Of each its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture) and winning
-        `patch`; `others`, the boxes of further objects, where there are any; `verification` where pictures were compared.
+        Of each its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture) and
+        winning `patch`; `others`, the boxes of further objects, where there are any; `verification` where pictures were
+        compared.
 
     Raises:
         IndexFolderError: if one of the pictures is not the one that was indexed: its box would lie on another one.

@@ -30,13 +30,16 @@ WITHOUT = "no Chromium on this machine: install it to test the page"
 
 
 @contextmanager
-def served(command: Sequence[str], folder: Path, uploads: Path | None = None) -> Iterator[tuple[str, Path]]:
+def served(
+    command: Sequence[str], folder: Path, uploads: Path | None = None, environment: dict[str, str] | None = None
+) -> Iterator[tuple[str, Path]]:
     """Starts `python COMMAND --port PORT` on a free port and waits for its page; gives the address and the log.
 
     Args:
         command: what python is given.
         folder: an empty folder for the log.
         uploads: where the server puts what visitors send.
+        environment: variables besides those of this process.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -48,7 +51,9 @@ def served(command: Sequence[str], folder: Path, uploads: Path | None = None) ->
             cwd=ROOT,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"GRADIO_TEMP_DIR": str(uploads or folder / "uploads"), "PYTHONUNBUFFERED": "1"},
+            env=os.environ
+            | {"GRADIO_TEMP_DIR": str(uploads or folder / "uploads"), "PYTHONUNBUFFERED": "1"}
+            | (environment or {}),
         )
     url = f"http://127.0.0.1:{port}/"
     try:

@@ -93,12 +93,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--port", type=int)
     parser.add_argument("--tabs", action="store_true")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds that the encoder takes for a batch")
     arguments = parser.parse_args()
 
     import open_clip
 
     from patchify_core import encoders
     from patchify_core.web.launch import launch
+    from patchify_core.web.own import registry
+
+    registry.LEFT_S, registry.SWEEP_S = 5.0, 0.3  # so that a test need not wait for a minute
 
     open_clip.add_model_config(arguments.folder / f"{ARCH}.json")
     real = encoders.load_encoder
@@ -109,6 +113,13 @@ def main() -> None:
                 time.sleep(0.05)
         return TinyEncoder(replace(INFO, spec=spec)) if spec in ("tiny", "slow") else real(spec, settings)  # type: ignore[arg-type]
 
+    encode = TinyEncoder.encode
+
+    def unhurried(self: TinyEncoder, crops: np.ndarray) -> np.ndarray:
+        time.sleep(arguments.pause)
+        return encode(self, crops)
+
+    TinyEncoder.encode = unhurried  # type: ignore[method-assign]
     encoders.load_encoder = load  # type: ignore[assignment]
     if arguments.tabs:
         import gradio as gr

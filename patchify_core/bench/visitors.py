@@ -2,15 +2,14 @@
 
 `app.py` is started as a person starts it. Each visitor opens the page and then does what its browser does, with a
 session of their own: examples are clicked, pictures uploaded, boxes drawn in them, results looked into, by the very
-requests that the page's script sends (the page's functions are found in its own configuration, by the elements that they
-belong to). Between two of them a visitor looks at the page for 5 to 10 seconds. What must be shown was computed before,
-in this process, so an answer that belongs to another visitor's question is seen as one.
+requests that the page's script sends (the page's functions are found in its own configuration, by the elements that
+they belong to). Between two of them a visitor looks at the page for 5 to 10 seconds. What must be shown was computed
+before, in this process, so an answer that belongs to another visitor's question is seen as one.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import socket
@@ -42,7 +41,10 @@ THINK_S = (5.0, 10.0)
 WISHES = {"example": 5, "upload": 2, "box": 2, "look": 1}
 """What visitors do, and how often."""
 
-UPLOADS, START_LIMIT_S, SETTLE_S = 8, 120.0, 5.0
+EXAMPLES, UPLOADS = 12, 8
+"""Different examples that are clicked, and different pictures that are uploaded: several visitors send the same one."""
+
+START_LIMIT_S, SETTLE_S = 120.0, 5.0
 
 
 @dataclass
@@ -123,7 +125,7 @@ def expect() -> Expected:
         return visits.cards(answer), [result.match.image_id for result in answer.results]
 
     examples, order = {}, {}
-    for query in showcase.examples:
+    for query in showcase.examples[:EXAMPLES]:
         examples[query.id], order[query.id] = answered(showcase.example(query.id))
     uploads = []
     for number in range(UPLOADS):
@@ -188,7 +190,7 @@ def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
 
 
 async def _warm(url: str, expected: Expected) -> None:
-    """One visitor sees everything once: all examples prepared, all libraries loaded; memory is compared from there on."""
+    """One visitor sees everything once, so that all is prepared and loaded; memory is compared from there on."""
     async with Browser(url) as browser:
         for example in expected.examples:
             await browser.send("pf-examples", "example", {"id": example})
@@ -321,13 +323,13 @@ def _print(numbers: dict[str, Any]) -> None:
             rows.append((name, str(waits["count"]), *(f"{waits[key]:.2f} s" for key in ("p50", "p95", "max"))))
     low, high = numbers["think_s"]
     print_table(
-        f"{numbers['visitors']} visitors for {numbers['seconds']:.0f} s, who look for {low:.0f} to {high:.0f} s at each "
-        "answer",
+        f"{numbers['visitors']} visitors for {numbers['seconds']:.0f} s, who look at each answer for {low:.0f} to "
+        f"{high:.0f} s",
         rows,
     )
     print(
-        f"  {numbers['answers_per_s']:.2f} answers/s, {numbers['errors']} errors, {numbers['mixed']} answers of another "
-        f"question, {numbers['busy']} told that the server is busy"
+        f"  {numbers['answers_per_s']:.2f} answers/s, {numbers['errors']} errors, {numbers['mixed']} answers that were "
+        f"not those of the question, {numbers['busy']} told that the server is busy"
     )
     for what, count in numbers["trouble"].items():
         print(f"    {count} x {what}")
@@ -338,4 +340,3 @@ def _print(numbers: dict[str, Any]) -> None:
         print("  the server's memory is not known here: this system has no /proc")
     else:
         print("  the server's memory: " + ", ".join(f"{value:.0f} MB {when}" for when, value in memory.items()))
-    json.dumps(numbers)  # what is returned can be written to a file

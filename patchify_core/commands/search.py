@@ -49,4 +49,3 @@ def run(arguments: argparse.Namespace) -> int:
         inliers = f"{found:>7}  " if verified else ""
         print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{root / match.file_name}")
     return 0
-

@@ -1,8 +1,8 @@
 """What programs can ask the page's server: the same searches as the command line, with the same answers.
 
-Each function here is an endpoint of Gradio's API (`gradio_client`, HTTP) and, where the server was started with --mcp, a
-tool. Its docstring is what both show, so every argument has one line there. What `Programs` answers is made by the same
-library calls as the command line's.
+Each function of `Programs` is an endpoint of Gradio's API (`gradio_client`, HTTP) and, where the server was started
+with --mcp, a tool. Its docstring is what both show, so every argument has one line there. The answers are made by the
+same library calls as the command line's.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ EVALUATION_LIMIT_S = 600.0
 
 
 def add_api(visits: Visits) -> None:
-    """Adds the endpoints to the page that is being built. Searches wait in one queue of their own, evaluations in another.
+    """Adds the endpoints to the page that is being built. Searches wait in a queue of their own, as do evaluations.
 
     Args:
         visits: what visitors can do; programs ask its bundled gallery.
@@ -116,7 +116,7 @@ class Programs:
             rerank: Order the best matches anew: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
 
         Returns:
-            A list, best first, of rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels) and winning patch
+            A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
         """
         data = inputs.picture_bytes(picture, self._upload_mb)
         engine, options = self._asked(top, level, index, refine, rerank)
@@ -144,7 +144,7 @@ class Programs:
             rerank: Order the best matches anew: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
 
         Returns:
-            A list, best first, of rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels) and winning patch
+            A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
         """
         query = self._example(example)
         engine, options = self._asked(top, level, index, refine, rerank)
@@ -171,7 +171,7 @@ class Programs:
             rerank: Order the best matches anew: qe, patch-qe or map.
 
         Returns:
-            A list, best first, of rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels) and winning patch
+            A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
         """
         text = checked_words(words)
         engine, options = self._asked(top, level, index, refine, rerank)
@@ -225,7 +225,7 @@ class Programs:
         """Lists what can be asked: the indexes, the bundled query pictures with their objects, and the limits.
 
         Returns:
-            indexes (name, label, encoder, regions, levels, words ...), examples (id, name, box ...), pictures and limits
+            indexes (name, encoder, regions, levels, words ...), examples (id, name, box ...), pictures and limits
         """
         shelf, gallery = self._showcase.shelf, self._showcase.gallery
         return {
@@ -273,7 +273,7 @@ class Programs:
 
         Args:
             index: Which index to score, a name from list_gallery; leave out for the one that the page begins with.
-            levels: Which levels to score, for example [1, 4]: whole pictures against the 4x4 pyramid; leave out for all.
+            levels: Which levels to score, such as [1, 4]: whole pictures against the 4x4 pyramid; leave out for all.
             refine: Score these boxes instead of the winning patches: soft, or map where the index has feature maps.
             rerank: Order the best matches anew first: qe, patch-qe or map.
             details: Whether to add the scores by object, by its size and by how much of it is visible.
@@ -296,8 +296,8 @@ class Programs:
                 raise PatchifyError("Whoever asked has left, so the evaluation was given up.")
             if time.monotonic() - start > EVALUATION_LIMIT_S:
                 raise PatchifyError(
-                    f"The evaluation was stopped after {EVALUATION_LIMIT_S:.0f} s and {done} of {of} queries: ask again to "
-                    "go on from there, or for fewer levels."
+                    f"The evaluation was stopped after {EVALUATION_LIMIT_S:.0f} s and {done} of {of} queries: ask "
+                    "again to go on from there, or for fewer levels."
                 )
             progress((done, of), unit="queries")
 
@@ -325,14 +325,15 @@ class Programs:
         Raises:
             PatchifyError: one sentence, for whatever does not do.
         """
+        finest = None if level is None else inputs.whole("level", level)
         options = {
             "top": inputs.whole("top", top, 1, inputs.MOST),
-            "level": None if level is None else inputs.whole("level", level),
+            "level": finest,
             "refine": inputs.refiner_of(refine),
             "rerank": self._reranker(rerank),
         }
         engine = self._engine(index)
-        engine.index.checked_level(options["level"])
+        engine.index.checked_level(finest)
         return engine, options
 
     def _index_name(self, index: Any) -> str:

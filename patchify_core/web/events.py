@@ -15,6 +15,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.web.locating import WINNING
 from patchify_core.web.questions import Question
+from patchify_core.web.uploads import forget_folders
 
 NOTICE = "That did not work"
 NO_RERANKING = "none"
@@ -80,6 +81,7 @@ def take_file(path: Any) -> bytes:
         raise PictureError("The upload did not arrive: send the picture again.") from error
     with suppress(OSError):  # the sweep of old files gets what is in use now
         Path(path).unlink()
+    forget_folders(Path(path), Path(get_upload_folder()))
     return data
 
 

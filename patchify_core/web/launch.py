@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.paths import ASSETS
+from patchify_core.web.memory import few_arenas
 from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def launch(
     mcp = server.mcp if mcp is None else mcp
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
+    few_arenas()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
         opened = worker.submit(_open, folder)  # torch is imported meanwhile
@@ -67,9 +69,11 @@ def launch(
         from patchify_core.web.own.addresses import own_routes
         from patchify_core.web.own.registry import Registry
         from patchify_core.web.page import build
-        from patchify_core.web.routes import no_such_function, routes
+        from patchify_core.web.routes import misnamed, routes
+        from patchify_core.web.uploads import keep_uploads_apart
 
         showcase = opened.result()
+    keep_uploads_apart()
     gr.set_static_paths([ASSETS, folder / "gallery", folder / "queries"])
     own = Registry(showcase, settings)
     closing = threading.Event()
@@ -98,7 +102,7 @@ def launch(
             # Before Gradio's own, which take every address.
             app_kwargs={
                 "routes": [*routes(showcase, demo), *own_routes(own)],
-                "exception_handlers": {gr.route_utils.FnIndexInferError: no_such_function},
+                "exception_handlers": dict.fromkeys((gr.route_utils.FnIndexInferError, KeyError, TypeError), misnamed),
             },
         )
     except OSError as error:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, quote, urlencode
+from urllib.parse import parse_qsl, urlencode
 
 from patchify_core.errors import PatchifyError
 from patchify_core.web.questions import MAX_WORDS, Question, checked_words
@@ -96,11 +96,7 @@ class Link:
             value = getattr(self, name)
             if value is not None:
                 pairs[name] = ",".join(map(_short, value)) if isinstance(value, tuple) else value
-        return urlencode(pairs, safe=",/", quote_via=_quoted)
-
-
-def _quoted(text: str, safe: str = "", encoding: str | None = None, errors: str | None = None) -> str:
-    return quote(text, safe=f"{safe} ").replace(" ", "+")
+        return urlencode(pairs, safe=",/")
 
 
 def _short(value: float) -> str:
@@ -131,7 +127,7 @@ def link_of(question: Question, queries: Mapping[Path, int], objects: Mapping[in
         return Link(picture=question.itself, box=box, object=None if question.instance is None else name, **options)
     if question.example is not None:
         return Link(example=question.example, **options)  # with its own box, and the object that it shows
-    if question.path in queries:
+    if question.path is not None and question.path in queries:
         return Link(example=queries[question.path], box=box, object=name, **options)
     raise LinkError(PRIVATE)
 

@@ -66,9 +66,15 @@ def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
     return [Route("/health", health), Route("/handout", hand_out)]
 
 
-async def no_such_function(request: Request, error: Exception) -> JSONResponse:
-    """What a program is told that asks for an endpoint by a wrong name; Gradio would write a traceback into the log."""
-    return JSONResponse({"detail": "There is no such function: see the API under /gradio_api/info."}, 404)
+async def misnamed(request: Request, error: Exception) -> JSONResponse:
+    """What a program is told that names an endpoint or an argument wrongly: Gradio would write a traceback into the log.
+
+    Raises:
+        Exception: the same error, where it is about anything else than a call.
+    """
+    if not request.url.path.startswith("/gradio_api/call/"):
+        raise error
+    return JSONResponse({"detail": "There is no such function or argument: see the API under /gradio_api/info."}, 404)
 
 
 def why_not(showcase: Showcase, stopped: bool) -> str | None:

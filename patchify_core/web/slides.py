@@ -139,7 +139,7 @@ def _query(question: Question, asked: str, top: float, set_: SlideSettings) -> s
     x, width = set_.margin, set_.query
     if question.words is not None:
         lines = _wrapped(asked, width - 40, 34)[:6]
-        height = 60 + 44 * len(lines)
+        height = 60.0 + 44 * len(lines)
         card = f'<rect x="{x}" y="{top}" width="{width}" height="{height}" rx="12" fill="{CARD}" stroke="{LINE}"/>'
         return card + "".join(
             _text(x + width / 2, top + 56 + 44 * n, line, 34, weight=650, anchor="middle")

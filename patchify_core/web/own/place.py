@@ -6,9 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
+import numpy as np
+from numpy.typing import NDArray
+
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
-from patchify_core.retrieval import Patchify
+from patchify_core.retrieval import Match, Patchify
+from patchify_core.web.answers import UNKNOWN, WRONG, Result
 from patchify_core.web.judging import Judge
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.shelf import Offer, Shelf
@@ -46,6 +50,15 @@ class OwnShelf(Shelf):
         return isinstance(self._engine.encoder, TextEncoder)
 
 
+class OwnJudge(Judge):
+    """Judges by the boxes that a visitor drew. Who drew a few has not said what all the others show."""
+
+    def result(self, question: Question, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+        """As `Judge.result`, except that a picture without a box of the object is not called wrong."""
+        judged = super().result(question, rank, match, cell)
+        return replace(judged, verdict=UNKNOWN) if judged.verdict == WRONG else judged
+
+
 class OwnPlace(Showcase):
     """A visitor's indexed pictures and boxes, as they were when it was made.
 
@@ -62,7 +75,7 @@ class OwnPlace(Showcase):
         label = f"your {len(gallery.images):,} picture{'' if len(gallery.images) == 1 else 's'}"
         self.shelf = OwnShelf(name, label, engine)
         self.examples = ()
-        self.rerankers, self.judge = bundled.rerankers, Judge(gallery)
+        self.rerankers, self.judge = bundled.rerankers, OwnJudge(gallery)
         self._described = {}
 
     @property
@@ -132,5 +145,6 @@ def token_in(engine: str) -> str | None:
 def gone() -> PatchifyError:
     """Said where a visitor's pictures are not there any more."""
     return PatchifyError(
-        "Your pictures are not on the server any more; they are deleted when a visit ends: add them again, or choose an example."
+        "Your pictures are not on the server any more, as they are deleted when a visit ends: add them again, or choose "
+        "an example."
     )

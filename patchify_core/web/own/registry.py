@@ -9,7 +9,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Set
+from collections.abc import Set
 from pathlib import Path
 from typing import Any
 
@@ -324,11 +324,11 @@ class Registry:
                 log.warning("Visitors' pictures could not be looked after: %s", error)
 
 
-def _delete_stale(parent: Path, wait: Callable[[], float] = time.time) -> None:
+def _delete_stale(parent: Path) -> None:
     """Deletes the folders of servers that were killed: nobody looks after them any more."""
     for folder in parent.glob(f"{PREFIX}*"):
         try:
-            if wait() - folder.stat().st_mtime > STALE_S:
+            if time.time() - folder.stat().st_mtime > STALE_S:
                 shutil.rmtree(folder, ignore_errors=True)
         except OSError:
             continue

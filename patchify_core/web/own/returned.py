@@ -160,7 +160,7 @@ def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
         raise PatchifyError(DAMAGED)
     codec.reset()
     codec.add_sa_codes(np.frombuffer(data, np.uint8, patches * size, start).reshape(patches, size).copy())
-    return Codes(empty.factory, codec)
+    return empty  # not `codec`, which is a view of it that does not keep it alive
 
 
 def _where(codec: Any, blank: bytes, length: int) -> int:

@@ -172,7 +172,7 @@ def _sharing(
     outputs: list[Any],
     encode: dict[str, Any],
 ) -> None:
-    """The menu's wishes, and an address that the page was opened with: its encoder is loaded before it waits its turn."""
+    """The menu's wishes, and an address that the page was opened with: its encoder is loaded before it is asked."""
     noticed, with_event = _guards(visits)
     sharing = Sharing(visits, frozenset(title.lower().replace(" ", "-") for title in ("Search", *tabs)))
     address = gr.State("")

@@ -122,4 +122,6 @@ class Walking:
             asked = walk.asked_of(showcase, base, choice.engine)
         steps = walk.walk(showcase, asked, choice)
         notebook = file_url(ASSETS / "patchify.ipynb")
-        return [Held(question, asked, choice), worded(steps, file_url, HANDOUT, notebook, next(self._turns))]
+        # The picture stays the same from here on, wherever another level ranks it.
+        kept = replace(choice, image=steps.look.image.id)
+        return [Held(question, asked, kept), worded(steps, file_url, HANDOUT, notebook, next(self._turns))]

@@ -20,7 +20,7 @@ def query(question: Question, url: FileUrl) -> str:
     """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words."""
     whole = question.box is None
     if question.words is None:
-        stage, hint = _stage(question, url), "Drag a box round <b>one object</b>. Results follow."
+        stage, hint = _stage(question, url), "Drag a box round <b>one object</b>; results follow."
     else:
         stage = f'<div class="pf-said" role="img" aria-label="Query in words: {escape(question.words)}">'
         stage += f"<small>in words</small><q>{escape(question.words)}</q></div>"

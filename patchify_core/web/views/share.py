@@ -26,6 +26,6 @@ def share() -> str:
         '<p class="pf-share-head">Save these results</p>'
         f'<div class="pf-share-row is-files">{files}</div>'
         '<p class="pf-share-said" role="status" aria-live="polite"></p></div></details>'
-        '<p class="pf-share-frame"><b>Patchify</b> <span>finds the pictures that hold one object, and where.</span> '
+        '<p class="pf-share-frame"><b role="heading" aria-level="1">Patchify</b> <span>finds the pictures that hold one object, and where.</span> '
         '<a href="./" target="_blank" rel="noopener">Open in Patchify</a></p>'
     )

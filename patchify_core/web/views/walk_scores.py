@@ -173,52 +173,47 @@ def worked() -> str:
     )
 
 
-def sums(score: QueryScore, pictures: Sequence[str], blanks: bool = False) -> str:
+def sums(score: QueryScore, pictures: Sequence[str]) -> str:
     """The arithmetic as a table: a row a positive, then the sums.
 
     Args:
         score: its rows.
         pictures: a picture a row, or none at all.
-        blanks: leave out what is to be computed, for an exercise.
     """
     rows = score.rows()
-    blank = '<td class="is-num wk-blank"></td>'
     body = "".join(
         f'<tr><th scope="row" class="is-num">{row.rank}</th>{f"<td>{pictures[n]}</td>" if pictures else ""}'
-        + (
-            f'<td>yes</td>{blank}<td class="is-num">{row.iou:.2f}</td>{blank * 2}</tr>'
-            if blanks
-            else f'<td class="wk-yes"><span aria-hidden="true">✓</span> yes</td>{_numbers(row, n + 1, score.divisor)}</tr>'
-        )
+        f'<td class="wk-yes wk-holds"><span aria-hidden="true">✓</span> yes</td>{_numbers(row, n + 1)}</tr>'
         for n, row in enumerate(rows)
     )
-    picture = '<th scope="col">Picture</th>' if pictures else ""
-    bar = "" if blanks else '<td class="wk-barhead" aria-hidden="true"><span>0</span><span>1</span></td>'
     missing = score.positives - len(rows)
-    if missing and not blanks:
-        empty = "<td>–</td>" if pictures else ""
-        body += f'<tr class="wk-lost"><th scope="row" class="is-num">–</th>{empty}<td>{missing} not found</td><td class="is-num">0</td><td></td><td class="is-num">0</td><td></td><td></td></tr>'
-    columns = 4 if not pictures else 5
-    total = (
-        ""
-        if blanks
-        else f'<tfoot><tr><th scope="row" colspan="{columns}">LocScore</th><td></td><td class="is-num"><b class="wk-total">{_three(score.locscore)}</b></td><td></td></tr>'
-        f'<tr><th scope="row" colspan="{columns}">AP, the same without the IoU: the box counts for nothing</th><td></td><td class="is-num"><b class="wk-total-ap">{score.ap:.3f}</b></td>{_ap_bar(score)}</tr></tfoot>'
-    )
+    if missing:
+        body += (
+            f'<tr class="wk-lost"><th scope="row" class="is-num">–</th>{"<td>–</td>" if pictures else ""}<td class="wk-holds">yes</td>'
+            f'<td class="is-num">{missing} never found</td><td></td><td class="is-num">0</td><td></td><td></td></tr>'
+        )
+    # The column that says who holds it gives way on a phone, and with it one cell of these rows.
+    label = f'<th scope="row" colspan="{3 if pictures else 2}">'
+    gap = '<td class="wk-holds"></td><td></td><td></td>'
+    picture = '<th scope="col">Picture</th>' if pictures else ""
     return (
         '<div class="wk-scroll" tabindex="0" role="group" aria-label="LocScore line by line"><table class="pf-tbl wk-table"><thead><tr>'
-        f'<th scope="col" class="is-num">Rank</th>{picture}<th scope="col">Holds it?</th>'
+        f'<th scope="col" class="is-num">Rank</th>{picture}<th scope="col" class="wk-holds">Holds it?</th>'
         '<th scope="col" class="is-num">Precision <small>right so far ÷ rank</small></th><th scope="col" class="is-num">IoU <small>of the box</small></th>'
-        f'<th scope="col" class="is-num">Adds <small>precision × IoU ÷ {score.divisor}</small></th><th scope="col" class="is-num">Sum so far</th>{bar}</tr></thead>'
-        f"<tbody>{body}</tbody>{total}</table></div>"
+        f'<th scope="col" class="is-num">Adds <small>precision × IoU ÷ {score.divisor}</small></th><th scope="col" class="is-num">Sum so far</th>'
+        '<td class="wk-barhead" aria-hidden="true"><span>0</span><span>1</span></td></tr></thead>'
+        f"<tbody>{body}</tbody><tfoot>"
+        f'<tr>{label}LocScore</th>{gap}<td class="is-num"><b class="wk-total">{_three(score.locscore)}</b></td><td></td></tr>'
+        f'<tr>{label}AP <small>the same without the IoU</small></th>{gap}<td class="is-num"><b class="wk-total-ap">{score.ap:.3f}</b></td>{_ap_bar(score)}</tr>'
+        "</tfoot></table></div>"
     )
 
 
-def _numbers(row: HitRow, found: int, divisor: int) -> str:
+def _numbers(row: HitRow, found: int) -> str:
     if math.isnan(row.iou):
-        return f'<td class="is-num">{found}/{row.rank} = {row.precision:.3f}</td><td class="is-num">no box</td><td></td><td></td><td></td>'
+        return f'<td class="is-num">{found}/{row.rank}<span class="wk-dec"> = {row.precision:.3f}</span></td><td class="is-num">no box</td><td></td><td></td><td></td>'
     return (
-        f'<td class="is-num"><span class="wk-frac">{found}/{row.rank} =</span> {row.precision:.3f}</td><td class="is-num">{row.iou:.3f}</td>'
+        f'<td class="is-num">{found}/{row.rank}<span class="wk-dec"> = {row.precision:.3f}</span></td><td class="is-num">{row.iou:.3f}</td>'
         f'<td class="is-num" data-v="{row.contribution!r}">{row.contribution:.3f}</td><td class="is-num" data-v="{row.running!r}">'
         f"<b>{_three(row.running)}</b></td>{_sum_bar(row)}"
     )

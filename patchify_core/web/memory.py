@@ -1,0 +1,25 @@
+"""Keeps the server's memory from growing with the number of threads that ever worked in it."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+
+M_ARENA_MAX = -8
+"""glibc's number of the setting (malloc.h)."""
+
+ARENAS = 2
+
+
+def few_arenas() -> None:
+    """Lets all threads share two heaps; called before threads are started. Elsewhere than under glibc nothing changes.
+
+    glibc gives threads heaps of their own, up to eight a core, and each keeps what its threads once needed: sixty-four
+    searches took 1,030 MB more than the first one, with two heaps 170 MB (`bench visitors` shows the memory).
+    """
+    if sys.platform != "linux":
+        return
+    try:
+        ctypes.CDLL("libc.so.6").mallopt(M_ARENA_MAX, ARENAS)
+    except (OSError, AttributeError):  # another C library
+        return

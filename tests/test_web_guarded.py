@@ -1,0 +1,212 @@
+"""patchify_core.web.guarded, routes and uploads: turns, refusals and health, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+from types import SimpleNamespace
+
+import gradio as gr
+import pytest
+from gradio.exceptions import Error
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from patchify_core.web import uploads
+from patchify_core.web.guarded import BUSY, ENCODER, PROGRAMS, FairQueue, GuardedBlocks
+from patchify_core.web.routes import why_not
+from patchify_core.web.settings import QueueSettings
+
+
+def page(settings: QueueSettings | None = None) -> GuardedBlocks:
+    """Three functions: of the page, in its queue of searches; of nobody's queue; of programs."""
+    with GuardedBlocks() as demo:
+        box = gr.Textbox()
+        gr.on([box.change], lambda text: text, box, box, concurrency_id=ENCODER, concurrency_limit=1)
+        gr.on([box.blur], lambda text: text, box, box)
+        gr.api(echo, api_name="echo", concurrency_id=PROGRAMS, concurrency_limit=1)
+    demo.guard(settings or QueueSettings())
+    return demo
+
+
+def echo(value: str) -> str:
+    return value
+
+
+def body(function: int, session: str | None) -> SimpleNamespace:
+    return SimpleNamespace(fn_index=function, session_hash=session, event_id=None, request=None)
+
+
+def push(queue: FairQueue, function: int, session: str | None) -> tuple[bool, str, str]:
+    return asyncio.run(queue.push(body(function, session), None, None))
+
+
+def test_only_the_queue_leads_to_an_answer():
+    assert page().api_open is False
+
+
+def test_searches_at_once_are_as_the_settings_say():
+    demo = page(QueueSettings(at_once=3))
+    assert [fn.concurrency_limit for fn in demo.fns.values()] == [3, "default", 1]
+
+
+def test_one_visitor_cannot_fill_the_queue_and_programs_leave_room():
+    queue = page(QueueSettings(waiting=6, of_one=2, of_programs=3))._queue
+    assert [push(queue, 0, "a")[2] for _ in range(3)] == ["success", "success", "queue_full"]
+    assert push(queue, 0, "a")[1] == BUSY
+    assert [push(queue, 2, None)[2] for _ in range(4)] == ["success"] * 3 + ["queue_full"]
+    assert push(queue, 0, "b")[2] == "success"
+    assert push(queue, 0, "c")[2] == "queue_full"  # Gradio's own limit, for all together
+
+
+def test_a_function_that_is_not_there_is_refused():
+    assert push(page()._queue, 99, "a") == (
+        False,
+        "There is no such function: reload the page, or see its API.",
+        "error",
+    )
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=14), st.integers(0, 1000))
+def test_answers_come_in_the_order_of_a_visitors_questions_and_never_two_at_once(sessions, seed):
+    chance = random.Random(seed)
+    queue = page(QueueSettings(of_one=100))._queue
+    queue.active_jobs = [None] * 8
+    asked = [(session, push(queue, 0, session)[1]) for session in sessions]
+    begun, running = [], []
+    while len(begun) < len(asked):
+        taken = queue.get_events()
+        if taken is not None:
+            (event,), batch, name = taken
+            assert not batch and name == ENCODER
+            assert event.session_hash not in [other.session_hash for other in running]
+            begun.append((event.session_hash, event._id))
+            running.append(event)
+            queue.event_queue_per_concurrency_id[name].current_concurrency += 1
+            queue.active_jobs[queue.active_jobs.index(None)] = [event]
+            assert len(running) <= QueueSettings().at_once
+        if taken is None or chance.random() < 0.5:
+            assert running  # otherwise nobody would ever be served
+            done = running.pop(chance.randrange(len(running)))
+            queue.event_queue_per_concurrency_id[ENCODER].current_concurrency -= 1
+            queue.active_jobs[queue.active_jobs.index([done])] = None
+    for session in "abc":
+        assert [one for one in begun if one[0] == session] == [one for one in asked if one[0] == session]
+
+
+def test_elsewhere_a_newer_request_of_a_visitor_may_overtake_an_older_one():
+    queue = page()._queue
+    queue.active_jobs = [None] * 8
+    push(queue, 1, "a")
+    push(queue, 1, "a")
+    first = queue.get_events()
+    queue.active_jobs[0] = first[0]
+    assert queue.get_events() is not None
+
+
+FILE = {"meta": {"_type": "gradio.FileData"}}
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ([{"path": "http://example.org/x.jpg", **FILE}], "fetches nothing"),
+        ([{"a": [{"path": "https://example.org/x.jpg", **FILE}]}], "fetches nothing"),
+        ([], "does not fit"),
+        ([{"path": "x", "meta": 5}], "does not fit"),
+    ],
+)
+def test_what_does_not_fit_is_refused_in_a_sentence_and_leaves_no_traceback(values, word):
+    demo = page()
+    with pytest.raises(Error) as caught:
+        asyncio.run(demo.preprocess_data(demo.fns[2], values, None))
+    assert word in caught.value.message and not caught.value.print_exception
+
+
+def test_what_programs_send_is_not_kept_with_their_session():
+    from gradio.state_holder import SessionState
+
+    demo = page()
+    state = SessionState(demo)
+    assert asyncio.run(demo.preprocess_data(demo.fns[2], ["a secret"], state)) == ["a secret"]
+    assert "a secret" not in json.dumps(state.config_values, default=str)
+
+
+def test_each_upload_has_a_folder_of_its_own_that_goes_with_it(tmp_path, monkeypatch):
+    import gradio.routes
+
+    async def plain(request, folder, limit, force_move):
+        assert force_move
+        if limit == 0:
+            raise ValueError
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "photo.jpg").write_bytes(b"x")
+        return [f"{folder}/photo.jpg"], [], []
+
+    monkeypatch.setattr(gradio.routes, "upload_fn", plain)
+    uploads.keep_uploads_apart()
+    uploads.keep_uploads_apart()  # once is enough
+    first, second = (asyncio.run(gradio.routes.upload_fn(None, str(tmp_path), 1))[0][0] for _ in range(2))
+    assert first != second
+    for path in (first, second):
+        file = tmp_path / path
+        assert len(file.relative_to(tmp_path).parts) == 2
+        file.unlink()
+        uploads.forget_folders(file, tmp_path)
+    with pytest.raises(ValueError):
+        asyncio.run(gradio.routes.upload_fn(None, str(tmp_path), 0))
+    assert not any(tmp_path.iterdir()) and tmp_path.exists()
+
+
+def test_folders_that_are_not_empty_or_elsewhere_stay(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "other").write_text("")
+    uploads.forget_folders(tmp_path / "a" / "b" / "photo.jpg", tmp_path)
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "other"]
+    (tmp_path / "c").mkdir()
+    uploads.forget_folders(tmp_path / "c" / "photo.jpg", tmp_path / "a")
+    assert (tmp_path / "c").exists()
+
+
+# Health -----------------------------------------------------------------------------------------------------
+
+
+class Case:
+    """A showcase, as far as health looks at it."""
+
+    def __init__(self, path, loaded=True) -> None:
+        self.folder = path
+        self.gallery = SimpleNamespace(images=[SimpleNamespace(path=path / "0.png")])
+        self.shelf = SimpleNamespace(first="index", offers={"index": None}, is_loaded=lambda name: loaded)
+
+
+def answered(demo, case):
+    from starlette.applications import Starlette
+
+    from patchify_core.web.routes import routes
+
+    return TestClient(Starlette(routes=routes(case, demo))).get("/health")
+
+
+def test_health_is_ok_and_says_how_busy_it_is(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"")
+    demo = page()
+    push(demo._queue, 0, "a")
+    said = answered(demo, Case(tmp_path))
+    assert said.status_code == 200
+    numbers = said.json()
+    assert numbers.pop("uptime_s") >= 0 and numbers.pop("longest_wait_s") >= 0 and numbers.pop("version")
+    assert numbers == {"status": "ok", "pictures": 1, "indexes": ["index"], "running": 0, "waiting": 1}
+
+
+def test_health_says_why_no_search_can_be_answered(tmp_path):
+    demo = page()
+    said = answered(demo, Case(tmp_path))
+    assert said.status_code == 503 and said.json()["status"] == "unavailable" and "gone" in said.json()["reason"]
+    (tmp_path / "0.png").write_bytes(b"")
+    assert why_not(Case(tmp_path), False) is None
+    assert "not loaded" in why_not(Case(tmp_path, loaded=False), False)
+    demo._queue.close()
+    assert answered(demo, Case(tmp_path)).status_code == 503
