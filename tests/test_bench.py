@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search
+from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search, visitors
+from patchify_core.bench.browser import Browser
 from patchify_core.bench.timing import in_turn
 
 
@@ -92,3 +94,58 @@ def test_every_benchmark_is_on_the_command_line():
 
     for name in BENCHMARKS:
         assert parser().parse_args(["bench", name]).what == name
+
+
+# Visitors ---------------------------------------------------------------------------------------------------
+
+
+def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
+    monkeypatch.setattr(visitors, "THINK_S", (0.05, 0.1))
+    monkeypatch.setattr(visitors, "EXAMPLES", 2)
+    monkeypatch.setattr(visitors, "UPLOADS", 1)
+    monkeypatch.setattr(visitors, "SETTLE_S", 0.0)
+    real = visitors.expect
+
+    def one_of_them_wrong():
+        right = real()
+        first = next(iter(right.examples))
+        return replace(right, examples=right.examples | {first: "something else"})
+
+    monkeypatch.setattr(visitors, "expect", one_of_them_wrong)
+    numbers = visitors.measure(2, 6.0, flood=40)
+    assert numbers["errors"] == 0, numbers["trouble"]
+    waits = numbers["waits_s"]
+    assert numbers["answers"] == waits["all"]["count"] == sum(waits[w]["count"] for w in visitors.WISHES if waits[w])
+    assert waits["upload"] is None or 0 < waits["upload"]["p50"] <= waits["upload"]["max"]
+    assert 0 < numbers["mixed"] < numbers["answers"]  # the wrong one, and only that
+    assert 0 < numbers["flood_refused"] < 40
+    if sys.platform == "linux":
+        assert numbers["memory_mb"]["peak"] >= numbers["memory_mb"]["before"] > 100
+    said = capsys.readouterr().out
+    assert "2 visitors for 6 s" in said and "were told to wait" in said
+
+
+def test_nobody_visits_for_no_time(refused):
+    refused(visitors.measure, 0, 10)
+    refused(visitors.measure, 3, 0)
+    refused(visitors.measure, 3, float("nan"))
+
+
+def test_options_of_visitors_are_for_visitors_alone(capsys):
+    from patchify_core.__main__ import main
+
+    assert main(["bench", "page", "--visitors", "3"]) == 2
+    assert capsys.readouterr().err == "error: --visitors belongs to bench visitors: leave it out.\n"
+
+
+def test_a_browser_finds_functions_by_their_elements_and_takes_what_comes_back(refused):
+    browser = Browser("http://127.0.0.1:9")
+    browser._ids, browser._values = {"pf-cards": 3, "pf-query": 4}, {3: "before", 4: "no picture here"}
+    browser._functions = [{"id": 7, "targets": [[3, "look"]], "inputs": [3], "outputs": [3, 4]}]
+    assert browser._function("pf-cards", "look")["id"] == 7
+    browser._take([3, 4], ["after", {"__type__": "update"}])
+    assert (browser.html("pf-cards"), browser.html("pf-query")) == ("after", "no picture here")
+    browser._take([3], [{"__type__": "update", "value": "once more"}])
+    assert browser.html("pf-cards") == "once more"
+    assert "markup has changed" in refused(browser.picture)
+    assert "markup has changed" in refused(browser._function, "pf-cards", "again")

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import weakref
+from dataclasses import replace
 from pathlib import Path
 
 import faiss
@@ -875,3 +876,51 @@ def test_memory_does_not_grow_with_what_a_codec_is_trained_on(photos, out, monke
     indexed(read_folder(photos), out, factory="SQ8")
     assert len(given) == 2 * 12  # to train, and to fill
     assert most <= 2
+
+
+# Made like another index ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("factory", ["Flat", "SQ8", "PCAH8,SQ8", "PCAH8,PQ4x4"])
+def test_like_takes_projection_and_codec_over_from_another_index(tmp_path, tiny, factory) -> None:
+    settings = BuildSettings(factory)
+    build_index(read_folder(write_pictures(tmp_path / "many", range(20))), tmp_path / "like", tiny, settings=settings)
+    like = PatchIndex.load(tmp_path / "like")
+    few = read_folder(write_pictures(tmp_path / "few", (3, 100, 101)))  # far too few to learn from; one is known
+    before = tiny.encoded
+    report = build_index(few, tmp_path / "out", tiny, like=like)
+    assert (report.embedded, report.reused) == (2, 1) and tiny.encoded - before == 2 * like.patches_per_image
+    made = PatchIndex.load(tmp_path / "out")
+    assert made.factory == like.factory and made.regions.spec == like.regions.spec
+    assert (made.projection is None) == (like.projection is None)
+    # The slow way: the same codec over descriptors that are computed anew.
+    exact = PatchIndex.load(build_and(few, tmp_path / "exact", tiny))
+    for row in range(3):
+        vectors = np.ascontiguousarray(like.project(exact.descriptors_of(row)))
+        expected = like.codes.sa_decode(like.codes.sa_encode(vectors))
+        np.testing.assert_allclose(made.descriptors_of(row), expected, atol=1e-6)
+
+
+def build_and(gallery, out, encoder):
+    build_index(gallery, out, encoder)
+    return out
+
+
+def test_like_must_be_of_the_same_kind(tmp_path, tiny, refused) -> None:
+    build_index(
+        read_folder(write_pictures(tmp_path / "many", range(20))), tmp_path / "like", tiny, parse_regions("pyramid:2")
+    )
+    like, few = PatchIndex.load(tmp_path / "like"), read_folder(write_pictures(tmp_path / "few", (3, 100)))
+    out = tmp_path / "out"
+    for regions, settings, word in (
+        (parse_regions("pyramid:3"), None, "regions"),
+        (None, BuildSettings("SQ8"), "factory"),
+        (None, BuildSettings(rescore="SQ8"), "rescore"),
+        (None, BuildSettings(features="pooled:96"), "features"),
+        (None, BuildSettings(features="crop", keep_maps=False, factory="PQ4x4"), "factory"),
+    ):
+        assert word in refused(build_index, few, out, tiny, regions, settings, None, like)
+    other = TinyEncoder(replace(tiny.info, spec="other"))
+    assert "other" in refused(build_index, few, out, other, None, None, None, like)
+    build_index(few, out, tiny, like=like)
+    assert len(PatchIndex.load(out).images) == 2

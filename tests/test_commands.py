@@ -909,3 +909,17 @@ def test_study_needs_queries_and_names_that_differ(refusal, photos, dataset, tmp
     assert "has no queries, so there is nothing to score" in refusal("study", "rerank", photos, *work)
     again = write_dataset(tmp_path / "other" / dataset.name)
     assert f"Two of the datasets are called {dataset.name}" in refusal("study", "rerank", dataset, again, *work)
+
+
+def test_index_like_another_one(tmp_path, run, refusal):
+    folder, few = write_pictures(tmp_path / "many", range(20)), write_pictures(tmp_path / "few", (100, 101))
+    like, out = tmp_path / "like", tmp_path / "out"
+    assert run("index", folder, "--out", like, "--factory", "PCAH8,SQ8", "--regions", "pyramid:2")[0] == DONE
+    alone = run("index", few, "--out", tmp_path / "alone", "--factory", "PCAH8,SQ8", "--regions", "pyramid:1")
+    assert alone[0] == REFUSED and "needs more than 8 patches" in alone[2]
+    assert run("index", few, "--out", out, "--like", like)[0] == DONE
+    made = PatchIndex.load(out)
+    assert (made.factory, made.regions.spec, len(made.images)) == ("PCAH8,SQ8", "pyramid:2", 2)
+    said = refusal("index", few, "--out", out, "--like", like, "--factory", "SQ8")
+    assert "--like takes all of it" in said and "--factory" in said
+    refusal("index", few, "--out", out, "--like", tmp_path / "none")

@@ -199,8 +199,7 @@ def test_nobody_else_sees_them_and_two_tabs_share_them(page, server, browser) ->
         stranger.get_by_role("tab", name="Your pictures").click()
         assert said(stranger) == "No pictures yet." and stranger.locator(".pf-own-thumb").count() == 0
         stranger.get_by_role("tab", name="Search").click()
-        stranger.locator("#pf-encoder input").click()
-        assert stranger.get_by_role("option").filter(has_text="your").count() == 0
+        assert stranger.locator("#pf-encoder input").count() == 0  # there is no other index to choose
     send(second, {"b.png": scenes(server)["1.png"]})
     wait_until(second, "All 2 pictures can be searched")
     second.get_by_role("button", name="Delete everything now").click()

@@ -51,3 +51,62 @@ def test_its_commands_parse(words):
 def test_what_it_points_to_is_there():
     for target in re.findall(r"\]\(([^)#]+)", README):
         assert target.startswith("http") or (ROOT / target).exists(), target
+
+
+# The lines at the top, which make the checkout a Hugging Face Space -------------------------------------------
+
+COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+"""That huggingface.co/docs/hub/spaces-config-reference allows."""
+
+
+def front_matter() -> dict[str, str]:
+    assert README.startswith("---\n")
+    lines = README.split("---\n")[1].splitlines()
+    return {key: value.strip().strip('"') for key, _, value in (line.partition(":") for line in lines)}
+
+
+def test_it_is_a_spaces_readme():
+    found = front_matter()
+    assert set(found) == {
+        "title",
+        "emoji",
+        "colorFrom",
+        "colorTo",
+        "sdk",
+        "sdk_version",
+        "python_version",
+        "app_file",
+        "pinned",
+        "license",
+        "short_description",
+    }
+    assert found["sdk"] == "gradio" and (ROOT / found["app_file"]).is_file()
+    assert {found["colorFrom"], found["colorTo"]} <= COLOURS
+    assert found["license"] == "mit" and (ROOT / "LICENSE").read_text(encoding="utf-8").startswith("MIT")
+    assert found["pinned"] in ("true", "false")
+    assert 0 < len(found["short_description"]) <= 60
+    assert len(found["emoji"].encode("utf-16-le")) <= 8 and not found["emoji"].isascii()
+
+
+def test_a_space_gets_the_gradio_and_a_python_that_are_pinned_here():
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8")
+    assert re.search(r"^gradio\[mcp\]==(.+)$", pins, re.M)[1] == front_matter()["sdk_version"]
+    assert front_matter()["python_version"] in ("3.10", "3.11", "3.12", "3.13")
+
+
+def test_the_hint_to_install_mcp_names_the_pinned_gradio():
+    from patchify_core.web.tools import INSTALL
+
+    assert f"gradio[mcp]=={front_matter()['sdk_version']}" in INSTALL
+
+
+HOSTING = (ROOT / "patchify_core" / "web" / "HOSTING.md").read_text(encoding="utf-8")
+
+
+def test_what_hosting_says_is_so():
+    for name in re.findall(r"PATCHIFY_[A-Z_]+", HOSTING):
+        assert f"| `{name}` |" in README, name
+    for words in re.findall(r"-m patchify_core ([^#\n]+)", HOSTING):
+        assert parser().parse_args(words.split()).command == "bench"
+    for target in re.findall(r"\]\(([^)#]+)", HOSTING):
+        assert target.startswith("http") or (ROOT / "patchify_core" / "web" / target).exists(), target

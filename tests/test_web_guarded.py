@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import gradio as gr
 import pytest
 from gradio.exceptions import Error
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
@@ -69,10 +69,16 @@ def test_a_function_that_is_not_there_is_refused():
     )
 
 
-@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=14), st.integers(0, 1000))
-def test_answers_come_in_the_order_of_a_visitors_questions_and_never_two_at_once(sessions, seed):
+@pytest.fixture(scope="module")
+def one_page() -> GuardedBlocks:
+    return page()
+
+
+@settings(max_examples=40, deadline=None)
+@given(sessions=st.lists(st.sampled_from("abc"), min_size=1, max_size=14), seed=st.integers(0, 1000))
+def test_answers_come_in_the_order_of_a_visitors_questions_and_never_two_at_once(one_page, sessions, seed):
     chance = random.Random(seed)
-    queue = page(QueueSettings(of_one=100))._queue
+    queue = FairQueue(one_page, QueueSettings(of_one=100))
     queue.active_jobs = [None] * 8
     asked = [(session, push(queue, 0, session)[1]) for session in sessions]
     begun, running = [], []

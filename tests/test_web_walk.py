@@ -265,3 +265,76 @@ def test_handout_of_an_index_without_grids_and_of_a_small_gallery(folder) -> Non
 @pytest.mark.parametrize(("value", "text"), [(-0.0581, "−0.058"), (0.5, "0.500"), (-0.0001, "0.000"), (1, "1.000")])
 def test_minus_is_a_minus_and_zero_has_none(value, text) -> None:
     assert signed(value) == text
+
+
+# The tab's answers ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def walking(showcase, monkeypatch):
+    """The tab over the small gallery, and the notices that it gave."""
+    from patchify_core.web.tabs import walk as tab
+    from patchify_core.web.visits import Visits
+
+    said: list[str] = []
+    monkeypatch.setattr(tab, "warn", said.append)
+    return tab.Walking(Visits(showcase)), said
+
+
+def sent(**what):
+    import gradio as gr
+
+    return gr.EventData(None, what)
+
+
+def test_tab_is_made_when_opened_and_kept_until_the_question_changes(walking, showcase) -> None:
+    tab, said = walking
+    held, text = tab.open(None, None)
+    assert "pf-walk" in text and held.question is showcase.first()
+    skipped = tab.open(None, held)
+    assert isinstance(skipped[0], dict) and isinstance(skipped[1], dict)
+    other = showcase.example(showcase.examples[1].id)
+    again, text = tab.open(other, held)
+    assert again.question is other and "quilt" in text
+    # Another level keeps the picture, and does not describe the question anew.
+    later, _ = tab.change(other, again, sent(what="level", value=1))
+    assert later.choice.image == again.choice.image and later.question is other
+    salient, _ = tab.change(other, later, sent(what="engine", value="k3"))
+    assert (salient.question.engine, other.engine, salient.choice.level) == ("k3", "index", None)
+    kept, _ = tab.change(other, salient, sent(what="level", value=1))
+    assert kept.question is salient.question
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {},
+        {"what": "level"},
+        {"what": "level", "value": "2"},
+        {"what": "level", "value": True},
+        {"what": "image", "value": 10**12},
+        {"what": "image", "value": [1]},
+        {"what": "engine", "value": "<b>"},
+        {"what": "engine", "value": None},
+        {"what": "way", "value": "map"},
+        {"what": "way", "value": {"a": 1}},
+        {"what": "pair", "value": 0},
+        {"what": "pair", "value": 0, "asked": "x"},
+    ],
+)
+def test_what_a_browser_may_not_ask_is_one_notice_and_changes_nothing(walking, what) -> None:
+    tab, said = walking
+    held, before = tab.open(None, None)
+    after, text = tab.change(None, held, sent(**what))
+    assert len(said) == 1
+    assert after.choice == held.choice
+    unturned = re.compile(r'data-turn="\d+"')
+    assert unturned.sub("", text) == unturned.sub("", before)
+
+
+def test_forgotten_question_is_not_walked_as_another(walking, showcase) -> None:
+    tab, said = walking
+    held, _ = tab.open(showcase.example(showcase.examples[1].id), None)
+    answer = tab.change(None, held, sent(what="level", value=1))
+    assert "no longer knows" in said[0] and isinstance(answer[0], dict)

@@ -45,12 +45,14 @@ class Held:
     """What one visitor walks through.
 
     Attributes:
-        asked: their own question; None for that of a page just opened.
-        question: the same, described for the index that the walk is about.
+        asked: their own question as their state has it; None for that of a page just opened.
+        base: the index that it asks now; another one where more of their own pictures are indexed since.
+        question: the same question, described for the index that the walk is about.
         choice: what they chose.
     """
 
     asked: Question | None
+    base: str
     question: Question
     choice: Choice
 
@@ -69,33 +71,43 @@ class Walking:
 
     def open(self, question: Question | None, held: Held | None) -> list[Any]:
         """The tab was opened: the visitor's question, from its first step if it is a new one."""
-        if held is not None and held.asked is question:
-            return [gr.skip(), gr.skip()]
         try:
-            return self._shown(question, Choice())
+            base = self._base(question)
+            if held is not None and _is_of(held, question, base):
+                return [gr.skip(), gr.skip()]
+            return self._shown(question, base, Choice(), None)
         except PatchifyError as error:
             warn(str(error))
             return [gr.skip(), gr.skip()]
 
     def change(self, question: Question | None, held: Held | None, event: gr.EventData) -> list[Any]:
         """Another index, level, box, result or pair of look-alikes; after a refusal all is as it was."""
-        if question is None and held is not None and held.asked is not None:
-            warn("The server no longer knows what you asked: choose an example under Search or reload the page.")
-            return [gr.skip(), gr.skip()]
-        before = held.choice if held is not None and held.asked is question else Choice()
         try:
-            return self._shown(question, self._wanted(question, before, event), held)
+            if question is None and held is not None and held.asked is not None:
+                raise PatchifyError("The server no longer knows what you asked: choose an example or reload the page.")
+            base = self._base(question)
+            last = held if held is not None and _is_of(held, question, base) else None
+            before = Choice() if last is None else last.choice
+            try:
+                return self._shown(question, base, self._wanted(base, before, event), last)
+            except PatchifyError as error:
+                warn(str(error))
+                return self._shown(question, base, before, last)
         except PatchifyError as error:
             warn(str(error))
-            return self._shown(question, before, held)
+            return [gr.skip(), gr.skip()]
 
-    def _wanted(self, question: Question | None, before: Choice, event: gr.EventData) -> Choice:
+    def _base(self, question: Question | None) -> Question:
+        """What is asked, of the visitor's own pictures as they are now; see `Visits.renewed`."""
+        return self._visits.showcase.first() if question is None else self._visits.renewed(question)
+
+    def _wanted(self, base: Question, before: Choice, event: gr.EventData) -> Choice:
         """The choice with what the browser sent put in.
 
         Raises:
             PatchifyError: if it is not anything that the page offers.
         """
-        showcase = self._visits.at(question)
+        showcase = self._visits.at(base)
         what, value = sent(event, "what"), sent(event, "value")
         if what == "engine":
             return walk.fitting(showcase, before, showcase.shelf.offer(value).name)
@@ -110,18 +122,30 @@ class Walking:
             return replace(before, pair=(value, asked if type(asked) is int else None))
         raise PatchifyError("The page sent nothing that can be chosen: reload it.")
 
-    def _shown(self, question: Question | None, choice: Choice, held: Held | None = None) -> list[Any]:
-        """What is held from now on, and the tab."""
-        showcase = self._visits.at(question)
-        base = question or showcase.first()
-        same = held is not None and held.asked is question
+    def _shown(self, question: Question | None, base: Question, choice: Choice, last: Held | None) -> list[Any]:
+        """What is held from now on, and the tab.
+
+        Args:
+            question: as the visitor's state has it.
+            base: see `_base`.
+            choice: what was chosen.
+            last: what was held until now, if it is of the same question.
+        """
+        showcase = self._visits.at(base)
         # Described anew only if it has to be: an encoder takes its time, and rankings are kept with the question.
-        if same and held is not None and held.question.engine == (choice.engine or base.engine):
-            asked = held.question
+        if last is not None and last.question.engine == (choice.engine or base.engine):
+            asked = last.question
         else:
             asked = walk.asked_of(showcase, base, choice.engine)
         steps = walk.walk(showcase, asked, choice)
         notebook = file_url(ASSETS / "patchify.ipynb")
         # The picture stays the same from here on, wherever another level ranks it.
         kept = replace(choice, image=steps.look.image.id)
-        return [Held(question, asked, kept), worded(steps, file_url, HANDOUT, notebook, next(self._turns))]
+        return [
+            Held(question, base.engine, asked, kept),
+            worded(steps, file_url, HANDOUT, notebook, next(self._turns)),
+        ]
+
+
+def _is_of(held: Held, question: Question | None, base: Question) -> bool:
+    return held.asked is question and held.base == base.engine

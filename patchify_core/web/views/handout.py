@@ -108,7 +108,7 @@ def _query(shown: Walk, url: FileUrl) -> str:
         f'<div class="real"><div><figure>{query_crop(shown.question, url)}<figcaption>The query</figcaption></figure>'
         f'<p style="margin-top:2mm">Gallery picture {look.image.id}, rank {look.result.rank}. The best patch of each set: {best}.</p>'
         f"<p>The maximum, <b>{signed(float(scores[winner]))}</b>, is the score.{overlap}</p></div>"
-        f'<figure><span class="pic" style="aspect-ratio:{width}/{height};width:min(100%,calc(54mm*{width / height:.4f}))">'
+        f'<figure><span class="pic" style="aspect-ratio:{width}/{height};width:min(100%,calc(57mm*{width / height:.4f}))">'
         f'<img src="{escape(url(look.image.path))}" alt="Gallery picture {look.image.id}">{cells}</span>'
         f"<figcaption>The similarity of every patch of the {title}; the best one is framed.</figcaption></figure></div>"
     )
