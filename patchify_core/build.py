@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -28,7 +29,8 @@ from patchify_core.errors import GalleryError, IndexFolderError, PictureError
 from patchify_core.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, GalleryImage
 from patchify_core.index import IndexedImage, PatchIndex
-from patchify_core.index_folder import META_NAME, read_meta
+from patchify_core.index_folder import read_meta
+from patchify_core.integrity import META_NAME, NEW_NAME, OLD_NAME, PRIVATE, standing
 from patchify_core.journal import Journal
 from patchify_core.pictures import picture_size
 from patchify_core.regions import Pyramid, Regions
@@ -36,8 +38,8 @@ from patchify_core.regions import Pyramid, Regions
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-NEW_NAME, OLD_NAME = "new", "old"
-"""The new index while it is written, and the old one while they change places; both in `<out>.partial`."""
+WINDOWS_WAITS_S = 10.0
+"""How long a swap waits for readers that have a file of the folder open; elsewhere it need not."""
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
@@ -126,8 +128,8 @@ def build_index(
     settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
     with _explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
-        private = out.parent / (out.name + ".partial")
-        old = _existing(out, private, encoder, regions, settings, extractor.spec)
+        private = out.parent / (out.name + PRIVATE)
+        stood, old = _existing(out, encoder, regions, settings, extractor.spec)  # refused before anything is made
         if old is None and like is not None:
             _check_like(like, encoder, regions, settings, extractor.spec)
             old = like
@@ -135,6 +137,10 @@ def build_index(
             settings.check_enough(encoder.info.dim, regions, len(gallery.images))
         maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": extractor.spec}
         with Journal(private, maker | {"maps": settings.keep_maps}) as journal:
+            _heal(out, private)
+            if _digest(out) != stood:  # another build ended meanwhile
+                _, newer = _existing(out, encoder, regions, settings, extractor.spec)
+                old = newer or old
             work = _Work(gallery, extractor, regions, journal, old, progress)
             try:
                 work.run(settings.shard_images)
@@ -300,16 +306,25 @@ class _Maps:
         return {} if self.old is None else {image.sha256: row for row, image in enumerate(self.old.images)}
 
 
-def _existing(
-    out: Path, private: Path, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
-) -> PatchIndex | None:
-    """The index that stands at `out`, if there is one and it was made the same way."""
+def _heal(out: Path, private: Path) -> None:
+    """Where a swap was cut between its two renames, the old index comes back. Only for who holds the lock."""
     if (private / OLD_NAME).exists() and not out.exists():
-        # A swap was cut between its two renames: the old index comes back.
         os.replace(private / OLD_NAME, out)
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return None
-    if not out.is_dir() or not (out / META_NAME).is_file():
+
+
+def _digest(out: Path) -> str | None:
+    """Which index stands at `out`; None where there is none."""
+    return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
+
+
+def _existing(
+    out: Path, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
+) -> tuple[str | None, PatchIndex | None]:
+    """The index that stands at `out` and its digest, if there is one and it was made the same way."""
+    place = standing(out)
+    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+        return None, None
+    if not place.is_dir() or not (place / META_NAME).is_file():
         raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
     meta = read_meta(out)
     made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": features}
@@ -331,7 +346,7 @@ def _existing(
             f"{out} was made {theirs} feature maps, not {wanted} (--keep-maps): choose another folder for the index, "
             "or delete it first."
         )
-    return old
+    return str(meta["digest"]), old
 
 
 def _check_like(
@@ -365,14 +380,44 @@ def _swap_in(index: PatchIndex, out: Path, private: Path, root: Path, maps: _Map
     for path in new.iterdir():
         with open(path, "rb+") as file:
             os.fsync(file.fileno())
+    _sync_names(new)
+    # Two renames, because none replaces a folder that is not empty: between them readers look at `old` (`integrity`).
     if out.exists():
-        os.replace(out, old)
+        _rename(out, old)
     try:
-        os.replace(new, out)
+        _rename(new, out)
     except OSError:
         if old.exists():
-            os.replace(old, out)
+            _rename(old, out)
         raise
+    _sync_names(private)
+    _sync_names(out.parent)  # before the journal goes: a power cut must find the one or the other
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Moves a folder; on Windows, once no reader has a file of it open."""
+    until = time.monotonic() + (WINDOWS_WAITS_S if sys.platform == "win32" else 0)
+    while True:
+        try:
+            return os.replace(source, target)
+        except PermissionError:
+            if time.monotonic() >= until:
+                raise
+        time.sleep(0.05)
+
+
+def _sync_names(folder: Path) -> None:
+    """Has the disk keep the folder's names as they are now; Windows knows no such thing, and does it itself."""
+    if sys.platform == "win32":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that syncs no folders
+            raise
+    finally:
+        os.close(handle)
 
 
 def _root_from(out: Path, root: Path) -> str:

@@ -2,26 +2,27 @@
 
 `meta.json` (how it was made, of which pictures, and the digest of every other file), `index.faiss`, and where they are
 needed `projection.npy` (a learned projection), `fine.faiss` (finer codes), `boxes.npy` (boxes that depend on the
-pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`).
+pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). How they are checked is in `integrity.py`; a build may
+replace the folder while it is read, and the reader gets the old index or the new one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.compression import parse_factory
-from patchify_core.digests import sha256_of_bytes, sha256_of_file, sha256_of_json
+from patchify_core.digests import sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError
 from patchify_core.extract import CROP, checked_features
 from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.integrity import META_NAME, Digests, damaged, is_whole, listed_file, opened, steadily, unreadable
 from patchify_core.maps import KeptMaps, PackedMaps, write_maps
 from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     import faiss
 
 FORMAT = 2
-META_NAME, FAISS_NAME, FINE_NAME = "meta.json", "index.faiss", "fine.faiss"
+FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
 PROJECTION_NAME, BOXES_NAME, MAPS_NAME = "projection.npy", "boxes.npy", "maps.bin"
+KNOWN_NAMES = frozenset({FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME})
 
 
 def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
@@ -51,7 +53,8 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
         files[FINE_NAME] = _write_codes(index.fine, folder / FINE_NAME)
     packed = index.maps if packed is None else packed
     if packed is not None:
-        files[MAPS_NAME] = write_maps(packed, folder / MAPS_NAME)
+        write_maps(packed, folder / MAPS_NAME)
+        files[MAPS_NAME] = listed_file(folder / MAPS_NAME)
     small = {
         PROJECTION_NAME: None if index.projection is None else index.projection.to_bytes(),
         BOXES_NAME: None if index.boxes is None else _npy(index.boxes),
@@ -59,63 +62,54 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
     for name, data in small.items():
         if data is not None:
             (folder / name).write_bytes(data)
-            files[name] = (len(data), sha256_of_bytes(data))
-    listed = {name: {"bytes": size, "sha256": digest} for name, (size, digest) in files.items()}
-    meta = {"format": FORMAT} | index.meta() | {"root": root, "files": listed}
+            digests = Digests()
+            digests.update(data)
+            files[name] = digests.listed()
+    meta = {"format": FORMAT} | index.meta() | {"root": root, "files": files}
     meta["digest"] = sha256_of_json(meta)
     (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
 def load_index(folder: Path) -> PatchIndex:
-    """Loads an index folder if all of it fits together.
+    """Loads an index folder if all of it fits together; every byte is checked first (`integrity` says why and how fast).
 
     Raises:
         IndexFolderError: one sentence, if the folder is missing, truncated, edited or of another format.
         PatchifyError: if its regions are of a kind that this version does not know.
     """
+    return steadily(folder, lambda place: _load(place, folder))
+
+
+def _load(place: Path, folder: Path) -> PatchIndex:
+    """Loads what stands at `place`, which is `folder` except while a build swaps it."""
     import faiss
 
-    meta = read_meta(folder)
-
-    def damaged(name: str) -> IndexFolderError:
-        return IndexFolderError(
-            f"{folder / name} is missing, truncated or not the file that was written: delete {folder} and build it "
-            "again."
-        )
-
+    meta = _read_meta(place, folder)
     try:
-        files, root, factory = meta["files"], (folder / meta["root"]).resolve(), meta["factory"]
+        files, root, factory = checked_files(meta, folder), (folder / meta["root"]).resolve(), meta["factory"]
         codebook, rescore, features = meta["codebook"], meta["rescore"], checked_features(meta["features"])
         encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
         images = [IndexedImage(**image) for image in meta["images"]]
-        if FAISS_NAME not in files or not {*files} <= {FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME}:
-            raise damaged(META_NAME)
-        for name, expected in files.items():
-            # FAISS trusts what it reads, so it gets to read only a file whose digest is right.
-            path = folder / name
-            try:
-                whole = path.stat().st_size == expected["bytes"] and sha256_of_file(path) == expected["sha256"]
-            except OSError:
-                whole = False
-            if not whole:
-                raise damaged(name)
     except (KeyError, TypeError, AttributeError):
-        raise damaged(META_NAME) from None
+        raise damaged(folder, META_NAME) from None
     projection = boxes = fine = maps = None
-    try:
-        if PROJECTION_NAME in files:
-            projection = Projection.from_bytes((folder / PROJECTION_NAME).read_bytes())
-        if BOXES_NAME in files:
-            with open(folder / BOXES_NAME, "rb") as file:
-                boxes = np.lib.format.read_array(file, allow_pickle=False)
-        if MAPS_NAME in files:
-            maps = KeptMaps(folder / MAPS_NAME)
-        codes = _read_codes(folder / FAISS_NAME)
-        if FINE_NAME in files:
-            fine = _read_codes(folder / FINE_NAME)
-        compression = parse_factory(factory)
-    except (ValueError, RuntimeError, AttributeError):  # of numpy, FAISS, and a factory that is no text
-        raise damaged(META_NAME) from None
+    with opened(place, files, folder) as at:
+        for name, file in at.items():
+            _check(file, files[name], folder, name)
+            file.seek(0)
+        try:
+            if PROJECTION_NAME in at:
+                projection = Projection.from_bytes(at[PROJECTION_NAME].read())
+            if BOXES_NAME in at:
+                boxes = np.lib.format.read_array(at[BOXES_NAME], allow_pickle=False)
+            if MAPS_NAME in at:
+                maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
+            codes = _read_codes(at[FAISS_NAME])
+            if FINE_NAME in at:
+                fine = _read_codes(at[FINE_NAME])
+            compression = parse_factory(factory)
+        except (ValueError, RuntimeError, AttributeError):  # of numpy, FAISS, and a factory that is no text
+            raise damaged(folder, META_NAME) from None
     index = PatchIndex(
         encoder, regions, images, codes, factory, root, projection, fine, boxes, codebook, rescore, features, maps
     )
@@ -133,8 +127,27 @@ def load_index(folder: Path) -> PatchIndex:
         )
     )
     if not fits:
-        raise damaged(META_NAME)
+        raise damaged(folder, META_NAME)
     return index
+
+
+def checked_files(meta: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that `meta.json` lists, by name; raises IndexFolderError unless they are an index's."""
+    files = meta.get("files")
+    if not isinstance(files, dict) or FAISS_NAME not in files or not {*files} <= KNOWN_NAMES:
+        raise damaged(folder, META_NAME)
+    return files
+
+
+def _check(file: BinaryIO, listed: dict[str, Any], folder: Path, name: str) -> None:
+    """FAISS trusts what it reads, so it gets to read only a file whose digest is right."""
+    try:
+        if not is_whole(file, listed):
+            raise damaged(folder, name)
+    except (KeyError, TypeError):
+        raise damaged(folder, META_NAME) from None
+    except OSError as error:
+        raise unreadable(folder / name, error) from error
 
 
 def _npy(array: NDArray[np.float32]) -> bytes:
@@ -143,34 +156,33 @@ def _npy(array: NDArray[np.float32]) -> bytes:
     return stream.getvalue()
 
 
-def _read_codes(path: Path) -> faiss.Index:
+def _read_codes(file: BinaryIO) -> faiss.Index:
     """Reads a FAISS index whose digest was checked, ready to give single patches back."""
     import faiss
 
-    codes = faiss.read_index(str(path))
+    # Not by its path, where another file may stand by now; in pieces of this size it takes no longer.
+    codes = faiss.read_index(faiss.PyCallbackIOReader(file.read, 1 << 20))  # type: ignore[attr-defined]
     inverted = faiss.try_extract_index_ivf(codes)
     if inverted is not None:
         inverted.make_direct_map()  # an inverted file keeps patches by list; this finds them by number
     return codes
 
 
-def _write_codes(codes: faiss.Index, path: Path) -> tuple[int, str]:
-    """Streams the FAISS index into a file without a second copy in memory; returns its size and SHA-256."""
+def _write_codes(codes: faiss.Index, path: Path) -> dict[str, Any]:
+    """Streams the FAISS index into a file without a second copy in memory; returns its entry for `meta.json`."""
     import faiss
 
-    digest, size = hashlib.sha256(), 0
+    digests = Digests()
     failure: list[OSError] = []
     with open(path, "wb") as file:
 
         def write(chunk: bytes) -> None:
-            nonlocal size
             try:
                 file.write(chunk)
             except OSError as error:
                 failure.append(error)  # FAISS would report its own words instead of the disk's
                 raise
-            digest.update(chunk)
-            size += len(chunk)
+            digests.update(chunk)
 
         try:
             faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))  # type: ignore[attr-defined]
@@ -178,7 +190,7 @@ def _write_codes(codes: faiss.Index, path: Path) -> tuple[int, str]:
             if failure:
                 raise failure[0] from None
             raise
-    return size, digest.hexdigest()
+    return digests.listed()
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
@@ -187,21 +199,32 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         IndexFolderError: one sentence, if it is missing, not ours, damaged, edited or of another format.
     """
+    return steadily(folder, lambda place: _read_meta(place, folder))
+
+
+def _read_meta(place: Path, folder: Path) -> dict[str, Any]:
     path = folder / META_NAME
     try:
-        meta = json.loads(path.read_text(encoding="utf-8"))
+        meta = json.loads((place / META_NAME).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         raise IndexFolderError(
             f"{folder} is not an index folder (no {META_NAME}): make one with the index command."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (IsADirectoryError, ValueError, RecursionError) as error:
         raise IndexFolderError(f"{path} cannot be read as JSON: delete {folder} and build it again.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
     if not isinstance(meta, dict) or "digest" not in meta:
         raise IndexFolderError(f"{folder} is not an index folder ({META_NAME} describes none): choose another folder.")
-    if meta.get("format") != FORMAT:
+    number = meta.get("format")
+    if isinstance(number, int) and number > FORMAT:
         raise IndexFolderError(
-            f"{folder} has index format {meta.get('format')}, this version reads {FORMAT}: build it again in a new "
-            "folder."
+            f"{folder} was made by a newer version of this program (index format {number}, this version reads "
+            f"{FORMAT}): upgrade the program to use it."
+        )
+    if number != FORMAT:
+        raise IndexFolderError(
+            f"{folder} has index format {number}, this version reads {FORMAT}: build it again in a new folder."
         )
     try:
         digest = sha256_of_json({key: value for key, value in meta.items() if key != "digest"})

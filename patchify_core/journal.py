@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import sys
 from contextlib import suppress
+from datetime import datetime
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
@@ -17,6 +19,9 @@ from numpy.typing import NDArray
 
 from patchify_core.digests import sha256_of_bytes, sha256_of_file
 from patchify_core.errors import IndexFolderError
+
+HOLDER_NAME = "holder.json"
+"""Which process holds the lock; true only as long as somebody does."""
 
 
 class Journal:
@@ -48,12 +53,13 @@ class Journal:
                 f"{folder} is in the way and was not made by this program: move it, or choose another folder for the "
                 "index."
             )
-        folder.mkdir(parents=True, exist_ok=True)
         self._lock: IO[str] | None = _locked(self._head)
         try:
+            _say_who(folder)
             if _json_or_none(self._head) != maker:
                 # Shards of another maker are of no use: descriptors must never be mixed.
-                self._delete_all_but_head()
+                for shard in folder.glob("shard-*"):
+                    shard.unlink()
                 self._head.write_text(json.dumps(maker), encoding="utf-8")
             for names in sorted(folder.glob("shard-*.json")):
                 self._take(names)
@@ -156,8 +162,10 @@ class Journal:
         """Deletes the journal: the index has everything. What cannot be deleted stays for the next build to use."""
         with suppress(OSError):
             self._delete_all_but_head()
-            self.close()  # Windows deletes no open file
+            if sys.platform == "win32":
+                self.close()  # Windows deletes no open file
             shutil.rmtree(self.folder)
+        self.close()
 
     def close(self) -> None:
         """Lets the next build in; may be called again."""
@@ -177,7 +185,21 @@ def _locked(path: Path) -> IO[str]:
 
     Raises:
         IndexFolderError: if another build holds the lock.
+        OSError: if it cannot be made.
     """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = _lock_once(path)
+        except FileNotFoundError:
+            continue  # the build before this one has just ended and taken the folder away
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # the same, a moment later: that lock is on a file that is gone
+
+
+def _lock_once(path: Path) -> IO[str]:
     file = open(path, "a", encoding="utf-8")
     try:
         if sys.platform == "win32":
@@ -193,12 +215,29 @@ def _locked(path: Path) -> IO[str]:
     except (BlockingIOError, PermissionError) as error:
         file.close()
         raise IndexFolderError(
-            f"Another index command is using {path.parent}: wait until it has ended, or choose another folder for the "
-            "index."
+            f"Another index command{_who(path.parent)} is using {path.parent}: wait until it has ended, or choose "
+            "another folder for the index."
         ) from error
     except OSError:
         pass  # a file system without locks: as safe as the person who starts the builds
     return file
+
+
+def _say_who(folder: Path) -> None:
+    """Writes down who holds the lock, for the sentence that another build is refused with."""
+    temporary = folder / "holder.tmp"
+    since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    temporary.write_text(json.dumps(holder), encoding="utf-8")
+    os.replace(temporary, folder / HOLDER_NAME)
+
+
+def _who(folder: Path) -> str:
+    """Who holds the lock, as words in brackets; nothing where that was not written down yet."""
+    holder = _json_or_none(folder / HOLDER_NAME)
+    if not isinstance(holder, dict) or not {"pid", "host", "since"} <= {*holder}:
+        return ""
+    return f" (process {holder['pid']} on {holder['host']}, since {holder['since']})"
 
 
 def _json_or_none(path: Path) -> object:

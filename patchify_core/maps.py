@@ -9,16 +9,16 @@ a thumbnail, in which an object's outline is looked for.
 from __future__ import annotations
 
 import io
+import os
 import struct
+import weakref
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-
-from patchify_core.digests import sha256_of_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -31,6 +31,7 @@ _MAGIC = b"PFYMAPS1"
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
 _QUALITY = 90  # of the thumbnail's JPEG
+_KEEPS_OPEN = hasattr(os, "pread")  # everywhere but on Windows
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,29 +101,47 @@ def unpack(data: bytes) -> PictureMap:
 class KeptMaps:
     """The packed maps of an index, in the order of its pictures; read from disk one at a time.
 
+    The file stays open, so that whoever opened an index reads on in its own file when a build has put a new one in its
+    place. Windows would not let the build do that; there the file is opened for each map, and is refused if it is
+    another one by then.
+
     Args:
         path: file that `write_maps` wrote.
+        opened: the same file open, where it was opened before (to be checked); it may be closed afterwards.
 
     Raises:
         ValueError: if it is something else.
         OSError: if it cannot be read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, opened: BinaryIO | None = None) -> None:
         """Reads the table of contents alone."""
         self.path = path
-        with open(path, "rb") as file:
-            if file.read(len(_MAGIC)) != _MAGIC:
-                raise ValueError("not a file of maps")
-            count = int.from_bytes(file.read(8), "little")
-            size = path.stat().st_size
-            if count >= size // 8:
-                raise ValueError("not a file of maps")
-            self._ends = np.frombuffer(file.read(8 * (count + 1)), "<u8").astype(np.int64)
+        if opened is not None:
+            self._open(opened)
+        else:
+            with open(path, "rb") as file:
+                self._open(file)
+
+    def _open(self, file: BinaryIO) -> None:
+        file.seek(0)
+        if file.read(len(_MAGIC)) != _MAGIC:
+            raise ValueError("not a file of maps")
+        count = int.from_bytes(file.read(8), "little")
+        state = os.fstat(file.fileno())
+        size = state.st_size
+        if count >= size // 8:
+            raise ValueError("not a file of maps")
+        self._ends = np.frombuffer(file.read(8 * (count + 1)), "<u8").astype(np.int64)
         start = len(_MAGIC) + 8 * (count + 2)
         whole = len(self._ends) == count + 1 and self._ends[0] == start and self._ends[-1] == size
         if not whole or (np.diff(self._ends) <= 0).any():
             raise ValueError("not a file of maps")
+        self._written = state.st_size, state.st_mtime_ns
+        self._handle: int | None = None
+        if _KEEPS_OPEN:
+            self._handle = os.dup(file.fileno())
+            weakref.finalize(self, os.close, self._handle)
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -137,13 +156,19 @@ class KeptMaps:
         """The packed map of the picture in `row`.
 
         Raises:
-            OSError: if the file has vanished.
+            OSError: if the file cannot be read, or has vanished or become another one where it is not kept open.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"map {row} of {len(self)}")
+        start, size = int(self._ends[row]), int(self._ends[row + 1] - self._ends[row])
+        if self._handle is not None:
+            return os.pread(self._handle, size, start)
         with open(self.path, "rb") as file:
-            file.seek(int(self._ends[row]))
-            return file.read(int(self._ends[row + 1] - self._ends[row]))
+            state = os.fstat(file.fileno())
+            if (state.st_size, state.st_mtime_ns) != self._written:
+                raise OSError(f"{self.path} is not the file that was opened")
+            file.seek(start)
+            return file.read(size)
 
     def __getitem__(self, row: int) -> PictureMap:
         """The map of the picture in `row`; see `unpack` for what it raises."""
@@ -162,11 +187,8 @@ class PackedMaps(Protocol):
         ...
 
 
-def write_maps(maps: PackedMaps, path: Path) -> tuple[int, str]:
+def write_maps(maps: PackedMaps, path: Path) -> None:
     """Writes packed maps into one file, holding one at a time.
-
-    Returns:
-        The file's size in bytes and its SHA-256.
 
     Raises:
         OSError: if it cannot be written.
@@ -181,4 +203,3 @@ def write_maps(maps: PackedMaps, path: Path) -> tuple[int, str]:
             ends.append(ends[-1] + len(data))
         file.seek(0)
         file.write(_MAGIC + len(maps).to_bytes(8, "little") + np.array(ends, "<u8").tobytes())
-    return ends[-1], sha256_of_file(path)

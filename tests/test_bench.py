@@ -112,7 +112,7 @@ def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
         return replace(right, examples=right.examples | {first: "something else"})
 
     monkeypatch.setattr(visitors, "expect", one_of_them_wrong)
-    numbers = visitors.measure(2, 6.0, flood=40)
+    numbers = visitors.measure(2, 3.0, flood=40)
     assert numbers["errors"] == 0, numbers["trouble"]
     waits = numbers["waits_s"]
     assert numbers["answers"] == waits["all"]["count"] == sum(waits[w]["count"] for w in visitors.WISHES if waits[w])
@@ -122,7 +122,7 @@ def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
     if sys.platform == "linux":
         assert numbers["memory_mb"]["peak"] >= numbers["memory_mb"]["before"] > 100
     said = capsys.readouterr().out
-    assert "2 visitors for 6 s" in said and "were told to wait" in said
+    assert "2 visitors for 3 s" in said and "were told to wait" in said
 
 
 def test_nobody_visits_for_no_time(refused):

@@ -154,9 +154,7 @@ def test_an_evaluation_that_takes_too_long_is_stopped_and_goes_on_when_asked_aga
     described = []
     monkeypatch.setattr(api, "EVALUATION_LIMIT_S", 60.0)
     real = retrieval.Patchify.describe_query
-    monkeypatch.setattr(
-        retrieval.Patchify, "describe_query", lambda *a, **k: described.append(a) or real(*a, **k)
-    )
+    monkeypatch.setattr(retrieval.Patchify, "describe_query", lambda *a, **k: described.append(a) or real(*a, **k))
     assert programs.evaluate_index()["queries"] == 2
     assert len(described) == 1  # the other query was finished before
 

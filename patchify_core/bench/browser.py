@@ -32,7 +32,7 @@ class Browser:
         """Opens nothing yet."""
         import httpx
 
-        limits = httpx.Limits(max_connections=None)
+        limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # sooner than the server closes them
         self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits)
         self._session = secrets.token_hex(6)
         self._values: dict[int, Any] = {}

@@ -67,7 +67,7 @@ def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
 
 
 async def misnamed(request: Request, error: Exception) -> JSONResponse:
-    """What a program is told that names an endpoint or an argument wrongly: Gradio would write a traceback into the log.
+    """What a program is told that names an endpoint or an argument wrongly; Gradio would only log a traceback.
 
     Raises:
         Exception: the same error, where it is about anything else than a call.

@@ -69,7 +69,7 @@ class Visits:
         return own or self.showcase
 
     def renewed(self, question: Question) -> Question:
-        """The question as it can be asked now: more of a visitor's own pictures may be indexed than when it was made."""
+        """The question as it can be asked now: of a visitor's own pictures more may be indexed than before."""
         place = self.at(question)
         return place.welcome(question) if isinstance(place, OwnPlace) else question
 

@@ -11,6 +11,7 @@ import gradio as gr
 from patchify_core.paths import ASSETS
 from patchify_core.web import events, views
 from patchify_core.web.events import NO_RERANKING, say
+from patchify_core.web.guarded import ENCODER
 from patchify_core.web.questions import Question
 from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
@@ -103,10 +104,10 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
     noticed, with_event = _guards(visits)
     asked = [state, level, top, rerank, box, started]
     everything = [state, query, examples, named, strip, cards, detail, started, engine, level, words, box]
-    # One queue for all that asks, and nothing dropped: the answers come in the order of the questions, so the last
-    # one is always what stays on the page.
+    # One queue for all that asks, and nothing dropped: a visitor's answers come in the order of their questions
+    # (`guarded.FairQueue`), so the last one is always what stays on the page.
     encode: dict[str, Any] = {
-        "concurrency_id": "encoder",
+        "concurrency_id": ENCODER,
         "concurrency_limit": 1,
         "trigger_mode": "multiple",
         "show_progress": "minimal",
@@ -136,7 +137,8 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
     )
     _choice_of_engine(visits, question, engine, status, asked, everything, encode)
     _sharing(visits, tabs, question, share, asked, [*everything, rerank, top, share], encode)
-    own = gr.HTML("", elem_id="pf-own-link", js_on_load=_script("own-link.js"), **PLAIN)  # what the script of another tab asks
+    # What the script of another tab asks of this one.
+    own = gr.HTML("", elem_id="pf-own-link", js_on_load=_script("own-link.js"), **PLAIN)
     on(own.search, visits.search_own, anew=True)
     own.known(visits.know_own, None, engine, concurrency_id="look", concurrency_limit=1, **QUIET)
     query.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
