@@ -1,7 +1,7 @@
-"""The command line: `python -m patchify_core index | search | evaluate | compare | study | bench | serve`.
+"""The command line: `python -m patchify_core index | search | verify | evaluate | compare | study | bench | serve`.
 
 Only argument parsing happens here, so that `--help` answers at once; the work is in `commands/`.
-Exit codes: 0 done, 1 done but some pictures were skipped, 2 refused or failed, 130 interrupted.
+Exit codes: 0 done, 1 done but some pictures were skipped or have changed, 2 refused or failed, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ def parser() -> argparse.ArgumentParser:
     root = argparse.ArgumentParser(
         prog="python -m patchify_core",
         description="Patch-wise instance retrieval: find the pictures that hold an object, and where.",
-        epilog="Exit codes: 0 done, 1 done but pictures were skipped, 2 refused (it says why), 130 interrupted.",
+        epilog="Exit codes: 0 done, 1 done but pictures were skipped or have changed, 2 refused (it says why), "
+        "130 interrupted.",
     )
     root.add_argument("--version", action="version", version=f"patchify {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -62,6 +63,12 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
     _device_option(search)
+
+    verify = commands.add_parser(
+        "verify", help="check an index to the last bit, and its pictures against their digests"
+    )
+    verify.add_argument("index", metavar="INDEX", help="index folder")
+    verify.add_argument("--json", action="store_true", help="print what was found as JSON")
 
     evaluate = commands.add_parser("evaluate", help="score a dataset: mAP, LocScore, recall@k for every level")
     evaluate.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
@@ -150,7 +157,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
     bench.add_argument("--visitors", type=int, metavar="N", help="visitors: how many at a time (default 20)")
     bench.add_argument("--seconds", type=float, metavar="S", help="visitors: how long they stay (default 120)")
-    bench.add_argument("--flood", type=int, metavar="N", help="visitors: requests of one more client at once (default 0)")
+    bench.add_argument("--flood", type=int, metavar="N", help="visitors: requests at once of one more (default 0)")
 
     serve = commands.add_parser("serve", help="start the demo page (the same as python app.py)")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")

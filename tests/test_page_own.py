@@ -19,7 +19,7 @@ from patchify_core.regions import parse_regions
 from patchify_core.web.own.place import PREFIX
 from tests.browsing import CHROMIUM, WITHOUT, choose, first_row, served, visit, wait_for_new_results
 from tests.page_server import write_gallery
-from tests.tiny import TinyEncoder, picture
+from tests.tiny import TinyEncoder, picture, zipped
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
 
@@ -76,14 +76,6 @@ def scenes(server) -> dict[str, bytes]:
     """The pictures of the bundled gallery, as if they were the visitor's."""
     gallery = read_coco(server[2])
     return {Path(image.file_name).name: image.path.read_bytes() for image in gallery.images}
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
-    return stream.getvalue()
 
 
 def draw(page, box: tuple[float, float, float, float]) -> None:

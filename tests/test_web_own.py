@@ -38,7 +38,7 @@ from patchify_core.web.own.turns import Turns
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
 from patchify_core.web.visits import file_url
-from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures
+from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures, zipped
 
 LIMITS = PageSettings(own_pictures=40, own_mb=1, own_total_mb=2, upload_mb=1, archive_mb=2, forget_s=600)
 
@@ -46,14 +46,6 @@ LIMITS = PageSettings(own_pictures=40, own_mb=1, own_total_mb=2, upload_mb=1, ar
 def png(seed: int, size: tuple[int, int] = (24, 18)) -> bytes:
     stream = io.BytesIO()
     picture(seed, size).save(stream, "PNG")
-    return stream.getvalue()
-
-
-def zipped(files: dict[str, bytes]) -> bytes:
-    stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
-        for name, data in files.items():
-            archive.writestr(name, data)
     return stream.getvalue()
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,6 +79,15 @@ def write_pictures(folder: Path, seeds: Sequence[int], size: tuple[int, int] = (
     for seed in seeds:
         picture(seed, size).save(folder / f"{seed:04d}.png")
     return folder
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    """A zip archive of these files."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return stream.getvalue()
 
 
 def write_dataset(folder: Path) -> Path:

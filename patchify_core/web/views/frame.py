@@ -63,5 +63,5 @@ def footer(pictures: int, encoder: str) -> str:
         "CC BY 4.0, with the credits of sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact.</p></div>"
         f"<div><h2>The rest</h2><p>Encoder {escape(encoder)}: EfficientNet-Lite, ImageNet weights, Apache-2.0. Code: MIT. "
         "Your own pictures are on this server for your visit alone and are then deleted; nothing is sent anywhere "
-        "else.</p></div></footer>"
+        'else. Programs can ask too: <a href="gradio_api/openapi.json">API</a>.</p></div></footer>'
     )
