@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -30,16 +28,14 @@ from patchify_core.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, GalleryImage
 from patchify_core.index import IndexedImage, PatchIndex
 from patchify_core.index_folder import read_meta
-from patchify_core.integrity import META_NAME, NEW_NAME, OLD_NAME, PRIVATE, standing
+from patchify_core.integrity import META_NAME, PRIVATE, standing
 from patchify_core.journal import Journal
 from patchify_core.pictures import picture_size
 from patchify_core.regions import Pyramid, Regions
+from patchify_core.swap import heal, swap_in
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-WINDOWS_WAITS_S = 10.0
-"""How long a swap waits for readers that have a file of the folder open; elsewhere it need not."""
 
 Progress = Callable[[int, int], None]
 """Called with (pictures done, pictures in all)."""
@@ -137,7 +133,7 @@ def build_index(
             settings.check_enough(encoder.info.dim, regions, len(gallery.images))
         maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": extractor.spec}
         with Journal(private, maker | {"maps": settings.keep_maps}) as journal:
-            _heal(out, private)
+            heal(out, private)
             if _digest(out) != stood:  # another build ended meanwhile
                 _, newer = _existing(out, encoder, regions, settings, extractor.spec)
                 old = newer or old
@@ -152,7 +148,7 @@ def build_index(
             journal.flush()
             index = _index(work, journal, old, encoder, regions, settings)
             maps = _Maps(work.images, journal, old) if settings.keep_maps else None
-            _swap_in(index, out, private, gallery.root, maps)
+            swap_in(out, private, lambda new: index.write(new, _root_from(out, gallery.root), maps))
             journal.remove()
     return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
 
@@ -306,12 +302,6 @@ class _Maps:
         return {} if self.old is None else {image.sha256: row for row, image in enumerate(self.old.images)}
 
 
-def _heal(out: Path, private: Path) -> None:
-    """Where a swap was cut between its two renames, the old index comes back. Only for who holds the lock."""
-    if (private / OLD_NAME).exists() and not out.exists():
-        os.replace(private / OLD_NAME, out)
-
-
 def _digest(out: Path) -> str | None:
     """Which index stands at `out`; None where there is none."""
     return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
@@ -349,9 +339,7 @@ def _existing(
     return str(meta["digest"]), old
 
 
-def _check_like(
-    like: PatchIndex, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
-) -> None:
+def _check_like(like: PatchIndex, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str) -> None:
     """Codes of two kinds cannot stand in one index."""
     like.check_encoder(encoder.info)
     theirs = BuildSettings.like(like)
@@ -367,57 +355,6 @@ def _check_like(
             raise IndexFolderError(
                 f"The index to learn from was made with {what} {had}, not {wanted}: use the same, or leave it out."
             )
-
-
-def _swap_in(index: PatchIndex, out: Path, private: Path, root: Path, maps: _Maps | None) -> None:
-    """Writes beside `out` and renames into place: a reader finds the old index or the new one, never half."""
-    new, old = private / NEW_NAME, private / OLD_NAME
-    for left in (new, old):
-        if left.exists():
-            shutil.rmtree(left)
-    new.mkdir(parents=True)
-    index.write(new, _root_from(out, root), maps)
-    for path in new.iterdir():
-        with open(path, "rb+") as file:
-            os.fsync(file.fileno())
-    _sync_names(new)
-    # Two renames, because none replaces a folder that is not empty: between them readers look at `old` (`integrity`).
-    if out.exists():
-        _rename(out, old)
-    try:
-        _rename(new, out)
-    except OSError:
-        if old.exists():
-            _rename(old, out)
-        raise
-    _sync_names(private)
-    _sync_names(out.parent)  # before the journal goes: a power cut must find the one or the other
-
-
-def _rename(source: Path, target: Path) -> None:
-    """Moves a folder; on Windows, once no reader has a file of it open."""
-    until = time.monotonic() + (WINDOWS_WAITS_S if sys.platform == "win32" else 0)
-    while True:
-        try:
-            return os.replace(source, target)
-        except PermissionError:
-            if time.monotonic() >= until:
-                raise
-        time.sleep(0.05)
-
-
-def _sync_names(folder: Path) -> None:
-    """Has the disk keep the folder's names as they are now; Windows knows no such thing, and does it itself."""
-    if sys.platform == "win32":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no folders
-            raise
-    finally:
-        os.close(handle)
 
 
 def _root_from(out: Path, root: Path) -> str:

@@ -71,7 +71,7 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
 
 
 def load_index(folder: Path) -> PatchIndex:
-    """Loads an index folder if all of it fits together; every byte is checked first (`integrity` says why and how fast).
+    """Loads an index folder if all of it fits together; every byte is checked first (see `integrity`).
 
     Raises:
         IndexFolderError: one sentence, if the folder is missing, truncated, edited or of another format.

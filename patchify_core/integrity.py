@@ -3,9 +3,9 @@
 `meta.json` lists the size and SHA-256 of every other file. FAISS trusts what it reads (a wrong length in a file is a
 read beyond the memory's end), so every byte is checked each time before FAISS gets it, however large the file. A
 check of samples would be quicker and not sound: lengths and ids that FAISS follows blindly stand all over the file of
-an inverted index. It is made fast instead. A large file also lists digests of its blocks, which all cores compute at
-the same time: 1.8 GB/s a core where the processor has SHA instructions, which is more than the 1.4 GB/s at which
-FAISS then reads the same file; the file is in the system's cache by then, and read from the disk once.
+an inverted index. It is made fast instead. A large file also lists digests of its blocks, so that all cores can work
+on one file: 1.5 GB/s on one core that has SHA instructions, 2.7 GB/s on two, where FAISS then reads the same file at
+1.0 to 3.6 GB/s. 300 million codes of 32 bytes take 4 to 6 s, once the disk has delivered them.
 
 The files are opened together, and what was checked is what is read: another build may put a new index in the folder's
 place meanwhile. On Windows a build cannot do that while a file of the folder is open; it waits for a moment.
@@ -17,7 +17,7 @@ import hashlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -89,7 +89,10 @@ def listed_file(path: Path) -> dict[str, Any]:
 
 
 def is_whole(
-    file: BinaryIO, listed: dict[str, Any], passed: Callable[[int], None] = lambda size: None, threads: int | None = None
+    file: BinaryIO,
+    listed: dict[str, Any],
+    passed: Callable[[int], None] = lambda size: None,
+    threads: int | None = None,
 ) -> bool:
     """Whether an open file is the one that `meta.json` lists, to the last bit.
 
@@ -184,7 +187,7 @@ def _version(place: Path) -> tuple[int, int, int] | None:
 
 
 @contextmanager
-def opened(place: Path, names: dict[str, Any], folder: Path) -> Iterator[dict[str, BinaryIO]]:
+def opened(place: Path, names: Iterable[str], folder: Path) -> Iterator[dict[str, BinaryIO]]:
     """Opens the files of an index together, so that they are of one version even if a build swaps them meanwhile.
 
     Args:

@@ -176,7 +176,15 @@ def test_advice_spares_folders_of_other_programs(tmp_path, refused):
     assert "delete" not in refused(PatchIndex.load, tmp_path)
 
 
-@pytest.mark.parametrize("number", [1, FORMAT + 1, None, "2"])
+@pytest.mark.parametrize("number", [FORMAT + 1, 99])
+def test_an_index_of_a_newer_version_asks_for_an_upgrade(folder, refused, number):
+    edit(folder, lambda meta: meta.update(format=number, more={}), seal=True)
+    said = refused(read_meta, folder)
+    assert f"newer version of this program (index format {number}, this version reads {FORMAT}): upgrade" in said
+    assert "build it again" not in said and "delete" not in said and refused(PatchIndex.load, folder) == said
+
+
+@pytest.mark.parametrize("number", [1, None, "2"])
 def test_another_format_is_named(folder, refused, number):
     edit(folder, lambda meta: meta.update(format=number), seal=True)
     assert f"format {number}, this version reads {FORMAT}: build it again in a new folder" in refused(read_meta, folder)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import struct
+import sys
 import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,7 +16,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchify_core.digests import sha256_of_file
+from patchify_core import maps as maps_module
 from patchify_core.maps import _HEAD, THUMBNAIL, KeptMaps, PictureMap, pack, thumbnail, unpack, write_maps
 from tests.tiny import picture
 
@@ -233,8 +238,7 @@ class Listed:
 @pytest.fixture
 def kept(tmp_path):
     maps = [pack(PictureMap(relu_cells(seed, 2, 3 + seed, 4), small(seed))) for seed in range(5)]
-    size, digest = write_maps(Listed(maps), tmp_path / "maps.bin")
-    assert (size, digest) == ((tmp_path / "maps.bin").stat().st_size, sha256_of_file(tmp_path / "maps.bin"))
+    write_maps(Listed(maps), tmp_path / "maps.bin")
     return tmp_path / "maps.bin", maps
 
 
@@ -324,7 +328,53 @@ def test_other_files_are_refused(tmp_path, data):
 def test_a_file_that_is_not_there_is_the_systems_error(kept, tmp_path):
     with pytest.raises(OSError):
         KeptMaps(tmp_path / "nothing.bin")
-    found = KeptMaps(kept[0])
-    kept[0].unlink()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows replaces no open file")
+@pytest.mark.parametrize("change", ["vanished", "another in its place", "folder moved"])
+def test_who_opened_a_file_reads_on_in_it(kept, tmp_path, change):
+    path, maps = kept
+    found = KeptMaps(path)
+    if change == "vanished":
+        path.unlink()
+    elif change == "another in its place":
+        write_maps(Listed(maps[::-1]), tmp_path / "other.bin")
+        os.replace(tmp_path / "other.bin", path)
+    else:
+        path.rename(tmp_path / "elsewhere.bin")
+    assert [found.packed(row) for row in range(5)] == maps
+
+
+def test_threads_read_the_same_file_without_mixing(kept):
+    path, maps = kept
+    found = KeptMaps(path)
+    rows = np.random.default_rng(0).integers(0, 5, 4000).tolist()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(found.packed, rows)) == [maps[row] for row in rows]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="nothing tells what is open")
+def test_a_file_is_closed_when_nobody_has_it_any_more(kept):
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(20):
+        with open(kept[0], "rb") as file:
+            KeptMaps(kept[0], file)[0]
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+@pytest.mark.parametrize("change", ["vanished", "another in its place", "written over"])
+def test_where_files_are_not_kept_open_another_one_is_refused(kept, monkeypatch, change):
+    monkeypatch.setattr(maps_module, "_KEEPS_OPEN", False)
+    path, maps = kept
+    found = KeptMaps(path)
+    assert found.packed(3) == maps[3]
+    if change == "vanished":
+        path.unlink()
+    elif change == "another in its place":
+        write_maps(Listed(maps[:3]), path)
+    else:
+        path.write_bytes(b"x" * path.stat().st_size)
+        os.utime(path, ns=(0, 0))
     with pytest.raises(OSError):
-        found[0]
+        found.packed(0)
