@@ -120,6 +120,7 @@ async function send(files) {
     }
     sending = { done: 0, total: wanted.length, queue: wanted };
     draw();
+    watchOn();  // a slow upload must not look like a visitor who has left
     await Promise.all(Array.from({ length: AT_ONCE }, sendNext));
     sending = null;
     if (token) await take(await mine('/index', { method: 'POST' }));

@@ -10,7 +10,7 @@ import stat
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
@@ -18,6 +18,7 @@ from patchify_core.errors import ArchiveError
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
 _END_SIGNATURE = b"PK\x05\x06"
+_ZIP64_SIGNATURE, _ZIP64_LOCATOR = b"PK\x06\x07", 20  # 4.3.15, which stands just before the record above
 _LONGEST_COMMENT = 65_535
 _CHUNK = 1 << 16
 
@@ -59,12 +60,25 @@ def is_archive(head: bytes) -> bool:
     return head[:4] in (b"PK\x03\x04", _END_SIGNATURE)
 
 
-def members(path: Path, settings: ArchiveSettings | None = None) -> Iterator[Member]:
+def names(path: Path, settings: ArchiveSettings | None = None) -> list[str]:
+    """What an archive lists, without reading any of it; folders end with `/`.
+
+    Raises:
+        ArchiveError: one sentence, if it is no zip archive, or its table of contents is damaged or too long.
+    """
+    with _opened(path, settings or ArchiveSettings()) as archive:
+        return archive.namelist()
+
+
+def members(
+    path: Path, settings: ArchiveSettings | None = None, most: Callable[[str], int] | None = None
+) -> Iterator[Member]:
     """Reads the files of a zip archive one after the other, in its own order. Folders are passed over.
 
     Args:
         path: the archive.
         settings: what it may cost.
+        most: name of a member -> bytes that it may have, where that is less than the settings say.
 
     Yields:
         A member with its bytes, or with the reason why it was left out: its name leads out of the archive, it is a
@@ -75,13 +89,8 @@ def members(path: Path, settings: ArchiveSettings | None = None) -> Iterator[Mem
             was read is more than is allowed (a zip bomb): what was yielded before may be kept.
     """
     settings = settings or ArchiveSettings()
-    _check_directory(path, settings)
-    try:
-        archive = zipfile.ZipFile(path)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
-        raise _damaged() from error
     left = settings.total_bytes
-    with archive:
+    with _opened(path, settings) as archive:
         for info in archive.infolist():
             if info.is_dir():
                 continue
@@ -94,7 +103,8 @@ def members(path: Path, settings: ArchiveSettings | None = None) -> Iterator[Mem
                     f"The archive unpacks to more than {settings.total_bytes / 1e6:,.0f} MB: make it smaller, or send "
                     "its pictures in several archives."
                 )
-            data = _read(archive, info, min(settings.member_bytes, left))
+            allowed = settings.member_bytes if most is None else min(settings.member_bytes, most(info.filename))
+            data = _read(archive, info, min(allowed, left))
             if isinstance(data, str):
                 yield Member(_shown(info.filename), refused=data)
                 # What was unpacked in vain counts too, else a thousand such members would keep the machine busy.
@@ -104,12 +114,25 @@ def members(path: Path, settings: ArchiveSettings | None = None) -> Iterator[Mem
                 yield Member(_shown(info.filename), data)
 
 
+def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
+    """The archive, once its table of contents is known to be short enough."""
+    _check_directory(path, settings)
+    try:
+        archive = zipfile.ZipFile(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
+        raise _damaged() from error
+    if len(archive.filelist) > settings.members:
+        archive.close()
+        raise _too_many(settings)
+    return archive
+
+
 def _check_directory(path: Path, settings: ArchiveSettings) -> None:
     """Looks how long the table of contents is before `zipfile` reads all of it into memory."""
     try:
         size = path.stat().st_size
         with open(path, "rb") as file:
-            file.seek(max(0, size - _LONGEST_COMMENT - _END.size))
+            file.seek(max(0, size - _LONGEST_COMMENT - _END.size - _ZIP64_LOCATOR))
             tail = file.read()
     except OSError as error:
         raise _damaged() from error
@@ -119,11 +142,11 @@ def _check_directory(path: Path, settings: ArchiveSettings) -> None:
     _, disk, _, _, count, length, _, _ = _END.unpack_from(tail, at)
     if disk not in (0, 0xFFFF):
         raise ArchiveError("The archive is one of several parts: pack the pictures into a single zip.")
-    # 65,535 files or 4 GB: the numbers stand elsewhere (zip64), and are more than anybody may send.
-    if count > settings.members or length > settings.directory_bytes or 0xFFFF == count:
-        raise ArchiveError(
-            f"The archive lists more than {settings.members:,} files: pack only the pictures, in several archives."
-        )
+    # With a zip64 record in front of this one, `zipfile` believes that one. It is for 65,535 files or 4 GB, more than
+    # anybody may send.
+    zip64 = tail[max(0, at - _ZIP64_LOCATOR) : at].startswith(_ZIP64_SIGNATURE)
+    if count > settings.members or length > settings.directory_bytes or 0xFFFF == count or zip64:
+        raise _too_many(settings)
 
 
 def _refused(info: zipfile.ZipInfo) -> str | None:
@@ -166,6 +189,12 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
 
 def _shown(name: str) -> str:
     return name.replace("\\", "/").encode(errors="replace").decode()
+
+
+def _too_many(settings: ArchiveSettings) -> ArchiveError:
+    return ArchiveError(
+        f"The archive lists more than {settings.members:,} files: pack only the pictures, in several archives."
+    )
 
 
 def _damaged() -> ArchiveError:

@@ -93,7 +93,7 @@ def visit(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     page.wait_for_selector(".pf-card img")
     page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
     yield page
-    assert page.thrown == []
+    assert page.thrown == [], page.thrown
     context.close()
 
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from patchify_core.archives import ArchiveSettings, Member, is_archive, members
+from patchify_core.archives import ArchiveSettings, Member, is_archive, members, names
 from patchify_core.errors import ArchiveError
 
 
@@ -141,3 +141,25 @@ def test_damaged_archives_end_in_one_sentence(tmp_path, data) -> None:
             assert (member.data is None) != (member.refused is None)
     except ArchiveError as error:
         assert str(error).endswith(".")
+
+
+def test_zip64_records_do_not_smuggle_a_longer_list_in(tmp_path, refused) -> None:
+    """`zipfile` believes a zip64 record, whatever the plain one says."""
+    path = packed(tmp_path / "a.zip", {f"{number}": b"" for number in range(300)})
+    data = path.read_bytes()
+    start, end = data.index(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 300, 300, end - start, start)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    plain = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 50, start, 0)
+    path.write_bytes(data[:end] + record + locator + plain)
+    assert len(zipfile.ZipFile(path).filelist) == 300
+    said = refused(lambda: read(path, ArchiveSettings(members=20)))
+    assert "more than 20 files" in said
+    assert "more than 20 files" in refused(names, path, ArchiveSettings(members=20))
+
+
+def test_names_are_listed_and_members_may_be_bounded_one_by_one(tmp_path) -> None:
+    path = packed(tmp_path / "a.zip", {"meta.json": b"x" * 100, "b.jpg": b"y" * 100, "c/": b""})
+    assert names(path) == ["meta.json", "b.jpg", "c/"]
+    found = {m.name: m.data for m in members(path, most=lambda name: 50 if name == "meta.json" else 1000)}
+    assert found == {"meta.json": None, "b.jpg": b"y" * 100}

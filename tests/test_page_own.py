@@ -68,7 +68,7 @@ def wait_until(page, words: str, seconds: float = 60) -> str:
 
 def wait_for_own(page, label: str) -> None:
     """Until the search shows what was found in the visitor's own pictures."""
-    page.wait_for_function("l => document.querySelector('#pf-encoder input').value === l", arg=label, timeout=20_000)
+    page.wait_for_function("l => document.querySelector('#pf-encoder input')?.value === l", arg=label, timeout=20_000)
     page.wait_for_function("() => document.querySelector('.pf-card img').getAttribute('src').startsWith('own/')")
 
 
@@ -212,8 +212,11 @@ def test_pictures_deleted_while_they_are_searched_are_a_notice(page, server) -> 
     page.get_by_role("tab", name="Search").click()
     page.locator("#pf-top label", has_text="5").first.click()
     page.locator(".toast-body", has_text="not on the server any more").wait_for()
-    page.reload()
-    page.wait_for_selector(".pf-card img")
+    page.get_by_role("tab", name="How it works").click()
+    page.locator(".wk-wait", has_text="not on the server any more").wait_for()
+    page.get_by_role("tab", name="Search").click()
+    page.locator(".pf-example").first.click()  # one of theirs: the page begins anew
+    page.wait_for_function("() => document.querySelector('.pf-card img').getAttribute('src').startsWith('gradio_api/')")
     assert page.locator(".pf-example").count() == 2
 
 

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +28,10 @@ from patchify_core.gallery import read_coco, read_folder
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval import Patchify
+from patchify_core.web import visits
 from patchify_core.web.answers import UNKNOWN, WRONG
-from patchify_core.web.own import indexing, registry
+from patchify_core.web.events import Asked
+from patchify_core.web.own import addresses, indexing, registry
 from patchify_core.web.own.addresses import own_routes
 from patchify_core.web.own.indexing import CANCELLED, DONE, FAILED, INDEXING
 from patchify_core.web.own.names import LONGEST, clean, unused
@@ -37,6 +40,7 @@ from patchify_core.web.own.registry import Registry, Visitor
 from patchify_core.web.own.turns import Turns
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
+from patchify_core.web.tabs.sharing import Sharing
 from patchify_core.web.visits import file_url
 from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures, zipped
 
@@ -337,6 +341,8 @@ def test_nothing_to_score_is_said(visitor, refused) -> None:
         ("mug", [1, 1, float("nan"), 5]),
         ("mug", [100, 100, 200, 200]),
         ("mug", [5, 5, 1, 1]),
+        ("mug", [10**400, 1, 5, 5]),
+        ("m\x01g", [1, 1, 5, 5]),
     ],
 )
 def test_boxes_that_are_none_are_refused(visitor, refused, name, box) -> None:
@@ -418,6 +424,8 @@ def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, r
         "cut maps": files | {"maps.bin": files["maps.bin"][:-9]},
         "edited meta": files | {"meta.json": json.dumps(meta | {"regions": "pyramid:2"}).encode()},
         "no json": files | {"meta.json": b"{"},
+        "huge meta": files | {"meta.json": b"[" + b"[]," * 500_000 + b"[]]"},
+        "huge projection": files | {"projection.npy": files["projection.npy"] + bytes(2_000_000)},
     }
     for case, changed in cases.items():
         said = refused(returned, all_visitors, zipped(changed), tmp_path / "bad.zip")
@@ -531,6 +539,26 @@ def test_more_pictures_renew_a_question(visitor) -> None:
     assert isinstance(later, OwnPlace) and later.label == "your 4 pictures"
 
 
+def test_nothing_that_is_shared_has_the_token_in_it(boxed, bundled, all_visitors) -> None:
+    page = visits.Visits(bundled, LIMITS, all_visitors)
+    asked = Asked(boxed.place.picture(1), 3, 5, None, "map")
+    for kind in ("svg", "csv", "json"):
+        assert boxed.collection.token not in Sharing(page, frozenset({"search"})).file(asked, kind)
+
+
+def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors, monkeypatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(visits, "warn", said.append)
+    page = visits.Visits(bundled, LIMITS, all_visitors)
+    asked = Asked(boxed.place.picture(1), 3, 5, None, "map")
+    event = SimpleNamespace(_data={"id": visits.OWN_ID + 2})
+    shown = page.pick_example(asked, event)
+    assert shown[0].itself == 2 and shown[0].is_private and said == []
+    all_visitors.delete(boxed.collection.token)
+    shown = page.pick_example(replace(asked, question=bundled.first()), event)
+    assert shown[0] is bundled.first() and "not on the server any more" in said[0]
+
+
 def test_a_bundled_question_is_described_anew(visitor, bundled) -> None:
     visitor.collection.add("a.png", png(1))
     place = indexed(visitor).place
@@ -600,7 +628,7 @@ def test_bad_requests_are_one_sentence_and_leave_nothing(client, all_visitors) -
         return text
 
     assert "1 MB" in said(client.post(f"{base}/files", content=bytes(1_500_000)))
-    assert "2 MB" in said(client.post(f"{base}/files", content=b"PK\x03\x04" + bytes(3_000_000)))
+    assert "2 MB" in said(client.post(f"{base}/files", content=b"PK\x03\x04" + bytes(2_000_050)))
     said(client.post(f"{base}/files", content=b"PK\x03\x04" + bytes(1000)))
     said(client.get(f"{base}/index.zip"))
     said(client.get(f"{base}/picture/gone.png"))
@@ -623,8 +651,61 @@ def test_strange_names_reach_no_other_file(client, all_visitors) -> None:
         assert answer.status_code in (400, 404) and b"PNG" not in answer.content
 
 
-def test_too_many_visitors_are_told(client, monkeypatch) -> None:
+def test_too_many_visitors_are_told_and_empty_collections_keep_nobody_out(client, all_visitors, monkeypatch) -> None:
     monkeypatch.setattr(registry, "MOST_VISITORS", 3)
-    answers = [client.post("/own") for _ in range(5)]
-    assert [answer.status_code for answer in answers] == [200, 200, 200, 400, 400]
-    assert "try again" in answers[-1].json()["error"]
+    tokens = [client.post("/own").json()["token"] for _ in range(5)]
+    assert set(all_visitors.tokens) == set(tokens[2:])
+    for number, token in enumerate(tokens[2:]):
+        client.post(f"/own/{token}/files", params={"name": "a.png"}, content=png(number))
+    answer = client.post("/own")
+    assert answer.status_code == 400 and "try again" in answer.json()["error"]
+
+
+def test_what_is_shown_is_drawn_once(client, all_visitors, monkeypatch) -> None:
+    base = f"/own/{client.post('/own').json()['token']}"
+    client.post(f"{base}/files", params={"name": "a.png"}, content=png(1))
+    first = client.get(f"{base}/picture/a.png").content
+    monkeypatch.setattr(addresses, "_jpeg", None)
+    assert client.get(f"{base}/picture/a.png").content == first
+
+
+def test_index_that_is_asked_for_leaves_no_copy(client, all_visitors) -> None:
+    token = client.post("/own").json()["token"]
+    base = f"/own/{token}"
+    client.post(f"{base}/files", params={"name": "a.png"}, content=png(1))
+    client.post(f"{base}/index")
+    wait(client, base, DONE)
+    for asked in ({}, {"range": "bytes=foo"}, {"range": "bytes=5-2"}, {"range": "bytes=999999999-"}):
+        assert zipfile.is_zipfile(io.BytesIO(client.get(f"{base}/index.zip", headers=asked).content))
+    assert list(all_visitors.of(token).collection.folder.glob("*.zip")) == []
+
+
+def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> None:
+    visitor.uploads, visitor.incoming = 1, 3_000_000
+    assert all_visitors.bytes == 3_000_000
+    assert "Other visitors" in refused(all_visitors.room_for_upload, visitor)
+    assert not visitor.collection.add("a.png", png(1))
+    all_visitors.sweep(time.monotonic() + 10_000)  # a slow upload keeps its visitor
+    assert visitor.collection.token in all_visitors.tokens
+    visitor.uploads = visitor.incoming = 0
+    all_visitors.delete(visitor.collection.token)
+    assert "not on the server any more" in refused(all_visitors.room_for_upload, visitor)
+
+
+def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -> None:
+    other = all_visitors.of(all_visitors.new())
+    other.collection.add("a.png", png(1))
+    started, describe = threading.Event(), Patchify.describe_query
+
+    def slow(self: Patchify, *arguments: object) -> np.ndarray:
+        started.set()
+        time.sleep(0.15)
+        return describe(self, *arguments)
+
+    monkeypatch.setattr(Patchify, "describe_query", slow)
+    boxed.start_score()
+    assert started.wait(10)
+    indexed(other)
+    assert other.indexer.progress.state == DONE and boxed.score["state"] == "scoring"
+    boxed._scoring.join(60)
+    assert boxed.score["state"] == "done"

@@ -92,6 +92,7 @@ def noticed(
     anew: bool = False,
     otherwise: Callable[[Question], Sequence[Any]] | None = None,
     renewed: Callable[[Question], Question] = lambda question: question,
+    elsewhere: bool = False,
 ) -> Callable[..., Any]:
     """Shows a refusal as a notice and leaves everything on the page as it was.
 
@@ -101,6 +102,7 @@ def noticed(
         outputs: how many values the handler returns.
         anew: whether the handler asks something new, whatever was asked before.
         renewed: the visitor's question as it can be asked now.
+        elsewhere: whether the handler leads to another gallery, also from one that is gone.
         otherwise: the values that are returned after a refusal; by default none of the outputs changes.
     """
 
@@ -124,7 +126,7 @@ def noticed(
             try:
                 now = first if question is None else renewed(question)
             except PatchifyError:  # what was asked is gone; something new may be asked all the same
-                if not anew:
+                if not anew and not elsewhere:
                     raise
                 lost = True
             forgotten = lost or (question is None and started)

@@ -17,7 +17,7 @@ from patchify_core.index import PatchIndex
 from patchify_core.web import locating, stages, views
 from patchify_core.web.answers import Answer
 from patchify_core.web.events import NO_RERANKING, Asked, sent, sent_id, take_file, warn
-from patchify_core.web.own.place import OwnPlace, own_address, token_in
+from patchify_core.web.own.place import OwnPlace, gone, own_address, token_in
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.reranking import NAMES
 from patchify_core.web.settings import PageSettings
@@ -26,6 +26,9 @@ from patchify_core.web.showcase import Showcase
 if TYPE_CHECKING:
     from patchify_core.regions import Stage
     from patchify_core.web.own.registry import Registry
+
+OWN_ID = 1_000_000_000
+"""Added to the ids of a visitor's own pictures, so that they are not taken for those of examples."""
 
 OWN_SHOWN = 60
 """Of a visitor's own pictures that are shown as examples."""
@@ -113,7 +116,7 @@ class Visits:
             views.query(question, file_url),
             self.thumbnails(question),
             self.object_choice(asked.question, question, name),
-            views.strip(answer, name, question.words is not None),
+            views.strip(answer, name, question.words is not None, isinstance(self.at(question), OwnPlace)),
             self.cards(answer, question),
             "",
             True,
@@ -138,7 +141,8 @@ class Visits:
             return views.examples(self.examples, question.example, file_url)
         marked = set(place.gallery.annotations.image_ids.tolist())
         images = sorted(place.gallery.images, key=lambda image: image.id not in marked)[:OWN_SHOWN]
-        return views.examples([(i.id, i.file_name, i.path) for i in images], question.itself, file_url)
+        shown = [(OWN_ID + image.id, image.file_name, image.path) for image in images]
+        return views.examples(shown, None if question.itself is None else OWN_ID + question.itself, file_url)
 
     def object_choice(self, before: Question, question: Question, name: str | None) -> Any:
         """The choice of object: other pictures hold other objects, and a visitor may have named more by now."""
@@ -209,7 +213,13 @@ class Visits:
 
     def pick_example(self, asked: Asked, event: gr.EventData) -> list[Any]:
         """An example was clicked."""
-        return self.shown(self.at(asked.question).example(sent_id(event), asked.question.engine), asked)
+        identifier, place = sent_id(event), self.at(asked.question)
+        if identifier <= OWN_ID:
+            return self.shown(place.example(identifier, asked.question.engine), asked)
+        if isinstance(place, OwnPlace):
+            return self.shown(place.picture(identifier - OWN_ID), asked)
+        warn(str(gone()))  # thumbnails of pictures that were deleted: the page begins anew
+        return self.shown(self.showcase.first(), replace(asked, forgotten=True))
 
     def take_upload(self, asked: Asked, event: gr.EventData) -> list[Any]:
         """A picture was uploaded, dropped, pasted or taken."""
@@ -240,7 +250,7 @@ class Visits:
         answer = self.answer(asked)
         name, in_words = self.object_name(asked.question), asked.question.words is not None
         return [
-            views.strip(answer, name, in_words),
+            views.strip(answer, name, in_words, isinstance(self.at(asked.question), OwnPlace)),
             self.cards(answer, asked.question),
             self.box_choice(asked, answer),
         ]

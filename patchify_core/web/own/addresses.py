@@ -5,23 +5,27 @@ Whoever knows the token is let in; it is made anew for each visitor, and stays i
 
 from __future__ import annotations
 
+import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from patchify_core.archives import is_archive
 from patchify_core.errors import PatchifyError
 from patchify_core.pictures import read_reduced
 from patchify_core.web.own.collection import MEGABYTE
+from patchify_core.web.own.place import gone
 from patchify_core.web.own.registry import Registry
 from patchify_core.web.own.returned import is_index
+
+UPLOADS = 6
+"""Files of one visitor that may be on their way at once; the page sends three, and there may be two tabs."""
 
 SIDES = (160, 1024)
 """Longer sides in pixels at which a picture is shown."""
@@ -36,6 +40,8 @@ def own_routes(registry: Registry) -> list[Route]:
     Args:
         registry: all visitors' collections.
     """
+    # A picture of 100 megapixels takes half a gigabyte while it is decoded: few at a time, and each only once.
+    drawing, unpacking = asyncio.Semaphore(2), asyncio.Semaphore(2)
 
     def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Refusals become one sentence; strangers' pages are not answered."""
@@ -70,23 +76,34 @@ def own_routes(registry: Registry) -> list[Route]:
 
     async def take(request: Request) -> Response:
         visitor = registry.of(token(request))
+        if visitor.uploads >= UPLOADS:
+            raise PatchifyError(f"Send at most {UPLOADS} files at a time: wait until one has arrived.")
         collection, settings = visitor.collection, registry.settings
+        visitor.uploads += 1
+        size = 0
         path = collection.folder / f"incoming-{secrets.token_hex(8)}"
         try:
-            size, head = 0, b""
+            head = b""
             with open(path, "wb") as file:
                 async for chunk in request.stream():
                     size += len(chunk)
+                    visitor.incoming += len(chunk)
                     head = head or bytes(chunk[:4])
                     most = settings.archive_mb if is_archive(head) else settings.upload_mb
                     if size > most * MEGABYTE:
                         raise PatchifyError(f"That file is larger than {most} MB: make it smaller.")
+                    registry.room_for_upload(visitor)
                     await run_in_threadpool(file.write, chunk)
             name = request.query_params.get("name", "picture")
-            return JSONResponse(await run_in_threadpool(_taken, visitor, path, name, head))
+            visitor.incoming -= size  # from here on its pictures count
+            size = 0
+            async with unpacking:
+                return JSONResponse(await run_in_threadpool(_taken, visitor, path, name, head))
         except OSError as error:
             raise PatchifyError("The server could not keep that file: try again later.") from error
         finally:
+            visitor.uploads -= 1
+            visitor.incoming -= size
             path.unlink(missing_ok=True)
 
     async def start(request: Request) -> Response:
@@ -124,12 +141,17 @@ def own_routes(registry: Registry) -> list[Route]:
     async def picture(request: Request) -> Response:
         found = registry.of(token(request)).collection.named(str(request.path_params["name"]))
         side = SIDES[0] if request.query_params.get("side") == str(SIDES[0]) else SIDES[1]
-        return Response(await run_in_threadpool(_jpeg, found.path, side), media_type="image/jpeg", headers=_PRIVATE)
+        small = registry.of(token(request)).collection.folder / "small" / f"{found.id}-{side}.jpg"
+        async with drawing:
+            data = await run_in_threadpool(_shown, found.path, small, side)
+        return Response(data, media_type="image/jpeg", headers=_PRIVATE)
 
     async def archive(request: Request) -> Response:
         path = await run_in_threadpool(registry.of(token(request)).archive)
-        gone = BackgroundTask(path.unlink, missing_ok=True)
-        return FileResponse(path, filename="patchify-index.zip", background=gone, headers=_PRIVATE)
+        name = 'attachment; filename="patchify-index.zip"'
+        length = str(path.stat().st_size)
+        headers = {"Content-Disposition": name, "Content-Length": length, **_PRIVATE}
+        return StreamingResponse(_pieces(path), media_type="application/zip", headers=headers)
 
     async def annotations(request: Request) -> Response:
         data = registry.of(token(request)).annotations()
@@ -161,6 +183,33 @@ def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:
             return {"known": visitor.take_back(path), "added": 0}
         return {"added": visitor.collection.add_archive(path)}
     return {"added": int(visitor.collection.add(name, path.read_bytes()))}
+
+
+def _pieces(path: Path) -> Iterator[bytes]:
+    """The file, which is deleted when it has been sent, or nobody wants it any more."""
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(1 << 18):
+                yield piece
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _shown(path: Path, small: Path, side: int) -> bytes:
+    """The picture as it is shown, drawn when it is first asked for.
+
+    Raises:
+        PatchifyError: if it was deleted meanwhile.
+    """
+    try:
+        if small.exists():
+            return small.read_bytes()
+        data = _jpeg(path, side)
+        small.parent.mkdir(exist_ok=True)
+        small.write_bytes(data)
+    except OSError as error:
+        raise gone() from error
+    return data
 
 
 def _jpeg(path: Path, side: int) -> bytes:

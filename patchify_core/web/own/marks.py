@@ -17,7 +17,6 @@ from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation import evaluate
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
-from patchify_core.gallery.model import is_text
 from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Patchify
 from patchify_core.web.locating import MAP, SOFT, has_maps
@@ -67,7 +66,7 @@ class Marks:
         Raises:
             PatchifyError: one sentence, if the name or the box is none, or there are too many.
         """
-        if not isinstance(name, str) or not name.strip() or not is_text(name) or "\0" in name:
+        if not isinstance(name, str) or not name.strip() or not " ".join(name.split()).isprintable():
             raise PatchifyError("Say what the object is called: the same name on several pictures makes a score.")
         name = " ".join(name.split())
         if len(name) > LONGEST_NAME:
@@ -227,4 +226,7 @@ def score(
 def _numbers(box: object) -> list[float]:
     if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
         raise PatchifyError("The page sent no box: draw it again.")
-    return [float(value) for value in box]
+    try:
+        return [float(value) for value in box]
+    except OverflowError:  # a whole number with more digits than a float has room for
+        raise PatchifyError("The box is outside of the picture: draw it again.") from None

@@ -50,6 +50,7 @@ class Visitor:
         self.collection, self.marks, self._bundled, self._turns = collection, Marks(), bundled, turns
         self.indexer = Indexer(collection, bundled.index, lambda: bundled.engine.encoder, turns, self._publish)
         self.tabs: set[str] = set()
+        self.uploads, self.incoming = 0, 0
         self.seen = time.monotonic()
         self.left: float | None = None
         self._place: OwnPlace | None = None
@@ -103,6 +104,9 @@ class Visitor:
         folder = collection.folder / f"returned-{secrets.token_hex(4)}"
         index = bring_back(archive, folder, self._bundled.index, settings.own_pictures, settings.own_mb * MEGABYTE)
         self.indexer.take_back(index)
+        for former in collection.folder.glob("returned-*"):
+            if former != folder:
+                shutil.rmtree(former, ignore_errors=True)
         return len(index.images)
 
     def archive(self) -> Path:
@@ -110,7 +114,13 @@ class Visitor:
         self._check_searchable()
         path = self.collection.folder / f"index-{secrets.token_hex(4)}.zip"
         folder = self.collection.folder / f"index-{self.indexer.version}"
-        write_archive(folder, path, {"annotations.json": self.annotations()})
+        try:
+            write_archive(folder, path, {"annotations.json": self.annotations()})
+        except OSError as error:  # deleted meanwhile, or the disk is full
+            path.unlink(missing_ok=True)
+            if self.collection.closed.is_set():
+                raise gone() from error
+            raise PatchifyError("The index cannot be packed just now: try again in a moment.") from error
         return path
 
     def annotations(self) -> bytes:
@@ -184,6 +194,9 @@ class Visitor:
             self.score = {"state": "scoring", "done": done, "total": total}
             if self.collection.closed.is_set():
                 raise _StopError
+            if self._turns.waiting:  # others are not kept waiting until all is scored
+                self._turns.give()
+                self._turns.take()
 
         try:
             with self._turns:
@@ -236,7 +249,7 @@ class Registry:
     @property
     def bytes(self) -> int:
         """Bytes of all visitors' pictures."""
-        return sum(visitor.collection.bytes for visitor in list(self._visitors.values()))
+        return sum(visitor.collection.bytes + visitor.incoming for visitor in list(self._visitors.values()))
 
     def new(self) -> str:
         """Begins a collection; returns its token.
@@ -245,6 +258,8 @@ class Registry:
             PatchifyError: if there are too many visitors.
         """
         with self._lock:
+            if len(self._visitors) >= MOST_VISITORS:
+                self._make_room()
             if len(self._visitors) >= MOST_VISITORS or self._closing.is_set():
                 raise PatchifyError("Too many visitors have pictures here just now: try again in a few minutes.")
             token = secrets.token_urlsafe(24)
@@ -309,8 +324,28 @@ class Registry:
         for token, visitor in list(self._visitors.items()):
             left = visitor.left is not None and now - visitor.left > LEFT_S
             idle = now - visitor.seen
+            if visitor.uploads:  # a slow one keeps its visitor here
+                continue
             if left or idle > (self.settings.forget_s if visitor.collection.pictures else UNUSED_S):
                 self.delete(token)
+
+    def _make_room(self) -> None:
+        """Ends the collection without pictures that was begun first, so that empty ones keep nobody out."""
+        empty = [t for t, visitor in self._visitors.items() if not visitor.collection.pictures and not visitor.uploads]
+        if empty:
+            self._visitors.pop(empty[0]).delete()
+
+    def room_for_upload(self, visitor: Visitor) -> None:
+        """Refuses a file that is on its way, where there is no room for it.
+
+        Raises:
+            PatchifyError: if the visitor has left, or the visitors' pictures fill the server.
+        """
+        visitor.seen = time.monotonic()
+        if visitor.collection.closed.is_set():
+            raise gone()
+        if not self._has_room(0):
+            raise PatchifyError("Other visitors' pictures fill the server at present: try again in a while.")
 
     def _has_room(self, more: int) -> bool:
         return self.bytes + more <= self.settings.own_total_mb * MEGABYTE

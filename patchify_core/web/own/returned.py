@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core.archives import ArchiveSettings, members
+from patchify_core.archives import ArchiveSettings, members, names
 from patchify_core.codes import Codes, encode_codes
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
 from patchify_core.index import IndexedImage, PatchIndex
@@ -23,6 +23,12 @@ from patchify_core.index_folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECT
 from patchify_core.maps import KeptMaps, unpack
 
 KNOWN_FILES = (META_NAME, FAISS_NAME, PROJECTION_NAME, MAPS_NAME)
+MOST_MEMBERS = 20
+"""Files in an archive that may be an index."""
+
+MAP_BYTES = 200_000
+"""Of a picture's feature map, at most; the bundled encoder's take 53 kB."""
+
 FOREIGN = "That index was not made by this page with these settings: bring back one that you downloaded here."
 DAMAGED = "That index is damaged or was edited: bring back the file as you downloaded it."
 
@@ -30,10 +36,10 @@ DAMAGED = "That index is damaged or was edited: bring back the file as you downl
 def is_index(path: Path) -> bool:
     """Whether an archive holds an index, as opposed to pictures."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            return len(archive.filelist) <= 20 and META_NAME in {PurePosixPath(n).name for n in archive.namelist()}
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        listed = names(path)
+    except ArchiveError:  # whoever unpacks it will say so
         return False
+    return len(listed) <= MOST_MEMBERS and META_NAME in {PurePosixPath(name).name for name in listed}
 
 
 def write_archive(folder: Path, archive: Path, more: dict[str, bytes]) -> None:
@@ -60,16 +66,26 @@ def bring_back(archive: Path, folder: Path, like: PatchIndex, most_pictures: int
     """
     folder.mkdir(parents=True)
     try:
-        _unpack(archive, folder, most_bytes)
+        _unpack(archive, folder, _sizes(like, most_pictures), most_bytes)
         return _read(folder, like, most_pictures)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _unpack(archive: Path, folder: Path, most_bytes: int) -> None:
-    limits = ArchiveSettings(members=20, member_bytes=most_bytes, total_bytes=most_bytes)
-    for member in members(archive, limits):
+def _sizes(like: PatchIndex, pictures: int) -> dict[str, int]:
+    """Bytes that each file of an index of so many pictures has, at most: what is read is held in memory."""
+    return {
+        META_NAME: 10_000 + 1_500 * pictures,
+        FAISS_NAME: 10_000_000 + int(like.bytes_per_image * pictures),
+        PROJECTION_NAME: 0 if like.projection is None else len(like.projection.to_bytes()),
+        MAPS_NAME: MAP_BYTES * pictures,
+    }
+
+
+def _unpack(archive: Path, folder: Path, sizes: dict[str, int], most_bytes: int) -> None:
+    limits = ArchiveSettings(members=MOST_MEMBERS, member_bytes=most_bytes, total_bytes=most_bytes)
+    for member in members(archive, limits, lambda name: sizes.get(PurePosixPath(name).name, 0)):
         name = PurePosixPath(member.name).name
         if name not in KNOWN_FILES:
             continue

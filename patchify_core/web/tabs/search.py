@@ -157,7 +157,7 @@ def _choice_of_engine(
     """Loading has a queue of its own, so that others go on searching; then the question waits its turn like all."""
     outputs = [*everything, status]
     noticed, _ = _guards(visits)
-    use = noticed(visits.use_engine, first, len(outputs), otherwise=visits.keep_engine)
+    use = noticed(visits.use_engine, first, len(outputs), otherwise=visits.keep_engine, elsewhere=True)
     engine.select(
         visits.announce_engine, engine, [engine, status], concurrency_id="look", concurrency_limit=1, **QUIET
     ).then(visits.load_engine, engine, None, concurrency_id="loading", concurrency_limit=2, **QUIET).then(

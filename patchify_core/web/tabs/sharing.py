@@ -14,7 +14,8 @@ from patchify_core.paths import ASSETS
 from patchify_core.web import exporting, links, locating, views
 from patchify_core.web.events import NO_RERANKING, NOTICE, Asked, sent
 from patchify_core.web.links import Link, LinkError
-from patchify_core.web.questions import Question
+from patchify_core.web.own.place import token_in
+from patchify_core.web.questions import OWN, Question
 from patchify_core.web.shelf import shown_spec
 from patchify_core.web.slides import slide
 from patchify_core.web.visits import Visits
@@ -103,7 +104,7 @@ class Sharing:
         if kind == "json":
             index = place.shelf.offer(question.engine).index
             about = {
-                "name": question.engine,
+                "name": question.engine if token_in(question.engine) is None else OWN,  # the token stays here
                 "encoder": shown_spec(index.encoder),
                 "features": index.features,
                 "regions": index.regions.spec,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from html import escape
 from typing import Any
 
 import gradio as gr
@@ -78,7 +79,7 @@ class Walking:
             return self._shown(question, base, Choice(), None)
         except PatchifyError as error:
             warn(str(error))
-            return [gr.skip(), gr.skip()]
+            return [None, f'<p class="pf-wait wk-wait">{escape(str(error))}</p>']
 
     def change(self, question: Question | None, held: Held | None, event: gr.EventData) -> list[Any]:
         """Another index, level, box, result or pair of look-alikes; after a refusal all is as it was."""

@@ -42,12 +42,21 @@ def _card(result: Result, size: tuple[int, int, Path], url: FileUrl) -> str:
     )
 
 
-def strip(answer: Answer, object_name: str | None, in_words: bool = False) -> str:
-    """AP and LocScore of this query: as shown, before re-ranking, and for whole pictures; or what is needed for them."""
+def strip(answer: Answer, object_name: str | None, in_words: bool = False, own: bool = False) -> str:
+    """AP and LocScore of this query: as shown, before re-ranking, and for whole pictures; or what is needed for them.
+
+    Args:
+        answer: what was found.
+        object_name: the object, if it is known.
+        in_words: whether it was asked in words.
+        own: whether the pictures are the visitor's own, of which only some have boxes.
+    """
     shown = len(answer.results)
     if answer.score is None:
         note = (
-            "No score: this object has no annotated gallery picture."
+            f"No score yet: under <b>Your pictures</b>, box {'it' if object_name else 'the object'} on two pictures or more."
+            if own
+            else "No score: this object has no annotated gallery picture."
             if object_name
             else f"<b>Not scored.</b> If your {'words mean' if in_words else 'picture shows'} one of the bundled objects, choose it under "
             "“Which object is it?” and AP and LocScore appear here."
@@ -61,7 +70,7 @@ def strip(answer: Answer, object_name: str | None, in_words: bool = False) -> st
         f'<td></td><th scope="col">AP <small>ranked first?</small></th>'
         f'<th scope="col">LocScore <small>and boxed right?</small></th></tr></thead><tbody>{_rows(answer)}</tbody></table>'
         f'<div class="pf-side"><p class="pf-sum" role="status"><b>{answer.found}</b> of the first {shown} hold the '
-        f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures} do.</p>"
+        f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures} do.{' Pictures without a box of it count as wrong.' if own else ''}</p>"
         f'<p class="pf-sum">{_best_possible(answer)}</p>{_key(answer)}{_what_is_locscore()}</div></div>'
     )
 

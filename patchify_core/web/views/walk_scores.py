@@ -157,7 +157,7 @@ def _own_arithmetic(shown: Walk, url: FileUrl) -> str:
         )
     left = ""
     if standing.left_out:
-        left = f" {standing.left_out} of the gallery’s pictures do not count here (the query itself, or the object is hardly visible), so ranks are counted without them."
+        left = f" {standing.left_out} of the gallery’s pictures {'does' if standing.left_out == 1 else 'do'} not count here (the query itself, or the object is hardly visible), so ranks are counted without them."
     return sums(standing.score, pictures) + (
         f'<p class="wk-say">This is the number that the Search tab shows for the same patches and boxes.{left}</p>'
     )
