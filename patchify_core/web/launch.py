@@ -6,7 +6,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,9 @@ STYLES = ("style.css", "walk.css", "own.css", "share.css")
 
 PREPARE_AFTER_S = 2.0
 """Seconds after which the examples are prepared: the page itself comes first."""
+
+PREPARE_PAUSE_S = 0.2
+"""Seconds between two looks at whether a visitor is being answered."""
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +85,11 @@ def launch(
     try:
         demo = build(showcase, settings, own=own)
         demo.guard(limits)
-        threading.Thread(target=_prepare, args=(showcase, closing), name="patchify-prepare", daemon=True).start()
+
+        def busy() -> bool:
+            return demo._queue.get_active_worker_count() > 0
+
+        threading.Thread(target=_prepare, args=(showcase, closing, busy), name="patchify-prepare", daemon=True).start()
         demo.launch(
             server_name=host,
             server_port=port,
@@ -131,12 +138,24 @@ def _open(folder: Path) -> Showcase:
     return showcase
 
 
-def _prepare(showcase: Showcase, closing: threading.Event) -> None:
-    """Answers the examples while visitors look at the first one; whoever asks sooner waits a bit longer."""
+def _prepare(showcase: Showcase, closing: threading.Event, busy: Callable[[], bool]) -> None:
+    """Answers the examples while nobody else is answered; whoever asks for one sooner waits a bit longer.
+
+    Args:
+        showcase: the bundled gallery.
+        closing: set when the server ends.
+        busy: whether a visitor is being answered: they come first.
+    """
+
+    def stop() -> bool:
+        while busy() and not closing.is_set():
+            closing.wait(PREPARE_PAUSE_S)
+        return closing.is_set()
+
     if closing.wait(PREPARE_AFTER_S):
         return
     try:
-        showcase.prepare(stop=closing.is_set)
+        showcase.prepare(stop=stop)
     except PatchifyError as error:  # a visitor who asks will be told
         log.warning("The examples could not be prepared: %s", error)
 
