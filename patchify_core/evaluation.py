@@ -150,7 +150,7 @@ def find_in_hits(
 
     def boxes_at(positions: NDArray[np.intp]) -> NDArray[np.float64]:
         if refine is not None:
-            return refine(as_matches(engine.index, Hits(*(part[positions] for part in _parts(hits)))))
+            return refine(as_matches(engine.index, hits[positions]))
         rows, cells = hits.rows[positions].tolist(), hits.cells[positions].tolist()
         boxes = [engine.index.box_of(row, cell) for row, cell in zip(rows, cells, strict=True)]
         return np.array(boxes, np.float64).reshape(-1, 4)
@@ -158,10 +158,6 @@ def find_in_hits(
     positives = gallery.positives(query.instance, query.exclude)
     ids = engine.index.image_ids[hits.rows]
     return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude)
-
-
-def _parts(hits: Hits) -> tuple[NDArray[Any], ...]:
-    return hits.rows, hits.scores, hits.cells
 
 
 def evaluate(
@@ -248,7 +244,7 @@ def _ask(
             search_ms = _ms_since(start)
             refine = _refining(engine, descriptor, refiner, level)
             found = find_in_hits(hits, engine, gallery, query, refine)
-            first = as_matches(engine.index, Hits(*(part[: len(query.exclude) + 1] for part in _parts(hits))))
+            first = as_matches(engine.index, hits[: len(query.exclude) + 1])
             outcomes[level] = Outcome(found, search_ms, best=_best(first, query, refine))
         return QueryRecord(query.id, outcomes)
     view = replace(engine.view_query(query.path, query.box), exclude=query.exclude)

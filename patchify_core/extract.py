@@ -21,7 +21,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.features import Described, FeatureSettings, Key, describe, describe_many
 from patchify_core.maps import PictureMap, pack, thumbnail
 from patchify_core.pictures import read_picture, read_reduced
-from patchify_core.pooled import PooledSettings, describe_boxes, fractions, map_size, query_views
+from patchify_core.pooled import PooledSettings, describe_boxes, fractions, picture_pixels, query_views
 from patchify_core.readahead import map_ahead
 
 if TYPE_CHECKING:
@@ -151,10 +151,7 @@ class Pooled:
         return PictureMap(self.encoder.feature_map(self._pixels(picture)), thumbnail(picture))
 
     def _pixels(self, picture: Image) -> NDArray[np.uint8]:
-        from PIL.Image import Resampling
-
-        size = map_size(*picture.size, self.settings.long_side, self.encoder.stride)
-        return np.asarray(picture.resize(size, Resampling.BICUBIC))
+        return picture_pixels(picture, self.encoder.stride, self.settings.long_side)
 
     def _prepared(self, key: Key, picture: Image, boxes: NDArray[np.float64]) -> _Prepared[Key]:
         small = thumbnail(picture) if self.keep_maps else None

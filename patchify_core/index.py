@@ -66,6 +66,10 @@ class Hits:
     scores: NDArray[np.float32]
     cells: NDArray[np.int64]
 
+    def __getitem__(self, chosen: slice | NDArray[np.intp]) -> Hits:
+        """Some of them, as one would take them from an array."""
+        return Hits(*(array[chosen] for array in _arrays(self)))
+
 
 class PatchIndex:
     """Patch descriptors of a gallery and search over them.
@@ -229,7 +233,7 @@ class PatchIndex:
             first = max(RESCORED, top or 0)
             scored = self._scored(query, hits.rows[:first], used)
             hits = Hits(*(np.concatenate([a, b[first:]]) for a, b in zip(_arrays(scored), _arrays(hits), strict=True)))
-        return Hits(*(array[:wanted] for array in _arrays(hits)))
+        return hits[:wanted]
 
     def _search_every_code(self, query: NDArray[np.float32], pictures: int, used: int) -> Hits:
         """One search over patches, twice only where ties at its end could hide a picture with a smaller id.

@@ -93,11 +93,18 @@ def picture_cells(
     Returns:
         (h, w, C) float32.
     """
+    return encoder.feature_map(picture_pixels(picture, encoder.stride, long_side, box))
+
+
+def picture_pixels(
+    picture: Image, stride: int, long_side: int, box: Sequence[float] | None = None
+) -> NDArray[np.uint8]:
+    """What an encoder of this stride looks at: (H, W, 3) uint8 RGB; see `picture_cells` and `map_size`."""
     from PIL.Image import Resampling
 
     x1, y1, x2, y2 = (float(v) for v in (box if box is not None else (0, 0, *picture.size)))
-    size = map_size(x2 - x1, y2 - y1, long_side, encoder.stride)
-    return encoder.feature_map(np.asarray(picture.resize(size, Resampling.BICUBIC, box=(x1, y1, x2, y2))))
+    size = map_size(x2 - x1, y2 - y1, long_side, stride)
+    return np.asarray(picture.resize(size, Resampling.BICUBIC, box=(x1, y1, x2, y2)))
 
 
 def integral_image(cells: NDArray[np.float32], power: float) -> NDArray[np.float64]:

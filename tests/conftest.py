@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from patchify_core.__main__ import main
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, read_coco
@@ -114,3 +115,28 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "nothing"))
+
+
+@pytest.fixture
+def tiny_everywhere(monkeypatch):
+    """Commands in this process get the tiny encoder for the default one; unknown names stay unknown."""
+
+    def load(spec="effnet-lite0", settings=None):
+        return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
+
+    for command in ("index", "evaluate", "study"):
+        monkeypatch.setattr(f"patchify_core.commands.{command}.load_encoder", load)
+    monkeypatch.setattr("patchify_core.retrieval.load_encoder", load)
+
+
+@pytest.fixture
+def run(capsys):
+    """run("index", folder, ...): (exit code, stdout, stderr)."""
+
+    def call(*arguments):
+        code = main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out, captured.err
+
+    return call

@@ -17,42 +17,20 @@ from patchify_core import __version__, evaluation
 from patchify_core.__main__ import main, parser
 from patchify_core.build import BuildSettings
 from patchify_core.commands import shared
-from patchify_core.encoders import DEFAULT_ENCODER, load_encoder
+from patchify_core.encoders import DEFAULT_ENCODER
 from patchify_core.evaluation import evaluate
 from patchify_core.gallery import read_coco
 from patchify_core.index import PatchIndex
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval import Patchify, SearchSettings
 from tests.bad_pictures import BAD, text, truncated_jpeg
-from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures
+from tests.tiny import picture, write_dataset, write_pictures
 
 ROOT = Path(__file__).parents[1]
 DONE, SKIPPED, REFUSED, INTERRUPTED = 0, 1, 2, 130
 
 
-@pytest.fixture(autouse=True)
-def tiny_everywhere(monkeypatch):
-    """Commands in this process get the tiny encoder for the default one; unknown names stay unknown."""
-
-    def load(spec="effnet-lite0", settings=None):
-        return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
-
-    for command in ("index", "evaluate", "study"):
-        monkeypatch.setattr(f"patchify_core.commands.{command}.load_encoder", load)
-    monkeypatch.setattr("patchify_core.retrieval.load_encoder", load)
-
-
-@pytest.fixture
-def run(capsys):
-    """run("index", folder, ...): (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return call
+pytestmark = pytest.mark.usefixtures("tiny_everywhere")
 
 
 @pytest.fixture

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from patchify_core.__main__ import main
-from patchify_core.encoders import load_encoder
 from patchify_core.index import PatchIndex
 from patchify_core.localize import LocalizeSettings, load_refiner
 from patchify_core.retrieval import Patchify
@@ -20,29 +19,7 @@ POOLED = ["--features", "pooled:128", "--regions", "pyramid:3"]
 QUERY_BOX = "40,30,115,90"
 
 
-@pytest.fixture(autouse=True)
-def tiny_everywhere(monkeypatch):
-    """Commands get the tiny encoder for the default one."""
-
-    def load(spec="effnet-lite0", settings=None):
-        return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
-
-    for command in ("index", "evaluate"):
-        monkeypatch.setattr(f"patchify_core.commands.{command}.load_encoder", load)
-    monkeypatch.setattr("patchify_core.retrieval.load_encoder", load)
-
-
-@pytest.fixture
-def run(capsys):
-    """run("index", folder, ...): (exit code, stdout, stderr)."""
-
-    def call(*arguments):
-        code = main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out, captured.err
-
-    return call
+pytestmark = pytest.mark.usefixtures("tiny_everywhere")
 
 
 @pytest.fixture

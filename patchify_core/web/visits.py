@@ -116,7 +116,7 @@ class Visits:
             views.query(question, file_url),
             self.thumbnails(question),
             self.object_choice(asked.question, question, name),
-            views.strip(answer, name, question.words is not None, isinstance(self.at(question), OwnPlace)),
+            self.strip(answer, question),
             self.cards(answer, question),
             "",
             True,
@@ -163,6 +163,11 @@ class Visits:
     def index_of(self, asked: Asked) -> PatchIndex:
         """The index that is asked."""
         return self.at(asked.question).shelf.offer(asked.question.engine).index
+
+    def strip(self, answer: Answer, question: Question) -> str:
+        """The scores of an answer, in the words that fit the question."""
+        own = isinstance(self.at(question), OwnPlace)
+        return views.strip(answer, self.object_name(question), question.words is not None, own)
 
     def cards(self, answer: Answer, question: Question | None = None) -> str:
         """The result cards."""
@@ -248,9 +253,8 @@ class Visits:
     def change_options(self, asked: Asked) -> list[Any]:
         """The grid or the number of results changed."""
         answer = self.answer(asked)
-        name, in_words = self.object_name(asked.question), asked.question.words is not None
         return [
-            views.strip(answer, name, in_words, isinstance(self.at(asked.question), OwnPlace)),
+            self.strip(answer, asked.question),
             self.cards(answer, asked.question),
             self.box_choice(asked, answer),
         ]
@@ -326,11 +330,7 @@ class Visits:
             question = self._taken_out(asked.question, engine)
         else:
             question = there.with_engine(asked.question, engine)
-        before, after = place.levels_of(asked.question.engine), there.levels_of(engine)
-        level = after if asked.level >= before else min(asked.level, after)
-        index = there.shelf.offer(engine).index
-        way = locating.fitting_way(asked.way, self.index_of(asked), index)
-        return [*self.shown(question, replace(asked, level=level, way=way, forgotten=True)), ""]
+        return [*self._moved(question, asked), ""]
 
     def keep_engine(self, question: Question) -> list[Any]:
         """The choice goes back to the encoder of the question; nothing else changes."""
@@ -341,7 +341,7 @@ class Visits:
 
     def know_own(self, event: gr.EventData) -> Any:
         """Some of a visitor's pictures are indexed, so that they can be chosen."""
-        own = own_choice(f"{OWN}:{sent(event, 'token')}")
+        own = f"{OWN}:{sent(event, 'token')}"
         try:
             return gr.update(choices=self.engine_choices(own), visible=True)
         except PatchifyError:  # deleted meanwhile: whoever chooses them is told
@@ -358,9 +358,13 @@ class Visits:
             question = place.picture(self.own.of(sent(event, "token")).collection.named(name).id)
         else:
             question = place.welcome(asked.question)
-        index = place.index
-        way = locating.fitting_way(asked.way, self.index_of(asked), index)
-        level = place.levels if asked.level >= len(self._stages(asked.question.engine)) else asked.level
+        return self._moved(question, asked)
+
+    def _moved(self, question: Question, asked: Asked) -> list[Any]:
+        """Values of all outputs for a question to another index: what was the best level or box stays the best."""
+        before, after = len(self._stages(asked.question.engine)), len(self._stages(question.engine))
+        level = after if asked.level >= before else min(asked.level, after)
+        way = locating.fitting_way(asked.way, self.index_of(asked), self.index_of(replace(asked, question=question)))
         return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
 
     def _taken_out(self, question: Question, engine: str) -> Question:

@@ -16,6 +16,8 @@ from patchify_core.web.own.names import clean, unused
 from patchify_core.web.settings import PageSettings
 
 MEGABYTE = 1_000_000
+CROWDED = "Other visitors' pictures fill the server at present: try again in a while."
+
 SKIPPED_NAMED = 200
 """Files that were left out are named up to this many, and counted beyond."""
 
@@ -133,8 +135,8 @@ class Collection:
             elif is_archive(member.data[:4]) and name.suffix.lower() not in PICTURE_SUFFIXES:
                 self.note(member.name, "it is an archive within the archive: send it by itself")
             else:
-                if self._full():
-                    raise ArchiveError(f"{self._full()} The rest of the archive was left out.")
+                if full := self._full():
+                    raise ArchiveError(f"{full} The rest of the archive was left out.")
                 taken += self.add(member.name, member.data)
         return taken
 
@@ -206,5 +208,5 @@ class Collection:
         if self.bytes + more > settings.own_mb * MEGABYTE:
             return f"There is room for {settings.own_mb:,} MB of pictures a visit."
         if not self._room(more):
-            return "Other visitors' pictures fill the server at present: try again in a while."
+            return CROWDED
         return ""

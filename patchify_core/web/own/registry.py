@@ -17,7 +17,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Patchify
-from patchify_core.web.own.collection import MEGABYTE, Collection
+from patchify_core.web.own.collection import CROWDED, MEGABYTE, Collection
 from patchify_core.web.own.indexing import Indexer
 from patchify_core.web.own.marks import Marks, as_coco, score
 from patchify_core.web.own.place import PREFIX, OwnPlace, gone, own_name, token_in
@@ -88,11 +88,7 @@ class Visitor:
 
     def dataset(self, queries: bool = False) -> Gallery:
         """The indexed pictures with their boxes."""
-        collection = self.collection
-        index = self.place.engine.index
-        held = {image.id for image in index.images}
-        indexed = [picture for picture in collection.pictures if picture.id in held]
-        return self.marks.gallery(collection.pictures_folder, indexed, queries)
+        return self._dataset(self.place.engine.index, queries)
 
     def take_back(self, archive: Path) -> int:
         """Brings an index back; returns of how many pictures it is."""
@@ -111,11 +107,11 @@ class Visitor:
 
     def archive(self) -> Path:
         """The index as a zip, with the boxes that were drawn; made anew each time, deleted with the pictures."""
-        self._check_searchable()
+        boxes = self.annotations()
         path = self.collection.folder / f"index-{secrets.token_hex(4)}.zip"
         folder = self.collection.folder / f"index-{self.indexer.version}"
         try:
-            write_archive(folder, path, {"annotations.json": self.annotations()})
+            write_archive(folder, path, {"annotations.json": boxes})
         except OSError as error:  # deleted meanwhile, or the disk is full
             path.unlink(missing_ok=True)
             if self.collection.closed.is_set():
@@ -127,7 +123,6 @@ class Visitor:
         """The boxes in the layout that `evaluate` reads."""
         import json
 
-        self._check_searchable()
         return (json.dumps(as_coco(self.dataset(True)), indent=1) + "\n").encode()
 
     def start_score(self) -> None:
@@ -183,11 +178,13 @@ class Visitor:
             engine = self._engine
             if engine is None or self.collection.closed.is_set():
                 return
-            held = {image.id for image in engine.index.images}
-            pictures = [picture for picture in self.collection.pictures if picture.id in held]
-            gallery = self.marks.gallery(self.collection.pictures_folder, pictures)
             name = own_name(self.collection.token, version or self.indexer.version)
-            self._place = OwnPlace(name, gallery, engine, self._bundled)
+            self._place = OwnPlace(name, self._dataset(engine.index), engine, self._bundled)
+
+    def _dataset(self, index: PatchIndex, queries: bool = False) -> Gallery:
+        held = {image.id for image in index.images}
+        pictures = [picture for picture in self.collection.pictures if picture.id in held]
+        return self.marks.gallery(self.collection.pictures_folder, pictures, queries)
 
     def _run_score(self, engine: Patchify, gallery: Gallery) -> None:
         def progress(done: int, total: int) -> None:
@@ -210,9 +207,6 @@ class Visitor:
             if not self.collection.closed.is_set():
                 log.exception("A visitor's boxes could not be scored")
             self.score = {"state": "failed", "error": "Your boxes could not be scored: try again."}
-
-    def _check_searchable(self) -> None:
-        assert self.place
 
 
 class Registry:
@@ -345,7 +339,7 @@ class Registry:
         if visitor.collection.closed.is_set():
             raise gone()
         if not self._has_room(0):
-            raise PatchifyError("Other visitors' pictures fill the server at present: try again in a while.")
+            raise PatchifyError(CROWDED)
 
     def _has_room(self, more: int) -> bool:
         return self.bytes + more <= self.settings.own_total_mb * MEGABYTE

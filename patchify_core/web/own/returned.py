@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from patchify_core.archives import ArchiveSettings, members, names
+from patchify_core.build import BuildSettings
 from patchify_core.codes import Codes, encode_codes
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
 from patchify_core.index import IndexedImage, PatchIndex
@@ -99,8 +100,8 @@ def _read(folder: Path, like: PatchIndex, most_pictures: int) -> PatchIndex:
         meta = read_meta(folder)
     except IndexFolderError:
         raise PatchifyError(DAMAGED) from None
-    made = {**like.meta(), "images": None}
-    if any(meta.get(key) != value for key, value in made.items() if key != "images"):
+    made = {key: value for key, value in like.meta().items() if key != "images"}
+    if any(meta.get(key) != value for key, value in made.items()):
         raise PatchifyError(FOREIGN)
     images = _images(meta.get("images"))
     if len(images) > most_pictures:
@@ -157,7 +158,7 @@ def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
         0,
         like.regions,
         like.encoder.dim,
-        _settings(like),
+        BuildSettings.like(like),
         Codes(like.factory, like.codes, like.projection),
     )
     codec: Any = faiss.downcast_index(empty.codes)
@@ -192,9 +193,3 @@ def _where(codec: Any, blank: bytes, length: int) -> int:
     if len(differ) != length or differ[-1] - differ[0] != length - 1:
         raise PatchifyError("The page cannot take indexes of this kind back: send the pictures again.")
     return int(differ[0])
-
-
-def _settings(like: PatchIndex) -> Any:
-    from patchify_core.build import BuildSettings
-
-    return BuildSettings.like(like)
