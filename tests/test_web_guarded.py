@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 from types import SimpleNamespace
 
 import gradio as gr
 import pytest
 from gradio.exceptions import Error
+from gradio.queueing import Queue
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -59,6 +61,30 @@ def test_one_visitor_cannot_fill_the_queue_and_programs_leave_room():
     assert [push(queue, 2, None)[2] for _ in range(4)] == ["success"] * 3 + ["queue_full"]
     assert push(queue, 0, "b")[2] == "success"
     assert push(queue, 0, "c")[2] == "queue_full"  # Gradio's own limit, for all together
+
+
+def test_it_is_quiet_once_nobody_asks_and_nobody_is_answered(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("patchify_core.web.guarded.time", SimpleNamespace(monotonic=lambda: now[0]))
+    demo = page()
+    assert demo.quiet_s() == math.inf
+    push(demo._queue, 0, "a")
+    now[0] += 2.5
+    assert demo.quiet_s() == 2.5
+    events, batch, _ = demo._queue.get_events()
+    demo._queue.active_jobs = [events]
+    assert demo.quiet_s() == 0
+    demo._queue.active_jobs = []
+    now[0] += 4
+
+    async def answered(*arguments):
+        now[0] += 1
+
+    monkeypatch.setattr(Queue, "process_events", answered)  # Gradio's own, which wants a server
+    asyncio.run(demo._queue.process_events(events, batch, 0.0, demo.fns[0]))
+    assert demo.quiet_s() == 0
+    now[0] += 1
+    assert demo.quiet_s() == 1
 
 
 def test_a_function_that_is_not_there_is_refused():

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
+import time
 from typing import Any
 
 import gradio as gr
@@ -68,10 +70,14 @@ class GuardedBlocks(gr.Blocks):
     def guard(self, settings: QueueSettings) -> None:
         """Opens the queue that all requests go through; nothing can be asked beside it."""
         self.queue(max_size=settings.waiting, default_concurrency_limit=OTHERS_AT_ONCE, api_open=False)
-        self._queue = FairQueue(self, settings)
+        self._queue = self._fair = FairQueue(self, settings)
         for fn in self.fns.values():
             if fn.concurrency_id == ENCODER:
                 fn.concurrency_limit = settings.at_once
+
+    def quiet_s(self) -> float:
+        """Seconds since anybody asked or was being answered; 0 while somebody is."""
+        return 0.0 if self._fair.get_active_worker_count() else time.monotonic() - self._fair.asked_at
 
 
 class FairQueue(Queue):
@@ -80,6 +86,9 @@ class FairQueue(Queue):
     Args:
         blocks: whose requests wait.
         settings: see `QueueSettings`.
+
+    Attributes:
+        asked_at: when the last request was made or ended, on the clock of `time.monotonic`.
     """
 
     def __init__(self, blocks: gr.Blocks, settings: QueueSettings) -> None:
@@ -92,10 +101,11 @@ class FairQueue(Queue):
             blocks=blocks,
             default_concurrency_limit=OTHERS_AT_ONCE,
         )
-        self._settings = settings
+        self._settings, self.asked_at = settings, -math.inf
 
     async def push(self, body: PredictBodyInternal, request: Any, username: str | None) -> Any:
         """As Gradio's, but with room for everybody: see `QueueSettings.of_one` and `of_programs`."""
+        self.asked_at = time.monotonic()
         if body.fn_index is not None and body.fn_index not in self.blocks.fns:
             return False, "There is no such function: reload the page, or see its API.", "error"
         queue = None if body.fn_index is None else self.blocks.fns[body.fn_index].concurrency_id
@@ -106,6 +116,13 @@ class FairQueue(Queue):
         if crowded or of_one >= self._settings.of_one:
             return False, BUSY, "queue_full"
         return await super().push(body, request, username)
+
+    async def process_events(self, *arguments: Any) -> None:
+        """As Gradio's; notes when it ended."""
+        try:
+            await super().process_events(*arguments)
+        finally:
+            self.asked_at = time.monotonic()
 
     def get_events(self) -> tuple[list[Event], bool, str] | None:
         """The next request and its queue, or None. No function of the page takes its requests in batches."""

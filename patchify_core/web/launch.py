@@ -28,7 +28,10 @@ PREPARE_AFTER_S = 2.0
 """Seconds after which the examples are prepared: the page itself comes first."""
 
 PREPARE_PAUSE_S = 0.2
-"""Seconds between two looks at whether a visitor is being answered."""
+"""Seconds between two looks at whether visitors are there."""
+
+QUIET_S = 3.0
+"""Seconds for which nobody must have asked anything before the examples are prepared further."""
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +90,7 @@ def launch(
         demo.guard(limits)
 
         def busy() -> bool:
-            return demo._queue.get_active_worker_count() > 0
+            return demo.quiet_s() < QUIET_S
 
         threading.Thread(target=_prepare, args=(showcase, closing, busy), name="patchify-prepare", daemon=True).start()
         demo.launch(
@@ -139,12 +142,12 @@ def _open(folder: Path) -> Showcase:
 
 
 def _prepare(showcase: Showcase, closing: threading.Event, busy: Callable[[], bool]) -> None:
-    """Answers the examples while nobody else is answered; whoever asks for one sooner waits a bit longer.
+    """Answers the examples while nobody asks anything; whoever asks for one sooner waits a bit longer.
 
     Args:
         showcase: the bundled gallery.
         closing: set when the server ends.
-        busy: whether a visitor is being answered: they come first.
+        busy: whether visitors are asking: they come first.
     """
 
     def stop() -> bool:

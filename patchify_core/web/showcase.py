@@ -7,7 +7,6 @@ Nothing here knows Gradio. A `Showcase` is shared by all visitors and holds only
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 
 from patchify_core.encoders import Encoder, EncoderSettings
@@ -22,6 +21,9 @@ from patchify_core.web.reranking import Rerankers
 
 PREPARED = 10
 """Results of each example whose boxes are found before anybody asks: those that a page shows at first."""
+
+PIECE = 4
+"""Pictures whose boxes are found, for the score of an example, between two looks at whether somebody is waiting."""
 
 
 class Showcase(Asking):
@@ -136,7 +138,7 @@ class Showcase(Asking):
         Args:
             examples: how many; all of them by default.
             workers: pictures that are searched at once.
-            stop: asked between examples whether to give up.
+            stop: asked again and again whether to give up; it may take its time, so that others come first.
 
         Raises:
             IndexFolderError: if a map is damaged or was taken away.
@@ -149,7 +151,14 @@ class Showcase(Asking):
             question = self.example(query.id)
             ranking = self.ranking(question, level)
             with_boxes(question, engine, ranking[:PREPARED], way, level, OBJECTS, workers)
-            boxed = partial(with_boxes, question, engine, way=way, level=level, workers=workers)
+
+            def boxed(matches: list[Match], question: Question = question) -> list[Match]:
+                found: list[Match] = []
+                for start in range(0, len(matches), PIECE):
+                    stop()  # giving up in the middle of a score is not worth a way out of it
+                    found += with_boxes(question, engine, matches[start : start + PIECE], way, level, workers=workers)
+                return found
+
             self.judge.score(question, ranking, boxed)
 
     def _result(self, question: Question, rank: int, match: Match) -> Result:
