@@ -42,9 +42,10 @@ def any_link(draw) -> Link:
     elif kind != "nothing":
         asked[kind] = draw(numbers)
         asked["box"] = draw(st.none() | boxes() | st.just(links.WHOLE))
+    if kind != "nothing":
+        asked["object"] = draw(st.none() | st.text(min_size=1, max_size=100).filter(str.isprintable))
     return Link(
         **asked,
-        object=draw(st.none() | st.text(min_size=1, max_size=100).filter(str.isprintable)),
         index=draw(st.none() | names),
         level=draw(st.none() | numbers),
         boxes=draw(st.none() | names),
@@ -88,6 +89,8 @@ def test_anything_is_read_without_a_fault(text: str) -> None:
         ("q=example-12&box=9,5,5,9", Link(example=12), ["box"]),
         ("box=1,2,3,4&top=10", Link(top=10), ["box, but no picture"]),
         ("q=x&box=1,2,3,4", Link(), ["picture"]),
+        ("object=moka+pot", Link(), ["nothing to search with"]),
+        ("q=x&object=moka+pot", Link(), ["picture"]),
         ("q=example-1&q=example-2", Link(example=1), ["two values"]),
         ("q=example-1&words=a+red+kettle", Link(example=1), ["both"]),
         ("words=", Link(), ["words"]),

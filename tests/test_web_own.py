@@ -29,7 +29,7 @@ from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval import Patchify
 from patchify_core.web import visits
-from patchify_core.web.answers import UNKNOWN, WRONG
+from patchify_core.web.answers import UNMARKED, WRONG
 from patchify_core.web.events import Asked
 from patchify_core.web.own import addresses, indexing, registry
 from patchify_core.web.own.addresses import own_routes
@@ -357,7 +357,7 @@ def test_pictures_without_a_box_are_not_called_wrong(boxed) -> None:
     question = place.picture(1)
     assert question.instance is not None and question.itself == 1
     verdicts = [result.verdict for result in place.answer(question, 3, 7).results]
-    assert WRONG not in verdicts and UNKNOWN in verdicts and "itself" in verdicts
+    assert WRONG not in verdicts and UNMARKED in verdicts and "itself" in verdicts
     boxed.unmark(boxed.collection.pictures[0].name, "rug")
     assert boxed.place.picture(1).instance is None
 

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from patchify_core.regions import Stage
 
 RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
-"""Verdicts on a result."""
+UNMARKED = "unmarked"
+"""Verdicts on a result; the last one is for a visitor's picture in which no box of the object was drawn."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -168,6 +168,10 @@ def read(text: object) -> tuple[Link, tuple[str, ...]]:
         del found["box"]
         if "q" not in given:  # else that was said already
             wrong.append("it has a box, but no picture")
+    if "object" in found and not ("example" in found or "picture" in found or "words" in found):
+        del found["object"]
+        if "q" not in given and "words" not in given:
+            wrong.append("it names an object, but nothing to search with")
     return Link(**found), tuple(dict.fromkeys(wrong))
 
 

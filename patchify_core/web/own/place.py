@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.retrieval import Match, Patchify
-from patchify_core.web.answers import UNKNOWN, WRONG, Result
+from patchify_core.web.answers import UNMARKED, WRONG, Result
 from patchify_core.web.judging import Judge
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.shelf import Offer, Shelf
@@ -56,7 +56,7 @@ class OwnJudge(Judge):
     def result(self, question: Question, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
         """As `Judge.result`, except that a picture without a box of the object is not called wrong."""
         judged = super().result(question, rank, match, cell)
-        return replace(judged, verdict=UNKNOWN) if judged.verdict == WRONG else judged
+        return replace(judged, verdict=UNMARKED) if judged.verdict == WRONG else judged
 
 
 class OwnPlace(Showcase):

@@ -169,7 +169,7 @@ class Sharing:
             tab = None
         if said:
             only = "; ".join(dict.fromkeys(said))
-            rest = "The rest of it was opened." if found != Link() else "This is the page as it begins."
+            rest = "What could be opened of it is shown." if found != Link() else "This is the page as it begins."
             gr.Warning(f"There is something wrong with that link: {only}. {rest}", title=NOTICE, duration=15)
         after = json.dumps({"kind": "opened", "look": look, "tab": tab})
         return [*shown, asked_now.reranker or NO_RERANKING, asked_now.top, after]

@@ -22,6 +22,7 @@ WORDS = {
     answers.IGNORED: ("–", "hardly visible, not counted"),
     answers.ITSELF: ("=", "the query itself"),
     answers.UNKNOWN: ("?", "not scored"),
+    answers.UNMARKED: ("?", "no box of it drawn"),
 }
 """Sign and words of each verdict; colour never says it alone."""
 
