@@ -28,6 +28,7 @@ from patchify_core.metrics import (
     score_found,
     summarise,
 )
+from patchify_core.ranking import Ranking
 from patchify_core.retrieval import Match, Patchify, as_matches
 
 if TYPE_CHECKING:
@@ -127,7 +128,10 @@ def find_in_matches(
             return np.array([match.box for match in found], np.float64).reshape(-1, 4)
         return refine(found)
 
-    ids = np.array([match.image_id for match in matches], np.int64)
+    if isinstance(matches, Ranking):
+        ids = matches.image_ids
+    else:
+        ids = np.array([match.image_id for match in matches], np.int64)
     positives = gallery.positives(query.instance, query.exclude)
     return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude)
 

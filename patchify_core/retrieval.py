@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from patchify_core.localize import Refiner
+    from patchify_core.ranking import Ranking
     from patchify_core.rerank import QueryView, Reranker, Verification
 
 
@@ -261,6 +262,12 @@ class Patchify:
     ) -> list[Match]:
         """As `search`, for a query (D,) that is described already."""
         return as_matches(self.index, self.index.search(query, top, level))
+
+    def ranking(self, query: NDArray[np.float32], level: int | None = None) -> Ranking:
+        """All pictures for a query (D,), best first, as `search_descriptor` finds them; see `Ranking`."""
+        from patchify_core.ranking import Ranking
+
+        return Ranking(self.index, self.index.search(query, None, level))
 
     def explain(self, query: NDArray[np.float32], image_id: int, level: int | None = None) -> Explanation:
         """The similarity of the query (D,) with every patch of one gallery picture, up to `level`.

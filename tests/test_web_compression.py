@@ -256,7 +256,7 @@ def test_cards_say_what_moved_and_what_was_lost(showcase) -> None:
     order = [ids[1], ids[0], ids[4], ids[2], ids[3], *ids[5:]]
     matches = {match.image_id: match for match in showcase.ranking(question, 4)}
     asked = showcase.with_instance(question, question.instance)
-    asked.rankings[(4, None)] = tuple(matches[i] for i in order)
+    asked.rankings[(4, None)] = showcase.ranking(question, 4).with_first([matches[i] for i in order])
     after = showcase.answer(asked, 4, 3)
     ranks = ({i: n for n, i in enumerate(ids, 1)}, {i: n for n, i in enumerate(order, 1)})
 

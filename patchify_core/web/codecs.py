@@ -17,8 +17,8 @@ from patchify_core.codes import CodeSettings
 from patchify_core.compression import CODEBOOKS, make_codec, needed_to_train, parse_factory
 from patchify_core.errors import PatchifyError
 from patchify_core.index import PatchIndex
+from patchify_core.ranking import Ranking
 from patchify_core.recode import recode
-from patchify_core.retrieval import Match, as_matches
 from patchify_core.study.plans import EQUAL_BYTES, FACTORIES
 from patchify_core.web.questions import Question
 from patchify_core.web.sizes import bytes_per_patch
@@ -175,7 +175,7 @@ class Codecs:
             return False
 
 
-def ranking(question: Question, coded: PatchIndex) -> tuple[Match, ...]:
+def ranking(question: Question, coded: PatchIndex) -> Ranking:
     """All pictures as a coded index ranks them, with all of its patches.
 
     Args:
@@ -185,7 +185,7 @@ def ranking(question: Question, coded: PatchIndex) -> tuple[Match, ...]:
     query = question.descriptor
     if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the question's
         query = coded.project(query[None])[0]
-    return tuple(as_matches(coded, coded.search(query)))
+    return Ranking(coded, coded.search(query))
 
 
 def words_of(factory: str, dim: int) -> int:

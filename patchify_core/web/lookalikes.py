@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import numpy as np
+
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.gallery.model import GalleryImage
@@ -120,13 +122,12 @@ def hard_pair(showcase: Showcase, number: object, asked: object, engine: str, le
 
 
 def _best(showcase: Showcase, question: Question, level: int, wanted: Iterable[int], among: LookAlikes) -> Side | None:
-    ids = set(wanted)
-    for rank, match in enumerate(showcase.ranking(question, level), 1):
-        if match.image_id in ids:
-            engine = showcase.shelf.engine(question.engine)
-            has_whole = engine.index.regions.stages[0].patches == 1
-            whole = float(engine.explain(question.descriptor, match.image_id, 1).scores[0]) if has_whole else None
-            gallery = showcase.gallery
-            shows = tuple(name for one, name, _ in among.members if match.image_id in gallery.positives(one))
-            return Side(gallery.image(match.image_id), rank, match, whole, shows)
-    return None
+    ranking = showcase.ranking(question, level)
+    places = np.flatnonzero(np.isin(ranking.image_ids, list(wanted)))
+    if not len(places):
+        return None
+    match, engine, gallery = ranking[int(places[0])], showcase.shelf.engine(question.engine), showcase.gallery
+    has_whole = engine.index.regions.stages[0].patches == 1
+    whole = float(engine.explain(question.descriptor, match.image_id, 1).scores[0]) if has_whole else None
+    shows = tuple(name for one, name, _ in among.members if match.image_id in gallery.positives(one))
+    return Side(gallery.image(match.image_id), int(places[0]) + 1, match, whole, shows)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery.model import is_text
-from patchify_core.retrieval import Match
+from patchify_core.ranking import Ranking
 from patchify_core.web.shelf import DEFAULT
 
 OWN = "own"
@@ -58,7 +58,7 @@ class Question:
     example: int | None = None
     itself: int | None = None
     engine: str = DEFAULT
-    rankings: dict[tuple[int, str | None], tuple[Match, ...]] = field(default_factory=dict, init=False, repr=False)
+    rankings: dict[tuple[int, str | None], Ranking] = field(default_factory=dict, init=False, repr=False)
     located: dict[int, tuple[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
 
     @property

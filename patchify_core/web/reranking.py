@@ -12,8 +12,9 @@ from patchify_core.pictures import read_picture
 from patchify_core.web.questions import Question
 
 if TYPE_CHECKING:
+    from patchify_core.ranking import Ranking
     from patchify_core.rerank import Reranker
-    from patchify_core.retrieval import Match, Patchify
+    from patchify_core.retrieval import Patchify
 
 NAMES = {
     "patch-qe": "query expansion",
@@ -61,27 +62,27 @@ class Rerankers:
         name: str,
         engine: Patchify,
         question: Question,
-        matches: list[Match],
+        ranking: Ranking,
         level: int,
         exclude: Collection[int] = (),
-    ) -> list[Match]:
+    ) -> Ranking:
         """Puts the shortlist of a ranking into a better order.
 
         Args:
             name: which re-ranker.
             engine: index and encoder that made the ranking.
             question: what was asked.
-            matches: all pictures, best first.
+            ranking: all pictures, best first.
             level: the level that they were found at.
             exclude: ids of pictures that a score leaves out, which must not help the others either.
 
         Returns:
-            As many matches, best first.
+            As many pictures, best first.
 
         Raises:
             PatchifyError: one sentence, if pictures are to be compared and the question is words.
         """
-        from patchify_core.rerank import QueryView
+        from patchify_core.rerank import QueryExpansion, QueryView
 
         reranker = self.load(name)
         if reranker.needs_picture and question.words is not None:
@@ -90,4 +91,7 @@ class Rerankers:
             )
         picture = read_picture(question.source) if reranker.needs_picture else None
         view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
-        return reranker.rerank(engine, view, matches, level)
+        head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
+        if isinstance(reranker, QueryExpansion):  # all are searched anew
+            return engine.ranking(reranker.expand(engine, view, head), level)
+        return ranking.with_first(reranker.rerank(engine, view, head, level))

@@ -6,11 +6,12 @@ Nothing here knows Gradio. A `Showcase` is shared by all visitors and holds only
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
+from patchify_core.ranking import Ranking
 from patchify_core.retrieval import Match
 from patchify_core.web.answers import OFF, RIGHT, Answer, Detail, Result
 from patchify_core.web.asking import Asking
@@ -85,16 +86,16 @@ class Showcase(Asking):
             found=sum(result.verdict in (RIGHT, OFF) for result in results),
         )
 
-    def ranking(self, question: Question, level: int, reranker: str | None = None) -> Sequence[Match]:
+    def ranking(self, question: Question, level: int, reranker: str | None = None) -> Ranking:
         """All pictures, best first. It is kept with the question, because each part of the page needs it."""
         key = level, reranker
         if key not in question.rankings:
             engine = self.shelf.engine(question.engine)
-            matches = engine.search_descriptor(question.descriptor, top=None, level=level)
-            if reranker is not None:
-                exclude = self.judge.left_out(question)
-                matches = self.rerankers.rerank(reranker, engine, question, matches, level, exclude)
-            question.rankings[key] = tuple(matches)
+            if reranker is None:
+                question.rankings[key] = engine.ranking(question.descriptor, level)
+            else:
+                plain, exclude = self.ranking(question, level), self.judge.left_out(question)
+                question.rankings[key] = self.rerankers.rerank(reranker, engine, question, plain, level, exclude)
         return question.rankings[key]
 
     def detail(

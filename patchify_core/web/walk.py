@@ -239,14 +239,17 @@ def _standing(
         return None
     gallery, ranking = showcase.gallery, showcase.ranking(question, level)
     out = showcase.judge.left_out(question) | gallery.ignored(question.instance)
-    counted = [match for match in ranking if match.image_id not in out]
-    matches = [counted[row.rank - 1] for row in score.rows()]
+    counted = np.flatnonzero(~np.isin(ranking.image_ids, list(out)))  # positions in the ranking
+    matches = [ranking[int(counted[row.rank - 1])] for row in score.rows()]
     boxed = with_boxes(question, showcase.shelf.engine(question.engine), matches, way, level)
     lines = tuple(
         Line(row, found, _result(showcase, question, row.rank, match))
         for found, (row, match) in enumerate(zip(score.rows(), boxed, strict=True), 1)
     )
-    judged = (_result(showcase, question, rank, match) for rank, match in enumerate(counted, 1))
+    judged = (
+        _result(showcase, question, rank, match)
+        for rank, match in enumerate(map(ranking.__getitem__, counted.tolist()), 1)
+    )
     wrong = next((result for result in judged if result.verdict == WRONG), None)
     return Standing(score, lines, len(counted), len(ranking) - len(counted), wrong)
 

@@ -202,7 +202,7 @@ class Squeeze:
         asked.rankings[(level, None)] = codecs.ranking(question, coded)
         after = self._showcase.answer(asked, level, SHOWN)
         ranks = [
-            {match.image_id: rank for rank, match in enumerate(one.rankings[(level, None)], 1)}
+            {image: rank for rank, image in enumerate(one.rankings[(level, None)].image_ids.tolist(), 1)}
             for one in (question, asked)
         ]
         size = self._size_words(question, choice)
