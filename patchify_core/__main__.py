@@ -152,12 +152,13 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure speed and memory on this machine, as ratios against a peer")
     bench.add_argument(
-        "what", choices=["encode", "search", "rerank", "refine", "page", "visitors", "memory"], help="what to measure"
+        "what", choices=["encode", "search", "rerank", "refine", "page", "serve", "memory"], help="what to measure"
     )
     bench.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
-    bench.add_argument("--visitors", type=int, metavar="N", help="visitors: how many at a time (default 20)")
-    bench.add_argument("--seconds", type=float, metavar="S", help="visitors: how long they stay (default 120)")
-    bench.add_argument("--flood", type=int, metavar="N", help="visitors: requests at once of one more (default 0)")
+    bench.add_argument("--visitors", type=int, metavar="N", help="serve: how many at a time (default 20)")
+    bench.add_argument("--seconds", type=float, metavar="S", help="serve: how long they stay (default 120)")
+    bench.add_argument("--flood", type=int, metavar="N", help="serve: requests at once of one more (default 0)")
+    bench.add_argument("--pictures", type=int, metavar="N", help="serve: in the gallery (default: those bundled)")
 
     serve = commands.add_parser("serve", help="start the demo page (the same as python app.py)")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")

@@ -263,11 +263,11 @@ class Patchify:
         """As `search`, for a query (D,) that is described already."""
         return as_matches(self.index, self.index.search(query, top, level))
 
-    def ranking(self, query: NDArray[np.float32], level: int | None = None) -> Ranking:
-        """All pictures for a query (D,), best first, as `search_descriptor` finds them; see `Ranking`."""
+    def ranking(self, query: NDArray[np.float32], level: int | None = None, top: int | None = None) -> Ranking:
+        """As `search_descriptor`, all pictures by default; see `Ranking`."""
         from patchify_core.ranking import Ranking
 
-        return Ranking(self.index, self.index.search(query, None, level))
+        return Ranking(self.index, self.index.search(query, top, level))
 
     def explain(self, query: NDArray[np.float32], image_id: int, level: int | None = None) -> Explanation:
         """The similarity of the query (D,) with every patch of one gallery picture, up to `level`.

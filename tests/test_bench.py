@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search, visitors
+from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search, serve
 from patchify_core.bench.browser import Browser
 from patchify_core.bench.timing import in_turn
 
@@ -100,21 +100,21 @@ def test_every_benchmark_is_on_the_command_line():
 
 
 def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
-    monkeypatch.setattr(visitors, "THINK_S", (0.05, 0.1))
-    monkeypatch.setattr(visitors, "EXAMPLES", 2)
-    monkeypatch.setattr(visitors, "UPLOADS", 1)
-    monkeypatch.setattr(visitors, "SETTLE_S", 0.0)
-    real = visitors.expect
+    monkeypatch.setattr(serve, "THINK_S", (0.05, 0.1))
+    monkeypatch.setattr(serve, "EXAMPLES", 2)
+    monkeypatch.setattr(serve, "UPLOADS", 1)
+    monkeypatch.setattr(serve, "SETTLE_S", 0.0)
+    real = serve.expect
 
-    def examples_wrong():
-        right = real()
+    def examples_wrong(gallery):
+        right = real(gallery)
         return replace(right, examples=dict.fromkeys(right.examples, "something else"))
 
-    monkeypatch.setattr(visitors, "expect", examples_wrong)
-    numbers = visitors.measure(2, 3.0, flood=40)
+    monkeypatch.setattr(serve, "expect", examples_wrong)
+    numbers = serve.measure(2, 3.0, flood=40)
     assert numbers["errors"] == 0, numbers["trouble"]
     waits = numbers["waits_s"]
-    assert numbers["answers"] == waits["all"]["count"] == sum(waits[w]["count"] for w in visitors.WISHES if waits[w])
+    assert numbers["answers"] == waits["all"]["count"] == sum(waits[w]["count"] for w in serve.WISHES if waits[w])
     assert waits["upload"] is None or 0 < waits["upload"]["p50"] <= waits["upload"]["max"]
     assert numbers["mixed"] == waits["example"]["count"] < numbers["answers"]  # those, and only those
     assert 0 < numbers["flood_refused"] < 40
@@ -125,16 +125,16 @@ def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
 
 
 def test_nobody_visits_for_no_time(refused):
-    refused(visitors.measure, 0, 10)
-    refused(visitors.measure, 3, 0)
-    refused(visitors.measure, 3, float("nan"))
+    refused(serve.measure, 0, 10)
+    refused(serve.measure, 3, 0)
+    refused(serve.measure, 3, float("nan"))
 
 
 def test_options_of_visitors_are_for_visitors_alone(capsys):
     from patchify_core.__main__ import main
 
     assert main(["bench", "page", "--visitors", "3"]) == 2
-    assert capsys.readouterr().err == "error: --visitors belongs to bench visitors: leave it out.\n"
+    assert capsys.readouterr().err == "error: --visitors belongs to bench serve: leave it out.\n"
 
 
 def test_a_browser_finds_functions_by_their_elements_and_takes_what_comes_back(refused):

@@ -82,7 +82,10 @@ class Browser:
             PatchifyError: if it answers with a notice or an error.
         """
         function = self._function(element, event)
-        number = await self.join(element, event, data)
+        self._take(function["outputs"], await self._answer(await self.join(element, event, data)))
+
+    async def _answer(self, number: str) -> list[Any]:
+        values: list[Any] = []
         async with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as stream:
             stream.raise_for_status()
             async for line in stream.aiter_lines():
@@ -92,20 +95,32 @@ class Browser:
                 if message.get("event_id") == number and message.get("msg") == "process_completed":
                     if not message["success"]:
                         raise PatchifyError(f"The page said: {message['output'].get('error')}")
-                    self._take(function["outputs"], message["output"]["data"])
+                    values = message["output"]["data"]
                 if message.get("msg") == "close_stream":
-                    return
+                    break
+        return values
+
+    async def ask(self, endpoint: str, values: list[Any]) -> list[Any]:
+        """Asks the page's API as a program does, within this visit; the errors are those of `send`."""
+        function = next((one for one in self._functions if one.get("api_name") == endpoint), None)
+        if function is None:
+            raise PatchifyError(f"The page's API has no {endpoint}: it has changed.")
+        return await self._answer(await self._ask(function["id"], None, values, None))
 
     async def join(self, element: str, event: str, data: Any) -> str:
         """Asks, and waits for no answer; returns the number under which it will come."""
         function = self._function(element, event)
+        values = [self._values.get(one) for one in function["inputs"]]
+        return await self._ask(function["id"], self._ids[element], values, data)
+
+    async def _ask(self, function: int, trigger: int | None, values: list[Any], data: Any) -> str:
         answer = await self._http.post(
             "/gradio_api/queue/join",
             json={
-                "data": [self._values.get(one) for one in function["inputs"]],
+                "data": values,
                 "event_data": data,
-                "fn_index": function["id"],
-                "trigger_id": self._ids[element],
+                "fn_index": function,
+                "trigger_id": trigger,
                 "session_hash": self._session,
             },
         )

@@ -12,17 +12,17 @@ from typing import Any
 from patchify_core.commands.shared import check_writable
 from patchify_core.errors import PatchifyError
 
-VISITORS = ("visitors", "seconds", "flood")
-"""Options that only `bench visitors` has."""
+SERVE = ("visitors", "seconds", "flood", "pictures")
+"""Options that only `bench serve` has."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs one benchmark."""
     from patchify_core import bench as benchmarks
 
-    options = {name: getattr(arguments, name) for name in VISITORS if getattr(arguments, name) is not None}
-    if options and arguments.what != "visitors":
-        raise PatchifyError(f"--{next(iter(options))} belongs to bench visitors: leave it out.")
+    options = {name: getattr(arguments, name) for name in SERVE if getattr(arguments, name) is not None}
+    if options and arguments.what != "serve":
+        raise PatchifyError(f"--{next(iter(options))} belongs to bench serve: leave it out.")
     if arguments.json:
         check_writable(Path(arguments.json))
     start = time.perf_counter()

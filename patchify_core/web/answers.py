@@ -62,6 +62,7 @@ class Answer:
         ceiling: the best LocScore that the patches allow for this object.
         pictures: size of the gallery.
         found: positives among the shown results.
+        ranked: how many of the pictures are ranked, where it is not all of them; else 0.
     """
 
     results: tuple[Result, ...]
@@ -76,6 +77,7 @@ class Answer:
     ceiling: float | None
     pictures: int
     found: int
+    ranked: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -93,5 +93,5 @@ class Rerankers:
         view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
         head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
         if isinstance(reranker, QueryExpansion):  # all are searched anew
-            return engine.ranking(reranker.expand(engine, view, head), level)
+            return engine.ranking(reranker.expand(engine, view, head), level, len(ranking))
         return ranking.with_first(reranker.rerank(engine, view, head, level))

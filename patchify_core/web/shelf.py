@@ -48,6 +48,10 @@ class Offer:
     index: PatchIndex
 
 
+DIGESTS_UP_TO = 10_000
+"""Pictures whose digests are compared when the page starts; of more only the sizes are, or it would take minutes."""
+
+
 class Shelf:
     """Indexes of the same pictures, and their encoders.
 
@@ -62,9 +66,9 @@ class Shelf:
     """
 
     def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
-        """Checks every picture's digest, so that no box can be drawn on another picture."""
+        """Checks every picture's digest (`DIGESTS_UP_TO`), so that no box can be drawn on another picture."""
         first = PatchIndex.load(folder / "index")
-        first.check_pictures(folder, content=True)
+        first.check_pictures(folder, content=len(first.images) <= DIGESTS_UP_TO)
         found = {DEFAULT: first}
         for path in sorted(path for path in folder.glob("indexes/*") if path.is_dir()):
             try:

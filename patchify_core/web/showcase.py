@@ -23,6 +23,10 @@ from patchify_core.web.reranking import Rerankers
 PREPARED = 10
 """Results of each example whose boxes are found before anybody asks: those that a page shows at first."""
 
+WHOLE_UP_TO, RANKED = 10_000, 1_000
+"""Pictures up to which all are ranked, and how many are in larger galleries: scores are then those at 1,000, as ILIAS
+has them (Kordopatis-Zilos et al., CVPR 2025)."""
+
 PIECE = 4
 """Pictures whose boxes are found, for the score of an example, between two looks at whether somebody is waiting."""
 
@@ -84,15 +88,20 @@ class Showcase(Asking):
             ceiling,
             pictures=len(self.gallery.images),
             found=sum(result.verdict in (RIGHT, OFF) for result in results),
+            ranked=len(ranking) if len(ranking) < len(self.gallery.images) else 0,
         )
 
     def ranking(self, question: Question, level: int, reranker: str | None = None) -> Ranking:
-        """All pictures, best first. It is kept with the question, because each part of the page needs it."""
+        """All pictures, best first; of a gallery of more than `WHOLE_UP_TO` the first `RANKED`.
+
+        It is kept with the question, because each part of the page needs it.
+        """
         key = level, reranker
         if key not in question.rankings:
             engine = self.shelf.engine(question.engine)
             if reranker is None:
-                question.rankings[key] = engine.ranking(question.descriptor, level)
+                top = RANKED if len(self.gallery.images) > WHOLE_UP_TO else None
+                question.rankings[key] = engine.ranking(question.descriptor, level, top)
             else:
                 plain, exclude = self.ranking(question, level), self.judge.left_out(question)
                 question.rankings[key] = self.rerankers.rerank(reranker, engine, question, plain, level, exclude)

@@ -246,11 +246,11 @@ def _scores(answer: Answer, object_name: str | None, set_: SlideSettings) -> str
 def _summary(answer: Answer, object_name: str | None) -> str:
     shown = len(answer.results)
     if answer.score is None:
-        found = f"First {shown} of {answer.pictures} pictures, not scored."
+        found = f"First {shown} of {answer.pictures:,} pictures, not scored."
     else:
         found = (
             f"{answer.found} of the first {shown} hold the {object_name or 'object'}; {answer.score.positives} of all "
-            f"{answer.pictures} do."
+            f"{answer.pictures:,} do."
         )
     way = f", re-ranked by {RERANKERS.get(answer.reranker, answer.reranker)}" if answer.reranker else ""
     patches = count(answer.stages[answer.level - 1].patches, "patch").replace("patchs", "patches")

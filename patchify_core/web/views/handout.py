@@ -125,7 +125,7 @@ def _ranking(shown: Walk, url: FileUrl) -> str:
 
     items = "".join(item(result) for result in shown.answer.results[:ROWS])
     return (
-        f"<h2>The ranking <small>of {shown.answer.pictures} pictures: ✓ found, box right (IoU ≥ {RIGHT_IOU:g}) · ≈ found, box off · ✕ another object</small></h2>"
+        f"<h2>The ranking <small>of {shown.answer.pictures:,} pictures: ✓ found, box right (IoU ≥ {RIGHT_IOU:g}) · ≈ found, box off · ✕ another object</small></h2>"
         f'<ol class="ranks">{items}</ol>'
     )
 

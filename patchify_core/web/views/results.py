@@ -63,14 +63,14 @@ def strip(answer: Answer, object_name: str | None, in_words: bool = False, own: 
         )
         return (
             f'<div class="pf-strip is-empty"><p>{note}</p>'
-            f"<p class='pf-sum' role='status'>First {shown} of {answer.pictures} gallery pictures.</p>{_key(answer)}{_what_is_locscore()}</div>"
+            f"<p class='pf-sum' role='status'>First {shown} of {answer.pictures:,} gallery pictures.</p>{_key(answer)}{_what_is_locscore()}</div>"
         )
     return (
         f'<div class="pf-strip"><table><caption class="pf-sr">Scores of this query</caption><thead><tr>'
         f'<td></td><th scope="col">AP <small>ranked first?</small></th>'
         f'<th scope="col">LocScore <small>and boxed right?</small></th></tr></thead><tbody>{_rows(answer)}</tbody></table>'
         f'<div class="pf-side"><p class="pf-sum" role="status"><b>{answer.found}</b> of the first {shown} hold the '
-        f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures} do.{' Pictures without a box of it count as wrong.' if own else ''}</p>"
+        f"{escape(object_name or 'object')}; {answer.score.positives} of all {answer.pictures:,} do.{_scored_at(answer)}{' Pictures without a box of it count as wrong.' if own else ''}</p>"
         f'<p class="pf-sum">{_best_possible(answer)}</p>{_key(answer)}{_what_is_locscore()}</div></div>'
     )
 
@@ -104,6 +104,10 @@ def _best_possible(answer: Answer) -> str:
     gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
     allows = "this grid allows" if gridded and not answer.reranker else "the patches allow"
     return f"Best LocScore {allows}: <b>{answer.ceiling or 0.0:.2f}</b>"
+
+
+def _scored_at(answer: Answer) -> str:
+    return f" Scored are the first {answer.ranked:,}." if answer.ranked else ""
 
 
 def _key(answer: Answer) -> str:

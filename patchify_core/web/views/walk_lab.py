@@ -145,7 +145,7 @@ def _words(shown: Walk) -> str:
         '<p class="wk-say wk-answer wk-explains">The maximum of <span data-fill="patches"></span> is '
         '<b class="wk-max" data-fill="max"></b>: <span data-fill="where"></span>. '
         "That number is the picture’s score, and that patch says where the object is.</p>"
-        f'<p class="wk-say wk-answer v-{look.result.verdict}">Rank {look.result.rank} of {shown.answer.pictures}: '
+        f'<p class="wk-say wk-answer v-{look.result.verdict}">Rank {look.result.rank} of {shown.answer.pictures:,}: '
         f'<b class="wk-verdict"><span aria-hidden="true">{WORDS[look.result.verdict][0]}</span> '
         f"{escape(verdict_text(look.result))}</b>{annotated}</p>"
         '<p class="wk-say wk-question">Which patch is most like the query? Look at the patches of every size, then '

@@ -33,7 +33,7 @@ def ranking_step(shown: Walk, url: FileUrl) -> str:
         )
     return (
         f'<div class="wk-head"><h3>All pictures are ranked by their best patch</h3>{button}</div>'
-        f'<p class="wk-say">The same is done with every one of the {shown.answer.pictures} pictures, and the highest maximum comes first. '
+        f'<p class="wk-say">The same is done with every one of the {shown.answer.pictures:,} pictures, and the highest maximum comes first. '
         f"{_positives_in_words(shown.standing)}</p>{_where_positives_stand(shown.standing)}"
         f'<div class="wk-cols">{sides}</div>'
     )

@@ -1,10 +1,11 @@
-"""Visitors who search at the same time: every answer checked, waiting times, and the server's memory before and after.
+"""The page under load: every answer checked, waiting times, and the server's memory before and after.
 
 `app.py` is started as a person starts it. Each visitor opens the page and then does what its browser does, with a
 session of their own: examples are clicked, pictures uploaded, boxes drawn in them, results looked into, by the very
 requests that the page's script sends (the page's functions are found in its own configuration, by the elements that
-they belong to). Between two of them a visitor looks at the page for 5 to 10 seconds. What must be shown was computed
-before, in this process, so an answer that belongs to another visitor's question is seen as one.
+they belong to). Now and then a program of theirs asks the page's API. Between two of them a visitor looks at the page
+for 5 to 10 seconds. What must be shown was computed before, in this process, so an answer that belongs to another
+visitor's question is seen as one.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from patchify_core.bench.browser import Browser, Busy
+from patchify_core.bench.crowd import make_crowd
 from patchify_core.bench.timing import print_table
 from patchify_core.errors import PatchifyError
 from patchify_core.paths import ROOT, SAMPLE_DB
@@ -38,11 +40,14 @@ VISITORS, SECONDS = 20, 120
 THINK_S = (5.0, 10.0)
 """A visitor looks at the page for a time between these."""
 
-WISHES = {"example": 5, "upload": 2, "box": 2, "look": 1}
+WISHES = {"example": 5, "upload": 2, "box": 2, "look": 1, "program": 1}
 """What visitors do, and how often."""
 
 EXAMPLES, UPLOADS = 12, 8
 """Different examples that are clicked, and different pictures that are uploaded: several visitors send the same one."""
+
+PROGRAM_TOP = 5
+"""Pictures that a program asks for."""
 
 START_LIMIT_S, SETTLE_S = 120.0, 5.0
 
@@ -72,28 +77,44 @@ class Expected:
         examples: id of an example -> the cards of its answer.
         uploads: of each picture that is uploaded its bytes, its cards, a box in it, and the cards of that.
         order: id of an example -> the pictures found, best first.
+        programs: id of an example -> the API's answer.
+        pictures: how many the gallery has.
     """
 
     examples: dict[int, str]
     uploads: tuple[tuple[bytes, str, list[float], str], ...]
     order: dict[int, list[int]]
+    programs: dict[int, list[dict[str, Any]]]
+    pictures: int
 
 
-def measure(visitors: int = VISITORS, seconds: float = SECONDS, flood: int = 0) -> dict[str, Any]:
+def measure(
+    visitors: int = VISITORS, seconds: float = SECONDS, flood: int = 0, pictures: int | None = None
+) -> dict[str, Any]:
     """Prints what visitors waited for and what the server needed, and returns the numbers.
 
     Args:
         visitors: how many there are at a time.
         seconds: how long they stay.
         flood: requests that one more client sends at once, in the middle.
+        pictures: how many the gallery has (`crowd`); the bundled gallery alone by default.
 
     Raises:
-        PatchifyError: if the server does not start, or there is to be no visitor or no time.
+        PatchifyError: if the server does not start, or there is to be no visitor, no time or no such gallery.
     """
     if visitors < 1 or not seconds > 0 or flood < 0:
         raise PatchifyError("Give at least one visitor and some seconds: --visitors 20 --seconds 120.")
-    expected = expect()
-    with _server() as (url, process):
+    with tempfile.TemporaryDirectory(prefix="patchify-") as folder:
+        gallery = SAMPLE_DB
+        if pictures is not None:
+            gallery = Path(folder)
+            make_crowd(SAMPLE_DB, gallery, pictures)
+        return _measure(gallery, visitors, seconds, flood)
+
+
+def _measure(gallery: Path, visitors: int, seconds: float, flood: int) -> dict[str, Any]:
+    expected = expect(gallery)
+    with _server(gallery) as (url, process):
         asyncio.run(_warm(url, expected))
         before = resident_mb(process)
         peak = _Peak(process)
@@ -101,6 +122,7 @@ def measure(visitors: int = VISITORS, seconds: float = SECONDS, flood: int = 0) 
         time.sleep(SETTLE_S)
         after = resident_mb(process)
     numbers = _numbers(outcome, visitors, seconds) | {
+        "pictures": expected.pictures,
         "flood": flood,
         "flood_refused": refused,
         "memory_mb": {"before": before, "peak": peak.mb, "after": after},
@@ -109,14 +131,15 @@ def measure(visitors: int = VISITORS, seconds: float = SECONDS, flood: int = 0) 
     return numbers
 
 
-def expect() -> Expected:
+def expect(gallery: Path = SAMPLE_DB) -> Expected:
     """Answers all that will be asked, without a server."""
+    from patchify_core.listing import matches_as_json
     from patchify_core.web import locating
     from patchify_core.web.events import Asked
     from patchify_core.web.showcase import Showcase
     from patchify_core.web.visits import Visits
 
-    showcase = Showcase(SAMPLE_DB)
+    showcase = Showcase(gallery)
     visits = Visits(showcase)
     way, top = locating.best_way(showcase.index), visits.settings.results
 
@@ -124,9 +147,11 @@ def expect() -> Expected:
         answer = visits.answer(Asked(question, showcase.levels, top, None, way))
         return visits.cards(answer), [result.match.image_id for result in answer.results]
 
-    examples, order = {}, {}
+    examples, order, programs = {}, {}, {}
     for query in showcase.examples[:EXAMPLES]:
         examples[query.id], order[query.id] = answered(showcase.example(query.id))
+        found = showcase.engine.search(query.path, query.box, PROGRAM_TOP)
+        programs[query.id] = matches_as_json(showcase.engine, found)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)
@@ -134,7 +159,7 @@ def expect() -> Expected:
         box = [0.2 * question.width, 0.2 * question.height, 0.8 * question.width, 0.8 * question.height]
         cards = answered(question)[0]
         uploads.append((data, cards, box, answered(showcase.with_box(question, box))[0]))
-    return Expected(examples, tuple(uploads), order)
+    return Expected(examples, tuple(uploads), order, programs, len(showcase.gallery.images))
 
 
 def _photo(visits: Visits, number: int) -> bytes:
@@ -153,7 +178,7 @@ def _photo(visits: Visits, number: int) -> bytes:
 
 
 @contextmanager
-def _server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+def _server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """`app.py` on a free port, with an upload folder of its own."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -164,7 +189,7 @@ def _server() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
             cwd=ROOT,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
-            env=os.environ | {"GRADIO_TEMP_DIR": folder},
+            env=os.environ | {"GRADIO_TEMP_DIR": folder, "PATCHIFY_GALLERY": str(gallery)},
         )
         url = f"http://127.0.0.1:{port}"
         try:
@@ -238,12 +263,16 @@ async def _visitor(url: str, expected: Expected, outcome: Outcome, number: int, 
 
 async def _wish(
     browser: Browser, expected: Expected, wish: str, shown: tuple[str, int] | None, chance: random.Random
-) -> tuple[bool, tuple[str, int]]:
+) -> tuple[bool, tuple[str, int] | None]:
     """Does one thing; returns whether the page then showed what it must, and what is asked now."""
     if wish == "example":
         at = chance.choice(list(expected.examples))
         await browser.send("pf-examples", "example", {"id": at})
         return browser.html("pf-results") == expected.examples[at], ("example", at)
+    if wish == "program":
+        at = chance.choice(list(expected.programs))
+        answer = await browser.ask("search_by_example", [at, None, PROGRAM_TOP, None, None, None, None])
+        return answer == [expected.programs[at]], shown
     if wish == "upload":
         at = chance.randrange(len(expected.uploads))
         data, cards, _, _ = expected.uploads[at]
@@ -323,8 +352,8 @@ def _print(numbers: dict[str, Any]) -> None:
             rows.append((name, str(waits["count"]), *(f"{waits[key]:.2f} s" for key in ("p50", "p95", "max"))))
     low, high = numbers["think_s"]
     print_table(
-        f"{numbers['visitors']} visitors for {numbers['seconds']:.0f} s, who look at each answer for {low:.0f} to "
-        f"{high:.0f} s",
+        f"{numbers['pictures']:,} pictures; {numbers['visitors']} visitors for {numbers['seconds']:.0f} s, who look at "
+        f"each answer for {low:.0f} to {high:.0f} s",
         rows,
     )
     print(

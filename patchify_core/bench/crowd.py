@@ -1,0 +1,102 @@
+"""A large gallery to serve: the bundled one among many pictures that are mixed from it.
+
+A mixed picture is a real file under another name, so that a page can show it, with descriptors between those of two
+bundled pictures, cell by cell: clusters as real galleries have them, in which true answers still come first. Nothing
+goes through a network, so a hundred thousand pictures take minutes and not hours.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.codes import CodeSettings, encode_codes
+from patchify_core.errors import PatchifyError
+from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.index_folder import write_index
+
+FACTORY = "small"
+"""How the descriptors are kept: a preset whose searches miss nothing."""
+
+SHARE = (0.35, 0.65)
+"""A mixed descriptor has between these of the one picture, the rest of the other."""
+
+A_FOLDER = 1000
+"""Pictures a folder, so that no folder is large."""
+
+
+def make_crowd(source: Path, folder: Path, pictures: int, seed: int = 0) -> None:
+    """Writes a gallery with queries, annotations and an index, as `app.py` serves it.
+
+    Args:
+        source: the bundled gallery.
+        folder: a new folder for it; hard links to the pictures where the disk allows, copies elsewhere.
+        pictures: how many, the bundled ones among them.
+        seed: of the mixing.
+
+    Raises:
+        PatchifyError: if there are to be fewer pictures than the bundled ones.
+    """
+    index = PatchIndex.load(source / "index")
+    real = len(index.images)
+    if pictures < real:
+        raise PatchifyError(f"Give at least --pictures {real}: so many are in the bundled gallery.")
+    shutil.copytree(source / "queries", folder / "queries")
+    listed = json.loads((source / "annotations.json").read_text(encoding="utf-8"))
+    entries = {entry["id"]: entry for entry in listed["images"]}
+    rows = np.random.default_rng(seed).integers(real, size=(pictures - real, 2))
+    shares = np.random.default_rng(seed + 1).uniform(*SHARE, pictures - real).astype(np.float32)
+    free = max(entries) + 1
+    images = list(index.images)
+    for number, row in enumerate(rows[:, 0].tolist()):
+        of = index.images[row]
+        name = f"gallery/mixed/{number // A_FOLDER:04}/{number:07}{Path(of.file_name).suffix}"
+        images.append(replace(of, id=free + number, file_name=name))
+        listed["images"].append(entries[of.id] | {"id": free + number, "file_name": name})
+    for image, of in zip(images, [*index.images, *(index.images[row] for row in rows[:, 0].tolist())], strict=True):
+        _link(source / of.file_name, folder / image.file_name)
+    (folder / "annotations.json").write_text(json.dumps(listed), encoding="utf-8")
+    crowd = _indexed(index, images, rows, shares)
+    (folder / "index").mkdir()
+    write_index(crowd, folder / "index", "..")
+
+
+def _indexed(
+    index: PatchIndex, images: list[IndexedImage], rows: NDArray[np.int64], shares: NDArray[np.float32]
+) -> PatchIndex:
+    real = len(index.images)
+    bundled = np.stack([index.descriptors_of(row) for row in range(real)])
+
+    def descriptors(row: int) -> NDArray[np.float32]:
+        if row < real:
+            return bundled[row]
+        (one, other), share = rows[row - real], shares[row - real]
+        mixed = share * bundled[one] + (1 - share) * bundled[other]
+        return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
+
+    # The projection and the codec are learned from a sample of all pictures, as `index` would.
+    settings = CodeSettings(FACTORY)
+    kept = encode_codes(descriptors, len(images), index.regions, index.encoder.dim, settings)
+    return PatchIndex(
+        index.encoder,
+        index.regions,
+        images,
+        kept.codes,
+        kept.factory,
+        projection=kept.projection,
+        features=index.features,
+    )
+
+
+def _link(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another disk, or one without links
+        shutil.copyfile(source, target)
