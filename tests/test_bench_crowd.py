@@ -33,12 +33,13 @@ def test_it_is_a_gallery_with_an_index(crowd, sample_db):
     }
 
 
-def test_mixed_pictures_lie_between_the_bundled_ones(crowd, sample_db):
-    index, bundled = PatchIndex.load(crowd / "index"), PatchIndex.load(sample_db / "index")
-    original = np.stack([index.project(bundled.descriptors_of(row))[0] for row in range(164)])
-    mixed = np.stack([index.descriptors_of(row)[0] for row in range(164, 400)])
-    nearest = np.sort(mixed @ original.T, axis=1)
-    assert (nearest[:, -2] > 0.3).all() and np.median(nearest[:, -1]) < 0.97  # close to two, equal to none
+def test_mixed_pictures_have_neighbours_among_themselves_and_none_among_the_bundled_ones(crowd):
+    index = PatchIndex.load(crowd / "index")
+    whole = np.stack([index.descriptors_of(row)[0] for row in range(400)])
+    similar = whole @ whole.T
+    np.fill_diagonal(similar, -1)
+    assert similar[164:, 164:].max(axis=1).min() > 0.4
+    assert similar[164:, :164].max() < similar[:164, :164].max(axis=1).mean()
 
 
 def test_fewer_than_the_bundled_ones_are_refused(tmp_path, sample_db, refused):
@@ -56,7 +57,8 @@ def test_a_large_gallery_is_ranked_and_scored_to_a_depth(crowd, monkeypatch):
     answer = deep.answer(deep.first(), deep.levels, 10)
     assert answer.ranked == len(deep.ranking(deep.first(), deep.levels)) == 50 and answer.pictures == 400
     assert [one.match.image_id for one in answer.results] == [one.match.image_id for one in every.results]
-    assert answer.score is not None and every.score is not None
+    assert every.score is not None and every.score.ap > 0.5
+    assert answer.score is not None
     assert answer.score.ap <= every.score.ap and answer.score.positives == every.score.positives
     assert "of all 400 do. Scored are the first 50." in strip(answer, "it")
     again = deep.answer(deep.first(), deep.levels, 10, "patch-qe")
