@@ -89,7 +89,7 @@ def _merged(best: Ranking, scores: NDArray[np.float32], first: int, top: int) ->
 
 
 def _key(stream: SyntheticPictures, top: int) -> str:
-    return f"{stream.source.digest} {len(stream)} {stream.seed} {stream.mixing} {top}"
+    return f"{stream.digest} {top}"
 
 
 def _resumed(state: Path | None, stream: SyntheticPictures, top: int) -> tuple[int, Ranking]:

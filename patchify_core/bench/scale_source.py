@@ -25,6 +25,7 @@ from patchify_core.integrity import META_NAME
 from patchify_core.paths import SAMPLE_DB
 from patchify_core.projection import Projection
 from patchify_core.regions import Regions, parse_regions
+from patchify_core.stores import PatchStore
 
 HELD_OUT_EVERY = 4
 """One object in this many is held out, and asked for."""
@@ -143,7 +144,7 @@ def learn_source(others: Sequence[Path], work: Path, dim: int, queries: int, see
     )
 
 
-def descriptors_of(index: PatchIndex) -> NDArray[np.float32]:
+def descriptors_of(index: PatchStore) -> NDArray[np.float32]:
     """(N, P, D) float32 descriptors of a whole small index, decoded, rows of length 1."""
     found = np.stack([index.descriptors_of(row) for row in range(len(index.images))])
     return np.asarray(found / np.linalg.norm(found, axis=2, keepdims=True), np.float32)

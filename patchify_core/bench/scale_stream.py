@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.bench.scale_source import ScaleSource
+from patchify_core.digests import sha256_of_bytes
 from patchify_core.errors import PatchifyError
 from patchify_core.picture_table import PictureTable
 
@@ -88,6 +89,12 @@ class SyntheticPictures:
         self._order = np.argsort(self.planted.rows)
         self._whole = np.ascontiguousarray(source.pictures.reshape(len(source.pictures), -1), np.float32)
         self._patches = np.ascontiguousarray(source.pictures.reshape(-1, self.dim), np.float32)
+
+    @property
+    def digest(self) -> str:
+        """What a build that was cut may go on with: the same source, number, seed and mixing."""
+        made = f"{self.source.digest} {len(self)} {self.seed} {self.mixing}"
+        return sha256_of_bytes(made.encode())
 
     @property
     def dim(self) -> int:
