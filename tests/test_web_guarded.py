@@ -210,6 +210,7 @@ class Case:
 
     def __init__(self, path, loaded=True) -> None:
         self.folder = path
+        self.examples, self.prepared = [0, 1, 2], {1}
         self.gallery = SimpleNamespace(images=[SimpleNamespace(path=path / "0.png")])
         self.shelf = SimpleNamespace(first="index", offers={"index": None}, is_loaded=lambda name: loaded)
 
@@ -230,7 +231,9 @@ def test_health_is_ok_and_says_how_busy_it_is(tmp_path):
     assert said.status_code == 200
     numbers = said.json()
     assert numbers.pop("uptime_s") >= 0 and numbers.pop("longest_wait_s") >= 0 and numbers.pop("version")
-    assert numbers == {"status": "ok", "pictures": 1, "indexes": ["index"], "running": 0, "waiting": 1}
+    queue = {"running": 0, "waiting": 1}
+    examples = {"examples": 3, "prepared": 1}
+    assert numbers == {"status": "ok", "pictures": 1, "indexes": ["index"]} | examples | queue
 
 
 def test_health_says_why_no_search_can_be_answered(tmp_path):

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -116,6 +116,8 @@ def _measure(gallery: Path, visitors: int, seconds: float, flood: int) -> dict[s
     expected = expect(gallery)
     with _server(gallery) as (url, process):
         asyncio.run(_warm(url, expected))
+        _wait_until(url, process, lambda said: said["prepared"] == said["examples"])
+        time.sleep(SETTLE_S)
         before = resident_mb(process)
         peak = _Peak(process)
         outcome, refused = asyncio.run(_visit(url, expected, visitors, seconds, flood, peak))
@@ -193,20 +195,21 @@ def _server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[b
         )
         url = f"http://127.0.0.1:{port}"
         try:
-            _wait_for(url, process)
+            _wait_until(url, process, lambda said: said["status"] == "ok")
             yield url, process
         finally:
             process.terminate()
             process.wait(20)
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
+def _wait_until(url: str, process: subprocess.Popen[bytes], reached: Callable[[dict[str, Any]], bool]) -> None:
+    """Waits for what the server says of itself."""
     import httpx
 
     start = time.monotonic()
     while time.monotonic() - start < START_LIMIT_S and process.poll() is None:
         try:
-            if httpx.get(f"{url}/health", timeout=10).status_code == 200:
+            if reached(httpx.get(f"{url}/health", timeout=10).json()):
                 return
         except httpx.HTTPError:
             pass

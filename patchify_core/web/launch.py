@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import signal
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.paths import ASSETS
-from patchify_core.web.memory import few_arenas
+from patchify_core.web.memory import few_arenas, give_back
 from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ PREPARE_PAUSE_S = 0.2
 
 QUIET_S = 3.0
 """Seconds for which nobody must have asked anything before the examples are prepared further."""
+
+LOOK_S = 1.0
+"""Seconds between two looks at whether memory can be given back."""
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +96,7 @@ def launch(
         def busy() -> bool:
             return demo.quiet_s() < QUIET_S
 
-        threading.Thread(target=_prepare, args=(showcase, closing, busy), name="patchify-prepare", daemon=True).start()
+        threading.Thread(target=_between, args=(showcase, closing, busy), name="patchify-between", daemon=True).start()
         demo.launch(
             server_name=host,
             server_port=port,
@@ -139,6 +143,18 @@ def _open(folder: Path) -> Showcase:
     except IndexFolderError as error:  # a map is damaged: the page says so to whoever asks
         log.warning("The first example could not be prepared: %s", error)
     return showcase
+
+
+def _between(showcase: Showcase, closing: threading.Event, busy: Callable[[], bool]) -> None:
+    """What is done while nobody asks anything: examples are prepared, and memory that visits needed is given back."""
+    _prepare(showcase, closing, busy)
+    used = True
+    while not closing.wait(LOOK_S):
+        asking = busy()
+        if used and not asking:
+            gc.collect()
+            give_back()
+        used = asking
 
 
 def _prepare(showcase: Showcase, closing: threading.Event, busy: Callable[[], bool]) -> None:

@@ -41,6 +41,8 @@ def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
             "version": __version__,
             "pictures": len(showcase.gallery.images),
             "indexes": list(showcase.shelf.offers),
+            "examples": len(showcase.examples),
+            "prepared": len(showcase.prepared),
             "uptime_s": round(time.monotonic() - started, 1),
             "running": queue.get_active_worker_count(),
             "waiting": len(waiting),

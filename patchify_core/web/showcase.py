@@ -32,12 +32,17 @@ PIECE = 4
 
 
 class Showcase(Asking):
-    """Answers the questions of all visitors; see `Asking` for the arguments."""
+    """Answers the questions of all visitors; see `Asking` for the arguments.
+
+    Attributes:
+        prepared: ids of the examples whose answers are ready.
+    """
 
     def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
         """Looks which re-rankers there are; nothing is loaded yet."""
         super().__init__(folder, encoder, settings)
         self.rerankers, self.judge = Rerankers(), Judge(self.gallery)
+        self.prepared: set[int] = set()
 
     def answer(
         self, question: Question, level: int, top: int, reranker: str | None = None, way: str = WINNING
@@ -170,6 +175,7 @@ class Showcase(Asking):
                 return found
 
             self.judge.score(question, ranking, boxed)
+            self.prepared.add(query.id)
 
     def _result(self, question: Question, rank: int, match: Match) -> Result:
         index = self.shelf.offer(question.engine).index
