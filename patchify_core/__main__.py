@@ -1,4 +1,4 @@
-"""The command line: `python -m patchify_core index | search | verify | evaluate | compare | study | bench | serve`.
+"""The command line, `python -m patchify_core COMMAND`: index, embed, search, tune, verify, evaluate and more.
 
 Only argument parsing happens here, so that `--help` answers at once; the work is in `commands/`.
 Exit codes: 0 done, 1 done but some pictures were skipped or have changed, 2 refused or failed, 130 interrupted.
@@ -34,8 +34,22 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     index = commands.add_parser("index", help="build or update an index of a dataset or a folder of pictures")
-    index.add_argument("gallery", metavar="GALLERY", help="folder of pictures, or a dataset with annotations.json")
+    index.add_argument(
+        "gallery",
+        nargs="?",
+        metavar="GALLERY",
+        help="folder of pictures, or a dataset with annotations.json (or give --from-shards)",
+    )
     index.add_argument("--out", required=True, metavar="INDEX", help="index folder to make or update")
+    index.add_argument(
+        "--from-shards", metavar="SHARDS", help="index a collection of any size that embed has written into shards"
+    )
+    index.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="what a search may take: chooses codec, lists and bytes a patch, and says what and why",
+    )
     index.add_argument("--json", action="store_true", help="print what was done as JSON")
     index.add_argument(
         "--like",
@@ -44,6 +58,24 @@ def parser() -> argparse.ArgumentParser:
         "few pictures to learn a codec from, and for indexes that shall be comparable",
     )
     _index_options(index)
+    _ray_options(index)
+    _store_options(index)
+
+    embed = commands.add_parser(
+        "embed", help="embed pictures into shards, which index --from-shards takes; with --ray on many workers"
+    )
+    embed.add_argument("gallery", metavar="GALLERY", help="folder of pictures, or a dataset with annotations.json")
+    embed.add_argument("--out", required=True, metavar="SHARDS", help="folder of shards to make or go on with")
+    embed.add_argument(
+        "--like",
+        metavar="INDEX",
+        help="encoder, regions, features and learned projection of this index: smaller shards",
+    )
+    embed.add_argument("--half", action="store_true", help="keep descriptors in half precision: half the space")
+    embed.add_argument("--json", action="store_true", help="print what was done as JSON")
+    _descriptor_options(embed)
+    _ray_options(embed)
+    _device_option(embed)
 
     search = commands.add_parser("search", help="find the pictures that hold the query's object")
     search.add_argument("index", metavar="INDEX", help="index folder")
@@ -62,7 +94,18 @@ def parser() -> argparse.ArgumentParser:
     _refine_option(search)
     search.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
     search.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    _token_option(search)
     _device_option(search)
+
+    tune = commands.add_parser(
+        "tune", help="find out how many lists a search must visit for a wanted recall, and keep that in the index"
+    )
+    tune.add_argument("index", metavar="INDEX", help="index folder with inverted lists")
+    tune.add_argument(
+        "--recall", type=float, default=0.95, metavar="R", help="wanted share of the pictures that all lists give"
+    )
+    tune.add_argument("--queries", type=int, default=100, metavar="N", help="held-out queries (default 100)")
+    tune.add_argument("--json", action="store_true", help="print what was measured as JSON")
 
     verify = commands.add_parser(
         "verify", help="check an index to the last bit, and its pictures against their digests"
@@ -104,6 +147,7 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
     _index_options(evaluate)
+    _store_options(evaluate)
 
     compare = commands.add_parser("compare", help="is one evaluation better than another? (paired bootstrap)")
     compare.add_argument("a", metavar="A.json", help="written by evaluate --json")
@@ -168,26 +212,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _index_options(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--encoder",
-        default=DEFAULT_ENCODER,
-        metavar="SPEC",
-        help="effnet-lite0 (default), effnet-lite1, effnet-lite2; open_clip:ARCH/TAG, open_clip:ARCH/FILE, timm:NAME "
-        "(downloaded when first used), timm:NAME@FILE",
-    )
-    command.add_argument(
-        "--regions",
-        default=DEFAULT_REGIONS,
-        metavar="SPEC",
-        help="pyramid:N, N from 1 to 6 (default pyramid:4); sliding:SCALE,OVERLAP; random:N,SEED; salient:N; "
-        "several with + between",
-    )
-    command.add_argument(
-        "--features",
-        default="crop",
-        metavar="HOW",
-        help="crop: one forward pass a patch (default); pooled: one a picture, seen at 640 pixels; pooled:N: at N",
-    )
+    _descriptor_options(command)
     command.add_argument(
         "--keep-maps",
         action="store_true",
@@ -221,6 +246,79 @@ def _index_options(command: argparse.ArgumentParser) -> None:
         "--rescore", metavar="FAISS", help="keep finer codes too, e.g. SQ8, and order the first pictures by them"
     )
     _device_option(command)
+
+
+def _store_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--store",
+        choices=["faiss", "milvus"],
+        default="faiss",
+        help="where descriptors are kept: faiss, in the index folder (default), or milvus, past one machine "
+        "(pip install -r requirements-milvus.txt)",
+    )
+    command.add_argument(
+        "--uri",
+        metavar="WHERE",
+        help="of Milvus: a file ending in .db (Milvus Lite), or http://HOST:19530, https://...",
+    )
+    command.add_argument("--collection", metavar="NAME", help="in Milvus (default: made of the gallery's name)")
+    command.add_argument(
+        "--milvus-index",
+        metavar="KIND",
+        help="Milvus' own index: FLAT (exact; default in a file), HNSW (default on a server), IVF_FLAT, IVF_SQ8, "
+        "IVF_PQ (servers only), ...",
+    )
+    command.add_argument(
+        "--ca", metavar="PEM", help="the authority that signed the Milvus server's certificate, for TLS"
+    )
+    command.add_argument("--server-name", metavar="NAME", help="the name in that certificate, if it is another")
+    _token_option(command)
+
+
+def _token_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--token",
+        help="for a Milvus server: user:password or an API key (or set MILVUS_TOKEN, which no list of processes shows)",
+    )
+
+
+def _descriptor_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--encoder",
+        default=DEFAULT_ENCODER,
+        metavar="SPEC",
+        help="effnet-lite0 (default), effnet-lite1, effnet-lite2; open_clip:ARCH/TAG, open_clip:ARCH/FILE, timm:NAME "
+        "(downloaded when first used), timm:NAME@FILE",
+    )
+    command.add_argument(
+        "--regions",
+        default=DEFAULT_REGIONS,
+        metavar="SPEC",
+        help="pyramid:N, N from 1 to 6 (default pyramid:4); sliding:SCALE,OVERLAP; random:N,SEED; salient:N; "
+        "several with + between",
+    )
+    command.add_argument(
+        "--features",
+        default="crop",
+        metavar="HOW",
+        help="crop: one forward pass a patch (default); pooled: one a picture, seen at 640 pixels; pooled:N: at N",
+    )
+
+
+def _ray_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--ray",
+        nargs="?",
+        const="",
+        metavar="ADDRESS",
+        help="embed with Ray (pip install -r requirements-ray.txt): on this machine's cores, or on the cluster whose "
+        "head node is HOST:PORT (auto: the one this machine belongs to); every machine must see the pictures and the "
+        "shards under the same path",
+    )
+    command.add_argument("--workers", type=int, metavar="N", help="workers of Ray (default: as many as fit)")
+    command.add_argument("--cpus", type=int, metavar="N", help="cores of each worker (default 1)")
+    command.add_argument("--gpus", type=float, metavar="N", help="GPUs of each worker; 0.5: two share one (default 0)")
+    command.add_argument("--shard-images", type=int, default=256, metavar="N", help="pictures in a shard (default 256)")
 
 
 def _refine_option(command: argparse.ArgumentParser) -> None:
@@ -262,6 +360,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["PATCHIFY_DEVICE"] = arguments.device  # the one place that encoders ask
     if getattr(arguments, "engine", None):
         os.environ["PATCHIFY_ENGINE"] = arguments.engine
+    if getattr(arguments, "token", None):
+        os.environ["MILVUS_TOKEN"] = arguments.token
     try:
         module = importlib.import_module(f"patchify_core.commands.{arguments.command}")
         code: int = module.run(arguments)
@@ -287,7 +387,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _kept(arguments: argparse.Namespace) -> str:
     """What an interrupted command keeps, and what is lost."""
     everything = ": finished work is kept; run the same command again to go on"
-    if arguments.command == "index" or (arguments.command == "study" and arguments.json):
+    if arguments.command in ("index", "embed") or (arguments.command == "study" and arguments.json):
         return everything
     if arguments.command == "study":
         return ": descriptors are kept in --work, scores are not (--json FILE keeps them)"

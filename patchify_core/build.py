@@ -10,12 +10,12 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -122,7 +122,7 @@ def build_index(
     regions, settings = regions or Pyramid(), settings or BuildSettings()
     extractor = load_extractor(settings.features, encoder, settings.keep_maps)
     settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
-    with _explained(Path(out)):
+    with explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + PRIVATE)
         stood, old = _existing(out, encoder, regions, settings, extractor.spec)  # refused before anything is made
@@ -137,23 +137,44 @@ def build_index(
             if _digest(out) != stood:  # another build ended meanwhile
                 _, newer = _existing(out, encoder, regions, settings, extractor.spec)
                 old = newer or old
-            work = _Work(gallery, extractor, regions, journal, old, progress)
+            work = Work(gallery, extractor, regions, journal, old, progress)
             try:
                 work.run(settings.shard_images)
                 if not work.images:
-                    raise _nothing_indexed(work)
+                    raise nothing_indexed(work)
             except BaseException:
                 journal.leave()
                 raise
             journal.flush()
             index = _index(work, journal, old, encoder, regions, settings)
             maps = _Maps(work.images, journal, old) if settings.keep_maps else None
-            swap_in(out, private, lambda new: index.write(new, _root_from(out, gallery.root), maps))
+            swap_in(out, private, lambda new: index.write(new, root_from(out, gallery.root), maps))
             journal.remove()
     return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
 
 
-class _Work:
+class Sink(Protocol):
+    """Where descriptors of finished pictures go; `journal.Journal`, or a store that is written to as they come."""
+
+    @property
+    def known(self) -> Container[str]:
+        """Digests of the pictures that need no encoder any more."""
+        ...
+
+    def __len__(self) -> int:
+        """Pictures added since the last flush."""
+        ...
+
+    def add(self, digest: str, descriptors: NDArray[np.float32], packed: bytes | None = None) -> None:
+        """Takes one picture; see `Journal.add`."""
+        ...
+
+    def flush(self) -> None:
+        """Writes what is fresh."""
+        ...
+
+
+class Work:
     """One pass over the gallery: every picture ends up indexed (new or known) or skipped."""
 
     def __init__(
@@ -161,10 +182,11 @@ class _Work:
         gallery: Gallery,
         extractor: Extractor,
         regions: Regions,
-        journal: Journal,
+        journal: Sink,
         old: PatchIndex | None,
         progress: Progress | None,
     ) -> None:
+        """Takes the parts; `run` does the work."""
         self.gallery, self.extractor, self.regions, self.journal = gallery, extractor, regions, journal
         self.progress = progress or (lambda done, total: None)
         self.old_rows = {image.sha256: row for row, image in enumerate(old.images)} if old else {}
@@ -175,6 +197,7 @@ class _Work:
         self.seconds = 0.0
 
     def run(self, shard_images: int) -> None:
+        """Goes over the gallery, and flushes each `shard_images` pictures; the last ones are left to be flushed."""
         start = time.perf_counter()
         with closing(self.extractor.describe_many(self._new_pictures())) as stream:
             for described in stream:
@@ -202,7 +225,7 @@ class _Work:
                 known = digest in self.old_rows or digest in self.journal.known or digest in seen
                 # A known picture's header is read all the same: the annotations may have changed since.
                 picture, size = (None, picture_size(data)) if known else self.extractor.read(data)
-                _check_size(image, size)
+                check_size(image.file_name, (image.width, image.height), size)
             except OSError as error:
                 self._skip(image, f"it cannot be read ({error.strerror})")
                 continue
@@ -230,22 +253,24 @@ class _Work:
         self._settled()
 
 
-def _nothing_indexed(work: _Work) -> GalleryError:
+def nothing_indexed(work: Work) -> GalleryError:
+    """What is said where no picture of a gallery could be read."""
     name, reason = work.skipped[0] if work.skipped else ("", "it is empty")
     why = f"{name}: {reason}" if name else reason
     return GalleryError(f"No picture in {work.gallery.root} could be read ({why.rstrip('.')}): nothing was indexed.")
 
 
-def _check_size(image: GalleryImage, size: tuple[int, int]) -> None:
-    if (image.width, image.height) != size:
+def check_size(file_name: str, said: tuple[int, int], size: tuple[int, int]) -> None:
+    """Raises GalleryError unless a picture has the (width, height) that its gallery says."""
+    if said != size:
         raise GalleryError(
-            f"{image.file_name} is {size[0]}x{size[1]} pixels, but its annotations say "
-            f"{image.width}x{image.height}: correct the annotations, or its boxes would be wrong."
+            f"{file_name} is {size[0]}x{size[1]} pixels, but its annotations say "
+            f"{said[0]}x{said[1]}: correct the annotations, or its boxes would be wrong."
         )
 
 
 def _index(
-    work: _Work, journal: Journal, old: PatchIndex | None, encoder: Encoder, regions: Regions, settings: BuildSettings
+    work: Work, journal: Journal, old: PatchIndex | None, encoder: Encoder, regions: Regions, settings: BuildSettings
 ) -> PatchIndex:
     """Puts the descriptors of all pictures, in order, into one index."""
     dim = encoder.info.dim
@@ -317,6 +342,10 @@ def _existing(
     if not place.is_dir() or not (place / META_NAME).is_file():
         raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
     meta = read_meta(out)
+    if meta.get("images", ()) is None:
+        raise IndexFolderError(
+            f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."
+        )
     made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": features}
     made_with |= settings.made_with(meta)
     for key, mine in made_with.items():
@@ -357,7 +386,7 @@ def _check_like(like: PatchIndex, encoder: Encoder, regions: Regions, settings: 
             )
 
 
-def _root_from(out: Path, root: Path) -> str:
+def root_from(out: Path, root: Path) -> str:
     """The gallery's root relative to the index folder, so that both can move together; absolute across drives."""
     try:
         return Path(os.path.relpath(root.resolve(), out.resolve())).as_posix()
@@ -366,7 +395,7 @@ def _root_from(out: Path, root: Path) -> str:
 
 
 @contextmanager
-def _explained(out: Path) -> Iterator[None]:
+def explained(out: Path) -> Iterator[None]:
     """Turns what the disk says into one sentence; work that is already journalled stays for the next run."""
     again = "the pictures embedded so far are kept; run the same command again"
     try:

@@ -32,3 +32,7 @@ class IndexFolderError(PatchifyError):
 
 class ArchiveError(PatchifyError):
     """A zip archive that is damaged, or holds more than may be unpacked."""
+
+
+class StoreError(PatchifyError):
+    """A vector store that cannot be reached, or does not hold or take what it should."""

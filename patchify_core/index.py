@@ -6,7 +6,7 @@ patch id = row of the picture * patches per image + cell. `build.py` makes an in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +19,7 @@ from patchify_core.compression import visits_everything
 from patchify_core.digests import sha256_of_file
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.picture_table import IndexedImage, PictureTable, RowOf
 from patchify_core.projection import Projection
 from patchify_core.regions import Regions
 
@@ -26,30 +27,34 @@ if TYPE_CHECKING:
     import faiss
 
     from patchify_core.maps import KeptMaps, PackedMaps
+    from patchify_core.scale.mapped import PatchCodes
 
 RESCORED = 100
 """Pictures that finer codes re-score, at least."""
 
 
 @dataclass(frozen=True)
-class IndexedImage:
-    """One gallery picture as the index knows it.
+class SearchPlan:
+    """How an index with inverted lists is searched; `tune` finds it out and `meta.json` keeps it.
 
     Attributes:
-        id: gallery image id.
-        file_name: POSIX path below the gallery's root.
-        width: upright width in pixels.
-        height: upright height in pixels.
-        bytes: size of the file.
-        sha256: digest of the file's bytes.
+        probes: lists that a search visits.
+        fetch: patches that are asked for first, for each picture wanted.
+        recall: of the pictures that an exhaustive search finds first, the share that is found; None if not measured.
     """
 
-    id: int
-    file_name: str
-    width: int
-    height: int
-    bytes: int
-    sha256: str
+    probes: int
+    fetch: int = 16
+    recall: float | None = None
+
+    def check(self, codes: faiss.Index) -> None:
+        """Raises ValueError unless it fits the codes."""
+        import faiss
+
+        lists = codes.nlist if isinstance(codes, faiss.IndexIVF) else 0
+        whole = all(isinstance(number, int) and number > 0 for number in (self.probes, self.fetch))
+        if not whole or self.probes > lists or self.fetch > 1 << 20:
+            raise ValueError("a plan that does not fit the codes")
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,7 @@ class PatchIndex:
     Args:
         encoder: what made the descriptors.
         regions: which boxes they describe.
-        images: the pictures, in the order of their patches.
+        images: the pictures, in the order of their patches; a `PictureTable` where there are very many.
         codes: FAISS index with `len(images) * regions.patches_per_image` vectors, inner product.
         factory: the factory string that made `codes` (see `compression.parse_factory`).
         root: folder that the images' file names are relative to, if known.
@@ -88,6 +93,8 @@ class PatchIndex:
         rescore: the factory string that made `fine`, or None.
         features: how descriptors were made (`extract.checked_features`).
         maps: the pictures' feature maps, in the order of `images`; None where none are kept.
+        located: where the codes of a big index are found by patch number (`scale.mapped`); None where FAISS knows.
+        plan: how inverted lists are searched; None for what FAISS was told when they were made.
     """
 
     def __init__(
@@ -105,24 +112,33 @@ class PatchIndex:
         rescore: str | None = None,
         features: str = "crop",
         maps: KeptMaps | None = None,
+        located: PatchCodes | None = None,
+        plan: SearchPlan | None = None,
     ) -> None:
         """Takes the parts as they are; `load` is where they are checked."""
-        self.encoder, self.regions, self.images = encoder, regions, tuple(images)
+        self.encoder, self.regions = encoder, regions
+        self.images: Sequence[IndexedImage] = images if isinstance(images, PictureTable) else tuple(images)
         self.codes, self.factory, self.root = codes, factory, root
         self.projection, self.fine, self.boxes = projection, fine, boxes
         self.codebook, self.rescore = codebook, rescore
         self.features, self.maps = features, maps
         self.patches_per_image = regions.patches_per_image
+        self.located, self.plan = located, plan
         self._exhaustive = visits_everything(codes)
+        self._of_level: dict[int, NDArray[np.uint8]] = {}
 
     @cached_property
     def image_ids(self) -> NDArray[np.int64]:
         """(N,) gallery image ids in row order."""
+        if isinstance(self.images, PictureTable):
+            return self.images.ids
         return np.array([image.id for image in self.images], np.int64)
 
     @cached_property
-    def row_of(self) -> dict[int, int]:
+    def row_of(self) -> Mapping[int, int]:
         """Row of each gallery image id."""
+        if isinstance(self.images, PictureTable):
+            return RowOf(self.images)
         return {image.id: row for row, image in enumerate(self.images)}
 
     @property
@@ -160,6 +176,9 @@ class PatchIndex:
 
     def descriptors_of(self, row: int) -> NDArray[np.float32]:
         """(P, dim) float32 descriptors of the picture in `row` as stored (decoded from the finest codes)."""
+        if self.fine is None and self.located is not None:
+            first = row * self.patches_per_image
+            return self.located.decode(np.arange(first, first + self.patches_per_image))
         codes = self.codes if self.fine is None else self.fine
         return np.asarray(codes.reconstruct_n(row * self.patches_per_image, self.patches_per_image))
 
@@ -268,8 +287,11 @@ class PatchIndex:
         """
         every = int(self.codes.ntotal)
         fetch = min(every, max(64, 4 * pictures))
+        options = None
+        if self.plan is not None:
+            fetch, options = min(every, max(64, self.plan.fetch * pictures)), self._lists_to_visit(used)
         while True:
-            _, patches = self.codes.search(query[None], fetch)
+            _, patches = self.codes.search(query[None], fetch, params=options)
             found = patches[0][patches[0] >= 0]
             rows, cells = np.divmod(found, self.patches_per_image)
             rows = rows[cells < used]
@@ -278,6 +300,21 @@ class PatchIndex:
             if len(first) >= min(2 * pictures, len(self.images)) or fetch == every or len(found) < fetch:
                 return rows[np.sort(first)][: 2 * pictures]
             fetch = min(4 * fetch, every)
+
+    def _lists_to_visit(self, used: int) -> faiss.SearchParametersIVF:
+        """What FAISS is told of a search by plan: how many lists, and which patches of a picture count."""
+        import faiss
+
+        assert self.plan is not None
+        if used == self.patches_per_image:
+            return faiss.SearchParametersIVF(nprobe=self.plan.probes)  # type: ignore[call-arg]
+        if used not in self._of_level:  # a bit a patch, kept: 300 million are 37 MB and half a second
+            counts = np.arange(self.patches_per_image * 8) % self.patches_per_image < used
+            repeats = -(-int(self.codes.ntotal) // len(counts))
+            self._of_level[used] = np.tile(np.packbits(counts, bitorder="little"), repeats)
+        bitmap = self._of_level[used]
+        selector = faiss.IDSelectorBitmap(int(self.codes.ntotal), faiss.swig_ptr(bitmap))
+        return faiss.SearchParametersIVF(sel=selector, nprobe=self.plan.probes)  # type: ignore[call-arg]
 
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], used: int) -> Hits:
         """The pictures in `rows`, ranked by the similarity of their decoded patches."""
@@ -342,8 +379,8 @@ class PatchIndex:
             "factory": self.factory,
             "codebook": self.codebook,
             "rescore": self.rescore,
-            "images": [asdict(image) for image in self.images],
-        }
+            "images": None if isinstance(self.images, PictureTable) else [asdict(image) for image in self.images],
+        } | ({} if self.plan is None else {"search": asdict(self.plan)})
 
     def write(self, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
         """Writes the files into an existing folder; see `index_folder.write_index`."""

@@ -2,7 +2,9 @@
 
 `meta.json` (how it was made, of which pictures, and the digest of every other file), `index.faiss`, and where they are
 needed `projection.npy` (a learned projection), `fine.faiss` (finer codes), `boxes.npy` (boxes that depend on the
-pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). How they are checked is in `integrity.py`; a build may
+pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). A big index (`scale`) has its pictures in
+`pictures.bin` (`PictureTable`) instead of `meta.json`, its codes stay on the disk, mapped, and `lists.npy` says where a
+patch's code is. How they are checked is in `integrity.py`; a build may
 replace the folder while it is read, and the reader gets the old index or the new one.
 """
 
@@ -10,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -21,9 +24,10 @@ from patchify_core.digests import sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError
 from patchify_core.extract import CROP, checked_features
-from patchify_core.index import IndexedImage, PatchIndex
+from patchify_core.index import IndexedImage, PatchIndex, SearchPlan
 from patchify_core.integrity import META_NAME, Digests, damaged, is_whole, listed_file, opened, steadily, unreadable
 from patchify_core.maps import KeptMaps, PackedMaps, write_maps
+from patchify_core.picture_table import PictureTable, read_table
 from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions
 
@@ -33,7 +37,8 @@ if TYPE_CHECKING:
 FORMAT = 2
 FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
 PROJECTION_NAME, BOXES_NAME, MAPS_NAME = "projection.npy", "boxes.npy", "maps.bin"
-KNOWN_NAMES = frozenset({FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME})
+PICTURES_NAME, LISTS_NAME = "pictures.bin", "lists.npy"
+KNOWN_NAMES = frozenset({FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME, PICTURES_NAME, LISTS_NAME})
 
 
 def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
@@ -47,7 +52,10 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
 
     Raises:
         OSError: if a file cannot be written.
+        IndexFolderError: if it is a big index, whose codes are nowhere but in its own files.
     """
+    if isinstance(index.images, PictureTable):
+        raise IndexFolderError("A big index is not written anew: copy its folder, or build it again.")
     files = {FAISS_NAME: _write_codes(index.codes, folder / FAISS_NAME)}
     if index.fine is not None:
         files[FINE_NAME] = _write_codes(index.fine, folder / FINE_NAME)
@@ -84,15 +92,27 @@ def _load(place: Path, folder: Path) -> PatchIndex:
     """Loads what stands at `place`, which is `folder` except while a build swaps it."""
     import faiss
 
+    from patchify_core.scale.mapped import PatchCodes, map_codes, map_numbers
+
     meta = _read_meta(place, folder)
+    if "store" in meta:
+        raise IndexFolderError(
+            f"The descriptors of {folder} are in Milvus, and here they are needed in the folder itself: name an index "
+            "that was made without --store milvus, or index with --store milvus again."
+        )
     try:
         files, root, factory = checked_files(meta, folder), (folder / meta["root"]).resolve(), meta["factory"]
         codebook, rescore, features = meta["codebook"], meta["rescore"], checked_features(meta["features"])
         encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
-        images = [IndexedImage(**image) for image in meta["images"]]
+        images: Sequence[IndexedImage] | None = None
+        if (meta["images"] is None) != (PICTURES_NAME in files):
+            raise damaged(folder, META_NAME)
+        if meta["images"] is not None:
+            images = [IndexedImage(**image) for image in meta["images"]]
+        plan = None if "search" not in meta else SearchPlan(**meta["search"])
     except (KeyError, TypeError, AttributeError):
         raise damaged(folder, META_NAME) from None
-    projection = boxes = fine = maps = None
+    projection = boxes = fine = maps = located = None
     with opened(place, files, folder) as at:
         for name, file in at.items():
             _check(file, files[name], folder, name)
@@ -104,14 +124,38 @@ def _load(place: Path, folder: Path) -> PatchIndex:
                 boxes = np.lib.format.read_array(at[BOXES_NAME], allow_pickle=False)
             if MAPS_NAME in at:
                 maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
-            codes = _read_codes(at[FAISS_NAME])
-            if FINE_NAME in at:
-                fine = _read_codes(at[FINE_NAME])
+            if images is None:
+                images = read_table(at[PICTURES_NAME])
+                codes, data = map_codes(at[FAISS_NAME])
+                if LISTS_NAME in at:
+                    located = PatchCodes(codes, data, map_numbers(at[LISTS_NAME]))
+                if FINE_NAME in at:
+                    fine, _ = map_codes(at[FINE_NAME])
+            else:
+                codes = _read_codes(at[FAISS_NAME])
+                if FINE_NAME in at:
+                    fine = _read_codes(at[FINE_NAME])
             compression = parse_factory(factory)
+            if plan is not None:
+                plan.check(codes)
         except (ValueError, RuntimeError, AttributeError):  # of numpy, FAISS, and a factory that is no text
             raise damaged(folder, META_NAME) from None
     index = PatchIndex(
-        encoder, regions, images, codes, factory, root, projection, fine, boxes, codebook, rescore, features, maps
+        encoder,
+        regions,
+        images,
+        codes,
+        factory,
+        root,
+        projection,
+        fine,
+        boxes,
+        codebook,
+        rescore,
+        features,
+        maps,
+        located,
+        plan,
     )
     patches = len(images) * regions.patches_per_image
     fits = (
@@ -120,6 +164,7 @@ def _load(place: Path, folder: Path) -> PatchIndex:
         and (projection.dim if projection else None) == compression.projection
         and (projection is None or len(projection.mean) == encoder.dim)
         and (fine is None) == (rescore is None)
+        and (not isinstance(images, PictureTable) or fine is not None or located is not None)
         and (maps is None or (len(maps) == len(images) and features != CROP))
         and (boxes is not None) == regions.needs_picture
         and (

@@ -53,9 +53,9 @@ class Journal:
                 f"{folder} is in the way and was not made by this program: move it, or choose another folder for the "
                 "index."
             )
-        self._lock: IO[str] | None = _locked(self._head)
+        self._lock: IO[str] | None = locked(self._head)
         try:
-            _say_who(folder)
+            say_who(folder)
             if _json_or_none(self._head) != maker:
                 # Shards of another maker are of no use: descriptors must never be mixed.
                 for shard in folder.glob("shard-*"):
@@ -180,7 +180,7 @@ class Journal:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _locked(path: Path) -> IO[str]:
+def locked(path: Path) -> IO[str]:
     """Opens a file (made if missing) and locks it; closing it, or the end of the process however it comes, unlocks.
 
     Raises:
@@ -223,7 +223,7 @@ def _lock_once(path: Path) -> IO[str]:
     return file
 
 
-def _say_who(folder: Path) -> None:
+def say_who(folder: Path) -> None:
     """Writes down who holds the lock, for the sentence that another build is refused with."""
     temporary = folder / "holder.tmp"
     since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")

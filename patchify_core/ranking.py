@@ -9,8 +9,9 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.index import Hits, PatchIndex
+from patchify_core.index import Hits
 from patchify_core.retrieval import Match, as_matches
+from patchify_core.stores import PatchStore
 
 PIECE = 256
 """Matches that are made at a time when all are gone through."""
@@ -25,7 +26,7 @@ class Ranking(Sequence[Match]):
         first: matches that stand in the place of the first ones: the same pictures, ordered anew.
     """
 
-    def __init__(self, index: PatchIndex, hits: Hits, first: Sequence[Match] = ()) -> None:
+    def __init__(self, index: PatchStore, hits: Hits, first: Sequence[Match] = ()) -> None:
         """Takes the parts as they are."""
         self.searched, self.hits, self.first = index, hits, tuple(first)
 

@@ -18,7 +18,7 @@ from patchify_core.boxes import checked_box
 from patchify_core.encoders import Encoder, TextEncoder, load_encoder
 from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.extract import load_extractor
-from patchify_core.index import Hits, PatchIndex
+from patchify_core.index import Hits
 from patchify_core.pictures import read_picture, upright
 from patchify_core.pooled import mean_direction
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from patchify_core.localize import Refiner
     from patchify_core.ranking import Ranking
     from patchify_core.rerank import QueryView, Reranker, Verification
+    from patchify_core.stores import PatchStore
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class Patchify:
         EncoderError: if the index was made in one pass a picture and the encoder cannot do that.
     """
 
-    def __init__(self, index: PatchIndex, encoder: Encoder) -> None:
+    def __init__(self, index: PatchStore, encoder: Encoder) -> None:
         """Checks that the two fit together."""
         index.check_encoder(encoder.info)
         self.index, self.encoder = index, encoder
@@ -107,9 +108,12 @@ class Patchify:
 
         Raises:
             IndexFolderError: if the folder is not a whole index or does not fit the encoder.
+            StoreError: if its descriptors are in Milvus, which does not answer or does not hold them.
             EncoderError: if the encoder cannot be had.
         """
-        index = PatchIndex.load(folder)
+        from patchify_core.stores import open_store
+
+        index = open_store(folder)
         return cls(index, encoder or load_encoder(index.encoder.spec))
 
     def describe_query(self, picture: str | Path | bytes | Image, box: ArrayLike | None = None) -> NDArray[np.float32]:
@@ -282,7 +286,7 @@ class Patchify:
         return Explanation(image_id, self.index.boxes_of(row)[:used], scores, int(scores.argmax()))
 
 
-def as_matches(index: PatchIndex, hits: Hits) -> list[Match]:
+def as_matches(index: PatchStore, hits: Hits) -> list[Match]:
     """What a search of `index` found, with names and boxes, in the same order."""
     matches = []
     for row, score, cell in zip(hits.rows.tolist(), hits.scores.tolist(), hits.cells.tolist(), strict=True):

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from patchify_core.commands.shared import build, build_like, say_skipped
+from patchify_core.commands.embed import embed, ray_settings, told
+from patchify_core.commands.shared import build, build_like, progress_bar, say_skipped
 from patchify_core.encoders import load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import read_gallery
@@ -17,9 +19,17 @@ from patchify_core.regions import parse_regions
 
 def run(arguments: argparse.Namespace) -> int:
     """Builds or updates an index folder."""
+    if (arguments.gallery is None) == (arguments.from_shards is None):
+        raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
+    if arguments.from_shards is not None:
+        return _from_shards(arguments)
+    if ray_settings(arguments) is not None:
+        return _with_ray(arguments)
     if arguments.like is None:
         regions = parse_regions(arguments.regions)
         gallery = read_gallery(arguments.gallery)
+        if arguments.memory is not None:
+            _choose(arguments, len(gallery.images), regions.patches_per_image)
         report = build(gallery, Path(arguments.out), load_encoder(arguments.encoder), arguments)
     else:
         _check_alone(arguments)
@@ -40,12 +50,85 @@ def run(arguments: argparse.Namespace) -> int:
     return say_skipped(report)
 
 
-def _check_alone(arguments: argparse.Namespace) -> None:
-    """With --like, what an index is made of is all said by the other index."""
+def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
+    """Takes the codec that fits the memory, and says what and why."""
+    from patchify_core.__main__ import DEFAULT_FACTORY
+    from patchify_core.scale import choose
+
+    if arguments.factory != DEFAULT_FACTORY:
+        raise PatchifyError("--memory chooses how descriptors are kept: leave --preset and --factory out, or --memory.")
+    chosen = choose(max(pictures, 1), patches, arguments.memory, load_encoder(arguments.encoder).info.dim)
+    if chosen.lists:
+        raise PatchifyError(
+            f"{pictures:,} pictures are embedded first and indexed then: run embed GALLERY --out SHARDS, then index "
+            f"--from-shards SHARDS --out {arguments.out} --memory {arguments.memory:g}."
+        )
+    arguments.factory = chosen.factory
+    print(f"{chosen.factory}: {chosen.why}", file=sys.stderr)
+
+
+def _with_ray(arguments: argparse.Namespace) -> int:
+    """Embeds with Ray into shards beside the index, which stay there for the next time, and builds it from them."""
+    from patchify_core.__main__ import parser
+
+    out = Path(arguments.out)
+    shards = out.with_name(out.name + ".shards")
+    rest = parser().parse_args(["index", "--from-shards", str(shards), "--out", arguments.out])
+    for name in ("json", "memory", "rescore"):
+        setattr(rest, name, getattr(arguments, name))
+    for name in ("keep_maps", "factory", "codebook", "store", "like"):
+        if getattr(arguments, name) != getattr(rest, name):
+            raise PatchifyError(
+                f"--{name.replace('_', '-')} does not go with --ray: run embed --ray, and then index --from-shards."
+            )
+    report = embed(arguments, shards)
+    print(f"{shards}: {told(report)}; kept for the next time", file=sys.stderr)
+    return max(_from_shards(rest), say_skipped(report))
+
+
+def _from_shards(arguments: argparse.Namespace) -> int:
+    """Builds a big index of embedded shards."""
+    from patchify_core.embedding import pictures_of
+    from patchify_core.scale import ScaleSettings, build_big
+    from patchify_core.streams import ShardFolder
+
+    _check_alone(arguments, "--from-shards")
+    stream = ShardFolder(arguments.from_shards)
+    settings = ScaleSettings(memory_gb=arguments.memory, rescore=arguments.rescore)
+    with progress_bar("indexing", " pictures") as progress:
+        report = build_big(stream, arguments.out, settings, progress, pictures_of(arguments.from_shards))
+    if arguments.json:
+        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        return 0
+    print(f"{report.factory}: {report.why}")
+    speed = f"{report.patches_per_s:,.0f} patches/s" if report.patches_per_s else "all had been coded before"
+    print(
+        f"{arguments.out}: {report.images:,} pictures, {report.patches:,} patches, {report.bytes / 1e6:.1f} MB; "
+        f"{speed}, {report.learn_s + report.code_s + report.merge_s:.1f} s"
+    )
+    return 0
+
+
+def _check_alone(arguments: argparse.Namespace, given: str = "--like") -> None:
+    """With --like or --from-shards, what an index is made of is all said by the other index or the shards."""
     from patchify_core.__main__ import parser
 
     usual = parser().parse_args(["index", "GALLERY", "--out", "INDEX"])
-    for name in ("encoder", "regions", "features", "keep_maps", "factory", "codebook", "rescore"):
+    for name in (
+        "encoder",
+        "regions",
+        "features",
+        "keep_maps",
+        "factory",
+        "codebook",
+        "rescore",
+        "store",
+        "memory",
+        "like",
+    ):
+        if name in ({"rescore", "memory"} if given == "--from-shards" else {"like"}):
+            continue
         if getattr(arguments, name, None) != getattr(usual, name, None):
             option = name.replace("_", "-")
-            raise PatchifyError(f"--like takes all of it from {arguments.like}: leave --{option} out, or --like.")
+            source = arguments.like if given == "--like" else arguments.from_shards
+            raise PatchifyError(f"{given} takes all of it from {source}: leave --{option} out, or {given}.")

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from patchify_core.build import BuildReport, BuildSettings, build_index
 from patchify_core.encoders import Encoder
@@ -14,6 +15,10 @@ from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
+
+if TYPE_CHECKING:
+    from patchify_core.embedding import EmbedReport
+    from patchify_core.stores.building import Target
 
 SKIPPED_SHOWN = 20
 
@@ -41,8 +46,32 @@ def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Nam
         features=arguments.features,
         keep_maps=arguments.keep_maps,
     )
+    regions, target = parse_regions(arguments.regions), milvus_target(arguments)
     with progress_bar("indexing", " pictures") as progress:
-        return build_index(gallery, out, encoder, parse_regions(arguments.regions), settings, progress)
+        if target is not None:
+            from patchify_core.stores.building import build_in_milvus
+
+            return build_in_milvus(gallery, out, encoder, target, regions, settings, progress)
+        return build_index(gallery, out, encoder, regions, settings, progress)
+
+
+def milvus_target(arguments: argparse.Namespace) -> Target | None:
+    """Where in Milvus a gallery goes, as the options say; None with `--store faiss`.
+
+    Raises:
+        PatchifyError: if they do not fit together.
+    """
+    if arguments.store != "milvus":
+        for name in ("uri", "collection", "milvus_index", "ca", "server_name"):
+            if getattr(arguments, name) is not None:
+                option = name.replace("_", "-")
+                raise PatchifyError(f"--{option} is about Milvus: add --store milvus, or leave it out.")
+        return None
+    from patchify_core.stores.building import Target
+    from patchify_core.stores.connect import Address
+
+    address = Address.of(arguments.uri, arguments.token, arguments.ca, arguments.server_name)
+    return Target(address, arguments.collection, arguments.milvus_index)
 
 
 def build_like(gallery: Gallery, out: Path, like: PatchIndex, encoder: Encoder) -> BuildReport:
@@ -51,7 +80,7 @@ def build_like(gallery: Gallery, out: Path, like: PatchIndex, encoder: Encoder) 
         return build_index(gallery, out, encoder, progress=progress, like=like)
 
 
-def say_skipped(report: BuildReport) -> int:
+def say_skipped(report: BuildReport | EmbedReport) -> int:
     """Lists the pictures that were left out; returns the exit code."""
     if not report.skipped:
         return 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +15,9 @@ from patchify_core.commands.shared import progress_bar
 from patchify_core.digests import sha256_of_file
 from patchify_core.errors import IndexFolderError
 from patchify_core.index import IndexedImage
-from patchify_core.index_folder import checked_files, load_index, read_meta
+from patchify_core.index_folder import PICTURES_NAME, checked_files, load_index, read_meta
 from patchify_core.integrity import META_NAME, damaged, is_whole, opened, standing, steadily, unreadable
+from patchify_core.picture_table import read_table
 
 LARGE_BYTES = 1 << 28
 """From here on a bar shows how far it is: a second's work or so."""
@@ -92,7 +93,7 @@ class _Check:
         self.folder, self.place, self.meta = folder, place, read_meta(folder)
         try:
             self.files = checked_files(self.meta, folder)
-            self.images = [IndexedImage(**image) for image in self.meta["images"]]
+            self.images = self._images()
             self.root = (folder / self.meta["root"]).resolve()
             self.size = sum(listed["bytes"] for listed in self.files.values())
             work = self.size + (sum(image.bytes for image in self.images) if self.root.is_dir() else 0)
@@ -100,6 +101,16 @@ class _Check:
             raise damaged(folder, META_NAME) from None
         self.work, self.done, self.lock = work, 0, Lock()
         self.show: Callable[[int, int], None] = lambda done, total: None
+
+    def _images(self) -> Sequence[IndexedImage]:
+        """The pictures: of `meta.json`, or a big index' own table; none where that is damaged, which is found later."""
+        if self.meta["images"] is not None:
+            return [IndexedImage(**image) for image in self.meta["images"]]
+        try:
+            with opened(self.place, [PICTURES_NAME], self.folder) as at:
+                return read_table(at[PICTURES_NAME])
+        except (IndexFolderError, OSError, ValueError):
+            return []
 
     def found(self) -> Verified:
         large = self.work >= LARGE_BYTES

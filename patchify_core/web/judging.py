@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from patchify_core.boxes import iou
 from patchify_core.evaluation import find_in_matches
 from patchify_core.gallery import Gallery, Query
-from patchify_core.index import PatchIndex
 from patchify_core.metrics import QueryScore, grid_ceiling, score_found
 from patchify_core.retrieval import Match
+from patchify_core.stores import PatchStore
 from patchify_core.web.answers import IGNORED, ITSELF, OFF, RIGHT, UNKNOWN, WRONG, Result
 from patchify_core.web.questions import Question
 
@@ -70,7 +70,7 @@ class Judge:
         found = find_in_matches(ranking, self.gallery, self._as_query(question), None if refine is None else boxes)
         return None if found is None else score_found(found)
 
-    def ceiling(self, question: Question, index: PatchIndex, patches: int) -> float | None:
+    def ceiling(self, question: Question, index: PatchStore, patches: int) -> float | None:
         """The best LocScore that the first `patches` patches of each picture allow; None without annotated boxes."""
         asked = self._as_query(question)
         boxes = {i: b for i, b in self.gallery.positives(asked.instance, asked.exclude).items() if b is not None}

@@ -15,9 +15,9 @@ from patchify_core.localize.workers import WORKERS, map_at_once
 from patchify_core.web.questions import Question
 
 if TYPE_CHECKING:
-    from patchify_core.index import PatchIndex
     from patchify_core.localize import Localizer, SimilarityMap
     from patchify_core.retrieval import Match, Patchify
+    from patchify_core.stores import PatchStore
 
 WINNING, SOFT, MAP = "patch", "soft", "map"
 """The ways to a box; the last two are names of refiners (`localize.REFINERS`)."""
@@ -40,22 +40,22 @@ TWICE_FROM = 0.7
 one, and a search for it takes as long as one for the first."""
 
 
-def has_maps(index: PatchIndex) -> bool:
+def has_maps(index: PatchStore) -> bool:
     """Whether boxes can be searched for on the feature maps of an index's pictures."""
     return index.features != CROP
 
 
-def best_way(index: PatchIndex) -> str:
+def best_way(index: PatchStore) -> str:
     """The best way to a box that an index allows."""
     return MAP if has_maps(index) else SOFT
 
 
-def is_possible(way: str, index: PatchIndex) -> bool:
+def is_possible(way: str, index: PatchStore) -> bool:
     """Whether an index allows a way."""
     return way in NAMES and (way != MAP or has_maps(index))
 
 
-def checked_way(way: str, index: PatchIndex) -> str:
+def checked_way(way: str, index: PatchStore) -> str:
     """The way as it was asked for.
 
     Raises:
@@ -70,7 +70,7 @@ def checked_way(way: str, index: PatchIndex) -> str:
     return way
 
 
-def fitting_way(way: str, before: PatchIndex, after: PatchIndex) -> str:
+def fitting_way(way: str, before: PatchStore, after: PatchStore) -> str:
     """The way after another index was chosen: the best one stays the best one, others stay what they are."""
     return best_way(after) if way == best_way(before) else way
 

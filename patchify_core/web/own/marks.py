@@ -17,8 +17,8 @@ from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation import evaluate
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
-from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Patchify
+from patchify_core.stores import PatchStore
 from patchify_core.web.locating import MAP, SOFT, has_maps
 from patchify_core.web.own.collection import OwnPicture
 
@@ -164,7 +164,7 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
 class _Once(Patchify):
     """An engine that describes a query once, although several ways to search with it are scored."""
 
-    def __init__(self, index: PatchIndex, encoder: Encoder) -> None:
+    def __init__(self, index: PatchStore, encoder: Encoder) -> None:
         super().__init__(index, encoder)
         self._known: dict[tuple[str, bytes], NDArray[np.float32]] = {}
 
@@ -176,7 +176,7 @@ class _Once(Patchify):
 
 
 def score(
-    gallery: Gallery, index: PatchIndex, encoder: Encoder, progress: Callable[[int, int], None]
+    gallery: Gallery, index: PatchStore, encoder: Encoder, progress: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:
     """AP and LocScore over every box as a query, for whole pictures, patches, and better boxes.
 

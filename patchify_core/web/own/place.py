@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
+from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Match, Patchify
 from patchify_core.web.answers import UNMARKED, WRONG, Result
 from patchify_core.web.judging import Judge
@@ -28,6 +29,7 @@ class OwnShelf(Shelf):
     def __init__(self, name: str, label: str, engine: Patchify) -> None:
         """Takes index and encoder."""
         self.first = name
+        assert isinstance(engine.index, PatchIndex)  # visitors' pictures are kept nowhere else
         self.offers = {name: Offer(name, label, engine.index)}
         self._engine = engine
 

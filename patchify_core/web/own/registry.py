@@ -17,6 +17,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Patchify
+from patchify_core.stores import PatchStore
 from patchify_core.web.own.collection import CROWDED, MEGABYTE, Collection
 from patchify_core.web.own.indexing import Indexer
 from patchify_core.web.own.marks import Marks, as_coco, score
@@ -181,7 +182,7 @@ class Visitor:
             name = own_name(self.collection.token, version or self.indexer.version)
             self._place = OwnPlace(name, self._dataset(engine.index), engine, self._bundled)
 
-    def _dataset(self, index: PatchIndex, queries: bool = False) -> Gallery:
+    def _dataset(self, index: PatchStore, queries: bool = False) -> Gallery:
         held = {image.id for image in index.images}
         pictures = [picture for picture in self.collection.pictures if picture.id in held]
         return self.marks.gallery(self.collection.pictures_folder, pictures, queries)

@@ -1,0 +1,6 @@
+"""Big indexes: millions of pictures on one machine, built from a stream, in parts, within a memory budget."""
+
+from patchify_core.scale.build import ScaleReport, ScaleSettings, build_big
+from patchify_core.scale.choice import Choice, choose
+
+__all__ = ["Choice", "ScaleReport", "ScaleSettings", "build_big", "choose"]

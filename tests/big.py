@@ -1,0 +1,43 @@
+"""A small collection built as a big one: seeded clusters of descriptors, as a stream. Run by itself it builds."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+
+from patchify_core.picture_table import PictureTable
+from patchify_core.projection import Projection
+from patchify_core.regions import Pyramid, Regions
+from patchify_core.scale import ScaleSettings, build_big
+from tests.tiny import DIM, INFO
+
+SETTINGS = ScaleSettings(lists=16, projection=12, code_bytes=2, part_pictures=100)
+
+
+class Clusters:
+    """A `PictureStream` of pictures with five patches each."""
+
+    encoder, features = INFO, "crop"
+    projection: Projection | None = None
+    regions: Regions = Pyramid(2)
+
+    def __init__(self, count: int = 450, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        centres = rng.standard_normal((30, DIM))
+        found = centres[rng.integers(0, 30, (count, 5))] + 0.5 * rng.standard_normal((count, 5, DIM))
+        self.vectors = (found / np.linalg.norm(found, axis=2, keepdims=True)).astype(np.float32)
+        self.table = PictureTable.made(np.arange(count) * 3 + 7, [f"{i}.jpg" for i in range(count)], (40, 30))
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def batch(self, start: int, stop: int) -> tuple[PictureTable, np.ndarray]:
+        return self.table[start:stop], self.vectors[start:stop].copy()
+
+
+if __name__ == "__main__":
+    import faiss
+
+    faiss.omp_set_num_threads(1)
+    build_big(Clusters(), sys.argv[1], SETTINGS, lambda done, total: print(done, flush=True))
