@@ -30,17 +30,27 @@ def commands():
     found = []
     for block in re.findall(r"```sh\n(.*?)```", README, re.S):
         names = dict(re.findall(r'(\w)="([^"]*)"', block))
-        for line in block.splitlines():
+        for line in block.replace("\\\n", " ").splitlines():
             for name, value in names.items():
                 line = re.sub(rf"\${name}\b", value, line)
             words = shlex.split(line.partition("    #")[0].partition("      #")[0], comments=True)
-            if words[1:3] == ["-m", "patchify_core"] and "=" not in words[0]:
+            while words and re.match(r"[A-Z_]+=", words[0]):  # a variable for this command alone
+                words = words[1:]
+            if words[1:3] == ["-m", "patchify_core"]:
                 found.append(words[3:])
     return found
 
 
 def test_there_are_commands_of_every_kind():
-    assert {words[0] for words in commands()} == {"index", "search", "evaluate", "compare", "study"}
+    assert {words[0] for words in commands()} == {
+        "index",
+        "embed",
+        "tune",
+        "search",
+        "evaluate",
+        "compare",
+        "study",
+    }
 
 
 @pytest.mark.parametrize("words", commands(), ids=lambda words: " ".join(words)[:60])
