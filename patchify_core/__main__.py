@@ -196,13 +196,36 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure speed and memory on this machine, as ratios against a peer")
     bench.add_argument(
-        "what", choices=["encode", "search", "rerank", "refine", "page", "serve", "memory"], help="what to measure"
+        "what",
+        choices=["encode", "search", "rerank", "refine", "page", "serve", "memory", "scale"],
+        help="what to measure",
     )
     bench.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
     bench.add_argument("--visitors", type=int, metavar="N", help="serve: how many at a time (default 20)")
     bench.add_argument("--seconds", type=float, metavar="S", help="serve: how long they stay (default 120)")
     bench.add_argument("--flood", type=int, metavar="N", help="serve: requests at once of one more (default 0)")
     bench.add_argument("--pictures", type=int, metavar="N", help="serve: in the gallery (default: those bundled)")
+    bench.add_argument(
+        "--images", type=int, nargs="+", metavar="N", help="scale: pictures of each collection (default 10000 100000)"
+    )
+    bench.add_argument(
+        "--from",
+        dest="others",
+        nargs="+",
+        metavar="FOLDER",
+        help="scale: pictures, or an index of them, to make the collections of, beside the bundled gallery",
+    )
+    bench.add_argument(
+        "--out", metavar="FOLDER", help="scale: work folder; the same command goes on there (default bench-scale)"
+    )
+    bench.add_argument("--memory", type=float, metavar="GB", help="scale: what our search may take (default 16)")
+    bench.add_argument(
+        "--peers",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="scale: whether FAISS alone, hnswlib, Milvus Lite and Qdrant do the same (default: yes)",
+    )
+    bench.add_argument("--seed", type=int, metavar="N", help="scale: another collection of the same kind (default 0)")
 
     serve = commands.add_parser("serve", help="start the demo page (the same as python app.py)")
     serve.add_argument("--host", help="address to listen on (default 127.0.0.1)")

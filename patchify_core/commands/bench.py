@@ -13,16 +13,21 @@ from patchify_core.commands.shared import check_writable
 from patchify_core.errors import PatchifyError
 
 SERVE = ("visitors", "seconds", "flood", "pictures")
-"""Options that only `bench serve` has."""
+SCALE = ("images", "others", "out", "memory", "peers", "seed")
+"""Options that only `bench serve` and only `bench scale` have."""
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs one benchmark."""
     from patchify_core import bench as benchmarks
 
-    options = {name: getattr(arguments, name) for name in SERVE if getattr(arguments, name) is not None}
-    if options and arguments.what != "serve":
-        raise PatchifyError(f"--{next(iter(options))} belongs to bench serve: leave it out.")
+    options: dict[str, Any] = {}
+    for what, names in (("serve", SERVE), ("scale", SCALE)):
+        given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+        if given and arguments.what != what:
+            option = next(iter(given)).replace("others", "from")
+            raise PatchifyError(f"--{option} belongs to bench {what}: leave it out.")
+        options |= given
     if arguments.json:
         check_writable(Path(arguments.json))
     start = time.perf_counter()

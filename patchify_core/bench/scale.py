@@ -1,0 +1,213 @@
+"""Build time, bytes, memory, speed and accuracy as a collection grows tenfold and tenfold, beside what others need.
+
+Each stage of each size runs in a process of its own (`scale_stage`) and leaves its answer in the work folder, so the
+same command goes on where it was stopped:
+
+    OUT/settings.json, OUT/source.npz      what the collections are made of
+    OUT/N/                                 index and answers of N pictures
+    OUT/scale.json, scale.csv, scale.svg   the record, written anew after every size
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from patchify_core.bench.scale_chart import draw
+from patchify_core.bench.scale_exact import likeness
+from patchify_core.bench.scale_gauges import machine
+from patchify_core.bench.scale_peers import PEERS
+from patchify_core.bench.scale_source import ScaleSource, learn_source
+from patchify_core.bench.scale_stage import Stage, run_stage
+from patchify_core.bench.scale_table import OURS, THEIRS, csv_text, ours, say_peer, say_row, theirs
+from patchify_core.errors import PatchifyError
+
+IMAGES = (10_000, 100_000)
+OUT = Path("bench-scale")
+MEMORY_GB = 16.0
+LEAST_S = 2.0
+
+FLAT_LIMIT = 10_000
+"""Pictures up to which our search through exact descriptors is compared with IndexFlatIP: 300 thousand patches."""
+
+AS_GOOD = 0.01
+"""A peer is as good as we are if its overlap with the exact answers is at most so much less than ours."""
+
+
+def measure(
+    images: Sequence[int] = IMAGES,
+    others: Sequence[str | Path] = (),
+    out: str | Path = OUT,
+    memory: float = MEMORY_GB,
+    peers: bool = True,
+    seed: int = 0,
+    least_s: float = LEAST_S,
+) -> dict[str, Any]:
+    """Runs what is not done yet, prints the tables as they fill, and writes the record.
+
+    Args:
+        images: sizes of the collections.
+        others: index folders or folders of pictures that the collections are made of, beside the bundled gallery.
+        out: work folder.
+        memory: GB of 10^9 bytes that our search may take.
+        peers: whether others do the same work, each at the sizes that it can hold.
+        seed: of the collections.
+        least_s: seconds that latencies are taken for, at least.
+
+    Returns:
+        `command`, `machine`, `source`, `likeness`, and `rows`, one a size: `images`, the answers of the stages
+        `exact`, `build`, `search` and (small sizes) `flat`, `growth`, how many times as long a query takes for every
+        tenfold since the size before, and `peers`, each with its answer or what it was left out for, `skipped`.
+
+    Raises:
+        PatchifyError: if a number makes no sense, the work folder holds other work, or a stage was refused.
+    """
+    sizes, work = _checked(images, memory, seed), Path(out)
+    kept = {"others": [str(Path(path).resolve()) for path in others], "memory_gb": memory, "seed": seed}
+    source = _source(work, kept)
+    numbers: dict[str, Any] = {
+        "command": _command(sizes, others, work, memory, peers, seed),
+        "machine": machine(),
+        "source": {
+            "pictures": len(source.pictures),
+            "queries": len(source.queries),
+            "answers": len(source.answers),
+            "encoder": source.encoder.spec,
+            "regions": source.regions.spec,
+            "dim": int(source.pictures.shape[2]),
+            "digest": source.digest,
+        },
+        "likeness": _likeness(work, source),
+        "rows": [],
+    }
+    print(f"{_machine_line(numbers['machine'])}\nWork folder: {work} (the same command goes on where it was stopped)\n")
+    say_row(OURS)
+    for size in sizes:
+        row = _row(size, work, memory, seed, least_s, numbers["rows"])
+        numbers["rows"].append(row)
+        say_row(ours(row))
+        _write(work, numbers)
+    if peers:
+        for row in numbers["rows"]:
+            print(f"\nThe same by others, {row['images']:,} pictures:")
+            say_peer(THEIRS)
+            say_peer(theirs("Patchify", row["build"] | row["search"], row))
+            _peers(row, work, memory, seed, least_s)
+            _write(work, numbers)
+    print(f"\nWritten: {', '.join(str(work / f'scale.{kind}') for kind in ('json', 'csv', 'svg'))}")
+    return numbers
+
+
+def _checked(images: Sequence[int], memory: float, seed: int) -> list[int]:
+    """The sizes, each once, ascending."""
+    if not images or min(images) < 1:
+        raise PatchifyError("--images: give numbers of pictures above 0, for example 10000 100000.")
+    if not (math.isfinite(memory) and memory > 0):
+        raise PatchifyError(f"--memory: a memory budget is a number of GB above 0, not {memory:g}.")
+    if seed < 0:
+        raise PatchifyError(f"--seed: a whole number from 0 up, not {seed}.")
+    return sorted(set(images))
+
+
+def _source(work: Path, kept: dict[str, Any]) -> ScaleSource:
+    """What the collections are made of, learned once for a work folder."""
+    settings, path = work / "settings.json", work / "source.npz"
+    if settings.is_file():
+        try:
+            before = json.loads(settings.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PatchifyError(f"{settings} is not what bench scale left there: give another --out.") from error
+        if before != kept:
+            raise PatchifyError(
+                f"{work} holds a bench scale with another --from, --memory or --seed: give another --out, or delete it."
+            )
+    elif work.is_dir() and not path.is_file() and any(work.iterdir()):
+        raise PatchifyError(f"--out {work}: the folder holds something else; give an empty or a new one.")
+    if not path.is_file():
+        work.mkdir(parents=True, exist_ok=True)
+        _replace(settings, json.dumps(kept, indent=1))
+        print("Reading the pictures that the collections are made of ...")
+        learn_source([Path(other) for other in kept["others"]], work).save(path)
+    elif not settings.is_file():
+        _replace(settings, json.dumps(kept, indent=1))
+    return ScaleSource.load(path)
+
+
+def _likeness(work: Path, source: ScaleSource) -> dict[str, Any]:
+    """How far synthetic pictures are like real ones, worked out once."""
+    path = work / "likeness.json"
+    if not path.is_file():
+        _replace(path, json.dumps(likeness(source), indent=1))
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def _row(
+    size: int, work: Path, memory: float, seed: int, least_s: float, before: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """All stages of our own of one size."""
+    names = ["exact", "build", "search"] + (["flat"] if size <= FLAT_LIMIT else [])
+    row: dict[str, Any] = {"images": size, "growth": None}
+    for name in names:
+        row[name] = run_stage(_stage(name, work, size, memory, seed, 0.0, least_s))
+    if before:
+        tenfold = math.log10(size / before[-1]["images"])
+        row["growth"] = (row["search"]["p50_ms"] / before[-1]["search"]["p50_ms"]) ** (1 / tenfold)
+    return row
+
+
+def _peers(row: dict[str, Any], work: Path, memory: float, seed: int, least_s: float) -> None:
+    """Every peer at one size, printed as it is done, into the row's `peers`."""
+    size = row["images"]
+    row["peers"] = {}
+    wanted = row["search"]["overlap"] - AS_GOOD
+    for key, kind in PEERS.items():
+        skipped = kind.missing()
+        if skipped is None and size > kind.limit:
+            skipped = f"up to {kind.limit:,} pictures only: {kind.why}"
+        if skipped is None:
+            answer = run_stage(_stage(f"peer-{key}", work, size, memory, seed, wanted, least_s))
+            row["peers"][key] = answer | {"name": kind.name, "what": kind.what}
+            say_peer(theirs(f"{kind.name} ({kind.what})", answer, row))
+        else:
+            row["peers"][key] = {"name": kind.name, "what": kind.what, "skipped": skipped}
+            print(f"  {kind.name}: {skipped}")
+
+
+def _stage(name: str, work: Path, size: int, memory: float, seed: int, overlap: float, least_s: float) -> Stage:
+    folder = work / str(size)
+    folder.mkdir(exist_ok=True)
+    return Stage(name, str(folder), str(work / "source.npz"), size, seed, memory, None, overlap, least_s)
+
+
+def _write(work: Path, numbers: dict[str, Any]) -> None:
+    """The record so far."""
+    _replace(work / "scale.json", json.dumps(numbers, indent=1) + "\n")
+    _replace(work / "scale.csv", csv_text(numbers["rows"]))
+    _replace(work / "scale.svg", draw(numbers["rows"]))
+
+
+def _replace(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    temporary = path.with_name(path.name + ".new")
+    temporary.write_text(text, encoding="utf-8", newline="")
+    os.replace(temporary, path)
+
+
+def _command(
+    sizes: Sequence[int], others: Sequence[str | Path], work: Path, memory: float, peers: bool, seed: int
+) -> str:
+    words = ["python", "-m", "patchify_core", "bench", "scale", "--images", *map(str, sizes)]
+    words += ["--from", *map(str, others)] if others else []
+    words += ["--memory", f"{memory:g}", "--seed", str(seed), "--peers" if peers else "--no-peers", "--out", str(work)]
+    return shlex.join(words)
+
+
+def _machine_line(found: dict[str, Any]) -> str:
+    memory = "" if found["memory_gb"] is None else f", {found['memory_gb']:.0f} GB"
+    return f"{found['system']}, {found['processor']}, {found['cores']} cores{memory}, {found['date']}"

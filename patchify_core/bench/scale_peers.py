@@ -1,0 +1,271 @@
+"""The same work by others: plain FAISS, hnswlib, Milvus Lite, Qdrant's local mode, each at the sizes that it holds.
+
+Each gets the same descriptors and answers with patches; those that cannot group by picture are asked for as many
+patches as ten pictures have, and numpy groups them, as a person would do it. All but FAISS are optional packages
+(requirements-bench.txt).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.bench.scale_stream import SyntheticPictures
+
+Progress = Callable[[int, int], None]
+CHUNK = 1000
+"""Pictures handed over at a time."""
+
+
+class Peer:
+    """One of the others. Patches are numbered as ours are: picture * patches + cell.
+
+    Attributes:
+        name: what tables call it.
+        what: what is measured, in a few words.
+        package: what must be installed, names of modules.
+        limit: pictures up to which it is asked to do this at all.
+        why: why not more.
+        knobs: settings to try until it is as good as ours, the fastest first; None where there is none.
+        grouped: whether its answer is K pictures; else it is K patches.
+        in_engine: whether the engine groups them itself.
+    """
+
+    name: ClassVar[str]
+    what: ClassVar[str]
+    package: ClassVar[str]
+    limit: ClassVar[int]
+    why: ClassVar[str]
+    knobs: ClassVar[tuple[int | None, ...]] = (None,)
+    grouped: ClassVar[bool] = True
+    in_engine: ClassVar[bool] = False
+
+    def __init__(self, folder: Path, stream: SyntheticPictures) -> None:
+        """Keeps where it may write, and what it shall hold."""
+        self.folder, self.stream = folder, stream
+        self.patches = stream.regions.patches_per_image
+
+    @classmethod
+    def missing(cls) -> str | None:
+        """One sentence if its package is not installed."""
+        for package in cls.package.split():
+            if importlib.util.find_spec(package) is None:
+                return f"{package} is not installed: pip install -r requirements-bench.txt."
+        return None
+
+    def build(self, progress: Progress) -> None:
+        """Takes the whole collection in."""
+        raise NotImplementedError
+
+    def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
+        """Numbers of the `count` most similar patches, best first."""
+        raise NotImplementedError
+
+    def search(self, query: NDArray[np.float32], top: int, knob: int | None) -> NDArray[np.int64]:
+        """Patches of the best `top` pictures, best first, one a picture (any number a picture if not `grouped`)."""
+        count = top * self.patches if self.grouped and not self.in_engine else top
+        found = self.nearest(query, count, knob)
+        return found if not self.grouped or self.in_engine else one_a_picture(found, self.patches)[:top]
+
+    def disk_bytes(self) -> int:
+        """Bytes of what it wrote; 0 where it keeps everything in memory."""
+        return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
+
+    def close(self) -> None:
+        """Lets go of everything and deletes what it wrote."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _pieces(self, progress: Progress, chunk: int = CHUNK) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """(first patch, (n P, d) descriptors) of the whole collection."""
+        for start in range(0, len(self.stream), chunk):
+            stop = min(start + chunk, len(self.stream))
+            yield start * self.patches, self.stream.descriptors(start, stop).reshape(-1, self.stream.dim)
+            progress(stop, len(self.stream))
+
+
+def one_a_picture(patches: NDArray[np.int64], per_picture: int) -> NDArray[np.int64]:
+    """The first patch of each picture, in the same order."""
+    _, first = np.unique(patches // per_picture, return_index=True)
+    return patches[np.sort(first)]
+
+
+class FaissFlat(Peer):
+    """FAISS IndexFlatIP: every patch, float32."""
+
+    name, what, package = "FAISS IndexFlatIP", "exact, grouped by numpy", "faiss"
+    limit, why = 100_000, "a million pictures take 15 GB of float32"
+
+    def build(self, progress: Progress) -> None:
+        """Adds everything."""
+        import faiss
+
+        self.index: Any = faiss.IndexFlatIP(self.stream.dim)
+        for _, vectors in self._pieces(progress):
+            self.index.add(vectors)
+
+    def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
+        """See `Peer.nearest`."""
+        return np.asarray(self.index.search(query[None], min(count, self.index.ntotal))[1][0])
+
+
+class FaissIvfPq(Peer):
+    """FAISS IVF,PQ32, asked for ten patches."""
+
+    name, what, package = "FAISS IVF,PQ32", "10 patches, not grouped", "faiss"
+    limit, why = 100_000, "with a flat list of centroids, adding a million pictures takes half an hour"
+    knobs, grouped = (1, 2, 4, 8, 16, 32, 64, 128, 256), False
+
+    def build(self, progress: Progress) -> None:
+        """Trains on a sample from all over the collection, then adds everything."""
+        import faiss
+
+        patches = len(self.stream) * self.patches
+        lists = 1 << int(np.log2(max(4, 4 * patches**0.5)))
+        while lists > 4 and lists * 39 > patches:
+            lists //= 2
+        parts = next(p for p in (32, 16, 8, 4, 2, 1) if self.stream.dim % p == 0)
+        made: Any = faiss.index_factory(self.stream.dim, f"IVF{lists},PQ{parts}", faiss.METRIC_INNER_PRODUCT)
+        self.index = made
+        for clustering in (self.index.pq.cp, self.index.cp):
+            clustering.min_points_per_centroid = 1
+        self.index.do_polysemous_training = False  # reorders codes for a search that is not used here, slowly
+        wanted = min(len(self.stream), max(2, lists * 39 // self.patches + 1))
+        starts = np.linspace(0, len(self.stream) - 1, wanted).astype(int)
+        self.index.train(np.concatenate([self.stream.descriptors(at, at + 1)[0] for at in starts.tolist()]))
+        for _, vectors in self._pieces(progress):
+            self.index.add(vectors)
+
+    def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
+        """See `Peer.nearest`; the knob is the number of lists that are visited."""
+        self.index.nprobe = min(knob or 1, self.index.nlist)
+        found = np.asarray(self.index.search(query[None], count)[1][0])
+        return found[found >= 0]
+
+
+class Hnswlib(Peer):
+    """hnswlib: a graph over float32 vectors."""
+
+    name, what, package = "hnswlib", "M 16, grouped by numpy", "hnswlib"
+    limit, why = 10_000, "it links some thousand patches a second on a core, so 100,000 pictures take an hour or more"
+    knobs = (300, 600, 1200, 2400)
+
+    def build(self, progress: Progress) -> None:
+        """Links everything."""
+        import hnswlib
+
+        self.index: Any = hnswlib.Index(space="ip", dim=self.stream.dim)
+        self.index.init_index(max_elements=len(self.stream) * self.patches, M=16, ef_construction=200)
+        for first, vectors in self._pieces(progress):
+            self.index.add_items(vectors, np.arange(first, first + len(vectors)))
+
+    def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
+        """See `Peer.nearest`; the knob is the length of the list of candidates."""
+        count = min(count, len(self.stream) * self.patches)
+        self.index.set_ef(max(knob or 0, count))
+        labels, _ = self.index.knn_query(query[None], k=count)
+        return np.asarray(labels[0], np.int64)
+
+
+class MilvusLite(Peer):
+    """Milvus Lite in a local file, HNSW, grouped by picture in the engine."""
+
+    name, what, package = "Milvus Lite", "HNSW, grouped in the engine", "milvus_lite pymilvus"
+    limit, why = 10_000, "it takes some 6,000 patches a second in and ever longer to answer"
+    in_engine = True
+    knobs: ClassVar[tuple[int | None, ...]] = (64, 128, 300, 1000)
+    kind = "HNSW"
+
+    def build(self, progress: Progress) -> None:
+        """Inserts in batches, then waits for the index."""
+        from pymilvus import DataType, MilvusClient
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.client: Any = MilvusClient(str(self.folder / "milvus.db"))
+        schema = self.client.create_schema(auto_id=False)
+        schema.add_field("patch", DataType.INT64, is_primary=True)
+        schema.add_field("picture", DataType.INT64)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.stream.dim)
+        index = self.client.prepare_index_params()
+        options = {"M": 16, "efConstruction": 200} if self.kind == "HNSW" else {}
+        index.add_index("vector", index_type=self.kind, metric_type="IP", params=options)
+        self.client.create_collection("patches", schema=schema, index_params=index)
+        for first, vectors in self._pieces(progress, 500):
+            rows = [
+                {"patch": first + at, "picture": (first + at) // self.patches, "vector": vector}
+                for at, vector in enumerate(vectors)
+            ]
+            self.client.insert("patches", rows)
+        self.client.flush("patches")
+        self.client.load_collection("patches")
+
+    def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
+        """See `Peer.nearest`, one patch a picture; the knob is the length of the list of candidates."""
+        found = self.client.search(
+            "patches",
+            [query.tolist()],
+            limit=count,
+            group_by_field="picture",
+            search_params={"params": {"ef": knob} if knob else {}},
+        )
+        return np.array([hit["patch"] for hit in found[0]], np.int64)
+
+    def close(self) -> None:
+        """Closes the file and deletes it."""
+        if hasattr(self, "client"):  # else there is only what a stopped run left
+            self.client.close()
+        super().close()
+
+
+class MilvusLiteFlat(MilvusLite):
+    """Milvus Lite without an index: exact."""
+
+    name, what = "Milvus Lite, exact", "FLAT, grouped in the engine"
+    knobs, kind = (None,), "FLAT"
+
+
+class QdrantLocal(Peer):
+    """Qdrant's local mode, in memory: every patch, by numpy; grouped by numpy, which is faster than by itself."""
+
+    name, what, package = "Qdrant local", "exact, in memory, grouped by numpy", "qdrant_client"
+    limit, why = 10_000, "it warns above 20,000 patches itself, and keeps a Python dictionary a patch"
+
+    def build(self, progress: Progress) -> None:
+        """Adds everything; on disk it would take 300 patches a second."""
+        from qdrant_client import QdrantClient, models
+
+        self.client = QdrantClient(":memory:")
+        size = models.VectorParams(size=self.stream.dim, distance=models.Distance.DOT)
+        self.client.create_collection("patches", vectors_config=size)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of more than 20,000 points, see `why`
+            for first, vectors in self._pieces(progress):
+                ids: list[Any] = list(range(first, first + len(vectors)))
+                self.client.upsert("patches", points=models.Batch(ids=ids, vectors=vectors.tolist()))
+
+    def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
+        """See `Peer.nearest`."""
+        found = self.client.query_points("patches", query=query.tolist(), limit=count, with_payload=False)
+        return np.array([point.id for point in found.points], np.int64)
+
+    def close(self) -> None:
+        """Lets go of everything."""
+        if hasattr(self, "client"):  # else there is only what a stopped run left
+            self.client.close()
+        super().close()
+
+
+PEERS: dict[str, type[Peer]] = {
+    "faiss-flat": FaissFlat,
+    "faiss-ivfpq": FaissIvfPq,
+    "hnswlib": Hnswlib,
+    "milvus-lite": MilvusLite,
+    "milvus-lite-exact": MilvusLiteFlat,
+    "qdrant-local": QdrantLocal,
+}

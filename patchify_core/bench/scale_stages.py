@@ -1,0 +1,229 @@
+"""What the stages of `bench scale` do: the exact answers, our index, our search, and each of the others."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.bench.scale_exact import Ranking, exact_ranking
+from patchify_core.bench.scale_gauges import first_ones, found, latencies, memory, uncached, watched
+from patchify_core.bench.scale_peers import PEERS
+from patchify_core.bench.scale_stage import Stage
+from patchify_core.bench.scale_stream import SyntheticPictures
+from patchify_core.index import PatchIndex
+
+TOP = 10
+INDEX, EXACT = "index", "exact.npz"
+MORE_PROBES = (16, 32, 64, 128, 256, 512)
+
+
+def _exact(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+    with watched() as watch:
+        best = exact_ranking(stream, TOP, Path(stage.folder) / EXACT, _progress(f"exact, {stage.pictures:,}"))
+    patches = best.rows * stream.regions.patches_per_image + best.cells
+    quality = found(list(patches), best, stream.planted, stream.regions.patches_per_image)
+    return quality | {"queries": len(patches), "sweep_s": watch.seconds} | {"build_memory": memory()}
+
+
+def _build(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+    from patchify_core.scale import ScaleSettings, build_big
+
+    out = Path(stage.folder) / INDEX
+    settings = ScaleSettings(memory_gb=stage.memory_gb, rescore=stage.rescore)
+    spent = _Spent(Path(stage.folder) / "build.spent")
+    with watched() as watch:
+        report = build_big(stream, out, settings, spent.beside(_progress(f"build, {stage.pictures:,}")))
+    return {
+        "build_s": spent.total(watch.seconds),
+        "timing": watch.as_dict(),
+        "report": asdict(report),
+        "disk_bytes": report.bytes,
+        "build_memory": memory(),
+    }
+
+
+def _search(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+    folder = Path(stage.folder) / INDEX
+    uncached(folder)
+    with watched() as watch:
+        index = PatchIndex.load(folder)
+    loaded = memory()
+    queries, patches = stream.source.queries, index.patches_per_image
+
+    def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
+        hits = index.search(query, TOP)
+        return hits.rows * patches + hits.cells
+
+    uncached(folder)  # loading reads everything to check it
+    answer: dict[str, Any] = {
+        "load_s": watch.seconds,
+        "loaded_memory": loaded,
+        "bytes_per_patch": index.bytes_per_patch,
+    }
+    answer |= first_ones(search, queries)
+    answer |= latencies(search, queries, stage.least_s) | _throughput(search, queries, stage.least_s)
+    exact = _exact_of(stage)
+    answer |= found([search(query) for query in queries], exact, stream.planted, patches)
+    answer["search_memory"] = memory()
+    answer["curve"] = []
+    plan = index.plan
+    if plan is not None:
+        answer["probes"] = plan.probes
+        for probes in MORE_PROBES:
+            if probes <= int(index.codes.nlist):  # type: ignore[attr-defined]
+                index.plan = replace(plan, probes=probes)
+                curve = {"probes": probes} | latencies(search, queries, stage.least_s / 4)
+                curve |= found([search(query) for query in queries], exact, stream.planted, patches)
+                answer["curve"].append(curve)
+    return answer
+
+
+def _flat(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+    """Our own search with exact descriptors, for the comparison with IndexFlatIP."""
+    import faiss
+
+    patches = stream.regions.patches_per_image
+    with watched() as watch:
+        codes = faiss.IndexFlatIP(stream.dim)
+        for start in range(0, len(stream), 1000):
+            codes.add(stream.descriptors(start, min(start + 1000, len(stream))).reshape(-1, stream.dim))
+    index = PatchIndex(
+        stream.encoder, stream.regions, stream.table(0, len(stream)), codes, "Flat", projection=stream.projection
+    )
+    queries = stream.source.queries
+
+    def search(query: NDArray[np.float32]) -> NDArray[np.int64]:
+        hits = index.search(query, TOP)
+        return hits.rows * patches + hits.cells
+
+    def plain(query: NDArray[np.float32]) -> NDArray[np.int64]:
+        return np.asarray(codes.search(query[None], TOP)[1][0])
+
+    answer = {"build_s": watch.seconds, "timing": watch.as_dict(), "build_memory": memory()}
+    answer |= first_ones(search, queries) | latencies(search, queries, stage.least_s)
+    answer["ratio_to_plain"] = _in_turn(search, plain, queries[:50])
+    answer |= found([search(query) for query in queries], _exact_of(stage), stream.planted, patches)
+    return answer | {"search_memory": memory()}
+
+
+def _in_turn(
+    ours: Callable[[NDArray[np.float32]], Any],
+    plain: Callable[[NDArray[np.float32]], Any],
+    queries: NDArray[np.float32],
+) -> float:
+    """Median time of one over that of the other, which take turns so that both meet the same load."""
+    seconds: tuple[list[float], list[float]] = ([], [])
+    for query in queries:
+        for kept, way in zip(seconds, (ours, plain), strict=True):
+            start = time.perf_counter()
+            way(query)
+            kept.append(time.perf_counter() - start)
+    return float(np.median(seconds[0]) / np.median(seconds[1]))
+
+
+def _peer(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+    kind = PEERS[stage.name.removeprefix("peer-")]
+    peer = kind(Path(stage.folder) / stage.name, stream)
+    queries = stream.source.queries
+    peer.close() if peer.folder.exists() else None
+    with watched() as watch:
+        peer.build(_progress(f"{peer.name}, {stage.pictures:,}"))
+    answer: dict[str, Any] = {"build_s": watch.seconds, "build_memory": memory(), "disk_bytes": peer.disk_bytes()}
+    answer["curve"] = []
+    exact = _exact_of(stage)
+    for at, knob in enumerate(peer.knobs):
+
+        def search(query: NDArray[np.float32], knob: int | None = knob) -> NDArray[np.int64]:
+            return peer.search(query, TOP, knob)
+
+        if not at:
+            answer |= first_ones(search, queries)
+        quality = found([search(query) for query in queries], exact, stream.planted, peer.patches)
+        answer["curve"].append({"knob": knob, "overlap": quality["overlap"], "of_exact": quality["of_exact"]})
+        if quality["overlap"] >= stage.overlap or at == len(peer.knobs) - 1:
+            answer |= quality | {"knob": knob, "as_good": quality["overlap"] >= stage.overlap}
+            answer |= latencies(search, queries, stage.least_s)
+            break
+    answer["search_memory"] = memory()
+    peer.close()
+    return answer
+
+
+def _throughput(
+    search: Callable[[NDArray[np.float32]], Any], queries: NDArray[np.float32], least_s: float
+) -> dict[str, float]:
+    """Queries a second with as many at a time as there are threads, each on one."""
+    import faiss
+
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    rounds, start = 0, time.perf_counter()
+    with ThreadPoolExecutor(threads) as pool:
+        while not rounds or time.perf_counter() - start < least_s:
+            list(pool.map(search, queries))
+            rounds += 1
+    seconds = time.perf_counter() - start
+    faiss.omp_set_num_threads(threads)
+    return {"queries_per_s": rounds * len(queries) / seconds}
+
+
+def _exact_of(stage: Stage) -> Ranking:
+    with np.load(Path(stage.folder) / EXACT, allow_pickle=False) as kept:
+        return Ranking(kept["rows"], kept["scores"], kept["cells"])
+
+
+class _Spent:
+    """Seconds that earlier runs spent on a stage before they were stopped, kept in a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.before = float(path.read_text(encoding="ascii")) if path.is_file() else 0.0
+        self.start = self.saved = time.monotonic()
+
+    def beside(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Saves the time now and then while progress is made."""
+
+        def told(done: int, total: int) -> None:
+            progress(done, total)
+            now = time.monotonic()
+            if now - self.saved > 5:
+                self.saved = now
+                self.path.write_text(str(self.before + now - self.start), encoding="ascii")
+
+        return told
+
+    def total(self, seconds: float) -> float:
+        """Of all runs together."""
+        return self.before + seconds
+
+
+def _progress(label: str) -> Callable[[int, int], None]:
+    """A bar with the time left on stderr."""
+    from tqdm import tqdm
+
+    bar = tqdm(desc=f"  {label}", unit=" pictures", file=sys.stderr, dynamic_ncols=True, mininterval=1.0, leave=False)
+
+    def show(done: int, total: int) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+        if done == total:
+            bar.close()
+
+    return show
+
+
+STAGES: dict[str, Callable[[Stage, SyntheticPictures], dict[str, Any]]] = {
+    "exact": _exact,
+    "build": _build,
+    "search": _search,
+    "flat": _flat,
+    **{f"peer-{key}": _peer for key in PEERS},
+}

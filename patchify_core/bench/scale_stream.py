@@ -1,0 +1,197 @@
+"""A synthetic collection of any size, made while it is read: real patches mixed so that clusters fill the space.
+
+Picture i is real picture a moved along the difference of two others, cell by cell, so that its patches hang together
+as a real one's do; each patch is then moved along the difference of two real patches of any picture and cell:
+
+    x[cell] = normalised(A[a, cell] + u (A[b, cell] - A[c, cell]) + v (T[j] - T[k]))
+
+Differences of real descriptors point where real descriptors differ, which noise of equal strength does not. All of
+a, b, c, u, v, j, k come from a counter-based generator (SplitMix64: Steele, Lea and Flood, "Fast splittable
+pseudorandom number generators", OOPSLA 2014) at the picture's own number, so any run of pictures can be made at any
+time, alone, and is the same each time. `likeness` measures how far that looks like real pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.bench.scale_source import ScaleSource
+from patchify_core.digests import sha256_of_bytes
+from patchify_core.errors import PatchifyError
+from patchify_core.picture_table import PictureTable
+
+PIECE = 32
+"""Pictures that are made at a time: what is at work then fits the processor's second cache."""
+
+_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Mixing:
+    """How a synthetic picture is made; the ranges were chosen by `likeness`.
+
+    Attributes:
+        along: range of u, how far a picture is moved along the difference of two others.
+        apart: range of v, how far each patch is moved on its own.
+    """
+
+    along: tuple[float, float] = (0.4, 0.9)
+    apart: tuple[float, float] = (0.3, 0.6)
+
+
+@dataclass(frozen=True, eq=False)
+class Planted:
+    """Where the answers are.
+
+    Attributes:
+        rows: (A,) int64, the picture that holds each.
+        true: (Q, A) bool, which of them are true for which query.
+    """
+
+    rows: NDArray[np.int64]
+    true: NDArray[np.bool_]
+
+
+class SyntheticPictures:
+    """A `streams.PictureStream` of synthetic pictures, with the source's answers among them.
+
+    Args:
+        source: what they are made of.
+        pictures: how many.
+        seed: of everything that is random.
+        mixing: how they are made.
+
+    Raises:
+        PatchifyError: if there are more answers than pictures.
+    """
+
+    features = "crop"
+
+    def __init__(self, source: ScaleSource, pictures: int, seed: int = 0, mixing: Mixing | None = None) -> None:
+        """Draws where the answers go; nothing else is made yet."""
+        self.source, self.seed, self.mixing = source, seed, mixing or Mixing()
+        self.encoder, self.regions, self.projection = source.encoder, source.regions, source.projection
+        self._pictures = pictures
+        count = len(source.answers)
+        if pictures < count:
+            raise PatchifyError(
+                f"A collection needs at least as many pictures as planted answers, {count}, not {pictures}."
+            )
+        random = np.random.default_rng([seed, pictures])
+        self.planted = Planted(
+            random.choice(pictures, count, replace=False).astype(np.int64),
+            source.true,
+        )
+        self._order = np.argsort(self.planted.rows)
+        self._whole = np.ascontiguousarray(source.pictures.reshape(len(source.pictures), -1), np.float32)
+        self._patches = np.ascontiguousarray(source.pictures.reshape(-1, self.dim), np.float32)
+
+    @property
+    def digest(self) -> str:
+        """What a build that was cut may go on with: the same source, number, seed and mixing."""
+        made = f"{self.source.digest} {len(self)} {self.seed} {self.mixing}"
+        return sha256_of_bytes(made.encode())
+
+    @property
+    def dim(self) -> int:
+        """d, dimensions of a descriptor."""
+        return int(self.source.pictures.shape[2])
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return self._pictures
+
+    def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
+        """The pictures start..stop-1 and their descriptors (stop - start, P, d); see `PictureStream.batch`."""
+        return self.table(start, stop), self.descriptors(start, stop)
+
+    def table(self, start: int, stop: int) -> PictureTable:
+        """The pictures start..stop-1: their id is their row plus 1, their name that number in nine digits."""
+        ids = np.arange(start + 1, stop + 1, dtype=np.int64)
+        digits = (ids[:, None] // 10 ** np.arange(8, -1, -1) % 10 + ord("0")).astype(np.uint8)
+        count = len(ids)
+        return PictureTable(
+            ids,
+            np.full(count, 640, np.int32),
+            np.full(count, 480, np.int32),
+            np.zeros(count, np.int64),
+            np.zeros((count, 32), np.uint8),
+            np.arange(1, count + 1, dtype=np.int64) * 9,
+            digits.reshape(-1),
+        )
+
+    def descriptors(self, start: int, stop: int) -> NDArray[np.float32]:
+        """(stop - start, P, d) float32, rows of length 1.
+
+        Raises:
+            IndexError: if there are no such pictures.
+        """
+        if not 0 <= start <= stop <= len(self):
+            raise IndexError(f"pictures {start} to {stop} of {len(self)}")
+        patches = self.regions.patches_per_image
+        made = np.empty((stop - start, patches, self.dim), np.float32)
+        for first in range(start, stop, PIECE):
+            last = min(first + PIECE, stop)
+            self._make(first, last, made[first - start : last - start].reshape(-1, self.dim))
+        for answer in self._planted_in(start, stop).tolist():
+            made[self.planted.rows[answer] - start] = self.source.answers[answer]
+        return made
+
+    def _make(self, first: int, last: int, out: NDArray[np.float32]) -> None:
+        """Writes the patches of the pictures first..last-1 into `out`, (n P, d)."""
+        patches, count = self.regions.patches_per_image, last - first
+        draws = self._draws(np.arange(first, last, dtype=np.uint64), 0, 5)
+        a, b, c = (_below(draws[:, at], len(self._whole)) for at in range(3))
+        along, apart = (_between(draws[:, 3 + at], limits) for at, limits in enumerate(self._limits))
+        whole = out.reshape(count, -1)
+        self._whole.take(a, axis=0, out=whole, mode="clip")  # "clip": else numpy makes a copy of `out` first
+        moved = self._whole.take(b, axis=0)
+        moved -= self._whole.take(c, axis=0)
+        moved *= along[:, None]
+        whole += moved
+        cells = np.arange(first * patches, last * patches, dtype=np.uint64)
+        pairs = self._draws(cells, 1, 1)[:, 0]
+        own = moved.reshape(-1, self.dim)
+        self._patches.take(_below(pairs, len(self._patches)), axis=0, out=own, mode="clip")
+        own -= self._patches.take(_below(pairs << np.uint64(32), len(self._patches)), axis=0)
+        own *= np.repeat(apart, patches)[:, None]
+        out += own
+        out /= np.sqrt(np.einsum("nd,nd->n", out, out))[:, None]
+
+    @property
+    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        return self.mixing.along, self.mixing.apart
+
+    def _draws(self, counters: NDArray[np.uint64], kind: int, slots: int) -> NDArray[np.uint64]:
+        """(N, slots) random 64-bit numbers at these counters; `kind` and the seed set sequences apart."""
+        key = mixed(np.array([(self.seed * 2 + kind) % 2**64], np.uint64))
+        return mixed(counters[:, None] * np.uint64(slots) + np.arange(slots, dtype=np.uint64) + key)
+
+    def _planted_in(self, start: int, stop: int) -> NDArray[np.intp]:
+        sorted_rows = self.planted.rows[self._order]
+        low, high = np.searchsorted(sorted_rows, [start, stop])
+        return self._order[low:high]
+
+
+def mixed(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """SplitMix64's output for each counter: 64 random bits; sums and products wrap, as they are meant to."""
+    bits = (counters + np.uint64(1)) * _STEP
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    found: NDArray[np.uint64] = bits ^ (bits >> np.uint64(31))
+    return found
+
+
+def _below(bits: NDArray[np.uint64], limit: int) -> NDArray[np.intp]:
+    """Random numbers 0..limit-1 from the upper half of random bits."""
+    return ((bits >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.intp)
+
+
+def _between(bits: NDArray[np.uint64], limits: tuple[float, float]) -> NDArray[np.float32]:
+    """Random numbers in a range from random bits."""
+    low, high = limits
+    share = (bits >> np.uint64(11)).astype(np.float64) / 2**53
+    return (low + share * (high - low)).astype(np.float32)

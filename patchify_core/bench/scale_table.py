@@ -1,0 +1,152 @@
+"""The tables of `bench scale`, printed line by line as it goes, and the same as CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+OURS = (
+    ("pictures", 10),
+    ("build", 9),
+    ("B/picture", 9),
+    ("RAM build", 9),
+    ("RAM search", 10),
+    ("p50", 9),
+    ("p95", 9),
+    ("queries/s", 9),
+    ("recall@1 (exact)", 16),
+    ("recall@10 (exact)", 17),
+    ("of exact", 8),
+    ("overlap", 7),
+    ("cell", 5),
+    ("p50 x10", 7),
+    ("quiet", 5),
+)
+THEIRS = (
+    ("who", 52),
+    ("build", 9),
+    ("RAM", 8),
+    ("p50", 9),
+    ("p95", 9),
+    ("p50 of ours", 11),
+    ("recall@10", 9),
+    ("overlap", 7),
+    ("as good", 7),
+    ("quiet", 5),
+)
+"""Columns and their widths: of our sizes, and of others at one size."""
+
+Cells = Sequence[tuple[str, int]]
+
+
+def ours(row: dict[str, Any]) -> Cells:
+    """One size of ours."""
+    exact, build, search = row["exact"], row["build"], row["search"]
+    texts = (
+        f"{row['images']:,}",
+        duration(build["build_s"]),
+        f"{build['disk_bytes'] / row['images']:,.0f}",
+        gigabytes(build["build_memory"]["peak"]),
+        gigabytes(search["search_memory"]["peak"]),
+        f"{search['p50_ms']:.1f} ms",
+        f"{search['p95_ms']:.1f} ms",
+        f"{search['queries_per_s']:.0f}",
+        f"{search['recall@1']:.3f} ({exact['recall@1']:.3f})",
+        f"{search['recall@10']:.3f} ({exact['recall@10']:.3f})",
+        f"{search['of_exact']:.3f}",
+        f"{search['overlap']:.3f}",
+        f"{search['cells']:.3f}",
+        "" if row["growth"] is None else f"{row['growth']:.2f}",
+        said(quiet(build, search)),
+    )
+    return [(text, width) for text, (_, width) in zip(texts, OURS, strict=True)]
+
+
+def theirs(name: str, answer: dict[str, Any], row: dict[str, Any]) -> Cells:
+    """One of the others, or ourselves, at the size of a row."""
+    texts = (
+        name,
+        duration(answer["build_s"]),
+        gigabytes(answer["search_memory"]["peak"]),
+        f"{answer['p50_ms']:.1f} ms",
+        f"{answer['p95_ms']:.1f} ms",
+        f"{answer['p50_ms'] / row['search']['p50_ms']:.2f}",
+        f"{answer['recall@10']:.3f}",
+        f"{answer['overlap']:.3f}",
+        {True: "yes", False: "no", None: ""}[answer.get("as_good")],
+        said(quiet(answer)),
+    )
+    return [(text, width) for text, (_, width) in zip(texts, THEIRS, strict=True)]
+
+
+def say_row(cells: Cells) -> None:
+    """Prints a line of our table."""
+    print("  " + "  ".join(text.rjust(width) for text, width in cells), flush=True)
+
+
+def say_peer(cells: Cells) -> None:
+    """Prints a line of the others' table, whose first column is a name."""
+    (name, width), *others = cells
+    print("  " + name.ljust(width) + "".join(f"  {text.rjust(wide)}" for text, wide in others), flush=True)
+
+
+def csv_text(rows: Sequence[dict[str, Any]]) -> str:
+    """Every size of ours and every peer that ran, one line each; bytes, seconds and milliseconds as numbers."""
+    stream = io.StringIO()
+    lines = [line for row in rows for line in _lines(row)]
+    writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
+    size = row["images"]
+    mine = row["build"] | row["search"]
+    found = [("Patchify", mine)]
+    if "flat" in row:
+        found.append(("Patchify, exact descriptors", row["flat"]))
+    found += [(peer["name"], peer) for peer in row.get("peers", {}).values() if "skipped" not in peer]
+    return [
+        {
+            "images": size,
+            "who": name,
+            "build_s": answer["build_s"],
+            "bytes_per_picture": answer["disk_bytes"] / size if answer.get("disk_bytes") else "",
+            "build_peak_bytes": answer["build_memory"]["peak"],
+            "search_peak_bytes": answer["search_memory"]["peak"],
+            **{name: answer.get(name, "") for name in ("p50_ms", "p95_ms", "cold_ms", "queries_per_s")},
+            **{name: answer[name] for name in ("recall@1", "recall@10", "of_exact", "overlap", "cells")},
+            "exact_recall@1": row["exact"]["recall@1"],
+            "exact_recall@10": row["exact"]["recall@10"],
+            "p50_growth_per_tenfold": (row["growth"] or "") if answer is mine else "",
+            "quiet": quiet(answer),
+        }
+        for name, answer in found
+    ]
+
+
+def quiet(*answers: dict[str, Any]) -> bool | None:
+    """Whether others left the machine alone while times were taken; None if that is not known."""
+    found = [answer["timing"]["quiet"] for answer in answers if "timing" in answer]
+    return None if not found or None in found else all(found)
+
+
+def said(value: bool | None) -> str:
+    """For a table."""
+    return {True: "yes", False: "no", None: "?"}[value]
+
+
+def duration(seconds: float) -> str:
+    """Seconds for a person."""
+    for unit, size in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 1.5 * size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def gigabytes(size: float) -> str:
+    """Bytes for a person."""
+    return f"{size / 1e9:.2f} GB"
