@@ -25,6 +25,13 @@ if TYPE_CHECKING:
 STYLES = ("style.css", "walk.css", "own.css", "share.css")
 """The page's looks: one file for what all tabs share, then one a part."""
 
+UNTIL_STYLED = """
+@keyframes pf-shown { to { visibility: visible } }
+.gradio-container main { visibility: hidden; animation: pf-shown 0s 4s forwards }
+"""
+"""What the page begins with: Gradio shows its parts as they come, some before their styles, and that would be seen to
+jump. The styles say when all that matters is there; should it never be, the page is visible after some seconds."""
+
 PREPARE_AFTER_S = 2.0
 """Seconds after which the examples are prepared: the page itself comes first."""
 
@@ -101,7 +108,7 @@ def launch(
             server_name=host,
             server_port=port,
             css_paths=[ASSETS / name for name in STYLES],
-            head=f"<script>{(ASSETS / 'frame.js').read_text(encoding='utf-8')}</script>",
+            head=f"<style>{UNTIL_STYLED}</style><script>{(ASSETS / 'frame.js').read_text(encoding='utf-8')}</script>",
             theme=theme(),
             favicon_path=ASSETS / "logo.svg",
             footer_links=[],
