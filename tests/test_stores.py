@@ -35,7 +35,12 @@ def test_what_is_no_index_is_refused(tmp_path, refused):
         ("ftp://host:1", "is no address"),
         ("http://", "is no address"),
         ("http://host:99999", "is no address"),
-        ("http://user:secret@host:19530", "holds a password"),
+        ("http://user:secret@host:19530", "MILVUS_TOKEN"),
+        ("tcp://user:secret@host:19530", "MILVUS_TOKEN"),
+        ("user:secret@host:19530", "MILVUS_TOKEN"),
+        ("https://user:secret@host:0", "MILVUS_TOKEN"),
+        ("https://user:secret@host:99999", "MILVUS_TOKEN"),
+        ("https://host:19530?token=secret", "MILVUS_TOKEN"),
         ("missing/patches.db", "no folder"),
     ],
 )

@@ -61,7 +61,14 @@ class Address:
         if not uri:
             raise StoreError(f"Say where Milvus is with --uri, for example {example}.")
         token = token or os.environ.get(TOKEN_VARIABLE, "")
-        if "://" not in uri:
+        server = "://" in uri
+        if (server and any(mark in uri for mark in "@?#")) or ("@" in uri and not uri.endswith(".db")):
+            raise StoreError(
+                "The address of a Milvus server is a scheme, a host and a port alone, because it is written into the "
+                "index: give a password or an API key with --token user:password, or in the environment variable "
+                f"{TOKEN_VARIABLE}."
+            )
+        if not server:
             return cls(_checked_file(uri, example))
         try:
             parts = urlsplit(uri)
@@ -70,11 +77,6 @@ class Address:
             fits = False
         if not fits:
             raise StoreError(f"'{uri}' is no address of a Milvus server: write {example}.")
-        if parts.username or parts.password:
-            raise StoreError(
-                f"The address of {parts.hostname} holds a password, which would be written into the index: give it "
-                f"with --token user:password, or in the environment variable {TOKEN_VARIABLE}."
-            )
         if (ca or server_name) and parts.scheme != "https":
             raise StoreError(f"--ca and --server-name are for TLS: write https:// instead of {parts.scheme}://.")
         if ca is not None:
