@@ -325,6 +325,99 @@ def test_nobody_there(refused):
         assert time.monotonic() - start < 15
 
 
+def test_a_port_that_takes_connections_and_never_answers(refused):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        start = time.monotonic()
+        assert "does not answer" in refused(Connection, Address.of(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        assert time.monotonic() - start < 40
+
+
+def test_a_server_that_refuses_another_kind_of_index_keeps_the_one_it_has(gallery, tmp_path, target, refused):
+    _, store = built(gallery, tmp_path, target)
+    make, asked = store.connection.client.create_index, []
+
+    def create_index(name, params, **named):
+        from pymilvus.exceptions import MilvusException
+
+        kind = next(iter(params)).to_dict()["index_type"]
+        asked.append(kind)
+        if kind == "DISKANN":
+            raise MilvusException(code=1100, message="invalid parameter: index type DISKANN is not built in")
+        return make(name, params, **named)
+
+    store.connection.client.create_index = create_index
+    assert "DISKANN is not built in" in (said := refused(store.collection.use_index, "DISKANN"))
+    assert "--milvus-index" in said and asked == ["DISKANN", "FLAT"]
+    assert store.collection.index_kind() == "FLAT"
+    query = store.descriptors_of(3)[0]
+    assert store.search(query, 1).rows.tolist() == [3]
+    store.close()
+
+
+def test_what_vanished_is_deleted_only_after_the_new_folder_stands(tmp_path, target, monkeypatch):
+    folder = write_pictures(tmp_path / "pictures", range(6))
+    _, store = built(read_gallery(folder), tmp_path, target)
+    first = store.descriptors_of(0)
+    store.close()
+    (folder / "0000.png").unlink()
+    write_pictures(folder, [20])
+    with monkeypatch.context() as patched:
+        patched.setattr("patchify_core.stores.building.swap_in", cut_short)
+        with pytest.raises(KeyboardInterrupt):
+            built(read_gallery(folder), tmp_path, target)
+    old = MilvusStore.open(tmp_path / "index")
+    assert len(old.images) == 6 and old.search(first[0], 1).rows.tolist() == [0]
+    assert len(old.search(first[0]).rows) == 6  # the new picture is there, and not in this folder
+    old.close()
+    report, store = built(read_gallery(folder), tmp_path, target)
+    assert report.embedded == 0 and store.collection.count() == 6 * 14
+    store.close()
+
+
+def cut_short(*arguments):
+    raise KeyboardInterrupt
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from patchify_core.gallery import read_gallery
+from patchify_core.regions import parse_regions
+from patchify_core.stores.building import Target, build_in_milvus
+from patchify_core.stores.connect import Address
+from tests.tiny import TinyEncoder
+folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+def killed(done, total):
+    if done == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+build_in_milvus(read_gallery(folder / "pictures"), folder / "index", TinyEncoder(),
+    Target(Address.of(str(folder / "patches.db")), "patches"), parse_regions("pyramid:3"), progress=killed)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+def test_a_build_that_is_killed_goes_on(gallery, tmp_path, target):
+    for stop in (3, 12):
+        done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), str(stop)], capture_output=True, text=True)
+        assert done.returncode == -9, done.stderr
+        assert not (tmp_path / "index").exists()
+    _, store = built(gallery, tmp_path, target)
+    build_index(gallery, tmp_path / "flat", TinyEncoder(), parse_regions("pyramid:3"))
+    same(store, PatchIndex.load(tmp_path / "flat"))
+    assert store.collection.count() == len(gallery.images) * 14
+    store.close()
+
+
+def test_names_of_any_alphabet(tmp_path, target):
+    folder = write_pictures(tmp_path / "Bildergalerie übung 图", range(3))
+    (folder / "0001.png").rename(folder / "Äpfel und 苹果.png")
+    _, store = built(read_gallery(folder), tmp_path, target)
+    assert store.images[2].file_name == "Äpfel und 苹果.png"
+    store.close()
+
+
 def test_a_file_that_another_process_has_open_is_said_to_be(tmp_path, refused):
     path = tmp_path / "patches.db"
     script = (
@@ -363,3 +456,20 @@ def test_the_command_line(tmp_path, run, tiny_everywhere):
         scores.append([line.split()[:6] for line in out.splitlines() if line.startswith("pyramid:")])
     assert scores[0] == scores[1]
     assert run("index", dataset, "--out", tmp_path / "x", "--uri", "http://host:1")[0] == 2
+
+
+def test_the_command_line_takes_embedded_shards(tmp_path, run, tiny_everywhere, monkeypatch):
+    monkeypatch.setattr("patchify_core.commands.embed.load_encoder", lambda spec, settings: TinyEncoder())
+    folder = write_pictures(tmp_path / "pictures", range(5))
+    assert run("embed", folder, "--out", tmp_path / "shards", "--shard-images", 2)[0] == 0
+    out, store = tmp_path / "index", ["--store", "milvus", "--uri", tmp_path / "patches.db"]
+    command = ["index", "--from-shards", tmp_path / "shards", "--out", out]
+    code, said, error = run(*command, *store)
+    assert code == 0 and "5 pictures" in said and "5 written, 0 already there" in said, error
+    assert "0 written, 5 already there" in run(*command, *store)[1]
+    code, said, _ = run("search", out, folder / "0002.png", "--top", "1")
+    assert code == 0 and said.splitlines()[1].endswith("0002.png")
+    code, _, error = run(*command, *store, "--memory", "4")
+    assert code == 2 and "leave it out with --store milvus" in error
+    code, _, error = run(*command, "--uri", "http://host:1")
+    assert code == 2 and "add --store milvus" in error

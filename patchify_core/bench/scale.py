@@ -96,7 +96,9 @@ def measure(
         for row in numbers["rows"]:
             print(f"\nThe same by others, {row['images']:,} pictures:")
             say_peer(THEIRS)
-            say_peer(theirs("Patchify", row["build"] | row["search"], row))
+            say_peer(theirs("Patchify (lists and codes)", row["build"] | row["search"], row))
+            if "flat" in row:
+                say_peer(theirs("Patchify (exact, grouped)", row["flat"], row))
             _peers(row, work, memory, seed, least_s)
             _write(work, numbers)
     print(f"\nWritten: {', '.join(str(work / f'scale.{kind}') for kind in ('json', 'csv', 'svg'))}")

@@ -7,14 +7,18 @@ import json
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from patchify_core.commands.embed import embed, ray_settings, told
-from patchify_core.commands.shared import build, build_like, progress_bar, say_skipped
+from patchify_core.commands.shared import build, build_like, milvus_target, progress_bar, say_skipped
 from patchify_core.encoders import load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import read_gallery
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
+
+if TYPE_CHECKING:
+    from patchify_core.stores.building import Target
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -87,12 +91,15 @@ def _with_ray(arguments: argparse.Namespace) -> int:
 
 
 def _from_shards(arguments: argparse.Namespace) -> int:
-    """Builds a big index of embedded shards."""
+    """Builds a big index of embedded shards, or brings them into Milvus."""
     from patchify_core.embedding import pictures_of
     from patchify_core.scale import ScaleSettings, build_big
     from patchify_core.streams import ShardFolder
 
     _check_alone(arguments, "--from-shards")
+    target = milvus_target(arguments)
+    if target is not None:
+        return _shards_into_milvus(arguments, target)
     stream = ShardFolder(arguments.from_shards)
     settings = ScaleSettings(memory_gb=arguments.memory, rescore=arguments.rescore)
     with progress_bar("indexing", " pictures") as progress:
@@ -109,11 +116,38 @@ def _from_shards(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _shards_into_milvus(arguments: argparse.Namespace, target: Target) -> int:
+    """Brings the descriptors of embedded shards into a collection."""
+    from patchify_core.codes import CodeSettings
+    from patchify_core.embedding import pictures_of
+    from patchify_core.stores.building import stream_to_milvus
+    from patchify_core.streams import ShardFolder
+
+    if arguments.memory is not None:
+        raise PatchifyError("--memory is for indexes of FAISS: leave it out with --store milvus.")
+    stream = ShardFolder(arguments.from_shards)
+    root = pictures_of(arguments.from_shards)
+    if root is None:
+        raise PatchifyError(f"{arguments.from_shards} does not say whose pictures it holds: embed them again.")
+    settings = CodeSettings(arguments.factory, rescore=arguments.rescore)
+    with progress_bar("writing", " pictures") as progress:
+        report = stream_to_milvus(stream, root, arguments.out, target, settings, progress)
+    if arguments.json:
+        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        return 0
+    print(
+        f"{arguments.out}: {report.images:,} pictures x {stream.regions.patches_per_image} patches; "
+        f"{report.images - report.reused:,} written, {report.reused:,} already there"
+    )
+    return 0
+
+
 def _check_alone(arguments: argparse.Namespace, given: str = "--like") -> None:
     """With --like or --from-shards, what an index is made of is all said by the other index or the shards."""
     from patchify_core.__main__ import parser
 
     usual = parser().parse_args(["index", "GALLERY", "--out", "INDEX"])
+    taken = {"rescore", "memory", "store"} | ({"factory"} if arguments.store == "milvus" else set())
     for name in (
         "encoder",
         "regions",
@@ -126,7 +160,7 @@ def _check_alone(arguments: argparse.Namespace, given: str = "--like") -> None:
         "memory",
         "like",
     ):
-        if name in ({"rescore", "memory"} if given == "--from-shards" else {"like"}):
+        if name in (taken if given == "--from-shards" else {"like"}):
             continue
         if getattr(arguments, name, None) != getattr(usual, name, None):
             option = name.replace("_", "-")

@@ -191,7 +191,8 @@ def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str
         _check_finer(settings.rescore, dim, patches)
     probes = min(settings.probes or PROBED, lists)
     factory = f"{f'PCAH{projection},' if projection else ''}IVF{lists},PQ{code_bytes}"
-    why = chosen.why if chosen and chosen.factory == factory else f"{factory}, of which a search visits {probes} lists."
+    as_chosen = chosen and kept and (projection, lists, code_bytes) == (kept[0] or projection, *kept[1:])
+    why = chosen.why if chosen and as_chosen else f"{factory}, of which a search visits {probes} lists."
     return Wanted(projection, lists, code_bytes, settings.rescore, settings.seed), factory, probes, why
 
 

@@ -251,9 +251,11 @@ def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
                     else:
                         collection.make(gallery, kind)
                     collection.load()
-                    listing = _filled(CollectionWriter(collection, plan.given is not None), fill, plan, address)
+                    writer = CollectionWriter(collection, plan.given is not None)
+                    listing = _filled(writer, fill, plan, address)
                     root = root_from(out, plan.root)
                     swap_in(out, private, lambda new: write_listing(listing, new, out, root))
+                    writer.tidy(listing.numbers)  # only now: the folder that stood before listed what vanished
                 except BaseException:
                     if plan.projected is None:
                         lock.remove()  # nothing of it is needed again

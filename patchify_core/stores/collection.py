@@ -164,17 +164,24 @@ class Collection:
         if self.index_kind() == kind:
             self.kind = kind
             return
-        if self.index_kind():
+        before = self.index_kind()
+        if before:
             self.call("let go of a collection", "release_collection")
             self.call("delete an index", "drop_index", "vector")
-        params = self.connection.client.prepare_index_params()
-        params.add_index("vector", index_type=kind, metric_type="IP", params=build_params(kind, self.maker.dim))
         try:
-            self.call(f"make an index of kind {kind}", "create_index", params, timeout=WAIT_S)
+            self._make_index(kind)
         except StoreError as error:
+            if before:  # whoever searches it now shall go on doing so
+                self._make_index(before)
+                self.load()
             raise StoreError(
                 f"{str(error).rstrip('.')}: choose another kind with --milvus-index, e.g. HNSW, IVF_FLAT or FLAT."
             ) from error
+
+    def _make_index(self, kind: str) -> None:
+        params = self.connection.client.prepare_index_params()
+        params.add_index("vector", index_type=kind, metric_type="IP", params=build_params(kind, self.maker.dim))
+        self.call(f"make an index of kind {kind}", "create_index", params, timeout=WAIT_S)
         self.kind = kind
 
     def index_kind(self) -> str:
@@ -214,7 +221,7 @@ class Collection:
         step = max(1, min(MOST_RESULTS, MESSAGE_BYTES // (4 * self.maker.dim)))
         for start in range(0, len(numbers), step):
             wanted = numbers[start : start + step].tolist()
-            found = self.call("give vectors", "get", ids=wanted, output_fields=["id", field])
+            found = self.call("give vectors", "get", ids=wanted, output_fields=["id", field], **_STRONG)
             if len(found) != len(wanted):
                 raise StoreError(f"{self.where} has lost rows since the index was made: run the index command again.")
             yield np.array([row["id"] for row in found], np.int64), [row[field] for row in found]

@@ -94,7 +94,8 @@ class Finder:
             try:
                 found = self._known(self._ask(query, limit, which, group_by_field="picture"))
             except StoreError as error:
-                if any(word in str(error).lower() for word in ("group", "iterator")):
+                said = str(getattr(error.__cause__, "message", "")).lower()  # without the address, as a person gave it
+                if any(word in said for word in ("group", "iterator")):
                     self.groups = False  # IVF_PQ, and what runs on a GPU
                     return None
                 raise

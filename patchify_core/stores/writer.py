@@ -106,7 +106,7 @@ class CollectionWriter:
         self.known |= numbers
 
     def finish(self, digests: Iterable[str]) -> NDArray[np.int64]:
-        """Writes what is fresh, deletes all other pictures than these, and has the server make its index.
+        """Writes what is fresh and has the server make its index; what vanished is there until `tidy`.
 
         Args:
             digests: of the gallery's pictures, in order; a picture may be there twice.
@@ -118,20 +118,29 @@ class CollectionWriter:
             StoreError: one sentence, if the collection does not hold what was written afterwards.
         """
         self.flush()
-        digests = list(digests)
-        wanted = set(digests)
-        vanished = [number for digest, number in self.known.items() if digest not in wanted]
-        self._delete([*self._surplus, *vanished])
-        self.known = {digest: number for digest, number in self.known.items() if digest in wanted}
         self.collection.call("write down what it was given", "flush", timeout=WAIT_S)
         self.collection.load()
-        there, expected = self.collection.count(), len(self.known) * self.patches
+        there, expected = self.collection.count(), (len(self.known) + len(self._surplus)) * self.patches
         if there != expected:
             raise StoreError(
                 f"{self.collection.where} holds {there} rows, not {expected}: another program writes into it, or "
                 "a part was lost; run the index command again."
             )
         return np.array([self.known[digest] for digest in digests], np.int64)
+
+    def tidy(self, numbers: NDArray[np.int64]) -> None:
+        """Deletes all other pictures than these, once no index folder lists them any more.
+
+        Args:
+            numbers: (N,) int64 of the pictures that stay.
+
+        Raises:
+            StoreError: one sentence, if the server does not do it; the next build will.
+        """
+        wanted = {*numbers.tolist()}
+        self._delete([*self._surplus, *(number for number in self.known.values() if number not in wanted)])
+        self.known = {digest: number for digest, number in self.known.items() if number in wanted}
+        self._surplus = []
 
     def all_boxes(self, numbers: NDArray[np.int64]) -> NDArray[np.float32]:
         """(N, P, 4) boxes of pictures, by their numbers: those of earlier runs are asked for."""
