@@ -50,6 +50,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="GB",
         help="what a search may take: chooses codec, lists and bytes a patch, and says what and why",
     )
+    index.add_argument(
+        "--keep-codes",
+        action="store_true",
+        help="with --from-shards and --rescore: add finer codes to the big index that stands at --out; its own stay",
+    )
     index.add_argument("--json", action="store_true", help="print what was done as JSON")
     index.add_argument(
         "--like",
@@ -224,6 +229,11 @@ def parser() -> argparse.ArgumentParser:
         action=argparse.BooleanOptionalAction,
         default=None,
         help="scale: whether FAISS alone, hnswlib, Milvus Lite and Qdrant do the same (default: yes)",
+    )
+    bench.add_argument(
+        "--rescore",
+        metavar="FACTORY",
+        help="scale: finer codes that our index gets once it was measured without (default SQ8); none for no such",
     )
     bench.add_argument("--seed", type=int, metavar="N", help="scale: another collection of the same kind (default 0)")
 

@@ -65,6 +65,11 @@ class Digests:
             if self.size % self._block_bytes == 0:
                 self._end_block()
 
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far, in hexadecimal."""
+        return self._whole.hexdigest()
+
     def _end_block(self) -> None:
         self._blocks.append(self._block.hexdigest())
         self._block = hashlib.sha256()

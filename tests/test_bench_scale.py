@@ -18,6 +18,7 @@ from patchify_core.bench.scale_exact import exact_ranking, likeness
 from patchify_core.bench.scale_gauges import found
 from patchify_core.bench.scale_source import ScaleSource
 from patchify_core.bench.scale_stream import SyntheticPictures
+from patchify_core.bench.scale_table import as_good_as
 from patchify_core.errors import PatchifyError
 from patchify_core.projection import Projection
 from patchify_core.regions import Pyramid
@@ -145,6 +146,8 @@ def test_a_run_is_written_down_and_done_once(
         assert row["build"]["report"]["patches"] == 5 * row["images"] and row["search"]["p50_ms"] > 0
         assert 0 <= row["search"]["overlap"] <= 1 and row["exact"]["overlap"] == 1
         assert row["flat"]["overlap"] == 1 and row["flat"]["ratio_to_plain"] > 0
+        assert row["refined"]["overlap"] > 0.9 and row["finer"]["rescore"] == "SQ8"
+        assert row["finer"]["disk_bytes"] > row["build"]["disk_bytes"]
     with open(work / "scale.csv", encoding="utf-8", newline="") as file:
         assert len(list(csv.reader(file))) >= 3
     assert (work / "scale.svg").read_text(encoding="utf-8").startswith("<svg")
@@ -158,6 +161,22 @@ def test_a_run_is_written_down_and_done_once(
     command = ["bench", "scale", "--images", "200", "400", "--out", str(work), "--no-peers"]
     assert main(command) == 0
     assert json.loads((work / "scale.json").read_text(encoding="utf-8"))["rows"] == record["rows"]
+    assert main([*command, "--rescore", "SQ6"]) == REFUSED
+    assert "was measured with --rescore SQ8" in capsys.readouterr().err
+    assert main([*command, "--rescore", "none"]) == 0
+    rows = json.loads((work / "scale.json").read_text(encoding="utf-8"))["rows"]
+    assert all("refined" not in row for row in rows)
+
+
+def test_a_peer_is_compared_with_the_fastest_of_ours_that_finds_as_much() -> None:
+    row = {
+        "search": {"p50_ms": 2.0, "overlap": 0.7, "curve": [{"p50_ms": 1.0, "overlap": 0.6}]},
+        "refined": {"p50_ms": 3.0, "overlap": 0.9, "curve": [{"p50_ms": 5.0, "overlap": 0.95}]},
+        "flat": {"p50_ms": 9.0, "overlap": 1.0},
+    }
+    wanted = {0.5: 1.0, 0.65: 2.0, 0.8: 3.0, 0.93: 5.0, 1.0: 9.0}
+    assert {overlap: as_good_as({"overlap": overlap}, row) for overlap in wanted} == wanted
+    assert as_good_as({"overlap": 1.0}, {key: row[key] for key in ("search", "refined")}) is None
 
 
 def test_others_do_the_same_work(work: Path, capsys: pytest.CaptureFixture[str]) -> None:

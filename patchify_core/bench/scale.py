@@ -26,11 +26,14 @@ from patchify_core.bench.scale_source import ScaleSource, learn_source
 from patchify_core.bench.scale_stage import Stage, run_stage
 from patchify_core.bench.scale_table import OURS, THEIRS, csv_text, ours, say_peer, say_row, theirs
 from patchify_core.errors import PatchifyError
+from patchify_core.scale.build import check_finer
 
 IMAGES = (10_000, 100_000)
 OUT = Path("bench-scale")
 MEMORY_GB = 16.0
 LEAST_S = 2.0
+RESCORE = "SQ8"
+NO_RESCORE = "none"
 
 FLAT_LIMIT = 10_000
 """Pictures up to which our search through exact descriptors is compared with IndexFlatIP: 300 thousand patches."""
@@ -47,6 +50,7 @@ def measure(
     peers: bool = True,
     seed: int = 0,
     least_s: float = LEAST_S,
+    rescore: str = RESCORE,
 ) -> dict[str, Any]:
     """Runs what is not done yet, prints the tables as they fill, and writes the record.
 
@@ -58,11 +62,14 @@ def measure(
         peers: whether others do the same work, each at the sizes that it can hold.
         seed: of the collections.
         least_s: seconds that latencies are taken for, at least.
+        rescore: factory of the finer codes that our index gets on the disk once it was measured without; `none` for
+            no such.
 
     Returns:
         `command`, `machine`, `source`, `likeness`, and `rows`, one a size: `images`, the answers of the stages
-        `exact`, `build`, `search` and (small sizes) `flat`, `growth`, how many times as long a query takes for every
-        tenfold since the size before, and `peers`, each with its answer or what it was left out for, `skipped`.
+        `exact`, `build`, `search`, with finer codes `finer` and `refined`, and (small sizes) `flat`, `growth`, how
+        many times as long a query takes for every tenfold since the size before, and `peers`, each with its answer or
+        what it was left out for, `skipped`.
 
     Raises:
         PatchifyError: if a number makes no sense, the work folder holds other work, or a stage was refused.
@@ -70,8 +77,10 @@ def measure(
     sizes, work = _checked(images, memory, seed), Path(out)
     kept = {"others": [str(Path(path).resolve()) for path in others], "memory_gb": memory, "seed": seed}
     source = _source(work, kept)
+    if rescore != NO_RESCORE:
+        check_finer(rescore, int(source.pictures.shape[2]), sizes[0] * source.regions.patches_per_image)
     numbers: dict[str, Any] = {
-        "command": _command(sizes, others, work, memory, peers, seed),
+        "command": _command(sizes, others, work, memory, peers, seed, rescore),
         "machine": machine(),
         "source": {
             "pictures": len(source.pictures),
@@ -88,15 +97,19 @@ def measure(
     print(f"{_machine_line(numbers['machine'])}\nWork folder: {work} (the same command goes on where it was stopped)\n")
     say_row(OURS)
     for size in sizes:
-        row = _row(size, work, memory, seed, least_s, numbers["rows"])
+        row = _row(size, work, memory, seed, least_s, numbers["rows"], None if rescore == NO_RESCORE else rescore)
         numbers["rows"].append(row)
         say_row(ours(row))
+        if "refined" in row:
+            say_row(ours(row, "refined"))
         _write(work, numbers)
     if peers:
         for row in numbers["rows"]:
             print(f"\nThe same by others, {row['images']:,} pictures:")
             say_peer(THEIRS)
             say_peer(theirs("Patchify (lists and codes)", row["build"] | row["search"], row))
+            if "refined" in row:
+                say_peer(theirs("Patchify (the same with finer codes)", row["build"] | row["refined"], row))
             if "flat" in row:
                 say_peer(theirs("Patchify (exact, grouped)", row["flat"], row))
             _peers(row, work, memory, seed, least_s)
@@ -150,16 +163,26 @@ def _likeness(work: Path, source: ScaleSource) -> dict[str, Any]:
 
 
 def _row(
-    size: int, work: Path, memory: float, seed: int, least_s: float, before: Sequence[dict[str, Any]]
+    size: int,
+    work: Path,
+    memory: float,
+    seed: int,
+    least_s: float,
+    before: Sequence[dict[str, Any]],
+    rescore: str | None,
 ) -> dict[str, Any]:
     """All stages of our own of one size."""
-    names = ["exact", "build", "search"] + (["flat"] if size <= FLAT_LIMIT else [])
+    names = ["exact", "build", "search"] + (["finer", "refined"] if rescore else [])
+    names += ["flat"] if size <= FLAT_LIMIT else []
     row: dict[str, Any] = {"images": size, "growth": None}
     for name in names:
-        row[name] = run_stage(_stage(name, work, size, memory, seed, 0.0, least_s))
+        row[name] = run_stage(_stage(name, work, size, memory, seed, 0.0, least_s, rescore))
+        if name == "finer" and row[name]["rescore"] != rescore:
+            raise PatchifyError(f"{work} was measured with --rescore {row[name]['rescore']}: give another --out.")
     if before:
         tenfold = math.log10(size / before[-1]["images"])
-        row["growth"] = (row["search"]["p50_ms"] / before[-1]["search"]["p50_ms"]) ** (1 / tenfold)
+        best = "refined" if rescore else "search"
+        row["growth"] = (row[best]["p50_ms"] / before[-1][best]["p50_ms"]) ** (1 / tenfold)
     return row
 
 
@@ -181,10 +204,19 @@ def _peers(row: dict[str, Any], work: Path, memory: float, seed: int, least_s: f
             print(f"  {kind.name}: {skipped}")
 
 
-def _stage(name: str, work: Path, size: int, memory: float, seed: int, overlap: float, least_s: float) -> Stage:
+def _stage(
+    name: str,
+    work: Path,
+    size: int,
+    memory: float,
+    seed: int,
+    overlap: float,
+    least_s: float,
+    rescore: str | None = None,
+) -> Stage:
     folder = work / str(size)
     folder.mkdir(exist_ok=True)
-    return Stage(name, str(folder), str(work / "source.npz"), size, seed, memory, None, overlap, least_s)
+    return Stage(name, str(folder), str(work / "source.npz"), size, seed, memory, rescore, overlap, least_s)
 
 
 def _write(work: Path, numbers: dict[str, Any]) -> None:
@@ -202,11 +234,18 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _command(
-    sizes: Sequence[int], others: Sequence[str | Path], work: Path, memory: float, peers: bool, seed: int
+    sizes: Sequence[int],
+    others: Sequence[str | Path],
+    work: Path,
+    memory: float,
+    peers: bool,
+    seed: int,
+    rescore: str,
 ) -> str:
     words = ["python", "-m", "patchify_core", "bench", "scale", "--images", *map(str, sizes)]
     words += ["--from", *map(str, others)] if others else []
-    words += ["--memory", f"{memory:g}", "--seed", str(seed), "--peers" if peers else "--no-peers", "--out", str(work)]
+    words += ["--memory", f"{memory:g}", "--seed", str(seed), "--peers" if peers else "--no-peers"]
+    words += ["--rescore", rescore, "--out", str(work)]
     return shlex.join(words)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from patchify_core.study.chart import BOTTOM, COLOURS, HEIGHT, INK, LEFT, RIGHT, TOP, WIDTH, Line, svg
 
 LEGEND_LINE = 16
+FINER = "Patchify, finer codes"
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> str:
@@ -17,6 +18,9 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
     mine = tuple((float(row["images"]), row["search"]["p50_ms"]) for row in rows)
     speed, overlap = {"Patchify": mine}, {"Patchify": tuple((float(r["images"]), r["search"]["overlap"]) for r in rows)}
     for row in rows:
+        if "refined" in row:
+            for lines, value in ((speed, row["refined"]["p50_ms"]), (overlap, row["refined"]["overlap"])):
+                lines[FINER] = (*lines.get(FINER, ()), (float(row["images"]), value))
         for peer in row.get("peers", {}).values():
             if "skipped" not in peer:
                 at = float(row["images"])

@@ -24,13 +24,13 @@ class Stage:
     """A stage of a row.
 
     Attributes:
-        name: `exact`, `build`, `search`, `flat`, or `peer-` and a key of `PEERS`.
+        name: `exact`, `build`, `search`, `finer`, `refined`, `flat`, or `peer-` and a key of `PEERS`.
         folder: of the row.
         source: file of the `ScaleSource`.
         pictures: N.
         seed: of the collection.
         memory_gb: budget of our index.
-        rescore: factory of our index's finer codes, or None.
+        rescore: factory of the finer codes that our index gets once it was measured without, or None.
         overlap: what a peer's setting shall reach.
         least_s: seconds that latencies are taken for, at least.
     """

@@ -37,7 +37,7 @@ def _build(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
     from patchify_core.scale import ScaleSettings, build_big
 
     out = Path(stage.folder) / INDEX
-    settings = ScaleSettings(memory_gb=stage.memory_gb, rescore=stage.rescore)
+    settings = ScaleSettings(memory_gb=stage.memory_gb)
     spent = _Spent(Path(stage.folder) / "build.spent")
     with watched() as watch:
         report = build_big(stream, out, settings, spent.beside(_progress(f"build, {stage.pictures:,}")))
@@ -45,6 +45,24 @@ def _build(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
         "build_s": spent.total(watch.seconds),
         "timing": watch.as_dict(),
         "report": asdict(report),
+        "disk_bytes": report.bytes,
+        "build_memory": memory(),
+    }
+
+
+def _finer(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+    """Finer codes on the disk for the index that stands, which order the first pictures of a search."""
+    from patchify_core.scale import add_finer
+
+    assert stage.rescore is not None
+    out, spent = Path(stage.folder) / INDEX, _Spent(Path(stage.folder) / "finer.spent")
+    told = spent.beside(_progress(f"finer codes, {stage.pictures:,}"))
+    with watched() as watch:
+        report = add_finer(stream, out, stage.rescore, told)
+    return {
+        "rescore": stage.rescore,
+        "finer_s": spent.total(watch.seconds),
+        "timing": watch.as_dict(),
         "disk_bytes": report.bytes,
         "build_memory": memory(),
     }
@@ -224,6 +242,8 @@ STAGES: dict[str, Callable[[Stage, SyntheticPictures], dict[str, Any]]] = {
     "exact": _exact,
     "build": _build,
     "search": _search,
+    "finer": _finer,
+    "refined": _search,
     "flat": _flat,
     **{f"peer-{key}": _peer for key in PEERS},
 }

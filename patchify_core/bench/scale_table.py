@@ -42,12 +42,14 @@ THEIRS = (
 Cells = Sequence[tuple[str, int]]
 
 
-def ours(row: dict[str, Any]) -> Cells:
-    """One size of ours."""
-    exact, build, search = row["exact"], row["build"], row["search"]
+def ours(row: dict[str, Any], stage: str = "search") -> Cells:
+    """One size of ours; with finer codes if the stage is `refined`: what these cost, and what is found with them."""
+    exact, search = row["exact"], row[stage]
+    refined = stage == "refined"
+    build = row["finer"] if refined else row["build"]
     texts = (
-        f"{row['images']:,}",
-        duration(build["build_s"]),
+        f"+ {build['rescore']}" if refined else f"{row['images']:,}",
+        duration(build["finer_s"] if refined else build["build_s"]),
         f"{build['disk_bytes'] / row['images']:,.0f}",
         gigabytes(build["build_memory"]["peak"]),
         gigabytes(search["search_memory"]["peak"]),
@@ -59,7 +61,7 @@ def ours(row: dict[str, Any]) -> Cells:
         f"{search['of_exact']:.3f}",
         f"{search['overlap']:.3f}",
         f"{search['cells']:.3f}",
-        "" if row["growth"] is None else f"{row['growth']:.2f}",
+        "" if row["growth"] is None or refined == ("refined" not in row) else f"{row['growth']:.2f}",
         said(quiet(build, search)),
     )
     return [(text, width) for text, (_, width) in zip(texts, OURS, strict=True)]
@@ -87,9 +89,11 @@ def theirs(name: str, answer: dict[str, Any], row: dict[str, Any]) -> Cells:
 def as_good_as(answer: dict[str, Any], row: dict[str, Any]) -> float | None:
     """p50 in ms of the fastest of our ways that finds as much of the exact first ten; None if none does.
 
-    Our ways are the index at every number of probes that was measured, and, where that was, exact descriptors.
+    Our ways are the index at every number of probes that was measured, with and without finer codes, and, where that
+    was, exact descriptors.
     """
-    ways = [row["search"], *row["search"]["curve"], *([row["flat"]] if "flat" in row else [])]
+    stages = [row[name] for name in ("search", "refined", "flat") if name in row]
+    ways = [way for stage in stages for way in (stage, *stage.get("curve", ()))]
     enough = [way["p50_ms"] for way in ways if way["overlap"] >= answer["overlap"]]
     return min(enough) if enough else None
 
@@ -119,6 +123,10 @@ def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
     size = row["images"]
     mine = row["build"] | row["search"]
     found = [("Patchify", mine)]
+    finer = row["build"] | row["finer"] | row["refined"] if "refined" in row else None
+    if finer is not None:
+        finer["build_s"] += finer["finer_s"]
+        found.append(("Patchify, finer codes", finer))
     if "flat" in row:
         found.append(("Patchify, exact descriptors", row["flat"]))
     found += [(peer["name"], peer) for peer in row.get("peers", {}).values() if "skipped" not in peer]
@@ -134,7 +142,7 @@ def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
             **{name: answer[name] for name in ("recall@1", "recall@10", "of_exact", "overlap", "cells")},
             "exact_recall@1": row["exact"]["recall@1"],
             "exact_recall@10": row["exact"]["recall@10"],
-            "p50_growth_per_tenfold": (row["growth"] or "") if answer is mine else "",
+            "p50_growth_per_tenfold": (row["growth"] or "") if answer is (finer or mine) else "",
             "p50_ms_of_ours_as_good": as_good_as(answer, row) or "",
             "quiet": quiet(answer),
         }

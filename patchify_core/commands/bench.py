@@ -13,7 +13,7 @@ from patchify_core.commands.shared import check_writable
 from patchify_core.errors import PatchifyError
 
 SERVE = ("visitors", "seconds", "flood", "pictures")
-SCALE = ("images", "others", "out", "memory", "peers", "seed")
+SCALE = ("images", "others", "out", "memory", "peers", "seed", "rescore")
 """Options that only `bench serve` and only `bench scale` have."""
 
 

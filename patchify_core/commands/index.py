@@ -19,6 +19,7 @@ from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
     from patchify_core.stores.building import Target
+    from patchify_core.streams import PictureStream
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -27,6 +28,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
     if arguments.from_shards is not None:
         return _from_shards(arguments)
+    if arguments.keep_codes:
+        raise PatchifyError("--keep-codes is for big indexes: say with --from-shards what this one was built of.")
     if ray_settings(arguments) is not None:
         return _with_ray(arguments)
     if arguments.like is None:
@@ -101,6 +104,8 @@ def _from_shards(arguments: argparse.Namespace) -> int:
     if target is not None:
         return _shards_into_milvus(arguments, target)
     stream = ShardFolder(arguments.from_shards)
+    if arguments.keep_codes:
+        return _finer(arguments, stream)
     settings = ScaleSettings(memory_gb=arguments.memory, rescore=arguments.rescore)
     with progress_bar("indexing", " pictures") as progress:
         report = build_big(stream, arguments.out, settings, progress, pictures_of(arguments.from_shards))
@@ -116,6 +121,27 @@ def _from_shards(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
+    """Adds finer codes to a big index that stands."""
+    from patchify_core.scale import add_finer
+
+    if arguments.rescore is None or arguments.memory is not None:
+        raise PatchifyError(
+            "--keep-codes adds finer codes to an index that stands: give them with --rescore, for example SQ8, and "
+            "leave --memory out."
+        )
+    with progress_bar("coding", " pictures") as progress:
+        report = add_finer(stream, arguments.out, arguments.rescore, progress)
+    if arguments.json:
+        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        return 0
+    print(
+        f"{arguments.out}: finer codes ({arguments.rescore}) for {report.images:,} pictures, {report.bytes / 1e6:.1f} "
+        f"MB in all; {report.seconds:.1f} s"
+    )
+    return 0
+
+
 def _shards_into_milvus(arguments: argparse.Namespace, target: Target) -> int:
     """Brings the descriptors of embedded shards into a collection."""
     from patchify_core.codes import CodeSettings
@@ -123,8 +149,10 @@ def _shards_into_milvus(arguments: argparse.Namespace, target: Target) -> int:
     from patchify_core.stores.building import stream_to_milvus
     from patchify_core.streams import ShardFolder
 
-    if arguments.memory is not None:
-        raise PatchifyError("--memory is for indexes of FAISS: leave it out with --store milvus.")
+    for name in ("memory", "keep_codes"):
+        if getattr(arguments, name):
+            option = name.replace("_", "-")
+            raise PatchifyError(f"--{option} is for indexes of FAISS: leave it out with --store milvus.")
     stream = ShardFolder(arguments.from_shards)
     root = pictures_of(arguments.from_shards)
     if root is None:

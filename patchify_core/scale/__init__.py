@@ -2,5 +2,6 @@
 
 from patchify_core.scale.build import ScaleReport, ScaleSettings, build_big
 from patchify_core.scale.choice import Choice, choose
+from patchify_core.scale.finer import FinerReport, add_finer
 
-__all__ = ["Choice", "ScaleReport", "ScaleSettings", "build_big", "choose"]
+__all__ = ["Choice", "FinerReport", "ScaleReport", "ScaleSettings", "add_finer", "build_big", "choose"]

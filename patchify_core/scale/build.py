@@ -131,10 +131,10 @@ def build_big(
     wanted, factory, probes, why = planned(stream, settings)
     out = Path(out).resolve()
     private = out.parent / (out.name + PRIVATE)
-    _check_replaceable(out, stream)
-    with _locked_folder(private):
+    check_replaceable(out, stream)
+    with locked_folder(private):
         heal(out, private)
-        _take_over(private, _maker(stream, wanted, settings))
+        take_over(private, _maker(stream, wanted, settings))
         start = time.perf_counter()
         learned = Learned.load(private)
         if learned is None:
@@ -147,7 +147,7 @@ def build_big(
             stream, factory, wanted.rescore, NO_PICTURES if root is None else str(Path(root).resolve()), probes
         )
         swap_in(out, private, lambda new: _write(new, meta, stream, learned, parts, probes))
-        _remove(private)
+        remove(private)
         merge_s = time.perf_counter() - start
     size = sum(path.stat().st_size for path in out.iterdir())
     patches = len(stream) * stream.regions.patches_per_image
@@ -188,7 +188,7 @@ def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str
     if patches < max(lists, 256):
         raise too_few(f"IVF{lists},PQ{code_bytes}", max(lists, 256), patches)
     if settings.rescore is not None:
-        _check_finer(settings.rescore, dim, patches)
+        check_finer(settings.rescore, dim, patches)
     probes = min(settings.probes or PROBED, lists)
     factory = f"{f'PCAH{projection},' if projection else ''}IVF{lists},PQ{code_bytes}"
     as_chosen = chosen and kept and (projection, lists, code_bytes) == (kept[0] or projection, *kept[1:])
@@ -200,7 +200,8 @@ def _code_bytes(dim: int) -> int:
     return next(size for size in (32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if dim % size == 0)
 
 
-def _check_finer(rescore: str, dim: int, patches: int) -> None:
+def check_finer(rescore: str, dim: int, patches: int) -> None:
+    """Raises PatchifyError unless this many vectors of `dim` numbers can have these finer codes."""
     import faiss
 
     from patchify_core.compression import make_codec, parse_factory
@@ -231,7 +232,7 @@ def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> di
 
 
 @contextmanager
-def _locked_folder(private: Path) -> Iterator[None]:
+def locked_folder(private: Path) -> Iterator[None]:
     """Holds the private folder, so that no other build uses it."""
     head = private / MAKER_NAME
     if private.exists() and not head.exists() and (not private.is_dir() or any(private.iterdir())):
@@ -247,7 +248,7 @@ def _locked_folder(private: Path) -> Iterator[None]:
         lock.close()
 
 
-def _take_over(private: Path, maker: dict[str, Any]) -> None:
+def take_over(private: Path, maker: dict[str, Any]) -> None:
     """Keeps what an earlier build of the same kind left, and deletes what another kind left."""
     head = private / MAKER_NAME
     try:
@@ -255,13 +256,13 @@ def _take_over(private: Path, maker: dict[str, Any]) -> None:
     except ValueError:
         same = False
     if not same:
-        for pattern in ("part-*", "learned.*", "shard-*"):
+        for pattern in ("part-*", "learned.*", "shard-*", "finer.*"):
             for path in private.glob(pattern):
                 path.unlink()
         head.write_text(json.dumps(maker), encoding="utf-8")
 
 
-def _remove(private: Path) -> None:
+def remove(private: Path) -> None:
     """Deletes the private folder, its head last: without it the folder would not be known as ours."""
     with suppress(OSError):
         for path in private.iterdir():
@@ -335,7 +336,7 @@ def _write(
     (new / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
 
 
-def _check_replaceable(out: Path, stream: PictureStream) -> None:
+def check_replaceable(out: Path, stream: PictureStream) -> None:
     """Raises IndexFolderError unless nothing stands at `out`, or an index of the same kind of descriptors."""
     place = standing(out)
     if not place.exists() or (place.is_dir() and not any(place.iterdir())):

@@ -162,10 +162,9 @@ def learn(stream: PictureStream, wanted: Wanted, factory: str) -> Learned:
         raw = _sample(stream, PROJECTION_PATCHES, None)
         projection = Projection.learn(raw, wanted.projection)
         del raw
-    sample = _sample(stream, max(TRAINING_PER_LIST * wanted.lists, CODE_PATCHES), projection)
+    sample = _sample_for_lists(stream, wanted.lists, projection)
     lists = Lists.learn(sample, wanted.lists, wanted.seed)
-    chosen = np.random.default_rng(wanted.seed).permutation(len(sample))[:CODE_PATCHES]
-    some = sample[np.sort(chosen)]
+    some = _some(sample, wanted.seed)
     del sample
     residuals = some - lists.centroids[lists.assign(some)]
     codec = faiss.ProductQuantizer(residuals.shape[1], wanted.parts, 8)
@@ -173,14 +172,36 @@ def learn(stream: PictureStream, wanted: Wanted, factory: str) -> Learned:
     codec.cp.seed += wanted.seed
     codec.train(np.ascontiguousarray(residuals))
     quantizer = faiss.vector_to_array(codec.centroids).reshape(wanted.parts, 256, -1)
-    fine = None
-    if wanted.rescore is not None:
-        finer = parse_factory(wanted.rescore)
-        fine = make_codec(finer, residuals.shape[1], wanted.seed)
-        if len(some) < needed_to_train(fine):
-            raise too_few(wanted.rescore, needed_to_train(fine), len(some))
-        train(fine, some, wanted.rescore)
+    fine = None if wanted.rescore is None else _finer(some, wanted.rescore, wanted.seed)
     return Learned(projection, lists, quantizer, fine)
+
+
+def learn_finer(
+    stream: PictureStream, projection: Projection | None, lists: int, rescore: str, seed: int
+) -> faiss.Index:
+    """The empty trained codec of finer codes, the very one that `learn` would have made with the lists.
+
+    Raises:
+        PatchifyError: if there are too few patches for it.
+    """
+    return _finer(_some(_sample_for_lists(stream, lists, projection), seed), rescore, seed)
+
+
+def _finer(some: NDArray[np.float32], rescore: str, seed: int) -> faiss.Index:
+    codec = make_codec(parse_factory(rescore), some.shape[1], seed)
+    if len(some) < needed_to_train(codec):
+        raise too_few(rescore, needed_to_train(codec), len(some))
+    train(codec, some, rescore)
+    return codec
+
+
+def _sample_for_lists(stream: PictureStream, lists: int, projection: Projection | None) -> NDArray[np.float32]:
+    return _sample(stream, max(TRAINING_PER_LIST * lists, CODE_PATCHES), projection)
+
+
+def _some(sample: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """`CODE_PATCHES` of the sample at most, in its order."""
+    return sample[np.sort(np.random.default_rng(seed).permutation(len(sample))[:CODE_PATCHES])]
 
 
 def _sample(stream: PictureStream, count: int, projection: Projection | None) -> NDArray[np.float32]:

@@ -123,9 +123,25 @@ def write_lists(parts: Sequence[Part], lists: int, path: Path) -> dict[str, Any]
 
 def write_fine(parts: Sequence[Part], codec: faiss.Index, path: Path) -> dict[str, Any]:
     """Writes `fine.faiss`, finer codes in the order of the patches; returns its entry for `meta.json`."""
+    head, tail = framed(codec, sum(part.pictures * part.patches for part in parts))
+    with HashedFile(path) as file:
+        file.write(head)
+        for part in parts:
+            with open(part.file("fine"), "rb") as source:
+                shutil.copyfileobj(source, file, 1 << 22)
+        file.write(tail)
+        return file.close()
+
+
+def framed(codec: faiss.Index, count: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the codes of `count` vectors in a file of FAISS.
+
+    Args:
+        codec: empty and trained.
+        count: how many codes will stand between.
+    """
     import faiss
 
-    count = sum(part.pictures * part.patches for part in parts)
     size = int(codec.sa_code_size())
     one = faiss.clone_index(codec)
     one.add_sa_codes(np.zeros((1, size), np.uint8))
@@ -141,13 +157,7 @@ def write_fine(parts: Sequence[Part], codec: faiss.Index, path: Path) -> dict[st
         for at in range(differs, differs - 8, -1)
         if int.from_bytes(single[at : at + 8], "little") in units and not any(empty[at : at + 8])
     )
-    with HashedFile(path) as file:
-        file.write(empty[:begin] + struct.pack("<Q", count * size // unit))
-        for part in parts:
-            with open(part.file("fine"), "rb") as source:
-                shutil.copyfileobj(source, file, 1 << 22)
-        file.write(empty[begin + 8 :])
-        return file.close()
+    return empty[:begin] + struct.pack("<Q", count * size // unit), empty[begin + 8 :]
 
 
 def write_pictures(parts: Sequence[Part], path: Path) -> dict[str, Any]:

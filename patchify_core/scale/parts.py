@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from patchify_core.integrity import Digests, is_whole
 from patchify_core.picture_table import PictureTable, joined, read_table, write_tables
+from patchify_core.projection import Projection
 from patchify_core.scale.learned import Learned
 from patchify_core.streams import PictureStream
 
@@ -134,7 +135,7 @@ def write_part(
     coder, tables, files = learned.product_quantizer(), [], {}
     at = 0
     with HashedFile(path.with_suffix(".fine")) as fine:
-        for table, vectors in _batches(stream, first, pictures, learned):
+        for table, vectors in batches(stream, first, pictures, learned.projection, learned.dim):
             tables.append(table)
             here = slice(at, at + len(vectors))
             found = learned.lists.assign(vectors)
@@ -171,23 +172,23 @@ def list_kind(lists: int) -> str:
     return "<u2" if lists <= 1 << 16 else "<u4"
 
 
-def _batches(
-    stream: PictureStream, first: int, pictures: int, learned: Learned
+def batches(
+    stream: PictureStream, first: int, pictures: int, projection: Projection | None, dim: int
 ) -> Iterator[tuple[PictureTable, NDArray[np.float32]]]:
-    """Yields (pictures, (n, d) projected descriptors) that are enough at a time for `Lists.assign` to be fast."""
+    """Yields (pictures, (n, dim) projected descriptors) that are enough at a time for `Lists.assign` to be fast."""
     patches = stream.regions.patches_per_image
     raw = stream.encoder.dim if stream.projection is None else stream.projection.dim
     read = max(1, min(READ_BYTES // (4 * raw), CODED_PATCHES) // patches)
     coded = max(1, CODED_PATCHES // patches)
     for start in range(first, first + pictures, coded):
         stop = min(start + coded, first + pictures)
-        vectors = np.empty(((stop - start) * patches, learned.dim), np.float32)
+        vectors = np.empty(((stop - start) * patches, dim), np.float32)
         for begin in range(start, stop, read):
             end = min(begin + read, stop)
             table, found = stream.batch(begin, end)
             found = found.reshape(-1, raw)
             rows = slice((begin - start) * patches, (end - start) * patches)
-            vectors[rows] = found if learned.projection is None else learned.projection(found)
+            vectors[rows] = found if projection is None else projection(found)
             if begin == start:
                 tables = [table]
             else:
