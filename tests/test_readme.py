@@ -120,3 +120,16 @@ def test_what_hosting_says_is_so():
         assert parser().parse_args(words.split()).command == "bench"
     for target in re.findall(r"\]\(([^)#]+)", HOSTING):
         assert target.startswith("http") or (ROOT / "patchify_core" / "web" / target).exists(), target
+
+
+@pytest.mark.parametrize(("page", "time", "overlap"), [("README.md", 4, 5), ("patchify_core/SCALE.md", 4, 10)])
+def test_its_table_of_millions_is_the_record(page, time, overlap):
+    rows = json.loads((ASSETS / "study" / "scale.json").read_text(encoding="utf-8"))["rows"]
+    lines = (ROOT / page).read_text(encoding="utf-8").splitlines()
+    assert [row["images"] for row in rows] == [10_000, 100_000, 1_000_000, 10_000_000]
+    for row in rows:
+        line = next(line for line in lines if line.startswith(f"| {row['images']:,} | ") and " ms | " in line)
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        found = row["refined"]
+        assert cells[time] == f"{found['p50_ms']:.{1 if found['p50_ms'] < 10 else 0}f} ms"
+        assert cells[overlap] == f"{found['overlap']:.2f}"
