@@ -26,14 +26,11 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
                 at = float(row["images"])
                 speed[peer["name"]] = (*speed.get(peer["name"], ()), (at, peer["p50_ms"]))
                 overlap[peer["name"]] = (*overlap.get(peer["name"], ()), (at, peer["overlap"]))
-    recall = {
-        "recall@10 of exact's, Patchify": tuple((float(r["images"]), min(1.0, r["search"]["of_exact"])) for r in rows)
-    }
     sizes = [float(row["images"]) for row in rows]
-    left, right = _lines(speed, "ms"), _lines(overlap | recall, "")
+    left, right = _lines(speed, "ms"), _lines(overlap, "")
     groups = [
         _panel("p50, ms a query", left, sizes, 0, True),
-        _panel("share of the exact ten", right, sizes, WIDTH, False),
+        _panel("overlap with the exact first ten", right, sizes, WIDTH, False),
     ]
     for at, line in enumerate(right):
         y = HEIGHT + 14 + LEGEND_LINE * at
