@@ -134,5 +134,12 @@ def test_what_cannot_be_is_one_sentence(standing: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError):
         add_finer(Clusters(), tmp_path / "nothing", "SQ8")
     add_finer(Clusters(), standing, "SQ8")
-    with pytest.raises(IndexFolderError, match="no big index without finer codes"):
-        add_finer(Clusters(), standing, "SQ8")
+    with pytest.raises(IndexFolderError, match="has finer codes, SQ8"):
+        add_finer(Clusters(), standing, "SQ6")
+
+
+def test_the_same_command_again_does_nothing(standing: Path) -> None:
+    add_finer(Clusters(), standing, "SQ8")
+    there = bytes_of(standing)
+    report = add_finer(Clusters(), standing, "SQ8")
+    assert report.coded == 0 and report.bytes == sum(map(len, there.values())) and bytes_of(standing) == there

@@ -72,6 +72,12 @@ def test_shards_to_index_to_tune_to_verify(tmp_path: Path, capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out)["lists"] == 128
     assert main(["verify", out]) == 0
     assert "whole (3 files" in capsys.readouterr().out
+    for coded in (450, 0):
+        assert main([*command, "--rescore", "SQ8", "--keep-codes"]) == 0
+        assert f"450 pictures, {coded} of them coded now" in capsys.readouterr().out
+    assert main([*command, "--rescore", "SQ8", "--keep-codes", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["coded"] == 0
+    assert main(["verify", out]) == 0 and "whole (3 files" in capsys.readouterr().out
     assert main([*command, "--regions", "pyramid:4", "--features", "pooled"]) == REFUSED
     assert "--from-shards takes all of it from" in capsys.readouterr().err
 
@@ -83,6 +89,8 @@ def test_commands_refuse_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
         (["index", folder, "--from-shards", folder, "--out", "x"], "one of the two"),
         (["index", "--from-shards", str(tmp_path), "--out", "x"], "not a finished folder of shards"),
         (["index", "--from-shards", folder, "--out", str(tmp_path / "i"), "--memory", "0.1"], "smallest budget"),
+        (["index", "--from-shards", folder, "--out", str(tmp_path / "i"), "--keep-codes"], "with --rescore"),
+        (["index", folder, "--out", str(tmp_path / "i"), "--keep-codes"], "for big indexes"),
         (["tune", str(tmp_path)], "is not an index folder"),
     ):
         assert main(command) == REFUSED

@@ -136,8 +136,8 @@ def _finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
         print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
         return 0
     print(
-        f"{arguments.out}: finer codes ({arguments.rescore}) for {report.images:,} pictures, {report.bytes / 1e6:.1f} "
-        f"MB in all; {report.seconds:.1f} s"
+        f"{arguments.out}: finer codes ({arguments.rescore}) for {report.images:,} pictures, {report.coded:,} of them "
+        f"coded now; {report.bytes / 1e6:.1f} MB in all; {report.seconds:.1f} s"
     )
     return 0
 

@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_json
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.index import PatchIndex
@@ -57,7 +58,7 @@ class FinerReport:
 
     Attributes:
         images: pictures in the index.
-        coded: pictures that this run coded.
+        coded: pictures that this run coded; 0 where the index had these finer codes already.
         seconds: that it took.
         bytes: of all files of the index.
     """
@@ -85,7 +86,7 @@ def add_finer(
         seed: that of the build.
 
     Raises:
-        IndexFolderError: if `out` is no big index without finer codes, is damaged, or another build is using it.
+        IndexFolderError: if `out` is no big index, has other finer codes, is damaged, or another build is using it.
         PatchifyError: if the stream is not what the index was built of, or cannot be coded like that.
         OSError: if a file cannot be written.
     """
@@ -95,11 +96,15 @@ def add_finer(
     check_replaceable(out, stream)
     index = PatchIndex.load(out)
     kept = parse_lists(index.factory)
-    if index.plan is None or kept is None or index.fine is not None:
-        raise IndexFolderError(f"{out} is no big index without finer codes: build it anew with --rescore {rescore}.")
-    projection = _same(stream, index, out)
     patches, dim = stream.regions.patches_per_image, index.dim
     check_finer(rescore, dim, len(stream) * patches)
+    if index.plan is None or kept is None:
+        raise IndexFolderError(f"{out} is not a big index: build it anew, from shards, with --rescore {rescore}.")
+    projection = _same(stream, index, out)
+    if index.rescore == parse_factory(rescore).factory:
+        return FinerReport(len(stream), 0, time.perf_counter() - start, _bytes_of(out))
+    if index.rescore is not None:
+        raise IndexFolderError(f"{out} has finer codes, {index.rescore}: build it anew with --rescore {rescore}.")
     meta = read_meta(out)
     del index  # nothing of the old folder may be open where it is renamed
     private = out.parent / (out.name + PRIVATE)
@@ -134,8 +139,7 @@ def add_finer(
         entry = digest.listed()
         swap_in(out, private, lambda new: _write(new, out, private / CODES_NAME, meta, rescore, entry))
         remove(private)
-    size = sum(path.stat().st_size for path in out.iterdir())
-    return FinerReport(len(stream), len(stream) - before, time.perf_counter() - start, size)
+    return FinerReport(len(stream), len(stream) - before, time.perf_counter() - start, _bytes_of(out))
 
 
 @dataclass(frozen=True)
@@ -189,6 +193,10 @@ class _State:
         os.replace(temporary, private / STATE_NAME)
 
 
+def _bytes_of(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir())
+
+
 def _same(stream: PictureStream, index: PatchIndex, out: Path) -> Projection | None:
     """What the stream's descriptors must be projected with; raises PatchifyError if it is another collection."""
     mine = None if index.projection is None else index.projection.to_bytes()
@@ -230,8 +238,6 @@ def _prefix(file: BinaryIO, size: int, digest: str) -> Digests | None:
 
 def _write(new: Path, out: Path, codes: Path, meta: dict[str, Any], rescore: str, entry: dict[str, Any]) -> None:
     """The files of the new folder: those of the old one that stay, under a second name, and the finer codes."""
-    from patchify_core.compression import parse_factory
-
     # Where there are finer codes, nobody asks in which list a patch is.
     kept = {name: listed for name, listed in meta["files"].items() if name != LISTS_NAME}
     _second_name(codes, new / FINE_NAME)
