@@ -1,5 +1,5 @@
-// What the page is before anything is on it: light or dark, whole or framed in another page; and what Gradio's own
-// markup lacks for the keyboard.
+// What the page is before anything is on it: light or dark, whole or framed in another page; what Gradio's own markup
+// lacks for the keyboard; and that questions leave in the order in which they were asked.
 (() => {
   if (window.patchifyFrame) return;  // Gradio may put this in more than once
   window.patchifyFrame = true;
@@ -72,6 +72,18 @@
     if (event.key !== 'Tab') return;
     for (const list of document.querySelectorAll('ul[role="listbox"]')) list.tabIndex = -1;
   }, true);
+
+  // The server answers a visitor's questions in the order in which they come in. Gradio sends each on its own, and of
+  // two fast clicks the second may come in first: the first would be answered last, and stay.
+  const plainFetch = window.fetch.bind(window);
+  let before = Promise.resolve();
+  window.fetch = (what, options) => {
+    const where = String(what?.url ?? what);
+    if (options?.method !== 'POST' || !/\/queue\/join(\?|$)/.test(where)) return plainFetch(what, options);
+    const taken = before.then(() => plainFetch(what, options));
+    before = taken.catch(() => {});  // one that fails must not hold up those after it
+    return taken;
+  };
 
   // Arrow keys between tabs, as everywhere else.
   document.addEventListener('keydown', (event) => {

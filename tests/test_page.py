@@ -448,6 +448,27 @@ def test_the_last_of_many_fast_clicks_is_what_stays(page) -> None:
     assert "L0, 1 patch" in page.locator(".pf-strip").inner_text()
 
 
+def test_the_last_click_stays_on_a_line_that_delays_the_one_before(page) -> None:
+    page.add_init_script("""
+        const plain = window.fetch.bind(window);
+        window.fetch = async (what, options) => {
+          const wait = String(what?.url ?? what).includes('/queue/join') ? window.delays?.shift() : 0;
+          if (wait) await new Promise((done) => setTimeout(done, wait));
+          return plain(what, options);
+        };
+    """)
+    page.reload()
+    page.locator(".pf-example").first.wait_for()
+    page.wait_for_timeout(1500)
+    page.evaluate("() => { window.delays = [1000]; }")
+    for number in (2, 6):
+        page.locator(".pf-example").nth(number).click(no_wait_after=True)
+    name = page.locator(".pf-example").nth(6).get_attribute("title")
+    page.wait_for_function("(name) => document.querySelector('.pf-query-img').alt === 'Query: ' + name", arg=name)
+    page.wait_for_timeout(1500)  # nothing older comes after
+    assert page.locator(".pf-query-img").get_attribute("alt") == f"Query: {name}"
+
+
 def test_answers_to_older_boxes_do_not_take_back_newer_ones(page) -> None:
     width, old = stage_size(page)[0], query_box(page)
     page.locator(".pf-query-box").focus()
