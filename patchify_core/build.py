@@ -27,7 +27,7 @@ from patchify_core.errors import GalleryError, IndexFolderError, PictureError
 from patchify_core.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, GalleryImage
 from patchify_core.index import IndexedImage, PatchIndex
-from patchify_core.index_folder import read_meta
+from patchify_core.index_folder import index_stands, read_meta
 from patchify_core.integrity import META_NAME, PRIVATE, standing
 from patchify_core.journal import Journal
 from patchify_core.pictures import picture_size
@@ -336,11 +336,8 @@ def _existing(
     out: Path, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
 ) -> tuple[str | None, PatchIndex | None]:
     """The index that stands at `out` and its digest, if there is one and it was made the same way."""
-    place = standing(out)
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+    if not index_stands(out):
         return None, None
-    if not place.is_dir() or not (place / META_NAME).is_file():
-        raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
     meta = read_meta(out)
     if meta.get("images", ()) is None:
         raise IndexFolderError(

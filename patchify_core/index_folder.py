@@ -25,7 +25,17 @@ from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError
 from patchify_core.extract import CROP, checked_features
 from patchify_core.index import IndexedImage, PatchIndex, SearchPlan
-from patchify_core.integrity import META_NAME, Digests, damaged, is_whole, listed_file, opened, steadily, unreadable
+from patchify_core.integrity import (
+    META_NAME,
+    Digests,
+    damaged,
+    is_whole,
+    listed_file,
+    opened,
+    standing,
+    steadily,
+    unreadable,
+)
 from patchify_core.maps import KeptMaps, PackedMaps, write_maps
 from patchify_core.picture_table import PictureTable, read_table
 from patchify_core.projection import Projection
@@ -38,7 +48,12 @@ FORMAT = 2
 FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
 PROJECTION_NAME, BOXES_NAME, MAPS_NAME = "projection.npy", "boxes.npy", "maps.bin"
 PICTURES_NAME, LISTS_NAME = "pictures.bin", "lists.npy"
+NUMBERS_NAME = "numbers.npy"  # beside vectors that are in Milvus
 KNOWN_NAMES = frozenset({FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME, PICTURES_NAME, LISTS_NAME})
+
+_OURS = KNOWN_NAMES | {NUMBERS_NAME, META_NAME, f"{META_NAME}.tmp"}
+_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that desktops leave in every folder that they show."""
 
 
 def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
@@ -236,6 +251,28 @@ def _write_codes(codes: faiss.Index, path: Path) -> dict[str, Any]:
                 raise failure[0] from None
             raise
     return digests.listed()
+
+
+def index_stands(out: Path) -> bool:
+    """Whether an index folder stands at `out`, which a build then may replace; False where nothing stands there.
+
+    Raises:
+        IndexFolderError: if something else is there, or something else is in the index folder: it would be deleted.
+    """
+    place = standing(out)
+    if not place.exists():
+        return False
+    names = {path.name for path in place.iterdir()} if place.is_dir() else set()
+    if place.is_dir() and not names:
+        return False
+    if not (place / META_NAME).is_file():
+        raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
+    foreign = sorted(name for name in names - _OURS - _LITTER if not name.startswith("._"))
+    if foreign:
+        raise IndexFolderError(
+            f"{out / foreign[0]} is not part of the index and would be deleted with the old one: move it elsewhere."
+        )
+    return True
 
 
 def read_meta(folder: Path) -> dict[str, Any]:

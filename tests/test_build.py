@@ -673,6 +673,26 @@ def test_a_folder_with_other_content_is_refused(photos, out, refused, name):
     assert snapshot(out) == before and nothing_beside(out)
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "pictures/photo.jpg"])
+def test_what_somebody_put_into_an_index_folder_is_not_deleted_with_the_old_index(photos, out, refused, name):
+    tiny = TinyEncoder()
+    indexed(read_folder(photos), out, tiny)
+    (out / name).parent.mkdir(exist_ok=True)
+    (out / name).write_text("mine")
+    write_pictures(photos, range(12, 14))
+    before, batches = snapshot(out), len(tiny.batches)
+    assert "move it elsewhere" in refused(indexed, read_folder(photos), out, tiny)
+    assert snapshot(out) == before and len(tiny.batches) == batches and nothing_beside(out)
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "._meta.json", "meta.json.tmp"])
+def test_what_desktops_and_cut_commands_leave_in_a_folder_stops_nothing(photos, out, name):
+    indexed(read_folder(photos), out)
+    (out / name).write_text("litter")
+    write_pictures(photos, range(12, 14))
+    assert indexed(read_folder(photos), out).images == 14
+
+
 @pytest.mark.parametrize("where", ["the gallery itself", "/"])
 def test_the_gallery_and_the_root_are_refused(photos, refused, where):
     before = snapshot(photos)

@@ -114,6 +114,19 @@ def test_pictures_that_are_gone_leave_no_shard_behind(pictures, tmp_path):
     assert len(ShardFolder(out)) == 4 and not list(out.glob("shard-00001*"))
 
 
+def test_what_somebody_put_beside_the_shards_stays(pictures, tmp_path):
+    out = tmp_path / "out"
+    embed(pictures, out)
+    mine = ["notes.txt", "half.tmp", "shards.csv", "source.json", "deep/file"]
+    for name in mine:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+    for name in ("9.png", "8.png"):
+        (pictures / name).unlink(missing_ok=True)
+    embed(pictures, out)
+    assert all((out / name).read_text() == "mine" for name in mine)
+
+
 def test_a_picture_that_comes_twice_is_embedded_once(pictures, tmp_path, tiny):
     (pictures / "0002.png").write_bytes((pictures / "0001.png").read_bytes())
     report = embed(pictures, tmp_path / "out", tiny)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,11 @@ import pytest
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.index import PatchIndex
-from patchify_core.scale import add_finer, build_big
+from patchify_core.scale import add_finer as add_finer_in_parts
+from patchify_core.scale import build_big
 from tests.big import SETTINGS, Clusters
+
+add_finer = functools.partial(add_finer_in_parts, part_pictures=SETTINGS.part_pictures)
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -115,7 +119,7 @@ def test_a_projected_stream_needs_the_same_projection(plain: Path, tmp_path: Pat
     out = Path(shutil.copytree(plain, tmp_path / "index"))
     add_finer(Projected(), out, "Flat")
     index = PatchIndex.load(out)
-    np.testing.assert_array_equal(index.descriptors_of(3), Projected().batch(3, 4)[1][0])
+    np.testing.assert_allclose(index.descriptors_of(3), Projected().batch(3, 4)[1][0], atol=1e-6)
     other = dataclasses.replace(learned, mean=learned.mean + 1)
     Projected.projection = other
     with pytest.raises(PatchifyError, match="another projection"):
@@ -143,3 +147,20 @@ def test_the_same_command_again_does_nothing(standing: Path) -> None:
     there = bytes_of(standing)
     report = add_finer(Clusters(), standing, "SQ8")
     assert report.coded == 0 and report.bytes == sum(map(len, there.values())) and bytes_of(standing) == there
+
+
+def test_another_index_that_came_meanwhile_is_not_mixed_with_this_one(
+    standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    build_big(Clusters(), other, dataclasses.replace(SETTINGS, seed=5))
+
+    def meanwhile(out: Path, private: Path) -> None:
+        if out == standing:  # as a build does that ends between the checks and the lock
+            shutil.rmtree(out)
+            shutil.copytree(other, out)
+
+    monkeypatch.setattr("patchify_core.scale.finer.heal", meanwhile)
+    with pytest.raises(IndexFolderError, match="meanwhile"):
+        add_finer(Clusters(), standing, "SQ8")
+    assert bytes_of(standing) == bytes_of(other)

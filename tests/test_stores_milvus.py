@@ -410,6 +410,13 @@ def test_a_build_that_is_killed_goes_on(gallery, tmp_path, target):
     store.close()
 
 
+def test_a_file_of_milvus_lite_in_the_index_folder_is_refused(gallery, tmp_path, target, refused):
+    build_in_milvus(gallery, tmp_path / "idx", TinyEncoder(), target)
+    inside = Target(Address.of(str(tmp_path / "idx" / "patches.db")), "patches")
+    assert "would be deleted" in refused(build_in_milvus, gallery, tmp_path / "idx", TinyEncoder(), inside)
+    assert not (tmp_path / "idx" / "patches.db").exists() and open_store(tmp_path / "idx").images
+
+
 def test_names_of_any_alphabet(tmp_path, target):
     folder = write_pictures(tmp_path / "Bildergalerie übung 图", range(3))
     (folder / "0001.png").rename(folder / "Äpfel und 苹果.png")

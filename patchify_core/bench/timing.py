@@ -25,8 +25,9 @@ def machine() -> str:
     """What the numbers were measured on."""
     import torch
 
+    threads = torch.get_num_threads()
     return (
-        f"{platform.system()} {platform.machine()}, {torch.get_num_threads()} threads, "
+        f"{platform.system()} {platform.machine()}, {threads} thread{'s' if threads != 1 else ''}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
 

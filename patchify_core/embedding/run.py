@@ -17,10 +17,10 @@ from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError
 from patchify_core.extract import checked_features, load_extractor
 from patchify_core.gallery import Gallery
-from patchify_core.journal import HOLDER_NAME, locked, say_who
+from patchify_core.journal import locked, say_who
 from patchify_core.projection import Projection
 from patchify_core.regions import Pyramid, Regions
-from patchify_core.streams import PROJECTION_NAME, STREAM_NAME, seal_shards, shard_name
+from patchify_core.streams import STREAM_NAME, seal_shards, shard_name
 
 
 @dataclass(frozen=True)
@@ -169,10 +169,10 @@ class _Work:
 
     def sweep(self) -> None:
         """Deletes shards of pictures that are gone, and what workers that were cut short have left."""
-        keep = {HEAD_NAME, HOLDER_NAME, STREAM_NAME, PROJECTION_NAME}
-        keep |= {source_name(number) for number in self.skipped}
+        keep = {source_name(number) for number in self.skipped}
         stems = {shard_name(number) for number in self.written}
-        for path in self.out.iterdir():
+        # What somebody else has put there is not ours to delete.
+        for path in (*self.out.glob("shard-[0-9]*.*"), *self.out.glob("source-[0-9]*.json*")):
             whole = path.name.count(".") == 1 and path.suffix != ".tries"
             if path.name not in keep and not (whole and path.stem in stems):
                 path.unlink()
@@ -197,7 +197,7 @@ def _held(out: Path, recipe: Recipe) -> Iterator[None]:
             _check_maker(out, found["maker"], recipe)
         say_who(out)
         # A worker is killed with half a file written, or the run between two tries: neither counts for this run.
-        for left in (*out.glob("*.tmp"), *out.glob("*.tries")):
+        for left in (*out.glob("s*-[0-9]*.tmp"), *out.glob("shard-[0-9]*.tries")):
             left.unlink()
         wanted = {"maker": recipe.maker, "root": recipe.root}
         if found != wanted:

@@ -25,9 +25,10 @@ from patchify_core.index_folder import (
     LISTS_NAME,
     PICTURES_NAME,
     PROJECTION_NAME,
+    index_stands,
     read_meta,
 )
-from patchify_core.integrity import META_NAME, PRIVATE, Digests, standing
+from patchify_core.integrity import META_NAME, PRIVATE, Digests
 from patchify_core.journal import locked, say_who
 from patchify_core.scale.choice import PROBED, Choice, choose, lists_of, parse_lists
 from patchify_core.scale.learned import Learned, Wanted, learn
@@ -338,11 +339,8 @@ def _write(
 
 def check_replaceable(out: Path, stream: PictureStream) -> None:
     """Raises IndexFolderError unless nothing stands at `out`, or an index of the same kind of descriptors."""
-    place = standing(out)
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+    if not index_stands(out):
         return
-    if not place.is_dir() or not (place / META_NAME).is_file():
-        raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
     meta = read_meta(out)
     mine = {"encoder": stream.encoder.as_dict(), "regions": stream.regions.spec, "features": stream.features}
     for key, value in mine.items():

@@ -1,7 +1,9 @@
 """Gives a big index finer codes afterwards: its lists and codes stay, one pass over the collection makes the others.
 
 Coarse codes are small enough for memory and choose a few hundred pictures; finer ones lie on the disk, are read for
-those alone, and put them in order. The index is, to the last byte, the one that `build_big` makes of both at once.
+those alone, and put them in order. The index is, to the last byte, the one that `build_big` makes of both at once, on a
+machine with as many threads: pictures are projected in the same batches, because a product of matrices may round a row
+in another way where it stands in another place.
 
 The codes are appended to `<out>.partial/finer.codes`, and `finer.json` says now and then how far they go and what their
 digest was, so that the same command goes on there after whatever stopped it.
@@ -15,12 +17,14 @@ import json
 import os
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import NDArray
 
 from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_json
@@ -32,6 +36,7 @@ from patchify_core.picture_table import PictureTable
 from patchify_core.projection import Projection
 from patchify_core.scale.build import (
     Progress,
+    ScaleSettings,
     check_finer,
     check_replaceable,
     locked_folder,
@@ -75,6 +80,7 @@ def add_finer(
     rescore: str,
     progress: Progress | None = None,
     seed: int = 0,
+    part_pictures: int = ScaleSettings.part_pictures,
 ) -> FinerReport:
     """Adds finer codes to the big index `out`, which stays whole until they are complete.
 
@@ -84,6 +90,7 @@ def add_finer(
         rescore: factory of the finer codes: Flat, SQfp16, SQ8, SQ6, SQ4 or a PQ.
         progress: told (pictures coded, pictures in all) after each batch; may raise to stop.
         seed: that of the build.
+        part_pictures: those of the build.
 
     Raises:
         IndexFolderError: if `out` is no big index, has other finer codes, is damaged, or another build is using it.
@@ -94,6 +101,7 @@ def add_finer(
     out = Path(out).resolve()
     start = time.perf_counter()
     check_replaceable(out, stream)
+    meta = read_meta(out)
     index = PatchIndex.load(out)
     kept = parse_lists(index.factory)
     patches, dim = stream.regions.patches_per_image, index.dim
@@ -105,11 +113,12 @@ def add_finer(
         return FinerReport(len(stream), 0, time.perf_counter() - start, _bytes_of(out))
     if index.rescore is not None:
         raise IndexFolderError(f"{out} has finer codes, {index.rescore}: build it anew with --rescore {rescore}.")
-    meta = read_meta(out)
     del index  # nothing of the old folder may be open where it is renamed
     private = out.parent / (out.name + PRIVATE)
     with locked_folder(private):
         heal(out, private)
+        if read_meta(out)["digest"] != meta["digest"]:
+            raise IndexFolderError(f"Another command put another index at {out} meanwhile: run this one again.")
         take_over(private, {"finer": rescore, "index": meta["digest"], "seed": seed})
         state = _State.read(private)
         if state is None:
@@ -125,7 +134,7 @@ def add_finer(
             before = state.pictures
             codec, saved = state.codec(), time.monotonic()
             progress(before, len(stream))
-            for table, vectors in batches(stream, before, len(stream) - before, projection, dim):
+            for table, vectors in _batches(stream, before, part_pictures, projection, dim):
                 codes = np.asarray(codec.sa_encode(vectors)).tobytes()
                 file.write(codes)
                 digest.update(codes)
@@ -140,6 +149,15 @@ def add_finer(
         swap_in(out, private, lambda new: _write(new, out, private / CODES_NAME, meta, rescore, entry))
         remove(private)
     return FinerReport(len(stream), len(stream) - before, time.perf_counter() - start, _bytes_of(out))
+
+
+def _batches(
+    stream: PictureStream, before: int, part_pictures: int, projection: Projection | None, dim: int
+) -> Iterator[tuple[PictureTable, NDArray[np.float32]]]:
+    """What `parts.batches` gives of one part after the other, without the pictures that are done."""
+    for start in range(before - before % part_pictures, len(stream), part_pictures):
+        first = max(start, before)
+        yield from batches(stream, first, min(start + part_pictures, len(stream)) - first, projection, dim)
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from patchify_core.encoders.base import Encoder
 from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
 from patchify_core.extract import load_extractor
 from patchify_core.gallery import Gallery
-from patchify_core.index_folder import read_meta
-from patchify_core.integrity import META_NAME, PRIVATE, standing
+from patchify_core.index_folder import index_stands, read_meta
+from patchify_core.integrity import PRIVATE
 from patchify_core.journal import Journal
 from patchify_core.picture_table import PictureTable, joined
 from patchify_core.projection import Projection
@@ -232,9 +232,11 @@ def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
     with explained(plan.out):
         out = plan.out.resolve()
         private = out.parent / (out.name + PRIVATE)
+        address = plan.target.address
+        if address.is_file and Path(address.uri).is_relative_to(out):
+            raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
         old = _standing(out, plan)
         gallery = plan.root.resolve().as_posix()
-        address = plan.target.address
         name = plan.target.collection or (old.collection if old else default_name(gallery, plan.maker, plan.projected))
         with Connection(address) as connection:
             same = old is not None and (old.address.uri, old.collection) == (address.uri, name)
@@ -297,11 +299,8 @@ def _projection(
 
 def _standing(out: Path, plan: _Plan) -> Listing | None:
     """The index folder that stands at `out`, if it was made the same way; None if there is none."""
-    place = standing(out)
-    if not place.exists() or (place.is_dir() and not any(place.iterdir())):
+    if not index_stands(out):
         return None
-    if not place.is_dir() or not (place / META_NAME).is_file():
-        raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
     if "store" not in read_meta(out):
         raise IndexFolderError(
             f"{out} is an index of FAISS, not of Milvus: choose another folder, or leave --store milvus out."

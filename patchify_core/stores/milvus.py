@@ -24,7 +24,7 @@ from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import checked_features
 from patchify_core.index import RESCORED, Hits, IndexedImage, PatchIndex
-from patchify_core.index_folder import BOXES_NAME, FORMAT, PROJECTION_NAME, read_meta
+from patchify_core.index_folder import BOXES_NAME, FORMAT, NUMBERS_NAME, PICTURES_NAME, PROJECTION_NAME, read_meta
 from patchify_core.integrity import META_NAME, Digests, damaged, is_whole, opened, steadily
 from patchify_core.maps import KeptMaps
 from patchify_core.picture_table import PictureTable, read_table, write_tables
@@ -35,7 +35,6 @@ from patchify_core.stores.connect import Address, Connection
 from patchify_core.stores.finding import Finder, Found, compared_again
 from patchify_core.stores.kinds import UNROUNDED
 
-PICTURES_NAME, NUMBERS_NAME = "pictures.bin", "numbers.npy"
 _FILES = frozenset({PICTURES_NAME, NUMBERS_NAME, PROJECTION_NAME, BOXES_NAME})
 
 
