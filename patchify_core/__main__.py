@@ -117,6 +117,7 @@ def parser() -> argparse.ArgumentParser:
     )
     verify.add_argument("index", metavar="INDEX", help="index folder")
     verify.add_argument("--json", action="store_true", help="print what was found as JSON")
+    _token_option(verify)
 
     evaluate = commands.add_parser("evaluate", help="score a dataset: mAP, LocScore, recall@k for every level")
     evaluate.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
@@ -133,7 +134,9 @@ def parser() -> argparse.ArgumentParser:
         help="queries of INSTRE: all (default), s1, s2, m; distractors of ILIAS: all (default), mini, core",
     )
     evaluate.add_argument(
-        "--index", metavar="INDEX", help="keep the index here and reuse it (default: a temporary one)"
+        "--index",
+        metavar="INDEX",
+        help="keep the index here and reuse it as it was made (default: a temporary one)",
     )
     evaluate.add_argument(
         "--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all of the index's)"
@@ -153,6 +156,10 @@ def parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
     _index_options(evaluate)
     _store_options(evaluate)
+    # Left out, they are those of the index that stands at --index (`commands.standing`).
+    evaluate.set_defaults(
+        encoder=None, regions=None, features=None, factory=None, codebook=None, keep_maps=None, store=None
+    )
 
     compare = commands.add_parser("compare", help="is one evaluation better than another? (paired bootstrap)")
     compare.add_argument("a", metavar="A.json", help="written by evaluate --json")

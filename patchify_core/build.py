@@ -339,6 +339,10 @@ def _existing(
     if not index_stands(out):
         return None, None
     meta = read_meta(out)
+    if "store" in meta:
+        raise IndexFolderError(
+            f"{out} keeps its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
+        )
     if meta.get("images", ()) is None:
         raise IndexFolderError(
             f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."

@@ -24,7 +24,7 @@ from patchify_core.index import PatchIndex
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval import Patchify, SearchSettings
 from tests.bad_pictures import BAD, text, truncated_jpeg
-from tests.tiny import picture, write_dataset, write_pictures
+from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures
 
 ROOT = Path(__file__).parents[1]
 DONE, SKIPPED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -165,6 +165,42 @@ def test_evaluate_prints_a_table_and_writes_json(run, dataset, tmp_path):
     assert run("evaluate", dataset, "--regions", "pyramid:3", "--json", file, "--index", kept)[0] == DONE
     again = json.loads(file.read_text(encoding="utf-8"))
     assert again["images_per_s"] is None and again["map"] == numbers["map"]
+
+
+def test_evaluate_uses_an_index_as_it_was_made(run, dataset, tmp_path, refusal):
+    kept, file = tmp_path / "idx", tmp_path / "numbers.json"
+    made = ["--regions", "sliding:0.5,0.25", "--factory", "PCAH8,SQ8", "--rescore", "SQfp16", "--features", "pooled:64"]
+    assert run("index", dataset, "--out", kept, *made, "--keep-maps")[0] == DONE
+    before = (kept / "meta.json").read_bytes()
+    write = ["--index", kept, "--json", file]
+    code, printed, error = run("evaluate", dataset, *write)
+    assert code == DONE and "indexed before" in printed, error
+    said = json.loads(file.read_text(encoding="utf-8"))["run"]
+    assert (said["regions"], said["factory"], said["rescore"]) == ("sliding:0.5,0.25", "PCAH8,SQ8", "SQfp16")
+    assert run("evaluate", dataset, *write, *made, "--keep-maps")[0] == DONE
+    assert (kept / "meta.json").read_bytes() == before
+    bar = "indexing"  # it is there before the refusal
+    code, _, error = run("evaluate", dataset, *write, "--regions", "pyramid:2")
+    assert code == REFUSED and bar in error and "was made with regions sliding:0.5,0.25, not pyramid:2" in error
+
+
+def test_evaluate_takes_a_big_index_as_it_is(run, dataset, tmp_path, refusal, monkeypatch):
+    monkeypatch.setattr("patchify_core.commands.embed.load_encoder", lambda spec, settings: TinyEncoder())
+    shards, kept = tmp_path / "shards", tmp_path / "idx"
+    assert run("embed", dataset, "--out", shards, "--regions", "pyramid:5")[0] == DONE
+    assert run("index", "--from-shards", shards, "--out", kept, "--rescore", "Flat")[0] == DONE
+    before = (kept / "meta.json").read_bytes()
+    scores = []
+    for more in (["--index", kept], ["--regions", "pyramid:5"]):
+        code, printed, error = run("evaluate", dataset, *more)
+        assert code == DONE, error
+        scores.append([line.split()[:4] for line in printed.splitlines() if line.startswith("pyramid:")])
+    assert scores[0] == scores[1] and len(scores[0]) == 6  # every list, and then exact descriptors: the same
+    assert (kept / "meta.json").read_bytes() == before
+    said = refusal("evaluate", dataset, "--index", kept, "--regions", "pyramid:4")
+    assert "was made with regions pyramid:5, not pyramid:4" in said
+    picture(1, (60, 49)).save(dataset / "gallery" / "3.png")
+    assert "not the picture that was indexed" in refusal("evaluate", dataset, "--index", kept)
 
 
 def test_evaluate_leaves_nothing_behind(run, dataset, tmp_path, monkeypatch):

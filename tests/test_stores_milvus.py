@@ -465,6 +465,38 @@ def test_the_command_line(tmp_path, run, tiny_everywhere):
     assert run("index", dataset, "--out", tmp_path / "x", "--uri", "http://host:1")[0] == 2
 
 
+def test_a_folder_that_names_its_milvus_is_evaluated_and_verified_by_itself(tmp_path, run, tiny_everywhere):
+    dataset = tmp_path / "dataset"
+    dataset.mkdir()
+    write_dataset(dataset)
+    out, where = tmp_path / "index", ["--store", "milvus", "--uri", tmp_path / "patches.db"]
+    assert run("index", dataset, "--out", out, *where, "--regions", "pyramid:2", "--factory", "PCAH8,Flat")[0] == 0
+    code, said, error = run("evaluate", dataset, "--index", out)
+    assert code == 0 and "indexed before" in said and "pyramid:2" in said, error
+    code, said, _ = run("verify", out)
+    assert code == 0 and "every patch is in ../patches.db); all of its pictures (7)" in said
+    with Connection(Address.of(str(tmp_path / "patches.db"))) as connection:
+        name = connection.client.list_collections()[0]
+        connection.client.delete(name, ids=[7])  # a patch of the second picture
+        connection.client.delete(name, filter="picture == 3")
+    code, said, _ = run("verify", out)
+    assert code == 2 and "has lost patches of 2 of 7 pictures" in said and "damaged" in said
+    code, said, error = run("evaluate", dataset, "--index", out)
+    assert code == 0 and "pictures/s indexed" in said, error  # the lost ones are embedded again
+    assert run("verify", out)[0] == 0
+    for command in (
+        ["tune", out],
+        ["index", dataset, "--out", tmp_path / "x", "--like", out],
+        ["index", dataset, "--out", out],
+    ):
+        code, _, error = run(*command)
+        assert code == 2 and "Milvus" in error and "delete" not in error
+    with Connection(Address.of(str(tmp_path / "patches.db"))) as connection:
+        connection.client.drop_collection(name)
+    code, _, error = run("verify", out)
+    assert code == 2 and "is missing: run the index command again" in error
+
+
 def test_the_command_line_takes_embedded_shards(tmp_path, run, tiny_everywhere, monkeypatch):
     monkeypatch.setattr("patchify_core.commands.embed.load_encoder", lambda spec, settings: TinyEncoder())
     folder = write_pictures(tmp_path / "pictures", range(5))

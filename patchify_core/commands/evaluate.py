@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.commands.shared import build, check_writable, progress_bar
+from patchify_core.commands.standing import as_it_is, fill_in
 from patchify_core.encoders import load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation import AT_1K, LevelReport, chosen_levels
@@ -36,19 +37,21 @@ if TYPE_CHECKING:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
+    standing = fill_in(arguments, Path(arguments.index) if arguments.index else None)
     levels = _checked(arguments)
     gallery = _read(arguments)
     reranker = _reranker(arguments.rerank, arguments.shortlist)
     encoder = load_encoder(arguments.encoder)
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
-        out = Path(arguments.index) if arguments.index else Path(temporary) / "index"
-        built = build(gallery, out, encoder, arguments)
-        if built.skipped:
+        out = standing.folder or Path(temporary) / "index"
+        built = None if standing.big else build(gallery, out, encoder, arguments)
+        if built is not None and built.skipped:
             names = ", ".join(name for name, _ in built.skipped[:3])
             raise GalleryError(
                 f"{len(built.skipped)} pictures of {arguments.dataset} cannot be read ({names}): no score without them."
             )
         engine = Patchify.open(out, encoder)
+        built = built or as_it_is(gallery, engine)
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
         chosen = chosen_levels(levels, engine)
         settings = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -38,6 +38,7 @@ class Verified:
         gallery: folder of the pictures; None where it is not there, so that they were not checked.
         images: pictures in the index.
         pictures: a sentence for each picture that vanished or changed.
+        store: where in Milvus all of the descriptors are; None where they are in the files, or something is damaged.
     """
 
     files: tuple[str, ...]
@@ -46,6 +47,7 @@ class Verified:
     gallery: Path | None
     images: int
     pictures: tuple[str, ...]
+    store: str | None = None
 
     @property
     def code(self) -> int:
@@ -73,14 +75,20 @@ def run(arguments: argparse.Namespace) -> int:
         pictures = f"{len(found.pictures)} of {found.images} pictures vanished or changed: run the index command again"
     else:
         pictures = f"all of its pictures ({found.images}) are those that were indexed"
-    print(f"{folder}: {state} ({_several(len(found.files), 'file')}, {found.bytes / MB:.1f} MB); {pictures}.")
+    files = f"{_several(len(found.files), 'file')}, {found.bytes / MB:.1f} MB"
+    if found.store is not None:
+        files += f", every patch is in {found.store}"
+    print(f"{folder}: {state} ({files}); {pictures}.")
     return found.code
 
 
 def verify(folder: Path) -> Verified:
     """Checks every byte of an index, that its parts fit together, and its pictures if their folder is there.
 
+    Where the descriptors are in Milvus, it is asked whether it has all of them; that they are the same is its affair.
+
     Raises:
+        StoreError: if Milvus does not answer, or does not know the collection.
         IndexFolderError: if it is no index, or one of another version, or what describes it (`meta.json`) is damaged.
     """
     return steadily(folder, lambda place: _Check(folder, place).found())
@@ -92,7 +100,8 @@ class _Check:
     def __init__(self, folder: Path, place: Path) -> None:
         self.folder, self.place, self.meta = folder, place, read_meta(folder)
         try:
-            self.files = checked_files(self.meta, folder)
+            self.store = self.meta["store"]["uri"] if "store" in self.meta else None
+            self.files = checked_files(self.meta, folder) if self.store is None else self._listing_files()
             self.images = self._images()
             self.root = (folder / self.meta["root"]).resolve()
             self.size = sum(listed["bytes"] for listed in self.files.values())
@@ -101,6 +110,11 @@ class _Check:
             raise damaged(folder, META_NAME) from None
         self.work, self.done, self.lock = work, 0, Lock()
         self.show: Callable[[int, int], None] = lambda done, total: None
+
+    def _listing_files(self) -> dict[str, dict[str, Any]]:
+        from patchify_core.stores.milvus import checked_listing_files
+
+        return checked_listing_files(self.meta, self.folder)
 
     def _images(self) -> Sequence[IndexedImage]:
         """The pictures: of `meta.json`, or a big index' own table; none where that is damaged, which is found later."""
@@ -122,10 +136,24 @@ class _Check:
             pictures = [] if gallery is None else [s for image in self.images if (s := self._change_of(image))]
         if not damage:
             try:
-                load_index(self.folder)  # each file is as it was written; that they fit together is another thing
+                damage = self._misfits()
             except IndexFolderError as error:
                 damage = [str(error)]
-        return Verified(tuple(sorted(self.files)), self.size, tuple(damage), gallery, len(self.images), tuple(pictures))
+        files = tuple(sorted(self.files))
+        store = None if damage else self.store
+        return Verified(files, self.size, tuple(damage), gallery, len(self.images), tuple(pictures), store)
+
+    def _misfits(self) -> list[str]:
+        """Each file is as it was written; that they fit together, and to what Milvus has, is another thing."""
+        if self.store is None:
+            load_index(self.folder)
+            return []
+        from patchify_core.stores.milvus import MilvusStore
+
+        with closing(MilvusStore.open(self.folder)) as store:
+            lost = store.lost()
+        what = f"{lost:,} of {len(self.images):,} pictures"
+        return [f"{store.collection.where} has lost patches of {what}: run the index command again."] if lost else []
 
     def _damage_of(self, name: str) -> str | None:
         listed = self.files[name]
@@ -172,4 +200,5 @@ def _as_json(folder: Path, found: Verified) -> dict[str, Any]:
         "gallery": None if found.gallery is None else str(found.gallery),
         "images": found.images,
         "pictures": list(found.pictures),
+        "store": found.store,
     }

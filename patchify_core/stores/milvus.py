@@ -232,6 +232,20 @@ class MilvusStore:
         """See `PatchIndex.check_pictures`."""
         PatchIndex.check_pictures(self, root, content=content, rows=rows)  # type: ignore[arg-type]
 
+    def lost(self) -> int:
+        """How many of the pictures the collection no longer has every patch of.
+
+        Raises:
+            StoreError: one sentence, if Milvus does not answer.
+        """
+        patches, rows = self.patches_per_image, self.collection.rows
+        held = np.fromiter((row["picture"] for row in rows("cell == 0", ["picture"])), np.int64)
+        if self.collection.count() != len(held) * patches:
+            numbers = np.fromiter((row["id"] for row in rows("cell >= 0", ["id"])), np.int64) // patches
+            found, counts = np.unique(numbers, return_counts=True)
+            held = found[counts == patches]
+        return int((~np.isin(self.listing.numbers, held)).sum())
+
     def meta(self) -> dict[str, Any]:
         """How the vectors were made, as plain JSON values."""
         return _meta(self.listing)
@@ -285,12 +299,18 @@ def read_listing(folder: Path, token: str | None = None) -> Listing:
     return steadily(folder, lambda place: _read(place, folder, token))
 
 
+def checked_listing_files(meta: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that `meta.json` lists, by name; raises IndexFolderError unless they are those of a `MilvusStore`."""
+    files = meta["files"]
+    if meta["store"]["kind"] != "milvus" or not {PICTURES_NAME, NUMBERS_NAME} <= {*files} <= _FILES:
+        raise damaged(folder, META_NAME)
+    return dict(files)
+
+
 def _read(place: Path, folder: Path, token: str | None) -> Listing:
     meta = read_meta(folder)
     try:
-        store, files = meta["store"], meta["files"]
-        if store["kind"] != "milvus" or not {PICTURES_NAME, NUMBERS_NAME} <= {*files} <= _FILES:
-            raise damaged(folder, META_NAME)
+        store, files = meta["store"], checked_listing_files(meta, folder)
         encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
         features, root = checked_features(meta["features"]), (folder / meta["root"]).resolve()
         uri, ca, server_name = store["uri"], store["ca"], store["server_name"]
