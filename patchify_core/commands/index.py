@@ -96,7 +96,7 @@ def _with_ray(arguments: argparse.Namespace) -> int:
 def _from_shards(arguments: argparse.Namespace) -> int:
     """Builds a big index of embedded shards, or brings them into Milvus."""
     from patchify_core.embedding import pictures_of
-    from patchify_core.scale import ScaleSettings, build_big
+    from patchify_core.scale import ScaleSettings, build_fitting
     from patchify_core.streams import ShardFolder
 
     _check_alone(arguments, "--from-shards")
@@ -108,11 +108,11 @@ def _from_shards(arguments: argparse.Namespace) -> int:
         return _finer(arguments, stream)
     settings = ScaleSettings(memory_gb=arguments.memory, rescore=arguments.rescore)
     with progress_bar("indexing", " pictures") as progress:
-        report = build_big(stream, arguments.out, settings, progress, pictures_of(arguments.from_shards))
+        report = build_fitting(stream, arguments.out, settings, progress, pictures_of(arguments.from_shards))
     if arguments.json:
         print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
         return 0
-    print(f"{report.factory}: {report.why}")
+    print(report.why if report.why.startswith(report.factory) else f"{report.factory}: {report.why}")
     speed = f"{report.patches_per_s:,.0f} patches/s" if report.patches_per_s else "all had been coded before"
     print(
         f"{arguments.out}: {report.images:,} pictures, {report.patches:,} patches, {report.bytes / 1e6:.1f} MB; "

@@ -3,5 +3,6 @@
 from patchify_core.scale.build import ScaleReport, ScaleSettings, build_big
 from patchify_core.scale.choice import Choice, choose
 from patchify_core.scale.finer import FinerReport, add_finer
+from patchify_core.scale.fitting import build_fitting
 
-__all__ = ["Choice", "FinerReport", "ScaleReport", "ScaleSettings", "add_finer", "build_big", "choose"]
+__all__ = ["Choice", "FinerReport", "ScaleReport", "ScaleSettings", "add_finer", "build_big", "build_fitting", "choose"]
