@@ -6,11 +6,11 @@ patch id = row of the picture * patches per image + cell. `build.py` makes an in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import faiss
 
     from patchify_core.maps import KeptMaps, PackedMaps
-    from patchify_core.scale.mapped import PatchCodes
+    from patchify_core.scale.mapped import PatchCodes, ReadAhead
 
 RESCORED = 100
 """Pictures that finer codes re-score, at least."""
@@ -55,6 +55,10 @@ class SearchPlan:
         whole = all(isinstance(number, int) and number > 0 for number in (self.probes, self.fetch))
         if not whole or self.probes > lists or self.fetch > 1 << 20:
             raise ValueError("a plan that does not fit the codes")
+
+
+FindPatches = Callable[..., Any]
+"""(1, dim) query, how many -> (1, K) similarities and (1, K) numbers of patches, best first."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class PatchIndex:
         maps: the pictures' feature maps, in the order of `images`; None where none are kept.
         located: where the codes of a big index are found by patch number (`scale.mapped`); None where FAISS knows.
         plan: how inverted lists are searched; None for what FAISS was told when they were made.
+        ahead: has the disk read what a search by plan will touch; None where all is in memory.
     """
 
     def __init__(
@@ -114,6 +119,7 @@ class PatchIndex:
         maps: KeptMaps | None = None,
         located: PatchCodes | None = None,
         plan: SearchPlan | None = None,
+        ahead: ReadAhead | None = None,
     ) -> None:
         """Takes the parts as they are; `load` is where they are checked."""
         self.encoder, self.regions = encoder, regions
@@ -123,7 +129,7 @@ class PatchIndex:
         self.codebook, self.rescore = codebook, rescore
         self.features, self.maps = features, maps
         self.patches_per_image = regions.patches_per_image
-        self.located, self.plan = located, plan
+        self.located, self.plan, self.ahead = located, plan, ahead
         self._exhaustive = visits_everything(codes)
         self._of_level: dict[int, NDArray[np.uint8]] = {}
 
@@ -287,11 +293,11 @@ class PatchIndex:
         """
         every = int(self.codes.ntotal)
         fetch = min(every, max(64, 4 * pictures))
-        options = None
+        search: FindPatches = self.codes.search
         if self.plan is not None:
-            fetch, options = min(every, max(64, self.plan.fetch * pictures)), self._lists_to_visit(used)
+            fetch, search = min(every, max(64, self.plan.fetch * pictures)), self._planned(query, used)
         while True:
-            _, patches = self.codes.search(query[None], fetch, params=options)
+            _, patches = search(query[None], fetch)
             found = patches[0][patches[0] >= 0]
             rows, cells = np.divmod(found, self.patches_per_image)
             rows = rows[cells < used]
@@ -300,6 +306,27 @@ class PatchIndex:
             if len(first) >= min(2 * pictures, len(self.images)) or fetch == every or len(found) < fetch:
                 return rows[np.sort(first)][: 2 * pictures]
             fetch = min(4 * fetch, every)
+
+    def _planned(self, query: NDArray[np.float32], used: int) -> FindPatches:
+        """(query, how many) -> similarities and patches, of the lists that the plan says.
+
+        It is what FAISS's `search` does, in its two steps, so that the disk can be asked for the lists in between.
+        """
+        import faiss
+
+        options, codes = self._lists_to_visit(used), cast("Any", self.codes)
+        if self.ahead is None:
+            return partial(codes.search, params=options)
+        likeness, lists = codes.quantizer.search(query[None], options.nprobe)
+        self.ahead.lists(lists[0])
+
+        def visit(query: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+            scores, patches = np.empty((1, count), np.float32), np.empty((1, count), np.int64)
+            at = [faiss.swig_ptr(array) for array in (query, lists, likeness, scores, patches)]
+            codes.search_preassigned_c(1, at[0], count, *at[1:], False, options)  # its Python form takes no options
+            return scores, patches
+
+        return visit
 
     def _lists_to_visit(self, used: int) -> faiss.SearchParametersIVF:
         """What FAISS is told of a search by plan: how many lists, and which patches of a picture count."""
@@ -319,6 +346,8 @@ class PatchIndex:
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], used: int) -> Hits:
         """The pictures in `rows`, ranked by the similarity of their decoded patches."""
         scores = np.empty((len(rows), used), np.float32)
+        if self.ahead is not None:
+            self.ahead.patches(rows * self.patches_per_image, used)
         for at, row in enumerate(rows.tolist()):
             scores[at] = self._decoded_scores(query, row)[:used]
         cells = scores.argmax(axis=1).astype(np.int64)

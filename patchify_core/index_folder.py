@@ -107,7 +107,7 @@ def _load(place: Path, folder: Path) -> PatchIndex:
     """Loads what stands at `place`, which is `folder` except while a build swaps it."""
     import faiss
 
-    from patchify_core.scale.mapped import PatchCodes, map_codes, map_numbers
+    from patchify_core.scale.mapped import PatchCodes, ReadAhead, map_codes, map_numbers
 
     meta = _read_meta(place, folder)
     if "store" in meta:
@@ -127,7 +127,7 @@ def _load(place: Path, folder: Path) -> PatchIndex:
         plan = None if "search" not in meta else SearchPlan(**meta["search"])
     except (KeyError, TypeError, AttributeError):
         raise damaged(folder, META_NAME) from None
-    projection = boxes = fine = maps = located = None
+    projection = boxes = fine = maps = located = ahead = None
     with opened(place, files, folder) as at:
         for name, file in at.items():
             _check(file, files[name], folder, name)
@@ -141,11 +141,13 @@ def _load(place: Path, folder: Path) -> PatchIndex:
                 maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
             if images is None:
                 images = read_table(at[PICTURES_NAME])
-                codes, data = map_codes(at[FAISS_NAME])
+                coarse = map_codes(at[FAISS_NAME])
+                codes = coarse.codes
                 if LISTS_NAME in at:
-                    located = PatchCodes(codes, data, map_numbers(at[LISTS_NAME]))
-                if FINE_NAME in at:
-                    fine, _ = map_codes(at[FINE_NAME])
+                    located = PatchCodes(coarse, map_numbers(at[LISTS_NAME]))
+                finer = map_codes(at[FINE_NAME]) if FINE_NAME in at else None
+                fine = None if finer is None else finer.codes
+                ahead = ReadAhead(coarse, finer)
             else:
                 codes = _read_codes(at[FAISS_NAME])
                 if FINE_NAME in at:
@@ -171,6 +173,7 @@ def _load(place: Path, folder: Path) -> PatchIndex:
         maps,
         located,
         plan,
+        ahead,
     )
     patches = len(images) * regions.patches_per_image
     fits = (
