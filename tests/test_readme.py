@@ -133,3 +133,16 @@ def test_its_table_of_millions_is_the_record(page, time, overlap):
         found = row["refined"]
         assert cells[time] == f"{found['p50_ms']:.{1 if found['p50_ms'] < 10 else 0}f} ms"
         assert cells[overlap] == f"{found['overlap']:.2f}"
+
+
+def test_what_peers_take_is_the_record():
+    rows = json.loads((ASSETS / "study" / "scale-peers.json").read_text(encoding="utf-8"))["rows"]
+    lines = (ROOT / "patchify_core" / "SCALE.md").read_text(encoding="utf-8").splitlines()
+    for row, start in zip(rows, ("| 1,000, exact |", "| 30,000 |"), strict=True):
+        line = next(line for line in lines if line.startswith(start))
+        ours = row["flat"] if "flat" in row else row["refined"]
+        names = ("faiss-flat", "hnswlib", "qdrant-local", "milvus-lite-exact", "milvus-lite")
+        found = [ours["p50_ms"], *(row["peers"][name].get("p50_ms") for name in names)]
+        said = ["not asked" if value is None else f"{value:.{1 if value < 10 else 0}f} ms" for value in found]
+        assert [cell.strip() for cell in line.strip("|").split("|")][1:] == said
+        assert all(ours["p50_ms"] < value for value in found[3:]) and ours.get("overlap", 1) >= 0.98
