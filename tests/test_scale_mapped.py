@@ -16,6 +16,7 @@ from patchify_core.scale.mapped import READ_BYTES, MappedCodes, ReadAhead, map_c
 from tests.big import SETTINGS, Clusters
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+needs_madvise = pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="Windows takes no such advice")
 
 
 class Asked:
@@ -72,6 +73,7 @@ def test_no_answer_changes(built: Path) -> None:
                 assert np.array_equal(mine.scores, theirs.scores)
 
 
+@needs_madvise
 @pytest.mark.parametrize("built", ["SQ8", "Flat", "PQ2"], indirect=True)
 def test_just_what_a_search_touches_is_asked_for(built: Path) -> None:
     coarse, lists = watched(mapped(built / "index.faiss"))
@@ -128,6 +130,7 @@ def test_without_such_a_call_nothing_is_asked(built: Path) -> None:
     ReadAhead(coarse).patches(np.array([0]), 5)
 
 
+@needs_madvise
 def test_large_lists_are_asked_for_in_pieces(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     index = faiss.IndexIVFPQ(faiss.IndexFlatIP(8), 8, 1, 4, 8, faiss.METRIC_INNER_PRODUCT)
