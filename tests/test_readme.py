@@ -146,3 +146,22 @@ def test_what_peers_take_is_the_record():
         said = ["not asked" if value is None else f"{value:.{1 if value < 10 else 0}f} ms" for value in found]
         assert [cell.strip() for cell in line.strip("|").split("|")][1:] == said
         assert all(ours["p50_ms"] < value for value in found[3:]) and ours.get("overlap", 1) >= 0.98
+
+
+def test_its_table_of_peers_at_ten_thousand_is_the_record():
+    row = json.loads((ASSETS / "study" / "scale.json").read_text(encoding="utf-8"))["rows"][0]
+    lines = (ROOT / "patchify_core" / "SCALE.md").read_text(encoding="utf-8").splitlines()
+    exact = row["flat"]["p50_ms"]
+    starts = {
+        "faiss-flat": "| FAISS IndexFlatIP, grouped by numpy |",
+        "hnswlib": "| hnswlib, M 16 |",
+        "qdrant-local": "| Qdrant, local mode |",
+        "milvus-lite-exact": "| Milvus Lite, FLAT |",
+        "milvus-lite": "| Milvus Lite, HNSW |",
+    }
+    for name, start in starts.items():
+        cells = [cell.strip() for cell in next(line for line in lines if line.startswith(start)).strip("|").split("|")]
+        found = row["peers"][name]["p50_ms"]
+        assert cells[3] == f"{found:.{1 if found < 10 else 0}f} ms"
+        times = found / exact
+        assert cells[4] == f"{times:.{0 if times >= 10 else 1 if times > 1 else 2}f}"
