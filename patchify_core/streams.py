@@ -92,6 +92,11 @@ class PictureStream(Protocol):
         ...
 
 
+def dim_of(stream: PictureStream) -> int:
+    """Dimension of the descriptors as the stream gives them."""
+    return stream.encoder.dim if stream.projection is None else stream.projection.dim
+
+
 def write_shard(
     folder: Path,
     number: int,

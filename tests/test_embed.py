@@ -121,9 +121,10 @@ def test_what_somebody_put_beside_the_shards_stays(pictures, tmp_path):
     for name in mine:
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("mine")
-    for name in ("9.png", "8.png"):
-        (pictures / name).unlink(missing_ok=True)
+    for name in ("0008.png", "0009.png"):  # all of the third shard
+        (pictures / name).unlink()
     embed(pictures, out)
+    assert not list(out.glob("shard-00002*"))
     assert all((out / name).read_text() == "mine" for name in mine)
 
 

@@ -34,7 +34,7 @@ from patchify_core.scale.choice import PROBED, Choice, choose, lists_of, parse_l
 from patchify_core.scale.learned import Learned, Wanted, learn
 from patchify_core.scale.merge import write_codes, write_fine, write_lists, write_pictures
 from patchify_core.scale.parts import Part, write_part
-from patchify_core.streams import PictureStream
+from patchify_core.streams import PictureStream, dim_of
 from patchify_core.swap import heal, swap_in
 
 Progress = Callable[[int, int], None]
@@ -157,7 +157,7 @@ def build_big(
 
 def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str, int, str]:
     """What will be learned, the factory string, the probes, and why; raises PatchifyError if it does not work out."""
-    regions, encoder = stream.regions, stream.encoder
+    regions = stream.regions
     if regions.needs_picture:
         raise PatchifyError(
             f"A big index keeps no boxes, and those of {regions.spec} depend on the pixels: choose regions such as "
@@ -167,7 +167,7 @@ def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str
         raise PatchifyError("The collection has no picture: there is nothing to index.")
     patches = len(stream) * regions.patches_per_image
     chosen: Choice | None = None
-    given = encoder.dim if stream.projection is None else stream.projection.dim
+    given = dim_of(stream)
     if settings.memory_gb is not None:
         chosen = choose(len(stream), regions.patches_per_image, settings.memory_gb, given)
     kept = parse_lists(chosen.factory) if chosen else None

@@ -31,7 +31,7 @@ from patchify_core.scale.build import (
     take_over,
 )
 from patchify_core.scale.choice import Choice, choose
-from patchify_core.streams import PictureStream
+from patchify_core.streams import PictureStream, dim_of
 from patchify_core.swap import heal, swap_in
 
 MOST_RECORDS = 100_000
@@ -80,11 +80,11 @@ def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> Choice | None
         return None
     if stream.regions.needs_picture:
         return None  # build_big says why not
-    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, _dim(stream))
+    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, dim_of(stream))
     if chosen.lists:
         return None
     try:
-        _code_settings(stream, chosen, settings).check(_dim(stream), stream.regions, len(stream))
+        _code_settings(stream, chosen, settings).check(dim_of(stream), stream.regions, len(stream))
     except PatchifyError:
         return None  # a codec whose bytes do not divide what the stream is projected to
     return chosen
@@ -96,12 +96,8 @@ def _code_settings(stream: PictureStream, choice: Choice, settings: ScaleSetting
     return CodeSettings(factory, rescore=None if kept.codec == "Flat" else settings.rescore, seed=settings.seed)
 
 
-def _dim(stream: PictureStream) -> int:
-    return stream.encoder.dim if stream.projection is None else stream.projection.dim
-
-
 def _index(stream: PictureStream, settings: CodeSettings, progress: Progress) -> PatchIndex:
-    total, regions, dim = len(stream), stream.regions, _dim(stream)
+    total, regions, dim = len(stream), stream.regions, dim_of(stream)
     settings.check_enough(dim, regions, total)
     done = 0
 

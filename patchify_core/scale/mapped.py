@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import mmap
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
@@ -41,6 +42,22 @@ class MappedCodes:
     codes: faiss.Index
     data: NDArray[np.uint8]
     file: mmap.mmap
+
+    @cached_property
+    def lists(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
+        """Where the lists of an inverted file lie: of each its first byte and its entries, and the bytes of an entry.
+
+        Raises:
+            ValueError: if the file is too short for them.
+        """
+        codes: Any = self.codes
+        sizes = np.array([codes.invlists.list_size(number) for number in range(codes.nlist)], np.int64)
+        entry = int(codes.code_size) + ID_BYTES
+        begins = np.concatenate([[0], np.cumsum(sizes)[:-1]]) * entry + len(self.data)
+        begins -= int(sizes.sum()) * entry  # they are the end of it
+        if int(sizes.sum()) != codes.ntotal or begins[0] < 0:
+            raise ValueError("lists that do not fit the file")
+        return begins, sizes, entry
 
 
 def map_codes(file: BinaryIO) -> MappedCodes:
@@ -78,22 +95,6 @@ def map_numbers(file: BinaryIO) -> NDArray[Any]:
     return np.frombuffer(mapped, kind, shape[0], start)
 
 
-def lists_in(mapped: MappedCodes) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-    """Where the lists of an inverted file lie: of each its first byte and its entries, and the bytes of an entry.
-
-    Raises:
-        ValueError: if the file is too short for them.
-    """
-    codes: Any = mapped.codes
-    sizes = np.array([codes.invlists.list_size(number) for number in range(codes.nlist)], np.int64)
-    entry = int(codes.code_size) + ID_BYTES
-    begins = np.concatenate([[0], np.cumsum(sizes)[:-1]]) * entry + len(mapped.data)
-    begins -= int(sizes.sum()) * entry  # they are the end of it
-    if int(sizes.sum()) != codes.ntotal or begins[0] < 0:
-        raise ValueError("lists that do not fit the file")
-    return begins, sizes, entry
-
-
 class ReadAhead:
     """Tells the system which parts of mapped files a search will touch, so that the disk has all requests at once.
 
@@ -110,7 +111,7 @@ class ReadAhead:
     def __init__(self, coarse: MappedCodes, fine: MappedCodes | None = None) -> None:
         """Finds out where everything begins."""
         self._coarse, self._fine = coarse, fine
-        self._begins, self._sizes, self._entry = lists_in(coarse)
+        self._begins, self._sizes, self._entry = coarse.lists
         if fine is not None:
             inner: Any = fine.codes
             self._code_size = int(inner.code_size)
@@ -162,7 +163,7 @@ class PatchCodes:
             raise ValueError("not an inverted file of product-quantized residuals")
         self._codes: Any = codes
         self._data, self._lists = mapped.data, lists
-        self._begins, self._sizes, entry = lists_in(mapped)
+        self._begins, self._sizes, entry = mapped.lists
         self._code_size = entry - ID_BYTES
         if len(lists) != codes.ntotal or int(lists.max(initial=0)) >= codes.nlist:
             raise ValueError("lists that do not fit the codes")

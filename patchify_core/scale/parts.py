@@ -21,7 +21,7 @@ from patchify_core.integrity import Digests, is_whole
 from patchify_core.picture_table import PictureTable, joined, read_table, write_tables
 from patchify_core.projection import Projection
 from patchify_core.scale.learned import Learned
-from patchify_core.streams import PictureStream
+from patchify_core.streams import PictureStream, dim_of
 
 READ_BYTES = 1 << 28
 """Of descriptors that are read from the stream at a time."""
@@ -177,7 +177,7 @@ def batches(
 ) -> Iterator[tuple[PictureTable, NDArray[np.float32]]]:
     """Yields (pictures, (n, dim) projected descriptors) that are enough at a time for `Lists.assign` to be fast."""
     patches = stream.regions.patches_per_image
-    raw = stream.encoder.dim if stream.projection is None else stream.projection.dim
+    raw = dim_of(stream)
     read = max(1, min(READ_BYTES // (4 * raw), CODED_PATCHES) // patches)
     coded = max(1, CODED_PATCHES // patches)
     for start in range(first, first + pictures, coded):
