@@ -212,6 +212,12 @@ class Collection:
         finally:
             found.close()
 
+    def whole_and_torn(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the pictures with every patch, and of those with only some; reads the number of every row."""
+        ids = np.fromiter((row["id"] for row in self.rows("cell >= 0", ["id"])), np.int64)
+        numbers, counts = np.unique(ids // self.patches, return_counts=True)
+        return numbers[counts == self.patches], numbers[counts != self.patches]
+
     def by_number(self, numbers: NDArray[np.int64], field: str) -> Iterator[tuple[NDArray[np.int64], list[Any]]]:
         """A field of the rows with these numbers, in pieces and in no order.
 

@@ -238,12 +238,9 @@ class MilvusStore:
         Raises:
             StoreError: one sentence, if Milvus does not answer.
         """
-        patches, rows = self.patches_per_image, self.collection.rows
-        held = np.fromiter((row["picture"] for row in rows("cell == 0", ["picture"])), np.int64)
-        if self.collection.count() != len(held) * patches:
-            numbers = np.fromiter((row["id"] for row in rows("cell >= 0", ["id"])), np.int64) // patches
-            found, counts = np.unique(numbers, return_counts=True)
-            held = found[counts == patches]
+        held = np.fromiter((row["picture"] for row in self.collection.rows("cell == 0", ["picture"])), np.int64)
+        if self.collection.count() != len(held) * self.patches_per_image:
+            held, _ = self.collection.whole_and_torn()
         return int((~np.isin(self.listing.numbers, held)).sum())
 
     def meta(self) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 
 import numpy as np
@@ -157,9 +156,9 @@ class CollectionWriter:
 
     def _delete_parts(self) -> None:
         """After a server failed in the middle of a request: pictures with too few rows go, to be written anew."""
-        rows = Counter(int(row["id"]) // self.patches for row in self.collection.rows("cell >= 0", ["id"]))
-        whole = {number for number, count in rows.items() if count == self.patches}
-        self._delete([number for number in rows if number not in whole])
+        found, torn = self.collection.whole_and_torn()
+        whole = {*found.tolist()}
+        self._delete(torn.tolist())
         self.known = {digest: number for digest, number in self.known.items() if number in whole}
         self._surplus = [number for number in self._surplus if number in whole]
 
