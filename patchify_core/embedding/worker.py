@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.build import check_size, explained
+from patchify_core.build import explained
 from patchify_core.digests import sha256_of_bytes, sha256_of_file, sha256_of_json
 from patchify_core.embedding.plan import HEAD_NAME, Done, Load, Recipe, Task
 from patchify_core.errors import EncoderError, PatchifyError, PictureError
 from patchify_core.extract import Extractor, load_extractor
+from patchify_core.gallery import check_size
 from patchify_core.picture_table import IndexedImage
 from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -84,6 +84,7 @@ class Gallery:
         instances: Instance id -> name.
         annotations: Which gallery image shows which instance, and where.
         skipped: (file name, sentence why) of each file that was left out, so that nothing vanishes silently.
+        notes: Sentences on what was understood otherwise than it is written, or passed over, and is no fault.
     """
 
     root: Path
@@ -92,6 +93,34 @@ class Gallery:
     instances: dict[int, str] = field(default_factory=dict)
     annotations: Annotations = field(default_factory=Annotations)
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def with_box_queries(self) -> Gallery:
+        """Make every annotated box a query, with its own picture excluded, in place of the dataset's own queries.
+
+        Returns:
+            The same gallery; query ids follow those of the images, in the order of the annotations. Ignored annotations
+            and those without a box are no queries.
+        """
+        rows, first = self.annotations, max((image.id for image in self.images), default=0) + 1
+        usable = np.flatnonzero(~rows.ignore & ~np.isnan(rows.boxes).any(axis=1)).tolist()
+        queries = []
+        for number, row in enumerate(usable, first):
+            image, box = self.image(int(rows.image_ids[row])), rows.boxes[row].copy()
+            box.flags.writeable = False
+            queries.append(
+                Query(
+                    number,
+                    image.file_name,
+                    image.path,
+                    image.width,
+                    image.height,
+                    box=box,
+                    instance=int(rows.instances[row]),
+                    exclude=frozenset((image.id,)),
+                )
+            )
+        return replace(self, queries=tuple(queries))
 
     def positives(self, instance: int, exclude: Iterable[int] = frozenset()) -> dict[int, NDArray[np.float64] | None]:
         """List the gallery images that show an instance.
