@@ -224,8 +224,9 @@ class Work:
                 digest = sha256_of_bytes(data)
                 known = digest in self.old_rows or digest in self.journal.known or digest in seen
                 # A known picture's header is read all the same: the annotations may have changed since.
-                picture, size = (None, picture_size(data)) if known else self.extractor.read(data)
-                check_size(image.file_name, (image.width, image.height), size)
+                name = image.file_name
+                picture, size = (None, picture_size(data, name=name)) if known else self.extractor.read(data, name)
+                check_size(name, (image.width, image.height), size)
             except OSError as error:
                 self._skip(image, f"it cannot be read ({error.strerror})")
                 continue

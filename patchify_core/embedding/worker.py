@@ -210,7 +210,7 @@ class ShardWorker:
                 mtime = path.stat().st_mtime_ns  # before it is read: if it changes meanwhile, that will show
                 data = path.read_bytes()
                 size, mtime_ns = len(data), mtime
-                picture, whole = extractor.read(data)
+                picture, whole = extractor.read(data, name)
                 check_size(name, (width, height), whole)
             except (OSError, PictureError) as error:
                 reason = f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)

@@ -176,5 +176,5 @@ class Localizer:
             raise IndexFolderError("The index keeps no feature maps and does not know where its pictures are.")
         index.check_pictures(index.root, content=True, rows=[row])
         path: Path = index.root / index.images[row].file_name
-        picture, _ = self.extractor.read(path.read_bytes())
+        picture, _ = self.extractor.read(path.read_bytes(), path.name)
         return self.extractor.picture_map(picture)
