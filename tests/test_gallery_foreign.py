@@ -35,7 +35,9 @@ def clean():
     width, height = SIZE
     names = ["Föhn/Bild 1.png", "Föhn/Bild 2.png", "Föhn/Bild 3.png"]
     images = [{"id": i, "file_name": name, "width": width, "height": height} for i, name in enumerate(names)]
-    images.append({"id": 9, "file_name": "Föhn/Frage.png", "width": width, "height": height, "split": "query", "exclude": [2]})
+    images.append(
+        {"id": 9, "file_name": "Föhn/Frage.png", "width": width, "height": height, "split": "query", "exclude": [2]}
+    )
     return {
         "images": images,
         "annotations": [
@@ -124,9 +126,12 @@ def run_lengths(box, size):
 def masks(shape, empty):
     def change(data):
         for entry in data["annotations"]:
-            if "bbox" in entry:
-                entry["segmentation"] = shape(entry.pop("bbox"), SIZE)
-                entry.update(empty)
+            if entry.get("bbox"):
+                x, y, w, h = entry.pop("bbox")
+                if w > 0 and 0 <= x < x + w <= SIZE[0] and 0 <= y < y + h <= SIZE[1]:
+                    entry.update(empty, segmentation=shape((x, y, w, h), SIZE))
+                else:
+                    entry["bbox"] = [x, y, w, h]
 
     return change
 
@@ -144,8 +149,8 @@ def useless_boxes(data):
 
 def over_the_edge(data):
     """The boxes that reach an edge reach beyond it."""
-    data["annotations"][1]["bbox"] = [20, 10, 28, 21]
-    data["annotations"][3]["bbox"] = [-8, -2, 60, 50]
+    for entry in data["annotations"]:
+        entry["bbox"] = {2: [20, 10, 28, 21], 4: [-8, -2, 60, 50]}.get(entry.get("id"), entry["bbox"])
 
 
 def other_fields(data):
@@ -210,7 +215,7 @@ ENCODINGS = {
 def test_each_deviation_means_what_the_clean_dataset_means(name, tmp_path):
     data = clean()
     DEVIATIONS[name](data)
-    assert data != clean()
+    assert json.dumps(data) != json.dumps(clean())
     assert meaning(read_coco(write(tmp_path, data))) == meaning(read_coco(write(tmp_path / "clean", clean())))
 
 
@@ -248,6 +253,11 @@ def test_what_is_understood_otherwise_is_said(tmp_path):
     assert "1 box taken from the segmentation" in notes
     assert "4 file names of annotations.json matched files whose names are spelled differently, first: 'FÖHN" in notes
     assert read_coco(write(tmp_path / "clean", clean())).notes == ()
+
+
+def test_an_unusual_encoding_is_said(tmp_path):
+    assert "was read as UTF-16" in read_coco(write(tmp_path, clean(), encode=ENCODINGS["UTF-16"])).notes[0]
+    assert read_coco(write(tmp_path, clean(), encode=ENCODINGS["UTF-8 BOM"])).notes == ()
 
 
 def test_a_query_that_finds_itself_is_said(tmp_path):
@@ -296,7 +306,10 @@ BAD_MASKS = {
     "odd": ([[1, 2, 3, 4, 5, 6, 7]], "no polygon"),
     "words": ([["a"] * 6], "no polygon"),
     "not finite": ([[1, 2, 3, 4, 5, float("nan")]], "no polygon"),
-    "another picture's": ({"size": [40, 30], "counts": [1200]}, "of size [40, 30], but its picture is [30, 40]"),
+    "another picture's": (
+        {"size": [40, 30], "counts": [1200]},
+        "of size [40, 30] (height, width), but its picture is [30, 40]",
+    ),
     "no size": ({"counts": [1200]}, "of size None"),
     "too short": ({"size": [30, 40], "counts": [10, 10]}, "damaged"),
     "negative": ({"size": [30, 40], "counts": [1210, -10]}, "damaged"),
@@ -336,7 +349,9 @@ def test_boxes_of_another_form_are_refused(tmp_path):
     corners, fractions = clean(), clean()
     for entry in [*corners["annotations"], *fractions["annotations"]]:
         x, y, w, h = entry["bbox"]
-        entry["bbox"] = [x, y, x + w + 30, y + h + 30] if entry in corners["annotations"] else [x / 40, y / 30, w / 40, h / 30]
+        entry["bbox"] = (
+            [x, y, x + w + 30, y + h + 30] if entry in corners["annotations"] else [x / 40, y / 30, w / 40, h / 30]
+        )
     assert "a bbox is [x, y, width, height] in pixels" in refusal(read_coco, write(tmp_path, corners))
     assert "its boxes are fractions of their pictures" in refusal(read_coco, write(tmp_path, fractions))
 
@@ -426,7 +441,9 @@ def test_a_nested_part_does_not_take_over_a_folder_of_pictures(tmp_path):
 def test_several_annotation_files_are_named(tmp_path):
     for part in ("train", "valid"):
         write(tmp_path / part, clean(), "_annotations.coco.json")
-    assert "2 annotation files (train/_annotations.coco.json, valid/_annotations.coco.json)" in refusal(read_coco, tmp_path)
+    assert "2 annotation files (train/_annotations.coco.json, valid/_annotations.coco.json)" in refusal(
+        read_coco, tmp_path
+    )
     assert "2 annotation files" in refusal(told_layout, tmp_path)
     assert len(read_gallery(tmp_path).images) == 8
 
@@ -448,7 +465,9 @@ def test_pictures_in_two_places_are_refused(tmp_path):
         pictures(tmp_path, *(f"images/{part}/{entry['file_name']}" for entry in data["images"]))
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_default.json").write_text(json.dumps(data))
-    assert "are in" in refusal(read_coco, tmp_path) and "put the file beside its pictures" in refusal(read_coco, tmp_path)
+    assert "are in" in refusal(read_coco, tmp_path) and "put the file beside its pictures" in refusal(
+        read_coco, tmp_path
+    )
 
 
 def test_where_pictures_were_looked_for(tmp_path):

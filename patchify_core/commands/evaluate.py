@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchify_core.commands.shared import build, check_writable, progress_bar, say_notes
+from patchify_core.commands.shared import QUICK_S, build, check_writable, progress_bar, say_notes
 from patchify_core.commands.standing import as_it_is, fill_in
 from patchify_core.encoders import load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
@@ -130,7 +130,7 @@ def _read(arguments: argparse.Namespace) -> Gallery:
             f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
             "see the README for the layouts."
         )
-    with progress_bar("reading", " pictures") as progress:
+    with progress_bar("reading", " pictures", QUICK_S) as progress:
         if layout in ("instre", "ilias"):
             gallery = read_dataset(dataset, layout, arguments.subset, progress)
         else:
@@ -142,8 +142,8 @@ def _read(arguments: argparse.Namespace) -> Gallery:
         raise GalleryError(
             f"No box in {dataset} is annotated, so none can be a query."
             if arguments.queries_from == "boxes"
-            else f'{dataset} marks no image as a query ("split": "query"): mark some, or add --queries-from boxes, which '
-            "makes every annotated box a query and excludes its own picture."
+            else f'{dataset} marks no image as a query: give some "split": "query", as in sample_db/annotations.json, '
+            "or add --queries-from boxes, which makes every annotated box a query and excludes its own picture."
         )
     return gallery
 

@@ -139,7 +139,7 @@ def check_pictures(gallery: Gallery, progress: Progress | None = None) -> Galler
         GalleryError: A picture has another size than the annotations say.
     """
     paged: list[str] = []
-    pictures = (*gallery.images, *gallery.queries)
+    pictures: list[GalleryImage | Query] = [*gallery.images, *gallery.queries]
     headers: dict[Path, Header | None] = {}
     for number, picture in enumerate(pictures, 1):
         if picture.path not in headers:

@@ -40,12 +40,14 @@ class GallerySettings:
     Attributes:
         rounding: How far a box may stick out of its picture, in pixels, and still be clipped without a word.
         problems_named: How many of a dataset's problems its error names before it counts the rest.
-        few_boxes: Up to so many boxes may be over the edge even if they are most of all; more are taken for boxes in
-            another form than COCO's.
+        outside: Share of the boxes that may lie mostly outside their pictures, if they are more than `few_boxes`; with
+            more, boxes are taken to be written in another form than COCO's.
+        few_boxes: See `outside`.
     """
 
     rounding: float = 1.0
     problems_named: int = 3
+    outside: float = 0.25
     few_boxes: int = 4
 
 
@@ -74,7 +76,8 @@ def read_coco(folder_or_json: Path | str, settings: GallerySettings = DEFAULTS) 
     path = Path(folder_or_json)
     if os.path.isdir(path):
         path = the_annotation_file(path) or path / ANNOTATIONS_FILE
-    return _CocoReader(path, load_json_object(path), settings).gallery()
+    data, encoding = load_json_object(path)
+    return _CocoReader(path, data, encoding, settings).gallery()
 
 
 class _CocoReader:
@@ -84,8 +87,8 @@ class _CocoReader:
     more for each of its annotations.
     """
 
-    def __init__(self, path: Path, data: dict[str, Any], settings: GallerySettings) -> None:
-        self.path, self.data, self.settings = path, data, settings
+    def __init__(self, path: Path, data: dict[str, Any], encoding: str, settings: GallerySettings) -> None:
+        self.path, self.data, self.encoding, self.settings = path, data, encoding, settings
         self.problems: list[str] = []
         self.files: FileNames
         self.id_of_file: dict[str, int] = {}
@@ -98,12 +101,16 @@ class _CocoReader:
         self.annotation_ids: set[int] = set()
         self.annotated: Counter[int] = Counter()
         self.counted: dict[str, list[str]] = {note: [] for note in _NOTES}
-        self.boxes = self.fractions = 0
+        self.boxes = self.fractions = self.outside = 0
 
     def gallery(self) -> Gallery:
         """Read everything, then either return it or raise what was wrong with it."""
         entries = self.data.get("images")
-        names = [entry.get("file_name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        names = (
+            [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
+            if isinstance(entries, list)
+            else []
+        )
         self.files = picture_names(self.path, [name for name in names if isinstance(name, str)])
         self._read_each("categories", "category", self._read_category)
         self._read_each("images", "image", self._read_image)
@@ -214,8 +221,10 @@ class _CocoReader:
         size = image.width, image.height
         written, mask = box_as_written(entry.get("bbox")), entry.get("segmentation")
         if written is not None and ((written[2:] > written[:2]).all() or not mask):
-            cut = clipped(written, size)
             self.boxes += 1
+            sides, inside = written[2:] - written[:2], np.clip(written, 0, [*size, *size])
+            self.outside += bool((sides > 0).all() and np.prod(inside[2:] - inside[:2]) < 0.5 * np.prod(sides))
+            cut = clipped(written, size)
             self.fractions += bool(written.max() <= 1 and written.min() >= 0)
             slack = self.settings.rounding + 1e-6  # sums of decimal fractions miss by less
             if written.min() < -slack or (written[2:] - size > slack).any():
@@ -242,22 +251,21 @@ class _CocoReader:
 
     def _check_form_of_boxes(self) -> None:
         """Refuse boxes of another form, which would be read as other boxes without a sign of it."""
-        over = len(self.counted["clipped"]) + len(self.counted["no area"])
-        if over > self.settings.few_boxes and 2 * over > self.boxes + len(self.counted["no area"]):
+        if self.outside > max(self.settings.few_boxes, self.settings.outside * self.boxes):
             self.problems.append(
-                f"{over} of its {self.boxes + len(self.counted['no area'])} boxes are over the edge of their pictures "
-                "or have no area: a bbox is [x, y, width, height] in pixels of the upright picture"
+                f"{self.outside} of its {self.boxes} boxes are mostly outside their pictures: a bbox is [x, y, width, "
+                "height] in pixels of the upright picture"
             )
         elif self.fractions and self.fractions == self.boxes:
-            self.problems.append(
-                "its boxes are fractions of their pictures: a bbox is [x, y, width, height] in pixels"
-            )
+            self.problems.append("its boxes are fractions of their pictures: a bbox is [x, y, width, height] in pixels")
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
+        if self.encoding != "utf-8":
+            notes.append(f"{self.path.name} was read as {self.encoding.upper()}, in which it is written.")
         if os.path.realpath(self.files.root) != os.path.realpath(self.path.parent):
             notes.append(f"The pictures of {self.path} are those in {self.files.root}.")
-        if (respelled := self.files.respelled):
+        if respelled := self.files.respelled:
             given, name = next(iter(respelled.items()))
             notes.append(
                 f"{_count(len(respelled), 'file name')} of {self.path.name} matched files whose names are spelled "

@@ -38,7 +38,7 @@ def whole(entry: dict[str, Any], key: str, least: int | None = None) -> int:
 def as_whole(value: object) -> int | None:
     """Return a value as a whole number that fits 64 bits; None if it is none."""
     number = _number(value)
-    if number is None or isinstance(number, float) and not number.is_integer():
+    if number is None or (isinstance(number, float) and not number.is_integer()):
         return None
     return int(number) if abs(number) < 2**63 else None
 
@@ -143,7 +143,9 @@ def box_of_mask(segmentation: object, size: tuple[int, int]) -> NDArray[np.float
         if isinstance(shapes["counts"], list):
             shapes = mask.frPyObjects(shapes, height, width)
     else:
-        polygons = segmentation if isinstance(segmentation, list) and isinstance(segmentation[0], list) else [segmentation]
+        polygons = (
+            segmentation if isinstance(segmentation, list) and isinstance(segmentation[0], list) else [segmentation]
+        )
         shapes = mask.merge(mask.frPyObjects([_polygon(each) for each in polygons], height, width))
     try:
         mask.decode(shapes)  # refuses codes of more or fewer pixels, which toBbox does not
@@ -169,7 +171,8 @@ def _counts(code: dict[str, Any], size: tuple[int, int]) -> list[int] | bytes:
     said = [as_whole(value) for value in shape] if isinstance(shape, list) else []
     if said != [size[1], size[0]]:
         raise EntryError(
-            f"has a segmentation of size {reprlib.repr(shape)}, but its picture is [{size[1]}, {size[0]}] (height, width)"
+            f"has a segmentation of size {reprlib.repr(shape)} (height, width), but its picture is "
+            f"[{size[1]}, {size[0]}]"
         )
     if isinstance(counts, list):
         runs = [as_whole(value) for value in counts]

@@ -153,7 +153,7 @@ def _header(root: Path, name: str) -> Header:
     try:
         header = read_header(path)
     except PictureError as error:
-        if named or os.path.isfile(path) and os.access(path, os.R_OK):
+        if named or (os.path.isfile(path) and os.access(path, os.R_OK)):
             raise
         raise NotAPictureError(str(error)) from error
     if not is_text(name):

@@ -14,15 +14,18 @@ _OTHERS = {
     b"\x1f\x8b": "is compressed by gzip, not a JSON file: unpack it first",
     b"7z\xbc\xaf\x27\x1c": "is a 7-Zip archive, not a JSON file: unpack it and give the JSON in it",
     b"Rar!": "is a RAR archive, not a JSON file: unpack it and give the JSON in it",
-    b"version https://git-lfs.github.com/spec/": "is a Git LFS pointer, not the file itself: fetch it with git lfs pull",
+    b"version https://git-lfs.github.com/spec/": "is a Git LFS pointer, not the file: fetch it with git lfs pull",
     b"<": "is a web page or XML, not a JSON file: download or export it again",
     b"\x89PNG": "is a picture, not a JSON file: name the file with the annotations",
     b"\xff\xd8\xff": "is a picture, not a JSON file: name the file with the annotations",
 }
 
 
-def load_json_object(path: Path) -> dict[str, Any]:
+def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
     """Read a JSON file whose top level is an object, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Returns:
+        The object, and the name of the file's encoding, "utf-8" or another.
 
     Raises:
         GalleryError: One sentence: there is no such file, it cannot be read, or what it is instead.
@@ -40,8 +43,9 @@ def load_json_object(path: Path) -> dict[str, Any]:
             raise GalleryError(f"{name!r} {what}.")
     if not content.strip(b"\0\t\r\n "):
         raise GalleryError(f"{name!r} is empty ({len(content):,} bytes), which is not valid JSON: export it again.")
+    encoding = json.detect_encoding(content)
     try:
-        data = json.loads(content.decode(json.detect_encoding(content)))
+        data = json.loads(content.decode(encoding))
     except UnicodeDecodeError as error:
         raise GalleryError(
             f"{name!r} is not valid JSON: its text is in no Unicode encoding (byte {error.start}); save it as UTF-8."
@@ -55,4 +59,4 @@ def load_json_object(path: Path) -> dict[str, Any]:
         raise GalleryError(f"{name!r} contains no dataset: its top level must be an object with 'images'.")
     if "shapes" in data and "images" not in data:
         raise GalleryError(f"{name!r} is a LabelMe file of one picture, which is not read here: export them as COCO.")
-    return data
+    return data, encoding.removesuffix("-sig")

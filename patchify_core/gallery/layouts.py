@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
@@ -93,7 +93,7 @@ def picture_names(json_file: Path, names: Sequence[str]) -> FileNames:
             if any(is_there(root, name) for name in some):
                 return root
         counts = [sum(is_there(root, name) for name in some) for root in others]
-        if some and max(counts, default=0):
+        if any(counts):
             best = [root for root, count in zip(others, counts, strict=True) if count == max(counts)]
             if len(best) > 1:
                 raise GalleryError(

@@ -51,7 +51,9 @@ def check_files(root: Path, names: Sequence[str], listed_in: str) -> list[str]:
     Raises:
         GalleryError: Files are missing, or a name leads out of the folder.
     """
-    files, found, missing = FileNames(root), [], []
+    files = FileNames(root)
+    found: list[str] = []
+    missing: list[tuple[str, str]] = []
     for name in names:
         if not is_text(name) or "\0" in name or leads_out(name):
             raise GalleryError(f"{listed_in} names {name!r}, which leads out of {str(root)!r}: get the list again.")
