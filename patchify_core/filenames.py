@@ -6,7 +6,7 @@ import difflib
 import os
 import posixpath
 import unicodedata
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
@@ -118,6 +118,30 @@ class FileNames:
         if len(by_key) <= SEARCHED:
             same += difflib.get_close_matches(key, by_key, SUGGESTED, ALIKE)
         return [by_key[each][0] for each in list(dict.fromkeys(same))[:SUGGESTED]]
+
+
+def picture_path(root: Path, name: str) -> Path:
+    """Return the file of an indexed picture, also where pictures and index came here from another system.
+
+    Args:
+        root: The folder that the index's names are relative to.
+        name: A POSIX name in the index. It is the caller's to compare the file with what was indexed.
+
+    Returns:
+        The file that `FileNames.find` finds; where it finds none, the path of that very name.
+    """
+    path = root / name
+    if os.path.lexists(path):
+        return path
+    try:
+        return root / _files_below(root).find(name, suggest=False)
+    except FileNameError:
+        return path
+
+
+@lru_cache(maxsize=4)
+def _files_below(root: Path) -> FileNames:
+    return FileNames(root)
 
 
 def _percent_decoded(name: str) -> str:

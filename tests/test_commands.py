@@ -981,3 +981,28 @@ def test_index_like_another_one(tmp_path, run, refusal):
     said = refusal("index", few, "--out", out, "--like", like, "--factory", "SQ8")
     assert "--like takes all of it" in said and "--factory" in said
     refusal("index", few, "--out", out, "--like", tmp_path / "none")
+
+
+# Files that another system wrote ---------------------------------------------------------------------------
+
+
+def test_an_index_and_its_pictures_may_come_from_another_system(run, photos, idx, tmp_path):
+    """Names of other letter case, Unicode form and separator: search, draw, verify and index find the pictures."""
+    (photos / "sub").mkdir()
+    picture(41, (60, 42)).save(photos / "sub" / "Größe é.png")
+    assert run("index", photos, "--out", idx, "--regions", "pyramid:2")[0] == DONE
+    (photos / "sub" / "Größe é.png").rename(photos / "sub" / "GRO\u0308SSE E\u0301.PNG")
+    code, printed, _ = run("search", idx, photos / "sub" / "GRO\u0308SSE E\u0301.PNG", "--json", "--top", 1)
+    assert code == DONE and json.loads(printed)[0]["file"] == str(photos / "sub" / "GRO\u0308SSE E\u0301.PNG")
+    assert run("search", idx, photos / "0003.png", "--draw", tmp_path / "found.png")[0] == DONE
+    assert run("verify", idx)[0] == DONE
+    assert "0 embedded, 7 already known" in run("index", photos, "--out", idx, "--regions", "pyramid:2")[1]
+
+
+def test_names_cannot_break_a_table_or_a_terminal(run, photos, tmp_path):
+    (photos / "line\nbreak\x1b[2J.png").write_bytes((photos / "0003.png").read_bytes())
+    (photos / "bad\nname.png").write_text("no picture")
+    code, printed, said = run("index", photos, "--out", tmp_path / "odd", "--regions", "pyramid:1")
+    assert code == SKIPPED and "  bad\\nname.png: " in said
+    code, printed, _ = run("search", tmp_path / "odd", photos / "0003.png")
+    assert len(printed.splitlines()) == 1 + 7 and "line\\nbreak\\x1b[2J.png" in printed

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.filenames import FileNameError, FileNames, leads_out, same_name_key
+from patchify_core.filenames import FileNameError, FileNames, leads_out, picture_path, same_name_key
 
 SPELLINGS = {
     "as it is": lambda name: name,
@@ -126,3 +126,13 @@ def test_never_another_file(tmp_path_factory, names, spelling, data):
         assert [same_name_key(each) for each in there].count(same_name_key(name)) != 1 or leads_out(asked)
     else:
         assert found in there and same_name_key(found) == same_name_key(name)
+
+
+def test_an_indexed_picture_is_found_under_another_spelling(tmp_path):
+    """As after a copy from macOS, or through a zip of Windows."""
+    make(tmp_path, "Föhn/A b.png")
+    for name in ("Föhn/A b.png", "fo\u0308hn\\a%20B.PNG"):
+        assert picture_path(tmp_path, name) == tmp_path / "Föhn" / "A b.png"
+    assert picture_path(tmp_path, "gone.png") == tmp_path / "gone.png"
+    make(tmp_path, "late.png")  # after the first look at the folder
+    assert picture_path(tmp_path, "late.png").is_file()

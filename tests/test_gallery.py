@@ -466,6 +466,64 @@ def test_folder_lists_pictures_in_order(tmp_path):
     assert gallery.skipped == () and gallery.positives(1) == {} and gallery.ignored(1) == frozenset()
 
 
+def test_what_is_a_picture_is_decided_by_content(tmp_path):
+    """By whatever name; what is left out is named if it is a picture, and counted if it is none."""
+    odd = ["a.jfif", "b.jpe", "c.MPO", "d.pjpeg", "e", "f.txt", "g.png.bak", "h.dat"]
+    make(tmp_path, *odd)
+    (tmp_path / "letter.txt").write_text("dear")
+    (tmp_path / "film.mp4").write_bytes(b"\0\0\0\x18ftypisom" + bytes(99))
+    (tmp_path / "more.txt").write_bytes(b"")
+    (tmp_path / "drawing.svg").write_text("<svg/>")
+    (tmp_path / "raw.NEF").write_bytes(encoded(photograph(), "TIFF"))
+    (tmp_path / "IMG_1.HEIC").write_bytes(b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(500))
+    (tmp_path / "photoshop").write_bytes(b"8BPS\0\1" + bytes(99))
+    gallery = read_folder(tmp_path)
+    assert [image.file_name for image in gallery.images] == sorted(odd)
+    assert [name for name, _ in gallery.skipped] == ["IMG_1.HEIC", "drawing.svg", "photoshop", "raw.NEF"]
+    assert all(why.endswith(".") and len(why) > 20 for _, why in gallery.skipped)
+    assert gallery.notes == ("3 files are not pictures and were left out (2 .txt, 1 .mp4).",)
+
+
+def test_what_systems_leave_is_passed_over_and_counted(tmp_path):
+    """Thumbnails, deleted files and snapshots of a NAS are no further photos."""
+    make(tmp_path, "IMG_1.JPG", "sub/IMG_2.JPG")
+    for folder in ("@eaDir/IMG_1.JPG", "sub/@eaDir/IMG_2.JPG", "#recycle", "$RECYCLE.BIN/S-1-5", "sub/.@__thumb"):
+        make(tmp_path, f"{folder}/a.jpg")
+    make(tmp_path, "__MACOSX/._IMG_1.JPG", ".thumbnails/a.png", "._IMG_1.JPG", ".hidden/a.png")
+    (tmp_path / "Thumbs.db").write_bytes(encoded(photograph(), "PNG"))  # whatever is in it
+    (tmp_path / "IMG_1.xmp").write_text("<x/>")
+    gallery = read_folder(tmp_path)
+    assert [image.file_name for image in gallery.images] == ["IMG_1.JPG", "sub/IMG_2.JPG"]
+    assert gallery.skipped == () and len(gallery.notes) == 1
+    assert "2 @eaDir" in gallery.notes[0] and "1 #recycle" in gallery.notes[0] and "hidden" not in gallery.notes[0]
+
+
+def test_pages_after_the_first_are_said_once(tmp_path):
+    make(tmp_path, "one.png")
+    photograph().save(tmp_path / "scan.tif", save_all=True, append_images=[photograph(), photograph()])
+    assert read_folder(tmp_path).notes == ("Only the first page or frame of scan.tif is used.",)
+    photograph().save(tmp_path / "film.gif", save_all=True, append_images=[photograph().rotate(90)])
+    (note,) = read_folder(tmp_path).notes
+    assert note == "Only the first page or frame of each of 2 pictures, film.gif among them, is used."
+
+
+def test_patterns_to_exclude(tmp_path):
+    make(tmp_path, "a.png", "b.gif", "drafts/c.png", "x/drafts/d.png", "x/e.png", "x/keep.gif")
+    names = {
+        (): ["a.png", "b.gif", "drafts/c.png", "x/drafts/d.png", "x/e.png", "x/keep.gif"],
+        ("*.gif",): ["a.png", "drafts/c.png", "x/drafts/d.png", "x/e.png"],
+        ("*.gif", "!keep.gif"): ["a.png", "drafts/c.png", "x/drafts/d.png", "x/e.png", "x/keep.gif"],
+        ("drafts/",): ["a.png", "b.gif", "x/e.png", "x/keep.gif"],
+        ("/drafts",): ["a.png", "b.gif", "x/drafts/d.png", "x/e.png", "x/keep.gif"],
+        ("x/**", "# not a pattern", ""): ["a.png", "b.gif", "drafts/c.png"],
+    }
+    for patterns, left in names.items():
+        gallery = read_folder(tmp_path, patterns)
+        assert [image.file_name for image in gallery.images] == left
+        assert any("--exclude" in note for note in gallery.notes) == (len(left) < 6)
+    assert "There is no picture to search in" in refusal(read_folder, tmp_path, ["*"])
+
+
 def test_folder_gives_upright_sizes(tmp_path):
     oriented(tmp_path, 6)
     assert [(i.width, i.height) for i in read_folder(tmp_path).images] == [(3, 5)]

@@ -48,5 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
         corners = ",".join(f"{value:.0f}" for value in match.box)
         found = match.verification.inliers if match.verification else "-"
         inliers = f"{found:>7}  " if verified else ""
-        print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{printable(str(root / match.file_name))}")
+        print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{printable(rows[rank - 1]['file'])}")
     return 0
