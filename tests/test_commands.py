@@ -380,8 +380,27 @@ def test_queries_from_boxes(run, refusal, dataset, tmp_path):
     boxes = [a for a in json.loads((dataset / "annotations.json").read_text())["annotations"] if a.get("bbox")]
     assert code == 0 and "queries" in printed
     assert scores["queries"] + len(scores["left_out"]) == len(boxes)
+    cut = (dataset / "gallery" / "3.png").read_bytes()
+    (dataset / "gallery" / "3.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    said = refusal("evaluate", dataset, "--queries-from", "boxes", "--index", index)
+    assert "gallery/3.png" in said and "git lfs pull" in said and not index.exists()
+    (dataset / "gallery" / "3.png").write_bytes(cut)
     _edited(dataset, lambda a: [annotation.pop("bbox", None) for annotation in a["annotations"]])
     assert "No box in" in refusal("evaluate", dataset, "--queries-from", "boxes")
+
+
+def test_queries_without_a_positive_are_refused_first(refusal, dataset, tmp_path):
+    def change(data):
+        data["annotations"] = []
+        for number, image in enumerate(data["images"]):
+            if image.get("split") == "query":
+                data["annotations"].append(
+                    {"id": number, "image_id": image["id"], "category_id": data["categories"][0]["id"]}
+                )
+
+    _edited(dataset, change)
+    assert "No query of" in refusal("evaluate", dataset, "--index", tmp_path / "idx")
+    assert not (tmp_path / "idx").exists()
 
 
 def test_exclude(run, refusal, photos, dataset, tmp_path):

@@ -46,7 +46,7 @@ def run(arguments: argparse.Namespace) -> int:
         out = standing.folder or Path(temporary) / "index"
         built = None if standing.big else build(gallery, out, encoder, arguments)
         if built is not None and built.skipped:
-            names = ", ".join(name for name, _ in built.skipped[:3])
+            names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in built.skipped[:3])
             number = "1 picture" if len(built.skipped) == 1 else f"{len(built.skipped)} pictures"
             raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
         engine = Patchify.open(out, encoder)
@@ -134,7 +134,7 @@ def _read(arguments: argparse.Namespace) -> Gallery:
         if layout in ("instre", "ilias"):
             gallery = read_dataset(dataset, layout, arguments.subset, progress)
         else:
-            gallery = check_pictures(read_dataset(dataset, "coco", arguments.subset), progress)
+            gallery = check_pictures(read_dataset(dataset, "coco", arguments.subset), progress, all_needed=True)
     if arguments.queries_from == "boxes":
         gallery = gallery.with_box_queries()
     say_notes(gallery)
@@ -144,6 +144,11 @@ def _read(arguments: argparse.Namespace) -> Gallery:
             if arguments.queries_from == "boxes"
             else f'{dataset} marks no image as a query: give some "split": "query", as in sample_db/annotations.json, '
             "or add --queries-from boxes, which makes every annotated box a query and excludes its own picture."
+        )
+    if not any(gallery.positives(query.instance, query.exclude) for query in gallery.queries):
+        raise GalleryError(
+            f"No query of {dataset} has a positive, a gallery picture that is annotated with the same category, so there "
+            "is nothing to score: check the category_id of its annotations."
         )
     return gallery
 

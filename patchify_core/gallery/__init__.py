@@ -124,19 +124,20 @@ def told_layout(path: Path | str) -> str:
     return found[0] if found else "coco" if the_annotation_file(path) else "folder"
 
 
-def check_pictures(gallery: Gallery, progress: Progress | None = None) -> Gallery:
+def check_pictures(gallery: Gallery, progress: Progress | None = None, all_needed: bool = False) -> Gallery:
     """Compare a dataset's pictures with what its annotations say of them, before hours are spent on them.
 
     Args:
         gallery: As it was read. A plain folder needs no check.
         progress: Told of each picture.
+        all_needed: Refuse pictures that cannot be read. Otherwise they are not mentioned: whoever reads their pixels
+            does so.
 
     Returns:
         The gallery, with notes on pictures below its root that it does not list, and on pages after the first.
-        Pictures that cannot be read are not mentioned: whoever reads their pixels does so.
 
     Raises:
-        GalleryError: A picture has another size than the annotations say.
+        GalleryError: A picture has another size than the annotations say, or cannot be read and is needed.
     """
     paged: list[str] = []
     pictures: list[GalleryImage | Query] = [*gallery.images, *gallery.queries]
@@ -145,7 +146,9 @@ def check_pictures(gallery: Gallery, progress: Progress | None = None) -> Galler
         if picture.path not in headers:
             try:
                 headers[picture.path] = read_header(picture.path)
-            except PictureError:
+            except PictureError as error:
+                if all_needed:
+                    raise GalleryError(f"{picture.file_name} cannot be read: {error}") from error
                 headers[picture.path] = None
         if (header := headers[picture.path]) is not None:
             check_size(picture.file_name, (picture.width, picture.height), header.size, header.stored)
