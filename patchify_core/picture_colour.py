@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import numpy as np
 from PIL import Image, PngImagePlugin
+
+from patchify_core.picture_depth import gray_to_bytes, is_deep_gray
 
 
 def transparent_colour(image: Image.Image) -> object:
@@ -25,8 +26,8 @@ def transparent_colour(image: Image.Image) -> object:
 
 def to_rgb(image: Image.Image, transparency: object) -> Image.Image:
     """Return the loaded picture in mode RGB over white: itself where it is that already, else a new one."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _deep_gray_to_rgb(image, transparency)
+    if is_deep_gray(image):
+        return gray_to_bytes(image, transparency).convert("RGB")
     if image.mode in ("RGB", "L", "1", "P") and transparency is not None:
         image = image.copy()  # convert() writes the transparency into the palette of the picture it is given
         image.info["transparency"] = transparency
@@ -40,22 +41,3 @@ def to_rgb(image: Image.Image, transparency: object) -> Image.Image:
         white.paste(image, mask=image.getchannel("A"))
         return white
     return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _deep_gray_to_rgb(image: Image.Image, transparency: object) -> Image.Image:
-    """Scale gray of more than 8 bits to 8 (Pillow's own conversion clips all above 255 to white)."""
-    values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        gray = (values >> 8).astype(np.uint8)  # the high byte, as Pillow takes it of 16-bit colour
-    else:
-        # 32-bit and float samples carry no scale: take the smallest usual one that holds the brightest pixel.
-        values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        brightest = float(values.max())
-        usual = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
-        if image.mode == "I" and isinstance(image, PngImagePlugin.PngImageFile):
-            usual = [65535.0]  # Pillow before 11 opened every 16-bit PNG as mode I
-        scale = next((full for full in usual if brightest <= full), brightest)
-        gray = np.clip(np.rint(values * (255.0 / scale)), 0, 255).astype(np.uint8)
-    if isinstance(transparency, int):
-        gray[np.asarray(image) == transparency] = 255
-    return Image.fromarray(gray).convert("RGB")

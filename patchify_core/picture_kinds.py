@@ -35,7 +35,7 @@ PICTURE_SUFFIXES = RAW_SUFFIXES | frozenset(
 
 BRANDS_OF_AVIF = frozenset({b"avif", b"avis"})
 BRANDS_OF_SEQUENCES = frozenset({b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"})
-BRANDS_OF_HEIC = BRANDS_OF_SEQUENCES | {b"heic", b"heix", b"heim", b"heis"}
+BRANDS_OF_HEIC = BRANDS_OF_SEQUENCES - {b"msf1"} | {b"heic", b"heix", b"heim", b"heis"}
 _BMP_HEADER_BYTES = frozenset({12, 40, 52, 56, 64, 108, 124})
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
@@ -101,16 +101,14 @@ def brands(head: bytes) -> list[bytes]:
 
 
 def _iso_kind(head: bytes) -> str | None:
-    """Tell AVIF and HEIC apart by the first brand that says so; `mif1` alone says neither, then the items do."""
-    listed = brands(head)
-    for brand in listed:
-        if brand in BRANDS_OF_AVIF:
-            return "AVIF"
-        if brand in BRANDS_OF_HEIC - {b"msf1"}:
-            return "HEIC"
-    if not {b"mif1", b"mif2", b"msf1"} & set(listed):
-        return None
-    return "AVIF" if b"av01" in head and b"hvc1" not in head else "HEIC"
+    """Tell AVIF and HEIC apart by all brands; where these say neither or both (`mif1`), by how the items are coded."""
+    listed = set(brands(head))
+    avif, heic = bool(listed & BRANDS_OF_AVIF), bool(listed & BRANDS_OF_HEIC)
+    if avif == heic:
+        if not listed & (BRANDS_OF_AVIF | {b"mif1", b"mif2", b"msf1"}):
+            return None
+        avif = b"av01" in head and b"hvc1" not in head
+    return "AVIF" if avif else "HEIC"
 
 
 def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:

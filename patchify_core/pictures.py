@@ -22,6 +22,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 
 from patchify_core.errors import NotAPictureError, PictureError
 from patchify_core.picture_colour import to_rgb, transparent_colour
+from patchify_core.picture_depth import colour_to_bytes, is_deep_colour
 from patchify_core.picture_headers import TURNS, full_pages, more_follows, only_preview, orientation, sizes
 from patchify_core.picture_kinds import (
     KINDS,
@@ -80,8 +81,8 @@ def read_picture(source: Source, settings: PictureSettings = DEFAULTS, name: str
         >>> picture.mode, picture.size, picture.getpixel((0, 0))
         ('RGB', (3, 2), (7, 7, 7))
     """
-    with _opened(source, settings, name) as (image, _):
-        return _normalise(image)
+    with _opened(source, settings, name) as (image, stream):
+        return _normalise(image, stream)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def read_reduced(
     """
     if long_side < 1:
         raise ValueError(f"long_side is {long_side}: at least 1")
-    with _opened(source, settings, name) as (image, _):
+    with _opened(source, settings, name) as (image, stream):
         width, height = image.size
         scale = 1
         if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -133,7 +134,7 @@ def read_reduced(
             scale = next(factor for factor in (8, 4, 2, 1) if factor <= max(fits, 1))
             if scale > 1:
                 image.draft(None, (width // scale, height // scale))
-        picture = _normalise(image)
+        picture = _normalise(image, stream)
         if scale == 1:
             return Reduced(picture, picture.size, 1)
         return Reduced(picture, (height, width) if orientation(image) >= 5 else (width, height), scale)
@@ -279,12 +280,14 @@ def _in_one_sentence(name: str, path: Path | None = None) -> Iterator[None]:
 # Colour --------------------------------------------------------------------------
 
 
-def _normalise(image: Image.Image) -> Image.Image:
+def _normalise(image: Image.Image, stream: IO[bytes] | None = None) -> Image.Image:
     """Decode, turn upright, bring to RGB and strip; a new plain picture, by as few copies as that takes."""
     transparency = transparent_colour(image)
+    deep = stream is not None and is_deep_colour(image)
     image.load()
     turn = TURNS.get(orientation(image))
-    rgb = to_rgb(image, transparency)
+    scaled = colour_to_bytes(image, stream) if deep and stream is not None else None
+    rgb = to_rgb(image, transparency) if scaled is None else to_rgb(scaled, None)
     if turn is not None:
         rgb = rgb.transpose(turn)
     elif rgb is image:
