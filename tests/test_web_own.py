@@ -176,6 +176,11 @@ def test_archives_are_unpacked_as_far_as_they_may(visitor, tmp_path, refused) ->
             "../up.png": png(2),
             "__MACOSX/._a.png": b"rubbish",
             "good/.DS_Store": b"rubbish",
+            "good/@eaDir/a.png": png(4),
+            "$RECYCLE.BIN/a.png": png(5),
+            "good/.hidden.png": png(6),
+            "good/a.xmp": b"<x:xmpmeta/>",
+            "good\\empty\\": b"",
             "inner.zip": zipped({"b.png": png(3)}),
             "words.txt": b"words",
         }
@@ -187,6 +192,15 @@ def test_archives_are_unpacked_as_far_as_they_may(visitor, tmp_path, refused) ->
     (tmp_path / "many.zip").write_bytes(zipped({f"{seed}.png": png(seed) for seed in range(100, 160)}))
     assert "40 pictures" in refused(visitor.collection.add_archive, tmp_path / "many.zip")
     assert len(visitor.collection.pictures) == 40  # what there was room for stays
+
+
+def test_names_in_a_zip_are_the_visitors(visitor, tmp_path) -> None:
+    """Two that become equal stay two pictures."""
+    files = {"Küche/é.png": png(1), "Küche\\é.png": png(2), "Küche/e\u0301.png": png(3)}
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    assert visitor.collection.add_archive(tmp_path / "a.zip") == 3
+    assert [p.name for p in visitor.collection.pictures] == ["Küche/é.png", "Küche/é (2).png", "Küche/é (3).png"]
+    assert [p.path.read_bytes() for p in visitor.collection.pictures] == list(files.values())
 
 
 # Indexing -------------------------------------------------------------------------------------------------
