@@ -94,6 +94,28 @@ def test_cleaned_names_stay_inside_and_fit_any_file_system(name) -> None:
     assert clean(cleaned) == cleaned or len(name) > 50  # what is clean stays as it is
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "50% off #1 [sofa];$5.jpg",
+        "รูปภาพ/โซฟา.png",
+        "हिन्दी.jpg",
+        "۱۲ عکس\u200cها.jpg",
+        "👨\u200d👩\u200d👧 –…’°①.png",
+        "κ{a}^`.png",
+    ],
+)
+def test_what_any_file_system_takes_is_the_visitors_own(name) -> None:
+    assert clean(name) == name
+
+
+@pytest.mark.parametrize(
+    "letter", ["\u202e", "\u200b", "\0", "\n", "\x7f", "\ud800", "\ue000", "\u0378", ":", "\u2028"]
+)
+def test_letters_that_deceive_or_are_none_are_replaced(letter) -> None:
+    assert clean(f"a{letter}b.png") == "a_b.png"
+
+
 @given(st.lists(st.sampled_from(["a.jpg", "A.JPG", "b", "b (2)", "c.tar.gz"]), max_size=12))
 def test_unused_names_differ_on_every_file_system(names) -> None:
     taken: set[str] = set()
