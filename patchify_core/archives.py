@@ -6,14 +6,16 @@ takes them chooses where they go.
 
 from __future__ import annotations
 
+import re
 import stat
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path
 
+from patchify_core.code_pages import decoded
 from patchify_core.errors import ArchiveError
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
@@ -21,6 +23,10 @@ _END_SIGNATURE = b"PK\x05\x06"
 _ZIP64_SIGNATURE, _ZIP64_LOCATOR = b"PK\x06\x07", 20  # 4.3.15, which stands just before the record above
 _LONGEST_COMMENT = 65_535
 _CHUNK = 1 << 16
+
+_UTF8_FLAG = 0x800  # of a member whose name is in UTF-8: 4.4.4
+_UNICODE_PATH = 0x7075  # the field in which Info-ZIP and WinRAR repeat a name in UTF-8: 4.6.9
+_DOS_FOLDER = 0x10  # among the attributes of a file in DOS
 
 
 @dataclass(frozen=True)
@@ -45,7 +51,7 @@ class Member:
     """One file of an archive: its bytes, or why there are none.
 
     Attributes:
-        name: as the archive has it, with `/` between folders.
+        name: as its maker meant it, with `/` between folders.
         data: the file's bytes; None if it was left out.
         refused: one sentence why it was left out; None if it was read.
     """
@@ -61,13 +67,13 @@ def is_archive(head: bytes) -> bool:
 
 
 def names(path: Path, settings: ArchiveSettings | None = None) -> list[str]:
-    """What an archive lists, without reading any of it; folders end with `/`.
+    """What an archive lists, without reading any of it, with `/` between folders; a folder itself may end with it.
 
     Raises:
         ArchiveError: one sentence, if it is no zip archive, or its table of contents is damaged or too long.
     """
     with _opened(path, settings or ArchiveSettings()) as archive:
-        return archive.namelist()
+        return _names(archive.infolist())
 
 
 def members(
@@ -91,27 +97,28 @@ def members(
     settings = settings or ArchiveSettings()
     left = settings.total_bytes
     with _opened(path, settings) as archive:
-        for info in archive.infolist():
-            if info.is_dir():
+        listed = archive.infolist()
+        for info, name in zip(listed, _names(listed), strict=True):
+            if _is_folder(info, name):
                 continue
-            refused = _refused(info)
+            refused = _refused(info, name)
             if refused is not None:
-                yield Member(_shown(info.filename), refused=refused)
+                yield Member(name, refused=refused)
                 continue
             if left <= 0:
                 raise ArchiveError(
                     f"The archive unpacks to more than {settings.total_bytes / 1e6:,.0f} MB: make it smaller, or send "
                     "its pictures in several archives."
                 )
-            allowed = settings.member_bytes if most is None else min(settings.member_bytes, most(info.filename))
+            allowed = settings.member_bytes if most is None else min(settings.member_bytes, most(name))
             data = _read(archive, info, min(allowed, left))
             if isinstance(data, str):
-                yield Member(_shown(info.filename), refused=data)
+                yield Member(name, refused=data)
                 # What was unpacked in vain counts too, else a thousand such members would keep the machine busy.
                 left -= min(settings.member_bytes, max(info.file_size, info.compress_size))
             else:
                 left -= max(len(data), 1)
-                yield Member(_shown(info.filename), data)
+                yield Member(name, data)
 
 
 def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
@@ -149,12 +156,44 @@ def _check_directory(path: Path, settings: ArchiveSettings) -> None:
         raise _too_many(settings)
 
 
-def _refused(info: zipfile.ZipInfo) -> str | None:
+def _names(listed: list[zipfile.ZipInfo]) -> list[str]:
+    """What the members are called. Only then is it known which bytes stand between folders.
+
+    `ZipInfo.orig_filename` is the name as it was read: by the flag in UTF-8, else every byte as a letter of code page
+    437. (`filename` is what `zipfile` made of that, cut and with other separators.)
+    """
+    raw = [info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_FLAG else "cp437") for info in listed]
+    found = [
+        info.orig_filename if info.flag_bits & _UTF8_FLAG else _unicode_path(info.extra, name)
+        for info, name in zip(listed, raw, strict=True)
+    ]
+    rest = iter(decoded([name for name, known in zip(raw, found, strict=True) if known is None]))
+    return [(next(rest) if name is None else name).partition("\0")[0].replace("\\", "/") for name in found]
+
+
+def _unicode_path(extra: bytes, name: bytes) -> str | None:
+    """The name that a member's field for it gives; None if it has none, or one that is about another name."""
+    while len(extra) >= 4:
+        kind, size = struct.unpack_from("<HH", extra)
+        field, extra = extra[4 : 4 + size], extra[4 + size :]
+        if kind == _UNICODE_PATH and field[:5] == struct.pack("<BL", 1, zlib.crc32(name)):
+            try:
+                return field[5:].decode()
+            except UnicodeDecodeError:
+                return None
+    return None
+
+
+def _is_folder(info: zipfile.ZipInfo, name: str) -> bool:
+    """Whether a member is no file: by its name, or empty and by what its system says of it."""
+    called = info.external_attr & _DOS_FOLDER or stat.S_ISDIR(info.external_attr >> 16)
+    return name.endswith("/") or bool(called and info.file_size == 0)
+
+
+def _refused(info: zipfile.ZipInfo, name: str) -> str | None:
     """Why a member is not even opened."""
-    name = info.filename
-    path = PurePosixPath(name)
-    windows = PureWindowsPath(name)
-    if path.is_absolute() or windows.drive or windows.root or ".." in {*path.parts, *windows.parts} or "\0" in name:
+    parts = [part.strip(" ") for part in name.split("/")]
+    if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
         return "its name leads out of the archive"
     if stat.S_ISLNK(info.external_attr >> 16):
         return "it is a link, not a file"
@@ -185,10 +224,6 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
             raise
         return "it is damaged"
     return b"".join(parts)
-
-
-def _shown(name: str) -> str:
-    return name.replace("\\", "/").encode(errors="replace").decode()
 
 
 def _too_many(settings: ArchiveSettings) -> ArchiveError:

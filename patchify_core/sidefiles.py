@@ -91,4 +91,18 @@ def is_side_folder(name: str) -> bool:
 
 def is_hidden(name: str) -> bool:
     """Whether a file or folder is hidden by its name, as on macOS and Linux: it starts with a dot."""
-    return name.startswith(".")
+    return name.startswith(".") and name not in (".", "..")
+
+
+def is_passed_over(path: str) -> bool:
+    """Whether a file is a side file or hidden, or lies in a folder that is.
+
+    Args:
+        path: POSIX path of the file below the folder or archive that is read.
+
+    Example:
+        >>> [is_passed_over(path) for path in ("a/@eaDir/1.jpg", ".git/1.jpg", "a/Thumbs.db", "./a/1.jpg", "../1.jpg")]
+        [True, True, True, False, False]
+    """
+    *folders, name = path.split("/")
+    return is_side_file(name) or any(map(is_side_folder, folders)) or any(map(is_hidden, (*folders, name)))

@@ -6,6 +6,8 @@ import io
 import stat
 import struct
 import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,22 @@ def packed(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_D
     with zipfile.ZipFile(path, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
+    return path
+
+
+def raw_names(path: Path, files: dict[bytes, bytes], extra: Callable[[bytes], bytes] = lambda name: b"") -> Path:
+    """A zip whose names are these bytes, each unlike the others, and that does not say in which encoding."""
+    stand_in = {name: (f"{number:03d}" + "_" * len(name))[: len(name)] for number, name in enumerate(files)}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, data in files.items():
+            info = zipfile.ZipInfo(stand_in[name])
+            info.extra = extra(name)
+            archive.writestr(info, data)
+    packed = path.read_bytes()
+    for name, instead in stand_in.items():
+        assert packed.count(instead.encode()) == 2
+        packed = packed.replace(instead.encode(), name)
+    path.write_bytes(packed)
     return path
 
 
@@ -163,3 +181,102 @@ def test_names_are_listed_and_members_may_be_bounded_one_by_one(tmp_path) -> Non
     assert names(path) == ["meta.json", "b.jpg", "c/"]
     found = {m.name: m.data for m in members(path, most=lambda name: 50 if name == "meta.json" else 1000)}
     assert found == {"meta.json": None, "b.jpg": b"y" * 100}
+
+
+# Names ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("page", "names"),
+    [
+        ("utf-8", ["Фото/кот.png", "写真/猫.png"]),  # macOS, which sets no flag
+        ("cp932", ["新しいフォルダ/ソファ表.png", "新しいフォルダ/犬.png"]),  # 表 ends in the byte of a backslash
+        ("gbk", ["新建文件夹/图片誠.png", "新建文件夹/沙发.png"]),  # 誠 too
+        ("cp949", ["새 폴더/사진.png", "새 폴더/소파.png"]),
+        ("cp1251", ["фото/кот.png", "фото/диван.png"]),
+        ("cp866", ["фото/кот.png", "фото/диван.png"]),
+        ("cp437", ["Kühlschrank/é.png", "Straße/Möbel.png"]),
+    ],
+)
+def test_names_are_those_that_the_maker_gave(tmp_path, page, names) -> None:
+    path = raw_names(tmp_path / "a.zip", {name.encode(page): name.encode() for name in names})
+    assert {name: member.data for name, member in read(path).items()} == {name: name.encode() for name in names}
+
+
+@pytest.mark.parametrize("page", ["cp932", "gbk", "cp949", "cp1251", "utf-8"])
+def test_backslashes_separate_folders_in_any_code_page(tmp_path, page) -> None:
+    folder, name = {"cp932": ("写真", "ソファ"), "gbk": ("图片", "沙发"), "cp949": ("사진", "소파")}.get(
+        page, ("фото", "кот")
+    )
+    path = raw_names(tmp_path / "a.zip", {f"{folder}\\{name}.png".encode(page): b"x", f"{folder}\\".encode(page): b""})
+    assert list(read(path)) == [f"{folder}/{name}.png"]
+
+
+def unicode_path(name: bytes, meant: str, about: bytes | None = None) -> bytes:
+    """Info-ZIP's field for a name in UTF-8 (APPNOTE 4.6.9)."""
+    field = struct.pack("<BL", 1, zlib.crc32(name if about is None else about)) + meant.encode()
+    return struct.pack("<HH", 0x7075, len(field)) + field
+
+
+def test_the_field_for_a_name_in_utf8_is_believed(tmp_path) -> None:
+    other = struct.pack("<HH", 0x5455, 5) + b"\1abcd"  # a time stamp, in front
+    path = raw_names(tmp_path / "a.zip", {b"??.png": b"x"}, lambda name: other + unicode_path(name, "猫/犬.png"))
+    assert list(read(path)) == ["猫/犬.png"]
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        lambda name: unicode_path(name, "../犬.png", about=b"another name"),
+        lambda name: unicode_path(name, "犬.png")[:-2],
+        lambda name: unicode_path(name, "犬.png").replace("犬".encode(), b"\xff\xfe\xfd"),
+        lambda name: struct.pack("<HH", 0x7075, 2) + b"\1\0",
+    ],
+)
+def test_a_field_that_is_about_another_name_or_broken_is_not(tmp_path, field) -> None:
+    path = raw_names(tmp_path / "a.zip", {b"dog.png": b"x"}, field)
+    try:
+        found = read(path)
+    except ArchiveError:  # some versions of Python look into the field and call the archive damaged
+        return
+    assert list(found) == ["dog.png"]
+
+
+@pytest.mark.parametrize("meant", ["../up.png", "/etc/a.png", "C:\\a.png", "a/..\\..\\a.png"])
+def test_no_encoding_leads_a_name_out(tmp_path, meant) -> None:
+    path = raw_names(tmp_path / "a.zip", {b"good.png": b"x"}, lambda name: unicode_path(name, meant))
+    (member,) = read(path).values()
+    assert member.refused == "its name leads out of the archive"
+
+
+@pytest.mark.parametrize("name", ["10:30.png", "5: a.png", "..a/b..png", "a/.../b.png"])
+def test_odd_names_lead_nowhere_else(tmp_path, name) -> None:
+    assert read(packed(tmp_path / "a.zip", {name: b"x"}))[name].data == b"x"
+
+
+def test_folders_are_no_files_however_they_are_marked(tmp_path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name, attributes in (("a/", 0), ("b\\", 0), ("c", 0x10), ("d", (stat.S_IFDIR | 0o755) << 16)):
+            info = zipfile.ZipInfo(name)
+            info.external_attr = attributes
+            archive.writestr(info, b"")
+        info = zipfile.ZipInfo("e.png")
+        info.external_attr = 0x10  # no folder has anything in it
+        archive.writestr(info, b"x")
+        archive.writestr("f.png", b"")
+    assert list(read(tmp_path / "a.zip")) == ["e.png", "f.png"]
+
+
+def test_members_of_equal_names_are_all_handed_out(tmp_path) -> None:
+    path = raw_names(tmp_path / "a.zip", {b"a/1.png": b"x", b"a\\1.png": b"y"})
+    assert [(member.name, member.data) for member in members(path)] == [("a/1.png", b"x"), ("a/1.png", b"y")]
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.lists(st.binary(min_size=4, max_size=30), unique=True, min_size=1, max_size=5))
+def test_every_member_comes_out_whatever_its_name(tmp_path, found) -> None:
+    names = [name.replace(b"\0", b"_").replace(b"PK", b"__") + b"%03d" % at for at, name in enumerate(found)]
+    path = raw_names(tmp_path / "a.zip", {name: b"%d" % at for at, name in enumerate(names)})
+    assert [member.data or member.refused for member in members(path)] == [
+        "its name leads out of the archive" if member.refused else b"%d" % at for at, member in enumerate(members(path))
+    ]

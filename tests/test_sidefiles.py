@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.sidefiles import SIDE_FILES, SIDE_FOLDERS, is_hidden, is_side_file, is_side_folder
+from patchify_core.sidefiles import SIDE_FILES, SIDE_FOLDERS, is_hidden, is_passed_over, is_side_file, is_side_folder
 
 
 def in_any_case(names: list[str]) -> st.SearchStrategy[str]:
@@ -37,4 +37,14 @@ def test_folders_that_people_make_are_no_side_folders(name) -> None:
 
 
 def test_hidden_is_what_starts_with_a_dot() -> None:
-    assert [is_hidden(name) for name in (".a.jpg", ".git", "a.jpg", "a.", "")] == [True, True, False, False, False]
+    assert [is_hidden(name) for name in (".a.jpg", ".git", "..a", "a.jpg", "a.", "", ".", "..")] == [True] * 3 + [
+        False
+    ] * 5
+
+
+@pytest.mark.parametrize(
+    "part", ["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", ".hidden", ".Trash-1000"]
+)
+def test_a_file_anywhere_below_such_a_folder_is_passed_over(part) -> None:
+    assert all(is_passed_over(path) for path in (f"{part}/a.jpg", f"x/{part}/a.jpg", f"{part}/x/a.jpg"))
+    assert not is_passed_over("x/a.jpg")

@@ -94,6 +94,28 @@ def test_cleaned_names_stay_inside_and_fit_any_file_system(name) -> None:
     assert clean(cleaned) == cleaned or len(name) > 50  # what is clean stays as it is
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "50% off #1 [sofa];$5.jpg",
+        "รูปภาพ/โซฟา.png",
+        "हिन्दी.jpg",
+        "۱۲ عکس\u200cها.jpg",
+        "👨\u200d👩\u200d👧 –…’°①.png",
+        "κ{a}^`.png",
+    ],
+)
+def test_what_any_file_system_takes_is_the_visitors_own(name) -> None:
+    assert clean(name) == name
+
+
+@pytest.mark.parametrize(
+    "letter", ["\u202e", "\u200b", "\0", "\n", "\x7f", "\ud800", "\ue000", "\u0378", ":", "\u2028"]
+)
+def test_letters_that_deceive_or_are_none_are_replaced(letter) -> None:
+    assert clean(f"a{letter}b.png") == "a_b.png"
+
+
 @given(st.lists(st.sampled_from(["a.jpg", "A.JPG", "b", "b (2)", "c.tar.gz"]), max_size=12))
 def test_unused_names_differ_on_every_file_system(names) -> None:
     taken: set[str] = set()
@@ -176,6 +198,11 @@ def test_archives_are_unpacked_as_far_as_they_may(visitor, tmp_path, refused) ->
             "../up.png": png(2),
             "__MACOSX/._a.png": b"rubbish",
             "good/.DS_Store": b"rubbish",
+            "good/@eaDir/a.png": png(4),
+            "$RECYCLE.BIN/a.png": png(5),
+            "good/.hidden.png": png(6),
+            "good/a.xmp": b"<x:xmpmeta/>",
+            "good\\empty\\": b"",
             "inner.zip": zipped({"b.png": png(3)}),
             "words.txt": b"words",
         }
@@ -187,6 +214,15 @@ def test_archives_are_unpacked_as_far_as_they_may(visitor, tmp_path, refused) ->
     (tmp_path / "many.zip").write_bytes(zipped({f"{seed}.png": png(seed) for seed in range(100, 160)}))
     assert "40 pictures" in refused(visitor.collection.add_archive, tmp_path / "many.zip")
     assert len(visitor.collection.pictures) == 40  # what there was room for stays
+
+
+def test_names_in_a_zip_are_the_visitors(visitor, tmp_path) -> None:
+    """Two that become equal stay two pictures."""
+    files = {"Küche/é.png": png(1), "Küche\\é.png": png(2), "Küche/e\u0301.png": png(3)}
+    (tmp_path / "a.zip").write_bytes(zipped(files))
+    assert visitor.collection.add_archive(tmp_path / "a.zip") == 3
+    assert [p.name for p in visitor.collection.pictures] == ["Küche/é.png", "Küche/é (2).png", "Küche/é (3).png"]
+    assert [p.path.read_bytes() for p in visitor.collection.pictures] == list(files.values())
 
 
 # Indexing -------------------------------------------------------------------------------------------------

@@ -6,12 +6,13 @@ import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from patchify_core.archives import ArchiveSettings, is_archive, members
 from patchify_core.digests import sha256_of_bytes
 from patchify_core.errors import ArchiveError, PatchifyError, PictureError
-from patchify_core.pictures import PICTURE_SUFFIXES, picture_size
+from patchify_core.pictures import picture_size
+from patchify_core.sidefiles import is_passed_over
 from patchify_core.web.own.names import clean, unused
 from patchify_core.web.settings import PageSettings
 
@@ -20,8 +21,6 @@ CROWDED = "Other visitors' pictures fill the server at present: try again in a w
 
 SKIPPED_NAMED = 200
 """Files that were left out are named up to this many, and counted beyond."""
-
-_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini", ".ds_store")
 
 
 @dataclass(frozen=True)
@@ -127,12 +126,11 @@ class Collection:
         )
         taken = 0
         for member in members(path, limits):
-            name = PurePosixPath(member.name)
-            if any(part.lower() in _OF_SYSTEMS or part.startswith("._") for part in name.parts):
-                continue  # what a file manager left there; nobody sent it
+            if is_passed_over(member.name):
+                continue  # what a system left there; nobody sent it
             if member.data is None:
                 self.note(member.name, str(member.refused))
-            elif is_archive(member.data[:4]) and name.suffix.lower() not in PICTURE_SUFFIXES:
+            elif is_archive(member.data[:4]) and member.name.lower().endswith(".zip"):
                 self.note(member.name, "it is an archive within the archive: send it by itself")
             else:
                 if full := self._full():

@@ -8,7 +8,12 @@ from collections.abc import Callable
 MOST_PARTS, LONGEST = 8, 80
 """Folders and name together; characters of each."""
 
-_KEPT = "-_. ()+,'!&@=~"
+_REFUSED = '<>:"|?*'
+"""What Windows takes in no name."""
+
+_JOINERS = "\u200c\u200d"
+"""Persian and Hindi spell with them, and emoji are put together by them; other letters without a width can deceive."""
+
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 
@@ -21,10 +26,16 @@ def clean(name: str) -> str:
     """
     parts = []
     for part in unicodedata.normalize("NFC", name.replace("\\", "/")).split("/"):
-        kept = "".join(c if c.isalnum() or c in _KEPT else "_" for c in part).strip(" .")
+        kept = "".join(c if _is_kept(c) else "_" for c in part).strip(" .")
         if kept:
             parts.append(_fitting(kept))
     return "/".join(parts[-MOST_PARTS:]) or "picture"
+
+
+def _is_kept(letter: str) -> bool:
+    if letter in _REFUSED:
+        return False
+    return letter == " " or letter in _JOINERS or unicodedata.category(letter)[0] in "LMNPS"
 
 
 def unused(name: str, is_taken: Callable[[str], bool]) -> str:
