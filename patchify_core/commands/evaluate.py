@@ -147,7 +147,7 @@ def _read(arguments: argparse.Namespace) -> Gallery:
         )
     if not any(gallery.positives(query.instance, query.exclude) for query in gallery.queries):
         raise GalleryError(
-            f"No query of {dataset} has a positive, a gallery picture that is annotated with the same category: there is "
+            f"No query of {dataset} has a positive, a gallery picture annotated with the same category, so there is "
             "nothing to score: check the category_id of its annotations."
         )
     return gallery
