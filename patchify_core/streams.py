@@ -12,7 +12,6 @@ import io
 import json
 import mmap
 import os
-import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -156,16 +155,6 @@ def finished_shard(folder: Path, number: int) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) and all(_stands(path, suffix, entry) for suffix in _SUFFIXES) else None
 
 
-def finished_shards(folder: Path) -> set[int]:
-    """Numbers of the shards that stand whole in a folder, by their digests; torn ones are to be written again."""
-    found = set()
-    for path in folder.glob("shard-*.json"):
-        number = re.fullmatch(r"shard-([0-9]{5,9})", path.stem)
-        if number and finished_shard(folder, int(number[1])) is not None:
-            found.add(int(number[1]))
-    return found
-
-
 def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
     try:
         with open(path.with_suffix(f".{suffix}"), "rb") as file:
@@ -220,41 +209,6 @@ def seal_shards(
         meta["projection"] = listed_file(folder / PROJECTION_NAME)
     meta["digest"] = sha256_of_json(meta)
     _write_json(folder / STREAM_NAME, meta, f"{os.getpid()}.tmp")
-
-
-class ShardWriter:
-    """Writes shards one after the other: `add` as the pictures come, `finish` at the end.
-
-    Args:
-        folder: of the shards.
-        encoder: what makes the descriptors.
-        regions: what patches they describe.
-        features: how they are made.
-        projection: what was applied to them, if anything was.
-        kind: how they are kept, one of `KINDS`.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        encoder: EncoderInfo,
-        regions: Regions,
-        features: str = "crop",
-        projection: Projection | None = None,
-        kind: str = "float32",
-    ) -> None:
-        """Makes nothing yet."""
-        self.folder, self._made = Path(folder), (encoder, regions, features, projection)
-        self._kind, self._next = kind, 0
-
-    def add(self, pictures: Sequence[IndexedImage], descriptors: NDArray[np.floating[Any]]) -> None:
-        """Writes the next shard; see `write_shard`."""
-        write_shard(self.folder, self._next, pictures, descriptors, self._kind)
-        self._next += 1
-
-    def finish(self) -> None:
-        """Makes the folder a stream; see `seal_shards`."""
-        seal_shards(self.folder, *self._made, shards=self._next)
 
 
 class ShardFolder:

@@ -160,22 +160,11 @@ def test_answers_cannot_be_spoiled(gallery):
     assert set(gallery.positives(CUP)) == {1, 2}
 
 
-def test_find_image_and_instance(gallery):
+def test_image_and_name(gallery):
     assert gallery.image(2).file_name == "gallery/b.png"
     assert "no image 11" in refusal(gallery.image, 11)  # a query is not in the gallery
     assert gallery.name(CUP) == "red cup"
     assert "no instance 1" in refusal(gallery.name, 1)
-    assert gallery.find_instance("Red Cup ") == gallery.find_instance(CUP) == gallery.find_instance("7") == CUP
-    assert gallery.find_instance("hat") == HAT and gallery.find_instance("Hat") == FOX
-    assert "2 instances are called 'HAT': use an id (8, 9)" in refusal(gallery.find_instance, "HAT")
-    assert "did you mean 'red cup'" in refusal(gallery.find_instance, "red cap")
-    assert "no instance 'zzz'" in refusal(gallery.find_instance, "zzz")
-    assert "no instance 1" in refusal(gallery.find_instance, 1)
-
-
-def test_a_name_of_digits_goes_before_the_id():
-    gallery = Gallery(Path("."), (), instances={1: "2", 2: "one"})
-    assert gallery.find_instance("2") == 1 and gallery.find_instance(2) == 2
 
 
 def slow_positives(rows, instance):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -168,35 +167,6 @@ class Gallery:
             return self.instances[instance]
         except KeyError:
             raise GalleryError(f"The gallery has no instance {instance}: use an id from its list.") from None
-
-    def find_instance(self, name_or_id: str | int) -> int:
-        """Find an instance by its name (letter case only matters to tell names apart) or its id.
-
-        Args:
-            name_or_id: A name, or an id as a number or in digits; an instance named "7" goes before id 7.
-
-        Returns:
-            The instance's id.
-
-        Raises:
-            GalleryError: There is no such instance, or several have this name.
-        """
-        if isinstance(name_or_id, str):
-            for fold in (str, str.casefold):
-                found = [i for i, name in self.instances.items() if fold(name) == fold(name_or_id.strip())]
-                if len(found) == 1:
-                    return found[0]
-                if found:
-                    ids = ", ".join(map(str, found))
-                    raise GalleryError(f"{len(found)} instances are called {name_or_id!r}: use an id ({ids}).")
-        try:
-            if (instance := int(name_or_id)) in self.instances:
-                return instance
-        except ValueError:
-            pass
-        near = difflib.get_close_matches(str(name_or_id), self.instances.values(), n=3)
-        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "use a name or id from its list."
-        raise GalleryError(f"The gallery has no instance {name_or_id!r}: {advice}")
 
     @cached_property
     def _by_id(self) -> dict[int, GalleryImage]:
