@@ -100,18 +100,16 @@ class _CocoReader:
         self.rows: list[_Row] = []
         self.annotation_ids: set[int] = set()
         self.annotated: Counter[int] = Counter()
-        self.counted: dict[str, list[str]] = {note: [] for note in _NOTES}
+        self.counted: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
         self.boxes = self.fractions = self.outside = 0
 
     def gallery(self) -> Gallery:
         """Read everything, then either return it or raise what was wrong with it."""
         entries = self.data.get("images")
-        names = (
-            [entry.get("file_name") for entry in entries if isinstance(entry, dict)]
-            if isinstance(entries, list)
-            else []
-        )
-        self.files = picture_names(self.path, [name for name in names if isinstance(name, str)])
+        listed = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        names = [name for entry in listed if isinstance(name := entry.get("file_name"), str)]
+        self.files = picture_names(self.path, names)
         self._read_each("categories", "category", self._read_category)
         self._read_each("images", "image", self._read_image)
         if isinstance(entries, list) and "gallery" not in self.splits.values():
@@ -206,10 +204,10 @@ class _CocoReader:
             if is_query:
                 self.query_rows[image_id] = (image_id, instance, None, ignore, visible)
                 raise
-            self.counted["no area"].append(f"{called} {problem}")
+            self._count("no area", f"{called} {problem}")
             return
         if crowd and not is_query:
-            self.counted["crowd"].append(called)
+            self._count("crowd", called)
         row = (image_id, instance, box, ignore or crowd, visible)
         if is_query:
             self.query_rows[image_id] = row
@@ -228,14 +226,18 @@ class _CocoReader:
             self.fractions += bool(written.max() <= 1 and written.min() >= 0)
             slack = self.settings.rounding + 1e-6  # sums of decimal fractions miss by less
             if written.min() < -slack or (written[2:] - size > slack).any():
-                self.counted["clipped"].append(called)
+                self._count("clipped", called)
             return cut
         box = box_of_mask(mask, size)
         if box is not None:
-            self.counted["mask"].append(called)
+            self._count("mask", called)
         elif entry.get("bbox") == []:
             raise NoAreaError("has an empty bbox")
         return box
+
+    def _count(self, kind: str, called: str) -> None:
+        self.counted[kind] += 1
+        self.first.setdefault(kind, called)
 
     def _check_queries(self) -> None:
         for image_id, split in self.splits.items():
@@ -268,13 +270,13 @@ class _CocoReader:
         if respelled := self.files.respelled:
             given, name = next(iter(respelled.items()))
             notes.append(
-                f"{_count(len(respelled), 'file name')} of {self.path.name} matched files whose names are spelled "
+                f"{_number(len(respelled), 'file name')} of {self.path.name} matched files whose names are spelled "
                 f"differently, first: {given!r} is {name!r}."
             )
         notes += [
-            f"{_count(len(called), *_NOTES[kind][:2])} {_NOTES[kind][2]}, first: {called[0]}."
-            for kind, called in self.counted.items()
-            if called
+            f"{_number(self.counted[kind], one, many)} {what}, first: {self.first[kind]}."
+            for kind, (one, many, what) in _NOTES.items()
+            if self.counted[kind]
         ]
         searched = {self.images[i].file_name: i for i, split in self.splits.items() if split == "gallery"}
         own = [
@@ -284,7 +286,7 @@ class _CocoReader:
         ]
         if own:
             notes.append(
-                f"{_count(len(own), 'query picture')} will find themselves, since they are gallery pictures too and do "
+                f"{_number(len(own), 'query picture')} will find themselves, since they are gallery pictures too and do "
                 f"not exclude those, first: image {own[0]}."
             )
         return tuple(notes)
@@ -313,7 +315,7 @@ _NOTES = {
 }
 
 
-def _count(number: int, one: str, many: str = "") -> str:
+def _number(number: int, one: str, many: str = "") -> str:
     return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
