@@ -286,8 +286,8 @@ class _CocoReader:
         ]
         if own:
             notes.append(
-                f"{_number(len(own), 'query picture')} will find themselves, since they are gallery pictures too and do "
-                f"not exclude those, first: image {own[0]}."
+                f"{_number(len(own), 'query picture')} will find themselves: they are gallery pictures too and do not "
+                f"exclude those, first: image {own[0]}."
             )
         return tuple(notes)
 
