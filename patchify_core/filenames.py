@@ -56,11 +56,12 @@ class FileNames:
 
     Args:
         root: The folder.
+        prefix: What names may begin with that leads to the root, such as `../`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, prefix: str = "") -> None:
         """Look at nothing yet: files are listed when a name is first not found as it is written."""
-        self.root = root
+        self.root, self.prefix = root, prefix
         self.respelled: dict[str, str] = {}
         """Name as given -> name on the disk, of each file that was found under another spelling."""
 
@@ -78,17 +79,17 @@ class FileNames:
             FileNameError: The name leads out of the folder, there is no such file, or several fit.
         """
         if "://" in name:
-            raise FileNameError("is a web address: download the pictures and give the names of their files")
-        if leads_out(name):
-            raise FileNameError("leads out of the dataset's folder")
+            raise FileNameError("is an address: download the pictures and give the names of their files")
+        name = self._inside(name.removeprefix(self.prefix), suggest)
         if os.path.isfile(self.root / name):
             return Path(name).as_posix()
+        if leads_out(name):
+            raise FileNameError(f"leads out of the dataset's folder{self._alike(name, suggest)}")
         fitting = self._by_key.get(same_name_key(name), [])
         if len(fitting) > 1:
             raise FileNameError(f"is missing, and {len(fitting)} files are called nearly so: {_listed(fitting)}")
         if not fitting:
-            similar = self._similar(name) if suggest else []
-            raise FileNameError("is missing" + (f" (similar names there: {_listed(similar)})" if similar else ""))
+            raise FileNameError(f"is missing{self._alike(name, suggest)}")
         self.respelled[name] = fitting[0]
         return fitting[0]
 
@@ -99,6 +100,25 @@ class FileNames:
         except FileNameError:
             return False
         return True
+
+    def _inside(self, name: str, suggest: bool) -> str:
+        """A name that only seems to lead out, as one that does not: absolute but below the root, or with `x/../`.
+
+        Raises:
+            FileNameError: Joined to the root, it would lead out.
+        """
+        plain = posixpath.normpath(name)
+        if posixpath.isabs(plain) and plain.startswith(posixpath.join(os.path.abspath(self.root), "")):
+            return posixpath.relpath(plain, os.path.abspath(self.root))
+        if os.sep == "/" and "\\" not in plain and not plain.startswith(("/", "../")):
+            return plain  # as "a:1.png", which would lead out on Windows alone
+        if leads_out(plain):
+            raise FileNameError(f"leads out of the dataset's folder{self._alike(plain, suggest)}")
+        return name
+
+    def _alike(self, name: str, suggest: bool) -> str:
+        similar = self._similar(name) if suggest else []
+        return f" (similar names there: {_listed(similar)})" if similar else ""
 
     @cached_property
     def _by_key(self) -> dict[str, list[str]]:

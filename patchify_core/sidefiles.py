@@ -37,6 +37,8 @@ SIDE_FOLDERS = frozenset(
         "@eadir",  # Synology
         "@tmp",
         "@sharebin",
+        "@synoresource",
+        "@synoeastream",
         "#recycle",
         "#snapshot",
         "@recycle",  # QNAP
@@ -54,6 +56,7 @@ SIDE_FOLDERS = frozenset(
         "~snapshot",
         "$recycle.bin",  # Windows
         "recycler",
+        "recycled",
         "system volume information",
         "found.000",
     }

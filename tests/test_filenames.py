@@ -104,7 +104,7 @@ def test_encoded_dots_lead_nowhere(tmp_path):
 
 
 def test_a_web_address_is_called_one(tmp_path):
-    with pytest.raises(FileNameError, match="is a web address"):
+    with pytest.raises(FileNameError, match="is an address"):
         FileNames(tmp_path).find("https://example.org/a.png")
 
 
@@ -136,3 +136,19 @@ def test_an_indexed_picture_is_found_under_another_spelling(tmp_path):
     assert picture_path(tmp_path, "gone.png") == tmp_path / "gone.png"
     make(tmp_path, "late.png")  # after the first look at the folder
     assert picture_path(tmp_path, "late.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["a:1.png", "sub/../sub/b.png", "sub//b.png", "./sub/./b.png"])
+def test_what_only_seems_to_lead_out(name, tmp_path):
+    if os.sep == "\\" and ":" in name:
+        pytest.skip("a colon has another meaning here")
+    files = make(tmp_path, "a:1.png" if os.sep == "/" else "a.png", "sub/b.png")
+    assert (tmp_path / files.find(name)).is_file() and ".." not in files.find(name)
+    assert files.find(str(tmp_path / "sub" / "b.png")) == "sub/b.png"  # absolute, but below the folder
+
+
+def test_a_name_that_leads_out_gives_the_near_ones(tmp_path):
+    files = make(tmp_path, "images/f0.png", "images/f1.png")
+    for name in ("/home/bob/data/f0.png", "C:\\Users\\bob\\f0.png", "../elsewhere/f0.png"):
+        with pytest.raises(FileNameError, match=r"leads out of .* \(similar names there: 'images/f0.png'"):
+            files.find(name)

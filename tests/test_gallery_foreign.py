@@ -247,7 +247,10 @@ def test_what_is_understood_otherwise_is_said(tmp_path):
     data["annotations"][-2]["segmentation"] = polygon(data["annotations"][-2].pop("bbox"), SIZE)
     names(str.upper)(data)
     notes = " ".join(read_coco(write(tmp_path, data)).notes)
-    assert "5 annotations without a box of any area inside the picture left out, first: annotation 103" in notes
+    assert (
+        "5 annotations without a box of any area inside the picture left out, so that they make no positives, first: "
+        in notes
+    )
     assert "2 boxes cut off at the edge of the picture, first: annotation 2" in notes
     assert "2 annotations of a crowd (iscrowd) counted as ignored, first: annotation 3" in notes
     assert "1 box taken from the segmentation" in notes
@@ -268,6 +271,75 @@ def test_a_query_that_finds_itself_is_said(tmp_path):
     assert read_coco(write(tmp_path, data)).notes == ()
 
 
+# What is not needed is not asked for --------------------------------------------------------------------------
+
+
+def without_needless_fields(data):
+    """Ids of annotations that are null, empty, words, twice; null lists; sizes that the picture itself has."""
+    for entry, odd in zip(data["annotations"], [None, "", "3f2a-uuid", 4, 4, 1.5, []], strict=True):
+        entry["id"] = odd
+    for entry in data["images"]:
+        entry.update(width=None, height=None, split=entry.get("split") or None)
+        entry.setdefault("exclude", None)
+    data["images"][1]["split"] = ""
+
+
+def test_fields_that_nothing_needs_may_be_anything(tmp_path):
+    data = clean()
+    without_needless_fields(data)
+    assert meaning(read_coco(write(tmp_path, data))) == meaning(read_coco(write(tmp_path / "clean", clean())))
+
+
+def test_pictures_alone_make_a_gallery(tmp_path):
+    """As image_info_test2017.json has them: enough for `index`."""
+    data = {"images": clean()["images"][:3]}
+    assert len(read_coco(write(tmp_path, data)).images) == 3
+    data = {"images": clean()["images"]}
+    assert "'annotations' is missing" in refusal(read_coco, write(tmp_path, data))
+
+
+def test_categories_of_any_name(tmp_path):
+    data = clean()
+    data["categories"] = [{"id": CUP, "name": 12}, {"id": HAT, "supercategory": "clothes"}]
+    assert read_coco(write(tmp_path, data)).instances == {CUP: "12", HAT: "category 90"}
+
+
+@pytest.mark.parametrize("split", ["train", "Val", "test", "validation"])
+def test_parts_of_training_are_gallery_pictures(split, tmp_path):
+    data = clean()
+    for entry in data["images"][:2]:
+        entry["split"] = split
+    data["images"][3]["split"] = "Query"
+    gallery = read_coco(write(tmp_path, data))
+    assert meaning(gallery) == meaning(read_coco(write(tmp_path / "clean", clean())))
+    assert (
+        f"2 splits other than 'gallery' and 'query' taken as 'gallery', first: {split!r} of image 0." in gallery.notes
+    )
+
+
+def test_rotated_boxes_are_counted(tmp_path):
+    data = clean()
+    data["annotations"][0]["attributes"] = {"occluded": False, "rotation": 45.0}
+    assert (
+        "1 box of rotated shapes used without their rotation, first: annotation 1."
+        in read_coco(write(tmp_path, data)).notes
+    )
+
+
+def test_other_forms_of_polygons(tmp_path):
+    """As a list of points, and with a piece of less than three points beside a proper one."""
+    data = clean()
+    for entry, shape in zip(data["annotations"], (polygon, two_polygons) * 4, strict=False):
+        points = shape(entry["bbox"], SIZE)
+        entry["bbox"] = None
+        flat = points[0]
+        entry["segmentation"] = [flat[k : k + 2] for k in range(0, 8, 2)] if len(points) == 1 else [*points, [1, 2], []]
+    assert meaning(read_coco(write(tmp_path, data))) == meaning(read_coco(write(tmp_path / "clean", clean())))
+
+
+# Refusals -----------------------------------------------------------------------------------------------------
+
+
 def put(value, *path):
     def change(data):
         *way, last = path
@@ -284,10 +356,18 @@ REFUSED = {
         "image 1 names the file 'Föhn/Bild 1.png', which image 0 is already",
     ),
     "under another spelling": (put("föhn\\bild 1.PNG", "images", 1, "file_name"), "which image 0 is already"),
-    "a web address": (put("http://localhost:8080/1.png", "images", 1, "file_name"), "which is a web address"),
+    "a web address": (put("http://localhost:8080/1.png", "images", 1, "file_name"), "which is an address"),
     "a useless box of a query": (put([4, 4, 0, 9], "annotations", 6, "bbox"), "annotation 7 has a box without area"),
     "crowd of 2": (put(2, "annotations", 0, "iscrowd"), "annotation 1 has iscrowd 2, which is neither 0 nor 1"),
     "half an id": (put(1.5, "images", 1, "id"), "image 1.5 has id 1.5, which is not a whole number"),
+    "a tiny box of a query": (
+        put([4, 4, 0.5, 9], "annotations", 6, "bbox"),
+        "annotation 7 has a box of less than a pixel",
+    ),
+    "elsewhere": (
+        put("/home/bob/data/Bild 1.png", "images", 1, "file_name"),
+        "leads out of the dataset's folder (similar",
+    ),
     "worded id": (put("one", "images", 1, "id"), "image 'one' has id 'one', which is not a whole number"),
     "endless id": (put(float("inf"), "images", 1, "id"), "which is not a whole number"),
 }
@@ -429,6 +509,59 @@ def test_layouts(layout, tmp_path):
         assert len(read_gallery(tmp_path).images) == 3
 
 
+def test_letter_case_of_folders_and_length_of_files_do_not_count(tmp_path):
+    data = clean()
+    data["info"] = {"description": "long " * 300_000}  # what is in its first megabyte says nothing
+    for entry in data["images"]:
+        pictures(tmp_path, "Images/Default/" + entry["file_name"])
+    (tmp_path / "Annotations").mkdir()
+    (tmp_path / "Annotations" / "Instances_default.JSON").write_text(json.dumps(data))
+    assert told_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
+
+
+@pytest.mark.parametrize(
+    "content", [b"PK\3\4...", b"", b'{"images": [', b"<html>", b"version https://git-lfs.github.com/spec/v1"]
+)
+@pytest.mark.parametrize("name", ["annotations/instances_default.json", "_annotations.coco.json"])
+def test_a_file_in_a_layouts_place_that_is_no_json_is_named(name, content, tmp_path):
+    """It is what the person means: not a plain folder with one more document in it."""
+    pictures(tmp_path, "images/a.png")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_bytes(content)
+    for read in (read_coco, read_gallery):
+        assert name in refusal(read, tmp_path)
+
+
+def test_a_file_of_another_name_is_found_or_named(tmp_path):
+    """`evaluate` takes the only one beside the pictures; a folder of pictures stays one, and says what is there."""
+    write(tmp_path, clean(), "my export (1).json")
+    assert told_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
+    assert "my export (1).json" in read_gallery(tmp_path).notes[-1] and len(read_gallery(tmp_path).images) == 4
+    deep = tmp_path / "deep"
+    write(deep / "proj" / "export", clean(), "data.json")
+    assert told_layout(deep) == "folder" and "proj/export/data.json" in read_gallery(deep).notes[-1]
+
+
+def test_pictures_below_the_named_folder_are_counted(tmp_path):
+    data = clean()
+    for part in ("train2017", "val2017"):
+        pictures(tmp_path, *(f"{part}/{entry['file_name']}" for entry in data["images"]))
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(data))
+    notes = read_gallery(tmp_path, check=True).notes
+    assert any(note.startswith("4 of the pictures in ") and "val2017" in note for note in notes)
+
+
+def test_positives_without_a_box_are_named(tmp_path):
+    data = clean()
+    data["annotations"][0].pop("bbox")
+    notes = check_pictures(read_coco(write(tmp_path, data))).notes
+    assert (
+        len(notes) == 1
+        and "1 of 6 annotations have no box, so queries of their objects get no LocScore, first: cup" in notes[0]
+    )
+
+
 def test_a_nested_part_does_not_take_over_a_folder_of_pictures(tmp_path):
     """`index` of a folder of pictures takes them all, and says that there are annotations."""
     write(tmp_path / "train", clean(), "_annotations.coco.json")
@@ -468,6 +601,28 @@ def test_pictures_in_two_places_are_refused(tmp_path):
     assert "are in" in refusal(read_coco, tmp_path) and "put the file beside its pictures" in refusal(
         read_coco, tmp_path
     )
+
+
+def test_pictures_that_are_spread_over_folders_are_called_that(tmp_path):
+    data = clean()
+    for number, entry in enumerate(data["images"]):
+        pictures(tmp_path, f"images/{'train' if number else 'val'}/{entry['file_name']}")
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_all.json").write_text(json.dumps(data))
+    message = refusal(read_coco, tmp_path)
+    assert f"it is in {str(tmp_path / 'images' / 'val')!r}, and all must be in one folder" in message
+
+
+def test_names_relative_to_a_folder_of_annotations(tmp_path):
+    data = clean()
+    for entry in data["images"]:
+        pictures(tmp_path, "images/" + entry["file_name"])
+        entry["file_name"] = "../images/" + entry["file_name"]
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco" / "trainval.json").write_text(json.dumps(data))
+    for path in (tmp_path, tmp_path / "coco" / "trainval.json"):
+        gallery = read_coco(path)
+        assert [image.path.is_file() for image in gallery.images] == [True] * 3
 
 
 def test_where_pictures_were_looked_for(tmp_path):
@@ -536,4 +691,14 @@ def test_every_box_becomes_a_query_that_excludes_its_own_picture(tmp_path):
     assert [(*q.exclude, q.instance, q.box.tolist()) for q in boxed.queries] == want and len(want) == 4
     assert all(gallery.image(*q.exclude).path == q.path for q in boxed.queries)
     assert len({q.id for q in boxed.queries} | {i.id for i in gallery.images}) == 4 + 3
+    assert boxed.notes == ("Annotations that make no query: 2 ignored.",)
     assert boxed.images == gallery.images and boxed.annotations is gallery.annotations
+
+
+def test_boxes_of_less_than_a_pixel_make_no_query(tmp_path):
+    data = clean()
+    data["annotations"][0]["bbox"] = [39.7, 3, 10, 8]  # what is left of it
+    data["annotations"][1].pop("bbox")
+    boxed = read_coco(write(tmp_path, data)).with_box_queries()
+    assert "2 ignored, 1 without a box, 1 of less than a pixel." in boxed.notes[-1]
+    assert len(boxed.queries) == 2

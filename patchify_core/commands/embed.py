@@ -12,6 +12,7 @@ from patchify_core.commands.shared import progress_bar, read_pictures, say_skipp
 from patchify_core.embedding import EmbedReport, EmbedSettings, RaySettings, embed_gallery
 from patchify_core.encoders import Encoder, EncoderSettings, load_encoder
 from patchify_core.errors import PatchifyError
+from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 
@@ -21,11 +22,12 @@ HERE = ""
 
 def run(arguments: argparse.Namespace) -> int:
     """Embeds a gallery into shards, or goes on where that was cut."""
-    report = embed(arguments, Path(arguments.out))
+    report, gallery = embed(arguments, Path(arguments.out))
     size = sum(path.stat().st_size for path in Path(arguments.out).iterdir())
     if arguments.json:
         numbers = asdict(report) | {"images_per_s": report.images_per_s, "bytes": size, "shards_folder": arguments.out}
         numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in report.skipped]
+        numbers["notes"] = gallery.notes
         print(json.dumps(numbers, indent=1))
     else:
         print(f"{arguments.out}: {told(report)}, {size / 1e6:.1f} MB")
@@ -42,8 +44,8 @@ def told(report: EmbedReport) -> str:
     )
 
 
-def embed(arguments: argparse.Namespace, out: Path) -> EmbedReport:
-    """Embeds as the options say, with a bar."""
+def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Gallery]:
+    """Embeds as the options say, with a bar; returns what was done, and of what."""
     ray = ray_settings(arguments)
     like = None if getattr(arguments, "like", None) is None else PatchIndex.load(arguments.like)
     features = arguments.features if like is None else like.features
@@ -57,9 +59,10 @@ def embed(arguments: argparse.Namespace, out: Path) -> EmbedReport:
         like.check_encoder(encoder.info)
     projection = None if like is None else like.projection
     with progress_bar("embedding", " pictures") as progress:
-        return embed_gallery(
+        report = embed_gallery(
             gallery, out, encoder, regions, settings, progress, projection=projection, ray=ray, encoding=encoding
         )
+    return report, gallery
 
 
 def _loaded(spec: str, encoding: EncoderSettings, ray: RaySettings | None) -> Encoder:

@@ -19,7 +19,7 @@ from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation import AT_1K, LevelReport, chosen_levels
 from patchify_core.evaluation import evaluate as evaluate_gallery
 from patchify_core.extract import CROP, checked_features
-from patchify_core.gallery import Gallery, check_pictures, read_dataset, told_layout
+from patchify_core.gallery import Gallery, check_pictures, other_annotation_files, read_dataset, told_layout
 from patchify_core.retrieval import Patchify
 from patchify_core.runs import (
     RunJournal,
@@ -126,29 +126,35 @@ def _read(arguments: argparse.Namespace) -> Gallery:
     dataset = Path(arguments.dataset)
     layout = told_layout(dataset) if arguments.format == "auto" else arguments.format
     if layout == "folder" and dataset.is_dir():
+        found = [str(path) for path in other_annotation_files(dataset)[:3]]
         raise GalleryError(
-            f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
-            "see the README for the layouts."
+            f"{dataset} is in no layout that is known, but there are COCO files: name one of them ({', '.join(found)})."
+            if found
+            else f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
+            "export its annotations as COCO (patchify_core/gallery/BENCHMARKS.md)."
         )
     with progress_bar("reading", " pictures", QUICK_S) as progress:
         if layout in ("instre", "ilias"):
             gallery = read_dataset(dataset, layout, arguments.subset, progress)
         else:
-            gallery = check_pictures(read_dataset(dataset, "coco", arguments.subset), progress, all_needed=True)
+            gallery = check_pictures(
+                read_dataset(dataset, "coco", arguments.subset), progress, all_needed=True, folder=dataset
+            )
     if arguments.queries_from == "boxes":
         gallery = gallery.with_box_queries()
     say_notes(gallery)
     if not gallery.queries:
         raise GalleryError(
-            f"No box in {dataset} is annotated, so none can be a query."
+            f"No annotation of {dataset} can be a query: it takes a box of a pixel or more, not ignored (ignore, "
+            "iscrowd)."
             if arguments.queries_from == "boxes"
             else f'{dataset} marks no image as a query: give some "split": "query", as in sample_db/annotations.json, '
             "or add --queries-from boxes, which makes every annotated box a query and excludes its own picture."
         )
     if not any(gallery.positives(query.instance, query.exclude) for query in gallery.queries):
         raise GalleryError(
-            f"No query of {dataset} has a positive, a gallery picture annotated with the same category, so there is "
-            "nothing to score: check the category_id of its annotations."
+            f"No query of {dataset} has a positive, another gallery picture annotated with the same category and not "
+            "ignored (ignore, iscrowd), so there is nothing to score: check its annotations."
         )
     return gallery
 

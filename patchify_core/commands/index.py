@@ -95,7 +95,7 @@ def _with_ray(arguments: argparse.Namespace) -> int:
             raise PatchifyError(
                 f"--{name.replace('_', '-')} does not go with --ray: run embed --ray, and then index --from-shards."
             )
-    report = embed(arguments, shards)
+    report, _ = embed(arguments, shards)
     print(f"{shards}: {told(report)}; kept for the next time", file=sys.stderr)
     return max(_from_shards(rest), say_skipped(report))
 

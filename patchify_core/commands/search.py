@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from patchify_core.boxes import parse_box
@@ -11,7 +12,9 @@ from patchify_core.commands.shared import check_writable
 from patchify_core.draw import save, sheet
 from patchify_core.errors import PatchifyError
 from patchify_core.filenames import printable
+from patchify_core.gallery.folder import first_pages
 from patchify_core.listing import matches_as_json
+from patchify_core.pictures import read_header
 from patchify_core.rerank import load_reranker
 from patchify_core.retrieval import Patchify
 
@@ -35,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         rerank=reranker,
         refine=arguments.refine,
     )
+    if picture is not None and read_header(picture).more:
+        print(f"note: {first_pages([printable(picture.name)])[0]}", file=sys.stderr)
     root = engine.index.root or Path()
     rows = matches_as_json(engine, matches)  # first, because it finds out whether the pictures are the indexed ones
     if arguments.draw:

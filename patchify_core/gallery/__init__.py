@@ -13,13 +13,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from patchify_core.errors import GalleryError, PictureError
 from patchify_core.gallery import ilias, instre
 from patchify_core.gallery.coco import GallerySettings, read_coco
 from patchify_core.gallery.folder import PictureWalk, first_pages, read_folder
 from patchify_core.gallery.ilias import read_ilias
 from patchify_core.gallery.instre import read_instre
-from patchify_core.gallery.layouts import ANNOTATIONS_FILE, annotation_files, listed, the_annotation_file
+from patchify_core.gallery.layouts import (
+    ANNOTATIONS_FILE,
+    annotation_files,
+    listed,
+    other_annotation_files,
+    the_annotation_file,
+)
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import Progress
 from patchify_core.pictures import PICTURE_SUFFIXES, Header, read_header
@@ -33,6 +41,7 @@ __all__ = [
     "Query",
     "check_pictures",
     "check_size",
+    "other_annotation_files",
     "read_coco",
     "read_dataset",
     "read_folder",
@@ -68,9 +77,9 @@ def read_gallery(
     if len(found) == 1:
         if exclude:
             raise GalleryError(f"The pictures are those that {str(found[0])!r} lists: leave --exclude out, or edit it.")
-        return check_pictures(read_coco(found[0]), progress) if check else read_coco(found[0])
+        return check_pictures(read_coco(found[0]), progress, folder=path) if check else read_coco(found[0])
     gallery = read_folder(path, exclude)
-    if found := annotation_files(path):
+    if found := annotation_files(path) or other_annotation_files(path):
         note = f"Annotations are not read ({listed(found, path)}): to use them, name the file instead of the folder."
         gallery = replace(gallery, notes=(*gallery.notes, note))
     return gallery
@@ -124,7 +133,9 @@ def told_layout(path: Path | str) -> str:
     return found[0] if found else "coco" if the_annotation_file(path) else "folder"
 
 
-def check_pictures(gallery: Gallery, progress: Progress | None = None, all_needed: bool = False) -> Gallery:
+def check_pictures(
+    gallery: Gallery, progress: Progress | None = None, all_needed: bool = False, folder: Path | None = None
+) -> Gallery:
     """Compare a dataset's pictures with what its annotations say of them, before hours are spent on them.
 
     Args:
@@ -132,9 +143,11 @@ def check_pictures(gallery: Gallery, progress: Progress | None = None, all_neede
         progress: Told of each picture.
         all_needed: Refuse pictures that cannot be read. Otherwise they are not mentioned: whoever reads their pixels
             does so.
+        folder: Where pictures that it does not list are counted; its root by default.
 
     Returns:
-        The gallery, with notes on pictures below its root that it does not list, and on pages after the first.
+        The gallery, with notes on pictures that it does not list, on positives without a box, and on pages after the
+        first.
 
     Raises:
         GalleryError: A picture has another size than the annotations say, or cannot be read and is needed.
@@ -155,14 +168,23 @@ def check_pictures(gallery: Gallery, progress: Progress | None = None, all_neede
             paged += [picture.file_name] if header.more else []
         if progress:
             progress(number, len(pictures))
-    known = {picture.file_name for picture in pictures}
-    walk = (name for name in PictureWalk(gallery.root) if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
-    others = sorted(name for name in walk if name not in known)
+    folder = gallery.root if folder is None or not folder.is_dir() else folder
+    known = {os.path.realpath(picture.path) for picture in pictures}
+    walk = (name for name in PictureWalk(folder) if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
+    others = sorted(name for name in walk if os.path.realpath(folder / name) not in known)
     notes = first_pages(paged)
     if others:
         notes.append(
-            f"{len(others):,} of the pictures in {gallery.root} are not listed in the annotations and are left out, "
+            f"{len(others):,} of the pictures in {folder} are not listed in the annotations and are left out, "
             f"first: {others[0]}."
+        )
+    rows = gallery.annotations
+    unboxed = np.isnan(rows.boxes).any(axis=1) & ~rows.ignore
+    if unboxed.any() and not unboxed.all():
+        names = {gallery.instances[instance] for instance in rows.instances[unboxed].tolist()}
+        notes.append(
+            f"{int(unboxed.sum()):,} of {len(rows):,} annotations have no box, so queries of their objects get no "
+            f"LocScore, first: {min(names)} in image {int(rows.image_ids[unboxed][0])}."
         )
     return replace(gallery, notes=(*gallery.notes, *notes))
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import GalleryError
+from patchify_core.errors import GalleryError, PictureError
 from patchify_core.filenames import FileNameError, FileNames
 from patchify_core.gallery.coco_values import (
     EntryError,
@@ -24,6 +24,7 @@ from patchify_core.gallery.coco_values import (
     box_of_mask,
     clipped,
     flag,
+    label,
     share,
     text,
     whole,
@@ -31,6 +32,7 @@ from patchify_core.gallery.coco_values import (
 from patchify_core.gallery.json_file import load_json_object
 from patchify_core.gallery.layouts import ANNOTATIONS_FILE, picture_folders, picture_names, the_annotation_file
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.pictures import picture_size
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,6 @@ class _CocoReader:
         self.excludes: dict[int, frozenset[int]] = {}
         self.query_rows: dict[int, _Row] = {}
         self.rows: list[_Row] = []
-        self.annotation_ids: set[int] = set()
         self.annotated: Counter[int] = Counter()
         self.counted: Counter[str] = Counter()
         self.first: dict[str, str] = {}
@@ -110,12 +111,12 @@ class _CocoReader:
         listed = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
         names = [name for entry in listed if isinstance(name := entry.get("file_name"), str)]
         self.files = picture_names(self.path, names)
-        self._read_each("categories", "category", self._read_category)
+        self._read_each("categories", "category", self._read_category, needed=bool(self.data.get("annotations")))
         self._read_each("images", "image", self._read_image)
         if isinstance(entries, list) and "gallery" not in self.splits.values():
             self.problems.append("it lists no gallery image")
-        self._read_each("annotations", "annotation", self._read_annotation)
-        if isinstance(self.data.get("annotations"), list):
+        self._read_each("annotations", "annotation", self._read_annotation, needed="query" in self.splits.values())
+        if isinstance(self.data.get("annotations", []), list):
             self._check_queries()
             self._check_form_of_boxes()
         if self.problems:
@@ -134,17 +135,20 @@ class _CocoReader:
             looked = f"; pictures were looked for in {', '.join(repr(str(folder)) for folder in (*own, *others))}"
         return GalleryError(f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}{looked}; correct that first.")
 
-    def _read_each(self, key: str, what: str, read: Callable[[dict[str, Any], str], None]) -> None:
+    def _read_each(self, key: str, what: str, read: Callable[[dict[str, Any], str], None], needed: bool = True) -> None:
+        if key not in self.data and not needed:
+            return
         entries = self.data.get(key)
         if not isinstance(entries, list):
-            self.problems.append(f"{key!r} is {'not a list' if key in self.data else 'missing'}")
+            missing = "missing: is this a dataset exported as COCO?"
+            self.problems.append(f"{key!r} is {'not a list' if key in self.data else missing}")
             return
         for number, entry in enumerate(entries, 1):
             name = f"{what} no. {number}"
             try:
                 if not isinstance(entry, dict):
                     raise EntryError("is not an object")
-                if "id" in entry:
+                if entry.get("id") not in (None, ""):
                     name = f"{what} {reprlib.repr(entry['id'])}"
                 read(entry, name)
             except EntryError as problem:
@@ -154,24 +158,26 @@ class _CocoReader:
         instance = whole(entry, "id")
         if instance in self.instances:
             raise EntryError("is listed twice")
-        self.instances[instance] = ""
-        self.instances[instance] = text(entry, "name")
+        self.instances[instance] = f"category {instance}"
+        self.instances[instance] = label(entry, "name", f"category {instance}")
 
     def _read_image(self, entry: dict[str, Any], _: str) -> None:
         image_id = whole(entry, "id")
         if image_id in self.splits:
             raise EntryError("is listed twice")
-        split = self.splits[image_id] = entry.get("split", "gallery")
-        if split not in ("gallery", "query"):
-            raise EntryError(f"has split {reprlib.repr(split)}, which is neither 'gallery' nor 'query'")
-        width, height = whole(entry, "width", 1), whole(entry, "height", 1)
+        self.splits[image_id] = "gallery"
+        split = self.splits[image_id] = self._split(entry, image_id)
         given = text(entry, "file_name")
         try:
             name = self.files.find(given, suggest=len(self.problems) < self.settings.problems_named)
         except FileNameError as error:
             of_file = "the file " if str(error).startswith("is missing") else ""
-            raise EntryError(f"names {of_file}{given!r}, which {error}") from None
-        exclude = entry.get("exclude", [])
+            folders = (path for paths in picture_folders(self.path) for path in paths if os.path.isfile(path / given))
+            elsewhere = next(folders, None) if of_file else None
+            there = "" if elsewhere is None else f"; it is in {str(elsewhere)!r}, and all must be in one folder"
+            raise EntryError(f"names {of_file}{given!r}, which {error}{there}") from None
+        width, height = self._size(entry, self.files.root / name)
+        exclude = entry.get("exclude") or []
         excluded = [as_whole(value) for value in exclude] if isinstance(exclude, list) else [None]
         if None in excluded:
             raise EntryError(f"has an 'exclude' that is no list of image ids: {reprlib.repr(exclude)}")
@@ -181,11 +187,26 @@ class _CocoReader:
         self.excludes[image_id] = frozenset(value for value in excluded if value is not None)
         self.images[image_id] = GalleryImage(image_id, name, self.files.root / name, width, height)
 
+    def _split(self, entry: dict[str, Any], image_id: int) -> str:
+        value = "gallery" if entry.get("split") in (None, "") else entry["split"]
+        split = value.strip().lower() if isinstance(value, str) else ""
+        if split in _PARTS_OF_TRAINING:
+            self._count("split", f"{value!r} of image {image_id}")
+            return "gallery"
+        if split not in ("gallery", "query"):
+            raise EntryError(f"has split {reprlib.repr(value)}, which is neither 'gallery' nor 'query'")
+        return split
+
+    def _size(self, entry: dict[str, Any], path: Path) -> tuple[int, int]:
+        """The (width, height) that is written, or that of the picture where none is."""
+        if entry.get("width") is None and entry.get("height") is None:
+            try:
+                return picture_size(path)
+            except PictureError as error:
+                raise EntryError(f"has no size, and {str(error).rstrip('.')}") from None
+        return whole(entry, "width", 1), whole(entry, "height", 1)
+
     def _read_annotation(self, entry: dict[str, Any], called: str) -> None:
-        if "id" in entry:
-            if (annotation_id := whole(entry, "id")) in self.annotation_ids:
-                raise EntryError("is listed twice")
-            self.annotation_ids.add(annotation_id)
         image_id = whole(entry, "image_id")
         if image_id not in self.splits:
             raise EntryError(f"names image {image_id}, which is not listed")
@@ -202,12 +223,16 @@ class _CocoReader:
             box = self._box(entry, image, called)
         except NoAreaError as problem:
             if is_query:
-                self.query_rows[image_id] = (image_id, instance, None, ignore, visible)
                 raise
             self._count("no area", f"{called} {problem}")
             return
+        if is_query and box is not None and (box[2:] - box[:2]).min() < 1:
+            raise EntryError(f"has a box of less than a pixel, which is too small for a query: {entry.get('bbox')}")
         if crowd and not is_query:
             self._count("crowd", called)
+        attributes = entry.get("attributes")
+        if isinstance(attributes, dict) and attributes.get("rotation"):
+            self._count("rotated", called)
         row = (image_id, instance, box, ignore or crowd, visible)
         if is_query:
             self.query_rows[image_id] = row
@@ -307,8 +332,16 @@ class _CocoReader:
         )
 
 
+_PARTS_OF_TRAINING = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "all"})
+
 _NOTES = {
-    "no area": ("annotation", "annotations", "without a box of any area inside the picture left out"),
+    "split": ("split", "splits", "other than 'gallery' and 'query' taken as 'gallery'"),
+    "no area": (
+        "annotation",
+        "annotations",
+        "without a box of any area inside the picture left out, so that they make no positives",
+    ),
+    "rotated": ("box", "boxes", "of rotated shapes used without their rotation"),
     "clipped": ("box", "boxes", "cut off at the edge of the picture"),
     "crowd": ("annotation", "annotations", "of a crowd (iscrowd) counted as ignored"),
     "mask": ("box", "boxes", "taken from the segmentation, there being no bbox"),

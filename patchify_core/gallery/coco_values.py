@@ -43,6 +43,18 @@ def as_whole(value: object) -> int | None:
     return int(number) if abs(number) < 2**63 else None
 
 
+def label(entry: dict[str, Any], key: str, instead: str) -> str:
+    """Return a text, or a number as one; `instead` where it is absent, null or empty.
+
+    Raises:
+        EntryError: It is neither.
+    """
+    value = entry.get(key)
+    if value is None or value == "":
+        return instead
+    return str(value) if type(value) in (int, float) else text(entry, key)
+
+
 def text(entry: dict[str, Any], key: str) -> str:
     """Return a text that is not empty.
 
@@ -143,10 +155,7 @@ def box_of_mask(segmentation: object, size: tuple[int, int]) -> NDArray[np.float
         if isinstance(shapes["counts"], list):
             shapes = mask.frPyObjects(shapes, height, width)
     else:
-        polygons = (
-            segmentation if isinstance(segmentation, list) and isinstance(segmentation[0], list) else [segmentation]
-        )
-        shapes = mask.merge(mask.frPyObjects([_polygon(each) for each in polygons], height, width))
+        shapes = mask.merge(mask.frPyObjects(_polygons(segmentation), height, width))
     try:
         mask.decode(shapes)  # refuses codes of more or fewer pixels, which toBbox does not
     except ValueError as error:
@@ -155,6 +164,17 @@ def box_of_mask(segmentation: object, size: tuple[int, int]) -> NDArray[np.float
     if across <= 0 or down <= 0:
         raise NoAreaError("has a segmentation without a pixel in its picture")
     return np.array([x, y, x + across, y + down])
+
+
+def _polygons(segmentation: object) -> list[list[float]]:
+    """The polygons of a segmentation; those of fewer than three points do not count beside others."""
+    shapes: list[Any] = (
+        segmentation if isinstance(segmentation, list) and isinstance(segmentation[0], list) else [segmentation]
+    )
+    if all(isinstance(shape, list) and len(shape) == 2 for shape in shapes):
+        shapes = [[value for point in shapes for value in point]]  # one polygon as a list of points
+    proper = [shape for shape in shapes if not isinstance(shape, list) or len(shape) >= 6]
+    return [_polygon(shape) for shape in proper or shapes]
 
 
 def _polygon(points: object) -> list[float]:

@@ -90,7 +90,8 @@ class PictureWalk:
 
         self.root, self.skipped = root, list[tuple[str, str]]()
         self._side_folders: Counter[str] = Counter()
-        self._excluded = 0
+        self._excluded, self._used = 0, set[int]()
+        self._patterns = tuple(exclude)
         try:
             self._spec = GitIgnoreSpec.from_lines(exclude) if exclude else None
         except ValueError as error:
@@ -114,6 +115,9 @@ class PictureWalk:
         if self._excluded:
             what = "file or folder was" if self._excluded == 1 else "files and folders were"
             notes.append(f"{self._excluded:,} {what} left out by --exclude.")
+        idle = [repr(pattern) for number, pattern in enumerate(self._patterns) if number not in self._used]
+        if idle:
+            notes.append(f"--exclude {', '.join(idle)} fitted nothing: patterns are relative to the folder.")
         return notes
 
     def _is_entered(self, folder: Path) -> bool:
@@ -129,9 +133,13 @@ class PictureWalk:
         return True
 
     def _is_excluded(self, path: Path, end: str = "") -> bool:
-        excluded = self._spec is not None and self._spec.match_file(path.as_posix() + end)
-        self._excluded += excluded
-        return excluded
+        if self._spec is None:
+            return False
+        result = self._spec.check_file(path.as_posix() + end)
+        if result.index is not None:
+            self._used.add(result.index)
+        self._excluded += bool(result.include)
+        return bool(result.include)
 
     def _note(self, error: OSError) -> None:
         name = Path(error.filename).relative_to(self.root).as_posix()
@@ -179,6 +187,9 @@ def _check_folder(root: Path) -> None:
     except FileNotFoundError as error:
         raise GalleryError(f"There is no folder {str(root)!r}: check its name.") from error
     except NotADirectoryError as error:
-        raise GalleryError(f"{str(root)!r} is a file, not a folder: name the folder with the pictures.") from error
+        packed = " (unpack an archive first)" if root.suffix.lower() in (".zip", ".tar", ".gz", ".7z", ".rar") else ""
+        raise GalleryError(
+            f"{str(root)!r} is a file, not a folder: name the folder with the pictures{packed}."
+        ) from error
     except (OSError, ValueError) as error:
         raise GalleryError(f"The folder {str(root)!r} cannot be read: check its permissions.") from error

@@ -20,12 +20,17 @@ from pathlib import Path
 
 from patchify_core.errors import GalleryError
 from patchify_core.filenames import FileNames
+from patchify_core.sidefiles import is_hidden
 
 ANNOTATIONS_FILE = "annotations.json"
-_BESIDE = ("_annotations.coco.json", "result.json", "labels.json", "instances*.json", "coco.json", "*.coco.json")
-_HEAD_BYTES = 1 << 20
+_NAMED = ("_annotations.coco*.json", "instances*.json", "*.coco.json")
+"""What only annotation tools call a file."""
+
+_LIKELY = ("result.json", "labels.json", "coco*.json")
+"""What they call it too, as others do."""
+
 _PARTS = re.compile(r"^(instances|person_keypoints|annotations?|labels?|coco)_|(_annotations)?\.coco$|^_annotations$")
-_SAMPLE = 1000
+_SAMPLE, _PIECE_BYTES, _DEEP = 1000, 1 << 22, 3
 
 
 def annotation_files(folder: Path, nested: bool = True) -> list[Path]:
@@ -33,21 +38,30 @@ def annotation_files(folder: Path, nested: bool = True) -> list[Path]:
 
     Args:
         folder: The folder.
-        nested: Look also into the folders of parts, such as Roboflow's `train`, `valid` and `test`.
+        nested: Look also into the folders of parts, such as Roboflow's `train`, `valid` and `test`, and at files of any
+            name beside the pictures.
 
     Returns:
-        `annotations.json` alone where it is there; else all that are found, sorted by name; empty for a plain folder.
+        `annotations.json` alone where it is there; else all that are found, sorted by name; empty for a plain folder. A
+        file that is called and placed like one of a layout but is no JSON is among them, so that whoever reads it says
+        what it is.
     """
-    if os.path.lexists(folder / ANNOTATIONS_FILE):
-        return [folder / ANNOTATIONS_FILE]
-    names = _entries(folder)
-    places = [[folder / name for name in names if any(fnmatch(name.lower(), each) for each in _BESIDE)]]
-    inner = [folder / name for name in names if not name.startswith(".") and (folder / name).is_dir()]
-    places.append([each / name for each in inner if _has_annotations(each) for name in _entries(each)])
+    inside = _entries(folder)
+    for name in inside:
+        if name.lower() == ANNOTATIONS_FILE and not (folder / name).is_dir():
+            return [folder / name]
+    files = [folder / name for name in inside if name.lower().endswith(".json")]
+    inner = [folder / name for name in inside if not is_hidden(name) and (folder / name).is_dir()]
+    places = [
+        [path for path in files if _is_called(path, _NAMED) and _may_be_coco(path)]
+        + [path for path in files if _is_called(path, _LIKELY) and _is_coco(path)],
+        [path for each in inner if _has_annotations(each) for path in _json_files(each) if _may_be_coco(path)],
+    ]
     if nested:
-        places.append([each / name for each in inner for name in (_BESIDE[0], ANNOTATIONS_FILE)])
-    for place in places:
-        found = [path for path in place if path.suffix.lower() == ".json" and _is_coco(path)]
+        parts = [path for each in inner for path in _json_files(each)]
+        places.append([path for path in parts if _is_called(path, (*_NAMED, ANNOTATIONS_FILE)) and _may_be_coco(path)])
+        places.append([path for path in files if _is_coco(path)])
+    for found in places:
         if found:  # not the keypoints and captions of the same pictures
             return [path for path in found if path.name.lower().startswith("instances")] or found
     return []
@@ -67,6 +81,16 @@ def the_annotation_file(folder: Path, nested: bool = True) -> Path | None:
     return found[0] if found else None
 
 
+def other_annotation_files(folder: Path) -> list[Path]:
+    """List the COCO files anywhere in a folder, a few folders deep, whatever they are called."""
+    found = []
+    for inner, folders, files in os.walk(folder):
+        below = Path(inner).relative_to(folder)
+        folders[:] = sorted(name for name in folders if not is_hidden(name) and len(below.parts) < _DEEP)
+        found += [Path(inner) / name for name in sorted(files) if name.lower().endswith((".json", ".json.txt"))]
+    return [path for path in found if _is_coco(path)]
+
+
 def listed(files: Sequence[Path], folder: Path) -> str:
     """Name files of a folder, the first five of many."""
     return ", ".join(path.relative_to(folder).as_posix() for path in files[:5]) + (", ..." if files[5:] else "")
@@ -80,13 +104,16 @@ def picture_names(json_file: Path, names: Sequence[str]) -> FileNames:
         names: The file names in it.
 
     Returns:
-        The first folder of the layout that has any of the pictures; the file's own folder if none has. Names are taken
-        as they are written if that leads anywhere, else however they may be spelled.
+        The first folder of the layout that has any of the pictures; the outermost folder of the layout if none has.
+        Names are taken as they are written if that leads anywhere, else however they may be spelled.
 
     Raises:
         GalleryError: Pictures of these names are in several folders, none of which is called like the file.
     """
     some = names[:: max(1, len(names) // _SAMPLE)]
+    bases = _bases(json_file)
+    if some and bases[1:] and all(name.startswith("../") for name in some):
+        return FileNames(bases[1], "../")  # relative to the file, whose folder is for annotations alone
     own, others = ([FileNames(folder) for folder in folders] for folders in picture_folders(json_file))
     for is_there in (lambda root, name: os.path.isfile(root.root / name), FileNames.contains):
         for root in own:
@@ -101,22 +128,33 @@ def picture_names(json_file: Path, names: Sequence[str]) -> FileNames:
                     f"{str(best[1].root)!r}: put the file beside its pictures as {ANNOTATIONS_FILE}."
                 )
             return best[0]
-    return own[0]
+    return FileNames(bases[-1])
 
 
 def picture_folders(json_file: Path) -> tuple[list[Path], list[Path]]:
-    """List the folders in which the pictures of a COCO file may lie.
+    """List the folders in which the pictures of a COCO file may lie; the letter case of their names does not count.
 
     Returns:
         Its own folder and those called like it, the likeliest first; then those that pictures usually lie in.
     """
     folder, part = json_file.parent, _PARTS.sub("", json_file.stem)
-    bases = [folder, *([Path(os.path.abspath(folder)).parent] if _has_annotations(folder) else [])]
-    own = [folder, *(path for base in bases if part for path in (base / "images" / part, base / part))]
-    others = [path for base in bases for path in (base / "images", base / "data", *bases[1:])]
-    others += [path for base in bases for path in sorted((base / "images").glob("*/"))]
-    own = list(dict.fromkeys(path for path in own if path.is_dir())) or [folder]
-    return own, [path for path in dict.fromkeys(others) if path.is_dir() and path not in own]
+    bases = _bases(json_file)
+    images = [path for base in bases for path in _inner(base, "images")]
+    own = [path for base in bases if part for each in (*_inner(base, "images"), base) for path in _inner(each, part)]
+    others = [path for base in bases for path in (*_inner(base, "images"), *_inner(base, "data"), *bases[1:])]
+    others += [each / name for each in images for name in _entries(each) if (each / name).is_dir()]
+    own = list(dict.fromkeys([folder, *own]))
+    return own, [path for path in dict.fromkeys(others) if path not in own]
+
+
+def _bases(json_file: Path) -> list[Path]:
+    """The folder of a COCO file, and that around it where it is one for annotations alone."""
+    folder = json_file.parent
+    return [folder, *([Path(os.path.abspath(folder)).parent] if _has_annotations(folder) else [])]
+
+
+def _inner(folder: Path, name: str) -> list[Path]:
+    return [folder / each for each in _entries(folder) if each.lower() == name.lower() and (folder / each).is_dir()]
 
 
 def _has_annotations(folder: Path) -> bool:
@@ -125,14 +163,41 @@ def _has_annotations(folder: Path) -> bool:
     return "annotation" in name or name in ("annots", "labels", "json", "coco")
 
 
-def _is_coco(path: Path) -> bool:
-    """Say whether a JSON file looks like COCO, by the names in its first megabyte."""
+def _json_files(folder: Path) -> list[Path]:
+    return [folder / name for name in _entries(folder) if name.lower().endswith(".json") and not is_hidden(name)]
+
+
+def _is_called(path: Path, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(path.name.lower(), pattern) for pattern in patterns)
+
+
+def _may_be_coco(path: Path) -> bool:
+    """Say whether a file in a layout's place is COCO, or was meant to be: no JSON, cut short, or not readable."""
     try:
         with open(path, "rb") as file:
-            head = file.read(_HEAD_BYTES).replace(b"\0", b"")  # UTF-16 too
+            start = file.read(64).lstrip(b"\xef\xbb\xbf\xff\xfe\0\t\r\n ")
     except OSError:
-        return False
-    return sum(word in head for word in (b'"images"', b'"annotations"', b'"categories"', b'"licenses"')) > 1
+        return True
+    return not start.startswith((b"{", b"[")) or _mentions(path) >= 1
+
+
+def _is_coco(path: Path) -> bool:
+    """Say whether a JSON file looks like COCO."""
+    return _mentions(path) >= 2
+
+
+def _mentions(path: Path) -> int:
+    """How many of COCO's own two lists a file names, wherever in it; 0 if it cannot be read."""
+    left, before = {b'"images"', b'"annotations"'}, b""
+    try:
+        with open(path, "rb") as file:
+            while left and (piece := file.read(_PIECE_BYTES)):
+                piece = before + piece.replace(b"\0", b"")  # UTF-16 too
+                left -= {word for word in left if word in piece}
+                before = piece[-16:]
+    except OSError:
+        return 0
+    return 2 - len(left)
 
 
 def _entries(folder: Path) -> list[str]:

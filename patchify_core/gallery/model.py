@@ -98,13 +98,17 @@ class Gallery:
         """Make every annotated box a query, with its own picture excluded, in place of the dataset's own queries.
 
         Returns:
-            The same gallery; query ids follow those of the images, in the order of the annotations. Ignored annotations
-            and those without a box are no queries.
+            The same gallery; query ids follow those of the images, in the order of the annotations. A note counts the
+            annotations that make no query: ignored ones, and those without a box or with one of less than a pixel.
         """
         rows, first = self.annotations, max((image.id for image in self.images), default=0) + 1
-        usable = np.flatnonzero(~rows.ignore & ~np.isnan(rows.boxes).any(axis=1)).tolist()
+        boxed = ~np.isnan(rows.boxes).any(axis=1)
+        large = ~(rows.boxes[:, 2:] - rows.boxes[:, :2] < 1).any(axis=1)  # NaN is neither
+        reasons = {"ignored": rows.ignore, "without a box": ~boxed, "of less than a pixel": ~large}
+        counts = [f"{int(which.sum()):,} {what}" for what, which in reasons.items() if which.any()]
+        notes = [f"Annotations that make no query: {', '.join(counts)}."] if counts else []
         queries = []
-        for number, row in enumerate(usable, first):
+        for number, row in enumerate(np.flatnonzero(~rows.ignore & boxed & large).tolist(), first):
             image, box = self.image(int(rows.image_ids[row])), rows.boxes[row].copy()
             box.flags.writeable = False
             queries.append(
@@ -119,7 +123,7 @@ class Gallery:
                     exclude=frozenset((image.id,)),
                 )
             )
-        return replace(self, queries=tuple(queries))
+        return replace(self, queries=tuple(queries), notes=(*self.notes, *notes))
 
     def positives(self, instance: int, exclude: Iterable[int] = frozenset()) -> dict[int, NDArray[np.float64] | None]:
         """List the gallery images that show an instance.
