@@ -386,7 +386,9 @@ def test_queries_from_boxes(run, refusal, dataset, tmp_path):
     assert "gallery/3.png" in said and "git lfs pull" in said and not index.exists()
     (dataset / "gallery" / "3.png").write_bytes(cut)
     _edited(dataset, lambda a: [annotation.pop("bbox", None) for annotation in a["annotations"]])
-    assert "No box in" in refusal("evaluate", dataset, "--queries-from", "boxes")
+    code, _, said = run("evaluate", dataset, "--queries-from", "boxes")
+    assert code == REFUSED and "note: Annotations that make no query: 8 without a box." in said
+    assert "error: No annotation of" in said
 
 
 def test_queries_without_a_positive_are_refused_first(refusal, dataset, tmp_path):
