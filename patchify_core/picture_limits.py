@@ -17,6 +17,7 @@ from patchify_core.errors import PictureError
 from patchify_core.picture_blocks import Block, blocks_of_gif, blocks_of_jpeg, blocks_of_png, scans_of_jpeg
 from patchify_core.picture_depth import is_deep_colour, is_deep_gray
 from patchify_core.picture_headers import orientation
+from patchify_core.picture_heif import decoded_pixels
 from patchify_core.picture_tiff import demands, is_bomb
 
 
@@ -125,6 +126,10 @@ def check_cost(name: str, image: ImageFile.ImageFile, stream: IO[bytes], setting
         settings: What a picture may cost.
     """
     pixels = image.width * image.height
+    if image.format == "HEIF":
+        stream.seek(0)
+        if decoded_pixels(stream.read()) > 4 * pixels + 50_000_000:  # tiles and transparency count twice
+            raise PictureError(f"{name} is put together of many times its own pixels: save it as JPEG or PNG.")
     if isinstance(image, JpegImagePlugin.JpegImageFile) and not _has_one_scan(image, stream):
         most = min(settings.max_scans, settings.max_scanned // pixels)
         if scans_of_jpeg(stream, most) > most:
