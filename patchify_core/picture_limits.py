@@ -100,7 +100,7 @@ def _has_few_blocks(stream: IO[bytes], kind: str | None) -> bool:
     for what, at, length in blocks:
         if what == b"\x2c":
             break  # a GIF's first frame: what follows is not read
-        if what == b"IDAT":
+        if what in (b"IDAT", b"fdAT"):
             pixel_blocks += 1
         else:
             others += 1
