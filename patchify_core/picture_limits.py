@@ -130,13 +130,12 @@ def check_cost(name: str, image: ImageFile.ImageFile, stream: IO[bytes], setting
         stream.seek(0)
         if decoded_pixels(stream.read()) > 4 * pixels + 50_000_000:  # tiles and transparency count twice
             raise PictureError(f"{name} is put together of many times its own pixels: save it as JPEG or PNG.")
-    if isinstance(image, JpegImagePlugin.JpegImageFile) and not _has_one_scan(image, stream):
-        most = min(settings.max_scans, settings.max_scanned // pixels)
-        if scans_of_jpeg(stream, most) > most:
-            raise PictureError(
-                f"{name} is stored in more than {most} scans, each a pass over its {pixels / 1e6:,.1f} megapixels: "
-                "save it anew as PNG or JPEG."
-            )
+    most = min(settings.max_scans, settings.max_scanned // pixels)
+    if _scans(image, stream, most) > most:
+        raise PictureError(
+            f"{name} is stored in more than {most} scans, each a pass over its {pixels / 1e6:,.1f} megapixels: save it "
+            "anew as PNG or JPEG."
+        )
     needed = pixels * _bytes_per_pixel(image)
     if needed > settings.max_bytes:
         raise PictureError(
@@ -145,11 +144,19 @@ def check_cost(name: str, image: ImageFile.ImageFile, stream: IO[bytes], setting
         )
 
 
-def _has_one_scan(image: JpegImagePlugin.JpegImageFile, stream: IO[bytes]) -> bool:
-    """Whether the first scan, behind whose header Pillow has stopped, is that of all colours, whole."""
-    length = 6 + 2 * image.layers
-    stream.seek(-length, 1)
-    return "progressive" not in image.info and stream.read(3) == length.to_bytes(2, "big") + bytes([image.layers])
+def _scans(image: ImageFile.ImageFile, stream: IO[bytes], most: int) -> int:
+    """How many passes over all pixels decoding takes, counted up to `most` + 1."""
+    if isinstance(image, JpegImagePlugin.JpegImageFile):
+        # Behind the first scan's header, where Pillow has stopped: an ordinary JPEG has all colours in that one.
+        length = 6 + 2 * image.layers
+        stream.seek(-length, 1)
+        whole = stream.read(3) == length.to_bytes(2, "big") + bytes([image.layers])
+        return 1 if whole and "progressive" not in image.info else scans_of_jpeg(stream, most)
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(259) in (6, 7):
+        pieces = image.tag_v2.get(273, image.tag_v2.get(324, 0))  # strips or tiles, each of them a JPEG
+        stream.seek(0)
+        return stream.read().count(b"\xff\xda") // (len(pieces) if isinstance(pieces, tuple) and pieces else 1)
+    return 1
 
 
 def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:

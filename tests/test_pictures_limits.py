@@ -92,6 +92,22 @@ def test_only_the_scans_of_the_picture_itself_count():
     refused(progressive(13, before=noise), "scans", settings)
 
 
+@pytest.mark.usefixtures("no_pixels")
+def test_scans_inside_a_tiff_count_too():
+    for scans, read in ((30, True), (600, False)):
+        data = progressive(scans)
+        data += b"\0" * (len(data) % 2)
+        shown = {256: 64, 257: 48, 258: 8, 259: 7, 262: 6, 273: 8, 277: 3, 278: 48, 279: len(data)}
+        entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in shown.items()]
+        entries[2] = struct.pack("<HHII", 258, 3, 3, 8 + len(data))
+        directory = struct.pack("<HHHH", 8, 8, 8, len(entries)) + b"".join(entries) + bytes(4)
+        tiff = b"II*\0" + struct.pack("<I", 14 + len(data)) + data + directory
+        if read:
+            assert picture_size(tiff) == (64, 48)
+        else:
+            refused(tiff, "is stored in more than 500 scans")
+
+
 def test_ordinary_jpegs_are_not_gone_through_twice(monkeypatch):
     monkeypatch.setattr(picture_limits, "scans_of_jpeg", lambda *_: pytest.fail("counted"))
     for mode in ("L", "RGB", "CMYK"):
