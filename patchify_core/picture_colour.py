@@ -32,7 +32,7 @@ def to_rgb(image: Image.Image, transparency: object) -> Image.Image:
         image = image.copy()  # convert() writes the transparency into the palette of the picture it is given
         image.info["transparency"] = transparency
         image = image.convert("RGBA")
-    elif image.mode in ("LA", "PA", "RGBa", "RGBA") or (image.mode == "P" and image.has_transparency_data):
+    elif image.mode in ("LA", "PA", "RGBa") or (image.mode == "P" and image.has_transparency_data):
         image = image.convert("RGBA")
     elif image.mode == "La":
         image = image.convert("LA").convert("RGBA")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from numbers import Number
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ _BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN, _MAX, _SAMPLE_FORMAT, _SMIN, _SMAX = 258, 
 
 
 def find_scale(
-    bands: Iterator[NDArray[np.float64]], count: int, floating: bool = False, declared: tuple[Scale, ...] = ()
+    bands: Iterator[NDArray[Any]], count: int, floating: bool = False, declared: tuple[Scale, ...] = ()
 ) -> Scale:
     """Choose which values become black and white.
 
@@ -48,12 +48,13 @@ def find_scale(
     Returns:
         (low, high), low < high.
     """
-    least, most, samples, step = np.inf, -np.inf, [np.empty(0)], count // _BAND_VALUES | 1
+    least, most, step = np.inf, -np.inf, count // _BAND_VALUES | 1
+    samples: list[NDArray[np.float64]] = []
     for band in bands:
-        finite = band[np.isfinite(band)]
+        finite = band[np.isfinite(band)] if floating else band
         if finite.size:
             least, most = min(least, float(finite.min())), max(most, float(finite.max()))
-            samples.append(finite[::step])
+            samples.append(finite.ravel()[::step].astype(np.float64))
     if not least < most:
         usual = (*declared, *((0.0, full) for full in (1.0, 255.0, 65535.0)[0 if floating else 1 :]))
         return next((scale for scale in usual if scale[0] <= most <= scale[1]), (0.0, max(most, 1.0)))
@@ -69,9 +70,12 @@ def find_scale(
     return (0.0, full) if low >= 0 and high - low >= full * 2 / 3 else (low, high)
 
 
-def to_bytes(values: NDArray[np.float64], scale: Scale) -> NDArray[np.uint8]:
+def to_bytes(values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     """Put values on a scale of 0 to 255, rounded; what lies outside is clipped, not-a-number is black."""
+    if values.dtype == np.uint16 and values.size > 65_536:
+        return to_bytes(np.arange(65_536.0), scale)[values]
     low, high = scale
+    values = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.nan_to_num(np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255)).astype(np.uint8)
 
@@ -87,16 +91,15 @@ def gray_to_bytes(image: Image.Image, transparent: object) -> Image.Image:
         image.mode == "I" and _tag(image, _SAMPLE_FORMAT, (1,)) == (1,) and _tag(image, _BITS_PER_SAMPLE) == (32,)
     )
 
-    def band(top: int, bottom: int) -> NDArray[np.float64]:
+    def band(top: int, bottom: int) -> NDArray[Any]:
         values = np.asarray(image.crop((0, top, image.width, bottom)))
-        return (values.view(np.uint32) if unsigned else values).astype(np.float64)
+        return values.view(np.uint32) if unsigned else values
 
-    declared = _declared(image)
     scale = find_scale(
         (_opaque(band(*rows), transparent) for rows in _bands(image)),
         image.width * image.height,
         image.mode == "F",
-        declared,
+        _declared(image),
     )
     white_is_zero = _tag(image, _PHOTOMETRIC) == (0,)
     gray = Image.new("L", image.size)
@@ -142,7 +145,7 @@ def colour_to_bytes(image: Image.Image, stream: IO[bytes]) -> Image.Image | None
     if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[1::-1] != image.size:
         return None
     scale = find_scale(
-        (found[top:bottom, :, :3].astype(np.float64) for top, bottom in _bands(image)),
+        (found[top:bottom, :, :3].ravel() for top, bottom in _bands(image)),
         found.shape[0] * found.shape[1] * 3,
         declared=((0.0, 65535.0),),
     )
@@ -152,9 +155,9 @@ def colour_to_bytes(image: Image.Image, stream: IO[bytes]) -> Image.Image | None
     for top, bottom in _bands(image):
         band = found[top:bottom]
         rgba = np.full((*band.shape[:2], 4), 255, np.uint8)
-        rgba[..., :3] = to_bytes(band[..., 2::-1].astype(np.float64), scale)
+        rgba[..., :3] = to_bytes(band[..., 2::-1], scale)
         if band.shape[2] == 4:
-            rgba[..., 3] = to_bytes(band[..., 3].astype(np.float64), (0.0, opaque))
+            rgba[..., 3] = to_bytes(band[..., 3], (0.0, opaque))
         out.paste(Image.fromarray(rgba), (0, top))
     return out
 
@@ -166,7 +169,7 @@ def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
         yield top, min(top + rows, image.height)
 
 
-def _opaque(values: NDArray[np.float64], transparent: object) -> NDArray[np.float64]:
+def _opaque(values: NDArray[Any], transparent: object) -> NDArray[Any]:
     return values[values != transparent] if isinstance(transparent, int) else values.ravel()
 
 

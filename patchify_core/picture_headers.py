@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import IO
 
-from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
+from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
+from patchify_core.picture_blocks import frames_of_gif
 from patchify_core.picture_kinds import BRANDS_OF_SEQUENCES, brands
+from patchify_core.picture_tiff import full_pages, is_bomb
 
 _ORIENTATION = 0x0112
 TURNS = {
@@ -34,6 +36,8 @@ def sizes(image: ImageFile.ImageFile, stream: IO[bytes]) -> tuple[tuple[int, int
         # PngImageFile.getexif() decodes the whole picture to look behind it; here nothing is behind it.
         turned = orientation(image, Image.Image.getexif) >= 5
     else:
+        if isinstance(image, PngImagePlugin.PngImageFile):
+            image.load()
         turned = orientation(image) >= 5
     return size, (height, width) if turned else size
 
@@ -45,10 +49,21 @@ def orientation(
     if image.format == "HEIF":
         return 1  # libheif has turned it; what its EXIF or XMP say of it besides is to be ignored (ISO/IEC 23008-12)
     try:
+        if _is_tag_bomb(image):
+            return 1
         value = getexif(image).get(_ORIENTATION, 1)
         return int(value) if value in TURNS else 1
     except Exception:
         return 1
+
+
+def _is_tag_bomb(image: Image.Image) -> bool:
+    """Whether reading the EXIF would cost more than it can be worth."""
+    if "Raw profile type exif" in image.info:
+        exif = bytes.fromhex("".join(image.info["Raw profile type exif"].split("\n")[3:]))
+    else:
+        exif = image.info.get("exif", b"")
+    return isinstance(exif, bytes) and is_bomb(exif)
 
 
 def _has_late_metadata(stream: IO[bytes]) -> bool:
@@ -79,56 +94,9 @@ def more_follows(image: ImageFile.ImageFile, stream: IO[bytes]) -> bool:
         return False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
         return len(full_pages(stream)) > 1
+    if isinstance(image, GifImagePlugin.GifImageFile):
+        return frames_of_gif(stream, 2) == 2  # Pillow would unpack every block of the first
     stream.seek(0)
     if image.format == "HEIF" and BRANDS_OF_SEQUENCES & set(brands(stream.read(64))):
         return True
     return bool(getattr(image, "is_animated", False))
-
-
-Directory = dict[int, tuple[int, int, bytes]]
-"""One page's tags in a TIFF: (type, count, the value or where it is)."""
-
-_SUBFILE_TYPE, _REDUCED, _MASK = 254, 1, 4
-_SUB_DIRECTORIES, _DNG_VERSION = 330, 50706
-_MOST_PAGES = 64
-
-
-def only_preview(stream: IO[bytes]) -> bool:
-    """Whether a TIFF is a camera raw file by its tags: the picture itself is of a kind that is not read here."""
-    directories = list(_tiff_directories(stream))
-    if not directories:
-        return False
-    return _DNG_VERSION in directories[0] or (
-        _SUB_DIRECTORIES in directories[0] and not any(map(_is_full, directories))
-    )
-
-
-def full_pages(stream: IO[bytes]) -> list[int]:
-    """List which of a TIFF's pages (the first is 0) are neither reduced copies of others nor masks."""
-    return [number for number, page in enumerate(_tiff_directories(stream)) if _is_full(page)]
-
-
-def _is_full(directory: Directory) -> bool:
-    value = directory.get(_SUBFILE_TYPE, (4, 1, bytes(4)))[2]
-    return not (value[0] | value[3]) & (_REDUCED | _MASK)  # its flags are in the low byte, whichever end that is
-
-
-def _tiff_directories(stream: IO[bytes]) -> Iterator[Directory]:
-    """Walk the directories of a TIFF's pages (a few bytes for each tag), as far as they are whole."""
-    stream.seek(0)
-    head = stream.read(16)
-    order = "<" if head[:2] == b"II" else ">"
-    big = 43 in (head[2], head[3])
-    count_of, entry, link = (order + kind for kind in (("Q", "HHQ8s", "Q") if big else ("H", "HHL4s", "L")))
-    seen: set[int] = set()
-    try:
-        (at,) = struct.unpack(link, head[8:16] if big else head[4:8])
-        while at and at not in seen and len(seen) < _MOST_PAGES:
-            seen.add(at)
-            stream.seek(at)
-            (count,) = struct.unpack(count_of, stream.read(struct.calcsize(count_of)))
-            table = stream.read(min(count, 65_535) * struct.calcsize(entry))
-            yield {tag: (kind, number, value) for tag, kind, number, value in struct.iter_unpack(entry, table)}
-            (at,) = struct.unpack(link, stream.read(struct.calcsize(link)))
-    except (struct.error, ValueError, OverflowError):
-        return  # Pillow will say what is wrong with the first page; later ones are not read

@@ -23,7 +23,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
 from patchify_core.errors import NotAPictureError, PictureError
 from patchify_core.picture_colour import to_rgb, transparent_colour
 from patchify_core.picture_depth import colour_to_bytes, is_deep_colour
-from patchify_core.picture_headers import TURNS, full_pages, more_follows, only_preview, orientation, sizes
+from patchify_core.picture_headers import TURNS, more_follows, orientation, sizes
 from patchify_core.picture_kinds import (
     KINDS,
     PICTURE_SUFFIXES,
@@ -33,7 +33,8 @@ from patchify_core.picture_kinds import (
     raw_photo,
     what_it_is,
 )
-from patchify_core.picture_limits import DEFAULTS, PictureSettings, check_size
+from patchify_core.picture_limits import DEFAULTS, PictureSettings, check_cost, check_header, check_size
+from patchify_core.picture_tiff import full_pages, only_preview
 
 __all__ = [
     "DEFAULTS",
@@ -213,10 +214,13 @@ def _opened(
             # Not Image.open(): it holds the size against Pillow's own process-wide limit, and the warning
             # that it gives below ours could be silenced only for every thread of the process.
             with _in_one_sentence(f"{name} is a HEIC photo that" if start.format == "HEIF" else name):
+                check_header(name, stream, start.format)
+                stream.seek(0)
                 image = start(stream)
                 if isinstance(image, TiffImagePlugin.TiffImageFile):
                     image.seek(next(iter(full_pages(stream)), 0))
                 check_size(name, image.size, settings)
+                check_cost(name, image, stream, settings)
                 yield image, stream
 
 
@@ -281,7 +285,10 @@ def _in_one_sentence(name: str, path: Path | None = None) -> Iterator[None]:
 
 
 def _normalise(image: Image.Image, stream: IO[bytes] | None = None) -> Image.Image:
-    """Decode, turn upright, bring to RGB and strip; a new plain picture, by as few copies as that takes."""
+    """Decode, turn upright, bring to RGB and strip; a new plain picture, by as few copies as that takes.
+
+    With `stream`, the file that it was opened from, the pixels are taken over from `image`.
+    """
     transparency = transparent_colour(image)
     deep = stream is not None and is_deep_colour(image)
     image.load()
@@ -291,6 +298,6 @@ def _normalise(image: Image.Image, stream: IO[bytes] | None = None) -> Image.Ima
     if turn is not None:
         rgb = rgb.transpose(turn)
     elif rgb is image:
-        rgb = image.copy()
+        rgb = image.copy() if stream is None else image._new(image.im)
     rgb.info = {}
     return rgb

@@ -121,6 +121,24 @@ def ppm(folder: Path) -> Path:
     return _write(folder, "old.ppm", encoded(photograph(), "PPM"))
 
 
+def pointer(folder: Path) -> Path:
+    """What is checked out where Git LFS is not installed."""
+    return _write(folder, "photo.jpg", b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 9\n")
+
+
+def photoshop(folder: Path) -> Path:
+    return _write(folder, "layers.psd", b"8BPS\0\1" + bytes(60))
+
+
+def camera_raw(folder: Path) -> Path:
+    return _write(folder, "DSC_1.CR2", b"II*\0\x10\0\0\0CR\2\0" + bytes(60))
+
+
+def long(folder: Path) -> Path:
+    """Pillow keeps the address of each row, and needs gigabytes to scale it down."""
+    return _write(folder, "long.png", png_bytes((1, 9_000_000), 1, 0, bytes(9)))
+
+
 def truncated_jpeg(folder: Path) -> Path:
     """Its header is whole; of its pixels the last third is missing."""
     data = encoded(photograph((200, 150)), "JPEG")
@@ -174,6 +192,10 @@ BAD: dict[str, tuple[Maker, str]] = {
     "pdf": (pdf, "is a PDF document"),
     "eps": (eps, "is not a picture of a kind that is read here"),
     "ppm": (ppm, "is not a picture of a kind that is read here"),
+    "pointer": (pointer, "is a Git LFS pointer, not the file itself"),
+    "photoshop": (photoshop, "is not a picture of a kind that is read here, but a Photoshop document"),
+    "camera_raw": (camera_raw, "is a camera raw file"),
+    "long": (long, "is too long at 1 × 9000000 pixels"),
     "truncated_jpeg": (truncated_jpeg, "is cut short, damaged"),
     "truncated_png": (truncated_png, "is cut short, damaged"),
     "damaged_png": (damaged_png, "is cut short, damaged"),

@@ -123,3 +123,28 @@ def rotated(quarters: int) -> bytes:
 def mirrored(axis: int) -> bytes:
     """`imir`: 0 swaps top and bottom, 1 left and right."""
     return box(b"imir", bytes([axis]))
+
+
+def overlaid(layers: int, says: tuple[int, int] = SIZE, canvas: tuple[int, int] = SIZE) -> bytes:
+    """A HEIC file whose picture is put together of others, which all have the same bytes."""
+    ids, whole = range(1, layers + 1), layers + 1
+    places = struct.pack(">BB8xHH", 0, 0, *canvas) + bytes(4 * layers)
+    infos = [box(b"infe", struct.pack(">HH4sx", number, 0, b"hvc1"), flags=2 << 24) for number in ids]
+    infos.append(box(b"infe", struct.pack(">HH4sx", whole, 0, b"iovl"), flags=2 << 24))
+    properties = [box(b"ispe", struct.pack(">II", *says), flags=0), box(b"hvcC", _HVCC)]
+    properties.append(box(b"ispe", struct.pack(">II", *canvas), flags=0))
+    owned = b"".join(struct.pack(">HBBB", number, 2, 1, 0x82) for number in ids) + struct.pack(">HBB", whole, 1, 3)
+    located = b"".join(struct.pack(">HHHHII", number, 1, 0, 1, 0, len(_PIXELS)) for number in ids)
+    located += struct.pack(">HHHHII", whole, 1, 0, 1, len(_PIXELS), len(places))
+    meta = box(
+        b"meta",
+        box(b"hdlr", struct.pack(">I4s13x", 0, b"pict"), flags=0),
+        box(b"pitm", struct.pack(">H", whole), flags=0),
+        box(b"iloc", struct.pack(">HH", 0x4400, layers + 1), located, flags=1 << 24),
+        box(b"iinf", struct.pack(">H", layers + 1), *infos, flags=0),
+        box(b"iref", box(b"dimg", struct.pack(f">HH{layers}H", whole, layers, *ids)), flags=0),
+        box(b"iprp", box(b"ipco", *properties), box(b"ipma", struct.pack(">I", layers + 1), owned, flags=0)),
+        box(b"idat", _PIXELS, places),
+        flags=0,
+    )
+    return box(b"ftyp", b"heic", bytes(4), b"mif1", b"heic") + meta
