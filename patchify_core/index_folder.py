@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +24,9 @@ from numpy.typing import NDArray
 from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
-from patchify_core.errors import IndexFolderError
+from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import CROP, checked_features
+from patchify_core.faiss_files import check_faiss_file
 from patchify_core.index import IndexedImage, PatchIndex, SearchPlan
 from patchify_core.integrity import (
     META_NAME,
@@ -37,12 +40,15 @@ from patchify_core.integrity import (
     unreadable,
 )
 from patchify_core.maps import KeptMaps, PackedMaps, write_maps
+from patchify_core.npy import npy_array
 from patchify_core.picture_table import PictureTable, read_table
 from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
     import faiss
+
+Record = TypeVar("Record")
 
 FORMAT = 2
 FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
@@ -118,14 +124,16 @@ def _load(place: Path, folder: Path) -> PatchIndex:
     try:
         files, root, factory = checked_files(meta, folder), (folder / meta["root"]).resolve(), meta["factory"]
         codebook, rescore, features = meta["codebook"], meta["rescore"], checked_features(meta["features"])
-        encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
+        encoder, regions = plain_record(EncoderInfo, meta["encoder"]), parse_regions(meta["regions"])
         images: Sequence[IndexedImage] | None = None
         if (meta["images"] is None) != (PICTURES_NAME in files):
             raise damaged(folder, META_NAME)
         if meta["images"] is not None:
-            images = [IndexedImage(**image) for image in meta["images"]]
+            images = listed_images(meta["images"])
         plan = None if "search" not in meta else SearchPlan(**meta["search"])
-    except (KeyError, TypeError, AttributeError):
+    except PatchifyError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise damaged(folder, META_NAME) from None
     projection = boxes = fine = maps = located = ahead = None
     with opened(place, files, folder) as at:
@@ -136,7 +144,7 @@ def _load(place: Path, folder: Path) -> PatchIndex:
             if PROJECTION_NAME in at:
                 projection = Projection.from_bytes(at[PROJECTION_NAME].read())
             if BOXES_NAME in at:
-                boxes = np.lib.format.read_array(at[BOXES_NAME], allow_pickle=False)
+                boxes = npy_array(at[BOXES_NAME].read())
             if MAPS_NAME in at:
                 maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
             if images is None:
@@ -186,7 +194,12 @@ def _load(place: Path, folder: Path) -> PatchIndex:
         and (maps is None or (len(maps) == len(images) and features != CROP))
         and (boxes is not None) == regions.needs_picture
         and (
-            boxes is None or (boxes.shape == (len(images), regions.patches_per_image, 4) and boxes.dtype == np.float32)
+            boxes is None
+            or (
+                boxes.shape == (len(images), regions.patches_per_image, 4)
+                and boxes.dtype == np.float32
+                and bool(np.isfinite(boxes).all())
+            )
         )
     )
     if not fits:
@@ -202,8 +215,37 @@ def checked_files(meta: dict[str, Any], folder: Path) -> dict[str, dict[str, Any
     return files
 
 
+def plain_record(kind: type[Record], values: Any) -> Record:
+    """A dataclass of numbers and texts, from JSON.
+
+    Raises:
+        TypeError: if a field is missing, or more than there are, or of another type.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("no record")
+    made = kind(**values)
+    if any(type(getattr(made, field.name)).__name__ != field.type for field in fields(cast("Any", kind))):
+        raise TypeError("a field of another type")
+    return made
+
+
+def listed_images(listed: Any) -> list[IndexedImage]:
+    """The pictures that `meta.json` lists.
+
+    Raises:
+        TypeError, ValueError: if they are something else, or the name of one leads out of the pictures' folder.
+    """
+    images = [plain_record(IndexedImage, one) for one in listed]
+    for image in images:
+        name = PurePosixPath(image.file_name)
+        sizes = image.width, image.height, image.bytes + 1
+        if name.is_absolute() or ".." in name.parts or min(sizes) < 1 or max(*sizes, abs(image.id)) >= 1 << 63:
+            raise ValueError("no picture")
+    return images
+
+
 def _check(file: BinaryIO, listed: dict[str, Any], folder: Path, name: str) -> None:
-    """FAISS trusts what it reads, so it gets to read only a file whose digest is right."""
+    """Whether a file is the one that was written; whether it fits together is seen when it is read."""
     try:
         if not is_whole(file, listed):
             raise damaged(folder, name)
@@ -220,14 +262,26 @@ def _npy(array: NDArray[np.float32]) -> bytes:
 
 
 def _read_codes(file: BinaryIO) -> faiss.Index:
-    """Reads a FAISS index whose digest was checked, ready to give single patches back."""
+    """Reads a FAISS index whose digest was checked, ready to give single patches back.
+
+    Raises:
+        ValueError: if it does not fit together.
+        RuntimeError: if FAISS does not read it.
+    """
     import faiss
 
+    check_faiss_file(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     # Not by its path, where another file may stand by now; in pieces of this size it takes no longer.
     codes = faiss.read_index(faiss.PyCallbackIOReader(file.read, 1 << 20))  # type: ignore[attr-defined]
+    if isinstance(codes, faiss.IndexPreTransform):
+        chain: Any = codes.chain
+        rotation: Any = faiss.downcast_VectorTransform(chain.at(0))
+        if not rotation.is_orthonormal:  # nothing could be rotated back
+            raise ValueError("not a rotation")
     inverted = faiss.try_extract_index_ivf(codes)
-    if inverted is not None:
-        inverted.make_direct_map()  # an inverted file keeps patches by list; this finds them by number
+    if inverted is not None:  # it keeps patches by list; this finds them by number
+        inverted.set_direct_map_type(0)  # not the one in the file, which nobody checked
+        inverted.make_direct_map()
     return codes
 
 
