@@ -13,10 +13,16 @@ from __future__ import annotations
 
 import mmap
 import struct
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
+
+from patchify_core.integrity import Digests
+
+if TYPE_CHECKING:
+    import faiss
 
 _SCALARS = {0: (8, 2), 1: (4, 2), 6: (6, 2), 4: (16, 0), 7: (16, 0)}
 """Of FAISS's scalar quantizers SQ8, SQ4, SQ6, SQfp16 and SQbf16: bits per number, and learned numbers per dimension."""
@@ -45,6 +51,55 @@ def check_faiss_file(data: bytes | mmap.mmap, ids: bool = True) -> None:
     file = _Fields(data)
     _index(file, {b"IxFI", b"IxSQ", b"IxPq", b"IPfs", b"IwFl", b"IwSq", b"IwPQ", b"IxPT"}, ids)
     _must(file.at == len(file.data))
+
+
+def read_faiss_file(file: BinaryIO) -> faiss.Index:
+    """Reads a FAISS index whose digest was checked, ready to give single patches back.
+
+    Raises:
+        ValueError: if it does not fit together.
+        RuntimeError: if FAISS does not read it.
+    """
+    import faiss
+
+    check_faiss_file(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    # Not by its path, where another file may stand by now; in pieces of this size it takes no longer.
+    codes = faiss.read_index(faiss.PyCallbackIOReader(file.read, 1 << 20))  # type: ignore[attr-defined]
+    if isinstance(codes, faiss.IndexPreTransform):
+        chain: Any = codes.chain
+        rotation: Any = faiss.downcast_VectorTransform(chain.at(0))
+        if not rotation.is_orthonormal:  # nothing could be rotated back
+            raise ValueError("not a rotation")
+    inverted = faiss.try_extract_index_ivf(codes)
+    if inverted is not None:  # it keeps patches by list; this finds them by number
+        inverted.set_direct_map_type(0)  # not the one in the file, which nobody checked
+        inverted.make_direct_map()
+    return codes
+
+
+def write_faiss_file(codes: faiss.Index, path: Path) -> dict[str, Any]:
+    """Streams the FAISS index into a file without a second copy in memory; returns its entry for `meta.json`."""
+    import faiss
+
+    digests = Digests()
+    failure: list[OSError] = []
+    with open(path, "wb") as file:
+
+        def write(chunk: bytes) -> None:
+            try:
+                file.write(chunk)
+            except OSError as error:
+                failure.append(error)  # FAISS would report its own words instead of the disk's
+                raise
+            digests.update(chunk)
+
+        try:
+            faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))  # type: ignore[attr-defined]
+        except RuntimeError:
+            if failure:
+                raise failure[0] from None
+            raise
+    return digests.listed()
 
 
 def _must(fits: bool) -> None:

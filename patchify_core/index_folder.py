@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import io
 import json
-import mmap
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path, PurePosixPath
@@ -26,7 +25,7 @@ from patchify_core.digests import sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import CROP, checked_features
-from patchify_core.faiss_files import check_faiss_file
+from patchify_core.faiss_files import read_faiss_file, write_faiss_file
 from patchify_core.index import IndexedImage, PatchIndex, SearchPlan
 from patchify_core.integrity import (
     META_NAME,
@@ -46,7 +45,7 @@ from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
-    import faiss
+    pass
 
 Record = TypeVar("Record")
 
@@ -77,9 +76,9 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
     """
     if isinstance(index.images, PictureTable):
         raise IndexFolderError("A big index is not written anew: copy its folder, or build it again.")
-    files = {FAISS_NAME: _write_codes(index.codes, folder / FAISS_NAME)}
+    files = {FAISS_NAME: write_faiss_file(index.codes, folder / FAISS_NAME)}
     if index.fine is not None:
-        files[FINE_NAME] = _write_codes(index.fine, folder / FINE_NAME)
+        files[FINE_NAME] = write_faiss_file(index.fine, folder / FINE_NAME)
     packed = index.maps if packed is None else packed
     if packed is not None:
         write_maps(packed, folder / MAPS_NAME)
@@ -157,9 +156,9 @@ def _load(place: Path, folder: Path) -> PatchIndex:
                 fine = None if finer is None else finer.codes
                 ahead = ReadAhead(coarse, finer)
             else:
-                codes = _read_codes(at[FAISS_NAME])
+                codes = read_faiss_file(at[FAISS_NAME])
                 if FINE_NAME in at:
-                    fine = _read_codes(at[FINE_NAME])
+                    fine = read_faiss_file(at[FINE_NAME])
             compression = parse_factory(factory)
             if plan is not None:
                 plan.check(codes)
@@ -259,55 +258,6 @@ def _npy(array: NDArray[np.float32]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def _read_codes(file: BinaryIO) -> faiss.Index:
-    """Reads a FAISS index whose digest was checked, ready to give single patches back.
-
-    Raises:
-        ValueError: if it does not fit together.
-        RuntimeError: if FAISS does not read it.
-    """
-    import faiss
-
-    check_faiss_file(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    # Not by its path, where another file may stand by now; in pieces of this size it takes no longer.
-    codes = faiss.read_index(faiss.PyCallbackIOReader(file.read, 1 << 20))  # type: ignore[attr-defined]
-    if isinstance(codes, faiss.IndexPreTransform):
-        chain: Any = codes.chain
-        rotation: Any = faiss.downcast_VectorTransform(chain.at(0))
-        if not rotation.is_orthonormal:  # nothing could be rotated back
-            raise ValueError("not a rotation")
-    inverted = faiss.try_extract_index_ivf(codes)
-    if inverted is not None:  # it keeps patches by list; this finds them by number
-        inverted.set_direct_map_type(0)  # not the one in the file, which nobody checked
-        inverted.make_direct_map()
-    return codes
-
-
-def _write_codes(codes: faiss.Index, path: Path) -> dict[str, Any]:
-    """Streams the FAISS index into a file without a second copy in memory; returns its entry for `meta.json`."""
-    import faiss
-
-    digests = Digests()
-    failure: list[OSError] = []
-    with open(path, "wb") as file:
-
-        def write(chunk: bytes) -> None:
-            try:
-                file.write(chunk)
-            except OSError as error:
-                failure.append(error)  # FAISS would report its own words instead of the disk's
-                raise
-            digests.update(chunk)
-
-        try:
-            faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))  # type: ignore[attr-defined]
-        except RuntimeError:
-            if failure:
-                raise failure[0] from None
-            raise
-    return digests.listed()
 
 
 def index_stands(out: Path) -> bool:
