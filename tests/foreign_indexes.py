@@ -5,6 +5,7 @@ Every field of FAISS's file is found by the reader that checks it, and gets valu
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import struct
 import sys
@@ -19,12 +20,14 @@ from patchify_core.codes import CodeSettings, encode_codes
 from patchify_core.digests import sha256_of_bytes, sha256_of_json
 from patchify_core.errors import IndexFolderError
 from patchify_core.index import PatchIndex
-from patchify_core.index_folder import FAISS_NAME, META_NAME
+from patchify_core.index_folder import META_NAME
 from patchify_core.regions import Pyramid
+from patchify_core.scale import build_big
+from tests.big import SETTINGS, Clusters
 from tests.test_index import DIM, ENCODER, index_of, unit_rows
 
 PICTURES, LEVELS = 60, 2
-CODECS = (
+KINDS = (
     *(
         "Flat",
         "SQ8",
@@ -39,7 +42,7 @@ CODECS = (
         "IVF4,SQ8",
         "IVF4,PQ4x4",
     ),
-    *("IVF16_HNSW4,PQ4x4", "OPQ4_8,PQ4x4", "OPQ4,IVF4,SQ8", "OPQ4,PQ4x4fs"),
+    *("IVF16_HNSW4,PQ4x4", "OPQ4_8,PQ4x4", "OPQ4,IVF4,SQ8", "OPQ4,PQ4x4fs", "big", "big,SQ8", "big,Flat"),
 )
 LENGTHS = {"i": 4, "q": 8, "Q": 8, "B": 1}
 EVIL = (
@@ -128,24 +131,42 @@ def forgeries(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
         yield "flipped bits", bytes(flipped)
 
 
-def build(codec: str, folder: Path) -> None:
-    """An index folder of a codec."""
+def flips(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
+    """A file of another kind: flipped bits, mostly near its start, and cut or with more behind it."""
+    random = np.random.default_rng(seed)
+    for turn in range(200):
+        flipped = bytearray(data)
+        for at in random.integers(0, min(len(data), 200) if turn % 2 else len(data), random.integers(1, 4)):
+            flipped[at] ^= 1 << random.integers(8)
+        yield "flipped bits", bytes(flipped)
+    for left in random.integers(0, len(data), 20).tolist():
+        yield f"cut at {left}", data[:left]
+    yield "longer", data + bytes(8)
+
+
+def build(kind: str, folder: Path) -> None:
+    """An index folder: of a codec, or a big one, with finer codes if there is a comma behind."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if kind.startswith("big"):
+        rescore = kind.partition(",")[2] or None
+        build_big(Clusters(90), folder, dataclasses.replace(SETTINGS, lists=4, rescore=rescore))
+        return
     regions = Pyramid(LEVELS)
     patches = regions.patches_per_image
     vectors = unit_rows(np.random.default_rng(0), PICTURES * patches)
-    settings = CodeSettings(codec)
+    settings = CodeSettings(kind)
     made = encode_codes(lambda row: vectors[row * patches :][:patches], PICTURES, regions, DIM, settings)
     index = index_of(range(1, PICTURES + 1), LEVELS, vectors)
-    index = PatchIndex(ENCODER, regions, index.images, made.codes, codec)
-    folder.mkdir(parents=True)
+    index = PatchIndex(ENCODER, regions, index.images, made.codes, kind)
+    folder.mkdir()
     index.write(folder, ".")
 
 
-def sealed(folder: Path, data: bytes) -> None:
+def sealed(folder: Path, name: str, data: bytes) -> None:
     """Puts another file in, with digests that fit."""
-    (folder / FAISS_NAME).write_bytes(data)
+    (folder / name).write_bytes(data)
     meta = json.loads((folder / META_NAME).read_text(encoding="utf-8"))
-    meta["files"][FAISS_NAME] = {"bytes": len(data), "sha256": sha256_of_bytes(data)}
+    meta["files"][name] = {"bytes": len(data), "sha256": sha256_of_bytes(data)}
     meta.pop("digest")
     meta["digest"] = sha256_of_json(meta)
     (folder / META_NAME).write_text(json.dumps(meta), encoding="utf-8")
@@ -153,32 +174,39 @@ def sealed(folder: Path, data: bytes) -> None:
 
 def use(folder: Path) -> str:
     """Loads and searches in every way; returns what came of it."""
-    query = unit_rows(np.random.default_rng(1), 1)[0]
     try:
         index = PatchIndex.load(folder)
+        query = np.random.default_rng(1).normal(size=index.dim).astype(np.float32)
+        query /= np.linalg.norm(query)
         for top, level in ((None, None), (3, 1), (1, 2)):
             hits = index.search(query, top, level)
             assert len(set(hits.rows.tolist())) == len(hits.rows) and np.isfinite(hits.scores).all()
-            assert ((hits.rows >= 0) & (hits.rows < PICTURES)).all()
-        for row in (0, PICTURES - 1):
+            assert ((hits.rows >= 0) & (hits.rows < len(index.images))).all()
+        for row in (0, len(index.images) - 1):
             index.descriptors_of(row)
             index.cell_scores(query, row)
+            index.boxes_of(row)
+            index.images[row].file_name.encode("utf-8", "surrogateescape")
     except IndexFolderError as error:
         assert str(error).endswith(".") and "\n" not in str(error)
         return "refused"
     return "searched"
 
 
-def main(folder: Path, codec: str) -> None:
+def main(folder: Path, kind: str) -> None:
     """Prints what is done before it is done, so that a crash can be told from the last line."""
     faiss.omp_set_num_threads(1)
-    build(codec, folder)
-    data = (folder / FAISS_NAME).read_bytes()
+    build(kind, folder)
     assert use(folder) == "searched"
-    for what, forged in forgeries(data, 0):
-        print(what, end=": ", flush=True)
-        sealed(folder, forged)
-        print(use(folder), flush=True)
+    for path in sorted(folder.iterdir()):
+        if path.name == META_NAME:
+            continue
+        data = path.read_bytes()
+        for what, forged in (forgeries if path.suffix == ".faiss" else flips)(data, 0):
+            print(path.name, what, end=": ", flush=True)
+            sealed(folder, path.name, forged)
+            print(use(folder), flush=True)
+        sealed(folder, path.name, data)
     print("all done", flush=True)
 
 
