@@ -6,6 +6,7 @@ takes them chooses where they go.
 
 from __future__ import annotations
 
+import copy
 import re
 import stat
 import struct
@@ -19,6 +20,7 @@ from patchify_core.code_pages import decoded
 from patchify_core.errors import ArchiveError
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
+_HEADER = struct.Struct("<4s2H3H3L2H")  # in front of a member: 4.3.7
 _END_SIGNATURE = b"PK\x05\x06"
 _ZIP64_SIGNATURE, _ZIP64_LOCATOR = b"PK\x06\x07", 20  # 4.3.15, which stands just before the record above
 _LONGEST_COMMENT = 65_535
@@ -209,7 +211,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
         return large
     parts, length = [], 0
     try:
-        with archive.open(info) as file:
+        with archive.open(_as_in_header(archive, info)) as file:
             while chunk := file.read(_CHUNK):
                 length += len(chunk)
                 if length > most:
@@ -224,6 +226,23 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
             raise
         return "it is damaged"
     return b"".join(parts)
+
+
+def _as_in_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """The member under the name that stands in front of its bytes, which `zipfile` wants to be that of the list.
+
+    Some programs write the two with other separators or in other encodings; everybody else goes by the list.
+    """
+    assert archive.fp is not None, "an archive that is open"
+    archive.fp.seek(info.header_offset)
+    header = archive.fp.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return info
+    _, _, flags, *_, length, _ = _HEADER.unpack(header)
+    found = copy.copy(info)
+    found.flag_bits = info.flag_bits & ~_UTF8_FLAG | flags & _UTF8_FLAG
+    found.orig_filename = archive.fp.read(length).decode("utf-8" if flags & _UTF8_FLAG else "cp437")
+    return found
 
 
 def _too_many(settings: ArchiveSettings) -> ArchiveError:

@@ -237,9 +237,11 @@ def listed_images(listed: Any) -> list[IndexedImage]:
     images = [plain_record(IndexedImage, one) for one in listed]
     for image in images:
         name = PurePosixPath(image.file_name)
+        leads_out = name.is_absolute() or ".." in name.parts or "\0" in image.file_name
         sizes = image.width, image.height, image.bytes + 1
-        if name.is_absolute() or ".." in name.parts or min(sizes) < 1 or max(*sizes, abs(image.id)) >= 1 << 63:
+        if leads_out or min(sizes) < 1 or max(*sizes, abs(image.id)) >= 1 << 63:
             raise ValueError("no picture")
+        image.file_name.encode()  # a name of half letters can neither be printed nor found
     return images
 
 

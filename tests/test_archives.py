@@ -280,3 +280,11 @@ def test_every_member_comes_out_whatever_its_name(tmp_path, found) -> None:
     assert [member.data or member.refused for member in members(path)] == [
         "its name leads out of the archive" if member.refused else b"%d" % at for at, member in enumerate(members(path))
     ]
+
+
+@pytest.mark.parametrize("other", [b"a\\b.png", b"a_b.png", b"\xff/b.png"])
+def test_the_name_in_front_of_a_member_does_not_matter(tmp_path, other) -> None:
+    """`zipfile` calls a member damaged whose two names differ; other programs do not look."""
+    path = packed(tmp_path / "a.zip", {"a/b.png": b"x", "ü/c.png": b"y"})
+    path.write_bytes(path.read_bytes().replace(b"a/b.png", other, 1).replace("ü/c.png".encode(), "û/c.png".encode(), 1))
+    assert {name: member.data for name, member in read(path).items()} == {"a/b.png": b"x", "ü/c.png": b"y"}

@@ -156,6 +156,8 @@ DAMAGE = {
             ("file_name", ["a"]),
             ("file_name", "../../up.png"),
             ("file_name", "/etc/up.png"),
+            ("file_name", "a\0.png"),
+            ("file_name", "\ud800.png"),
             ("sha256", 7),
             ("more", 1),
         ]
