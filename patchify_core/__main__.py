@@ -62,6 +62,7 @@ def parser() -> argparse.ArgumentParser:
         help="make it just like this one, encoder, regions, features and codec as trained there: for folders with too "
         "few pictures to learn a codec from, and for indexes that shall be comparable",
     )
+    _exclude_option(index)
     _index_options(index)
     _ray_options(index)
     _store_options(index)
@@ -78,6 +79,7 @@ def parser() -> argparse.ArgumentParser:
     )
     embed.add_argument("--half", action="store_true", help="keep descriptors in half precision: half the space")
     embed.add_argument("--json", action="store_true", help="print what was done as JSON")
+    _exclude_option(embed)
     _descriptor_options(embed)
     _ray_options(embed)
     _device_option(embed)
@@ -132,6 +134,13 @@ def parser() -> argparse.ArgumentParser:
         default="all",
         metavar="NAME",
         help="queries of INSTRE: all (default), s1, s2, m; distractors of ILIAS: all (default), mini, core",
+    )
+    evaluate.add_argument(
+        "--queries-from",
+        choices=["dataset", "boxes"],
+        default="dataset",
+        help="boxes: make every annotated box a query, with its own picture excluded (default: the images whose split "
+        "is query)",
     )
     evaluate.add_argument(
         "--index",
@@ -249,6 +258,17 @@ def parser() -> argparse.ArgumentParser:
     serve.add_argument("--port", type=int, help="port (default 7860)")
     serve.add_argument("--mcp", action="store_true", default=None, help="serve the API as MCP tools too")
     return root
+
+
+def _exclude_option(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave these files or folders of a plain folder out, as in a .gitignore, e.g. 'drafts/' or '*.gif'; "
+        "repeatable",
+    )
 
 
 def _index_options(command: argparse.ArgumentParser) -> None:

@@ -54,29 +54,8 @@ def as_boxes(values: ArrayLike) -> NDArray[np.float64]:
     return boxes
 
 
-def from_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Convert boxes written as corner and size (COCO, ILIAS) to corners.
-
-    Args:
-        boxes: (N, 4) or (4,) of x, y, width, height in pixels.
-
-    Returns:
-        float64 (N, 4) xyxy. A negative size gives an inverted box.
-
-    Raises:
-        BoxError: Not four finite numbers a row.
-
-    Example:
-        >>> from_xywh([40, 30, 160, 150])
-        array([[ 40.,  30., 200., 180.]])
-    """
-    from torchvision.ops import box_convert
-
-    return box_convert(_tensor(boxes), "xywh", "xyxy").numpy()
-
-
 def to_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Convert boxes to corner and size, the inverse of `from_xywh`.
+    """Convert boxes to corner and size, as COCO writes them.
 
     Args:
         boxes: (N, 4) or (4,) xyxy in pixels.

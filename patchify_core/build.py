@@ -25,7 +25,7 @@ from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders.base import Encoder
 from patchify_core.errors import GalleryError, IndexFolderError, PictureError
 from patchify_core.extract import CROP, Extractor, load_extractor
-from patchify_core.gallery import Gallery, GalleryImage
+from patchify_core.gallery import Gallery, GalleryImage, check_size
 from patchify_core.index import IndexedImage, PatchIndex
 from patchify_core.index_folder import index_stands, read_meta
 from patchify_core.integrity import META_NAME, PRIVATE, standing
@@ -224,8 +224,9 @@ class Work:
                 digest = sha256_of_bytes(data)
                 known = digest in self.old_rows or digest in self.journal.known or digest in seen
                 # A known picture's header is read all the same: the annotations may have changed since.
-                picture, size = (None, picture_size(data)) if known else self.extractor.read(data)
-                check_size(image.file_name, (image.width, image.height), size)
+                name = image.file_name
+                picture, size = (None, picture_size(data, name=name)) if known else self.extractor.read(data, name)
+                check_size(name, (image.width, image.height), size)
             except OSError as error:
                 self._skip(image, f"it cannot be read ({error.strerror})")
                 continue
@@ -258,15 +259,6 @@ def nothing_indexed(work: Work) -> GalleryError:
     name, reason = work.skipped[0] if work.skipped else ("", "it is empty")
     why = f"{name}: {reason}" if name else reason
     return GalleryError(f"No picture in {work.gallery.root} could be read ({why.rstrip('.')}): nothing was indexed.")
-
-
-def check_size(file_name: str, said: tuple[int, int], size: tuple[int, int]) -> None:
-    """Raises GalleryError unless a picture has the (width, height) that its gallery says."""
-    if said != size:
-        raise GalleryError(
-            f"{file_name} is {size[0]}x{size[1]} pixels, but its annotations say "
-            f"{said[0]}x{said[1]}: correct the annotations, or its boxes would be wrong."
-        )
 
 
 def _index(

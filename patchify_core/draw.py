@@ -15,6 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.boxes import as_boxes
 from patchify_core.errors import PatchifyError
+from patchify_core.filenames import picture_path
 from patchify_core.pictures import read_picture
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def sheet(matches: Sequence[Match], root: Path, settings: DrawSettings | None = 
         (rows * (height + caption + MARGIN) + MARGIN, columns * (width + MARGIN) + MARGIN, 3), PAPER, np.uint8
     )
     for number, match in enumerate(matches):
-        tile, scale, corner = frame(read_picture(root / match.file_name), settings.tile)
+        tile, scale, corner = frame(read_picture(picture_path(root, match.file_name)), settings.tile)
         box = match.box * scale + np.array([*corner, *corner])
         tile = box_on(tile, box, settings.colour, settings.thickness)
         row, column = divmod(number, columns)

@@ -14,6 +14,10 @@ class PictureError(PatchifyError):
     """A file or upload that is not a picture which can be searched."""
 
 
+class NotAPictureError(PictureError):
+    """A file that is no picture by its content, nor called one by the ending of its name."""
+
+
 class BoxError(PatchifyError):
     """A box that is malformed, inverted, empty or outside its picture."""
 

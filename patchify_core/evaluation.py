@@ -363,9 +363,3 @@ def _numbers(report: LevelReport) -> dict[str, Any]:
         "ms_per_query": report.ms_per_query,
         "ms_per_rerank": report.ms_per_rerank,
     }
-
-
-def cell_boxes(engine: Patchify, image_ids: Sequence[int], level: int) -> dict[int, NDArray[np.float64]]:
-    """The boxes that a match at `level` could have in each picture, for `metrics.grid_ceiling`."""
-    patches = engine.index.regions.stages[engine.index.checked_level(level) - 1].patches
-    return {i: engine.index.boxes_of(engine.index.row_of[i])[:patches] for i in image_ids}

@@ -38,8 +38,12 @@ class Extractor(Protocol):
         """How an index and the command line call it, e.g. `pooled:640`."""
         ...
 
-    def read(self, data: bytes) -> tuple[Image, tuple[int, int]]:
+    def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
         """Decodes a picture as large as this way needs it.
+
+        Args:
+            data: the file's bytes.
+            name: what the file is called, for the sentence that says what is wrong with it.
 
         Returns:
             The upright RGB picture, perhaps reduced, and the (width, height) of the whole one in pixels.
@@ -107,9 +111,9 @@ class Crops:
         """Takes a frozen encoder."""
         self.encoder = encoder
 
-    def read(self, data: bytes) -> tuple[Image, tuple[int, int]]:
+    def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
         """The whole picture: a small patch needs all of its pixels."""
-        picture = read_picture(data)
+        picture = read_picture(data, name=name)
         return picture, picture.size
 
     def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
@@ -133,9 +137,9 @@ class Pooled:
         """E.g. `pooled:640`."""
         return f"{POOLED}:{self.settings.long_side}"
 
-    def read(self, data: bytes) -> tuple[Image, tuple[int, int]]:
+    def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
         """At least as large as the map needs it: a large JPEG is decoded at a fraction of its size."""
-        reduced = read_reduced(data, self.settings.long_side)
+        reduced = read_reduced(data, self.settings.long_side, name=name)
         return reduced.picture, reduced.size
 
     def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:

@@ -19,6 +19,7 @@ from patchify_core.compression import visits_everything
 from patchify_core.digests import sha256_of_file
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.filenames import picture_path
 from patchify_core.picture_table import IndexedImage, PictureTable, RowOf
 from patchify_core.projection import Projection
 from patchify_core.regions import Regions
@@ -397,7 +398,7 @@ class PatchIndex:
         """
         for row in range(len(self.images)) if rows is None else rows:
             image = self.images[row]
-            path = root / image.file_name
+            path = picture_path(root, image.file_name)
             try:
                 same = path.stat().st_size == image.bytes and (not content or sha256_of_file(path) == image.sha256)
             except OSError:

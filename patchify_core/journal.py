@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from patchify_core.digests import sha256_of_bytes, sha256_of_file
 from patchify_core.errors import IndexFolderError
+from patchify_core.files import atomic, read_json, write_json
 
 HOLDER_NAME = "holder.json"
 """Which process holds the lock; true only as long as somebody does."""
@@ -56,7 +57,7 @@ class Journal:
         self._lock: IO[str] | None = locked(self._head)
         try:
             say_who(folder)
-            if _json_or_none(self._head) != maker:
+            if read_json(self._head) != maker:
                 # Shards of another maker are of no use: descriptors must never be mixed.
                 for shard in folder.glob("shard-*"):
                     shard.unlink()
@@ -77,7 +78,7 @@ class Journal:
 
     def _take(self, names: Path) -> None:
         """Takes one shard over if it is whole; a torn one is left out and its pictures are embedded again."""
-        listed, data, maps = _json_or_none(names), names.with_suffix(".npy"), names.with_suffix(".maps")
+        listed, data, maps = read_json(names), names.with_suffix(".npy"), names.with_suffix(".maps")
         try:
             if not isinstance(listed, dict) or sha256_of_file(data) != listed.get("sha256"):
                 return
@@ -116,23 +117,20 @@ class Journal:
         # One past the highest, not the count: a shard may be missing, and none may ever be written over.
         number = max((int(path.stem[6:]) for path in self.folder.glob("shard-*.npy")), default=-1) + 1
         data = self.folder / f"shard-{number:06d}.npy"
-        temporary = data.with_suffix(".tmp")
         # Through memory, because numpy says nothing when a file that it writes itself is cut short by a full disk.
         array = BytesIO()
         np.save(array, np.stack([rows for rows, _ in self._fresh.values()]), allow_pickle=False)
-        with open(temporary, "wb") as file:
+        with atomic(data) as file:
             file.write(array.getbuffer())
-        os.replace(temporary, data)
         digests = list(self._fresh)
         listed: dict[str, object] = {"sha256": sha256_of_bytes(array.getvalue()), "pictures": digests}
         maps, sizes = data.with_suffix(".maps"), [len(packed) for _, packed in self._fresh.values()]
         if any(sizes):
             joined = b"".join(packed for _, packed in self._fresh.values())
-            temporary.write_bytes(joined)
-            os.replace(temporary, maps)
+            with atomic(maps) as file:
+                file.write(joined)
             listed["maps"] = {"sha256": sha256_of_bytes(joined), "sizes": sizes}
-        temporary.write_text(json.dumps(listed), encoding="utf-8")
-        os.replace(temporary, data.with_suffix(".json"))
+        write_json(data.with_suffix(".json"), listed)
         self._know(digests, data, maps, sizes if any(sizes) else None)
         self._fresh.clear()
 
@@ -225,23 +223,14 @@ def _lock_once(path: Path) -> IO[str]:
 
 def say_who(folder: Path) -> None:
     """Writes down who holds the lock, for the sentence that another build is refused with."""
-    temporary = folder / "holder.tmp"
     since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
-    temporary.write_text(json.dumps(holder), encoding="utf-8")
-    os.replace(temporary, folder / HOLDER_NAME)
+    write_json(folder / HOLDER_NAME, holder)
 
 
 def _who(folder: Path) -> str:
     """Who holds the lock, as words in brackets; nothing where that was not written down yet."""
-    holder = _json_or_none(folder / HOLDER_NAME)
+    holder = read_json(folder / HOLDER_NAME)
     if not isinstance(holder, dict) or not {"pid", "host", "since"} <= {*holder}:
         return ""
     return f" (process {holder['pid']} on {holder['host']}, since {holder['since']})"
-
-
-def _json_or_none(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

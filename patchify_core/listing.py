@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from patchify_core.filenames import picture_path
 from patchify_core.retrieval import Explanation, Match, Patchify
 
 
@@ -37,7 +38,7 @@ def explanation_as_json(engine: Patchify, found: Explanation) -> dict[str, Any]:
     ends = [stage.patches for stage in index.regions.stages]
     return {
         "image_id": found.image_id,
-        "file": str((index.root or Path()) / image.file_name),
+        "file": str(picture_path(index.root or Path(), image.file_name)),
         "width": image.width,
         "height": image.height,
         "score": float(found.scores[found.patch]),
@@ -59,7 +60,7 @@ def _as_json(rank: int, match: Match, root: Path) -> dict[str, Any]:
     row: dict[str, Any] = {
         "rank": rank,
         "image_id": match.image_id,
-        "file": str(root / match.file_name),
+        "file": str(picture_path(root, match.file_name)),
         "score": match.score,
         "box": match.box.tolist(),
         "patch": match.patch,

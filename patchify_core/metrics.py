@@ -171,31 +171,6 @@ class Report:
         }
 
 
-def rank_order(scores: ArrayLike, image_ids: ArrayLike) -> NDArray[np.intp]:
-    """Order images by descending score, ties by ascending image id, so that a ranking is deterministic.
-
-    Args:
-        scores: (N,) one score per image; higher is better, infinities allowed.
-        image_ids: (N,) the images' ids.
-
-    Returns:
-        (N,) indices into both, best first.
-
-    Raises:
-        ValueError: A score is NaN, or the arrays differ in shape.
-
-    Example:
-        >>> rank_order([0.2, 0.9, 0.2], [7, 4, 3]).tolist()
-        [1, 2, 0]
-    """
-    scores, image_ids = np.asarray(scores, dtype=np.float64), np.asarray(image_ids)
-    if scores.ndim != 1 or scores.shape != image_ids.shape:
-        raise ValueError(f"scores and image_ids must be (N,) both, got {scores.shape} and {image_ids.shape}")
-    if np.isnan(scores).any():
-        raise ValueError("a score is NaN: it has no place in a ranking")
-    return np.lexsort((image_ids, -scores))
-
-
 def score_query(
     image_ids: ArrayLike,
     boxes: ArrayLike,
@@ -207,7 +182,7 @@ def score_query(
     """Score one query's ranking by this module's formulas.
 
     Args:
-        image_ids: (N,) distinct integer ids of the ranked images, best first (see `rank_order`).
+        image_ids: (N,) distinct integer ids of the ranked images, best first, equal scores in the order of ids.
         boxes: (N, 4) their winning boxes in the same order, xyxy in pixels.
         positives: Image id -> its annotated boxes (M, 4), or None (or no rows) where only the image is
             labelled. A positive that the ranking lacks contributes 0.

@@ -1,77 +1,67 @@
 """The one place where bytes become a picture: upright, 8-bit RGB, whole, or one sentence saying why not.
 
 Pictures come from strangers (uploads, downloads, memory cards), so that three things are checked before any
-pixel is decoded: that the file is there and of a listed kind, that its plugin is one of the seven named here
-(Pillow has others that start programs or read exotic containers), and that its header does not promise more
-pixels than fit in memory. Whatever a decoder then raises ends as a `PictureError`.
+pixel is decoded: that the file is there and of a kind that is read (`picture_kinds`), that its decoder is one of the
+eight named there (Pillow has others that start programs or read exotic containers), and that its header does not
+promise more than may be spent on it (`picture_limits`). Whatever a decoder then raises ends as a `PictureError`.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
-import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO
 
-import numpy as np
-from PIL import (
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    ImageFile,
-    JpegImagePlugin,
-    PngImagePlugin,
-    TiffImagePlugin,
-    WebPImagePlugin,
-    features,
+from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
+
+from patchify_core.errors import NotAPictureError, PictureError
+from patchify_core.picture_colour import to_rgb, transparent_colour
+from patchify_core.picture_depth import colour_to_bytes, is_deep_colour
+from patchify_core.picture_headers import TURNS, full_pages, more_follows, only_preview, orientation, sizes
+from patchify_core.picture_kinds import (
+    KINDS,
+    PICTURE_SUFFIXES,
+    RAW_SUFFIXES,
+    is_called_a_picture,
+    opener,
+    raw_photo,
+    what_it_is,
 )
+from patchify_core.picture_limits import DEFAULTS, PictureSettings, check_size
 
-from patchify_core.errors import PictureError
+__all__ = [
+    "DEFAULTS",
+    "KINDS",
+    "PICTURE_SUFFIXES",
+    "Header",
+    "PictureSettings",
+    "Reduced",
+    "picture_size",
+    "read_header",
+    "read_picture",
+    "read_reduced",
+    "upright",
+]
 
-PICTURE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif"})
-"""File name endings (lower case) under which a folder is searched for pictures."""
+Source = Path | str | bytes
 
-KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF or AVIF"
-
-
-@dataclass(frozen=True)
-class PictureSettings:
-    """What a picture may cost.
-
-    Attributes:
-        max_pixels: Largest width x height that is decoded, in pixels (Pillow's RGB takes 4 bytes a pixel).
-    """
-
-    max_pixels: int = 100_000_000
-
-
-DEFAULTS = PictureSettings()
-
-_ORIENTATION = 0x0112
-_TURNS = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _HEAD_BYTES = 4096
-_BMP_HEADER_BYTES = frozenset({12, 40, 52, 56, 64, 108, 124})
 
 
-def read_picture(source: Path | str | bytes, settings: PictureSettings = DEFAULTS) -> Image.Image:
+def read_picture(source: Source, settings: PictureSettings = DEFAULTS, name: str | None = None) -> Image.Image:
     """Read a picture whole, as every other room expects it.
 
     Args:
-        source: A file's path, or the file's bytes (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO or AVIF).
-        settings: The largest picture to decode.
+        source: A file's path, or the file's bytes (JPEG, PNG, WebP, GIF, BMP, TIFF, MPO, HEIC or AVIF).
+        settings: What a picture may cost.
+        name: What the file is called, for bytes, or for a path that is not the file's own name: sentences name it, and
+            its ending says whether it was meant to be a picture.
 
     Returns:
         A fully decoded Pillow picture of mode RGB (8 bits a channel), EXIF orientation applied, transparency
@@ -79,8 +69,9 @@ def read_picture(source: Path | str | bytes, settings: PictureSettings = DEFAULT
         profiles are dropped, not applied, as the encoders' own training pictures were read.
 
     Raises:
-        PictureError: The file is missing, a folder, unreadable, empty, no picture of a listed kind, larger
-            than `settings.max_pixels`, cut short or damaged.
+        NotAPictureError: The file is no picture by its content, nor called one by the ending of its name.
+        PictureError: The file is missing, a folder, unreadable, empty, a picture of a kind that is not read, costs more
+            than `settings` allow, is cut short or damaged.
 
     Example:
         >>> from io import BytesIO
@@ -90,8 +81,8 @@ def read_picture(source: Path | str | bytes, settings: PictureSettings = DEFAULT
         >>> picture.mode, picture.size, picture.getpixel((0, 0))
         ('RGB', (3, 2), (7, 7, 7))
     """
-    with _opened(source, settings) as (image, _):
-        return _normalise(image)
+    with _opened(source, settings, name) as (image, stream):
+        return _normalise(image, stream)
 
 
 @dataclass(frozen=True)
@@ -109,7 +100,9 @@ class Reduced:
     scale: int
 
 
-def read_reduced(source: Path | str | bytes, long_side: int, settings: PictureSettings = DEFAULTS) -> Reduced:
+def read_reduced(
+    source: Source, long_side: int, settings: PictureSettings = DEFAULTS, name: str | None = None
+) -> Reduced:
     """Read a picture for a use that needs `long_side` pixels along its longer side and no more.
 
     A JPEG's decoder can leave out the finest frequencies of its 8 x 8 blocks, and gives 1/2, 1/4 or 1/8 of the picture
@@ -119,7 +112,8 @@ def read_reduced(source: Path | str | bytes, long_side: int, settings: PictureSe
     Args:
         source: As for `read_picture`.
         long_side: The least longer side to decode, in pixels, at least 1; a smaller picture is read as it is.
-        settings: The largest picture to accept, before it is reduced.
+        settings: What a picture may cost; its size counts before it is reduced.
+        name: As for `read_picture`.
 
     Returns:
         The smallest that is at least `long_side` pixels along its longer side; the whole picture if that is smaller.
@@ -132,7 +126,7 @@ def read_reduced(source: Path | str | bytes, long_side: int, settings: PictureSe
     """
     if long_side < 1:
         raise ValueError(f"long_side is {long_side}: at least 1")
-    with _opened(source, settings) as (image, _):
+    with _opened(source, settings, name) as (image, stream):
         width, height = image.size
         scale = 1
         if isinstance(image, JpegImagePlugin.JpegImageFile):
@@ -140,35 +134,48 @@ def read_reduced(source: Path | str | bytes, long_side: int, settings: PictureSe
             scale = next(factor for factor in (8, 4, 2, 1) if factor <= max(fits, 1))
             if scale > 1:
                 image.draft(None, (width // scale, height // scale))
-        picture = _normalise(image)
+        picture = _normalise(image, stream)
         if scale == 1:
             return Reduced(picture, picture.size, 1)
-        return Reduced(picture, (height, width) if _orientation(image) >= 5 else (width, height), scale)
+        return Reduced(picture, (height, width) if orientation(image) >= 5 else (width, height), scale)
 
 
-def picture_size(source: Path | str | bytes, settings: PictureSettings = DEFAULTS) -> tuple[int, int]:
-    """Say how large the picture will be once read, from its header alone.
+@dataclass(frozen=True)
+class Header:
+    """What a picture's header says.
+
+    Attributes:
+        size: (width, height) in pixels of the upright picture, each >= 1: the size of `read_picture`'s.
+        stored: (width, height) in pixels before the EXIF orientation is applied: the two sides swapped, or `size`.
+        more: Whether further pages or frames follow the one that is read (animations, multi-page TIFF, HEIC sequences);
+            never for a JPEG or MPO, where phones append previews and gain maps.
+    """
+
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    more: bool
+
+
+def read_header(source: Source, settings: PictureSettings = DEFAULTS, name: str | None = None) -> Header:
+    """Say what a picture will be once read, from its header alone.
 
     Args:
         source: As for `read_picture`.
-        settings: The largest picture to accept.
-
-    Returns:
-        (width, height) in pixels of the upright picture, each >= 1: the size of `read_picture(source)`.
+        settings: What a picture may cost.
+        name: As for `read_picture`.
 
     Raises:
         PictureError: As for `read_picture`, except that pixels which are cut short or damaged go unnoticed.
     """
-    with _opened(source, settings) as (image, stream):
-        width, height = image.size
-        if isinstance(image, TiffImagePlugin.TiffImageFile) and _ORIENTATION in image.tag_v2:
-            return width, height  # Pillow already gives a TIFF's upright size
-        if isinstance(image, PngImagePlugin.PngImageFile) and not _has_late_metadata(stream):
-            # PngImageFile.getexif() decodes the whole picture to look behind it; here nothing is behind it.
-            orientation = _orientation(image, Image.Image.getexif)
-        else:
-            orientation = _orientation(image)
-        return (height, width) if orientation >= 5 else (width, height)
+    with _opened(source, settings, name) as (image, stream):
+        stored, size = sizes(image, stream)
+        return Header(size, stored, more_follows(image, stream))
+
+
+def picture_size(source: Source, settings: PictureSettings = DEFAULTS, name: str | None = None) -> tuple[int, int]:
+    """The `size` of `read_header`; arguments and errors are the same."""
+    with _opened(source, settings, name) as (image, stream):
+        return sizes(image, stream)[1]
 
 
 def upright(image: Image.Image, settings: PictureSettings = DEFAULTS) -> Image.Image:
@@ -176,7 +183,7 @@ def upright(image: Image.Image, settings: PictureSettings = DEFAULTS) -> Image.I
 
     Args:
         image: Any Pillow picture, decoded or not; its pixels are left as they are.
-        settings: The largest picture to accept.
+        settings: What a picture may cost.
 
     Returns:
         A new picture of mode RGB as `read_picture` describes; upright(upright(image)) equals upright(image).
@@ -185,7 +192,7 @@ def upright(image: Image.Image, settings: PictureSettings = DEFAULTS) -> Image.I
         PictureError: The picture has no pixels, too many, a colour mode without RGB, or cannot be decoded.
     """
     with _in_one_sentence("The picture"):
-        _check_size("The picture", image.size, settings)
+        check_size("The picture", image.size, settings)
         return _normalise(image)
 
 
@@ -193,24 +200,24 @@ def upright(image: Image.Image, settings: PictureSettings = DEFAULTS) -> Image.I
 
 
 @contextmanager
-def _opened(source: Path | str | bytes, settings: PictureSettings) -> Iterator[tuple[ImageFile.ImageFile, IO[bytes]]]:
-    """Open a listed kind of picture, its header read and its size checked, no pixel decoded."""
+def _opened(
+    source: Source, settings: PictureSettings, called: str | None = None
+) -> Iterator[tuple[ImageFile.ImageFile, IO[bytes]]]:
+    """Open a picture of a kind that is read, its header read and its cost checked, no pixel decoded."""
     path = None if isinstance(source, bytes) else Path(source)
-    name = repr(path.name or str(path)) if path else "The picture"
+    called = re.split(r"[/\\]", called)[-1] if called else path.name or str(path) if path else ""
+    name = repr(called) if called else "The picture"
     with _in_one_sentence(name, path):
         with BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source), name) as stream:
-            head = stream.read(_HEAD_BYTES)
-            if not head:
-                raise PictureError(f"{name} is empty (0 bytes): copy or download it again.")
-            opener = _opener(head)
-            if opener is None:
-                raise PictureError(_what_it_is(head, name, path))
-            stream.seek(0)
+            start = _opener(stream, name, called)
             # Not Image.open(): it holds the size against Pillow's own process-wide limit, and the warning
             # that it gives below ours could be silenced only for every thread of the process.
-            image = opener(stream)
-            _check_size(name, image.size, settings)
-            yield image, stream
+            with _in_one_sentence(f"{name} is a HEIC photo that" if start.format == "HEIF" else name):
+                image = start(stream)
+                if isinstance(image, TiffImagePlugin.TiffImageFile):
+                    image.seek(next(iter(full_pages(stream)), 0))
+                check_size(name, image.size, settings)
+                yield image, stream
 
 
 def _open_file(path: Path, name: str) -> IO[bytes]:
@@ -223,60 +230,25 @@ def _open_file(path: Path, name: str) -> IO[bytes]:
     return path.open("rb")
 
 
-def _opener(head: bytes) -> Callable[[IO[bytes]], ImageFile.ImageFile] | None:
-    """Choose the Pillow plugin by the file's first bytes; None where they are of no listed kind."""
-    if head.startswith(b"\xff\xd8\xff"):
-        return JpegImagePlugin.JpegImageFile  # an MPO too: its first picture is a complete JPEG
-    if head.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImagePlugin.PngImageFile
-    if head[:4] == b"RIFF" and head[8:12] == b"WEBP" and WebPImagePlugin.SUPPORTED:
-        return WebPImagePlugin.WebPImageFile
-    if head.startswith((b"GIF87a", b"GIF89a")):
-        return GifImagePlugin.GifImageFile
-    if head.startswith((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")):
-        return TiffImagePlugin.TiffImageFile
-    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
-        return BmpImagePlugin.BmpImageFile
-    if _brands(head) & {b"avif", b"avis"} and features.check("avif"):
-        from PIL import AvifImagePlugin  # not in Pillow before 11.3
-
-        return AvifImagePlugin.AvifImageFile
-    return None
+def _opener(stream: IO[bytes], name: str, called: str) -> type[ImageFile.ImageFile]:
+    """Choose the decoder and go back to the start; what is not read is named, as a bad picture or as none."""
+    head = stream.read(_HEAD_BYTES)
+    if not head:
+        raise _refusal(called)(f"{name} is empty (0 bytes): copy or download it again.")
+    suffix = PurePath(called).suffix.lower()
+    start = opener(head)
+    if start is None:
+        sentence, pictured = what_it_is(head, name, suffix)
+        raise (PictureError if pictured else _refusal(called))(sentence)
+    if start is TiffImagePlugin.TiffImageFile and (suffix in RAW_SUFFIXES or only_preview(stream)):
+        raise PictureError(raw_photo(name))
+    stream.seek(0)
+    return start
 
 
-def _brands(head: bytes) -> set[bytes]:
-    """List the major and compatible brands of an ISO media file (AVIF, HEIC); empty for any other file."""
-    if head[4:8] != b"ftyp":
-        return set()
-    end = min(int.from_bytes(head[:4], "big"), len(head))
-    return {head[8:12]} | {head[at : at + 4] for at in range(16, end - 3, 4)}
-
-
-def _what_it_is(head: bytes, name: str, path: Path | None) -> str:
-    """Tell a person what a file that is no listed picture looks like, and what to do with it."""
-    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = head.decode(encoding, "ignore").lstrip().lower()
-    suffix = path.suffix.lower() if path else ""
-    if text.startswith(("<!doctype html", "<html")):
-        return f"{name} is a web page, not a picture: save the picture itself."
-    if (text.startswith("<") and "<svg" in text) or suffix in (".svg", ".svgz"):
-        return f"{name} is an SVG drawing, which has no pixels: export it as PNG or JPEG."
-    if _brands(head) & {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"}:
-        return f"{name} is a HEIC photo, a kind that is not read here: save it as JPEG or PNG."
-    if text.startswith("%pdf"):
-        return f"{name} is a PDF document, not a picture: export its page as PNG or JPEG."
-    return f"{name} is not a picture of a kind that is read here ({KINDS}): save it as JPEG or PNG."
-
-
-def _check_size(name: str, size: tuple[int, int], settings: PictureSettings) -> None:
-    width, height = size
-    if width < 1 or height < 1:
-        raise PictureError(f"{name} has no pixels ({width} × {height}): choose another picture.")
-    if width * height > settings.max_pixels:
-        raise PictureError(
-            f"{name} is too large at {width} × {height} pixels ({width * height / 1e6:,.0f} megapixels; "
-            f"at most {settings.max_pixels / 1e6:,.0f} are read): scale it down."
-        )
+def _refusal(called: str) -> type[PictureError]:
+    """Which error says that a file's content is no picture."""
+    return PictureError if is_called_a_picture(called) else NotAPictureError
 
 
 @contextmanager
@@ -305,103 +277,20 @@ def _in_one_sentence(name: str, path: Path | None = None) -> Iterator[None]:
         ) from error
 
 
-# Orientation ---------------------------------------------------------------------
-
-
-def _orientation(
-    image: Image.Image, getexif: Callable[[Image.Image], Image.Exif] = lambda image: image.getexif()
-) -> int:
-    """Return the EXIF orientation, 1..8; metadata that make no sense are no reason to refuse the pixels."""
-    try:
-        value = getexif(image).get(_ORIENTATION, 1)
-        return int(value) if value in _TURNS else 1
-    except Exception:
-        return 1
-
-
-def _has_late_metadata(stream: IO[bytes]) -> bool:
-    """Walk a PNG's chunk headers (a few bytes each) for an orientation that is kept behind the pixels."""
-    stream.seek(8)
-    pixels_seen = False
-    while len(header := stream.read(8)) == 8:
-        length, kind = struct.unpack(">I4s", header)
-        pixels_seen |= kind == b"IDAT"
-        if pixels_seen and kind in (b"eXIf", b"zTXt", b"iTXt", b"tEXt"):
-            word = stream.read(min(length, 17))
-            stream.seek(-len(word), os.SEEK_CUR)
-            if kind == b"eXIf" or word.startswith((b"Raw profile type ", b"XML:com.adobe.xmp")):
-                return True
-        stream.seek(length + 4, os.SEEK_CUR)  # the chunk and its checksum
-    return False
-
-
 # Colour --------------------------------------------------------------------------
 
 
-def _normalise(image: Image.Image) -> Image.Image:
+def _normalise(image: Image.Image, stream: IO[bytes] | None = None) -> Image.Image:
     """Decode, turn upright, bring to RGB and strip; a new plain picture, by as few copies as that takes."""
-    transparency = _transparent_colour(image)
+    transparency = transparent_colour(image)
+    deep = stream is not None and is_deep_colour(image)
     image.load()
-    turn = _TURNS.get(_orientation(image))
-    rgb = _to_rgb(image, transparency)
+    turn = TURNS.get(orientation(image))
+    scaled = colour_to_bytes(image, stream) if deep and stream is not None else None
+    rgb = to_rgb(image, transparency) if scaled is None else to_rgb(scaled, None)
     if turn is not None:
         rgb = rgb.transpose(turn)
     elif rgb is image:
         rgb = image.copy()
     rgb.info = {}
     return rgb
-
-
-def _transparent_colour(image: Image.Image) -> object:
-    """Return the colour that a picture without alpha calls transparent, on the scale of its decoded pixels.
-
-    Pillow scales a PNG's 2-, 4- and 16-bit samples to 8 bits but leaves the transparent colour as stored. How
-    many bits there were is known only until the pixels are loaded.
-    """
-    colour = image.info.get("transparency")
-    tile = getattr(image, "tile", None)
-    if isinstance(image, PngImagePlugin.PngImageFile) and tile:
-        rawmode = tile[0][3]
-        if isinstance(colour, int) and rawmode in ("L;2", "L;4"):
-            return colour * (85 if rawmode == "L;2" else 17)
-        if isinstance(colour, tuple) and rawmode == "RGB;16B":
-            return tuple(value >> 8 for value in colour)
-    return colour
-
-
-def _to_rgb(image: Image.Image, transparency: object) -> Image.Image:
-    """Return the loaded picture in mode RGB over white: itself where it is that already, else a new one."""
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _deep_gray_to_rgb(image, transparency)
-    if image.mode in ("RGB", "L", "1", "P") and transparency is not None:
-        image = image.copy()  # convert() writes the transparency into the palette of the picture it is given
-        image.info["transparency"] = transparency
-        image = image.convert("RGBA")
-    elif image.mode in ("LA", "PA", "RGBa", "RGBA") or (image.mode == "P" and image.has_transparency_data):
-        image = image.convert("RGBA")
-    elif image.mode == "La":
-        image = image.convert("LA").convert("RGBA")
-    if image.mode == "RGBA":
-        white = Image.new("RGB", image.size, "white")
-        white.paste(image, mask=image.getchannel("A"))
-        return white
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _deep_gray_to_rgb(image: Image.Image, transparency: object) -> Image.Image:
-    """Scale gray of more than 8 bits to 8 (Pillow's own conversion clips all above 255 to white)."""
-    values = np.asarray(image)
-    if image.mode.startswith("I;16"):
-        gray = (values >> 8).astype(np.uint8)  # the high byte, as Pillow takes it of 16-bit colour
-    else:
-        # 32-bit and float samples carry no scale: take the smallest usual one that holds the brightest pixel.
-        values = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
-        brightest = float(values.max())
-        usual = [1.0, 255.0, 65535.0] if image.mode == "F" else [255.0, 65535.0]
-        if image.mode == "I" and isinstance(image, PngImagePlugin.PngImageFile):
-            usual = [65535.0]  # Pillow before 11 opened every 16-bit PNG as mode I
-        scale = next((full for full in usual if brightest <= full), brightest)
-        gray = np.clip(np.rint(values * (255.0 / scale)), 0, 255).astype(np.uint8)
-    if isinstance(transparency, int):
-        gray[np.asarray(image) == transparency] = 255
-    return Image.fromarray(gray).convert("RGB")

@@ -13,12 +13,13 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from io import StringIO
+from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from patchify_core import files
 from patchify_core.digests import sha256_of_json
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation import AT_1K, LevelReport, Outcome, QueryRecord, as_json
@@ -114,9 +115,7 @@ class RunJournal:
         self.changed: tuple[str, ...] = ()
         header = {"journal of": PROGRAM, "format": FORMAT, "settings": dict(settings)}
         if not self._takes_over(header):
-            fresh = path.with_name(path.name + ".new")
-            fresh.write_text(json.dumps(header) + "\n", encoding="utf-8")
-            os.replace(fresh, path)  # so that a header is never torn
+            files.write_json(path, header)  # so that a header is never torn
         self._file: IO[str] = open(path, "a", encoding="utf-8", newline="\n")
 
     def __enter__(self) -> RunJournal:
@@ -157,7 +156,7 @@ class RunJournal:
         if not data:
             return False
         lines = data.split(b"\n")
-        theirs = _json_or_none(lines[0])
+        theirs = files.read_json(lines[0])
         if not isinstance(theirs, dict) or theirs.get("journal of") != PROGRAM:
             raise PatchifyError(f"{self.path} is in the way and was not made by this program: move it.")
         if theirs != header:
@@ -166,7 +165,7 @@ class RunJournal:
             self.changed = tuple(key for key in new if old.get(key) != new[key]) or ("format",)
             return False
         for line in lines[1:-1]:
-            self._take(_json_or_none(line))
+            self._take(files.read_json(line))
         if lines[-1]:  # torn by a kill: cut off, or the next line would be joined to it
             os.truncate(self.path, len(data) - len(lines[-1]))
         return True
@@ -207,13 +206,6 @@ def _outcome_from_json(values: dict[str, Any]) -> Outcome:
         )
     best = None if values["best"] is None else (int(values["best"][0]), np.array(values["best"][1], np.float64))
     return Outcome(found, values["search_ms"], values["rerank_ms"], best)
-
-
-def _json_or_none(line: bytes) -> Any:
-    try:
-        return json.loads(line)
-    except (ValueError, RecursionError):
-        return None
 
 
 # The numbers -----------------------------------------------------------------------------------------------
@@ -299,14 +291,7 @@ def _beside(path: Path) -> Iterator[IO[str]]:
         with open(real, "w", encoding="utf-8", newline="") as file:
             yield file
         return
-    temporary = real.with_name(real.name + ".new")
-    try:
-        with open(temporary, "w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, real)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+    with files.atomic(real, sync=True) as raw:
+        text = TextIOWrapper(raw, encoding="utf-8", newline="")
+        yield text
+        text.detach()  # which writes what it has, and leaves the file open

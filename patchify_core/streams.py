@@ -9,10 +9,8 @@ are written one by one, in any order and by any process (`write_shard`), and bec
 from __future__ import annotations
 
 import io
-import json
 import mmap
 import os
-import re
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
@@ -28,6 +26,7 @@ from patchify_core.digests import sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import checked_features
+from patchify_core.files import atomic, read_json, write_json
 from patchify_core.integrity import Digests, is_whole, listed_file
 from patchify_core.picture_table import IndexedImage, PictureTable, joined, read_table, write_tables
 from patchify_core.projection import Projection
@@ -131,39 +130,27 @@ def write_shard(
     write_tables([PictureTable.of(pictures)], table)
     entry: dict[str, Any] = {"pictures": len(pictures), "shape": list(descriptors.shape[1:]), "kind": kind}
     # What a worker on a second machine writes at the same time has another name until it is whole.
-    own = f"{token_hex(8)}.tmp"
+    own = token_hex(8)
     values = np.ascontiguousarray(descriptors, KINDS[kind])
     parts: dict[str, memoryview] = {_PICTURES: table.getbuffer(), _DESCRIPTORS: values.data.cast("B")}
     entry["files"] = {}
     for suffix, data in parts.items():
-        temporary = folder / f"{stem}.{suffix}.{own}"
         digests = Digests()
-        with open(temporary, "wb") as file:
+        with atomic(folder / f"{stem}.{suffix}", own) as file:
             for at in range(0, len(data), 1 << 24):
                 piece = bytes(data[at : at + (1 << 24)])
                 file.write(piece)
                 digests.update(piece)
-        os.replace(temporary, folder / f"{stem}.{suffix}")
         entry["files"][suffix] = digests.listed()
-    _write_json(folder / f"{stem}.json", entry, own)
+    write_json(folder / f"{stem}.json", entry, 1, own)
     return entry
 
 
 def finished_shard(folder: Path, number: int) -> dict[str, Any] | None:
     """The entry of a shard that stands whole in a folder, by its digests; None if it does not."""
     path = folder / f"{shard_name(number)}.json"
-    entry = _json_or_none(path)
+    entry = read_json(path)
     return entry if isinstance(entry, dict) and all(_stands(path, suffix, entry) for suffix in _SUFFIXES) else None
-
-
-def finished_shards(folder: Path) -> set[int]:
-    """Numbers of the shards that stand whole in a folder, by their digests; torn ones are to be written again."""
-    found = set()
-    for path in folder.glob("shard-*.json"):
-        number = re.fullmatch(r"shard-([0-9]{5,9})", path.stem)
-        if number and finished_shard(folder, int(number[1])) is not None:
-            found.add(int(number[1]))
-    return found
 
 
 def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
@@ -201,7 +188,7 @@ def seal_shards(
     entries: list[dict[str, Any]] = []
     for number in range(shards) if isinstance(shards, int) else shards:
         path = folder / f"{shard_name(number)}.json"
-        entry = _json_or_none(path)
+        entry = read_json(path)
         if not isinstance(entry, dict):
             raise IndexFolderError(f"{path} is missing: embed its pictures again, the other shards are kept.")
         if entries and (entry.get("shape"), entry.get("kind")) != (entries[0]["shape"], entries[0]["kind"]):
@@ -219,42 +206,7 @@ def seal_shards(
         (folder / PROJECTION_NAME).write_bytes(projection.to_bytes())
         meta["projection"] = listed_file(folder / PROJECTION_NAME)
     meta["digest"] = sha256_of_json(meta)
-    _write_json(folder / STREAM_NAME, meta, f"{os.getpid()}.tmp")
-
-
-class ShardWriter:
-    """Writes shards one after the other: `add` as the pictures come, `finish` at the end.
-
-    Args:
-        folder: of the shards.
-        encoder: what makes the descriptors.
-        regions: what patches they describe.
-        features: how they are made.
-        projection: what was applied to them, if anything was.
-        kind: how they are kept, one of `KINDS`.
-    """
-
-    def __init__(
-        self,
-        folder: str | Path,
-        encoder: EncoderInfo,
-        regions: Regions,
-        features: str = "crop",
-        projection: Projection | None = None,
-        kind: str = "float32",
-    ) -> None:
-        """Makes nothing yet."""
-        self.folder, self._made = Path(folder), (encoder, regions, features, projection)
-        self._kind, self._next = kind, 0
-
-    def add(self, pictures: Sequence[IndexedImage], descriptors: NDArray[np.floating[Any]]) -> None:
-        """Writes the next shard; see `write_shard`."""
-        write_shard(self.folder, self._next, pictures, descriptors, self._kind)
-        self._next += 1
-
-    def finish(self) -> None:
-        """Makes the folder a stream; see `seal_shards`."""
-        seal_shards(self.folder, *self._made, shards=self._next)
+    write_json(folder / STREAM_NAME, meta, 1, str(os.getpid()))
 
 
 class ShardFolder:
@@ -348,7 +300,7 @@ class ShardFolder:
         path = self.folder / STREAM_NAME
         if not path.is_file():
             raise IndexFolderError(f"{self.folder} is not a finished folder of shards (no {STREAM_NAME}): embed again.")
-        meta = _json_or_none(path)
+        meta = read_json(path)
         if not isinstance(meta, dict) or "digest" not in meta:
             raise self._damaged(STREAM_NAME)
         if meta.get("format") != FORMAT:
@@ -385,16 +337,3 @@ def shard_name(number: int) -> str:
 
 
 _SUFFIXES = (_PICTURES, _DESCRIPTORS)
-
-
-def _write_json(path: Path, value: dict[str, Any], own: str) -> None:
-    temporary = path.with_name(f"{path.name}.{own}")
-    temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
-
-
-def _json_or_none(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -860,8 +860,8 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
     folder = write_pictures(tmp_path / "many", range(300), (8, 6))
     real, given, most = extract.read_picture, [], 0
 
-    def read(data):
-        image = real(data)
+    def read(data, name):
+        image = real(data, name=name)
         given.append(weakref.ref(image))
         return image
 

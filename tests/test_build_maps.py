@@ -389,8 +389,8 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
     folder = write_pictures(tmp_path / "many", range(150), (8, 6))
     real, add, given, waiting, most = extract.read_reduced, Journal.add, [], [], 0
 
-    def read(data, side):
-        reduced = real(data, side)
+    def read(data, side, name):
+        reduced = real(data, side, name=name)
         given.append(weakref.ref(reduced.picture))
         return reduced
 

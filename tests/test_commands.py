@@ -199,7 +199,7 @@ def test_evaluate_takes_a_big_index_as_it_is(run, dataset, tmp_path, refusal, mo
     assert (kept / "meta.json").read_bytes() == before
     said = refusal("evaluate", dataset, "--index", kept, "--regions", "pyramid:4")
     assert "was made with regions pyramid:5, not pyramid:4" in said
-    picture(1, (60, 49)).save(dataset / "gallery" / "3.png")
+    picture(99, (60, 48)).save(dataset / "gallery" / "3.png")
     assert "not the picture that was indexed" in refusal("evaluate", dataset, "--index", kept)
 
 
@@ -338,9 +338,6 @@ def _edited(dataset, change):
 BAD_DATASETS = {
     "no JSON": (lambda d: (d / "annotations.json").write_text("{"), "not valid JSON"),
     "a missing file": (lambda d: (d / "gallery" / "3.png").unlink(), "missing"),
-    "a box outside": (lambda d: _edited(d, lambda a: a["annotations"][0].update(bbox=[50, 40, 30, 30])), "outside"),
-    "a box of no area": (lambda d: _edited(d, lambda a: a["annotations"][0].update(bbox=[5, 5, 0, 3])), "area"),
-    "an inverted box": (lambda d: _edited(d, lambda a: a["annotations"][0].update(bbox=[9, 9, -5, -3])), "area"),
     "no picture": (lambda d: _edited(d, lambda a: a.update(images=[], annotations=[])), "no gallery image"),
 }
 
@@ -352,6 +349,72 @@ def test_a_dataset_that_is_wrong(refusal, dataset, tmp_path, command, name):
     spoil(dataset)
     out = ["--out", tmp_path / "idx"] if command == "index" else []
     assert said in refusal(command, dataset, *out)
+
+
+NOTED_BOXES = {
+    "over the edge": ([50, 40, 30, 30], "1 box cut off at the edge of the picture, first: annotation"),
+    "of no area": ([5, 5, 0, 3], "1 annotation without a box of any area inside the picture left out"),
+    "inverted": ([9, 9, -5, -3], "1 annotation without a box of any area inside the picture left out"),
+    "elsewhere": ([100, 100, 5, 5], "1 annotation without a box of any area inside the picture left out"),
+}
+
+
+@pytest.mark.parametrize("command", ["index", "evaluate"])
+@pytest.mark.parametrize("name", NOTED_BOXES)
+def test_boxes_that_are_none_are_counted(run, dataset, tmp_path, command, name):
+    bbox, note = NOTED_BOXES[name]
+    _edited(dataset, lambda a: a["annotations"][0].update(bbox=bbox))
+    out = ["--out", tmp_path / "idx"] if command == "index" else []
+    code, _, said = run(command, dataset, *out)
+    assert code == 0 and said.count("note: ") == 1 and f"note: {note}" in said
+
+
+def test_queries_from_boxes(run, refusal, dataset, tmp_path):
+    """Without a query, evaluate says which field marks one, before anything is embedded; boxes can be queries."""
+    _edited(dataset, lambda a: [image.pop("split", None) for image in a["images"]])
+    index = tmp_path / "idx"
+    said = refusal("evaluate", dataset, "--index", index)
+    assert '"split": "query"' in said and "--queries-from boxes" in said and not index.exists()
+    code, printed, _ = run("evaluate", dataset, "--queries-from", "boxes", "--json", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    boxes = [a for a in json.loads((dataset / "annotations.json").read_text())["annotations"] if a.get("bbox")]
+    assert code == 0 and "queries" in printed
+    assert scores["queries"] + len(scores["left_out"]) == len(boxes)
+    cut = (dataset / "gallery" / "3.png").read_bytes()
+    (dataset / "gallery" / "3.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    said = refusal("evaluate", dataset, "--queries-from", "boxes", "--index", index)
+    assert "gallery/3.png" in said and "git lfs pull" in said and not index.exists()
+    (dataset / "gallery" / "3.png").write_bytes(cut)
+    _edited(dataset, lambda a: [annotation.pop("bbox", None) for annotation in a["annotations"]])
+    assert "No box in" in refusal("evaluate", dataset, "--queries-from", "boxes")
+
+
+def test_queries_without_a_positive_are_refused_first(refusal, dataset, tmp_path):
+    def change(data):
+        data["annotations"] = []
+        for number, image in enumerate(data["images"]):
+            if image.get("split") == "query":
+                data["annotations"].append(
+                    {"id": number, "image_id": image["id"], "category_id": data["categories"][0]["id"]}
+                )
+
+    _edited(dataset, change)
+    assert "No query of" in refusal("evaluate", dataset, "--index", tmp_path / "idx")
+    assert not (tmp_path / "idx").exists()
+
+
+def test_exclude(run, refusal, photos, dataset, tmp_path):
+    for folder in ("drafts", "@eaDir"):
+        (photos / folder).mkdir()
+        picture(5, (60, 48)).save(photos / folder / "a.png")
+    picture(6, (60, 48)).save(photos / "odd.gif")
+    code, printed, said = run("index", photos, "--out", tmp_path / "idx", "--exclude", "drafts/", "--exclude", "/*.gif")
+    assert code == 0 and "drafts" not in printed
+    images = json.loads((tmp_path / "idx" / "meta.json").read_text())["images"]
+    assert images and not {"drafts/a.png", "@eaDir/a.png", "odd.gif"} & {image["file_name"] for image in images}
+    assert "note: 2 files and folders were left out by --exclude." in said and "(folders: 1 @eaDir)" in said
+    assert "leave --exclude out" in refusal("index", dataset, "--out", tmp_path / "x", "--exclude", "*.gif")
+    assert "pattern to exclude is malformed" in refusal("index", photos, "--out", tmp_path / "x", "--exclude", "!")
 
 
 @pytest.mark.parametrize("command", ["index", "evaluate"])
@@ -367,7 +430,7 @@ def test_evaluate_does_not_score_fewer_pictures(run, dataset):
     (dataset / "gallery" / "3.png").write_bytes(data[: len(data) // 2])
     code, printed, said = run("evaluate", dataset)
     assert code == REFUSED and printed == ""
-    assert "error: 1 pictures of" in said and "gallery/3.png" in said
+    assert "error: 1 picture of" in said and "gallery/3.png" in said
 
 
 def test_evaluate_with_other_options_than_its_index(run, dataset, tmp_path):
@@ -937,3 +1000,28 @@ def test_index_like_another_one(tmp_path, run, refusal):
     said = refusal("index", few, "--out", out, "--like", like, "--factory", "SQ8")
     assert "--like takes all of it" in said and "--factory" in said
     refusal("index", few, "--out", out, "--like", tmp_path / "none")
+
+
+# Files that another system wrote ---------------------------------------------------------------------------
+
+
+def test_an_index_and_its_pictures_may_come_from_another_system(run, photos, idx, tmp_path):
+    """Names of other letter case, Unicode form and separator: search, draw, verify and index find the pictures."""
+    (photos / "sub").mkdir()
+    picture(41, (60, 42)).save(photos / "sub" / "Größe é.png")
+    assert run("index", photos, "--out", idx, "--regions", "pyramid:2")[0] == DONE
+    (photos / "sub" / "Größe é.png").rename(photos / "sub" / "GRO\u0308SSE E\u0301.PNG")
+    code, printed, _ = run("search", idx, photos / "sub" / "GRO\u0308SSE E\u0301.PNG", "--json", "--top", 1)
+    assert code == DONE and json.loads(printed)[0]["file"] == str(photos / "sub" / "GRO\u0308SSE E\u0301.PNG")
+    assert run("search", idx, photos / "0003.png", "--draw", tmp_path / "found.png")[0] == DONE
+    assert run("verify", idx)[0] == DONE
+    assert "0 embedded, 7 already known" in run("index", photos, "--out", idx, "--regions", "pyramid:2")[1]
+
+
+def test_names_cannot_break_a_table_or_a_terminal(run, photos, tmp_path):
+    (photos / "line\nbreak\x1b[2J.png").write_bytes((photos / "0003.png").read_bytes())
+    (photos / "bad\nname.png").write_text("no picture")
+    code, printed, said = run("index", photos, "--out", tmp_path / "odd", "--regions", "pyramid:1")
+    assert code == SKIPPED and "  bad\\nname.png: " in said
+    code, printed, _ = run("search", tmp_path / "odd", photos / "0003.png")
+    assert len(printed.splitlines()) == 1 + 7 and "line\\nbreak\\x1b[2J.png" in printed

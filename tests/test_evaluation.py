@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from patchify_core.encoders import EncoderInfo
-from patchify_core.evaluation import as_json, cell_boxes, evaluate, find_in_hits, score_matches
+from patchify_core.evaluation import as_json, evaluate, find_in_hits, score_matches
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
 from patchify_core.index import IndexedImage, PatchIndex
 from patchify_core.metrics import grid_ceiling, score_found
@@ -159,6 +159,12 @@ def test_json_has_the_stable_keys(engine):
     assert numbers["levels"][0]["locscore"] == reports[0].report.locscore
     # The finest level's numbers stand on top in whatever order the levels were asked for.
     assert as_json(reports[::-1], bytes_per_image=40, images_per_s=2.5)["map"] == reports[-1].report.map
+
+
+def cell_boxes(engine, image_ids, level):
+    """The boxes that a match at `level` could have in each picture, for `metrics.grid_ceiling`."""
+    patches = engine.index.regions.stages[engine.index.checked_level(level) - 1].patches
+    return {i: engine.index.boxes_of(engine.index.row_of[i])[:patches] for i in image_ids}
 
 
 def test_cell_boxes_for_the_ceiling(engine):

@@ -251,7 +251,7 @@ def test_the_encoder_is_asked_before_any_picture_is_read(tmp_path, monkeypatch, 
     (tmp_path / "photos").mkdir()
     picture(1).save(tmp_path / "photos" / "a.png")
     gallery = read_folder(tmp_path / "photos")
-    monkeypatch.setattr(extract, "read_reduced", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(extract, "read_reduced", lambda *_, **__: pytest.fail("read"))
     for settings in (BuildSettings(features="pooled"), BuildSettings(features="poold"), BuildSettings(keep_maps=True)):
         refused(build_index, gallery, tmp_path / "idx", OnlyCrops(), Pyramid(1), settings)
         assert not (tmp_path / "idx").exists() and not (tmp_path / "idx.partial").exists()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from patchify_core import metrics
 from patchify_core.errors import GalleryError
-from patchify_core.metrics import find_positives, grid_ceiling, rank_order, score_found, score_query, summarise
+from patchify_core.metrics import find_positives, grid_ceiling, score_found, score_query, summarise
 
 # No deadline: a first call may import torch, and a busy machine is not a wrong answer.
 PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -23,6 +23,11 @@ WIDTH, HEIGHT = 12, 10
 
 
 # --- The slow reference: loops over the paper's formulas, with nothing shared with the fast code. ---
+
+
+def rank_order(scores, image_ids):
+    """Indices of images by descending score, ties by ascending id."""
+    return np.lexsort((np.asarray(image_ids), -np.asarray(scores, np.float64)))
 
 
 def slow_iou(a, b):
@@ -399,33 +404,6 @@ def test_score_query_refuses(changes, message):
     arguments = {"image_ids": FIVE, "boxes": FIVE_BOXES, "positives": THREE, **changes}
     with pytest.raises(ValueError, match=message):
         score_query(**arguments)
-
-
-# --- rank_order ---
-
-
-@PROPERTY
-@given(st.lists(st.tuples(st.sampled_from([-math.inf, -1.0, 0.0, -0.0, 0.5, math.inf]), st.integers(-5, 50))))
-def test_rank_order_is_by_score_then_id(pairs):
-    scores, ids = [s for s, _ in pairs], [i for _, i in pairs]
-    expected = sorted(range(len(pairs)), key=lambda n: (-scores[n], ids[n]))  # stable, as lexsort is
-    order = rank_order(scores, np.array(ids, dtype=int))
-    assert order.tolist() == expected
-    assert order.dtype == np.intp
-
-
-def test_rank_order_takes_unsigned_scores():
-    # Negating uint8 would wrap round, and put 0 first.
-    assert rank_order(np.array([0, 200, 3], dtype=np.uint8), [0, 1, 2]).tolist() == [1, 2, 0]
-
-
-def test_rank_order_refuses():
-    with pytest.raises(ValueError, match="NaN"):
-        rank_order([0.1, math.nan], [0, 1])
-    with pytest.raises(ValueError, match=r"\(2,\) and \(3,\)"):
-        rank_order([0.1, 0.2], [0, 1, 2])
-    with pytest.raises(ValueError, match=r"\(N,\) both"):
-        rank_order([[0.1, 0.2]], [[0, 1]])
 
 
 # --- The report ---

@@ -21,6 +21,7 @@ from patchify_core import pictures
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.pictures import PictureSettings, picture_size, read_picture, read_reduced, upright
 from tests.bad_pictures import BAD, ODD, bomb, encoded, locked, oriented, oriented_late, photograph, png_bytes
+from tests.heic_files import heic
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SMALL = PictureSettings(max_pixels=1_000_000)  # a header damaged at random may promise much, and tests are quick
@@ -199,6 +200,7 @@ WHOLE = {
     "progressive": encoded(photograph(), "JPEG", progressive=True),
     **{kind: encoded(photograph(), kind) for kind in ["png", "webp", "gif", "bmp", "tiff"]},
     "lzw": encoded(photograph(), "tiff", compression="tiff_lzw"),
+    "heic": heic(),
     **({"avif": encoded(photograph(), "AVIF")} if features.check("avif") else {}),
 }
 

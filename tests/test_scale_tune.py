@@ -12,8 +12,8 @@ from patchify_core.errors import PatchifyError
 from patchify_core.index import PatchIndex
 from patchify_core.scale import build_big
 from patchify_core.scale.tune import _queries, tune
-from patchify_core.streams import ShardWriter
 from tests.big import SETTINGS, Clusters
+from tests.shards import ShardWriter
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

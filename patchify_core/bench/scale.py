@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,6 +25,7 @@ from patchify_core.bench.scale_source import ScaleSource, learn_source
 from patchify_core.bench.scale_stage import Stage, run_stage
 from patchify_core.bench.scale_table import OURS, THEIRS, csv_text, ours, say_peer, say_row, theirs
 from patchify_core.errors import PatchifyError
+from patchify_core.files import atomic
 from patchify_core.scale.build import check_finer
 
 IMAGES = (10_000, 100_000)
@@ -228,9 +228,8 @@ def _write(work: Path, numbers: dict[str, Any]) -> None:
 
 def _replace(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
-    temporary = path.with_name(path.name + ".new")
-    temporary.write_text(text, encoding="utf-8", newline="")
-    os.replace(temporary, path)
+    with atomic(path) as file:
+        file.write(text.encode())
 
 
 def _command(

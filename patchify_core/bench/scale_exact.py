@@ -5,7 +5,6 @@ Memory is bounded by the batch. A sweep that was stopped goes on where it last s
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from patchify_core.bench.scale_source import ScaleSource
 from patchify_core.bench.scale_stream import SyntheticPictures
 from patchify_core.errors import PatchifyError
+from patchify_core.files import atomic
 
 BATCH = 1024
 """Pictures compared at a time."""
@@ -106,16 +106,15 @@ def _resumed(state: Path | None, stream: SyntheticPictures, top: int) -> tuple[i
 
 
 def _save(state: Path, stream: SyntheticPictures, top: int, done: int, best: Ranking) -> None:
-    temporary = state.with_name(state.name + ".new.npz")
-    np.savez(
-        temporary,
-        key=np.array(_key(stream, top)),
-        done=np.array(done),
-        rows=best.rows,
-        scores=best.scores,
-        cells=best.cells,
-    )
-    os.replace(temporary, state)
+    with atomic(state) as file:
+        np.savez(
+            file,
+            key=np.array(_key(stream, top)),
+            done=np.array(done),
+            rows=best.rows,
+            scores=best.scores,
+            cells=best.cells,
+        )
 
 
 def likeness(source: ScaleSource, seed: int = 0) -> dict[str, Any]:

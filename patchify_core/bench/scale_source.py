@@ -8,7 +8,6 @@ et al., CVPR 2007).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import PatchifyError
+from patchify_core.files import atomic
 from patchify_core.index import PatchIndex
 from patchify_core.integrity import META_NAME
 from patchify_core.paths import SAMPLE_DB
@@ -61,19 +61,18 @@ class ScaleSource:
 
     def save(self, path: Path) -> None:
         """Writes it as .npz, whole or not at all; raises OSError."""
-        temporary = path.with_name(path.name + ".new.npz")
-        np.savez(
-            temporary,
-            pictures=self.pictures,
-            queries=self.queries,
-            answers=self.answers,
-            true=self.true,
-            mean=self.projection.mean,
-            axes=self.projection.axes,
-            encoder=np.array([str(value) for value in self.encoder.as_dict().values()]),
-            regions=np.array([self.regions.spec]),
-        )
-        os.replace(temporary, path)
+        with atomic(path) as file:
+            np.savez(
+                file,
+                pictures=self.pictures,
+                queries=self.queries,
+                answers=self.answers,
+                true=self.true,
+                mean=self.projection.mean,
+                axes=self.projection.axes,
+                encoder=np.array([str(value) for value in self.encoder.as_dict().values()]),
+                regions=np.array([self.regions.spec]),
+            )
 
     @classmethod
     def load(cls, path: Path) -> ScaleSource:

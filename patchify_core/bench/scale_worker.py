@@ -8,7 +8,6 @@ The file says what to do (`Stage`); the answer is written beside it, whole or no
 from __future__ import annotations
 
 import json
-import os
 import sys
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,6 +17,7 @@ from patchify_core.bench.scale_stage import REFUSED, STOPPED, Stage, run_stage
 from patchify_core.bench.scale_stages import STAGES
 from patchify_core.bench.scale_stream import SyntheticPictures
 from patchify_core.errors import PatchifyError
+from patchify_core.files import write_json
 
 __all__ = ["Stage", "main", "run_stage"]
 
@@ -34,9 +34,7 @@ def main(path: str) -> int:
     except KeyboardInterrupt:
         return STOPPED
     answer["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    temporary = stage.answer.with_suffix(".new")
-    temporary.write_text(json.dumps(answer, indent=1), encoding="utf-8")
-    os.replace(temporary, stage.answer)
+    write_json(stage.answer, answer, 1)
     return 0
 
 

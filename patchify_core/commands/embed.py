@@ -8,11 +8,10 @@ import os
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from patchify_core.commands.shared import progress_bar, say_skipped
+from patchify_core.commands.shared import progress_bar, read_pictures, say_skipped
 from patchify_core.embedding import EmbedReport, EmbedSettings, RaySettings, embed_gallery
 from patchify_core.encoders import Encoder, EncoderSettings, load_encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery import read_gallery
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 
@@ -51,7 +50,7 @@ def embed(arguments: argparse.Namespace, out: Path) -> EmbedReport:
     kind = "float16" if getattr(arguments, "half", False) else "float32"
     settings = EmbedSettings(features, arguments.shard_images, kind)
     regions = parse_regions(arguments.regions) if like is None else like.regions
-    gallery = read_gallery(arguments.gallery)
+    gallery = read_pictures(arguments)
     encoding = EncoderSettings()
     encoder = _loaded(arguments.encoder if like is None else like.encoder.spec, encoding, ray)
     if like is not None:

@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchify_core.commands.shared import build, check_writable, progress_bar
+from patchify_core.commands.shared import QUICK_S, build, check_writable, progress_bar, say_notes
 from patchify_core.commands.standing import as_it_is, fill_in
 from patchify_core.encoders import load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation import AT_1K, LevelReport, chosen_levels
 from patchify_core.evaluation import evaluate as evaluate_gallery
 from patchify_core.extract import CROP, checked_features
-from patchify_core.gallery import Gallery, read_dataset, told_layout
+from patchify_core.gallery import Gallery, check_pictures, read_dataset, told_layout
 from patchify_core.retrieval import Patchify
 from patchify_core.runs import (
     RunJournal,
@@ -46,10 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         out = standing.folder or Path(temporary) / "index"
         built = None if standing.big else build(gallery, out, encoder, arguments)
         if built is not None and built.skipped:
-            names = ", ".join(name for name, _ in built.skipped[:3])
-            raise GalleryError(
-                f"{len(built.skipped)} pictures of {arguments.dataset} cannot be read ({names}): no score without them."
-            )
+            names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in built.skipped[:3])
+            number = "1 picture" if len(built.skipped) == 1 else f"{len(built.skipped)} pictures"
+            raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
         engine = Patchify.open(out, encoder)
         built = built or as_it_is(gallery, engine)
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
@@ -123,17 +122,35 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
 
 
 def _read(arguments: argparse.Namespace) -> Gallery:
+    """Reads the dataset and refuses what cannot be scored, before anything is embedded."""
     dataset = Path(arguments.dataset)
     layout = told_layout(dataset) if arguments.format == "auto" else arguments.format
-    if dataset.is_dir() and (layout == "folder" or (layout == "coco" and not (dataset / "annotations.json").exists())):
+    if layout == "folder" and dataset.is_dir():
         raise GalleryError(
             f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
             "see the README for the layouts."
         )
-    if layout not in ("instre", "ilias"):
-        return read_dataset(dataset, "coco", arguments.subset)
-    with progress_bar("reading", " pictures") as progress:
-        return read_dataset(dataset, layout, arguments.subset, progress)
+    with progress_bar("reading", " pictures", QUICK_S) as progress:
+        if layout in ("instre", "ilias"):
+            gallery = read_dataset(dataset, layout, arguments.subset, progress)
+        else:
+            gallery = check_pictures(read_dataset(dataset, "coco", arguments.subset), progress, all_needed=True)
+    if arguments.queries_from == "boxes":
+        gallery = gallery.with_box_queries()
+    say_notes(gallery)
+    if not gallery.queries:
+        raise GalleryError(
+            f"No box in {dataset} is annotated, so none can be a query."
+            if arguments.queries_from == "boxes"
+            else f'{dataset} marks no image as a query: give some "split": "query", as in sample_db/annotations.json, '
+            "or add --queries-from boxes, which makes every annotated box a query and excludes its own picture."
+        )
+    if not any(gallery.positives(query.instance, query.exclude) for query in gallery.queries):
+        raise GalleryError(
+            f"No query of {dataset} has a positive, a gallery picture annotated with the same category, so there is "
+            "nothing to score: check the category_id of its annotations."
+        )
+    return gallery
 
 
 def _reranker(name: str | None, shortlist: int | None) -> Reranker | None:

@@ -10,10 +10,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchify_core.commands.embed import embed, ray_settings, told
-from patchify_core.commands.shared import build, build_like, milvus_target, progress_bar, say_skipped
+from patchify_core.commands.shared import (
+    build,
+    build_like,
+    milvus_target,
+    progress_bar,
+    read_pictures,
+    say_skipped,
+)
 from patchify_core.encoders import load_encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery import read_gallery
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 
@@ -34,19 +40,20 @@ def run(arguments: argparse.Namespace) -> int:
         return _with_ray(arguments)
     if arguments.like is None:
         regions = parse_regions(arguments.regions)
-        gallery = read_gallery(arguments.gallery)
+        gallery = read_pictures(arguments)
         if arguments.memory is not None:
             _choose(arguments, len(gallery.images), regions.patches_per_image)
         report = build(gallery, Path(arguments.out), load_encoder(arguments.encoder), arguments)
     else:
         _check_alone(arguments)
         like = PatchIndex.load(arguments.like)
-        regions, gallery = like.regions, read_gallery(arguments.gallery)
+        regions, gallery = like.regions, read_pictures(arguments)
         report = build_like(gallery, Path(arguments.out), like, load_encoder(like.encoder.spec))
     size = sum(path.stat().st_size for path in Path(arguments.out).iterdir())
     if arguments.json:
         numbers = asdict(report) | {"images_per_s": report.images_per_s, "bytes": size, "index": arguments.out}
         numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in report.skipped]
+        numbers["notes"] = gallery.notes
         print(json.dumps(numbers, indent=1))
         return say_skipped(report)
     speed = f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s" if report.embedded else "nothing to embed"
@@ -187,8 +194,9 @@ def _check_alone(arguments: argparse.Namespace, given: str = "--like") -> None:
         "store",
         "memory",
         "like",
+        "exclude",
     ):
-        if name in (taken if given == "--from-shards" else {"like"}):
+        if name in (taken if given == "--from-shards" else {"like", "exclude"}):
             continue
         if getattr(arguments, name, None) != getattr(usual, name, None):
             option = name.replace("_", "-")

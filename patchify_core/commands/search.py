@@ -10,6 +10,7 @@ from patchify_core.boxes import parse_box
 from patchify_core.commands.shared import check_writable
 from patchify_core.draw import save, sheet
 from patchify_core.errors import PatchifyError
+from patchify_core.filenames import printable
 from patchify_core.listing import matches_as_json
 from patchify_core.rerank import load_reranker
 from patchify_core.retrieval import Patchify
@@ -47,5 +48,5 @@ def run(arguments: argparse.Namespace) -> int:
         corners = ",".join(f"{value:.0f}" for value in match.box)
         found = match.verification.inliers if match.verification else "-"
         inliers = f"{found:>7}  " if verified else ""
-        print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{root / match.file_name}")
+        print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{printable(rows[rank - 1]['file'])}")
     return 0

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from patchify_core.build import BuildReport, BuildSettings, build_index
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery import Gallery
+from patchify_core.filenames import printable
+from patchify_core.gallery import Gallery, read_gallery
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 
@@ -22,19 +23,36 @@ if TYPE_CHECKING:
 
 SKIPPED_SHOWN = 20
 
+QUICK_S = 1.0
+"""Work that is usually done sooner shows no bar."""
+
 
 @contextmanager
-def progress_bar(label: str, unit: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left on stderr, as a (done, total) callback."""
+def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on stderr, as a (done, total) callback, shown once `delay` seconds have passed."""
     from tqdm import tqdm
 
-    with tqdm(desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.3) as bar:
+    with tqdm(desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.3, delay=delay) as bar:
 
         def show(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
 
         yield show
+
+
+def read_pictures(arguments: argparse.Namespace) -> Gallery:
+    """Reads the GALLERY of a command, compares it with its annotations, and says on stderr what is worth knowing."""
+    with progress_bar("reading", " pictures", QUICK_S) as progress:
+        gallery = read_gallery(arguments.gallery, arguments.exclude, check=True, progress=progress)
+    say_notes(gallery)
+    return gallery
+
+
+def say_notes(gallery: Gallery) -> None:
+    """Prints what was understood otherwise than it is written, or passed over; no reason for another exit code."""
+    for note in gallery.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace) -> BuildReport:
@@ -84,9 +102,10 @@ def say_skipped(report: BuildReport | EmbedReport) -> int:
     """Lists the pictures that were left out; returns the exit code."""
     if not report.skipped:
         return 0
-    print(f"{len(report.skipped)} files were skipped:", file=sys.stderr)
+    were = "file was" if len(report.skipped) == 1 else "files were"
+    print(f"{len(report.skipped)} {were} skipped:", file=sys.stderr)
     for name, reason in report.skipped[:SKIPPED_SHOWN]:
-        print(f"  {name}: {reason}", file=sys.stderr)
+        print(f"  {printable(name)}: {printable(reason)}", file=sys.stderr)
     if len(report.skipped) > SKIPPED_SHOWN:
         print(f"  and {len(report.skipped) - SKIPPED_SHOWN} more", file=sys.stderr)
     return 1

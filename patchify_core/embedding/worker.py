@@ -6,7 +6,6 @@ sizes, times and digests, and which could not be read. It is written last, so a 
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.build import check_size, explained
+from patchify_core.build import explained
 from patchify_core.digests import sha256_of_bytes, sha256_of_file, sha256_of_json
 from patchify_core.embedding.plan import HEAD_NAME, Done, Load, Recipe, Task
 from patchify_core.errors import EncoderError, PatchifyError, PictureError
 from patchify_core.extract import Extractor, load_extractor
+from patchify_core.files import read_json, write_json
+from patchify_core.gallery import check_size
 from patchify_core.picture_table import IndexedImage
 from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions
@@ -76,7 +77,7 @@ class ShardWorker:
         if self._checked:
             return
         host = socket.gethostname()
-        head = _json_or_none(self._out / HEAD_NAME)
+        head = read_json(self._out / HEAD_NAME)
         if not isinstance(head, dict) or head.get("maker") != self.recipe.maker:
             raise PatchifyError(
                 f"The worker on {host} does not see the folder {self._out}: give one on a disk that all machines share."
@@ -92,7 +93,7 @@ class ShardWorker:
 
     def _standing(self, task: Task) -> Done | None:
         """What an earlier try has done, if its shard is whole and its pictures are those that lie there now."""
-        source = _json_or_none(self._source(task))
+        source = read_json(self._source(task))
         if not isinstance(source, dict) or source.get("asked") != self._asked(task):
             return None
         try:
@@ -183,10 +184,7 @@ class ShardWorker:
             "skipped": skipped,
             "files": files,
         }
-        path = self._source(task)
-        temporary = path.with_name(f"{path.name}.{socket.gethostname()}-{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(source) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
+        write_json(self._source(task), source, tag=f"{socket.gethostname()}-{os.getpid()}")
         left_out = tuple((name, reason) for name, reason, _, _ in skipped)
         return Done(task.number, len(pictures), len(rows), left_out, tries)
 
@@ -209,7 +207,7 @@ class ShardWorker:
                 mtime = path.stat().st_mtime_ns  # before it is read: if it changes meanwhile, that will show
                 data = path.read_bytes()
                 size, mtime_ns = len(data), mtime
-                picture, whole = extractor.read(data)
+                picture, whole = extractor.read(data, name)
                 check_size(name, (width, height), whole)
             except (OSError, PictureError) as error:
                 reason = f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
@@ -249,10 +247,3 @@ class ShardWorker:
 def source_name(number: int) -> str:
     """Name of the file that says what a shard was made of."""
     return f"source-{number:05d}.json"
-
-
-def _json_or_none(path: Path) -> object:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None

@@ -29,14 +29,8 @@ __all__ = [
     "MapEncoder",
     "TextEncoder",
     "as_map_encoder",
-    "encoder_specs",
     "load_encoder",
 ]
-
-
-def encoder_specs() -> tuple[str, ...]:
-    """The encoders that work without a download, the default one first."""
-    return tuple(LITE_MODELS)
 
 
 def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None = None) -> Encoder:

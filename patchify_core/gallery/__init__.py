@@ -1,25 +1,28 @@
-"""What is searched, what is asked, and what would be right.
+"""What is searched, the queries, and what would be right.
 
-A gallery is read once from a folder of pictures (`read_folder`), from a COCO-style `annotations.json`
-(`read_coco`), or from whichever of the two is there (`read_gallery`). The published benchmarks have readers of their
-own (`read_instre`, `read_ilias`; see BENCHMARKS.md), and `read_dataset` finds out which of all is meant. Boxes become
-xyxy pixels of the upright picture here, and all that is wrong with a dataset is said here: whoever holds a `Gallery`
-may trust it.
+A gallery is read once from a folder of pictures (`read_folder`), from a COCO-style dataset (`read_coco`), or from
+whichever of the two is there (`read_gallery`). The published benchmarks have readers of their own (`read_instre`,
+`read_ilias`; see BENCHMARKS.md), and `read_dataset` finds out which of all is meant. Boxes become xyxy pixels of the
+upright picture here, and all that is wrong with a dataset is said here: whoever holds a `Gallery` may trust it.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from patchify_core.errors import GalleryError
+from patchify_core.errors import GalleryError, PictureError
 from patchify_core.gallery import ilias, instre
-from patchify_core.gallery.coco import ANNOTATIONS_FILE, GallerySettings, read_coco
-from patchify_core.gallery.folder import read_folder
+from patchify_core.gallery.coco import GallerySettings, read_coco
+from patchify_core.gallery.folder import PictureWalk, first_pages, read_folder
 from patchify_core.gallery.ilias import read_ilias
 from patchify_core.gallery.instre import read_instre
+from patchify_core.gallery.layouts import ANNOTATIONS_FILE, annotation_files, listed, the_annotation_file
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import Progress
+from patchify_core.pictures import PICTURE_SUFFIXES, Header, read_header
 
 __all__ = [
     "ANNOTATIONS_FILE",
@@ -28,6 +31,8 @@ __all__ = [
     "GalleryImage",
     "GallerySettings",
     "Query",
+    "check_pictures",
+    "check_size",
     "read_coco",
     "read_dataset",
     "read_folder",
@@ -40,16 +45,35 @@ __all__ = [
 FORMATS = ("auto", "coco", "instre", "ilias", "folder")
 
 
-def read_gallery(path: Path | str) -> Gallery:
-    """Read a dataset where there is an `annotations.json` (or `path` is a .json file), else a plain folder.
+def read_gallery(
+    path: Path | str, exclude: Sequence[str] = (), check: bool = False, progress: Progress | None = None
+) -> Gallery:
+    """Read a COCO-style dataset where the folder's layout has one (or `path` is a .json file), else a plain folder.
+
+    Args:
+        path: The folder or JSON file.
+        exclude: Patterns of what is left out of a plain folder, as in a .gitignore.
+        check: Compare a dataset's pictures with its annotations too (`check_pictures`).
+        progress: Told of each picture that is compared.
 
     Raises:
-        GalleryError: As `read_coco` or `read_folder` does.
+        GalleryError: As `read_coco`, `check_pictures` or `read_folder` does; or patterns are given for a dataset, whose
+            pictures are those that it lists.
     """
     path = Path(path)
-    if path.suffix.lower() == ".json" and not os.path.isdir(path):
-        return read_coco(path)
-    return read_coco(path) if os.path.lexists(path / ANNOTATIONS_FILE) else read_folder(path)
+    if _is_json(path):
+        found = [path]
+    else:
+        found = annotation_files(path, nested=False)
+    if len(found) == 1:
+        if exclude:
+            raise GalleryError(f"The pictures are those that {str(found[0])!r} lists: leave --exclude out, or edit it.")
+        return check_pictures(read_coco(found[0]), progress) if check else read_coco(found[0])
+    gallery = read_folder(path, exclude)
+    if found := annotation_files(path):
+        note = f"Annotations are not read ({listed(found, path)}): to use them, name the file instead of the folder."
+        gallery = replace(gallery, notes=(*gallery.notes, note))
+    return gallery
 
 
 def read_dataset(
@@ -84,10 +108,10 @@ def told_layout(path: Path | str) -> str:
     """Tell a dataset's layout from the file or folder that only that layout has; `folder` where there is none.
 
     Raises:
-        GalleryError: There are marks of several layouts.
+        GalleryError: There are marks of several layouts, or several COCO files.
     """
     path = Path(path)
-    if path.suffix.lower() == ".json" and not os.path.isdir(path):
+    if _is_json(path):
         return "coco"
     marks = {
         "coco": os.path.lexists(path / ANNOTATIONS_FILE),
@@ -97,4 +121,75 @@ def told_layout(path: Path | str) -> str:
     found = [layout for layout, there in marks.items() if there]
     if len(found) > 1:
         raise GalleryError(f"{str(path)!r} looks like {' and like '.join(found)}: say which with --format.")
-    return found[0] if found else "folder"
+    return found[0] if found else "coco" if the_annotation_file(path) else "folder"
+
+
+def check_pictures(gallery: Gallery, progress: Progress | None = None, all_needed: bool = False) -> Gallery:
+    """Compare a dataset's pictures with what its annotations say of them, before hours are spent on them.
+
+    Args:
+        gallery: As it was read. A plain folder needs no check.
+        progress: Told of each picture.
+        all_needed: Refuse pictures that cannot be read. Otherwise they are not mentioned: whoever reads their pixels
+            does so.
+
+    Returns:
+        The gallery, with notes on pictures below its root that it does not list, and on pages after the first.
+
+    Raises:
+        GalleryError: A picture has another size than the annotations say, or cannot be read and is needed.
+    """
+    paged: list[str] = []
+    pictures: list[GalleryImage | Query] = [*gallery.images, *gallery.queries]
+    headers: dict[Path, Header | None] = {}
+    for number, picture in enumerate(pictures, 1):
+        if picture.path not in headers:
+            try:
+                headers[picture.path] = read_header(picture.path)
+            except PictureError as error:
+                if all_needed:
+                    raise GalleryError(f"{picture.file_name} cannot be read: {error}") from error
+                headers[picture.path] = None
+        if (header := headers[picture.path]) is not None:
+            check_size(picture.file_name, (picture.width, picture.height), header.size, header.stored)
+            paged += [picture.file_name] if header.more else []
+        if progress:
+            progress(number, len(pictures))
+    known = {picture.file_name for picture in pictures}
+    walk = (name for name in PictureWalk(gallery.root) if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
+    others = sorted(name for name in walk if name not in known)
+    notes = first_pages(paged)
+    if others:
+        notes.append(
+            f"{len(others):,} of the pictures in {gallery.root} are not listed in the annotations and are left out, "
+            f"first: {others[0]}."
+        )
+    return replace(gallery, notes=(*gallery.notes, *notes))
+
+
+def check_size(
+    file_name: str, said: tuple[int, int], size: tuple[int, int], stored: tuple[int, int] | None = None
+) -> None:
+    """Refuse a picture of another size than its dataset says: boxes in it would be wrong.
+
+    Args:
+        file_name: Its name.
+        said: (width, height) that the dataset says.
+        size: (width, height) of the upright picture.
+        stored: (width, height) of the pixels as they are stored, before the camera's orientation is applied.
+
+    Raises:
+        GalleryError: The sizes differ.
+    """
+    if said == size:
+        return
+    turned = said == (size[1], size[0]) and stored != size
+    why = " (the size before its EXIF orientation is applied)" if turned else ""
+    raise GalleryError(
+        f"{file_name} is {size[0]}x{size[1]} pixels{' when upright' if turned else ''}, but its annotations say "
+        f"{said[0]}x{said[1]}{why}: correct the annotations, or its boxes would be wrong."
+    )
+
+
+def _is_json(path: Path) -> bool:
+    return path.suffix.lower() == ".json" and not os.path.isdir(path)

@@ -1,24 +1,36 @@
-"""The project's own dataset layout: a COCO-style `annotations.json` beside its pictures, read and checked in full."""
+"""COCO-style datasets: the project's own layout, and the files of annotation tools, read and checked in full."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import reprlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError
-from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query, is_text
-
-ANNOTATIONS_FILE = "annotations.json"
+from patchify_core.filenames import FileNameError, FileNames
+from patchify_core.gallery.coco_values import (
+    EntryError,
+    NoAreaError,
+    as_whole,
+    box_as_written,
+    box_of_mask,
+    clipped,
+    flag,
+    share,
+    text,
+    whole,
+)
+from patchify_core.gallery.json_file import load_json_object
+from patchify_core.gallery.layouts import ANNOTATIONS_FILE, picture_folders, picture_names, the_annotation_file
+from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 
 
 @dataclass(frozen=True)
@@ -26,30 +38,36 @@ class GallerySettings:
     """How strictly a dataset is read.
 
     Attributes:
-        rounding: How far a box may stick out of its picture, in pixels, and still be clipped, not refused.
+        rounding: How far a box may stick out of its picture, in pixels, and still be clipped without a word.
         problems_named: How many of a dataset's problems its error names before it counts the rest.
+        outside: Share of the boxes that may lie mostly outside their pictures, if they are more than `few_boxes`; with
+            more, boxes are taken to be written in another form than COCO's.
+        few_boxes: See `outside`.
     """
 
     rounding: float = 1.0
     problems_named: int = 3
+    outside: float = 0.25
+    few_boxes: int = 4
 
 
 DEFAULTS = GallerySettings()
 
 
 def read_coco(folder_or_json: Path | str, settings: GallerySettings = DEFAULTS) -> Gallery:
-    """Read a dataset in the project's own layout, COCO-style, and check all of it.
+    """Read a COCO-style dataset and check all of it.
 
-    `images` have id, file_name (relative to the JSON's folder), width, height and split ("gallery" where
-    absent, or "query", then perhaps with `exclude`); `annotations` have image_id, category_id and perhaps
-    bbox [x, y, w, h], visible and ignore; `categories` have id and name.
+    `images` have id, file_name, width, height and split ("gallery" where absent, or "query", then perhaps with
+    `exclude`); `annotations` have image_id, category_id and perhaps bbox [x, y, w, h] or segmentation, iscrowd, ignore
+    and visible; `categories` have id and name. Other fields are not used.
 
     Args:
-        folder_or_json: The JSON file, or the folder that holds it as `annotations.json`.
+        folder_or_json: The JSON file, or a folder in one of the layouts of `gallery.layouts`.
         settings: How strictly to read.
 
     Returns:
-        The gallery, boxes as xyxy clipped to their pictures.
+        The gallery, boxes as xyxy clipped to their pictures; `notes` say what was left out or understood otherwise
+        than it is written.
 
     Raises:
         GalleryError: One message naming the first problems and counting the rest. A missing picture is one,
@@ -57,68 +75,66 @@ def read_coco(folder_or_json: Path | str, settings: GallerySettings = DEFAULTS) 
     """
     path = Path(folder_or_json)
     if os.path.isdir(path):
-        path = path / ANNOTATIONS_FILE
-    return _CocoReader(path, _load_json(path), settings).gallery()
-
-
-def _load_json(path: Path) -> dict[str, Any]:
-    name = str(path)
-    try:
-        data = json.loads(path.read_text(encoding="utf-8-sig"))
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise GalleryError(f"There is no file {name!r}: check its name and folder.") from error
-    except OSError as error:
-        raise GalleryError(f"{name!r} cannot be read: check its permissions.") from error
-    except (ValueError, RecursionError) as error:
-        where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
-        raise GalleryError(f"{name!r} is not valid JSON{where}: write it anew.") from error
-    if not isinstance(data, dict):
-        raise GalleryError(f"{name!r} holds no dataset: its top level must be an object with 'images'.")
-    return data
-
-
-class _Problem(Exception):
-    """One thing wrong with one entry; collected, never seen outside."""
+        path = the_annotation_file(path) or path / ANNOTATIONS_FILE
+    data, encoding = load_json_object(path)
+    return _CocoReader(path, data, encoding, settings).gallery()
 
 
 class _CocoReader:
-    """Turns the parsed JSON into a gallery, collecting problems on the way.
+    """Turns the parsed JSON into a gallery, collecting problems and notes on the way.
 
     Ids are remembered even of entries that turn out bad, so that one bad image is one problem and not one
     more for each of its annotations.
     """
 
-    def __init__(self, path: Path, data: dict[str, Any], settings: GallerySettings) -> None:
-        self.path, self.root, self.data, self.settings = path, path.parent, data, settings
+    def __init__(self, path: Path, data: dict[str, Any], encoding: str, settings: GallerySettings) -> None:
+        self.path, self.data, self.encoding, self.settings = path, data, encoding, settings
         self.problems: list[str] = []
+        self.files: FileNames
+        self.id_of_file: dict[str, int] = {}
         self.instances: dict[int, str] = {}
         self.splits: dict[int, str] = {}
         self.images: dict[int, GalleryImage] = {}
         self.excludes: dict[int, frozenset[int]] = {}
-        self.asked: dict[int, _Row] = {}
+        self.query_rows: dict[int, _Row] = {}
         self.rows: list[_Row] = []
         self.annotation_ids: set[int] = set()
         self.annotated: Counter[int] = Counter()
+        self.counted: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+        self.boxes = self.fractions = self.outside = 0
 
     def gallery(self) -> Gallery:
         """Read everything, then either return it or raise what was wrong with it."""
+        entries = self.data.get("images")
+        listed = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+        names = [name for entry in listed if isinstance(name := entry.get("file_name"), str)]
+        self.files = picture_names(self.path, names)
         self._read_each("categories", "category", self._read_category)
         self._read_each("images", "image", self._read_image)
-        if isinstance(self.data.get("images"), list) and "gallery" not in self.splits.values():
+        if isinstance(entries, list) and "gallery" not in self.splits.values():
             self.problems.append("it lists no gallery image")
         self._read_each("annotations", "annotation", self._read_annotation)
         if isinstance(self.data.get("annotations"), list):
             self._check_queries()
+            self._check_form_of_boxes()
         if self.problems:
-            named = self.problems[: self.settings.problems_named]
-            more = len(self.problems) - len(named)
-            rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more else ""
-            raise GalleryError(f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}; correct that first.")
+            raise self._refusal()
         images = tuple(image for image in self.images.values() if self.splits[image.id] == "gallery")
         queries = tuple(self._query(i) for i, split in self.splits.items() if split == "query")
-        return Gallery(self.root, images, queries, self.instances, _as_arrays(self.rows))
+        return Gallery(self.files.root, images, queries, self.instances, _as_arrays(self.rows), notes=self._notes())
 
-    def _read_each(self, key: str, what: str, read: Callable[[dict[str, Any]], None]) -> None:
+    def _refusal(self) -> GalleryError:
+        named = self.problems[: self.settings.problems_named]
+        more = len(self.problems) - len(named)
+        rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more else ""
+        looked = ""
+        if any("which is missing" in problem for problem in self.problems):
+            own, others = picture_folders(self.path)
+            looked = f"; pictures were looked for in {', '.join(repr(str(folder)) for folder in (*own, *others))}"
+        return GalleryError(f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}{looked}; correct that first.")
+
+    def _read_each(self, key: str, what: str, read: Callable[[dict[str, Any], str], None]) -> None:
         entries = self.data.get(key)
         if not isinstance(entries, list):
             self.problems.append(f"{key!r} is {'not a list' if key in self.data else 'missing'}")
@@ -127,69 +143,101 @@ class _CocoReader:
             name = f"{what} no. {number}"
             try:
                 if not isinstance(entry, dict):
-                    raise _Problem("is not an object")
+                    raise EntryError("is not an object")
                 if "id" in entry:
                     name = f"{what} {reprlib.repr(entry['id'])}"
-                read(entry)
-            except _Problem as problem:
+                read(entry, name)
+            except EntryError as problem:
                 self.problems.append(f"{name} {problem}")
 
-    def _read_category(self, entry: dict[str, Any]) -> None:
-        instance = _whole(entry, "id")
+    def _read_category(self, entry: dict[str, Any], _: str) -> None:
+        instance = whole(entry, "id")
         if instance in self.instances:
-            raise _Problem("is listed twice")
+            raise EntryError("is listed twice")
         self.instances[instance] = ""
-        self.instances[instance] = _text(entry, "name")
+        self.instances[instance] = text(entry, "name")
 
-    def _read_image(self, entry: dict[str, Any]) -> None:
-        image_id = _whole(entry, "id")
+    def _read_image(self, entry: dict[str, Any], _: str) -> None:
+        image_id = whole(entry, "id")
         if image_id in self.splits:
-            raise _Problem("is listed twice")
+            raise EntryError("is listed twice")
         split = self.splits[image_id] = entry.get("split", "gallery")
         if split not in ("gallery", "query"):
-            raise _Problem(f"has split {reprlib.repr(split)}, which is neither 'gallery' nor 'query'")
-        width, height = _whole(entry, "width", 1), _whole(entry, "height", 1)
-        name = _text(entry, "file_name")
-        # Names are read as Windows reads them too, since a dataset travels: C:\x and ..\x lead out as well.
-        as_windows = PureWindowsPath(name)
-        if as_windows.drive or as_windows.root or ".." in as_windows.parts:
-            raise _Problem(f"names {name!r}, which leads out of the dataset's folder")
-        path = self.root / name
-        if not os.path.isfile(path):
-            raise _Problem(f"names the file {name!r}, which is missing")
+            raise EntryError(f"has split {reprlib.repr(split)}, which is neither 'gallery' nor 'query'")
+        width, height = whole(entry, "width", 1), whole(entry, "height", 1)
+        given = text(entry, "file_name")
+        try:
+            name = self.files.find(given, suggest=len(self.problems) < self.settings.problems_named)
+        except FileNameError as error:
+            of_file = "the file " if str(error).startswith("is missing") else ""
+            raise EntryError(f"names {of_file}{given!r}, which {error}") from None
         exclude = entry.get("exclude", [])
-        if not isinstance(exclude, list) or not all(map(_is_whole, exclude)):
-            raise _Problem(f"has an 'exclude' that is no list of image ids: {reprlib.repr(exclude)}")
-        self.excludes[image_id] = frozenset(exclude)
-        self.images[image_id] = GalleryImage(image_id, name, path, width, height)
+        excluded = [as_whole(value) for value in exclude] if isinstance(exclude, list) else [None]
+        if None in excluded:
+            raise EntryError(f"has an 'exclude' that is no list of image ids: {reprlib.repr(exclude)}")
+        # A query may be a gallery picture too, and two objects of one picture two queries.
+        if split == "gallery" and (same := self.id_of_file.setdefault(os.path.normcase(name), image_id)) != image_id:
+            raise EntryError(f"names the file {given!r}, which image {same} is already: keep one of the two")
+        self.excludes[image_id] = frozenset(value for value in excluded if value is not None)
+        self.images[image_id] = GalleryImage(image_id, name, self.files.root / name, width, height)
 
-    def _read_annotation(self, entry: dict[str, Any]) -> None:
+    def _read_annotation(self, entry: dict[str, Any], called: str) -> None:
         if "id" in entry:
-            if (annotation_id := _whole(entry, "id")) in self.annotation_ids:
-                raise _Problem("is listed twice")
+            if (annotation_id := whole(entry, "id")) in self.annotation_ids:
+                raise EntryError("is listed twice")
             self.annotation_ids.add(annotation_id)
-        image_id = _whole(entry, "image_id")
+        image_id = whole(entry, "image_id")
         if image_id not in self.splits:
-            raise _Problem(f"names image {image_id}, which is not listed")
+            raise EntryError(f"names image {image_id}, which is not listed")
         self.annotated[image_id] += 1
-        instance = _whole(entry, "category_id")
+        instance = whole(entry, "category_id")
         if instance not in self.instances:
-            raise _Problem(f"names category {instance}, which is not listed")
-        if (ignore := entry.get("ignore", 0)) not in (0, 1):
-            raise _Problem(f"has ignore {reprlib.repr(ignore)}, which is neither 0 nor 1")
-        visible = entry.get("visible")
-        if visible is not None and not (_is_number(visible) and 0 <= visible <= 1):
-            raise _Problem(f"has visible {reprlib.repr(visible)}, which is not between 0 and 1")
+            raise EntryError(f"names category {instance}, which is not listed")
+        crowd, ignore, visible = flag(entry, "iscrowd"), flag(entry, "ignore"), share(entry, "visible")
         image = self.images.get(image_id)
         if image is None:
             return
-        bbox = entry.get("bbox")
-        box = None if bbox is None else _xyxy(bbox, image, self.settings.rounding)
-        row = (image_id, instance, box, bool(ignore), math.nan if visible is None else float(visible))
-        if self.splits[image_id] == "query":
-            self.asked[image_id] = row
+        is_query = self.splits[image_id] == "query"
+        try:
+            box = self._box(entry, image, called)
+        except NoAreaError as problem:
+            if is_query:
+                self.query_rows[image_id] = (image_id, instance, None, ignore, visible)
+                raise
+            self._count("no area", f"{called} {problem}")
+            return
+        if crowd and not is_query:
+            self._count("crowd", called)
+        row = (image_id, instance, box, ignore or crowd, visible)
+        if is_query:
+            self.query_rows[image_id] = row
         else:
             self.rows.append(row)
+
+    def _box(self, entry: dict[str, Any], image: GalleryImage, called: str) -> NDArray[np.float64] | None:
+        """The box (4,) xyxy inside the picture: of `bbox`, or of the segmentation where that has none."""
+        size = image.width, image.height
+        written, mask = box_as_written(entry.get("bbox")), entry.get("segmentation")
+        if written is not None and ((written[2:] > written[:2]).all() or not mask):
+            self.boxes += 1
+            sides, inside = written[2:] - written[:2], np.clip(written, 0, [*size, *size])
+            self.outside += bool((sides > 0).all() and np.prod(inside[2:] - inside[:2]) < 0.5 * np.prod(sides))
+            cut = clipped(written, size)
+            self.fractions += bool(written.max() <= 1 and written.min() >= 0)
+            slack = self.settings.rounding + 1e-6  # sums of decimal fractions miss by less
+            if written.min() < -slack or (written[2:] - size > slack).any():
+                self._count("clipped", called)
+            return cut
+        box = box_of_mask(mask, size)
+        if box is not None:
+            self._count("mask", called)
+        elif entry.get("bbox") == []:
+            raise NoAreaError("has an empty bbox")
+        return box
+
+    def _count(self, kind: str, called: str) -> None:
+        self.counted[kind] += 1
+        self.first.setdefault(kind, called)
 
     def _check_queries(self) -> None:
         for image_id, split in self.splits.items():
@@ -203,8 +251,48 @@ class _CocoReader:
                     f"query image {image_id} excludes image {min(strangers)}, which is not in the gallery"
                 )
 
+    def _check_form_of_boxes(self) -> None:
+        """Refuse boxes of another form, which would be read as other boxes without a sign of it."""
+        if self.outside > max(self.settings.few_boxes, self.settings.outside * self.boxes):
+            self.problems.append(
+                f"{self.outside} of its {self.boxes} boxes are mostly outside their pictures: a bbox is [x, y, width, "
+                "height] in pixels of the upright picture"
+            )
+        elif self.fractions and self.fractions == self.boxes:
+            self.problems.append("its boxes are fractions of their pictures: a bbox is [x, y, width, height] in pixels")
+
+    def _notes(self) -> tuple[str, ...]:
+        notes = []
+        if self.encoding != "utf-8":
+            notes.append(f"{self.path.name} was read as {self.encoding.upper()}, in which it is written.")
+        if os.path.realpath(self.files.root) != os.path.realpath(self.path.parent):
+            notes.append(f"The pictures of {self.path} are those in {self.files.root}.")
+        if respelled := self.files.respelled:
+            given, name = next(iter(respelled.items()))
+            notes.append(
+                f"{_number(len(respelled), 'file name')} of {self.path.name} matched files whose names are spelled "
+                f"differently, first: {given!r} is {name!r}."
+            )
+        notes += [
+            f"{_number(self.counted[kind], one, many)} {what}, first: {self.first[kind]}."
+            for kind, (one, many, what) in _NOTES.items()
+            if self.counted[kind]
+        ]
+        searched = {self.images[i].file_name: i for i, split in self.splits.items() if split == "gallery"}
+        own = [
+            i
+            for i, split in self.splits.items()
+            if split == "query" and searched.get(self.images[i].file_name, i) not in self.excludes[i] | {i}
+        ]
+        if own:
+            notes.append(
+                f"{_number(len(own), 'query picture')} will find themselves: they are gallery pictures too and do not "
+                f"exclude those, first: image {own[0]}."
+            )
+        return tuple(notes)
+
     def _query(self, image_id: int) -> Query:
-        image, (_, instance, box, _, _) = self.images[image_id], self.asked[image_id]
+        image, (_, instance, box, _, _) = self.images[image_id], self.query_rows[image_id]
         if box is not None:
             box.flags.writeable = False
         return Query(
@@ -217,6 +305,18 @@ class _CocoReader:
             instance=instance,
             exclude=self.excludes[image_id],
         )
+
+
+_NOTES = {
+    "no area": ("annotation", "annotations", "without a box of any area inside the picture left out"),
+    "clipped": ("box", "boxes", "cut off at the edge of the picture"),
+    "crowd": ("annotation", "annotations", "of a crowd (iscrowd) counted as ignored"),
+    "mask": ("box", "boxes", "taken from the segmentation, there being no bbox"),
+}
+
+
+def _number(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
 
 
 _Row = tuple[int, int, "NDArray[np.float64] | None", bool, float]
@@ -234,44 +334,3 @@ def _as_arrays(rows: list[_Row]) -> Annotations:
         np.array([row[3] for row in rows], bool),
         np.array([row[4] for row in rows], np.float64),
     )
-
-
-def _xyxy(bbox: object, image: GalleryImage, rounding: float) -> NDArray[np.float64]:
-    """Turn [x, y, w, h] into (4,) float64 xyxy clipped to the picture; refuse what is no box of it."""
-    if not isinstance(bbox, list) or len(bbox) != 4 or not all(map(_is_number, bbox)):
-        raise _Problem(f"has a bbox that is not four numbers [x, y, w, h]: {reprlib.repr(bbox)}")
-    x, y, width, height = map(float, bbox)
-    slack = rounding + 1e-6  # sums of decimal fractions miss by less
-    if min(x, y) < -slack or x + width > image.width + slack or y + height > image.height + slack:
-        raise _Problem(f"has a box outside its picture of {image.width} × {image.height} pixels: {bbox}")
-    box = np.array([max(x, 0), max(y, 0), min(x + width, image.width), min(y + height, image.height)], float)
-    if width <= 0 or height <= 0 or box[0] >= box[2] or box[1] >= box[3]:
-        raise _Problem(f"has a box without area: {bbox}")
-    return box
-
-
-def _is_whole(value: object) -> bool:
-    return type(value) is int and abs(value) < 2**63  # not bool, and it fits the arrays
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e15  # type: ignore[arg-type]  # also refuses nan and inf
-
-
-def _whole(entry: dict[str, Any], key: str, least: int | None = None) -> int:
-    if key not in entry:
-        raise _Problem(f"has no {key!r}")
-    value = entry[key]
-    if not _is_whole(value) or (least is not None and value < least):
-        kind = "a whole number" if least is None else f"a whole number from {least} up"
-        raise _Problem(f"has {key} {reprlib.repr(value)}, which is not {kind}")
-    return int(value)
-
-
-def _text(entry: dict[str, Any], key: str) -> str:
-    if key not in entry:
-        raise _Problem(f"has no {key!r}")
-    value = entry[key]
-    if not isinstance(value, str) or not value or not is_text(value):
-        raise _Problem(f"has {key} {reprlib.repr(value)}, which is not text")
-    return value

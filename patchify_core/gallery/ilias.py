@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError
+from patchify_core.filenames import same_name_key
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
     DEFAULTS,
@@ -66,7 +67,8 @@ def read_ilias(
         raise GalleryError(
             f"{len(empty)} folders in {str(root)!r} hold no picture, first: {empty[0]!r}: unpack ilias_core.tar again."
         )
-    check_files(root, [_box_file(name) for name in (*asked, *shown)], "ilias_core")
+    needed = [_box_file(name) for name in (*asked, *shown)]
+    files = dict(zip(needed, check_files(root, needed, "ilias_core"), strict=True))
     distractors = [] if subset == "core" else _distractors(root, mini=subset == "mini")
     names = [*shown, *distractors]
     total = len(names) + len(asked)
@@ -77,7 +79,8 @@ def read_ilias(
         for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
     )
     instance_of = {each: number for number, each in enumerate(objects, 1)}
-    boxes, query_boxes = _boxes(root, shown, sizes, settings), _boxes(root, asked, query_sizes, settings)
+    boxes = _boxes(root, [files[_box_file(name)] for name in shown], sizes, settings)
+    query_boxes = _boxes(root, [files[_box_file(name)] for name in asked], query_sizes, settings)
     queries = []
     for number, (name, size, rows) in enumerate(zip(asked, query_sizes, query_boxes, strict=True), len(images) + 1):
         box = around(rows)
@@ -156,7 +159,7 @@ def _check_lists(root: Path, core: str, found: dict[str, list[str]]) -> None:
         if not os.path.lexists(path):
             continue
         listed = [f"{core}/{name}" if core else name for name in _read_list(path)]
-        check_files(root, listed, f"{LISTS}/{file}")
+        listed = check_files(root, listed, f"{LISTS}/{file}")
         extra = sorted(set(names) - set(listed))
         if extra:
             raise GalleryError(
@@ -196,28 +199,28 @@ def _distractors(root: Path, mini: bool) -> list[str]:
             f"There is no file {str(root / MINI_LIST)!r}: download it, it lists mini-ILIAS's distractors."
         )
     wanted = _read_list(root / MINI_LIST)
-    by_id = {PurePosixPath(name).stem: name for name in found}
-    missing = [key for key in wanted if key not in by_id]
+    by_id = {same_name_key(PurePosixPath(name).stem): name for name in found}
+    missing = [key for key in wanted if same_name_key(key) not in by_id]
     if missing:
         raise GalleryError(
             f"{len(missing)} of the {len(wanted)} distractors that {MINI_LIST} lists are missing in "
             f"{str(root / DISTRACTORS)!r}, first: {missing[0]!r}: download and unpack them."
         )
-    return sorted(by_id[key] for key in set(wanted))
+    return sorted({by_id[same_name_key(key)] for key in wanted})
 
 
 # Boxes -----------------------------------------------------------------------------------------------------
 
 
 def _boxes(
-    root: Path, names: list[str], sizes: list[tuple[int, int]], settings: PublishedSettings
+    root: Path, files: list[str], sizes: list[tuple[int, int]], settings: PublishedSettings
 ) -> list[NDArray[np.float64]]:
-    """The boxes (M, 4) xyxy of each picture, M >= 1."""
+    """The boxes (M, 4) xyxy in each file, M >= 1."""
     found, problems = [], []
-    for name, size in zip(names, sizes, strict=False):  # sizes go on with the distractors, which have no boxes
+    for file, size in zip(files, sizes, strict=False):  # sizes go on with the distractors, which have no boxes
         try:
-            found.append(cut_to(read_boxes(root / _box_file(name)), size, settings))
+            found.append(cut_to(read_boxes(root / file), size, settings))
         except BoxProblem as problem:
-            problems.append((_box_file(name), str(problem)))
+            problems.append((file, str(problem)))
     refuse(root, problems)
     return found

@@ -67,20 +67,22 @@ def read_instre(
     asked = [truth.queries[at] for at in chosen]
     shown = sorted({number for at in chosen for number in truth.positives[at].tolist()})
     boxed = [_box_file(name) for name in (*asked, *(truth.images[number - 1] for number in shown))]
-    check_files(root, [*truth.images, *asked, *boxed], GROUND_TRUTH)
-    total = len(truth.images) + len(asked)
-    sizes = read_sizes(root, truth.images, progress, 0, total)
-    query_sizes = read_sizes(root, asked, progress, len(sizes), total)
+    needed = [*truth.images, *asked, *boxed]
+    files = dict(zip(needed, check_files(root, needed, GROUND_TRUTH), strict=True))
+    names, query_names = [files[name] for name in truth.images], [files[name] for name in asked]
+    total = len(names) + len(query_names)
+    sizes = read_sizes(root, names, progress, 0, total)
+    query_sizes = read_sizes(root, query_names, progress, len(sizes), total)
     images = tuple(
         GalleryImage(number, name, root / name, *size)
-        for number, (name, size) in enumerate(zip(truth.images, sizes, strict=True), 1)
+        for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
     )
     instances, instance_of = _instances(truth, chosen)
-    annotations = _annotations(root, truth, images, instances, settings)
-    boxes = _query_boxes(root, [(truth.queries[at], truth.boxes[at]) for at in chosen], query_sizes, settings)
+    annotations = _annotations(root, truth, images, files, instances, settings)
+    boxes = _query_boxes(root, [(truth.queries[at], truth.boxes[at]) for at in chosen], files, query_sizes, settings)
     queries = tuple(
         Query(len(images) + 1 + at, name, root / name, *size, box=box, instance=instance_of[at])
-        for at, name, size, box in zip(chosen, asked, query_sizes, boxes, strict=True)
+        for at, name, size, box in zip(chosen, query_names, query_sizes, boxes, strict=True)
     )
     return Gallery(root, images, queries, {i: name for i, (name, _) in instances.items()}, annotations)
 
@@ -190,21 +192,26 @@ def _box_file(name: str) -> str:
 
 
 def _annotations(
-    root: Path, truth: _Truth, images: tuple[GalleryImage, ...], instances: _Instances, settings: PublishedSettings
+    root: Path,
+    truth: _Truth,
+    images: tuple[GalleryImage, ...],
+    files: dict[str, str],
+    instances: _Instances,
+    settings: PublishedSettings,
 ) -> Annotations:
     known: dict[int, NDArray[np.float64]] = {}
     rows: list[tuple[int, int, NDArray[np.float64]]] = []
     problems: dict[str, str] = {}
     for instance, (name, positives) in instances.items():
         for number in positives.tolist():
-            image = images[number - 1]
-            file = _box_file(image.file_name)
+            image, given = images[number - 1], truth.images[number - 1]
+            file = files[_box_file(given)]
             if file in problems:
                 continue
             try:
                 if number not in known:
                     known[number] = cut_to(read_boxes(root / file), (image.width, image.height), settings)
-                rows += [(number, instance, box) for box in _shown(name, image.file_name, known[number])]
+                rows += [(number, instance, box) for box in _shown(name, given, known[number])]
             except BoxProblem as problem:
                 problems[file] = str(problem)
     refuse(root, problems.items())
@@ -232,6 +239,7 @@ def _shown(asked: str, image: str, boxes: NDArray[np.float64]) -> NDArray[np.flo
 def _query_boxes(
     root: Path,
     queries: list[tuple[str, NDArray[np.float64]]],
+    files: dict[str, str],
     sizes: list[tuple[int, int]],
     settings: PublishedSettings,
 ) -> list[NDArray[np.float64]]:
@@ -246,7 +254,7 @@ def _query_boxes(
     own, problems = [], {}
     for name, _ in queries:
         try:
-            lines = read_boxes(root / _box_file(name))
+            lines = read_boxes(root / files[_box_file(name)])
             own.append(np.concatenate([lines, around(lines)[None]]))
         except BoxProblem as problem:
             problems[_box_file(name)] = str(problem)

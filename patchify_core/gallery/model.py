@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -84,6 +83,7 @@ class Gallery:
         instances: Instance id -> name.
         annotations: Which gallery image shows which instance, and where.
         skipped: (file name, sentence why) of each file that was left out, so that nothing vanishes silently.
+        notes: Sentences on what was understood otherwise than it is written, or passed over, and is no fault.
     """
 
     root: Path
@@ -92,6 +92,34 @@ class Gallery:
     instances: dict[int, str] = field(default_factory=dict)
     annotations: Annotations = field(default_factory=Annotations)
     skipped: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def with_box_queries(self) -> Gallery:
+        """Make every annotated box a query, with its own picture excluded, in place of the dataset's own queries.
+
+        Returns:
+            The same gallery; query ids follow those of the images, in the order of the annotations. Ignored annotations
+            and those without a box are no queries.
+        """
+        rows, first = self.annotations, max((image.id for image in self.images), default=0) + 1
+        usable = np.flatnonzero(~rows.ignore & ~np.isnan(rows.boxes).any(axis=1)).tolist()
+        queries = []
+        for number, row in enumerate(usable, first):
+            image, box = self.image(int(rows.image_ids[row])), rows.boxes[row].copy()
+            box.flags.writeable = False
+            queries.append(
+                Query(
+                    number,
+                    image.file_name,
+                    image.path,
+                    image.width,
+                    image.height,
+                    box=box,
+                    instance=int(rows.instances[row]),
+                    exclude=frozenset((image.id,)),
+                )
+            )
+        return replace(self, queries=tuple(queries))
 
     def positives(self, instance: int, exclude: Iterable[int] = frozenset()) -> dict[int, NDArray[np.float64] | None]:
         """List the gallery images that show an instance.
@@ -139,35 +167,6 @@ class Gallery:
             return self.instances[instance]
         except KeyError:
             raise GalleryError(f"The gallery has no instance {instance}: use an id from its list.") from None
-
-    def find_instance(self, name_or_id: str | int) -> int:
-        """Find an instance by its name (letter case only matters to tell names apart) or its id.
-
-        Args:
-            name_or_id: A name, or an id as a number or in digits; an instance named "7" goes before id 7.
-
-        Returns:
-            The instance's id.
-
-        Raises:
-            GalleryError: There is no such instance, or several have this name.
-        """
-        if isinstance(name_or_id, str):
-            for fold in (str, str.casefold):
-                found = [i for i, name in self.instances.items() if fold(name) == fold(name_or_id.strip())]
-                if len(found) == 1:
-                    return found[0]
-                if found:
-                    ids = ", ".join(map(str, found))
-                    raise GalleryError(f"{len(found)} instances are called {name_or_id!r}: use an id ({ids}).")
-        try:
-            if (instance := int(name_or_id)) in self.instances:
-                return instance
-        except ValueError:
-            pass
-        near = difflib.get_close_matches(str(name_or_id), self.instances.values(), n=3)
-        advice = f"did you mean {' or '.join(map(repr, near))}?" if near else "use a name or id from its list."
-        raise GalleryError(f"The gallery has no instance {name_or_id!r}: {advice}")
 
     @cached_property
     def _by_id(self) -> dict[int, GalleryImage]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.errors import GalleryError, PictureError
+from patchify_core.filenames import FileNameError, FileNames, leads_out
 from patchify_core.gallery.model import is_text
 from patchify_core.pictures import picture_size
 
@@ -37,28 +37,38 @@ class BoxProblem(Exception):
     """Why a box or a file of boxes cannot be used, as the rest of a sentence; never seen outside the readers."""
 
 
-def check_files(root: Path, names: Sequence[str], listed_in: str) -> None:
-    """Refuse a benchmark that is not all there, so that no number is computed over fewer pictures.
+def check_files(root: Path, names: Sequence[str], listed_in: str) -> list[str]:
+    """Find a benchmark's files, and refuse it if it is not all there: no number is computed over fewer pictures.
 
     Args:
         root: The folder that names are relative to.
         names: POSIX names of the files that must be there.
         listed_in: Where they are listed, for the sentence.
 
+    Returns:
+        The names of the files on the disk, in the same order; other spellings are understood (`filenames`).
+
     Raises:
         GalleryError: Files are missing, or a name leads out of the folder.
     """
+    files = FileNames(root)
+    found: list[str] = []
+    missing: list[tuple[str, str]] = []
     for name in names:
-        # As Windows reads it too: C:\x and ..\x lead out as well.
-        as_windows = PureWindowsPath(name)
-        if not is_text(name) or "\0" in name or as_windows.drive or as_windows.root or ".." in as_windows.parts:
+        if not is_text(name) or "\0" in name or leads_out(name):
             raise GalleryError(f"{listed_in} names {name!r}, which leads out of {str(root)!r}: get the list again.")
-    missing = [name for name in names if not os.path.isfile(root / name)]
+        try:
+            found.append(files.find(name, suggest=not missing))
+        except FileNameError as error:
+            missing.append((name, str(error)))
     if missing:
+        name, why = missing[0]
+        similar = f", which {why}" if why != "is missing" else ""
         raise GalleryError(
             f"{len(missing)} of the {len(names)} files that {listed_in} needs are missing in {str(root)!r}, "
-            f"first: {missing[0]!r}: download or unpack that part again."
+            f"first: {name!r}{similar}: download or unpack that part again."
         )
+    return found
 
 
 def read_sizes(

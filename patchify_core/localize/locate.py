@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import Pooled
+from patchify_core.filenames import picture_path
 from patchify_core.localize.outline import OutlineSettings, outline_box
 from patchify_core.localize.search import BoxSearch, Found, SearchSettings, overlap
 from patchify_core.maps import PictureMap
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from patchify_core.retrieval import Patchify
 
 
@@ -175,6 +174,6 @@ class Localizer:
         if index.root is None:
             raise IndexFolderError("The index keeps no feature maps and does not know where its pictures are.")
         index.check_pictures(index.root, content=True, rows=[row])
-        path: Path = index.root / index.images[row].file_name
-        picture, _ = self.extractor.read(path.read_bytes())
+        path = picture_path(index.root, index.images[row].file_name)
+        picture, _ = self.extractor.read(path.read_bytes(), path.name)
         return self.extractor.picture_map(picture)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
+from patchify_core.filenames import picture_path
 from patchify_core.pictures import read_picture
 from patchify_core.rerank.base import QueryView, Verification
 from patchify_core.rerank.geometry import GeometrySettings, find_homography, outline_box
@@ -164,7 +165,7 @@ class GeometricVerification:
         with self._lock:  # several visitors of the page may ask at once
             found = self._cache.pop(key, None)
             if found is None:
-                crop = cut(read_picture(root / image.file_name), region, self.settings.features)
+                crop = cut(read_picture(picture_path(root, image.file_name)), region, self.settings.features)
                 found = replace(self._method.extract(crop), crop=crop.without_pixels())
             self._cache[key] = found
             while len(self._cache) > self.settings.cached:

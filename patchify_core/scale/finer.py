@@ -30,6 +30,7 @@ from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_json
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.faiss_files import check_faiss_file
+from patchify_core.files import write_json
 from patchify_core.index import PatchIndex
 from patchify_core.index_folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_meta
 from patchify_core.integrity import META_NAME, PRIVATE, Digests
@@ -208,9 +209,7 @@ class _State:
             "pictures": self.pictures,
             "digest": self.digest,
         }
-        temporary = private / "finer.tmp"
-        temporary.write_text(json.dumps(found), encoding="utf-8")
-        os.replace(temporary, private / STATE_NAME)
+        write_json(private / STATE_NAME, found)
 
 
 def _bytes_of(folder: Path) -> int:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from patchify_core.compression import make_codec, needed_to_train, parse_factory, too_few, train
 from patchify_core.digests import sha256_of_bytes
 from patchify_core.faiss_files import check_faiss_file
+from patchify_core.files import atomic, write_json
 from patchify_core.projection import Projection
 from patchify_core.scale.lists import TRAINING_PER_LIST, Lists
 from patchify_core.streams import PictureStream
@@ -114,11 +114,9 @@ class Learned:
             arrays["fine"] = faiss.serialize_index(self.fine)
         stream = io.BytesIO()
         np.savez(stream, allow_pickle=False, **arrays)
-        temporary = folder / "learned.tmp"
-        temporary.write_bytes(stream.getbuffer())
-        os.replace(temporary, folder / _NAME)
-        temporary.write_text(json.dumps({"sha256": sha256_of_bytes(stream.getvalue())}), encoding="utf-8")
-        os.replace(temporary, (folder / _NAME).with_suffix(".json"))
+        with atomic(folder / _NAME) as file:
+            file.write(stream.getbuffer())
+        write_json((folder / _NAME).with_suffix(".json"), {"sha256": sha256_of_bytes(stream.getvalue())})
 
     @classmethod
     def load(cls, folder: Path) -> Learned | None:

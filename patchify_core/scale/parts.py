@@ -8,7 +8,6 @@ with their digests is written last; a part without it does not exist.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.files import write_json
 from patchify_core.integrity import Digests, is_whole
 from patchify_core.picture_table import PictureTable, joined, read_table, write_tables
 from patchify_core.projection import Projection
@@ -161,9 +161,7 @@ def write_part(
     with HashedFile(path.with_suffix(".pictures")) as file:
         write_tables(tables, file)
         files["pictures"] = file.close()
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps({"first": first, "pictures": pictures, "files": files}), encoding="utf-8")
-    os.replace(temporary, path.with_suffix(".json"))
+    write_json(path.with_suffix(".json"), {"first": first, "pictures": pictures, "files": files})
     return Part(path, first, pictures, patches)
 
 

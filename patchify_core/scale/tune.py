@@ -6,8 +6,6 @@ Queries are patches of the collection itself, moved as far as another photograph
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from numpy.typing import NDArray
 
 from patchify_core.digests import sha256_of_json
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.files import write_json
 from patchify_core.index import PatchIndex, SearchPlan
 from patchify_core.index_folder import read_meta
 from patchify_core.integrity import META_NAME, standing
@@ -122,9 +121,4 @@ def _keep(folder: Path, meta: dict[str, object], plan: SearchPlan) -> None:
         raise IndexFolderError(f"A build put another index at {folder} meanwhile: run tune again.")
     kept = {key: value for key, value in meta.items() if key != "digest"} | {"search": asdict(plan)}
     kept["digest"] = sha256_of_json(kept)
-    temporary = place / f"{META_NAME}.tmp"
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(json.dumps(kept, indent=1) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, place / META_NAME)
+    write_json(place / META_NAME, kept, 1, sync=True)

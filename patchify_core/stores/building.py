@@ -6,7 +6,6 @@ run embeds only what is new. Pictures are known by the digest of their bytes; th
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from patchify_core.digests import sha256_of_json
 from patchify_core.encoders.base import Encoder
 from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
 from patchify_core.extract import load_extractor
+from patchify_core.files import atomic
 from patchify_core.gallery import Gallery
 from patchify_core.index_folder import index_stands, read_meta
 from patchify_core.integrity import PRIVATE
@@ -291,9 +291,8 @@ def _projection(
     with suppress(OSError, ValueError):
         return Projection.from_bytes(path.read_bytes())
     learned = learn()
-    temporary = path.with_suffix(".tmp")
-    temporary.write_bytes(learned.to_bytes())
-    os.replace(temporary, path)
+    with atomic(path) as file:
+        file.write(learned.to_bytes())
     return learned
 
 

@@ -1,0 +1,156 @@
+"""Names of files that another system wrote, matched with the files that are there, as people mean them."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import posixpath
+import unicodedata
+from functools import cached_property, lru_cache
+from pathlib import Path, PureWindowsPath
+from urllib.parse import unquote
+
+SUGGESTED, SEARCHED, ALIKE = 3, 20_000, 0.75
+"""Similar names that a sentence gives; files among which they are looked for; how alike they are (`difflib` ratio)."""
+
+
+class FileNameError(ValueError):
+    """Why a name leads to no file, as the rest of a sentence about the name: "leads out of the folder"."""
+
+
+def same_name_key(name: str) -> str:
+    r"""Reduce a file name to what all spellings of it have in common.
+
+    Unicode form, letter case, `\` or `/` between folders, `.` as a folder, and %-encoding (any number of times) do not
+    matter.
+
+    Example:
+        >>> same_name_key("Images\\My%20Photo.JPG") == same_name_key("./images/my photo.jpg")
+        True
+    """
+    while (decoded := _percent_decoded(name)) != name:
+        name = decoded
+    name = posixpath.normpath(name.replace("\\", "/"))
+    # Unicode's canonical caseless matching (The Unicode Standard, 3.13, D145)
+    return unicodedata.normalize("NFD", unicodedata.normalize("NFD", name).casefold())
+
+
+def leads_out(name: str) -> bool:
+    """Say whether a relative name may lead out of its folder, read as POSIX or as Windows reads it."""
+    windows = PureWindowsPath(name)
+    return bool(windows.drive or windows.root or ".." in windows.parts)
+
+
+def printable(text: str) -> str:
+    r"""Escape what a terminal would act upon: line breaks, tabs, control characters, lone surrogates.
+
+    Example:
+        >>> printable("line\nbreak \x1b[2J é")
+        'line\\nbreak \\x1b[2J é'
+    """
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+class FileNames:
+    """Finds files below a folder by the names that a dataset gives them.
+
+    Args:
+        root: The folder.
+    """
+
+    def __init__(self, root: Path) -> None:
+        """Look at nothing yet: files are listed when a name is first not found as it is written."""
+        self.root = root
+        self.respelled: dict[str, str] = {}
+        """Name as given -> name on the disk, of each file that was found under another spelling."""
+
+    def find(self, name: str, suggest: bool = True) -> str:
+        """Find the file that a name means: the one of that very name, else the only one that differs in spelling alone.
+
+        Args:
+            name: A relative name, as the dataset gives it.
+            suggest: Name similar files in the error; it takes a look at all of them.
+
+        Returns:
+            The file's POSIX name below the root.
+
+        Raises:
+            FileNameError: The name leads out of the folder, there is no such file, or several fit.
+        """
+        if "://" in name:
+            raise FileNameError("is a web address: download the pictures and give the names of their files")
+        if leads_out(name):
+            raise FileNameError("leads out of the dataset's folder")
+        if os.path.isfile(self.root / name):
+            return Path(name).as_posix()
+        fitting = self._by_key.get(same_name_key(name), [])
+        if len(fitting) > 1:
+            raise FileNameError(f"is missing, and {len(fitting)} files are called nearly so: {_listed(fitting)}")
+        if not fitting:
+            similar = self._similar(name) if suggest else []
+            raise FileNameError("is missing" + (f" (similar names there: {_listed(similar)})" if similar else ""))
+        self.respelled[name] = fitting[0]
+        return fitting[0]
+
+    def contains(self, name: str) -> bool:
+        """Say whether a name means exactly one file."""
+        try:
+            self.find(name, suggest=False)
+        except FileNameError:
+            return False
+        return True
+
+    @cached_property
+    def _by_key(self) -> dict[str, list[str]]:
+        found: dict[str, list[str]] = {}
+        for folder, _, files in os.walk(self.root):
+            below = Path(folder).relative_to(self.root)
+            for file in files:
+                name = (below / file).as_posix()
+                found.setdefault(same_name_key(name), []).append(name)
+        return found
+
+    def _similar(self, name: str) -> list[str]:
+        """Files of the same name in other folders or with other endings, then those whose names are alike."""
+        key, by_key = same_name_key(name), self._by_key
+        stem = posixpath.splitext(posixpath.basename(key))[0]
+        same = [each for each in by_key if posixpath.splitext(posixpath.basename(each))[0] == stem]
+        if len(by_key) <= SEARCHED:
+            same += difflib.get_close_matches(key, by_key, SUGGESTED, ALIKE)
+        return [by_key[each][0] for each in list(dict.fromkeys(same))[:SUGGESTED]]
+
+
+def picture_path(root: Path, name: str) -> Path:
+    """Return the file of an indexed picture, also where pictures and index came here from another system.
+
+    Args:
+        root: The folder that the index's names are relative to.
+        name: A POSIX name in the index. It is the caller's to compare the file with what was indexed.
+
+    Returns:
+        The file that `FileNames.find` finds; where it finds none, the path of that very name.
+    """
+    path = root / name
+    if os.path.lexists(path):
+        return path
+    try:
+        return root / _files_below(root).find(name, suggest=False)
+    except FileNameError:
+        return path
+
+
+@lru_cache(maxsize=4)
+def _files_below(root: Path) -> FileNames:
+    return FileNames(root)
+
+
+def _percent_decoded(name: str) -> str:
+    try:
+        return unquote(name, errors="strict")
+    except UnicodeDecodeError:
+        return name
+
+
+def _listed(names: list[str]) -> str:
+    named = ", ".join(map(repr, names[:SUGGESTED]))
+    return f"{named}, ..." if len(names) > SUGGESTED else named

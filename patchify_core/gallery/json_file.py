@@ -1,0 +1,62 @@
+"""A JSON file that a person or a tool wrote, read whatever Unicode encoding it has; what it is instead is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from patchify_core.errors import GalleryError
+
+_OTHERS = {
+    b"PK\x03\x04": "is a ZIP archive, not a JSON file: unpack it and give the JSON in it",
+    b"PK\x05\x06": "is an empty ZIP archive, not a JSON file: export it again",
+    b"\x1f\x8b": "is compressed by gzip, not a JSON file: unpack it first",
+    b"7z\xbc\xaf\x27\x1c": "is a 7-Zip archive, not a JSON file: unpack it and give the JSON in it",
+    b"Rar!": "is a RAR archive, not a JSON file: unpack it and give the JSON in it",
+    b"version https://git-lfs.github.com/spec/": "is a Git LFS pointer, not the file: fetch it with git lfs pull",
+    b"<": "is a web page or XML, not a JSON file: download or export it again",
+    b"\x89PNG": "is a picture, not a JSON file: name the file with the annotations",
+    b"\xff\xd8\xff": "is a picture, not a JSON file: name the file with the annotations",
+}
+
+
+def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
+    """Read a JSON file whose top level is an object, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+
+    Returns:
+        The object, and the name of the file's encoding, "utf-8" or another.
+
+    Raises:
+        GalleryError: One sentence: there is no such file, it cannot be read, or what it is instead.
+    """
+    name = str(path)
+    try:
+        content = path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise GalleryError(f"There is no file {name!r}: check its name and folder.") from error
+    except (OSError, ValueError) as error:
+        raise GalleryError(f"{name!r} cannot be read: check its permissions.") from error
+    start = content[:64].lstrip()
+    for head, what in _OTHERS.items():
+        if start.startswith(head):
+            raise GalleryError(f"{name!r} {what}.")
+    if not content.strip(b"\0\t\r\n "):
+        raise GalleryError(f"{name!r} is empty ({len(content):,} bytes), which is not valid JSON: export it again.")
+    encoding = json.detect_encoding(content)
+    try:
+        data = json.loads(content.decode(encoding))
+    except UnicodeDecodeError as error:
+        raise GalleryError(
+            f"{name!r} is not valid JSON: its text is in no Unicode encoding (byte {error.start}); save it as UTF-8."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
+        raise GalleryError(f"{name!r} is not valid JSON{where}: export it again.") from error
+    if isinstance(data, list) and data and isinstance(data[0], dict) and "data" in data[0]:
+        raise GalleryError(f"{name!r} is Label Studio's own export, which is not read here: export it as COCO.")
+    if not isinstance(data, dict):
+        raise GalleryError(f"{name!r} contains no dataset: its top level must be an object with 'images'.")
+    if "shapes" in data and "images" not in data:
+        raise GalleryError(f"{name!r} is a LabelMe file of one picture, which is not read here: export them as COCO.")
+    return data, encoding.removesuffix("-sig")

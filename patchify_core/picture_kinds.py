@@ -1,0 +1,162 @@
+"""Which kind of file some first bytes are of, and what a person is told about a kind that is not read.
+
+A file is what its content says. Its name decides only whether it was meant to be a picture (`PICTURE_SUFFIXES`): a
+damaged `photo.jpg` is a bad picture, a `notes.txt` is none.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import PurePath
+
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+    features,
+)
+
+KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
+
+RAW_SUFFIXES = frozenset(
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .ori .pef .raf "
+    ".raw .rw2 .rwl .sr2 .srf .srw .x3f".split()
+)
+PICTURE_SUFFIXES = RAW_SUFFIXES | frozenset(
+    ".jpg .jpeg .jpe .jif .jfif .jfi .jps .pjpeg .pjp .mpo .png .apng .webp .gif .bmp .dib .tif .tiff .avif .avifs "
+    ".heic .heif .heics .heifs .hif .jxl .jp2 .j2k .j2c .jpf .jpx .jpm .jxr .wdp .svg .svgz .psd .psb .ico .icns .tga "
+    ".exr .hdr .xcf .kra .dds .pcx .sgi .qoi .ppm .pgm .pbm .pnm .pam .pfm".split()
+)
+"""Endings (lower case) by which a file is called a picture, whether or not its kind is read here."""
+
+BRANDS_OF_AVIF = frozenset({b"avif", b"avis"})
+BRANDS_OF_SEQUENCES = frozenset({b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"})
+BRANDS_OF_HEIC = BRANDS_OF_SEQUENCES - {b"msf1"} | {b"heic", b"heix", b"heim", b"heis"}
+_BMP_HEADER_BYTES = frozenset({12, 40, 52, 56, 64, 108, 124})
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+_UNREAD = {
+    "a JPEG XL picture": (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
+    "a JPEG 2000 picture": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
+    "a JPEG XR picture": (b"II\xbc",),
+    "a Photoshop document": (b"8BPS",),
+    "an OpenEXR picture": (b"v/1\x01",),
+    "a Radiance HDR picture": (b"#?RADIANCE", b"#?RGBE"),
+    "a GIMP document": (b"gimp xcf",),
+    "a DirectDraw texture": (b"DDS |",),
+    "a QOI picture": (b"qoif",),
+    "an Apple icon": (b"icns",),
+}
+_RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
+_UNREAD_SUFFIXES = {
+    "an icon": (".ico",),
+    "a Targa picture": (".tga",),
+    "a Netpbm picture": (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"),
+}
+
+
+def is_called_a_picture(name: str) -> bool:
+    """Whether a file's name has an ending that only pictures have."""
+    return PurePath(name).suffix.lower() in PICTURE_SUFFIXES
+
+
+def opener(head: bytes) -> type[ImageFile.ImageFile] | None:
+    """Choose the Pillow plugin by the file's first bytes; None where they are of no kind that is read."""
+    if head.startswith(b"\xff\xd8\xff"):
+        return JpegImagePlugin.JpegImageFile  # an MPO too: its first picture is a complete JPEG
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return PngImagePlugin.PngImageFile
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP" and WebPImagePlugin.SUPPORTED:
+        return WebPImagePlugin.WebPImageFile
+    if head.startswith((b"GIF87a", b"GIF89a")):
+        return GifImagePlugin.GifImageFile
+    if head.startswith(_TIFF) and head[8:10] != b"CR":
+        return TiffImagePlugin.TiffImageFile
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
+        return BmpImagePlugin.BmpImageFile
+    kind = _iso_kind(head)
+    if kind == "AVIF" and features.check("avif"):
+        from PIL import AvifImagePlugin  # not in Pillow before 11.3
+
+        return AvifImagePlugin.AvifImageFile
+    if kind == "HEIC":
+        try:
+            from pi_heif.as_plugin import HeifImageFile  # used directly: registering it would change Image.open()
+        except ImportError:
+            return None
+        return HeifImageFile
+    return None
+
+
+def brands(head: bytes) -> list[bytes]:
+    """List the major and compatible brands of an ISO media file (AVIF, HEIC, MP4); empty for any other file."""
+    if head[4:8] != b"ftyp":
+        return []
+    end = min(int.from_bytes(head[:4], "big"), len(head))
+    return [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
+
+
+def _iso_kind(head: bytes) -> str | None:
+    """Tell AVIF and HEIC apart by all brands; where these say neither or both (`mif1`), by how the items are coded."""
+    listed = set(brands(head))
+    avif, heic = bool(listed & BRANDS_OF_AVIF), bool(listed & BRANDS_OF_HEIC)
+    if avif == heic:
+        if not listed & (BRANDS_OF_AVIF | {b"mif1", b"mif2", b"msf1"}):
+            return None
+        avif = b"av01" in head and b"hvc1" not in head
+    return "AVIF" if avif else "HEIC"
+
+
+def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
+    """Tell a person what a file that is not read looks like, and what to do with it.
+
+    Args:
+        head: The file's first bytes.
+        name: The file as the sentence calls it.
+        suffix: The ending of its name, lower case.
+
+    Returns:
+        The sentence, and whether the content is a picture of a kind that is known but not read.
+    """
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    text = head.decode(encoding, "ignore").lstrip().lower()
+    if not head.strip(b"\0"):
+        return f"{name} begins with nothing but zeros: its copy or download was not finished, so repeat it.", False
+    if text.startswith("version https://git-lfs.github.com/spec/"):
+        return f"{name} is a Git LFS pointer, not the file itself: fetch the file with 'git lfs pull'.", False
+    if text.startswith(("<!doctype html", "<html")):
+        return f"{name} is a web page, not a picture: save the picture itself.", False
+    drawn = re.match(r"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*<(\w+:)?svg\b", text, re.DOTALL)
+    if drawn or suffix in (".svg", ".svgz"):
+        return f"{name} is an SVG drawing, which has no pixels: export it as PNG or JPEG.", bool(drawn)
+    if _iso_kind(head) == "HEIC":
+        return f"{name} is a HEIC photo, for which pi-heif is missing: install it, or save the photo as JPEG.", True
+    if _iso_kind(head) == "AVIF":
+        return f"{name} is an AVIF picture, which this Pillow cannot read: save it as JPEG or PNG.", True
+    if is_raw(head):
+        return raw_photo(name), True
+    for kind, starts in _UNREAD.items():
+        if head.startswith(starts):
+            return f"{name} is not a picture of a kind that is read here, but {kind}: save it as JPEG or PNG.", True
+    if text.startswith("%pdf"):
+        return f"{name} is a PDF document, not a picture: export its page as PNG or JPEG.", False
+    if suffix in RAW_SUFFIXES:
+        return raw_photo(name), True
+    for kind, suffixes in _UNREAD_SUFFIXES.items():
+        if suffix in suffixes:
+            return f"{name} is not a picture of a kind that is read here, but {kind}: save it as JPEG or PNG.", True
+    return f"{name} is not a picture of a kind that is read here ({KINDS}): save it as JPEG or PNG.", False
+
+
+def is_raw(head: bytes) -> bool:
+    """Whether some first bytes are a camera raw file's that is no plain TIFF."""
+    return head.startswith(_RAW) or (head.startswith(_TIFF) and head[8:10] == b"CR") or b"crx " in brands(head)
+
+
+def raw_photo(name: str) -> str:
+    """What is said of a camera raw file."""
+    return f"{name} is a camera raw file, whose first picture is only a preview: export it as JPEG or TIFF."
