@@ -6,6 +6,8 @@ takes them chooses where they go.
 
 from __future__ import annotations
 
+import copy
+import mmap
 import re
 import stat
 import struct
@@ -14,11 +16,15 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from patchify_core.code_pages import decoded
 from patchify_core.errors import ArchiveError
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
+_HEADER = struct.Struct("<4s2H3H3L2H")  # in front of a member: 4.3.7
+_ENTRY = struct.Struct("<4s6H3L5H2L")  # of a member in the list of them: 4.3.12
+_ENTRY_SIGNATURE = b"PK\x01\x02"
 _END_SIGNATURE = b"PK\x05\x06"
 _ZIP64_SIGNATURE, _ZIP64_LOCATOR = b"PK\x06\x07", 20  # 4.3.15, which stands just before the record above
 _LONGEST_COMMENT = 65_535
@@ -125,7 +131,10 @@ def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
     """The archive, once its table of contents is known to be short enough."""
     _check_directory(path, settings)
     try:
-        archive = zipfile.ZipFile(path)
+        try:
+            archive = zipfile.ZipFile(path)
+        except UnicodeDecodeError:
+            archive = zipfile.ZipFile(_with_true_flags(path))
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise _damaged() from error
     if len(archive.filelist) > settings.members:
@@ -190,6 +199,35 @@ def _is_folder(info: zipfile.ZipInfo, name: str) -> bool:
     return name.endswith("/") or bool(called and info.file_size == 0)
 
 
+class _Mapped(mmap.mmap):
+    """A mapped file as `zipfile` wants files to be."""
+
+    def seekable(self) -> bool:
+        """Before Python 3.13 a mapping does not say so."""
+        return True
+
+
+def _with_true_flags(path: Path) -> Any:
+    """The archive in memory, where no name is said to be UTF-8 that is not; `zipfile` gives up on all of it else."""
+    with open(path, "rb") as file:
+        data = _Mapped(file.fileno(), 0, access=mmap.ACCESS_COPY)  # what is changed is changed in memory alone
+    end = data.rfind(_END_SIGNATURE)
+    *_, length, offset, _ = _END.unpack_from(data, end)
+    at = end - length
+    before = at - offset  # bytes in front of the archive, as of a program that unpacks itself
+    while 0 <= at and data[at : at + 4] == _ENTRY_SIGNATURE and at + _ENTRY.size <= end:
+        *_, name_length, extra, comment, _, _, _, _, header = _ENTRY.unpack_from(data, at)
+        name = data[at + _ENTRY.size : at + _ENTRY.size + name_length]
+        try:
+            name.decode()
+        except UnicodeDecodeError:
+            for flags in (at + 8, before + header + 6):
+                if 0 <= flags < len(data) - 1:
+                    data[flags + 1] &= ~(_UTF8_FLAG >> 8) & 0xFF
+        at += _ENTRY.size + name_length + extra + comment
+    return data
+
+
 def _refused(info: zipfile.ZipInfo, name: str) -> str | None:
     """Why a member is not even opened."""
     parts = [part.strip(" ") for part in name.split("/")]
@@ -209,7 +247,7 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
         return large
     parts, length = [], 0
     try:
-        with archive.open(info) as file:
+        with archive.open(_as_in_header(archive, info)) as file:
             while chunk := file.read(_CHUNK):
                 length += len(chunk)
                 if length > most:
@@ -224,6 +262,23 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
             raise
         return "it is damaged"
     return b"".join(parts)
+
+
+def _as_in_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    """The member under the name that stands in front of its bytes, which `zipfile` wants to be that of the list.
+
+    Some programs write the two with other separators or in other encodings; everybody else goes by the list.
+    """
+    assert archive.fp is not None, "an archive that is open"
+    archive.fp.seek(info.header_offset)
+    header = archive.fp.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return info
+    _, _, flags, *_, length, _ = _HEADER.unpack(header)
+    found = copy.copy(info)
+    found.flag_bits = info.flag_bits & ~_UTF8_FLAG | flags & _UTF8_FLAG
+    found.orig_filename = archive.fp.read(length).decode("utf-8" if flags & _UTF8_FLAG else "cp437")
+    return found
 
 
 def _too_many(settings: ArchiveSettings) -> ArchiveError:

@@ -212,6 +212,7 @@ class PatchIndex:
         first = row * patches
         options = faiss.SearchParameters(sel=faiss.IDSelectorRange(first, first + patches))  # type: ignore[call-arg]
         scores, found = self.codes.search(query[None], patches, params=options)
+        self._check_found(scores[0], found[0])
         by_cell = np.empty(patches, np.float32)
         by_cell[found[0] - first] = scores[0]
         return by_cell
@@ -219,7 +220,14 @@ class PatchIndex:
     def _decoded_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
         """(P,) similarities with one picture's decoded patches: one arithmetic for a search and for `cell_scores`."""
         scores: NDArray[np.float32] = np.einsum("pd,d->p", self.descriptors_of(row), query)
+        self._check_found(scores)
         return scores
+
+    def _check_found(self, scores: NDArray[np.float32] | None, patches: NDArray[np.int64] | None = None) -> None:
+        """Raises IndexFolderError for what no search finds in an index that was built: no index is trusted that far."""
+        numbers = patches is None or not len(patches) or 0 <= patches.min() <= patches.max() < self.codes.ntotal
+        if not numbers or (scores is not None and not np.isfinite(scores).all()):
+            raise IndexFolderError("The index has codes that no build writes: build it again.")
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
         """Ranks pictures by their best patch, one hit a picture.
@@ -278,6 +286,7 @@ class PatchIndex:
         fetch = pictures * used
         while True:
             scores, patches = (found[0] for found in self.codes.search(query[None], fetch, params=options))
+            self._check_found(scores, patches)
             rows, cells = np.divmod(patches, self.patches_per_image)
             order = np.lexsort((cells, self.image_ids[rows], -scores))
             _, first = np.unique(rows[order], return_index=True)
@@ -300,6 +309,7 @@ class PatchIndex:
         while True:
             _, patches = search(query[None], fetch)
             found = patches[0][patches[0] >= 0]
+            self._check_found(None, found)
             rows, cells = np.divmod(found, self.patches_per_image)
             rows = rows[cells < used]
             _, first = np.unique(rows, return_index=True)

@@ -13,8 +13,9 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,8 +23,9 @@ from numpy.typing import NDArray
 from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_json
 from patchify_core.encoders.base import EncoderInfo
-from patchify_core.errors import IndexFolderError
+from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import CROP, checked_features
+from patchify_core.faiss_files import read_faiss_file, write_faiss_file
 from patchify_core.index import IndexedImage, PatchIndex, SearchPlan
 from patchify_core.integrity import (
     META_NAME,
@@ -37,12 +39,15 @@ from patchify_core.integrity import (
     unreadable,
 )
 from patchify_core.maps import KeptMaps, PackedMaps, write_maps
+from patchify_core.npy import npy_array
 from patchify_core.picture_table import PictureTable, read_table
 from patchify_core.projection import Projection
 from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
-    import faiss
+    pass
+
+Record = TypeVar("Record")
 
 FORMAT = 2
 FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
@@ -71,9 +76,9 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
     """
     if isinstance(index.images, PictureTable):
         raise IndexFolderError("A big index is not written anew: copy its folder, or build it again.")
-    files = {FAISS_NAME: _write_codes(index.codes, folder / FAISS_NAME)}
+    files = {FAISS_NAME: write_faiss_file(index.codes, folder / FAISS_NAME)}
     if index.fine is not None:
-        files[FINE_NAME] = _write_codes(index.fine, folder / FINE_NAME)
+        files[FINE_NAME] = write_faiss_file(index.fine, folder / FINE_NAME)
     packed = index.maps if packed is None else packed
     if packed is not None:
         write_maps(packed, folder / MAPS_NAME)
@@ -118,14 +123,16 @@ def _load(place: Path, folder: Path) -> PatchIndex:
     try:
         files, root, factory = checked_files(meta, folder), (folder / meta["root"]).resolve(), meta["factory"]
         codebook, rescore, features = meta["codebook"], meta["rescore"], checked_features(meta["features"])
-        encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
+        encoder, regions = plain_record(EncoderInfo, meta["encoder"]), parse_regions(meta["regions"])
         images: Sequence[IndexedImage] | None = None
         if (meta["images"] is None) != (PICTURES_NAME in files):
             raise damaged(folder, META_NAME)
         if meta["images"] is not None:
-            images = [IndexedImage(**image) for image in meta["images"]]
+            images = listed_images(meta["images"])
         plan = None if "search" not in meta else SearchPlan(**meta["search"])
-    except (KeyError, TypeError, AttributeError):
+    except PatchifyError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError):
         raise damaged(folder, META_NAME) from None
     projection = boxes = fine = maps = located = ahead = None
     with opened(place, files, folder) as at:
@@ -136,7 +143,7 @@ def _load(place: Path, folder: Path) -> PatchIndex:
             if PROJECTION_NAME in at:
                 projection = Projection.from_bytes(at[PROJECTION_NAME].read())
             if BOXES_NAME in at:
-                boxes = np.lib.format.read_array(at[BOXES_NAME], allow_pickle=False)
+                boxes = npy_array(at[BOXES_NAME].read())
             if MAPS_NAME in at:
                 maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
             if images is None:
@@ -149,9 +156,9 @@ def _load(place: Path, folder: Path) -> PatchIndex:
                 fine = None if finer is None else finer.codes
                 ahead = ReadAhead(coarse, finer)
             else:
-                codes = _read_codes(at[FAISS_NAME])
+                codes = read_faiss_file(at[FAISS_NAME])
                 if FINE_NAME in at:
-                    fine = _read_codes(at[FINE_NAME])
+                    fine = read_faiss_file(at[FINE_NAME])
             compression = parse_factory(factory)
             if plan is not None:
                 plan.check(codes)
@@ -186,7 +193,12 @@ def _load(place: Path, folder: Path) -> PatchIndex:
         and (maps is None or (len(maps) == len(images) and features != CROP))
         and (boxes is not None) == regions.needs_picture
         and (
-            boxes is None or (boxes.shape == (len(images), regions.patches_per_image, 4) and boxes.dtype == np.float32)
+            boxes is None
+            or (
+                boxes.shape == (len(images), regions.patches_per_image, 4)
+                and boxes.dtype == np.float32
+                and bool(np.isfinite(boxes).all())
+            )
         )
     )
     if not fits:
@@ -202,8 +214,39 @@ def checked_files(meta: dict[str, Any], folder: Path) -> dict[str, dict[str, Any
     return files
 
 
+def plain_record(kind: type[Record], values: Any) -> Record:
+    """A dataclass of numbers and texts, from JSON.
+
+    Raises:
+        TypeError: if a field is missing, or more than there are, or of another type.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("no record")
+    made = kind(**values)
+    if any(type(getattr(made, field.name)).__name__ != field.type for field in fields(cast("Any", kind))):
+        raise TypeError("a field of another type")
+    return made
+
+
+def listed_images(listed: Any) -> list[IndexedImage]:
+    """The pictures that `meta.json` lists.
+
+    Raises:
+        TypeError, ValueError: if they are something else, or the name of one leads out of the pictures' folder.
+    """
+    images = [plain_record(IndexedImage, one) for one in listed]
+    for image in images:
+        name = PurePosixPath(image.file_name)
+        leads_out = name.is_absolute() or ".." in name.parts or "\0" in image.file_name
+        sizes = image.width, image.height, image.bytes + 1
+        if leads_out or min(sizes) < 1 or max(*sizes, abs(image.id)) >= 1 << 63:
+            raise ValueError("no picture")
+        image.file_name.encode()  # a name of half letters can neither be printed nor found
+    return images
+
+
 def _check(file: BinaryIO, listed: dict[str, Any], folder: Path, name: str) -> None:
-    """FAISS trusts what it reads, so it gets to read only a file whose digest is right."""
+    """Whether a file is the one that was written; whether it fits together is seen when it is read."""
     try:
         if not is_whole(file, listed):
             raise damaged(folder, name)
@@ -217,43 +260,6 @@ def _npy(array: NDArray[np.float32]) -> bytes:
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
     return stream.getvalue()
-
-
-def _read_codes(file: BinaryIO) -> faiss.Index:
-    """Reads a FAISS index whose digest was checked, ready to give single patches back."""
-    import faiss
-
-    # Not by its path, where another file may stand by now; in pieces of this size it takes no longer.
-    codes = faiss.read_index(faiss.PyCallbackIOReader(file.read, 1 << 20))  # type: ignore[attr-defined]
-    inverted = faiss.try_extract_index_ivf(codes)
-    if inverted is not None:
-        inverted.make_direct_map()  # an inverted file keeps patches by list; this finds them by number
-    return codes
-
-
-def _write_codes(codes: faiss.Index, path: Path) -> dict[str, Any]:
-    """Streams the FAISS index into a file without a second copy in memory; returns its entry for `meta.json`."""
-    import faiss
-
-    digests = Digests()
-    failure: list[OSError] = []
-    with open(path, "wb") as file:
-
-        def write(chunk: bytes) -> None:
-            try:
-                file.write(chunk)
-            except OSError as error:
-                failure.append(error)  # FAISS would report its own words instead of the disk's
-                raise
-            digests.update(chunk)
-
-        try:
-            faiss.write_index(codes, faiss.PyCallbackIOWriter(write, 1 << 20))  # type: ignore[attr-defined]
-        except RuntimeError:
-            if failure:
-                raise failure[0] from None
-            raise
-    return digests.listed()
 
 
 def index_stands(out: Path) -> bool:

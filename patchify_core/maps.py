@@ -28,6 +28,7 @@ THUMBNAIL = 96
 
 _HEAD = struct.Struct("<HHHffI")  # height, width, channels, lowest value, step, bytes of the thumbnail
 _MAGIC = b"PFYMAPS1"
+_MOST_CELLS = 1 << 26  # x channels, of a map; a map of 73 x 73 cells of 1024 channels has a twelfth of it
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
 _QUALITY = 90  # of the thumbnail's JPEG
@@ -68,6 +69,20 @@ def pack(kept: PictureMap) -> bytes:
     return _HEAD.pack(height, width, channels, low, step, len(jpeg)) + jpeg + zlib.compress(levels.tobytes())
 
 
+def packed_shape(data: bytes) -> tuple[int, int, int]:
+    """(h, w, C) of a packed map as its head says, without unpacking it.
+
+    Raises:
+        ValueError: if it is no such map, or would be larger than any.
+    """
+    if len(data) < _HEAD.size:
+        raise ValueError("not a feature map")
+    height, width, channels, *_ = _HEAD.unpack_from(data)
+    if not 0 < height * width * channels <= _MOST_CELLS:
+        raise ValueError("not a feature map")
+    return height, width, channels
+
+
 def unpack(data: bytes) -> PictureMap:
     """Reads what `pack` wrote.
 
@@ -76,8 +91,9 @@ def unpack(data: bytes) -> PictureMap:
     """
     from PIL import JpegImagePlugin
 
+    height, width, channels = packed_shape(data)
     try:
-        height, width, channels, low, step, size = _HEAD.unpack_from(data)
+        *_, low, step, size = _HEAD.unpack_from(data)
         start = _HEAD.size + size
         # Not Image.open(): its own limit on sizes comes as a warning, or as an error that is no ValueError.
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data[_HEAD.size : start])) as image:
@@ -87,7 +103,7 @@ def unpack(data: bytes) -> PictureMap:
         count = height * width * channels
         unpacker = zlib.decompressobj()
         levels = np.frombuffer(unpacker.decompress(data[start:], count + 1), np.uint8)  # never more than expected
-        if len(levels) != count or count == 0 or not unpacker.eof or not abs(low) + _LEVELS * abs(step) < _LARGEST:
+        if len(levels) != count or not unpacker.eof or not abs(low) + _LEVELS * abs(step) < _LARGEST:
             raise ValueError("not a feature map")
     except ValueError:
         raise

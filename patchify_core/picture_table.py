@@ -197,7 +197,9 @@ class PictureTable(Sequence[IndexedImage]):
     @cached_property
     def _order(self) -> NDArray[np.int64] | None:
         """Rows by ascending id; None where they stand so already, as in nearly every collection."""
-        return None if len(self) < 2 or bool((np.diff(self.ids) > 0).all()) else np.argsort(self.ids, kind="stable")
+        return (
+            None if len(self) < 2 or bool((self.ids[1:] > self.ids[:-1]).all()) else np.argsort(self.ids, kind="stable")
+        )
 
     def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
         """(K,) int64 rows of these ids, -1 for an id that no picture has."""
@@ -295,6 +297,6 @@ def _parsed(data: mmap.mmap | memoryview) -> PictureTable:
         column: NDArray[Any] = np.frombuffer(data, kind, count * width, at)
         columns[name] = column.reshape(count, width) if width > 1 else column
         at += column.nbytes
-    if (np.diff(columns["ends"]) < 0).any():
+    if (columns["ends"][1:] < columns["ends"][:-1]).any():
         raise ValueError("not a picture table")
     return PictureTable(**columns, text=np.frombuffer(data, np.uint8, text_bytes, at))

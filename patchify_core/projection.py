@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
+from patchify_core.npy import npy_array
 
 HALF_WHITENING = 0.25
 """Power of the variance that an axis is divided by: 0 is plain PCA, 0.5 full whitening."""
@@ -92,9 +93,9 @@ class Projection:
         Raises:
             ValueError: if it is something else.
         """
-        rows = np.lib.format.read_array(io.BytesIO(data), allow_pickle=False)
+        rows = npy_array(data)
         if rows.ndim != 2 or rows.dtype != np.float32 or not 2 <= len(rows) <= rows.shape[1] + 1:
             raise ValueError("not a projection")
         if not np.isfinite(rows).all():
             raise ValueError("not a projection")
-        return cls(rows[0], np.ascontiguousarray(rows[1:].T))
+        return cls(rows[0].copy(), np.ascontiguousarray(rows[1:].T))

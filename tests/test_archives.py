@@ -147,7 +147,7 @@ def test_damaged_archives_end_in_one_sentence(tmp_path, data) -> None:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a.jpg", b"abc" * 50)
-        archive.writestr("b/c.jpg", b"defg" * 50)
+        archive.writestr("b/ü猫.jpg", b"defg" * 50)
     whole = bytearray(stream.getvalue())
     for _ in range(data.draw(st.integers(1, 4))):
         whole[data.draw(st.integers(0, len(whole) - 1))] = data.draw(st.integers(0, 255))
@@ -280,3 +280,31 @@ def test_every_member_comes_out_whatever_its_name(tmp_path, found) -> None:
     assert [member.data or member.refused for member in members(path)] == [
         "its name leads out of the archive" if member.refused else b"%d" % at for at, member in enumerate(members(path))
     ]
+
+
+@pytest.mark.parametrize("other", [b"a\\b.png", b"a_b.png", b"\xff/b.png"])
+def test_the_name_in_front_of_a_member_does_not_matter(tmp_path, other) -> None:
+    """`zipfile` calls a member damaged whose two names differ; other programs do not look."""
+    path = packed(tmp_path / "a.zip", {"a/b.png": b"x", "ü/c.png": b"y"})
+    path.write_bytes(path.read_bytes().replace(b"a/b.png", other, 1).replace("ü/c.png".encode(), "û/c.png".encode(), 1))
+    assert {name: member.data for name, member in read(path).items()} == {"a/b.png": b"x", "ü/c.png": b"y"}
+
+
+@pytest.mark.parametrize("in_front", [b"", b"a program that unpacks itself"])
+def test_names_that_are_falsely_said_to_be_utf8(tmp_path, in_front) -> None:
+    """`zipfile` refuses an archive for one such name."""
+    names = {"写真/猫.png": "写真/猫.png".encode("cp932"), "ü/犬.png": "ü/犬.png".encode()}
+    path = raw_names(tmp_path / "a.zip", {name: b"x" for name in names.values()} | {b"plain.png": b"y"})
+    data = bytearray(path.read_bytes())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = data.find(signature)
+        while at >= 0:
+            data[at + flags + 1] |= 0x08
+            at = data.find(signature, at + 4)
+    path.write_bytes(in_front + data)
+    with pytest.raises(UnicodeDecodeError):
+        zipfile.ZipFile(path)
+    assert {name: member.data for name, member in read(path).items()} == dict.fromkeys(names, b"x") | {
+        "plain.png": b"y"
+    }
+    assert path.read_bytes() == in_front + data  # nothing is written

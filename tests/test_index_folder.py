@@ -139,6 +139,37 @@ DAMAGE = {
     "wider encoder, sealed": wider_encoder,
     "other regions, sealed": other_regions,
     "encoder of numbers, sealed": lambda folder: edit(folder, lambda meta: meta.update(encoder=[1]), seal=True),
+    **{
+        f"an image with {field} {value!r}, sealed": lambda folder, field=field, value=value: edit(
+            folder, lambda meta: meta["images"][1].update({field: value}), seal=True
+        )
+        for field, value in [
+            ("id", "2"),
+            ("id", 2.0),
+            ("id", True),
+            ("id", 1 << 70),
+            ("width", 0),
+            ("height", -3),
+            ("height", 1 << 64),
+            ("bytes", -1),
+            ("file_name", None),
+            ("file_name", ["a"]),
+            ("file_name", "../../up.png"),
+            ("file_name", "/etc/up.png"),
+            ("file_name", "a\0.png"),
+            ("file_name", "\ud800.png"),
+            ("sha256", 7),
+            ("more", 1),
+        ]
+    },
+    **{
+        f"an encoder with {field} {value!r}, sealed": lambda folder, field=field, value=value: edit(
+            folder, lambda meta: meta["encoder"].update({field: value}), seal=True
+        )
+        for field, value in [("dim", "16"), ("dim", 16.0), ("dim", None), ("spec", 1), ("input_size", [8])]
+    },
+    "images as an object, sealed": lambda folder: edit(folder, lambda meta: meta.update(images={"a": 1}), seal=True),
+    "images as a number, sealed": lambda folder: edit(folder, lambda meta: meta.update(images=7), seal=True),
     "images of text, sealed": lambda folder: edit(folder, lambda meta: meta.update(images=["a"]), seal=True),
     **{
         f"without {key}, sealed": without(key)
@@ -278,6 +309,9 @@ FILE_DAMAGE = {
     "cut, sealed": lambda folder, name: reseal(folder, name, (folder / name).read_bytes()[:-7]),
     "pickled, sealed": lambda folder, name: reseal(folder, name, npy(np.array([{}], object), allow_pickle=True)),
     "of another shape, sealed": lambda folder, name: reseal(folder, name, npy(np.ones((2, 2), np.float32))),
+    "not finite, sealed": lambda folder, name: reseal(
+        folder, name, npy(np.full_like(np.load(folder / name), np.nan)) if name.endswith(".npy") else b"\xff" * 500
+    ),
     "of other precision, sealed": lambda folder, name: reseal(folder, name, npy(np.ones((12, 1, 4)))),
     "listed as text, sealed": lambda folder, name: edit(folder, lambda m: m["files"].update({name: "x"}), seal=True),
     "listed without size, sealed": lambda folder, name: edit(

@@ -7,6 +7,7 @@ import os
 import struct
 import sys
 import tracemalloc
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchify_core import maps as maps_module
-from patchify_core.maps import _HEAD, THUMBNAIL, KeptMaps, PictureMap, pack, thumbnail, unpack, write_maps
+from patchify_core.maps import _HEAD, THUMBNAIL, KeptMaps, PictureMap, pack, packed_shape, thumbnail, unpack, write_maps
 from tests.tiny import picture
 
 PROPERTY = settings(max_examples=40, deadline=None)
@@ -378,3 +379,19 @@ def test_where_files_are_not_kept_open_another_one_is_refused(kept, monkeypatch,
         os.utime(path, ns=(0, 0))
     with pytest.raises(OSError):
         found.packed(0)
+
+
+@pytest.mark.parametrize("shape", [(65535, 65535, 65535), (1 << 13, 1 << 13, 2), (0, 1, 1)])
+def test_a_map_larger_than_any_is_refused_before_it_is_unpacked(packed, shape):
+    zeros = zlib.compress(bytes(1 << 20))
+    head = struct.pack("<HHH", *shape) + packed[6 : packed.index(b"\xff\xd9") + 2]
+    with pytest.raises(ValueError, match="not a feature map"):
+        unpack(head + zeros)
+    with pytest.raises(ValueError, match="not a feature map"):
+        packed_shape(head + zeros)
+
+
+def test_the_shape_of_a_packed_map(packed):
+    assert packed_shape(packed) == unpack(packed).cells.shape
+    with pytest.raises(ValueError, match="not a feature map"):
+        packed_shape(packed[:5])

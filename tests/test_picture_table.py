@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from patchify_core.picture_table import IndexedImage, PictureTable, RowOf, joined, read_table, write_tables
@@ -37,6 +37,7 @@ def on_disk(path: Path, *tables: PictureTable) -> PictureTable:
         return read_table(file)
 
 
+@example([IndexedImage(2**63 - 1, "", 1, 1, 0, "0" * 64), IndexedImage(-2, "", 1, 1, 0, "0" * 64)], 0)
 @given(IMAGES, st.integers(0, 12))
 def test_a_table_is_the_list_that_it_was_made_of(listed: list[IndexedImage], cut: int) -> None:
     table = PictureTable.of(listed)

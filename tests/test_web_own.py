@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import threading
 import time
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -22,10 +25,12 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from patchify_core.build import BuildSettings, build_index
+from patchify_core.digests import sha256_of_bytes, sha256_of_json
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation import evaluate
 from patchify_core.gallery import read_coco, read_folder
 from patchify_core.index import PatchIndex
+from patchify_core.maps import PictureMap, pack
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval import Patchify
 from patchify_core.web import visits
@@ -468,6 +473,60 @@ def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, r
         assert "index" in said, case
     leftovers = [p for p in all_visitors.folder.rglob("returned-*")]
     assert leftovers == []
+
+
+def bomb(height: int, width: int, channels: int) -> bytes:
+    """A packed map of zeros, which are as good as nothing once they are packed."""
+    kept = pack(PictureMap(np.zeros((1, 1, 1), np.float32), np.zeros((96, 96, 3), np.uint8)))
+    size = int.from_bytes(kept[14:18], "little")
+    packer = zlib.compressobj(9)
+    zeros = packer.compress(bytes(height * width * channels)) + packer.flush()
+    return struct.pack("<HHH", height, width, channels) + kept[6 : 18 + size] + zeros
+
+
+def test_small_files_do_not_become_large_arrays(home, all_visitors, tmp_path, refused) -> None:
+    """Each claimed size is compared with what the page's own index has before anything is allocated."""
+    with zipfile.ZipFile(io.BytesIO(home)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    meta = json.loads(files["meta.json"])
+    count = len(meta["images"])
+    ends = np.frombuffer(files["maps.bin"], "<u8", count + 1, 16)
+    first = files["maps.bin"][ends[0] : ends[1]]
+    channels = int.from_bytes(first[4:6], "little")
+
+    def with_map(data: bytes) -> dict[str, bytes]:
+        moved = np.concatenate([ends[:1], ends[1:] + len(data) - len(first)]).astype("<u8")
+        maps = files["maps.bin"][:16] + moved.tobytes() + data + files["maps.bin"][ends[1] :]
+        return sealed(files | {"maps.bin": maps})
+
+    def sealed(changed: dict[str, bytes]) -> dict[str, bytes]:
+        said = {name: {"bytes": len(changed[name]), "sha256": sha256_of_bytes(changed[name])} for name in meta["files"]}
+        new = {key: value for key, value in meta.items() if key != "digest"} | {"files": said}
+        return changed | {"meta.json": json.dumps(new | {"digest": sha256_of_json(new)}).encode()}
+
+    returned(all_visitors, zipped(with_map(first)), tmp_path / "good.zip")  # sealed like this it is taken
+    empty = b'{"digest": "", "format": 2, "x": '
+    cases = {
+        "a map of many cells": with_map(bomb(2500, 2500, channels)),
+        "a map that says so": with_map(struct.pack("<HHH", 65535, 65535, channels) + first[6:]),
+        "a map of many channels": with_map(bomb(2, 2, 65535)),
+        "codes of zeros": sealed(files | {"index.faiss": files["index.faiss"] + bytes(9_000_000)}),
+        "maps of zeros": sealed(files | {"maps.bin": files["maps.bin"] + bytes(7_000_000)}),
+        "a meta of brackets": files | {"meta.json": empty + b"[" + b"[]," * 20_000 + b"[]]}"},
+        "a deep meta": files | {"meta.json": empty + b"[" * 30_000 + b"]" * 30_000 + b"}"},
+    }
+    for case, changed in cases.items():
+        stream = io.BytesIO()
+        with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name, data in changed.items():
+                archive.writestr(name, data)
+        data = stream.getvalue()
+        assert len(data) < 400_000, (case, len(data))
+        tracemalloc.start()
+        said = refused(returned, all_visitors, data, tmp_path / "bad.zip")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert "index" in said and peak < 25_000_000, (case, said, peak)
 
 
 def test_flipped_bytes_of_an_index_are_harmless(home, all_visitors, tmp_path) -> None:

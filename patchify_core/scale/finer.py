@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from patchify_core.compression import parse_factory
 from patchify_core.digests import sha256_of_json
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.faiss_files import check_faiss_file
 from patchify_core.files import write_json
 from patchify_core.index import PatchIndex
 from patchify_core.index_folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_meta
@@ -191,8 +192,9 @@ class _State:
         try:
             found = json.loads((private / STATE_NAME).read_text(encoding="utf-8"))
             data = base64.b64decode(found["codec"], validate=True)
-            if hashlib.sha256(data).hexdigest() != found["sha256"]:  # FAISS trusts what it reads
+            if hashlib.sha256(data).hexdigest() != found["sha256"]:
                 return None
+            check_faiss_file(data)
             return cls(data, int(found["pictures"]), str(found["digest"]))
         except (OSError, ValueError, KeyError, TypeError):
             return None

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from patchify_core.compression import make_codec, needed_to_train, parse_factory, too_few, train
 from patchify_core.digests import sha256_of_bytes
+from patchify_core.faiss_files import check_faiss_file
 from patchify_core.files import atomic, write_json
 from patchify_core.projection import Projection
 from patchify_core.scale.lists import TRAINING_PER_LIST, Lists
@@ -131,7 +132,10 @@ class Learned:
             return None
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             projection = Projection.from_bytes(arrays["projection"].tobytes()) if "projection" in arrays else None
-            fine = faiss.deserialize_index(arrays["fine"]) if "fine" in arrays else None
+            fine = None
+            if "fine" in arrays:
+                check_faiss_file(arrays["fine"].tobytes())
+                fine = faiss.deserialize_index(arrays["fine"])
             lists = Lists(arrays["centroids"], arrays["cells"], arrays["firsts"])
             return cls(projection, lists, arrays["quantizer"], fine)
 

@@ -18,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
+from patchify_core.faiss_files import check_faiss_file
+from patchify_core.npy import npy_array
 
 if TYPE_CHECKING:
     import faiss
@@ -66,15 +68,18 @@ def map_codes(file: BinaryIO) -> MappedCodes:
     The very file that was checked is mapped, not what stands under its name by now; it may be closed afterwards.
 
     Args:
-        file: open, with a digest that was checked: FAISS follows what it reads.
+        file: open, with a digest that was checked.
 
     Raises:
+        ValueError: if it does not fit together; which vectors are in which list is not looked at, whoever searches has
+            to check the numbers that come back.
         RuntimeError: if FAISS does not read it.
     """
     import faiss
 
     faiss_: Any = faiss  # its annotations lack the reader
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    check_faiss_file(mapped, ids=False)
     data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
     reader = faiss_.ZeroCopyIOReader(faiss.swig_ptr(data), data.size)
     codes = faiss_.read_index(reader)
@@ -84,15 +89,10 @@ def map_codes(file: BinaryIO) -> MappedCodes:
 
 def map_numbers(file: BinaryIO) -> NDArray[Any]:
     """A .npy file, mapped; raises ValueError if it is something else."""
-    file.seek(0)
-    if np.lib.format.read_magic(file) != (1, 0):
+    found = npy_array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if found.ndim != 1 or found.dtype.kind != "u":
         raise ValueError("not a table of lists")
-    shape, _, kind = np.lib.format.read_array_header_1_0(file)
-    if len(shape) != 1 or kind.kind != "u":
-        raise ValueError("not a table of lists")
-    start = file.tell()
-    mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    return np.frombuffer(mapped, kind, shape[0], start)
+    return found
 
 
 class ReadAhead:

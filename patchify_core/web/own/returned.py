@@ -19,9 +19,10 @@ from patchify_core.archives import ArchiveSettings, members, names
 from patchify_core.build import BuildSettings
 from patchify_core.codes import Codes, encode_codes
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
-from patchify_core.index import IndexedImage, PatchIndex
-from patchify_core.index_folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, read_meta
-from patchify_core.maps import KeptMaps, unpack
+from patchify_core.index import PatchIndex
+from patchify_core.index_folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
+from patchify_core.maps import KeptMaps, packed_shape, unpack
+from patchify_core.scale.merge import framed
 
 KNOWN_FILES = (META_NAME, FAISS_NAME, PROJECTION_NAME, MAPS_NAME)
 MOST_MEMBERS = 20
@@ -29,6 +30,12 @@ MOST_MEMBERS = 20
 
 MAP_BYTES = 200_000
 """Of a picture's feature map, at most; the bundled encoder's take 53 kB."""
+
+EXPANSION = 20
+"""Bytes that an archive may become, for each of its own: codes and maps do not get smaller by compression."""
+
+ROOM_FOR_SHAPES = 2
+"""Times that a map may be as long as the longest of the bundled index's."""
 
 FOREIGN = "That index was not made by this page with these settings: bring back one that you downloaded here."
 DAMAGED = "That index is damaged or was edited: bring back the file as you downloaded it."
@@ -67,7 +74,7 @@ def bring_back(archive: Path, folder: Path, like: PatchIndex, most_pictures: int
     """
     folder.mkdir(parents=True)
     try:
-        _unpack(archive, folder, _sizes(like, most_pictures), most_bytes)
+        _unpack(archive, folder, _sizes(like, most_pictures), min(most_bytes, EXPANSION * archive.stat().st_size))
         return _read(folder, like, most_pictures)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
@@ -103,24 +110,23 @@ def _read(folder: Path, like: PatchIndex, most_pictures: int) -> PatchIndex:
     made = {key: value for key, value in like.meta().items() if key != "images"}
     if any(meta.get(key) != value for key, value in made.items()):
         raise PatchifyError(FOREIGN)
-    images = _images(meta.get("images"))
-    if len(images) > most_pictures:
-        raise PatchifyError(f"That index holds {len(images):,} pictures, and there is room for {most_pictures:,}.")
+    listed = meta.get("images")
+    if not isinstance(listed, list) or not listed:
+        raise PatchifyError(DAMAGED)
+    if len(listed) > most_pictures:
+        raise PatchifyError(f"That index contains {len(listed):,} pictures, and there is room for {most_pictures:,}.")
     try:
+        images = listed_images(listed)
         if like.projection is not None and (folder / PROJECTION_NAME).read_bytes() != like.projection.to_bytes():
             raise PatchifyError(FOREIGN)
         codes = _codes((folder / FAISS_NAME).read_bytes(), like, len(images))
         maps = None
         if like.maps is not None:
             maps = KeptMaps(folder / MAPS_NAME)
-            if len(maps) != len(images):
-                raise PatchifyError(DAMAGED)
-            for row in range(len(maps)):
-                if unpack(maps.packed(row)).cells.shape[2] != like.encoder.dim:
-                    raise PatchifyError(DAMAGED)
+            _check_maps(maps, len(images), like.maps, like.encoder.dim)
     except PatchifyError:
         raise
-    except (OSError, ValueError):
+    except (OSError, ValueError, TypeError):
         raise PatchifyError(DAMAGED) from None
     return PatchIndex(
         like.encoder,
@@ -133,20 +139,6 @@ def _read(folder: Path, like: PatchIndex, most_pictures: int) -> PatchIndex:
         features=like.features,
         maps=maps,
     )
-
-
-def _images(listed: Any) -> list[IndexedImage]:
-    kinds = {"id": int, "file_name": str, "width": int, "height": int, "bytes": int, "sha256": str}
-    if not isinstance(listed, list) or not listed:
-        raise PatchifyError(DAMAGED)
-    images = []
-    for one in listed:
-        if not isinstance(one, dict) or {key: type(value) for key, value in one.items()} != kinds:
-            raise PatchifyError(DAMAGED)
-        if min(one["width"], one["height"]) < 1:
-            raise PatchifyError(DAMAGED)
-        images.append(IndexedImage(**one))
-    return images
 
 
 def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
@@ -162,34 +154,31 @@ def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
         Codes(like.factory, like.codes, like.projection),
     )
     codec: Any = faiss.downcast_index(empty.codes)
-    patches, size = pictures * like.patches_per_image, int(codec.sa_code_size())
-    if not hasattr(codec, "add_sa_codes") or like.fine is not None:
+    if not isinstance(codec, faiss.IndexFlatCodes) or like.fine is not None:
         raise PatchifyError("The page cannot take indexes of this kind back: send the pictures again.")
-    # What FAISS writes for as many patches of other codes: all else must be the same.
-    codec.add_sa_codes(np.zeros((patches, size), np.uint8))
-    blank = faiss.serialize_index(codec).tobytes()
-    start = _where(codec, blank, patches * size)
-    if (
-        len(data) != len(blank)
-        or data[:start] != blank[:start]
-        or data[start + patches * size :] != blank[start + patches * size :]
-    ):
+    patches, size = pictures * like.patches_per_image, int(codec.sa_code_size())
+    head, tail = framed(codec, patches)  # all that is not codes must be what FAISS writes here
+    if len(data) != len(head) + patches * size + len(tail) or not (data.startswith(head) and data.endswith(tail)):
         raise PatchifyError(DAMAGED)
-    codec.reset()
-    codec.add_sa_codes(np.frombuffer(data, np.uint8, patches * size, start).reshape(patches, size).copy())
+    codec.add_sa_codes(np.frombuffer(data, np.uint8, patches * size, len(head)).reshape(patches, size).copy())
     return empty  # not `codec`, which is a view of it that does not keep it alive
 
 
-def _where(codec: Any, blank: bytes, length: int) -> int:
-    """Where the codes begin in what FAISS writes: found by writing them once more with other values."""
-    import faiss
+def _check_maps(maps: KeptMaps, pictures: int, like: KeptMaps, channels: int) -> None:
+    """Raises ValueError unless these are maps of so many pictures, none much larger than the bundled ones.
 
-    ones = faiss.clone_index(codec)
-    inner: Any = faiss.downcast_index(ones)
-    stored = faiss.rev_swig_ptr(inner.codes.data(), length)
-    stored[:] = 1
-    other = np.frombuffer(faiss.serialize_index(ones).tobytes(), np.uint8)
-    differ = np.flatnonzero(other != np.frombuffer(blank, np.uint8))
-    if len(differ) != length or differ[-1] - differ[0] != length - 1:
-        raise PatchifyError("The page cannot take indexes of this kind back: send the pictures again.")
-    return int(differ[0])
+    Args:
+        maps: what came back.
+        pictures: how many there must be.
+        like: the bundled index's.
+        channels: of a cell.
+    """
+    if len(maps) != pictures:
+        raise ValueError("maps of other pictures")
+    longest = max(max(packed_shape(like.packed(row))[:2]) for row in range(len(like)))
+    for row in range(pictures):
+        packed = maps.packed(row)
+        *sides, found = packed_shape(packed)  # before it is unpacked: a small file may be a very large map
+        if found != channels or max(sides) > ROOM_FOR_SHAPES * longest:
+            raise ValueError("a map of another kind")
+        unpack(packed)
