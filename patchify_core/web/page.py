@@ -53,4 +53,5 @@ def build(
             views.footer(len(showcase.gallery.images), shown_spec(showcase.index.encoder)), elem_id="pf-foot", **PLAIN
         )
         add_api(visits)
+        demo.unload(visits.leave)
     return demo
