@@ -1,6 +1,6 @@
-"""A server's private folder for what visitors send. No other server touches it while this one lives.
+"""A server's private folders for what visitors send. No other server touches them while this one lives.
 
-A killed server deletes nothing; its folder is locked no more, and the next server that starts deletes it.
+A killed server deletes nothing; its lock is open then, and the next server that starts deletes its folders.
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import shutil
 import tempfile
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
 from patchify_core.journal import lock
 
-PREFIX = "patchify-own-"
-"""What such a folder is called."""
-
-LOCK_NAME, UPLOADS, VISITORS = "lock", "uploads", "visitors"
-"""What is in it: the lock, what Gradio takes, and a folder of each visitor's own pictures."""
+PREFIX, UPLOADS_PREFIX = "patchify-own-", "patchify-uploads-"
+"""What the names of its folders begin with, of visitors' own pictures and of what Gradio takes; they end alike."""
 
 STALE_S = 600.0
 """Age from which a folder is dead where locks say nothing: a living server touches its own all the time."""
@@ -30,52 +28,50 @@ GRADIO = "GRADIO_TEMP_DIR"
 
 
 class Home:
-    """The private folder.
+    """The two folders, and the lock beside them.
 
     Args:
-        folder: an empty or missing folder.
-        uploads: where Gradio puts uploads; a folder within by default.
+        folder: for visitors' own pictures, each in a folder of theirs; empty or missing.
+        uploads: where the folder for uploads is made; by default beside the other.
     """
 
     def __init__(self, folder: Path, uploads: Path | None = None) -> None:
-        """Makes and locks it."""
-        self.folder, self.uploads, self.visitors = folder, uploads or folder / UPLOADS, folder / VISITORS
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock: IO[str] | None = open(folder / LOCK_NAME, "a", encoding="utf-8")
-        try:
+        """Makes and locks them."""
+        self.folder = folder
+        self.uploads = (uploads or folder.parent) / _uploads_name(folder)
+        for made in (self.folder, self.uploads):
+            made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock: IO[str] | None = open(_lock_of(folder), "a", encoding="utf-8")
+        with suppress(OSError):  # a file system without locks: its age tells that it is in use
             lock(self._lock)
-        except OSError:  # a file system without locks: its age tells that it is in use
-            pass
-        for inner in (self.uploads, self.visitors):
-            inner.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     @classmethod
     def make(cls, environ: MutableMapping[str, str] = os.environ) -> Home:
         """A new one among the machine's temporary files; deletes those of dead servers.
 
-        Gradio's uploads go there too, or, where a person named a folder for them, into one of their own in that.
+        Gradio's uploads go into the second folder, which is made where a person wants uploads, if they say so.
         """
         named = environ.get(GRADIO, "").strip()
-        parent = Path(tempfile.gettempdir())
-        delete_dead(parent, Path(named) if named else None)
-        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        home = cls(folder, Path(named) / folder.name if named else None)
+        uploads = Path(named).absolute() if named else None
+        delete_dead(Path(tempfile.gettempdir()), uploads)
+        home = cls(Path(tempfile.mkdtemp(prefix=PREFIX)), uploads)
         environ[GRADIO] = str(home.uploads)
         atexit.register(home.close)
         return home
 
     def touch(self) -> None:
-        """Says that it is in use."""
+        """Says that it is in use, and deletes what dead servers left meanwhile."""
         os.utime(self.folder)
         os.utime(self.uploads)
+        delete_dead(self.folder.parent, self.uploads.parent)
 
     def close(self) -> None:
         """Deletes it; may be called again."""
         if self._lock is not None:
+            _delete(self.folder, self.uploads)
             self._lock.close()
             self._lock = None
-            shutil.rmtree(self.uploads, ignore_errors=True)
-            shutil.rmtree(self.folder, ignore_errors=True)
+            _lock_of(self.folder).unlink(missing_ok=True)
 
 
 def delete_dead(parent: Path, uploads: Path | None = None) -> None:
@@ -83,31 +79,48 @@ def delete_dead(parent: Path, uploads: Path | None = None) -> None:
 
     Args:
         parent: where servers' folders lie.
-        uploads: where their folders of uploads lie, if that is elsewhere; they have the same names.
+        uploads: where their folders for uploads lie, if that is elsewhere.
     """
-    if uploads is not None and uploads != parent:
-        for folder in _folders(uploads):
-            home = parent / folder.name
-            if _is_dead(home if home.is_dir() else folder):
-                shutil.rmtree(folder, ignore_errors=True)
-    for folder in _folders(parent):
+    uploads = uploads or parent
+    for folder in _folders(parent, PREFIX):
         if _is_dead(folder):
-            shutil.rmtree(folder, ignore_errors=True)
+            _delete(folder, uploads / _uploads_name(folder))
+            _lock_of(folder).unlink(missing_ok=True)
+    for folder in _folders(uploads, UPLOADS_PREFIX):  # of servers whose other folder is elsewhere, or gone
+        if not (parent / f"{PREFIX}{folder.name.removeprefix(UPLOADS_PREFIX)}").exists() and _is_stale(folder):
+            _delete(folder)
 
 
-def _folders(parent: Path) -> list[Path]:
-    return [path for path in parent.glob(f"{PREFIX}*") if path.is_dir() and not path.is_symlink()]
+def _uploads_name(folder: Path) -> str:
+    return f"{UPLOADS_PREFIX}{folder.name.removeprefix(PREFIX)}"
+
+
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.lock")
+
+
+def _folders(parent: Path, prefix: str) -> list[Path]:
+    return [path for path in parent.glob(f"{prefix}*") if path.is_dir() and not path.is_symlink()]
+
+
+def _delete(*folders: Path) -> None:
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _is_dead(folder: Path) -> bool:
     try:
-        with open(folder / LOCK_NAME, "r+", encoding="utf-8") as file:
+        with open(_lock_of(folder), "r+", encoding="utf-8") as file:
             lock(file)
             return True
     except (BlockingIOError, PermissionError):
         return False  # its server lives, or it is another person's
     except OSError:  # no lock: it is being made, or the file system has none
-        try:
-            return time.time() - folder.stat().st_mtime > STALE_S
-        except OSError:
-            return False
+        return _is_stale(folder)
+
+
+def _is_stale(folder: Path) -> bool:
+    try:
+        return time.time() - folder.stat().st_mtime > STALE_S
+    except OSError:
+        return False

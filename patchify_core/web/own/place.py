@@ -15,7 +15,7 @@ from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Match, Patchify
 from patchify_core.web.answers import UNMARKED, WRONG, Result
 from patchify_core.web.decoding import ready
-from patchify_core.web.home import PREFIX, VISITORS
+from patchify_core.web.home import PREFIX
 from patchify_core.web.judging import Judge
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.shelf import Offer, Shelf
@@ -132,8 +132,8 @@ def own_name(token: str, version: int) -> str:
 def own_address(path: Path) -> str | None:
     """Address of a visitor's own picture on the page's server, which has the visitor's token in it; None for others."""
     for at, part in enumerate(path.parts):
-        if part.startswith(PREFIX) and path.parts[at + 1 : at + 4 : 2] == (VISITORS, "pictures"):
-            return f"own/{path.parts[at + 2]}/picture/{quote('/'.join(path.parts[at + 4 :]))}"
+        if part.startswith(PREFIX) and path.parts[at + 2 : at + 3] == ("pictures",):
+            return f"own/{path.parts[at + 1]}/picture/{quote('/'.join(path.parts[at + 3 :]))}"
     return None
 
 

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from patchify_core.errors import PatchifyError
-from patchify_core.web.home import Home, delete_dead
+from patchify_core.web.home import Home
 from patchify_core.web.keeping import LEFT_S, Keeping, Owner
 from patchify_core.web.own.collection import CROWDED, MEGABYTE, Collection
 from patchify_core.web.own.place import OwnPlace, gone, token_in
@@ -52,7 +52,7 @@ class Registry:
         self._turns, self._lock = Turns(), threading.Lock()
         self._visitors: dict[str, Visitor] = {}
         self.home = home or (Home.make() if folder is None else Home(folder))
-        self.folder = self.home.visitors
+        self.folder = self.home.folder
         self.keeping = Keeping(settings, self.home.uploads)
         self.keeping.disk.others = self._own_bytes
         self.keeping.memory.others = self._own_memory
@@ -215,6 +215,5 @@ class Registry:
             try:
                 self.home.touch()
                 self.sweep()
-                delete_dead(self.home.folder.parent)
             except OSError as error:
                 log.warning("What visitors left could not be looked after: %s", error)
