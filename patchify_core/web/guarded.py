@@ -6,11 +6,11 @@ import logging
 import math
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
-from gradio.components.api_component import Api
 from gradio.context import LocalContext
 from gradio.data_classes import PredictBodyInternal
 from gradio.exceptions import Error, InvalidPathError
@@ -50,7 +50,7 @@ class GuardedBlocks(gr.Blocks):
         state: SessionState | None,
         explicit_call: bool = False,
     ) -> list[Any]:
-        """As Gradio's; what programs send is not kept with their session."""
+        """As Gradio's; what is sent is not kept with the session."""
         try:
             if _names_an_address(inputs):
                 raise refusal("This server fetches nothing from addresses: send the picture itself.")
@@ -62,9 +62,15 @@ class GuardedBlocks(gr.Blocks):
         except Exception as error:  # whatever else a stranger's values make of Gradio's own code
             log.info("A request did not fit %s: %s", block_fn.api_name, type(error).__name__)
             raise refusal("The request does not fit what was asked: reload the page, or see its API.") from None
-        for block in block_fn.inputs:
-            if state is not None and isinstance(block, Api):
-                state._update_value_in_config(block._id, None)
+        _forget_values(state, block_fn.inputs)
+        return found
+
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
+    ) -> list[Any]:
+        """As Gradio's; what is shown is not kept with the session."""
+        found: list[Any] = await super().postprocess_data(block_fn, predictions, state)
+        _forget_values(state, block_fn.outputs)
         return found
 
     def guard(self, settings: QueueSettings) -> None:
@@ -152,6 +158,15 @@ def still_wanted() -> bool:
         return True
     running = [event for job in blocks._queue.active_jobs for event in job or ()]
     return all(event.alive for event in running if event._id == event_id)
+
+
+def _forget_values(state: SessionState | None, blocks: Sequence[Any]) -> None:
+    """Lets go of the copies of all values that Gradio 6.31 keeps for each session, for links that the page has not."""
+    if state is None:
+        return
+    for block in blocks:
+        if not block.stateful and block._id in state.config_values:
+            state._update_value_in_config(block._id, None)
 
 
 def _names_an_address(value: Any) -> bool:

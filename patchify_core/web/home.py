@@ -52,7 +52,7 @@ class Home:
         Gradio's uploads go into the second folder, which is made where a person wants uploads, if they say so.
         """
         named = environ.get(GRADIO, "").strip()
-        uploads = Path(named).absolute() if named else None
+        uploads = Path(named or tempfile.gettempdir()).resolve()
         delete_dead(Path(tempfile.gettempdir()), uploads)
         home = cls(Path(tempfile.mkdtemp(prefix=PREFIX)), uploads)
         environ[GRADIO] = str(home.uploads)

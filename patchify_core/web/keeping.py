@@ -23,6 +23,9 @@ from patchify_core.web.settings import MEGABYTE, PageSettings
 LEFT_S = 60.0
 """Seconds after which what a visitor sent is deleted once the page is closed: reloading it takes a few."""
 
+IDLE_S = 60.0
+"""Seconds without use after which something makes way even for whoever takes more."""
+
 UNREAD_S = 600.0
 """Age at which an upload is deleted that nothing has asked about."""
 
@@ -163,8 +166,8 @@ K = TypeVar("K", bound=Kept)
 class Room(Generic[K]):
     """So many bytes for all visitors.
 
-    Who needs more than is free pushes out what has been idle for longest, of the address that takes the most: so a
-    stranger who sends much makes way for themselves first.
+    Who needs more than is free pushes out what has been idle for longest, of the address that takes the most; of those
+    that take less than they would, only what has been idle for `IDLE_S`. So a stranger who sends much makes way first.
 
     Args:
         most: bytes in all.
@@ -218,13 +221,16 @@ class Room(Generic[K]):
                 idle.drop()
 
     def _idle(self, newcomer: Owner, more: int) -> K | None:
-        """What has been idle for longest, of the address that takes the most."""
+        """What makes way next."""
         by_address: Counter[str] = Counter()
         by_address[newcomer.address] = more
         for kept in self._kept:
             by_address[kept.owner.address] += kept.size
-        for address, _ in by_address.most_common():
+        most, idle_since = by_address[newcomer.address], time.monotonic() - IDLE_S
+        for address, taken in by_address.most_common():
             theirs = [kept for kept in self._kept if kept.owner.address == address and kept.size]
+            if taken < most:
+                theirs = [kept for kept in theirs if kept.used < idle_since]
             if theirs:
                 return min(theirs, key=lambda kept: kept.used)
         return None
