@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 import gc
 import os
@@ -9,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from io import BytesIO
 from types import SimpleNamespace
 
+import gradio as gr
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,12 +27,14 @@ from patchify_core.paths import ROOT
 from patchify_core.regions import parse_regions
 from patchify_core.web import home, visits
 from patchify_core.web.events import Asked
+from patchify_core.web.guarded import ENCODER, GuardedBlocks
 from patchify_core.web.home import GRADIO, PREFIX, UPLOADS_PREFIX, Home, delete_dead
-from patchify_core.web.keeping import IDLE_S, LEFT_S, UNREAD_S, Held, Keeping, Kept, Owner, Room
+from patchify_core.web.keeping import UNFETCHED_S, UNREAD_S, Held, Keeping
 from patchify_core.web.own import registry
 from patchify_core.web.own.registry import Registry
 from patchify_core.web.pace import Pace
-from patchify_core.web.settings import MEGABYTE, PageSettings
+from patchify_core.web.room import IDLE_S, LEFT_S, Kept, Owner, Room
+from patchify_core.web.settings import MEGABYTE, PageSettings, QueueSettings
 from patchify_core.web.showcase import Showcase
 from tests.tiny import TinyEncoder, picture, write_dataset
 
@@ -104,23 +109,22 @@ class Weight(Kept):
     st.integers(0, 40),
     st.lists(st.tuples(st.integers(0, 30), st.sampled_from("abc"), st.booleans()), max_size=40),
 )
-def test_room_is_never_exceeded_and_the_smaller_taker_is_never_pushed_out(most, others, takes):
+def test_room_is_never_exceeded_and_who_takes_less_is_not_pushed_out(most, others, takes):
     room: Room[Weight] = Room(most, most, lambda: others if others <= most else most)
     all_of_them: list[Weight] = []
     for size, address, pushes in takes:
         before = {one: one.size for one in all_of_them}
-        if pushes:
-            new = Weight(size, Owner("", address))
-            if room.add(new):
-                all_of_them.append(new)
-        else:
-            room.make(Owner("", address), size)
-        assert room.bytes <= most
-        by_address = {a: sum(v for one, v in before.items() if one.owner.address == a) for a in "abc"}
-        by_address[address] += size if pushes else 0
-        for one in all_of_them:
-            if before.get(one) and not one.size and one.owner.address != address:
-                assert by_address[one.owner.address] >= by_address[address]
+        taken = Counter({address: size if pushes else 0})
+        for one, weight in before.items():
+            taken[one.owner.address] += weight
+        new = Weight(size, Owner("", address))
+        done = room.add(new) if pushes else room.make(new.owner, size)
+        gone = [one for one, weight in before.items() if weight and not one.size]
+        assert room.bytes <= most and (done or not gone)
+        for one in gone if pushes else ():
+            assert one.owner.address == address or taken[one.owner.address] >= size  # their own went first
+        if done and pushes:
+            all_of_them.append(new)
 
 
 def test_what_was_idle_for_long_makes_way_for_whoever_takes_more():
@@ -178,6 +182,50 @@ def test_an_upload_at_the_page_is_held_and_the_page_that_closes_lets_it_go(showc
     page.leave(SimpleNamespace(session_hash=""))
     page.keeping.sweep(time.monotonic() + LEFT_S + 1)
     assert page.keeping.memory.bytes == 0
+
+
+def test_answers_that_nobody_fetches_are_counted_and_end():
+    from gradio.server_messages import ProcessCompletedMessage
+
+    with GuardedBlocks() as demo:
+        box = gr.Textbox()
+        gr.on([box.change], lambda text: text, box, box, concurrency_id=ENCODER, concurrency_limit=1)
+    demo.keeping = Keeping(SETTINGS)
+    demo.guard(QueueSettings(of_one=100))
+    queue = demo._queue
+
+    def answer(session: str, size: int) -> None:
+        body = SimpleNamespace(fn_index=0, session_hash=session, event_id=None, request=None)
+        event = queue.event_ids_to_events[asyncio.run(queue.push(body, None, None))[1]]
+        queue.send_message(event, ProcessCompletedMessage(output={"data": ["x" * size]}, success=True))
+
+    for _ in range(30):  # a flood that never fetches
+        answer("stranger", 100_000)
+    assert demo.keeping.memory.bytes <= MEGABYTE
+    answer("visitor", 1000)
+    messages = queue.pending_messages_per_session["visitor"]
+    assert messages.qsize() and demo.keeping.memory.bytes > 1000
+    demo.keeping.sweep(time.monotonic() + UNFETCHED_S + 1)
+    assert demo.keeping.memory.bytes == 0 and messages.qsize() == 0
+    answer("visitor", 1000)  # and what is fetched is counted no more
+    messages.get_nowait()
+    while messages.qsize():
+        messages.get_nowait()
+    assert demo.keeping.memory.bytes == 0
+
+
+def test_a_session_keeps_no_copy_of_what_was_sent_and_shown():
+    from gradio.state_holder import SessionState
+
+    with GuardedBlocks() as demo:
+        box = gr.Textbox()
+        kept = gr.State(None)
+        gr.on([box.change], lambda text: (text, text), box, [box, kept])
+    demo.guard(QueueSettings())
+    state = SessionState(demo)
+    assert asyncio.run(demo.preprocess_data(demo.fns[0], ["what was sent"], state)) == ["what was sent"]
+    assert asyncio.run(demo.postprocess_data(demo.fns[0], ["what is shown", "asked"], state))[0] == "what is shown"
+    assert "what" not in str(state.config_values) and state[kept._id] == "asked"
 
 
 def test_indexes_of_own_pictures_are_counted_in_memory_and_on_the_disk(own, refused):

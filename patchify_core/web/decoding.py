@@ -20,8 +20,8 @@ from PIL import Image
 from patchify_core.errors import PictureError
 from patchify_core.pictures import read_picture
 from patchify_core.web.home import PREFIX
-from patchify_core.web.keeping import Owner, address_of
 from patchify_core.web.pace import Slots
+from patchify_core.web.room import Owner, address_of
 
 SLOW = "That picture takes too long to read: save it as a plain JPEG or PNG, or make it smaller."
 BUSY = "The server is reading as many pictures as it can: send yours again in a moment."

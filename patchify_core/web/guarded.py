@@ -19,6 +19,8 @@ from gradio.state_holder import SessionState
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
 from patchify_core.web.events import NOTICE
+from patchify_core.web.keeping import Keeping
+from patchify_core.web.room import Owner, address_of
 from patchify_core.web.settings import QueueSettings
 
 ENCODER, PROGRAMS, EVALUATION = "encoder", "programs", "programs-evaluation"
@@ -41,7 +43,12 @@ class GuardedBlocks(gr.Blocks):
     Gradio answers a request that does not fit its function (too few values, a file that nobody uploaded) with a
     traceback in the log and no word to whoever asked; here it is one sentence to them. Addresses of other hosts, which
     Gradio would fetch on a stranger's behalf, are refused.
+
+    Attributes:
+        keeping: what visitors leave; None counts nothing.
     """
+
+    keeping: Keeping | None = None
 
     async def preprocess_data(
         self,
@@ -123,6 +130,15 @@ class FairQueue(Queue):
             return False, BUSY, "queue_full"
         return await super().push(body, request, username)
 
+    def send_message(self, event: Event, event_message: Any) -> None:
+        """As Gradio's; an answer that nobody fetches is counted among what visitors leave."""
+        super().send_message(event, event_message)
+        messages = self.pending_messages_per_session.get(event.session_hash)
+        keeping: Keeping | None = getattr(self.blocks, "keeping", None)
+        if messages is not None and keeping is not None:
+            owner = Owner(event.session_hash, address_of(event.request))
+            keeping.answered(messages, _weight(getattr(event_message, "output", None)), owner)
+
     async def process_events(self, *arguments: Any) -> None:
         """As Gradio's; notes when it ended."""
         try:
@@ -158,6 +174,15 @@ def still_wanted() -> bool:
         return True
     running = [event for job in blocks._queue.active_jobs for event in job or ()]
     return all(event.alive for event in running if event._id == event_id)
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a value takes."""
+    if isinstance(value, dict):
+        return 100 + sum(map(_weight, value.values()))
+    if isinstance(value, (list, tuple)):
+        return 100 + sum(map(_weight, value))
+    return 100 + (len(value) if isinstance(value, str) else 0)
 
 
 def _forget_values(state: SessionState | None, blocks: Sequence[Any]) -> None:

@@ -7,27 +7,20 @@ There is one budget for memory and one for the disk, over all visitors. Own pict
 from __future__ import annotations
 
 import shutil
-import threading
 import time
 import zlib
-from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
-from weakref import WeakSet
+from typing import Any
 
 from patchify_core.errors import PatchifyError
+from patchify_core.web.room import NOBODY, Kept, Owner, Room
 from patchify_core.web.settings import MEGABYTE, PageSettings
-
-LEFT_S = 60.0
-"""Seconds after which what a visitor sent is deleted once the page is closed: reloading it takes a few."""
-
-IDLE_S = 60.0
-"""Seconds without use after which something makes way even for whoever takes more."""
 
 UNREAD_S = 600.0
 """Age at which an upload is deleted that nothing has asked about."""
+
+UNFETCHED_S = 120.0
+"""Age at which answers are forgotten that no page fetches."""
 
 COPIES = 3
 """How often the small copy of a query is in memory: here, in base64 on the page, and in what is on its way there."""
@@ -38,60 +31,6 @@ PUSHED_OUT = (
 )
 NO_MEMORY = "The server has no room for another picture at present: try again in a while, or send a smaller one."
 NO_DISK = "The uploads of other visitors fill the server at present: try again in a while."
-
-
-@dataclass(frozen=True)
-class Owner:
-    """Whose something is.
-
-    Attributes:
-        visit: the session of a page, or the token of a visitor's own pictures.
-        address: where they come from; a class may share one.
-    """
-
-    visit: str = ""
-    address: str = ""
-
-
-NOBODY = Owner()
-
-
-def address_of(request: Any) -> str:
-    """Where a request of Starlette's or Gradio's comes from; empty where that is not known."""
-    client = getattr(request, "client", None)
-    return "" if client is None else str(client.host)
-
-
-class Kept:
-    """Something that takes room until it is dropped.
-
-    Attributes:
-        owner: whose it is.
-        used: when it was last used, on the clock of `time.monotonic`.
-        left: when its owner closed the page; None while it is open.
-    """
-
-    def __init__(self, owner: Owner) -> None:
-        """It was just used."""
-        self.owner, self.used = owner, time.monotonic()
-        self.left: float | None = None
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes now."""
-        raise NotImplementedError
-
-    def drop(self) -> None:
-        """Gives its room back."""
-        raise NotImplementedError
-
-    def touch(self) -> None:
-        """It is in use."""
-        self.used, self.left = time.monotonic(), None
-
-    def is_over(self, now: float, idle_s: float) -> bool:
-        """Whether its owner has left, or has not used it for long."""
-        return now - self.used > idle_s or (self.left is not None and now - self.left > LEFT_S)
 
 
 class Held(Kept):
@@ -130,6 +69,41 @@ class Held(Kept):
         return data
 
 
+class Unread(Kept):
+    """Answers that wait in Gradio's queue of messages for a page that does not fetch them; it would keep them for ever.
+
+    Args:
+        messages: of one session, an `asyncio.Queue`.
+        owner: whose session it is.
+    """
+
+    def __init__(self, messages: Any, owner: Owner) -> None:
+        """There are none."""
+        super().__init__(owner)
+        self._messages, self._bytes = messages, 0
+
+    @property
+    def size(self) -> int:
+        """About what they take; 0 once they are fetched."""
+        return self._bytes if self._messages.qsize() else 0
+
+    def grow(self, more: int) -> None:
+        """One more waits."""
+        if self._messages.qsize() <= 1:  # those before it were fetched
+            self._bytes = 0
+            self.touch()
+        self._bytes += more
+
+    def drop(self) -> None:
+        """Forgets them."""
+        while self._messages.qsize():
+            self._messages.get_nowait()
+
+    def is_over(self, now: float, idle_s: float) -> bool:
+        """Whether nobody has come for them."""
+        return super().is_over(now, min(idle_s, UNFETCHED_S))
+
+
 class Parcel(Kept):
     """The folder of one upload: on its way, or arrived and not read yet. Whoever reads it deletes it."""
 
@@ -160,82 +134,6 @@ class Parcel(Kept):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-K = TypeVar("K", bound=Kept)
-
-
-class Room(Generic[K]):
-    """So many bytes for all visitors.
-
-    Who needs more than is free pushes out what has been idle for longest, of the address that takes the most; of those
-    that take less than they would, only what has been idle for `IDLE_S`. So a stranger who sends much makes way first.
-
-    Args:
-        most: bytes in all.
-        share: of them, bytes that may be pushed out; all by default.
-        others: bytes that are taken and not pushed out.
-    """
-
-    def __init__(self, most: int, share: int | None = None, others: Callable[[], int] = int) -> None:
-        """It is empty."""
-        self.most, self.share, self.others = most, most if share is None else share, others
-        self._lock = threading.RLock()
-        self._kept: WeakSet[K] = WeakSet()  # what nobody refers to any more takes no room
-
-    @property
-    def all(self) -> list[K]:
-        """What can be pushed out."""
-        with self._lock:
-            return list(self._kept)
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that are taken."""
-        return sum(kept.size for kept in self.all) + self.others()
-
-    def add(self, kept: K) -> bool:
-        """Takes something in; False, and nothing changes, if there can be no room for it."""
-        with self._lock:
-            if not self.make(kept.owner, kept.size, within=self.share):
-                return False
-            self._kept.add(kept)
-            return True
-
-    def make(self, owner: Owner, more: int, within: int | None = None) -> bool:
-        """Makes room for so many more bytes; False if there can be none.
-
-        Args:
-            owner: whose they are.
-            more: how many.
-            within: bytes that what can be pushed out may then take; None where these cannot be.
-        """
-        with self._lock:
-            if more > (self.most if within is None else within):
-                return False
-            while True:
-                theirs = sum(kept.size for kept in self._kept)
-                if theirs + self.others() + more <= self.most and (within is None or theirs + more <= within):
-                    return True
-                idle = self._idle(owner, 0 if within is None else more)
-                if idle is None:
-                    return False
-                idle.drop()
-
-    def _idle(self, newcomer: Owner, more: int) -> K | None:
-        """What makes way next."""
-        by_address: Counter[str] = Counter()
-        by_address[newcomer.address] = more
-        for kept in self._kept:
-            by_address[kept.owner.address] += kept.size
-        most, idle_since = by_address[newcomer.address], time.monotonic() - IDLE_S
-        for address, taken in by_address.most_common():
-            theirs = [kept for kept in self._kept if kept.owner.address == address and kept.size]
-            if taken < most:
-                theirs = [kept for kept in theirs if kept.used < idle_since]
-            if theirs:
-                return min(theirs, key=lambda kept: kept.used)
-        return None
-
-
 class Keeping:
     """All that visitors leave.
 
@@ -247,7 +145,7 @@ class Keeping:
     def __init__(self, settings: PageSettings, uploads: Path | None = None) -> None:
         """Nothing is kept yet."""
         self.settings, self.uploads = settings, uploads
-        self.memory: Room[Held] = Room(settings.memory_mb * MEGABYTE)
+        self.memory: Room[Kept] = Room(settings.memory_mb * MEGABYTE)
         total = settings.own_total_mb * MEGABYTE
         self.disk: Room[Parcel] = Room(total, max(total // 4, min(total, 2 * settings.upload_mb * MEGABYTE)))
         self._parcels: set[Parcel] = set()
@@ -262,6 +160,16 @@ class Keeping:
         if not self.memory.add(held):
             raise PatchifyError(NO_MEMORY)
         return held
+
+    def answered(self, messages: Any, more: int, owner: Owner) -> None:
+        """An answer of so many bytes waits for a page; where there can be no room for it, those of the session go."""
+        unread = getattr(messages, "unread", None)
+        if unread is None:
+            unread = messages.unread = Unread(messages, owner)
+            self.memory.add(unread)
+        unread.grow(more)
+        if not self.memory.make(owner, 0, within=self.memory.share):
+            unread.drop()
 
     def expect(self, folder: Path, owner: Owner) -> Parcel:
         """An upload begins."""
@@ -283,16 +191,16 @@ class Keeping:
 
     def leave(self, visit: str) -> None:
         """A page was closed."""
-        for held in self.memory.all:
-            if held.owner.visit == visit:
-                held.left = time.monotonic()
+        for kept in self.memory.all:
+            if kept.owner.visit == visit:
+                kept.left = time.monotonic()
 
     def sweep(self, now: float | None = None) -> None:
         """Drops what belongs to visitors who have left or have been idle, and uploads that nobody reads."""
         now = time.monotonic() if now is None else now
-        for held in self.memory.all:
-            if held.is_over(now, self.settings.forget_s):
-                held.drop()
+        for kept in self.memory.all:
+            if kept.is_over(now, self.settings.forget_s):
+                kept.drop()
         unread_s = min(UNREAD_S, self.settings.forget_s)
         for parcel in list(self._parcels):
             if not parcel.arriving and now - parcel.used > unread_s:

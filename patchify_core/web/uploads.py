@@ -13,8 +13,9 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from patchify_core.errors import PatchifyError
-from patchify_core.web.keeping import Keeping, Owner, Parcel, address_of
+from patchify_core.web.keeping import Keeping, Parcel
 from patchify_core.web.pace import paced
+from patchify_core.web.room import Owner, address_of
 
 
 def keep_uploads_apart(keeping: Keeping | None = None) -> None:

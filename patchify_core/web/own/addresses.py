@@ -23,13 +23,13 @@ from patchify_core.archives import is_archive
 from patchify_core.errors import PatchifyError
 from patchify_core.pictures import read_reduced
 from patchify_core.web.decoding import DECODERS
-from patchify_core.web.keeping import address_of
 from patchify_core.web.own.collection import MEGABYTE
 from patchify_core.web.own.place import gone
 from patchify_core.web.own.registry import Registry
 from patchify_core.web.own.returned import is_index
 from patchify_core.web.own.visitor import INCOMING
 from patchify_core.web.pace import Download, Slots, paced
+from patchify_core.web.room import address_of
 
 UPLOADS = 6
 """Files of one visitor that may be on their way at once; the page sends three, and there may be two tabs."""

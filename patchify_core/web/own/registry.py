@@ -13,11 +13,12 @@ from pathlib import Path
 
 from patchify_core.errors import PatchifyError
 from patchify_core.web.home import Home
-from patchify_core.web.keeping import LEFT_S, Keeping, Owner
+from patchify_core.web.keeping import Keeping
 from patchify_core.web.own.collection import CROWDED, MEGABYTE, Collection
 from patchify_core.web.own.place import OwnPlace, gone, token_in
 from patchify_core.web.own.turns import Turns
 from patchify_core.web.own.visitor import Visitor
+from patchify_core.web.room import LEFT_S, Owner
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
 

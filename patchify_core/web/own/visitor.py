@@ -17,13 +17,14 @@ from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Patchify
 from patchify_core.stores import PatchStore
-from patchify_core.web.keeping import NO_MEMORY, Keeping, Owner
+from patchify_core.web.keeping import NO_MEMORY, Keeping
 from patchify_core.web.own.collection import MEGABYTE, Collection
 from patchify_core.web.own.indexing import Indexer
 from patchify_core.web.own.marks import Marks, as_coco, score
 from patchify_core.web.own.place import OwnPlace, gone, own_name
 from patchify_core.web.own.returned import bring_back, packed
 from patchify_core.web.own.turns import Turns
+from patchify_core.web.room import Owner
 from patchify_core.web.showcase import Showcase
 
 INCOMING = "incoming-"
