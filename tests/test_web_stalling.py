@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import sys
 import threading
 import time
 import zipfile
@@ -370,6 +372,14 @@ def test_what_decodes_too_slowly_is_one_sentence_and_others_go_on(refused) -> No
     with pytest.raises(PictureError, match="as it is"):
         decoders.run(lambda: (_ for _ in ()).throw(PictureError("as it is.")), "stranger")
     assert decoders.run(lambda: 4, "stranger") == 4
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has a priority for each thread")
+def test_decoding_leaves_the_processor_to_searches() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert Decoders().run(priority) == min(19, priority() + decoding.NICE)
 
 
 def test_a_bundled_picture_is_no_strangers(tmp_path) -> None:

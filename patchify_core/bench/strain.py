@@ -26,7 +26,7 @@ SIDE = 10_000
 LARGEST = 29_500_000
 """Bytes of the file of a visitor; the page takes 30 MB."""
 
-SETTLE_S = 4.0
+SETTLE_S = 8.0
 """Seconds after which memory that is not needed has been given back."""
 
 

@@ -5,12 +5,14 @@ A file of some kilobytes may take seconds to decode. Whoever sends it waits; the
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as TooSlow
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -28,6 +30,9 @@ BUSY = "The server is reading as many pictures as it can: send yours again in a 
 
 BESIDE, BESIDE_OF_ONE = 16, 8
 """Requests that may be beside their queue at a time, in all and of one address; Gradio has threads for 40."""
+
+NICE = 5
+"""How much less priority the threads that decode have (`nice`)."""
 
 T = TypeVar("T")
 
@@ -59,9 +64,8 @@ class Decoders:
     """
 
     def __init__(self, settings: DecodingSettings | None = None) -> None:
-        """Threads start when they are needed."""
+        """Nothing is decoded yet."""
         self.settings = settings or DecodingSettings()
-        self._threads = ThreadPoolExecutor(self.settings.at_once, thread_name_prefix="patchify-decode")
         self._running: Counter[str] = Counter()
         self._changed = threading.Condition()
 
@@ -87,18 +91,34 @@ class Decoders:
                 raise PictureError(BUSY)
             self._running[address] += 1
 
-        def ended(future: Future[T]) -> None:
-            with self._changed:
-                self._running[address] -= 1
-                self._running += Counter()  # without those that have none
-                self._changed.notify_all()
+        future: Future[T] = Future()
 
-        future = self._threads.submit(work)
-        future.add_done_callback(ended)
+        def act() -> None:
+            _be_nice()
+            try:
+                future.set_result(work())
+            except BaseException as error:
+                future.set_exception(error)
+            finally:
+                with self._changed:
+                    self._running[address] -= 1
+                    self._running += Counter()  # without those that have none
+                    self._changed.notify_all()
+
+        # No pool of threads: Python would wait for its threads when the server ends.
+        threading.Thread(target=act, name="decode", daemon=True).start()
         try:
             return future.result(settings.limit_s)
         except TooSlow:
             raise PictureError(SLOW) from None
+
+
+def _be_nice() -> None:
+    """Lets searches come first where there are too few cores; Linux alone has a priority for each thread."""
+    if sys.platform == "linux":
+        thread = threading.get_native_id()
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
 
 
 DECODERS = Decoders()
