@@ -28,7 +28,7 @@ from patchify_core.regions import parse_regions
 from patchify_core.web import home, visits
 from patchify_core.web.events import Asked
 from patchify_core.web.guarded import ENCODER, GuardedBlocks
-from patchify_core.web.home import GRADIO, PREFIX, UPLOADS_PREFIX, Home, delete_dead
+from patchify_core.web.home import GRADIO, LOCK_PREFIX, PREFIX, UPLOADS_PREFIX, Home, delete_dead
 from patchify_core.web.keeping import UNFETCHED_S, UNREAD_S, Held, Keeping
 from patchify_core.web.own import registry
 from patchify_core.web.own.registry import Registry
@@ -347,7 +347,8 @@ def test_a_killed_servers_folders_go_with_the_next_start_and_a_living_ones_stay(
         environ = {GRADIO: str(named)}
         made = Home.make(environ)
         assert {p.name for p in parent.iterdir() if p.is_dir()} == {living, made.folder.name}
-        assert not (parent / f"{dead}.lock").exists()
+        locks = {LOCK_PREFIX + name.removeprefix(PREFIX) for name in (living, made.folder.name)}
+        assert {p.name for p in parent.iterdir() if p.is_file()} == locks
         assert {p.name.removeprefix(UPLOADS_PREFIX) for p in named.iterdir()} == {
             name.removeprefix(PREFIX) for name in (living, made.folder.name)
         }

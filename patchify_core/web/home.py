@@ -17,8 +17,9 @@ from typing import IO
 
 from patchify_core.journal import lock
 
-PREFIX, UPLOADS_PREFIX = "patchify-own-", "patchify-uploads-"
-"""What the names of its folders begin with, of visitors' own pictures and of what Gradio takes; they end alike."""
+PREFIX, UPLOADS_PREFIX, LOCK_PREFIX = "patchify-own-", "patchify-uploads-", "patchify-lock-"
+"""What their names begin with: of the folders of visitors' own pictures and of what Gradio takes, and of the lock.
+They end alike."""
 
 STALE_S = 600.0
 """Age from which a folder is dead where locks say nothing: a living server touches its own all the time."""
@@ -96,7 +97,7 @@ def _uploads_name(folder: Path) -> str:
 
 
 def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.lock")
+    return folder.with_name(f"{LOCK_PREFIX}{folder.name.removeprefix(PREFIX)}")
 
 
 def _folders(parent: Path, prefix: str) -> list[Path]:
