@@ -424,7 +424,12 @@ def test_searches_of_others_go_on_while_a_strangers_picture_is_decoded(monkeypat
             body = {"data": [text], "fn_index": 0, "session_hash": session}
             http.post("gradio_api/queue/join", json=body).raise_for_status()
             with http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
-                return next(line for line in stream.iter_lines() if "process_completed" in line)
+                deadline = time.monotonic() + 40
+                for line in stream.iter_lines():
+                    assert time.monotonic() < deadline
+                    if "process_completed" in line:
+                        return line
+            raise AssertionError("the stream ended without an answer")
 
         found: dict[str, str] = {}
         stranger = threading.Thread(target=lambda: found.update(slow=ask("slow", "stranger")))
