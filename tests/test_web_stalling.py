@@ -38,6 +38,8 @@ from patchify_core.web.own import addresses, registry
 from patchify_core.web.own.addresses import own_routes, write_whole
 from patchify_core.web.own.registry import Registry
 from patchify_core.web.pace import Pace, Slots
+from patchify_core.web.page import build
+from patchify_core.web.room import LEFT_S, Owner
 from patchify_core.web.settings import PageSettings, QueueSettings
 from patchify_core.web.showcase import Showcase
 from tests.tiny import TinyEncoder, picture, write_dataset
@@ -443,4 +445,21 @@ def test_searches_of_others_go_on_while_a_strangers_picture_is_decoded(monkeypat
         until(lambda: queue.current_concurrency == 0)
     finally:
         answered.set()
+        demo.close()
+
+
+def test_a_page_that_is_closed_lets_its_query_go(showcase) -> None:
+    demo = build(showcase, SETTINGS, more=())
+    demo.guard(QueueSettings())
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
+    try:
+        keeping = demo.keeping
+        assert keeping is not None
+        mine, other = (keeping.hold(png(1), Owner(session)) for session in ("mine", "other"))
+        with httpx.Client(base_url=url, timeout=20) as http, http.stream("GET", "gradio_api/heartbeat/mine") as stream:
+            assert "ALIVE" in next(stream.iter_lines())
+        until(lambda: mine.left is not None)
+        keeping.sweep(time.monotonic() + LEFT_S + 1)
+        assert mine.size == 0 and other.size
+    finally:
         demo.close()
