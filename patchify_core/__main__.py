@@ -218,7 +218,7 @@ def parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure speed and memory on this machine, as ratios against a peer")
     bench.add_argument(
         "what",
-        choices=["encode", "search", "rerank", "refine", "page", "serve", "memory", "scale"],
+        choices=["encode", "search", "rerank", "refine", "page", "serve", "strain", "memory", "scale"],
         help="what to measure",
     )
     bench.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")

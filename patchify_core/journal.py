@@ -200,16 +200,7 @@ def locked(path: Path) -> IO[str]:
 def _lock_once(path: Path) -> IO[str]:
     file = open(path, "a", encoding="utf-8")
     try:
-        if sys.platform == "win32":
-            import msvcrt
-
-            # Far behind the text, because on Windows a locked byte cannot be read.
-            os.lseek(file.fileno(), 1 << 30, os.SEEK_SET)
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-        else:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock(file)
     except (BlockingIOError, PermissionError) as error:
         file.close()
         raise IndexFolderError(
@@ -219,6 +210,25 @@ def _lock_once(path: Path) -> IO[str]:
     except OSError:
         pass  # a file system without locks: as safe as the person who starts the builds
     return file
+
+
+def lock(file: IO[str]) -> None:
+    """Locks an open file for this process, until it is closed or the process ends, however that comes.
+
+    Raises:
+        BlockingIOError: if another has locked it; on Windows PermissionError.
+        OSError: if the file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        # Far behind the text, because on Windows a locked byte cannot be read.
+        os.lseek(file.fileno(), 1 << 30, os.SEEK_SET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def say_who(folder: Path) -> None:

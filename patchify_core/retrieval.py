@@ -19,7 +19,7 @@ from patchify_core.encoders import Encoder, TextEncoder, load_encoder
 from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.extract import load_extractor
 from patchify_core.index import Hits
-from patchify_core.pictures import read_picture, upright
+from patchify_core.pictures import DEFAULTS, read_picture, upright
 from patchify_core.pooled import mean_direction
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Patchify:
             PictureError: if it is not a picture that can be read.
             BoxError: if the box is malformed, empty or outside.
         """
-        image = read_picture(picture) if isinstance(picture, (str, Path, bytes)) else upright(picture)
+        image = _upright(picture)
         whole = (0.0, 0.0, float(image.width), float(image.height))
         region = np.array(whole) if box is None else checked_box(box, image.width, image.height)
         return mean_direction(self.index.project(self.extractor.query_views(image, region.tolist())))
@@ -216,7 +216,7 @@ class Patchify:
         """A query picture as re-rankers need it; the arguments and errors are those of `describe_query`."""
         from patchify_core.rerank import QueryView
 
-        image = read_picture(picture) if isinstance(picture, (str, Path, bytes)) else upright(picture)
+        image = _upright(picture)
         region = None if box is None else checked_box(box, image.width, image.height)
         return QueryView(self.describe_query(image, region), image, region)
 
@@ -293,3 +293,13 @@ def as_matches(index: PatchStore, hits: Hits) -> list[Match]:
         image = index.images[row]
         matches.append(Match(image.id, score, index.box_of(row, cell), cell, image.file_name))
     return matches
+
+
+def _upright(picture: str | Path | bytes | Image) -> Image:
+    """The picture as `read_picture` returns it. One that is so already is not copied: 100 megapixels are 400 MB."""
+    from PIL import Image as Pillow
+
+    if isinstance(picture, (str, Path, bytes)):
+        return read_picture(picture)
+    plain = type(picture) is Pillow.Image and picture.mode == "RGB" and not picture.info and not picture.getexif()
+    return picture if plain and 0 < picture.width * picture.height <= DEFAULTS.max_pixels else upright(picture)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from patchify_core import retrieval
 from patchify_core.boxes import iou
 from patchify_core.build import BuildSettings, build_index
 from patchify_core.errors import IndexFolderError
@@ -116,6 +117,21 @@ def test_file_bytes_and_picture_are_the_same_query(engine, tmp_path):
             np.testing.assert_array_equal(engine.describe_query(query, box), expected)
     lying = engine.describe_query(picture(1, (60, 42)), box)
     assert not np.array_equal(lying, expected)
+
+
+def test_a_picture_that_is_upright_already_is_not_copied(engine, monkeypatch):
+    copied = []
+    monkeypatch.setattr(retrieval, "upright", lambda image: copied.append(image) or image)
+    plain = picture(1, (60, 42)).convert("RGB")
+    engine.describe_query(plain)
+    assert copied == []
+    turned = plain.copy()
+    turned.getexif()[0x0112] = 6
+    engine.describe_query(turned)
+    noted = plain.copy()
+    noted.info["exif"] = b"something"
+    engine.describe_query(noted)
+    assert copied == [turned, noted]
 
 
 def test_no_box_means_the_whole_picture(engine):

@@ -36,6 +36,7 @@ from patchify_core.retrieval import Patchify
 from patchify_core.web import visits
 from patchify_core.web.answers import UNMARKED, WRONG
 from patchify_core.web.events import Asked
+from patchify_core.web.home import STALE_S, delete_dead
 from patchify_core.web.own import addresses, indexing, registry
 from patchify_core.web.own.addresses import own_routes
 from patchify_core.web.own.indexing import CANCELLED, DONE, FAILED, INDEXING
@@ -408,7 +409,7 @@ def test_pictures_without_a_box_are_not_called_wrong(boxed) -> None:
 
 @pytest.fixture
 def home(boxed) -> bytes:
-    return boxed.archive().read_bytes()
+    return b"".join(boxed.archive()[1])
 
 
 def returned(all_visitors: Registry, data: bytes, path: Path) -> Visitor:
@@ -613,10 +614,10 @@ def test_stale_folders_of_dead_servers_are_deleted(tmp_path) -> None:
     dead, living, other = (tmp_path / name for name in (f"{PREFIX}dead", f"{PREFIX}living", "somebody-elses"))
     for folder in (dead, living, other):
         (folder / "token").mkdir(parents=True)
-    long_ago = time.time() - registry.STALE_S - 10
+    long_ago = time.time() - STALE_S - 10
     os.utime(dead, (long_ago, long_ago))
     os.utime(other, (long_ago, long_ago))
-    registry._delete_stale(tmp_path)
+    delete_dead(tmp_path)
     assert not dead.exists() and living.exists() and other.exists()
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-BENCHMARKS = ("encode", "search", "rerank", "refine", "page", "serve", "memory", "scale")
+BENCHMARKS = ("encode", "search", "rerank", "refine", "page", "serve", "strain", "memory", "scale")
 
 
 def run(what: str, **options: Any) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from patchify_core.listing import explanation_as_json, matches_as_json
 from patchify_core.rerank import Reranker, load_reranker
 from patchify_core.retrieval import Patchify
 from patchify_core.web import inputs, locating
+from patchify_core.web.decoding import decoded
 from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted
 from patchify_core.web.questions import checked_words
 from patchify_core.web.shelf import shown_spec
@@ -120,7 +121,7 @@ class Programs:
         """
         data = inputs.picture_bytes(picture, self._upload_mb)
         engine, options = self._asked(top, level, index, refine, rerank)
-        return matches_as_json(engine, engine.search(data, inputs.box_of(box), **options))
+        return matches_as_json(engine, engine.search(decoded(data), inputs.box_of(box), **options))
 
     def search_by_example(
         self,
@@ -215,7 +216,7 @@ class Programs:
                 raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
             query = engine.describe_text(checked_words(words))
         elif data is not None:
-            query = engine.describe_query(data, inputs.box_of(box))
+            query = engine.describe_query(decoded(data), inputs.box_of(box))
         else:
             bundled = self._example(example)
             query = engine.describe_query(bundled.path, bundled.box if box is None else inputs.box_of(box))

@@ -14,8 +14,9 @@ from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, Query, read_coco
 from patchify_core.index import PatchIndex
-from patchify_core.pictures import read_picture
 from patchify_core.retrieval import Patchify
+from patchify_core.web.decoding import decoded, ready
+from patchify_core.web.keeping import Held
 from patchify_core.web.questions import Question, checked_words
 from patchify_core.web.shelf import Shelf
 
@@ -117,20 +118,27 @@ class Asking:
         """Drops the kept descriptors of examples, and what was found with them."""
         self._described.clear()
 
-    def upload(self, data: bytes, name: str = "your picture", engine: str | None = None) -> Question:
+    def upload(self, data: bytes | Held, name: str = "your picture", engine: str | None = None) -> Question:
         """A visitor's picture, all of it; the object is unknown until they say.
+
+        Args:
+            data: the file; it is kept with the question.
+            name: what it is called.
+            engine: which index is asked.
 
         Raises:
             PictureError: one sentence, if it is not a picture that can be searched.
         """
         engine = engine or self.shelf.first
-        picture = read_picture(data)
+        picture = decoded(data.read() if isinstance(data, Held) else data)
         descriptor = self.shelf.engine(engine).describe_query(picture)
         width, height = picture.size
         picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=85)
-        shown = stream.getvalue()
+        shown: bytes | None = stream.getvalue()
+        if isinstance(data, Held):
+            data.display, shown = shown, None
         return Question(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
 
     def in_words(self, words: object, engine: str | None = None) -> Question:
@@ -182,7 +190,7 @@ class Asking:
         """
         source = question.source
         region = None if box is None else checked_box(box, question.width, question.height)
-        descriptor = self.shelf.engine(question.engine).describe_query(source, region)
+        descriptor = self.shelf.engine(question.engine).describe_query(ready(source), region)
         elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
         instance = None if elsewhere else question.instance
         return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
@@ -206,5 +214,5 @@ class Asking:
         elif question.example is not None:
             return self.with_instance(self.example(question.example, engine), question.instance)
         else:
-            descriptor = patchify.describe_query(question.source, question.box)
+            descriptor = patchify.describe_query(ready(question.source), question.box)
         return replace(question, descriptor=descriptor, engine=engine)

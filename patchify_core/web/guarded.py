@@ -6,11 +6,11 @@ import logging
 import math
 import random
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
 from gradio.block_function import BlockFunction
-from gradio.components.api_component import Api
 from gradio.context import LocalContext
 from gradio.data_classes import PredictBodyInternal
 from gradio.exceptions import Error, InvalidPathError
@@ -19,6 +19,8 @@ from gradio.state_holder import SessionState
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
 from patchify_core.web.events import NOTICE
+from patchify_core.web.keeping import Keeping
+from patchify_core.web.room import Owner, address_of
 from patchify_core.web.settings import QueueSettings
 
 ENCODER, PROGRAMS, EVALUATION = "encoder", "programs", "programs-evaluation"
@@ -41,7 +43,12 @@ class GuardedBlocks(gr.Blocks):
     Gradio answers a request that does not fit its function (too few values, a file that nobody uploaded) with a
     traceback in the log and no word to whoever asked; here it is one sentence to them. Addresses of other hosts, which
     Gradio would fetch on a stranger's behalf, are refused.
+
+    Attributes:
+        keeping: what visitors leave; None counts nothing.
     """
+
+    keeping: Keeping | None = None
 
     async def preprocess_data(
         self,
@@ -50,7 +57,7 @@ class GuardedBlocks(gr.Blocks):
         state: SessionState | None,
         explicit_call: bool = False,
     ) -> list[Any]:
-        """As Gradio's; what programs send is not kept with their session."""
+        """As Gradio's; what is sent is not kept with the session."""
         try:
             if _names_an_address(inputs):
                 raise refusal("This server fetches nothing from addresses: send the picture itself.")
@@ -62,9 +69,15 @@ class GuardedBlocks(gr.Blocks):
         except Exception as error:  # whatever else a stranger's values make of Gradio's own code
             log.info("A request did not fit %s: %s", block_fn.api_name, type(error).__name__)
             raise refusal("The request does not fit what was asked: reload the page, or see its API.") from None
-        for block in block_fn.inputs:
-            if state is not None and isinstance(block, Api):
-                state._update_value_in_config(block._id, None)
+        _forget_values(state, block_fn.inputs)
+        return found
+
+    async def postprocess_data(
+        self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
+    ) -> list[Any]:
+        """As Gradio's; what is shown is not kept with the session."""
+        found: list[Any] = await super().postprocess_data(block_fn, predictions, state)
+        _forget_values(state, block_fn.outputs)
         return found
 
     def guard(self, settings: QueueSettings) -> None:
@@ -117,6 +130,15 @@ class FairQueue(Queue):
             return False, BUSY, "queue_full"
         return await super().push(body, request, username)
 
+    def send_message(self, event: Event, event_message: Any) -> None:
+        """As Gradio's; an answer that nobody fetches is counted among what visitors leave."""
+        super().send_message(event, event_message)
+        messages = self.pending_messages_per_session.get(event.session_hash)
+        keeping: Keeping | None = getattr(self.blocks, "keeping", None)
+        if messages is not None and keeping is not None:
+            owner = Owner(event.session_hash, address_of(event.request))
+            keeping.answered(messages, _weight(getattr(event_message, "output", None)), owner)
+
     async def process_events(self, *arguments: Any) -> None:
         """As Gradio's; notes when it ended."""
         try:
@@ -152,6 +174,24 @@ def still_wanted() -> bool:
         return True
     running = [event for job in blocks._queue.active_jobs for event in job or ()]
     return all(event.alive for event in running if event._id == event_id)
+
+
+def _weight(value: Any) -> int:
+    """About how many bytes a value takes."""
+    if isinstance(value, dict):
+        return 100 + sum(map(_weight, value.values()))
+    if isinstance(value, (list, tuple)):
+        return 100 + sum(map(_weight, value))
+    return 100 + (len(value) if isinstance(value, str) else 0)
+
+
+def _forget_values(state: SessionState | None, blocks: Sequence[Any]) -> None:
+    """Lets go of the copies of all values that Gradio 6.31 keeps for each session, for links that the page has not."""
+    if state is None:
+        return
+    for block in blocks:
+        if not block.stateful and block._id in state.config_values:
+            state._update_value_in_config(block._id, None)
 
 
 def _names_an_address(value: Any) -> bool:

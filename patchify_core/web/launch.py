@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.paths import ASSETS
+from patchify_core.web.home import Home
 from patchify_core.web.memory import few_arenas, give_back
 from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
 
@@ -74,6 +75,7 @@ def launch(
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
     few_arenas()
+    home = Home.make()  # before gradio is imported, which reads where uploads go
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
         opened = worker.submit(_open, folder)  # torch is imported meanwhile
@@ -90,9 +92,9 @@ def launch(
         from patchify_core.web.uploads import keep_uploads_apart
 
         showcase = opened.result()
-    keep_uploads_apart()
     gr.set_static_paths([ASSETS, folder / "gallery", folder / "queries"])
-    own = Registry(showcase, settings)
+    own = Registry(showcase, settings, home=home)
+    keep_uploads_apart(own.keeping)
     closing = threading.Event()
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupted)  # ended by a service manager: visitors' pictures are deleted first

@@ -53,4 +53,6 @@ def build(
             views.footer(len(showcase.gallery.images), shown_spec(showcase.index.encoder)), elem_id="pf-foot", **PLAIN
         )
         add_api(visits)
+        demo.keeping = visits.keeping
+        demo.unload(visits.leave)
     return demo

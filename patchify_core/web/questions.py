@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery.model import is_text
 from patchify_core.ranking import Ranking
+from patchify_core.web.keeping import Held
 from patchify_core.web.shelf import DEFAULT
 
 OWN = "own"
@@ -33,8 +34,8 @@ class Question:
         instance: which bundled object it is, if the visitor says; None means that nothing can be scored.
         descriptor: (dim,) float32 of the box or the words, as the index `engine` stores descriptors.
         path: a bundled picture, or None.
-        data: the bytes of a visitor's own picture, or None. They are kept in memory only.
-        display: a small upright JPEG of `data`, made once, to be shown to that visitor.
+        data: a visitor's own picture, or None: in memory only, and there as long as there is room (`keeping.Held`).
+        display: a small upright JPEG of `data`, made once, to be shown to that visitor; None where `data` has it.
         words: what was asked in words, or None.
         example: id of the bundled query that this is, or None.
         itself: id of the gallery picture that this is, or None; it is left out of the score.
@@ -52,7 +53,7 @@ class Question:
     instance: int | None
     descriptor: NDArray[np.float32]
     path: Path | None = None
-    data: bytes | None = None
+    data: bytes | Held | None = None
     display: bytes | None = None
     words: str | None = None
     example: int | None = None
@@ -71,16 +72,25 @@ class Question:
         """Tells this picture, whatever the box, from others that the same visitor may show."""
         if self.words is not None:
             return ""
-        return self.path.name if self.path is not None else f"{zlib.crc32(self.data or b''):08x}"
+        if self.path is not None:
+            return self.path.name
+        return f"{self.data.crc if isinstance(self.data, Held) else zlib.crc32(self.data or b''):08x}"
+
+    @property
+    def preview(self) -> bytes:
+        """The small upright JPEG that is shown to the visitor; empty where there is none."""
+        return (self.data.display if isinstance(self.data, Held) else self.display) or b""
 
     @property
     def source(self) -> Path | bytes:
         """Where the pixels are.
 
         Raises:
-            PatchifyError: if it was asked in words.
+            PatchifyError: if it was asked in words, or a visitor's picture is not there any more.
         """
-        source = self.path if self.path is not None else self.data
+        if self.path is not None:
+            return self.path
+        source = self.data.read() if isinstance(self.data, Held) else self.data
         if source is None:
             raise PatchifyError("You asked in words, so there is no picture to use: upload one or choose an example.")
         return source

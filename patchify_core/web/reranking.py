@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from patchify_core.errors import PatchifyError
-from patchify_core.pictures import read_picture
+from patchify_core.web.decoding import decoded
 from patchify_core.web.questions import Question
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ class Rerankers:
             raise PatchifyError(
                 f"{NAMES[name]} compares pictures, and you asked in words: switch re-ranking off or ask with a picture."
             )
-        picture = read_picture(question.source) if reranker.needs_picture else None
+        picture = decoded(question.source) if reranker.needs_picture else None
         view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
         head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
         if isinstance(reranker, QueryExpansion):  # all are searched anew

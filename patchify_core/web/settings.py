@@ -14,6 +14,8 @@ from typing import Any
 from patchify_core.errors import PatchifyError
 from patchify_core.paths import SAMPLE_DB
 
+MEGABYTE = 1_000_000
+
 
 @dataclass(frozen=True)
 class PageSettings:
@@ -27,7 +29,8 @@ class PageSettings:
         forget_s: seconds after which what a visitor sent is deleted.
         own_pictures: pictures that one visitor may have indexed.
         own_mb: megabytes that one visitor's pictures may take.
-        own_total_mb: megabytes that all visitors' pictures may take together.
+        own_total_mb: megabytes on the disk that all visitors may take together: pictures, indexes and uploads.
+        memory_mb: megabytes of memory that all visitors' query pictures and indexes may take together.
     """
 
     results: int = 10
@@ -38,6 +41,7 @@ class PageSettings:
     own_pictures: int = 1000
     own_mb: int = 500
     own_total_mb: int = 2000
+    memory_mb: int = 600
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> PageSettings:
@@ -195,7 +199,14 @@ VARIABLES: tuple[Variable, ...] = (
         "PATCHIFY_OWN_TOTAL_MB",
         PageSettings,
         "own_total_mb",
-        "megabytes of all visitors' pictures",
+        "megabytes on the disk, of all visitors",
+        _whole(1, 1_000_000),
+    ),
+    Variable(
+        "PATCHIFY_MEMORY_MB",
+        PageSettings,
+        "memory_mb",
+        "megabytes of memory for what all visitors sent",
         _whole(1, 1_000_000),
     ),
     Variable("PATCHIFY_QUEUE", QueueSettings, "waiting", "requests that may wait", _whole(1, 10_000)),

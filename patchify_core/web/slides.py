@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.pictures import read_picture
 from patchify_core.web import answers, stages
 from patchify_core.web.answers import Answer, Result
+from patchify_core.web.decoding import decoded
 from patchify_core.web.locating import BOXES
 from patchify_core.web.questions import Question
 from patchify_core.web.reranking import NAMES as RERANKERS
@@ -192,7 +192,7 @@ def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: Sl
 
 def _picture(source: Path | bytes, spot: Place, set_: SlideSettings) -> str:
     """A picture, no larger inside than it is of use."""
-    shown = read_picture(source)
+    shown = decoded(source)
     shown.thumbnail((round(spot.width * set_.sharpness) or 1, round(spot.height * set_.sharpness) or 1))
     stream = io.BytesIO()
     shown.save(stream, "JPEG", quality=set_.quality, optimize=True)

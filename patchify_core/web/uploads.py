@@ -3,34 +3,72 @@
 from __future__ import annotations
 
 import secrets
+import shutil
+from collections.abc import AsyncGenerator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect, Request
 
-def keep_uploads_apart() -> None:
-    """Gives each upload a folder of its own.
+from patchify_core.errors import PatchifyError
+from patchify_core.web.keeping import Keeping, Parcel
+from patchify_core.web.pace import paced
+from patchify_core.web.room import Owner, address_of
 
-    Gradio names an upload's folder after its content, so two visitors who send the same picture at once (a class with
-    the same handout) share one file, and whoever is answered first deletes it under the other. It also answers before
-    a file that lies on another disk has been moved to where it says.
+
+def keep_uploads_apart(keeping: Keeping | None = None) -> None:
+    """Gives each upload a folder of its own, and counts it.
+
+    Gradio (6.31) names an upload's folder after its content, so two visitors who send the same picture at once (a class
+    with the same handout) share one file, and whoever is answered first deletes it under the other. It also answers
+    before a file that lies on another disk has been moved to where it says, waits for a body for ever, takes a thousand
+    files of the largest size at once, and leaves what was cut midway.
+
+    Args:
+        keeping: what visitors leave; None counts nothing.
     """
     import gradio.routes
 
     plain = gradio.routes.upload_fn
     if getattr(plain, "apart", False):
+        plain.keeping = keeping  # type: ignore[attr-defined]
         return
 
     async def upload(request: Any, upload_dir: str, *arguments: Any, **named: Any) -> Any:
         folder = Path(upload_dir) / secrets.token_hex(8)
+        kept = upload.keeping  # type: ignore[attr-defined]
+        parcel = None if kept is None else kept.expect(folder, Owner(address=address_of(request)))
         try:
-            return await plain(request, str(folder), *arguments, **(named | {"force_move": True}))
-        except BaseException:
-            forget_folders(folder / "nothing", Path(upload_dir))
+            taken = request if parcel is None else _Counted(request, kept, parcel)
+            return await plain(taken, str(folder), *arguments, **(named | {"force_move": True}))
+        except BaseException as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            if isinstance(error, PatchifyError):
+                raise MultiPartException(str(error)) from None
+            if isinstance(error, ClientDisconnect):  # nobody is there to be told, and the log need not be
+                raise MultiPartException("The upload was cut off: send the file again.") from None
             raise
+        finally:
+            if parcel is not None:
+                parcel.arriving = False
 
-    upload.apart = True  # type: ignore[attr-defined]
+    upload.apart, upload.keeping = True, keeping  # type: ignore[attr-defined]
     gradio.routes.upload_fn = upload  # where the route looks for it
+
+
+class _Counted(Request):
+    """A request whose body must keep its pace, and is counted among what visitors leave."""
+
+    def __init__(self, request: Request, keeping: Keeping, parcel: Parcel) -> None:
+        super().__init__(request.scope, request.receive)
+        self._kept, self._parcel = keeping, parcel
+
+    async def stream(self) -> AsyncGenerator[bytes, None]:
+        async for piece in paced(Request(self.scope, self.receive)):
+            self._kept.grow(self._parcel, len(piece))
+            yield piece
 
 
 def forget_folders(path: Path, root: Path) -> None:

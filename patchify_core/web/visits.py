@@ -16,7 +16,9 @@ from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.web import locating, stages, views
 from patchify_core.web.answers import Answer
+from patchify_core.web.decoding import asker
 from patchify_core.web.events import NO_RERANKING, Asked, sent, sent_id, take_file, warn
+from patchify_core.web.keeping import Held, Keeping
 from patchify_core.web.own.place import OwnPlace, gone, own_address, token_in
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.reranking import NAMES
@@ -54,6 +56,7 @@ class Visits:
     def __init__(self, showcase: Showcase, settings: PageSettings | None = None, own: Registry | None = None) -> None:
         """Takes the names of examples and objects; nothing is computed yet."""
         self.showcase, self.settings, self.own = showcase, settings or PageSettings(), own
+        self.keeping = Keeping(self.settings) if own is None else own.keeping
         gallery = showcase.gallery
         self.examples = [(query.id, gallery.name(query.instance), query.path) for query in showcase.examples]
         self.objects = _by_name(gallery)
@@ -73,6 +76,8 @@ class Visits:
 
     def renewed(self, question: Question) -> Question:
         """The question as it can be asked now: of a visitor's own pictures more may be indexed than before."""
+        if isinstance(question.data, Held):
+            question.data.touch()
         place = self.at(question)
         return place.welcome(question) if isinstance(place, OwnPlace) else question
 
@@ -228,8 +233,12 @@ class Visits:
 
     def take_upload(self, asked: Asked, event: gr.EventData) -> list[Any]:
         """A picture was uploaded, dropped, pasted or taken."""
-        data = take_file(sent(event, "path"))
-        return self.shown(self.at(asked.question).upload(data, engine=asked.question.engine), asked)
+        held = self.keeping.hold(take_file(sent(event, "path")), asker())
+        return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
+
+    def leave(self, request: gr.Request) -> None:
+        """The page was closed."""
+        self.keeping.leave(str(request.session_hash or ""))
 
     def say_words(self, asked: Asked, words: Any) -> list[Any]:
         """Words were typed."""
@@ -374,7 +383,8 @@ class Visits:
         if question.path is None or own_address(question.path) is None:
             plain = replace(question, instance=None, itself=None, engine=engine)
             return self.showcase.with_box(plain, question.box)
-        asked = self.showcase.upload(question.path.read_bytes(), question.name, engine)
+        held = self.keeping.hold(question.path.read_bytes(), asker())
+        asked = self.showcase.upload(held, question.name, engine)
         return asked if question.box is None else self.showcase.with_box(asked, question.box)
 
 

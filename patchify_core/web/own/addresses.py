@@ -6,26 +6,36 @@ Whoever knows the token is let in; it is made anew for each visitor, and stays i
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
-from collections.abc import Awaitable, Callable, Iterator
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from patchify_core.archives import is_archive
 from patchify_core.errors import PatchifyError
 from patchify_core.pictures import read_reduced
+from patchify_core.web.decoding import DECODERS
 from patchify_core.web.own.collection import MEGABYTE
 from patchify_core.web.own.place import gone
 from patchify_core.web.own.registry import Registry
 from patchify_core.web.own.returned import is_index
+from patchify_core.web.own.visitor import INCOMING
+from patchify_core.web.pace import Download, Slots, paced
+from patchify_core.web.room import address_of
 
 UPLOADS = 6
 """Files of one visitor that may be on their way at once; the page sends three, and there may be two tabs."""
+
+DOWNLOADS, DOWNLOADS_OF_ONE = 60, 2
+"""Indexes that are sent at a time, in all and of one visitor."""
 
 SIDES = (160, 1024)
 """Longer sides in pixels at which a picture is shown."""
@@ -40,8 +50,7 @@ def own_routes(registry: Registry) -> list[Route]:
     Args:
         registry: all visitors' collections.
     """
-    # A picture of 100 megapixels takes half a gigabyte while it is decoded: few at a time, and each only once.
-    drawing, unpacking = asyncio.Semaphore(2), asyncio.Semaphore(2)
+    unpacking, downloads = asyncio.Semaphore(2), Slots(DOWNLOADS, DOWNLOADS_OF_ONE)
 
     def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Refusals become one sentence; strangers' pages are not answered."""
@@ -63,7 +72,7 @@ def own_routes(registry: Registry) -> list[Route]:
         return str(request.path_params["token"])
 
     async def begin(request: Request) -> Response:
-        return JSONResponse({"token": await run_in_threadpool(registry.new)})
+        return JSONResponse({"token": await run_in_threadpool(registry.new, address_of(request))})
 
     async def status(request: Request) -> Response:
         tab = request.query_params.get("tab", "")
@@ -81,11 +90,11 @@ def own_routes(registry: Registry) -> list[Route]:
         collection, settings = visitor.collection, registry.settings
         visitor.uploads += 1
         size = 0
-        path = collection.folder / f"incoming-{secrets.token_hex(8)}"
+        path = collection.folder / f"{INCOMING}{secrets.token_hex(8)}"
         try:
             head = b""
             with open(path, "wb") as file:
-                async for chunk in request.stream():
+                async for chunk in paced(request):
                     size += len(chunk)
                     visitor.incoming += len(chunk)
                     head = head or bytes(chunk[:4])
@@ -95,16 +104,14 @@ def own_routes(registry: Registry) -> list[Route]:
                     registry.room_for_upload(visitor)
                     await run_in_threadpool(file.write, chunk)
             name = request.query_params.get("name", "picture")
-            visitor.incoming -= size  # from here on its pictures count
-            size = 0
             async with unpacking:
                 return JSONResponse(await run_in_threadpool(_taken, visitor, path, name, head))
         except OSError as error:
             raise PatchifyError("The server could not keep that file: try again later.") from error
         finally:
+            path.unlink(missing_ok=True)
             visitor.uploads -= 1
             visitor.incoming -= size
-            path.unlink(missing_ok=True)
 
     async def start(request: Request) -> Response:
         visitor = registry.of(token(request))
@@ -142,16 +149,21 @@ def own_routes(registry: Registry) -> list[Route]:
         found = registry.of(token(request)).collection.named(str(request.path_params["name"]))
         side = SIDES[0] if request.query_params.get("side") == str(SIDES[0]) else SIDES[1]
         small = registry.of(token(request)).collection.folder / "small" / f"{found.id}-{side}.jpg"
-        async with drawing:
-            data = await run_in_threadpool(_shown, found.path, small, side)
+        data = await run_in_threadpool(_shown, found.path, small, side, address_of(request))
         return Response(data, media_type="image/jpeg", headers=_PRIVATE)
 
     async def archive(request: Request) -> Response:
-        path = await run_in_threadpool(registry.of(token(request)).archive)
+        visitor, one = registry.of(token(request)), token(request)
+        if not downloads.take(one):
+            raise PatchifyError("Your index is on its way already, or too many are: wait until one has arrived.")
+        try:
+            length, pieces = await run_in_threadpool(visitor.archive)
+        except BaseException:
+            downloads.give(one)
+            raise
         name = 'attachment; filename="patchify-index.zip"'
-        length = str(path.stat().st_size)
-        headers = {"Content-Disposition": name, "Content-Length": length, **_PRIVATE}
-        return StreamingResponse(_pieces(path), media_type="application/zip", headers=headers)
+        headers = {"Content-Disposition": name, "Content-Length": str(length), **_PRIVATE}
+        return Download(pieces, lambda: downloads.give(one), media_type="application/zip", headers=headers)
 
     async def annotations(request: Request) -> Response:
         data = registry.of(token(request)).annotations()
@@ -185,31 +197,41 @@ def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:
     return {"added": int(visitor.collection.add(name, path.read_bytes()))}
 
 
-def _pieces(path: Path) -> Iterator[bytes]:
-    """The file, which is deleted when it has been sent, or nobody wants it any more."""
-    try:
-        with open(path, "rb") as file:
-            while piece := file.read(1 << 18):
-                yield piece
-    finally:
-        path.unlink(missing_ok=True)
+_drawing: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()
+"""A lock for each picture that is being drawn, so that those who ask for it at once have it drawn once."""
 
 
-def _shown(path: Path, small: Path, side: int) -> bytes:
+def _shown(path: Path, small: Path, side: int, address: str = "") -> bytes:
     """The picture as it is shown, drawn when it is first asked for.
 
     Raises:
-        PatchifyError: if it was deleted meanwhile.
+        PatchifyError: if it was deleted meanwhile, or cannot be drawn.
     """
+    lock = _drawing.setdefault(small, threading.Lock())
     try:
-        if small.exists():
-            return small.read_bytes()
-        data = _jpeg(path, side)
-        small.parent.mkdir(exist_ok=True)
-        small.write_bytes(data)
+        with lock:
+            if small.exists():
+                return small.read_bytes()
+            data = DECODERS.run(lambda: _jpeg(path, side), address)
+            write_whole(small, data)
     except OSError as error:
         raise gone() from error
     return data
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that nobody sees in part: under another name in the same folder, which is made, then in its place.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.parent.mkdir(exist_ok=True)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _jpeg(path: Path, side: int) -> bytes:
@@ -232,7 +254,7 @@ async def _json(request: Request) -> dict[str, Any]:
     import json
 
     data = b""
-    async for chunk in request.stream():
+    async for chunk in paced(request):
         data += chunk
         if len(data) > _MOST_JSON:
             raise PatchifyError("The page sent too much: reload it.")

@@ -26,8 +26,8 @@ from patchify_core.web.own.turns import Turns
 FIRST_PART, GROWTH = 8, 4
 """New pictures of the first part, and how many times more each further one has."""
 
-A_TURN = 4
-"""Pictures that are embedded before another visitor has a turn."""
+A_TURN, A_TURN_S = 4, 2.0
+"""Pictures that are embedded before another visitor has a turn, and seconds after which there are no more of them."""
 
 EMPTY, INDEXING, CANCELLED, DONE, FAILED = "empty", "indexing", "cancelled", "done", "failed"
 
@@ -70,6 +70,7 @@ class Indexer:
         encoder: gives the encoder that made it, which may take a while.
         turns: shared by all visitors.
         published: told of each index that can be searched, with its number.
+        room: refuses an index of so many pictures, in one sentence, where there is no room for it.
     """
 
     def __init__(
@@ -79,9 +80,10 @@ class Indexer:
         encoder: Callable[[], Encoder],
         turns: Turns,
         published: Callable[[PatchIndex, int], None],
+        room: Callable[[int], None] = lambda pictures: None,
     ) -> None:
         """Indexes nothing yet."""
-        self.collection, self.template = collection, template
+        self.collection, self.template, self._bundled, self._room = collection, template, template, room
         self._encoder, self._turns, self._published = encoder, turns, published
         self.index: PatchIndex | None = None
         self.version = 0
@@ -141,6 +143,10 @@ class Indexer:
                 raise PatchifyError("Some of your pictures are indexed already: delete them before you bring one back.")
             self.template = index
 
+    def forget(self) -> None:
+        """Lets go of the indexes; the collection was deleted."""
+        self.index, self.template = None, self._bundled
+
     def _missing(self) -> bool:
         """Whether a picture is not in the index."""
         known = set() if self.index is None else {image.sha256 for image in self.index.images}
@@ -173,6 +179,7 @@ class Indexer:
         new = [picture for picture in pictures if picture.sha256 not in known]
         indexed = 0 if self.index is None else len(self.index.images)
         part = old + new[: max(FIRST_PART, (GROWTH - 1) * indexed)]
+        self._room(len(part))
         try:
             self._build(part, like, stop, len(old))
         except _StopError:
@@ -189,10 +196,10 @@ class Indexer:
             collection.pictures_folder,
             tuple(GalleryImage(p.id, p.name, p.path, p.width, p.height) for p in part),
         )
-        began, in_turn = time.monotonic(), 0
+        began, in_turn, turn = time.monotonic(), 0, time.monotonic()
 
         def progress(done: int, total: int) -> None:
-            nonlocal began, in_turn
+            nonlocal began, in_turn, turn
             self._settled = done
             if collection.closed.is_set() or (stop is not None and stop.is_set()):
                 raise _StopError
@@ -202,15 +209,16 @@ class Indexer:
             self._fresh += 1
             self._spent += now - began
             in_turn += 1
-            if in_turn >= A_TURN and self._turns.waiting:
+            if (in_turn >= A_TURN or now - turn > A_TURN_S) and self._turns.waiting:
                 in_turn = 0
                 self._turns.give()
                 self._wait_for_turn()
+                turn = time.monotonic()
             began = time.monotonic()
 
         self._wait_for_turn()
         try:
-            began = time.monotonic()
+            began = turn = time.monotonic()
             report = build_index(gallery, out, encoder, progress=progress if stop is not None else None, like=like)
         except GalleryError:
             if not self._drop_unreadable(part):

@@ -14,13 +14,12 @@ from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
 from patchify_core.retrieval import Match, Patchify
 from patchify_core.web.answers import UNMARKED, WRONG, Result
+from patchify_core.web.decoding import ready
+from patchify_core.web.home import PREFIX
 from patchify_core.web.judging import Judge
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.shelf import Offer, Shelf
 from patchify_core.web.showcase import Showcase
-
-PREFIX = "patchify-own-"
-"""What the folder of a server's visitors is called."""
 
 
 class OwnShelf(Shelf):
@@ -101,7 +100,7 @@ class OwnPlace(Showcase):
             height=image.height,
             box=box,
             instance=int(rows.instances[marked[0]]) if len(marked) else None,
-            descriptor=self.engine.describe_query(image.path, box),
+            descriptor=self.engine.describe_query(ready(image.path), box),
             path=image.path,
             itself=image_id,
             engine=self.shelf.first,
@@ -122,7 +121,7 @@ class OwnPlace(Showcase):
         asked = replace(question, instance=None, example=None, itself=None, engine=self.shelf.first)
         if question.words is not None:
             return replace(asked, descriptor=self.engine.describe_text(question.words))
-        return replace(asked, descriptor=self.engine.describe_query(question.source, question.box))
+        return replace(asked, descriptor=self.engine.describe_query(ready(question.source), question.box))
 
 
 def own_name(token: str, version: int) -> str:

@@ -1,213 +1,38 @@
-"""All visitors' own pictures: who may see which (nobody else), how much they may hold, and when they end."""
+"""All visitors' own pictures: who may see which (nobody else), how much they may take, and when they end."""
 
 from __future__ import annotations
 
 import logging
-import os
 import secrets
-import shutil
-import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Set
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery import Gallery
-from patchify_core.index import PatchIndex
-from patchify_core.retrieval import Patchify
-from patchify_core.stores import PatchStore
+from patchify_core.web.home import Home
+from patchify_core.web.keeping import Keeping
 from patchify_core.web.own.collection import CROWDED, MEGABYTE, Collection
-from patchify_core.web.own.indexing import Indexer
-from patchify_core.web.own.marks import Marks, as_coco, score
-from patchify_core.web.own.place import PREFIX, OwnPlace, gone, own_name, token_in
-from patchify_core.web.own.returned import bring_back, write_archive
+from patchify_core.web.own.place import OwnPlace, gone, token_in
 from patchify_core.web.own.turns import Turns
+from patchify_core.web.own.visitor import Visitor
+from patchify_core.web.room import LEFT_S, Owner
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
 
 MOST_VISITORS = 200
 """Collections at a time; an empty one costs a folder."""
 
-LEFT_S, UNUSED_S = 60.0, 300.0
-"""Seconds after which the pictures of a visitor who closed the page are deleted, and a collection without pictures."""
+UNUSED_S, QUIET_S = 300.0, 3.0
+"""Seconds after which a collection without pictures is deleted, and from which one whose first file is on its way makes
+way for others."""
 
-SWEEP_S, STALE_S = 10.0, 600.0
-"""Seconds between two looks at who has left; age from which a folder whose server does not look any more is stale."""
+SWEEP_S = 10.0
+"""Seconds between two looks at who has left."""
 
 log = logging.getLogger(__name__)
-
-
-class _StopError(Exception):
-    """Raised from within a scoring to end it."""
-
-
-class Visitor:
-    """All that belongs to one visitor: pictures, their index, boxes and score."""
-
-    def __init__(self, collection: Collection, bundled: Showcase, turns: Turns) -> None:
-        """Indexes nothing yet."""
-        self.collection, self.marks, self._bundled, self._turns = collection, Marks(), bundled, turns
-        self.indexer = Indexer(collection, bundled.index, lambda: bundled.engine.encoder, turns, self._publish)
-        self.tabs: set[str] = set()
-        self.uploads, self.incoming = 0, 0
-        self.seen = time.monotonic()
-        self.left: float | None = None
-        self._place: OwnPlace | None = None
-        self._engine: Patchify | None = None
-        self._lock = threading.Lock()
-        self._scoring: threading.Thread | None = None
-        self.score: dict[str, Any] | None = None
-
-    @property
-    def place(self) -> OwnPlace:
-        """What answers questions about the indexed pictures.
-
-        Raises:
-            PatchifyError: if none is indexed yet.
-        """
-        place = self._place
-        if place is None:
-            raise PatchifyError("None of your pictures is indexed yet: add some, and wait for the first.")
-        return place
-
-    @property
-    def searchable(self) -> bool:
-        """Whether some pictures are indexed."""
-        return self._place is not None
-
-    def mark(self, name: str, label: object, box: object) -> None:
-        """Draws a box on a picture; see `Marks.put`."""
-        self.marks.put(self.collection.named(name), label, box)
-        self._renew()
-
-    def unmark(self, name: str, label: object) -> None:
-        """Removes a box."""
-        self.marks.remove(self.collection.named(name).id, label)
-        self._renew()
-
-    def dataset(self, queries: bool = False) -> Gallery:
-        """The indexed pictures with their boxes."""
-        return self._dataset(self.place.engine.index, queries)
-
-    def take_back(self, archive: Path) -> int:
-        """Brings an index back; returns of how many pictures it is."""
-        collection, settings = self.collection, self.collection.settings
-        if self.searchable:
-            raise PatchifyError(
-                "Some of your pictures are indexed already: delete them before you bring an index back."
-            )
-        folder = collection.folder / f"returned-{secrets.token_hex(4)}"
-        index = bring_back(archive, folder, self._bundled.index, settings.own_pictures, settings.own_mb * MEGABYTE)
-        self.indexer.take_back(index)
-        for former in collection.folder.glob("returned-*"):
-            if former != folder:
-                shutil.rmtree(former, ignore_errors=True)
-        return len(index.images)
-
-    def archive(self) -> Path:
-        """The index as a zip, with the boxes that were drawn; made anew each time, deleted with the pictures."""
-        boxes = self.annotations()
-        path = self.collection.folder / f"index-{secrets.token_hex(4)}.zip"
-        folder = self.collection.folder / f"index-{self.indexer.version}"
-        try:
-            write_archive(folder, path, {"annotations.json": boxes})
-        except OSError as error:  # deleted meanwhile, or the disk is full
-            path.unlink(missing_ok=True)
-            if self.collection.closed.is_set():
-                raise gone() from error
-            raise PatchifyError("The index cannot be packed just now: try again in a moment.") from error
-        return path
-
-    def annotations(self) -> bytes:
-        """The boxes in the layout that `evaluate` reads."""
-        import json
-
-        return (json.dumps(as_coco(self.dataset(True)), indent=1) + "\n").encode()
-
-    def start_score(self) -> None:
-        """Scores in the background; `score` says how far it is."""
-        with self._lock:
-            if self._scoring is not None and self._scoring.is_alive():
-                return
-            place, gallery = self.place, self.dataset(True)
-            self.score = {"state": "scoring", "done": 0, "total": 0}
-            self._scoring = threading.Thread(
-                target=self._run_score, args=(place.engine, gallery), name="patchify-own-score", daemon=True
-            )
-            self._scoring.start()
-
-    def status(self) -> dict[str, Any]:
-        """What the visitor's page shows, as plain values."""
-        collection, progress, settings = self.collection, self.indexer.progress, self.collection.settings
-        with collection.lock:
-            skipped = [{"file": name, "reason": why} for name, why in collection.skipped]
-        return {
-            "pictures": len(collection.pictures),
-            "megabytes": round(collection.bytes / MEGABYTE, 1),
-            "limits": {"pictures": settings.own_pictures, "megabytes": settings.own_mb},
-            "state": progress.state,
-            "done": progress.done,
-            "total": progress.total,
-            "indexed": progress.indexed,
-            "seconds_left": progress.seconds_left,
-            "waiting": progress.waiting,
-            "error": progress.error,
-            "known": len(self.indexer.template.images) if self.indexer.template is not self._bundled.index else 0,
-            "skipped": {"count": collection.skipped_in_all, "files": skipped},
-            "marks": [
-                {"picture": mark.picture, "object": mark.object, "box": [round(v, 1) for v in mark.box.tolist()]}
-                for mark in self.marks.all
-            ],
-            "score": self.score,
-        }
-
-    def delete(self) -> None:
-        """Ends all that is under way and deletes everything."""
-        self.collection.delete()
-        self._place = self._engine = None
-        self.marks = Marks()
-        self.score = None
-
-    def _publish(self, index: PatchIndex, version: int) -> None:
-        self._engine = Patchify(index, self._bundled.engine.encoder)
-        self._renew(version)
-
-    def _renew(self, version: int | None = None) -> None:
-        with self._lock:
-            engine = self._engine
-            if engine is None or self.collection.closed.is_set():
-                return
-            name = own_name(self.collection.token, version or self.indexer.version)
-            self._place = OwnPlace(name, self._dataset(engine.index), engine, self._bundled)
-
-    def _dataset(self, index: PatchStore, queries: bool = False) -> Gallery:
-        held = {image.id for image in index.images}
-        pictures = [picture for picture in self.collection.pictures if picture.id in held]
-        return self.marks.gallery(self.collection.pictures_folder, pictures, queries)
-
-    def _run_score(self, engine: Patchify, gallery: Gallery) -> None:
-        def progress(done: int, total: int) -> None:
-            self.score = {"state": "scoring", "done": done, "total": total}
-            if self.collection.closed.is_set():
-                raise _StopError
-            if self._turns.waiting:  # others are not kept waiting until all is scored
-                self._turns.give()
-                self._turns.take()
-
-        try:
-            with self._turns:
-                rows = score(gallery, engine.index, engine.encoder, progress)
-            self.score = {"state": "done", "rows": rows, "pictures": len(gallery.images)}
-        except PatchifyError as error:
-            self.score = {"state": "failed", "error": str(error)}
-        except _StopError:
-            self.score = None
-        except Exception:
-            if not self.collection.closed.is_set():
-                log.exception("A visitor's boxes could not be scored")
-            self.score = {"state": "failed", "error": "Your boxes could not be scored: try again."}
 
 
 class Registry:
@@ -215,19 +40,23 @@ class Registry:
 
     Args:
         bundled: the page's own gallery, whose encoder and codec are used.
-        settings: how much visitors may hold, and how long.
+        settings: how much visitors may leave, and how long.
         folder: where their pictures lie; by default a new one among the machine's temporary files.
+        home: the same, made already.
     """
 
-    def __init__(self, bundled: Showcase, settings: PageSettings, folder: Path | None = None) -> None:
+    def __init__(
+        self, bundled: Showcase, settings: PageSettings, folder: Path | None = None, home: Home | None = None
+    ) -> None:
         """Makes the folder, and deletes what a server that ended badly left there."""
         self._bundled, self.settings = bundled, settings
         self._turns, self._lock = Turns(), threading.Lock()
         self._visitors: dict[str, Visitor] = {}
-        if folder is None:
-            _delete_stale(Path(tempfile.gettempdir()))
-            folder = Path(tempfile.mkdtemp(prefix=PREFIX))
-        self.folder = folder
+        self.home = home or (Home.make() if folder is None else Home(folder))
+        self.folder = self.home.folder
+        self.keeping = Keeping(settings, self.home.uploads)
+        self.keeping.disk.others = self._own_bytes
+        self.keeping.memory.others = self._own_memory
         self._closing = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="patchify-own-sweep", daemon=True)
         self._sweeper.start()
@@ -243,23 +72,33 @@ class Registry:
 
     @property
     def bytes(self) -> int:
-        """Bytes of all visitors' pictures."""
-        return sum(visitor.collection.bytes + visitor.incoming for visitor in list(self._visitors.values()))
+        """Bytes on the disk that visitors take."""
+        return self.keeping.disk.bytes
 
-    def new(self) -> str:
+    def _own_bytes(self) -> int:
+        return sum(visitor.size for visitor in list(self._visitors.values()))
+
+    def _own_memory(self) -> int:
+        return sum(visitor.memory for visitor in list(self._visitors.values()))
+
+    def new(self, address: str = "") -> str:
         """Begins a collection; returns its token.
+
+        Args:
+            address: where the visitor comes from.
 
         Raises:
             PatchifyError: if there are too many visitors.
         """
         with self._lock:
             if len(self._visitors) >= MOST_VISITORS:
-                self._make_room()
+                self._make_room(address)
             if len(self._visitors) >= MOST_VISITORS or self._closing.is_set():
                 raise PatchifyError("Too many visitors have pictures here just now: try again in a few minutes.")
             token = secrets.token_urlsafe(24)
-            collection = Collection(token, self.folder / token, self.settings, self._has_room)
-            self._visitors[token] = Visitor(collection, self._bundled, self._turns)
+            owner = Owner(token, address)
+            collection = Collection(token, self.folder / token, self.settings, partial(self._has_room, owner))
+            self._visitors[token] = Visitor(collection, self._bundled, self._turns, self.keeping, owner)
         return token
 
     def of(self, token: object) -> Visitor:
@@ -311,7 +150,7 @@ class Registry:
         self._closing.set()
         for token in list(self._visitors):
             self.delete(token)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.home.close()
 
     def sweep(self, now: float | None = None) -> None:
         """Deletes what belongs to visitors who have left, or whom nothing was heard of for long."""
@@ -323,42 +162,59 @@ class Registry:
                 continue
             if left or idle > (self.settings.forget_s if visitor.collection.pictures else UNUSED_S):
                 self.delete(token)
+            else:
+                visitor.weigh()
+        self.keeping.sweep(now)
 
-    def _make_room(self) -> None:
-        """Ends the collection without pictures that was begun first, so that empty ones keep nobody out."""
-        empty = [t for t, visitor in self._visitors.items() if not visitor.collection.pictures and not visitor.uploads]
+    def _make_room(self, address: str) -> None:
+        """Ends one collection for a visitor from this address: one without pictures, so that these keep nobody out.
+
+        Where all have pictures, and another address has more than half of them, it is its most idle one.
+        """
+        of_address = Counter(visitor.owner.address for visitor in self._visitors.values())
+        now = time.monotonic()
+        empty = [visitor for visitor in self._visitors.values() if not visitor.collection.pictures]
+        most, count = of_address.most_common(1)[0]
         if empty:
-            self._visitors.pop(empty[0]).delete()
+            ended = min(
+                empty,
+                key=lambda one: (
+                    one.uploads > 0 and now - one.seen < QUIET_S,
+                    -of_address[one.owner.address],
+                    one.seen,
+                ),
+            )
+        elif most != address and count > MOST_VISITORS / 2:
+            ended = min((one for one in self._visitors.values() if one.owner.address == most), key=lambda one: one.seen)
+        else:
+            return
+        self._visitors.pop(ended.collection.token).delete()
 
     def room_for_upload(self, visitor: Visitor) -> None:
         """Refuses a file that is on its way, where there is no room for it.
 
         Raises:
-            PatchifyError: if the visitor has left, or the visitors' pictures fill the server.
+            PatchifyError: if the visitor has left, or what visitors sent fills the server.
         """
         visitor.seen = time.monotonic()
         if visitor.collection.closed.is_set():
             raise gone()
-        if not self._has_room(0):
+        if not self._has_room(visitor.owner, 0):
             raise PatchifyError(CROWDED)
 
-    def _has_room(self, more: int) -> bool:
-        return self.bytes + more <= self.settings.own_total_mb * MEGABYTE
+    def _has_room(self, owner: Owner, more: int) -> bool:
+        """Whether so many more bytes fit; the last ones are left to other addresses."""
+        settings = self.settings
+        if owner.address and settings.own_total_mb > 2 * settings.own_mb:
+            theirs = [one for one in list(self._visitors.values()) if one.owner.address == owner.address]
+            if sum(one.size for one in theirs) + more > (settings.own_total_mb - settings.own_mb) * MEGABYTE:
+                return False
+        return self.keeping.disk.make(owner, more)
 
     def _sweep(self) -> None:
         while not self._closing.wait(SWEEP_S):
             try:
-                os.utime(self.folder)
+                self.home.touch()
                 self.sweep()
             except OSError as error:
-                log.warning("Visitors' pictures could not be looked after: %s", error)
-
-
-def _delete_stale(parent: Path) -> None:
-    """Deletes the folders of servers that were killed: nobody looks after them any more."""
-    for folder in parent.glob(f"{PREFIX}*"):
-        try:
-            if time.time() - folder.stat().st_mtime > STALE_S:
-                shutil.rmtree(folder, ignore_errors=True)
-        except OSError:
-            continue
+                log.warning("What visitors left could not be looked after: %s", error)

@@ -8,10 +8,13 @@ the codes, which are plain numbers.
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 
@@ -23,6 +26,13 @@ from patchify_core.index import PatchIndex
 from patchify_core.index_folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
 from patchify_core.maps import KeptMaps, packed_shape, unpack
 from patchify_core.scale.merge import framed
+
+PIECE = 1 << 18
+"""Bytes that are read at a time."""
+
+_EACH, _END = 30 + 16 + 46, 22
+"""Bytes of a zip archive beside names and contents: of each file (its header, its sizes after it, its line in the list)
+and of the end."""
 
 KNOWN_FILES = (META_NAME, FAISS_NAME, PROJECTION_NAME, MAPS_NAME)
 MOST_MEMBERS = 20
@@ -50,13 +60,60 @@ def is_index(path: Path) -> bool:
     return len(listed) <= MOST_MEMBERS and META_NAME in {PurePosixPath(name).name for name in listed}
 
 
-def write_archive(folder: Path, archive: Path, more: dict[str, bytes]) -> None:
-    """Packs an index folder, and some small files, into an archive. Codes do not get smaller by compression."""
-    with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as file:
-        for path in sorted(folder.iterdir()):
-            file.write(path, path.name)
+def packed(folder: Path, more: dict[str, bytes]) -> tuple[int, Iterator[bytes]]:
+    """An index folder, and some small files, as an archive that is made while it is sent.
+
+    Codes do not get smaller by compression, so its length is known before.
+
+    Args:
+        folder: the index; its files are opened here, so that they may be deleted meanwhile.
+        more: name -> content.
+
+    Returns:
+        Bytes in all, and the bytes.
+
+    Raises:
+        OSError: if the folder is gone.
+    """
+    with ExitStack() as opened:
+        files = [(path.name, opened.enter_context(open(path, "rb"))) for path in sorted(folder.iterdir())]
+        sizes = [(name, os.fstat(file.fileno()).st_size) for name, file in files]
+        sizes += [(name, len(data)) for name, data in more.items()]
+        kept = opened.pop_all()
+    return _END + sum(_EACH + 2 * len(name.encode()) + size for name, size in sizes), _pieces(kept, files, more)
+
+
+def _pieces(opened: ExitStack, files: Sequence[tuple[str, BinaryIO]], more: dict[str, bytes]) -> Iterator[bytes]:
+    sink = _Sink()
+    with opened, zipfile.ZipFile(cast(BinaryIO, sink), "w", zipfile.ZIP_STORED) as archive:
+        for name, file in files:
+            with archive.open(name, "w") as member:
+                while piece := file.read(PIECE):
+                    member.write(piece)
+                    yield sink.take()
         for name, data in more.items():
-            file.writestr(name, data)
+            archive.writestr(name, data)
+            yield sink.take()
+    yield sink.take()
+
+
+class _Sink:
+    """A file that can only be written to, and gives away what was written."""
+
+    def __init__(self) -> None:
+        self._written: list[bytes] = []
+
+    def write(self, data: bytes) -> int:
+        self._written.append(bytes(data))
+        return len(data)
+
+    def flush(self) -> None:
+        pass
+
+    def take(self) -> bytes:
+        data = b"".join(self._written)
+        self._written.clear()
+        return data
 
 
 def bring_back(archive: Path, folder: Path, like: PatchIndex, most_pictures: int, most_bytes: int) -> PatchIndex:

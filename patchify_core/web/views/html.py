@@ -67,4 +67,4 @@ def query_address(question: Question, url: FileUrl) -> str:
     """Where the browser gets the query picture from; a visitor's is inside the page, never a file for others."""
     if question.path is not None:
         return url(question.path)
-    return "data:image/jpeg;base64," + base64.b64encode(question.display or b"").decode()
+    return "data:image/jpeg;base64," + base64.b64encode(question.preview).decode()
