@@ -38,12 +38,8 @@ def keep_uploads_apart() -> None:
         except BaseException as error:
             shutil.rmtree(folder, ignore_errors=True)
             forget_folders(folder / "nothing", Path(upload_dir))
-            if isinstance(
-                error, (TypeError, AttributeError, ValueError)
-            ):  # a field where a file should be, and the like
-                raise HTTPException(
-                    400, "The upload is no form with files: send each as a field named files."
-                ) from None
+            if isinstance(error, (TypeError, AttributeError)):  # a field where a file should be
+                raise HTTPException(400, "The upload is no form of files: send each as a field named files.") from None
             raise
 
     class Few(gradio.route_utils.GradioMultiPartParser):
