@@ -135,8 +135,8 @@ def _measure(gallery: Path, visitors: int, seconds: float, flood: int) -> dict[s
 
 def expect(gallery: Path = SAMPLE_DB) -> Expected:
     """Answers all that will be asked, without a server."""
-    from patchify_core.listing import matches_as_json
     from patchify_core.web import locating
+    from patchify_core.web.api import rows_of
     from patchify_core.web.events import Asked
     from patchify_core.web.showcase import Showcase
     from patchify_core.web.visits import Visits
@@ -153,7 +153,7 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     for query in showcase.examples[:EXAMPLES]:
         examples[query.id], order[query.id] = answered(showcase.example(query.id))
         found = showcase.engine.search(query.path, query.box, PROGRAM_TOP)
-        programs[query.id] = matches_as_json(showcase.engine, found)
+        programs[query.id] = rows_of(showcase.engine, found)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)

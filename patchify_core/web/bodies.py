@@ -173,12 +173,12 @@ def checked_json(data: bytes) -> None:
 
 
 def _depth(value: Any) -> int:
+    """How deep lists and objects are nested, counted no further than is needed."""
     depth, level = 0, [value]
-    while level and depth <= DEEPEST:
+    while depth <= DEEPEST and (holders := [one for one in level if isinstance(one, (dict, list))]):
         depth += 1
-        inner = [one.values() if isinstance(one, dict) else one for one in level if isinstance(one, (dict, list))]
-        level = [one for several in inner for one in several]
-    return depth - 1
+        level = [inner for one in holders for inner in (one.values() if isinstance(one, dict) else one)]
+    return depth
 
 
 def _size(count: int) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.paths import ASSETS
 from patchify_core.web.memory import few_arenas, give_back
+from patchify_core.web.places import hide
 from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.web.uploads import upload_folder
 
@@ -92,6 +93,7 @@ def launch(
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
     names = {name.lower() for name in (*server.hosts, host, socket.gethostname(), f"{socket.gethostname()}.local")}
     server = replace(server, hosts=tuple(names))
+    hide(folder)
     few_arenas()
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     os.environ.setdefault("GRADIO_TEMP_DIR", str(upload_folder()))
