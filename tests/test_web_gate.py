@@ -1,4 +1,4 @@
-"""patchify_core.web.gate, used, bodies, callers and places: what strangers may ask, how much, and under which name."""
+"""patchify_core.web.gate, used and callers: what strangers may ask, under which name, and who they are."""
 
 from __future__ import annotations
 
@@ -6,103 +6,28 @@ import asyncio
 import json
 import logging
 import re
-import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
-from patchify_core.web import bodies, callers, places
-from patchify_core.web.bodies import DEEPEST, Body, Reader, Refused, checked_json
+from patchify_core.web import callers
+from patchify_core.web.bodies import Refused
 from patchify_core.web.gate import Gate
-from patchify_core.web.settings import PageSettings, ServerSettings
+from patchify_core.web.settings import ServerSettings
 from patchify_core.web.used import found_use
-
-JOIN = "/gradio_api/queue/join"
-JSON = [(b"content-type", b"application/json")]
-SIZES = PageSettings(upload_mb=1, archive_mb=1)
-
-
-class Inner:
-    """What stands behind the gate, and notes what reaches it."""
-
-    def __init__(self) -> None:
-        self.seen: list[dict[str, Any]] = []
-        self.bodies: list[bytes] = []
-        self.answer: Any = PlainTextResponse("inside")
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        self.seen.append(scope)
-        if scope["method"] == "POST":
-            self.bodies.append(await Request(scope, receive).body())
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        await self.answer(scope, receive, send)
+from tests.asgi import JOIN, JSON, SIZES, Inner, asked, gate, sentence
 
 
 @pytest.fixture
 def inner() -> Inner:
     return Inner()
-
-
-def asked(
-    app: Any,
-    method: str,
-    path: str,
-    body: bytes | list[bytes] = b"",
-    headers: list[tuple[bytes, bytes]] = [],  # noqa: B006
-    peer: str = "127.0.0.1",
-    host: bytes = b"localhost:7860",
-    query: bytes = b"",
-) -> tuple[int, Any, dict[str, str]]:
-    """One request by ASGI: status, what was said, and the headers of the answer. A body in pieces never ends."""
-    pieces = [body] if isinstance(body, bytes) else body
-    sent: list[Any] = []
-    scope = {
-        "type": "http",
-        "method": method,
-        "path": path,
-        "raw_path": path.encode("utf-8", "replace"),
-        "root_path": "",
-        "query_string": query,
-        "scheme": "http",
-        "http_version": "1.1",
-        "server": ("127.0.0.1", 7860),
-        "client": (peer, 5),
-        "headers": [(b"host", host), *headers],
-    }
-    queue = [{"type": "http.request", "body": one, "more_body": not isinstance(body, bytes)} for one in pieces]
-
-    async def receive() -> Any:
-        if queue:
-            return queue.pop(0)
-        await asyncio.sleep(3600)
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    asyncio.run(app(scope, receive, send))
-    start = sent[0]
-    text = b"".join(one.get("body", b"") for one in sent[1:])
-    said = dict((name.decode(), value.decode()) for name, value in start["headers"])
-    is_json = said.get("content-type", "").startswith("application/json")
-    return start["status"], json.loads(text) if is_json else text.decode(), said
-
-
-def sentence(said: Any) -> str:
-    text = said["detail"]
-    assert text.endswith(".") and "\n" not in text and "Error" not in text and said["error"] == text
-    return str(text)
-
-
-def gate(inner: Any, tools: bool = False, ours: Any = (), **server: Any) -> Gate:
-    return Gate(inner, ours, ServerSettings(**server), SIZES, tools)
 
 
 # Addresses ----------------------------------------------------------------------------------------------------
@@ -115,7 +40,7 @@ REFUSED = {
 }  # fmt: skip
 """First parts of the addresses of Gradio 6.31.0 that nothing uses."""
 
-ELSEWHERE = {"/gradio_api/theme.css", "/manifest.json", "/openapi.json"}
+ELSEWHERE = {"/gradio_api/theme.css", "/manifest.json", "/openapi.json", "/gradio_api/mcp/messages"}
 """What Gradio and FastAPI have at an address that we answer ourselves, or at two of which one is used."""
 
 
@@ -413,157 +338,6 @@ def test_a_preflight_is_answered_without_the_requests_own_words(inner):
     assert asked(gate(inner), "OPTIONS", "/gradio_api/deep_link", headers=asks)[0] == 404
 
 
-# Bodies -------------------------------------------------------------------------------------------------------
-
-
-def call(**named: Any) -> bytes:
-    return json.dumps({"data": [], "fn_index": 1, "session_hash": "abc"} | named).encode()
-
-
-def test_a_body_is_passed_on_as_it_was_sent(inner):
-    data = call(data=["ü", 1.5, None, {"a": [True]}, "data:image/png;base64," + "A" * 300_000])
-    assert asked(gate(inner), "POST", JOIN, data, JSON)[0] == 200
-    assert inner.bodies == [data] and inner.seen[0]["patchify_bytes"] == len(data)
-
-
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (b"", 400),
-        (b"{", 400),
-        (b"\xff\xfe{}", 400),
-        (b'{"data": ["\\ud800"]}', 400),
-        (b'{"data": [' + b"9" * 6000 + b"]}", 400),
-        (b"[" * 40 + b"]" * 40, 413),
-        (b"[" * 50_000, 413),
-        (b'{"a":' * 5000 + b"1" + b"}" * 5000, 413),
-        (b"[" + b"[]," * 60_000 + b"1]", 413),
-        (b'{"data":["' + b"x" * 2_500_000 + b'"]}', 413),
-        (call(session_hash="a b"), 400),
-        (call(session_hash="x" * 65), 400),
-        (call(session_hash=""), 400),
-        (call(event_id="../x"), 400),
-    ],
-    ids=lambda value: value if isinstance(value, int) else value[:12].decode("latin-1"),
-)
-def test_what_is_no_json_or_too_much_of_it_is_refused_before_it_is_parsed(inner, data, status):
-    for path in (JOIN, "/gradio_api/call/search_by_picture", "/gradio_api/call/v2/search_by_picture"):
-        code, said, headers = asked(gate(inner), "POST", path, data, JSON)
-        assert code == status and sentence(said) and headers["connection"] == "close"
-    assert inner.seen == []
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.recursive(
-        st.none() | st.booleans() | st.integers(-(2**60), 2**60) | st.text() | st.floats(allow_nan=False),
-        lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-        max_leaves=30,
-    )
-)
-def test_whatever_json_a_page_can_send_is_accepted(value):
-    try:
-        sent = json.dumps({"data": [value]}, ensure_ascii=False).encode()
-    except UnicodeEncodeError:  # half a character, which no JSON can be written with
-        return
-    checked_json(sent)
-    checked_json(json.dumps({"data": [value]}).encode())
-
-
-def test_nesting_is_counted_in_what_is_said_and_not_in_brackets():
-    checked_json(json.dumps({"data": ["[" * 5000]}).encode())
-    checked_json(b"[" * DEEPEST + b"]" * DEEPEST)
-    with pytest.raises(Refused):
-        checked_json(b"[" * (DEEPEST + 1) + b"]" * (DEEPEST + 1))
-
-
-def test_each_kind_of_body_has_its_own_bound(inner):
-    opened = gate(inner)
-    for path, most in (("/gradio_api/cancel", 64_000), (JOIN, 2_398_101), ("/gradio_api/upload", 1_112_576)):
-        pieces = [b" " * (most // 2)] * 3
-        status, said, _ = asked(opened, "POST", path, pieces, JSON)
-        assert status == 413 and "larger than this server takes" in sentence(said)
-
-
-def test_a_length_that_is_claimed_is_not_believed(inner):
-    headers = [*JSON, (b"content-length", b"2")]
-    assert asked(gate(inner), "POST", "/gradio_api/cancel", b"[" + b" " * 70_000 + b"]", headers)[0] == 413
-
-
-def test_compressed_bodies_are_refused(inner):
-    status, said, _ = asked(gate(inner), "POST", JOIN, b"{}", [*JSON, (b"content-encoding", b"gzip")])
-    assert status == 415 and sentence(said) and inner.seen == []
-
-
-def test_long_addresses_and_many_headers_are_refused(inner):
-    assert asked(gate(inner), "GET", "/", query=b"q=" + b"x" * 20_000)[0] == 414
-    assert asked(gate(inner), "GET", "/", headers=[(b"x-%d" % n, b"1") for n in range(120)])[0] == 431
-    assert asked(gate(inner), "GET", "/", headers=[(b"x", b"y" * 40_000)])[0] == 431
-    assert asked(gate(inner), "GET", "/", query=b"q=" + b"x" * 1000)[0] == 200
-
-
-@pytest.mark.parametrize("path", [JOIN, "/gradio_api/upload"])
-def test_a_body_that_stops_on_its_way_ends(inner, monkeypatch, path):
-    monkeypatch.setattr(bodies, "STALL_S", 0.05)
-    status, said, _ = asked(gate(inner), "POST", path, [b"{"], JSON)
-    assert status == 408 and "in time" in sentence(said)
-    assert inner.bodies == []
-
-
-def test_a_body_that_trickles_ends_too(monkeypatch):
-    monkeypatch.setattr(bodies, "FIRST_S", 0.2)
-    monkeypatch.setattr(bodies, "SLOWEST", 100)
-
-    async def trickle() -> Any:
-        await asyncio.sleep(0.02)
-        return {"type": "http.request", "body": b"x", "more_body": True}
-
-    async def read() -> None:
-        await Reader(10**6).read(Body(trickle, 10**6))
-
-    start = time.monotonic()
-    with pytest.raises(Refused) as caught:
-        asyncio.run(read())
-    assert caught.value.status == 408 and time.monotonic() - start < 10
-
-
-def test_bodies_on_their_way_share_one_budget_that_is_given_back():
-    reader = Reader(10)
-
-    async def endless() -> Any:
-        return {"type": "http.request", "body": b"x" * 10, "more_body": True}
-
-    async def several() -> None:
-        with pytest.raises(Refused) as caught:
-            await reader.read(Body(endless, 10**9))
-        assert caught.value.status == 503
-
-    asyncio.run(several())
-    asyncio.run(several())
-    assert reader._held == 0
-
-
-def test_who_leaves_in_the_middle_gets_no_answer_and_reaches_nobody(inner):
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "http.disconnect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    scope = {
-        "type": "http",
-        "method": "POST",
-        "path": JOIN,
-        "query_string": b"",
-        "scheme": "http",
-        "client": ("::1", 1),
-    }
-    asyncio.run(gate(inner)(scope | {"headers": [(b"host", b"[::1]")]}, receive, send))
-    assert sent == [] and inner.seen == []
-
-
 # Faults -------------------------------------------------------------------------------------------------------
 
 
@@ -599,15 +373,3 @@ def test_a_stream_that_fails_is_ended(inner):
 def test_answers_of_four_hundred_and_more_pass_as_they_are(inner):
     inner.answer = JSONResponse({"detail": "The server is busy."}, 503)
     assert asked(gate(inner), "POST", JOIN, call(), JSON)[:2] == (503, {"detail": "The server is busy."})
-
-
-# Places -------------------------------------------------------------------------------------------------------
-
-
-def test_sentences_say_nothing_of_where_files_are(tmp_path):
-    folder = tmp_path / "some where" / "my.gallery"
-    places.hide(folder)
-    said = places.without_places(f"The picture {folder}/gallery/1.jpg is gone from {folder}: put it back.")
-    assert said == "The picture gallery/1.jpg is gone from the folder: put it back."
-    plain = "See /gradio_api/info, or send a picture of 3/4 MB."
-    assert places.without_places(plain) == plain

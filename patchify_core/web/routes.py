@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Awaitable, Callable
 from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -15,16 +13,12 @@ from starlette.routing import Route
 
 from patchify_core import __version__
 from patchify_core.errors import PatchifyError
-from patchify_core.paths import ASSETS
+from patchify_core.web.served import ADDRESS, file_at
 
 if TYPE_CHECKING:
     import gradio as gr
 
     from patchify_core.web.showcase import Showcase
-
-
-FILES = "/gradio_api/file="
-"""Where the pictures and files of the page are, by names below the gallery's folder or `assets/`."""
 
 
 def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
@@ -74,12 +68,8 @@ def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
             return PlainTextResponse(str(error), 503)
 
     def show_file(request: Request) -> Response:
-        """A picture of the gallery, or a file that comes with the page; takes the place of Gradio's own route.
-
-        Gradio's (6.31.0) names files by their paths on this machine, fetches any address for anybody, and answers a
-        request for a part of a file with the request's own headers.
-        """
-        path = served_file(showcase.folder, str(request.path_params["name"]))
+        """A picture of the gallery, or a file that comes with the page; takes the place of Gradio's own route."""
+        path = file_at(showcase.folder, str(request.path_params["name"]))
         if path is None:
             return JSONResponse({"detail": "There is no such file: reload the page."}, 404)
         return FileResponse(path, content_disposition_type="inline", headers={"Cache-Control": "max-age=60"})
@@ -94,28 +84,8 @@ def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
         Route("/health", health),
         Route("/handout", hand_out),
         Route("/manifest.json", manifest),
-        Route(f"{FILES}{{name:path}}", show_file),
+        Route(f"/{ADDRESS}{{name:path}}", show_file),
     ]
-
-
-def served_file(gallery: Path, name: str) -> Path | None:
-    """The file that an address names; None if there is none, or it is not one that the page shows.
-
-    Args:
-        gallery: folder of the dataset that is shown; its `gallery` and `queries` are.
-        name: as `visits.file_url` gives it, such as `gallery/1.jpg`.
-    """
-    first, *rest = name.split("/")
-    folder = {"gallery": gallery / "gallery", "queries": gallery / "queries", "assets": ASSETS}.get(first)
-    if folder is None or not rest or any(part in ("", ".", "..") or "\0" in part or os.sep in part for part in rest):
-        return None
-    path = folder.joinpath(*rest)
-    if os.path.normpath(path) != str(path) or not path.is_relative_to(folder):  # drives and backslashes on Windows
-        return None
-    try:
-        return path if path.is_file() else None
-    except OSError:  # a name that no file can have
-        return None
 
 
 def refusals() -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import gradio as gr
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index import PatchIndex
-from patchify_core.paths import ASSETS
 from patchify_core.web import locating, stages, views
 from patchify_core.web.answers import Answer
 from patchify_core.web.events import NO_RERANKING, Asked, sent, sent_id, take_file, warn
 from patchify_core.web.own.place import OwnPlace, gone, own_address, token_in
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.reranking import NAMES
+from patchify_core.web.served import address_of
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
 
@@ -38,21 +37,8 @@ UNKNOWN_OBJECT = "I don't know (no score)"
 
 
 def file_url(path: Path) -> str:
-    """Address of a picture on the page's own server (`routes.served_file`), without where it is on this machine.
-
-    That of a visitor's own picture has the visitor's token in it.
-    """
-    own = own_address(path)
-    return own or f"gradio_api/file={quote(f'{_shown_folder(path.parent)}/{path.name}')}"
-
-
-@cache
-def _shown_folder(folder: Path) -> str:
-    """A folder's name from the dataset's folder on, where annotations.json is; `assets/...` outside of one."""
-    roots = (folder, *folder.parents)
-    found = next((root for root in roots if (root / "annotations.json").is_file()), None)
-    root = found or (ASSETS.parent if folder.is_relative_to(ASSETS) else folder.parent)
-    return folder.relative_to(root).as_posix()
+    """Address of a picture on the page's own server; that of a visitor's own has the visitor's token in it."""
+    return own_address(path) or address_of(path)
 
 
 class Visits:
