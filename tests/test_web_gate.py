@@ -372,4 +372,4 @@ def test_a_stream_that_fails_is_ended(inner):
 
 def test_answers_of_four_hundred_and_more_pass_as_they_are(inner):
     inner.answer = JSONResponse({"detail": "The server is busy."}, 503)
-    assert asked(gate(inner), "POST", JOIN, call(), JSON)[:2] == (503, {"detail": "The server is busy."})
+    assert asked(gate(inner), "POST", JOIN, b"{}", JSON)[:2] == (503, {"detail": "The server is busy."})
