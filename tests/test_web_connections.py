@@ -140,6 +140,9 @@ def test_one_address_cannot_take_all_connections():
                 other.sendall(REQUEST)
                 assert other.recv(65536).startswith(b"HTTP/1.1 200")
         more = [connected(port, "127.0.0.9") for _ in range(10)]
+        with closing(connected(port, "127.0.0.9")) as own:
+            own.sendall(REQUEST)
+            assert own.recv(65536).startswith(b"HTTP/1.1 200")
         deadline = time.monotonic() + LATE_S
         while len(server.server_state.connections) > 20 and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -148,16 +151,17 @@ def test_one_address_cannot_take_all_connections():
             one.close()
 
 
-def fake(group: str, idle: bool) -> Any:
-    return SimpleNamespace(group=group, is_idle=idle)
+def fake(group: str, idle: bool, since: float = 0.0) -> Any:
+    return SimpleNamespace(group=group, is_idle=idle, since=since)
 
 
-def test_an_idle_connection_of_the_largest_address_ends_first():
-    busy, idle, other = fake("a", False), fake("a", True), fake("b", True)
-    assert _surplus(other, [busy, idle, other]) is idle
-    assert _surplus(other, [busy, fake("a", False), other]) is busy
-    assert _surplus(idle, [busy, idle, other]) is idle  # whoever has most makes no room for more of theirs
-    assert _surplus(other, [idle, other]) is other
+def test_the_connection_that_was_idle_for_longest_ends_first_of_the_largest_address():
+    busy, idle, later, other = fake("a", False, 1), fake("a", True, 2), fake("a", True, 3), fake("b", True, 4)
+    assert _surplus(other, [busy, later, idle, other]) is idle
+    assert _surplus(later, [busy, later, idle, other]) is idle  # who fills the server with nothing is in no one's way
+    assert _surplus(other, [busy, newest := fake("a", False, 2), other]) is newest
+    assert _surplus(other, [fake("a", True), other]) is other  # whoever has as many makes no room for more of theirs
+    assert _surplus(busy, [busy, fake("a", False), other]) is busy
 
 
 def test_there_is_room_for_more_files_than_connections():

@@ -20,7 +20,7 @@ from starlette.testclient import TestClient
 
 from patchify_core.web import uploads
 from patchify_core.web.callers import CALLER
-from patchify_core.web.guarded import BUSY, ENCODER, PROGRAMS, FairQueue, GuardedBlocks
+from patchify_core.web.guarded import BUSY, ENCODER, PROGRAMS, UNFIT, FairQueue, GuardedBlocks
 from patchify_core.web.routes import why_not
 from patchify_core.web.settings import QueueSettings
 from patchify_core.web.states import FairStates
@@ -315,6 +315,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_leaves_no_traceback(valu
     with pytest.raises(Error) as caught:
         asyncio.run(demo.preprocess_data(demo.fns[2], values, None))
     assert word in caught.value.message and not caught.value.print_exception
+
+
+def test_gradios_own_refusals_do_not_quote_what_was_sent_in_the_log():
+    with GuardedBlocks() as demo:
+        gr.on([gr.Radio([1, 2]).change], lambda level: level, gr.Radio([1, 2]), gr.Radio([1, 2]))
+    with pytest.raises(Error) as caught:
+        asyncio.run(demo.process_api(demo.fns[0], ["a stranger's bytes"], demo_state(demo)))
+    assert caught.value.message == UNFIT and not caught.value.print_exception
+
+
+def demo_state(demo: gr.Blocks):
+    from gradio.state_holder import SessionState
+
+    return SessionState(demo)
 
 
 def test_what_programs_send_is_not_kept_with_their_session():

@@ -46,6 +46,7 @@ class Connection(H11Protocol):
         self.group = group_of(self.client[0]) if self.client else ""
         self._head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
+        self.since = self.loop.time()
         self._expect_request()
         if len(self.connections) > self.most:
             _surplus(self, [one for one in self.connections if isinstance(one, Connection)]).abort()
@@ -73,6 +74,7 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """As uvicorn's; the next request gets a deadline."""
         super().on_response_complete()
+        self.since = self.loop.time()
         if self.is_idle:
             self._expect_request()
 
@@ -102,18 +104,19 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 def _surplus(newest: Connection, connections: list[Connection]) -> Connection:
-    """Which connection ends: one of the address with the most, an idle one if it has one; the newest if it has as many.
+    """Which connection ends: one of the address with the most of them, the one that has been idle for longest.
 
     Args:
-        newest: the one that was one too many.
+        newest: the one that was one too many; it ends if its own address has as many as any, and none of them is idle.
         connections: all of them.
     """
     counts = Counter(one.group for one in connections)
-    largest = max(counts, key=lambda group: counts[group])
-    if counts[newest.group] >= counts[largest]:
-        return newest
-    of_largest = [one for one in connections if one.group == largest]
-    return next((one for one in of_largest if one.is_idle), of_largest[0])
+    largest = max(counts, key=lambda group: (counts[group], group == newest.group))
+    others = [one for one in connections if one.group == largest and one is not newest]
+    idle = min((one for one in others if one.is_idle), key=lambda one: one.since, default=None)
+    if idle is not None:
+        return idle
+    return newest if largest == newest.group else max(others, key=lambda one: one.since)
 
 
 def room_for_connections() -> int:

@@ -40,6 +40,8 @@ OTHERS_AT_ONCE = 2
 
 BUSY = "The server is busy: wait for the answers that are under way, then ask again."
 
+UNFIT = "The request does not fit what was asked: reload the page, or see its API."
+
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +52,16 @@ class GuardedBlocks(gr.Blocks):
     traceback in the log and no word to whoever asked; here it is one sentence to them. Addresses of other hosts, which
     Gradio would fetch on a stranger's behalf, are refused.
     """
+
+    async def process_api(self, block_fn: BlockFunction, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """As Gradio's, whose refusals (6.31.0) are logged with what was sent and a traceback, and quote it."""
+        try:
+            found: dict[str, Any] = await super().process_api(block_fn, *arguments, **named)
+        except Error as error:
+            if not error.print_exception:  # one of ours
+                raise
+            raise refusal(UNFIT) from None
+        return found
 
     async def preprocess_data(
         self,
@@ -69,7 +81,7 @@ class GuardedBlocks(gr.Blocks):
             raise refusal("The upload did not arrive: send the picture again.") from None
         except Exception as error:  # whatever else a stranger's values make of Gradio's own code
             log.info("A request did not fit %s: %s", block_fn.api_name, type(error).__name__)
-            raise refusal("The request does not fit what was asked: reload the page, or see its API.") from None
+            raise refusal(UNFIT) from None
         for block in block_fn.inputs:
             if state is not None and isinstance(block, Api):
                 state._update_value_in_config(block._id, None)
