@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
 import sys
@@ -179,6 +180,16 @@ def test_the_log_says_nothing_about_what_clients_do(caplog):
             one.sendall(REQUEST.replace(b"\r\n\r\n", b"\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"))
             assert one.recv(65536).startswith(b"HTTP/1.1 200")
     assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
+
+
+def test_the_log_still_says_what_is_wrong_with_the_server():
+    def record(message: str, error: BaseException | None = None) -> logging.LogRecord:
+        trace = None if error is None else (type(error), error, None)
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, message, (), trace)
+
+    failed = "Exception in ASGI application"
+    assert connections._is_ours(record(failed, ValueError())) and connections._is_ours(record("No such address"))
+    assert not connections._is_ours(record(failed, asyncio.CancelledError()))
 
 
 def test_nobody_says_who_they_are_but_the_gate_finds_out():

@@ -162,7 +162,9 @@ def configured(app: Any, host: str, port: int) -> uvicorn.Config:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a line of uvicorn's log is about this server and not about what some client did."""
+    """Whether a line of uvicorn's log is about this server and not about what some client did, or how it all ends."""
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):  # answers under way at the end
+        return False
     return not record.getMessage().startswith(
         ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket", "ASGI callable returned", "Cancel ")
     )

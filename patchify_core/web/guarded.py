@@ -53,7 +53,7 @@ class GuardedBlocks(gr.Blocks):
     Gradio would fetch on a stranger's behalf, are refused.
     """
 
-    async def process_api(self, block_fn: BlockFunction, *arguments: Any, **named: Any) -> dict[str, Any]:
+    async def process_api(self, block_fn: BlockFunction | int, *arguments: Any, **named: Any) -> dict[str, Any]:
         """As Gradio's, whose refusals (6.31.0) are logged with what was sent and a traceback, and quote it."""
         try:
             found: dict[str, Any] = await super().process_api(block_fn, *arguments, **named)
