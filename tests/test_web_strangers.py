@@ -132,6 +132,7 @@ ODD = [
     ("GET", "gradio_api/file=gallery/%ff%00", b""),
     ("GET", "own/" + MARK, b""),
     ("GET", "%f0%28%8c%28", b""),
+    ("GET", f"?page={MARK}", b""),
     ("GET", MARK, b""),
     ("OPTIONS", "", b""),
     ("TRACE", "", b""),

@@ -107,6 +107,8 @@ async def misnamed(request: Request, error: Exception) -> JSONResponse:
     Raises:
         Exception: the same error, where it is about anything else than a call.
     """
+    if "page" in request.query_params:  # Gradio 6.31.0 looks it up as it is
+        return JSONResponse({"detail": "There is no such page: open the address without what follows ?."}, 404)
     if not request.url.path.startswith("/gradio_api/call/"):
         raise error
     return JSONResponse({"detail": "There is no such function or argument: see the API under /gradio_api/info."}, 404)
