@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from patchify_core.web import bodies
 from patchify_core.web.bodies import DEEPEST, Body, Reader, Refused, checked_json
+from patchify_core.web.callers import CALLER
 from tests.asgi import JOIN, JSON, Inner, asked, gate, sentence
 
 
@@ -132,20 +133,54 @@ def test_a_body_that_trickles_ends_too(monkeypatch):
     assert caught.value.status == 408 and time.monotonic() - start < 10
 
 
+def test_a_call_ends_in_time_however_much_of_it_came(monkeypatch):
+    async def trickle() -> Any:
+        await asyncio.sleep(0.02)
+        return {"type": "http.request", "body": b"x" * 100_000, "more_body": True}
+
+    async def read() -> None:
+        await Reader(10**9).read(Body(trickle, 10**9, 0.2))
+
+    with pytest.raises(Refused) as caught:
+        asyncio.run(read())
+    assert caught.value.status == 408
+
+
 def test_bodies_on_their_way_share_one_budget_that_is_given_back():
     reader = Reader(10)
 
     async def endless() -> Any:
         return {"type": "http.request", "body": b"x" * 10, "more_body": True}
 
-    async def several() -> None:
+    async def held(caller: str) -> int:
+        """Bytes that were taken of a caller who sends without an end."""
+        CALLER.set(caller)
+        body = Body(endless, 10**9)
         with pytest.raises(Refused) as caught:
-            await reader.read(Body(endless, 10**9))
+            await reader.read(body)
         assert caught.value.status == 503
+        return body.received
+
+    async def stalled(caller: str, size: int) -> None:
+        CALLER.set(caller)
+        pieces = [{"type": "http.request", "body": b"x" * size, "more_body": True}]
+
+        async def some() -> Any:
+            return pieces.pop() if pieces else await asyncio.sleep(3600)
+
+        await reader.read(Body(some, 10**9))
+
+    async def several() -> None:
+        assert await asyncio.create_task(held("a")) == 50  # of one caller, four of ten and the one too many
+        waiting = [asyncio.create_task(stalled(caller, 40)) for caller in "ab"]
+        await asyncio.sleep(0.05)
+        assert await asyncio.create_task(held("c")) == 10  # eight of ten are there already
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
 
     asyncio.run(several())
-    asyncio.run(several())
-    assert reader._held == 0
+    assert not reader._held
 
 
 def test_who_leaves_in_the_middle_gets_no_answer_and_reaches_nobody(inner):

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import re
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from patchify_core.web.callers import CALLER
 from patchify_core.web.settings import PageSettings
 
 Message = MutableMapping[str, Any]
@@ -28,8 +31,11 @@ DEEPEST = 32
 FIRST_S, STALL_S, SLOWEST = 30.0, 15.0, 2_000
 """A body may take the first of seconds, and one more for each SLOWEST bytes that came; nothing for STALL_S ends it."""
 
-TOGETHER = 8
-"""Bodies of the largest size that are kept in memory while they arrive, of all callers."""
+CALL_S = 300.0
+"""Seconds that a body may take that is kept in memory until it is whole."""
+
+TOGETHER, OF_ONE = 8, 4
+"""Bodies of the largest size that are kept in memory while they arrive, of all callers and of one."""
 
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -79,15 +85,16 @@ class Body:
     Args:
         receive: where it comes from.
         most: bytes that it may have.
+        longest_s: seconds that it may take at most, however much comes.
 
     Attributes:
         received: bytes so far.
         refused: why it was given up, if it was; whoever reads it then sees that the client has gone.
     """
 
-    def __init__(self, receive: Receive, most: int) -> None:
+    def __init__(self, receive: Receive, most: int, longest_s: float = math.inf) -> None:
         """Nothing is received yet."""
-        self._receive, self._most = receive, most
+        self._receive, self._most, self._longest = receive, most, longest_s
         self._start, self._done = time.monotonic(), False
         self.received, self.refused = 0, None  # type: int, Refused | None
 
@@ -97,7 +104,7 @@ class Body:
             return await self._receive()
         if self.refused is not None:
             return {"type": "http.disconnect"}
-        late = self._start + FIRST_S + self.received / SLOWEST - time.monotonic()
+        late = self._start + min(FIRST_S + self.received / SLOWEST, self._longest) - time.monotonic()
         try:
             message = await asyncio.wait_for(self._receive(), max(0.01, min(STALL_S, late)))
         except asyncio.TimeoutError:
@@ -120,7 +127,7 @@ class Reader:
 
     def __init__(self, most: int) -> None:
         """Nothing is being read."""
-        self._budget, self._held = TOGETHER * most, 0
+        self._most, self._held = most, Counter[str]()
 
     async def read(self, body: Body) -> bytes | None:
         """All of a body; None if its sender has left.
@@ -128,7 +135,7 @@ class Reader:
         Raises:
             Refused: if it is too large or too slow, or too much is on its way already.
         """
-        data = bytearray()
+        data, caller = bytearray(), CALLER.get()
         try:
             while True:
                 message = await body()
@@ -137,14 +144,15 @@ class Reader:
                 if message["type"] != "http.request":
                     return None
                 piece = message.get("body", b"")
-                self._held += len(piece)
+                self._held[caller] += len(piece)
                 data += piece
-                if self._held > self._budget:
+                if sum(self._held.values()) > TOGETHER * self._most or self._held[caller] > OF_ONE * self._most:
                     raise Refused(503, "The server is busy: send it again in a minute.")
                 if not message.get("more_body", False):
                     return bytes(data)
         finally:
-            self._held -= len(data)
+            self._held[caller] -= len(data)
+            self._held += Counter()  # without callers of whom nothing is held
 
 
 def checked_json(data: bytes) -> None:

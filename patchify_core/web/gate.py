@@ -22,7 +22,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from patchify_core.web.bodies import SMALL, Body, Message, Reader, Receive, Refused, Sizes, checked_json
+from patchify_core.web.bodies import CALL_S, SMALL, Body, Message, Reader, Receive, Refused, Sizes, checked_json
 from patchify_core.web.callers import CALLER, caller_of, group_of, host_in, is_local_host, is_own_host, is_trusted
 from patchify_core.web.settings import PageSettings, ServerSettings
 from patchify_core.web.used import USED, Use, found_use, our_uses
@@ -167,8 +167,9 @@ class Gate:
         if scope["method"] != "POST":
             await self.app(scope, receive, given)
             return
-        body = Body(receive, getattr(self._sizes, use.body))
+        most = getattr(self._sizes, use.body)
         if use.body in ("json", "call"):
+            body = Body(receive, most, CALL_S)
             data = await self._reader.read(body)
             if data is None:
                 given.left = True
@@ -177,7 +178,7 @@ class Gate:
             scope["patchify_bytes"] = len(data)
             await self.app(scope, _replayed(data, receive), given)
             return
-        given.body = body
+        given.body = body = Body(receive, most)
         await self.app(scope, body, given)
 
 
