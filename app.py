@@ -21,13 +21,12 @@ def main() -> int:
     parser.add_argument("--mcp", action="store_true", default=None, help="serve the API as MCP tools too")
     arguments = parser.parse_args()
     try:
-        from patchify_core.web.launch import launch
+        from patchify_core.web.launch import launch, leave
 
-        launch(arguments.host, arguments.port, mcp=arguments.mcp)
+        leave(launch(arguments.host, arguments.port, mcp=arguments.mcp))
     except PatchifyError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

@@ -224,6 +224,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
     bench.add_argument("--visitors", type=int, metavar="N", help="serve: how many at a time (default 20)")
     bench.add_argument("--seconds", type=float, metavar="S", help="serve: how long they stay (default 120)")
+    bench.add_argument("--flood-sessions", type=int, metavar="N", help="serve: requests of new visitors, one address")
+    bench.add_argument("--flood-addresses", type=int, metavar="N", help="serve: requests of new visitors, 20 addresses")
     bench.add_argument("--flood", type=int, metavar="N", help="serve: requests at once of one more (default 0)")
     bench.add_argument("--pictures", type=int, metavar="N", help="serve: in the gallery (default: those bundled)")
     bench.add_argument(

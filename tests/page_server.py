@@ -99,7 +99,7 @@ def main() -> None:
     import open_clip
 
     from patchify_core import encoders
-    from patchify_core.web.launch import launch
+    from patchify_core.web.launch import launch, leave
     from patchify_core.web.own import registry
 
     registry.LEFT_S, registry.SWEEP_S = 5.0, 0.3  # so that a test need not wait for a minute
@@ -134,7 +134,7 @@ def main() -> None:
             button.click(lambda question: "nothing" if question is None else question.name, state, out)
 
         tabs.MORE = (("Evaluation", first), ("Compression", second))  # before the page reads it
-    launch(port=arguments.port, folder=arguments.folder)
+    leave(launch(port=arguments.port, folder=arguments.folder))
 
 
 if __name__ == "__main__":

@@ -124,6 +124,28 @@ def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
     assert "2 visitors for 3 s" in said and "were told to wait" in said
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on its loopback")
+def test_floods_of_new_visitors_from_other_addresses_keep_visitors_from_nothing(monkeypatch, capsys):
+    monkeypatch.setattr(serve, "THINK_S", (0.05, 0.1))
+    monkeypatch.setattr(serve, "EXAMPLES", 2)
+    monkeypatch.setattr(serve, "UPLOADS", 1)
+    monkeypatch.setattr(serve, "SETTLE_S", 0.0)
+    monkeypatch.setenv("PATCHIFY_QUEUE", "50")  # more than there are addresses
+    numbers = serve.measure(2, 6.0, flood_sessions=90, flood_addresses=90)
+    assert numbers["errors"] == numbers["mixed"] == numbers["busy"] == 0, numbers["trouble"]
+    assert numbers["answers"] > 0
+    assert numbers["flood_sessions"]["asked"] == numbers["flood_addresses"]["asked"] == 90
+    assert numbers["flood_sessions"]["refused"] + numbers["flood_addresses"]["refused"] > 0
+    said = capsys.readouterr().out
+    assert "one address asked 90 times, each as a new visitor" in said and "20 addresses asked 90 times" in said
+
+
+def test_floods_from_other_addresses_are_for_systems_that_have_them(monkeypatch, refused):
+    monkeypatch.setattr("patchify_core.bench.floods.sys.platform", "darwin")
+    assert "need Linux" in refused(serve.measure, 1, 1.0, flood_sessions=5)
+    refused(serve.measure, 1, 1.0, flood_addresses=-5)
+
+
 def test_nobody_visits_for_no_time(refused):
     refused(serve.measure, 0, 10)
     refused(serve.measure, 3, 0)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import os
 import random
+from collections import Counter
+from datetime import timedelta
 from types import SimpleNamespace
 
 import gradio as gr
@@ -17,9 +20,11 @@ from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
 from patchify_core.web import uploads
-from patchify_core.web.guarded import BUSY, ENCODER, PROGRAMS, FairQueue, GuardedBlocks
+from patchify_core.web.callers import CALLER
+from patchify_core.web.guarded import BUSY, ENCODER, PROGRAMS, UNFIT, FairQueue, GuardedBlocks
 from patchify_core.web.routes import why_not
 from patchify_core.web.settings import QueueSettings
+from patchify_core.web.states import FairStates
 
 
 def page(settings: QueueSettings | None = None) -> GuardedBlocks:
@@ -41,8 +46,12 @@ def body(function: int, session: str | None) -> SimpleNamespace:
     return SimpleNamespace(fn_index=function, session_hash=session, event_id=None, request=None)
 
 
-def push(queue: FairQueue, function: int, session: str | None) -> tuple[bool, str, str]:
-    return asyncio.run(queue.push(body(function, session), None, None))
+def push(
+    queue: FairQueue, function: int, session: str | None, address: str | None = None, size: int = 0
+) -> tuple[bool, str, str]:
+    client = None if address is None else SimpleNamespace(host=address)
+    request = SimpleNamespace(client=client, scope={"patchify_bytes": size})
+    return asyncio.run(queue.push(body(function, session), request, None))
 
 
 def test_only_the_queue_leads_to_an_answer():
@@ -138,6 +147,158 @@ def test_elsewhere_a_newer_request_of_a_visitor_may_overtake_an_older_one():
     assert queue.get_events() is not None
 
 
+# Addresses ----------------------------------------------------------------------------------------------------
+
+
+def waiting_of(queue: FairQueue) -> Counter[str]:
+    return Counter(event.request.client.host for event in queue._waiting())
+
+
+def test_a_flood_of_fresh_sessions_from_one_address_keeps_nobody_else_out():
+    queue = page(QueueSettings(waiting=20))._queue
+    told = [push(queue, 0, f"flood{number}", "203.0.113.9") for number in range(60)]
+    assert [said[2] for said in told] == ["success"] * 20 + ["queue_full"] * 40
+    for number in range(8):
+        assert push(queue, 0, f"visitor{number}", f"198.51.100.{number}")[2] == "success"
+    assert waiting_of(queue)["203.0.113.9"] == 12 and len(queue) == 20
+    assert push(queue, 0, "more", "203.0.113.9")[2] == "queue_full"
+
+
+def test_who_loses_their_place_is_told_so_and_it_is_the_newest():
+    queue = page(QueueSettings(waiting=4))._queue
+    asked = [push(queue, 0, f"flood{number}", "203.0.113.9")[1] for number in range(4)]
+    assert push(queue, 0, "visitor", "198.51.100.1")[2] == "success"
+    assert asked[3] not in queue.event_ids_to_events and asked[2] in queue.event_ids_to_events
+    messages = queue.pending_messages_per_session["flood3"]
+    last = [messages.get_nowait() for _ in range(messages.qsize())][-1]
+    assert last.success is False and last.output["error"] == BUSY and last.event_id == asked[3]
+
+
+def test_programs_share_their_places_by_address_too_and_push_no_visitor_out():
+    queue = page(QueueSettings(waiting=20, of_programs=4))._queue
+    assert push(queue, 0, "visitor", "203.0.113.9")[2] == "success"
+    assert [push(queue, 2, None, "203.0.113.9")[2] for _ in range(5)] == ["success"] * 4 + ["queue_full"]
+    assert push(queue, 2, None, "198.51.100.1")[2] == "success"
+    assert waiting_of(queue) == {"203.0.113.9": 4, "198.51.100.1": 1}
+    assert [event.session_hash for event in queue._waiting() if event.concurrency_id == ENCODER] == ["visitor"]
+
+
+def test_a_class_behind_one_address_has_all_places_while_nobody_else_asks():
+    queue = page(QueueSettings(waiting=60))._queue
+    assert {push(queue, 0, f"pupil{number}", "203.0.113.9")[2] for number in range(60)} == {"success"}
+    queue.active_jobs = [None] * 2
+    taken = [queue.get_events()[0][0].session_hash for _ in range(60)]
+    assert taken == [f"pupil{number}" for number in range(60)]
+
+
+def test_pictures_sent_as_text_may_not_fill_the_memory_while_they_wait(monkeypatch):
+    monkeypatch.setattr("patchify_core.web.guarded.WAITING_MB", 100)
+    queue = page()._queue
+    assert [push(queue, 2, None, None, 40_000_000)[2] for _ in range(3)] == ["success", "success", "queue_full"]
+    assert push(queue, 0, "visitor")[2] == "success"
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    arrivals=st.lists(st.sampled_from("aaaaaabbc"), min_size=1, max_size=60),
+    most=st.integers(2, 12),
+    seed=st.integers(0, 1000),
+)
+def test_addresses_share_places_and_turns(one_page, arrivals, most, seed):
+    chance = random.Random(seed)
+    queue = FairQueue(one_page, QueueSettings(waiting=most, of_one=100))
+    queue.active_jobs = [None] * 8
+    turns: list[str] = []
+    for number, address in enumerate(arrivals):
+        accepted = push(queue, 1, str(number), address)[2] == "success"
+        counts = waiting_of(queue)
+        assert sum(counts.values()) <= most
+        if not accepted:  # nobody who waits has more than one place more than whoever was turned away
+            assert counts[address] >= max(counts.values()) - 1
+        if chance.random() < 0.2:
+            before = set(waiting_of(queue))
+            (event,), _, _ = queue.get_events()
+            if turns and len(before) > 1:
+                assert event.request.client.host != turns[-1]
+            turns.append(event.request.client.host)
+        if chance.random() < 0.1:
+            turns.clear()
+            queue._turns.clear()
+
+
+def test_what_a_visitor_asked_first_is_answered_first_from_wherever_they_ask():
+    queue = page()._queue
+    queue.active_jobs = [None] * 8
+    for address in ("10.0.0.1", "10.0.0.2", "10.0.0.1"):
+        push(queue, 0, "moving", address)
+    queue._turns = {"10.0.0.1": 5}
+    assert queue.get_events()[0][0].request.client.host == "10.0.0.1"
+
+
+# Visits -----------------------------------------------------------------------------------------------------
+
+
+def visits_of(states: FairStates) -> list[str]:
+    return list(states.session_data)
+
+
+def visit(states: FairStates, session: str, address: str) -> None:
+    token = CALLER.set(address)
+    states[session]
+    CALLER.reset(token)
+
+
+@pytest.fixture
+def states(one_page, monkeypatch) -> FairStates:
+    found = FairStates(idle_s=1800)
+    monkeypatch.setattr(one_page, "state_session_capacity", 40)
+    monkeypatch.setattr(one_page, "state_holder", None, raising=False)
+    found.set_blocks(one_page)
+    return found
+
+
+def test_a_flood_of_visits_from_one_address_ends_only_visits_of_that_address(states):
+    for number in range(30):
+        visit(states, f"visitor{number}", f"198.51.100.{number}")
+    for number in range(505):
+        visit(states, f"flood{number}", "203.0.113.9")
+    assert visits_of(states)[:30] == [f"visitor{number}" for number in range(30)]
+    assert len(visits_of(states)) == 40 and len(states._owners) == 40 and len(states.time_last_used) == 40
+
+
+def test_the_oldest_visit_of_the_largest_address_makes_room_for_a_newcomer(states):
+    for number in range(10):
+        visit(states, f"visitor{number}", f"198.51.100.{number}")
+    for number in range(30):
+        visit(states, f"pupil{number}", "203.0.113.9")
+    visit(states, "new", "198.51.100.99")
+    assert "pupil0" not in visits_of(states) and {"new", "visitor0", "pupil1"} <= set(visits_of(states))
+
+
+def test_visits_that_were_left_long_ago_make_room_first(states):
+    for number in range(40):
+        visit(states, f"visitor{number}", f"198.51.100.{number}")
+    states.time_last_used["visitor0"] -= timedelta(hours=1)
+    for number in range(3):
+        visit(states, f"pupil{number}", "203.0.113.9")
+    assert "visitor0" not in visits_of(states) and "pupil2" in visits_of(states)
+
+
+def test_what_was_kept_for_a_forgotten_visit_goes_with_it(states, one_page):
+    queue = one_page._queue
+    for number in range(60):
+        queue.pending_event_ids_session[f"flood{number}"] = set()
+        queue.pending_messages_per_session[f"flood{number}"] = asyncio.Queue()
+        visit(states, f"flood{number}", "203.0.113.9")
+    assert len(queue.pending_messages_per_session) == len(queue.pending_event_ids_session) == 40
+
+
+def test_a_class_behind_one_address_is_remembered(states):
+    for number in range(40):
+        visit(states, f"pupil{number}", "203.0.113.9")
+    assert visits_of(states) == [f"pupil{number}" for number in range(40)]
+
+
 FILE = {"meta": {"_type": "gradio.FileData"}}
 
 
@@ -155,6 +316,20 @@ def test_what_does_not_fit_is_refused_in_a_sentence_and_leaves_no_traceback(valu
     with pytest.raises(Error) as caught:
         asyncio.run(demo.preprocess_data(demo.fns[2], values, None))
     assert word in caught.value.message and not caught.value.print_exception
+
+
+def test_gradios_own_refusals_do_not_quote_what_was_sent_in_the_log():
+    with GuardedBlocks() as demo:
+        gr.on([gr.Radio([1, 2]).change], lambda level: level, gr.Radio([1, 2]), gr.Radio([1, 2]))
+    with pytest.raises(Error) as caught:
+        asyncio.run(demo.process_api(demo.fns[0], ["a stranger's bytes"], demo_state(demo)))
+    assert caught.value.message == UNFIT and not caught.value.print_exception
+
+
+def demo_state(demo: gr.Blocks):
+    from gradio.state_holder import SessionState
+
+    return SessionState(demo)
 
 
 def test_what_programs_send_is_not_kept_with_their_session():
@@ -190,6 +365,37 @@ def test_each_upload_has_a_folder_of_its_own_that_goes_with_it(tmp_path, monkeyp
     with pytest.raises(ValueError):
         asyncio.run(gradio.routes.upload_fn(None, str(tmp_path), 0))
     assert not any(tmp_path.iterdir()) and tmp_path.exists()
+
+
+def test_an_upload_that_breaks_off_leaves_nothing_and_a_form_without_files_is_refused(tmp_path, monkeypatch):
+    import gradio.routes
+    from starlette.exceptions import HTTPException
+    from starlette.requests import ClientDisconnect
+
+    faults = [ClientDisconnect(), TypeError("a field"), asyncio.CancelledError()]
+
+    async def plain(request, folder, limit, force_move):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "tmp1234").write_bytes(b"half of it")
+        raise faults[limit]
+
+    monkeypatch.setattr(gradio.routes, "upload_fn", plain)
+    uploads.keep_uploads_apart()
+    for number, expected in enumerate((ClientDisconnect, HTTPException, asyncio.CancelledError)):
+        with pytest.raises(expected):
+            asyncio.run(gradio.routes.upload_fn(None, str(tmp_path), number))
+        assert not any(tmp_path.iterdir())
+
+
+def test_uploads_lie_in_a_folder_that_says_nothing_and_is_nobody_elses(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    folder = uploads.upload_folder()
+    assert folder.parent == tmp_path and folder.name.startswith("uploads-") and uploads.upload_folder() == folder
+    if hasattr(os, "getuid"):
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.rmdir()
+        folder.symlink_to(tmp_path)  # somebody else was there first
+        assert uploads.upload_folder() not in (folder, tmp_path)
 
 
 def test_folders_that_are_not_empty_or_elsewhere_stay(tmp_path):

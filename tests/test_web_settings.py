@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from patchify_core.paths import ROOT, SAMPLE_DB
+from patchify_core.web.callers import networks
 from patchify_core.web.settings import ELSEWHERE, VARIABLES, PageSettings, QueueSettings, ServerSettings
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -27,6 +28,8 @@ GOOD = {
     "PATCHIFY_HOST": ("0.0.0.0", "0.0.0.0"),
     "PATCHIFY_PORT": ("8080", 8080),
     "PATCHIFY_ROOT_PATH": ("/patchify/", "/patchify"),
+    "PATCHIFY_HOSTS": ("Patchify.example.org, *.lab.example", ("patchify.example.org", "*.lab.example")),
+    "PATCHIFY_PROXIES": ("127.0.0.1,10.0.0.0/8", networks("127.0.0.1,10.0.0.0/8")),
     "PATCHIFY_MCP": ("yes", True),
     "PATCHIFY_GALLERY": (str(SAMPLE_DB), SAMPLE_DB),
     "PATCHIFY_RESULTS": ("20", 20),
@@ -49,6 +52,8 @@ BAD = {
     "PATCHIFY_HOST": ["a b", "http://x"],
     "PATCHIFY_PORT": ["0", "70000", "x", "-1", "7860.0", "٧٨٦٠"],
     "PATCHIFY_ROOT_PATH": ["patchify", "/a b"],
+    "PATCHIFY_HOSTS": ["http://example.org", "a b", "example.org:80", "a/b", ","],
+    "PATCHIFY_PROXIES": ["proxy.example.org", "10.0.0.1/8", "1.2.3"],
     "PATCHIFY_MCP": ["2", "maybe"],
     "PATCHIFY_GALLERY": ["/nowhere/at/all"],
     "PATCHIFY_RESULTS": ["7", "ten"],

@@ -26,14 +26,16 @@ class Browser:
 
     Args:
         url: address of the page, without a slash at the end.
+        address: of this machine, from which it is opened; any by default.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, address: str | None = None) -> None:
         """Opens nothing yet."""
         import httpx
 
         limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # sooner than the server closes them
-        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, limits=limits)
+        transport = httpx.AsyncHTTPTransport(local_address=address, limits=limits)
+        self._http = httpx.AsyncClient(base_url=url, timeout=TIMEOUT_S, transport=transport)
         self._session = secrets.token_hex(6)
         self._values: dict[int, Any] = {}
         self._ids: dict[str, int] = {}
@@ -56,6 +58,10 @@ class Browser:
     ) -> None:
         """Leaves the page."""
         await self._http.aclose()
+
+    def begin_anew(self) -> None:
+        """Goes on as a visitor whom the server has never seen."""
+        self._session = secrets.token_hex(6)
 
     def html(self, element: str) -> str:
         """What an element of the page shows."""

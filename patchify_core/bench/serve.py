@@ -29,6 +29,7 @@ import numpy as np
 
 from patchify_core.bench.browser import Browser, Busy
 from patchify_core.bench.crowd import make_crowd
+from patchify_core.bench.floods import ADDRESSES, Floods, address_of_visitor
 from patchify_core.bench.timing import print_table
 from patchify_core.errors import PatchifyError
 from patchify_core.paths import ROOT, SAMPLE_DB
@@ -89,7 +90,12 @@ class Expected:
 
 
 def measure(
-    visitors: int = VISITORS, seconds: float = SECONDS, flood: int = 0, pictures: int | None = None
+    visitors: int = VISITORS,
+    seconds: float = SECONDS,
+    flood: int = 0,
+    pictures: int | None = None,
+    flood_sessions: int = 0,
+    flood_addresses: int = 0,
 ) -> dict[str, Any]:
     """Prints what visitors waited for and what the server needed, and returns the numbers.
 
@@ -98,21 +104,25 @@ def measure(
         seconds: how long they stay.
         flood: requests that one more client sends at once, in the middle.
         pictures: how many the gallery has (`crowd`); the bundled gallery alone by default.
+        flood_sessions: requests of one address that each have a session of their own, from the middle on.
+        flood_addresses: the same of twenty addresses together. In both visitors have addresses of their own.
 
     Raises:
-        PatchifyError: if the server does not start, or there is to be no visitor, no time or no such gallery.
+        PatchifyError: if the server does not start, there is to be no visitor, no time or no such gallery, or this
+            system has no further addresses.
     """
-    if visitors < 1 or not seconds > 0 or flood < 0:
+    floods = Floods(flood, flood_sessions, flood_addresses).checked()
+    if visitors < 1 or not seconds > 0:
         raise PatchifyError("Give at least one visitor and some seconds: --visitors 20 --seconds 120.")
     with tempfile.TemporaryDirectory(prefix="patchify-") as folder:
         gallery = SAMPLE_DB
         if pictures is not None:
             gallery = Path(folder)
             make_crowd(SAMPLE_DB, gallery, pictures)
-        return _measure(gallery, visitors, seconds, flood)
+        return _measure(gallery, visitors, seconds, floods)
 
 
-def _measure(gallery: Path, visitors: int, seconds: float, flood: int) -> dict[str, Any]:
+def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> dict[str, Any]:
     expected = expect(gallery)
     with _server(gallery) as (url, process):
         asyncio.run(_warm(url, expected))
@@ -120,13 +130,15 @@ def _measure(gallery: Path, visitors: int, seconds: float, flood: int) -> dict[s
         time.sleep(SETTLE_S)
         before = resident_mb(process)
         peak = _Peak(process)
-        outcome, refused = asyncio.run(_visit(url, expected, visitors, seconds, flood, peak))
+        outcome, refused = asyncio.run(_visit(url, expected, visitors, seconds, floods, peak))
         time.sleep(SETTLE_S)
         after = resident_mb(process)
     numbers = _numbers(outcome, visitors, seconds) | {
         "pictures": expected.pictures,
-        "flood": flood,
-        "flood_refused": refused,
+        "flood": floods.at_once,
+        "flood_refused": refused["at_once"],
+        "flood_sessions": {"asked": floods.sessions, "refused": refused["sessions"]},
+        "flood_addresses": {"asked": floods.addresses, "refused": refused["addresses"]},
         "memory_mb": {"before": before, "peak": peak.mb, "after": after},
     }
     _print(numbers)
@@ -135,8 +147,8 @@ def _measure(gallery: Path, visitors: int, seconds: float, flood: int) -> dict[s
 
 def expect(gallery: Path = SAMPLE_DB) -> Expected:
     """Answers all that will be asked, without a server."""
-    from patchify_core.listing import matches_as_json
     from patchify_core.web import locating
+    from patchify_core.web.api import rows_of
     from patchify_core.web.events import Asked
     from patchify_core.web.showcase import Showcase
     from patchify_core.web.visits import Visits
@@ -153,7 +165,7 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     for query in showcase.examples[:EXAMPLES]:
         examples[query.id], order[query.id] = answered(showcase.example(query.id))
         found = showcase.engine.search(query.path, query.box, PROGRAM_TOP)
-        programs[query.id] = matches_as_json(showcase.engine, found)
+        programs[query.id] = rows_of(showcase.engine, found)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)
@@ -228,23 +240,26 @@ async def _warm(url: str, expected: Expected) -> None:
 
 
 async def _visit(
-    url: str, expected: Expected, visitors: int, seconds: float, flood: int, peak: _Peak
-) -> tuple[Outcome, int]:
+    url: str, expected: Expected, visitors: int, seconds: float, floods: Floods, peak: _Peak
+) -> tuple[Outcome, dict[str, int]]:
     outcome, end = Outcome(), time.monotonic() + seconds
     watch = asyncio.create_task(peak.watch())
-    everybody = [_visitor(url, expected, outcome, number, end) for number in range(visitors)]
-    asked = asyncio.create_task(_flood(url, flood, seconds / 2))
+    addresses = [address_of_visitor(number) if floods.by_address else None for number in range(visitors)]
+    everybody = [_visitor(url, expected, outcome, number, end, at) for number, at in enumerate(addresses)]
+    asked = asyncio.create_task(floods.run(url, seconds / 2))
     await asyncio.gather(*everybody)
     refused = await asked
     watch.cancel()
     return outcome, refused
 
 
-async def _visitor(url: str, expected: Expected, outcome: Outcome, number: int, end: float) -> None:
+async def _visitor(
+    url: str, expected: Expected, outcome: Outcome, number: int, end: float, address: str | None = None
+) -> None:
     """One visit: a page is opened, and wishes follow until the time is over."""
     chance = random.Random(number)
     await asyncio.sleep(chance.uniform(0, THINK_S[1]))
-    async with Browser(url) as browser:
+    async with Browser(url, address) as browser:
         shown: tuple[str, int] | None = None  # what is asked, so that boxes and looks have something to be about
         while time.monotonic() < end:
             wish = chance.choices(list(WISHES), list(WISHES.values()))[0]
@@ -289,17 +304,6 @@ async def _wish(
     picture = chance.choice(expected.order[shown[1]])
     await browser.send("pf-results", "look", {"id": picture})
     return f'data-again="{picture}"' in browser.html("pf-detail"), shown
-
-
-async def _flood(url: str, requests: int, after_s: float) -> int:
-    """One client asks that often at once, with one session; returns how often it was told to wait."""
-    if not requests:
-        return 0
-    await asyncio.sleep(after_s)
-    async with Browser(url) as browser:
-        asked = (browser.join("pf-results", "look", {"id": 1}) for _ in range(requests))
-        answers = await asyncio.gather(*asked, return_exceptions=True)
-        return sum(isinstance(answer, Busy) for answer in answers)
 
 
 class _Peak:
@@ -367,6 +371,10 @@ def _print(numbers: dict[str, Any]) -> None:
         print(f"    {count} x {what}")
     if numbers["flood"]:
         print(f"  one client asked {numbers['flood']} times at once: {numbers['flood_refused']} were told to wait")
+    for name, where in (("flood_sessions", "one address"), ("flood_addresses", f"{ADDRESSES} addresses")):
+        asked, refused = numbers[name]["asked"], numbers[name]["refused"]
+        if asked:
+            print(f"  {where} asked {asked} times, each as a new visitor: {refused} were told to wait")
     memory = numbers["memory_mb"]
     if memory["before"] is None:
         print("  the server's memory is not known here: this system has no /proc")

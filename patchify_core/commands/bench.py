@@ -12,7 +12,7 @@ from typing import Any
 from patchify_core.commands.shared import check_writable
 from patchify_core.errors import PatchifyError
 
-SERVE = ("visitors", "seconds", "flood", "pictures")
+SERVE = ("visitors", "seconds", "flood", "pictures", "flood_sessions", "flood_addresses")
 SCALE = ("images", "others", "out", "memory", "peers", "seed", "rescore")
 """Options that only `bench serve` and only `bench scale` have."""
 
@@ -25,7 +25,7 @@ def run(arguments: argparse.Namespace) -> int:
     for what, names in (("serve", SERVE), ("scale", SCALE)):
         given = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
         if given and arguments.what != what:
-            option = next(iter(given)).replace("others", "from")
+            option = next(iter(given)).replace("others", "from").replace("_", "-")
             raise PatchifyError(f"--{option} belongs to bench {what}: leave it out.")
         options |= given
     if arguments.json:

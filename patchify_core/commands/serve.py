@@ -6,8 +6,7 @@ import argparse
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Starts the demo page."""
-    from patchify_core.web.launch import launch
+    """Serves the demo page, and ends the process with it."""
+    from patchify_core.web.launch import launch, leave
 
-    launch(arguments.host, arguments.port, mcp=arguments.mcp)
-    return 0
+    leave(launch(arguments.host, arguments.port, mcp=arguments.mcp))

@@ -11,6 +11,10 @@ visits         what a visitor does, as functions from a question to what is show
 events         reads what a browser sends, and turns refusals into notices
 tabs           one module a tab of the page; `tabs.MORE` lists those beside the search
 page, launch   put the tabs together, and serve them
+gate           what every request passes first: `used` lists the addresses there are, `bodies` bounds what is sent,
+               `callers` finds out who asks and by which name of the server
+serving        starts Gradio's server behind the gate; `connections` gives connections deadlines, `states` keeps visits
+served, places the files that are shown, and sentences that say nothing of where they are on this machine
 
-Only `events`, `visits`, `tabs`, `page` and `launch` import Gradio.
+Only `events`, `visits`, `tabs`, `page`, `guarded`, `states`, `serving` and `launch` import Gradio.
 """

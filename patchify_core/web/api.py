@@ -21,10 +21,11 @@ from patchify_core.evaluation import LevelReport, QueryRecord, as_json, chosen_l
 from patchify_core.gallery import Query
 from patchify_core.listing import explanation_as_json, matches_as_json
 from patchify_core.rerank import Reranker, load_reranker
-from patchify_core.retrieval import Patchify
+from patchify_core.retrieval import Match, Patchify
 from patchify_core.web import inputs, locating
 from patchify_core.web.decoding import decoded
 from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted
+from patchify_core.web.places import without_places
 from patchify_core.web.questions import checked_words
 from patchify_core.web.shelf import shown_spec
 from patchify_core.web.visits import Visits
@@ -75,7 +76,7 @@ def _in_a_sentence(fn: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return fn(*arguments, **named)
         except PatchifyError as error:
-            raise refusal(str(error)) from None
+            raise refusal(without_places(str(error))) from None
 
     run.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]  # Gradio reads types, not text
     return run
@@ -121,7 +122,7 @@ class Programs:
         """
         data = inputs.picture_bytes(picture, self._upload_mb)
         engine, options = self._asked(top, level, index, refine, rerank)
-        return matches_as_json(engine, engine.search(decoded(data), inputs.box_of(box), **options))
+        return rows_of(engine, engine.search(decoded(data), inputs.box_of(box), **options))
 
     def search_by_example(
         self,
@@ -150,7 +151,7 @@ class Programs:
         query = self._example(example)
         engine, options = self._asked(top, level, index, refine, rerank)
         region = query.box if box is None else inputs.box_of(box)
-        return matches_as_json(engine, engine.search(query.path, region, **options))
+        return rows_of(engine, engine.search(query.path, region, **options))
 
     def search_by_words(
         self,
@@ -176,7 +177,7 @@ class Programs:
         """
         text = checked_words(words)
         engine, options = self._asked(top, level, index, refine, rerank)
-        return matches_as_json(engine, engine.search(text=text, **options))
+        return rows_of(engine, engine.search(text=text, **options))
 
     def explain_match(
         self,
@@ -220,7 +221,8 @@ class Programs:
         else:
             bundled = self._example(example)
             query = engine.describe_query(bundled.path, bundled.box if box is None else inputs.box_of(box))
-        return explanation_as_json(engine, engine.explain(query, number, wanted))
+        name = engine.index.images[engine.index.row_of[number]].file_name
+        return explanation_as_json(engine, engine.explain(query, number, wanted)) | {"file": name}
 
     def list_gallery(self) -> dict[str, Any]:
         """Lists what can be asked: the indexes, the bundled query pictures with their objects, and the limits.
@@ -373,6 +375,12 @@ class Programs:
         if key not in self._rerankers:
             self._rerankers[key] = load_reranker(key)
         return self._rerankers[key]
+
+
+def rows_of(engine: Patchify, matches: Sequence[Match]) -> Rows:
+    """The matches as `search --json` prints them, whose files are named from the gallery's folder on."""
+    rows = matches_as_json(engine, matches)
+    return [row | {"file": match.file_name} for row, match in zip(rows, matches, strict=True)]
 
 
 def _without(numbers: dict[str, Any], key: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from gradio.utils import get_upload_folder, is_in_or_equal
 
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.web.locating import WINNING
+from patchify_core.web.places import without_places
 from patchify_core.web.questions import Question
 from patchify_core.web.uploads import forget_folders
 
@@ -44,7 +45,7 @@ class Asked:
 
 def warn(message: str) -> None:
     """Shows a notice."""
-    gr.Warning(escape(message), title=NOTICE)
+    gr.Warning(escape(without_places(message)), title=NOTICE)
 
 
 def sent(event: gr.EventData, name: str) -> Any:

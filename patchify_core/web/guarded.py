@@ -6,7 +6,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -15,9 +16,12 @@ from gradio.context import LocalContext
 from gradio.data_classes import PredictBodyInternal
 from gradio.exceptions import Error, InvalidPathError
 from gradio.queueing import Event, Queue
+from gradio.server_messages import ProcessCompletedMessage
 from gradio.state_holder import SessionState
+from gradio.utils import error_payload
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
+from patchify_core.web.callers import CALLER, group_of
 from patchify_core.web.events import NOTICE
 from patchify_core.web.keeping import Keeping
 from patchify_core.web.room import Owner, address_of
@@ -29,10 +33,15 @@ ENCODER, PROGRAMS, EVALUATION = "encoder", "programs", "programs-evaluation"
 IN_ORDER = (ENCODER, PROGRAMS)
 """Queues in which one visitor's requests are answered one after the other, in the order in which they were made."""
 
+WAITING_MB = 256
+"""Megabytes that the requests that wait may have together: pictures that programs sent as text."""
+
 OTHERS_AT_ONCE = 2
 """Requests that are answered at once in a queue that says nothing about it."""
 
 BUSY = "The server is busy: wait for the answers that are under way, then ask again."
+
+UNFIT = "The request does not fit what was asked: reload the page, or see its API."
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +58,16 @@ class GuardedBlocks(gr.Blocks):
     """
 
     keeping: Keeping | None = None
+
+    async def process_api(self, block_fn: BlockFunction | int, *arguments: Any, **named: Any) -> dict[str, Any]:
+        """As Gradio's, whose refusals (6.31.0) are logged with what was sent and a traceback, and quote it."""
+        try:
+            found: dict[str, Any] = await super().process_api(block_fn, *arguments, **named)
+        except Error as error:
+            if not error.print_exception:  # one of ours
+                raise
+            raise refusal(UNFIT) from None
+        return found
 
     async def preprocess_data(
         self,
@@ -68,7 +87,7 @@ class GuardedBlocks(gr.Blocks):
             raise refusal("The upload did not arrive: send the picture again.") from None
         except Exception as error:  # whatever else a stranger's values make of Gradio's own code
             log.info("A request did not fit %s: %s", block_fn.api_name, type(error).__name__)
-            raise refusal("The request does not fit what was asked: reload the page, or see its API.") from None
+            raise refusal(UNFIT) from None
         _forget_values(state, block_fn.inputs)
         return found
 
@@ -94,7 +113,11 @@ class GuardedBlocks(gr.Blocks):
 
 
 class FairQueue(Queue):
-    """Gradio's queue, in which many requests of one visitor wait for themselves and not for the others.
+    """Gradio's queue, in which many requests of one caller wait for themselves and not for the others.
+
+    A caller is a visitor, known by a session that anybody can invent anew, or an address (`callers`). As long as there
+    is room and a turn for everybody the address does not matter, because a whole class may share one. When the queue is
+    full, a newcomer takes the place of the newest request of the address that has the most; and addresses take turns.
 
     Args:
         blocks: whose requests wait.
@@ -115,6 +138,7 @@ class FairQueue(Queue):
             default_concurrency_limit=OTHERS_AT_ONCE,
         )
         self._settings, self.asked_at = settings, -math.inf
+        self._turn, self._turns = 0, {}  # type: int, dict[str, int]
 
     async def push(self, body: PredictBodyInternal, request: Any, username: str | None) -> Any:
         """As Gradio's, but with room for everybody: see `QueueSettings.of_one` and `of_programs`."""
@@ -122,11 +146,14 @@ class FairQueue(Queue):
         if body.fn_index is not None and body.fn_index not in self.blocks.fns:
             return False, "There is no such function: reload the page, or see its API.", "error"
         queue = None if body.fn_index is None else self.blocks.fns[body.fn_index].concurrency_id
-        waiting = [event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue]
-        of_one = sum(event.session_hash == body.session_hash for event in waiting)
-        of_programs = sum(event.concurrency_id in (PROGRAMS, EVALUATION) for event in waiting)
-        crowded = queue in (PROGRAMS, EVALUATION) and of_programs >= self._settings.of_programs
-        if crowded or of_one >= self._settings.of_one:
+        if sum(event.session_hash == body.session_hash for event in self._waiting()) >= self._settings.of_one:
+            return False, BUSY, "queue_full"
+        if _size(request) + sum(_size(event.request) for event in self._waiting()) > WAITING_MB * 1_000_000:
+            return False, BUSY, "queue_full"
+        address = _address(request)
+        if queue in (PROGRAMS, EVALUATION) and not self._has_room(address, self._settings.of_programs, True):
+            return False, BUSY, "queue_full"
+        if not self._has_room(address, self._settings.waiting):
             return False, BUSY, "queue_full"
         return await super().push(body, request, username)
 
@@ -139,10 +166,11 @@ class FairQueue(Queue):
             owner = Owner(event.session_hash, address_of(event.request))
             keeping.answered(messages, _weight(getattr(event_message, "output", None)), owner)
 
-    async def process_events(self, *arguments: Any) -> None:
+    async def process_events(self, events: list[Event], *arguments: Any) -> None:
         """As Gradio's; notes when it ended."""
+        CALLER.set(_address(events[0].request))  # this runs in a task of the queue's, not in the request's
         try:
-            await super().process_events(*arguments)
+            await super().process_events(events, *arguments)
         finally:
             self.asked_at = time.monotonic()
 
@@ -153,13 +181,64 @@ class FairQueue(Queue):
         for name, queue in queues:
             if queue.concurrency_limit is not None and queue.current_concurrency >= queue.concurrency_limit:
                 continue
-            running = [event for job in self.active_jobs for event in job or ()]
-            busy = {event.session_hash for event in running if event.concurrency_id == name and name in IN_ORDER}
-            event = next((event for event in queue.queue if event.session_hash not in busy), None)
+            event = self._next(name, queue.queue)
             if event is not None:
                 queue.queue.remove(event)
+                self._turn += 1
+                self._turns[_address(event.request)] = self._turn
                 return [event], False, name
         return None
+
+    def _next(self, name: str, waiting: list[Event]) -> Event | None:
+        """The first request of the address that has the fewest answered now, or whose turn was longest ago."""
+        running = [event for job in self.active_jobs for event in job or () if event.concurrency_id == name]
+        busy = {event.session_hash for event in running} if name in IN_ORDER else set()
+        firsts: dict[str, Event] = {}
+        for event in waiting:
+            if event.session_hash not in busy:
+                firsts.setdefault(_address(event.request), event)
+            if name in IN_ORDER:
+                busy.add(event.session_hash)  # what a visitor asked later comes later, from wherever it is asked
+        if not firsts:
+            return None
+        now = Counter(_address(event.request) for event in running)
+        self._turns = {one: turn for one, turn in self._turns.items() if one in firsts or one in now}
+        return firsts[min(firsts, key=lambda address: (now[address], self._turns.get(address, 0)))]
+
+    def _waiting(self) -> Iterable[Event]:
+        return (event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue)
+
+    def _has_room(self, address: str, most: int, of_programs: bool = False) -> bool:
+        """Whether one more request of an address may wait among at most so many; makes room if it has few of them."""
+        among = [one for one in self._waiting() if not of_programs or one.concurrency_id in (PROGRAMS, EVALUATION)]
+        if len(among) < most:
+            return True
+        counts = Counter(_address(event.request) for event in among)
+        largest = max(counts, key=lambda one: counts[one])
+        if counts[address] >= counts[largest] - 1:
+            return False
+        self._turn_away(max((e for e in among if _address(e.request) == largest), key=lambda e: e.enqueue_time))
+        return True
+
+    def _turn_away(self, event: Event) -> None:
+        """Tells whoever waits with a request that the server is busy."""
+        self.event_queue_per_concurrency_id[event.concurrency_id].queue.remove(event)
+        self.event_ids_to_events.pop(event._id, None)
+        if event.session_hash in self.pending_messages_per_session:
+            said = error_payload(refusal(BUSY), False)
+            self.send_message(event, ProcessCompletedMessage(output=said, title=NOTICE, success=False))
+
+
+def _address(request: Any) -> str:
+    """Group of the address that a request came from (`callers.group_of`)."""
+    client = getattr(request, "client", None)
+    return group_of(client.host) if client is not None else ""
+
+
+def _size(request: Any) -> int:
+    """Bytes that a request sent, as `gate` counted them."""
+    scope = getattr(request, "scope", None) or {}
+    return int(scope.get("patchify_bytes", 0))
 
 
 def refusal(sentence: str) -> Error:

@@ -6,16 +6,22 @@ import gc
 import logging
 import os
 import signal
+import socket
+import sys
 import threading
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.paths import ASSETS
 from patchify_core.web.home import Home
 from patchify_core.web.memory import few_arenas, give_back
+from patchify_core.web.places import hide
 from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
 
 if TYPE_CHECKING:
@@ -45,6 +51,14 @@ QUIET_S = 3.0
 LOOK_S = 1.0
 """Seconds between two looks at whether memory can be given back."""
 
+END_S = 5.0
+"""Seconds that what is being computed gets to end when the server does."""
+
+INTERRUPTED, TERMINATED = 0, 128 + 15
+"""Exit codes of a server that ended as it was told to, with Ctrl-C and by SIGTERM."""
+
+IGNORED = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}
+
 log = logging.getLogger(__name__)
 
 
@@ -54,7 +68,7 @@ def launch(
     folder: Path | None = None,
     mcp: bool | None = None,
     environ: Mapping[str, str] = os.environ,
-) -> None:
+) -> int:
     """Serves the page until it is interrupted. What is None is as the environment says (`settings.VARIABLES`).
 
     Args:
@@ -63,6 +77,9 @@ def launch(
         folder: the gallery with its queries and indexes; the bundled one by default.
         mcp: whether programs may use the page's API as tools over the Model Context Protocol.
         environ: where the variables are.
+
+    Returns:
+        The exit code; `leave` ends the process with it.
 
     Raises:
         PatchifyError: if there is no such port, it is taken, the gallery and its index do not fit, a variable says
@@ -74,12 +91,15 @@ def launch(
     mcp = server.mcp if mcp is None else mcp
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
+    names = {name.lower() for name in (*server.hosts, host, socket.gethostname(), f"{socket.gethostname()}.local")}
+    server = replace(server, hosts=tuple(names))
+    hide(folder)
     few_arenas()
     home = Home.make()  # before gradio is imported, which reads where uploads go
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
         opened = worker.submit(_open, folder)  # torch is imported meanwhile
-        import gradio as gr
+        import gradio  # noqa: F401
 
         if mcp:
             from patchify_core.web.tools import offer_tools
@@ -88,25 +108,27 @@ def launch(
         from patchify_core.web.own.addresses import own_routes
         from patchify_core.web.own.registry import Registry
         from patchify_core.web.page import build
-        from patchify_core.web.routes import misnamed, routes
+        from patchify_core.web.routes import refusals, routes
+        from patchify_core.web.serving import serve_through_gate
         from patchify_core.web.uploads import keep_uploads_apart
 
         showcase = opened.result()
-    gr.set_static_paths([ASSETS, folder / "gallery", folder / "queries"])
     own = Registry(showcase, settings, home=home)
     keep_uploads_apart(own.keeping)
-    closing = threading.Event()
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, _interrupted)  # ended by a service manager: visitors' pictures are deleted first
+    closing, code = threading.Event(), INTERRUPTED
+    demo = None
+    before = _signals({signal.SIGTERM: _terminated})  # from a service manager: visitors' pictures are deleted first
     try:
-        demo = build(showcase, settings, own=own)
-        demo.guard(limits)
+        demo = page = build(showcase, settings, own=own)
+        page.guard(limits)
 
         def busy() -> bool:
-            return demo.quiet_s() < QUIET_S
+            return page.quiet_s() < QUIET_S
 
         threading.Thread(target=_between, args=(showcase, closing, busy), name="patchify-between", daemon=True).start()
-        demo.launch(
+        ours = [*routes(showcase, page), *own_routes(own)]
+        serve_through_gate(ours, server, settings, mcp)
+        page.launch(
             server_name=host,
             server_port=port,
             css_paths=[ASSETS / name for name in STYLES],
@@ -122,24 +144,60 @@ def launch(
             root_path=server.root_path or None,
             state_session_capacity=limits.visits,
             mcp_server=mcp,
+            pwa=False,
             # Before Gradio's own, which take every address.
-            app_kwargs={
-                "routes": [*routes(showcase, demo), *own_routes(own)],
-                "exception_handlers": dict.fromkeys((gr.route_utils.FnIndexInferError, KeyError, TypeError), misnamed),
-            },
+            app_kwargs={"routes": ours, "exception_handlers": refusals()},
+            prevent_thread_lock=True,
         )
+        while not closing.wait(LOOK_S):  # on Windows a wait without an end cannot be interrupted
+            pass
+    except KeyboardInterrupt as interrupt:
+        code = interrupt.args[0] if interrupt.args else INTERRUPTED
     except OSError as error:
         raise PatchifyError(
             f"The page cannot be served at {host}:{port}, because something else is there or the address is not of "
             "this machine: choose another --port or --host."
         ) from error
     finally:
+        _signals(IGNORED)  # whoever asks twice does not interrupt the deletion of what visitors sent
         closing.set()
+        if demo is not None:
+            demo.close(verbose=False)
         own.close()
+        _signals(before)
+    return code
 
 
-def _interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+def leave(code: int) -> NoReturn:
+    """Ends the process, now.
+
+    Python's own end takes threads apart that compute in torch and FAISS at that moment, which aborts it (SIGABRT) in
+    about every third try. Everything that must not stay was deleted when the server was closed.
+
+    Args:
+        code: the exit code.
+    """
+    _signals(IGNORED)
+    end = time.monotonic() + END_S
+    for thread in threading.enumerate():
+        if thread.name.startswith("patchify-") and thread is not threading.current_thread():
+            thread.join(max(0.0, end - time.monotonic()))
+    logging.shutdown()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
+    os._exit(code)
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise KeyboardInterrupt(TERMINATED)
+
+
+def _signals(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
+    """Sets handlers of signals and returns those before; elsewhere than in the main thread nothing can be set."""
+    if threading.current_thread() is not threading.main_thread():
+        return {}
+    return {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in handlers.items()}
 
 
 def _open(folder: Path) -> Showcase:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from patchify_core import __version__
 from patchify_core.errors import PatchifyError
+from patchify_core.web.served import ADDRESS, file_at
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -65,7 +67,38 @@ def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
         except PatchifyError as error:
             return PlainTextResponse(str(error), 503)
 
-    return [Route("/health", health), Route("/handout", hand_out)]
+    def show_file(request: Request) -> Response:
+        """A picture of the gallery, or a file that comes with the page; takes the place of Gradio's own route."""
+        path = file_at(showcase.folder, str(request.path_params["name"]))
+        if path is None:
+            return JSONResponse({"detail": "There is no such file: reload the page."}, 404)
+        return FileResponse(path, content_disposition_type="inline", headers={"Cache-Control": "max-age=60"})
+
+    def manifest(request: Request) -> Response:
+        """What a browser that installs the page shows; Gradio's names an address that draws icons of any size."""
+        icon = {"src": "favicon.ico", "sizes": "any", "type": "image/svg+xml"}
+        said = {"name": page.title, "icons": [icon], "start_url": "./", "display": "standalone"}
+        return JSONResponse(said, media_type="application/manifest+json")
+
+    return [
+        Route("/health", health),
+        Route("/handout", hand_out),
+        Route("/manifest.json", manifest),
+        Route(f"/{ADDRESS}{{name:path}}", show_file),
+    ]
+
+
+def refusals() -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
+    """What answers where Gradio raises; it would log a traceback, or answer with what the request said."""
+    from fastapi.exceptions import RequestValidationError
+    from gradio.route_utils import FnIndexInferError
+
+    return {**dict.fromkeys((FnIndexInferError, KeyError, TypeError), misnamed), RequestValidationError: misshapen}
+
+
+async def misshapen(request: Request, error: Exception) -> JSONResponse:
+    """What is answered to a request that lacks something, or has it in the wrong type."""
+    return JSONResponse({"detail": "The request does not fit this address: see the API under /gradio_api/info."}, 422)
 
 
 async def misnamed(request: Request, error: Exception) -> JSONResponse:
@@ -74,6 +107,8 @@ async def misnamed(request: Request, error: Exception) -> JSONResponse:
     Raises:
         Exception: the same error, where it is about anything else than a call.
     """
+    if "page" in request.query_params:  # Gradio 6.31.0 looks it up as it is
+        return JSONResponse({"detail": "There is no such page: open the address without what follows ?."}, 404)
     if not request.url.path.startswith("/gradio_api/call/"):
         raise error
     return JSONResponse({"detail": "There is no such function or argument: see the API under /gradio_api/info."}, 404)

@@ -6,13 +6,15 @@ Nothing heavy is imported here, so that `python app.py --help` can list the vari
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import PatchifyError
 from patchify_core.paths import SAMPLE_DB
+from patchify_core.web.callers import PRIVATE, Network, networks
 
 MEGABYTE = 1_000_000
 
@@ -87,6 +89,8 @@ class ServerSettings:
         root_path: path below which a reverse proxy shows the page, such as /patchify; empty for the whole host.
         mcp: whether programs may use the page's API as tools over the Model Context Protocol.
         gallery: the dataset that is shown, with its `index` folder.
+        hosts: names by which the page may be opened, besides addresses and localhost.
+        proxies: addresses and networks of the proxies whose X-Forwarded-For counts.
     """
 
     host: str = "127.0.0.1"
@@ -94,19 +98,25 @@ class ServerSettings:
     root_path: str = ""
     mcp: bool = False
     gallery: Path = SAMPLE_DB
+    hosts: tuple[str, ...] = ()
+    proxies: tuple[Network, ...] = ()
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> ServerSettings:
         """As `PageSettings.from_environment`; Gradio's own variables count where ours are not set.
 
-        On a Hugging Face Space, which sets SPACE_ID, every address is listened on.
+        On a Hugging Face Space, which sets SPACE_ID, every address is listened on, the Space's own name is answered to,
+        and its proxies, which reach it from private networks, are trusted.
         """
         outer = {
             "PATCHIFY_HOST": environ.get("GRADIO_SERVER_NAME", "").strip() or ("0.0.0.0" if _on_space(environ) else ""),
             "PATCHIFY_PORT": environ.get("GRADIO_SERVER_PORT", ""),
             "PATCHIFY_ROOT_PATH": environ.get("GRADIO_ROOT_PATH", ""),
+            "PATCHIFY_PROXIES": ",".join(PRIVATE) if _on_space(environ) else "",
         }
-        return cls(**_read(cls, outer | {name: value for name, value in environ.items() if value.strip()}))
+        found = cls(**_read(cls, outer | {name: value for name, value in environ.items() if value.strip()}))
+        space = ("*.hf.space", environ.get("SPACE_HOST", "").strip().lower()) if _on_space(environ) else ()
+        return replace(found, hosts=(*found.hosts, *filter(None, space)))
 
 
 @dataclass(frozen=True)
@@ -133,7 +143,12 @@ class Variable:
         value = getattr(self.settings, self.field)
         if isinstance(value, Path):
             return value.name
+        if isinstance(value, tuple):
+            return ",".join(map(str, value))
         return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+_HOST = re.compile(r"\*|(\*\.)?[a-z][a-z0-9-]*(\.[a-z0-9-]+)*", re.ASCII)
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:
@@ -172,6 +187,20 @@ def _root_path(text: str) -> str:
     return text.rstrip("/")
 
 
+def _hosts(text: str) -> tuple[str, ...]:
+    names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
+    if not names or not all(_HOST.fullmatch(name) for name in names):
+        raise ValueError("names such as patchify.example.org or *.example.org, separated by commas")
+    return names
+
+
+def _proxies(text: str) -> tuple[Network, ...]:
+    try:
+        return networks(text)
+    except ValueError:
+        raise ValueError("addresses or networks such as 127.0.0.1 or 10.0.0.0/8, separated by commas") from None
+
+
 def _gallery(text: str) -> Path:
     path = Path(text)
     if not (path / "annotations.json").is_file():
@@ -183,6 +212,8 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PATCHIFY_HOST", ServerSettings, "host", "address to listen on; 0.0.0.0 on a Space", _host),
     Variable("PATCHIFY_PORT", ServerSettings, "port", "port to listen on", _whole(1, 65535)),
     Variable("PATCHIFY_ROOT_PATH", ServerSettings, "root_path", "path of the page behind a reverse proxy", _root_path),
+    Variable("PATCHIFY_HOSTS", ServerSettings, "hosts", "names by which the page may be opened", _hosts),
+    Variable("PATCHIFY_PROXIES", ServerSettings, "proxies", "proxies whose X-Forwarded-For counts", _proxies),
     Variable("PATCHIFY_MCP", ServerSettings, "mcp", "1: an MCP server too", _switch),
     Variable("PATCHIFY_GALLERY", ServerSettings, "gallery", "dataset that is shown, with its index folder", _gallery),
     Variable("PATCHIFY_RESULTS", PageSettings, "results", "results at first", _one_of(PageSettings.result_choices)),

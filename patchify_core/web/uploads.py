@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
@@ -17,18 +18,22 @@ from patchify_core.web.keeping import Keeping, Parcel
 from patchify_core.web.pace import paced
 from patchify_core.web.room import Owner, address_of
 
+PARTS = 8
+"""Files, and fields, that one form may have. The page and gradio_client send one file."""
+
 
 def keep_uploads_apart(keeping: Keeping | None = None) -> None:
     """Gives each upload a folder of its own, and counts it.
 
-    Gradio (6.31) names an upload's folder after its content, so two visitors who send the same picture at once (a class
-    with the same handout) share one file, and whoever is answered first deletes it under the other. It also answers
-    before a file that lies on another disk has been moved to where it says, waits for a body for ever, takes a thousand
-    files of the largest size at once, and leaves what was cut midway.
+    Gradio (6.31.0) names an upload's folder after its content, so two visitors who send the same picture at once (a
+    class with the same handout) share one file, and whoever is answered first deletes it under the other. It also
+    answers before a file that lies on another disk has been moved to where it says, waits for a body for ever, takes a
+    thousand files in one form, and leaves what was cut midway.
 
     Args:
         keeping: what visitors leave; None counts nothing.
     """
+    import gradio.route_utils
     import gradio.routes
 
     plain = gradio.routes.upload_fn
@@ -49,13 +54,22 @@ def keep_uploads_apart(keeping: Keeping | None = None) -> None:
                 raise MultiPartException(str(error)) from None
             if isinstance(error, ClientDisconnect):  # nobody is there to be told, and the log need not be
                 raise MultiPartException("The upload was cut off: send the file again.") from None
+            if isinstance(error, (TypeError, AttributeError)):  # a field where a file should be
+                raise HTTPException(400, "The upload is no form of files: send each as a field named files.") from None
             raise
         finally:
             if parcel is not None:
                 parcel.arriving = False
 
+    class Few(gradio.route_utils.GradioMultiPartParser):
+        """Gradio's parser, for few parts."""
+
+        def __init__(self, *arguments: Any, **named: Any) -> None:
+            super().__init__(*arguments, **(named | {"max_files": PARTS, "max_fields": PARTS}))
+
     upload.apart, upload.keeping = True, keeping  # type: ignore[attr-defined]
     gradio.routes.upload_fn = upload  # where the route looks for it
+    gradio.route_utils.GradioMultiPartParser = Few  # type: ignore[misc]  # where `plain` does
 
 
 class _Counted(Request):

@@ -7,7 +7,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import gradio as gr
 
@@ -22,6 +21,7 @@ from patchify_core.web.keeping import Held, Keeping
 from patchify_core.web.own.place import OwnPlace, gone, own_address, token_in
 from patchify_core.web.questions import OWN, Question
 from patchify_core.web.reranking import NAMES
+from patchify_core.web.served import address_of
 from patchify_core.web.settings import PageSettings
 from patchify_core.web.showcase import Showcase
 
@@ -40,8 +40,7 @@ UNKNOWN_OBJECT = "I don't know (no score)"
 
 def file_url(path: Path) -> str:
     """Address of a picture on the page's own server; that of a visitor's own has the visitor's token in it."""
-    own = own_address(path)
-    return own or f"gradio_api/file={quote(path.as_posix())}"
+    return own_address(path) or address_of(path)
 
 
 class Visits:

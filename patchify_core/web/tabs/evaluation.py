@@ -12,7 +12,6 @@ from patchify_core.boxes import iou
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.paths import ASSETS
 from patchify_core.runs import gallery_digest
-from patchify_core.web import studies as files
 from patchify_core.web import trials as tried
 from patchify_core.web import views
 from patchify_core.web.answers import OFF, RIGHT, WRONG
@@ -36,7 +35,6 @@ def build_evaluation_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
         state: not used: what was measured is the same for every visitor.
         tab: what is opened.
     """
-    gr.set_static_paths([files.FOLDER])
     reader = Evaluation(visits.showcase)
     table = gr.HTML(WAIT, elem_id="pf-eval", js_on_load=_script("evaluation.js"), **PLAIN)
     look = gr.HTML("", elem_id="pf-eval-look", js_on_load=_script("trial.js"), **PLAIN)
