@@ -1,4 +1,4 @@
-"""The page's API and its MCP server, asked by their real clients; README's examples among them."""
+"""The page's API and its MCP server, asked by their real clients; API.md's examples among them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from patchify_core.gallery import read_coco
 from patchify_core.paths import ROOT, SAMPLE_DB
 from tests.browsing import served
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+API = (ROOT / "patchify_core" / "web" / "API.md").read_text(encoding="utf-8")
 NAMES = {
     "search_by_picture",
     "search_by_example",
@@ -194,12 +194,12 @@ def test_health_answers_while_searches_run(server, client):
     assert [len(job.result()) for job in jobs] == [10, 10, 10]
 
 
-# README's examples ------------------------------------------------------------------------------------------
+# API.md's examples ------------------------------------------------------------------------------------------
 
 
 def example(name: str) -> str:
-    """A code block of README, between its markers."""
-    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```\n<!-- /{name} -->", README, re.S)
+    """A code block of API.md, between its markers."""
+    found = re.search(rf"<!-- {name} -->\n```\w+\n(.*?)```\n<!-- /{name} -->", API, re.S)
     assert found is not None
     return found[1]
 
@@ -212,7 +212,7 @@ def at(server: tuple[str, Path], text: str) -> str:
 def test_readmes_client(server, tmp_path, monkeypatch, capsys):
     shutil.copy(PICTURE, tmp_path / "query.jpg")
     monkeypatch.chdir(tmp_path)
-    exec(compile(at(server, example("gradio_client")), "README.md", "exec"), {})
+    exec(compile(at(server, example("gradio_client")), "API.md", "exec"), {})
     *matches, score = capsys.readouterr().out.strip().split("\n")[-6:]
     assert len(matches) == 5 and all(" gallery/" in line for line in matches)
     assert 0.84 < float(score) < 0.86  # the table of study features: 0.848

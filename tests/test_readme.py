@@ -1,4 +1,4 @@
-"""README.md: its tables are what the commands print, its commands parse, and what it points to is there."""
+"""README.md and the pages beside the rooms: tables are what commands print, commands parse, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,26 @@ from patchify_core.paths import ASSETS, ROOT
 from patchify_core.study.plans import PLANS
 from patchify_core.study.report import tables
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = {
+    page: (ROOT / page).read_text(encoding="utf-8")
+    for page in (
+        "README.md",
+        "assets/study/NUMBERS.md",
+        "patchify_core/SCALE.md",
+        "patchify_core/commands/USAGE.md",
+        "patchify_core/gallery/BENCHMARKS.md",
+        "patchify_core/web/API.md",
+        "patchify_core/web/HOSTING.md",
+        "sample_db/README.md",
+    )
+}
+README, NUMBERS, HOSTING = (
+    PAGES[page] for page in ("README.md", "assets/study/NUMBERS.md", "patchify_core/web/HOSTING.md")
+)
+
+
+def test_the_readme_is_one_page():
+    assert len(README.encode()) <= 10_240
 
 
 @pytest.mark.parametrize("study", PLANS)
@@ -22,13 +41,13 @@ def test_its_tables_are_those_of_the_shipped_studies(study):
     blocks = [block for block in tables(numbers).split("\n\n") if block.startswith("|")]
     assert blocks
     for block in blocks:
-        assert block in README
+        assert block in NUMBERS
 
 
 def commands():
-    """Every `python -m patchify_core ...` of README's command blocks, with $S and $D put in."""
+    """Every `python -m patchify_core ...` of the pages' command blocks, with $S and $D put in."""
     found = []
-    for block in re.findall(r"```sh\n(.*?)```", README, re.S):
+    for block in (block for page in PAGES.values() for block in re.findall(r"```sh\n(.*?)```", page, re.S)):
         names = dict(re.findall(r'(\w)="([^"]*)"', block))
         for line in block.replace("\\\n", " ").splitlines():
             for name, value in names.items():
@@ -50,6 +69,7 @@ def test_there_are_commands_of_every_kind():
         "evaluate",
         "compare",
         "study",
+        "bench",
     }
 
 
@@ -58,9 +78,54 @@ def test_its_commands_parse(words):
     assert parser().parse_args(words).command == words[0]
 
 
-def test_what_it_points_to_is_there():
-    for target in re.findall(r"\]\(([^)#]+)", README):
-        assert target.startswith("http") or (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_what_it_points_to_is_there(page):
+    for target, anchor in re.findall(r"\]\(([^)#]*)(#[^)]+)?\)", PAGES[page]):
+        if target.startswith("http"):
+            continue
+        path = (ROOT / page).parent / target if target else ROOT / page
+        assert path.exists(), target
+        if anchor:
+            titles = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.M)
+            assert anchor[1:] in {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}, anchor
+
+
+HEADLINES = {
+    "whole pictures": ("encoders", {"encoder": "effnet-lite0", "regions": "pyramid:1"}),
+    "patches, as in the paper": ("encoders", {"encoder": "effnet-lite0", "regions": "pyramid:4"}),
+    "one pass per picture (ours)": (
+        "features",
+        {"features": "`pooled:640`", "kept as": "`PCAH256,SQ8`", "patches": "30"},
+    ),
+    "… with refined boxes (ours)": (
+        "boxes",
+        {"features": "`pooled:640`", "box": "`--refine map`", "ranking": "by patches", "patches": "30"},
+    ),
+    "patches at 64 bytes instead of 5,120": ("compression", {"kept as": "`PCAH128,PQ64`"}),
+}
+
+
+@pytest.mark.parametrize("name", HEADLINES)
+def test_its_headline_numbers_are_those_of_the_shipped_studies(name):
+    study, row = HEADLINES[name]
+    numbers = json.loads((ASSETS / "study" / f"{study}.json").read_text(encoding="utf-8"))
+    for block in tables(numbers).split("\n\n"):
+        lines = [
+            [cell.strip() for cell in line.strip("|").split("|")] for line in block.splitlines() if line.startswith("|")
+        ]
+        rows = [dict(zip(lines[0], line, strict=True)) for line in lines[2:]] if lines else []
+        found = [line for line in rows if row.items() <= line.items()]
+        if found:
+            break
+    values = {key: value.partition(" ")[0] for key, value in found[0].items()}
+    sets = ("sample_db", "davis20")
+    wanted = [", ".join(values[f"{each}: {score}"] for score in ("mAP", "LocScore")) for each in sets]
+    line = next(line for line in README.splitlines() if line.startswith(f"| {name} |"))
+    assert [cell.strip() for cell in line.strip("|").split("|")][1:] == [
+        *wanted,
+        values["dreambooth30: mAP"],
+        f"`study {study}`",
+    ]
 
 
 # The lines at the top, which make the checkout a Hugging Face Space -------------------------------------------
@@ -110,19 +175,16 @@ def test_the_hint_to_install_mcp_names_the_pinned_gradio():
     assert f"gradio[mcp]=={front_matter()['sdk_version']}" in INSTALL
 
 
-HOSTING = (ROOT / "patchify_core" / "web" / "HOSTING.md").read_text(encoding="utf-8")
-
-
 def test_what_hosting_says_is_so():
-    for name in re.findall(r"PATCHIFY_[A-Z_]+", HOSTING):
-        assert f"| `{name}` |" in README, name
+    for name in re.findall(r"PATCHIFY_[A-Z_]+", "".join(PAGES.values())):
+        assert f"| `{name}` |" in HOSTING, name
     for words in re.findall(r"-m patchify_core ([^#\n]+)", HOSTING):
         assert parser().parse_args(words.split()).command == "bench"
-    for target in re.findall(r"\]\(([^)#]+)", HOSTING):
-        assert target.startswith("http") or (ROOT / "patchify_core" / "web" / target).exists(), target
 
 
-@pytest.mark.parametrize(("page", "time", "overlap"), [("README.md", 4, 5), ("patchify_core/SCALE.md", 4, 10)])
+@pytest.mark.parametrize(
+    ("page", "time", "overlap"), [("patchify_core/commands/USAGE.md", 4, 5), ("patchify_core/SCALE.md", 4, 10)]
+)
 def test_its_table_of_millions_is_the_record(page, time, overlap):
     rows = json.loads((ASSETS / "study" / "scale.json").read_text(encoding="utf-8"))["rows"]
     lines = (ROOT / page).read_text(encoding="utf-8").splitlines()

@@ -13,7 +13,7 @@ from patchify_core.paths import ROOT, SAMPLE_DB
 from patchify_core.web.callers import networks
 from patchify_core.web.settings import ELSEWHERE, VARIABLES, PageSettings, QueueSettings, ServerSettings
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+HOSTING = (ROOT / "patchify_core" / "web" / "HOSTING.md").read_text(encoding="utf-8")
 NAMES = {variable.name for variable in VARIABLES} | {name for name, _, _ in ELSEWHERE}
 
 
@@ -102,7 +102,7 @@ def test_every_variable_in_the_code_is_known_and_in_readme_and_the_other_way_rou
     code = [ROOT / "app.py", *(ROOT / "patchify_core").rglob("*.py")]
     used = {name for path in code for name in re.findall(r"PATCHIFY_[A-Z_]+\b", Path(path).read_text(encoding="utf-8"))}
     assert used == NAMES
-    rows = dict(re.findall(r"^\| `(PATCHIFY_\w+)` \| ([^|]*) \|", README, re.M))
+    rows = dict(re.findall(r"^\| `(PATCHIFY_\w+)` \| ([^|]*) \|", HOSTING, re.M))
     assert set(rows) == NAMES
     for variable in VARIABLES:
         assert rows[variable.name].strip().strip("`") == variable.default

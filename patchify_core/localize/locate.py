@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalizeSettings:
-    """What a person may tune about refined boxes; the defaults were measured (README).
+    """What a person may tune about refined boxes; the defaults were measured (NUMBERS.md).
 
     Attributes:
         search: see `SearchSettings`.

@@ -40,7 +40,7 @@ Project = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What a person may tune about the search; the defaults were measured (README).
+    """What a person may tune about the search; the defaults were measured (NUMBERS.md).
 
     Attributes:
         contrast: weight of the contrast.

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExpansionSettings:
-    """What a person may tune about query expansion; the defaults were measured (README).
+    """What a person may tune about query expansion; the defaults were measured (NUMBERS.md).
 
     Attributes:
         count: n, best matches to add; 0 leaves the query as it is.

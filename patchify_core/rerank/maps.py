@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MapRerankSettings:
-    """What a person may tune; the defaults were measured (README).
+    """What a person may tune; the defaults were measured (NUMBERS.md).
 
     Attributes:
         shortlist: best matches that are looked at; the others stay where they are, behind them.

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class VerificationSettings:
-    """What a person may tune about geometric verification; the defaults were measured (README).
+    """What a person may tune about geometric verification; the defaults were measured (NUMBERS.md).
 
     Attributes:
         shortlist: best matches that are compared; the others stay where they are, behind them.

@@ -1,6 +1,6 @@
 """Accuracy against bytes, drawn as an SVG that needs no font, script or other file.
 
-The page and the README show the same drawing. Its text and lines take `currentColor` where a page lets them, and a
+The page and NUMBERS.md show the same drawing. Its text and lines take `currentColor` where a page lets them, and a
 grey that is readable on white and on black otherwise.
 """
 

@@ -1,4 +1,4 @@
-"""The tables of an experiment, as Markdown: what the README shows is what this prints."""
+"""The tables of an experiment, as Markdown: what NUMBERS.md shows is what this prints."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class Variable:
         name: of the variable.
         settings: the dataclass that it sets a field of.
         field: the field.
-        what: what it says, in a few words for `--help` and README.
+        what: what it says, in a few words for `--help` and HOSTING.md.
         read: its value from text; raises ValueError with what it takes, for example `a whole number from 1 to 40`.
     """
 

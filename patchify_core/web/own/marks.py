@@ -16,7 +16,7 @@ from patchify_core.boxes import checked_box, to_xywh
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation import evaluate
-from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
+from patchify_core.gallery import Annotations, Gallery, GalleryImage
 from patchify_core.retrieval import Patchify
 from patchify_core.stores import PatchStore
 from patchify_core.web.locating import MAP, SOFT, has_maps
@@ -96,22 +96,6 @@ class Marks:
         with self._lock:
             objects = dict(self._objects)
         used = {mark.object for mark in marks}
-        asked = []
-        if queries:
-            for number, mark in enumerate(marks, 1):
-                image = images[mark.picture]
-                asked.append(
-                    Query(
-                        number,
-                        image.file_name,
-                        image.path,
-                        image.width,
-                        image.height,
-                        mark.box,
-                        objects[mark.object],
-                        frozenset((image.id,)),
-                    )
-                )
         rows = Annotations(
             np.array([mark.picture for mark in marks], np.int64),
             np.array([objects[mark.object] for mark in marks], np.int64),
@@ -120,7 +104,8 @@ class Marks:
             np.full(len(marks), np.nan),
         )
         names = {objects[name]: name for name in objects if name in used}
-        return Gallery(root, tuple(images.values()), tuple(asked), names, rows)
+        gallery = Gallery(root, tuple(images.values()), instances=names, annotations=rows)
+        return gallery.with_box_queries() if queries else gallery
 
 
 def as_coco(gallery: Gallery) -> dict[str, Any]:
@@ -130,7 +115,6 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
         gallery: with every box asked as a query (`Marks.gallery`). As the layout has it, a query is a picture of its
             own, so a picture that is both stands in it twice.
     """
-    first = max((image.id for image in gallery.images), default=0)
     images: list[dict[str, Any]] = [
         {"id": i.id, "file_name": i.file_name, "width": i.width, "height": i.height, "split": "gallery"}
         for i in gallery.images
@@ -139,10 +123,9 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
     boxes = [(int(i), int(c), box) for i, c, box in zip(rows.image_ids, rows.instances, rows.boxes, strict=True)]
     for query in gallery.queries:
         assert query.box is not None
-        number = first + query.id
         images.append(
             {
-                "id": number,
+                "id": query.id,
                 "file_name": query.file_name,
                 "width": query.width,
                 "height": query.height,
@@ -150,7 +133,7 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
                 "exclude": sorted(query.exclude),
             }
         )
-        boxes.append((number, query.instance, query.box))
+        boxes.append((query.id, query.instance, query.box))
     return {
         "images": images,
         "annotations": [
