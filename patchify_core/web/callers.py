@@ -11,6 +11,7 @@ import re
 from collections.abc import Collection, Iterable
 from contextvars import ContextVar
 from functools import lru_cache
+from typing import Any
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -63,6 +64,12 @@ def group_of(address: str) -> str:
     if isinstance(found, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((int(found) >> 64 << 64, 64)))
     return address if found is None else str(found)
+
+
+def caller_group(request: Any) -> str:
+    """Group (`group_of`) of the address that a request of Starlette's or Gradio's came from; empty if none is known."""
+    client = getattr(request, "client", None)
+    return "" if client is None else group_of(str(client.host))
 
 
 def host_in(header: str) -> str | None:

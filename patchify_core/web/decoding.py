@@ -21,9 +21,10 @@ from PIL import Image
 
 from patchify_core.errors import PictureError
 from patchify_core.pictures import read_picture
+from patchify_core.web.callers import caller_group
 from patchify_core.web.home import PREFIX
 from patchify_core.web.pace import Slots
-from patchify_core.web.room import Owner, address_of
+from patchify_core.web.room import Owner
 
 SLOW = "That picture takes too long to read: save it as a plain JPEG or PNG, or make it smaller."
 BUSY = "The server is reading as many pictures as it can: send yours again in a moment."
@@ -154,7 +155,7 @@ def asker() -> Owner:
     request = LocalContext.request.get(None)
     if request is None or getattr(request, "request", None) is None:
         return Owner()
-    return Owner(str(request.session_hash or ""), address_of(request))
+    return Owner(str(request.session_hash or ""), caller_group(request))
 
 
 _lock, _slots = threading.Lock(), Slots(BESIDE, BESIDE_OF_ONE)

@@ -21,10 +21,10 @@ from gradio.state_holder import SessionState
 from gradio.utils import error_payload
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
-from patchify_core.web.callers import CALLER, group_of
+from patchify_core.web.callers import CALLER, caller_group
 from patchify_core.web.events import NOTICE
 from patchify_core.web.keeping import Keeping
-from patchify_core.web.room import Owner, address_of
+from patchify_core.web.room import Owner
 from patchify_core.web.settings import QueueSettings
 
 ENCODER, PROGRAMS, EVALUATION = "encoder", "programs", "programs-evaluation"
@@ -150,7 +150,7 @@ class FairQueue(Queue):
             return False, BUSY, "queue_full"
         if _size(request) + sum(_size(event.request) for event in self._waiting()) > WAITING_MB * 1_000_000:
             return False, BUSY, "queue_full"
-        address = _address(request)
+        address = caller_group(request)
         if queue in (PROGRAMS, EVALUATION) and not self._has_room(address, self._settings.of_programs, True):
             return False, BUSY, "queue_full"
         if not self._has_room(address, self._settings.waiting):
@@ -163,12 +163,12 @@ class FairQueue(Queue):
         messages = self.pending_messages_per_session.get(event.session_hash)
         keeping: Keeping | None = getattr(self.blocks, "keeping", None)
         if messages is not None and keeping is not None:
-            owner = Owner(event.session_hash, address_of(event.request))
+            owner = Owner(event.session_hash, caller_group(event.request))
             keeping.answered(messages, _weight(getattr(event_message, "output", None)), owner)
 
     async def process_events(self, events: list[Event], *arguments: Any) -> None:
         """As Gradio's; notes when it ended."""
-        CALLER.set(_address(events[0].request))  # this runs in a task of the queue's, not in the request's
+        CALLER.set(caller_group(events[0].request))  # this runs in a task of the queue's, not in the request's
         try:
             await super().process_events(events, *arguments)
         finally:
@@ -185,7 +185,7 @@ class FairQueue(Queue):
             if event is not None:
                 queue.queue.remove(event)
                 self._turn += 1
-                self._turns[_address(event.request)] = self._turn
+                self._turns[caller_group(event.request)] = self._turn
                 return [event], False, name
         return None
 
@@ -196,12 +196,12 @@ class FairQueue(Queue):
         firsts: dict[str, Event] = {}
         for event in waiting:
             if event.session_hash not in busy:
-                firsts.setdefault(_address(event.request), event)
+                firsts.setdefault(caller_group(event.request), event)
             if name in IN_ORDER:
                 busy.add(event.session_hash)  # what a visitor asked later comes later, from wherever it is asked
         if not firsts:
             return None
-        now = Counter(_address(event.request) for event in running)
+        now = Counter(caller_group(event.request) for event in running)
         self._turns = {one: turn for one, turn in self._turns.items() if one in firsts or one in now}
         return firsts[min(firsts, key=lambda address: (now[address], self._turns.get(address, 0)))]
 
@@ -213,11 +213,11 @@ class FairQueue(Queue):
         among = [one for one in self._waiting() if not of_programs or one.concurrency_id in (PROGRAMS, EVALUATION)]
         if len(among) < most:
             return True
-        counts = Counter(_address(event.request) for event in among)
+        counts = Counter(caller_group(event.request) for event in among)
         largest = max(counts, key=lambda one: counts[one])
         if counts[address] >= counts[largest] - 1:
             return False
-        self._turn_away(max((e for e in among if _address(e.request) == largest), key=lambda e: e.enqueue_time))
+        self._turn_away(max((e for e in among if caller_group(e.request) == largest), key=lambda e: e.enqueue_time))
         return True
 
     def _turn_away(self, event: Event) -> None:
@@ -227,12 +227,6 @@ class FairQueue(Queue):
         if event.session_hash in self.pending_messages_per_session:
             said = error_payload(refusal(BUSY), False)
             self.send_message(event, ProcessCompletedMessage(output=said, title=NOTICE, success=False))
-
-
-def _address(request: Any) -> str:
-    """Group of the address that a request came from (`callers.group_of`)."""
-    client = getattr(request, "client", None)
-    return group_of(client.host) if client is not None else ""
 
 
 def _size(request: Any) -> int:

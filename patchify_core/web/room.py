@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 from weakref import WeakSet
 
 LEFT_S = 60.0
@@ -31,12 +31,6 @@ class Owner:
 
 
 NOBODY = Owner()
-
-
-def address_of(request: Any) -> str:
-    """Where a request of Starlette's or Gradio's comes from; empty where that is not known."""
-    client = getattr(request, "client", None)
-    return "" if client is None else str(client.host)
 
 
 class Kept:

@@ -14,9 +14,10 @@ from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
 from patchify_core.errors import PatchifyError
+from patchify_core.web.callers import caller_group
 from patchify_core.web.keeping import Keeping, Parcel
 from patchify_core.web.pace import paced
-from patchify_core.web.room import Owner, address_of
+from patchify_core.web.room import Owner
 
 PARTS = 8
 """Files, and fields, that one form may have. The page and gradio_client send one file."""
@@ -44,7 +45,7 @@ def keep_uploads_apart(keeping: Keeping | None = None) -> None:
     async def upload(request: Any, upload_dir: str, *arguments: Any, **named: Any) -> Any:
         folder = Path(upload_dir) / secrets.token_hex(8)
         kept = upload.keeping  # type: ignore[attr-defined]
-        parcel = None if kept is None else kept.expect(folder, Owner(address=address_of(request)))
+        parcel = None if kept is None else kept.expect(folder, Owner(address=caller_group(request)))
         try:
             taken = request if parcel is None else _Counted(request, kept, parcel)
             return await plain(taken, str(folder), *arguments, **(named | {"force_move": True}))

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from patchify_core.archives import is_archive
 from patchify_core.errors import PatchifyError
 from patchify_core.pictures import read_reduced
+from patchify_core.web.callers import caller_group
 from patchify_core.web.decoding import DECODERS
 from patchify_core.web.own.collection import MEGABYTE
 from patchify_core.web.own.place import gone
@@ -29,7 +30,7 @@ from patchify_core.web.own.registry import Registry
 from patchify_core.web.own.returned import is_index
 from patchify_core.web.own.visitor import INCOMING
 from patchify_core.web.pace import Download, Slots, paced
-from patchify_core.web.room import address_of
+from patchify_core.web.places import without_places
 
 UPLOADS = 6
 """Files of one visitor that may be on their way at once; the page sends three, and there may be two tabs."""
@@ -62,7 +63,9 @@ def own_routes(registry: Registry) -> list[Route]:
                 return await handler(request)
             except PatchifyError as error:
                 known = request.path_params.get("token") in registry.tokens
-                return JSONResponse({"error": str(error)}, 400 if known or "token" not in request.path_params else 404)
+                return JSONResponse(
+                    {"error": without_places(str(error))}, 400 if known or "token" not in request.path_params else 404
+                )
             except ClientDisconnect:  # the visitor has left in the middle
                 return Response(status_code=400)
 
@@ -72,7 +75,7 @@ def own_routes(registry: Registry) -> list[Route]:
         return str(request.path_params["token"])
 
     async def begin(request: Request) -> Response:
-        return JSONResponse({"token": await run_in_threadpool(registry.new, address_of(request))})
+        return JSONResponse({"token": await run_in_threadpool(registry.new, caller_group(request))})
 
     async def status(request: Request) -> Response:
         tab = request.query_params.get("tab", "")
@@ -149,7 +152,7 @@ def own_routes(registry: Registry) -> list[Route]:
         found = registry.of(token(request)).collection.named(str(request.path_params["name"]))
         side = SIDES[0] if request.query_params.get("side") == str(SIDES[0]) else SIDES[1]
         small = registry.of(token(request)).collection.folder / "small" / f"{found.id}-{side}.jpg"
-        data = await run_in_threadpool(_shown, found.path, small, side, address_of(request))
+        data = await run_in_threadpool(_shown, found.path, small, side, caller_group(request))
         return Response(data, media_type="image/jpeg", headers=_PRIVATE)
 
     async def archive(request: Request) -> Response:
