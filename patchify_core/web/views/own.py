@@ -26,7 +26,7 @@ def own(settings: PageSettings, offered: bool) -> str:
         '<button type="button" class="pf-btn ghost" data-do="zip">A zip</button></div>'
         f"<small>Up to {settings.own_pictures:,} pictures or {settings.own_mb:,} MB; a picture up to {settings.upload_mb} MB, "
         f"a zip up to {settings.archive_mb} MB. An index that you downloaded here can come back as a zip too.</small>"
-        '<input type="file" data-for="files" accept="image/*" multiple hidden tabindex="-1" aria-label="Choose pictures">'
+        '<input type="file" data-for="files" accept="image/*,.heic,.heif,.hif,.avif,.jfif,.mpo" multiple hidden tabindex="-1" aria-label="Choose pictures">'
         '<input type="file" data-for="folder" webkitdirectory multiple hidden tabindex="-1" aria-label="Choose a folder">'
         '<input type="file" data-for="zip" accept=".zip" hidden tabindex="-1" aria-label="Choose a zip"></div>'
         '<div class="pf-own-progress"><p role="status" data-is="said">No pictures yet.</p>'

@@ -37,7 +37,7 @@ def query(question: Question, url: FileUrl) -> str:
         '<button type="button" class="pf-btn ghost" data-do="paste">Paste</button>'
         '<button type="button" class="pf-btn ghost" data-do="camera">Camera</button>'
         f'<button type="button" class="pf-btn ghost" data-do="whole"{" disabled" if whole else ""}>Whole picture</button>'
-        '<input type="file" accept="image/*" hidden aria-label="Upload a picture" tabindex="-1">'
+        '<input type="file" accept="image/*,.heic,.heif,.hif,.avif,.jfif,.mpo" hidden aria-label="Upload a picture" tabindex="-1">'
         "</div>"
     )
 
