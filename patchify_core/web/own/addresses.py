@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from patchify_core.archive_kinds import other_archive
 from patchify_core.archives import is_archive
 from patchify_core.errors import PatchifyError
 from patchify_core.pictures import read_reduced
@@ -81,6 +82,7 @@ def own_routes(registry: Registry) -> list[Route]:
         collection, settings = visitor.collection, registry.settings
         visitor.uploads += 1
         size = 0
+        name = request.query_params.get("name", "picture")
         path = collection.folder / f"incoming-{secrets.token_hex(8)}"
         try:
             head = b""
@@ -88,13 +90,15 @@ def own_routes(registry: Registry) -> list[Route]:
                 async for chunk in request.stream():
                     size += len(chunk)
                     visitor.incoming += len(chunk)
-                    head = head or bytes(chunk[:4])
+                    if not head:
+                        head = bytes(chunk[:512])
+                        if kind := other_archive(head):
+                            raise PatchifyError(f"{name} is {kind}: pack the pictures as a zip.")
                     most = settings.archive_mb if is_archive(head) else settings.upload_mb
                     if size > most * MEGABYTE:
                         raise PatchifyError(f"That file is larger than {most} MB: make it smaller.")
                     registry.room_for_upload(visitor)
                     await run_in_threadpool(file.write, chunk)
-            name = request.query_params.get("name", "picture")
             visitor.incoming -= size  # from here on its pictures count
             size = 0
             async with unpacking:
