@@ -238,7 +238,9 @@ function drawSkipped() {
   if (!skipped?.count) return;
   node.querySelector('summary').textContent = `${skipped.count} file${skipped.count === 1 ? ' was' : 's were'} left out`;
   const list = node.querySelector('ul');
-  if (list.childElementCount === skipped.files.length) return;
+  const drawn = JSON.stringify(skipped.files); // a row that counts files changes while their number stays
+  if (list.dataset.drawn === drawn) return;
+  list.dataset.drawn = drawn;
   list.replaceChildren(...skipped.files.map(({ file, reason }) => {
     const row = document.createElement('li');
     row.textContent = `${file}: ${reason}`;

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import mmap
+import os
 import re
 import stat
 import struct
@@ -16,8 +17,9 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from patchify_core.archive_kinds import PARTS, SPANNED, what_no_zip_is
 from patchify_core.code_pages import decoded
 from patchify_core.errors import ArchiveError
 
@@ -69,7 +71,7 @@ class Member:
 
 def is_archive(head: bytes) -> bool:
     """Whether a file that begins with these bytes is a zip archive."""
-    return head[:4] in (b"PK\x03\x04", _END_SIGNATURE)
+    return head.startswith((b"PK\x03\x04", _END_SIGNATURE, *SPANNED))
 
 
 def names(path: Path, settings: ArchiveSettings | None = None) -> list[str]:
@@ -129,12 +131,19 @@ def members(
 
 def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
     """The archive, once its table of contents is known to be short enough."""
-    _check_directory(path, settings)
     try:
+        with open(path, "rb") as file:
+            end, is_last = _end_record(file)
+            if end is None:
+                file.seek(0)
+                raise ArchiveError(what_no_zip_is(file.read(1024)))
+            _check_directory(file, end, settings)
         try:
-            archive = zipfile.ZipFile(path)
+            archive = zipfile.ZipFile(path if is_last else _repaired(path, end))
         except UnicodeDecodeError:
-            archive = zipfile.ZipFile(_with_true_flags(path))
+            archive = zipfile.ZipFile(_repaired(path, end))
+    except ArchiveError:
+        raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
         raise _damaged() from error
     if len(archive.filelist) > settings.members:
@@ -143,24 +152,48 @@ def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
     return archive
 
 
-def _check_directory(path: Path, settings: ArchiveSettings) -> None:
+def _end_record(file: BinaryIO) -> tuple[int | None, bool]:
+    """Where the record at the end of an archive starts, and whether its signature is the last one.
+
+    A comment behind the record may contain that signature, and so may an archive within one that is cut short. So the
+    list of members must end where the record starts, and the file where the comment ends; what somebody appended to
+    the file is passed over if the list is where the record says.
+    """
+    size = file.seek(0, os.SEEK_END)
+    start = file.seek(max(0, size - _LONGEST_COMMENT - _END.size - _ZIP64_LOCATOR))
+    tail = file.read()
+    at = last = tail.rfind(_END_SIGNATURE)
+    damaged = None
+    while at >= 0:
+        if len(tail) - at >= _END.size:
+            *_, length, offset, comment = _END.unpack_from(tail, at)
+            listed = start + at - length
+            zip64 = tail[max(0, at - _ZIP64_LOCATOR) : at].startswith(_ZIP64_SIGNATURE)
+            ends = start + at + _END.size + comment == size
+            placed = listed == offset or (ends and length > 0)
+            if zip64 or (listed >= 0 and placed and (length == 0 or _is_entry(file, listed))):
+                return start + at, at == last
+            if ends and damaged is None:
+                damaged = start + at
+        at = tail.rfind(_END_SIGNATURE, 0, at)
+    return damaged, True
+
+
+def _is_entry(file: BinaryIO, at: int) -> bool:
+    file.seek(at)
+    return file.read(4) == _ENTRY_SIGNATURE
+
+
+def _check_directory(file: BinaryIO, end: int, settings: ArchiveSettings) -> None:
     """Looks how long the table of contents is before `zipfile` reads all of it into memory."""
-    try:
-        size = path.stat().st_size
-        with open(path, "rb") as file:
-            file.seek(max(0, size - _LONGEST_COMMENT - _END.size - _ZIP64_LOCATOR))
-            tail = file.read()
-    except OSError as error:
-        raise _damaged() from error
-    at = tail.rfind(_END_SIGNATURE)
-    if at < 0 or len(tail) - at < _END.size:
-        raise ArchiveError("That is no zip archive: choose a .zip file, or send the pictures themselves.")
-    _, disk, _, _, count, length, _, _ = _END.unpack_from(tail, at)
+    file.seek(max(0, end - _ZIP64_LOCATOR))
+    before = file.read(min(end, _ZIP64_LOCATOR))
+    _, disk, _, _, count, length, _, _ = _END.unpack(file.read(_END.size))
     if disk not in (0, 0xFFFF):
-        raise ArchiveError("The archive is one of several parts: pack the pictures into a single zip.")
+        raise ArchiveError(PARTS)
     # With a zip64 record in front of this one, `zipfile` believes that one. It is for 65,535 files or 4 GB, more than
     # anybody may send.
-    zip64 = tail[max(0, at - _ZIP64_LOCATOR) : at].startswith(_ZIP64_SIGNATURE)
+    zip64 = before.startswith(_ZIP64_SIGNATURE)
     if count > settings.members or length > settings.directory_bytes or 0xFFFF == count or zip64:
         raise _too_many(settings)
 
@@ -207,12 +240,15 @@ class _Mapped(mmap.mmap):
         return True
 
 
-def _with_true_flags(path: Path) -> Any:
-    """The archive in memory, where no name is said to be UTF-8 that is not; `zipfile` gives up on all of it else."""
+def _repaired(path: Path, end: int) -> Any:
+    """The archive in memory, without what makes `zipfile` give up on all of it.
+
+    That is a comment with the signature of the record at `end`, and names that are said to be UTF-8 and are not.
+    """
     with open(path, "rb") as file:
         data = _Mapped(file.fileno(), 0, access=mmap.ACCESS_COPY)  # what is changed is changed in memory alone
-    end = data.rfind(_END_SIGNATURE)
     *_, length, offset, _ = _END.unpack_from(data, end)
+    data[end + _END.size :] = bytes(len(data) - end - _END.size)
     at = end - length
     before = at - offset  # bytes in front of the archive, as of a program that unpacks itself
     while 0 <= at and data[at : at + 4] == _ENTRY_SIGNATURE and at + _ENTRY.size <= end:

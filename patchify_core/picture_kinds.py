@@ -20,6 +20,8 @@ from PIL import (
     features,
 )
 
+from patchify_core.archive_kinds import other_archive
+
 KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
 
 RAW_SUFFIXES = frozenset(
@@ -144,6 +146,9 @@ def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
             return f"{name} is not a picture of a kind that is read here, but {kind}: save it as JPEG or PNG.", True
     if text.startswith("%pdf"):
         return f"{name} is a PDF document, not a picture: export its page as PNG or JPEG.", False
+    archive = "a zip archive" if head.startswith(b"PK\x03\x04") else other_archive(head)
+    if archive:
+        return f"{name} is {archive}, not a picture: unpack it.", False
     if suffix in RAW_SUFFIXES:
         return raw_photo(name), True
     for kind, suffixes in _UNREAD_SUFFIXES.items():

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import io
+import lzma
 import stat
 import struct
 import zipfile
@@ -181,6 +184,69 @@ def test_names_are_listed_and_members_may_be_bounded_one_by_one(tmp_path) -> Non
     assert names(path) == ["meta.json", "b.jpg", "c/"]
     found = {m.name: m.data for m in members(path, most=lambda name: 50 if name == "meta.json" else 1000)}
     assert found == {"meta.json": None, "b.jpg": b"y" * 100}
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        (b"Rar!\x1a\x07\x01\0", "a RAR archive"),
+        (b"7z\xbc\xaf\x27\x1c", "a 7-Zip archive"),
+        (gzip.compress(b"x"), "a gzip archive"),
+        (bz2.compress(b"x"), "a bzip2 archive"),
+        (lzma.compress(b"x"), "an XZ archive"),
+        (b"a.jpg".ljust(257, b"\0") + b"ustar", "a tar archive"),
+        (b"\n<!DOCTYPE html><p>Log in", "a web page"),
+        (b"\xef\xbb\xbf<html>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "LFS pointer"),
+        (b"%PDF-1.7", "a PDF document"),
+        (bytes(100), "not finished"),
+        (b"", "is empty"),
+        (b"PK\x07\x08PK\x03\x04", "one of several parts"),
+        (b"words", "no zip archive"),
+    ],
+)
+def test_what_is_sent_instead_of_a_zip_is_named(tmp_path, refused, head, said) -> None:
+    for rest in (b"", bytes(100_000) if head else b""):
+        (tmp_path / "a.zip").write_bytes(head + rest)
+        assert said in refused(names, tmp_path / "a.zip")
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.data())
+def test_a_download_that_stopped_is_called_that(tmp_path, data) -> None:
+    """Also where a whole archive is within the part that arrived."""
+    inner = packed(tmp_path / "inner.zip", {"b.png": b"x"}).read_bytes()
+    whole = packed(tmp_path / "whole.zip", {"a.zip": inner, "c.png": b"y" * 50}, zipfile.ZIP_STORED).read_bytes()
+    with_inner = whole.index(b"PK\x05\x06") + 22
+    cut = data.draw(st.integers(4, len(whole) - 1).filter(lambda at: at != with_inner))
+    (tmp_path / "cut.zip").write_bytes(whole[:cut])
+    with pytest.raises(ArchiveError, match="is cut short"):
+        read(tmp_path / "cut.zip")
+
+
+@pytest.mark.parametrize(
+    "comment",
+    [
+        b"PK\x05\x06",
+        b"made by PK\x05\x06 and others" * 3,
+        b"PK\x05\x06" + bytes(18),
+        b"PK\x05\x06" * 16_000,
+        struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 50, 7, 0),
+        struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 7, 0),
+    ],
+)
+def test_a_comment_may_contain_anything(tmp_path, comment) -> None:
+    path = packed(tmp_path / "a.zip", {"a/ü.png": b"x", "b.png": b"y"})
+    data = path.read_bytes()
+    path.write_bytes(data[:-2] + struct.pack("<H", len(comment)) + comment)
+    assert {name: member.data for name, member in read(path).items()} == {"a/ü.png": b"x", "b.png": b"y"}
+
+
+@pytest.mark.parametrize("appended", [b"\r\n", b"PK\x05\x06", b"\0" * 1000])
+def test_what_was_appended_to_an_archive_is_passed_over(tmp_path, appended) -> None:
+    path = packed(tmp_path / "a.zip", {"a.png": b"x"})
+    path.write_bytes(path.read_bytes() + appended)
+    assert read(path)["a.png"].data == b"x"
 
 
 # Names ------------------------------------------------------------------------------------------------------

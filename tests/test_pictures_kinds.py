@@ -33,6 +33,7 @@ DOCUMENTS = {
     "zeros": bytes(9000),
     "pdf": b"%PDF-1.7\n" + b"0" * 99,
     "zip": b"PK\3\4" + bytes(range(256)),
+    "rar": b"Rar!\x1a\x07\1\0" + bytes(40),
     "json": b'{"images": []}',
     "mp4": struct.pack(">I", 24) + b"ftypisom\0\0\2\0isommp42" + b"\1" * 99,
     "movie": struct.pack(">I", 20) + b"ftypqt  \0\0\2\0qt  " + b"\1" * 99,
@@ -79,6 +80,11 @@ def test_document_is_no_picture_unless_its_name_says_so(kind, read):
         found, message = refusal(DOCUMENTS[kind], name, read)
         assert found is PictureError
         assert message.startswith(repr(name.replace("\\\\", "/").split("/")[-1]))
+
+
+def test_an_archive_instead_of_a_picture_is_named():
+    assert "is a zip archive, not a picture: unpack it" in refusal(DOCUMENTS["zip"], "photo.jpg")[1]
+    assert "is a RAR archive, not a picture: unpack it" in refusal(DOCUMENTS["rar"], "photo.jpg")[1]
 
 
 @pytest.mark.parametrize("suffix", sorted(PICTURE_SUFFIXES))

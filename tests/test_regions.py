@@ -326,6 +326,21 @@ def test_a_part_named_twice_is_refused(spec, part, refused):
     assert part in refused(parse_regions, spec)
 
 
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(f"{name}:{'9' * 3000}" for name in ("pyramid", "sliding", "random", "salient", "x")),
+        f"sliding:0.{'3' * 3000},0.5",
+        f"random:5,{'9' * 3000}",
+        "+".join(["pyramid:2"] * 500),
+        "+".join(f"random:2,{seed}" for seed in range(600)),
+        "pyramid:1+" * 500 + "x",
+    ],
+)
+def test_a_very_long_spec_is_not_repeated_in_full(spec, refused):
+    assert len(refused(parse_regions, spec)) < 400
+
+
 def test_a_combination_of_too_many_patches_is_refused(refused):
     assert "1001" in refused(parse_regions, "random:1000+pyramid:1")
 

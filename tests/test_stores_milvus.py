@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import socket
 import subprocess
 import sys
@@ -16,8 +18,10 @@ pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip ins
 import grpc
 
 from patchify_core.build import BuildSettings, build_index
+from patchify_core.digests import sha256_of_json
 from patchify_core.gallery import read_gallery
 from patchify_core.index import PatchIndex
+from patchify_core.integrity import Digests
 from patchify_core.picture_table import PictureTable
 from patchify_core.regions import parse_regions
 from patchify_core.stores import open_store
@@ -267,6 +271,23 @@ def test_a_damaged_folder_and_a_wrong_query_are_refused(gallery, tmp_path, targe
     data[-1] ^= 1
     numbers.write_bytes(bytes(data))
     assert "numbers.npy" in refused(MilvusStore.open, tmp_path / "index")
+
+
+def test_an_array_that_claims_more_than_its_file_contains_is_refused(gallery, tmp_path, target, refused):
+    """With digests that fit: whoever forges an array forges these too."""
+    built(gallery, tmp_path, target)[1].close()
+    folder = tmp_path / "index"
+    numbers = io.BytesIO()
+    head = {"descr": "<i8", "fortran_order": False, "shape": (10**13,)}
+    np.lib.format.write_array_header_1_0(numbers, head)
+    (folder / "numbers.npy").write_bytes(numbers.getvalue())
+    meta = json.loads((folder / "meta.json").read_text())
+    digests = Digests()
+    digests.update(numbers.getvalue())
+    meta["files"]["numbers.npy"] = digests.listed()
+    meta["digest"] = sha256_of_json({key: value for key, value in meta.items() if key != "digest"})
+    (folder / "meta.json").write_text(json.dumps(meta))
+    assert "not the file that was written" in refused(MilvusStore.open, folder)
 
 
 def test_a_server_needs_the_right_token(serve, gallery, tmp_path, refused, monkeypatch):

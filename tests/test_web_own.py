@@ -222,6 +222,46 @@ def test_archives_are_unpacked_as_far_as_they_may(visitor, tmp_path, refused) ->
     assert len(visitor.collection.pictures) == 40  # what there was room for stays
 
 
+def test_what_is_no_picture_is_counted_by_ending_and_what_may_be_one_is_named(visitor, tmp_path) -> None:
+    documents = {f"{number}.TXT": b"words" for number in range(300)} | {"v.mp4": b"\0\0\0\x18ftypmp42", "README": b"r"}
+    office = zipped({"[Content_Types].xml": b"<x/>"})
+    pictures = {"day/torn.png": png(1)[:20], "scan.psd": b"8BPS", "empty.jpg": b""}
+    others = {f"{number}.pdf": b"%PDF-1.7" for number in range(2)} | {
+        "in.zip": zipped({"a.png": png(2)}),
+        "in.rar": b"Rar!\x1a\x07\1\0",
+    }
+    packed = documents | {"a.docx": office, "b.docx": office} | pictures | others | {"good.png": png(3)}
+    (tmp_path / "a.zip").write_bytes(zipped(packed))
+    assert visitor.collection.add_archive(tmp_path / "a.zip") == 1
+    said = visitor.collection.skipped
+    assert visitor.collection.skipped_in_all == len(packed) - 1
+    assert {name for name, _ in said} == {*pictures, *others, "300 .txt files", "2 .docx files", "v.mp4", "README"}
+    for name, why in said:
+        named = name in ("in.zip", "in.rar", "300 .txt files", "2 .docx files") or name.rpartition("/")[2] in why
+        assert named and "The picture" not in why
+    assert visitor.status()["skipped"]["count"] == len(packed) - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "said"),
+    [
+        ("a.rar", b"Rar!\x1a\x07\1\0" + bytes(2_000_000), "a.rar is a RAR archive: pack the pictures as a zip."),
+        ("a.zip", b"7z\xbc\xaf\x27\x1c", "a.zip is a 7-Zip archive: pack the pictures as a zip."),
+        ("a.zip", b"PK\3\4" + bytes(2_000), "is cut short"),
+        ("a.zip", b"PK\7\x08PK\3\4" + bytes(2_000), "one of several parts"),
+    ],
+)
+def test_what_is_sent_instead_of_a_zip_is_named(client, name, data, said) -> None:
+    sent = client.post(f"/own/{client.post('/own').json()['token']}/files", params={"name": name}, content=data)
+    assert sent.status_code == 400 and said in sent.json()["error"]
+
+
+def test_endings_without_end_are_not_all_shown(visitor) -> None:
+    for number in range(500):
+        assert not visitor.collection.add(f"a.x{number}", b"words")
+    assert visitor.collection.skipped_in_all == 500 and len(visitor.collection.skipped) < 10
+
+
 def test_names_in_a_zip_are_the_visitors(visitor, tmp_path) -> None:
     """Two that become equal stay two pictures."""
     files = {"Küche/é.png": png(1), "Küche\\é.png": png(2), "Küche/e\u0301.png": png(3)}

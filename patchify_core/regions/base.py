@@ -90,6 +90,11 @@ class Regions(Protocol):
         ...
 
 
+def shown(spec: str) -> str:
+    """A spec as sentences repeat it: cut where it is very long."""
+    return spec if len(spec) <= 60 else f"{spec[:57]}…"
+
+
 def check_cell(cell: int, patches: int) -> None:
     """Refuses a patch number that a picture does not have; a negative one would count from the end.
 

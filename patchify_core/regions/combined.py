@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
-from patchify_core.regions.base import MAX_PATCHES, Regions, Stage, check_cell
+from patchify_core.regions.base import MAX_PATCHES, Regions, Stage, check_cell, shown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,11 +43,11 @@ class Combined:
         specs = [part.spec for part in self.parts]
         twice = next((spec for spec in specs if specs.count(spec) > 1), None)
         if twice is not None:
-            raise PatchifyError(f"{self.spec} names {twice} more than once: name it once.")
+            raise PatchifyError(f"{shown(self.spec)} names {twice} more than once: name it once.")
         if self.patches_per_image > MAX_PATCHES:
             raise PatchifyError(
-                f"{self.spec} cuts a picture into {self.patches_per_image} patches and {MAX_PATCHES} is the most: "
-                "ask for fewer."
+                f"{shown(self.spec)} cuts a picture into {self.patches_per_image} patches and {MAX_PATCHES} is the "
+                "most: ask for fewer."
             )
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from patchify_core.errors import PatchifyError
-from patchify_core.regions.base import Regions
+from patchify_core.regions.base import Regions, shown
 from patchify_core.regions.combined import Combined
 from patchify_core.regions.draws import Random
 from patchify_core.regions.pyramid import MAX_LEVELS, Pyramid
@@ -77,21 +77,15 @@ def _part(text: str, spec: str) -> Regions:
     name, colon, rest = (piece.strip() for piece in text.partition(":"))
     form = _FORMS.get(name)
     if form is None:
-        whose = f" in '{_shown(spec)}'" if text != spec.strip() else ""
+        whose = f" in '{shown(spec)}'" if text != spec.strip() else ""
         near = difflib.get_close_matches(name.lower(), _FORMS, n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
-        raise PatchifyError(
-            f"Unknown regions '{_shown(text)}'{whose}{guess}: write {FORMS}, or several with + between."
-        )
+        raise PatchifyError(f"Unknown regions '{shown(text)}'{whose}{guess}: write {FORMS}, or several with + between.")
     texts = [piece.strip() for piece in rest.split(",")] if colon else []
     try:
         if not len(form.numbers) - form.optional <= len(texts) <= len(form.numbers):
             raise ValueError
         numbers = [read(piece) for read, piece in zip(form.numbers, texts, strict=False)]
     except ValueError:
-        raise PatchifyError(f"The regions '{_shown(text)}' cannot be read: write {form.text}.") from None
+        raise PatchifyError(f"The regions '{shown(text)}' cannot be read: write {form.text}.") from None
     return form.make(*numbers)
-
-
-def _shown(text: str) -> str:
-    return text if len(text) <= 60 else f"{text[:57]}…"

@@ -27,6 +27,7 @@ from patchify_core.index import RESCORED, Hits, IndexedImage, PatchIndex
 from patchify_core.index_folder import BOXES_NAME, FORMAT, NUMBERS_NAME, PICTURES_NAME, PROJECTION_NAME, read_meta
 from patchify_core.integrity import META_NAME, Digests, damaged, is_whole, opened, steadily
 from patchify_core.maps import KeptMaps
+from patchify_core.npy import npy_array
 from patchify_core.picture_table import PictureTable, read_table, write_tables
 from patchify_core.projection import Projection
 from patchify_core.regions import Regions, parse_regions
@@ -327,11 +328,11 @@ def _read(place: Path, folder: Path, token: str | None) -> Listing:
             file.seek(0)
         try:
             images = read_table(at[PICTURES_NAME])
-            numbers = np.lib.format.read_array(at[NUMBERS_NAME], allow_pickle=False)
+            numbers = npy_array(at[NUMBERS_NAME].read())
             if PROJECTION_NAME in at:
                 projection = Projection.from_bytes(at[PROJECTION_NAME].read())
             if BOXES_NAME in at:
-                boxes = np.lib.format.read_array(at[BOXES_NAME], allow_pickle=False)
+                boxes = npy_array(at[BOXES_NAME].read())
         except ValueError:
             raise damaged(folder, META_NAME) from None
     shape = (len(images), regions.patches_per_image, 4)

@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from patchify_core.archive_kinds import other_archive
 from patchify_core.archives import is_archive
 from patchify_core.errors import PatchifyError
 from patchify_core.pictures import read_reduced
@@ -93,6 +94,7 @@ def own_routes(registry: Registry) -> list[Route]:
         collection, settings = visitor.collection, registry.settings
         visitor.uploads += 1
         size = 0
+        name = request.query_params.get("name", "picture")
         path = collection.folder / f"{INCOMING}{secrets.token_hex(8)}"
         try:
             head = b""
@@ -100,13 +102,15 @@ def own_routes(registry: Registry) -> list[Route]:
                 async for chunk in paced(request):
                     size += len(chunk)
                     visitor.incoming += len(chunk)
-                    head = head or bytes(chunk[:4])
+                    if not head:
+                        head = bytes(chunk[:512])
+                        if kind := other_archive(head):
+                            raise PatchifyError(f"{name} is {kind}: pack the pictures as a zip.")
                     most = settings.archive_mb if is_archive(head) else settings.upload_mb
                     if size > most * MEGABYTE:
                         raise PatchifyError(f"That file is larger than {most} MB: make it smaller.")
                     registry.room_for_upload(visitor)
                     await run_in_threadpool(file.write, chunk)
-            name = request.query_params.get("name", "picture")
             async with unpacking:
                 return JSONResponse(await run_in_threadpool(_taken, visitor, path, name, head))
         except OSError as error:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import threading
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from patchify_core.archive_kinds import other_archive
 from patchify_core.archives import ArchiveSettings, is_archive, members
 from patchify_core.digests import sha256_of_bytes
-from patchify_core.errors import ArchiveError, PatchifyError, PictureError
+from patchify_core.errors import ArchiveError, NotAPictureError, PatchifyError, PictureError
 from patchify_core.pictures import picture_size
 from patchify_core.sidefiles import is_passed_over
 from patchify_core.web.own.names import clean, unused
@@ -21,6 +23,8 @@ CROWDED = "Other visitors' pictures fill the server at present: try again in a w
 
 SKIPPED_NAMED = 200
 """Files that were left out are named up to this many, and counted beyond."""
+
+ENDINGS_NAMED = 6
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,9 @@ class Collection:
         self._taken: set[str] = set()
         self._next = 1
         self.bytes = 0
-        self.skipped: list[tuple[str, str]] = []
+        self._skipped: list[tuple[str, str]] = []
+        self._others: Counter[str] = Counter()
+        self._first_other: dict[str, tuple[str, str]] = {}
         self.skipped_in_all = 0
         self.pictures_folder.mkdir(parents=True)
 
@@ -81,6 +87,15 @@ class Collection:
         """All pictures, in the order in which they came."""
         with self.lock:
             return tuple(self._pictures.values())
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(name, why) of what was left out; files that are no pictures by name or content are counted by ending."""
+        with self.lock:
+            return self._skipped + [
+                self._first_other[ending] if count == 1 else (f"{count:,} {ending} files", "these are not pictures")
+                for ending, count in self._others.most_common(ENDINGS_NAMED)
+            ]
 
     def named(self, name: str) -> OwnPicture:
         """The picture of a name.
@@ -105,6 +120,15 @@ class Collection:
         """
         try:
             self._take(name, data)
+        except NotAPictureError as error:
+            # PDFs and archives may contain what the visitor wants to search.
+            if kind := other_archive(data[:512]):
+                self.note(name, f"it is {kind}: pack the pictures as a zip")
+            elif data.startswith(b"%PDF"):
+                self.note(name, str(error))
+            else:
+                self._count(name, str(error))
+            return False
         except PatchifyError as error:
             self.note(name, str(error))
             return False
@@ -130,7 +154,7 @@ class Collection:
                 continue  # what a system left there; nobody sent it
             if member.data is None:
                 self.note(member.name, str(member.refused))
-            elif is_archive(member.data[:4]) and member.name.lower().endswith(".zip"):
+            elif is_archive(member.data[:8]) and member.name.lower().endswith(".zip"):
                 self.note(member.name, "it is an archive within the archive: send it by itself")
             else:
                 if full := self._full():
@@ -153,8 +177,17 @@ class Collection:
         """Remembers that a file was left out."""
         with self.lock:
             self.skipped_in_all += 1
-            if len(self.skipped) < SKIPPED_NAMED:
-                self.skipped.append((clean(name), why.rstrip(".")))
+            if len(self._skipped) < SKIPPED_NAMED:
+                self._skipped.append((clean(name), why.rstrip(".")))
+
+    def _count(self, name: str, why: str) -> None:
+        """Counts a file that is no picture, nor called one."""
+        name = clean(name)
+        ending = PurePosixPath(name).suffix.lower() or "other"
+        with self.lock:
+            self.skipped_in_all += 1
+            self._others[ending] += 1
+            self._first_other.setdefault(ending, (name, why.rstrip(".")))
 
     def delete(self) -> None:
         """Deletes everything; whoever still works with it finds it closed."""
@@ -168,7 +201,7 @@ class Collection:
     def _take(self, name: str, data: bytes) -> None:
         if len(data) > self.settings.upload_mb * MEGABYTE:
             raise PictureError(f"it is larger than {self.settings.upload_mb} MB.")
-        width, height = picture_size(data)
+        width, height = picture_size(data, name=name)
         digest = sha256_of_bytes(data)
         with self.lock:
             if self.closed.is_set():
