@@ -15,10 +15,11 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
     features,
 )
+
+from patchify_core.picture_samples import TiffFile
 
 KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
 
@@ -75,7 +76,7 @@ def opener(head: bytes) -> type[ImageFile.ImageFile] | None:
     if head.startswith((b"GIF87a", b"GIF89a")):
         return GifImagePlugin.GifImageFile
     if head.startswith(_TIFF) and head[8:10] != b"CR":
-        return TiffImagePlugin.TiffImageFile
+        return TiffFile
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
         return BmpImagePlugin.BmpImageFile
     kind = _iso_kind(head)
