@@ -71,8 +71,8 @@ def find_scale(
     - not values that are `absent`, nor a lowest or highest value that is repeated and far from all others (by three
       times the range of these; a negative one among positive values by once that range): what programs write where a
       sensor saw nothing;
-    - single pixels that differ from both neighbours, and the darkest and brightest thousandth, only where they are not
-      further out than half the range of the others (hot and dead pixels are), as long as they are less than a hundredth.
+    - the darkest and brightest hundredth, where no 2 x 2 neighbours are among it, only as far as that is not further out
+      than half the range of the others (hot and dead pixels are).
 
     Then the first of these is taken:
 
@@ -95,22 +95,17 @@ def find_scale(
         (low, high), low < high.
     """
     least, most, step = np.inf, -np.inf, count // _SAMPLED | 1
-    every: list[NDArray[np.float64]] = [np.empty(0)]
-    calm: list[NDArray[np.float64]] = [np.empty(0)]
-    for band in bands:
+    samples: list[list[NDArray[np.float64]]] = [[np.empty(0)], [np.empty(0)], [np.empty(0)]]
+    for band in map(np.atleast_3d, bands):
         present = _present(band, floating, absent)
-        if not present.size:
-            continue
-        least, most = min(least, float(present.min())), max(most, float(present.max()))
-        rows = band.reshape(-1, band.shape[-1])
-        left, middle, right = rows[:-2:step], rows[1:-1:step], rows[2::step]
-        median = np.maximum(np.minimum(left, middle), np.minimum(np.maximum(left, middle), right))
-        every.append(_present(rows[::step], floating, absent).ravel().astype(np.float64))
-        calm.append(_present(median, floating, absent).ravel().astype(np.float64))
+        if present.size:
+            least, most = min(least, float(present.min())), max(most, float(present.max()))
+        for kept, values in zip(samples, (band, _blocks(band, np.maximum), _blocks(band, np.minimum)), strict=True):
+            kept.append(_present(values.reshape(-1)[::step], floating, absent).astype(np.float64))
     if not least < most:
         usual = (*declared, *((0.0, full) for full in (1.0, 255.0, 65535.0)[0 if floating else 1 :]))
         return next((scale for scale in usual if scale[0] <= most <= scale[1]), (0.0, max(most, 1.0)))
-    low, high = _range(np.sort(np.concatenate(every)), np.concatenate(calm), least, most)
+    low, high = _range(*(np.concatenate(kept) for kept in samples), least, most)
     for start, end in declared:
         if start <= low and high <= end and high - low >= (end - start) / 2:
             return start, end
@@ -126,26 +121,32 @@ def _present(values: NDArray[Any], floating: bool, absent: tuple[float, ...]) ->
     return values
 
 
-def _range(ordered: NDArray[np.float64], calm: NDArray[np.float64], least: float, most: float) -> Scale:
-    """The range of what counts, from a sample of all values, in order, and one of the medians of three neighbours."""
+def _blocks(values: NDArray[Any], pick: np.ufunc) -> NDArray[Any]:
+    """The highest (np.maximum) or lowest of each 2 x 2 neighbours."""
+    for axis in (0, 1):
+        if values.shape[axis] > 1:
+            values = pick(values[1:], values[:-1]) if axis == 0 else pick(values[:, 1:], values[:, :-1])
+    return values
+
+
+def _range(
+    ordered: NDArray[np.float64], dark: NDArray[np.float64], bright: NDArray[np.float64], least: float, most: float
+) -> Scale:
+    """The range of what counts, from a sample of all values, and of the highest and the lowest of neighbours."""
+    ordered = np.sort(ordered)
     first, last = _data(ordered)
-    if first:
-        least = float(ordered[first])
-    if last < len(ordered):
-        most = float(ordered[last - 1])
-    ordered = ordered[first:last]
-    calm = np.sort(calm[(calm >= least) & (calm <= most)])
-    inner = [_edges(ordered, 100)]
-    if calm.size:
-        inner.append(_edges(calm, 1000))
-    low, high = min(low for low, _ in inner), max(high for _, high in inner)
+    least = float(ordered[first]) if first else least
+    most = float(ordered[last - 1]) if last < len(ordered) else most
+    low, high = _edges(ordered[first:last], 100)
+    low = min(low, dark[dark >= least].min(initial=low))
+    high = max(high, bright[bright <= most].max(initial=high))
     if low == high:
         return least, most
     reach = (high - low) / 2
-    further = (_edges(ordered, 1000), (least, most))
+    thousandth = _edges(ordered[first:last], 1000)
     return (
-        min((edge for edge, _ in further if low - edge <= reach), default=low),
-        max((edge for _, edge in further if edge - high <= reach), default=high),
+        min((edge for edge in (thousandth[0], least) if low - edge <= reach), default=low),
+        max((edge for edge in (thousandth[1], most) if edge - high <= reach), default=high),
     )
 
 
