@@ -71,7 +71,7 @@ def find_scale(
     - not values that are `absent`, nor a lowest or highest value that is repeated and far from all others (by three
       times the range of these; a negative one among positive values by once that range): what programs write where a
       sensor saw nothing;
-    - the darkest and brightest hundredth, where no 2 x 2 neighbours are among it, only as far as that is not further out
+    - the darkest and brightest hundredth, where no 2 x 2 neighbours are among it, only as far as it is not further out
       than half the range of the others (hot and dead pixels are).
 
     Then the first of these is taken:
@@ -105,7 +105,8 @@ def find_scale(
     if not least < most:
         usual = (*declared, *((0.0, full) for full in (1.0, 255.0, 65535.0)[0 if floating else 1 :]))
         return next((scale for scale in usual if scale[0] <= most <= scale[1]), (0.0, max(most, 1.0)))
-    low, high = _range(*(np.concatenate(kept) for kept in samples), least, most)
+    every, dark, bright = (np.concatenate(kept) for kept in samples)
+    low, high = _range(every, dark, bright, least, most)
     for start, end in declared:
         if start <= low and high <= end and high - low >= (end - start) / 2:
             return start, end

@@ -39,7 +39,8 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     layout: Layout | None = None
 
     def _open(self) -> None:
-        if self.fp is not None and self.fp.read(4) == b"MM\0+":
+        assert self.fp is not None
+        if self.fp.read(4) == b"MM\0+":  # Pillow takes it for an ordinary TIFF
             raise UnreadLayout("is a BigTIFF in big-endian byte order: save it in little-endian order or as PNG.")
         self.fp.seek(0)
         super()._open()
