@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image, PngImagePlugin
 Scale = tuple[float, float]
 """The values that become 0 and 255."""
 
-_BAND_VALUES, _SAMPLED = 1 << 20, 1 << 19
+_BAND_VALUES, _SAMPLED = 1 << 18, 1 << 19
 _DEPTHS = (1.0, *(2.0**bits - 1 for bits in (*range(8, 17), 24, 32)))
 _HALF_FAR, _FAR = 1, 3
 _FEW_LEVELS = 8
@@ -181,11 +182,16 @@ def _edges(ordered: NDArray[Any], part: int) -> Scale:
 def to_bytes(values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     """Put values on a scale of 0 to 255, rounded; what lies outside is clipped, not-a-number is black."""
     if values.dtype == np.uint16 and values.size > 65_536:
-        return to_bytes(np.arange(65_536.0), scale)[values]
+        return _table(scale)[values]
     low, high = scale
     values = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.nan_to_num(np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255)).astype(np.uint8)
+
+
+@lru_cache(2)
+def _table(scale: Scale) -> NDArray[np.uint8]:
+    return to_bytes(np.arange(65_536.0), scale)
 
 
 def scaled(samples: Samples) -> Image.Image:
@@ -216,7 +222,7 @@ def scaled(samples: Samples) -> Image.Image:
         if opaque:
             found[..., colours] = to_bytes(values[..., colours], (0.0, opaque))
         if samples.inverted:
-            found[..., 0] = 255 - found[..., 0]
+            found[..., :colours] = 255 - found[..., :colours]
         for value in samples.absent:
             found[..., :colours][values[..., :colours] == value] = samples.blank
         out.paste(Image.fromarray(found[..., 0] if found.shape[2] == 1 else found, samples.mode), (0, top))

@@ -48,6 +48,8 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
     def _setup(self) -> None:
         tags = self.tag_v2
         self.layout = None
+        if 0 in _all(tags.get(_STRIPS[0], tags.get(_TILES[0], ()))):  # where Pillow would find the file's header
+            raise UnreadLayout("is a TIFF of which parts were left out (sparse): save it whole, or as PNG.")
         bits, formats = _all(tags.get(_BITS, 1)), _all(tags.get(_FORMAT, 1))
         colours = 3 if tags.get(_PHOTOMETRIC) == 2 else 4
         undeclared = _EXTRA not in tags and tags.get(_SAMPLES, 1) > colours
@@ -61,7 +63,9 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
                 reason = error
             else:
                 if raw and tags.get(_PHOTOMETRIC) == _YCBCR:  # which Pillow itself does not know
-                    self._use_libtiff("RGBX")
+                    self.use_load_libtiff = True
+                    args = ("RGBX", "raw", False, tags.offset)
+                    self.tile = [ImageFile._Tile("libtiff", (0, 0, *self._tile_size), 0, args)]
                 return
         self.layout = _layout(tags, reason)
         self._size = self._tile_size = self.layout.size
@@ -69,11 +73,6 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
             self._size = self.layout.size[::-1]
         self._mode, self.tile, self.use_load_libtiff = self.layout.mode, [], False
         self._planar_configuration = 1
-
-    def _use_libtiff(self, rawmode: str) -> None:
-        self.use_load_libtiff = True
-        args = (rawmode, "raw", False, self.tag_v2.offset)
-        self.tile = [ImageFile._Tile("libtiff", (0, 0, *self._tile_size), 0, args)]
 
     def load_prepare(self) -> None:
         """As Pillow's own, without its process-wide limit: what a picture may cost is checked before."""
@@ -254,9 +253,9 @@ def _layout(tags: TiffImagePlugin.ImageFileDirectory_v2, reason: Exception | Non
     if channels < len(mode):
         raise reason or SyntaxError("too few channels")
     undeclared = mode == "RGB" and channels == 4 and _EXTRA not in tags
-    mode += (
-        {(1,): "a", (2,): "A"}.get(extra[len(mode) - len(_COLOURS[photometric]) :][:1], "") if mode != "CMYK" else ""
-    )
+    if mode != "CMYK":
+        after = extra[len(mode) - len(_COLOURS[photometric]) :]
+        mode += {(1,): "a", (2,): "A"}.get(after[:1], "")
     planes = channels if tags.get(_PLANAR, 1) == 2 else 1
     tiled = _TILES[0] in tags
     piece = (tags[_TILE_WIDTH], tags[_TILE_HEIGHT]) if tiled else (size[0], min(tags.get(_ROWS, size[1]), size[1]))
@@ -298,8 +297,8 @@ def _unpacked(data: bytes, number: int) -> Image.Image:
 def _is_mask(band: Any, height: int, channel: int) -> bool:
     """Whether at least half of a channel is its lowest or highest value, as transparency is and light is not."""
     values = np.concatenate([band(top, top + 1)[..., channel].ravel() for top in range(0, height, height // 256 + 1)])
-    most = 1 << max(int(values.max()).bit_length(), 8)
-    return bool(np.isin(values, (0, most - 1)).mean() >= 0.5)
+    full = 1 if values.dtype.kind == "f" else (1 << max(int(values.max()).bit_length(), 8)) - 1
+    return bool(np.isin(values, (0, full)).mean() >= 0.5)
 
 
 def _declared(tags: TiffImagePlugin.ImageFileDirectory_v2, kind: str, bits: int) -> tuple[Scale, ...]:

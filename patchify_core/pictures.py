@@ -265,8 +265,9 @@ def _in_one_sentence(name: str, path: Path | None = None) -> Iterator[None]:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
         if path and os.path.islink(path):
-            target = os.readlink(path)
-            raise PictureError(f"{name} is a link that leads nowhere: there is no {target!r}.") from error
+            raise PictureError(
+                f"{name} is a link that leads nowhere (to {os.readlink(path)!r}): copy the picture itself."
+            ) from error
         raise PictureError(f"There is no file {str(path)!r}: check its name and folder.") from error
     except UnreadLayout as error:
         raise PictureError(f"{name} {error}") from error
