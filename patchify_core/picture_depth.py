@@ -20,7 +20,7 @@ Scale = tuple[float, float]
 
 _BAND_VALUES, _SAMPLED = 1 << 18, 1 << 19
 _DEPTHS = (1.0, *(2.0**bits - 1 for bits in (*range(8, 17), 24, 32)))
-_HALF_FAR, _FAR = 1, 3
+_HALF_FAR, _FAR, _VERY_FAR = 1, 3, 12
 _FEW_LEVELS = 8
 
 
@@ -70,8 +70,9 @@ def find_scale(
     The range of a picture is that of its finite values that are data:
 
     - not values that are `absent`, nor a lowest or highest value that is repeated and far from all others (by three
-      times the range of these; a negative one among positive values by once that range): what programs write where a
-      sensor saw nothing;
+      times the range of these; a negative one among positive values by once that range; black beside values that reach
+      the white of a usual scale, or white beside black, by twelve times, and only a hundredth or more of all): what
+      programs write where a sensor saw nothing;
     - the darkest and brightest hundredth, where no 2 x 2 neighbours are among it, only as far as it is not further out
       than half the range of the others (hot and dead pixels are).
 
@@ -161,13 +162,24 @@ def _data(ordered: NDArray[np.float64]) -> tuple[int, int]:
         rest = ordered[start:end]
         if len(set(rest[:: len(rest) // 1000 + 1].tolist())) < _FEW_LEVELS:
             continue
-        low, high = _edges(rest, 100)
-        below = _HALF_FAR if ordered[0] < 0 <= rest[0] else _FAR
-        if (not start or (start > 1 and rest[0] - ordered[0] > below * (high - low))) and (
-            end == count or (count - end > 1 and ordered[-1] - rest[-1] > _FAR * (high - low))
+        if (not start or _means_none(ordered[0], start, rest)) and (
+            end == count or _means_none(ordered[-1], count - end, rest)
         ):
             return start, end
     return 0, count
+
+
+def _means_none(value: float, times: int, rest: NDArray[np.float64]) -> bool:
+    """Whether a value that occurs so many times, beside others in order, stands for "no data"."""
+    low, high = _edges(rest, 100)
+    far = max(rest[0] - value, value - rest[-1]) / (high - low) if high > low else 0.0
+    if value < 0 <= rest[0]:
+        return times > 1 and far > _HALF_FAR
+    top = max(value, rest[-1])
+    full = next((full for full in _DEPTHS if top <= full), np.inf)
+    if min(value, rest[0]) >= 0 and top >= 0.9 * full and min(value, rest[0]) <= 0.05 * full:  # lines, or lamps
+        return times > (times + len(rest)) / 100 and far > _VERY_FAR
+    return times > 1 and far > _FAR
 
 
 def _edges(ordered: NDArray[Any], part: int) -> Scale:
