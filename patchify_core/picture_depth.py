@@ -201,13 +201,25 @@ def to_bytes(values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
         return np.nan_to_num(np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255)).astype(np.uint8)
 
 
+def _mended(found: NDArray[np.uint8], values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
+    """Give single pixels that are out of the range (hot and dead ones) the value of a neighbour, as cameras do."""
+    reach = (scale[1] - scale[0]) / 2
+    out = (values < scale[0] - reach) | (values > scale[1] + reach)
+    if found.shape[1] < 2 or not out.any():
+        return found
+    alone = out.copy()
+    alone[:, 1:] &= ~out[:, :-1]
+    alone[:, :-1] &= ~out[:, 1:]
+    return np.where(alone, np.concatenate([found[:, 1:2], found[:, :-1]], 1), found)
+
+
 @lru_cache(2)
 def _table(scale: Scale) -> NDArray[np.uint8]:
     return to_bytes(np.arange(65_536.0), scale)
 
 
 def scaled(samples: Samples) -> Image.Image:
-    """Bring a picture to 8 bits, all colours on one scale.
+    """Bring a picture to 8 bits, all colours on one scale; single pixels far out of it are taken for defects.
 
     Returns:
         A picture of the samples' mode.
@@ -231,6 +243,7 @@ def scaled(samples: Samples) -> Image.Image:
         # Pillow keeps the high bytes of a colour PNG that fills its 16 bits: the same picture as TIFF looks the same.
         high_bytes = scale == (0.0, 65535.0) and values.shape[2] > 1 and values.dtype == np.uint16
         found = (values >> 8).astype(np.uint8) if high_bytes else to_bytes(values, scale)
+        found[..., :colours] = _mended(found[..., :colours], values[..., :colours], scale)
         if opaque:
             found[..., colours] = to_bytes(values[..., colours], (0.0, opaque))
         if samples.inverted:

@@ -229,6 +229,16 @@ def test_single_pixels_up_to_a_hundredth_change_no_other(share, channels):
             assert np.abs(found - clean)[~hit if channels == 3 else ~hit[..., 0]].max() <= 4
 
 
+def test_hot_pixels_are_mended_and_areas_are_not():
+    values = 1000 + RAMP / 255 * 3000
+    values[3, 0] = values[9, 9] = values[9, 63] = values[20, 20] = 65_535
+    values[30, 40:42] = 65_535
+    found, clean = gray(layout(values.astype("u2"))), gray(layout((1000 + RAMP / 255 * 3000).astype("u2")))
+    assert (found[30, 40:42] == 255).all()
+    found[30, 40:42] = clean[30, 40:42]
+    assert np.abs(found - clean).max() <= 2
+
+
 def ordinary():
     """Pictures in which black, white, lamps and lines belong to what is shown."""
     y, x = np.mgrid[0:90, 0:120]
@@ -238,7 +248,7 @@ def ordinary():
     yield "black and white", np.where(y < 14, 0, np.where(y > 76, 1, scene))
     yield "dark room with lamps", 0.1 * scene + 0.9 * ((y // 3 == 9) & (x // 3 % 13 == 4)) * (x / 119)
     yield "night with one lamp", 0.05 * scene + 0.95 * ((y // 2 == 9) & (x // 2 == 4))
-    yield "drawing", np.where((x % 30 == 7) | (y % 40 == 9), 0, 0.75 + 0.3 * scene)
+    yield "drawing", np.where((x % 30 == 7) | (y % 40 == 9), 0, 0.72 + 0.28 * scene)
     yield "letters", ((x // 7 + y // 5) % 2).astype(float)
     yield "three grays", np.where(y < 30, 0, np.where(x < 60, 0.99, 1))
     yield "dim, with a black edge", np.where(x < 9, 0, 0.45 + 0.4 * scene)

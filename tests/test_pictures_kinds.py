@@ -123,7 +123,8 @@ SAID = {
         '{"a": 1}'.encode("utf-16"),
     ],
     "text": [
-        b"Not found\n", "Übersicht".encode(), b"a;b\n1;2", b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+        b"Not found\n", "Übersicht".encode(), b"a;b\n1;2",
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
     ],
     "a PDF document": [b"%PDF-1.7"],
 }  # fmt: skip
