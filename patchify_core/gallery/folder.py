@@ -36,8 +36,7 @@ def read_folder(folder: Path | str) -> Gallery:
         try:
             if not is_text(name):
                 raise PictureError(f"{name!r} has a name that is not valid Unicode: rename it.")
-            outside = os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(real_root)
-            if outside and os.path.exists(path):
+            if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(real_root):
                 raise PictureError(f"{name!r} is a link that leads out of the folder: copy the picture into it.")
             width, height = picture_size(path)
         except PictureError as error:
