@@ -6,63 +6,109 @@ seldom say which. `find_scale` decides from what is there; the same values come 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from numbers import Number
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, PngImagePlugin, TiffImagePlugin
+from PIL import Image, PngImagePlugin
 
 Scale = tuple[float, float]
 """The values that become 0 and 255."""
 
-_BAND_VALUES = 1 << 20
-_TAILS = (0.1, 99.9)
-_DEPTHS = (1.0, *(2.0**bits - 1 for bits in range(8, 33)))
-_BITS_PER_SAMPLE, _PHOTOMETRIC, _MIN, _MAX, _SAMPLE_FORMAT, _SMIN, _SMAX = 258, 262, 280, 281, 339, 340, 341
+_BAND_VALUES, _SAMPLED = 1 << 18, 1 << 19
+_DEPTHS = (1.0, *(2.0**bits - 1 for bits in (*range(8, 17), 24, 32)))
+_HALF_FAR, _FAR, _VERY_FAR = 1, 3, 12
+_FEW_LEVELS = 8
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The values of a picture, as they are stored.
+
+    Attributes:
+        size: (width, height) in pixels.
+        band: Gives the values of some rows, (top, bottom) to a (bottom - top, width, channels) array.
+        mode: What the channels are: L, LA, La, RGB, RGBA, RGBa or CMYK, as Pillow calls them.
+        declared: Scales that the file declares, the likeliest first.
+        absent: Values that stand for "no data", or for a transparent pixel.
+        blank: What absent values become: 0 (black) to 255.
+        inverted: Whether white is zero.
+        fixed: The scale, where the content is not to tell it.
+    """
+
+    size: tuple[int, int]
+    band: Callable[[int, int], NDArray[Any]]
+    mode: str = "L"
+    declared: tuple[Scale, ...] = ()
+    absent: tuple[float, ...] = ()
+    blank: int = 0
+    inverted: bool = False
+    fixed: Scale | None = None
+
+    def bands(self) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield (top, values) of pieces of rows, so that no second copy of all values is made."""
+        rows = max(1, _BAND_VALUES // (self.size[0] * len(self.mode)))
+        for top in range(0, self.size[1], rows):
+            yield top, self.band(top, min(top + rows, self.size[1]))
+
+
+# The scale ------------------------------------------------------------------------------------------------
 
 
 def find_scale(
-    bands: Iterator[NDArray[Any]], count: int, floating: bool = False, declared: tuple[Scale, ...] = ()
+    bands: Iterator[NDArray[Any]],
+    count: int,
+    floating: bool = False,
+    declared: tuple[Scale, ...] = (),
+    absent: tuple[float, ...] = (),
 ) -> Scale:
     """Choose which values become black and white.
 
-    The range of a picture is that of its finite values; the darkest and brightest thousandth count only where they are
-    not further out than half the range of the others (hot pixels are). Then the first of these is taken:
+    The range of a picture is that of its finite values that are data:
+
+    - not values that are `absent`, nor a lowest or highest value that is repeated and far from all others (by three
+      times the range of these; a negative one among positive values by once that range; black beside values that reach
+      the white of a usual scale, or white beside black, by twelve times, and only a hundredth or more of all): what
+      programs write where a sensor saw nothing;
+    - the darkest and brightest hundredth, where no 2 x 2 neighbours are among it, only as far as it is not further out
+      than half the range of the others (hot and dead pixels are).
+
+    Then the first of these is taken:
 
     1. a scale that the file declares, if the content covers at least half of it;
-    2. 0 to 1 (floats) or 0 to the smallest 2^n - 1 that contains the content, n >= 8, if the content covers at least
-       two thirds of it: 10 bits stored in 16 keep their brightness;
+    2. 0 to 1 (floats) or 0 to the smallest 2^n - 1 that contains the content (n is 8 to 16, 24 or 32), if the content
+       covers at least two thirds of it: 10 bits stored in 16 keep their brightness;
     3. the range itself: counts with an offset, negative values and odd units are stretched, so that any other affine
        scale of the same content gives the same picture.
 
     A picture of one value lies on a declared scale, else on the smallest of 0 to 1 (floats), 255 and 65535.
 
     Args:
-        bands: The picture's values, piece by piece; not-a-number and infinities do not count.
+        bands: The picture's values, piece by piece, of shape (..., channels); not-a-number and infinities do not count.
         count: How many there are.
-        floating: Whether they are floats.
+        floating: Whether the values are floats.
         declared: Scales that the file declares, the likeliest first.
+        absent: Values that do not count.
 
     Returns:
         (low, high), low < high.
     """
-    least, most, step = np.inf, -np.inf, count // _BAND_VALUES | 1
-    samples: list[NDArray[np.float64]] = []
-    for band in bands:
-        finite = band[np.isfinite(band)] if floating else band
-        if finite.size:
-            least, most = min(least, float(finite.min())), max(most, float(finite.max()))
-            samples.append(finite.ravel()[::step].astype(np.float64))
+    least, most, step = np.inf, -np.inf, count // _SAMPLED | 1
+    samples: list[list[NDArray[np.float64]]] = [[np.empty(0)], [np.empty(0)], [np.empty(0)]]
+    for band in map(np.atleast_3d, bands):
+        present = _present(band, floating, absent)
+        if present.size:
+            least, most = min(least, float(present.min())), max(most, float(present.max()))
+        for kept, values in zip(samples, (band, _blocks(band, np.maximum), _blocks(band, np.minimum)), strict=True):
+            kept.append(_present(values.reshape(-1)[::step], floating, absent).astype(np.float64))
     if not least < most:
         usual = (*declared, *((0.0, full) for full in (1.0, 255.0, 65535.0)[0 if floating else 1 :]))
         return next((scale for scale in usual if scale[0] <= most <= scale[1]), (0.0, max(most, 1.0)))
-    low, high = (float(edge) for edge in np.percentile(np.concatenate(samples), _TAILS))
-    if low == high:
-        low, high = least, most
-    reach = (high - low) / 2
-    low, high = least if low - least <= reach else low, most if most - high <= reach else high
+    every, dark, bright = (np.concatenate(kept) for kept in samples)
+    low, high = _range(every, dark, bright, least, most)
     for start, end in declared:
         if start <= low and high <= end and high - low >= (end - start) / 2:
             return start, end
@@ -70,14 +116,145 @@ def find_scale(
     return (0.0, full) if low >= 0 and high - low >= full * 2 / 3 else (low, high)
 
 
+def _present(values: NDArray[Any], floating: bool, absent: tuple[float, ...]) -> NDArray[Any]:
+    if floating:
+        values = values[np.isfinite(values)]
+    for value in absent:
+        values = values[values != value]
+    return values
+
+
+def _blocks(values: NDArray[Any], pick: np.ufunc) -> NDArray[Any]:
+    """The highest (np.maximum) or lowest of each 2 x 2 neighbours."""
+    for axis in (0, 1):
+        if values.shape[axis] > 1:
+            values = pick(values[1:], values[:-1]) if axis == 0 else pick(values[:, 1:], values[:, :-1])
+    return values
+
+
+def _range(
+    ordered: NDArray[np.float64], dark: NDArray[np.float64], bright: NDArray[np.float64], least: float, most: float
+) -> Scale:
+    """The range of what counts, from a sample of all values, and of the highest and the lowest of neighbours."""
+    ordered = np.sort(ordered)
+    first, last = _data(ordered)
+    least = float(ordered[first]) if first else least
+    most = float(ordered[last - 1]) if last < len(ordered) else most
+    low, high = _edges(ordered[first:last], 100)
+    low = min(low, dark[dark >= least].min(initial=low))
+    high = max(high, bright[bright <= most].max(initial=high))
+    if low == high:
+        return least, most
+    reach = (high - low) / 2
+    thousandth = _edges(ordered[first:last], 1000)
+    return (
+        min((edge for edge in (thousandth[0], least) if low - edge <= reach), default=low),
+        max((edge for edge in (thousandth[1], most) if edge - high <= reach), default=high),
+    )
+
+
+def _data(ordered: NDArray[np.float64]) -> tuple[int, int]:
+    """Where the data begin and end among values in order: behind a lowest and before a highest that mean "none"."""
+    count = len(ordered)
+    first = int(np.searchsorted(ordered, ordered[0], "right"))
+    last = int(np.searchsorted(ordered, ordered[-1], "left"))
+    for start, end in ((first, last), (first, count), (0, last)):
+        rest = ordered[start:end]
+        if len(set(rest[:: len(rest) // 1000 + 1].tolist())) < _FEW_LEVELS:
+            continue
+        if (not start or _means_none(ordered[0], start, rest)) and (
+            end == count or _means_none(ordered[-1], count - end, rest)
+        ):
+            return start, end
+    return 0, count
+
+
+def _means_none(value: float, times: int, rest: NDArray[np.float64]) -> bool:
+    """Whether a value that occurs so many times, beside others in order, stands for "no data"."""
+    low, high = _edges(rest, 100)
+    far = max(rest[0] - value, value - rest[-1]) / (high - low) if high > low else 0.0
+    if value < 0 <= rest[0]:
+        return times > 1 and far > _HALF_FAR
+    top = max(value, rest[-1])
+    full = next((full for full in _DEPTHS if top <= full), np.inf)
+    if min(value, rest[0]) >= 0 and top >= 0.9 * full and min(value, rest[0]) <= 0.05 * full:  # lines, or lamps
+        return times > (times + len(rest)) / 100 and far > _VERY_FAR
+    return times > 1 and far > _FAR
+
+
+def _edges(ordered: NDArray[Any], part: int) -> Scale:
+    """Where the lowest and highest 1/part of values in order end."""
+    cut = (len(ordered) - 1) // part
+    return float(ordered[cut]), float(ordered[-1 - cut])
+
+
+# To 8 bits ------------------------------------------------------------------------------------------------
+
+
 def to_bytes(values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
     """Put values on a scale of 0 to 255, rounded; what lies outside is clipped, not-a-number is black."""
     if values.dtype == np.uint16 and values.size > 65_536:
-        return to_bytes(np.arange(65_536.0), scale)[values]
+        return _table(scale)[values]
     low, high = scale
     values = values.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         return np.nan_to_num(np.clip(np.rint((values - low) * (255.0 / (high - low))), 0, 255)).astype(np.uint8)
+
+
+def _mended(found: NDArray[np.uint8], values: NDArray[Any], scale: Scale) -> NDArray[np.uint8]:
+    """Give single pixels that are out of the range (hot and dead ones) the value of a neighbour, as cameras do."""
+    reach = (scale[1] - scale[0]) / 2
+    out = (values < scale[0] - reach) | (values > scale[1] + reach)
+    if found.shape[1] < 2 or not out.any():
+        return found
+    alone = out.copy()
+    alone[:, 1:] &= ~out[:, :-1]
+    alone[:, :-1] &= ~out[:, 1:]
+    return np.where(alone, np.concatenate([found[:, 1:2], found[:, :-1]], 1), found)
+
+
+@lru_cache(2)
+def _table(scale: Scale) -> NDArray[np.uint8]:
+    return to_bytes(np.arange(65_536.0), scale)
+
+
+def scaled(samples: Samples) -> Image.Image:
+    """Bring a picture to 8 bits, all colours on one scale; single pixels far out of it are taken for defects.
+
+    Returns:
+        A picture of the samples' mode.
+    """
+    colours = {"L": 1, "R": 3, "C": 4}[samples.mode[0]]
+    scale, opaque = samples.fixed, 0.0
+    floating = samples.band(0, 1).dtype.kind == "f"
+    if scale is None:
+        scale = find_scale(
+            (values[..., :colours] for _, values in samples.bands()),
+            samples.size[0] * samples.size[1] * colours,
+            floating,
+            samples.declared,
+            samples.absent,
+        )
+    if len(samples.mode) > colours:
+        most = max(float(np.nanmax(values[..., colours], initial=0)) for _, values in samples.bands())
+        opaque = next((full for full in _DEPTHS[0 if floating else 1 :] if most <= full), most)
+    out = Image.new(samples.mode, samples.size)
+    for top, values in samples.bands():
+        # Pillow keeps the high bytes of a colour PNG that fills its 16 bits: the same picture as TIFF looks the same.
+        high_bytes = scale == (0.0, 65535.0) and values.shape[2] > 1 and values.dtype == np.uint16
+        found = (values >> 8).astype(np.uint8) if high_bytes else to_bytes(values, scale)
+        found[..., :colours] = _mended(found[..., :colours], values[..., :colours], scale)
+        if opaque:
+            found[..., colours] = to_bytes(values[..., colours], (0.0, opaque))
+        if samples.inverted:
+            found[..., :colours] = 255 - found[..., :colours]
+        for value in samples.absent:
+            found[..., :colours][values[..., :colours] == value] = samples.blank
+        out.paste(Image.fromarray(found[..., 0] if found.shape[2] == 1 else found, samples.mode), (0, top))
+    return out
+
+
+# What Pillow opens ----------------------------------------------------------------------------------------
 
 
 def is_deep_gray(image: Image.Image) -> bool:
@@ -87,56 +264,43 @@ def is_deep_gray(image: Image.Image) -> bool:
 
 def gray_to_bytes(image: Image.Image, transparent: object) -> Image.Image:
     """Bring a loaded picture of deep gray to mode L; pixels of the transparent value become white."""
-    unsigned = (
-        image.mode == "I" and _tag(image, _SAMPLE_FORMAT, (1,)) == (1,) and _tag(image, _BITS_PER_SAMPLE) == (32,)
+    sixteen = image.mode.startswith("I;16")
+    samples = Samples(
+        image.size,
+        lambda top, bottom: np.asarray(image.crop((0, top, image.width, bottom)))[..., None],
+        declared=((0.0, 65535.0),) if sixteen else (),
+        absent=(transparent,) if isinstance(transparent, int) else (),
+        blank=255,
     )
-
-    def band(top: int, bottom: int) -> NDArray[Any]:
-        values = np.asarray(image.crop((0, top, image.width, bottom)))
-        return values.view(np.uint32) if unsigned else values
-
-    scale = find_scale(
-        (_opaque(band(*rows), transparent) for rows in _bands(image)),
-        image.width * image.height,
-        image.mode == "F",
-        _declared(image),
-    )
-    white_is_zero = _tag(image, _PHOTOMETRIC) == (0,)
-    gray = Image.new("L", image.size)
-    for rows in _bands(image):
-        values = band(*rows)
-        found = to_bytes(values, scale)
-        if white_is_zero:
-            found = 255 - found
-        if isinstance(transparent, int):
-            found[values == transparent] = 255
-        gray.paste(Image.fromarray(found), (0, rows[0]))
-    return gray
+    return scaled(samples)
 
 
 def is_deep_colour(image: Image.Image) -> bool:
-    """Whether a picture that is not loaded yet has 16-bit colour, of which Pillow keeps the high byte only."""
-    if image.mode not in ("LA", "RGB", "RGBA"):
-        return False
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 16 in _tag(image, _BITS_PER_SAMPLE) and image.tell() == 0
-    return isinstance(image, PngImagePlugin.PngImageFile) and any(";16" in str(tile.args) for tile in image.tile)
+    """Whether a picture that is not loaded yet is a PNG of 16-bit colour, of which Pillow keeps the high byte only."""
+    return (
+        isinstance(image, PngImagePlugin.PngImageFile)
+        and image.mode in ("LA", "RGB", "RGBA")
+        and any(";16" in str(tile.args) for tile in image.tile)
+    )
 
 
 def colour_to_bytes(image: Image.Image, stream: IO[bytes]) -> Image.Image | None:
-    """Bring deep colour of which only a part of the range is used to 8 bits; all channels are on one scale.
+    """Bring a PNG of deep colour of which only a part of the range is used to 8 bits.
 
     Args:
         image: The loaded picture, of mode LA, RGB or RGBA: the high bytes.
         stream: The file, read anew by a decoder that keeps the low bytes too.
 
     Returns:
-        A picture of mode RGBA; None where the content fills its 16 bits, so that the high bytes are what is wanted.
+        A picture of mode RGB or RGBA; None where the content fills its 16 bits, so that the high bytes are what is
+        wanted.
     """
     colours = range(1 if image.mode == "LA" else 3)
-    high_bytes = np.array(image.histogram()).reshape(-1, 256)[colours].sum(0).cumsum()
-    low, high = np.searchsorted(high_bytes, high_bytes[-1] * np.array(_TAILS) / 100)
-    if high - low >= 128:
+    counts = np.array(image.histogram()).reshape(-1, 256)[colours].sum(0)
+    used, upto = np.flatnonzero(counts), counts.cumsum()
+    cut = (upto[-1] - 1) // 100
+    low, high = np.searchsorted(upto, (cut, upto[-1] - 1 - cut), "right")
+    if high - low > 128 and np.diff(used).max() < 64:  # no value can be isolated
         return None
     import cv2
 
@@ -144,50 +308,6 @@ def colour_to_bytes(image: Image.Image, stream: IO[bytes]) -> Image.Image | None
     found = cv2.imdecode(np.frombuffer(stream.read(), np.uint8), cv2.IMREAD_UNCHANGED)
     if found is None or found.dtype != np.uint16 or found.ndim != 3 or found.shape[1::-1] != image.size:
         return None
-    scale = find_scale(
-        (found[top:bottom, :, :3].ravel() for top, bottom in _bands(image)),
-        found.shape[0] * found.shape[1] * 3,
-        declared=((0.0, 65535.0),),
-    )
-    alpha = found[..., 3] if found.shape[2] == 4 else np.full(1, 65535, np.uint16)
-    opaque = next(full for full in _DEPTHS[1:] if alpha.max() <= full)
-    out = Image.new("RGBA", image.size)
-    for top, bottom in _bands(image):
-        band = found[top:bottom]
-        rgba = np.full((*band.shape[:2], 4), 255, np.uint8)
-        rgba[..., :3] = to_bytes(band[..., 2::-1], scale)
-        if band.shape[2] == 4:
-            rgba[..., 3] = to_bytes(band[..., 3], (0.0, opaque))
-        out.paste(Image.fromarray(rgba), (0, top))
-    return out
-
-
-def _bands(image: Image.Image) -> Iterator[tuple[int, int]]:
-    """Yield (top, bottom) of pieces of rows, so that no second copy of all values is made."""
-    rows = max(1, _BAND_VALUES // image.width)
-    for top in range(0, image.height, rows):
-        yield top, min(top + rows, image.height)
-
-
-def _opaque(values: NDArray[Any], transparent: object) -> NDArray[Any]:
-    return values[values != transparent] if isinstance(transparent, int) else values.ravel()
-
-
-def _declared(image: Image.Image) -> tuple[Scale, ...]:
-    """The scales that a file of deep gray declares: by its tags, and by how many bits it stores."""
-    said = []
-    for low_tag, high_tag in ((_SMIN, _SMAX), (_MIN, _MAX)):
-        edges = (*_tag(image, low_tag), *_tag(image, high_tag))
-        if len(edges) == 2 and all(isinstance(edge, Number) for edge in edges) and edges[0] < edges[1]:
-            said.append((float(edges[0]), float(edges[1])))
-    if image.mode.startswith("I;16"):
-        said.append((0.0, 65535.0))
-    return tuple(said)
-
-
-def _tag(image: Image.Image, number: int, missing: tuple[int, ...] = ()) -> tuple[float, ...]:
-    """The values of a TIFF's tag; `missing` for other pictures and where it is not there."""
-    if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return ()
-    value = image.tag_v2.get(number, missing)
-    return value if isinstance(value, tuple) else (value,)
+    order = [2, 1, 0, 3][: found.shape[2]]
+    mode = "RGBA" if len(order) == 4 else "RGB"
+    return scaled(Samples(image.size, lambda top, bottom: found[top:bottom, :, order], mode, ((0.0, 65535.0),)))

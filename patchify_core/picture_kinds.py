@@ -15,12 +15,12 @@ from PIL import (
     ImageFile,
     JpegImagePlugin,
     PngImagePlugin,
-    TiffImagePlugin,
     WebPImagePlugin,
     features,
 )
 
 from patchify_core.archive_kinds import other_archive
+from patchify_core.picture_samples import TiffFile
 
 KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
 
@@ -53,6 +53,39 @@ _UNREAD = {
     "a QOI picture": (b"qoif",),
     "an Apple icon": (b"icns",),
 }
+_DOCUMENTS = {
+    "a PDF document": (b"%PDF",),
+    "a Krita document": (b"PK\3\4.{26}mimetypeapplication/x-krita",),
+    "an OpenRaster document": (b"PK\3\4.{26}mimetypeimage/openraster",),
+    "an Office document": (
+        b"PK\3\4.{26}(\\[Content_Types\\]|_rels/|docProps/|word/|xl/|ppt/|mimetypeapplication/vnd)",
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
+        b"{\\\\rtf",
+    ),
+    "a ZIP archive": (b"PK(\3\4|\5\6|\7\x08)",),
+    "an audio recording": (
+        b"ID3[\\2-\\4]",
+        b"fLaC",
+        b"OggS",
+        b"RIFF.{4}WAVE",
+        b".{4}ftypM4[AB] ",
+        b"\xff[\xfb\xf3\xf2]",
+    ),
+    "a video": (
+        b"[\\0-\\x08].{3}(ftyp|moov|mdat|wide|skip|free)",
+        b"RIFF.{4}AVI ",
+        b"\x1aE\xdf\xa3",
+        b"\0\0\1[\xb0-\xbf]",
+        b"(G.{187}){3}",
+        b"FLV\1",
+        b"\x30\x26\xb2\x75\x8e\x66\xcf\x11",
+    ),
+    "an array of numbers": (b"\x93NUMPY", b"\x89HDF\r\n", b"MATLAB 5"),
+    "a DICOM file": (b".{128}DICM",),
+    "a FITS file": (b"SIMPLE  =",),
+    "a database": (b"SQLite format 3",),
+    "a program": (b"MZ[^ -~]", b"\x7fELF"),
+}
 _RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
 _UNREAD_SUFFIXES = {
     "an icon": (".ico",),
@@ -77,7 +110,7 @@ def opener(head: bytes) -> type[ImageFile.ImageFile] | None:
     if head.startswith((b"GIF87a", b"GIF89a")):
         return GifImagePlugin.GifImageFile
     if head.startswith(_TIFF) and head[8:10] != b"CR":
-        return TiffImagePlugin.TiffImageFile
+        return TiffFile
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
         return BmpImagePlugin.BmpImageFile
     kind = _iso_kind(head)
@@ -144,17 +177,34 @@ def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
     for kind, starts in _UNREAD.items():
         if head.startswith(starts):
             return f"{name} is not a picture of a kind that is read here, but {kind}: save it as JPEG or PNG.", True
-    if text.startswith("%pdf"):
-        return f"{name} is a PDF document, not a picture: export its page as PNG or JPEG.", False
-    archive = "a zip archive" if head.startswith(b"PK\x03\x04") else other_archive(head)
-    if archive:
-        return f"{name} is {archive}, not a picture: unpack it.", False
-    if suffix in RAW_SUFFIXES:
-        return raw_photo(name), True
+    if archive := other_archive(head):
+        return f"{name} is {archive}, not a picture: unpack it first.", False
+    for kind, patterns in _DOCUMENTS.items():
+        if any(re.match(pattern, head, re.DOTALL) for pattern in patterns):
+            return f"{name} is {kind}, not a picture: {_advice(kind)}.", False
+    if re.match(r"[\[{]\s*([\[{\"\]}]|-?\d)", text):
+        return f"{name} is a JSON file, not a picture: choose the picture itself.", False
     for kind, suffixes in _UNREAD_SUFFIXES.items():
         if suffix in suffixes:
             return f"{name} is not a picture of a kind that is read here, but {kind}: save it as JPEG or PNG.", True
+    if not re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f]", text):
+        kind = "a PostScript document" if text.startswith("%!ps") else "text"
+        return f"{name} is not a picture of a kind that is read here, but {kind}: choose the picture itself.", False
+    if suffix in RAW_SUFFIXES:
+        return raw_photo(name), True
     return f"{name} is not a picture of a kind that is read here ({KINDS}): save it as JPEG or PNG.", False
+
+
+def _advice(kind: str) -> str:
+    """What to do with a document of some kind."""
+    if kind.endswith("archive"):
+        return "unpack it first"
+    if kind.endswith(("program", "database", "recording")):
+        return "choose the picture itself"
+    part = {"a video": "a frame of it", "a PDF document": "its page", "an Office document": "its pictures"}.get(
+        kind, "it"
+    )
+    return f"export {part} as PNG or JPEG"
 
 
 def is_raw(head: bytes) -> bool:

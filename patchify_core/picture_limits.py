@@ -18,6 +18,7 @@ from patchify_core.picture_blocks import Block, blocks_of_gif, blocks_of_jpeg, b
 from patchify_core.picture_depth import is_deep_colour, is_deep_gray
 from patchify_core.picture_headers import orientation
 from patchify_core.picture_heif import decoded_pixels
+from patchify_core.picture_samples import TiffFile
 from patchify_core.picture_tiff import demands, is_bomb
 
 
@@ -161,6 +162,8 @@ def _scans(image: ImageFile.ImageFile, stream: IO[bytes], most: int) -> int:
 
 def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:
     """The most memory that reading a picture takes at once, in bytes a pixel: what decoders and copies were seen to."""
+    if isinstance(image, TiffFile) and image.layout:
+        return image.layout.bytes_per_pixel + (4 if orientation(image) > 1 else 0)
     decoded = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
     needed = decoded if image.mode == "RGB" else decoded + 4
     if image.mode in ("LA", "PA", "La", "RGBA", "RGBa") or is_deep_gray(image):

@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path, PurePath
 from typing import IO
 
-from PIL import Image, ImageFile, JpegImagePlugin, TiffImagePlugin
+from PIL import Image, ImageFile, JpegImagePlugin
 
 from patchify_core.errors import NotAPictureError, PictureError
 from patchify_core.picture_colour import to_rgb, transparent_colour
@@ -34,6 +34,7 @@ from patchify_core.picture_kinds import (
     what_it_is,
 )
 from patchify_core.picture_limits import DEFAULTS, PictureSettings, check_cost, check_header, check_size
+from patchify_core.picture_samples import TiffFile, UnreadLayout
 from patchify_core.picture_tiff import full_pages, only_preview
 
 __all__ = [
@@ -217,7 +218,7 @@ def _opened(
                 check_header(name, stream, start.format)
                 stream.seek(0)
                 image = start(stream)
-                if isinstance(image, TiffImagePlugin.TiffImageFile):
+                if isinstance(image, TiffFile):
                     image.seek(next(iter(full_pages(stream)), 0))
                 check_size(name, image.size, settings)
                 check_cost(name, image, stream, settings)
@@ -244,7 +245,7 @@ def _opener(stream: IO[bytes], name: str, called: str) -> type[ImageFile.ImageFi
     if start is None:
         sentence, pictured = what_it_is(head, name, suffix)
         raise (PictureError if pictured else _refusal(called))(sentence)
-    if start is TiffImagePlugin.TiffImageFile and (suffix in RAW_SUFFIXES or only_preview(stream)):
+    if start is TiffFile and (suffix in RAW_SUFFIXES or only_preview(stream)):
         raise PictureError(raw_photo(name))
     stream.seek(0)
     return start
@@ -263,7 +264,13 @@ def _in_one_sentence(name: str, path: Path | None = None) -> Iterator[None]:
     except PictureError:
         raise
     except (FileNotFoundError, NotADirectoryError) as error:
+        if path and os.path.islink(path):
+            raise PictureError(
+                f"{name} is a link that leads nowhere (to {os.readlink(path)!r}): copy the picture itself."
+            ) from error
         raise PictureError(f"There is no file {str(path)!r}: check its name and folder.") from error
+    except UnreadLayout as error:
+        raise PictureError(f"{name} {error}") from error
     except PermissionError as error:
         raise PictureError(f"{name} may not be read: change its permissions or copy it.") from error
     except MemoryError as error:

@@ -17,6 +17,7 @@ from patchify_core.features import describe
 from patchify_core.picture_depth import find_scale, to_bytes
 from patchify_core.pictures import read_picture, upright
 from tests.bad_pictures import encoded, png_bytes, png_chunk
+from tests.tiff_files import tiff as layout
 
 PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 RAMP = np.linspace(0, 255, 48 * 64).reshape(48, 64)
@@ -159,6 +160,136 @@ def test_every_float_has_a_scale(values):
     assert (np.diff(found[np.isfinite(array)][order].astype(int)) >= 0).all()
 
 
+# No data, and single pixels -------------------------------------------------------------------------------
+
+GREEN = np.random.default_rng(3).permutation(RAMP.ravel()).reshape(RAMP.shape)
+"""The same values, with no neighbours alike."""
+
+
+def spoilt(content, low, high, value, rows):
+    values = low + content / 255 * (high - low)
+    values[:rows] = value
+    return values
+
+
+@pytest.mark.parametrize("rows", [1, 8, 30])
+@pytest.mark.parametrize(
+    ("low", "high", "value", "kind"),
+    [
+        (0, 1, -9999, "f4"), (0, 1, -1, "f4"), (0, 3000, -9999, "f4"), (0, 2500, -32768, "i2"),
+        (-50, 900, -32768, "i2"),
+        (0, 1, -3.4028234663852886e38, "f4"), (-20, 60, 1e20, "f4"), (0, 1, 1e30, "f4"), (0, 255, 9999, "f4"),
+        (20_000, 21_000, 0, "u2"), (20_000, 21_000, 65_535, "u2"), (0, 1023, 65_535, "u2"), (250, 310, 0, "u2"),
+        (0, 900, 2**31 - 1, "i4"), (0, 1, -1.7e308, "f8"),
+    ],
+)  # fmt: skip
+def test_repeated_value_far_from_all_others_is_no_data(low, high, value, kind, rows):
+    """What is there comes out as it would without the rows that are not."""
+    values = spoilt(RAMP, low, high, value, rows).astype(kind)
+    np.testing.assert_array_equal(gray(layout(values))[rows:], gray(layout(values[rows:])))
+
+
+def test_no_data_at_both_ends_and_single_pixels_beside_it():
+    values = spoilt(GREEN, 20_000, 21_000, 0, 9).astype("u2")
+    values[-5:] = 65_535
+    values[20::4, 1::40] = 65_535
+    values[22::4, 5::40] = 0
+    found, content = gray(layout(values))[9:-5], np.where((values > 0) & (values < 65_535), GREEN, np.nan)[9:-5]
+    assert np.nanmax(np.abs(found - content)) <= 2
+
+
+@pytest.mark.parametrize("value", [-9999, 0, 500, 4000])
+@pytest.mark.parametrize("kind", ["i2", "i4", "f4", "f8"])
+def test_declared_no_data_is_black_and_does_not_count(value, kind):
+    values = spoilt(RAMP, 1000, 2000, value, 8).astype(kind)
+    for written in (f"{value}\0", f" {value}.0\0", f"{value:e}\0"):
+        found = gray(layout(values, tags={42113: ("s", written.encode())}))
+        assert (found[:8] == 0).all()
+        np.testing.assert_array_equal(found[8:], gray(layout(values[8:])))
+
+
+@pytest.mark.parametrize("written", [b"\0", b"nan\0", b"none\0", b"1e999\0", b"-99999\0", b"\xff\0", b"0.5\0"])
+def test_declared_no_data_that_does_not_occur_changes_nothing(written):
+    values = (RAMP * 3 + 300).astype("u2")
+    np.testing.assert_array_equal(gray(layout(values, tags={42113: ("s", written)})), gray(layout(values)))
+
+
+@pytest.mark.parametrize("share", [1 / 700, 1 / 300, 1 / 120])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_single_pixels_up_to_a_hundredth_change_no_other(share, channels):
+    rng = np.random.default_rng(5)
+    content = np.stack([GREEN, GREEN[::-1], GREEN[:, ::-1]][:channels], -1)
+    hit = rng.random(content.shape) < share
+    for low, high, kind in ((20_000, 21_000, "u2"), (0, 4095, "u2"), (-1, 1, "f4")):
+        values = low + content / 255 * (high - low)
+        for extreme in (65_535, 0 if low > 0 else 65_535, rng.choice([0, 65_535], hit.sum())):
+            other = values.copy()
+            other[hit] = extreme
+            found, clean = pixels(layout(other.astype(kind))), pixels(layout(values.astype(kind)))
+            assert np.abs(found - clean)[~hit if channels == 3 else ~hit[..., 0]].max() <= 4
+
+
+def test_hot_pixels_are_mended_and_areas_are_not():
+    values = 1000 + RAMP / 255 * 3000
+    values[3, 0] = values[9, 9] = values[9, 63] = values[20, 20] = 65_535
+    values[30, 40:42] = 65_535
+    found, clean = gray(layout(values.astype("u2"))), gray(layout((1000 + RAMP / 255 * 3000).astype("u2")))
+    assert (found[30, 40:42] == 255).all()
+    found[30, 40:42] = clean[30, 40:42]
+    assert np.abs(found - clean).max() <= 2
+
+
+def ordinary():
+    """Pictures in which black, white, lamps and lines belong to what is shown."""
+    y, x = np.mgrid[0:90, 0:120]
+    scene = 0.5 + 0.3 * np.sin(x / 9) * np.cos(y / 7) + 0.2 * (x / 119 - 0.5)
+    yield "black bars", np.where((y < 14) | (y > 76), 0, scene)
+    yield "white bars", np.where(y < 14, 1, scene)
+    yield "black and white", np.where(y < 14, 0, np.where(y > 76, 1, scene))
+    yield "dark room with lamps", 0.1 * scene + 0.9 * ((y // 3 == 9) & (x // 3 % 13 == 4)) * (x / 119)
+    yield "night with one lamp", 0.05 * scene + 0.95 * ((y // 2 == 9) & (x // 2 == 4))
+    yield "drawing", np.where((x % 30 == 7) | (y % 40 == 9), 0, 0.72 + 0.28 * scene)
+    yield "letters", ((x // 7 + y // 5) % 2).astype(float)
+    yield "three grays", np.where(y < 30, 0, np.where(x < 60, 0.99, 1))
+    yield "dim, with a black edge", np.where(x < 9, 0, 0.45 + 0.4 * scene)
+    yield "noise", np.random.default_rng(0).random((90, 120))
+
+
+@pytest.mark.parametrize("name, scene", ordinary())
+def test_ordinary_pictures_keep_their_black_and_white(name, scene):
+    content = np.rint(scene * 255)
+    for values in (
+        content.astype("u2"), (content * 257).astype("u2"), np.rint(content / 255 * 4095).astype("u2"),
+        (content / 255).astype("f4"),
+    ):  # fmt: skip
+        assert np.abs(gray(layout(values)) - content).max() <= 1, name
+
+
+@PROPERTY
+@given(
+    content=CONTENT,
+    factor=st.integers(1, 15),
+    shift=st.integers(-15_000, -1001),
+    value=st.sampled_from([-32768, -32768.0]),
+)
+def test_no_data_does_not_depend_on_the_content(content, factor, shift, value):
+    """A hole in a picture of many levels, whatever the levels mean."""
+    values = content * factor + shift
+    hole = np.concatenate([np.full((2, 7), 10**9), values]).astype("i4")
+    found = gray(layout(hole))[2:]
+    if len(np.unique(content)) >= 8:
+        np.testing.assert_array_equal(found, gray(layout(values.astype("i4"))))
+
+
+def test_counts_of_many_bits_are_stretched():
+    for most in (23_700_000, 100_000, 5_000_000, 2_000_000_000):
+        assert np.abs(gray(layout(np.rint(RAMP / 255 * most).astype("i4"))) - RAMP).max() <= 1
+
+
+def test_signed_bytes_are_in_order():
+    assert np.abs(gray(layout(np.rint(RAMP - 128).astype("i1"))) - RAMP).max() <= 1
+
+
 # Tags -----------------------------------------------------------------------------------------------------
 
 
@@ -250,9 +381,21 @@ def test_encoder_sees_the_8_bit_twin(sample_gallery):
             "float": tiff((content * 899 - 296).astype(np.float32)),
             "tiny": tiff((content * 1e-9).astype(np.float32)),
             "holes": tiff(np.where(content > 0.999, np.nan, content).astype(np.float32)),
+            "no data": layout(
+                np.vstack([np.full((len(content) // 7, content.shape[1]), -9999.0), content]).astype("f4")
+            ),
+            "many hot pixels": layout(
+                np.where(rng.random(content.shape) < 1 / 700, 65_535, 20_000 + content * 1000).astype("u2")
+            ),
+            "many counts": layout(np.rint(content * 23_700_000).astype("i4")),
+            "doubles": layout(content * 7 - 3, planar=False),
+            "signed bytes": layout(np.rint(content * 255 - 128).astype("i1")),
+            "planes": layout(np.rint(np.stack([content] * 3, -1) * 4095).astype("u2"), planar=True),
             "signed": cv2.imencode(".tif", np.rint(content * 3000 - 1500).astype(np.int16))[1].tobytes(),
         }
         for kind, data in files.items():
-            found = described(data)
+            picture = read_picture(data)
+            shown = picture.crop((0, picture.height - len(content), *picture.size))
+            found = described(encoded(shown, "PNG"))
             cosine = float(found @ twin / np.linalg.norm(found) / np.linalg.norm(twin))
             assert cosine > 0.99, (kind, image.file_name)

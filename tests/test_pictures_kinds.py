@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image, features
 
 from patchify_core.errors import NotAPictureError, PictureError
+from patchify_core.gallery import read_folder
 from patchify_core.pictures import (
     PICTURE_SUFFIXES,
     PictureSettings,
@@ -83,7 +84,7 @@ def test_document_is_no_picture_unless_its_name_says_so(kind, read):
 
 
 def test_an_archive_instead_of_a_picture_is_named():
-    assert "is a zip archive, not a picture: unpack it" in refusal(DOCUMENTS["zip"], "photo.jpg")[1]
+    assert "is a ZIP archive, not a picture: unpack it" in refusal(DOCUMENTS["zip"], "photo.jpg")[1]
     assert "is a RAR archive, not a picture: unpack it" in refusal(DOCUMENTS["rar"], "photo.jpg")[1]
 
 
@@ -108,6 +109,75 @@ def test_unread_kind_is_a_bad_picture_under_any_name(kind):
         found, message = refusal(UNREAD[kind], name)
         assert found is PictureError
         assert kind.removesuffix(" picture") in message
+
+
+SAID = {
+    "a video": [
+        b"\0\0\0\x18ftypisom\0\0\2\0isommp42", b"\0\0\0\x14ftypqt  \0\0\2\0qt  ", b"\0\0\0\x08wide\0\1\2\3mdat",
+        b"RIFF\0\0\1\0AVI LIST", b"\x1aE\xdf\xa3\1\0", b"\0\0\1\xba!", (b"G" + bytes(187)) * 4, b"FLV\1\5",
+    ],
+    "an audio recording": [b"ID3\3\0", b"RIFF\0\0\1\0WAVEfmt ", b"OggS\0", b"\0\0\0\x20ftypM4A \0\0\0\0"],
+    "a ZIP archive": [b"PK\3\4" + bytes(26) + b"photo.jpg", b"PK\5\6" + bytes(18)],
+    "an Office document": [
+        b"PK\3\4" + bytes(26) + b"[Content_Types].xml", b"PK\3\4" + bytes(26) + b"word/document.xml",
+        b"PK\3\4" + bytes(26) + b"mimetypeapplication/vnd.oasis.opendocument.text",
+        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(90), b"{\\rtf1\\ansi",
+    ],
+    "a gzip archive": [b"\x1f\x8b\x08\0"],
+    "a 7-Zip archive": [b"7z\xbc\xaf\x27\x1c\0"],
+    "a RAR archive": [b"Rar!\x1a\x07"],
+    "a tar archive": [b"x" * 257 + b"ustar"],
+    "a JSON file": [
+        b'{"images": []}', b" [1, 2]", b"[]", b"{}", b'\n[{"id": 1}]', '\ufeff{"a": 1}'.encode(),
+        '{"a": 1}'.encode("utf-16"),
+    ],
+    "text": [
+        b"Not found\n", "Übersicht".encode(), b"a;b\n1;2",
+        b"<?xml version='1.0'?><Error><Code>AccessDenied</Code></Error>",
+    ],
+    "a PDF document": [b"%PDF-1.7"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SAID)
+@pytest.mark.parametrize("suffix", ["jpg", "png", "dng", "tif"])
+def test_other_files_are_called_what_they_are(kind, suffix):
+    for data in SAID[kind]:
+        found, message = refusal(data, f"holiday.{suffix}")
+        assert found is PictureError
+        assert message.startswith(f"'holiday.{suffix}' is ") and f"{kind}" in message.split(":")[0], message
+        assert "save it as" not in message
+        assert refusal(data, "holiday")[0] is NotAPictureError
+
+
+def test_text_that_looks_like_something_else_is_text():
+    for text in (
+        b"I'm free",
+        b"MZ is no word",
+        b"Gone " * 99,
+        b"ID3 tags",
+        b"[draft] to do",
+        b"{name} is here",
+        b"PKW",
+    ):
+        assert "but text" in refusal(text, "notes.jpg")[1]
+
+
+def test_link_that_leads_nowhere(tmp_path):
+    link, inner = tmp_path / "x.jpg", tmp_path / "y.jpg"
+    try:
+        link.symlink_to(tmp_path.parent / "gone" / "photo.jpg")
+        inner.symlink_to("gone.jpg")
+    except OSError:
+        pytest.skip("links need a right that this user has not")
+    Image.new("RGB", (5, 4)).save(tmp_path / "good.png")
+    for path, target in ((link, "photo.jpg"), (inner, "'gone.jpg'")):
+        found, message = refusal(path)
+        assert found is PictureError
+        assert message.startswith(f"{path.name!r} is a link that leads nowhere (to ") and target in message
+    gallery = read_folder(tmp_path)
+    assert [name for name, _ in gallery.skipped] == ["x.jpg", "y.jpg"]
+    assert "is a link that leads nowhere" in dict(gallery.skipped)["y.jpg"]
 
 
 def test_svg_inside_other_text_is_no_drawing():

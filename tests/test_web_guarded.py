@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import random
 from collections import Counter
 from datetime import timedelta
@@ -370,6 +369,7 @@ def test_each_upload_has_a_folder_of_its_own_that_goes_with_it(tmp_path, monkeyp
 def test_an_upload_that_breaks_off_leaves_nothing_and_a_form_without_files_is_refused(tmp_path, monkeypatch):
     import gradio.routes
     from starlette.exceptions import HTTPException
+    from starlette.formparsers import MultiPartException
     from starlette.requests import ClientDisconnect
 
     faults = [ClientDisconnect(), TypeError("a field"), asyncio.CancelledError()]
@@ -381,21 +381,10 @@ def test_an_upload_that_breaks_off_leaves_nothing_and_a_form_without_files_is_re
 
     monkeypatch.setattr(gradio.routes, "upload_fn", plain)
     uploads.keep_uploads_apart()
-    for number, expected in enumerate((ClientDisconnect, HTTPException, asyncio.CancelledError)):
+    for number, expected in enumerate((MultiPartException, HTTPException, asyncio.CancelledError)):
         with pytest.raises(expected):
             asyncio.run(gradio.routes.upload_fn(None, str(tmp_path), number))
         assert not any(tmp_path.iterdir())
-
-
-def test_uploads_lie_in_a_folder_that_says_nothing_and_is_nobody_elses(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    folder = uploads.upload_folder()
-    assert folder.parent == tmp_path and folder.name.startswith("uploads-") and uploads.upload_folder() == folder
-    if hasattr(os, "getuid"):
-        assert folder.stat().st_mode & 0o777 == 0o700
-        folder.rmdir()
-        folder.symlink_to(tmp_path)  # somebody else was there first
-        assert uploads.upload_folder() not in (folder, tmp_path)
 
 
 def test_folders_that_are_not_empty_or_elsewhere_stay(tmp_path):

@@ -155,7 +155,8 @@ def _header(root: Path, name: str) -> Header:
     """
     path = root / name
     named = os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
-    if os.path.islink(path) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
+    outside = os.path.exists(path) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
+    if os.path.islink(path) and outside:
         kind = PictureError if named else NotAPictureError
         raise kind(f"{name!r} is a link that leads out of the folder: copy the picture into it.")
     try:
