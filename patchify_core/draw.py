@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.boxes import as_boxes
 from patchify_core.errors import PatchifyError
-from patchify_core.filenames import picture_path
+from patchify_core.imaging.filenames import picture_path
 from patchify_core.pictures import read_picture
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from patchify_core.compression import visits_everything
 from patchify_core.digests import sha256_of_file
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.filenames import picture_path
+from patchify_core.imaging.filenames import picture_path
 from patchify_core.picture_table import IndexedImage, PictureTable, RowOf
 from patchify_core.projection import Projection
 from patchify_core.regions import Regions

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchify_core.filenames import picture_path
+from patchify_core.imaging.filenames import picture_path
 from patchify_core.retrieval import Explanation, Match, Patchify
 
 

@@ -1,9 +1,9 @@
 """The one place where bytes become a picture: upright, 8-bit RGB, whole, or one sentence saying why not.
 
 Pictures come from strangers (uploads, downloads, memory cards), so that three things are checked before any
-pixel is decoded: that the file is there and of a kind that is read (`picture_kinds`), that its decoder is one of the
+pixel is decoded: that the file is there and of a kind that is read (`imaging.kinds`), that its decoder is one of the
 eight named there (Pillow has others that start programs or read exotic containers), and that its header does not
-promise more than may be spent on it (`picture_limits`). Whatever a decoder then raises ends as a `PictureError`.
+promise more than may be spent on it (`imaging.limits`). Whatever a decoder then raises ends as a `PictureError`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import IO
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from patchify_core.errors import NotAPictureError, PictureError
-from patchify_core.picture_colour import to_rgb, transparent_colour
-from patchify_core.picture_depth import colour_to_bytes, is_deep_colour
-from patchify_core.picture_headers import TURNS, more_follows, orientation, sizes
-from patchify_core.picture_kinds import (
+from patchify_core.imaging.colour import to_rgb, transparent_colour
+from patchify_core.imaging.depth import colour_to_bytes, is_deep_colour
+from patchify_core.imaging.headers import TURNS, more_follows, orientation, sizes
+from patchify_core.imaging.kinds import (
     KINDS,
     PICTURE_SUFFIXES,
     RAW_SUFFIXES,
@@ -33,9 +33,9 @@ from patchify_core.picture_kinds import (
     raw_photo,
     what_it_is,
 )
-from patchify_core.picture_limits import DEFAULTS, PictureSettings, check_cost, check_header, check_size
-from patchify_core.picture_samples import TiffFile, UnreadLayout
-from patchify_core.picture_tiff import full_pages, only_preview
+from patchify_core.imaging.limits import DEFAULTS, PictureSettings, check_cost, check_header, check_size
+from patchify_core.imaging.samples import TiffFile, UnreadLayout
+from patchify_core.imaging.tiff import full_pages, only_preview
 
 __all__ = [
     "DEFAULTS",

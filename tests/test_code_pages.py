@@ -1,4 +1,4 @@
-"""patchify_core.code_pages: how often the code page of a zip's names is guessed, over names as people give them."""
+"""patchify_core.imaging.code_pages: how often the code page of zip names is guessed right."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.code_pages import PAGES, decoded, guess
+from patchify_core.imaging.code_pages import PAGES, decoded, guess
 
 CORPUS = {
     "cp932": (

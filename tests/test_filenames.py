@@ -1,4 +1,4 @@
-"""patchify_core.filenames: a name that another system wrote leads to the file that is meant, or to a sentence."""
+"""patchify_core.imaging.filenames: a name leads to the file that is meant, or to a sentence."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.filenames import FileNameError, FileNames, leads_out, picture_path, same_name_key
+from patchify_core.imaging.filenames import FileNameError, FileNames, leads_out, picture_path, same_name_key
 
 SPELLINGS = {
     "as it is": lambda name: name,

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile, features
 
-from patchify_core import picture_limits
 from patchify_core.build import build_index
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_folder
-from patchify_core.picture_heif import decoded_pixels
+from patchify_core.imaging import limits as picture_limits
+from patchify_core.imaging.heif import decoded_pixels
 from patchify_core.pictures import PictureSettings, picture_size, read_header, read_picture
 from tests.bad_pictures import encoded, photograph, png_bytes, png_chunk
 from tests.heic_files import SIZE, heic, overlaid
@@ -174,7 +174,8 @@ def kinds():
 PEAKS = """
 import json, os, pathlib, resource, sys
 import cv2, numpy
-from patchify_core import picture_limits, pictures
+from patchify_core import pictures
+from patchify_core.imaging import limits as picture_limits
 needed = []
 predict = picture_limits._bytes_per_pixel
 picture_limits._bytes_per_pixel = lambda image: needed.append(predict(image)) or needed[-1]

@@ -1,4 +1,4 @@
-"""patchify_core.sidefiles: what systems leave is passed over, what people call their pictures never is."""
+"""patchify_core.imaging.sidefiles: what systems leave is passed over, what people call their pictures never is."""
 
 from __future__ import annotations
 
@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.sidefiles import SIDE_FILES, SIDE_FOLDERS, is_hidden, is_passed_over, is_side_file, is_side_folder
+from patchify_core.imaging.sidefiles import (
+    SIDE_FILES,
+    SIDE_FOLDERS,
+    is_hidden,
+    is_passed_over,
+    is_side_file,
+    is_side_folder,
+)
 
 
 def in_any_case(names: list[str]) -> st.SearchStrategy[str]:

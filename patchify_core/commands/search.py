@@ -11,8 +11,8 @@ from patchify_core.boxes import parse_box
 from patchify_core.commands.shared import check_writable
 from patchify_core.draw import save, sheet
 from patchify_core.errors import PatchifyError
-from patchify_core.filenames import printable
 from patchify_core.gallery.folder import first_pages
+from patchify_core.imaging.filenames import printable
 from patchify_core.listing import matches_as_json
 from patchify_core.pictures import read_header
 from patchify_core.rerank import load_reranker

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from patchify_core.build import BuildReport, BuildSettings, build_index
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.filenames import printable
 from patchify_core.gallery import Gallery, read_gallery
+from patchify_core.imaging.filenames import printable
 from patchify_core.index import PatchIndex
 from patchify_core.regions import parse_regions
 

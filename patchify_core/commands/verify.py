@@ -14,7 +14,7 @@ from typing import Any
 from patchify_core.commands.shared import progress_bar
 from patchify_core.digests import sha256_of_file
 from patchify_core.errors import IndexFolderError
-from patchify_core.filenames import picture_path
+from patchify_core.imaging.filenames import picture_path
 from patchify_core.index import IndexedImage
 from patchify_core.index_folder import PICTURES_NAME, checked_files, load_index, read_meta
 from patchify_core.integrity import META_NAME, damaged, is_whole, opened, standing, steadily, unreadable

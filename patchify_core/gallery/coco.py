@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError, PictureError
-from patchify_core.filenames import FileNameError, FileNames
 from patchify_core.gallery.coco_values import (
     EntryError,
     NoAreaError,
@@ -32,6 +31,7 @@ from patchify_core.gallery.coco_values import (
 from patchify_core.gallery.json_file import load_json_object
 from patchify_core.gallery.layouts import ANNOTATIONS_FILE, picture_folders, picture_names, the_annotation_file
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.imaging.filenames import FileNameError, FileNames
 from patchify_core.pictures import picture_size
 
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError
-from patchify_core.filenames import same_name_key
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
     DEFAULTS,
@@ -23,6 +22,7 @@ from patchify_core.gallery.published import (
     read_sizes,
     refuse,
 )
+from patchify_core.imaging.filenames import same_name_key
 
 CORE, DISTRACTORS, LISTS = "ilias_core", "yfcc100m", "image_ids"
 MINI_LIST = f"{LISTS}/mini_ilias_yfcc100m_ids.txt"

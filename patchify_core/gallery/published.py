@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.errors import GalleryError, PictureError
-from patchify_core.filenames import FileNameError, FileNames, leads_out
 from patchify_core.gallery.model import is_text
+from patchify_core.imaging.filenames import FileNameError, FileNames, leads_out
 from patchify_core.pictures import picture_size
 
 Progress = Callable[[int, int], None]

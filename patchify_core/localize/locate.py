@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.extract import Pooled
-from patchify_core.filenames import picture_path
+from patchify_core.imaging.filenames import picture_path
 from patchify_core.localize.outline import OutlineSettings, outline_box
 from patchify_core.localize.search import BoxSearch, Found, SearchSettings, overlap
 from patchify_core.maps import PictureMap

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
-from patchify_core.filenames import picture_path
+from patchify_core.imaging.filenames import picture_path
 from patchify_core.pictures import read_picture
 from patchify_core.rerank.base import QueryView, Verification
 from patchify_core.rerank.geometry import GeometrySettings, find_homography, outline_box

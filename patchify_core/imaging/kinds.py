@@ -19,8 +19,8 @@ from PIL import (
     features,
 )
 
-from patchify_core.archive_kinds import other_archive
-from patchify_core.picture_samples import TiffFile
+from patchify_core.imaging.archive_kinds import other_archive
+from patchify_core.imaging.samples import TiffFile
 
 KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, PngImagePlugin
 
-from patchify_core.picture_depth import gray_to_bytes, is_deep_gray
+from patchify_core.imaging.depth import gray_to_bytes, is_deep_gray
 
 
 def transparent_colour(image: Image.Image) -> object:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile, TiffImagePlugin
 
-from patchify_core.picture_depth import Samples, Scale, scaled
+from patchify_core.imaging.depth import Samples, Scale, scaled
 
 _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _SAMPLES, _ROWS = 258, 259, 262, 266, 277, 278
 _MIN, _MAX, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _EXTRA = 280, 281, 284, 317, 322, 323, 338

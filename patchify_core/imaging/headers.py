@@ -9,9 +9,9 @@ from typing import IO
 
 from PIL import GifImagePlugin, Image, ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
-from patchify_core.picture_blocks import frames_of_gif
-from patchify_core.picture_kinds import BRANDS_OF_SEQUENCES, brands
-from patchify_core.picture_tiff import full_pages, is_bomb
+from patchify_core.imaging.blocks import frames_of_gif
+from patchify_core.imaging.kinds import BRANDS_OF_SEQUENCES, brands
+from patchify_core.imaging.tiff import full_pages, is_bomb
 
 _ORIENTATION = 0x0112
 TURNS = {
