@@ -433,7 +433,36 @@ def test_boxes_of_another_form_are_refused(tmp_path):
             [x, y, x + w + 30, y + h + 30] if entry in corners["annotations"] else [x / 40, y / 30, w / 40, h / 30]
         )
     assert "a bbox is [x, y, width, height] in pixels" in refusal(read_coco, write(tmp_path, corners))
-    assert "its boxes are fractions of their pictures" in refusal(read_coco, write(tmp_path, fractions))
+    assert "boxes are fractions of their pictures" in refusal(read_coco, write(tmp_path, fractions))
+
+
+@pytest.mark.parametrize("few", [1, 2, 4])
+def test_few_boxes_of_another_form_are_refused_too(few, tmp_path):
+    """Corners that stick out, corners that fit but for their area, and fractions beside one proper box."""
+    data = clean()
+    data["annotations"] = data["annotations"][:few]
+    data["images"] = data["images"][:3]
+    for entry in data["annotations"]:
+        entry["bbox"] = [30, 20, 39, 29]
+    assert "mostly outside" in refusal(read_coco, write(tmp_path, data))
+    for entry in data["annotations"]:
+        entry.update(bbox=[5, 5, 20, 18], area=15 * 13)
+    assert "boxes are corners, as their area tells" in refusal(read_coco, write(tmp_path, data))
+    for entry in data["annotations"]:
+        entry.update(area=20 * 18)
+    assert len(read_coco(write(tmp_path, data)).images) == 3
+    for entry in data["annotations"][: max(1, few - 1)]:
+        entry.update(bbox=[0.1, 0.1, 0.5, 0.5])
+    if few != 2:
+        assert "boxes are fractions" in refusal(read_coco, write(tmp_path, data))
+
+
+def test_an_ignored_query_is_said(tmp_path):
+    data = clean()
+    data["annotations"][6]["iscrowd"] = 1
+    gallery = read_coco(write(tmp_path, data))
+    assert gallery.notes == ("1 query used although marked as ignored (ignore, iscrowd), first: annotation 7.",)
+    assert meaning(gallery) == meaning(read_coco(write(tmp_path / "clean", clean())))
 
 
 # Sizes ------------------------------------------------------------------------------------------------------
@@ -465,7 +494,7 @@ def test_pictures_that_are_not_listed_are_counted(tmp_path):
     pictures(folder, "more.png", "Föhn/@eaDir/thumb.png", ".hidden.png")
     (folder / "notes.txt").write_text("no picture")
     notes = check_pictures(read_coco(folder)).notes
-    assert len(notes) == 1 and notes[0].startswith("1 of the pictures in ") and notes[0].endswith("first: more.png.")
+    assert len(notes) == 1 and "do not list were left out: 1, first: more.png." in notes[0]
 
 
 # Layouts ----------------------------------------------------------------------------------------------------
@@ -480,6 +509,12 @@ LAYOUTS = {
     "Ultralytics": ("annotations/train.json", "images/train/", ""),
     "one folder of another name": ("annotations/instances_default.json", "images/part1/", ""),
     "names with the folder": ("annotations/instances_default.json", "images/", "images/"),
+    "COCO, test": ("annotations/image_info_test2017.json", "test2017/", ""),
+    "COCO, stuff": ("annotations/stuff_val2017.json", "val2017/", ""),
+    "LVIS": ("annotations/lvis_v1_val.json", "val2017/", ""),
+    "one folder of any name": ("annotations/all.json", "pictures/", ""),
+    "a folder beside the file": ("labels.json", "photos/", ""),
+    "short names": ("ann/coco.json", "img/", ""),
     "Roboflow": ("train/_annotations.coco.json", "train/", ""),
     "Label Studio": ("result.json", "images/", "images/"),
     "Label Studio on Windows": ("result.json", "images/", "images\\"),
@@ -488,7 +523,7 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_layouts(layout, tmp_path):
+def test_layouts(layout, tmp_path, tmp_path_factory):
     """Found from the folder and from the JSON's own path, with the same meaning."""
     file, where, prefix = LAYOUTS[layout]
     data = clean()
@@ -498,8 +533,7 @@ def test_layouts(layout, tmp_path):
     path = tmp_path / file
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(data))
-    want = meaning(read_coco(write(tmp_path / "clean", clean())))
-    (tmp_path / "clean" / "annotations.json").unlink()
+    want = meaning(read_coco(write(tmp_path_factory.mktemp("clean"), clean())))
     assert told_layout(tmp_path) == "coco"
     for gallery in (read_coco(path), read_coco(tmp_path), read_dataset(tmp_path), read_gallery(path)):
         images, by_instance, queries = meaning(gallery)
@@ -549,7 +583,7 @@ def test_pictures_below_the_named_folder_are_counted(tmp_path):
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "instances_train2017.json").write_text(json.dumps(data))
     notes = read_gallery(tmp_path, check=True).notes
-    assert any(note.startswith("4 of the pictures in ") and "val2017" in note for note in notes)
+    assert any("do not list were left out: 4, first: val2017/" in note for note in notes)
 
 
 def test_positives_without_a_box_are_named(tmp_path):
@@ -658,7 +692,7 @@ def zipped(text):
 
 OTHER_FILES = {
     "zip": (zipped, "is a ZIP archive"),
-    "gzip": (lambda text: gzip.compress(text.encode()), "compressed by gzip"),
+    "gzip": (lambda text: gzip.compress(text.encode()), "is a gzip archive"),
     "LFS": (lambda text: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
     "HTML": (lambda text: b"<!DOCTYPE html><title>Sign in</title>", "is a web page or XML"),
     "Latin-1": (lambda text: text.replace("cup", "Füße").encode("latin-1"), "in no Unicode encoding"),

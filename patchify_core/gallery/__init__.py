@@ -175,8 +175,7 @@ def check_pictures(
     notes = first_pages(paged)
     if others:
         notes.append(
-            f"{len(others):,} of the pictures in {folder} are not listed in the annotations and are left out, "
-            f"first: {others[0]}."
+            f"Pictures in {folder} that the annotations do not list were left out: {len(others):,}, first: {others[0]}."
         )
     rows = gallery.annotations
     unboxed = np.isnan(rows.boxes).any(axis=1) & ~rows.ignore

@@ -43,7 +43,7 @@ class GallerySettings:
         rounding: How far a box may stick out of its picture, in pixels, and still be clipped without a word.
         problems_named: How many of a dataset's problems its error names before it counts the rest.
         outside: Share of the boxes that may lie mostly outside their pictures, if they are more than `few_boxes`; with
-            more, boxes are taken to be written in another form than COCO's.
+            more, or more than half of few, boxes are taken to be written in another form than COCO's.
         few_boxes: See `outside`.
     """
 
@@ -103,7 +103,7 @@ class _CocoReader:
         self.annotated: Counter[int] = Counter()
         self.counted: Counter[str] = Counter()
         self.first: dict[str, str] = {}
-        self.boxes = self.fractions = self.outside = 0
+        self.boxes = self.fractions = self.outside = self.corners = 0
 
     def gallery(self) -> Gallery:
         """Read everything, then either return it or raise what was wrong with it."""
@@ -131,8 +131,8 @@ class _CocoReader:
         rest = f"; and {more} more problem{'s' if more > 1 else ''}" if more else ""
         looked = ""
         if any("which is missing" in problem for problem in self.problems):
-            own, others = picture_folders(self.path)
-            looked = f"; pictures were looked for in {', '.join(repr(str(folder)) for folder in (*own, *others))}"
+            folders = [repr(str(folder)) for tier in picture_folders(self.path) for folder in tier]
+            looked = f"; pictures were looked for in {', '.join(folders[:8])}{', ...' if folders[8:] else ''}"
         return GalleryError(f"{str(self.path)!r} cannot be used: {'; '.join(named)}{rest}{looked}; correct that first.")
 
     def _read_each(self, key: str, what: str, read: Callable[[dict[str, Any], str], None], needed: bool = True) -> None:
@@ -228,7 +228,9 @@ class _CocoReader:
             return
         if is_query and box is not None and (box[2:] - box[:2]).min() < 1:
             raise EntryError(f"has a box of less than a pixel, which is too small for a query: {entry.get('bbox')}")
-        if crowd and not is_query:
+        if is_query and (crowd or ignore):
+            self._count("ignored query", called)
+        elif crowd:
             self._count("crowd", called)
         attributes = entry.get("attributes")
         if isinstance(attributes, dict) and attributes.get("rotation"):
@@ -247,6 +249,7 @@ class _CocoReader:
             self.boxes += 1
             sides, inside = written[2:] - written[:2], np.clip(written, 0, [*size, *size])
             self.outside += bool((sides > 0).all() and np.prod(inside[2:] - inside[:2]) < 0.5 * np.prod(sides))
+            self.corners += _are_corners(written, entry.get("area"))
             cut = clipped(written, size)
             self.fractions += bool(written.max() <= 1 and written.min() >= 0)
             slack = self.settings.rounding + 1e-6  # sums of decimal fractions miss by less
@@ -278,13 +281,14 @@ class _CocoReader:
 
     def _check_form_of_boxes(self) -> None:
         """Refuse boxes of another form, which would be read as other boxes without a sign of it."""
-        if self.outside > max(self.settings.few_boxes, self.settings.outside * self.boxes):
-            self.problems.append(
-                f"{self.outside} of its {self.boxes} boxes are mostly outside their pictures: a bbox is [x, y, width, "
-                "height] in pixels of the upright picture"
-            )
-        elif self.fractions and self.fractions == self.boxes:
-            self.problems.append("its boxes are fractions of their pictures: a bbox is [x, y, width, height] in pixels")
+        form = "a bbox is [x, y, width, height] in pixels of the upright picture"
+        share = self.settings.outside if self.outside > self.settings.few_boxes else 0.5
+        if self.outside > share * self.boxes:
+            self.problems.append(f"{self.outside} of its {self.boxes} boxes are mostly outside their pictures: {form}")
+        elif 2 * self.corners > self.boxes:
+            self.problems.append(f"{self.corners} of its {self.boxes} boxes are corners, as their area tells: {form}")
+        elif 2 * self.fractions > self.boxes:
+            self.problems.append(f"{self.fractions} of its {self.boxes} boxes are fractions of their pictures: {form}")
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -332,6 +336,15 @@ class _CocoReader:
         )
 
 
+def _are_corners(box: NDArray[np.float64], area: object) -> bool:
+    """Whether four numbers, read as x, y, width, height, are two corners by the `area` that stands beside them."""
+    (x, y), (right, bottom) = box[:2].tolist(), (box[2:] - box[:2]).tolist()  # as the numbers stand in the file
+    if type(area) not in (int, float) or right <= x or bottom <= y:
+        return False
+    inside = (right - x) * (bottom - y)
+    return math.isclose(area, inside, rel_tol=1e-3) and not math.isclose(area, right * bottom, rel_tol=1e-3)  # type: ignore[arg-type]
+
+
 _PARTS_OF_TRAINING = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "all"})
 
 _NOTES = {
@@ -344,6 +357,7 @@ _NOTES = {
     "rotated": ("box", "boxes", "of rotated shapes used without their rotation"),
     "clipped": ("box", "boxes", "cut off at the edge of the picture"),
     "crowd": ("annotation", "annotations", "of a crowd (iscrowd) counted as ignored"),
+    "ignored query": ("query", "queries", "used although marked as ignored (ignore, iscrowd)"),
     "mask": ("box", "boxes", "taken from the segmentation, there being no bbox"),
 }
 

@@ -141,7 +141,7 @@ def box_of_mask(segmentation: object, size: tuple[int, int]) -> NDArray[np.float
         EntryError: It is no segmentation, or one of a picture of another size.
         NoAreaError: No pixel is in it.
     """
-    if not segmentation:
+    if not segmentation or segmentation == [[]]:
         return None
     try:
         from pycocotools import mask

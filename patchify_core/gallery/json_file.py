@@ -7,13 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import GalleryError
+from patchify_core.imaging.archive_kinds import other_archive
 
 _OTHERS = {
     b"PK\x03\x04": "is a ZIP archive, not a JSON file: unpack it and give the JSON in it",
     b"PK\x05\x06": "is an empty ZIP archive, not a JSON file: export it again",
-    b"\x1f\x8b": "is compressed by gzip, not a JSON file: unpack it first",
-    b"7z\xbc\xaf\x27\x1c": "is a 7-Zip archive, not a JSON file: unpack it and give the JSON in it",
-    b"Rar!": "is a RAR archive, not a JSON file: unpack it and give the JSON in it",
     b"version https://git-lfs.github.com/spec/": "is a Git LFS pointer, not the file: fetch it with git lfs pull",
     b"<": "is a web page or XML, not a JSON file: download or export it again",
     b"\x89PNG": "is a picture, not a JSON file: name the file with the annotations",
@@ -37,6 +35,8 @@ def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
         raise GalleryError(f"There is no file {name!r}: check its name and folder.") from error
     except (OSError, ValueError) as error:
         raise GalleryError(f"{name!r} cannot be read: check its permissions.") from error
+    if archive := other_archive(content[:512]):
+        raise GalleryError(f"{name!r} is {archive}, not a JSON file: unpack it and give the JSON in it.")
     start = content[:64].lstrip()
     for head, what in _OTHERS.items():
         if start.startswith(head):

@@ -29,7 +29,9 @@ _NAMED = ("_annotations.coco*.json", "instances*.json", "*.coco.json")
 _LIKELY = ("result.json", "labels.json", "coco*.json")
 """What they call it too, as others do."""
 
-_PARTS = re.compile(r"^(instances|person_keypoints|annotations?|labels?|coco)_|(_annotations)?\.coco$|^_annotations$")
+_PARTS = re.compile(
+    r"^(instances|person_keypoints|image_info|annotations?|labels?|coco)_|(_annotations)?\.coco$|^_annotations$"
+)
 _SAMPLE, _PIECE_BYTES, _DEEP = 1000, 1 << 22, 3
 
 
@@ -114,43 +116,54 @@ def picture_names(json_file: Path, names: Sequence[str]) -> FileNames:
     bases = _bases(json_file)
     if some and bases[1:] and all(name.startswith("../") for name in some):
         return FileNames(bases[1], "../")  # relative to the file, whose folder is for annotations alone
-    own, others = ([FileNames(folder) for folder in folders] for folders in picture_folders(json_file))
+    own, *others = ([FileNames(folder) for folder in folders] for folders in picture_folders(json_file))
     for is_there in (lambda root, name: os.path.isfile(root.root / name), FileNames.contains):
         for root in own:
             if any(is_there(root, name) for name in some):
                 return root
-        counts = [sum(is_there(root, name) for name in some) for root in others]
-        if any(counts):
-            best = [root for root, count in zip(others, counts, strict=True) if count == max(counts)]
+        for roots in others:
+            counts = [sum(is_there(root, name) for name in some) for root in roots]
+            best = [root for root, count in zip(roots, counts, strict=True) if count and count == max(counts)]
             if len(best) > 1:
                 raise GalleryError(
                     f"The pictures that {str(json_file)!r} names are in {str(best[0].root)!r} and in "
                     f"{str(best[1].root)!r}: put the file beside its pictures as {ANNOTATIONS_FILE}."
                 )
-            return best[0]
+            if best:
+                return best[0]
     return FileNames(bases[-1])
 
 
-def picture_folders(json_file: Path) -> tuple[list[Path], list[Path]]:
+def picture_folders(json_file: Path) -> list[list[Path]]:
     """List the folders in which the pictures of a COCO file may lie; the letter case of their names does not count.
 
     Returns:
-        Its own folder and those called like it, the likeliest first; then those that pictures usually lie in.
+        Its own folder and those called like it, the likeliest first; those that pictures usually lie in; and the others
+        beside it.
     """
     folder, part = json_file.parent, _PARTS.sub("", json_file.stem)
     bases = _bases(json_file)
     images = [path for base in bases for path in _inner(base, "images")]
-    own = [path for base in bases if part for each in (*_inner(base, "images"), base) for path in _inner(each, part)]
-    others = [path for base in bases for path in (*_inner(base, "images"), *_inner(base, "data"), *bases[1:])]
-    others += [each / name for each in images for name in _entries(each) if (each / name).is_dir()]
-    own = list(dict.fromkeys([folder, *own]))
-    return own, [path for path in dict.fromkeys(others) if path not in own]
+    parts = [each for each in dict.fromkeys([part, part.rpartition("_")[2]]) if each]
+    own = [path for each in (*images, *bases) for one in parts for path in _inner(each, one)]
+    usual = [*images, *(path for base in bases for path in _inner(base, "data")), *bases[1:]]
+    tiers = [folder, *own], [*usual, *_folders(images)], _folders(bases)
+    listed: list[list[Path]] = []
+    for tier in tiers:
+        known = {path for before in listed for path in before}
+        listed.append([path for path in dict.fromkeys(tier) if path not in known])
+    return listed
 
 
 def _bases(json_file: Path) -> list[Path]:
     """The folder of a COCO file, and that around it where it is one for annotations alone."""
     folder = json_file.parent
     return [folder, *([Path(os.path.abspath(folder)).parent] if _has_annotations(folder) else [])]
+
+
+def _folders(within: Sequence[Path]) -> list[Path]:
+    """The folders in some folders, but for hidden ones."""
+    return [each / name for each in within for name in _entries(each) if not is_hidden(name) and (each / name).is_dir()]
 
 
 def _inner(folder: Path, name: str) -> list[Path]:
@@ -160,7 +173,7 @@ def _inner(folder: Path, name: str) -> list[Path]:
 def _has_annotations(folder: Path) -> bool:
     """Say whether a folder is called as those are that contain annotations and no pictures."""
     name = Path(os.path.abspath(folder)).name.lower()
-    return "annotation" in name or name in ("annots", "labels", "json", "coco")
+    return "annotation" in name or name in ("ann", "anns", "annots", "labels", "json", "coco")
 
 
 def _json_files(folder: Path) -> list[Path]:
