@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from patchify_core.errors import GalleryError
@@ -413,8 +413,9 @@ def test_segmentations_that_are_none(case, tmp_path):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example("00")  # no run at all, of which pycocotools makes a box at the far end of 32 bits
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=40))
-def test_any_run_length_code_is_read_or_refused(tmp_path_factory, counts):
+def test_any_run_length_code_is_read_or_refused(counts):
     """pycocotools' C code believes what it is given: it must never be given what it cannot bear."""
     from patchify_core.gallery.coco_values import EntryError, box_of_mask
 

@@ -160,9 +160,11 @@ def box_of_mask(segmentation: object, size: tuple[int, int]) -> NDArray[np.float
         mask.decode(shapes)  # refuses codes of more or fewer pixels, which toBbox does not
     except ValueError as error:
         raise EntryError("has a segmentation whose run-length code is damaged") from error
-    x, y, across, down = mask.toBbox(shapes).tolist()
-    if across <= 0 or down <= 0:
+    if not mask.area(shapes):
         raise NoAreaError("has a segmentation without a pixel in its picture")
+    x, y, across, down = mask.toBbox(shapes).tolist()
+    if x + across > width or y + down > height:
+        raise EntryError("has a segmentation whose run-length code is damaged")
     return np.array([x, y, x + across, y + down])
 
 
