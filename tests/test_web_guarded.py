@@ -197,6 +197,33 @@ def test_pictures_sent_as_text_may_not_fill_the_memory_while_they_wait(monkeypat
     assert push(queue, 0, "visitor")[2] == "success"
 
 
+def test_whoever_fills_the_bytes_makes_way_and_small_requests_are_never_refused_for_them():
+    queue = page()._queue
+    said = [push(queue, 2, f"flood{number}", "203.0.113.9", 40_000_000)[2] for number in range(8)]
+    assert said == ["success"] * 6 + ["queue_full"] * 2
+    assert push(queue, 0, "visitor", "198.51.100.1", 63_000)[2] == "success"
+    assert push(queue, 0, "pupil", "203.0.113.9", 200)[2] == "success"
+    assert waiting_of(queue) == {"203.0.113.9": 7, "198.51.100.1": 1}  # nobody had to go for them
+    assert push(queue, 2, "program", "198.51.100.1", 40_000_000)[2] == "success"
+    assert "flood5" not in {event.session_hash for event in queue._waiting()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrivals=st.lists(st.tuples(st.sampled_from("aaabbc"), st.integers(0, 43)), min_size=9, max_size=30))
+def test_bytes_are_shared_by_address(one_page, arrivals):
+    queue = FairQueue(one_page, QueueSettings(waiting=100, of_one=100, of_programs=100))
+    for number, (address, size) in enumerate(arrivals):
+        before = {event._id for event in queue._waiting()}
+        accepted = push(queue, 2, str(number), address, size * 1_000_000)[2] == "success"
+        held: Counter[str] = Counter()
+        for event in queue._waiting():
+            held[event.request.client.host] += event.request.scope["patchify_bytes"] / 1_000_000
+        assert held.total() <= 256
+        if not accepted:  # nobody lost a place for nothing, and nobody has much more than whoever was turned away
+            assert before == {event._id for event in queue._waiting()}
+            assert size > 0 and held[address] + size >= max(held.values()) - 43
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     arrivals=st.lists(st.sampled_from("aaaaaabbc"), min_size=1, max_size=60),

@@ -7,7 +7,7 @@ import math
 import random
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -21,6 +21,7 @@ from gradio.state_holder import SessionState
 from gradio.utils import error_payload
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
+from patchify_core.web.bodies import SMALL
 from patchify_core.web.callers import CALLER, caller_group
 from patchify_core.web.events import NOTICE
 from patchify_core.web.keeping import Keeping
@@ -34,7 +35,7 @@ IN_ORDER = (ENCODER, PROGRAMS)
 """Queues in which one visitor's requests are answered one after the other, in the order in which they were made."""
 
 WAITING_MB = 256
-"""Megabytes that the requests that wait may have together: pictures that programs sent as text."""
+"""Megabytes that requests of more than 64 kB may have together while they wait: pictures that programs sent as text."""
 
 OTHERS_AT_ONCE = 2
 """Requests that are answered at once in a queue that says nothing about it."""
@@ -117,7 +118,8 @@ class FairQueue(Queue):
 
     A caller is a visitor, known by a session that anybody can invent anew, or an address (`callers`). As long as there
     is room and a turn for everybody the address does not matter, because a whole class may share one. When the queue is
-    full, a newcomer takes the place of the newest request of the address that has the most; and addresses take turns.
+    full, a newcomer takes the place of the newest request of the address that has the most, in number or in bytes; and
+    addresses take turns.
 
     Args:
         blocks: whose requests wait.
@@ -148,12 +150,7 @@ class FairQueue(Queue):
         queue = None if body.fn_index is None else self.blocks.fns[body.fn_index].concurrency_id
         if sum(event.session_hash == body.session_hash for event in self._waiting()) >= self._settings.of_one:
             return False, BUSY, "queue_full"
-        if _size(request) + sum(_size(event.request) for event in self._waiting()) > WAITING_MB * 1_000_000:
-            return False, BUSY, "queue_full"
-        address = caller_group(request)
-        if queue in (PROGRAMS, EVALUATION) and not self._has_room(address, self._settings.of_programs, True):
-            return False, BUSY, "queue_full"
-        if not self._has_room(address, self._settings.waiting):
+        if not self._make_room(caller_group(request), _size(request), queue in (PROGRAMS, EVALUATION)):
             return False, BUSY, "queue_full"
         return await super().push(body, request, username)
 
@@ -208,16 +205,23 @@ class FairQueue(Queue):
     def _waiting(self) -> Iterable[Event]:
         return (event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue)
 
-    def _has_room(self, address: str, most: int, of_programs: bool = False) -> bool:
-        """Whether one more request of an address may wait among at most so many; makes room if it has few of them."""
-        among = [one for one in self._waiting() if not of_programs or one.concurrency_id in (PROGRAMS, EVALUATION)]
-        if len(among) < most:
-            return True
-        counts = Counter(caller_group(event.request) for event in among)
-        largest = max(counts, key=lambda one: counts[one])
-        if counts[address] >= counts[largest] - 1:
-            return False
-        self._turn_away(max((e for e in among if caller_group(e.request) == largest), key=lambda e: e.enqueue_time))
+    def _make_room(self, address: str, size: int, of_programs: bool) -> bool:
+        """Whether one more request may wait; others are turned away for it where its address has fewer, or less."""
+        waiting, surplus = list(self._waiting()), []  # type: list[Event], list[Event]
+        limits: list[tuple[int, int, Callable[[Event], int]]] = [(self._settings.waiting, 1, lambda event: 1)]
+        if of_programs:
+            limits.insert(
+                0, (self._settings.of_programs, 1, lambda event: event.concurrency_id in (PROGRAMS, EVALUATION))
+            )
+        if size > SMALL:  # what is small never waits for room that others take with pictures
+            limits.append((WAITING_MB * 1_000_000, size, lambda event: _size(event.request)))
+        for most, more, weight in limits:
+            found = _surplus([event for event in waiting if event not in surplus], address, most - more, more, weight)
+            if found is None:
+                return False
+            surplus += found
+        for event in surplus:
+            self._turn_away(event)
         return True
 
     def _turn_away(self, event: Event) -> None:
@@ -227,6 +231,35 @@ class FairQueue(Queue):
         if event.session_hash in self.pending_messages_per_session:
             said = error_payload(refusal(BUSY), False)
             self.send_message(event, ProcessCompletedMessage(output=said, title=NOTICE, success=False))
+
+
+def _surplus(
+    waiting: Sequence[Event], newcomer: str, most: int, more: int, weight: Callable[[Event], int]
+) -> list[Event] | None:
+    """What must go so that the rest weighs no more than `most`: the newest of the address that has the most, each time.
+
+    Args:
+        waiting: all that wait.
+        newcomer: address of one more request.
+        most: what may be left.
+        more: weight of that request.
+        weight: of one that waits.
+
+    Returns:
+        None if the newcomer's address would then have as much as any.
+    """
+    taken: Counter[str] = Counter()
+    for event in waiting:
+        taken[caller_group(event.request)] += weight(event)
+    surplus: list[Event] = []
+    while taken.total() > most:
+        largest = max(taken, key=lambda one: taken[one])
+        if taken[newcomer] + more >= taken[largest]:
+            return None
+        theirs = (e for e in waiting if caller_group(e.request) == largest and weight(e) and e not in surplus)
+        surplus.append(max(theirs, key=lambda event: event.enqueue_time))
+        taken[largest] -= weight(surplus[-1])
+    return surplus
 
 
 def _size(request: Any) -> int:
