@@ -46,6 +46,7 @@ def test_a_body_is_passed_on_as_it_was_sent(inner):
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, 413),
         (b"[" + b"[]," * 60_000 + b"1]", 413),
         (b'{"data":["' + b"x" * 2_500_000 + b'"]}', 413),
+        (call(event_data={"path": "x" * 64_000}), 413),
         (call(session_hash="a b"), 400),
         (call(session_hash="x" * 65), 400),
         (call(session_hash=""), 400),

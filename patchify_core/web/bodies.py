@@ -192,7 +192,7 @@ def checked_json(data: bytes) -> None:
     """Accepts what Gradio's own parser may be given.
 
     Raises:
-        Refused: if it is no JSON, or too deep or of too many values, or names a session in no way that a page does.
+        Refused: if it is no JSON, too deep, of too many values or with a long event, or names a session wrongly.
     """
     if sum(map(data.count, (b"[", b"{", b",", b":"))) > VALUES:
         raise Refused(413, f"The request has more than {VALUES:,} values: send fewer.")
@@ -207,6 +207,8 @@ def checked_json(data: bytes) -> None:
     except ValueError:
         raise Refused(400, "The request is not JSON that can be read: see the API under /gradio_api/info.") from None
     if isinstance(sent, dict):
+        if len(data) > SMALL and len(json.dumps(sent.get("event_data"))) > SMALL:
+            raise Refused(413, f"event_data is larger than this server takes, which is {_size(SMALL)}.")
         for name in ("session_hash", "event_id"):
             value = sent.get(name)
             if isinstance(value, str) and not _NAME.fullmatch(value):

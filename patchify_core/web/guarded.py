@@ -6,6 +6,7 @@ import logging
 import math
 import random
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -24,7 +25,9 @@ from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 from patchify_core.web.bodies import SMALL
 from patchify_core.web.callers import CALLER, caller_group
 from patchify_core.web.events import NOTICE
+from patchify_core.web.gate import FAILED
 from patchify_core.web.keeping import Keeping
+from patchify_core.web.logs import log_unforeseen
 from patchify_core.web.room import Owner
 from patchify_core.web.settings import QueueSettings
 
@@ -68,6 +71,12 @@ class GuardedBlocks(gr.Blocks):
             if not error.print_exception:  # one of ours
                 raise
             raise refusal(UNFIT) from None
+        except Exception as error:
+            what = block_fn if isinstance(block_fn, int) else block_fn.api_name or block_fn.name
+            if _is_ours(error):
+                log_unforeseen(log, f"The function {what}", error)
+                raise refusal(FAILED) from None
+            raise unfit(what, error) from None
         return found
 
     async def preprocess_data(
@@ -87,8 +96,7 @@ class GuardedBlocks(gr.Blocks):
         except InvalidPathError:
             raise refusal("The upload did not arrive: send the picture again.") from None
         except Exception as error:  # whatever else a stranger's values make of Gradio's own code
-            log.info("A request did not fit %s: %s", block_fn.api_name, type(error).__name__)
-            raise refusal(UNFIT) from None
+            raise unfit(block_fn.api_name or block_fn.name, error) from None
         _forget_values(state, block_fn.inputs)
         return found
 
@@ -148,7 +156,8 @@ class FairQueue(Queue):
         if body.fn_index is not None and body.fn_index not in self.blocks.fns:
             return False, "There is no such function: reload the page, or see its API.", "error"
         queue = None if body.fn_index is None else self.blocks.fns[body.fn_index].concurrency_id
-        if sum(event.session_hash == body.session_hash for event in self._waiting()) >= self._settings.of_one:
+        theirs = sum(_visitor(event.request, event.session_hash) == body.session_hash for event in self._waiting())
+        if theirs >= self._settings.of_one and _visitor(request, body.session_hash) is not None:
             return False, BUSY, "queue_full"
         if not self._make_room(caller_group(request), _size(request), queue in (PROGRAMS, EVALUATION)):
             return False, BUSY, "queue_full"
@@ -189,13 +198,14 @@ class FairQueue(Queue):
     def _next(self, name: str, waiting: list[Event]) -> Event | None:
         """The first request of the address that has the fewest answered now, or whose turn was longest ago."""
         running = [event for job in self.active_jobs for event in job or () if event.concurrency_id == name]
-        busy = {event.session_hash for event in running} if name in IN_ORDER else set()
+        busy = {_visitor(event.request, event.session_hash) for event in running} if name in IN_ORDER else set()
         firsts: dict[str, Event] = {}
         for event in waiting:
-            if event.session_hash not in busy:
+            visitor = _visitor(event.request, event.session_hash)
+            if visitor is None or visitor not in busy:
                 firsts.setdefault(caller_group(event.request), event)
             if name in IN_ORDER:
-                busy.add(event.session_hash)  # what a visitor asked later comes later, from wherever it is asked
+                busy.add(visitor)  # what a visitor asked later comes later, from wherever it is asked
         if not firsts:
             return None
         now = Counter(caller_group(event.request) for event in running)
@@ -262,6 +272,11 @@ def _surplus(
     return surplus
 
 
+def _visitor(request: Any, session: str | None) -> str | None:
+    """The session that a request is of; None if it is a tool's: the MCP server asks for all its callers in one."""
+    return None if (getattr(request, "scope", None) or {}).get("patchify_tool") else session
+
+
 def _size(request: Any) -> int:
     """Bytes that a request sent, as `gate` counted them."""
     scope = getattr(request, "scope", None) or {}
@@ -271,6 +286,18 @@ def _size(request: Any) -> int:
 def refusal(sentence: str) -> Error:
     """An error that reaches whoever asked, page or program, as this sentence, and leaves no traceback in the log."""
     return Error(sentence, title=NOTICE, print_exception=False)
+
+
+def unfit(what: object, error: Exception) -> Error:
+    """A refusal of values that Gradio's own code made an error of, which may quote them."""
+    log.info("A request did not fit %s: %s", what, type(error).__name__)
+    return refusal(UNFIT)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error that `process_api` catches came by way of our own code, not only through Gradio's."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
+    return any(str(frame.f_globals.get("__name__")).startswith("patchify_core.") for frame in frames)
 
 
 def still_wanted() -> bool:
