@@ -62,6 +62,8 @@ def keep_uploads_apart(keeping: Keeping | None = None) -> None:
                 raise MultiPartException(CUT_OFF) from None
             if isinstance(error, (TypeError, AttributeError, FormParserError)):  # a field where a file should be
                 raise HTTPException(400, NO_FORM) from None
+            if isinstance(error, MultiPartException) and not error.message.endswith("."):  # the parser's own words
+                raise MultiPartException(NO_FORM) from None
             raise
         finally:
             if parcel is not None:
