@@ -50,6 +50,11 @@ class Handler(logging.StreamHandler):
         self.setFormatter(Plain("%(levelname)s %(name)s: %(message)s"))
         self.addFilter(unquoted)
 
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes to what is the standard error now."""
+        self.stream = sys.stderr
+        super().emit(record)
+
 
 def install() -> None:
     """Gives the root logger the handler; called before anything logs, which would make another."""
