@@ -60,6 +60,4 @@ def test_what_forms_look_like_is_not_logged(written):
 
 def test_other_lines_are_logged_as_they_are(written):
     logging.getLogger("patchify_core.web.launch").warning("The examples could not be prepared: %s", "a disk is full")
-    assert (
-        written.getvalue() == "WARNING patchify_core.web.launch: The examples could not be prepared: a disk is full\n"
-    )
+    assert written() == "WARNING patchify_core.web.launch: The examples could not be prepared: a disk is full\n"
