@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_body_is_passed_on_as_it_was_sent(inner):
         (b'{"a":' * 5000 + b"1" + b"}" * 5000, 413),
         (b"[" + b"[]," * 60_000 + b"1]", 413),
         (b'{"data":["' + b"x" * 2_500_000 + b'"]}', 413),
+        (call(event_data={"path": "x" * 64_000}), 413),
         (call(session_hash="a b"), 400),
         (call(session_hash="x" * 65), 400),
         (call(session_hash=""), 400),
@@ -117,7 +119,7 @@ def test_a_body_that_stops_on_its_way_ends(inner, monkeypatch, path):
 
 
 def test_a_body_that_trickles_ends_too(monkeypatch):
-    monkeypatch.setattr(bodies, "FIRST_S", 0.2)
+    monkeypatch.setattr(bodies, "PACE_S", 0.2)
     monkeypatch.setattr(bodies, "SLOWEST", 100)
 
     async def trickle() -> Any:
@@ -146,41 +148,85 @@ def test_a_call_ends_in_time_however_much_of_it_came(monkeypatch):
     assert caught.value.status == 408
 
 
-def test_bodies_on_their_way_share_one_budget_that_is_given_back():
-    reader = Reader(10)
+async def arriving(reader: Reader, caller: str, sizes: list[int], then: bool = False) -> str:
+    """What becomes of a body of pieces of these sizes; unless it ends `then`, no more comes after them."""
+    CALLER.set(caller)
+    pieces = [{"type": "http.request", "body": b"x" * size, "more_body": True} for size in sizes]
+    pieces[-1]["more_body"] = not then
 
-    async def endless() -> Any:
-        return {"type": "http.request", "body": b"x" * 10, "more_body": True}
+    async def some() -> Any:
+        return pieces.pop(0) if pieces else await asyncio.sleep(3600)
 
-    async def held(caller: str) -> int:
-        """Bytes that were taken of a caller who sends without an end."""
-        CALLER.set(caller)
-        body = Body(endless, 10**9)
-        with pytest.raises(Refused) as caught:
-            await reader.read(body)
-        assert caught.value.status == 503
-        return body.received
-
-    async def stalled(caller: str, size: int) -> None:
-        CALLER.set(caller)
-        pieces = [{"type": "http.request", "body": b"x" * size, "more_body": True}]
-
-        async def some() -> Any:
-            return pieces.pop() if pieces else await asyncio.sleep(3600)
-
+    try:
         await reader.read(Body(some, 10**9))
+    except Refused as refused:
+        return str(refused.status)
+    return "read"
+
+
+def test_bodies_on_their_way_share_one_budget_and_who_holds_most_makes_way(monkeypatch):
+    monkeypatch.setattr(bodies, "SMALL", 5)
+    reader = Reader(100)
 
     async def several() -> None:
-        assert await asyncio.create_task(held("a")) == 50  # of one caller, four of ten and the one too many
-        waiting = [asyncio.create_task(stalled(caller, 40)) for caller in "ab"]
-        await asyncio.sleep(0.05)
-        assert await asyncio.create_task(held("c")) == 10  # eight of ten are there already
-        for task in waiting:
+        async def stays(caller: str, size: int) -> asyncio.Task[str]:
+            task = asyncio.create_task(arriving(reader, caller, [size]))
+            await asyncio.sleep(0.02)
+            return task
+
+        assert await asyncio.create_task(arriving(reader, "a", [100] * 4 + [21])) == "503"  # four of one, no more
+        flood = [await stays(caller, 100) for caller in "aaaabbbb"]
+        assert not any(task.done() for task in flood)
+        assert [await asyncio.create_task(arriving(reader, one, [3, 2], True)) for one in "abc"] == ["read"] * 3
+        assert not any(task.done() for task in flood)  # what is small takes nobody's room
+        assert await asyncio.create_task(arriving(reader, "c", [60, 30], True)) == "read"
+        await asyncio.sleep(0.02)
+        assert sum(task.done() for task in flood) == 1 and {await task for task in flood if task.done()} == {"503"}
+        for task in flood:
             task.cancel()
-        await asyncio.gather(*waiting, return_exceptions=True)
+        await asyncio.gather(*flood, return_exceptions=True)
 
     asyncio.run(several())
-    assert not reader._held
+    assert not reader._callers
+
+
+def test_a_body_that_has_almost_come_may_not_stay_by_a_trickle(monkeypatch):
+    monkeypatch.setattr(bodies, "PACE_S", 0.3)
+    pieces = [b"x" * 1_000_000]
+
+    async def trickle() -> Any:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": pieces.pop() if pieces else b"x" * 50, "more_body": True}
+
+    async def read() -> None:
+        await Reader(10**9).read(Body(trickle, 10**9, 30.0))
+
+    with pytest.raises(Refused) as caught:  # 5 kB a second, of a megabyte in thirty seconds
+        asyncio.run(asyncio.wait_for(read(), 20))
+    assert caught.value.status == 408
+
+
+@settings(max_examples=50, deadline=None)
+@given(total=st.integers(1, 40_000_000), took=st.integers(1, 290))
+def test_a_steady_pace_that_brings_all_in_time_never_ends(total, took):
+    now, left = [0.0], [total]
+    rate = max(total // took + 1, 2 * bodies.SLOWEST)
+
+    async def steady() -> Any:
+        now[0] += 1
+        piece = min(rate, left[0])
+        left[0] -= piece
+        return {"type": "http.request", "body": bytes(piece), "more_body": left[0] > 0}
+
+    async def read() -> None:
+        body, more = Body(steady, 10**9, bodies.CALL_S), True
+        while more:
+            more = (await body())["more_body"]
+            assert now[0] <= body._due
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bodies, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        asyncio.run(read())
 
 
 def test_who_leaves_in_the_middle_gets_no_answer_and_reaches_nobody(inner):

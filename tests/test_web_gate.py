@@ -305,6 +305,24 @@ def test_who_asks_by_a_tool_is_known_to_the_search_too(inner):
         assert b"x-patchify-caller" not in dict(inner.seen[-1]["headers"])
 
 
+def test_only_what_tools_need_of_a_clients_headers_is_passed_on(inner):
+    sent = [(b"cookie", b"a=\xff"), (b"x-evil", b"1"), (b"mcp-protocol-version", b"2025-06-18"), (b"accept", b"\xe9")]
+    assert asked(gate(inner, tools=True), "POST", "/gradio_api/mcp/", b"{}", [*JSON, *sent])[0] == 200
+    passed_on = dict(inner.seen[-1]["headers"])
+    assert set(passed_on) == {b"host", b"content-type", b"mcp-protocol-version", b"x-patchify-caller"}
+
+
+def test_whoever_hangs_up_is_not_in_the_log(inner, caplog):
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        try:
+            raise asyncio.CancelledError  # as the server's tasks are when the connection is lost
+        except asyncio.CancelledError as error:
+            raise RuntimeError("streaming") from error
+
+    asked(gate(answer), "GET", "/gradio_api/queue/data")
+    assert "failed" not in caplog.text
+
+
 # Foreign pages ------------------------------------------------------------------------------------------------
 
 

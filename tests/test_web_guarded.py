@@ -20,9 +20,11 @@ from starlette.testclient import TestClient
 
 from patchify_core.web import uploads
 from patchify_core.web.callers import CALLER
-from patchify_core.web.guarded import BUSY, ENCODER, PROGRAMS, UNFIT, FairQueue, GuardedBlocks
+from patchify_core.web.guarded import BUSY, ENCODER, FAILED, PROGRAMS, UNFIT, FairQueue, GuardedBlocks
+from patchify_core.web.logs import Plain
 from patchify_core.web.routes import why_not
 from patchify_core.web.settings import QueueSettings
+from patchify_core.web.sizes import words
 from patchify_core.web.states import FairStates
 
 
@@ -46,10 +48,10 @@ def body(function: int, session: str | None) -> SimpleNamespace:
 
 
 def push(
-    queue: FairQueue, function: int, session: str | None, address: str | None = None, size: int = 0
+    queue: FairQueue, function: int, session: str | None, address: str | None = None, size: int = 0, tool: bool = False
 ) -> tuple[bool, str, str]:
     client = None if address is None else SimpleNamespace(host=address)
-    request = SimpleNamespace(client=client, scope={"patchify_bytes": size})
+    request = SimpleNamespace(client=client, scope={"patchify_bytes": size, "patchify_tool": tool})
     return asyncio.run(queue.push(body(function, session), request, None))
 
 
@@ -197,6 +199,43 @@ def test_pictures_sent_as_text_may_not_fill_the_memory_while_they_wait(monkeypat
     assert push(queue, 0, "visitor")[2] == "success"
 
 
+def test_callers_of_tools_share_one_session_and_have_turns_and_places_by_address():
+    queue = page(QueueSettings(of_one=2, of_programs=6))._queue
+    queue.active_jobs = [None] * 8
+    said = [push(queue, 2, "shared", "203.0.113.9", tool=True)[2] for _ in range(7)]
+    assert said == ["success"] * 6 + ["queue_full"]
+    assert push(queue, 2, "shared", "198.51.100.1", tool=True)[2] == "success"
+    assert waiting_of(queue) == {"203.0.113.9": 5, "198.51.100.1": 1}
+    assert [queue.get_events()[0][0].request.client.host for _ in range(2)] == ["203.0.113.9", "198.51.100.1"]
+
+
+def test_whoever_fills_the_bytes_makes_way_and_small_requests_are_never_refused_for_them():
+    queue = page()._queue
+    said = [push(queue, 2, f"flood{number}", "203.0.113.9", 40_000_000)[2] for number in range(8)]
+    assert said == ["success"] * 6 + ["queue_full"] * 2
+    assert push(queue, 0, "visitor", "198.51.100.1", 63_000)[2] == "success"
+    assert push(queue, 0, "pupil", "203.0.113.9", 200)[2] == "success"
+    assert waiting_of(queue) == {"203.0.113.9": 7, "198.51.100.1": 1}  # nobody had to go for them
+    assert push(queue, 2, "program", "198.51.100.1", 40_000_000)[2] == "success"
+    assert "flood5" not in {event.session_hash for event in queue._waiting()}
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrivals=st.lists(st.tuples(st.sampled_from("aaabbc"), st.integers(0, 43)), min_size=9, max_size=30))
+def test_bytes_are_shared_by_address(one_page, arrivals):
+    queue = FairQueue(one_page, QueueSettings(waiting=100, of_one=100, of_programs=100))
+    for number, (address, size) in enumerate(arrivals):
+        before = {event._id for event in queue._waiting()}
+        accepted = push(queue, 2, str(number), address, size * 1_000_000)[2] == "success"
+        held: Counter[str] = Counter()
+        for event in queue._waiting():
+            held[event.request.client.host] += event.request.scope["patchify_bytes"] / 1_000_000
+        assert held.total() <= 256
+        if not accepted:  # nobody lost a place for nothing, and nobody has much more than whoever was turned away
+            assert before == {event._id for event in queue._waiting()}
+            assert size > 0 and held[address] + size >= max(held.values()) - 43
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     arrivals=st.lists(st.sampled_from("aaaaaabbc"), min_size=1, max_size=60),
@@ -323,6 +362,51 @@ def test_gradios_own_refusals_do_not_quote_what_was_sent_in_the_log():
     with pytest.raises(Error) as caught:
         asyncio.run(demo.process_api(demo.fns[0], ["a stranger's bytes"], demo_state(demo)))
     assert caught.value.message == UNFIT and not caught.value.print_exception
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"path": "a stranger's bytes" * 1000},
+        {"path": "\0"},
+        {"path": "/etc/passwd", "meta": {"_type": "gradio.FileData"}},
+        {"a": [{"path": "http://a stranger's bytes", "meta": {"_type": "gradio.FileData"}}]},
+        {"path": "", "meta": {"_type": "gradio.FileData"}},
+        [["a stranger's bytes"]],
+        5,
+        None,
+    ],
+)
+def test_what_an_event_comes_with_is_refused_in_a_sentence_or_taken(value, caplog, capfd):
+    def told(event: gr.EventData) -> str:
+        return "told"
+
+    caplog.set_level("DEBUG")
+    with GuardedBlocks() as demo:
+        box = gr.Textbox()
+        gr.on([box.change], told, None, box)
+    event = gr.EventData(box, value)
+    try:
+        found = asyncio.run(demo.process_api(demo.fns[0], [], demo_state(demo), event_data=event))
+        assert found["data"] == ["told"]
+    except Error as error:
+        assert error.message == UNFIT and not error.print_exception
+    written = caplog.text + "".join(capfd.readouterr())
+    assert "stranger" not in written and "Traceback" not in written
+    assert all(len(record.getMessage()) < 200 for record in caplog.records if record.name.startswith("patchify"))
+
+
+def test_our_own_unexpected_errors_keep_their_traceback_and_not_the_values(caplog):
+    def in_words(value: str) -> str:
+        return words(value)
+
+    with GuardedBlocks() as demo:
+        gr.api(in_words, api_name="words")
+    with pytest.raises(Error) as caught:
+        asyncio.run(demo.process_api(demo.fns[0], ["a stranger's bytes"], demo_state(demo)))
+    assert caught.value.message == FAILED and not caught.value.print_exception
+    text = Plain().format(caplog.records[-1])
+    assert "in words" in text and "Unforeseen: TypeError" in text and "stranger's" not in text
 
 
 def demo_state(demo: gr.Blocks):

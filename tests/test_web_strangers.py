@@ -175,6 +175,116 @@ def test_odd_uploads_are_refused_and_leave_nothing(client, server, body, query):
     assert not [path for path in (server[1].parent / "neutral").rglob("*") if path.is_file()]
 
 
+NAMED = b'--x\r\nContent-Disposition: form-data; name="%s"; filename="a.jpg"\r\n\r\nabc\r\n'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        NAMED % b"files",
+        NAMED % b"files" + b"--x",
+        NAMED % b"picture" + b"--x--\r\n",
+        NAMED % b"files" + NAMED % b"other" + b"--x--\r\n",
+        b"--x--\r\n",
+        b"z" * 200,
+    ],
+    ids=range(6),
+)
+def test_a_form_without_an_end_or_with_other_fields_is_refused_and_leaves_nothing(client, server, body):
+    answer = client.post("gradio_api/upload", content=body, headers={"Content-Type": "multipart/form-data; boundary=x"})
+    assert answer.status_code == 400 and refused(answer) and not left(server)
+
+
+@pytest.mark.parametrize("boundary", ["x" * 5000, "", '"', "\xff", MARK * 50])
+def test_odd_boundaries_are_refused(client, server, boundary):
+    form = {"Content-Type": b"multipart/form-data; boundary=" + boundary.encode("latin-1")}
+    for body in (b"", FORM % b'; filename="a.jpg"'):
+        assert refused(client.post("gradio_api/upload", content=body, headers=form)) and not left(server)
+
+
+def test_whoever_hangs_up_while_answers_stream_is_not_in_the_log(server, client):
+    host, port = server[0].removeprefix("http://").strip("/").split(":")
+    for session in ("hangs", "up"):
+        client.post(JOIN, json={"data": [], "fn_index": 0, "session_hash": session})
+        with socket.create_connection((host, int(port))) as one:
+            head = f"GET /gradio_api/queue/data?session_hash={session} HTTP/1.1\r\nHost: {host}\r\n\r\n"
+            one.sendall(head.encode())
+            one.recv(10)
+    time.sleep(0.5)
+    assert "queue/data" not in server[1].read_text()
+
+
+EVENTS = [{"path": MARK * 3000}, {"path": "\0"}, {"path": MARK, "meta": {"_type": "gradio.FileData"}}, MARK, 5, [[]]]
+
+
+@pytest.mark.parametrize("event", EVENTS, ids=range(len(EVENTS)))
+def test_odd_events_of_every_function_are_answered(client, event):
+    for number, dependency in enumerate(client.get("config").json()["dependencies"]):
+        values = {
+            "data": [None] * len(dependency["inputs"]),
+            "fn_index": dependency["id"],
+            "session_hash": f"e{number}",
+        }
+        asked = client.post(JOIN, json=values | {"event_data": event, "trigger_id": None})
+        if asked.status_code == 200:
+            with client.stream("GET", f"gradio_api/queue/data?session_hash=e{number}") as answer:
+                for line in answer.iter_lines():
+                    assert MARK not in line and "Traceback" not in line
+                    if "process_completed" in line:
+                        break
+
+
+def test_an_event_is_not_large(client):
+    values = {"data": [], "fn_index": 0, "session_hash": "a", "event_data": {"path": MARK * 5000}}
+    assert "event_data" in refused(client.post(JOIN, json=values))
+
+
+# Tools --------------------------------------------------------------------------------------------------------
+
+MCP = {"Accept": "application/json, text/event-stream", **JSON}
+
+
+def tool(client: httpx.Client, method: str, _headers: dict[Any, Any] = {}, **params: Any) -> str:  # noqa: B006
+    """What the MCP server answers."""
+    said = {"jsonrpc": "2.0", "id": 1, "method": method, "params": params}
+    return client.post("gradio_api/mcp/", json=said, headers=MCP | _headers).text
+
+
+def test_strangers_cannot_write_the_log_by_way_of_tools(client, server):
+    before = len(server[1].read_bytes())
+    lie = f"{MARK}\nROOT LOGGED IN"
+    for _ in range(3):
+        client.post("gradio_api/mcp/messages/", params={"session_id": lie}, json={})
+        client.post("gradio_api/mcp/messages/", params={"session_id": "0" * 32}, json={})
+        client.post("gradio_api/mcp/messages/", content=MARK)
+        tool(client, lie)
+        tool(client, MARK * 100_000)
+        tool(client, "tools/call", name=lie, arguments={})
+        tool(client, "tools/call", name="list_gallery", arguments={lie: 1})
+        tool(client, "tools/call", name="search_by_words", arguments={"words": 5, MARK: MARK})
+        tool(client, "tools/call", {"Cookie": b"a=\xff"}, name="list_gallery", arguments=[])
+        client.post("gradio_api/mcp/", content=b"{" + MARK.encode(), headers=MCP)
+        client.post("gradio_api/mcp/", json={"jsonrpc": "2.0", "method": f"notifications/{lie}"}, headers=MCP)
+        client.post("gradio_api/mcp/", json={"jsonrpc": "2.0", "id": lie, "result": {}}, headers=MCP)
+        client.post("gradio_api/mcp/", json={}, headers=MCP | {"mcp-session-id": MARK, "mcp-protocol-version": MARK})
+    written = server[1].read_bytes()[before:].decode()
+    assert MARK not in written and "ROOT" not in written
+    assert len(written) < 3000 and all(len(line) <= 2000 for line in written.splitlines())
+
+
+def test_a_tool_answers_whatever_the_clients_headers_are(client):
+    said = tool(client, "tools/call", {"Cookie": b"a=\xff", "X-Strange": b"\xe9"}, name="list_gallery", arguments={})
+    assert "pictures" in said and "codec" not in said
+
+
+def test_there_are_tools_and_nothing_else(client):
+    for method in ("prompts/list", "prompts/get", "resources/list", "resources/read", "resources/templates/list"):
+        assert '"error"' in tool(client, method, name=MARK, uri="x://y"), method
+    opened = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    said = tool(client, "initialize", **opened)
+    assert '"tools"' in said and '"prompts"' not in said and '"resources"' not in said
+
+
 def test_an_upload_that_is_cut_leaves_nothing(server):
     host, port = server[0].removeprefix("http://").strip("/").split(":")
     head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 100000\r\n"

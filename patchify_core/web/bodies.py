@@ -28,14 +28,16 @@ VALUES = 100_000
 DEEPEST = 32
 """How deep its lists and objects may be nested."""
 
-FIRST_S, STALL_S, SLOWEST = 30.0, 15.0, 2_000
-"""A body may take the first of seconds, and one more for each SLOWEST bytes that came; nothing for STALL_S ends it."""
+PACE_S, STALL_S, SLOWEST = 30.0, 15.0, 2_000
+"""In each PACE_S seconds SLOWEST bytes a second must come, or the rest of the body; nothing for STALL_S ends it."""
 
 CALL_S = 300.0
-"""Seconds that a body may take that is kept in memory until it is whole."""
+"""Seconds that a body may take that is kept in memory until it is whole. What comes must keep the pace for that too: a
+body that has almost come and then trickles ends sooner."""
 
 TOGETHER, OF_ONE = 8, 4
-"""Bodies of the largest size that are kept in memory while they arrive, of all callers and of one."""
+"""Bodies of the largest size that are kept in memory while they arrive, of all callers and of one; of each body the
+first `SMALL` bytes do not count."""
 
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -96,7 +98,9 @@ class Body:
         """Nothing is received yet."""
         self._receive, self._most, self._longest = receive, most, longest_s
         self._start, self._done = time.monotonic(), False
+        self._pending: asyncio.Future[Message] | None = None
         self.received, self.refused = 0, None  # type: int, Refused | None
+        self._expect()
 
     async def __call__(self) -> Message:
         """The next piece."""
@@ -104,22 +108,42 @@ class Body:
             return await self._receive()
         if self.refused is not None:
             return {"type": "http.disconnect"}
-        late = self._start + min(FIRST_S + self.received / SLOWEST, self._longest) - time.monotonic()
+        late = min(self._due, self._start + self._longest) - time.monotonic()
+        self._pending = pending = asyncio.ensure_future(self._receive())
         try:
-            message = await asyncio.wait_for(self._receive(), max(0.01, min(STALL_S, late)))
-        except asyncio.TimeoutError:
+            await asyncio.wait({pending}, timeout=max(0.01, min(STALL_S, late)))
+        finally:
+            pending.cancel()  # if it has not come
+        if self.refused is None and not pending.done():
             self.refused = Refused(408, "The request did not arrive in time: send it again.")
+        if self.refused is not None:
             return {"type": "http.disconnect"}
+        message = pending.result()
         self.received += len(message.get("body", b""))
+        if self.received >= self._owed:
+            self._expect()
         if self.received > self._most:
             self.refused = Refused(413, f"That is larger than this server takes here, which is {_size(self._most)}.")
             return {"type": "http.disconnect"}
         self._done = message["type"] != "http.request" or not message.get("more_body", False)
         return message
 
+    def give_up(self, refused: Refused) -> None:
+        """Ends the wait for the next piece."""
+        self.refused = refused
+        if self._pending is not None:
+            self._pending.cancel()
+
+    def _expect(self) -> None:
+        """Sets what must have come by when."""
+        self._due = time.monotonic() + PACE_S
+        self._owed = self.received + PACE_S * max(SLOWEST, self.received / self._longest)
+
 
 class Reader:
-    """Reads the JSON of all callers into memory, within one budget.
+    """Reads the JSON of all callers into memory, within one budget that what is small does not need.
+
+    When too much is on its way, a body of the caller ends of whom most is held.
 
     Args:
         most: bytes of the largest body.
@@ -127,7 +151,8 @@ class Reader:
 
     def __init__(self, most: int) -> None:
         """Nothing is being read."""
-        self._most, self._held = most, Counter[str]()
+        self._most = most
+        self._callers: dict[Body, str] = {}
 
     async def read(self, body: Body) -> bytes | None:
         """All of a body; None if its sender has left.
@@ -135,31 +160,39 @@ class Reader:
         Raises:
             Refused: if it is too large or too slow, or too much is on its way already.
         """
-        data, caller = bytearray(), CALLER.get()
+        data, self._callers[body] = bytearray(), CALLER.get()
         try:
             while True:
                 message = await body()
+                self._keep_within()
                 if body.refused is not None:
                     raise body.refused
                 if message["type"] != "http.request":
                     return None
-                piece = message.get("body", b"")
-                self._held[caller] += len(piece)
-                data += piece
-                if sum(self._held.values()) > TOGETHER * self._most or self._held[caller] > OF_ONE * self._most:
-                    raise Refused(503, "The server is busy: send it again in a minute.")
+                data += message.get("body", b"")
                 if not message.get("more_body", False):
                     return bytes(data)
         finally:
-            self._held[caller] -= len(data)
-            self._held += Counter()  # without callers of whom nothing is held
+            del self._callers[body]
+
+    def _keep_within(self) -> None:
+        """Gives bodies up, the newest first, of the caller of whom most is held, until all is within the budget."""
+        sizes = {body: _counted(body) for body in self._callers if _counted(body)}
+        held: Counter[str] = Counter()
+        for body, size in sizes.items():
+            held[self._callers[body]] += size
+        while held and (held.total() > TOGETHER * self._most or max(held.values()) > OF_ONE * self._most):
+            largest = max(held, key=lambda one: held[one])
+            newest = [body for body in sizes if self._callers[body] == largest][-1]
+            newest.give_up(Refused(503, "The server is busy: send it again in a minute."))
+            held[largest] -= sizes.pop(newest)
 
 
 def checked_json(data: bytes) -> None:
     """Accepts what Gradio's own parser may be given.
 
     Raises:
-        Refused: if it is no JSON, or too deep or of too many values, or names a session in no way that a page does.
+        Refused: if it is no JSON, too deep, of too many values or with a long event, or names a session wrongly.
     """
     if sum(map(data.count, (b"[", b"{", b",", b":"))) > VALUES:
         raise Refused(413, f"The request has more than {VALUES:,} values: send fewer.")
@@ -174,10 +207,17 @@ def checked_json(data: bytes) -> None:
     except ValueError:
         raise Refused(400, "The request is not JSON that can be read: see the API under /gradio_api/info.") from None
     if isinstance(sent, dict):
+        if len(data) > SMALL and len(json.dumps(sent.get("event_data"))) > SMALL:
+            raise Refused(413, f"event_data is larger than this server takes, which is {_size(SMALL)}.")
         for name in ("session_hash", "event_id"):
             value = sent.get(name)
             if isinstance(value, str) and not _NAME.fullmatch(value):
                 raise Refused(400, f"{name} must be up to 64 letters, digits, dots and dashes.")
+
+
+def _counted(body: Body) -> int:
+    """Bytes of a body that count: those beyond what every body may have."""
+    return 0 if body.refused is not None else max(0, body.received - SMALL)
 
 
 def _depth(value: Any) -> int:

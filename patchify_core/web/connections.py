@@ -153,6 +153,7 @@ def configured(app: Any, host: str, port: int) -> uvicorn.Config:
         http=type("Limited", (Connection,), {"most": room_for_connections()}),
         ws="none",
         log_level="warning",
+        log_config=None,  # its lines go where all lines go (`logs`)
         access_log=False,
         proxy_headers=False,  # `gate` knows which proxies count
         server_header=False,

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 import traceback
+from asyncio import CancelledError
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from patchify_core.web.bodies import CALL_S, SMALL, Body, Message, Reader, Receive, Refused, Sizes, checked_json
 from patchify_core.web.callers import CALLER, caller_of, group_of, host_in, is_local_host, is_own_host, is_trusted
+from patchify_core.web.logs import is_first
 from patchify_core.web.settings import PageSettings, ServerSettings
 from patchify_core.web.used import USED, Use, found_use, our_uses
 
@@ -37,11 +38,12 @@ LONGEST_QUERY = 16_000
 MOST_HEADERS, LONGEST_HEADERS = 100, 32_000
 """Headers, and bytes of all of them; browsers send a fifth."""
 
-NOTE_S = 60.0
-"""Seconds between two lines in the log about the same fault."""
-
 HERE = b"x-patchify-caller"
 """Header in which the MCP server, which calls this one as a client, passes on who asked it."""
+
+TOOL_HEADERS = (b"host", b"accept", b"content-type", b"content-length", b"last-event-id")
+"""Headers of an MCP client that are passed on, besides those of the protocol and of proxies. Gradio sends what it gets
+to its own server, in ASCII."""
 
 FORWARDED = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"x-real-ip", b"x-forwarded-prefix")
 """Headers that only a proxy may set."""
@@ -49,6 +51,7 @@ FORWARDED = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"x-real-ip"
 GONE = "There is nothing at this address: the page is at /, its API is described at /gradio_api/info."
 FOREIGN = "This server does not answer to that name: open it by its address, or name the host in PATCHIFY_HOSTS."
 FAILED = "The server could not answer that: try again, or reload the page."
+
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +151,7 @@ class Gate:
             raw = [pair for pair in raw if pair[0] not in (HERE, b"x-gradio-server", *FORWARDED)]
         secret, _, passed_on = told[0].partition(":") if told else ("", "", "")
         if secrets.compare_digest(secret.encode(), self._secret.encode()):
-            caller = passed_on
+            caller, scope["patchify_tool"] = passed_on, True
         if not hosts or not all(is_own_host(host.split(",")[0], self._server.hosts) for host in hosts):
             raise Refused(403, FOREIGN)
         scope["client"], scope["headers"] = (caller, port), raw
@@ -163,7 +166,7 @@ class Gate:
         """Lets Gradio or one of our own routes answer; a body has been read and looked at before, or is counted."""
         if use.tools:
             caller = f"{self._secret}:{scope['client'][0]}".encode("latin-1")
-            scope["headers"] = [*scope["headers"], (HERE, caller)]
+            scope["headers"] = [*filter(_is_for_tools, scope["headers"]), (HERE, caller)]
         if scope["method"] != "POST":
             await self.app(scope, receive, given)
             return
@@ -248,6 +251,11 @@ def _replayed(data: bytes, receive: Receive) -> Receive:
     return again
 
 
+def _is_for_tools(header: tuple[bytes, bytes]) -> bool:
+    name, value = header
+    return value.isascii() and (name in TOOL_HEADERS or name.startswith((b"mcp-", b"x-forwarded-")))
+
+
 def _allowed_origin(headers: Headers) -> str | None:
     """`*` if any page may read the answer, as it can without this server's help; None if only our own may.
 
@@ -281,14 +289,9 @@ def _note(use: Use, error: BaseException) -> None:
     """Logs where the program failed, without anything that the request said: an error's own words may quote it."""
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
-    if isinstance(error, (ClientDisconnect, HTTPException)):  # whoever asked has left, or was refused
+    if isinstance(error, (ClientDisconnect, HTTPException, CancelledError)):  # whoever asked has left, or was refused
         return
     where = traceback.extract_tb(error.__traceback__)[-1]
     fault = (use.path.pattern, type(error).__name__, f"{Path(where.filename).name}:{where.lineno}")
-    if time.monotonic() - _noted.get(fault, -NOTE_S) >= NOTE_S:
-        _noted[fault] = time.monotonic()
+    if is_first(fault):
         log.warning("A request to %s failed: %s at %s", *fault)
-
-
-_noted: dict[tuple[str, str, str], float] = {}
-"""When each fault was noted last; there are no more of them than lines that raise."""

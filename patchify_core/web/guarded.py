@@ -6,8 +6,9 @@ import logging
 import math
 import random
 import time
+import traceback
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -21,9 +22,12 @@ from gradio.state_holder import SessionState
 from gradio.utils import error_payload
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
+from patchify_core.web.bodies import SMALL
 from patchify_core.web.callers import CALLER, caller_group
 from patchify_core.web.events import NOTICE
+from patchify_core.web.gate import FAILED
 from patchify_core.web.keeping import Keeping
+from patchify_core.web.logs import log_unforeseen
 from patchify_core.web.room import Owner
 from patchify_core.web.settings import QueueSettings
 
@@ -34,7 +38,7 @@ IN_ORDER = (ENCODER, PROGRAMS)
 """Queues in which one visitor's requests are answered one after the other, in the order in which they were made."""
 
 WAITING_MB = 256
-"""Megabytes that the requests that wait may have together: pictures that programs sent as text."""
+"""Megabytes that requests of more than 64 kB may have together while they wait: pictures that programs sent as text."""
 
 OTHERS_AT_ONCE = 2
 """Requests that are answered at once in a queue that says nothing about it."""
@@ -67,6 +71,12 @@ class GuardedBlocks(gr.Blocks):
             if not error.print_exception:  # one of ours
                 raise
             raise refusal(UNFIT) from None
+        except Exception as error:
+            what = block_fn if isinstance(block_fn, int) else block_fn.api_name or block_fn.name
+            if _is_ours(error):
+                log_unforeseen(log, f"The function {what}", error)
+                raise refusal(FAILED) from None
+            raise unfit(what, error) from None
         return found
 
     async def preprocess_data(
@@ -86,8 +96,7 @@ class GuardedBlocks(gr.Blocks):
         except InvalidPathError:
             raise refusal("The upload did not arrive: send the picture again.") from None
         except Exception as error:  # whatever else a stranger's values make of Gradio's own code
-            log.info("A request did not fit %s: %s", block_fn.api_name, type(error).__name__)
-            raise refusal(UNFIT) from None
+            raise unfit(block_fn.api_name or block_fn.name, error) from None
         _forget_values(state, block_fn.inputs)
         return found
 
@@ -117,7 +126,8 @@ class FairQueue(Queue):
 
     A caller is a visitor, known by a session that anybody can invent anew, or an address (`callers`). As long as there
     is room and a turn for everybody the address does not matter, because a whole class may share one. When the queue is
-    full, a newcomer takes the place of the newest request of the address that has the most; and addresses take turns.
+    full, a newcomer takes the place of the newest request of the address that has the most, in number or in bytes; and
+    addresses take turns.
 
     Args:
         blocks: whose requests wait.
@@ -146,14 +156,10 @@ class FairQueue(Queue):
         if body.fn_index is not None and body.fn_index not in self.blocks.fns:
             return False, "There is no such function: reload the page, or see its API.", "error"
         queue = None if body.fn_index is None else self.blocks.fns[body.fn_index].concurrency_id
-        if sum(event.session_hash == body.session_hash for event in self._waiting()) >= self._settings.of_one:
+        theirs = sum(_visitor(event.request, event.session_hash) == body.session_hash for event in self._waiting())
+        if theirs >= self._settings.of_one and _visitor(request, body.session_hash) is not None:
             return False, BUSY, "queue_full"
-        if _size(request) + sum(_size(event.request) for event in self._waiting()) > WAITING_MB * 1_000_000:
-            return False, BUSY, "queue_full"
-        address = caller_group(request)
-        if queue in (PROGRAMS, EVALUATION) and not self._has_room(address, self._settings.of_programs, True):
-            return False, BUSY, "queue_full"
-        if not self._has_room(address, self._settings.waiting):
+        if not self._make_room(caller_group(request), _size(request), queue in (PROGRAMS, EVALUATION)):
             return False, BUSY, "queue_full"
         return await super().push(body, request, username)
 
@@ -192,13 +198,14 @@ class FairQueue(Queue):
     def _next(self, name: str, waiting: list[Event]) -> Event | None:
         """The first request of the address that has the fewest answered now, or whose turn was longest ago."""
         running = [event for job in self.active_jobs for event in job or () if event.concurrency_id == name]
-        busy = {event.session_hash for event in running} if name in IN_ORDER else set()
+        busy = {_visitor(event.request, event.session_hash) for event in running} if name in IN_ORDER else set()
         firsts: dict[str, Event] = {}
         for event in waiting:
-            if event.session_hash not in busy:
+            visitor = _visitor(event.request, event.session_hash)
+            if visitor is None or visitor not in busy:
                 firsts.setdefault(caller_group(event.request), event)
             if name in IN_ORDER:
-                busy.add(event.session_hash)  # what a visitor asked later comes later, from wherever it is asked
+                busy.add(visitor)  # what a visitor asked later comes later, from wherever it is asked
         if not firsts:
             return None
         now = Counter(caller_group(event.request) for event in running)
@@ -208,16 +215,23 @@ class FairQueue(Queue):
     def _waiting(self) -> Iterable[Event]:
         return (event for queue in self.event_queue_per_concurrency_id.values() for event in queue.queue)
 
-    def _has_room(self, address: str, most: int, of_programs: bool = False) -> bool:
-        """Whether one more request of an address may wait among at most so many; makes room if it has few of them."""
-        among = [one for one in self._waiting() if not of_programs or one.concurrency_id in (PROGRAMS, EVALUATION)]
-        if len(among) < most:
-            return True
-        counts = Counter(caller_group(event.request) for event in among)
-        largest = max(counts, key=lambda one: counts[one])
-        if counts[address] >= counts[largest] - 1:
-            return False
-        self._turn_away(max((e for e in among if caller_group(e.request) == largest), key=lambda e: e.enqueue_time))
+    def _make_room(self, address: str, size: int, of_programs: bool) -> bool:
+        """Whether one more request may wait; others are turned away for it where its address has fewer, or less."""
+        waiting, surplus = list(self._waiting()), []  # type: list[Event], list[Event]
+        limits: list[tuple[int, int, Callable[[Event], int]]] = [(self._settings.waiting, 1, lambda event: 1)]
+        if of_programs:
+            limits.insert(
+                0, (self._settings.of_programs, 1, lambda event: event.concurrency_id in (PROGRAMS, EVALUATION))
+            )
+        if size > SMALL:  # what is small never waits for room that others take with pictures
+            limits.append((WAITING_MB * 1_000_000, size, lambda event: _size(event.request)))
+        for most, more, weight in limits:
+            found = _surplus([event for event in waiting if event not in surplus], address, most - more, more, weight)
+            if found is None:
+                return False
+            surplus += found
+        for event in surplus:
+            self._turn_away(event)
         return True
 
     def _turn_away(self, event: Event) -> None:
@@ -229,6 +243,40 @@ class FairQueue(Queue):
             self.send_message(event, ProcessCompletedMessage(output=said, title=NOTICE, success=False))
 
 
+def _surplus(
+    waiting: Sequence[Event], newcomer: str, most: int, more: int, weight: Callable[[Event], int]
+) -> list[Event] | None:
+    """What must go so that the rest weighs no more than `most`: the newest of the address that has the most, each time.
+
+    Args:
+        waiting: all that wait.
+        newcomer: address of one more request.
+        most: what may be left.
+        more: weight of that request.
+        weight: of one that waits.
+
+    Returns:
+        None if the newcomer's address would then have as much as any.
+    """
+    taken: Counter[str] = Counter()
+    for event in waiting:
+        taken[caller_group(event.request)] += weight(event)
+    surplus: list[Event] = []
+    while taken.total() > most:
+        largest = max(taken, key=lambda one: taken[one])
+        if taken[newcomer] + more >= taken[largest]:
+            return None
+        theirs = (e for e in waiting if caller_group(e.request) == largest and weight(e) and e not in surplus)
+        surplus.append(max(theirs, key=lambda event: event.enqueue_time))
+        taken[largest] -= weight(surplus[-1])
+    return surplus
+
+
+def _visitor(request: Any, session: str | None) -> str | None:
+    """The session that a request is of; None if it is a tool's: the MCP server asks for all its callers in one."""
+    return None if (getattr(request, "scope", None) or {}).get("patchify_tool") else session
+
+
 def _size(request: Any) -> int:
     """Bytes that a request sent, as `gate` counted them."""
     scope = getattr(request, "scope", None) or {}
@@ -238,6 +286,18 @@ def _size(request: Any) -> int:
 def refusal(sentence: str) -> Error:
     """An error that reaches whoever asked, page or program, as this sentence, and leaves no traceback in the log."""
     return Error(sentence, title=NOTICE, print_exception=False)
+
+
+def unfit(what: object, error: Exception) -> Error:
+    """A refusal of values that Gradio's own code made an error of, which may quote them."""
+    log.info("A request did not fit %s: %s", what, type(error).__name__)
+    return refusal(UNFIT)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error that `process_api` catches came by way of our own code, not only through Gradio's."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)][1:]
+    return any(str(frame.f_globals.get("__name__")).startswith("patchify_core.") for frame in frames)
 
 
 def still_wanted() -> bool:

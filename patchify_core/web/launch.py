@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.paths import ASSETS
 from patchify_core.web.home import Home
+from patchify_core.web.logs import install as install_log
 from patchify_core.web.memory import few_arenas, give_back
 from patchify_core.web.places import hide
 from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
@@ -94,6 +95,7 @@ def launch(
     names = {name.lower() for name in (*server.hosts, host, socket.gethostname(), f"{socket.gethostname()}.local")}
     server = replace(server, hosts=tuple(names))
     hide(folder)
+    install_log()
     few_arenas()
     home = Home.make()  # before gradio is imported, which reads where uploads go
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host

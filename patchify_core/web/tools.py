@@ -25,7 +25,15 @@ def offer_tools() -> None:
     import gradio.mcp
 
     class JsonServer(gradio.mcp.GradioMCPServer):
-        """Gradio's, apart from how answers are written."""
+        """Gradio's, apart from how answers are written, and without what the page does not offer."""
+
+        def create_mcp_server(self) -> Any:
+            """Tools alone; Gradio answers `prompts/get` for any name with its last tool, asked as the server itself."""
+            server = super().create_mcp_server()
+            offered = (self.types.ListToolsRequest, self.types.CallToolRequest, self.types.PingRequest)
+            for request in set(server.request_handlers) - set(offered):
+                del server.request_handlers[request]
+            return server
 
         def postprocess_output_data(self, data: Any, root_url: str) -> list[Any]:
             """Lists and objects as JSON; the rest as Gradio does it."""

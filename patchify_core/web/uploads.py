@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
@@ -23,13 +24,17 @@ PARTS = 8
 """Files, and fields, that one form may have. The page and gradio_client send one file."""
 
 
+CUT_OFF = "The upload was cut off: send the file again."
+NO_FORM = "The upload is no form of files: send each as a field named files."
+
+
 def keep_uploads_apart(keeping: Keeping | None = None) -> None:
     """Gives each upload a folder of its own, and counts it.
 
     Gradio (6.31.0) names an upload's folder after its content, so two visitors who send the same picture at once (a
     class with the same handout) share one file, and whoever is answered first deletes it under the other. It also
     answers before a file that lies on another disk has been moved to where it says, waits for a body for ever, takes a
-    thousand files in one form, and leaves what was cut midway.
+    thousand files in one form, and leaves what was cut midway and files in fields of other names.
 
     Args:
         keeping: what visitors leave; None counts nothing.
@@ -54,19 +59,33 @@ def keep_uploads_apart(keeping: Keeping | None = None) -> None:
             if isinstance(error, PatchifyError):
                 raise MultiPartException(str(error)) from None
             if isinstance(error, ClientDisconnect):  # nobody is there to be told, and the log need not be
-                raise MultiPartException("The upload was cut off: send the file again.") from None
-            if isinstance(error, (TypeError, AttributeError)):  # a field where a file should be
-                raise HTTPException(400, "The upload is no form of files: send each as a field named files.") from None
+                raise MultiPartException(CUT_OFF) from None
+            if isinstance(error, (TypeError, AttributeError, FormParserError)):  # a field where a file should be
+                raise HTTPException(400, NO_FORM) from None
+            if isinstance(error, MultiPartException) and not error.message.endswith("."):  # the parser's own words
+                raise MultiPartException(NO_FORM) from None
             raise
         finally:
             if parcel is not None:
                 parcel.arriving = False
 
     class Few(gradio.route_utils.GradioMultiPartParser):
-        """Gradio's parser, for few parts."""
+        """Gradio's parser, for few parts, each a file that is answered about; it takes forms without an end too."""
+
+        whole = False
 
         def __init__(self, *arguments: Any, **named: Any) -> None:
             super().__init__(*arguments, **(named | {"max_files": PARTS, "max_fields": PARTS}))
+
+        def on_end(self) -> None:
+            self.whole = True
+
+        async def parse(self) -> Any:
+            form = await super().parse()
+            if not self.whole or set(form) != {"files"}:
+                await form.close()
+                raise MultiPartException(NO_FORM if self.whole else CUT_OFF)
+            return form
 
     upload.apart, upload.keeping = True, keeping  # type: ignore[attr-defined]
     gradio.routes.upload_fn = upload  # where the route looks for it
