@@ -24,7 +24,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.imaging.archive_kinds import other_archive
 from patchify_core.pictures import read_reduced
 from patchify_core.web.callers import caller_group
-from patchify_core.web.decoding import DECODERS
+from patchify_core.web.decoding import DECODERS, memory_for
 from patchify_core.web.own.collection import MEGABYTE
 from patchify_core.web.own.place import gone
 from patchify_core.web.own.registry import Registry
@@ -219,7 +219,7 @@ def _shown(path: Path, small: Path, side: int, address: str = "") -> bytes:
         with lock:
             if small.exists():
                 return small.read_bytes()
-            data = DECODERS.run(lambda: _jpeg(path, side), address)
+            data = DECODERS.run(lambda: _jpeg(path, side), address, needs=memory_for(path))
             write_whole(small, data)
     except OSError as error:
         raise gone() from error
