@@ -114,7 +114,7 @@ class AddressTurns:
         self._fits, self._lock, self._numbers = fits, threading.Lock(), itertools.count()
         self._waiting: list[Ticket] = []
         self._begun: list[Ticket] = []
-        self._order: dict[str, int] = {}  # address -> number of its last turn, or of its coming
+        self._order: dict[str, int] = {}  # address -> number of its coming, or of when it last had a turn
 
     def ask(self, address: str, needs: int = 0) -> Ticket:
         """Waits for a turn; whoever asks calls `end`, however it goes."""
@@ -129,6 +129,7 @@ class AddressTurns:
         """Ends a turn, or the wait for one."""
         with self._lock:
             (self._begun if ticket in self._begun else self._waiting).remove(ticket)
+            self._order[ticket.address] = next(self._numbers)
             if all(one.address != ticket.address for one in (*self._begun, *self._waiting)):
                 del self._order[ticket.address]
             self._begin()
