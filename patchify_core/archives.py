@@ -46,12 +46,16 @@ class ArchiveSettings:
         directory_bytes: bytes of the table of contents, which is read as a whole.
         member_bytes: bytes of one member, unpacked.
         total_bytes: bytes of all members that are read, unpacked.
+        expansion: bytes that a member may become for each of its own; None for any number.
+        small_bytes: of a member that may become that in any case.
     """
 
     members: int = 20_000
     directory_bytes: int = 8_000_000
     member_bytes: int = 30_000_000
     total_bytes: int = 500_000_000
+    expansion: int | None = None
+    small_bytes: int = 4_000_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +113,7 @@ def members(
         for info, name in zip(listed, _names(listed), strict=True):
             if _is_folder(info, name):
                 continue
-            refused = _refused(info, name)
+            refused = _refused(info, name, settings)
             if refused is not None:
                 yield Member(name, refused=refused)
                 continue
@@ -264,7 +268,7 @@ def _repaired(path: Path, end: int) -> Any:
     return data
 
 
-def _refused(info: zipfile.ZipInfo, name: str) -> str | None:
+def _refused(info: zipfile.ZipInfo, name: str, settings: ArchiveSettings) -> str | None:
     """Why a member is not even opened."""
     parts = [part.strip(" ") for part in name.split("/")]
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
@@ -273,6 +277,9 @@ def _refused(info: zipfile.ZipInfo, name: str) -> str | None:
         return "it is a link, not a file"
     if info.flag_bits & 0x1:
         return "it is encrypted: send it without a password"
+    most = settings.expansion
+    if most is not None and info.file_size > max(settings.small_bytes, most * info.compress_size):
+        return f"it unpacks to more than {most} times its size, as no photo does: send it by itself, or save it as PNG"
     return None
 
 

@@ -33,7 +33,7 @@ from patchify_core.imaging.kinds import (
     raw_photo,
     what_it_is,
 )
-from patchify_core.imaging.limits import DEFAULTS, PictureSettings, check_cost, check_header, check_size
+from patchify_core.imaging.limits import DEFAULTS, PictureSettings, check_cost, check_header, check_size, memory_of
 from patchify_core.imaging.samples import TiffFile, UnreadLayout
 from patchify_core.imaging.tiff import full_pages, only_preview
 
@@ -151,11 +151,13 @@ class Header:
         stored: (width, height) in pixels before the EXIF orientation is applied: the two sides swapped, or `size`.
         more: Whether further pages or frames follow the one that is read (animations, multi-page TIFF, HEIC sequences);
             never for a JPEG or MPO, where phones append previews and gain maps.
+        memory: The most memory in bytes that `read_picture` takes at once, as predicted; errs on the side of more.
     """
 
     size: tuple[int, int]
     stored: tuple[int, int]
     more: bool
+    memory: int
 
 
 def read_header(source: Source, settings: PictureSettings = DEFAULTS, name: str | None = None) -> Header:
@@ -171,7 +173,8 @@ def read_header(source: Source, settings: PictureSettings = DEFAULTS, name: str 
     """
     with _opened(source, settings, name) as (image, stream):
         stored, size = sizes(image, stream)
-        return Header(size, stored, more_follows(image, stream))
+        memory = memory_of(image)  # before what follows is looked at
+        return Header(size, stored, more_follows(image, stream), memory)
 
 
 def picture_size(source: Source, settings: PictureSettings = DEFAULTS, name: str | None = None) -> tuple[int, int]:

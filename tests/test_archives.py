@@ -374,3 +374,18 @@ def test_names_that_are_falsely_said_to_be_utf8(tmp_path, in_front) -> None:
         "plain.png": b"y"
     }
     assert path.read_bytes() == in_front + data  # nothing is written
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_what_swells_is_refused_without_being_unpacked(tmp_path, compression, monkeypatch) -> None:
+    files = {"small.bmp": bytes(90_000), "large.bmp": bytes(200_000), "photo.jpg": bytes(range(256)) * 3}
+    path = packed(tmp_path / "a.zip", files, compression)
+    limits = ArchiveSettings(expansion=20, small_bytes=100_000, total_bytes=150_000)
+    opened, real = [], zipfile.ZipFile.open
+    monkeypatch.setattr(
+        zipfile.ZipFile, "open", lambda self, one, *rest: opened.append(one.filename) or real(self, one, *rest)
+    )
+    found = read(path, limits)
+    assert "more than 20 times its size" in str(found.pop("large.bmp").refused) and "large.bmp" not in opened
+    assert {name: member.data for name, member in found.items()} == {name: files[name] for name in found}
+    assert len(found) == 2 and len(opened) == 2

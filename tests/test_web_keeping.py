@@ -322,6 +322,24 @@ def test_collections_of_one_address_keep_no_other_out(own, monkeypatch):
     assert kept in own.tokens and tokens[0] not in own.tokens and len(own) == 4
 
 
+def test_a_full_table_lets_newcomers_in_until_all_addresses_have_alike(own, monkeypatch):
+    monkeypatch.setattr(registry, "MOST_VISITORS", 6)
+    tokens = [own.new(f"10.0.0.{1 + number % 2}") for number in range(6)]
+    for number, token in enumerate(tokens):
+        own.of(token).collection.add("a.png", png(number))
+    own.of(tokens[0])  # seen just now
+    newcomers = []
+    for number in range(3):
+        newcomers.append(own.new(f"10.0.1.{number}"))
+        own.of(newcomers[-1]).collection.add("a.png", png(10 + number))
+        assert len(own) == 6
+    there = Counter(one.owner.address for one in own._visitors.values())
+    assert there == {"10.0.0.1": 1, "10.0.0.2": 2, "10.0.1.0": 1, "10.0.1.1": 1, "10.0.1.2": 1}
+    assert tokens[0] in own.tokens and set(newcomers) <= set(own.tokens)
+    with pytest.raises(PatchifyError, match="Too many"):  # who has one takes none from who has two
+        own.new("10.0.1.0")
+
+
 # Servers that were killed ------------------------------------------------------------------------------------
 
 
@@ -361,6 +379,17 @@ def test_a_killed_servers_folders_go_with_the_next_start_and_a_living_ones_stay(
             process.kill()
             process.wait(20)
             process.stdout.close()
+
+
+def test_uploads_of_a_dead_server_go_though_its_other_folder_has_gone(tmp_path):
+    dead, living = Home(tmp_path / f"{PREFIX}dead"), Home(tmp_path / f"{PREFIX}living")
+    dead._lock.close()  # as the system does when it is killed
+    for one in (dead, living):
+        one.folder.rmdir()
+    delete_dead(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {f"{UPLOADS_PREFIX}living", f"{LOCK_PREFIX}living"}
+    living.close()
+    dead._lock = None
 
 
 def test_uploads_of_a_server_whose_other_folder_is_gone_go_by_age(tmp_path):

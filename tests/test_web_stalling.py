@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import sys
 import threading
 import time
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from starlette.routing import Route
 from patchify_core.build import build_index
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_coco
+from patchify_core.pictures import read_picture
 from patchify_core.regions import parse_regions
 from patchify_core.web import decoding, pace, uploads
 from patchify_core.web.decoding import Decoders, DecodingSettings, decoded
@@ -37,12 +41,12 @@ from patchify_core.web.keeping import Keeping
 from patchify_core.web.own import addresses, registry
 from patchify_core.web.own.addresses import own_routes, write_whole
 from patchify_core.web.own.registry import Registry
-from patchify_core.web.pace import Pace, Slots
+from patchify_core.web.pace import AddressTurns, Pace, Slots
 from patchify_core.web.page import build
 from patchify_core.web.room import LEFT_S, Owner
 from patchify_core.web.settings import PageSettings, QueueSettings
 from patchify_core.web.showcase import Showcase
-from tests.tiny import TinyEncoder, picture, write_dataset
+from tests.tiny import TinyEncoder, picture, write_dataset, zipped
 
 SETTINGS = PageSettings(own_total_mb=40, own_mb=10, upload_mb=4, archive_mb=8, forget_s=600)
 QUICK = Pace(piece_s=0.4, least=2_000, grace_s=0.5)
@@ -254,6 +258,82 @@ def test_many_files_in_one_form_are_counted_too(gradio_upload) -> None:
     assert answer.status_code == 400 and answer.text.endswith(".") and files_in(keeping) == []
 
 
+# Turns by address -------------------------------------------------------------------------------------------
+
+
+def test_addresses_take_turns_however_much_one_asks_for() -> None:
+    turns = AddressTurns(lambda one, begun: not begun)
+    tickets = [turns.ask("greedy") for _ in range(5)] + [turns.ask("second"), turns.ask("third"), turns.ask("second")]
+    order = []
+    while left := [one for one in tickets if one.begun.done()]:
+        order.append(left[0].address)
+        tickets.remove(left[0])
+        turns.end(left[0])
+    assert order == ["greedy", "second", "third", "greedy", "second", "greedy", "greedy", "greedy"]
+    assert not turns._order and not turns._begun and not turns._waiting
+
+
+def test_whoever_gives_up_waiting_takes_no_turn() -> None:
+    turns, done = AddressTurns(lambda one, begun: not begun), []
+
+    async def act(name: str) -> None:
+        async with turns.turn(name):
+            done.append(name)
+            await asyncio.sleep(0.05)
+
+    async def all_of_them() -> None:
+        first, left, last = (asyncio.create_task(act(name)) for name in ("first", "left", "last"))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.wait_for(asyncio.gather(first, last), 10)
+
+    asyncio.run(all_of_them())
+    assert done == ["first", "last"] and not turns._begun and not turns._waiting
+
+
+def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waiting(own, port, monkeypatch) -> None:
+    monkeypatch.setattr(addresses, "caller_group", lambda request: request.headers.get("x-from", ""))
+    unpacked, taken = threading.Event(), addresses._taken
+    begun_ones = []
+
+    def slowly(visitor: Any, path: Path, name: str, head: bytes) -> Any:
+        if name == "bomb.zip":
+            begun_ones.append(name)
+            assert unpacked.wait(30)
+        return taken(visitor, path, name, head)
+
+    monkeypatch.setattr(addresses, "_taken", slowly)
+
+    def sent(who: str, name: str, data: bytes) -> Any:
+        url, asker = f"http://127.0.0.1:{port}/own/{own.new(who)}/files", {"x-from": who}
+        return httpx.post(url, params={"name": name}, content=data, headers=asker, timeout=25).json()
+
+    bombs = [threading.Thread(target=sent, args=("stranger", "bomb.zip", zipped({"a.png": png(1)}))) for _ in range(8)]
+    try:
+        for bomb in bombs:
+            bomb.start()
+        until(lambda: begun_ones and own._own_bytes() >= 0 and len(own) == len(bombs))
+        assert sent("visitor", "b.png", png(2)) == {"added": 1}  # before the change these waited for the archives
+        assert sent("stranger", "b.png", png(3)) == {"added": 1}
+        assert sent("visitor", "c.zip", zipped({"c.png": png(4)})) == {"added": 1}
+        assert len(begun_ones) == 1
+    finally:
+        unpacked.set()
+        for bomb in bombs:
+            bomb.join(30)
+
+
+def test_what_a_visitor_packs_does_not_swell(own, tmp_path) -> None:
+    stream = BytesIO()
+    Image.new("RGB", (1200, 1200)).save(stream, "BMP")  # 4.3 MB of nothing
+    collection = own.of(own.new()).collection
+    collection.settings = replace(SETTINGS, upload_mb=10)
+    (tmp_path / "a.zip").write_bytes(zipped({"bomb.bmp": stream.getvalue(), "a.png": png(1)}, zipfile.ZIP_LZMA))
+    assert collection.add_archive(tmp_path / "a.zip") == 1
+    ((name, why),) = collection.skipped
+    assert name == "bomb.bmp" and "send it by itself" in why and collection.add("bomb.bmp", stream.getvalue())
+
+
 # Downloads ----------------------------------------------------------------------------------------------------
 
 
@@ -271,6 +351,8 @@ def indexed(own) -> str:
 def test_an_index_that_is_sent_is_whole_and_lies_nowhere(own, port, indexed, monkeypatch) -> None:
     folder = own.of(indexed).collection.folder
     before = {path for path in folder.rglob("*") if path.is_file()}
+    now = time.localtime()
+    monkeypatch.setattr(time, "localtime", lambda *seconds: now)  # which an archive has of each file
     length, pieces = own.of(indexed).archive()
     data = b"".join(pieces)
     assert len(data) == length
@@ -374,6 +456,70 @@ def test_what_decodes_too_slowly_is_one_sentence_and_others_go_on(refused) -> No
     with pytest.raises(PictureError, match="as it is"):
         decoders.run(lambda: (_ for _ in ()).throw(PictureError("as it is.")), "stranger")
     assert decoders.run(lambda: 4, "stranger") == 4
+
+
+def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_wait_behind_none(refused) -> None:
+    decoders = Decoders(DecodingSettings(most_bytes=100, large_bytes=20, wait_s=0.2))
+    with decoders.made(lambda: "large", "stranger", needs=80) as first:
+        assert first == "large"
+        for address in ("stranger", "other"):
+            assert "as many pictures as it can" in refused(decoders.run, lambda: 1, address, needs=30)
+        assert decoders.run(lambda: 2, "other", needs=20) == 2
+        with decoders.made(lambda: 3, "other", needs=15):
+            assert "as many pictures as it can" in refused(decoders.run, lambda: 4, "third", needs=10)  # 105 of 100
+    assert decoders.run(lambda: 5, "other", needs=30) == 5
+    assert decoders.run(lambda: 6, "other", needs=1000) == 6  # what is read at all is read alone
+
+
+def test_a_large_picture_that_takes_too_long_keeps_its_place_until_it_has_ended(refused) -> None:
+    decoders, slow = Decoders(DecodingSettings(large_bytes=20, wait_s=0.2, limit_s=0.2)), threading.Event()
+    assert "too long to read" in refused(decoders.run, lambda: slow.wait(20), "stranger", needs=30)
+    assert "as many pictures as it can" in refused(decoders.run, lambda: 1, "other", needs=30)
+    slow.set()
+    until(lambda: not decoders._turns._begun)
+    assert decoders.run(lambda: 2, "other", needs=30) == 2
+
+
+def test_one_strangers_large_picture_is_in_memory_at_a_time(showcase, monkeypatch) -> None:
+    """Uploads, boxes and re-ranking alike: what is asked at once is decoded, used and gone one after the other."""
+    monkeypatch.setattr(decoding, "memory_for", lambda source: 400_000_000, raising=False)
+    there: list[int] = []
+    most: list[int] = []
+
+    def read(source: bytes) -> Image.Image:
+        made = read_picture(source)
+        there.append(1)
+        most.append(len(there))
+        weakref.finalize(made, there.pop)
+        time.sleep(0.01)
+        return made
+
+    describe = showcase.engine.describe_query
+    plain = [describe(png(seed)) for seed in range(6)], [describe(png(seed), (2, 2, 20, 12)) for seed in range(6)]
+    monkeypatch.setattr(decoding, "read_picture", read)
+    found: dict[int, Any] = {}
+
+    def ask(seed: int) -> None:
+        whole = showcase.upload(png(seed))
+        found[seed] = whole, showcase.with_box(whole, (2, 2, 20, 12))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == [1] * 12 and not there
+    for seed in range(6):
+        for question, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
+            assert question.descriptor.tobytes() == expected.tobytes()
+        assert found[seed][0].preview and (found[seed][0].width, found[seed][0].height) == (24, 18)
+
+
+def test_what_reading_takes_is_predicted_and_bytes_that_are_no_picture_take_nothing() -> None:
+    stream = BytesIO()
+    Image.new("RGB", (640, 480)).save(stream, "JPEG", progressive=True)
+    assert decoding.memory_for(stream.getvalue()) == 640 * 480 * 10  # four bytes a pixel, and all coefficients
+    assert decoding.memory_for(b"no picture") == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has a priority for each thread")

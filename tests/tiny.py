@@ -81,10 +81,10 @@ def write_pictures(folder: Path, seeds: Sequence[int], size: tuple[int, int] = (
     return folder
 
 
-def zipped(files: dict[str, bytes]) -> bytes:
+def zipped(files: dict[str, bytes], compression: int = zipfile.ZIP_STORED) -> bytes:
     """A zip archive of these files."""
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w") as archive:
+    with zipfile.ZipFile(stream, "w", compression) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return stream.getvalue()

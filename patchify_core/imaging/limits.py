@@ -137,7 +137,7 @@ def check_cost(name: str, image: ImageFile.ImageFile, stream: IO[bytes], setting
             f"{name} is stored in more than {most} scans, each a pass over its {pixels / 1e6:,.1f} megapixels: save it "
             "anew as PNG or JPEG."
         )
-    needed = pixels * _bytes_per_pixel(image)
+    needed = memory_of(image)
     if needed > settings.max_bytes:
         raise PictureError(
             f"{name} would take {needed / 1e9:.1f} GB of memory at {image.width} × {image.height} pixels of its kind "
@@ -160,8 +160,13 @@ def _scans(image: ImageFile.ImageFile, stream: IO[bytes], most: int) -> int:
     return 1
 
 
+def memory_of(image: ImageFile.ImageFile) -> int:
+    """The most memory that reading a picture takes at once, in bytes, as its header says."""
+    return image.width * image.height * _bytes_per_pixel(image)
+
+
 def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:
-    """The most memory that reading a picture takes at once, in bytes a pixel: what decoders and copies were seen to."""
+    """See `memory_of`, in bytes a pixel: what decoders and copies were seen to take."""
     if isinstance(image, TiffFile) and image.layout:
         return image.layout.bytes_per_pixel + (4 if orientation(image) > 1 else 0)
     decoded = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)

@@ -122,7 +122,8 @@ class Programs:
         """
         data = inputs.picture_bytes(picture, self._upload_mb)
         engine, options = self._asked(top, level, index, refine, rerank)
-        return rows_of(engine, engine.search(decoded(data), inputs.box_of(box), **options))
+        region = inputs.box_of(box)
+        return rows_of(engine, decoded(data, lambda picture: engine.search(picture, region, **options), in_turn=True))
 
     def search_by_example(
         self,
@@ -217,7 +218,7 @@ class Programs:
                 raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
             query = engine.describe_text(checked_words(words))
         elif data is not None:
-            query = engine.describe_query(decoded(data), inputs.box_of(box))
+            query = decoded(data, lambda picture: engine.describe_query(picture, inputs.box_of(box)))
         else:
             bundled = self._example(example)
             query = engine.describe_query(bundled.path, bundled.box if box is None else inputs.box_of(box))

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL.Image import Image
 
 from patchify_core.boxes import checked_box, iou
 from patchify_core.encoders import Encoder, EncoderSettings
@@ -130,13 +131,16 @@ class Asking:
             PictureError: one sentence, if it is not a picture that can be searched.
         """
         engine = engine or self.shelf.first
-        picture = decoded(data.read() if isinstance(data, Held) else data)
-        descriptor = self.shelf.engine(engine).describe_query(picture)
-        width, height = picture.size
-        picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
-        stream = io.BytesIO()
-        picture.save(stream, "JPEG", quality=85)
-        shown: bytes | None = stream.getvalue()
+        patchify = self.shelf.engine(engine)
+
+        def looked_at(picture: Image) -> tuple[NDArray[np.float32], tuple[int, int], bytes]:
+            descriptor, size, stream = patchify.describe_query(picture), picture.size, io.BytesIO()
+            picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+            picture.save(stream, "JPEG", quality=85)
+            return descriptor, size, stream.getvalue()
+
+        shown: bytes | None
+        descriptor, (width, height), shown = decoded(data.read() if isinstance(data, Held) else data, looked_at)
         if isinstance(data, Held):
             data.display, shown = shown, None
         return Question(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
@@ -190,7 +194,8 @@ class Asking:
         """
         source = question.source
         region = None if box is None else checked_box(box, question.width, question.height)
-        descriptor = self.shelf.engine(question.engine).describe_query(ready(source), region)
+        patchify = self.shelf.engine(question.engine)
+        descriptor = ready(source, lambda picture: patchify.describe_query(picture, region))
         elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
         instance = None if elsewhere else question.instance
         return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
@@ -214,5 +219,5 @@ class Asking:
         elif question.example is not None:
             return self.with_instance(self.example(question.example, engine), question.instance)
         else:
-            descriptor = patchify.describe_query(ready(question.source), question.box)
+            descriptor = ready(question.source, lambda picture: patchify.describe_query(picture, question.box))
         return replace(question, descriptor=descriptor, engine=engine)

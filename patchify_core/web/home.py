@@ -88,8 +88,10 @@ def delete_dead(parent: Path, uploads: Path | None = None) -> None:
             _delete(folder, uploads / _uploads_name(folder))
             _lock_of(folder).unlink(missing_ok=True)
     for folder in _folders(uploads, UPLOADS_PREFIX):  # of servers whose other folder is elsewhere, or gone
-        if not (parent / f"{PREFIX}{folder.name.removeprefix(UPLOADS_PREFIX)}").exists() and _is_stale(folder):
+        own = parent / f"{PREFIX}{folder.name.removeprefix(UPLOADS_PREFIX)}"
+        if not own.exists() and _is_dead(own, folder):
             _delete(folder)
+            _lock_of(own).unlink(missing_ok=True)
 
 
 def _uploads_name(folder: Path) -> str:
@@ -109,7 +111,8 @@ def _delete(*folders: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_dead(folder: Path) -> bool:
+def _is_dead(folder: Path, there: Path | None = None) -> bool:
+    """Whether the server of a folder for own pictures has ended; `there` is another of it, if that one has gone."""
     try:
         with open(_lock_of(folder), "r+", encoding="utf-8") as file:
             lock(file)
@@ -117,7 +120,7 @@ def _is_dead(folder: Path) -> bool:
     except (BlockingIOError, PermissionError):
         return False  # its server lives, or it is another person's
     except OSError:  # no lock: it is being made, or the file system has none
-        return _is_stale(folder)
+        return _is_stale(there or folder)
 
 
 def _is_stale(folder: Path) -> bool:

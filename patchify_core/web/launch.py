@@ -216,7 +216,8 @@ def _open(folder: Path) -> Showcase:
 
 def _between(showcase: Showcase, closing: threading.Event, busy: Callable[[], bool]) -> None:
     """What is done while nobody asks anything: examples are prepared, and memory that visits needed is given back."""
-    _prepare(showcase, closing, busy)
+    preparing = (showcase, closing, busy)  # which takes long where visitors come and go
+    threading.Thread(target=_prepare, args=preparing, name="patchify-prepare", daemon=True).start()
     used = True
     while not closing.wait(LOOK_S):
         asking = busy()

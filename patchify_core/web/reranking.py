@@ -12,6 +12,8 @@ from patchify_core.web.decoding import decoded
 from patchify_core.web.questions import Question
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from patchify_core.ranking import Ranking
     from patchify_core.rerank import Reranker
     from patchify_core.retrieval import Patchify
@@ -89,9 +91,12 @@ class Rerankers:
             raise PatchifyError(
                 f"{NAMES[name]} compares pictures, and you asked in words: switch re-ranking off or ask with a picture."
             )
-        picture = decoded(question.source) if reranker.needs_picture else None
-        view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
         head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
-        if isinstance(reranker, QueryExpansion):  # all are searched anew
-            return engine.ranking(reranker.expand(engine, view, head), level, len(ranking))
-        return ranking.with_first(reranker.rerank(engine, view, head, level))
+
+        def ordered(picture: Image | None) -> Ranking:
+            view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
+            if isinstance(reranker, QueryExpansion):  # all are searched anew
+                return engine.ranking(reranker.expand(engine, view, head), level, len(ranking))
+            return ranking.with_first(reranker.rerank(engine, view, head, level))
+
+        return decoded(question.source, ordered, in_turn=True) if reranker.needs_picture else ordered(None)

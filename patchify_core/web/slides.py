@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL.Image import Image
 
 from patchify_core.web import answers, stages
 from patchify_core.web.answers import Answer, Result
@@ -192,11 +193,14 @@ def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: Sl
 
 def _picture(source: Path | bytes, spot: Place, set_: SlideSettings) -> str:
     """A picture, no larger inside than it is of use."""
-    shown = decoded(source)
-    shown.thumbnail((round(spot.width * set_.sharpness) or 1, round(spot.height * set_.sharpness) or 1))
-    stream = io.BytesIO()
-    shown.save(stream, "JPEG", quality=set_.quality, optimize=True)
-    data = base64.b64encode(stream.getvalue()).decode()
+
+    def small(shown: Image) -> bytes:
+        shown.thumbnail((round(spot.width * set_.sharpness) or 1, round(spot.height * set_.sharpness) or 1))
+        stream = io.BytesIO()
+        shown.save(stream, "JPEG", quality=set_.quality, optimize=True)
+        return stream.getvalue()
+
+    data = base64.b64encode(decoded(source, small)).decode()
     return (
         f'<image x="{spot.x:.1f}" y="{spot.y:.1f}" width="{spot.width:.1f}" height="{spot.height:.1f}" '
         f'preserveAspectRatio="none" href="data:image/jpeg;base64,{data}"/>'

@@ -5,7 +5,6 @@ Whoever knows the token is let in; it is made anew for each visitor, and stays i
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import threading
@@ -24,13 +23,13 @@ from patchify_core.errors import PatchifyError
 from patchify_core.imaging.archive_kinds import other_archive
 from patchify_core.pictures import read_reduced
 from patchify_core.web.callers import caller_group
-from patchify_core.web.decoding import DECODERS
+from patchify_core.web.decoding import DECODERS, memory_for
 from patchify_core.web.own.collection import MEGABYTE
 from patchify_core.web.own.place import gone
 from patchify_core.web.own.registry import Registry
 from patchify_core.web.own.returned import is_index
 from patchify_core.web.own.visitor import INCOMING
-from patchify_core.web.pace import Download, Slots, paced
+from patchify_core.web.pace import AddressTurns, Download, Slots, paced
 from patchify_core.web.places import without_places
 
 UPLOADS = 6
@@ -38,6 +37,9 @@ UPLOADS = 6
 
 DOWNLOADS, DOWNLOADS_OF_ONE = 60, 2
 """Indexes that are sent at a time, in all and of one visitor."""
+
+UNPACKED, READ = (2, 1), (4, 2)
+"""Archives that are unpacked at a time, and single pictures that are taken: in all and of one address."""
 
 SIDES = (160, 1024)
 """Longer sides in pixels at which a picture is shown."""
@@ -52,7 +54,8 @@ def own_routes(registry: Registry) -> list[Route]:
     Args:
         registry: all visitors' collections.
     """
-    unpacking, downloads = asyncio.Semaphore(2), Slots(DOWNLOADS, DOWNLOADS_OF_ONE)
+    unpacking, reading = (_turns(*limits) for limits in (UNPACKED, READ))
+    downloads = Slots(DOWNLOADS, DOWNLOADS_OF_ONE)
 
     def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Refusals become one sentence; strangers' pages are not answered."""
@@ -111,7 +114,8 @@ def own_routes(registry: Registry) -> list[Route]:
                         raise PatchifyError(f"That file is larger than {most} MB: make it smaller.")
                     registry.room_for_upload(visitor)
                     await run_in_threadpool(file.write, chunk)
-            async with unpacking:
+            turns = unpacking if is_archive(head) else reading  # a picture waits behind no archive
+            async with turns.turn(caller_group(request)):
                 return JSONResponse(await run_in_threadpool(_taken, visitor, path, name, head))
         except OSError as error:
             raise PatchifyError("The server could not keep that file: try again later.") from error
@@ -195,6 +199,13 @@ def own_routes(registry: Registry) -> list[Route]:
     ]
 
 
+def _turns(most: int, of_one: int) -> AddressTurns:
+    """So many at a time, and so many of one address."""
+    return AddressTurns(
+        lambda one, begun: len(begun) < most and sum(other.address == one.address for other in begun) < of_one
+    )
+
+
 def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:
     """A file that has arrived: an index that comes back, an archive of pictures, or a picture."""
     if is_archive(head):
@@ -219,7 +230,7 @@ def _shown(path: Path, small: Path, side: int, address: str = "") -> bytes:
         with lock:
             if small.exists():
                 return small.read_bytes()
-            data = DECODERS.run(lambda: _jpeg(path, side), address)
+            data = DECODERS.run(lambda: _jpeg(path, side), address, needs=memory_for(path))
             write_whole(small, data)
     except OSError as error:
         raise gone() from error

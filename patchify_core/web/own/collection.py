@@ -19,6 +19,9 @@ from patchify_core.web.own.names import clean, unused
 from patchify_core.web.settings import PageSettings
 
 MEGABYTE = 1_000_000
+EXPANSION = 20
+"""Bytes that what a visitor packed may become, for each of its own: photos, codes and maps hardly get smaller."""
+
 CROWDED = "Other visitors' pictures fill the server at present: try again in a while."
 
 SKIPPED_NAMED = 200
@@ -146,7 +149,9 @@ class Collection:
         """
         settings = self.settings
         limits = ArchiveSettings(
-            member_bytes=settings.upload_mb * MEGABYTE, total_bytes=(settings.own_mb + settings.upload_mb) * MEGABYTE
+            member_bytes=settings.upload_mb * MEGABYTE,
+            total_bytes=(settings.own_mb + settings.upload_mb) * MEGABYTE,
+            expansion=EXPANSION,
         )
         taken = 0
         for member in members(path, limits):

@@ -100,7 +100,7 @@ class OwnPlace(Showcase):
             height=image.height,
             box=box,
             instance=int(rows.instances[marked[0]]) if len(marked) else None,
-            descriptor=self.engine.describe_query(ready(image.path), box),
+            descriptor=ready(image.path, lambda picture: self.engine.describe_query(picture, box)),
             path=image.path,
             itself=image_id,
             engine=self.shelf.first,
@@ -121,7 +121,8 @@ class OwnPlace(Showcase):
         asked = replace(question, instance=None, example=None, itself=None, engine=self.shelf.first)
         if question.words is not None:
             return replace(asked, descriptor=self.engine.describe_text(question.words))
-        return replace(asked, descriptor=self.engine.describe_query(ready(question.source), question.box))
+        found = ready(question.source, lambda picture: self.engine.describe_query(picture, question.box))
+        return replace(asked, descriptor=found)
 
 
 def own_name(token: str, version: int) -> str:

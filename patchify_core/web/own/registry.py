@@ -169,7 +169,7 @@ class Registry:
     def _make_room(self, address: str) -> None:
         """Ends one collection for a visitor from this address: one without pictures, so that these keep nobody out.
 
-        Where all have pictures, and another address has more than half of them, it is its most idle one.
+        Where all have pictures, it is the most idle one of the address that has the most, unless this one has as many.
         """
         of_address = Counter(visitor.owner.address for visitor in self._visitors.values())
         now = time.monotonic()
@@ -184,7 +184,7 @@ class Registry:
                     one.seen,
                 ),
             )
-        elif most != address and count > MOST_VISITORS / 2:
+        elif of_address[address] + 1 < count:
             ended = min((one for one in self._visitors.values() if one.owner.address == most), key=lambda one: one.seen)
         else:
             return

@@ -26,6 +26,7 @@ from patchify_core.index import PatchIndex
 from patchify_core.index_folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
 from patchify_core.maps import KeptMaps, packed_shape, unpack
 from patchify_core.scale.merge import framed
+from patchify_core.web.own.collection import EXPANSION
 
 PIECE = 1 << 18
 """Bytes that are read at a time."""
@@ -40,9 +41,6 @@ MOST_MEMBERS = 20
 
 MAP_BYTES = 200_000
 """Of a picture's feature map, at most; the bundled encoder's take 53 kB."""
-
-EXPANSION = 20
-"""Bytes that an archive may become, for each of its own: codes and maps do not get smaller by compression."""
 
 ROOM_FOR_SHAPES = 2
 """Times that a map may be as long as the longest of the bundled index's."""
