@@ -16,9 +16,14 @@ from patchify_core.web import logs
 def written(monkeypatch, capsys) -> Iterator[Callable[[], str]]:
     monkeypatch.setattr(logs, "_noted", {})
     root, handler = logging.getLogger(), logs.Handler()
+    level, disabled = root.level, logging.root.manager.disable
+    root.setLevel(logging.WARNING)  # whatever a library that another test imported has made of it
+    logging.disable(logging.NOTSET)
     root.addHandler(handler)
     yield lambda: capsys.readouterr().err
     root.removeHandler(handler)
+    root.setLevel(level)
+    logging.disable(disabled)
 
 
 def raised(error: Exception) -> Exception:
