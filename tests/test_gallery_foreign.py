@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from patchify_core.errors import GalleryError
 from patchify_core.gallery import check_pictures, read_coco, read_dataset, read_gallery, told_layout
 from tests.bad_pictures import encoded, oriented, photograph
-from tests.test_gallery import refusal
+from tests.test_gallery import put, refusal
 
 mask = pytest.importorskip("pycocotools.mask")
 
@@ -338,16 +338,6 @@ def test_other_forms_of_polygons(tmp_path):
 
 
 # Refusals -----------------------------------------------------------------------------------------------------
-
-
-def put(value, *path):
-    def change(data):
-        *way, last = path
-        for step in way:
-            data = data[step]
-        data[last] = value
-
-    return change
 
 
 REFUSED = {

@@ -16,6 +16,7 @@ from patchify_core.embedding.worker import ShardWorker, source_name
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError
 from patchify_core.extract import checked_features, load_extractor
+from patchify_core.files import read_json
 from patchify_core.gallery import Gallery
 from patchify_core.journal import locked, say_who
 from patchify_core.projection import Projection
@@ -208,10 +209,7 @@ def _held(out: Path, recipe: Recipe) -> Iterator[None]:
 
 
 def _read_head(out: Path) -> dict[str, dict[str, object]] | None:
-    try:
-        found = json.loads((out / HEAD_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
+    found = read_json(out / HEAD_NAME)
     return found if isinstance(found, dict) and isinstance(found.get("maker"), dict) else None
 
 

@@ -155,8 +155,7 @@ def _header(root: Path, name: str) -> Header:
     """
     path = root / name
     named = os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
-    outside = os.path.exists(path) and not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-    if os.path.islink(path) and outside:
+    if os.path.islink(path) and os.path.exists(path) and not _is_within(path, root):
         kind = PictureError if named else NotAPictureError
         raise kind(f"{name!r} is a link that leads out of the folder: copy the picture into it.")
     try:
@@ -168,6 +167,10 @@ def _header(root: Path, name: str) -> Header:
     if not is_text(name):
         raise PictureError(f"{name!r} has a name that is not valid Unicode: rename it.")
     return header
+
+
+def _is_within(path: Path, root: Path) -> bool:
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
 
 
 def _notes(others: Counter[str], paged: Sequence[str]) -> list[str]:
