@@ -90,7 +90,7 @@ def visit(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     page.on("pageerror", lambda error: page.thrown.append(str(error)))
     page.on("request", lambda request: page.requests.append(request.url))
     page.goto(url)
-    page.wait_for_selector(".pf-card img")
+    page.wait_for_selector(".pf-card img", state="attached")  # a link may open another tab before anyone looks
     page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
     yield page
     assert page.thrown == [], page.thrown
