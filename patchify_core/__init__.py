@@ -15,35 +15,37 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from patchify_core.version import __version__
+
 if TYPE_CHECKING:
-    from patchify_core.build import BuildSettings, build_index
     from patchify_core.encoders import load_encoder
     from patchify_core.errors import PatchifyError
-    from patchify_core.evaluation import evaluate
+    from patchify_core.evaluation.run import evaluate
     from patchify_core.gallery import read_dataset, read_gallery
-    from patchify_core.index import PatchIndex
-    from patchify_core.pictures import read_picture
+    from patchify_core.imaging.pictures import read_picture
+    from patchify_core.index.build import BuildSettings, build_index
+    from patchify_core.index.patch_index import PatchIndex
+    from patchify_core.patchify import Patchify
     from patchify_core.regions import Pyramid, parse_regions
-    from patchify_core.rerank import load_reranker
-    from patchify_core.retrieval import Match, Patchify
+    from patchify_core.retrieval.ranking import Match
+    from patchify_core.retrieval.rerank import load_reranker
 
-__version__ = "0.1.0"
 
 _HOME = {
-    "BuildSettings": "build",
-    "Match": "retrieval",
-    "PatchIndex": "index",
-    "Patchify": "retrieval",
+    "BuildSettings": "index.build",
+    "Match": "retrieval.ranking",
+    "PatchIndex": "index.patch_index",
+    "Patchify": "patchify",
     "PatchifyError": "errors",
     "Pyramid": "regions",
-    "build_index": "build",
+    "build_index": "index.build",
     "evaluate": "evaluation",
     "load_encoder": "encoders",
-    "load_reranker": "rerank",
+    "load_reranker": "retrieval.rerank",
     "parse_regions": "regions",
     "read_dataset": "gallery",
     "read_gallery": "gallery",
-    "read_picture": "pictures",
+    "read_picture": "imaging.pictures",
 }
 
 __all__ = [

@@ -22,7 +22,7 @@ SKIPPED, REFUSED, INTERRUPTED = 1, 2, 130
 
 def parser() -> argparse.ArgumentParser:
     """The whole command line."""
-    from patchify_core import __version__
+    from patchify_core.version import __version__
 
     root = argparse.ArgumentParser(
         prog="python -m patchify_core",
@@ -425,7 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if getattr(arguments, "token", None):
         os.environ["MILVUS_TOKEN"] = arguments.token
     try:
-        module = importlib.import_module(f"patchify_core.commands.{arguments.command}")
+        module = importlib.import_module(f"patchify_core.cli.{arguments.command}")
         code: int = module.run(arguments)
         sys.stdout.flush()
         return code

@@ -1,13 +1,32 @@
-"""Files that are whole or not there: written under another name, then renamed; and JSON that may be damaged."""
+"""Files: where the package's own lie, atomic writes, JSON that may be damaged, digests."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import socket
+import sys
+import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
+
+from patchify_core.errors import IndexFolderError
+
+ROOT = Path(__file__).resolve().parents[1]
+"""The folder that contains the package: the checkout, or `site-packages`."""
+
+_DATA = ROOT if (ROOT / "sample_db").is_dir() else Path(sysconfig.get_path("data")) / "share" / "patchify"
+SAMPLE_DB = _DATA / "sample_db"
+ASSETS = _DATA / "assets"
+
+CHUNK_BYTES = 1 << 20
+
+HOLDER_NAME = "holder.json"
+"""Which process holds the lock; true only as long as somebody does."""
 
 
 @contextmanager
@@ -57,3 +76,95 @@ def read_json(source: Path | bytes) -> Any:
         return json.loads(source if isinstance(source, bytes) else source.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hexadecimal SHA-256 of a file, read in pieces so that a large one needs no memory.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """Hexadecimal SHA-256 of bytes."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of_json(value: Any) -> str:
+    """Digest of a JSON value in canonical form, so that key order and white space do not count."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+    return sha256_of_bytes(text.encode())
+
+
+def locked(path: Path) -> IO[str]:
+    """Opens a file (made if missing) and locks it; closing it, or the end of the process however it comes, unlocks.
+
+    Raises:
+        IndexFolderError: if another build holds the lock.
+        OSError: if it cannot be made.
+    """
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = _lock_once(path)
+        except FileNotFoundError:
+            continue  # the build before this one has just ended and taken the folder away
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # the same, a moment later: that lock is on a file that is gone
+
+
+def _lock_once(path: Path) -> IO[str]:
+    file = open(path, "a", encoding="utf-8")
+    try:
+        lock(file)
+    except (BlockingIOError, PermissionError) as error:
+        file.close()
+        raise IndexFolderError(
+            f"Another index command{_who(path.parent)} is using {path.parent}: wait until it has ended, or choose "
+            "another folder for the index."
+        ) from error
+    except OSError:
+        pass  # a file system without locks: as safe as the person who starts the builds
+    return file
+
+
+def lock(file: IO[str]) -> None:
+    """Locks an open file for this process, until it is closed or the process ends, however that comes.
+
+    Raises:
+        BlockingIOError: if another has locked it; on Windows PermissionError.
+        OSError: if the file system has no locks.
+    """
+    if sys.platform == "win32":
+        import msvcrt
+
+        # Far behind the text, because on Windows a locked byte cannot be read.
+        os.lseek(file.fileno(), 1 << 30, os.SEEK_SET)
+        msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+    else:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def say_who(folder: Path) -> None:
+    """Writes down who holds the lock, for the sentence that another build is refused with."""
+    since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    write_json(folder / HOLDER_NAME, holder)
+
+
+def _who(folder: Path) -> str:
+    """Who holds the lock, as words in brackets; nothing where that was not written down yet."""
+    holder = read_json(folder / HOLDER_NAME)
+    if not isinstance(holder, dict) or not {"pid", "host", "since"} <= {*holder}:
+        return ""
+    return f" (process {holder['pid']} on {holder['host']}, since {holder['since']})"

@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
-from patchify_core.picture_table import PictureTable
-from patchify_core.projection import Projection
+from patchify_core.index.big import ScaleSettings, build_big
+from patchify_core.index.codec.projection import Projection
+from patchify_core.index.picture_table import PictureTable
 from patchify_core.regions import Pyramid, Regions
-from patchify_core.scale import ScaleSettings, build_big
 from tests.tiny import DIM, INFO
 
 SETTINGS = ScaleSettings(lists=16, projection=12, code_bytes=2, part_pictures=100)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from patchify_core.build import build_index
 from patchify_core.gallery import read_gallery
+from patchify_core.index.build import build_index
+from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
-from patchify_core.retrieval import Patchify
 from tests.tiny import picture, write_pictures
 
 

@@ -21,7 +21,7 @@ from patchify_core.__main__ import main
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, read_coco
-from patchify_core.retrieval import Patchify
+from patchify_core.patchify import Patchify
 from tests.browsing import chromium
 from tests.tiny import TinyEncoder
 
@@ -125,8 +125,8 @@ def tiny_everywhere(monkeypatch):
         return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
 
     for command in ("index", "evaluate", "study"):
-        monkeypatch.setattr(f"patchify_core.commands.{command}.load_encoder", load)
-    monkeypatch.setattr("patchify_core.retrieval.load_encoder", load)
+        monkeypatch.setattr(f"patchify_core.cli.{command}.load_encoder", load)
+    monkeypatch.setattr("patchify_core.patchify.load_encoder", load)
 
 
 @pytest.fixture

@@ -15,16 +15,16 @@ from pathlib import Path
 import faiss
 import numpy as np
 
-from patchify_core import faiss_files
-from patchify_core.codes import CodeSettings, encode_codes
-from patchify_core.digests import sha256_of_bytes, sha256_of_json
 from patchify_core.errors import IndexFolderError
-from patchify_core.index import PatchIndex
-from patchify_core.index_folder import META_NAME
+from patchify_core.files import sha256_of_bytes, sha256_of_json
+from patchify_core.index import faiss_files
+from patchify_core.index.big import build_big
+from patchify_core.index.codec.codes import CodeSettings, encode_codes
+from patchify_core.index.folder import META_NAME
+from patchify_core.index.patch_index import PatchIndex
 from patchify_core.regions import Pyramid
-from patchify_core.scale import build_big
 from tests.big import SETTINGS, Clusters
-from tests.test_index import DIM, ENCODER, index_of, unit_rows
+from tests.index.test_patch_index import DIM, ENCODER, index_of, unit_rows
 
 PICTURES, LEVELS = 60, 2
 KINDS = (

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from patchify_core.build import build_index
 from patchify_core.gallery import read_coco
+from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from tests.tiny import INFO, TinyEncoder
 

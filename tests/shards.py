@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from patchify_core.streams import seal_shards, write_shard
+from patchify_core.index.shards.folder import seal_shards, write_shard
 
 
 class ShardWriter:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from patchify_core.evaluation.study.run import FORMAT, PROGRAM, _dataset
 from patchify_core.gallery import Gallery
-from patchify_core.study.run import FORMAT, PROGRAM, _dataset
 
 
 def row(dataset: str, queries: int, draw: int = 0, /, **changed: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""patchify_core.files: whole or not there, whatever stops the writing."""
+"""files: whole or not there, whatever stops the writing."""
 
 from __future__ import annotations
 

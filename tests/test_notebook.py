@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from patchify_core.evaluation import score_matches
+from patchify_core.evaluation.run import score_matches
 from tests.conftest import ROOT
 
 FILE = ROOT / "assets" / "patchify.ipynb"

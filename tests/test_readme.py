@@ -9,17 +9,17 @@ import shlex
 import pytest
 
 from patchify_core.__main__ import parser
-from patchify_core.paths import ASSETS, ROOT
-from patchify_core.study.plans import PLANS
-from patchify_core.study.report import tables
+from patchify_core.evaluation.study.plans import PLANS
+from patchify_core.evaluation.study.report import tables
+from patchify_core.files import ASSETS, ROOT
 
 PAGES = {
     page: (ROOT / page).read_text(encoding="utf-8")
     for page in (
         "README.md",
         "assets/study/NUMBERS.md",
-        "patchify_core/SCALE.md",
-        "patchify_core/commands/USAGE.md",
+        "patchify_core/index/big/SCALE.md",
+        "patchify_core/cli/USAGE.md",
         "patchify_core/gallery/BENCHMARKS.md",
         "patchify_core/web/API.md",
         "patchify_core/web/HOSTING.md",
@@ -183,7 +183,7 @@ def test_what_hosting_says_is_so():
 
 
 @pytest.mark.parametrize(
-    ("page", "time", "overlap"), [("patchify_core/commands/USAGE.md", 4, 5), ("patchify_core/SCALE.md", 4, 10)]
+    ("page", "time", "overlap"), [("patchify_core/cli/USAGE.md", 4, 5), ("patchify_core/index/big/SCALE.md", 4, 10)]
 )
 def test_its_table_of_millions_is_the_record(page, time, overlap):
     rows = json.loads((ASSETS / "study" / "scale.json").read_text(encoding="utf-8"))["rows"]
@@ -199,7 +199,7 @@ def test_its_table_of_millions_is_the_record(page, time, overlap):
 
 def test_what_peers_take_is_the_record():
     rows = json.loads((ASSETS / "study" / "scale-peers.json").read_text(encoding="utf-8"))["rows"]
-    lines = (ROOT / "patchify_core" / "SCALE.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "patchify_core" / "index" / "big" / "SCALE.md").read_text(encoding="utf-8").splitlines()
     for row, start in zip(rows, ("| 1,000, exact |", "| 30,000 |"), strict=True):
         line = next(line for line in lines if line.startswith(start))
         ours = row["flat"] if "flat" in row else row["refined"]
@@ -212,7 +212,7 @@ def test_what_peers_take_is_the_record():
 
 def test_its_table_of_peers_at_ten_thousand_is_the_record():
     row = json.loads((ASSETS / "study" / "scale.json").read_text(encoding="utf-8"))["rows"][0]
-    lines = (ROOT / "patchify_core" / "SCALE.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "patchify_core" / "index" / "big" / "SCALE.md").read_text(encoding="utf-8").splitlines()
     exact = row["flat"]["p50_ms"]
     starts = {
         "faiss-flat": "| FAISS IndexFlatIP, grouped by numpy |",

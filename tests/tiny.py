@@ -121,8 +121,8 @@ def write_dataset(folder: Path) -> Path:
 
 def tiny_encoder_everywhere() -> None:
     """Gives this process's command line the tiny encoder, whatever it asks for."""
-    from patchify_core import retrieval
-    from patchify_core.commands import evaluate, index
+    from patchify_core import patchify as retrieval
+    from patchify_core.cli import evaluate, index
 
     for module in (index, evaluate, retrieval):
         module.load_encoder = lambda spec="tiny", settings=None: TinyEncoder()  # type: ignore[attr-defined]

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.codes import CodeSettings, encode_codes
 from patchify_core.errors import PatchifyError
-from patchify_core.index import IndexedImage, PatchIndex
-from patchify_core.index_folder import write_index
+from patchify_core.index.codec.codes import CodeSettings, encode_codes
+from patchify_core.index.folder import write_index
+from patchify_core.index.patch_index import IndexedImage, PatchIndex
 
 FACTORY = "small"
 """How the descriptors are kept: a preset whose searches miss nothing."""

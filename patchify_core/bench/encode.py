@@ -16,11 +16,11 @@ from patchify_core.bench.timing import in_turn, print_table
 from patchify_core.encoders import DEFAULT_ENCODER, Encoder, EncoderSettings, load_encoder
 from patchify_core.encoders.base import ENGINES
 from patchify_core.encoders.effnet import LITE_MODELS, plain_network
-from patchify_core.extract import POOLED, load_extractor
-from patchify_core.features import describe_many
+from patchify_core.features.crop import describe_many
+from patchify_core.features.extract import POOLED, load_extractor
+from patchify_core.files import SAMPLE_DB
 from patchify_core.gallery import GalleryImage, read_coco
-from patchify_core.paths import SAMPLE_DB
-from patchify_core.pictures import read_picture
+from patchify_core.imaging.pictures import read_picture
 from patchify_core.regions import Pyramid
 
 PICTURES, RUNS = 6, 3

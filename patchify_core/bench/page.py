@@ -11,8 +11,8 @@ import urllib.request
 from typing import Any
 
 from patchify_core.bench.timing import in_turn, print_table
-from patchify_core.paths import ROOT, SAMPLE_DB
-from patchify_core.pictures import read_picture
+from patchify_core.files import ROOT, SAMPLE_DB
+from patchify_core.imaging.pictures import read_picture
 
 RUNS, START_LIMIT_S = 7, 120.0
 

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.files import SAMPLE_DB
 from patchify_core.gallery import read_coco
-from patchify_core.localize import MapRefiner, SoftRefiner
-from patchify_core.paths import SAMPLE_DB
-from patchify_core.retrieval import Patchify
+from patchify_core.patchify import Patchify
+from patchify_core.retrieval.localize import MapRefiner, SoftRefiner
 
 QUERIES, RUNS, SHOWN = 4, 3, 10
 

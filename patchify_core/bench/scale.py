@@ -26,7 +26,7 @@ from patchify_core.bench.scale_stage import Stage, run_stage
 from patchify_core.bench.scale_table import OURS, THEIRS, csv_text, ours, say_peer, say_row, theirs
 from patchify_core.errors import PatchifyError
 from patchify_core.files import atomic
-from patchify_core.scale.build import check_finer
+from patchify_core.index.big.build import check_finer
 
 IMAGES = (10_000, 100_000)
 OUT = Path("bench-scale")

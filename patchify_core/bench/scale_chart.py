@@ -7,7 +7,7 @@ from html import escape
 from math import ceil, floor, log10
 from typing import Any
 
-from patchify_core.study.chart import BOTTOM, COLOURS, HEIGHT, INK, LEFT, RIGHT, TOP, WIDTH, Line, svg
+from patchify_core.evaluation.study.chart import BOTTOM, COLOURS, HEIGHT, INK, LEFT, RIGHT, TOP, WIDTH, Line, svg
 
 LEGEND_LINE = 16
 FINER = "Patchify, finer codes"

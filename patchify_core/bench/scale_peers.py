@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -18,8 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.bench.scale_stream import SyntheticPictures
+from patchify_core.gallery import Progress
 
-Progress = Callable[[int, int], None]
 CHUNK = 1000
 """Pictures handed over at a time."""
 

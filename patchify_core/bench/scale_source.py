@@ -16,16 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.digests import sha256_of_bytes
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import PatchifyError
-from patchify_core.files import atomic
-from patchify_core.index import PatchIndex
-from patchify_core.integrity import META_NAME
-from patchify_core.paths import SAMPLE_DB
-from patchify_core.projection import Projection
+from patchify_core.files import SAMPLE_DB, atomic, sha256_of_bytes
+from patchify_core.index.codec.projection import Projection
+from patchify_core.index.integrity import META_NAME
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.store import PatchStore
 from patchify_core.regions import Regions, parse_regions
-from patchify_core.stores import PatchStore
 
 DIM = 128
 """Dimensions of a collection's descriptors."""
@@ -110,7 +108,7 @@ def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSou
         PatchifyError: if another index was made otherwise than the bundled one, or a folder cannot be read.
     """
     from patchify_core.gallery import read_gallery
-    from patchify_core.retrieval import Patchify
+    from patchify_core.patchify import Patchify
 
     engine = Patchify.open(SAMPLE_DB / "index")
     bundled, gallery = engine.index, read_gallery(SAMPLE_DB)
@@ -137,8 +135,8 @@ def _projected(projection: Projection, descriptors: NDArray[np.float32]) -> NDAr
 
 def _opened(path: Path, work: Path, like: Any) -> PatchIndex:
     """The index at `path`, or one made of the pictures there, of the same kind as the bundled one."""
-    from patchify_core.build import BuildSettings, build_index
     from patchify_core.gallery import read_gallery
+    from patchify_core.index.build import BuildSettings, build_index
 
     if not (path / META_NAME).is_file():
         build_index(read_gallery(path), work, like.encoder, like.index.regions, BuildSettings("SQ8"))

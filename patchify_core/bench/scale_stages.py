@@ -18,7 +18,7 @@ from patchify_core.bench.scale_gauges import first_ones, found, latencies, memor
 from patchify_core.bench.scale_peers import PEERS
 from patchify_core.bench.scale_stage import Stage
 from patchify_core.bench.scale_stream import SyntheticPictures
-from patchify_core.index import PatchIndex
+from patchify_core.index.patch_index import PatchIndex
 
 TOP = 10
 INDEX, EXACT = "index", "exact.npz"
@@ -34,7 +34,7 @@ def _exact(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
 
 
 def _build(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
-    from patchify_core.scale import ScaleSettings, build_big
+    from patchify_core.index.big import ScaleSettings, build_big
 
     out = Path(stage.folder) / INDEX
     settings = ScaleSettings(memory_gb=stage.memory_gb)
@@ -52,7 +52,7 @@ def _build(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
 
 def _finer(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
     """Finer codes on the disk for the index that stands, which order the first pictures of a search."""
-    from patchify_core.scale import add_finer
+    from patchify_core.index.big import add_finer
 
     assert stage.rescore is not None
     out, spent = Path(stage.folder) / INDEX, _Spent(Path(stage.folder) / "finer.spent")

@@ -19,9 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.bench.scale_source import ScaleSource
-from patchify_core.digests import sha256_of_bytes
 from patchify_core.errors import PatchifyError
-from patchify_core.picture_table import PictureTable
+from patchify_core.files import sha256_of_bytes
+from patchify_core.index.picture_table import PictureTable
 
 PIECE = 32
 """Pictures that are made at a time: what is at work then fits the processor's second cache."""

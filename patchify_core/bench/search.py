@@ -8,8 +8,8 @@ import numpy as np
 
 from patchify_core.bench.timing import in_turn, print_table
 from patchify_core.encoders import load_encoder
-from patchify_core.index import IndexedImage, PatchIndex
-from patchify_core.paths import SAMPLE_DB
+from patchify_core.files import SAMPLE_DB
+from patchify_core.index.patch_index import IndexedImage, PatchIndex
 from patchify_core.regions import Pyramid
 
 SIZES, RUNS, TOP = (164, 1640), 5, 10

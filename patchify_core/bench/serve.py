@@ -32,7 +32,7 @@ from patchify_core.bench.crowd import make_crowd
 from patchify_core.bench.floods import ADDRESSES, Floods, address_of_visitor
 from patchify_core.bench.timing import print_table
 from patchify_core.errors import PatchifyError
-from patchify_core.paths import ROOT, SAMPLE_DB
+from patchify_core.files import ROOT, SAMPLE_DB
 
 if TYPE_CHECKING:
     from patchify_core.web.visits import Visits
@@ -182,7 +182,7 @@ def _photo(visits: Visits, number: int) -> bytes:
 
     from PIL import ImageOps
 
-    from patchify_core.pictures import read_picture
+    from patchify_core.imaging.pictures import read_picture
 
     images = visits.showcase.gallery.images
     picture = ImageOps.mirror(read_picture(images[number * len(images) // UPLOADS].path)).resize((1632, 1224))

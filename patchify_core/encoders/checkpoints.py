@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from patchify_core.digests import sha256_of_file
 from patchify_core.errors import EncoderError
+from patchify_core.files import sha256_of_file
 
 WAY_OUT = "or use effnet-lite0, which comes with the program"
 """How every refusal ends, because this one encoder needs neither a network nor a file."""

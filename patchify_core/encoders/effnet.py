@@ -221,7 +221,7 @@ def _load_weights(path: Path, model: LiteModel) -> dict[str, Any]:
     """Reads a checkpoint only after its digest has shown that it is the known one."""
     import torch
 
-    from patchify_core.digests import sha256_of_file
+    from patchify_core.files import sha256_of_file
 
     try:
         digest = sha256_of_file(path)

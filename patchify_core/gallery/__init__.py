@@ -30,7 +30,7 @@ from patchify_core.gallery.layouts import (
 )
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import Progress
-from patchify_core.pictures import PICTURE_SUFFIXES, Header, read_header
+from patchify_core.imaging.pictures import PICTURE_SUFFIXES, Header, read_header
 
 __all__ = [
     "ANNOTATIONS_FILE",

@@ -32,7 +32,7 @@ from patchify_core.gallery.json_file import load_json_object
 from patchify_core.gallery.layouts import ANNOTATIONS_FILE, picture_folders, picture_names, the_annotation_file
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 from patchify_core.imaging.filenames import FileNameError, FileNames
-from patchify_core.pictures import picture_size
+from patchify_core.imaging.pictures import picture_size
 
 
 @dataclass(frozen=True)

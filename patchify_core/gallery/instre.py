@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.boxes import paired_iou
 from patchify_core.errors import GalleryError
 from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
@@ -25,6 +24,7 @@ from patchify_core.gallery.published import (
     read_sizes,
     refuse,
 )
+from patchify_core.imaging.boxes import paired_iou
 
 GROUND_TRUTH = "gnd_instre.mat"
 PARTS = {"s1": "instre-s1", "s2": "instre-s2", "m": "instre-m"}

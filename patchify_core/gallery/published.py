@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.errors import GalleryError, PictureError
 from patchify_core.gallery.model import is_text
 from patchify_core.imaging.filenames import FileNameError, FileNames, leads_out
-from patchify_core.pictures import picture_size
+from patchify_core.imaging.pictures import picture_size
 
 Progress = Callable[[int, int], None]
 """Told (done, in all)."""

@@ -3,7 +3,7 @@
 Many programs write names as the bytes that their system uses and do not say which those are. charset-normalizer's own
 detection is made for whole texts: of zips with one to five names in other languages it gets 60 % right. So its tables
 of letters serve a model for names instead: how likely is it that somebody gave these names, and that they became these
-bytes? `tests/test_code_pages.py` measures how often that is right.
+bytes? `tests/imaging/test_code_pages.py` measures how often that is right.
 """
 
 from __future__ import annotations

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.metrics import QueryScore
-from patchify_core.retrieval import Explanation, Match
+from patchify_core.evaluation.metrics import QueryScore
+from patchify_core.retrieval.ranking import Explanation, Match
 
 if TYPE_CHECKING:
-    from patchify_core.localize import SimilarityMap
     from patchify_core.regions import Stage
+    from patchify_core.retrieval.localize import SimilarityMap
 
 RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
 UNMARKED = "unmarked"

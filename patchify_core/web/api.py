@@ -17,11 +17,12 @@ import gradio as gr
 from gradio import FileData
 
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation import LevelReport, QueryRecord, as_json, chosen_levels, evaluate
+from patchify_core.evaluation.run import LevelReport, QueryRecord, as_json, chosen_levels, evaluate
 from patchify_core.gallery import Query
-from patchify_core.listing import explanation_as_json, matches_as_json
-from patchify_core.rerank import Reranker, load_reranker
-from patchify_core.retrieval import Match, Patchify
+from patchify_core.patchify import Patchify
+from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
+from patchify_core.retrieval.ranking import Match
+from patchify_core.retrieval.rerank import Reranker, load_reranker
 from patchify_core.web import inputs, locating
 from patchify_core.web.decoding import decoded
 from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL.Image import Image
 
-from patchify_core.boxes import checked_box, iou
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, Query, read_coco
-from patchify_core.index import PatchIndex
-from patchify_core.retrieval import Patchify
+from patchify_core.imaging.boxes import checked_box, iou
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
 from patchify_core.web.decoding import decoded, ready
 from patchify_core.web.keeping import Held
 from patchify_core.web.questions import Question, checked_words

@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.codes import CodeSettings
-from patchify_core.compression import CODEBOOKS, make_codec, needed_to_train, parse_factory
 from patchify_core.errors import PatchifyError
-from patchify_core.index import PatchIndex
-from patchify_core.ranking import Ranking
-from patchify_core.recode import recode
-from patchify_core.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.index.codec.codes import CodeSettings
+from patchify_core.index.codec.factory import CODEBOOKS, make_codec, needed_to_train, parse_factory
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recode import recode
+from patchify_core.retrieval.ranking import Ranking
 from patchify_core.web.questions import Question
 from patchify_core.web.sizes import bytes_per_patch
 

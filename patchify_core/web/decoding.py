@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from patchify_core.errors import PictureError
-from patchify_core.pictures import read_header, read_picture
+from patchify_core.imaging.pictures import read_header, read_picture
 from patchify_core.web.callers import caller_group
 from patchify_core.web.home import PREFIX
 from patchify_core.web.memory import give_back

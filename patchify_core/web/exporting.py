@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.metrics import QueryScore
+from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web.answers import Answer, Result
 from patchify_core.web.questions import Question
 

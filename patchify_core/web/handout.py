@@ -7,7 +7,7 @@ import io
 from functools import partial
 from pathlib import Path
 
-from patchify_core.pictures import read_picture
+from patchify_core.imaging.pictures import read_picture
 from patchify_core.web.showcase import Showcase
 from patchify_core.web.views.handout import handout_page
 from patchify_core.web.walk import Choice, walk

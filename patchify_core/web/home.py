@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from patchify_core.journal import lock
+from patchify_core.files import lock
 
 PREFIX, UPLOADS_PREFIX, LOCK_PREFIX = "patchify-own-", "patchify-uploads-", "patchify-lock-"
 """What their names begin with: of the folders of visitors' own pictures and of what Gradio takes, and of the lock.

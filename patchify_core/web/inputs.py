@@ -15,10 +15,10 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.boxes import as_boxes
 from patchify_core.errors import BoxError, PatchifyError, PictureError
-from patchify_core.localize import REFINERS
-from patchify_core.rerank import RERANKERS
+from patchify_core.imaging.boxes import as_boxes
+from patchify_core.retrieval.localize import REFINERS
+from patchify_core.retrieval.rerank import RERANKERS
 from patchify_core.web.events import take_file
 from patchify_core.web.reranking import NEEDS
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.boxes import iou
-from patchify_core.evaluation import find_in_matches
+from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_found
+from patchify_core.evaluation.run import find_in_matches
 from patchify_core.gallery import Gallery, Query
-from patchify_core.metrics import QueryScore, grid_ceiling, score_found
-from patchify_core.retrieval import Match
-from patchify_core.stores import PatchStore
+from patchify_core.imaging.boxes import iou
+from patchify_core.index.store import PatchStore
+from patchify_core.retrieval.ranking import Match
 from patchify_core.web.answers import IGNORED, ITSELF, OFF, RIGHT, UNKNOWN, WRONG, Result
 from patchify_core.web.questions import Question
 

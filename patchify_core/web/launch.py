@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
 from patchify_core.web.home import Home
 from patchify_core.web.logs import install as install_log
 from patchify_core.web.memory import few_arenas, give_back

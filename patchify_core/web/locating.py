@@ -10,14 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
-from patchify_core.extract import CROP
-from patchify_core.localize.workers import WORKERS, map_at_once
+from patchify_core.features.extract import CROP
+from patchify_core.retrieval.localize.workers import WORKERS, map_at_once
 from patchify_core.web.questions import Question
 
 if TYPE_CHECKING:
-    from patchify_core.localize import Localizer, SimilarityMap
-    from patchify_core.retrieval import Match, Patchify
-    from patchify_core.stores import PatchStore
+    from patchify_core.index.store import PatchStore
+    from patchify_core.patchify import Patchify
+    from patchify_core.retrieval.localize import Localizer, SimilarityMap
+    from patchify_core.retrieval.ranking import Match
 
 WINNING, SOFT, MAP = "patch", "soft", "map"
 """The ways to a box; the last two are names of refiners (`localize.REFINERS`)."""
@@ -162,7 +163,7 @@ def similarity(question: Question, engine: Patchify, image_id: int) -> Similarit
 
 def localizer_of(engine: Patchify) -> Localizer:
     """The engine's own, which keeps the maps of the last pictures ready."""
-    from patchify_core.localize import MapRefiner
+    from patchify_core.retrieval.localize import MapRefiner
 
     refiner = engine.refiner(MAP)
     assert isinstance(refiner, MapRefiner)

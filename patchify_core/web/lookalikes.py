@@ -10,7 +10,7 @@ import numpy as np
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.gallery.model import GalleryImage
-from patchify_core.retrieval import Match
+from patchify_core.retrieval.ranking import Match
 from patchify_core.web.questions import Question
 from patchify_core.web.showcase import Showcase
 

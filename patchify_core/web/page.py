@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.api import add_api
 from patchify_core.web.guarded import GuardedBlocks

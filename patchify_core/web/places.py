@@ -8,7 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from patchify_core.paths import ROOT
+from patchify_core.files import ROOT
 
 _hidden: set[str] = set()
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery.model import is_text
-from patchify_core.ranking import Ranking
+from patchify_core.retrieval.ranking import Ranking
 from patchify_core.web.keeping import Held
 from patchify_core.web.shelf import DEFAULT
 

@@ -14,9 +14,9 @@ from patchify_core.web.questions import Question
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-    from patchify_core.ranking import Ranking
-    from patchify_core.rerank import Reranker
-    from patchify_core.retrieval import Patchify
+    from patchify_core.patchify import Patchify
+    from patchify_core.retrieval.ranking import Ranking
+    from patchify_core.retrieval.rerank import Reranker
 
 NAMES = {
     "patch-qe": "query expansion",
@@ -48,7 +48,7 @@ class Rerankers:
         Raises:
             PatchifyError: if the page does not have it, or it cannot be loaded.
         """
-        from patchify_core.rerank import RerankSettings, VerificationSettings, load_reranker
+        from patchify_core.retrieval.rerank import RerankSettings, VerificationSettings, load_reranker
 
         if name not in self.names:
             raise PatchifyError("The page does not have that way of re-ranking: choose one of those shown.")
@@ -84,7 +84,8 @@ class Rerankers:
         Raises:
             PatchifyError: one sentence, if pictures are to be compared and the question is words.
         """
-        from patchify_core.rerank import QueryExpansion, QueryView
+        from patchify_core.retrieval.rerank import QueryExpansion
+        from patchify_core.retrieval.searcher import QueryView
 
         reranker = self.load(name)
         if reranker.needs_picture and question.words is not None:

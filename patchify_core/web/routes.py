@@ -11,8 +11,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from patchify_core import __version__
 from patchify_core.errors import PatchifyError
+from patchify_core.version import __version__
 from patchify_core.web.served import ADDRESS, file_at
 
 if TYPE_CHECKING:

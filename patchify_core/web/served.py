@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
 from patchify_core.web import studies
 
 ADDRESS = "gradio_api/file="

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.paths import SAMPLE_DB
+from patchify_core.files import SAMPLE_DB
 from patchify_core.web.callers import PRIVATE, Network, networks
 
 MEGABYTE = 1_000_000

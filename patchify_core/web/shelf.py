@@ -15,9 +15,9 @@ from pathlib import Path, PurePath
 
 from patchify_core.encoders import Encoder, EncoderInfo, EncoderSettings, TextEncoder
 from patchify_core.errors import PatchifyError
-from patchify_core.extract import CROP
-from patchify_core.index import PatchIndex
-from patchify_core.retrieval import Patchify
+from patchify_core.features.extract import CROP
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
 from patchify_core.web.stages import grid_of, patches_in_words
 
 DEFAULT = "index"

@@ -11,8 +11,7 @@ from pathlib import Path
 
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
-from patchify_core.ranking import Ranking
-from patchify_core.retrieval import Match
+from patchify_core.retrieval.ranking import Match, Ranking
 from patchify_core.web.answers import OFF, RIGHT, Answer, Detail, Result
 from patchify_core.web.asking import Asking
 from patchify_core.web.judging import Judge

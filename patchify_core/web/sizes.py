@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from patchify_core.compression import CODECS, parse_factory
 from patchify_core.errors import PatchifyError
+from patchify_core.index.codec.factory import CODECS, parse_factory
 
 PICTURES = (10_000, 1_000_000, 10_000_000)
 MEMORY = 16 * 10**9

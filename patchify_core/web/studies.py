@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.paths import ASSETS
-from patchify_core.study.plans import PLANS, Configuration
-from patchify_core.study.run import FORMAT, PROGRAM
+from patchify_core.evaluation.study.plans import PLANS, Configuration
+from patchify_core.evaluation.study.run import FORMAT, PROGRAM
+from patchify_core.files import ASSETS
 
 FOLDER = ASSETS / "study"
 """Where the shipped files are, `NAME.json` for each of `PLANS`."""

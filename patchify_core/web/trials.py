@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.compare import DEFAULTS, BootstrapSettings, Difference, interval
 from patchify_core.errors import PatchifyError
-from patchify_core.extract import CROP
-from patchify_core.study.plans import Configuration
-from patchify_core.study.report import Mean, without_seed
+from patchify_core.evaluation.compare import DEFAULTS, BootstrapSettings, Difference, interval
+from patchify_core.evaluation.study.plans import Configuration
+from patchify_core.evaluation.study.report import Mean, without_seed
+from patchify_core.features.extract import CROP
 from patchify_core.web.studies import Row, Studies
 
 EXACT = "Flat"

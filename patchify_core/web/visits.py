@@ -12,7 +12,7 @@ import gradio as gr
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
-from patchify_core.index import PatchIndex
+from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web import locating, stages, views
 from patchify_core.web.answers import Answer
 from patchify_core.web.decoding import asker

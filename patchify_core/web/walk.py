@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.metrics import HitRow, QueryScore, score_query
 from patchify_core.gallery.model import GalleryImage
-from patchify_core.metrics import HitRow, QueryScore, score_query
 from patchify_core.regions import Stage
-from patchify_core.retrieval import Explanation, Match
+from patchify_core.retrieval.ranking import Explanation, Match
 from patchify_core.web.answers import OFF, RIGHT, WRONG, Answer, Result
 from patchify_core.web.locating import NAMES, WINNING, checked_way, is_possible, with_boxes
 from patchify_core.web.lookalikes import LookAlikes, Pair, hard_pair, look_alikes

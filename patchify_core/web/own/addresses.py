@@ -18,10 +18,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from patchify_core.archives import is_archive
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.archive_kinds import other_archive
-from patchify_core.pictures import read_reduced
+from patchify_core.imaging.archives import is_archive
+from patchify_core.imaging.pictures import read_reduced
 from patchify_core.web.callers import caller_group
 from patchify_core.web.decoding import DECODERS, memory_for
 from patchify_core.web.own.collection import MEGABYTE

@@ -9,12 +9,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from patchify_core.archives import ArchiveSettings, is_archive, members
-from patchify_core.digests import sha256_of_bytes
 from patchify_core.errors import ArchiveError, NotAPictureError, PatchifyError, PictureError
+from patchify_core.files import sha256_of_bytes
 from patchify_core.imaging.archive_kinds import other_archive
+from patchify_core.imaging.archives import ArchiveSettings, is_archive, members
+from patchify_core.imaging.pictures import picture_size
 from patchify_core.imaging.sidefiles import is_passed_over
-from patchify_core.pictures import picture_size
 from patchify_core.web.own.names import clean, unused
 from patchify_core.web.settings import PageSettings
 

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from patchify_core.build import build_index
 from patchify_core.encoders import Encoder
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.gallery import Gallery, GalleryImage
-from patchify_core.index import PatchIndex
-from patchify_core.pictures import read_picture
+from patchify_core.imaging.pictures import read_picture
+from patchify_core.index.build import build_index
+from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web.own.collection import Collection, OwnPicture
 from patchify_core.web.own.turns import Turns
 

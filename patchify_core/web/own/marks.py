@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from patchify_core.boxes import checked_box, to_xywh
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation import evaluate
+from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import Annotations, Gallery, GalleryImage
-from patchify_core.retrieval import Patchify
-from patchify_core.stores import PatchStore
+from patchify_core.imaging.boxes import checked_box, to_xywh
+from patchify_core.index.store import PatchStore
+from patchify_core.patchify import Patchify
 from patchify_core.web.locating import MAP, SOFT, has_maps
 from patchify_core.web.own.collection import OwnPicture
 

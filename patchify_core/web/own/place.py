@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
-from patchify_core.index import PatchIndex
-from patchify_core.retrieval import Match, Patchify
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
+from patchify_core.retrieval.ranking import Match
 from patchify_core.web.answers import UNMARKED, WRONG, Result
 from patchify_core.web.decoding import ready
 from patchify_core.web.home import PREFIX

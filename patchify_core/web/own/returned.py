@@ -18,14 +18,14 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from patchify_core.archives import ArchiveSettings, members, names
-from patchify_core.build import BuildSettings
-from patchify_core.codes import Codes, encode_codes
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
-from patchify_core.index import PatchIndex
-from patchify_core.index_folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
-from patchify_core.maps import KeptMaps, packed_shape, unpack
-from patchify_core.scale.merge import framed
+from patchify_core.features.maps import KeptMaps, packed_shape, unpack
+from patchify_core.imaging.archives import ArchiveSettings, members, names
+from patchify_core.index.big.merge import framed
+from patchify_core.index.build import BuildSettings
+from patchify_core.index.codec.codes import Codes, encode_codes
+from patchify_core.index.folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
+from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web.own.collection import EXPANSION
 
 PIECE = 1 << 18

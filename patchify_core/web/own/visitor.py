@@ -14,9 +14,9 @@ from typing import Any
 
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
-from patchify_core.index import PatchIndex
-from patchify_core.retrieval import Patchify
-from patchify_core.stores import PatchStore
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.store import PatchStore
+from patchify_core.patchify import Patchify
 from patchify_core.web.keeping import NO_MEMORY, Keeping
 from patchify_core.web.own.collection import MEGABYTE, Collection
 from patchify_core.web.own.indexing import Indexer

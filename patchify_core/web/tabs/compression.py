@@ -9,10 +9,10 @@ from typing import Any
 
 import gradio as gr
 
-from patchify_core.compression import CODEBOOKS
 from patchify_core.errors import PatchifyError
-from patchify_core.index import PatchIndex
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
+from patchify_core.index.codec.factory import CODEBOOKS
+from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web import codecs, views
 from patchify_core.web.codecs import Codecs, Stop, Training
 from patchify_core.web.events import sent, warn

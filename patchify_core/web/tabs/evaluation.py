@@ -8,10 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from patchify_core.boxes import iou
 from patchify_core.errors import GalleryError, PatchifyError
-from patchify_core.paths import ASSETS
-from patchify_core.runs import gallery_digest
+from patchify_core.evaluation.record import gallery_digest
+from patchify_core.files import ASSETS
+from patchify_core.imaging.boxes import iou
 from patchify_core.web import trials as tried
 from patchify_core.web import views
 from patchify_core.web.answers import OFF, RIGHT, WRONG

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.tabs.search import PLAIN
 from patchify_core.web.visits import Visits

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
 from patchify_core.web import events, views
 from patchify_core.web.events import NO_RERANKING, say
 from patchify_core.web.guarded import ENCODER

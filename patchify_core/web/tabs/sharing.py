@@ -8,9 +8,9 @@ from typing import Any
 
 import gradio as gr
 
-from patchify_core.boxes import checked_box
 from patchify_core.errors import PatchifyError
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
+from patchify_core.imaging.boxes import checked_box
 from patchify_core.web import exporting, links, locating, views
 from patchify_core.web.events import NO_RERANKING, NOTICE, Asked, sent
 from patchify_core.web.links import Link, LinkError

@@ -10,7 +10,7 @@ from typing import Any
 import gradio as gr
 
 from patchify_core.errors import PatchifyError
-from patchify_core.paths import ASSETS
+from patchify_core.files import ASSETS
 from patchify_core.web import walk
 from patchify_core.web.events import sent, warn
 from patchify_core.web.questions import Question

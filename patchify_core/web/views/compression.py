@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.study.chart import HEIGHT, WIDTH, Line, by_codebook, by_dataset, legend, line_chart, svg
+from patchify_core.evaluation.study.chart import HEIGHT, WIDTH, Line, by_codebook, by_dataset, legend, line_chart, svg
 from patchify_core.web.answers import Answer, Result
 from patchify_core.web.codecs import EXACT, Stop, learns
 from patchify_core.web.sizes import MEMORY, Size, words

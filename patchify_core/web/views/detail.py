@@ -5,7 +5,7 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
-from patchify_core.boxes import iou
+from patchify_core.imaging.boxes import iou
 from patchify_core.web import stages
 from patchify_core.web.answers import Detail
 from patchify_core.web.locating import BOXES, MAP, SOFT, WINNING

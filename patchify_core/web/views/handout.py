@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
-from patchify_core.metrics import QueryScore
+from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web import stages
 from patchify_core.web.answers import Result
 from patchify_core.web.judging import RIGHT_IOU

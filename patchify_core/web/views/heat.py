@@ -7,7 +7,7 @@ import base64
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.localize import SimilarityMap
+from patchify_core.retrieval.localize import SimilarityMap
 
 SHOWN_SIDE = 240
 """Longer side of the drawn map in pixels; the browser enlarges it the rest of the way."""

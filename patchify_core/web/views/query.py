@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patchify_core.index import PatchIndex
+from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web.locating import has_maps
 from patchify_core.web.questions import Question
 from patchify_core.web.shelf import Offer, shown_spec

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
-from patchify_core.metrics import QueryScore
+from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web import stages
 from patchify_core.web.answers import Answer, Result
 from patchify_core.web.locating import BOXES

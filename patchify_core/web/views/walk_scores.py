@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from html import escape
 
-from patchify_core.metrics import HitRow, QueryScore
+from patchify_core.evaluation.metrics import HitRow, QueryScore
 from patchify_core.regions import Stage
 from patchify_core.web.answers import Answer, Result
 from patchify_core.web.lookalikes import Pair, Side

@@ -1,0 +1,41 @@
+"""`compare`: is one evaluation better than another?"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from patchify_core.cli.shared import check_writable
+from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.compare import as_json, compare, read_run
+from patchify_core.evaluation.record import write_json
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints one sentence a metric, or JSON."""
+    level_a, level_b = _levels(arguments.level)
+    if arguments.json not in (None, "-"):
+        check_writable(Path(arguments.json))
+    differences = compare(read_run(Path(arguments.a)), read_run(Path(arguments.b)), level_a, level_b)
+    if arguments.json == "-":
+        print(json.dumps(as_json(differences), indent=1))
+        return 0
+    print(f"A: {arguments.a}\nB: {arguments.b}")
+    for difference in differences:
+        print(difference.sentence())
+    if arguments.json:
+        write_json(Path(arguments.json), as_json(differences))
+    return 0
+
+
+def _levels(text: str | None) -> tuple[int | None, int | None]:
+    if text is None:
+        return None, None
+    try:
+        levels = [int(level) for level in text.split(",")]
+        if len(levels) in (1, 2):
+            return levels[0], levels[-1]
+    except ValueError:
+        pass
+    raise PatchifyError(f"--level takes one number, or A's and B's with a comma between, such as 1,4, not {text!r}.")

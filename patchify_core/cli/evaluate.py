@@ -1,0 +1,239 @@
+"""`evaluate`: the scores of a whole dataset."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from patchify_core.cli.shared import QUICK_S, build, check_writable, progress_bar, say_notes
+from patchify_core.cli.standing import as_it_is, fill_in
+from patchify_core.encoders import load_encoder
+from patchify_core.errors import GalleryError, PatchifyError
+from patchify_core.evaluation.record import (
+    RunJournal,
+    gallery_digest,
+    index_digest,
+    query_rows,
+    run_as_json,
+    write_csv,
+    write_json,
+)
+from patchify_core.evaluation.run import AT_1K, LevelReport, chosen_levels
+from patchify_core.evaluation.run import evaluate as evaluate_gallery
+from patchify_core.features.extract import CROP, checked_features
+from patchify_core.gallery import Gallery, check_pictures, other_annotation_files, read_dataset, told_layout
+from patchify_core.patchify import Patchify
+
+if TYPE_CHECKING:
+    from patchify_core.retrieval.rerank import Reranker
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
+    standing = fill_in(arguments, Path(arguments.index) if arguments.index else None)
+    levels = _checked(arguments)
+    gallery = _read(arguments)
+    reranker = _reranker(arguments.rerank, arguments.shortlist)
+    encoder = load_encoder(arguments.encoder)
+    with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
+        out = standing.folder or Path(temporary) / "index"
+        built = None if standing.big else build(gallery, out, encoder, arguments)
+        if built is not None and built.skipped:
+            names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in built.skipped[:3])
+            number = "1 picture" if len(built.skipped) == 1 else f"{len(built.skipped)} pictures"
+            raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
+        engine = Patchify.open(out, encoder)
+        built = built or as_it_is(gallery, engine)
+        refiner = engine.refiner(arguments.refine) if arguments.refine else None
+        chosen = chosen_levels(levels, engine)
+        settings = {
+            "dataset": gallery_digest(gallery),
+            "index": index_digest(out),
+            "encoder": encoder.info.spec,
+            **{key: value for key, value in engine.index.meta().items() if key not in ("encoder", "images")},
+            "levels": chosen,
+            "cutoff": arguments.cutoff,
+            "rerank": reranker.name if reranker else None,
+            "shortlist": reranker.shortlist if reranker else None,
+            "refine": arguments.refine,
+        }
+        with _journal(arguments.json, settings, chosen, len(gallery.queries)) as journal:
+            with progress_bar("searching", " queries") as progress:
+                reports = evaluate_gallery(
+                    gallery,
+                    engine,
+                    chosen,
+                    arguments.cutoff,
+                    progress,
+                    reranker=reranker,
+                    refiner=refiner,
+                    finished=journal.finished if journal else None,
+                    record=journal.add if journal else None,
+                )
+            bytes_per_image = engine.index.bytes_per_image
+            numbers = run_as_json(gallery, reports, settings, bytes_per_image, built.images_per_s)
+            _print(arguments, gallery, reports, numbers["left_out"])
+            speed = f"{built.images_per_s:.2f} pictures/s indexed" if built.embedded else "indexed before"
+            print(f"{speed}, {bytes_per_image:.0f} bytes a picture")
+            if arguments.csv:
+                write_csv(Path(arguments.csv), query_rows(gallery, reports, arguments.cutoff))
+            if arguments.json:
+                write_json(Path(arguments.json), numbers)
+            if journal:
+                journal.remove()
+    return 0
+
+
+def _checked(arguments: argparse.Namespace) -> list[int] | None:
+    """Refuses options before the work rather than after it; returns the levels asked for."""
+    if arguments.cutoff is not None and arguments.cutoff < 1:
+        raise PatchifyError(f"--cutoff counts ranks from 1, not {arguments.cutoff}.")
+    if arguments.shortlist is not None and arguments.shortlist < 1:
+        raise PatchifyError(f"--shortlist counts matches from 1, not {arguments.shortlist}.")
+    if arguments.shortlist is not None and not arguments.rerank:
+        raise PatchifyError("--shortlist says how many matches are re-ranked: name a re-ranker with --rerank.")
+    on_maps = [f"--{how} map" for how in ("refine", "rerank") if "map" in (getattr(arguments, how) or "").split("+")]
+    if on_maps and checked_features(arguments.features) == CROP:
+        raise PatchifyError(
+            f"{on_maps[0]} searches feature maps, and crops have none: add --features pooled --keep-maps, or take "
+            "another way."
+        )
+    files = [Path(os.path.realpath(name)) for name in (arguments.json, arguments.csv) if name]
+    if len(set(files)) < len(files):
+        raise PatchifyError(f"{arguments.json} is named for JSON and for CSV: choose two files.")
+    for name in (arguments.json, arguments.csv):
+        if name:
+            check_writable(Path(name))
+    if arguments.levels is None:
+        return None
+    try:
+        return [int(level) for level in arguments.levels.split(",")]
+    except ValueError:
+        raise PatchifyError(
+            f"--levels takes numbers with commas between, for example 1,4, not {arguments.levels!r}."
+        ) from None
+
+
+def _read(arguments: argparse.Namespace) -> Gallery:
+    """Reads the dataset and refuses what cannot be scored, before anything is embedded."""
+    dataset = Path(arguments.dataset)
+    layout = told_layout(dataset) if arguments.format == "auto" else arguments.format
+    if layout == "folder" and dataset.is_dir():
+        found = [str(path) for path in other_annotation_files(dataset)[:3]]
+        raise GalleryError(
+            f"{dataset} is in no layout that is known, but there are COCO files: name one of them ({', '.join(found)})."
+            if found
+            else f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
+            "export its annotations as COCO (patchify_core/gallery/BENCHMARKS.md)."
+        )
+    with progress_bar("reading", " pictures", QUICK_S) as progress:
+        if layout in ("instre", "ilias"):
+            gallery = read_dataset(dataset, layout, arguments.subset, progress)
+        else:
+            gallery = check_pictures(
+                read_dataset(dataset, "coco", arguments.subset), progress, all_needed=True, folder=dataset
+            )
+    if arguments.queries_from == "boxes":
+        gallery = gallery.with_box_queries()
+    say_notes(gallery)
+    if not gallery.queries:
+        raise GalleryError(
+            f"No annotation of {dataset} can be a query: it takes a box of a pixel or more, not ignored (ignore, "
+            "iscrowd)."
+            if arguments.queries_from == "boxes"
+            else f'{dataset} marks no image as a query: give some "split": "query", as in sample_db/annotations.json, '
+            "or add --queries-from boxes, which makes every annotated box a query and excludes its own picture."
+        )
+    if not any(gallery.positives(query.instance, query.exclude) for query in gallery.queries):
+        raise GalleryError(
+            f"No query of {dataset} has a positive, another gallery picture annotated with the same category and not "
+            "ignored (ignore, iscrowd), so there is nothing to score: check its annotations."
+        )
+    return gallery
+
+
+def _reranker(name: str | None, shortlist: int | None) -> Reranker | None:
+    if name is None:
+        return None
+    from patchify_core.retrieval.rerank import VERIFICATIONS, RerankSettings, load_reranker
+
+    settings = RerankSettings()
+    if shortlist is not None:
+        if not any(part.strip() in VERIFICATIONS for part in name.split("+")):
+            load_reranker(name)  # an unknown name is the first thing to say
+            raise PatchifyError(
+                f"{name} orders the whole ranking anew and has no shortlist: leave --shortlist out, or add "
+                f"{' or '.join(VERIFICATIONS)} with a plus."
+            )
+        settings = replace(settings, verification=replace(settings.verification, shortlist=shortlist))
+    return load_reranker(name, settings)
+
+
+@contextmanager
+def _journal(
+    file: str | None, settings: dict[str, Any], levels: Sequence[int], queries: int
+) -> Iterator[RunJournal | None]:
+    """The journal beside the JSON file, if one will be written; says what was taken over from it."""
+    real = Path(os.path.realpath(file)) if file else None
+    if real is None or (real.exists() and not real.is_file()):  # nothing can lie beside a pipe or a terminal
+        yield None
+        return
+    with RunJournal(real.with_name(real.name + ".partial"), settings, levels) as journal:
+        if journal.changed:
+            what = ", ".join(journal.changed)
+            print(f"{journal.path} is of an evaluation with another {what}: starting anew.", file=sys.stderr)
+        elif journal.finished:
+            print(f"going on after {len(journal.finished)} of {queries} queries ({journal.path}).", file=sys.stderr)
+        yield journal
+
+
+def _print(
+    arguments: argparse.Namespace, gallery: Gallery, reports: Sequence[LevelReport], left_out: list[int]
+) -> None:
+    at = f"@{arguments.cutoff}" if arguments.cutoff else ""
+    large = len(gallery.images) > AT_1K and arguments.cutoff != AT_1K  # else @1k is the same number again
+    width = max(10, *(len(report.spec) for report in reports))
+    scored = reports[0].report.queries
+    how = f", re-ranked by {arguments.rerank}" if arguments.rerank else ""
+    how += f", boxes refined by {arguments.refine}" if arguments.refine else ""
+    print(f"{arguments.dataset}: {len(gallery.images)} pictures, {scored} queries, {arguments.encoder}{how}")
+    print(
+        f"{'regions':<{width}} {'patches':>7} {'mAP' + at:>9} {'LocScore' + at:>13} {'mean IoU':>9} {'recall@1':>9}"
+        f" {'ms/query':>9}"
+        + (f" {'mAP@1k':>9} {'LocScore@1k':>13}" if large else "")
+        + (f" {'ms/re-rank':>10}" if arguments.rerank else "")
+    )
+    for level in reports:
+        report = level.report
+        line = (
+            f"{level.spec:<{width}} {level.patches:>7} {report.map:>9.3f} {_number(report.locscore):>13} "
+            f"{_number(report.mean_iou):>9} {report.recall[1]:>9.3f} {level.ms_per_query:>9.1f}"
+        )
+        if large:
+            line += f" {level.at_1k.map:>9.3f} {_number(level.at_1k.locscore):>13}"
+        if level.ms_per_rerank is not None:
+            line += f" {level.ms_per_rerank:>10.1f}"
+        print(line)
+    finest = reports[-1]
+    for kind in ("size", "visibility"):
+        parts = [part for part in finest.breakdown[kind] if part.name != "unknown" or len(finest.breakdown[kind]) > 1]
+        if parts:
+            print(f"{finest.spec} by {kind}:")
+        for part in parts:
+            print(
+                f"  {part.name:>10} {part.positives:>7} positives, mAP{at} {part.report.map:.3f}, "
+                f"LocScore{at} {_number(part.report.locscore)}"
+            )
+    if left_out:
+        print(f"left out, without a positive: queries {', '.join(map(str, left_out))}")
+
+
+def _number(value: float | None) -> str:
+    return "no boxes" if value is None else f"{value:.3f}"

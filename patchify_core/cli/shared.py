@@ -1,0 +1,123 @@
+"""What several commands share: progress on stderr, building an index from the options, files that will be written."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from patchify_core.encoders import Encoder
+from patchify_core.errors import PatchifyError
+from patchify_core.gallery import Gallery, read_gallery
+from patchify_core.imaging.filenames import printable
+from patchify_core.index.build import BuildReport, BuildSettings, build_index
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.regions import parse_regions
+
+if TYPE_CHECKING:
+    from patchify_core.index.milvus.build import Target
+    from patchify_core.index.shards import EmbedReport
+
+SKIPPED_SHOWN = 20
+
+QUICK_S = 1.0
+"""Work that is usually done sooner shows no bar."""
+
+
+@contextmanager
+def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[int, int], None]]:
+    """A bar with rate and time left on stderr, as a (done, total) callback, shown once `delay` seconds have passed."""
+    from tqdm import tqdm
+
+    with tqdm(desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.3, delay=delay) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def read_pictures(arguments: argparse.Namespace) -> Gallery:
+    """Reads the GALLERY of a command, compares it with its annotations, and says on stderr what is worth knowing."""
+    with progress_bar("reading", " pictures", QUICK_S) as progress:
+        gallery = read_gallery(arguments.gallery, arguments.exclude, check=True, progress=progress)
+    say_notes(gallery)
+    return gallery
+
+
+def say_notes(gallery: Gallery) -> None:
+    """Prints what was understood otherwise than it is written, or passed over; no reason for another exit code."""
+    for note in gallery.notes:
+        print(f"note: {printable(note)}", file=sys.stderr)
+
+
+def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace) -> BuildReport:
+    """Builds or updates an index as the options say, with a bar."""
+    settings = BuildSettings(
+        arguments.factory,
+        arguments.codebook,
+        arguments.rescore,
+        features=arguments.features,
+        keep_maps=arguments.keep_maps,
+    )
+    regions, target = parse_regions(arguments.regions), milvus_target(arguments)
+    with progress_bar("indexing", " pictures") as progress:
+        if target is not None:
+            from patchify_core.index.milvus.build import build_in_milvus
+
+            return build_in_milvus(gallery, out, encoder, target, regions, settings, progress)
+        return build_index(gallery, out, encoder, regions, settings, progress)
+
+
+def milvus_target(arguments: argparse.Namespace) -> Target | None:
+    """Where in Milvus a gallery goes, as the options say; None with `--store faiss`.
+
+    Raises:
+        PatchifyError: if they do not fit together.
+    """
+    if arguments.store != "milvus":
+        for name in ("uri", "collection", "milvus_index", "ca", "server_name"):
+            if getattr(arguments, name) is not None:
+                option = name.replace("_", "-")
+                raise PatchifyError(f"--{option} is about Milvus: add --store milvus, or leave it out.")
+        return None
+    from patchify_core.index.milvus.build import Target
+    from patchify_core.index.milvus.connect import Address
+
+    address = Address.of(arguments.uri, arguments.token, arguments.ca, arguments.server_name)
+    return Target(address, arguments.collection, arguments.milvus_index)
+
+
+def build_like(gallery: Gallery, out: Path, like: PatchIndex, encoder: Encoder) -> BuildReport:
+    """Builds or updates an index made just like another one, with a bar."""
+    with progress_bar("indexing", " pictures") as progress:
+        return build_index(gallery, out, encoder, progress=progress, like=like)
+
+
+def say_skipped(report: BuildReport | EmbedReport) -> int:
+    """Lists the pictures that were left out; returns the exit code."""
+    if not report.skipped:
+        return 0
+    were = "file was" if len(report.skipped) == 1 else "files were"
+    print(f"{len(report.skipped)} {were} skipped:", file=sys.stderr)
+    for name, reason in report.skipped[:SKIPPED_SHOWN]:
+        print(f"  {printable(name)}: {printable(reason)}", file=sys.stderr)
+    if len(report.skipped) > SKIPPED_SHOWN:
+        print(f"  and {len(report.skipped) - SKIPPED_SHOWN} more", file=sys.stderr)
+    return 1
+
+
+def check_writable(path: Path) -> None:
+    """Found out before the work, not after it."""
+    try:
+        existed = path.exists()
+        with open(path, "a", encoding="utf-8"):
+            pass
+        if not existed:
+            path.unlink()  # what is refused or interrupted later shall not leave an empty file behind
+    except OSError as error:
+        raise PatchifyError(f"{path} cannot be written ({error.strerror}): choose another file.") from error

@@ -1,0 +1,167 @@
+"""An evaluation's scores over parts of the positives: by object size, by visibility, by instance.
+
+For a band of sizes or visibilities the other positives are ignored, as the Oxford and Paris protocols do for their
+easy, medium and hard pictures (Radenović et al., "Revisiting Oxford and Paris", CVPR 2018): they leave the ranking
+before ranks are counted, so that finding them is neither right nor wrong, and a query without a positive in the
+band is left out of its averages. ILIAS's own evaluation does the same for its groups of object scale.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.evaluation.metrics import FoundPositives, Report, score_found, summarise
+from patchify_core.gallery import Gallery
+from patchify_core.imaging.boxes import area
+
+
+@dataclass(frozen=True)
+class Bands:
+    """Where one band ends and the next begins; a value on a limit belongs to the upper band.
+
+    Attributes:
+        size: limits of the share of its picture that the instance's largest annotated box covers, in 0..1.
+        visible: limits of the visible share of the object, in 0..1.
+    """
+
+    size: tuple[float, ...] = (0.02, 0.10, 0.33)
+    visible: tuple[float, ...] = (0.5, 0.9)
+
+
+DEFAULTS = Bands()
+UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True)
+class Part:
+    """The scores over some of the positives.
+
+    Attributes:
+        name: which ones, e.g. `2-10 %`, `unknown`, or an instance's name.
+        report: averages over the queries that have such positives.
+        positives: how many positives were counted, summed over those queries.
+        instance: the instance's id where the part is one.
+    """
+
+    name: str
+    report: Report
+    positives: int
+    instance: int | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Flatten for JSON: name, positives, the report's numbers without `left_out`, and perhaps the instance."""
+        numbers = {key: value for key, value in self.report.as_dict().items() if key != "left_out"}
+        which = {} if self.instance is None else {"instance": self.instance}
+        return {"name": self.name, **which, "positives": self.positives, **numbers}
+
+
+Found = Mapping[int, FoundPositives | None]
+
+
+def break_down(
+    found: Found, gallery: Gallery, cutoff: int | None = None, bands: Bands = DEFAULTS
+) -> dict[str, tuple[Part, ...]]:
+    """Break an evaluation's scores down.
+
+    Args:
+        found: query id -> where its positives stand, of queries of the gallery.
+        gallery: where sizes, visibilities and names are known.
+        cutoff: see `metrics.score_found`; it counts the ranks that are left.
+        bands: the limits.
+
+    Returns:
+        kind -> its parts; parts without any positive are not listed. Kinds are "size", "visibility" (the last part
+        of both may be `unknown`: no box, no visibility annotated) and "instance" (in the order of the ids, where
+        every positive counts).
+    """
+    return {
+        "size": _by_band(found, gallery, cutoff, _shares(gallery), bands.size),
+        "visibility": _by_band(found, gallery, cutoff, _visible(gallery), bands.visible),
+        "instance": _by_instance(found, gallery, cutoff),
+    }
+
+
+def band_names(limits: tuple[float, ...]) -> tuple[str, ...]:
+    """Name the bands between limits in percent.
+
+    Example:
+        >>> band_names((0.02, 0.1))
+        ('< 2 %', '2-10 %', '>= 10 %')
+    """
+    percent = [f"{100 * limit:g}" for limit in limits]
+    between = [f"{low}-{high} %" for low, high in pairwise(percent)]
+    return (f"< {percent[0]} %", *between, f">= {percent[-1]} %")
+
+
+_Values = Mapping[tuple[int, int], float]  # (instance, image) -> a value in 0..1; missing where unknown
+
+
+def _shares(gallery: Gallery) -> _Values:
+    """The share of its picture that an instance's largest box covers."""
+    pixels = {image.id: image.width * image.height for image in gallery.images}
+    return _largest(gallery, lambda image_ids, boxes: area(boxes) / [pixels[i] for i in image_ids.tolist()], boxed=True)
+
+
+def _visible(gallery: Gallery) -> _Values:
+    """The largest visible share among an instance's annotations in a picture."""
+    visible = gallery.annotations.visible[~gallery.annotations.ignore]
+    return _largest(gallery, lambda image_ids, boxes: visible, boxed=False)
+
+
+def _largest(
+    gallery: Gallery, values_of: Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]], boxed: bool
+) -> _Values:
+    """The largest value of each (instance, image) over its annotations that are not ignored; NaN is no value."""
+    rows = gallery.annotations
+    use = ~rows.ignore
+    if boxed:
+        use &= ~np.isnan(rows.boxes).any(axis=1)
+    values = values_of(rows.image_ids[use], rows.boxes[use])
+    largest: dict[tuple[int, int], float] = {}
+    for instance, image, value in zip(
+        rows.instances[use].tolist(), rows.image_ids[use].tolist(), values.tolist(), strict=True
+    ):
+        if value == value:
+            largest[instance, image] = max(value, largest.get((instance, image), 0.0))
+    return largest
+
+
+def _by_band(
+    found: Found, gallery: Gallery, cutoff: int | None, values: _Values, limits: tuple[float, ...]
+) -> tuple[Part, ...]:
+    names = (*band_names(limits), UNKNOWN)
+    queries = {query.id: query for query in gallery.queries}
+    kept: list[dict[int, FoundPositives]] = [{} for _ in names]
+    for query_id, whole in found.items():
+        if whole is None:
+            continue
+        query = queries[query_id]
+        positives = gallery.positives(query.instance, query.exclude)
+        members: list[set[int]] = [set() for _ in names]
+        for image in positives:
+            value = values.get((query.instance, image))
+            members[-1 if value is None else int(np.searchsorted(limits, value, side="right"))].add(image)
+        for band, images in enumerate(members):
+            located = all(positives[image] is not None for image in images)
+            if (some := whole.only(images, located)) is not None:
+                kept[band][query_id] = some
+    return tuple(_part(name, some, cutoff) for name, some in zip(names, kept, strict=True) if some)
+
+
+def _by_instance(found: Found, gallery: Gallery, cutoff: int | None) -> tuple[Part, ...]:
+    grouped: dict[int, dict[int, FoundPositives]] = {}
+    for query in gallery.queries:
+        if (whole := found.get(query.id)) is not None:
+            grouped.setdefault(query.instance, {})[query.id] = whole
+    return tuple(_part(gallery.name(instance), some, cutoff, instance) for instance, some in sorted(grouped.items()))
+
+
+def _part(name: str, found: Mapping[int, FoundPositives], cutoff: int | None, instance: int | None = None) -> Part:
+    report = summarise({query: score_found(some, cutoff) for query, some in found.items()})
+    return Part(name, report, sum(some.positives for some in found.values()), instance)

@@ -1,0 +1,208 @@
+"""Is one evaluation better than another? A paired bootstrap over their queries.
+
+Both runs answer the same queries, so each query gives one difference, and the queries are resampled with replacement
+many times: the middle 95 % of the mean differences is the percentile interval (Efron and Tibshirani, "An
+Introduction to the Bootstrap", 1993). It says how much the answer hangs on which queries a dataset happens to have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.record import FORMAT, PROGRAM
+
+METRICS = {"ap": "mAP", "locscore": "LocScore"}
+"""Score of a query -> name of its mean."""
+
+
+@dataclass(frozen=True)
+class BootstrapSettings:
+    """How to resample.
+
+    Attributes:
+        resamples: how many times the queries are drawn anew.
+        seed: of the generator, so that the same two files always give the same interval.
+        confidence: the share of the resampled means that the interval holds, in percent.
+    """
+
+    resamples: int = 10_000
+    seed: int = 0
+    confidence: float = 95.0
+
+
+DEFAULTS = BootstrapSettings()
+_DRAWN_AT_ONCE = 1 << 22
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How much better run B is than run A by one metric.
+
+    Attributes:
+        metric: `mAP` or `LocScore`.
+        a: A's mean over the compared queries, in 0..1.
+        b: B's.
+        difference: b - a, -1..1.
+        low: lower end of the interval.
+        high: upper end.
+        queries: how many queries both runs have this score for.
+    """
+
+    metric: str
+    a: float
+    b: float
+    difference: float
+    low: float
+    high: float
+    queries: int
+
+    def sentence(self, confidence: float = DEFAULTS.confidence) -> str:
+        """Says it plainly: `B is better by 0.054 mAP, 95 % interval 0.021..0.088 (36 queries).`, for instance."""
+        size = f"{abs(self.difference):.3f} {self.metric}"
+        where = f"{confidence:g} % interval {self.low:.3f}..{self.high:.3f} ({self.queries} queries)"
+        if self.low > 0 or self.high < 0:
+            # The interval is told from the better one's side, as the number is.
+            low, high = sorted((abs(self.low), abs(self.high)))
+            where = f"{confidence:g} % interval {low:.3f}..{high:.3f} ({self.queries} queries)"
+            return f"{'B' if self.difference > 0 else 'A'} is better by {size}, {where}."
+        if self.low == self.high == 0:
+            return f"A and B have the same {self.metric} for every query ({self.queries} queries)."
+        if self.difference == 0:
+            return f"A and B have the same {self.metric}, {where}."
+        leader = "B" if self.difference > 0 else "A"
+        return f"{leader} is ahead by {size}, but these queries cannot tell the two apart: B - A has a {where}."
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """Reads a file that `evaluate --json` wrote.
+
+    Raises:
+        PatchifyError: it is missing, unreadable, no JSON, or not such a file.
+    """
+    try:
+        run = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise PatchifyError(f"There is no file {str(path)!r}: check its name and folder.") from None
+    except OSError as error:
+        raise PatchifyError(
+            f"{str(path)!r} cannot be read ({error.strerror}): name a file of evaluate --json."
+        ) from None
+    except (ValueError, RecursionError):
+        raise PatchifyError(f"{str(path)!r} is not valid JSON: make it anew with evaluate --json.") from None
+    if not isinstance(run, dict) or run.get("program") != PROGRAM:
+        raise PatchifyError(
+            f"{str(path)!r} was not written by evaluate --json, or by a version without scores of each query: "
+            "make it anew."
+        )
+    if run.get("format") != FORMAT:
+        raise PatchifyError(f"{str(path)!r} has format {run.get('format')}, this version reads {FORMAT}: make it anew.")
+    return run
+
+
+def compare(
+    a: Mapping[str, Any],
+    b: Mapping[str, Any],
+    level_a: int | None = None,
+    level_b: int | None = None,
+    settings: BootstrapSettings = DEFAULTS,
+) -> list[Difference]:
+    """Compares two runs over the same queries of the same pictures.
+
+    Args:
+        a: a run, as `read_run` gives it.
+        b: another, or the same at another level.
+        level_a: the level of A to use; its finest one if None.
+        level_b: the level of B.
+        settings: how to resample.
+
+    Returns:
+        One difference for mAP and, where queries have boxes in both, one for LocScore.
+
+    Raises:
+        PatchifyError: the runs are over different queries or pictures, a level is missing, or a file is damaged.
+    """
+    try:
+        _check_same_queries(a, b)
+        scores_a, scores_b = _scores(a, "A", level_a), _scores(b, "B", level_b)
+        found = []
+        for key, metric in METRICS.items():
+            pairs = [
+                (scores_a[query][key], scores_b[query][key])
+                for query in sorted(scores_a)  # whatever order they were asked in, the draws are the same
+                if scores_a[query][key] is not None and scores_b[query][key] is not None
+            ]
+            if pairs:
+                found.append(_difference(metric, np.array(pairs, np.float64), settings))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        if isinstance(error, PatchifyError):
+            raise
+        raise PatchifyError("One of the two files was edited or damaged: make it anew with evaluate --json.") from error
+    if not found:
+        raise PatchifyError("Neither run has a scored query: there is nothing to compare.")
+    return found
+
+
+def as_json(differences: list[Difference], settings: BootstrapSettings = DEFAULTS) -> dict[str, Any]:
+    """The comparison as JSON values: how it was resampled, and metric -> its difference."""
+    return {**asdict(settings), "differences": {d.metric: asdict(d) for d in differences}}
+
+
+def interval(differences: NDArray[np.float64], settings: BootstrapSettings = DEFAULTS) -> tuple[float, float]:
+    """The percentile interval of a mean.
+
+    Args:
+        differences: (Q,) one difference a query; at least one.
+        settings: how to resample.
+
+    Returns:
+        (low, high) of the means of `settings.resamples` draws of Q queries with replacement.
+    """
+    queries = len(differences)
+    random = np.random.default_rng(settings.seed)
+    means = np.empty(settings.resamples)
+    at_once = max(1, _DRAWN_AT_ONCE // queries)
+    for start in range(0, settings.resamples, at_once):
+        end = min(start + at_once, settings.resamples)
+        means[start:end] = differences[random.integers(0, queries, (end - start, queries))].mean(axis=1)
+    tail = (100 - settings.confidence) / 2
+    low, high = np.percentile(means, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+def _difference(metric: str, pairs: NDArray[np.float64], settings: BootstrapSettings) -> Difference:
+    differences = pairs[:, 1] - pairs[:, 0]
+    low, high = interval(differences, settings)
+    a, b = pairs.mean(axis=0).tolist()
+    return Difference(metric, a, b, float(differences.mean()), low, high, len(pairs))
+
+
+def _check_same_queries(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
+    asked_a, asked_b = ({(q["id"], q["file_name"], q["instance"]) for q in run["per_query"]} for run in (a, b))
+    if asked_a != asked_b:
+        odd = sorted(asked_a ^ asked_b)[0]
+        raise PatchifyError(
+            f"The two runs asked different queries ({len(asked_a)} and {len(asked_b)}; first difference: {odd[1]}): "
+            "compare runs over the same dataset."
+        )
+    if a["run"]["dataset"] != b["run"]["dataset"]:
+        raise PatchifyError(
+            "The two runs asked the same queries over different pictures or annotations: "
+            "compare runs over the same dataset."
+        )
+
+
+def _scores(run: Mapping[str, Any], name: str, level: int | None) -> dict[int, Mapping[str, Any]]:
+    known = {entry["level"] for entry in run["levels"]}
+    chosen = max(known) if level is None else level
+    if chosen not in known:
+        listed = ", ".join(map(str, sorted(known)))
+        raise PatchifyError(f"Run {name} has no level {chosen}: it has {listed}.")
+    return {query["id"]: query["levels"][str(chosen)] for query in run["per_query"]}

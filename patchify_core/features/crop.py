@@ -1,0 +1,133 @@
+"""Picture + boxes + encoder -> descriptors, one forward pass a patch (the paper's form).
+
+Patches of several pictures share a batch, so that small pyramids keep the processor as busy as large ones. While the
+network works on one batch, pictures are read and cut for the next one (`readahead`); two batches of pixels are in
+memory, however many pictures there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from patchify_core.encoders.base import Encoder
+from patchify_core.encoders.devices import CPU_BATCH
+from patchify_core.features.readahead import map_ahead
+from patchify_core.imaging.boxes import as_boxes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+Key = TypeVar("Key")
+
+
+@dataclass(frozen=True)
+class FeatureSettings:
+    """What a person may tune about feature extraction.
+
+    Attributes:
+        batch_size: patches in one forward pass; None for what suits the encoder's device (`encoders.devices`).
+    """
+
+    batch_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Described(Generic[Key]):
+    """The descriptors of one picture.
+
+    Attributes:
+        key: as it was given.
+        descriptors: (P, D) float32 with rows of length 1.
+        packed: the picture's feature map (`maps.pack`); None where none is kept.
+    """
+
+    key: Key
+    descriptors: NDArray[np.float32]
+    packed: bytes | None = None
+
+
+def describe(
+    picture: Image, boxes: ArrayLike, encoder: Encoder, settings: FeatureSettings | None = None
+) -> NDArray[np.float32]:
+    """Descriptors of the boxes of one upright RGB picture.
+
+    Args:
+        picture: upright RGB picture.
+        boxes: (P, 4) or (4,) xyxy in pixels, inside the picture; P at least 1.
+        encoder: the frozen encoder.
+        settings: see `FeatureSettings`.
+
+    Returns:
+        (P, D) float32 with rows of length 1.
+    """
+    return next(describe_many([(None, picture, as_boxes(boxes))], encoder, settings)).descriptors
+
+
+def describe_many(
+    pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]],
+    encoder: Encoder,
+    settings: FeatureSettings | None = None,
+) -> Generator[Described[Key]]:
+    """Describes a stream of pictures, in order, holding two batches of crops at a time.
+
+    Args:
+        pictures: (key, upright RGB picture, (P, 4) boxes with P >= 1); consumed lazily, one batch ahead of the
+            network, in the caller's thread.
+        encoder: the frozen encoder.
+        settings: see `FeatureSettings`.
+
+    Yields:
+        One `Described` per picture, in the order given, once its last patch is encoded and the next batch is read.
+    """
+    asked = (settings or FeatureSettings()).batch_size
+    batch_size: int = getattr(encoder, "batch_size", CPU_BATCH) if asked is None else asked
+    waiting: deque[tuple[Key, int, list[NDArray[np.float32]]]] = deque()  # key, patches still to come, parts so far
+
+    def encoded(batch: _Batch[Key]) -> tuple[_Batch[Key], NDArray[np.float32]]:
+        return batch, encoder.encode(batch.crops)
+
+    for batch, descriptors in map_ahead(encoded, _batches(pictures, encoder, batch_size)):
+        waiting.extend((key, patches, []) for key, patches in batch.begun)
+        start = 0
+        while waiting and start < len(descriptors):
+            key, missing, parts = waiting.popleft()
+            part = descriptors[start : start + missing]
+            parts.append(part)
+            start += len(part)
+            if len(part) < missing:
+                waiting.appendleft((key, missing - len(part), parts))
+            else:
+                yield Described(key, np.concatenate(parts))
+
+
+@dataclass(frozen=True)
+class _Batch(Generic[Key]):
+    """(N, S, S, 3) uint8 crops, and of the pictures whose first crop is among them the key and number of crops."""
+
+    crops: NDArray[np.uint8]
+    begun: list[tuple[Key, int]]
+
+
+def _batches(
+    pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]], encoder: Encoder, batch_size: int
+) -> Iterator[_Batch[Key]]:
+    """Cuts the pictures into crops; every batch is full except the last one."""
+    shape = (batch_size, encoder.info.input_size, encoder.info.input_size, 3)
+    crops, filled = np.empty(shape, np.uint8), 0
+    begun: list[tuple[Key, int]] = []
+    for key, picture, boxes in pictures:
+        begun.append((key, len(boxes)))
+        for box in boxes:
+            crops[filled] = encoder.prepare(picture, box)
+            filled += 1
+            if filled == batch_size:
+                yield _Batch(crops, begun)
+                crops, filled, begun = np.empty(shape, np.uint8), 0, []
+    if filled:
+        yield _Batch(crops[:filled], begun)

@@ -1,0 +1,171 @@
+"""The two ways from a picture and its boxes to descriptors: one forward pass a patch, or one a picture.
+
+crop           the paper's form: each box is cut out of the picture and goes through the network alone (`features`)
+pooled:640     one pass over the picture at 640 pixels along its longer side; boxes are pooled from its map (`pooled`)
+
+Descriptors of the two are never mixed: an index remembers which one it holds, and its queries are described likewise.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Iterable, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.base import Encoder
+from patchify_core.encoders.maps import MapEncoder, as_map_encoder
+from patchify_core.errors import PatchifyError
+from patchify_core.features.crop import Described, FeatureSettings, Key, describe, describe_many
+from patchify_core.features.maps import PictureMap, pack, thumbnail
+from patchify_core.features.pooled import PooledSettings, describe_boxes, fractions, picture_pixels, query_views
+from patchify_core.features.readahead import map_ahead
+from patchify_core.imaging.pictures import read_picture, read_reduced
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+CROP, POOLED = "crop", "pooled"
+
+
+class Extractor(Protocol):
+    """A way to make descriptors with one encoder."""
+
+    @property
+    def spec(self) -> str:
+        """How an index and the command line call it, e.g. `pooled:640`."""
+        ...
+
+    def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
+        """Decodes a picture as large as this way needs it.
+
+        Args:
+            data: the file's bytes.
+            name: what the file is called, for the sentence that says what is wrong with it.
+
+        Returns:
+            The upright RGB picture, perhaps reduced, and the (width, height) of the whole one in pixels.
+
+        Raises:
+            PictureError: see `pictures.read_picture`.
+        """
+        ...
+
+    def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
+        """Describes a stream of pictures, in order: (key, picture as `read` gave it, (P, 4) boxes in its pixels)."""
+        ...
+
+    def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
+        """(V, D) descriptors of the box of a query, whose mean in the space of the index is searched with."""
+        ...
+
+
+def checked_features(spec: str) -> str:
+    """The canonical form of a features spec: `crop`, or `pooled:N` (`pooled` alone is `pooled:640`).
+
+    Raises:
+        PatchifyError: if it is neither, or N is out of range.
+    """
+    match = re.fullmatch(r"pooled(?::(\d{1,5}))?", spec, re.ASCII)
+    if spec != CROP and match is None:
+        raise PatchifyError(
+            f"Unknown features '{spec}': choose crop (one forward pass a patch), or pooled (one a picture; pooled:896 "
+            "for a larger map)."
+        )
+    return CROP if match is None else f"{POOLED}:{_settings(spec).long_side}"
+
+
+def _settings(spec: str) -> PooledSettings:
+    side = spec.partition(":")[2]
+    return PooledSettings(int(side)) if side else PooledSettings()
+
+
+def load_extractor(spec: str, encoder: Encoder, keep_maps: bool = False) -> Extractor:
+    """The way that a features spec names.
+
+    Args:
+        spec: see `checked_features`.
+        encoder: the frozen encoder.
+        keep_maps: pack each picture's feature map too (`Described.packed`).
+
+    Raises:
+        PatchifyError: if the spec is unknown, or asks to keep maps of crops, which have none.
+        EncoderError: if the encoder cannot run over whole pictures.
+    """
+    spec = checked_features(spec)
+    if spec == CROP:
+        if keep_maps:
+            raise PatchifyError("Crops leave no feature map to keep: add --features pooled, or leave --keep-maps out.")
+        return Crops(encoder)
+    return Pooled(as_map_encoder(encoder), _settings(spec), keep_maps)
+
+
+class Crops:
+    """One forward pass a patch; see `Extractor`."""
+
+    spec = CROP
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Takes a frozen encoder."""
+        self.encoder = encoder
+
+    def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
+        """The whole picture: a small patch needs all of its pixels."""
+        picture = read_picture(data, name=name)
+        return picture, picture.size
+
+    def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
+        """See `features.describe_many`."""
+        return describe_many(pictures, self.encoder, FeatureSettings())
+
+    def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
+        """(1, D): the query's box as one crop."""
+        return describe(picture, box, self.encoder)
+
+
+class Pooled:
+    """One forward pass a picture; see `Extractor`."""
+
+    def __init__(self, encoder: MapEncoder, settings: PooledSettings | None = None, keep_maps: bool = False) -> None:
+        """Takes a frozen encoder that can run over whole pictures."""
+        self.encoder, self.settings, self.keep_maps = encoder, settings or PooledSettings(), keep_maps
+
+    @property
+    def spec(self) -> str:
+        """E.g. `pooled:640`."""
+        return f"{POOLED}:{self.settings.long_side}"
+
+    def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
+        """At least as large as the map needs it: a large JPEG is decoded at a fraction of its size."""
+        reduced = read_reduced(data, self.settings.long_side, name=name)
+        return reduced.picture, reduced.size
+
+    def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
+        """One `Described` a picture, in order; the next picture is read while the network works on one."""
+        yield from map_ahead(self._described, (self._prepared(*picture) for picture in pictures))
+
+    def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
+        """See `pooled.query_views`."""
+        return query_views(picture, box, self.encoder, self.settings)
+
+    def picture_map(self, picture: Image) -> PictureMap:
+        """The map of a picture, and its thumbnail."""
+        return PictureMap(self.encoder.feature_map(self._pixels(picture)), thumbnail(picture))
+
+    def _pixels(self, picture: Image) -> NDArray[np.uint8]:
+        return picture_pixels(picture, self.encoder.stride, self.settings.long_side)
+
+    def _prepared(self, key: Key, picture: Image, boxes: NDArray[np.float64]) -> _Prepared[Key]:
+        small = thumbnail(picture) if self.keep_maps else None
+        return key, self._pixels(picture), fractions(boxes, *picture.size), small
+
+    def _described(self, prepared: _Prepared[Key]) -> Described[Key]:
+        key, pixels, boxes, small = prepared
+        cells = self.encoder.feature_map(pixels)
+        packed = None if small is None else pack(PictureMap(cells, small))
+        return Described(key, describe_boxes(cells, boxes, self.encoder), packed)
+
+
+_Prepared = tuple[Key, NDArray[np.uint8], NDArray[np.float64], NDArray[np.uint8] | None]

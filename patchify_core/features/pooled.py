@@ -1,0 +1,241 @@
+"""One pass a picture: descriptors of any box pooled from one feature map of the whole picture (`--features pooled`).
+
+The generalised mean of a map f over a box B with exponent p is
+
+    GeM(B) = (1/|B| * integral over B of f^p) ^ (1/p)
+
+(Radenović et al., "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019). A cell of the map counts by
+the part of it that lies in the box. The integral over any box is four look-ups in a summed-area table of f^p (Crow,
+SIGGRAPH 1984), and between its corners the table is bilinear, so that pooling over fractions of cells is exact too.
+
+A query is described three times and the descriptors are averaged: its box alone at two sizes, and pooled from the map
+of its whole picture. Alone, the object is seen as a crop would be; within its picture, as the gallery's maps see it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from patchify_core.encoders.maps import MapEncoder
+from patchify_core.errors import PatchifyError
+from patchify_core.imaging.boxes import as_boxes
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
+
+
+@dataclass(frozen=True)
+class PooledSettings:
+    """What a person may tune about pooled features; the defaults were measured (`study features`).
+
+    Attributes:
+        long_side: longer side of a picture as the backbone sees it, in pixels.
+        query_sides: longer sides, in pixels, at which the query's box is described alone.
+        query_in_picture: describe the query's box within its whole picture too.
+    """
+
+    long_side: int = 640
+    query_sides: tuple[int, ...] = (224, 320)
+    query_in_picture: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuses sizes that no map can be made of.
+
+        Raises:
+            PatchifyError: if the long side is not within `SMALLEST_SIDE`..`LARGEST_SIDE`.
+        """
+        if not SMALLEST_SIDE <= self.long_side <= LARGEST_SIDE:
+            raise PatchifyError(
+                f"Pooled features at {self.long_side} pixels: choose {SMALLEST_SIDE} to {LARGEST_SIDE}, "
+                "for example pooled:640."
+            )
+
+
+def map_size(width: float, height: float, long_side: int, stride: int) -> tuple[int, int]:
+    """The size, in pixels, at which a picture goes through the backbone: its shape kept but for rounding.
+
+    Args:
+        width: of the picture, in pixels.
+        height: of the picture, in pixels.
+        long_side: wanted longer side, in pixels.
+        stride: both sides become multiples of it.
+
+    Returns:
+        (width, height), each at least `stride`.
+
+    Example:
+        >>> map_size(854, 480, 640, 32)
+        (640, 352)
+    """
+    scale = long_side / max(width, height)
+    sides = (max(stride, round(side * scale / stride) * stride) for side in (width, height))
+    return next(sides), next(sides)
+
+
+def picture_cells(
+    picture: Image, encoder: MapEncoder, long_side: int, box: Sequence[float] | None = None
+) -> NDArray[np.float32]:
+    """The feature map of a picture, or of a box cut out of it.
+
+    Args:
+        picture: upright RGB picture, of any size.
+        encoder: the frozen encoder.
+        long_side: see `PooledSettings`.
+        box: (4,) xyxy in pixels, inside the picture; all of it if None.
+
+    Returns:
+        (h, w, C) float32.
+    """
+    return encoder.feature_map(picture_pixels(picture, encoder.stride, long_side, box))
+
+
+def picture_pixels(
+    picture: Image, stride: int, long_side: int, box: Sequence[float] | None = None
+) -> NDArray[np.uint8]:
+    """What an encoder of this stride looks at: (H, W, 3) uint8 RGB; see `picture_cells` and `map_size`."""
+    from PIL.Image import Resampling
+
+    x1, y1, x2, y2 = (float(v) for v in (box if box is not None else (0, 0, *picture.size)))
+    size = map_size(x2 - x1, y2 - y1, long_side, stride)
+    return np.asarray(picture.resize(size, Resampling.BICUBIC, box=(x1, y1, x2, y2)))
+
+
+def integral_image(cells: NDArray[np.float32], power: float) -> NDArray[np.float64]:
+    """The summed-area table of the cells raised to `power`.
+
+    Args:
+        cells: (h, w, C) float32; at least 0 unless `power` is 1.
+        power: exponent of the generalised mean.
+
+    Returns:
+        (h + 1, w + 1, C) float64: entry [y, x] is the sum over the cells above y and left of x.
+    """
+    height, width, channels = cells.shape
+    table = np.zeros((height + 1, width + 1, channels))
+    # Powers in single precision (a cube is two products), sums in double: a small box far from the corner is the
+    # difference of large sums.
+    raised = cells if power == 1 else cells * cells * cells if power == 3 else cells**power
+    np.cumsum(raised, axis=0, dtype=np.float64, out=table[1:, 1:])
+    np.cumsum(table[1:, 1:], axis=1, out=table[1:, 1:])
+    return table
+
+
+def resampled(table: NDArray[np.floating], across: ArrayLike, down: ArrayLike) -> NDArray[np.floating]:
+    """The summed-area table between its corners, where it is bilinear.
+
+    Args:
+        table: (h + 1, w + 1, C), from `integral_image`.
+        across: (X,) positions from left to right, in 0..1 of the width.
+        down: (Y,) positions from top to bottom, in 0..1 of the height.
+
+    Returns:
+        (Y, X, C), of the table's type.
+    """
+    height, width, channels = table.shape
+    # As products of matrices, which are many times faster than picking and mixing rows.
+    rows = (_mixing(down, height).astype(table.dtype) @ table.reshape(height, -1)).reshape(-1, width, channels)
+    return np.matmul(_mixing(across, width).astype(table.dtype), rows)
+
+
+def _mixing(positions: ArrayLike, corners: int) -> NDArray[np.float64]:
+    """(N, corners) how much of each corner makes up the value at each position in 0..1 between them."""
+    at = np.clip(np.asarray(positions, np.float64), 0, 1) * (corners - 1)
+    low = np.minimum(at.astype(np.intp), corners - 2)
+    mixing = np.zeros((len(at), corners))
+    rows = np.arange(len(at))
+    mixing[rows, low], mixing[rows, low + 1] = 1 - (at - low), at - low
+    return mixing
+
+
+def pool_boxes(table: NDArray[np.float64], boxes: ArrayLike, power: float) -> NDArray[np.float32]:
+    """The generalised mean over boxes.
+
+    Args:
+        table: from `integral_image` with the same `power`.
+        boxes: (N, 4) xyxy as fractions of the picture's sides, in 0..1, each with an area.
+        power: exponent of the generalised mean.
+
+    Returns:
+        (N, C) float32.
+    """
+    height, width = table.shape[0] - 1, table.shape[1] - 1
+    x1, y1, x2, y2 = np.clip(np.asarray(boxes, np.float64).reshape(-1, 4), 0, 1).T
+    area = (x2 - x1) * (y2 - y1) * (width * height)
+    total = _at(table, x2, y2) - _at(table, x1, y2) - _at(table, x2, y1) + _at(table, x1, y1)
+    return rooted(total / area[:, None], power).astype(np.float32)
+
+
+def rooted(means: NDArray[np.floating], power: float) -> NDArray[np.floating]:
+    """The root that ends a generalised mean; what rounding put below 0 is 0 (only with `power` 1 may means be)."""
+    if power == 1:
+        return means
+    return np.cbrt(np.maximum(means, 0)) if power == 3 else np.maximum(means, 0) ** (1 / power)
+
+
+def _at(table: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
+    """(N, C) values of the table at N points given as fractions of its sides."""
+    across, down = x * (table.shape[1] - 1), y * (table.shape[0] - 1)
+    left = np.minimum(across.astype(np.intp), table.shape[1] - 2)
+    top = np.minimum(down.astype(np.intp), table.shape[0] - 2)
+    dx, dy = (across - left)[:, None], (down - top)[:, None]
+    upper = table[top, left] * (1 - dx) + table[top, left + 1] * dx
+    lower = table[top + 1, left] * (1 - dx) + table[top + 1, left + 1] * dx
+    return upper * (1 - dy) + lower * dy
+
+
+def describe_boxes(cells: NDArray[np.float32], boxes: ArrayLike, encoder: MapEncoder) -> NDArray[np.float32]:
+    """Descriptors of boxes of the picture whose feature map is given.
+
+    Args:
+        cells: (h, w, C) float32, from `picture_cells`.
+        boxes: (N, 4) xyxy as fractions of the picture's sides.
+        encoder: the encoder that made the map.
+
+    Returns:
+        (N, D) float32 with rows of length 1.
+    """
+    return encoder.describe_pooled(pool_boxes(integral_image(cells, encoder.power), boxes, encoder.power))
+
+
+def query_views(
+    picture: Image, box: Sequence[float], encoder: MapEncoder, settings: PooledSettings
+) -> NDArray[np.float32]:
+    """The descriptors of one query, to be averaged in the space that is searched.
+
+    Args:
+        picture: upright RGB picture.
+        box: (4,) xyxy in pixels, inside the picture.
+        encoder: the frozen encoder.
+        settings: see `PooledSettings`.
+
+    Returns:
+        (V, D) float32 with rows of length 1.
+    """
+    whole = (0.0, 0.0, 1.0, 1.0)
+    views = [
+        describe_boxes(picture_cells(picture, encoder, side, box), whole, encoder) for side in settings.query_sides
+    ]
+    if settings.query_in_picture or not views:
+        cells = picture_cells(picture, encoder, settings.long_side)
+        views.append(describe_boxes(cells, fractions(box, *picture.size), encoder))
+    return np.concatenate(views)
+
+
+def mean_direction(views: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(V, d) rows of length 1 -> (d,) their mean, of length 1; a single row stays as it is, to the last bit."""
+    if len(views) == 1:
+        return views[0]
+    mean = views.mean(axis=0)
+    return mean / np.maximum(np.linalg.norm(mean), np.float32(1e-12))
+
+
+def fractions(boxes: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
+    """Pixel boxes (N, 4) as fractions of a picture's sides."""
+    return as_boxes(boxes) / (width, height, width, height)

@@ -1,0 +1,1 @@
+"""Descriptors on disk and their search: what was made of which pictures, and the nearest patches of a query."""

@@ -1,0 +1,347 @@
+"""Builds the index of a collection that is too large for memory, from a stream of descriptors.
+
+What is learned and every finished part stand in `<out>.partial`; whatever stops the build, the same command goes on
+there. The index that stood before stays whole until the new one is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.files import locked, say_who, sha256_of_json
+from patchify_core.gallery import Progress
+from patchify_core.index.big.choice import PROBED, Choice, choose, lists_of, parse_lists
+from patchify_core.index.big.learned import Learned, Wanted, learn
+from patchify_core.index.big.merge import write_codes, write_fine, write_lists, write_pictures
+from patchify_core.index.big.parts import Part, write_part
+from patchify_core.index.codec.factory import needed_to_train, too_few
+from patchify_core.index.folder import (
+    FAISS_NAME,
+    FINE_NAME,
+    FORMAT,
+    LISTS_NAME,
+    PICTURES_NAME,
+    PROJECTION_NAME,
+    index_stands,
+    read_meta,
+)
+from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
+from patchify_core.index.shards.folder import PictureStream, dim_of
+from patchify_core.index.swap import heal, swap_in
+
+MAKER_NAME = "maker.json"
+NO_PICTURES = "no-pictures"
+"""What `meta.json` says where nobody knows the pictures' folder: none has this name."""
+
+PROJECTED = 128
+"""Dimensions that descriptors are projected to, where nothing else is said."""
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """What a person may tune about a big index.
+
+    Attributes:
+        memory_gb: what a search may take; chooses all of the following that are None.
+        projection: dimensions to project to; 0 for none. Where the stream is projected already, nothing more is done.
+        lists: inverted lists.
+        code_bytes: bytes of a patch's code, a divisor of the dimension.
+        probes: lists that a search visits until `tune` has measured better.
+        rescore: factory of finer codes (`SQ8`, `PQ64`, ...), kept on the disk beside the others, that order the first
+            pictures of a search; None for none.
+        part_pictures: pictures of a part; at most this much work is lost to a kill.
+        seed: of k-means.
+    """
+
+    memory_gb: float | None = None
+    projection: int | None = None
+    lists: int | None = None
+    code_bytes: int | None = None
+    probes: int | None = None
+    rescore: str | None = None
+    part_pictures: int = 100_000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ScaleReport:
+    """What a build did.
+
+    Attributes:
+        images: pictures in the index.
+        patches: vectors in the index.
+        factory: how they are kept.
+        why: what was chosen and why, one or two sentences.
+        coded: pictures that this run coded; the others were coded by one that was cut.
+        learn_s: seconds that learning took, 0 where it was done before.
+        code_s: seconds that reading and coding took.
+        merge_s: seconds that putting the parts together took.
+        bytes: of all files of the index.
+    """
+
+    images: int
+    patches: int
+    factory: str
+    why: str
+    coded: int
+    learn_s: float
+    code_s: float
+    merge_s: float
+    bytes: int
+
+    @property
+    def patches_per_s(self) -> float | None:
+        """Patches coded a second; None when all had been coded before."""
+        return self.patches / self.images * self.coded / self.code_s if self.coded else None
+
+
+def build_big(
+    stream: PictureStream,
+    out: str | Path,
+    settings: ScaleSettings | None = None,
+    progress: Progress | None = None,
+    root: str | Path | None = None,
+) -> ScaleReport:
+    """Builds the index folder `out` from a stream, in parts, and swaps it into place.
+
+    Args:
+        stream: the collection.
+        out: index folder; a new one, or one of the same encoder, regions and features, which is replaced.
+        settings: see `ScaleSettings`.
+        progress: told after each batch; may raise to stop the build, which then can be resumed.
+        root: folder of the pictures, if it is known; results then can be drawn and verified.
+
+    Raises:
+        IndexFolderError: if `out` is something else, or made otherwise, or another build is using it.
+        PatchifyError: if the collection cannot be kept like that: too few patches to learn from, a memory budget that
+            cannot be met, regions whose boxes depend on the pixels.
+        OSError: if a file cannot be written.
+    """
+    settings, progress = settings or ScaleSettings(), progress or (lambda done, total: None)
+    wanted, factory, probes, why = planned(stream, settings)
+    out = Path(out).resolve()
+    private = out.parent / (out.name + PRIVATE)
+    check_replaceable(out, stream)
+    with locked_folder(private):
+        heal(out, private)
+        take_over(private, _maker(stream, wanted, settings))
+        start = time.perf_counter()
+        learned = Learned.load(private)
+        if learned is None:
+            learned = learn(stream, wanted, factory)
+            learned.save(private)
+        learn_s = time.perf_counter() - start
+        parts, coded, code_s = _parts(stream, private, learned, settings.part_pictures, progress)
+        start = time.perf_counter()
+        meta = _meta(
+            stream, factory, wanted.rescore, NO_PICTURES if root is None else str(Path(root).resolve()), probes
+        )
+        swap_in(out, private, lambda new: _write(new, meta, stream, learned, parts, probes))
+        remove(private)
+        merge_s = time.perf_counter() - start
+    size = sum(path.stat().st_size for path in out.iterdir())
+    patches = len(stream) * stream.regions.patches_per_image
+    return ScaleReport(len(stream), patches, factory, why, coded, learn_s, code_s, merge_s, size)
+
+
+def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str, int, str]:
+    """What will be learned, the factory string, the probes, and why; raises PatchifyError if it does not work out."""
+    regions = stream.regions
+    if regions.needs_picture:
+        raise PatchifyError(
+            f"A big index keeps no boxes, and those of {regions.spec} depend on the pixels: choose regions such as "
+            "pyramid:4."
+        )
+    if not len(stream):
+        raise PatchifyError("The collection has no picture: there is nothing to index.")
+    patches = len(stream) * regions.patches_per_image
+    chosen: Choice | None = None
+    given = dim_of(stream)
+    if settings.memory_gb is not None:
+        chosen = choose(len(stream), regions.patches_per_image, settings.memory_gb, given)
+    kept = parse_lists(chosen.factory) if chosen else None
+    if stream.projection is not None:
+        projection: int | None = stream.projection.dim
+    else:
+        asked = settings.projection
+        if asked is None:
+            asked = (kept[0] or 0) if kept else min(PROJECTED, given)
+        projection = None if asked in (0, given) else asked
+    dim = projection or given
+    lists = settings.lists or (kept[1] if kept else lists_of(patches))
+    code_bytes = settings.code_bytes or (kept[2] if kept else _code_bytes(dim))
+    if not 0 < dim <= given or dim % code_bytes or not 1 <= lists <= 1 << 20:
+        raise PatchifyError(
+            f"Codes of {code_bytes} bytes in {lists} lists do not fit descriptors of {dim} numbers: choose a divisor "
+            f"of {dim}, and 1 to 1,048,576 lists."
+        )
+    if patches < max(lists, 256):
+        raise too_few(f"IVF{lists},PQ{code_bytes}", max(lists, 256), patches)
+    if settings.rescore is not None:
+        check_finer(settings.rescore, dim, patches)
+    probes = min(settings.probes or PROBED, lists)
+    factory = f"{f'PCAH{projection},' if projection else ''}IVF{lists},PQ{code_bytes}"
+    as_chosen = chosen and kept and (projection, lists, code_bytes) == (kept[0] or projection, *kept[1:])
+    why = chosen.why if chosen and as_chosen else f"{factory}, of which a search visits {probes} lists."
+    return Wanted(projection, lists, code_bytes, settings.rescore, settings.seed), factory, probes, why
+
+
+def _code_bytes(dim: int) -> int:
+    return next(size for size in (32, 24, 16, 12, 8, 6, 4, 3, 2, 1) if dim % size == 0)
+
+
+def check_finer(rescore: str, dim: int, patches: int) -> None:
+    """Raises PatchifyError unless this many vectors of `dim` numbers can have these finer codes."""
+    import faiss
+
+    from patchify_core.index.codec.factory import make_codec, parse_factory
+
+    finer = parse_factory(rescore)
+    if finer.projection is None and "IVF" not in finer.codec and "OPQ" not in finer.codec:
+        codec = make_codec(finer, dim)
+        if isinstance(codec, (faiss.IndexFlat, faiss.IndexScalarQuantizer, faiss.IndexPQ)):
+            if patches < needed_to_train(codec):
+                raise too_few(rescore, needed_to_train(codec), patches)
+            return
+    raise PatchifyError(f"--rescore {rescore}: the finer codes of a big index are Flat, SQfp16, SQ8, SQ6, SQ4 or a PQ.")
+
+
+def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> dict[str, Any]:
+    """What parts were made of and how: those of another maker are of no use."""
+    return {
+        "big": 1,
+        "encoder": stream.encoder.as_dict(),
+        "regions": stream.regions.spec,
+        "features": stream.features,
+        "pictures": len(stream),
+        "stream": getattr(stream, "digest", None),
+        "projected": None if stream.projection is None else sha256_of_json(stream.projection.to_bytes().hex()),
+        "wanted": asdict(wanted),
+        "part_pictures": settings.part_pictures,
+    }
+
+
+@contextmanager
+def locked_folder(private: Path) -> Iterator[None]:
+    """Holds the private folder, so that no other build uses it."""
+    head = private / MAKER_NAME
+    if private.exists() and not head.exists() and (not private.is_dir() or any(private.iterdir())):
+        raise IndexFolderError(
+            f"{private} is in the way and was not made by this program: move it, or choose another folder for the "
+            "index."
+        )
+    lock = locked(head)
+    try:
+        say_who(private)
+        yield
+    finally:
+        lock.close()
+
+
+def take_over(private: Path, maker: dict[str, Any]) -> None:
+    """Keeps what an earlier build of the same kind left, and deletes what another kind left."""
+    head = private / MAKER_NAME
+    try:
+        same = json.loads(head.read_text(encoding="utf-8")) == maker
+    except ValueError:
+        same = False
+    if not same:
+        for pattern in ("part-*", "learned.*", "shard-*", "finer.*"):
+            for path in private.glob(pattern):
+                path.unlink()
+        head.write_text(json.dumps(maker), encoding="utf-8")
+
+
+def remove(private: Path) -> None:
+    """Deletes the private folder, its head last: without it the folder would not be known as ours."""
+    with suppress(OSError):
+        for path in private.iterdir():
+            if path.name != MAKER_NAME:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(private)
+
+
+def _parts(
+    stream: PictureStream, private: Path, learned: Learned, size: int, progress: Progress
+) -> tuple[list[Part], int, float]:
+    """All parts, those that are not there yet coded now; how many pictures that were, and in how many seconds."""
+    patches, total = stream.regions.patches_per_image, len(stream)
+    parts, coded, seconds, done = [], 0, 0.0, 0
+
+    def passed(pictures: int) -> None:
+        nonlocal done
+        done += pictures
+        progress(done, total)
+
+    for number, first in enumerate(range(0, total, size)):
+        pictures, path = min(size, total - first), private / f"part-{number:05d}"
+        part = Part.standing(path, first, pictures, patches)
+        if part is None:
+            start = time.perf_counter()
+            part = write_part(path, stream, first, pictures, learned, passed)
+            seconds += time.perf_counter() - start
+            coded += pictures
+        else:
+            passed(pictures)
+        parts.append(part)
+    return parts, coded, seconds
+
+
+def _meta(stream: PictureStream, factory: str, rescore: str | None, root: str, probes: int) -> dict[str, Any]:
+    from patchify_core.index.codec.factory import parse_factory
+
+    return {
+        "format": FORMAT,
+        "encoder": stream.encoder.as_dict(),
+        "regions": stream.regions.spec,
+        "features": stream.features,
+        "factory": factory,
+        "codebook": "uniform",
+        "rescore": None if rescore is None else parse_factory(rescore).factory,
+        "images": None,
+        "root": root,
+        "search": {"probes": probes},
+    }
+
+
+def _write(
+    new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[Part], probes: int
+) -> None:
+    """Writes all files of the index into a new folder."""
+    files = {FAISS_NAME: write_codes(parts, learned, probes, new / FAISS_NAME)}
+    if learned.fine is not None:
+        files[FINE_NAME] = write_fine(parts, learned.fine, new / FINE_NAME)
+    else:
+        files[LISTS_NAME] = write_lists(parts, len(learned.lists), new / LISTS_NAME)
+    files[PICTURES_NAME] = write_pictures(parts, new / PICTURES_NAME)
+    projection = stream.projection or learned.projection
+    if projection is not None:
+        data = projection.to_bytes()
+        (new / PROJECTION_NAME).write_bytes(data)
+        digests = Digests()
+        digests.update(data)
+        files[PROJECTION_NAME] = digests.listed()
+    meta = meta | {"files": files}
+    meta["digest"] = sha256_of_json(meta)
+    (new / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def check_replaceable(out: Path, stream: PictureStream) -> None:
+    """Raises IndexFolderError unless nothing stands at `out`, or an index of the same kind of descriptors."""
+    if not index_stands(out):
+        return
+    meta = read_meta(out)
+    mine = {"encoder": stream.encoder.as_dict(), "regions": stream.regions.spec, "features": stream.features}
+    for key, value in mine.items():
+        if meta.get(key) != value:
+            raise IndexFolderError(
+                f"{out} was made with other {key}: choose another folder for the index, or delete it first."
+            )

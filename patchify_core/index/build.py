@@ -1,0 +1,374 @@
+"""Builds an index folder: reads pictures one at a time, embeds what is new, resumes, and swaps the result into place.
+
+Finished descriptors are journalled in `<out>.partial` while the build runs. Whatever stops it, the same command
+picks up there; the index that stood before stays whole until the new one is complete. Pictures are known by the
+digest of their bytes, so a renamed or repeated picture is not embedded again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Container, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.base import Encoder
+from patchify_core.errors import GalleryError, IndexFolderError, PictureError
+from patchify_core.features.extract import CROP, Extractor, load_extractor
+from patchify_core.files import sha256_of_bytes
+from patchify_core.gallery import Gallery, GalleryImage, Progress, check_size
+from patchify_core.imaging.pictures import picture_size
+from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
+from patchify_core.index.folder import index_stands, read_meta
+from patchify_core.index.integrity import META_NAME, PRIVATE, standing
+from patchify_core.index.journal import Journal
+from patchify_core.index.patch_index import IndexedImage, PatchIndex
+from patchify_core.index.swap import explained, heal, root_from, swap_in
+from patchify_core.regions import Pyramid, Regions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True)
+class BuildSettings(CodeSettings):
+    """What a person may tune about building, beside how descriptors are kept.
+
+    Attributes:
+        shard_images: pictures between two writes to the journal; at most this much work is lost to a kill.
+        features: how descriptors are made: `crop`, or `pooled:N` (`extract`).
+        keep_maps: keep each picture's feature map, so that boxes can be refined without a second pass (`localize`).
+    """
+
+    shard_images: int = 64
+    features: str = CROP
+    keep_maps: bool = False
+
+    @classmethod
+    def like(cls, index: PatchIndex) -> BuildSettings:
+        """The settings that an index was made with."""
+        return cls(
+            index.factory,
+            index.codebook,
+            index.rescore,
+            features=index.features,
+            keep_maps=index.maps is not None,
+        )
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did.
+
+    Attributes:
+        images: pictures in the index.
+        embedded: pictures that went through the encoder.
+        reused: pictures whose descriptors were already known.
+        skipped: (file name, reason) of pictures that could not be read.
+        seconds: wall time of the embedding part.
+    """
+
+    images: int
+    embedded: int
+    reused: int
+    skipped: tuple[tuple[str, str], ...]
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Embedded pictures a second; None when nothing had to be embedded."""
+        return self.embedded / self.seconds if self.embedded else None
+
+
+def build_index(
+    gallery: Gallery,
+    out: str | Path,
+    encoder: Encoder,
+    regions: Regions | None = None,
+    settings: BuildSettings | None = None,
+    progress: Progress | None = None,
+    like: PatchIndex | None = None,
+) -> BuildReport:
+    """Builds or updates the index folder `out` from a gallery.
+
+    Args:
+        gallery: pictures to index.
+        out: index folder; a new one, or one of the same encoder, regions and codec, whose descriptors are reused.
+        encoder: the frozen encoder.
+        regions: which patches; the paper's L3 by default.
+        settings: see `BuildSettings`; by default those of `like`, if there is one.
+        progress: told after each picture; may raise to stop the build, which then can be resumed.
+        like: where there is no index yet, one whose projection and trained codec are taken over instead of learned
+            from these pictures, which may be too few for that; codes of pictures that it holds too are copied.
+
+    Raises:
+        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written; if `like` was made with
+            another encoder, regions or settings.
+        GalleryError: if no picture could be read, or annotations give a picture another size than it has.
+    """
+    if like is not None:
+        regions, settings = regions or like.regions, settings or BuildSettings.like(like)
+    regions, settings = regions or Pyramid(), settings or BuildSettings()
+    extractor = load_extractor(settings.features, encoder, settings.keep_maps)
+    settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
+    with explained(Path(out)):
+        out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
+        private = out.parent / (out.name + PRIVATE)
+        stood, old = _existing(out, encoder, regions, settings, extractor.spec)  # refused before anything is made
+        if old is None and like is not None:
+            _check_like(like, encoder, regions, settings, extractor.spec)
+            old = like
+        if old is None:
+            settings.check_enough(encoder.info.dim, regions, len(gallery.images))
+        maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": extractor.spec}
+        with Journal(private, maker | {"maps": settings.keep_maps}) as journal:
+            heal(out, private)
+            if _digest(out) != stood:  # another build ended meanwhile
+                _, newer = _existing(out, encoder, regions, settings, extractor.spec)
+                old = newer or old
+            work = Work(gallery, extractor, regions, journal, old, progress)
+            try:
+                work.run(settings.shard_images)
+                if not work.images:
+                    raise nothing_indexed(work)
+            except BaseException:
+                journal.leave()
+                raise
+            journal.flush()
+            index = _index(work, journal, old, encoder, regions, settings)
+            maps = _Maps(work.images, journal, old) if settings.keep_maps else None
+            swap_in(out, private, lambda new: index.write(new, root_from(out, gallery.root), maps))
+            journal.remove()
+    return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
+
+
+class Sink(Protocol):
+    """Where descriptors of finished pictures go; `journal.Journal`, or a store that is written to as they come."""
+
+    @property
+    def known(self) -> Container[str]:
+        """Digests of the pictures that need no encoder any more."""
+        ...
+
+    def __len__(self) -> int:
+        """Pictures added since the last flush."""
+        ...
+
+    def add(self, digest: str, descriptors: NDArray[np.float32], packed: bytes | None = None) -> None:
+        """Takes one picture; see `Journal.add`."""
+        ...
+
+    def flush(self) -> None:
+        """Writes what is fresh."""
+        ...
+
+
+class Work:
+    """One pass over the gallery: every picture ends up indexed (new or known) or skipped."""
+
+    def __init__(
+        self,
+        gallery: Gallery,
+        extractor: Extractor,
+        regions: Regions,
+        journal: Sink,
+        old: PatchIndex | None,
+        progress: Progress | None,
+    ) -> None:
+        """Takes the parts; `run` does the work."""
+        self.gallery, self.extractor, self.regions, self.journal = gallery, extractor, regions, journal
+        self.progress = progress or (lambda done, total: None)
+        self.old_rows = {image.sha256: row for row, image in enumerate(old.images)} if old else {}
+        self.images: list[IndexedImage] = []
+        self.boxes: dict[str, NDArray[np.float32]] = {}  # of the few pictures on their way through the encoder
+        self.skipped: list[tuple[str, str]] = list(gallery.skipped)
+        self.embedded = self.reused = self.done = 0
+        self.seconds = 0.0
+
+    def run(self, shard_images: int) -> None:
+        """Goes over the gallery, and flushes each `shard_images` pictures; the last ones are left to be flushed."""
+        start = time.perf_counter()
+        with closing(self.extractor.describe_many(self._new_pictures())) as stream:
+            for described in stream:
+                rows = described.descriptors
+                if self.regions.needs_picture:
+                    rows = np.hstack([rows, self.boxes.pop(described.key)])  # they belong together, also after a kill
+                self.journal.add(described.key, rows, described.packed)
+                self.embedded += 1
+                if len(self.journal) >= shard_images:
+                    self.journal.flush()
+                self._settled()
+        self.seconds = time.perf_counter() - start
+
+    def _settled(self) -> None:
+        self.done += 1
+        self.progress(self.done, len(self.gallery.images))
+
+    def _new_pictures(self) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
+        """Yields the pictures that need the encoder; the others are settled on the way."""
+        seen: set[str] = set()
+        for image in self.gallery.images:
+            try:
+                data = image.path.read_bytes()
+                digest = sha256_of_bytes(data)
+                known = digest in self.old_rows or digest in self.journal.known or digest in seen
+                # A known picture's header is read all the same: the annotations may have changed since.
+                name = image.file_name
+                picture, size = (None, picture_size(data, name=name)) if known else self.extractor.read(data, name)
+                check_size(name, (image.width, image.height), size)
+            except OSError as error:
+                self._skip(image, f"it cannot be read ({error.strerror})")
+                continue
+            except PictureError as error:
+                self._skip(image, str(error))
+                continue
+            self.images.append(IndexedImage(image.id, image.file_name, image.width, image.height, len(data), digest))
+            if picture is None:
+                self.reused += 1
+                self._settled()
+            else:
+                seen.add(digest)
+                yield digest, picture, self._boxes(digest, picture, size)
+
+    def _boxes(self, digest: str, picture: Image, size: tuple[int, int]) -> NDArray[np.float64]:
+        """The boxes in pixels of `picture`, which may be reduced; what is stored is in pixels of the whole one."""
+        boxes = self.regions.boxes_in(picture)
+        if self.regions.needs_picture:
+            scale = np.array([size[0] / picture.width, size[1] / picture.height] * 2)
+            self.boxes[digest] = (boxes * scale).astype(np.float32)
+        return boxes
+
+    def _skip(self, image: GalleryImage, reason: str) -> None:
+        self.skipped.append((image.file_name, reason))
+        self._settled()
+
+
+def nothing_indexed(work: Work) -> GalleryError:
+    """What is said where no picture of a gallery could be read."""
+    name, reason = work.skipped[0] if work.skipped else ("", "it is empty")
+    why = f"{name}: {reason}" if name else reason
+    return GalleryError(f"No picture in {work.gallery.root} could be read ({why.rstrip('.')}): nothing was indexed.")
+
+
+def _index(
+    work: Work, journal: Journal, old: PatchIndex | None, encoder: Encoder, regions: Regions, settings: BuildSettings
+) -> PatchIndex:
+    """Puts the descriptors of all pictures, in order, into one index."""
+    dim = encoder.info.dim
+
+    def descriptors(row: int) -> NDArray[np.float32]:
+        return journal.descriptors(work.images[row].sha256)[:, :dim]
+
+    def known(row: int) -> int | None:
+        return work.old_rows.get(work.images[row].sha256)
+
+    def boxes(row: int) -> NDArray[np.float32]:
+        was = known(row)
+        if old is not None and was is not None:
+            return old.boxes_of(was).astype(np.float32)
+        return journal.descriptors(work.images[row].sha256)[:, dim:]
+
+    like = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
+    made = encode_codes(descriptors, len(work.images), regions, dim, settings, like, known)
+    table = np.stack([boxes(row) for row in range(len(work.images))]) if regions.needs_picture else None
+    return PatchIndex(
+        encoder.info,
+        regions,
+        work.images,
+        made.codes,
+        made.factory,
+        projection=made.projection,
+        fine=made.fine,
+        boxes=table,
+        codebook=settings.codebook_kept,
+        rescore=settings.rescore_factory,
+        features=work.extractor.spec,
+    )
+
+
+@dataclass(frozen=True)
+class _Maps:
+    """The packed maps of a build: of the journal, or of the index that stood before."""
+
+    images: list[IndexedImage]
+    journal: Journal
+    old: PatchIndex | None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def packed(self, row: int) -> bytes:
+        digest = self.images[row].sha256
+        if digest in self.journal.known or self.old is None or self.old.maps is None:
+            return self.journal.packed(digest)
+        return self.old.maps.packed(self._old_rows[digest])
+
+    @cached_property
+    def _old_rows(self) -> dict[str, int]:
+        return {} if self.old is None else {image.sha256: row for row, image in enumerate(self.old.images)}
+
+
+def _digest(out: Path) -> str | None:
+    """Which index stands at `out`; None where there is none."""
+    return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
+
+
+def _existing(
+    out: Path, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
+) -> tuple[str | None, PatchIndex | None]:
+    """The index that stands at `out` and its digest, if there is one and it was made the same way."""
+    if not index_stands(out):
+        return None, None
+    meta = read_meta(out)
+    if "store" in meta:
+        raise IndexFolderError(
+            f"{out} keeps its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
+        )
+    if meta.get("images", ()) is None:
+        raise IndexFolderError(
+            f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."
+        )
+    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": features}
+    made_with |= settings.made_with(meta)
+    for key, mine in made_with.items():
+        if meta.get(key) != mine:
+            theirs = meta[key]["spec"] if key == "encoder" else meta[key] or "none"
+            wanted = encoder.info.spec if key == "encoder" else mine or "none"
+            if wanted == theirs:  # a checkpoint's file was replaced
+                theirs, wanted = f"{theirs} of other weights", "these"
+            raise IndexFolderError(
+                f"{out} was made with {key} {theirs}, not {wanted}: choose another folder for the index, or delete it "
+                "first."
+            )
+    old = PatchIndex.load(out)
+    if settings.keep_maps != (old.maps is not None):
+        theirs, wanted = ("without", "with") if settings.keep_maps else ("with", "without")
+        raise IndexFolderError(
+            f"{out} was made {theirs} feature maps, not {wanted} (--keep-maps): choose another folder for the index, "
+            "or delete it first."
+        )
+    return str(meta["digest"]), old
+
+
+def _check_like(like: PatchIndex, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str) -> None:
+    """Codes of two kinds cannot stand in one index."""
+    like.check_encoder(encoder.info)
+    theirs = BuildSettings.like(like)
+    pairs = {
+        "regions": (like.regions.spec, regions.spec),
+        "features": (like.features, features),
+        "factory": (like.factory, settings.made_with({"factory": like.factory})["factory"]),
+        "rescore": (theirs.rescore_factory or "none", settings.rescore_factory or "none"),
+        "feature maps": (*("kept" if s.keep_maps else "not kept" for s in (theirs, settings)),),
+    }
+    for what, (had, wanted) in pairs.items():
+        if had != wanted:
+            raise IndexFolderError(
+                f"The index to learn from was made with {what} {had}, not {wanted}: use the same, or leave it out."
+            )

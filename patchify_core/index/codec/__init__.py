@@ -1,0 +1,1 @@
+"""How descriptors are coded: FAISS factories, what a codebook is trained on, projections."""

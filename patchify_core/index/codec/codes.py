@@ -1,0 +1,267 @@
+"""Descriptors of many pictures -> FAISS codes: the projection is learned, the codec trained, everything added."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.errors import PatchifyError
+from patchify_core.index.codec.codebook import DISTINCTIVE_SHARE, choose
+from patchify_core.index.codec.factory import (
+    CODEBOOKS,
+    PRESETS,
+    TRAINING_PATCHES,
+    UNTRAINED,
+    make_codec,
+    needed_to_train,
+    parse_factory,
+    too_few,
+    train,
+)
+from patchify_core.index.codec.projection import Projection
+from patchify_core.regions import Regions
+
+if TYPE_CHECKING:
+    import faiss
+
+
+@dataclass(frozen=True)
+class CodeSettings:
+    """What a person may tune about how descriptors are kept.
+
+    Attributes:
+        factory: a preset's name (`compression.PRESETS`) or a factory string. What is learned (projection, codec) is
+            learned from the first build's pictures and kept in every later one: begin with more than a handful.
+        codebook: what the codec is trained on, one of `compression.CODEBOOKS`.
+        rescore: factory of finer codes, kept beside the others, that re-score the first pictures of a search; in the
+            projected space, so without `PCAH`. None for none.
+        training_patches: patches that projection and codec are learned from, at most.
+        seed: of what is random: which pictures are learned from, and where k-means begins.
+    """
+
+    factory: str = "Flat"
+    codebook: str = "uniform"
+    rescore: str | None = None
+    training_patches: int = TRAINING_PATCHES
+    seed: int = 0
+
+    def check(self, dim: int, regions: Regions, pictures: int) -> None:
+        """Finds out before the work what would fail after it.
+
+        Raises:
+            PatchifyError: one sentence, if codec or codebook are unknown or do not fit.
+        """
+        compression = parse_factory(self.factory, pictures * regions.patches_per_image)
+        make_codec(compression, dim)
+        if self.codebook not in CODEBOOKS:
+            raise PatchifyError(f"Unknown codebook '{self.codebook}': choose {', '.join(CODEBOOKS)}.")
+        if self.codebook == "global" and regions.stages[0].spec != "pyramid:1":
+            raise PatchifyError(
+                f"The global codebook is trained on whole pictures, which {regions.spec} does not begin with: write "
+                f"pyramid:1+{regions.spec}, or choose another codebook."
+            )
+        if self.rescore is not None:
+            finer = parse_factory(self.rescore)
+            if finer.projection is not None or "IVF" in finer.codec:
+                raise PatchifyError(
+                    f"--rescore {self.rescore}: finer codes are kept beside the others, in the same projection; choose "
+                    "Flat, SQfp16, SQ8 or a PQ."
+                )
+            make_codec(finer, compression.projection or dim)
+
+    def check_enough(self, dim: int, regions: Regions, pictures: int) -> None:
+        """Finds out before the work of a first build whether this many pictures can be learned from at all.
+
+        Args:
+            dim: of the encoder's descriptors.
+            regions: what a picture is cut into.
+            pictures: how many there are, at most.
+
+        Raises:
+            PatchifyError: if there are too few; it says how many patches are needed.
+        """
+        patches = regions.patches_per_image
+        compression = parse_factory(self.factory, pictures * patches)
+        sampled = min(pictures, self.sampled_pictures(patches))
+        share = {"global": 1 / patches, "distinctive": DISTINCTIVE_SHARE}.get(self.codebook, 1)
+        learners = [(compression, max(1, round(share * sampled * patches)))]
+        if self.rescore is not None:
+            learners.append((parse_factory(self.rescore), sampled * patches))
+        projected = compression.projection or 0
+        short = sampled * patches <= projected
+        for learner, there in learners:
+            needed = needed_to_train(make_codec(learner, dim if learner is compression else projected or dim))
+            if there < needed and not (short and needed <= projected):  # of two needs the larger is said
+                raise too_few(learner.factory, needed, there)
+        if compression.projection is not None:
+            Projection.check_enough(sampled * patches, compression.projection)
+
+    def sampled_pictures(self, patches: int) -> int:
+        """How many pictures of this many patches are learned from, at most."""
+        return max(1, self.training_patches // patches)
+
+    def made_with(self, meta: dict[str, Any]) -> dict[str, Any]:
+        """What must stand in an existing index' `meta` so that this build may go on with it."""
+        factory = parse_factory(self.factory).factory
+        kept = str(meta.get("factory"))
+        head, lists, tail = PRESETS.get(self.factory.strip().lower(), "").partition("{lists}")
+        # The number of lists was chosen when the index was begun.
+        same = bool(lists) and kept.startswith(head) and kept.endswith(tail)
+        return {
+            "factory": kept if same else factory,
+            "codebook": self.codebook_kept,
+            "rescore": self.rescore_factory,
+        }
+
+    @property
+    def codebook_kept(self) -> str:
+        """`codebook`, or the default's name where the codec learns nothing, so that it cannot differ in name alone."""
+        return CodeSettings.codebook if parse_factory(self.factory).codec in UNTRAINED else self.codebook
+
+    @property
+    def rescore_factory(self) -> str | None:
+        """`rescore` as a factory string."""
+        return None if self.rescore is None else parse_factory(self.rescore).factory
+
+
+@dataclass(frozen=True, eq=False)
+class Codes:
+    """A filled codec and what belongs to it: factory string, projection or None, finer codes or None."""
+
+    factory: str
+    codes: faiss.Index
+    projection: Projection | None = None
+    fine: faiss.Index | None = None
+
+
+def encode_codes(
+    descriptors: Callable[[int], NDArray[np.float32]],
+    pictures: int,
+    regions: Regions,
+    dim: int,
+    settings: CodeSettings,
+    like: Codes | None = None,
+    known: Callable[[int], int | None] = lambda row: None,
+) -> Codes:
+    """Codes the descriptors of all pictures, one picture in memory at a time beside the training sample.
+
+    Args:
+        descriptors: row of a picture -> (P, D) float32 as the encoder gave them; asked for rows that are not `known`.
+        pictures: how many there are, at least 1.
+        regions: what P is, and whether patch 0 is the whole picture.
+        dim: D, of the encoder's descriptors.
+        settings: see `CodeSettings`.
+        like: codes of an earlier build, whose projection and training are kept.
+        known: row of a picture -> its row in `like`, whose codes are copied byte for byte; None for a new picture.
+
+    Raises:
+        PatchifyError: if there are too few patches to learn from; it says how many are needed.
+    """
+    patches = regions.patches_per_image
+    compression = parse_factory(settings.factory, pictures * patches)
+    fine: faiss.Index | None
+    if like is not None:
+        projection, codes = like.projection, _emptied(like.codes)
+        fine = None if like.fine is None else _emptied(like.fine)
+        factory = like.factory
+    else:
+        projection, fine, factory = None, None, compression.factory
+        codes = make_codec(compression, dim, settings.seed)
+        if settings.rescore is not None:
+            fine = make_codec(parse_factory(settings.rescore), codes.d, settings.seed)
+        learns = (
+            compression.projection is not None or not codes.is_trained or (fine is not None and not fine.is_trained)
+        )
+        if learns:
+            sample = _sample(descriptors, pictures, patches, dim, settings)
+            if compression.projection is not None:
+                projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
+                sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
+            flat = sample.reshape(-1, sample.shape[2])
+            if not codes.is_trained:
+                train(codes, flat[choose(sample, settings.codebook, settings.seed)], factory)
+            if fine is not None:
+                train(fine, flat, str(settings.rescore))
+            del sample, flat
+    for row in range(pictures):
+        was = known(row)
+        if was is not None and like is not None:
+            _copy(like.codes, was * patches, patches, codes)
+            if fine is not None and like.fine is not None:
+                _copy(like.fine, was * patches, patches, fine)
+            continue
+        vectors = descriptors(row)
+        if projection is not None:
+            vectors = projection(vectors)
+        vectors = np.ascontiguousarray(vectors, np.float32)
+        codes.add(vectors)
+        if fine is not None:
+            fine.add(vectors)
+    return Codes(factory, codes, projection, fine)
+
+
+def _sample(
+    descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
+) -> NDArray[np.float32]:
+    """(M, P, D) descriptors of M pictures drawn at random, about `training_patches` in all."""
+    count = settings.sampled_pictures(patches)
+    chosen = np.sort(np.random.default_rng(settings.seed).permutation(pictures)[:count])
+    sample = np.empty((len(chosen), patches, dim), np.float32)
+    for at, row in enumerate(chosen.tolist()):
+        sample[at] = descriptors(row)
+    return sample
+
+
+def _emptied(codes: faiss.Index) -> faiss.Index:
+    """A trained codec of the same kind without codes."""
+    import faiss
+
+    if isinstance(codes, faiss.IndexFlat):
+        return faiss.IndexFlatIP(codes.d)
+    if isinstance(codes, faiss.IndexScalarQuantizer):
+        # Not by a copy, which would have all of the old codes in memory once more.
+        empty = faiss.IndexScalarQuantizer(codes.d, codes.sq.qtype, faiss.METRIC_INNER_PRODUCT)
+        faiss.copy_array_to_vector(faiss.vector_to_array(codes.sq.trained), empty.sq.trained)
+        empty.is_trained = True
+        return empty
+    copy = faiss.clone_index(codes)
+    copy.reset()
+    inverted = faiss.try_extract_index_ivf(copy)
+    if inverted is not None:
+        inverted.set_direct_map_type(0)  # none: it was the old index's, and loading makes one
+    return copy
+
+
+def _copy(old: faiss.Index, first: int, count: int, new: faiss.Index) -> None:
+    """Appends `count` codes of `old` from number `first` on to `new`, a codec of the same training.
+
+    Not decoded and coded again: the nearest list or centroid of what a code decodes to can be another one, and the
+    pictures of an index would wander with every update.
+    """
+    import faiss
+
+    inner_old: Any = faiss.downcast_index(old)
+    inner_new: Any = faiss.downcast_index(new)
+    if isinstance(inner_old, faiss.IndexPreTransform):
+        inner_old, inner_new = faiss.downcast_index(inner_old.index), faiss.downcast_index(inner_new.index)
+    if isinstance(inner_old, faiss.IndexIVF):
+        lists: Any = inner_old.invlists
+        entries = inner_old.direct_map.array
+        for at in range(count):
+            entry, number = entries.at(first + at), int(inner_new.ntotal) + at
+            where, offset = entry >> 32, entry & 0xFFFFFFFF
+            code = lists.get_single_code(where, offset)
+            inner_new.invlists.add_entry(where, number, code)
+        inner_new.ntotal += count
+    elif isinstance(inner_old, faiss.IndexFlatCodes):
+        size = int(inner_old.code_size)
+        stored = faiss.rev_swig_ptr(inner_old.codes.data(), int(inner_old.ntotal) * size)
+        inner_new.add_sa_codes(np.ascontiguousarray(stored[first * size : (first + count) * size].reshape(count, size)))
+    else:  # fast-scan, whose codes are interleaved; it has no lists, and of equal centroids takes the first
+        new.add(np.asarray(old.reconstruct_n(first, count)))
+        return
+    new.ntotal = inner_new.ntotal

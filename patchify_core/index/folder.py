@@ -1,0 +1,328 @@
+"""An index on disk: a folder that is loaded only if all of it fits together. There is no pickle in it.
+
+`meta.json` (how it was made, of which pictures, and the digest of every other file), `index.faiss`, and where they are
+needed `projection.npy` (a learned projection), `fine.faiss` (finer codes), `boxes.npy` (boxes that depend on the
+pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). A big index (`scale`) has its pictures in
+`pictures.bin` (`PictureTable`) instead of `meta.json`, its codes stay on the disk, mapped, and `lists.npy` says where a
+patch's code is. How they are checked is in `integrity.py`; a build may
+replace the folder while it is read, and the reader gets the old index or the new one.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.base import EncoderInfo
+from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.features.extract import CROP, checked_features
+from patchify_core.features.maps import KeptMaps, PackedMaps, write_maps
+from patchify_core.files import sha256_of_json
+from patchify_core.index.codec.factory import parse_factory
+from patchify_core.index.codec.projection import Projection
+from patchify_core.index.faiss_files import read_faiss_file, write_faiss_file
+from patchify_core.index.integrity import (
+    META_NAME,
+    Digests,
+    damaged,
+    is_whole,
+    listed_file,
+    opened,
+    standing,
+    steadily,
+    unreadable,
+)
+from patchify_core.index.npy import npy_array
+from patchify_core.index.patch_index import IndexedImage, PatchIndex, SearchPlan
+from patchify_core.index.picture_table import PictureTable, read_table
+from patchify_core.regions import parse_regions
+
+if TYPE_CHECKING:
+    pass
+
+Record = TypeVar("Record")
+
+FORMAT = 2
+FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
+PROJECTION_NAME, BOXES_NAME, MAPS_NAME = "projection.npy", "boxes.npy", "maps.bin"
+PICTURES_NAME, LISTS_NAME = "pictures.bin", "lists.npy"
+NUMBERS_NAME = "numbers.npy"  # beside vectors that are in Milvus
+KNOWN_NAMES = frozenset({FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME, PICTURES_NAME, LISTS_NAME})
+
+_OURS = KNOWN_NAMES | {NUMBERS_NAME, META_NAME, f"{META_NAME}.tmp"}
+_LITTER = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
+"""Files that desktops leave in every folder that they show."""
+
+
+def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
+    """Writes the files into an existing folder. `build.py` renames that folder into place.
+
+    Args:
+        index: what to write.
+        folder: an existing, private folder.
+        root: the gallery's root as `meta.json` shall name it: absolute, or relative to the index folder.
+        packed: feature maps in the order of the pictures; the index's own, if it has any, by default.
+
+    Raises:
+        OSError: if a file cannot be written.
+        IndexFolderError: if it is a big index, whose codes are nowhere but in its own files.
+    """
+    if isinstance(index.images, PictureTable):
+        raise IndexFolderError("A big index is not written anew: copy its folder, or build it again.")
+    files = {FAISS_NAME: write_faiss_file(index.codes, folder / FAISS_NAME)}
+    if index.fine is not None:
+        files[FINE_NAME] = write_faiss_file(index.fine, folder / FINE_NAME)
+    packed = index.maps if packed is None else packed
+    if packed is not None:
+        write_maps(packed, folder / MAPS_NAME)
+        files[MAPS_NAME] = listed_file(folder / MAPS_NAME)
+    small = {
+        PROJECTION_NAME: None if index.projection is None else index.projection.to_bytes(),
+        BOXES_NAME: None if index.boxes is None else _npy(index.boxes),
+    }
+    for name, data in small.items():
+        if data is not None:
+            (folder / name).write_bytes(data)
+            digests = Digests()
+            digests.update(data)
+            files[name] = digests.listed()
+    meta = {"format": FORMAT} | index.meta() | {"root": root, "files": files}
+    meta["digest"] = sha256_of_json(meta)
+    (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+
+
+def load_index(folder: Path) -> PatchIndex:
+    """Loads an index folder if all of it fits together; every byte is checked first (see `integrity`).
+
+    Raises:
+        IndexFolderError: one sentence, if the folder is missing, truncated, edited or of another format.
+        PatchifyError: if its regions are of a kind that this version does not know.
+    """
+    return steadily(folder, lambda place: _load(place, folder))
+
+
+def _load(place: Path, folder: Path) -> PatchIndex:
+    """Loads what stands at `place`, which is `folder` except while a build swaps it."""
+    import faiss
+
+    from patchify_core.index.mapped import PatchCodes, ReadAhead, map_codes, map_numbers
+
+    meta = _read_meta(place, folder)
+    if "store" in meta:
+        raise IndexFolderError(
+            f"The descriptors of {folder} are in Milvus, and here they are needed in the folder itself: name an index "
+            "that was made without --store milvus, or index with --store milvus again."
+        )
+    try:
+        files, root, factory = checked_files(meta, folder), (folder / meta["root"]).resolve(), meta["factory"]
+        codebook, rescore, features = meta["codebook"], meta["rescore"], checked_features(meta["features"])
+        encoder, regions = plain_record(EncoderInfo, meta["encoder"]), parse_regions(meta["regions"])
+        images: Sequence[IndexedImage] | None = None
+        if (meta["images"] is None) != (PICTURES_NAME in files):
+            raise damaged(folder, META_NAME)
+        if meta["images"] is not None:
+            images = listed_images(meta["images"])
+        plan = None if "search" not in meta else SearchPlan(**meta["search"])
+    except PatchifyError:
+        raise
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise damaged(folder, META_NAME) from None
+    projection = boxes = fine = maps = located = ahead = None
+    with opened(place, files, folder) as at:
+        for name, file in at.items():
+            _check(file, files[name], folder, name)
+            file.seek(0)
+        try:
+            if PROJECTION_NAME in at:
+                projection = Projection.from_bytes(at[PROJECTION_NAME].read())
+            if BOXES_NAME in at:
+                boxes = npy_array(at[BOXES_NAME].read())
+            if MAPS_NAME in at:
+                maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
+            if images is None:
+                images = read_table(at[PICTURES_NAME])
+                coarse = map_codes(at[FAISS_NAME])
+                codes = coarse.codes
+                if LISTS_NAME in at:
+                    located = PatchCodes(coarse, map_numbers(at[LISTS_NAME]))
+                finer = map_codes(at[FINE_NAME]) if FINE_NAME in at else None
+                fine = None if finer is None else finer.codes
+                ahead = ReadAhead(coarse, finer)
+            else:
+                codes = read_faiss_file(at[FAISS_NAME])
+                if FINE_NAME in at:
+                    fine = read_faiss_file(at[FINE_NAME])
+            compression = parse_factory(factory)
+            if plan is not None:
+                plan.check(codes)
+        except (ValueError, RuntimeError, AttributeError):  # of numpy, FAISS, and a factory that is no text
+            raise damaged(folder, META_NAME) from None
+    index = PatchIndex(
+        encoder,
+        regions,
+        images,
+        codes,
+        factory,
+        root,
+        projection,
+        fine,
+        boxes,
+        codebook,
+        rescore,
+        features,
+        maps,
+        located,
+        plan,
+        ahead,
+    )
+    patches = len(images) * regions.patches_per_image
+    fits = (
+        all(part.d == index.dim and part.ntotal == patches for part in (codes, fine) if part is not None)
+        and all(part.metric_type == faiss.METRIC_INNER_PRODUCT for part in (codes, fine) if part is not None)
+        and (projection.dim if projection else None) == compression.projection
+        and (projection is None or len(projection.mean) == encoder.dim)
+        and (fine is None) == (rescore is None)
+        and (not isinstance(images, PictureTable) or fine is not None or located is not None)
+        and (maps is None or (len(maps) == len(images) and features != CROP))
+        and (boxes is not None) == regions.needs_picture
+        and (
+            boxes is None
+            or (
+                boxes.shape == (len(images), regions.patches_per_image, 4)
+                and boxes.dtype == np.float32
+                and bool(np.isfinite(boxes).all())
+            )
+        )
+    )
+    if not fits:
+        raise damaged(folder, META_NAME)
+    return index
+
+
+def checked_files(meta: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
+    """The files that `meta.json` lists, by name; raises IndexFolderError unless they are an index's."""
+    files = meta.get("files")
+    if not isinstance(files, dict) or FAISS_NAME not in files or not {*files} <= KNOWN_NAMES:
+        raise damaged(folder, META_NAME)
+    return files
+
+
+def plain_record(kind: type[Record], values: Any) -> Record:
+    """A dataclass of numbers and texts, from JSON.
+
+    Raises:
+        TypeError: if a field is missing, or more than there are, or of another type.
+    """
+    if not isinstance(values, dict):
+        raise TypeError("no record")
+    made = kind(**values)
+    if any(type(getattr(made, field.name)).__name__ != field.type for field in fields(cast("Any", kind))):
+        raise TypeError("a field of another type")
+    return made
+
+
+def listed_images(listed: Any) -> list[IndexedImage]:
+    """The pictures that `meta.json` lists.
+
+    Raises:
+        TypeError, ValueError: if they are something else, or the name of one leads out of the pictures' folder.
+    """
+    images = [plain_record(IndexedImage, one) for one in listed]
+    for image in images:
+        name = PurePosixPath(image.file_name)
+        leads_out = name.is_absolute() or ".." in name.parts or "\0" in image.file_name
+        sizes = image.width, image.height, image.bytes + 1
+        if leads_out or min(sizes) < 1 or max(*sizes, abs(image.id)) >= 1 << 63:
+            raise ValueError("no picture")
+        image.file_name.encode()  # a name of half letters can neither be printed nor found
+    return images
+
+
+def _check(file: BinaryIO, listed: dict[str, Any], folder: Path, name: str) -> None:
+    """Whether a file is the one that was written; whether it fits together is seen when it is read."""
+    try:
+        if not is_whole(file, listed):
+            raise damaged(folder, name)
+    except (KeyError, TypeError):
+        raise damaged(folder, META_NAME) from None
+    except OSError as error:
+        raise unreadable(folder / name, error) from error
+
+
+def _npy(array: NDArray[np.float32]) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def index_stands(out: Path) -> bool:
+    """Whether an index folder stands at `out`, which a build then may replace; False where nothing stands there.
+
+    Raises:
+        IndexFolderError: if something else is there, or something else is in the index folder: it would be deleted.
+    """
+    place = standing(out)
+    if not place.exists():
+        return False
+    names = {path.name for path in place.iterdir()} if place.is_dir() else set()
+    if place.is_dir() and not names:
+        return False
+    if not (place / META_NAME).is_file():
+        raise IndexFolderError(f"{out} exists and is not an index folder: choose another folder.")
+    foreign = sorted(name for name in names - _OURS - _LITTER if not name.startswith("._"))
+    if foreign:
+        raise IndexFolderError(
+            f"{out / foreign[0]} is not part of the index and would be deleted with the old one: move it elsewhere."
+        )
+    return True
+
+
+def read_meta(folder: Path) -> dict[str, Any]:
+    """Reads and checks `meta.json` of an index folder.
+
+    Raises:
+        IndexFolderError: one sentence, if it is missing, not ours, damaged, edited or of another format.
+    """
+    return steadily(folder, lambda place: _read_meta(place, folder))
+
+
+def _read_meta(place: Path, folder: Path) -> dict[str, Any]:
+    path = folder / META_NAME
+    try:
+        meta = json.loads((place / META_NAME).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise IndexFolderError(
+            f"{folder} is not an index folder (no {META_NAME}): make one with the index command."
+        ) from None
+    except (IsADirectoryError, ValueError, RecursionError) as error:
+        raise IndexFolderError(f"{path} cannot be read as JSON: delete {folder} and build it again.") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if not isinstance(meta, dict) or "digest" not in meta:
+        raise IndexFolderError(f"{folder} is not an index folder ({META_NAME} describes none): choose another folder.")
+    number = meta.get("format")
+    if isinstance(number, int) and number > FORMAT:
+        raise IndexFolderError(
+            f"{folder} was made by a newer version of this program (index format {number}, this version reads "
+            f"{FORMAT}): upgrade the program to use it."
+        )
+    if number != FORMAT:
+        raise IndexFolderError(
+            f"{folder} has index format {number}, this version reads {FORMAT}: build it again in a new folder."
+        )
+    try:
+        digest = sha256_of_json({key: value for key, value in meta.items() if key != "digest"})
+    except (ValueError, RecursionError):
+        digest = ""
+    if digest != meta["digest"]:
+        raise IndexFolderError(
+            f"{path} was edited or damaged after it was written: delete {folder} and build it again."
+        )
+    return meta

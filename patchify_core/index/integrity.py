@@ -1,0 +1,229 @@
+"""Is an index folder whole: where it stands while builds swap it, and whether its files are those that were written.
+
+`meta.json` lists the size and SHA-256 of every other file. FAISS trusts what it reads (a wrong length in a file is a
+read beyond the memory's end), so every byte is checked each time before FAISS gets it, however large the file. A
+check of samples would be quicker and not sound: lengths and ids that FAISS follows blindly stand all over the file of
+an inverted index. It is made fast instead. A large file also lists digests of its blocks, so that all cores can work
+on one file: 1.5 GB/s on one core that has SHA instructions, 2.7 GB/s on two, where FAISS then reads the same file at
+1.0 to 3.6 GB/s. 300 million codes of 32 bytes take 4 to 6 s, once the disk has delivered them.
+
+The files are opened together, and what was checked is what is read: another build may put a new index in the folder's
+place meanwhile. On Windows a build cannot do that while a file of the folder is open; it waits for a moment.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypeVar
+
+from patchify_core.errors import IndexFolderError
+from patchify_core.files import CHUNK_BYTES
+
+META_NAME = "meta.json"
+PRIVATE, NEW_NAME, OLD_NAME = ".partial", "new", "old"
+"""Of the folder beside an index where a build works; in it the new index while it is written, and the old one while
+they change places."""
+
+BLOCK_BYTES = 1 << 26
+"""Files larger than this list digests of blocks of this size too."""
+
+Found = TypeVar("Found")
+_SWAPS = 20  # that a reader sits out, one after the other
+_PAUSE_S = 0.02
+
+
+class Digests:
+    """Size and digests of a file, from its bytes as they go by.
+
+    Args:
+        block_bytes: size of a block.
+    """
+
+    def __init__(self, block_bytes: int = BLOCK_BYTES) -> None:
+        """Starts with nothing."""
+        self.size = 0
+        self._whole, self._block_bytes = hashlib.sha256(), block_bytes
+        self._blocks: list[str] = []
+        self._block = hashlib.sha256()
+
+    def update(self, data: bytes) -> None:
+        """Takes the next bytes."""
+        self._whole.update(data)
+        rest = memoryview(data)
+        while len(rest):
+            part = rest[: self._block_bytes - self.size % self._block_bytes]
+            self._block.update(part)
+            self.size += len(part)
+            rest = rest[len(part) :]
+            if self.size % self._block_bytes == 0:
+                self._end_block()
+
+    @property
+    def sha256(self) -> str:
+        """Of the bytes so far, in hexadecimal."""
+        return self._whole.hexdigest()
+
+    def _end_block(self) -> None:
+        self._blocks.append(self._block.hexdigest())
+        self._block = hashlib.sha256()
+
+    def listed(self) -> dict[str, Any]:
+        """What `meta.json` lists of the file; it has `blocks` only if there are several."""
+        entry: dict[str, Any] = {"bytes": self.size, "sha256": self._whole.hexdigest()}
+        if self.size > self._block_bytes:
+            if self.size % self._block_bytes:
+                self._end_block()
+            entry |= {"block_bytes": self._block_bytes, "blocks": self._blocks}
+        return entry
+
+
+def listed_file(path: Path) -> dict[str, Any]:
+    """What `meta.json` lists of a file on the disk; see `Digests`."""
+    digests = Digests()
+    with open(path, "rb") as file:
+        while chunk := file.read(CHUNK_BYTES):
+            digests.update(chunk)
+    return digests.listed()
+
+
+def is_whole(
+    file: BinaryIO,
+    listed: dict[str, Any],
+    passed: Callable[[int], None] = lambda size: None,
+    threads: int | None = None,
+) -> bool:
+    """Whether an open file is the one that `meta.json` lists, to the last bit.
+
+    Args:
+        file: open for reading bytes; where it stands in the file does not matter and may change.
+        listed: its entry, as `Digests.listed` made it.
+        passed: told how many bytes more are read, from any thread.
+        threads: how many compute at a time; as many as there are cores by default.
+
+    Raises:
+        KeyError, TypeError: if the entry is not such an entry.
+        OSError: if the file cannot be read.
+    """
+    size = os.fstat(file.fileno()).st_size
+    if size != listed["bytes"]:
+        return False
+    block_bytes, expected = max(size, 1), [listed["sha256"]]
+    if "blocks" in listed:
+        block_bytes, expected = listed["block_bytes"], listed["blocks"]
+        if not block_bytes > 0 or len(expected) != -(-size // block_bytes):
+            return False
+    lock = threading.Lock()
+
+    def fits(number: int) -> bool:
+        digest, at = hashlib.sha256(), number * block_bytes
+        end = min(at + block_bytes, size)
+        while at < end:
+            chunk = _read_at(file, at, min(CHUNK_BYTES, end - at), lock)
+            if not chunk:
+                return False  # cut meanwhile
+            digest.update(chunk)
+            at += len(chunk)
+            passed(len(chunk))
+        return bool(digest.hexdigest() == expected[number])
+
+    if len(expected) == 1:
+        return fits(0)
+    with ThreadPoolExecutor(threads or os.cpu_count() or 1, thread_name_prefix="patchify-check") as pool:
+        return all(pool.map(fits, range(len(expected))))
+
+
+def _read_at(file: BinaryIO, at: int, size: int, lock: threading.Lock) -> bytes:
+    if hasattr(os, "pread"):
+        return os.pread(file.fileno(), size, at)
+    with lock:  # Windows cannot read at a place without going there
+        file.seek(at)
+        return file.read(size)
+
+
+def standing(folder: Path) -> Path:
+    """Where the index of `folder` is at this moment: there, or, between the two renames of a swap, beside it.
+
+    A build that is killed there leaves it beside for longer: until the next build, which puts it back.
+    """
+    if not folder.exists():
+        real = folder.resolve()
+        aside = real.parent / (real.name + PRIVATE) / OLD_NAME
+        if (aside / META_NAME).is_file():
+            return aside
+    return folder
+
+
+def steadily(folder: Path, read: Callable[[Path], Found]) -> Found:
+    """Calls `read(place)` with the place of the index, again if a build swapped it meanwhile and it failed.
+
+    Args:
+        folder: the index folder.
+        read: raises IndexFolderError if what it finds does not fit together.
+
+    Raises:
+        IndexFolderError: what `read` raised, if that is how the folder is.
+    """
+    for again in range(_SWAPS, -1, -1):
+        place = standing(folder)
+        before = _version(place)
+        try:
+            return read(place)
+        except IndexFolderError:
+            if not again or (standing(folder) == place and _version(place) == before):
+                raise
+        time.sleep(_PAUSE_S)
+    raise AssertionError("the last turn returns or raises")
+
+
+def _version(place: Path) -> tuple[int, int, int] | None:
+    """Differs for each index that a build swaps in; None where there is none."""
+    try:
+        found = (place / META_NAME).stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+@contextmanager
+def opened(place: Path, names: Iterable[str], folder: Path) -> Iterator[dict[str, BinaryIO]]:
+    """Opens the files of an index together, so that they are of one version even if a build swaps them meanwhile.
+
+    Args:
+        place: where they are.
+        names: of the files.
+        folder: what the index folder is called in errors.
+
+    Raises:
+        IndexFolderError: one sentence, if one is missing or may not be read.
+    """
+    with ExitStack() as stack:
+        files: dict[str, BinaryIO] = {}
+        for name in names:
+            try:
+                files[name] = stack.enter_context(open(place / name, "rb"))
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                raise damaged(folder, name) from None
+            except OSError as error:
+                raise unreadable(folder / name, error) from error
+        yield files
+
+
+def damaged(folder: Path, name: str) -> IndexFolderError:
+    """What is said of a file that is not the one that was written."""
+    return IndexFolderError(
+        f"{folder / name} is missing, truncated or not the file that was written: delete {folder} and build it again."
+    )
+
+
+def unreadable(path: Path, error: OSError) -> IndexFolderError:
+    """What is said of a file that may be whole, for all that can be seen: that is no reason to delete anything."""
+    return IndexFolderError(
+        f"{path} cannot be read ({error.strerror or 'of no known reason'}): check its permissions and the disk."
+    )

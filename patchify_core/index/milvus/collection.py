@@ -1,0 +1,288 @@
+"""A collection of patches in Milvus: its fields, what is written on it about its maker, and reading rows by number.
+
+One row a patch. A picture has a number that stays the same however the gallery is renamed or put in order (`picture`);
+row number = picture * patches per picture + cell, so that a row written twice stands there once. Patch 0 carries the
+digest of the picture's bytes: what a collection holds is asked of the collection itself, whoever wrote it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.base import EncoderInfo
+from patchify_core.errors import StoreError
+from patchify_core.files import sha256_of_bytes, sha256_of_json
+from patchify_core.index.codec.projection import Projection
+from patchify_core.index.milvus.connect import WAIT_S, Connection
+from patchify_core.index.milvus.kinds import build_params
+from patchify_core.regions import Regions
+
+MOST_RESULTS = 16_384
+"""Rows that a Milvus server gives for one request, at most."""
+MESSAGE_BYTES = 16 << 20
+"""Vectors in one message, at most; a server takes 64 MB."""
+PROPERTY = "patchify"
+BOX_FIELDS = ("x1", "y1", "x2", "y2")
+_STRONG = {"consistency_level": "Strong"}  # what was written a moment ago counts
+
+
+@dataclass(frozen=True)
+class Maker:
+    """What the vectors of a collection were made with. Vectors of two makers are never mixed.
+
+    Attributes:
+        encoder: the encoder.
+        regions: the boxes, P a picture.
+        features: how descriptors were made.
+        projection: what was applied to them; None for nothing.
+    """
+
+    encoder: EncoderInfo
+    regions: Regions
+    features: str
+    projection: Projection | None = None
+
+    @property
+    def dim(self) -> int:
+        """Of the vectors."""
+        return self.encoder.dim if self.projection is None else self.projection.dim
+
+    def as_dict(self) -> dict[str, Any]:
+        """As plain JSON values that differ wherever makers do."""
+        learned = None if self.projection is None else sha256_of_bytes(self.projection.to_bytes())
+        weights = sha256_of_json(self.encoder.as_dict())
+        return {
+            "encoder": self.encoder.spec,
+            "weights": weights,
+            "regions": self.regions.spec,
+            "features": self.features,
+            "projection": learned,
+            "dim": self.dim,
+        }
+
+
+class Collection:
+    """One collection; see the module.
+
+    Args:
+        connection: an open one.
+        name: of the collection.
+        maker: what its vectors are made with.
+    """
+
+    def __init__(self, connection: Connection, name: str, maker: Maker) -> None:
+        """Asks nothing yet: see `check`, `make`, `load`."""
+        self.connection, self.name, self.maker = connection, name, maker
+        self.patches = maker.regions.patches_per_image
+        self.kind = ""
+
+    @property
+    def where(self) -> str:
+        """How it is called in sentences."""
+        return f"The collection {self.name} in {self.connection.address.uri}"
+
+    def call(self, doing: str, method: str, *arguments: Any, **named: Any) -> Any:
+        """A method of the client about this collection; see `Connection.call`."""
+        return self.connection.call(doing, getattr(self.connection.client, method), self.name, *arguments, **named)
+
+    def exists(self) -> bool:
+        """Whether it is there."""
+        return bool(self.call("say whether a collection is there", "has_collection"))
+
+    def check(self, gallery: str | None = None) -> None:
+        """Refuses a collection that another maker made, or one of another gallery.
+
+        Args:
+            gallery: root of the gallery that it must hold; None where that is known already.
+
+        Raises:
+            StoreError: one sentence naming the difference, or that it is missing.
+        """
+        if not self.exists():
+            raise StoreError(
+                f"{self.where} is missing: run the index command again, or check that this is the right Milvus."
+            )
+        found = self.call("describe a collection", "describe_collection")
+        written = _written(found)
+        if written is None:
+            raise StoreError(f"{self.where} was not made by this program: choose another name with --collection.")
+        mine, theirs = self.maker.as_dict(), written.get("maker", {})
+        for key in ("encoder", "weights", "regions", "features", "projection", "dim"):
+            if theirs.get(key) != mine[key]:
+                had, wanted = (_called(key, values) for values in (theirs, mine))
+                raise StoreError(
+                    f"{self.where} was made with {had}, not with {wanted}: choose another name with --collection, or "
+                    "make it anew."
+                )
+        vectors: dict[str, Any] = next((one for one in found.get("fields", []) if one.get("name") == "vector"), {})
+        if int(vectors.get("params", {}).get("dim", 0)) != self.maker.dim:
+            raise StoreError(f"{self.where} keeps no vectors of {self.maker.dim} numbers: choose another --collection.")
+        if gallery is not None and written.get("gallery") != gallery:
+            raise StoreError(
+                f"{self.where} holds another gallery, {written.get('gallery')}, whose pictures would be deleted: "
+                "choose another name with --collection."
+            )
+
+    def make(self, gallery: str, kind: str) -> None:
+        """Makes it, empty, with an index of `kind`.
+
+        Raises:
+            StoreError: one sentence, if the server refuses, for instance because it has no such index.
+        """
+        from pymilvus import DataType, MilvusClient
+
+        written = json.dumps({"format": 1, "maker": self.maker.as_dict(), "gallery": gallery})
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=written)
+        schema.add_field("id", DataType.INT64, is_primary=True)
+        schema.add_field("picture", DataType.INT64)
+        schema.add_field("cell", DataType.INT16)
+        schema.add_field("sha256", DataType.VARCHAR, max_length=64)
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.maker.dim)
+        if self.maker.regions.needs_picture:
+            for name in BOX_FIELDS:
+                schema.add_field(name, DataType.FLOAT)
+        self.call("make a collection", "create_collection", schema=schema, properties={PROPERTY: written})
+        try:
+            self.use_index(kind)
+        except StoreError:
+            self.call("delete a collection", "drop_collection")
+            raise
+
+    def use_index(self, kind: str) -> None:
+        """Has the server keep an index of this kind, in the place of another one if there is one.
+
+        Raises:
+            StoreError: one sentence, if it has no such kind.
+        """
+        if self.index_kind() == kind:
+            self.kind = kind
+            return
+        before = self.index_kind()
+        if before:
+            self.call("let go of a collection", "release_collection")
+            self.call("delete an index", "drop_index", "vector")
+        try:
+            self._make_index(kind)
+        except StoreError as error:
+            if before:  # whoever searches it now shall go on doing so
+                self._make_index(before)
+                self.load()
+            raise StoreError(
+                f"{str(error).rstrip('.')}: choose another kind with --milvus-index, e.g. HNSW, IVF_FLAT or FLAT."
+            ) from error
+
+    def _make_index(self, kind: str) -> None:
+        params = self.connection.client.prepare_index_params()
+        params.add_index("vector", index_type=kind, metric_type="IP", params=build_params(kind, self.maker.dim))
+        self.call(f"make an index of kind {kind}", "create_index", params, timeout=WAIT_S)
+        self.kind = kind
+
+    def index_kind(self) -> str:
+        """The kind of index that the vectors have; empty for none."""
+        if "vector" not in self.call("list its indexes", "list_indexes"):
+            return ""
+        found = self.call("describe an index", "describe_index", "vector")
+        return str((found or {}).get("index_type", ""))
+
+    def load(self) -> None:
+        """Has the server ready to search it."""
+        self.kind = self.kind or self.index_kind()
+        self.call("load a collection", "load_collection", timeout=WAIT_S)
+
+    def count(self) -> int:
+        """Rows."""
+        found = self.call("count rows", "query", filter="", output_fields=["count(*)"], **_STRONG)
+        return int(found[0]["count(*)"])
+
+    def rows(self, which: str, fields: Sequence[str]) -> Iterator[dict[str, Any]]:
+        """All rows that an expression holds for, in pieces; `fields` without vectors."""
+        found = self.call(
+            "list rows", "query_iterator", batch_size=8192, filter=which, output_fields=[*fields], **_STRONG
+        )
+        try:
+            while piece := self.connection.call("list rows", _without_timeout(found.next)):
+                yield from piece
+        finally:
+            found.close()
+
+    def whole_and_torn(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the pictures with every patch, and of those with only some; reads the number of every row."""
+        ids = np.fromiter((row["id"] for row in self.rows("cell >= 0", ["id"])), np.int64)
+        numbers, counts = np.unique(ids // self.patches, return_counts=True)
+        return numbers[counts == self.patches], numbers[counts != self.patches]
+
+    def by_number(self, numbers: NDArray[np.int64], field: str) -> Iterator[tuple[NDArray[np.int64], list[Any]]]:
+        """A field of the rows with these numbers, in pieces and in no order.
+
+        Raises:
+            StoreError: if one of them is not there.
+        """
+        step = max(1, min(MOST_RESULTS, MESSAGE_BYTES // (4 * self.maker.dim)))
+        for start in range(0, len(numbers), step):
+            wanted = numbers[start : start + step].tolist()
+            found = self.call("give vectors", "get", ids=wanted, output_fields=["id", field], **_STRONG)
+            if len(found) != len(wanted):
+                raise StoreError(f"{self.where} has lost rows since the index was made: run the index command again.")
+            yield np.array([row["id"] for row in found], np.int64), [row[field] for row in found]
+
+    def vectors(self, pictures: NDArray[np.int64]) -> NDArray[np.float32]:
+        """(K, P, dim) float32 vectors of these pictures, by their numbers in the collection."""
+        numbers = (pictures[:, None] * self.patches + np.arange(self.patches)).reshape(-1)
+        order = np.argsort(numbers)
+        filled = np.empty((len(numbers), self.maker.dim), np.float32)
+        for ids, rows in self.by_number(numbers, "vector"):
+            filled[order[np.searchsorted(numbers, ids, sorter=order)]] = rows
+        return filled.reshape(len(pictures), self.patches, -1)
+
+
+def default_name(gallery: str, maker: Maker, projected: int | None) -> str:
+    """A collection's name from its gallery and maker, so that two of them are not mixed up by accident.
+
+    Args:
+        gallery: its root.
+        maker: perhaps without the projection, which is learned later.
+        projected: what dimension it projects to; None without one.
+    """
+    known = {key: value for key, value in maker.as_dict().items() if key not in ("projection", "dim")}
+    known["dim"] = projected or maker.encoder.dim
+    word = re.sub(r"[^A-Za-z0-9]+", "_", gallery.rstrip("/").rpartition("/")[2]).strip("_")[:40]
+    return f"patchify_{word}_{sha256_of_json([gallery, known])[:8]}"
+
+
+def checked_name(name: str) -> str:
+    """Raises StoreError unless Milvus takes this as a collection's name."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
+        raise StoreError(f"'{name}' cannot be a collection's name: use letters, digits and _, beginning with a letter.")
+    return name
+
+
+def _written(found: dict[str, Any]) -> dict[str, Any] | None:
+    """What `make` wrote; a server gives it back as a property or as the description, Milvus Lite as a property."""
+    for text in (found.get("properties", {}).get(PROPERTY), found.get("description")):
+        try:
+            written = json.loads(text or "")
+        except ValueError:
+            continue
+        if isinstance(written, dict) and isinstance(written.get("maker"), dict):
+            return written
+    return None
+
+
+def _called(key: str, values: dict[str, Any]) -> str:
+    if key == "weights":
+        return f"{str(values.get(key))[:8]}, its weights' digest,"
+    if key == "projection":
+        return f"the projection {str(values.get(key))[:8]}" if values.get(key) else "no projection"
+    return f"{key} {values.get(key)}"
+
+
+def _without_timeout(method: Any) -> Any:
+    """An iterator's `next` takes no time limit of its own; it keeps that of its beginning."""
+    return lambda timeout: method()

@@ -1,0 +1,14 @@
+"""Embedding apart from indexing: pictures to a folder of shards (`streams.ShardFolder`), here or on many machines.
+
+plan      what is made, and cut into which tasks: plain values that travel to any machine
+worker    does one task: reads, cuts and embeds the pictures of one shard and writes it, whole or not at all
+pool      the same tasks on Ray Data's actors (`--ray`): the only module that knows Ray
+run       `embed_gallery`: hands the tasks out, here or to a pool, and makes the folder a stream at the end
+"""
+
+from __future__ import annotations
+
+from patchify_core.index.shards.embed import EmbedReport, embed_gallery, pictures_of
+from patchify_core.index.shards.plan import EmbedSettings, RaySettings
+
+__all__ = ["EmbedReport", "EmbedSettings", "RaySettings", "embed_gallery", "pictures_of"]

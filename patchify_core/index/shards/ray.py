@@ -1,0 +1,320 @@
+"""The tasks on Ray Data's actors: as many workers as asked for, on this machine or on a cluster.
+
+Ray carries the names of the pictures to the workers and reports back. Pictures and shards go through the folders that
+all machines share: 30 descriptors of a picture are as large as the picture itself, and would all have to pass through
+one machine. So a worker that is lost takes one unfinished shard with it; Ray starts another one and hands it the same
+task, which a finished shard answers without any work.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import asdict, replace
+from itertools import islice
+from typing import IO, Any, cast
+
+from patchify_core.encoders import EncoderSettings
+from patchify_core.errors import PatchifyError
+from patchify_core.files import ROOT
+from patchify_core.index.shards.plan import Done, Load, RaySettings, Recipe, Task
+from patchify_core.index.shards.worker import ShardWorker
+from patchify_core.version import __version__
+
+WAVE = 4096
+"""Shards that Ray is given at a time, so that the driver's memory does not grow with the gallery."""
+
+ANSWER_S = 10.0
+"""How long a cluster's port may take to accept a connection."""
+
+CONNECT_S = 40.0
+"""How long a cluster may take to let a first process in: some 4 s if it is well. Ray itself tries for minutes."""
+
+STORE_BYTES = 200_000_000
+"""Memory for what travels through a Ray of our own: names and reports only."""
+
+
+class Actor:
+    """One worker as Ray Data calls it: a batch is one task, the answer one report. It raises nothing on purpose."""
+
+    def __init__(self, recipe: Recipe, load: Load) -> None:
+        """Sees that this machine has the same version."""
+        self._error = ""
+        if recipe.version != __version__:
+            self._error = (
+                f"The worker on {socket.gethostname()} has version {__version__} of this program, not "
+                f"{recipe.version}: install the same one on every machine."
+            )
+            return
+        self._worker = ShardWorker(recipe, load)
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Does the task in the batch's one row."""
+        number = int(batch["number"][0])
+        task = Task(number, tuple(tuple(image) for image in json.loads(str(batch["images"][0]))))
+        try:
+            done = Done(number, error=self._error) if self._error else self._worker(task)
+        except PatchifyError as error:
+            done = Done(number, error=str(error))
+        return {"done": [json.dumps(asdict(done))]}
+
+
+def on_ray(recipe: Recipe, tasks: Iterator[Task], settings: RaySettings) -> Generator[Done]:
+    """Does the tasks on Ray; the results come as they are ready, in any order.
+
+    Args:
+        recipe: how.
+        tasks: read some thousands at a time.
+        settings: where, and on how many workers.
+
+    Raises:
+        PatchifyError: if Ray is not installed, the address does not answer, or there are not so many cores or GPUs;
+            if Ray gives up.
+    """
+    with _connected(settings) as ray, _quiet():
+        workers = _workers(ray, settings)
+        spec, encoding = recipe.encoder
+        recipe = replace(recipe, encoder=(spec, _on_worker(encoding, settings)))
+        while wave := list(islice(tasks, WAVE)):
+            yield from _wave(ray, recipe, wave, workers, settings)
+
+
+def _wave(ray: Any, recipe: Recipe, wave: list[Task], workers: int, settings: RaySettings) -> Iterator[Done]:
+    rows = [{"number": task.number, "images": json.dumps(task.images)} for task in wave]
+    # A block a task: what Ray repeats after a loss is one shard, and never one that is finished.
+    dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Actor,
+        fn_constructor_args=(recipe, settings.load),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(size=min(workers, len(wave)), max_tasks_in_flight_per_actor=2),
+        num_cpus=settings.cpus,
+        num_gpus=settings.gpus or None,
+    )
+    dataset.context.enable_progress_bars = False
+    try:
+        for row in dataset.iter_rows():
+            found = json.loads(row["done"])
+            yield Done(**found | {"skipped": tuple((name, reason) for name, reason in found["skipped"])})
+    except ray.exceptions.RayError as error:
+        raise PatchifyError(f"{_told(error)}; the finished shards are kept: run the same command again.") from error
+
+
+def _told(error: BaseException) -> str:
+    """What Ray says, as the beginning of a sentence."""
+    text = str(error)
+    if "ModuleNotFoundError" in text or "ImportError" in text:
+        return "Ray's workers cannot import this program: install it and its requirements on every machine"
+    if "OutOfMemory" in type(error).__name__ or "OutOfMemory" in text:
+        return "A worker needed more memory than its machine has: use fewer workers (--workers)"
+    kind = type(error).__name__.removesuffix("Error")
+    return f"Ray gave up ({kind}): look at its own logs"
+
+
+def _on_worker(encoding: EncoderSettings, settings: RaySettings) -> EncoderSettings:
+    """A worker computes on its share of the machine, whichever device this process would choose for itself."""
+    device = encoding.device if encoding.device != "auto" else "cuda" if settings.gpus else "cpu"
+    return replace(encoding, threads=encoding.threads or settings.cpus, device=device)
+
+
+def _workers(ray: Any, settings: RaySettings) -> int:
+    """How many workers there will be.
+
+    Raises:
+        PatchifyError: if there are not so many cores or GPUs: Ray would wait for them for ever.
+    """
+    there = ray.cluster_resources()
+    cores, gpus = int(there.get("CPU", 0)), float(there.get("GPU", 0))
+    where = "this machine" if settings.address is None else f"the cluster at {settings.address}"
+    if settings.gpus and gpus < settings.gpus:
+        raise PatchifyError(
+            f"A worker is to have {settings.gpus:g} of a GPU (--gpus) and Ray finds {gpus:g} on {where}: leave --gpus "
+            "out, or use machines with GPUs."
+        )
+    most = cores // settings.cpus
+    if settings.gpus:
+        most = min(most, math.floor(gpus / settings.gpus + 1e-9))
+    wanted = settings.workers or max(most, 1)
+    if wanted > most:
+        share = f"{settings.cpus} core{'s' * (settings.cpus > 1)}" + (
+            f" and {settings.gpus:g} GPU" if settings.gpus else ""
+        )
+        raise PatchifyError(
+            f"{wanted} workers of {share} each do not fit {where}, where Ray has {cores} cores"
+            f"{f' and {gpus:g} GPUs' if settings.gpus else ''}: ask for at most {max(most, 0)} (--workers)."
+        )
+    return wanted
+
+
+@contextmanager
+def _connected(settings: RaySettings) -> Iterator[Any]:
+    """Ray, reached or started; one that this process has already is used as it is, and left alone."""
+    known = sys.modules.get("ray")
+    started = known is not None and bool(known.is_initialized())
+    ray = _imported()
+    if started:
+        yield ray
+        return
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "CRITICAL"}
+    if settings.address is None:
+        options |= {"address": "local", "include_dashboard": False, "object_store_memory": STORE_BYTES}
+        options["num_cpus"] = os.cpu_count() or 1
+    else:
+        _check_answers(settings.address)
+        # On other machines this package is what this machine has of it; what it needs must be installed there.
+        options |= {"address": settings.address, "runtime_env": {"py_modules": [str(ROOT / "patchify_core")]}}
+    try:
+        with _nothing_on_stderr(), _importable(), _on_loopback(settings.address is None):
+            ray.init(**options)
+    except (RuntimeError, ConnectionError, OSError, ValueError) as error:
+        where = "on this machine" if settings.address is None else f"at {settings.address}"
+        raise PatchifyError(
+            f"Ray {where} cannot be used ({_said(error)}): see patchify_core/index/big/SCALE.md."
+        ) from error
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _imported() -> Any:
+    """Ray, imported for the first time with what it then reads once: no reports home, no chatter."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    try:
+        import ray
+        import ray.data
+    except ImportError as error:
+        raise PatchifyError("Ray is not installed: pip install -r requirements-ray.txt, or leave --ray out.") from error
+    return ray
+
+
+def _check_answers(address: str) -> None:
+    """Finds out in a bounded time whether a cluster answers: Ray would try for minutes, then end this process.
+
+    Raises:
+        PatchifyError: if it does not, or does not let this machine in.
+    """
+    host, colon, port = address.rpartition(":")
+    if address.startswith("ray://") or (address != "auto" and not (colon and host and port.isdigit())):
+        raise PatchifyError(
+            f"'{address}' is no address of a Ray cluster: give HOST:PORT of its head node, or auto, on a machine that "
+            "belongs to the cluster."
+        )
+    if address != "auto":
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
+        except (OSError, OverflowError) as error:
+            raise PatchifyError(
+                f"No Ray cluster answers at {address} ({_said(error)}): check the address, and that it runs."
+            ) from error
+    trial = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
+    try:
+        found = subprocess.run(
+            [sys.executable, "-c", trial, address], capture_output=True, text=True, timeout=CONNECT_S, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise PatchifyError(
+            f"What answers at {address} lets nobody in within {CONNECT_S:.0f} seconds: check that it is a Ray cluster "
+            "and that this machine belongs to it."
+        ) from error
+    if found.returncode:
+        lines = [line for line in found.stderr.splitlines() if line.strip()]
+        raise PatchifyError(
+            f"The Ray cluster at {address} does not let this machine in ({_said(lines[-1] if lines else '')}): "
+            "run the command on a machine of the cluster, with its version of Ray and Python."
+        )
+
+
+@contextmanager
+def _on_loopback(wanted: bool) -> Iterator[None]:
+    """Lets a Ray that is started meanwhile listen on 127.0.0.1 alone, as it does on Windows and macOS anyway.
+
+    Otherwise every port of it is open on all addresses of the machine. The variable is for its other processes; this
+    one may have read it long ago.
+    """
+    if not wanted:
+        yield
+        return
+    from ray._private import ray_constants
+
+    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    variable, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
+    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = constant
+        if variable is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = variable
+
+
+@contextmanager
+def _importable() -> Iterator[None]:
+    """Lets processes that are started meanwhile import this package from where this one has it."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+@contextmanager
+def _nothing_on_stderr() -> Iterator[None]:
+    """Drops what compiled code writes to stderr; errors come as exceptions anyway."""
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nothing:
+            os.dup2(nothing.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps Ray's own words off the terminal."""
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("ray", "ray.data")}
+    try:
+        with redirect_stdout(cast("IO[str]", _WithoutRay(sys.stdout))):
+            for logger in loggers:
+                logger.setLevel(logging.CRITICAL)
+            yield
+    finally:
+        for logger, level in loggers.items():
+            logger.setLevel(level)
+
+
+class _WithoutRay:
+    """A stream that drops what Ray's threads print: that a worker was lost, which the report says anyway."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.current_thread().name.startswith("ray_") else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _said(error: object) -> str:
+    """The first line of what somebody else's error says, to be put in brackets."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".")[:200] if lines else "it does not say why"

@@ -1,0 +1,248 @@
+"""One shard: read, cut, embed and write its pictures, whole or not at all; nothing if it stands there already.
+
+Beside a shard's own files (`streams.write_shard`) lies `source-NNNNN.json`: which pictures it was made of, with their
+sizes, times and digests, and which could not be read. It is written last, so a shard without it is not finished.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.errors import EncoderError, PatchifyError, PictureError
+from patchify_core.features.extract import Extractor, load_extractor
+from patchify_core.files import read_json, sha256_of_bytes, sha256_of_file, sha256_of_json, write_json
+from patchify_core.gallery import check_size
+from patchify_core.index.codec.projection import Projection
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.shards.folder import finished_shard, shard_name, write_shard
+from patchify_core.index.shards.plan import HEAD_NAME, Done, Load, Recipe, Task
+from patchify_core.index.swap import explained
+from patchify_core.regions import parse_regions
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+MAX_TRIES = 4
+"""Workers that may be lost over one shard. A picture that ends every worker must not be tried for ever."""
+
+
+class ShardWorker:
+    """Does one task after the other. The encoder is loaded when the first shard needs it.
+
+    Args:
+        recipe: how.
+        load: what loads the encoder.
+        settled: told after each picture.
+    """
+
+    def __init__(self, recipe: Recipe, load: Load, settled: Callable[[], None] = lambda: None) -> None:
+        """Reads and loads nothing yet."""
+        self.recipe, self._load, self._settled = recipe, load, settled
+        self._root, self._out = Path(recipe.root), Path(recipe.out)
+        self._regions = parse_regions(recipe.regions)
+        self._projection = None if recipe.projection is None else Projection.from_bytes(recipe.projection)
+        self._extractor: Extractor | None = None
+        self._checked = False
+
+    def __call__(self, task: Task) -> Done:
+        """Does one task.
+
+        Raises:
+            PatchifyError: if the encoder cannot be had, a folder cannot be read or written, a picture has another size
+                than its annotations say, or the task has ended too many workers.
+        """
+        with explained(self._out):
+            self._check_folders()
+            stood = self._standing(task)
+            if stood is not None:
+                self._tries(task).unlink(missing_ok=True)
+                return stood
+            self._source(task).unlink(missing_ok=True)
+            tries = self._begun(task)
+            done = self._embedded(task, tries)
+            self._tries(task).unlink(missing_ok=True)
+            return done
+
+    def _check_folders(self) -> None:
+        """A worker on another machine may not have the folders that are meant: all pictures would seem broken."""
+        if self._checked:
+            return
+        host = socket.gethostname()
+        head = read_json(self._out / HEAD_NAME)
+        if not isinstance(head, dict) or head.get("maker") != self.recipe.maker:
+            raise PatchifyError(
+                f"The worker on {host} does not see the folder {self._out}: give one on a disk that all machines share."
+            )
+        if not self._root.is_dir():
+            raise PatchifyError(
+                f"The worker on {host} does not see the pictures' folder {self._root}: give one on a disk that all "
+                "machines share."
+            )
+        self._checked = True
+
+    # A shard that stands there already ----------------------------------------------
+
+    def _standing(self, task: Task) -> Done | None:
+        """What an earlier try has done, if its shard is whole and its pictures are those that lie there now."""
+        source = read_json(self._source(task))
+        if not isinstance(source, dict) or source.get("asked") != self._asked(task):
+            return None
+        try:
+            pictures: list[list[Any]] = source["pictures"]
+            skipped: list[list[Any]] = source["skipped"]
+            if pictures and finished_shard(self._out, task.number) != source["files"]:
+                return None
+            same = all(self._is_same(*row) for row in pictures) and all(self._is_broken(*row) for row in skipped)
+            left_out = tuple((str(row[0]), str(row[1])) for row in skipped)
+        except (KeyError, TypeError, ValueError, IndexError):
+            return None
+        if not same:
+            return None
+        for _ in task.images:
+            self._settled()
+        return Done(task.number, len(pictures), 0, left_out)
+
+    def _is_same(self, name: str, size: int, mtime_ns: int, digest: str) -> bool:
+        """Whether a picture is the one that was embedded; one whose time alone has changed is read to find out."""
+        path = self._root / name
+        try:
+            found = path.stat()
+            return found.st_size == size and (found.st_mtime_ns == mtime_ns or sha256_of_file(path) == digest)
+        except OSError:
+            return False
+
+    def _is_broken(self, name: str, reason: str, size: int | None, mtime_ns: int | None) -> bool:
+        """Whether a picture that was left out is as it was; what the disk did not deliver may be there now."""
+        path = self._root / name
+        try:
+            found = path.stat()
+            if size is None:
+                with open(path, "rb") as file:
+                    file.read(1)
+                return False
+            return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
+        except OSError:
+            return size is None
+
+    # A new one ------------------------------------------------------------------------
+
+    def _begun(self, task: Task) -> int:
+        """Notes that the shard is tried once more; returns how many workers were lost over it before.
+
+        Raises:
+            PatchifyError: if they were too many.
+        """
+        path = self._tries(task)
+        with suppress(FileNotFoundError):
+            if (tries := path.stat().st_size) >= MAX_TRIES:
+                first, last = task.images[0][1], task.images[-1][1]
+                raise PatchifyError(
+                    f"{tries} workers were lost over shard {task.number} (pictures {first} to {last}): they may need "
+                    "more memory than there is, or one of these pictures ends its reader; take it out or use fewer "
+                    "workers."
+                )
+        with open(path, "ab") as file:
+            file.write(b".")
+            return file.tell() - 1
+
+    def _embedded(self, task: Task, tries: int) -> Done:
+        pictures: list[IndexedImage] = []
+        times: list[int] = []
+        skipped: list[tuple[str, str, int | None, int | None]] = []
+        rows: dict[str, NDArray[np.float32]] = {}
+        extractor = self._ready()
+        with closing(extractor.describe_many(self._new(task, extractor, pictures, times, skipped))) as stream:
+            for described in stream:
+                found = described.descriptors
+                rows[described.key] = found if self._projection is None else self._projection(found)
+                self._settled()
+        if not pictures and skipped and all(size is None for _, _, size, _ in skipped):
+            raise PatchifyError(
+                f"The worker on {socket.gethostname()} could read none of the {len(skipped)} pictures of shard "
+                f"{task.number} in {self._root} ({skipped[0][1].rstrip('.')}): check that disk, then run the same "
+                "command again."
+            )
+        files = None
+        if pictures:
+            descriptors = np.stack([rows[picture.sha256] for picture in pictures])
+            files = write_shard(self._out, task.number, pictures, descriptors, self.recipe.settings.kind)
+        source = {
+            "asked": self._asked(task),
+            "pictures": [
+                [picture.file_name, picture.bytes, time, picture.sha256]
+                for picture, time in zip(pictures, times, strict=True)
+            ],
+            "skipped": skipped,
+            "files": files,
+        }
+        write_json(self._source(task), source, tag=f"{socket.gethostname()}-{os.getpid()}")
+        left_out = tuple((name, reason) for name, reason, _, _ in skipped)
+        return Done(task.number, len(pictures), len(rows), left_out, tries)
+
+    def _new(
+        self,
+        task: Task,
+        extractor: Extractor,
+        pictures: list[IndexedImage],
+        times: list[int],
+        skipped: list[tuple[str, str, int | None, int | None]],
+    ) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
+        """Yields each picture of the task once, noting all of them on the way."""
+        seen: set[str] = set()
+        for asked in task.images:
+            number, name, width, height = asked
+            path = self._root / name
+            size: int | None = None
+            mtime_ns: int | None = None
+            try:
+                mtime = path.stat().st_mtime_ns  # before it is read: if it changes meanwhile, that will show
+                data = path.read_bytes()
+                size, mtime_ns = len(data), mtime
+                picture, whole = extractor.read(data, name)
+                check_size(name, (width, height), whole)
+            except (OSError, PictureError) as error:
+                reason = f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                skipped.append((name, reason, size, mtime_ns))
+                self._settled()
+                continue
+            digest = sha256_of_bytes(data)
+            pictures.append(IndexedImage(number, name, width, height, size, digest))
+            times.append(mtime)
+            if digest in seen:
+                self._settled()
+            else:
+                seen.add(digest)
+                yield digest, picture, self._regions.boxes_in(picture)
+
+    def _ready(self) -> Extractor:
+        if self._extractor is None:
+            encoder = self._load(*self.recipe.encoder)
+            if encoder.info.as_dict() != self.recipe.maker["encoder"]:
+                raise EncoderError(
+                    f"The worker on {socket.gethostname()} has other weights of {encoder.info.spec}: install the same "
+                    "ones on every machine."
+                )
+            self._extractor = load_extractor(self.recipe.settings.features, encoder)
+        return self._extractor
+
+    def _asked(self, task: Task) -> str:
+        return sha256_of_json([self.recipe.maker, task.images])
+
+    def _source(self, task: Task) -> Path:
+        return self._out / source_name(task.number)
+
+    def _tries(self, task: Task) -> Path:
+        return self._out / f"{shard_name(task.number)}.tries"
+
+
+def source_name(number: int) -> str:
+    """Name of the file that says what a shard was made of."""
+    return f"source-{number:05d}.json"

@@ -1,0 +1,174 @@
+"""Patchify, the facade: build or open an index, search it with a picture, look into a match, score a dataset.
+
+    engine = Patchify.build("my_pictures", "my_index")
+    for match in engine.search("query.jpg", box=(40, 30, 200, 180)):
+        print(match.score, match.file_name, match.box)
+
+Descriptors are below it (`retrieval.searcher`), as are re-ranking (`retrieval.rerank`) and refining
+(`retrieval.localize`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from patchify_core.encoders import Encoder, load_encoder
+from patchify_core.errors import PatchifyError
+from patchify_core.gallery import read_dataset, read_gallery
+from patchify_core.index.store import open_store
+from patchify_core.retrieval.localize import Refiner, refine_matches, refiner_of
+from patchify_core.retrieval.ranking import Match
+from patchify_core.retrieval.rerank import Reranker, load_reranker
+from patchify_core.retrieval.searcher import QueryView, Searcher, SearchSettings
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from patchify_core.evaluation.run import LevelReport
+    from patchify_core.index.build import BuildSettings
+    from patchify_core.regions import Regions
+
+
+class Patchify(Searcher):
+    """Patch-wise retrieval over one index; `open` and `build` are the usual ways to one. Args: see `Searcher`."""
+
+    @classmethod
+    def build(
+        cls,
+        gallery: str | Path,
+        out: str | Path,
+        encoder: str | Encoder = "effnet-lite0",
+        regions: Regions | None = None,
+        settings: BuildSettings | None = None,
+    ) -> Patchify:
+        """Indexes a folder of pictures or a dataset, or brings its index up to date, and opens it.
+
+        Args:
+            gallery: see `read_gallery`.
+            out: index folder; see `build_index`.
+            encoder: a name for `load_encoder`, or a loaded encoder.
+            regions: see `build_index`.
+            settings: see `build_index`.
+
+        Raises:
+            PatchifyError: one sentence, if the gallery, the encoder or the index folder cannot be had; see
+                `build_index`.
+        """
+        from patchify_core.index.build import build_index
+
+        loaded = load_encoder(encoder) if isinstance(encoder, str) else encoder
+        build_index(read_gallery(gallery), out, loaded, regions, settings)
+        return cls.open(out, loaded)
+
+    @classmethod
+    def open(cls, folder: str | Path, encoder: Encoder | None = None) -> Patchify:
+        """Opens an index folder, with the encoder that it names unless one is given.
+
+        Raises:
+            IndexFolderError: if the folder is not a whole index or does not fit the encoder.
+            StoreError: if its descriptors are in Milvus, which does not answer or does not hold them.
+            EncoderError: if the encoder cannot be had.
+        """
+        index = open_store(folder)
+        return cls(index, encoder or load_encoder(index.encoder.spec))
+
+    def search(
+        self,
+        picture: str | Path | bytes | Image | None = None,
+        box: ArrayLike | None = None,
+        top: int | None = SearchSettings.top,
+        level: int | None = None,
+        *,
+        text: str | None = None,
+        rerank: str | Reranker | None = None,
+        refine: str | Refiner | None = None,
+    ) -> list[Match]:
+        """Finds the gallery pictures that hold the query's object, best first.
+
+        Args:
+            picture: see `describe_query`; either this or `text`.
+            box: see `describe_query`.
+            top: pictures wanted; None for the whole ranking.
+            level: finest grid to use (1 = whole pictures, the global baseline); None for all of the index's.
+            text: see `describe_text`.
+            rerank: orders the best matches anew (`rerank.load_reranker`): a name or a loaded re-ranker.
+            refine: finds better boxes than the winning patches (`localize.load_refiner`): a name or a loaded refiner.
+
+        Raises:
+            PatchifyError: one sentence, for a bad picture, box, text, `top`, `level`, `rerank` or `refine`.
+        """
+        if (picture is None) == (text is None):
+            raise PatchifyError("Search with either a picture or words: exactly one of the two.")
+        if picture is None and box is not None:
+            raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
+        refiner = self.refiner(refine) if isinstance(refine, str) else refine
+        if rerank is not None:
+            reranker = load_reranker(rerank) if isinstance(rerank, str) else rerank
+            view = self.view_query(picture, box) if picture is not None else self.view_text(text or "")
+            query, matches = view.descriptor, self.search_view(view, reranker, top, level)
+        else:
+            query = self.describe_text(text or "") if picture is None else self.describe_query(picture, box)
+            matches = self.search_descriptor(query, top, level)
+        return matches if refiner is None else self.refine(query, matches, refiner, level)
+
+    def search_view(
+        self,
+        query: QueryView,
+        reranker: Reranker,
+        top: int | None = SearchSettings.top,
+        level: int | None = None,
+    ) -> list[Match]:
+        """As `search` with a re-ranker, for a query that is described already."""
+        if top is not None and top < 1:
+            raise PatchifyError(f"Ask for at least 1 result, not {top}.")
+        found = None if top is None else max(top, reranker.shortlist + len(query.exclude))
+        matches = self.search_descriptor(query.descriptor, found, level)
+        return self.rerank(query, matches, reranker, level)[:top]
+
+    def rerank(
+        self, query: QueryView, matches: list[Match], reranker: str | Reranker, level: int | None = None
+    ) -> list[Match]:
+        """Orders matches anew: as many, best first.
+
+        Args:
+            query: what was searched for (`view_query`, `view_text`).
+            matches: what `search_descriptor` found for it, best first.
+            reranker: a name for `rerank.load_reranker`, or a loaded re-ranker.
+            level: the level that they were found at.
+
+        Raises:
+            PatchifyError: one sentence, if the re-ranker is unknown or not installed, or compares pictures and the
+                query is words.
+            IndexFolderError: if a picture that it compares has vanished or changed since it was indexed.
+        """
+        loaded = load_reranker(reranker) if isinstance(reranker, str) else reranker
+        return loaded.rerank(self, query, matches, level)
+
+    def refiner(self, name: str) -> Refiner:
+        """A refiner of boxes for this engine, kept for the next time: `soft` or `map`; see `localize.load_refiner`."""
+        return refiner_of(self, name)
+
+    def refine(
+        self, query: NDArray[np.float32], matches: list[Match], refiner: str | Refiner, level: int | None = None
+    ) -> list[Match]:
+        """The same matches with better boxes; see `localize.refine_matches`."""
+        loaded = self.refiner(refiner) if isinstance(refiner, str) else refiner
+        return refine_matches(self, query, matches, loaded, level)
+
+    def evaluate(self, dataset: str | Path, **options: Any) -> list[LevelReport]:
+        """Scores this engine over a dataset.
+
+        Args:
+            dataset: an annotated dataset (`read_dataset`) of the indexed pictures.
+            **options: those of `evaluation.evaluate`.
+
+        Raises:
+            GalleryError: if it is none, has no query with a positive, or has pictures that the index lacks.
+        """
+        from patchify_core.evaluation.run import evaluate
+
+        return evaluate(read_dataset(dataset), self, **options)

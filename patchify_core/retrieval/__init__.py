@@ -1,0 +1,1 @@
+"""From a query to matches: search, ranking, re-ranking (`rerank`) and better boxes (`localize`)."""

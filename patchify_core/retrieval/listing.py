@@ -1,0 +1,80 @@
+"""What a search found and why, as plain JSON values: the command line prints them, the page's API returns them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from patchify_core.imaging.filenames import picture_path
+from patchify_core.retrieval.ranking import Explanation, Match
+from patchify_core.retrieval.searcher import Searcher
+
+
+def matches_as_json(engine: Searcher, matches: Sequence[Match]) -> list[dict[str, Any]]:
+    """The matches as `search --json` prints them, best first.
+
+    Args:
+        engine: that found them.
+        matches: best first.
+
+    Returns:
+        Of each its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture) and
+        winning `patch`; `others`, the boxes of further objects, where there are any; `verification` where pictures were
+        compared.
+
+    Raises:
+        IndexFolderError: if one of the pictures is not the one that was indexed: its box would lie on another one.
+    """
+    root = engine.index.root or Path()
+    engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])
+    return [_as_json(rank, match, root) for rank, match in enumerate(matches, 1)]
+
+
+def explanation_as_json(engine: Searcher, found: Explanation) -> dict[str, Any]:
+    """One picture looked into: the similarity of every patch, the winning one named once more in front."""
+    index = engine.index
+    image = index.images[index.row_of[found.image_id]]
+    names = [stage.spec for stage in index.regions.stages]
+    ends = [stage.patches for stage in index.regions.stages]
+    return {
+        "image_id": found.image_id,
+        "file": str(picture_path(index.root or Path(), image.file_name)),
+        "width": image.width,
+        "height": image.height,
+        "score": float(found.scores[found.patch]),
+        "box": found.boxes[found.patch].tolist(),
+        "patch": found.patch,
+        "patches": [
+            {
+                "patch": number,
+                "regions": next(name for name, end in zip(names, ends, strict=True) if number < end),
+                "box": box,
+                "score": score,
+            }
+            for number, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True))
+        ],
+    }
+
+
+def _as_json(rank: int, match: Match, root: Path) -> dict[str, Any]:
+    row: dict[str, Any] = {
+        "rank": rank,
+        "image_id": match.image_id,
+        "file": str(picture_path(root, match.file_name)),
+        "score": match.score,
+        "box": match.box.tolist(),
+        "patch": match.patch,
+    }
+    if len(match.others):
+        row["others"] = match.others.tolist()
+    if (found := match.verification) is not None:
+        row["verification"] = {
+            "method": found.method,
+            "matches": found.matches,
+            "inliers": found.inliers,
+            "local_score": found.local_score,
+            "global_score": found.global_score,
+            "box": None if found.box is None else found.box.tolist(),
+        }
+    return row

@@ -1,0 +1,179 @@
+"""The objects of a picture that match a query, and where each of them ends.
+
+The search on the map (`search`) gives a box, the outline around it (`outline`) another one; the outline is taken if the
+descriptor of its box matches the query nearly as well, for colours alone know nothing of the query. Further objects are
+looked for away from those found already (non-maximum suppression).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from threading import Lock
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.features.extract import Pooled
+from patchify_core.features.maps import PictureMap
+from patchify_core.imaging.filenames import picture_path
+from patchify_core.retrieval.localize.outline import OutlineSettings, outline_box
+from patchify_core.retrieval.localize.search import BoxSearch, Found, SearchSettings, overlap
+
+if TYPE_CHECKING:
+    from patchify_core.retrieval.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class LocalizeSettings:
+    """What a person may tune about refined boxes; the defaults were measured (NUMBERS.md).
+
+    Attributes:
+        search: see `SearchSettings`.
+        outline: see `OutlineSettings`.
+        tolerance: how much worse the outline's box may match than the searched one, in units of the search's sigma.
+        objects: at most so many of one picture.
+        another: a further object's evidence must be at least this share of the first one's, 0..1.
+        apart: a further object's box is looked for among those whose overlap with a found one is at most this share of
+            the smaller of the two.
+        cached: pictures whose maps stay ready, some 6 MB each.
+    """
+
+    search: SearchSettings = field(default_factory=SearchSettings)
+    outline: OutlineSettings = field(default_factory=OutlineSettings)
+    tolerance: float = 0.2
+    objects: int = 1
+    another: float = 0.9
+    apart: float = 0.1
+    cached: int = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Location:
+    """One object of a picture.
+
+    Attributes:
+        box: (4,) float64 xyxy in pixels of the upright gallery picture.
+        score: cosine similarity of the query with the descriptor of the box, -1..1.
+        outlined: whether the box ends at the object's outline, rather than where the search left it.
+        evidence: cosine similarity of the query with the best box of the search plus what that box's contrast adds, for
+            ranking pictures; about -1..1.
+    """
+
+    box: NDArray[np.float64]
+    score: float
+    outlined: bool
+    evidence: float
+
+
+@dataclass(frozen=True, eq=False)
+class SimilarityMap:
+    """How well each place of a picture matches, for drawing.
+
+    Attributes:
+        values: (h, w) float32 cosine similarities, rows from the top; the map covers the whole picture.
+    """
+
+    values: NDArray[np.float32]
+
+
+class Localizer:
+    """Finds objects on the maps of an index. Safe to use from several threads.
+
+    Args:
+        engine: an index with pooled features and its encoder. Where the index keeps no maps, the network runs over a
+            picture again when it is first asked about.
+        settings: see `LocalizeSettings`.
+
+    Raises:
+        PatchifyError: if the index was made of crops.
+    """
+
+    def __init__(self, engine: Searcher, settings: LocalizeSettings | None = None) -> None:
+        """Checks that the index can be asked."""
+        if not isinstance(engine.extractor, Pooled):
+            raise PatchifyError(
+                "A box is searched for on the feature maps of pooled features, and this index was made of crops: make "
+                "one with --features pooled --keep-maps, or refine with soft."
+            )
+        self.engine, self.extractor, self.settings = engine, engine.extractor, settings or LocalizeSettings()
+        self._ready: OrderedDict[int, BoxSearch] = OrderedDict()
+        self._lock = Lock()
+
+    def locate(self, query: NDArray[np.float32], row: int, objects: int | None = None) -> list[Location]:
+        """Where the query's object is in one picture.
+
+        Args:
+            query: (dim,) float32 of length 1, from `Searcher.describe_query`.
+            row: position of the picture in `PatchIndex.images`.
+            objects: at most so many; the settings' by default.
+
+        Returns:
+            At least one, the best first.
+
+        Raises:
+            IndexFolderError: if the map has to be made and the picture has vanished or changed, or the kept map is
+                damaged.
+        """
+        search = self.search_of(row)
+        image = self.engine.index.images[row]
+        size = np.array([image.width, image.height] * 2, np.float64)
+        found: list[Location] = []
+        while len(found) < (objects or self.settings.objects):
+            taken = [one.box for one in found]
+            another = search.search(query, taken, self.settings.apart)
+            if another is None:
+                break
+            if found and another.score * another.sigma < self.settings.another * found[0].evidence:
+                break
+            found.append(self._outlined(search, query, another, taken))
+        return [replace(one, box=one.box * size) for one in found]
+
+    def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
+        """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
+        return SimilarityMap(self.search_of(row).similarity(query))
+
+    def _outlined(
+        self, search: BoxSearch, query: NDArray[np.float32], found: Found, taken: Sequence[NDArray[np.float64]]
+    ) -> Location:
+        """The found box or the outline around it, away from those taken; in fractions of the picture."""
+        score, evidence = search.match(query, found.box), found.score * found.sigma
+        outline = outline_box(search.kept.thumbnail, found.box.tolist(), self.settings.outline)
+        if outline is not None and all(overlap(one[None], outline)[0] <= self.settings.apart for one in taken):
+            outlined = search.match(query, outline)
+            if outlined >= score - self.settings.tolerance * found.sigma:
+                return Location(outline, outlined, True, evidence)
+        return Location(found.box, score, False, evidence)
+
+    def search_of(self, row: int) -> BoxSearch:
+        """One picture's map, ready for questions; kept ready for the next ones."""
+        with self._lock:
+            if row in self._ready:
+                self._ready.move_to_end(row)
+                return self._ready[row]
+        made = BoxSearch(self._map(row), self.extractor.encoder, self.engine.index.project, self.settings.search)
+        with self._lock:
+            self._ready[row] = made
+            while len(self._ready) > self.settings.cached:
+                self._ready.popitem(last=False)
+        return made
+
+    def _map(self, row: int) -> PictureMap:
+        index = self.engine.index
+        if index.maps is not None:
+            try:
+                return index.maps[row]
+            except (OSError, ValueError):
+                raise IndexFolderError(
+                    f"The feature maps in {index.maps.path} were damaged or taken away since the index was opened: "
+                    "build the index again."
+                ) from None
+        if index.root is None:
+            raise IndexFolderError("The index keeps no feature maps and does not know where its pictures are.")
+        index.check_pictures(index.root, content=True, rows=[row])
+        path = picture_path(index.root, index.images[row].file_name)
+        picture, _ = self.extractor.read(path.read_bytes(), path.name)
+        return self.extractor.picture_map(picture)

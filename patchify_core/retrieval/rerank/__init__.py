@@ -1,0 +1,90 @@
+"""Re-ranking a shortlist: `load_reranker("patch-qe+sift")` orders the best matches of a search anew.
+
+qe, patch-qe            alpha query expansion with the whole pictures, or with the patches that won
+map                     the best box of each picture's feature map; on an index with pooled features
+sift, xfeat, aliked     geometric verification by local features; the last two need requirements-rerank.txt
+A+B                     A first, then B
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+
+from patchify_core.errors import PatchifyError
+from patchify_core.retrieval.rerank.base import Reranker
+from patchify_core.retrieval.rerank.chain import Chain
+from patchify_core.retrieval.rerank.expansion import ExpansionSettings, QueryExpansion
+from patchify_core.retrieval.rerank.maps import MapRerank, MapRerankSettings
+from patchify_core.retrieval.rerank.names import EXPANSIONS, INSTALL, MAPS, RERANKERS, VERIFICATIONS
+from patchify_core.retrieval.rerank.verification import GeometricVerification, VerificationSettings
+
+__all__ = [
+    "EXPANSIONS",
+    "INSTALL",
+    "MAPS",
+    "RERANKERS",
+    "VERIFICATIONS",
+    "Chain",
+    "ExpansionSettings",
+    "GeometricVerification",
+    "MapRerank",
+    "MapRerankSettings",
+    "QueryExpansion",
+    "RerankSettings",
+    "Reranker",
+    "VerificationSettings",
+    "load_reranker",
+]
+
+
+@dataclass(frozen=True)
+class RerankSettings:
+    """What a person may tune about re-ranking: see the settings of each kind."""
+
+    expansion: ExpansionSettings = field(default_factory=ExpansionSettings)
+    verification: VerificationSettings = field(default_factory=VerificationSettings)
+    maps: MapRerankSettings = field(default_factory=MapRerankSettings)
+
+
+def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker:
+    """Loads a re-ranker.
+
+    Args:
+        name: one of `RERANKERS`, or several with a plus between them, e.g. `patch-qe+sift`.
+        settings: see `RerankSettings`.
+
+    Raises:
+        PatchifyError: one sentence, if the name is unknown or needs packages that are not installed.
+    """
+    settings = settings or RerankSettings()
+    parts = [part.strip() for part in name.split("+")]
+    for part in parts:  # all names are checked before any network is loaded
+        if part not in RERANKERS:
+            near = difflib.get_close_matches(part.lower(), RERANKERS, 1, 0.4)
+            hint = f" (the nearest is {near[0]})" if near else ""
+            raise PatchifyError(
+                f"Unknown re-ranker '{part}'{hint}: choose one of {', '.join(RERANKERS)}, or several with a plus "
+                "between them."
+            )
+    loaded = [_load_one(part, settings) for part in parts]
+    return loaded[0] if len(loaded) == 1 else Chain(loaded)
+
+
+def _load_one(name: str, settings: RerankSettings) -> Reranker:
+    if name in EXPANSIONS:
+        return QueryExpansion(patches=name == "patch-qe", settings=settings.expansion)
+    if name in MAPS:
+        return MapRerank(settings.maps)
+    features = settings.verification.features
+    if name == "sift":
+        from patchify_core.retrieval.rerank.sift import Sift
+
+        return GeometricVerification(Sift(features), settings.verification)
+    if name == "xfeat":
+        from patchify_core.retrieval.rerank.xfeat import XFeat
+
+        return GeometricVerification(XFeat(features), settings.verification)
+    from patchify_core.retrieval.rerank.aliked import Aliked
+
+    return GeometricVerification(Aliked(features), settings.verification)

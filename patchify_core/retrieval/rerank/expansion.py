@@ -1,0 +1,99 @@
+"""Alpha query expansion: search again with the query and its best matches together.
+
+    q' = normalise( q + sum_{i <= n} max(s_i, 0)^alpha * d_i ),   s_i = q . d_i
+
+Source: Radenovic, Tolias and Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018. There d_i
+describes the whole picture; patch-wise it describes the patch that won, so that the surroundings stay out of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.retrieval.searcher import QueryView
+
+if TYPE_CHECKING:
+    from patchify_core.retrieval.ranking import Match
+    from patchify_core.retrieval.searcher import Searcher
+
+
+@dataclass(frozen=True)
+class ExpansionSettings:
+    """What a person may tune about query expansion; the defaults were measured (NUMBERS.md).
+
+    Attributes:
+        count: n, best matches to add; 0 leaves the query as it is.
+        alpha: how much less a less similar match counts; 0 counts all alike.
+    """
+
+    count: int = 3
+    alpha: float = 3.0
+
+
+def expanded(
+    query: NDArray[np.float32], descriptors: NDArray[np.float32], settings: ExpansionSettings
+) -> NDArray[np.float32]:
+    """The expanded query.
+
+    Args:
+        query: (D,) of length 1.
+        descriptors: (K, D) of the best matches, best first, rows of length 1; only the first `count` are used.
+        settings: see `ExpansionSettings`.
+
+    Returns:
+        (D,) float32 of length 1; `query` itself, to the last bit, if there is nothing to add.
+    """
+    used = np.asarray(descriptors[: settings.count], np.float64)
+    weights = np.maximum(used @ np.asarray(query, np.float64), 0.0) ** settings.alpha if len(used) else np.zeros(0)
+    if not weights.any():
+        return query
+    total = query + weights @ used
+    return (total / np.linalg.norm(total)).astype(np.float32)
+
+
+class QueryExpansion:
+    """Searches again with the expanded query, over the whole index.
+
+    Args:
+        patches: expand with the patches that won (`patch-qe`) instead of the whole pictures (`qe`).
+        settings: see `ExpansionSettings`.
+    """
+
+    needs_picture = False
+
+    def __init__(self, *, patches: bool, settings: ExpansionSettings | None = None) -> None:
+        """Keeps both."""
+        self._patches, self.settings = patches, settings or ExpansionSettings()
+
+    @property
+    def name(self) -> str:
+        """`patch-qe` or `qe`."""
+        return "patch-qe" if self._patches else "qe"
+
+    @property
+    def shortlist(self) -> int:
+        """The matches that it expands with."""
+        return max(1, self.settings.count)
+
+    def rerank(self, engine: Searcher, query: QueryView, matches: list[Match], level: int | None) -> list[Match]:
+        """See `Reranker.rerank`; matches below the shortlist may change places with others of the whole index.
+
+        The scores are the similarities with the expanded query.
+        """
+        if not matches:
+            return []
+        return engine.search_descriptor(self.expand(engine, query, matches), len(matches), level)
+
+    def expand(self, engine: Searcher, query: QueryView, matches: list[Match]) -> NDArray[np.float32]:
+        """The expanded query (D,), for who wants to explain its matches."""
+        used = [match for match in matches if match.image_id not in query.exclude][: self.settings.count]
+        index = engine.index
+        found = [index.descriptors_of(index.row_of[match.image_id])[self._cell(match)] for match in used]
+        return expanded(query.descriptor, np.array(found, np.float32).reshape(-1, len(query.descriptor)), self.settings)
+
+    def _cell(self, match: Match) -> int:
+        return match.patch if self._patches else 0

@@ -1,0 +1,154 @@
+"""imaging.filenames: a name leads to the file that is meant, or to a sentence."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from patchify_core.imaging.filenames import FileNameError, FileNames, leads_out, picture_path, same_name_key
+
+SPELLINGS = {
+    "as it is": lambda name: name,
+    "NFD": lambda name: unicodedata.normalize("NFD", name),
+    "NFC": lambda name: unicodedata.normalize("NFC", name),
+    "upper": lambda name: name.swapcase(),
+    "backslash": lambda name: name.replace("/", "\\"),
+    "percent": lambda name: quote(name),
+    "percent twice": lambda name: quote(quote(name)),
+    "percent all": lambda name: quote(name, safe=""),
+    "dot": lambda name: "./" + name,
+    "all": lambda name: quote(unicodedata.normalize("NFD", name).replace("/", "\\").upper(), safe=""),
+}
+
+
+def make(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return FileNames(folder)
+
+
+@pytest.mark.parametrize("here", SPELLINGS)
+@pytest.mark.parametrize("there", ["as it is", "NFD", "NFC", "upper", "percent"])
+def test_every_spelling_of_either_side_is_found(here, there, tmp_path):
+    """Whichever of the two systems wrote the odd spelling, the dataset's or the one that holds the files."""
+    name = "Föhn & Café/My Photo (1) é.JPG"
+    on_disk = SPELLINGS[there](name)
+    files = make(tmp_path, on_disk, "other/photo.jpg")
+    assert files.find(SPELLINGS[here](name)) == on_disk
+
+
+@pytest.mark.parametrize(
+    "name", ["computer%20vision.png", "100% cotton.png", "a#b?c&d=e.png", "%", "%zz%41.png", "a+b.png"]
+)
+def test_a_literal_name_is_taken_as_it_is(name, tmp_path):
+    files = make(tmp_path, name, "computer vision.png", "%zzA.png", "a b.png")
+    assert files.find(name) == name and not files.respelled
+
+
+def test_a_file_with_a_backslash_in_its_name(tmp_path):
+    """As unzip leaves them of an archive that was made on Windows."""
+    if os.sep == "\\":
+        pytest.skip("a backslash separates folders here")
+    files = make(tmp_path, "images\\a.png")
+    assert files.find("images/a.png") == "images\\a.png"
+
+
+def test_several_that_fit_are_named_and_none_is_taken(tmp_path):
+    files = make(tmp_path, "A.jpg", "a.JPG")
+    if len(os.listdir(tmp_path)) < 2:
+        pytest.skip("this file system does not tell letter cases apart")
+    with pytest.raises(FileNameError, match=r"2 files are called nearly so: '.\....', '.\....'"):
+        files.find("a.jpg")
+    assert files.find("A.jpg") == "A.jpg"  # exactly so
+
+
+def test_similar_names_are_given(tmp_path):
+    files = make(tmp_path, "holiday/IMG_0001.png", "deep/er/x.jpg", "zebra.gif")
+    for wanted, there in [
+        ("IMG_0001.png", "holiday/IMG_0001.png"),
+        ("holiday/IMG_0001.jpg", "IMG_0001.png"),
+        ("x.jpg", "deep/er"),
+    ]:
+        with pytest.raises(FileNameError, match=r"is missing \(similar names there: ") as error:
+            files.find(wanted)
+        assert there in str(error.value) and "zebra" not in str(error.value)
+    with pytest.raises(FileNameError, match=r"^is missing$"):
+        files.find("IMG_0001.png", suggest=False)
+    with pytest.raises(FileNameError, match=r"^is missing$"):
+        files.find("nothing like it")
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../a.png", "x/../../a.png", "..\\a.png", "C:\\a.png", "C:a.png", "\\\\host\\share\\a.png"]
+)
+def test_nothing_leads_out(name, tmp_path):
+    make(tmp_path, "a.png")
+    assert leads_out(name)
+    with pytest.raises(FileNameError, match="leads out"):
+        make(tmp_path / "in", "b.png").find(name)
+
+
+def test_encoded_dots_lead_nowhere(tmp_path):
+    make(tmp_path, "a.png")
+    files = make(tmp_path / "in", "b.png")
+    for name in ("%2e%2e/a.png", "%2e%2e%2fa.png", "..%5ca.png", "x/%2e%2e/%2e%2e/a.png"):
+        with pytest.raises(FileNameError):
+            files.find(name)
+
+
+def test_a_web_address_is_called_one(tmp_path):
+    with pytest.raises(FileNameError, match="is an address"):
+        FileNames(tmp_path).find("https://example.org/a.png")
+
+
+NAMES = st.text(st.sampled_from("aÀ ß%é.-_2İ1ǰ"), min_size=1, max_size=8).filter(lambda text: text.strip(". ") == text)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sets(NAMES, min_size=1, max_size=6), st.sampled_from(sorted(SPELLINGS)), st.data())
+def test_never_another_file(tmp_path_factory, names, spelling, data):
+    """Whatever is found is a file of the same key; the only one, or the one of exactly that name."""
+    folder = tmp_path_factory.mktemp("names")
+    files = make(folder, *names)
+    there = os.listdir(folder)
+    name = data.draw(st.sampled_from(sorted(names)))
+    try:
+        asked = SPELLINGS[spelling](name)
+        found = files.find(asked)
+    except FileNameError:
+        assert [same_name_key(each) for each in there].count(same_name_key(name)) != 1 or leads_out(asked)
+    else:
+        assert found in there and same_name_key(found) == same_name_key(name)
+
+
+def test_an_indexed_picture_is_found_under_another_spelling(tmp_path):
+    """As after a copy from macOS, or through a zip of Windows."""
+    make(tmp_path, "Föhn/A b.png")
+    for name in ("Föhn/A b.png", "fo\u0308hn\\a%20B.PNG"):
+        assert picture_path(tmp_path, name) == tmp_path / "Föhn" / "A b.png"
+    assert picture_path(tmp_path, "gone.png") == tmp_path / "gone.png"
+    make(tmp_path, "late.png")  # after the first look at the folder
+    assert picture_path(tmp_path, "late.png").is_file()
+
+
+@pytest.mark.parametrize("name", ["a:1.png", "sub/../sub/b.png", "sub//b.png", "./sub/./b.png"])
+def test_what_only_seems_to_lead_out(name, tmp_path):
+    if os.sep == "\\" and ":" in name:
+        pytest.skip("a colon has another meaning here")
+    files = make(tmp_path, "a:1.png" if os.sep == "/" else "a.png", "sub/b.png")
+    assert (tmp_path / files.find(name)).is_file() and ".." not in files.find(name)
+    assert files.find(str(tmp_path / "sub" / "b.png")) == "sub/b.png"  # absolute, but below the folder
+
+
+def test_a_name_that_leads_out_gives_the_near_ones(tmp_path):
+    files = make(tmp_path, "images/f0.png", "images/f1.png")
+    for name in ("/home/bob/data/f0.png", "C:\\Users\\bob\\f0.png", "../elsewhere/f0.png"):
+        with pytest.raises(FileNameError, match=r"leads out of .* \(similar names there: 'images/f0.png'"):
+            files.find(name)

@@ -1,0 +1,166 @@
+"""Finer codes that are added to a big index afterwards, against an index that was built with them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import shutil
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.index.big import add_finer as add_finer_in_parts
+from patchify_core.index.big import build_big
+from patchify_core.index.patch_index import PatchIndex
+from tests.big import SETTINGS, Clusters
+
+add_finer = functools.partial(add_finer_in_parts, part_pictures=SETTINGS.part_pictures)
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    faiss.omp_set_num_threads(1)
+    out = tmp_path_factory.mktemp("finer") / "index"
+    build_big(Clusters(), out, SETTINGS)
+    return out
+
+
+@pytest.fixture
+def standing(plain: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(plain, tmp_path / "index"))
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("rescore", ["SQ8", "SQ6", "Flat", "SQfp16", "PQ2"])
+def test_it_is_the_index_that_is_built_with_them(rescore: str, standing: Path, tmp_path: Path) -> None:
+    report = add_finer(Clusters(), standing, rescore)
+    build_big(Clusters(), tmp_path / "whole", dataclasses.replace(SETTINGS, rescore=rescore))
+    assert bytes_of(standing) == bytes_of(tmp_path / "whole")
+    assert report.images == report.coded == 450 and report.bytes == sum(map(len, bytes_of(standing).values()))
+    assert not (tmp_path / "index.partial").exists()
+
+
+class Stop(Exception):
+    pass
+
+
+def test_stopped_anywhere_it_goes_on_and_the_old_index_serves(
+    standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchify_core.index.big.parts.CODED_PATCHES", 250)
+    monkeypatch.setattr("patchify_core.index.big.finer.SAVE_S", -1.0)
+    old, codes = bytes_of(standing), tmp_path / "index.partial" / "finer.codes"
+    for limit in (50, 200, 350):
+
+        def stop(done: int, total: int, limit: int = limit) -> None:
+            if done >= limit:
+                raise Stop
+
+        with pytest.raises(Stop):
+            add_finer(Clusters(), standing, "SQ8", stop)
+        assert bytes_of(standing) == old
+        with open(codes, "ab") as file:
+            file.write(b"half a batch")  # as a power cut leaves it
+    report = add_finer(Clusters(), standing, "SQ8")
+    assert report.coded == 100
+    build_big(Clusters(), tmp_path / "whole", dataclasses.replace(SETTINGS, rescore="SQ8"))
+    assert bytes_of(standing) == bytes_of(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("damage", ["codes", "codec", "state"])
+def test_what_a_stopped_run_left_is_not_trusted(
+    damage: str, standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("patchify_core.index.big.parts.CODED_PATCHES", 250)
+    monkeypatch.setattr("patchify_core.index.big.finer.SAVE_S", -1.0)
+
+    def stop(done: int, total: int) -> None:
+        if done >= 200:
+            raise Stop
+
+    with pytest.raises(Stop):
+        add_finer(Clusters(), standing, "SQ8", stop)
+    private = tmp_path / "index.partial"
+    if damage == "codes":
+        found = bytearray((private / "finer.codes").read_bytes())
+        found[len(found) // 2] ^= 1
+        (private / "finer.codes").write_bytes(found)
+    elif damage == "codec":
+        state = json.loads((private / "finer.json").read_text())
+        state["codec"] = "AAAA" + state["codec"][4:]
+        (private / "finer.json").write_text(json.dumps(state))
+    else:
+        (private / "finer.json").write_text("{")
+    assert add_finer(Clusters(), standing, "SQ8").coded == 450
+    build_big(Clusters(), tmp_path / "whole", dataclasses.replace(SETTINGS, rescore="SQ8"))
+    assert bytes_of(standing) == bytes_of(tmp_path / "whole")
+
+
+def test_a_projected_stream_needs_the_same_projection(plain: Path, tmp_path: Path) -> None:
+    learned = PatchIndex.load(plain).projection
+    assert learned is not None
+
+    class Projected(Clusters):
+        projection = learned
+
+        def batch(self, start, stop):  # type: ignore[no-untyped-def]
+            table, vectors = super().batch(start, stop)
+            return table, learned(vectors.reshape(-1, vectors.shape[2])).reshape(*vectors.shape[:2], -1)
+
+    out = Path(shutil.copytree(plain, tmp_path / "index"))
+    add_finer(Projected(), out, "Flat")
+    index = PatchIndex.load(out)
+    np.testing.assert_array_equal(index.descriptors_of(3), Projected().batch(0, SETTINGS.part_pictures)[1][3])
+    other = dataclasses.replace(learned, mean=learned.mean + 1)
+    Projected.projection = other
+    with pytest.raises(PatchifyError, match="another projection"):
+        add_finer(Projected(), Path(shutil.copytree(plain, tmp_path / "again")), "Flat")
+
+
+def test_what_cannot_be_is_one_sentence(standing: Path, tmp_path: Path) -> None:
+    with pytest.raises(PatchifyError, match="holds 450 pictures, and these are 400"):
+        add_finer(Clusters(400), standing, "SQ8")
+    renamed = Clusters()
+    renamed.table = Clusters(451).table[1:]
+    with pytest.raises(PatchifyError, match="lists other pictures"):
+        add_finer(renamed, standing, "SQ8")
+    with pytest.raises(PatchifyError, match="the finer codes of a big index are"):
+        add_finer(Clusters(), standing, "IVF4,Flat")
+    with pytest.raises(IndexFolderError):
+        add_finer(Clusters(), tmp_path / "nothing", "SQ8")
+    add_finer(Clusters(), standing, "SQ8")
+    with pytest.raises(IndexFolderError, match="has finer codes, SQ8"):
+        add_finer(Clusters(), standing, "SQ6")
+
+
+def test_the_same_command_again_does_nothing(standing: Path) -> None:
+    add_finer(Clusters(), standing, "SQ8")
+    there = bytes_of(standing)
+    report = add_finer(Clusters(), standing, "SQ8")
+    assert report.coded == 0 and report.bytes == sum(map(len, there.values())) and bytes_of(standing) == there
+
+
+def test_another_index_that_came_meanwhile_is_not_mixed_with_this_one(
+    standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = tmp_path / "other"
+    build_big(Clusters(), other, dataclasses.replace(SETTINGS, seed=5))
+
+    def meanwhile(out: Path, private: Path) -> None:
+        if out == standing:  # as a build does that ends between the checks and the lock
+            shutil.rmtree(out)
+            shutil.copytree(other, out)
+
+    monkeypatch.setattr("patchify_core.index.big.finer.heal", meanwhile)
+    with pytest.raises(IndexFolderError, match="meanwhile"):
+        add_finer(Clusters(), standing, "SQ8")
+    assert bytes_of(standing) == bytes_of(other)

@@ -1,0 +1,96 @@
+"""What a store is: `PatchIndex` is one, and `open_store` finds out which one a folder names."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from patchify_core.gallery import read_gallery
+from patchify_core.index.build import build_index
+from patchify_core.index.milvus.collection import checked_name
+from patchify_core.index.milvus.connect import Address
+from patchify_core.index.milvus.finding import Found, compared_again
+from patchify_core.index.milvus.kinds import build_params, checked_kind, code_bytes, search_params
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.store import PatchStore, open_store
+from tests.tiny import write_pictures
+
+
+def test_a_folder_of_faiss_opens_as_a_patch_index(tmp_path, tiny):
+    build_index(read_gallery(write_pictures(tmp_path / "pictures", range(3))), tmp_path / "index", tiny)
+    store: PatchStore = open_store(tmp_path / "index")
+    assert isinstance(store, PatchIndex)
+    assert all(hasattr(store, name) for name in PatchStore.__annotations__)
+
+
+def test_what_is_no_index_is_refused(tmp_path, refused):
+    assert "not an index folder" in refused(open_store, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"),
+    [
+        (None, "Say where Milvus is"),
+        ("patches", "neither an address nor a file"),
+        ("ftp://host:1", "is no address"),
+        ("http://", "is no address"),
+        ("http://host:99999", "is no address"),
+        ("http://user:secret@host:19530", "MILVUS_TOKEN"),
+        ("tcp://user:secret@host:19530", "MILVUS_TOKEN"),
+        ("user:secret@host:19530", "MILVUS_TOKEN"),
+        ("https://user:secret@host:0", "MILVUS_TOKEN"),
+        ("https://user:secret@host:99999", "MILVUS_TOKEN"),
+        ("https://host:19530?token=secret", "MILVUS_TOKEN"),
+        ("missing/patches.db", "no folder"),
+    ],
+)
+def test_addresses_that_are_refused(uri, why, refused, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    message = refused(Address.of, uri)
+    assert why in message and "secret" not in message
+
+
+def test_tls_options_need_tls_and_a_certificate_that_is_there(tmp_path, refused):
+    assert "for TLS" in refused(Address.of, "http://host:1", None, "ca.pem")
+    assert "--ca" in refused(Address.of, "https://host:1", None, str(tmp_path / "ca.pem"))
+
+
+def test_the_token_comes_from_the_environment_and_is_not_shown(monkeypatch):
+    monkeypatch.setenv("MILVUS_TOKEN", "root:secret")
+    address = Address.of("http://host:19530")
+    assert address.token == "root:secret" and "secret" not in repr(address)
+
+
+def test_index_kinds(refused):
+    assert checked_kind(None, lite=True) == "FLAT" and checked_kind(None, lite=False) == "HNSW"
+    assert checked_kind("ivf_pq", lite=False) == "IVF_PQ"
+    assert "IVF_PQ" in refused(checked_kind, "ivf_pq", True)
+    assert 128 % build_params("IVF_PQ", 128)["m"] == 0
+    assert search_params("HNSW", 500)["ef"] >= 500  # a server refuses less
+    assert search_params("FLAT", 500) == {}
+
+
+@pytest.mark.parametrize("dim", [1, 3, 7, 24, 128, 1280])
+def test_code_bytes_divide_the_dimensions(dim):
+    assert dim % code_bytes(dim) == 0 and 1 <= code_bytes(dim) <= max(1, dim // 4)
+
+
+def test_collection_names(refused):
+    assert checked_name("patchify_1") == "patchify_1"
+    for name in ("a b", "1a", "", "a-b", "x" * 256):
+        assert "collection" in refused(checked_name, name)
+
+
+def test_the_best_patch_of_each_picture_is_the_coarser_of_equals():
+    found = Found(np.array([4, 2, 4, 2, 9]), np.array([7, 3, 1, 0, 5]), np.array([0.5, 0.9, 0.5, 0.1, 0.9], np.float32))
+    best = found.best()
+    assert best.numbers.tolist() == [2, 9, 4] and best.cells.tolist() == [3, 5, 1]
+
+
+def test_pictures_found_by_codes_are_ordered_by_whole_vectors():
+    vectors = {1: np.eye(2, dtype=np.float32), 2: np.full((2, 2), 0.9, np.float32)}
+    found = Found(np.array([1, 2]), np.array([0, 0]), np.array([0.99, 0.98], np.float32))
+    again = compared_again(
+        found, np.array([0, 1], np.float32), 1, 2, lambda n: np.stack([vectors[i] for i in n.tolist()])
+    )
+    assert again.numbers.tolist() == [2, 1] and again.scores.tolist() == pytest.approx([0.9, 0.0])

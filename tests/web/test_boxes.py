@@ -1,0 +1,313 @@
+"""The page's boxes without a browser: which an index allows, what is kept with a question, scores, maps, notices."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.run import score_matches
+from patchify_core.gallery import read_coco
+from patchify_core.index.build import BuildSettings, build_index
+from patchify_core.regions import parse_regions
+from patchify_core.retrieval.localize import SimilarityMap
+from patchify_core.retrieval.ranking import Verification
+from patchify_core.web import events, locating, views, visits
+from patchify_core.web.events import Asked
+from patchify_core.web.locating import MAP, OBJECTS, SOFT, WINNING
+from patchify_core.web.questions import Question
+from patchify_core.web.shelf import DEFAULT, PREFERRED, Shelf
+from patchify_core.web.showcase import PIECE, Showcase
+from patchify_core.web.views import heat
+from patchify_core.web.visits import Visits, file_url
+from tests.page_server import write_gallery
+from tests.tiny import DIM, TinyEncoder
+
+POOLED = BuildSettings(features="pooled:128", keep_maps=True)
+LEVEL = 3
+
+
+class Speaking(TinyEncoder):
+    """A tiny encoder that knows words, in its way: it looks at the first letter."""
+
+    def encode_text(self, words: str) -> np.ndarray:
+        row = np.full(DIM, 0.1, np.float32)
+        row[ord(words[0]) % DIM] = 1
+        return row / np.linalg.norm(row)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> Path:
+    """Two textured objects on eight pictures, indexed in both ways."""
+    gallery = read_coco(write_gallery(tmp_path_factory.mktemp("set")))
+    build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions("pyramid:3"))
+    build_index(gallery, gallery.root / "indexes" / "pooled", TinyEncoder(), parse_regions("pyramid:3"), POOLED)
+    return gallery.root
+
+
+@pytest.fixture
+def ours(made) -> Showcase:
+    return Showcase(made, Speaking())
+
+
+@pytest.fixture
+def said(monkeypatch) -> list[str]:
+    """The notices that a visitor saw."""
+    notices: list[str] = []
+    monkeypatch.setattr(visits, "warn", notices.append)
+    monkeypatch.setattr(events, "warn", notices.append)
+    return notices
+
+
+def located(showcase: Showcase, monkeypatch, engine: str = PREFERRED) -> list[tuple[int, int | None]]:
+    """Whatever is searched for on a map from now on: (row, objects)."""
+    localizer, calls = locating.localizer_of(showcase.shelf.engine(engine)), []
+    real = localizer.locate
+
+    def counted(query, row, objects=None):
+        calls.append((row, objects))
+        return real(query, row, objects)
+
+    monkeypatch.setattr(localizer, "locate", counted)
+    return calls
+
+
+# Which index, and which way -------------------------------------------------------------------------------
+
+
+def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path) -> None:
+    offers = Shelf(made).offers
+    assert list(offers) == [PREFERRED, DEFAULT] and Shelf(made).first == PREFERRED
+    assert offers[PREFERRED].label == "one pass a picture · tiny · 3×3 grid · 24 numbers"
+    assert offers[DEFAULT].label == "the paper: one pass a patch · tiny · 3×3 grid · 24 numbers"
+    alone = read_coco(write_gallery(tmp_path / "alone"))
+    build_index(alone, alone.root / "index", TinyEncoder(), parse_regions("pyramid:2"))
+    (alone.root / "indexes" / "pooled").mkdir(parents=True)  # and one that cannot be read is none
+    assert Shelf(alone.root).first == DEFAULT
+    page = Visits(Showcase(alone.root, TinyEncoder()))
+    assert page.first_view()[1].way == SOFT
+
+
+def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
+    maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
+    assert (locating.best_way(maps), locating.best_way(crops)) == (MAP, SOFT)
+    assert "does not have that kind" in refused(locating.checked_way, "salient", maps)
+    assert "one pass a picture" in refused(ours.answer, ours.example(ours.examples[0].id, DEFAULT), LEVEL, 5, None, MAP)
+
+
+@pytest.mark.parametrize(
+    ("way", "to_crops", "to_maps"), [(WINNING, WINNING, WINNING), (SOFT, SOFT, MAP), (MAP, SOFT, MAP)]
+)
+def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, way, to_crops, to_maps) -> None:
+    maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
+    assert locating.fitting_way(way, maps, crops) == to_crops
+    assert locating.fitting_way(to_crops, crops, maps) == to_maps
+
+
+# Boxes ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", [SOFT, MAP])
+def test_boxes_and_scores_are_the_librarys_over_the_whole_ranking(ours, way) -> None:
+    question = ours.first()
+    answer, plain = ours.answer(question, LEVEL, 5, None, way), ours.answer(question, LEVEL, 5)
+    whole = ours.engine.refine(question.descriptor, list(ours.ranking(question, LEVEL)), way, LEVEL)  # every picture
+    for result, match, cell in zip(answer.results, whole, plain.results, strict=False):
+        np.testing.assert_allclose(result.match.box, match.box)
+        np.testing.assert_array_equal(result.cell, cell.match.box)
+        assert result.moved and not cell.moved
+    query = next(q for q in ours.gallery.queries if q.id == question.example)
+    expected = score_matches(whole, ours.gallery, query)
+    assert answer.score.locscore == pytest.approx(expected.locscore) and answer.score.ap == expected.ap
+    assert answer.winning.locscore == plain.score.locscore and plain.winning is None
+    assert answer.baseline.locscore == plain.baseline.locscore and answer.way == way
+
+
+def test_what_was_found_is_kept_with_its_question_alone(ours, monkeypatch) -> None:
+    calls = located(ours, monkeypatch)
+    question = ours.first()
+    ours.answer(question, LEVEL, 5, None, MAP)
+    assert calls and {objects for _, objects in calls} <= {1, OBJECTS}
+    calls.clear()
+    ours.answer(question, LEVEL, 5, None, MAP)
+    ours.detail(question, ours.ranking(question, LEVEL)[2].image_id, LEVEL, 5, None, MAP)
+    assert calls == []
+    # What it is called changes nothing but which pictures are scored.
+    ours.answer(ours.with_instance(question, 2), LEVEL, 5, None, MAP)
+    assert {objects for _, objects in calls} <= {1}
+    calls.clear()
+    other = ours.with_box(question, (0, 0, 50, 50))
+    assert other.located == {}
+    ours.answer(other, LEVEL, 5, None, MAP)
+    assert len(calls) >= 5
+    assert ours.with_engine(other, DEFAULT).located == {}
+
+
+def test_further_objects_are_looked_for_only_where_the_picture_matches_well(ours, monkeypatch) -> None:
+    calls, question = located(ours, monkeypatch), ours.first()
+    scores = (1.0, locating.TWICE_FROM, 0.99 * locating.TWICE_FROM, 0.1)
+    ranking = [replace(m, score=score) for m, score in zip(ours.ranking(question, LEVEL), scores, strict=False)]
+    locating.with_boxes(question, ours.engine, ranking, MAP, LEVEL, OBJECTS)
+    assert sorted(objects for _, objects in calls) == [1, 1, OBJECTS, OBJECTS]
+    assert [ours.engine.index.images[row].id for row, objects in calls if objects > 1] == [
+        match.image_id for match in ranking[:2]
+    ]
+
+
+def test_box_found_point_by_point_wins(ours, monkeypatch) -> None:
+    question = ours.first()
+    box = np.array([3.0, 4, 50, 60])
+    checked = Verification("sift", 9, 7, np.zeros((9, 2)), np.zeros((9, 2)), 0.5, 0.4, box)
+
+    def rerank(name, engine, question, matches, level, exclude=()):
+        return [replace(matches[0], verification=checked, box=box), *matches[1:]]
+
+    monkeypatch.setattr(ours.rerankers, "rerank", rerank)
+    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    first, second = answer.results[:2]
+    np.testing.assert_array_equal(first.match.box, box)
+    assert first.by_points and not second.by_points and second.moved
+    strip = views.strip(answer, "rug")
+    assert "refined box or box by points" in strip and "not refined" in strip
+
+
+def test_words_are_boxed_too(ours) -> None:
+    answer = ours.answer(ours.in_words("rug"), LEVEL, 5, None, MAP)
+    assert answer.score is None and all(result.moved for result in answer.results)
+    assert "winning patch" in views.strip(answer, None, True)
+
+
+def test_examples_are_prepared_for_whoever_comes(ours, monkeypatch) -> None:
+    ours.prepare()
+    calls = located(ours, monkeypatch)
+    for query in ours.examples:
+        ours.answer(ours.example(query.id), ours.levels, 10, None, MAP)
+    assert calls == []
+    ours.forget_examples()
+    ours.prepare(stop=lambda: True)
+    assert calls == []
+    asked = []
+    ours.prepare(examples=1, stop=lambda: bool(asked.append(len(calls))))
+    assert max(b - a for a, b in zip(asked[1:], [*asked[2:], len(calls)], strict=True)) <= PIECE  # others may cut in
+
+
+# What a visitor does --------------------------------------------------------------------------------------
+
+
+def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said) -> None:
+    page = Visits(ours)
+    question = ours.example(ours.examples[0].id, DEFAULT)
+    strip, cards, way = page.change_box(Asked(question, LEVEL, 5, None, MAP))
+    assert way == SOFT and len(said) == 1 and "one pass a picture" in said[0]
+    assert cards.count("pf-patch") and "soft box" in strip
+    assert page.change_box(Asked(ours.first(), LEVEL, 5, None, MAP))[2] != SOFT and len(said) == 1
+    # Left over from another index, it is no mistake of the visitor's.
+    assert page.answer(Asked(question, LEVEL, 5, None, MAP)).way == SOFT and len(said) == 1
+    assert page.answer(Asked(question, LEVEL, 5, None, "nonsense")).way == SOFT
+
+
+def test_another_index_changes_the_choice_of_boxes_with_it(ours) -> None:
+    page, question = Visits(ours), ours.first()
+    ours.shelf.engine(DEFAULT)
+    values = page.use_engine(Asked(question, LEVEL, 5, None, MAP), DEFAULT)
+    assert values[0].engine == DEFAULT and values[-2] == SOFT
+    back = page.use_engine(Asked(values[0], LEVEL, 5, None, SOFT), PREFERRED)
+    assert back[-2] == MAP
+    assert len(values) == len(page.keep_engine(question)) == 13
+
+
+def test_damaged_maps_are_one_notice_and_soft_boxes(made, tmp_path, said) -> None:
+    import shutil
+
+    shutil.copytree(made, tmp_path / "set")
+    showcase = Showcase(tmp_path / "set", TinyEncoder())
+    maps = showcase.index.maps
+    assert maps is not None
+    maps.path.write_bytes(maps.path.read_bytes()[:200])
+    page, question = Visits(showcase), showcase.first()
+    values = page.shown(question, Asked(question, LEVEL, 5, None, MAP))
+    assert len(said) == 1 and "damaged" in said[0] and said[0].count(".") >= 1
+    assert values[-1] == SOFT and "soft box" in values[4]
+    said.clear()
+    image = showcase.ranking(question, LEVEL)[0].image_id
+    html = page.look_into(Asked(question, LEVEL, 5, None, SOFT), event(image))
+    assert len(said) == 1 and "pf-heat" not in html and "soft box" in html
+    with pytest.raises(PatchifyError):
+        showcase.prepare()
+
+
+def event(image: int):
+    import gradio as gr
+
+    return gr.EventData(None, {"id": image})
+
+
+# What is seen ---------------------------------------------------------------------------------------------
+
+
+def test_cards_show_both_boxes_and_every_object(ours) -> None:
+    answer = ours.answer(ours.first(), LEVEL, 5, None, MAP)
+    result = answer.results[0]
+    twice = replace(result, match=replace(result.match, others=np.array([[1.0, 2, 30, 40], [50, 60, 90, 80]])))
+    once = [replace(r, match=replace(r.match, others=np.empty((0, 4)))) for r in answer.results[1:]]
+    cards = views.cards(replace(answer, results=(twice, *once)), size(ours), file_url)
+    assert cards.count("pf-other") == 2 and cards.count('"pf-patch"') == 5
+    assert cards.count('class="pf-box"') == 5
+    strip = views.strip(replace(answer, results=(twice,)), "rug")
+    assert "further object" in strip and "Refined boxes" in strip and "Winning patches" in strip
+    plain = ours.answer(ours.first(), LEVEL, 5)
+    assert "pf-patch" not in views.cards(plain, size(ours), file_url)
+    assert "pf-legend" not in views.strip(plain, "rug") and "Patchify" in views.strip(plain, "rug")
+
+
+def size(showcase: Showcase):
+    return lambda image: (320, 240, showcase.gallery.image(image).path)
+
+
+def detail(showcase: Showcase, question: Question, way: str) -> str:
+    image = showcase.ranking(question, LEVEL)[0].image_id
+    found = showcase.detail(question, image, LEVEL, 5, None, way)
+    return views.detail(found, size(showcase)(image), question, file_url)
+
+
+def test_map_lies_over_the_picture_and_says_its_range(ours) -> None:
+    question = ours.first()
+    html = detail(ours, question, MAP)
+    assert html.count('class="pf-heat"') == 1 and 'data-show="map"' in html
+    image = ours.ranking(question, LEVEL)[0].image_id
+    values = locating.similarity(question, ours.engine, image).values
+    scale = html[html.index("pf-range") :]
+    assert re.findall(r"<b>(-?\d\.\d\d)</b>", scale)[:2] == [f"{values.min():.2f}", f"{values.max():.2f}"]
+    assert f"with {values.max():.2f}; where it matches least the similarity is {values.min():.2f}." in html
+    assert "refined box</b> is" in html and "Search with this box" in html
+    assert 'data-show="map"' not in detail(ours, question, WINNING)
+    crops = detail(ours, ours.example(ours.examples[0].id, DEFAULT), SOFT)
+    assert "pf-heat" not in crops and "similarity map" not in crops and "soft box</b> is" in crops
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "where"),
+    [(0, 0, "at the upper left"), (4, 7, "in the middle"), (8, 7, "at the bottom"), (4, 0, "on the left")],
+)
+def test_map_is_brightest_where_it_matches_best(row, column, where) -> None:
+    import cv2
+
+    values = np.random.default_rng(0).uniform(-0.2, 0.1, (9, 15)).astype(np.float32)
+    values[row, column] = 0.9
+    html = heat.layer(SimilarityMap(values), "a picture")
+    assert f"matches best {where}, with 0.90" in html
+    png = base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])
+    drawn = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
+    assert drawn.shape == (144, 240, 3)
+    y, x = np.unravel_index(int((drawn[..., 1] - drawn[..., 2]).argmax()), drawn.shape[:2])  # viridis ends in yellow
+    assert (int(y / 16), int(x / 16)) == (row, column)
+    assert len(png) < 40_000
+
+
+def test_map_of_one_value_is_drawn() -> None:
+    assert "base64," in heat.layer(SimilarityMap(np.full((3, 4), 0.3, np.float32)), "a picture")

@@ -1,0 +1,611 @@
+"""Visitors who stop in the middle, hang up or send what is slow, on the loopback interface."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import sys
+import threading
+import time
+import weakref
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import httpx
+import pytest
+import uvicorn
+from PIL import Image
+from starlette.applications import Starlette
+from starlette.formparsers import MultiPartException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Route
+
+from patchify_core.errors import PictureError
+from patchify_core.gallery import read_coco
+from patchify_core.imaging.pictures import read_picture
+from patchify_core.index.build import build_index
+from patchify_core.regions import parse_regions
+from patchify_core.web import decoding, pace, uploads
+from patchify_core.web.decoding import Decoders, DecodingSettings, decoded
+from patchify_core.web.guarded import ENCODER, GuardedBlocks
+from patchify_core.web.home import PREFIX
+from patchify_core.web.keeping import Keeping
+from patchify_core.web.own import addresses, registry
+from patchify_core.web.own.addresses import own_routes, write_whole
+from patchify_core.web.own.registry import Registry
+from patchify_core.web.pace import AddressTurns, Pace, Slots
+from patchify_core.web.page import build
+from patchify_core.web.room import LEFT_S, Owner
+from patchify_core.web.settings import PageSettings, QueueSettings
+from patchify_core.web.showcase import Showcase
+from tests.tiny import TinyEncoder, picture, write_dataset, zipped
+
+SETTINGS = PageSettings(own_total_mb=40, own_mb=10, upload_mb=4, archive_mb=8, forget_s=600)
+QUICK = Pace(piece_s=0.4, least=2_000, grace_s=0.5)
+
+
+def png(seed: int, size: tuple[int, int] = (24, 18)) -> bytes:
+    stream = BytesIO()
+    picture(seed, size).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def until(true: Callable[[], Any], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@contextmanager
+def serving(app: Starlette) -> Iterator[int]:
+    """A server on a free port of the loopback interface; gives the port."""
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+    thread.start()
+    until(lambda: server.started)
+    try:
+        yield listening.getsockname()[1]
+    finally:
+        server.should_exit = server.force_exit = True
+        thread.join(10)
+        listening.close()
+
+
+def begun(port: int, path: str, body: bytes = b"", length: int = 0, kind: str = "application/octet-stream") -> Any:
+    """A connection that has sent the head of a request and some of its body."""
+    connection = socket.create_connection(("127.0.0.1", port), 10)
+    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+def answer_of(connection: Any) -> str:
+    connection.settimeout(10)
+    text = b""
+    with suppress(OSError):
+        while piece := connection.recv(65536):
+            text += piece
+            if b"}" in text or text.endswith(b"."):
+                break
+    connection.close()
+    return text.decode()
+
+
+# Uploads to own pictures ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def showcase(tmp_path_factory) -> Showcase:
+    gallery = read_coco(write_dataset(tmp_path_factory.mktemp("kept") / "set"))
+    build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions("pyramid:3"))
+    return Showcase(gallery.root, TinyEncoder())
+
+
+@pytest.fixture
+def own(showcase, tmp_path) -> Iterator[Registry]:
+    made = Registry(showcase, SETTINGS, tmp_path / f"{PREFIX}test")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def port(own) -> Iterator[int]:
+    with serving(Starlette(routes=own_routes(own))) as port:
+        yield port
+
+
+def test_two_hundred_stalled_uploads_keep_nobody_out(own, port, monkeypatch) -> None:
+    monkeypatch.setattr(pace, "PACE", Pace(piece_s=60))  # they are still there when somebody comes
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
+        tokens = [http.post("/own").json()["token"] for _ in range(registry.MOST_VISITORS)]
+        stalled = [begun(port, f"/own/{token}/files?name=a.png", b"x" * 5000, 100_000) for token in tokens]
+        until(lambda: sum(own.of(token).uploads for token in tokens) == len(tokens))
+        token = http.post("/own").json()["token"]
+        assert http.post(f"/own/{token}/files?name=b.png", content=png(1)).json() == {"added": 1}
+        for connection in stalled:
+            connection.close()
+    until(lambda: not list(own.folder.rglob("incoming-*")))
+    assert sum(one.incoming for one in own._visitors.values()) == 0
+
+
+def test_a_stalled_upload_ends_and_leaves_nothing(own, port, monkeypatch) -> None:
+    monkeypatch.setattr(pace, "PACE", QUICK)
+    token = own.new()
+    stalled = begun(port, f"/own/{token}/files?name=a.png", b"x" * 5000, 100_000)
+    until(lambda: own.of(token).incoming == 5000)
+    assert "has stopped" in answer_of(stalled)
+    assert list(own.of(token).collection.folder.rglob("incoming-*")) == [] and own.of(token).uploads == 0
+    assert own.bytes == 0
+
+
+def test_an_upload_in_drops_ends_too(own, port, monkeypatch) -> None:
+    monkeypatch.setattr(pace, "PACE", QUICK)
+    token = own.new()
+    slow = begun(port, f"/own/{token}/files?name=a.png", b"x", 100_000)
+    began = time.monotonic()
+    with suppress(OSError):
+        while own.of(token).uploads or time.monotonic() < began + 0.2:
+            slow.sendall(b"x")
+            time.sleep(0.1)
+            assert time.monotonic() < began + 5
+    assert "too slow" in answer_of(slow) and own.bytes == 0
+
+
+def test_an_upload_that_is_cut_leaves_nothing(own, port) -> None:
+    token = own.new()
+    cut = begun(port, f"/own/{token}/files?name=a.png", b"x" * 50_000, 100_000)
+    until(lambda: own.of(token).incoming)
+    cut.close()
+    until(lambda: own.of(token).uploads == 0)
+    assert list(own.of(token).collection.folder.rglob("incoming-*")) == [] and own.bytes == 0
+
+
+def test_an_archive_is_counted_until_it_is_deleted(own, port, monkeypatch) -> None:
+    seen: list[int] = []
+    token = own.new()
+    collection = own.of(token).collection
+    plain = collection.add_archive
+
+    def add(path: Path) -> int:
+        seen.append(own.bytes - path.stat().st_size)
+        return plain(path)
+
+    monkeypatch.setattr(collection, "add_archive", add)
+    stream = BytesIO()
+    with zipfile.ZipFile(stream, "w") as archive:
+        archive.writestr("a.png", png(1))
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}") as http:
+        assert http.post(f"/own/{token}/files?name=a.zip", content=stream.getvalue()).json() == {"added": 1}
+    assert seen == [0] and own.bytes == collection.bytes
+
+
+# Uploads that Gradio takes ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def gradio_upload(tmp_path, monkeypatch) -> Iterator[tuple[int, Keeping]]:
+    """Gradio's route for uploads, as far as it matters here."""
+    import gradio.routes
+
+    keeping = Keeping(SETTINGS, tmp_path / "uploads")
+    monkeypatch.setattr(gradio.routes, "upload_fn", gradio.routes.upload_fn)
+    uploads.keep_uploads_apart(keeping)
+
+    async def take(request: Request) -> Any:
+        try:
+            files, _, _ = await gradio.routes.upload_fn(
+                request, str(keeping.uploads), 4_000_000, None, force_move=False
+            )
+        except MultiPartException as error:
+            return PlainTextResponse(error.message, 400)
+        return JSONResponse([str(path) for path in files])
+
+    with serving(Starlette(routes=[Route("/upload", take, methods=["POST"])])) as port:
+        yield port, keeping
+    uploads.keep_uploads_apart(None)
+
+
+PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\r\n\r\n'
+FORM = "multipart/form-data; boundary=b"
+
+
+def files_in(keeping: Keeping) -> list[Path]:
+    assert keeping.uploads is not None
+    return [path for path in keeping.uploads.rglob("*")]
+
+
+def test_what_is_cut_or_stalled_on_its_way_to_gradio_leaves_nothing(gradio_upload, monkeypatch) -> None:
+    port, keeping = gradio_upload
+    monkeypatch.setattr(pace, "PACE", QUICK)
+    cut = begun(port, "/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
+    until(lambda: keeping.disk.bytes > 50_000)
+    cut.close()
+    until(lambda: not files_in(keeping))
+    stalled = begun(port, "/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
+    until(lambda: keeping.disk.bytes > 50_000)
+    assert "has stopped" in answer_of(stalled)
+    assert files_in(keeping) == [] and keeping.disk.bytes == 0
+
+
+def test_a_whole_upload_is_counted_until_it_is_read(gradio_upload) -> None:
+    port, keeping = gradio_upload
+    answer = httpx.post(f"http://127.0.0.1:{port}/upload", files={"files": ("a.png", bytes(300_000))})
+    path = Path(answer.json()[0])
+    assert path.stat().st_size == 300_000 and 300_000 < keeping.disk.bytes < 301_000
+    path.unlink()
+    uploads.forget_folders(path, keeping.uploads)
+    assert keeping.disk.bytes == 0
+    keeping.sweep()
+    assert keeping._parcels == set()
+
+
+def test_many_files_in_one_form_are_counted_too(gradio_upload) -> None:
+    port, keeping = gradio_upload
+    keeping.disk.share = 5_000_000
+    files = [("files", (f"{n}.png", bytes(2_000_000))) for n in range(5)]
+    answer = httpx.post(f"http://127.0.0.1:{port}/upload", files=files)
+    assert answer.status_code == 400 and answer.text.endswith(".") and files_in(keeping) == []
+
+
+# Turns by address -------------------------------------------------------------------------------------------
+
+
+def test_addresses_take_turns_however_much_one_asks_for() -> None:
+    turns = AddressTurns(lambda one, begun: not begun)
+    tickets = [turns.ask("greedy") for _ in range(5)] + [turns.ask("second"), turns.ask("third"), turns.ask("second")]
+    order = []
+    while left := [one for one in tickets if one.begun.done()]:
+        order.append(left[0].address)
+        tickets.remove(left[0])
+        turns.end(left[0])
+    assert order == ["greedy", "second", "third", "greedy", "second", "greedy", "greedy", "greedy"]
+    assert not turns._order and not turns._begun and not turns._waiting
+
+
+def test_whoever_gives_up_waiting_takes_no_turn() -> None:
+    turns, done = AddressTurns(lambda one, begun: not begun), []
+
+    async def act(name: str) -> None:
+        async with turns.turn(name):
+            done.append(name)
+            await asyncio.sleep(0.05)
+
+    async def all_of_them() -> None:
+        first, left, last = (asyncio.create_task(act(name)) for name in ("first", "left", "last"))
+        await asyncio.sleep(0.01)
+        left.cancel()
+        await asyncio.wait_for(asyncio.gather(first, last), 10)
+
+    asyncio.run(all_of_them())
+    assert done == ["first", "last"] and not turns._begun and not turns._waiting
+
+
+def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waiting(own, port, monkeypatch) -> None:
+    monkeypatch.setattr(addresses, "caller_group", lambda request: request.headers.get("x-from", ""))
+    unpacked, taken = threading.Event(), addresses._taken
+    begun_ones = []
+
+    def slowly(visitor: Any, path: Path, name: str, head: bytes) -> Any:
+        if name == "bomb.zip":
+            begun_ones.append(name)
+            assert unpacked.wait(30)
+        return taken(visitor, path, name, head)
+
+    monkeypatch.setattr(addresses, "_taken", slowly)
+
+    def sent(who: str, name: str, data: bytes) -> Any:
+        url, asker = f"http://127.0.0.1:{port}/own/{own.new(who)}/files", {"x-from": who}
+        return httpx.post(url, params={"name": name}, content=data, headers=asker, timeout=25).json()
+
+    bombs = [threading.Thread(target=sent, args=("stranger", "bomb.zip", zipped({"a.png": png(1)}))) for _ in range(8)]
+    try:
+        for bomb in bombs:
+            bomb.start()
+        until(lambda: begun_ones and own._own_bytes() >= 0 and len(own) == len(bombs))
+        assert sent("visitor", "b.png", png(2)) == {"added": 1}  # before the change these waited for the archives
+        assert sent("stranger", "b.png", png(3)) == {"added": 1}
+        assert sent("visitor", "c.zip", zipped({"c.png": png(4)})) == {"added": 1}
+        assert len(begun_ones) == 1
+    finally:
+        unpacked.set()
+        for bomb in bombs:
+            bomb.join(30)
+
+
+def test_what_a_visitor_packs_does_not_swell(own, tmp_path) -> None:
+    stream = BytesIO()
+    Image.new("RGB", (1200, 1200)).save(stream, "BMP")  # 4.3 MB of nothing
+    collection = own.of(own.new()).collection
+    collection.settings = replace(SETTINGS, upload_mb=10)
+    (tmp_path / "a.zip").write_bytes(zipped({"bomb.bmp": stream.getvalue(), "a.png": png(1)}, zipfile.ZIP_LZMA))
+    assert collection.add_archive(tmp_path / "a.zip") == 1
+    ((name, why),) = collection.skipped
+    assert name == "bomb.bmp" and "send it by itself" in why and collection.add("bomb.bmp", stream.getvalue())
+
+
+# Downloads ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def indexed(own) -> str:
+    token = own.new()
+    visitor = own.of(token)
+    for seed in range(30):
+        visitor.collection.add(f"{seed}.png", png(seed, (200, 200)))
+    visitor.indexer.start()
+    visitor.indexer.join(60)
+    return token
+
+
+def test_an_index_that_is_sent_is_whole_and_lies_nowhere(own, port, indexed, monkeypatch) -> None:
+    folder = own.of(indexed).collection.folder
+    before = {path for path in folder.rglob("*") if path.is_file()}
+    now = time.localtime()
+    monkeypatch.setattr(time, "localtime", lambda *seconds: now)  # which an archive has of each file
+    length, pieces = own.of(indexed).archive()
+    data = b"".join(pieces)
+    assert len(data) == length
+    answer = httpx.get(f"http://127.0.0.1:{port}/own/{indexed}/index.zip")
+    assert answer.content == data and int(answer.headers["content-length"]) == length
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        assert archive.testzip() is None and "meta.json" in archive.namelist()
+        version = folder / f"index-{own.of(indexed).indexer.version}"
+        assert all(archive.read(path.name) == path.read_bytes() for path in version.iterdir())
+    assert {path for path in folder.rglob("*") if path.is_file()} == before
+
+
+def test_hung_up_downloads_leave_no_copy_and_keep_no_slot(own, port, indexed, monkeypatch) -> None:
+    monkeypatch.setattr(pace, "PACE", QUICK)
+    large = own.of(indexed).collection.folder / f"index-{own.of(indexed).indexer.version}" / "maps.bin"
+    large.write_bytes(bytes(30_000_000))  # more than fits into the buffers of a connection that nobody reads
+    before = sum(path.stat().st_size for path in own.folder.rglob("*") if path.is_file())
+    waiting = []
+    for _ in range(addresses.DOWNLOADS_OF_ONE):
+        connection = socket.create_connection(("127.0.0.1", port), 10)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.sendall(f"GET /own/{indexed}/index.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        assert b"200" in connection.recv(20)
+        waiting.append(connection)
+    url = f"http://127.0.0.1:{port}/own/{indexed}/index.zip"
+    assert "on its way already" in httpx.get(url).json()["error"]
+    for _ in range(30):  # these hang up at once
+        connection = socket.create_connection(("127.0.0.1", port), 10)
+        connection.sendall(f"GET /own/{indexed}/index.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.close()
+    assert sum(path.stat().st_size for path in own.folder.rglob("*") if path.is_file()) == before
+    until(lambda: httpx.get(url, timeout=30).status_code == 200)  # the ones that nobody reads were ended
+    for connection in waiting:
+        connection.close()
+
+
+def test_slots_are_of_everybody() -> None:
+    slots = Slots(3, 2)
+    assert [slots.take(one) for one in "aaabb"] == [True, True, False, True, False]
+    slots.give("a")
+    assert slots.take("b") and not slots.take("c")
+
+
+# Small copies ---------------------------------------------------------------------------------------------------
+
+
+def test_small_copies_are_drawn_once_for_all_who_ask_and_never_seen_in_part(own, port, monkeypatch) -> None:
+    token = own.new()
+    own.of(token).collection.add("a.png", png(1, (300, 200)))
+    drawn, plain = [], addresses._jpeg
+
+    def slowly(path: Path, side: int) -> bytes:
+        drawn.append(path)
+        time.sleep(0.3)
+        return plain(path, side)
+
+    monkeypatch.setattr(addresses, "_jpeg", slowly)
+    found: list[bytes] = []
+
+    def ask() -> None:
+        found.append(httpx.get(f"http://127.0.0.1:{port}/own/{token}/picture/a.png?side=160", timeout=20).content)
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(drawn) == 1 and len(found) == 6 and len(set(found)) == 1
+    assert Image.open(BytesIO(found[0])).size[0] == 160
+
+
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
+    target = tmp_path / "small" / "a.jpg"
+    write_whole(target, b"first")
+    plain = Path.write_bytes
+
+    def torn(self: Path, data: bytes) -> int:
+        plain(self, data[:2])
+        assert target.read_bytes() == b"first"
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_bytes", torn)
+    with pytest.raises(OSError, match="no space"):
+        write_whole(target, b"second")
+    monkeypatch.undo()
+    assert [(p.name, p.read_bytes()) for p in target.parent.iterdir()] == [("a.jpg", b"first")]
+
+
+# Slow pictures --------------------------------------------------------------------------------------------------
+
+
+def test_what_decodes_too_slowly_is_one_sentence_and_others_go_on(refused) -> None:
+    decoders = Decoders(DecodingSettings(at_once=2, of_one=1, wait_s=0.2, limit_s=0.2))
+    slow = threading.Event()
+    assert "too long to read" in refused(decoders.run, lambda: slow.wait(10), "stranger")
+    assert "as many pictures as it can" in refused(decoders.run, lambda: 1, "stranger")  # theirs goes on
+    assert decoders.run(lambda: 2, "visitor") == 2
+    slow.set()
+    decoders.settings = DecodingSettings(at_once=2, of_one=1, wait_s=5)
+    assert decoders.run(lambda: 3, "stranger") == 3
+    with pytest.raises(PictureError, match="as it is"):
+        decoders.run(lambda: (_ for _ in ()).throw(PictureError("as it is.")), "stranger")
+    assert decoders.run(lambda: 4, "stranger") == 4
+
+
+def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_wait_behind_none(refused) -> None:
+    decoders = Decoders(DecodingSettings(most_bytes=100, large_bytes=20, wait_s=0.2))
+    with decoders.made(lambda: "large", "stranger", needs=80) as first:
+        assert first == "large"
+        for address in ("stranger", "other"):
+            assert "as many pictures as it can" in refused(decoders.run, lambda: 1, address, needs=30)
+        assert decoders.run(lambda: 2, "other", needs=20) == 2
+        with decoders.made(lambda: 3, "other", needs=15):
+            assert "as many pictures as it can" in refused(decoders.run, lambda: 4, "third", needs=10)  # 105 of 100
+    assert decoders.run(lambda: 5, "other", needs=30) == 5
+    assert decoders.run(lambda: 6, "other", needs=1000) == 6  # what is read at all is read alone
+
+
+def test_a_large_picture_that_takes_too_long_keeps_its_place_until_it_has_ended(refused) -> None:
+    decoders, slow = Decoders(DecodingSettings(large_bytes=20, wait_s=0.2, limit_s=0.2)), threading.Event()
+    assert "too long to read" in refused(decoders.run, lambda: slow.wait(20), "stranger", needs=30)
+    assert "as many pictures as it can" in refused(decoders.run, lambda: 1, "other", needs=30)
+    slow.set()
+    until(lambda: not decoders._turns._begun)
+    assert decoders.run(lambda: 2, "other", needs=30) == 2
+
+
+def test_one_strangers_large_picture_is_in_memory_at_a_time(showcase, monkeypatch) -> None:
+    """Uploads, boxes and re-ranking alike: what is asked at once is decoded, used and gone one after the other."""
+    monkeypatch.setattr(decoding, "memory_for", lambda source: 400_000_000, raising=False)
+    there: list[int] = []
+    most: list[int] = []
+
+    def read(source: bytes) -> Image.Image:
+        made = read_picture(source)
+        there.append(1)
+        most.append(len(there))
+        weakref.finalize(made, there.pop)
+        time.sleep(0.01)
+        return made
+
+    describe = showcase.engine.describe_query
+    plain = [describe(png(seed)) for seed in range(6)], [describe(png(seed), (2, 2, 20, 12)) for seed in range(6)]
+    monkeypatch.setattr(decoding, "read_picture", read)
+    found: dict[int, Any] = {}
+
+    def ask(seed: int) -> None:
+        whole = showcase.upload(png(seed))
+        found[seed] = whole, showcase.with_box(whole, (2, 2, 20, 12))
+
+    threads = [threading.Thread(target=ask, args=(seed,)) for seed in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert most == [1] * 12 and not there
+    for seed in range(6):
+        for question, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
+            assert question.descriptor.tobytes() == expected.tobytes()
+        assert found[seed][0].preview and (found[seed][0].width, found[seed][0].height) == (24, 18)
+
+
+def test_what_reading_takes_is_predicted_and_bytes_that_are_no_picture_take_nothing() -> None:
+    stream = BytesIO()
+    Image.new("RGB", (640, 480)).save(stream, "JPEG", progressive=True)
+    assert decoding.memory_for(stream.getvalue()) == 640 * 480 * 10  # four bytes a pixel, and all coefficients
+    assert decoding.memory_for(b"no picture") == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has a priority for each thread")
+def test_decoding_leaves_the_processor_to_searches() -> None:
+    def priority() -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    assert Decoders().run(priority) == min(19, priority() + decoding.NICE)
+
+
+def test_a_bundled_picture_is_no_strangers(tmp_path) -> None:
+    bundled, theirs = tmp_path / "gallery" / "a.png", tmp_path / f"{PREFIX}x" / "token" / "pictures" / "a.png"
+    for path in (bundled, theirs):
+        path.parent.mkdir(parents=True)
+        path.write_bytes(png(1))
+    assert decoding.ready(bundled) == bundled and isinstance(decoding.ready(theirs), Image.Image)
+    assert decoding.ready(png(1)).tobytes() == decoded(bundled).tobytes()
+
+
+def test_searches_of_others_go_on_while_a_strangers_picture_is_decoded(monkeypatch) -> None:
+    """One turn at a time, and a picture that takes until the other visitor has been answered."""
+    from gradio.context import LocalContext
+
+    answered, reading = threading.Event(), threading.Event()
+    seen: list[str] = []
+
+    def read(source: bytes) -> Image.Image:
+        reading.set()
+        assert answered.wait(20)
+        return Image.new("RGB", (4, 4))
+
+    monkeypatch.setattr(decoding, "read_picture", read)
+
+    def search(text: str) -> str:
+        if text == "slow":
+            decoded(b"picture")
+            queue = LocalContext.blocks.get()._queue.event_queue_per_concurrency_id[ENCODER]
+            seen.append(f"back in turn: {queue.current_concurrency}")
+        return text.upper()
+
+    with GuardedBlocks() as demo:
+        box = gr.Textbox()
+        gr.on([box.change], search, box, box, concurrency_id=ENCODER, concurrency_limit=1)
+    demo.guard(QueueSettings(at_once=1))
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
+    try:
+
+        def ask(text: str, session: str) -> str:
+            http = httpx.Client(base_url=url, timeout=30)
+            body = {"data": [text], "fn_index": 0, "session_hash": session}
+            http.post("gradio_api/queue/join", json=body).raise_for_status()
+            with http.stream("GET", "gradio_api/queue/data", params={"session_hash": session}) as stream:
+                deadline = time.monotonic() + 40
+                for line in stream.iter_lines():
+                    assert time.monotonic() < deadline
+                    if "process_completed" in line:
+                        return line
+            raise AssertionError("the stream ended without an answer")
+
+        found: dict[str, str] = {}
+        stranger = threading.Thread(target=lambda: found.update(slow=ask("slow", "stranger")))
+        stranger.start()
+        assert reading.wait(20)
+        found["quick"] = ask("quick", "visitor")  # before the change this waited for the stranger's picture
+        answered.set()
+        stranger.join(20)
+        assert "QUICK" in found["quick"] and "SLOW" in found["slow"] and seen == ["back in turn: 1"]
+        queue = demo._queue.event_queue_per_concurrency_id[ENCODER]
+        until(lambda: queue.current_concurrency == 0)
+    finally:
+        answered.set()
+        demo.close()
+
+
+def test_a_page_that_is_closed_lets_its_query_go(showcase) -> None:
+    demo = build(showcase, SETTINGS, more=())
+    demo.guard(QueueSettings())
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
+    try:
+        keeping = demo.keeping
+        assert keeping is not None
+        mine, other = (keeping.hold(png(1), Owner(session)) for session in ("mine", "other"))
+        with httpx.Client(base_url=url, timeout=20) as http, http.stream("GET", "gradio_api/heartbeat/mine") as stream:
+            assert "ALIVE" in next(stream.iter_lines())
+        until(lambda: mine.left is not None)
+        keeping.sweep(time.monotonic() + LEFT_S + 1)
+        assert mine.size == 0 and other.size
+    finally:
+        demo.close()

@@ -1,0 +1,340 @@
+"""The walk, its look-alikes and its handout without Gradio: every number is the library's."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from patchify_core.gallery import read_coco
+from patchify_core.index.build import build_index
+from patchify_core.regions import parse_regions
+from patchify_core.web import lookalikes, views
+from patchify_core.web.handout import EXERCISE, handout
+from patchify_core.web.locating import MAP, SOFT, WINNING
+from patchify_core.web.showcase import Showcase
+from patchify_core.web.views import walk_scores
+from patchify_core.web.views.crops import signed
+from patchify_core.web.views.walk import walk as worded
+from patchify_core.web.views.walk_lab import where
+from patchify_core.web.visits import file_url
+from patchify_core.web.walk import SHOWN, Choice, asked_of, fitting, made_up, walk, worked_example
+from tests.tiny import TinyEncoder, write_dataset
+
+KINDS = ("pyramid:3", "pyramid:1+random:5,0", "sliding:0.5,0.5", "pyramid:1+salient:6")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    """A dataset with an index of every kind of stage, and one with feature maps."""
+    gallery = read_coco(write_dataset(tmp_path_factory.mktemp("walk") / "set"))
+    build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions(KINDS[0]))
+    for number, kind in enumerate(KINDS[1:], 1):
+        build_index(gallery, gallery.root / "indexes" / f"k{number}", TinyEncoder(), parse_regions(kind))
+    return gallery.root
+
+
+@pytest.fixture(scope="module")
+def showcase(folder) -> Showcase:
+    return Showcase(folder, TinyEncoder())
+
+
+@pytest.fixture(scope="module")
+def bundled(sample_db, lite0) -> Showcase:
+    return Showcase(sample_db, lite0)
+
+
+def html(shown, **options) -> str:
+    return worded(shown, file_url, "handout", "patchify.ipynb", **options)
+
+
+# Numbers --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["index", "k1", "k2", "k3"])
+def test_cells_and_winners_are_those_of_explain_at_every_level(showcase, engine) -> None:
+    question = showcase.example(showcase.examples[0].id, engine)
+    patchify = showcase.shelf.engine(engine)
+    for level in range(1, showcase.levels_of(engine) + 1):
+        shown = walk(showcase, question, Choice(engine, level))
+        look = shown.look
+        every = patchify.explain(question.descriptor, look.image.id)
+        np.testing.assert_array_equal(look.explanation.scores, every.scores)
+        np.testing.assert_array_equal(look.explanation.boxes, every.boxes)
+        for n, winner in enumerate(look.winners, 1):
+            assert winner == patchify.explain(question.descriptor, look.image.id, n).patch
+        assert look.result.match.patch == look.winners[level - 1]
+        assert look.result.match.score == every.scores[look.winners[level - 1]]
+        text = html(shown)
+        assert text.count('class="wk-cell"') == len(every.scores)
+        assert text.count('class="wk-bar"') == len(every.scores)
+        assert text.count("wk-layer") == len(shown.stages)
+        for cell, score in enumerate(every.scores):
+            assert f'data-cell="{cell}" tabindex="-1" data-score="{signed(float(score))}"' in text
+
+
+def test_where_a_patch_lies_is_said_for_every_kind_of_stage(showcase) -> None:
+    stages = {name: showcase.shelf.offer(name).index.regions.stages for name in ("index", "k1", "k2")}
+    assert where(stages["index"], 0) == "whole picture"
+    assert where(stages["index"], 4) == "row 2, column 2 of the 2×2 grid"
+    assert where(stages["index"], 10) == "row 2, column 3 of the 3×3 grid"
+    assert where(stages["k1"], 3) == "patch 3 of random:5,0"
+    assert where(stages["k2"], 0).startswith("patch 1 of sliding")
+
+
+@pytest.mark.parametrize("way", [WINNING, SOFT, MAP])
+@pytest.mark.parametrize("level", [1, 3, 4])
+def test_rows_add_up_to_the_score_of_the_search(bundled, way, level) -> None:
+    for example in bundled.examples[:2]:
+        question = bundled.example(example.id)
+        shown = walk(bundled, question, Choice(level=level, way=way))
+        answer = bundled.answer(question, level, SHOWN, None, way)
+        assert shown.standing is not None and answer.score is not None
+        lines = shown.standing.lines
+        assert lines[-1].row.running == answer.score.locscore == shown.standing.score.locscore
+        assert sum(line.row.contribution for line in lines) == pytest.approx(answer.score.locscore, abs=1e-12)
+        assert sum(line.row.precision for line in lines) / answer.score.divisor == pytest.approx(answer.score.ap)
+        for line in lines:  # each line's picture, box and IoU belong together
+            assert line.found / line.row.rank == pytest.approx(line.row.precision)
+            assert line.result.iou == pytest.approx(line.row.iou)
+            assert line.result.match.image_id in bundled.gallery.positives(question.instance)
+        text = html(shown)
+        assert f'<b class="wk-total">{answer.score.locscore:.3f}</b>' in text
+        assert f'<b class="wk-total-ap">{answer.score.ap:.3f}</b>' in text
+        # The Search tab's strip says the same.
+        assert f'<span class="pf-num">{answer.score.locscore:.3f}</span>' in views.strip(answer, shown.name)
+
+
+def test_ranking_first_wrong_and_whole_pictures_are_the_searchs(bundled) -> None:
+    question = bundled.first()
+    shown = walk(bundled, question, Choice())
+    ranking = bundled.ranking(question, bundled.levels)
+    assert [r.match.image_id for r in shown.answer.results] == [m.image_id for m in ranking[:SHOWN]]
+    positives = bundled.gallery.positives(question.instance)
+    at = next(n for n, match in enumerate(ranking, 1) if match.image_id not in positives)
+    assert shown.standing.first_wrong.rank == at
+    assert shown.standing.first_wrong.match.score == ranking[at - 1].score
+    assert shown.whole is not None and shown.answer.baseline is not None
+    assert shown.whole.score.ap == shown.answer.baseline.ap
+    assert shown.whole.score.locscore == shown.answer.baseline.locscore
+    # A picture that stands further down is looked into with its true rank.
+    far = ranking[40].image_id
+    looked = walk(bundled, question, Choice(image=far)).look
+    assert (looked.image.id, looked.result.rank) == (far, 41)
+
+
+def test_a_gallery_picture_is_left_out_of_its_own_arithmetic(bundled) -> None:
+    question = bundled.first()
+    image = walk(bundled, question, Choice()).standing.lines[0].result.match
+    itself = bundled.from_result(image.image_id, image.box, question.instance)
+    standing = walk(bundled, itself, Choice()).standing
+    assert standing.left_out == 1 and standing.counted == len(bundled.gallery.images) - 1
+    assert image.image_id not in [line.result.match.image_id for line in standing.lines]
+    assert standing.lines[-1].row.running == standing.score.locscore
+    for line in standing.lines:
+        assert line.result.iou == pytest.approx(line.row.iou)
+
+
+# What is missing ------------------------------------------------------------------------------------------
+
+
+def test_unknown_object_says_so_and_shows_the_worked_example(showcase) -> None:
+    question = showcase.with_instance(showcase.first(), None)
+    shown = walk(showcase, question, Choice())
+    assert shown.standing is None and shown.name is None
+    text = html(shown)
+    assert "Nobody has said which object this is" in text
+    assert '<div data-sum-of="worked">' in text
+    assert '<div data-sum-of="own" hidden>' in text
+    assert "0.140" in text
+
+
+def test_object_without_pictures_says_that(showcase) -> None:
+    shown = walk(showcase, showcase.first(), Choice())
+    text = walk_scores.locscore_step(replace(shown, standing=None), file_url)
+    assert "No picture of the gallery is annotated with" in text
+
+
+def test_worked_example_is_computed() -> None:
+    score = worked_example()
+    assert (score.ap, score.locscore) == (pytest.approx(0.3), pytest.approx(0.14))
+    assert [(row.rank, row.precision) for row in score.rows()] == [(2, 0.5), (5, 0.4)]
+    assert [row.iou for row in score.rows()] == pytest.approx([0.6, 0.3])
+    assert score.positives == score.divisor == 3
+    text = walk_scores.worked()
+    assert '<b class="wk-total">0.140</b>' in text and '<b class="wk-total-ap">0.300</b>' in text
+    assert "1 never found" in text
+
+
+def test_texts_that_are_not_ours_are_escaped(showcase) -> None:
+    evil = '<b>"x"</b>'
+    question = showcase.first()
+    shown = walk(showcase, question, Choice())
+    text = html(
+        replace(shown, name=evil, question=replace(question, name=evil), engines=(("index", evil), ("b", evil)))
+    )
+    assert evil not in text and "&lt;b&gt;&quot;x&quot;&lt;/b&gt;" in text
+    in_words = replace(question, words=evil, path=None, box=None)
+    assert evil not in html(replace(shown, question=in_words))
+
+
+# Choices --------------------------------------------------------------------------------------------------
+
+
+def test_choices_that_are_not_offered_are_refused_or_fitted(showcase, refused) -> None:
+    question = showcase.first()
+    assert walk(showcase, question, Choice(level=99)).level == 3
+    assert walk(showcase, question, Choice(level=-5)).level == 1
+    assert "not in this gallery" in refused(walk, showcase, question, Choice(image=10**9))
+    assert "kind of box" in refused(walk, showcase, question, Choice(way="<b>"))
+    assert "feature map" in refused(walk, showcase, question, Choice(way=MAP))
+    assert "look-alikes" in refused(walk, showcase, question, Choice(pair=(0, None)))
+    for name in ("nothing", 5, ["index"]):
+        assert "does not have that encoder" in refused(asked_of, showcase, question, name)
+
+
+def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
+    question = showcase.first()
+    before = question.engine
+    other = asked_of(showcase, question, "k1")
+    assert (other.engine, question.engine) == ("k1", before)
+    assert asked_of(showcase, question, None) is question
+    assert fitting(showcase, Choice(way=MAP, level=3, image=4), "k1") == Choice("k1", None, WINNING, 4)
+
+
+# Look-alikes ----------------------------------------------------------------------------------------------
+
+
+def test_galleries_without_look_alikes_have_no_buttons(showcase) -> None:
+    assert lookalikes.look_alikes(showcase.gallery) == ()
+    assert "data-set" not in html(walk(showcase, showcase.first(), Choice()))
+
+
+def test_pair_is_the_best_right_picture_and_the_best_of_a_look_alike(bundled) -> None:
+    sets = lookalikes.look_alikes(bundled.gallery)
+    assert [one.title for one in sets] == ["The tea set", "The two blue pots"]
+    assert [len(one.members) for one in sets] == [4, 2]
+    for number, among in enumerate(sets):
+        for instance, _, query in among.members:
+            pair = lookalikes.hard_pair(bundled, number, instance, "pooled", 4)
+            ranking = bundled.ranking(bundled.example(query, "pooled"), 4)
+            right = bundled.gallery.positives(instance)
+            others = {i for one, _, _ in among.members if one != instance for i in bundled.gallery.positives(one)}
+            best = next(match for match in ranking if match.image_id in right)
+            wrong = next(match for match in ranking if match.image_id in others and match.image_id not in right)
+            assert (pair.right.image.id, pair.right.match.score) == (best.image_id, best.score)
+            assert (pair.other.image.id, pair.other.match.score) == (wrong.image_id, wrong.score)
+            whole = bundled.ranking(bundled.example(query, "pooled"), 1)
+            assert pair.right.whole == next(m.score for m in whole if m.image_id == best.image_id)
+            text = walk_scores.pair_step(pair, 4, bundled.index.regions.stages, file_url)
+            assert f"{best.score:.3f}" in text and f"{wrong.score:.3f}" in text
+
+
+@pytest.mark.parametrize(("number", "asked"), [(7, None), (-1, None), ("0", None), (True, None), (0, 999), (1, 28)])
+def test_pairs_that_there_are_not_are_refused(bundled, refused, number, asked) -> None:
+    assert "look-alike" in refused(lookalikes.hard_pair, bundled, number, asked, "pooled", 4)
+
+
+# Handout --------------------------------------------------------------------------------------------------
+
+
+def test_handout_has_the_searchs_numbers_and_carries_its_pictures(bundled) -> None:
+    text = handout(bundled)
+    shown = walk(bundled, bundled.first(), Choice())
+    assert not re.search(r'(src|href)="(?!data:)', text)
+    assert "<script" not in text
+    for line in shown.standing.lines:
+        assert f"<td>{line.row.running:.3f}</td>" in text
+    assert f"<td>{shown.standing.score.locscore:.3f}</td>" in text
+    winner = shown.look.winners[-1]
+    assert f"<b>{shown.look.explanation.scores[winner]:.3f}</b>" in text
+    answer = made_up(*EXERCISE)
+    assert answer.locscore == pytest.approx((1 * 0.8 + 2 / 3 * 0.5 + 3 / 6 * 0.9) / 4)
+    # In the answer, and nowhere before it.
+    assert text.count(f"= {answer.locscore:.3f}") == 1
+    assert text.index(f"= {answer.locscore:.3f}") > text.index('class="answer"')
+
+
+def test_handout_of_an_index_without_grids_and_of_a_small_gallery(folder) -> None:
+    assert "One real query" in handout(Showcase(folder, TinyEncoder()))
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0581, "−0.058"), (0.5, "0.500"), (-0.0001, "0.000"), (1, "1.000")])
+def test_minus_is_a_minus_and_zero_has_none(value, text) -> None:
+    assert signed(value) == text
+
+
+# The tab's answers ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def walking(showcase, monkeypatch):
+    """The tab over the small gallery, and the notices that it gave."""
+    from patchify_core.web.tabs import walk as tab
+    from patchify_core.web.visits import Visits
+
+    said: list[str] = []
+    monkeypatch.setattr(tab, "warn", said.append)
+    return tab.Walking(Visits(showcase)), said
+
+
+def sent(**what):
+    import gradio as gr
+
+    return gr.EventData(None, what)
+
+
+def test_tab_is_made_when_opened_and_kept_until_the_question_changes(walking, showcase) -> None:
+    tab, said = walking
+    held, text = tab.open(None, None)
+    assert "pf-walk" in text and held.question is showcase.first()
+    skipped = tab.open(None, held)
+    assert isinstance(skipped[0], dict) and isinstance(skipped[1], dict)
+    other = showcase.example(showcase.examples[1].id)
+    again, text = tab.open(other, held)
+    assert again.question is other and "quilt" in text
+    # Another level keeps the picture, and does not describe the question anew.
+    later, _ = tab.change(other, again, sent(what="level", value=1))
+    assert later.choice.image == again.choice.image and later.question is other
+    salient, _ = tab.change(other, later, sent(what="engine", value="k3"))
+    assert (salient.question.engine, other.engine, salient.choice.level) == ("k3", "index", None)
+    kept, _ = tab.change(other, salient, sent(what="level", value=1))
+    assert kept.question is salient.question
+    assert said == []
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        {},
+        {"what": "level"},
+        {"what": "level", "value": "2"},
+        {"what": "level", "value": True},
+        {"what": "image", "value": 10**12},
+        {"what": "image", "value": [1]},
+        {"what": "engine", "value": "<b>"},
+        {"what": "engine", "value": None},
+        {"what": "way", "value": "map"},
+        {"what": "way", "value": {"a": 1}},
+        {"what": "pair", "value": 0},
+        {"what": "pair", "value": 0, "asked": "x"},
+    ],
+)
+def test_what_a_browser_may_not_ask_is_one_notice_and_changes_nothing(walking, what) -> None:
+    tab, said = walking
+    held, before = tab.open(None, None)
+    after, text = tab.change(None, held, sent(**what))
+    assert len(said) == 1
+    assert after.choice == held.choice
+    unturned = re.compile(r'data-turn="\d+"')
+    assert unturned.sub("", text) == unturned.sub("", before)
+
+
+def test_forgotten_question_is_not_walked_as_another(walking, showcase) -> None:
+    tab, said = walking
+    held, _ = tab.open(showcase.example(showcase.examples[1].id), None)
+    answer = tab.change(None, held, sent(what="level", value=1))
+    assert "no longer knows" in said[0] and isinstance(answer[0], dict)
