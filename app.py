@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from patchify_core.demo.settings import variables_in_words
 from patchify_core.errors import PatchifyError
-from patchify_core.web.settings import variables_in_words
 
 
 def main() -> int:

@@ -1,5 +1,5 @@
 // The visitor's own pictures: sent, watched while they are indexed, boxed and scored. The server's addresses are those of
-// web/own/addresses.py; the token that opens them stays in this browser.
+// web/own_pictures.py; the token that opens them stays in this browser.
 const STORE = 'patchify-own';
 const AT_ONCE = 3;  // uploads
 const SHOWN = 120;  // pictures, until more are asked for

@@ -9,8 +9,8 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse
 
+from patchify_core.demo.settings import PageSettings, ServerSettings
 from patchify_core.web.gate import Gate
-from patchify_core.web.settings import PageSettings, ServerSettings
 
 JOIN = "/gradio_api/queue/join"
 JSON = [(b"content-type", b"application/json")]

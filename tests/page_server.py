@@ -99,8 +99,8 @@ def main() -> None:
     import open_clip
 
     from patchify_core import encoders
+    from patchify_core.demo.own import registry
     from patchify_core.web.launch import launch, leave
-    from patchify_core.web.own import registry
 
     registry.LEFT_S, registry.SWEEP_S = 5.0, 0.3  # so that a test need not wait for a minute
 

@@ -13,7 +13,7 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     arguments = parser.parse_args()
 
-    from patchify_core.web import studies
+    from patchify_core.demo import studies
     from patchify_core.web.launch import launch
 
     studies.FOLDER = arguments.studies

@@ -20,12 +20,13 @@ RUNS, START_LIMIT_S = 7, 120.0
 def measure() -> dict[str, Any]:
     """Prints seconds on the server, and returns them with the ratio to the bare forward pass of one crop."""
     start_up = _start_up()
-    from patchify_core.web import locating, views
+    from patchify_core.demo import locating
+    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.web import views
     from patchify_core.web.events import Asked
-    from patchify_core.web.showcase import Showcase
     from patchify_core.web.visits import Visits, file_url
 
-    showcase = Showcase(SAMPLE_DB)
+    showcase = ExampleGallery(SAMPLE_DB)
     page = Visits(showcase)
     way, top = locating.best_way(showcase.index), page.settings.results
     before = Asked(showcase.first(), showcase.levels, top, None, way)

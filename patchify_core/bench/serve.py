@@ -147,13 +147,13 @@ def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> di
 
 def expect(gallery: Path = SAMPLE_DB) -> Expected:
     """Answers all that will be asked, without a server."""
-    from patchify_core.web import locating
+    from patchify_core.demo import locating
+    from patchify_core.demo.examples import ExampleGallery
     from patchify_core.web.api import rows_of
     from patchify_core.web.events import Asked
-    from patchify_core.web.showcase import Showcase
     from patchify_core.web.visits import Visits
 
-    showcase = Showcase(gallery)
+    showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
     way, top = locating.best_way(showcase.index), visits.settings.results
 

@@ -1,20 +1,14 @@
-"""The Gradio page.
+"""The Gradio page: the only room that imports Gradio or Starlette.
 
-shelf          the indexes of one gallery that the page offers, each with its encoder, loaded when first chosen
-questions      what one visitor asks: a picture and a box, or words; `asking` makes questions
-showcase       answers questions: matches with verdicts, scores, a look into one match (`answers` holds their types)
-locating       which box a result is shown with: the winning patch's or a refined one, kept with the question
-judging        verdicts and scores, by the gallery's annotations
-stages         what the nested sets of patches of an index are called on the page
-views          words all that as HTML
 visits         what a visitor does, as functions from a question to what is shown
 events         reads what a browser sends, and turns refusals into notices
+views          words all that as HTML
 tabs           one module a tab of the page; `tabs.MORE` lists those beside the search
 page, launch   put the tabs together, and serve them
 gate           what every request passes first: `used` lists the addresses there are, `bodies` bounds what is sent,
                `callers` finds out who asks and by which name of the server
+guarded        Gradio's blocks and queue for strangers; `host` says who sent what is being answered
 serving        starts Gradio's server behind the gate; `connections` gives connections deadlines, `states` keeps visits
+own_pictures   the server's addresses for visitors' own pictures; the page's script calls them
 served, places the files that are shown, and sentences that say nothing of where they are on this machine
-
-Only `events`, `visits`, `tabs`, `page`, `guarded`, `states`, `serving` and `launch` import Gradio.
 """

@@ -16,6 +16,10 @@ from typing import Any, Literal
 import gradio as gr
 from gradio import FileData
 
+from patchify_core.demo import locating
+from patchify_core.demo.decoding import decoded
+from patchify_core.demo.questions import checked_words
+from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import LevelReport, QueryRecord, as_json, chosen_levels, evaluate
 from patchify_core.gallery import Query
@@ -23,12 +27,9 @@ from patchify_core.patchify import Patchify
 from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
 from patchify_core.retrieval.ranking import Match
 from patchify_core.retrieval.rerank import Reranker, load_reranker
-from patchify_core.web import inputs, locating
-from patchify_core.web.decoding import decoded
+from patchify_core.web import inputs
 from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted
 from patchify_core.web.places import without_places
-from patchify_core.web.questions import checked_words
-from patchify_core.web.shelf import shown_spec
 from patchify_core.web.visits import Visits
 
 Refine = Literal["soft", "map"] | None
@@ -124,7 +125,7 @@ class Programs:
         data = inputs.picture_bytes(picture, self._upload_mb)
         engine, options = self._asked(top, level, index, refine, rerank)
         region = inputs.box_of(box)
-        return rows_of(engine, decoded(data, lambda picture: engine.search(picture, region, **options), in_turn=True))
+        return rows_of(engine, decoded(data, lambda picture: engine.search(picture, region, **options)))
 
     def search_by_example(
         self,

@@ -12,8 +12,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any
 
+from patchify_core.demo.settings import PageSettings
 from patchify_core.web.callers import CALLER
-from patchify_core.web.settings import PageSettings
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

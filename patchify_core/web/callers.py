@@ -13,24 +13,12 @@ from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+from patchify_core.demo.settings import Network
 
 CALLER: ContextVar[str] = ContextVar("patchify_caller", default="")
 """Group (`group_of`) of the address whose request is being handled in this context."""
 
-PRIVATE = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
-"""Networks from which the proxies of a Hugging Face Space reach it."""
-
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::\d{1,5})?", re.ASCII | re.IGNORECASE)
-
-
-def networks(text: str) -> tuple[Network, ...]:
-    """Addresses and networks, separated by commas.
-
-    Raises:
-        ValueError: if one of them is neither.
-    """
-    return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
 def caller_of(peer: str, forwarded: Iterable[str], proxies: Collection[Network]) -> str:

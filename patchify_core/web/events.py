@@ -12,10 +12,10 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal
 
+from patchify_core.demo.locating import WINNING
+from patchify_core.demo.questions import Question
 from patchify_core.errors import PatchifyError, PictureError
-from patchify_core.web.locating import WINNING
 from patchify_core.web.places import without_places
-from patchify_core.web.questions import Question
 from patchify_core.web.uploads import forget_folders
 
 NOTICE = "That did not work"

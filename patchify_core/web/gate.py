@@ -22,10 +22,10 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from patchify_core.demo.settings import PageSettings, ServerSettings
 from patchify_core.web.bodies import CALL_S, SMALL, Body, Message, Reader, Receive, Refused, Sizes, checked_json
 from patchify_core.web.callers import CALLER, caller_of, group_of, host_in, is_local_host, is_own_host, is_trusted
 from patchify_core.web.logs import is_first
-from patchify_core.web.settings import PageSettings, ServerSettings
 from patchify_core.web.used import USED, Use, found_use, our_uses
 
 Scope = MutableMapping[str, Any]

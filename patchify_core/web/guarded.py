@@ -22,14 +22,16 @@ from gradio.state_holder import SessionState
 from gradio.utils import error_payload
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
+from patchify_core.demo import decoding
+from patchify_core.demo.keeping import Keeping
+from patchify_core.demo.room import Owner
+from patchify_core.demo.settings import QueueSettings
 from patchify_core.web.bodies import SMALL
 from patchify_core.web.callers import CALLER, caller_group
 from patchify_core.web.events import NOTICE
 from patchify_core.web.gate import FAILED
-from patchify_core.web.keeping import Keeping
+from patchify_core.web.host import GradioHost
 from patchify_core.web.logs import log_unforeseen
-from patchify_core.web.room import Owner
-from patchify_core.web.settings import QueueSettings
 
 ENCODER, PROGRAMS, EVALUATION = "encoder", "programs", "programs-evaluation"
 """Queues (Gradio's concurrency ids) of the searches of the page, of those of programs, and of their evaluations."""
@@ -110,6 +112,7 @@ class GuardedBlocks(gr.Blocks):
 
     def guard(self, settings: QueueSettings) -> None:
         """Opens the queue that all requests go through; nothing can be asked beside it."""
+        decoding.host = GradioHost()
         self.queue(max_size=settings.waiting, default_concurrency_limit=OTHERS_AT_ONCE, api_open=False)
         self._queue = self._fair = FairQueue(self, settings)
         for fn in self.fns.values():

@@ -7,10 +7,10 @@ import io
 from functools import partial
 from pathlib import Path
 
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.walk import Choice, walk
 from patchify_core.imaging.pictures import read_picture
-from patchify_core.web.showcase import Showcase
 from patchify_core.web.views.handout import handout_page
-from patchify_core.web.walk import Choice, walk
 
 EXERCISE = (4, {1: 0.8, 3: 0.5, 6: 0.9})
 """What is computed by hand: how many pictures hold the object, and rank -> IoU of those that were found."""
@@ -19,7 +19,7 @@ LARGE, SMALL = 640, 240
 """Longest sides of pictures and of thumbnails in pixels: at least 75 a centimetre where they are printed."""
 
 
-def handout(showcase: Showcase) -> str:
+def handout(showcase: ExampleGallery) -> str:
     """The page, whole: HTML with its style and its pictures inside, of the first example.
 
     Args:

@@ -15,12 +15,12 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.demo.reranking import NEEDS
 from patchify_core.errors import BoxError, PatchifyError, PictureError
 from patchify_core.imaging.boxes import as_boxes
 from patchify_core.retrieval.localize import REFINERS
 from patchify_core.retrieval.rerank import RERANKERS
 from patchify_core.web.events import take_file
-from patchify_core.web.reranking import NEEDS
 
 MOST = 200
 """Results of one search, at most."""

@@ -17,18 +17,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from patchify_core.demo.home import Home
+from patchify_core.demo.memory import few_arenas, give_back
+from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
-from patchify_core.web.home import Home
 from patchify_core.web.logs import install as install_log
-from patchify_core.web.memory import few_arenas, give_back
 from patchify_core.web.places import hide
-from patchify_core.web.settings import PageSettings, QueueSettings, ServerSettings
 
 if TYPE_CHECKING:
     import gradio as gr
 
-    from patchify_core.web.showcase import Showcase
+    from patchify_core.demo.examples import ExampleGallery
 
 STYLES = ("style.css", "walk.css", "own.css", "share.css")
 """The page's looks: one file for what all tabs share, then one a part."""
@@ -107,8 +107,8 @@ def launch(
             from patchify_core.web.tools import offer_tools
 
             offer_tools()
-        from patchify_core.web.own.addresses import own_routes
-        from patchify_core.web.own.registry import Registry
+        from patchify_core.demo.own.registry import Registry
+        from patchify_core.web.own_pictures import own_routes
         from patchify_core.web.page import build
         from patchify_core.web.routes import refusals, routes
         from patchify_core.web.serving import serve_through_gate
@@ -202,11 +202,11 @@ def _signals(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in handlers.items()}
 
 
-def _open(folder: Path) -> Showcase:
+def _open(folder: Path) -> ExampleGallery:
     """The gallery with what the first view shows found already."""
-    from patchify_core.web.showcase import Showcase
+    from patchify_core.demo.examples import ExampleGallery
 
-    showcase = Showcase(folder)
+    showcase = ExampleGallery(folder)
     try:
         showcase.prepare(examples=1, workers=2)
     except IndexFolderError as error:  # a map is damaged: the page says so to whoever asks
@@ -214,7 +214,7 @@ def _open(folder: Path) -> Showcase:
     return showcase
 
 
-def _between(showcase: Showcase, closing: threading.Event, busy: Callable[[], bool]) -> None:
+def _between(showcase: ExampleGallery, closing: threading.Event, busy: Callable[[], bool]) -> None:
     """What is done while nobody asks anything: examples are prepared, and memory that visits needed is given back."""
     preparing = (showcase, closing, busy)  # which takes long where visitors come and go
     threading.Thread(target=_prepare, args=preparing, name="patchify-prepare", daemon=True).start()
@@ -227,7 +227,7 @@ def _between(showcase: Showcase, closing: threading.Event, busy: Callable[[], bo
         used = asking
 
 
-def _prepare(showcase: Showcase, closing: threading.Event, busy: Callable[[], bool]) -> None:
+def _prepare(showcase: ExampleGallery, closing: threading.Event, busy: Callable[[], bool]) -> None:
     """Answers the examples while nobody asks anything; whoever asks for one sooner waits a bit longer.
 
     Args:

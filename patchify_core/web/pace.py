@@ -3,14 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import threading
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from concurrent.futures import Future
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import Request
@@ -59,102 +54,6 @@ async def paced(request: Request, pace: Pace | None = None) -> AsyncIterator[byt
         if took > pace.grace_s and size < took * pace.least:
             raise PatchifyError(STALLED)
         yield piece
-
-
-class Slots:
-    """So many at a time, and so many of one.
-
-    Args:
-        most: in all.
-        of_one: of one visitor or address.
-    """
-
-    def __init__(self, most: int, of_one: int) -> None:
-        """All are free. Used by the event loop alone."""
-        self.most, self.of_one = most, of_one
-        self._taken: Counter[str] = Counter()
-
-    def take(self, one: str) -> bool:
-        """Takes a slot, if there is one."""
-        if self._taken[one] >= self.of_one or self._taken.total() >= self.most:
-            return False
-        self._taken[one] += 1
-        return True
-
-    def give(self, one: str) -> None:
-        """Gives it back."""
-        self._taken[one] -= 1
-        self._taken += Counter()  # without those that have none
-
-
-@dataclass(frozen=True, eq=False)
-class Ticket:
-    """Somebody's turn.
-
-    Attributes:
-        address: of whoever waits for it.
-        needs: what it takes, in any unit.
-        begun: done as soon as it has begun.
-    """
-
-    address: str
-    needs: int = 0
-    begun: Future[None] = field(default_factory=Future)
-
-
-class AddressTurns:
-    """Where some must wait, addresses take turns, however much each of them asks for. Safe to use from any thread.
-
-    Args:
-        fits: ticket, those that have begun -> whether it may begin now.
-    """
-
-    def __init__(self, fits: Callable[[Ticket, Collection[Ticket]], bool]) -> None:
-        """Nobody waits."""
-        self._fits, self._lock, self._numbers = fits, threading.Lock(), itertools.count()
-        self._waiting: list[Ticket] = []
-        self._begun: list[Ticket] = []
-        self._order: dict[str, int] = {}  # address -> number of its coming, or of when it last had a turn
-
-    def ask(self, address: str, needs: int = 0) -> Ticket:
-        """Waits for a turn; whoever asks calls `end`, however it goes."""
-        ticket = Ticket(address, needs)
-        with self._lock:
-            self._order.setdefault(address, next(self._numbers))
-            self._waiting.append(ticket)
-            self._begin()
-        return ticket
-
-    def end(self, ticket: Ticket) -> None:
-        """Ends a turn, or the wait for one."""
-        with self._lock:
-            (self._begun if ticket in self._begun else self._waiting).remove(ticket)
-            self._order[ticket.address] = next(self._numbers)
-            if all(one.address != ticket.address for one in (*self._begun, *self._waiting)):
-                del self._order[ticket.address]
-            self._begin()
-
-    @asynccontextmanager
-    async def turn(self, address: str) -> AsyncIterator[None]:
-        """A turn, waited for in the event loop."""
-        ticket = self.ask(address)
-        try:
-            await asyncio.wrap_future(ticket.begun)
-            yield
-        finally:
-            self.end(ticket)
-
-    def _begin(self) -> None:
-        def next_one() -> Ticket | None:
-            ordered = sorted(self._waiting, key=lambda one: self._order[one.address])
-            return next((one for one in ordered if self._fits(one, self._begun)), None)
-
-        while ticket := next_one():
-            self._waiting.remove(ticket)
-            self._begun.append(ticket)
-            self._order[ticket.address] = next(self._numbers)
-            if ticket.begun.set_running_or_notify_cancel():  # else whoever waited has just given up, and will end it
-                ticket.begun.set_result(None)
 
 
 class Download(StreamingResponse):

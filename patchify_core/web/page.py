@@ -6,21 +6,21 @@ from collections.abc import Sequence
 
 import gradio as gr
 
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.own.registry import Registry
+from patchify_core.demo.settings import PageSettings
+from patchify_core.demo.shelf import shown_spec
 from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.api import add_api
 from patchify_core.web.guarded import GuardedBlocks
-from patchify_core.web.own.registry import Registry
-from patchify_core.web.settings import PageSettings
-from patchify_core.web.shelf import shown_spec
-from patchify_core.web.showcase import Showcase
 from patchify_core.web.tabs import MORE, Build
 from patchify_core.web.tabs.search import PLAIN, build_search_tab
 from patchify_core.web.visits import Visits, file_url
 
 
 def build(
-    showcase: Showcase,
+    showcase: ExampleGallery,
     settings: PageSettings | None = None,
     more: Sequence[tuple[str, Build]] = MORE,
     own: Registry | None = None,

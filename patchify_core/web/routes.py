@@ -18,10 +18,10 @@ from patchify_core.web.served import ADDRESS, file_at
 if TYPE_CHECKING:
     import gradio as gr
 
-    from patchify_core.web.showcase import Showcase
+    from patchify_core.demo.examples import ExampleGallery
 
 
-def routes(showcase: Showcase, page: gr.Blocks) -> list[Route]:
+def routes(showcase: ExampleGallery, page: gr.Blocks) -> list[Route]:
     """The addresses, each with what answers it.
 
     Args:
@@ -114,7 +114,7 @@ async def misnamed(request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"detail": "There is no such function or argument: see the API under /gradio_api/info."}, 404)
 
 
-def why_not(showcase: Showcase, stopped: bool) -> str | None:
+def why_not(showcase: ExampleGallery, stopped: bool) -> str | None:
     """Why no search can be answered, in one sentence; None if it can.
 
     Args:

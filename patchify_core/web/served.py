@@ -11,8 +11,8 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote
 
+from patchify_core.demo import studies
 from patchify_core.files import ASSETS
-from patchify_core.web import studies
 
 ADDRESS = "gradio_api/file="
 """Where the files are, below the page; there follows a folder's name here, and the file's below it."""

@@ -8,9 +8,9 @@ from typing import Any
 
 from starlette.routing import Route
 
+from patchify_core.demo.settings import PageSettings, ServerSettings
 from patchify_core.web.connections import configured
 from patchify_core.web.gate import Gate
-from patchify_core.web.settings import PageSettings, ServerSettings
 from patchify_core.web.states import FairStates
 
 

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from patchify_core.web import answers, stages
-from patchify_core.web.answers import Answer, Result
-from patchify_core.web.decoding import decoded
-from patchify_core.web.locating import BOXES
-from patchify_core.web.questions import Question
-from patchify_core.web.reranking import NAMES as RERANKERS
+from patchify_core.demo import answers, stages
+from patchify_core.demo.answers import Answer, Result
+from patchify_core.demo.decoding import decoded
+from patchify_core.demo.locating import BOXES
+from patchify_core.demo.questions import Question
+from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.web.views.html import WORDS, count
 
 

@@ -14,11 +14,11 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
+from patchify_core.demo.keeping import Keeping, Parcel
+from patchify_core.demo.room import Owner
 from patchify_core.errors import PatchifyError
 from patchify_core.web.callers import caller_group
-from patchify_core.web.keeping import Keeping, Parcel
 from patchify_core.web.pace import paced
-from patchify_core.web.room import Owner
 
 PARTS = 8
 """Files, and fields, that one form may have. The page and gradio_client send one file."""

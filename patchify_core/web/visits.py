@@ -10,24 +10,24 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
+from patchify_core.demo import decoding, locating, stages
+from patchify_core.demo.answers import Answer
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.keeping import Held, Keeping
+from patchify_core.demo.own.place import OwnPlace, gone, own_address, token_in
+from patchify_core.demo.questions import OWN, Question
+from patchify_core.demo.reranking import NAMES
+from patchify_core.demo.settings import PageSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.web import locating, stages, views
-from patchify_core.web.answers import Answer
-from patchify_core.web.decoding import asker
+from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, Asked, sent, sent_id, take_file, warn
-from patchify_core.web.keeping import Held, Keeping
-from patchify_core.web.own.place import OwnPlace, gone, own_address, token_in
-from patchify_core.web.questions import OWN, Question
-from patchify_core.web.reranking import NAMES
 from patchify_core.web.served import address_of
-from patchify_core.web.settings import PageSettings
-from patchify_core.web.showcase import Showcase
 
 if TYPE_CHECKING:
+    from patchify_core.demo.own.registry import Registry
     from patchify_core.regions import Stage
-    from patchify_core.web.own.registry import Registry
 
 OWN_ID = 1_000_000_000
 """Added to the ids of a visitor's own pictures, so that they are not taken for those of examples."""
@@ -52,7 +52,9 @@ class Visits:
         own: visitors' own pictures; None if the page takes none.
     """
 
-    def __init__(self, showcase: Showcase, settings: PageSettings | None = None, own: Registry | None = None) -> None:
+    def __init__(
+        self, showcase: ExampleGallery, settings: PageSettings | None = None, own: Registry | None = None
+    ) -> None:
         """Takes the names of examples and objects; nothing is computed yet."""
         self.showcase, self.settings, self.own = showcase, settings or PageSettings(), own
         self.keeping = Keeping(self.settings) if own is None else own.keeping
@@ -60,7 +62,7 @@ class Visits:
         self.examples = [(query.id, gallery.name(query.instance), query.path) for query in showcase.examples]
         self.objects = _by_name(gallery)
 
-    def at(self, question: Question | None) -> Showcase:
+    def at(self, question: Question | None) -> ExampleGallery:
         """Where a question is answered: gallery, indexes and annotations; None means that of a page just opened.
 
         Raises:
@@ -68,7 +70,7 @@ class Visits:
         """
         return self.showcase if question is None else self.at_index(question.engine)
 
-    def at_index(self, engine: str) -> Showcase:
+    def at_index(self, engine: str) -> ExampleGallery:
         """Where the index of this name is; see `at`."""
         own = self.own.at(engine) if self.own is not None and isinstance(engine, str) else None
         return own or self.showcase
@@ -232,7 +234,7 @@ class Visits:
 
     def take_upload(self, asked: Asked, event: gr.EventData) -> list[Any]:
         """A picture was uploaded, dropped, pasted or taken."""
-        held = self.keeping.hold(take_file(sent(event, "path")), asker())
+        held = self.keeping.hold(take_file(sent(event, "path")), decoding.host.asker())
         return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
 
     def leave(self, request: gr.Request) -> None:
@@ -382,7 +384,7 @@ class Visits:
         if question.path is None or own_address(question.path) is None:
             plain = replace(question, instance=None, itself=None, engine=engine)
             return self.showcase.with_box(plain, question.box)
-        held = self.keeping.hold(question.path.read_bytes(), asker())
+        held = self.keeping.hold(question.path.read_bytes(), decoding.host.asker())
         asked = self.showcase.upload(held, question.name, engine)
         return asked if question.box is None else self.showcase.with_box(asked, question.box)
 

@@ -9,16 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchify_core.demo.examples import ExampleGallery
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.retrieval import ranking as module
 from patchify_core.retrieval.ranking import Match, Ranking
-from patchify_core.web.showcase import Showcase
 
 
 @pytest.fixture(scope="module")
 def made(sample_db):
     """(the ranking of an example, the same as a list, the showcase)."""
-    showcase = Showcase(sample_db)
+    showcase = ExampleGallery(sample_db)
     descriptor = showcase.first().descriptor
     return showcase.engine.ranking(descriptor), showcase.engine.search_descriptor(descriptor, None), showcase
 

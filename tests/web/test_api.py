@@ -13,12 +13,12 @@ from patchify_core import patchify as retrieval
 from patchify_core.__main__ import main
 from patchify_core.cli import evaluate as evaluate_command
 from patchify_core.cli import index as index_command
+from patchify_core.demo.examples import ExampleGallery
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import api, inputs
 from patchify_core.web.api import Programs
-from patchify_core.web.showcase import Showcase
 from patchify_core.web.visits import Visits
 from tests.tiny import TinyEncoder, write_dataset
 
@@ -46,7 +46,7 @@ def uploads(tmp_path, monkeypatch) -> Path:
 def programs(folder, uploads, monkeypatch) -> Programs:
     for module in (retrieval, index_command, evaluate_command):  # for the command line in this process
         monkeypatch.setattr(module, "load_encoder", lambda spec="tiny", settings=None: TinyEncoder())
-    return Programs(Visits(Showcase(folder, TinyEncoder())))
+    return Programs(Visits(ExampleGallery(folder, TinyEncoder())))
 
 
 def sent(folder: Path, uploads: Path, name: str = "queries/1.png") -> dict[str, object]:

@@ -10,6 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patchify_core.demo import locating
+from patchify_core.demo.examples import PIECE, ExampleGallery
+from patchify_core.demo.locating import MAP, OBJECTS, SOFT, WINNING
+from patchify_core.demo.questions import Question
+from patchify_core.demo.shelf import DEFAULT, PREFERRED, Shelf
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import score_matches
 from patchify_core.gallery import read_coco
@@ -17,12 +22,8 @@ from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval.localize import SimilarityMap
 from patchify_core.retrieval.ranking import Verification
-from patchify_core.web import events, locating, views, visits
+from patchify_core.web import events, views, visits
 from patchify_core.web.events import Asked
-from patchify_core.web.locating import MAP, OBJECTS, SOFT, WINNING
-from patchify_core.web.questions import Question
-from patchify_core.web.shelf import DEFAULT, PREFERRED, Shelf
-from patchify_core.web.showcase import PIECE, Showcase
 from patchify_core.web.views import heat
 from patchify_core.web.visits import Visits, file_url
 from tests.page_server import write_gallery
@@ -51,8 +52,8 @@ def made(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def ours(made) -> Showcase:
-    return Showcase(made, Speaking())
+def ours(made) -> ExampleGallery:
+    return ExampleGallery(made, Speaking())
 
 
 @pytest.fixture
@@ -64,7 +65,7 @@ def said(monkeypatch) -> list[str]:
     return notices
 
 
-def located(showcase: Showcase, monkeypatch, engine: str = PREFERRED) -> list[tuple[int, int | None]]:
+def located(showcase: ExampleGallery, monkeypatch, engine: str = PREFERRED) -> list[tuple[int, int | None]]:
     """Whatever is searched for on a map from now on: (row, objects)."""
     localizer, calls = locating.localizer_of(showcase.shelf.engine(engine)), []
     real = localizer.locate
@@ -89,7 +90,7 @@ def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path
     build_index(alone, alone.root / "index", TinyEncoder(), parse_regions("pyramid:2"))
     (alone.root / "indexes" / "pooled").mkdir(parents=True)  # and one that cannot be read is none
     assert Shelf(alone.root).first == DEFAULT
-    page = Visits(Showcase(alone.root, TinyEncoder()))
+    page = Visits(ExampleGallery(alone.root, TinyEncoder()))
     assert page.first_view()[1].way == SOFT
 
 
@@ -225,7 +226,7 @@ def test_damaged_maps_are_one_notice_and_soft_boxes(made, tmp_path, said) -> Non
     import shutil
 
     shutil.copytree(made, tmp_path / "set")
-    showcase = Showcase(tmp_path / "set", TinyEncoder())
+    showcase = ExampleGallery(tmp_path / "set", TinyEncoder())
     maps = showcase.index.maps
     assert maps is not None
     maps.path.write_bytes(maps.path.read_bytes()[:200])
@@ -265,11 +266,11 @@ def test_cards_show_both_boxes_and_every_object(ours) -> None:
     assert "pf-legend" not in views.strip(plain, "rug") and "Patchify" in views.strip(plain, "rug")
 
 
-def size(showcase: Showcase):
+def size(showcase: ExampleGallery):
     return lambda image: (320, 240, showcase.gallery.image(image).path)
 
 
-def detail(showcase: Showcase, question: Question, way: str) -> str:
+def detail(showcase: ExampleGallery, question: Question, way: str) -> str:
     image = showcase.ranking(question, LEVEL)[0].image_id
     found = showcase.detail(question, image, LEVEL, 5, None, way)
     return views.detail(found, size(showcase)(image), question, file_url)

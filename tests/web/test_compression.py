@@ -11,15 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchify_core.demo import codecs
+from patchify_core.demo.codecs import Codecs, Stop, learns, ranking, stops, words_of
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.sizes import MEMORY, bytes_per_patch, overhead, sizes, words
+from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
 from patchify_core.index import recode
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.codec.factory import CODEBOOKS, make_codec, parse_factory, train
-from patchify_core.web import codecs, views
-from patchify_core.web.codecs import Codecs, Stop, learns, ranking, stops, words_of
-from patchify_core.web.showcase import Showcase
-from patchify_core.web.sizes import MEMORY, bytes_per_patch, overhead, sizes, words
-from patchify_core.web.studies import Studies, read_studies
+from patchify_core.web import views
 from patchify_core.web.views.compression import Effect
 from tests.study_files import write_studies
 from tests.tiny import TinyEncoder, write_dataset
@@ -81,14 +82,14 @@ def test_words_of_a_size(size, said) -> None:
 
 
 @pytest.fixture(scope="module")
-def showcase(tmp_path_factory) -> Showcase:
+def showcase(tmp_path_factory) -> ExampleGallery:
     from patchify_core.gallery import read_coco
     from patchify_core.index.build import build_index
     from patchify_core.regions import parse_regions
 
     gallery = read_coco(write_dataset(tmp_path_factory.mktemp("set")))
     build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions("pyramid:4"))
-    return Showcase(gallery.root, TinyEncoder())
+    return ExampleGallery(gallery.root, TinyEncoder())
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_en
     ]
 
 
-def wanted(made: Codecs, showcase: Showcase, factory: str, codebook: str = "uniform") -> codecs.Training:
+def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str = "uniform") -> codecs.Training:
     training = made.want("index", showcase.index, factory, codebook)
     assert training.done.wait(20)
     made.leave(training)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchify_core.demo import trials as tried
+from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.evaluation.compare import interval
-from patchify_core.web import trials as tried
 from patchify_core.web import views
-from patchify_core.web.studies import Studies, read_studies
 from patchify_core.web.views.trial import difference_in_words
 from tests.study_files import row, study, write
 

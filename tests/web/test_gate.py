@@ -17,10 +17,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
+from patchify_core.demo.settings import ServerSettings
 from patchify_core.web import callers
 from patchify_core.web.bodies import Refused
 from patchify_core.web.gate import Gate
-from patchify_core.web.settings import ServerSettings
 from patchify_core.web.used import found_use
 from tests.asgi import JOIN, JSON, SIZES, Inner, asked, gate, sentence
 

@@ -20,22 +20,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchify_core.demo import home
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.home import GRADIO, LOCK_PREFIX, PREFIX, UPLOADS_PREFIX, Home, delete_dead
+from patchify_core.demo.keeping import UNFETCHED_S, UNREAD_S, Held, Keeping
+from patchify_core.demo.own import registry
+from patchify_core.demo.own.registry import Registry
+from patchify_core.demo.room import IDLE_S, LEFT_S, Kept, Owner, Room
+from patchify_core.demo.settings import MEGABYTE, PageSettings, QueueSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
-from patchify_core.web import home, visits
+from patchify_core.web import visits
 from patchify_core.web.events import Asked
 from patchify_core.web.guarded import ENCODER, GuardedBlocks
-from patchify_core.web.home import GRADIO, LOCK_PREFIX, PREFIX, UPLOADS_PREFIX, Home, delete_dead
-from patchify_core.web.keeping import UNFETCHED_S, UNREAD_S, Held, Keeping
-from patchify_core.web.own import registry
-from patchify_core.web.own.registry import Registry
 from patchify_core.web.pace import Pace
-from patchify_core.web.room import IDLE_S, LEFT_S, Kept, Owner, Room
-from patchify_core.web.settings import MEGABYTE, PageSettings, QueueSettings
-from patchify_core.web.showcase import Showcase
 from tests.tiny import TinyEncoder, picture, write_dataset
 
 SETTINGS = PageSettings(memory_mb=1, own_total_mb=8, own_mb=2, upload_mb=1, archive_mb=2, forget_s=600)
@@ -49,10 +50,10 @@ def png(seed: int, size: tuple[int, int] = (24, 18)) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def showcase(tmp_path_factory) -> Showcase:
+def showcase(tmp_path_factory) -> ExampleGallery:
     gallery = read_coco(write_dataset(tmp_path_factory.mktemp("kept") / "set"))
     build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions("pyramid:3"))
-    return Showcase(gallery.root, TinyEncoder())
+    return ExampleGallery(gallery.root, TinyEncoder())
 
 
 @pytest.fixture
@@ -347,7 +348,7 @@ def test_a_killed_servers_folders_go_with_the_next_start_and_a_living_ones_stay(
     parent, named = tmp_path / "tmp", tmp_path / "named"
     parent.mkdir()
     code = (
-        "import sys, time; from patchify_core.web.home import Home; made = Home.make();"
+        "import sys, time; from patchify_core.demo.home import Home; made = Home.make();"
         "(made.folder / 'token').mkdir(); (made.uploads / 'x').mkdir(); print(made.folder.name, flush=True);"
         "time.sleep(100)"
     )

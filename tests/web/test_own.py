@@ -24,6 +24,16 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+from patchify_core.demo.answers import UNMARKED, WRONG
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.home import STALE_S, delete_dead
+from patchify_core.demo.own import indexing, registry
+from patchify_core.demo.own.indexing import CANCELLED, DONE, FAILED, INDEXING
+from patchify_core.demo.own.names import LONGEST, clean, unused
+from patchify_core.demo.own.place import PREFIX, OwnPlace, own_address, token_in
+from patchify_core.demo.own.registry import Registry, Visitor
+from patchify_core.demo.settings import PageSettings
+from patchify_core.demo.turns import Turns
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import evaluate
 from patchify_core.features.maps import PictureMap, pack
@@ -33,19 +43,10 @@ from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.regions import parse_regions
+from patchify_core.web import own_pictures as addresses
 from patchify_core.web import visits
-from patchify_core.web.answers import UNMARKED, WRONG
 from patchify_core.web.events import Asked
-from patchify_core.web.home import STALE_S, delete_dead
-from patchify_core.web.own import addresses, indexing, registry
-from patchify_core.web.own.addresses import own_routes
-from patchify_core.web.own.indexing import CANCELLED, DONE, FAILED, INDEXING
-from patchify_core.web.own.names import LONGEST, clean, unused
-from patchify_core.web.own.place import PREFIX, OwnPlace, own_address, token_in
-from patchify_core.web.own.registry import Registry, Visitor
-from patchify_core.web.own.turns import Turns
-from patchify_core.web.settings import PageSettings
-from patchify_core.web.showcase import Showcase
+from patchify_core.web.own_pictures import own_routes
 from patchify_core.web.tabs.sharing import Sharing
 from patchify_core.web.visits import file_url
 from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures, zipped
@@ -60,12 +61,12 @@ def png(seed: int, size: tuple[int, int] = (24, 18)) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def bundled(tmp_path_factory) -> Showcase:
+def bundled(tmp_path_factory) -> ExampleGallery:
     """A gallery whose index keeps maps and is coded, as the bundled one that a visit begins with."""
     gallery = read_coco(write_dataset(tmp_path_factory.mktemp("own") / "set"))
     settings = BuildSettings("PCAH16,SQ8", features="pooled:96", keep_maps=True)
     build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions("pyramid:3"), settings)
-    return Showcase(gallery.root, TinyEncoder())
+    return ExampleGallery(gallery.root, TinyEncoder())
 
 
 @pytest.fixture

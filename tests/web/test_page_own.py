@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from patchify_core.demo.own.place import PREFIX
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
-from patchify_core.web.own.place import PREFIX
 from tests.browsing import CHROMIUM, WITHOUT, choose, first_row, served, visit, wait_for_new_results
 from tests.page_server import write_gallery
 from tests.tiny import TinyEncoder, picture, zipped

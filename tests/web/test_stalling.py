@@ -28,24 +28,27 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
+from patchify_core.demo import decoding
+from patchify_core.demo.decoding import Decoders, DecodingSettings, decoded
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.home import PREFIX
+from patchify_core.demo.keeping import Keeping
+from patchify_core.demo.own import registry
+from patchify_core.demo.own.registry import Registry
+from patchify_core.demo.room import LEFT_S, Owner
+from patchify_core.demo.settings import PageSettings, QueueSettings
+from patchify_core.demo.turns import AddressTurns, Slots
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
-from patchify_core.web import decoding, pace, uploads
-from patchify_core.web.decoding import Decoders, DecodingSettings, decoded
+from patchify_core.web import own_pictures as addresses
+from patchify_core.web import pace, uploads
 from patchify_core.web.guarded import ENCODER, GuardedBlocks
-from patchify_core.web.home import PREFIX
-from patchify_core.web.keeping import Keeping
-from patchify_core.web.own import addresses, registry
-from patchify_core.web.own.addresses import own_routes, write_whole
-from patchify_core.web.own.registry import Registry
-from patchify_core.web.pace import AddressTurns, Pace, Slots
+from patchify_core.web.own_pictures import own_routes, write_whole
+from patchify_core.web.pace import Pace
 from patchify_core.web.page import build
-from patchify_core.web.room import LEFT_S, Owner
-from patchify_core.web.settings import PageSettings, QueueSettings
-from patchify_core.web.showcase import Showcase
 from tests.tiny import TinyEncoder, picture, write_dataset, zipped
 
 SETTINGS = PageSettings(own_total_mb=40, own_mb=10, upload_mb=4, archive_mb=8, forget_s=600)
@@ -106,10 +109,10 @@ def answer_of(connection: Any) -> str:
 
 
 @pytest.fixture(scope="module")
-def showcase(tmp_path_factory) -> Showcase:
+def showcase(tmp_path_factory) -> ExampleGallery:
     gallery = read_coco(write_dataset(tmp_path_factory.mktemp("kept") / "set"))
     build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions("pyramid:3"))
-    return Showcase(gallery.root, TinyEncoder())
+    return ExampleGallery(gallery.root, TinyEncoder())
 
 
 @pytest.fixture

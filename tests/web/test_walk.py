@@ -9,19 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from patchify_core.demo import lookalikes
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.locating import MAP, SOFT, WINNING
+from patchify_core.demo.walk import SHOWN, Choice, asked_of, fitting, made_up, walk, worked_example
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
-from patchify_core.web import lookalikes, views
+from patchify_core.web import views
 from patchify_core.web.handout import EXERCISE, handout
-from patchify_core.web.locating import MAP, SOFT, WINNING
-from patchify_core.web.showcase import Showcase
 from patchify_core.web.views import walk_scores
 from patchify_core.web.views.crops import signed
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.views.walk_lab import where
 from patchify_core.web.visits import file_url
-from patchify_core.web.walk import SHOWN, Choice, asked_of, fitting, made_up, walk, worked_example
 from tests.tiny import TinyEncoder, write_dataset
 
 KINDS = ("pyramid:3", "pyramid:1+random:5,0", "sliding:0.5,0.5", "pyramid:1+salient:6")
@@ -38,13 +39,13 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def showcase(folder) -> Showcase:
-    return Showcase(folder, TinyEncoder())
+def showcase(folder) -> ExampleGallery:
+    return ExampleGallery(folder, TinyEncoder())
 
 
 @pytest.fixture(scope="module")
-def bundled(sample_db, lite0) -> Showcase:
-    return Showcase(sample_db, lite0)
+def bundled(sample_db, lite0) -> ExampleGallery:
+    return ExampleGallery(sample_db, lite0)
 
 
 def html(shown, **options) -> str:
@@ -259,7 +260,7 @@ def test_handout_has_the_searchs_numbers_and_carries_its_pictures(bundled) -> No
 
 
 def test_handout_of_an_index_without_grids_and_of_a_small_gallery(folder) -> None:
-    assert "One real query" in handout(Showcase(folder, TinyEncoder()))
+    assert "One real query" in handout(ExampleGallery(folder, TinyEncoder()))
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.0581, "−0.058"), (0.5, "0.500"), (-0.0001, "0.000"), (1, "1.000")])

@@ -15,16 +15,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from patchify_core.demo import stages
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.questions import MAX_WORDS, Question, checked_words
+from patchify_core.demo.shelf import DEFAULT, Shelf, shown_spec
 from patchify_core.encoders import EncoderInfo
 from patchify_core.errors import EncoderError
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval.ranking import Verification
-from patchify_core.web import stages, views
-from patchify_core.web.questions import MAX_WORDS, Question, checked_words
-from patchify_core.web.shelf import DEFAULT, Shelf, shown_spec
-from patchify_core.web.showcase import Showcase
+from patchify_core.web import views
 from patchify_core.web.views import pair
 from patchify_core.web.visits import file_url
 from tests.tiny import DIM, INFO, TinyEncoder, write_dataset
@@ -100,9 +101,9 @@ def test_without_other_indexes_there_is_one_offer(tmp_path) -> None:
 
 def test_index_that_does_not_load_or_fit_is_left_out_with_one_line(folder, caplog, tmp_path, monkeypatch) -> None:
     # Libraries that other tests load (OpenVINO's converter, say) set up logging to their own liking.
-    monkeypatch.setattr(logging.getLogger("patchify_core.web.shelf"), "disabled", False)
+    monkeypatch.setattr(logging.getLogger("patchify_core.demo.shelf"), "disabled", False)
     monkeypatch.setattr(logging.root.manager, "disable", 0)
-    caplog.set_level(logging.WARNING, logger="patchify_core.web.shelf")
+    caplog.set_level(logging.WARNING, logger="patchify_core.demo.shelf")
     (folder / "indexes" / "gone" / "index.faiss").write_bytes(b"cut")
     (folder / "indexes" / "empty").mkdir()
     (folder / "indexes" / "notes.txt").write_text("not a folder")
@@ -208,7 +209,7 @@ def test_words_become_one_line() -> None:
 
 
 def test_question_in_words_has_no_picture_and_no_box(folder, refused) -> None:
-    ours = Showcase(folder)
+    ours = ExampleGallery(folder)
     question = ours.in_words("rug", "speaks")
     assert (question.words, question.box, question.path, question.data, question.key) == ("rug", None, None, None, "")
     answer = ours.answer(question, 2, 5)
@@ -234,7 +235,7 @@ def test_words_are_escaped() -> None:
 
 
 def test_every_kind_of_question_is_described_anew(folder, refused) -> None:
-    ours = Showcase(folder)
+    ours = ExampleGallery(folder)
     data = (folder / "queries" / "2.png").read_bytes()
     boxed = ours.with_box(ours.upload(data), (3, 4, 30, 28))
     result = ours.from_result(2, np.array([0.0, 0, 30, 24]), 1)
@@ -255,7 +256,7 @@ def test_every_kind_of_question_is_described_anew(folder, refused) -> None:
 
 
 def test_answers_come_from_the_index_of_the_question(folder) -> None:
-    ours = Showcase(folder)
+    ours = ExampleGallery(folder)
     question = ours.with_engine(ours.first(), "other")
     answer = ours.answer(question, 3, 7)
     assert [stage.spec for stage in answer.stages] == ["pyramid:1", "pyramid:2", "pyramid:2+random:5,0"]
@@ -282,14 +283,14 @@ class Backwards:
 
 
 @pytest.fixture
-def turned(folder, monkeypatch) -> tuple[Showcase, Backwards]:
-    ours, reranker = Showcase(folder), Backwards()
+def turned(folder, monkeypatch) -> tuple[ExampleGallery, Backwards]:
+    ours, reranker = ExampleGallery(folder), Backwards()
     monkeypatch.setattr(ours.rerankers, "load", lambda name: reranker)
     return ours, reranker
 
 
 def test_rerankers_that_are_not_installed_are_not_offered(monkeypatch, refused) -> None:
-    from patchify_core.web import reranking
+    from patchify_core.demo import reranking
 
     monkeypatch.setattr(reranking.importlib.util, "find_spec", lambda name: None)
     offered = reranking.Rerankers()
@@ -299,8 +300,8 @@ def test_rerankers_that_are_not_installed_are_not_offered(monkeypatch, refused) 
 
 
 def test_slow_rerankers_compare_fewer_pictures(monkeypatch) -> None:
+    from patchify_core.demo import reranking
     from patchify_core.retrieval import rerank
-    from patchify_core.web import reranking
 
     asked: dict[str, int] = {}
     monkeypatch.setattr(rerank, "load_reranker", lambda name, s: asked.setdefault(name, s.verification.shortlist))
@@ -342,7 +343,7 @@ def test_words_cannot_be_compared_point_by_point(turned, refused) -> None:
 
 
 def test_ranking_of_one_question_is_no_others(folder) -> None:
-    ours = Showcase(folder)
+    ours = ExampleGallery(folder)
     first, second = (
         ours.upload((folder / "queries" / "1.png").read_bytes()),
         ours.upload((folder / "queries" / "2.png").read_bytes()),
@@ -367,7 +368,7 @@ def test_stages_are_named_as_the_paper_does_and_parts_as_they_are() -> None:
 
 @pytest.mark.parametrize("name", [DEFAULT, "other", "windows"])
 def test_detail_shows_every_patch_of_every_stage_once(folder, name) -> None:
-    ours = Showcase(folder)
+    ours = ExampleGallery(folder)
     question = ours.with_engine(ours.first(), name)
     level = ours.levels_of(name)
     answer = ours.answer(question, level, 7)
@@ -403,7 +404,7 @@ def test_a_point_of_a_picture_lies_there_in_the_drawing(width, height, right, do
 
 @pytest.mark.parametrize("inliers", [0, 1, 7, 500])
 def test_points_that_agree_are_counted_in_words_and_drawn(folder, inliers) -> None:
-    ours = Showcase(folder)
+    ours = ExampleGallery(folder)
     question = ours.first()
     match = ours.ranking(question, 3)[0]
     rows = np.random.default_rng(0).uniform(0, 40, (inliers + 3, 2))

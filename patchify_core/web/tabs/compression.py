@@ -9,19 +9,20 @@ from typing import Any
 
 import gradio as gr
 
+from patchify_core.demo import codecs
+from patchify_core.demo.codecs import Codecs, Stop, Training
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.own.place import token_in
+from patchify_core.demo.questions import Question
+from patchify_core.demo.shelf import DEFAULT, passes_in_words
+from patchify_core.demo.sizes import PICTURES, sizes
+from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.index.codec.factory import CODEBOOKS
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.web import codecs, views
-from patchify_core.web.codecs import Codecs, Stop, Training
+from patchify_core.web import views
 from patchify_core.web.events import sent, warn
-from patchify_core.web.own.place import token_in
-from patchify_core.web.questions import Question
-from patchify_core.web.shelf import DEFAULT, passes_in_words
-from patchify_core.web.showcase import Showcase
-from patchify_core.web.sizes import PICTURES, sizes
-from patchify_core.web.studies import Studies, read_studies
 from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.views.compression import Effect
 from patchify_core.web.visits import Visits, file_url
@@ -72,7 +73,7 @@ class Squeeze:
         showcase: the bundled gallery.
     """
 
-    def __init__(self, showcase: Showcase) -> None:
+    def __init__(self, showcase: ExampleGallery) -> None:
         """Trains nothing yet."""
         self._showcase, self._codecs = showcase, Codecs()
         self._lock = threading.Lock()

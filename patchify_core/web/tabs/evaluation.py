@@ -8,19 +8,19 @@ from typing import Any
 
 import gradio as gr
 
+from patchify_core.demo import trials as tried
+from patchify_core.demo.answers import OFF, RIGHT, WRONG
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.judging import RIGHT_IOU
+from patchify_core.demo.studies import Studies, read_studies
+from patchify_core.demo.trials import Failure, Trial
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation.record import gallery_digest
 from patchify_core.files import ASSETS
 from patchify_core.imaging.boxes import iou
-from patchify_core.web import trials as tried
 from patchify_core.web import views
-from patchify_core.web.answers import OFF, RIGHT, WRONG
 from patchify_core.web.events import sent, warn
-from patchify_core.web.judging import RIGHT_IOU
-from patchify_core.web.showcase import Showcase
-from patchify_core.web.studies import Studies, read_studies
 from patchify_core.web.tabs.search import PLAIN, QUIET
-from patchify_core.web.trials import Failure, Trial
 from patchify_core.web.views.trial import Shown, ShownFailure
 from patchify_core.web.visits import Visits, file_url
 
@@ -52,7 +52,7 @@ class Evaluation:
         showcase: the bundled gallery, whose failures can be shown as pictures.
     """
 
-    def __init__(self, showcase: Showcase) -> None:
+    def __init__(self, showcase: ExampleGallery) -> None:
         """Reads nothing yet."""
         self._showcase = showcase
 

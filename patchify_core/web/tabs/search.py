@@ -8,11 +8,11 @@ from typing import Any
 
 import gradio as gr
 
+from patchify_core.demo.questions import Question
 from patchify_core.files import ASSETS
 from patchify_core.web import events, views
 from patchify_core.web.events import NO_RERANKING, say
 from patchify_core.web.guarded import ENCODER
-from patchify_core.web.questions import Question
 from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
 

@@ -8,15 +8,16 @@ from typing import Any
 
 import gradio as gr
 
+from patchify_core.demo import exporting, links, locating
+from patchify_core.demo.links import Link, LinkError
+from patchify_core.demo.own.place import token_in
+from patchify_core.demo.questions import OWN, Question
+from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.imaging.boxes import checked_box
-from patchify_core.web import exporting, links, locating, views
+from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, NOTICE, Asked, sent
-from patchify_core.web.links import Link, LinkError
-from patchify_core.web.own.place import token_in
-from patchify_core.web.questions import OWN, Question
-from patchify_core.web.shelf import shown_spec
 from patchify_core.web.slides import slide
 from patchify_core.web.visits import Visits
 

@@ -9,15 +9,15 @@ from typing import Any
 
 import gradio as gr
 
+from patchify_core.demo import walk
+from patchify_core.demo.questions import Question
+from patchify_core.demo.walk import Choice
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
-from patchify_core.web import walk
 from patchify_core.web.events import sent, warn
-from patchify_core.web.questions import Question
 from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.visits import Visits, file_url
-from patchify_core.web.walk import Choice
 
 WAIT = '<p class="pf-wait wk-wait" role="status">Putting the steps together …</p>'
 

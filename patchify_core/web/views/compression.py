@@ -8,12 +8,12 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from patchify_core.demo.answers import Answer, Result
+from patchify_core.demo.codecs import EXACT, Stop, learns
+from patchify_core.demo.sizes import MEMORY, Size, words
+from patchify_core.demo.studies import Studies
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.study.chart import HEIGHT, WIDTH, Line, by_codebook, by_dataset, legend, line_chart, svg
-from patchify_core.web.answers import Answer, Result
-from patchify_core.web.codecs import EXACT, Stop, learns
-from patchify_core.web.sizes import MEMORY, Size, words
-from patchify_core.web.studies import Studies
 from patchify_core.web.views.html import WORDS, FileUrl, place, verdict_text
 from patchify_core.web.views.trials import code, sources
 

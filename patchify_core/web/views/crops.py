@@ -8,7 +8,7 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.web.questions import Question
+from patchify_core.demo.questions import Question
 from patchify_core.web.views.html import FileUrl, query_address
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from html import escape
 from pathlib import Path
 
+from patchify_core.demo import stages
+from patchify_core.demo.answers import Detail
+from patchify_core.demo.locating import BOXES, MAP, SOFT, WINNING
+from patchify_core.demo.questions import Question
+from patchify_core.demo.reranking import NAMES
 from patchify_core.imaging.boxes import iou
-from patchify_core.web import stages
-from patchify_core.web.answers import Detail
-from patchify_core.web.locating import BOXES, MAP, SOFT, WINNING
-from patchify_core.web.questions import Question
-from patchify_core.web.reranking import NAMES
 from patchify_core.web.views import heat, pair
 from patchify_core.web.views.html import WORDS, FileUrl, boxes, count, legend, place, verdict_text
 

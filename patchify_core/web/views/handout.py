@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from html import escape
 
+from patchify_core.demo import stages
+from patchify_core.demo.answers import Result
+from patchify_core.demo.judging import RIGHT_IOU
+from patchify_core.demo.walk import Walk, made_up
 from patchify_core.evaluation.metrics import QueryScore
-from patchify_core.web import stages
-from patchify_core.web.answers import Result
-from patchify_core.web.judging import RIGHT_IOU
 from patchify_core.web.views.crops import query_crop, signed
 from patchify_core.web.views.html import WORDS, FileUrl, place
-from patchify_core.web.walk import Walk, made_up
 
 ROWS = 8
 """Lines of arithmetic and of the ranking that fit; what comes after them is summed up."""

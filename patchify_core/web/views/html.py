@@ -9,9 +9,9 @@ from pathlib import Path
 
 from numpy.typing import NDArray
 
-from patchify_core.web import answers
-from patchify_core.web.answers import Result
-from patchify_core.web.questions import Question
+from patchify_core.demo import answers
+from patchify_core.demo.answers import Result
+from patchify_core.demo.questions import Question
 
 FileUrl = Callable[[Path], str]
 

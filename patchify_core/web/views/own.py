@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from patchify_core.web.settings import PageSettings
+from patchify_core.demo.settings import PageSettings
 
 
 def own(settings: PageSettings, offered: bool) -> str:

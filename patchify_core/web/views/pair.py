@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.web.answers import Detail
-from patchify_core.web.questions import Question
+from patchify_core.demo.answers import Detail
+from patchify_core.demo.questions import Question
 from patchify_core.web.views.html import FileUrl, count, place, query_address
 
 WIDTH, GAP, TALLEST = 1000.0, 16.0, 820.0

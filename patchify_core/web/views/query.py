@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
+from patchify_core.demo.locating import has_maps
+from patchify_core.demo.questions import Question
+from patchify_core.demo.shelf import Offer, shown_spec
+from patchify_core.demo.stages import patches_in_words
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.web.locating import has_maps
-from patchify_core.web.questions import Question
-from patchify_core.web.shelf import Offer, shown_spec
-from patchify_core.web.stages import patches_in_words
 from patchify_core.web.views.html import FileUrl, place, query_address
 
 

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from html import escape
 from pathlib import Path
 
+from patchify_core.demo import stages
+from patchify_core.demo.answers import Answer, Result
+from patchify_core.demo.locating import BOXES
+from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.evaluation.metrics import QueryScore
-from patchify_core.web import stages
-from patchify_core.web.answers import Answer, Result
-from patchify_core.web.locating import BOXES
-from patchify_core.web.reranking import NAMES as RERANKERS
 from patchify_core.web.views.html import WORDS, FileUrl, boxes, count, legend, verdict_text
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.demo.answers import WRONG
+from patchify_core.demo.trials import Failure, Part, Trial
 from patchify_core.evaluation.compare import DEFAULTS, Difference
-from patchify_core.web.answers import WRONG
-from patchify_core.web.trials import Failure, Part, Trial
 from patchify_core.web.views.html import WORDS, FileUrl, place
 
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from patchify_core.web import studies as files
-from patchify_core.web.studies import Studies, make_command
-from patchify_core.web.trials import Trial
+from patchify_core.demo import studies as files
+from patchify_core.demo.studies import Studies, make_command
+from patchify_core.demo.trials import Trial
 from patchify_core.web.views.html import FileUrl, count
 
 TITLES = {

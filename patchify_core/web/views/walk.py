@@ -12,12 +12,12 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.web import stages
+from patchify_core.demo import stages
+from patchify_core.demo.walk import Walk
 from patchify_core.web.views.crops import query_crop, signed
 from patchify_core.web.views.html import FileUrl, place, query_address
 from patchify_core.web.views.walk_lab import lab
 from patchify_core.web.views.walk_scores import locscore_step, pair_step, ranking_step
-from patchify_core.web.walk import Walk
 
 STEPS = ("Query", "Grid", "Similarities", "Maximum", "Ranking", "LocScore")
 """Names of the steps."""

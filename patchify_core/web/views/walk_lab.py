@@ -10,12 +10,12 @@ from html import escape
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.demo import stages
+from patchify_core.demo.answers import Result
+from patchify_core.demo.walk import Look, Walk
 from patchify_core.regions import Stage
-from patchify_core.web import stages
-from patchify_core.web.answers import Result
 from patchify_core.web.views.crops import query_crop, signed
 from patchify_core.web.views.html import WORDS, FileUrl, count, place, verdict_text
-from patchify_core.web.walk import Look, Walk
 
 NUMBERED = 36
 """Patches of one set write their similarity on the picture only if there are no more of them than this."""

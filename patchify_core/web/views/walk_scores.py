@@ -6,13 +6,13 @@ import math
 from collections.abc import Sequence
 from html import escape
 
+from patchify_core.demo.answers import Answer, Result
+from patchify_core.demo.lookalikes import Pair, Side
+from patchify_core.demo.walk import WORKED, Standing, Walk, worked_example
 from patchify_core.evaluation.metrics import HitRow, QueryScore
 from patchify_core.regions import Stage
-from patchify_core.web.answers import Answer, Result
-from patchify_core.web.lookalikes import Pair, Side
 from patchify_core.web.views.crops import query_crop
 from patchify_core.web.views.html import WORDS, FileUrl, place, verdict_text
-from patchify_core.web.walk import WORKED, Standing, Walk, worked_example
 
 # Step 5 -----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,99 @@
+"""What is right or wrong about a result, and the score of a ranking, by the gallery's annotations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.demo.answers import IGNORED, ITSELF, OFF, RIGHT, UNKNOWN, WRONG, Result
+from patchify_core.demo.questions import Question
+from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_found
+from patchify_core.evaluation.run import find_in_matches
+from patchify_core.gallery import Gallery, Query
+from patchify_core.imaging.boxes import iou
+from patchify_core.index.store import PatchStore
+from patchify_core.retrieval.ranking import Match
+
+RIGHT_IOU = 0.5
+"""A box counts as right from this IoU on: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
+
+NO_BOXES = np.zeros((0, 4))
+
+
+class Judge:
+    """Judges answers to questions about one gallery.
+
+    Args:
+        gallery: where the annotations are.
+    """
+
+    def __init__(self, gallery: Gallery) -> None:
+        """Takes the gallery."""
+        self.gallery = gallery
+
+    def result(self, question: Question, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+        """One match with its verdict; `cell` is its winning patch's box, whatever the match's own is."""
+        if match.image_id == question.itself:
+            return Result(rank, match, cell, ITSELF, None, NO_BOXES)
+        if question.instance is None:
+            return Result(rank, match, cell, UNKNOWN, None, NO_BOXES)
+        if match.image_id in self.gallery.ignored(question.instance):
+            return Result(rank, match, cell, IGNORED, None, NO_BOXES)
+        if match.image_id not in self.gallery.positives(question.instance):
+            return Result(rank, match, cell, WRONG, None, NO_BOXES)
+        annotated = self.gallery.boxes_of(match.image_id, question.instance)
+        overlap = float(iou(match.box, annotated).max()) if len(annotated) else None
+        verdict = RIGHT if overlap is not None and overlap >= RIGHT_IOU else OFF
+        return Result(rank, match, cell, verdict, overlap, annotated)
+
+    def score(
+        self,
+        question: Question,
+        ranking: Sequence[Match],
+        refine: Callable[[list[Match]], list[Match]] | None = None,
+    ) -> QueryScore | None:
+        """AP and LocScore of a whole ranking; None if no picture holds the object.
+
+        Args:
+            question: what was asked; its object must be known.
+            ranking: all pictures, best first.
+            refine: gives matches better boxes; it is asked about the pictures that hold the object alone.
+        """
+
+        def boxes(matches: list[Match]) -> NDArray[np.float64]:
+            assert refine is not None
+            return np.array([match.box for match in refine(matches)], np.float64).reshape(-1, 4)
+
+        found = find_in_matches(ranking, self.gallery, self._as_query(question), None if refine is None else boxes)
+        return None if found is None else score_found(found)
+
+    def ceiling(self, question: Question, index: PatchStore, patches: int) -> float | None:
+        """The best LocScore that the first `patches` patches of each picture allow; None without annotated boxes."""
+        asked = self._as_query(question)
+        boxes = {i: b for i, b in self.gallery.positives(asked.instance, asked.exclude).items() if b is not None}
+        rows = {i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}
+        return grid_ceiling(rows, boxes) if boxes else None
+
+    def left_out(self, question: Question) -> frozenset[int]:
+        """Ids of the gallery pictures that are left out of a question's score."""
+        exclude: frozenset[int] = frozenset() if question.itself is None else frozenset({question.itself})
+        if question.example is not None:
+            exclude |= next(q.exclude for q in self.gallery.queries if q.id == question.example)
+        return exclude
+
+    def _as_query(self, question: Question) -> Query:
+        """The question in the dataset's own terms; a gallery picture is left out of its own score."""
+        assert question.instance is not None
+        return Query(
+            id=question.example or 0,
+            file_name=question.name,
+            path=question.path or Path(),
+            width=question.width,
+            height=question.height,
+            box=question.box,
+            instance=question.instance,
+            exclude=self.left_out(question),
+        )

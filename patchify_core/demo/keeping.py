@@ -1,0 +1,223 @@
+"""What visitors leave on the server: whose it is, how large and how old it is, and when it goes.
+
+There is one budget for memory and one for the disk, over all visitors. Own pictures and their indexes are counted by
+`own.registry`; query pictures (`Held`) and files that Gradio takes (`Parcel`) are counted here, and make way.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+import zlib
+from pathlib import Path
+from typing import Any
+
+from patchify_core.demo.room import NOBODY, Kept, Owner, Room
+from patchify_core.demo.settings import MEGABYTE, PageSettings
+from patchify_core.errors import PatchifyError
+
+UNREAD_S = 600.0
+"""Age at which an upload is deleted that nothing has asked about."""
+
+UNFETCHED_S = 120.0
+"""Age at which answers are forgotten that no page fetches."""
+
+COPIES = 3
+"""How often the small copy of a query is in memory: here, in base64 on the page, and in what is on its way there."""
+
+PUSHED_OUT = (
+    "Your query picture is no longer on the server, which keeps it only while you use it and there is room: send it "
+    "again."
+)
+NO_MEMORY = "The server has no room for another picture at present: try again in a while, or send a smaller one."
+NO_DISK = "The uploads of other visitors fill the server at present: try again in a while."
+
+
+class Held(Kept):
+    """A visitor's query picture: the file as it was sent, and the small copy that is shown to them."""
+
+    def __init__(self, data: bytes, owner: Owner = NOBODY) -> None:
+        """Takes the bytes; the copy comes later."""
+        super().__init__(owner)
+        self._data: bytes | None = data
+        self.display: bytes | None = None
+        self.crc = zlib.crc32(data)
+
+    def __deepcopy__(self, memo: object) -> Held:
+        """There is only one: copies of a question share it."""
+        return self
+
+    @property
+    def size(self) -> int:
+        """Of file and copies."""
+        return len(self._data or b"") + COPIES * len(self.display or b"")
+
+    def drop(self) -> None:
+        """Forgets the picture; the descriptor that was made of it stays with the question."""
+        self._data = self.display = None
+
+    def read(self) -> bytes:
+        """The file.
+
+        Raises:
+            PatchifyError: if it was dropped.
+        """
+        data = self._data
+        if data is None:
+            raise PatchifyError(PUSHED_OUT)
+        self.touch()
+        return data
+
+
+class Unread(Kept):
+    """Answers that wait in Gradio's queue of messages for a page that does not fetch them; it would keep them for ever.
+
+    Args:
+        messages: of one session, an `asyncio.Queue`.
+        owner: whose session it is.
+    """
+
+    def __init__(self, messages: Any, owner: Owner) -> None:
+        """There are none."""
+        super().__init__(owner)
+        self._messages, self._bytes = messages, 0
+
+    @property
+    def size(self) -> int:
+        """About what they take; 0 once they are fetched."""
+        return self._bytes if self._messages.qsize() else 0
+
+    def grow(self, more: int) -> None:
+        """One more waits."""
+        if self._messages.qsize() <= 1:  # those before it were fetched
+            self._bytes = 0
+            self.touch()
+        self._bytes += more
+
+    def drop(self) -> None:
+        """Forgets them."""
+        while self._messages.qsize():
+            self._messages.get_nowait()
+
+    def is_over(self, now: float, idle_s: float) -> bool:
+        """Whether nobody has come for them."""
+        return super().is_over(now, min(idle_s, UNFETCHED_S))
+
+
+class Parcel(Kept):
+    """The folder of one upload: on its way, or arrived and not read yet. Whoever reads it deletes it."""
+
+    def __init__(self, folder: Path, owner: Owner) -> None:
+        """Nothing has arrived yet."""
+        super().__init__(owner)
+        self.folder, self.arriving, self._bytes, self.dropped = folder, True, 0, False
+
+    @property
+    def size(self) -> int:
+        """Bytes that arrived; 0 once its folder is gone."""
+        return self._bytes if self.arriving or self.folder.exists() else 0
+
+    def grow(self, more: int) -> None:
+        """More has arrived.
+
+        Raises:
+            PatchifyError: if it had to make way meanwhile.
+        """
+        if self.dropped:
+            raise PatchifyError(NO_DISK)
+        self._bytes += more
+        self.touch()
+
+    def drop(self) -> None:
+        """Deletes it."""
+        self.dropped, self._bytes = True, 0
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class Keeping:
+    """All that visitors leave.
+
+    Args:
+        settings: how much there may be, and for how long.
+        uploads: the folder that Gradio puts uploads into; None where there are none.
+    """
+
+    def __init__(self, settings: PageSettings, uploads: Path | None = None) -> None:
+        """Nothing is kept yet."""
+        self.settings, self.uploads = settings, uploads
+        self.memory: Room[Kept] = Room(settings.memory_mb * MEGABYTE)
+        total = settings.own_total_mb * MEGABYTE
+        self.disk: Room[Parcel] = Room(total, max(total // 4, min(total, 2 * settings.upload_mb * MEGABYTE)))
+        self._parcels: set[Parcel] = set()
+
+    def hold(self, data: bytes, owner: Owner) -> Held:
+        """Keeps a visitor's query.
+
+        Raises:
+            PatchifyError: if there can be no room for it.
+        """
+        held = Held(data, owner)
+        if not self.memory.add(held):
+            raise PatchifyError(NO_MEMORY)
+        return held
+
+    def answered(self, messages: Any, more: int, owner: Owner) -> None:
+        """An answer of so many bytes waits for a page; where there can be no room for it, those of the session go."""
+        unread = getattr(messages, "unread", None)
+        if unread is None:
+            unread = messages.unread = Unread(messages, owner)
+            self.memory.add(unread)
+        unread.grow(more)
+        if not self.memory.make(owner, 0, within=self.memory.share):
+            unread.drop()
+
+    def expect(self, folder: Path, owner: Owner) -> Parcel:
+        """An upload begins."""
+        parcel = Parcel(folder, owner)
+        self._parcels.add(parcel)
+        self.disk.add(parcel)
+        return parcel
+
+    def grow(self, parcel: Parcel, more: int) -> None:
+        """More of an upload has arrived.
+
+        Raises:
+            PatchifyError: if there can be no room for it.
+        """
+        parcel.touch()  # so that it is not what has been idle for longest
+        if not self.disk.make(parcel.owner, more, within=self.disk.share):
+            raise PatchifyError(NO_DISK)
+        parcel.grow(more)
+
+    def leave(self, visit: str) -> None:
+        """A page was closed."""
+        for kept in self.memory.all:
+            if kept.owner.visit == visit:
+                kept.left = time.monotonic()
+
+    def sweep(self, now: float | None = None) -> None:
+        """Drops what belongs to visitors who have left or have been idle, and uploads that nobody reads."""
+        now = time.monotonic() if now is None else now
+        for kept in self.memory.all:
+            if kept.is_over(now, self.settings.forget_s):
+                kept.drop()
+        unread_s = min(UNREAD_S, self.settings.forget_s)
+        for parcel in list(self._parcels):
+            if not parcel.arriving and now - parcel.used > unread_s:
+                parcel.drop()
+            if not parcel.arriving and not parcel.folder.exists():
+                self._parcels.discard(parcel)
+        self._sweep_uploads(now, unread_s)
+
+    def _sweep_uploads(self, now: float, unread_s: float) -> None:
+        """Deletes what lies among uploads and is nobody's parcel: whatever else writes there."""
+        if self.uploads is None or not self.uploads.is_dir():
+            return
+        known = {parcel.folder for parcel in list(self._parcels)}
+        ago = now - time.monotonic()
+        for path in self.uploads.iterdir():
+            try:
+                if path not in known and time.time() + ago - path.lstat().st_mtime > unread_s:
+                    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            except OSError:
+                continue

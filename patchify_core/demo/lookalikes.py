@@ -1,0 +1,135 @@
+"""Look-alikes that a lecturer shows: objects easily taken for each other, and how far patches tell them apart."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.questions import Question
+from patchify_core.errors import PatchifyError
+from patchify_core.gallery import Gallery
+from patchify_core.gallery.model import GalleryImage
+from patchify_core.retrieval.ranking import Match
+
+SETS = (
+    ("The tea set", ("flowered teapot", "flowered sugar bowl", "flowered creamer", "flowered cup and saucer")),
+    ("The two blue pots", ("blue lidded pot", "blue vase")),
+)
+"""(title, names of the objects) of the sets that the bundled gallery was made with; others are not offered."""
+
+
+@dataclass(frozen=True)
+class LookAlikes:
+    """A set of look-alikes of which the gallery has at least two, each with a query.
+
+    Attributes:
+        title: what it is called.
+        members: (instance, name, query id) of each object.
+    """
+
+    title: str
+    members: tuple[tuple[int, str, int], ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of two pictures that are compared.
+
+    Attributes:
+        image: the gallery picture.
+        rank: its place in the ranking, from 1.
+        match: its best patch; `score` is the similarity that it is ranked by.
+        whole: the similarity of the whole picture; None if the index has no whole pictures.
+        shows: names of the set's objects that it holds.
+    """
+
+    image: GalleryImage
+    rank: int
+    match: Match
+    whole: float | None
+    shows: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Pair:
+    """The best picture of the object asked for, and the best one that shows a look-alike and not the object.
+
+    Attributes:
+        among: the set.
+        number: its place among those offered.
+        asked: the object asked for.
+        question: its bundled query.
+        right: None if no picture holds the object.
+        other: None if every picture of a look-alike holds the object too.
+    """
+
+    among: LookAlikes
+    number: int
+    asked: int
+    question: Question
+    right: Side | None
+    other: Side | None
+
+
+def look_alikes(gallery: Gallery) -> tuple[LookAlikes, ...]:
+    """The sets that a gallery has, found by the names of its objects; none for most galleries."""
+    queries = {gallery.name(query.instance): query for query in reversed(gallery.queries)}
+    found = []
+    for title, names in SETS:
+        here = tuple((queries[name].instance, name, queries[name].id) for name in names if name in queries)
+        if len(here) > 1:
+            found.append(LookAlikes(title, here))
+    return tuple(found)
+
+
+def hard_pair(showcase: ExampleGallery, number: object, asked: object, engine: str, level: int) -> Pair:
+    """Asks for one object of a set, and finds its best picture and that of its look-alikes.
+
+    Args:
+        showcase: the gallery and its indexes.
+        number: the set's place in `look_alikes`.
+        asked: instance of the object asked for; None for the set's first one.
+        engine: name of the index.
+        level: number of the stage to search with.
+
+    Raises:
+        PatchifyError: if there is no such set or object, which a browser may claim.
+    """
+    sets = look_alikes(showcase.gallery)
+    if type(number) is not int or not 0 <= number < len(sets):
+        raise PatchifyError("There are no such look-alikes in this gallery: choose those shown.")
+    among = sets[number]
+    member = next((one for one in among.members if asked is None or one[0] == asked), None)
+    if member is None:
+        raise PatchifyError("There is no such look-alike: choose one of those shown.")
+    instance, _, query_id = member
+    question = showcase.example(query_id, engine)
+    gallery, left_out = showcase.gallery, showcase.judge.left_out(question)
+    right = set(gallery.positives(instance, left_out))
+    neither = right | gallery.ignored(instance) | left_out
+    other = {image for one, _, _ in among.members if one != instance for image in gallery.positives(one)} - neither
+    return Pair(
+        among,
+        number,
+        instance,
+        question,
+        _best(showcase, question, level, right, among),
+        _best(showcase, question, level, other, among),
+    )
+
+
+def _best(
+    showcase: ExampleGallery, question: Question, level: int, wanted: Iterable[int], among: LookAlikes
+) -> Side | None:
+    ranking = showcase.ranking(question, level)
+    places = np.flatnonzero(np.isin(ranking.image_ids, list(wanted)))
+    if not len(places):
+        return None
+    match, engine, gallery = ranking[int(places[0])], showcase.shelf.engine(question.engine), showcase.gallery
+    has_whole = engine.index.regions.stages[0].patches == 1
+    whole = float(engine.explain(question.descriptor, match.image_id, 1).scores[0]) if has_whole else None
+    shows = tuple(name for one, name, _ in among.members if match.image_id in gallery.positives(one))
+    return Side(gallery.image(match.image_id), int(places[0]) + 1, match, whole, shows)

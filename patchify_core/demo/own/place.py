@@ -1,0 +1,153 @@
+"""Answers questions about one visitor's pictures, as `showcase` does about the bundled gallery."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.demo.answers import UNMARKED, WRONG, Result
+from patchify_core.demo.decoding import ready
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.home import PREFIX
+from patchify_core.demo.judging import Judge
+from patchify_core.demo.questions import OWN, Question
+from patchify_core.demo.shelf import Offer, Shelf
+from patchify_core.errors import PatchifyError
+from patchify_core.gallery import Gallery
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
+from patchify_core.retrieval.ranking import Match
+
+
+class OwnShelf(Shelf):
+    """The one index of a visitor's pictures, in the place of a `Shelf`."""
+
+    def __init__(self, name: str, label: str, engine: Patchify) -> None:
+        """Takes index and encoder."""
+        self.first = name
+        assert isinstance(engine.index, PatchIndex)  # visitors' pictures are kept nowhere else
+        self.offers = {name: Offer(name, label, engine.index)}
+        self._engine = engine
+
+    def offer(self, name: str) -> Offer:
+        """The index; it is the only one."""
+        return self.offers[self.first]
+
+    def engine(self, name: str) -> Patchify:
+        """Index and encoder."""
+        return self._engine
+
+    def is_loaded(self, name: str) -> bool:
+        """Always."""
+        return True
+
+    def knows_words(self, name: str) -> bool:
+        """Whether its encoder can be asked with words."""
+        from patchify_core.encoders import TextEncoder
+
+        return isinstance(self._engine.encoder, TextEncoder)
+
+
+class OwnJudge(Judge):
+    """Judges by the boxes that a visitor drew. Who drew a few has not said what all the others show."""
+
+    def result(self, question: Question, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+        """As `Judge.result`, except that a picture without a box of the object is not called wrong."""
+        judged = super().result(question, rank, match, cell)
+        return replace(judged, verdict=UNMARKED) if judged.verdict == WRONG else judged
+
+
+class OwnPlace(ExampleGallery):
+    """A visitor's indexed pictures and boxes, as they were when it was made.
+
+    Args:
+        name: what questions about them say that they ask.
+        gallery: the indexed pictures, with the boxes that were drawn.
+        engine: index and encoder.
+        bundled: the page's own gallery, whose re-rankers are used.
+    """
+
+    def __init__(self, name: str, gallery: Gallery, engine: Patchify, bundled: ExampleGallery) -> None:
+        """Takes the parts; nothing is computed."""
+        self.folder, self.gallery = gallery.root, gallery
+        label = f"your {len(gallery.images):,} picture{'' if len(gallery.images) == 1 else 's'}"
+        self.shelf = OwnShelf(name, label, engine)
+        self.examples = ()
+        self.rerankers, self.judge = bundled.rerankers, OwnJudge(gallery)
+        self._described = {}
+
+    @property
+    def label(self) -> str:
+        """What the pictures are called among the indexes of the page."""
+        return self.shelf.offers[self.shelf.first].label
+
+    def picture(self, image_id: int) -> Question:
+        """One of the pictures as the query: its box if there is one, else all of it; it is left out of the score.
+
+        Raises:
+            PatchifyError: if it is not indexed.
+        """
+        image = self.gallery.image(image_id)
+        rows = self.gallery.annotations
+        marked = (rows.image_ids == image_id).nonzero()[0]
+        box = rows.boxes[marked[0]] if len(marked) else None
+        return Question(
+            name=image.file_name,
+            width=image.width,
+            height=image.height,
+            box=box,
+            instance=int(rows.instances[marked[0]]) if len(marked) else None,
+            descriptor=ready(image.path, lambda picture: self.engine.describe_query(picture, box)),
+            path=image.path,
+            itself=image_id,
+            engine=self.shelf.first,
+        )
+
+    def example(self, query_id: int, engine: str | None = None) -> Question:
+        """There are no examples: a visitor's pictures take their place."""
+        return self.picture(query_id)
+
+    def welcome(self, question: Question) -> Question:
+        """A question that was asked of another gallery, asked of this one."""
+        if question.engine == self.shelf.first:
+            return question
+        if token_in(question.engine) is not None:  # the same pictures, more of which are indexed by now
+            names = self.gallery.instances
+            known = question.instance if question.instance in names else None
+            return replace(question, engine=self.shelf.first, instance=known)
+        asked = replace(question, instance=None, example=None, itself=None, engine=self.shelf.first)
+        if question.words is not None:
+            return replace(asked, descriptor=self.engine.describe_text(question.words))
+        found = ready(question.source, lambda picture: self.engine.describe_query(picture, question.box))
+        return replace(asked, descriptor=found)
+
+
+def own_name(token: str, version: int) -> str:
+    """What questions about a visitor's pictures say that they ask."""
+    return f"{OWN}:{token}:{version}"
+
+
+def own_address(path: Path) -> str | None:
+    """Address of a visitor's own picture on the page's server, which has the visitor's token in it; None for others."""
+    for at, part in enumerate(path.parts):
+        if part.startswith(PREFIX) and path.parts[at + 2 : at + 3] == ("pictures",):
+            return f"own/{path.parts[at + 1]}/picture/{quote('/'.join(path.parts[at + 3 :]))}"
+    return None
+
+
+def token_in(engine: str) -> str | None:
+    """The visitor's token in such a name; None in the name of a bundled index."""
+    kind, _, rest = engine.partition(":")
+    return rest.partition(":")[0] if kind == OWN else None
+
+
+def gone() -> PatchifyError:
+    """Said where a visitor's pictures are not there any more."""
+    return PatchifyError(
+        "Your pictures are not on the server any more, as they are deleted when a visit ends: add them again, or "
+        "choose an example."
+    )

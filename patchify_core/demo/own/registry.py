@@ -1,0 +1,220 @@
+"""All visitors' own pictures: who may see which (nobody else), how much they may take, and when they end."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections import Counter
+from collections.abc import Set
+from functools import partial
+from pathlib import Path
+
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.home import Home
+from patchify_core.demo.keeping import Keeping
+from patchify_core.demo.own.collection import CROWDED, MEGABYTE, Collection
+from patchify_core.demo.own.place import OwnPlace, gone, token_in
+from patchify_core.demo.own.visitor import Visitor
+from patchify_core.demo.room import LEFT_S, Owner
+from patchify_core.demo.settings import PageSettings
+from patchify_core.demo.turns import Turns
+from patchify_core.errors import PatchifyError
+
+MOST_VISITORS = 200
+"""Collections at a time; an empty one costs a folder."""
+
+UNUSED_S, QUIET_S = 300.0, 3.0
+"""Seconds after which a collection without pictures is deleted, and from which one whose first file is on its way makes
+way for others."""
+
+SWEEP_S = 10.0
+"""Seconds between two looks at who has left."""
+
+log = logging.getLogger(__name__)
+
+
+class Registry:
+    """All visitors' collections.
+
+    Args:
+        bundled: the page's own gallery, whose encoder and codec are used.
+        settings: how much visitors may leave, and how long.
+        folder: where their pictures lie; by default a new one among the machine's temporary files.
+        home: the same, made already.
+    """
+
+    def __init__(
+        self, bundled: ExampleGallery, settings: PageSettings, folder: Path | None = None, home: Home | None = None
+    ) -> None:
+        """Makes the folder, and deletes what a server that ended badly left there."""
+        self._bundled, self.settings = bundled, settings
+        self._turns, self._lock = Turns(), threading.Lock()
+        self._visitors: dict[str, Visitor] = {}
+        self.home = home or (Home.make() if folder is None else Home(folder))
+        self.folder = self.home.folder
+        self.keeping = Keeping(settings, self.home.uploads)
+        self.keeping.disk.others = self._own_bytes
+        self.keeping.memory.others = self._own_memory
+        self._closing = threading.Event()
+        self._sweeper = threading.Thread(target=self._sweep, name="patchify-own-sweep", daemon=True)
+        self._sweeper.start()
+
+    def __len__(self) -> int:
+        """Visitors with pictures of their own."""
+        return len(self._visitors)
+
+    @property
+    def tokens(self) -> Set[str]:
+        """Of all of them."""
+        return self._visitors.keys()
+
+    @property
+    def bytes(self) -> int:
+        """Bytes on the disk that visitors take."""
+        return self.keeping.disk.bytes
+
+    def _own_bytes(self) -> int:
+        return sum(visitor.size for visitor in list(self._visitors.values()))
+
+    def _own_memory(self) -> int:
+        return sum(visitor.memory for visitor in list(self._visitors.values()))
+
+    def new(self, address: str = "") -> str:
+        """Begins a collection; returns its token.
+
+        Args:
+            address: where the visitor comes from.
+
+        Raises:
+            PatchifyError: if there are too many visitors.
+        """
+        with self._lock:
+            if len(self._visitors) >= MOST_VISITORS:
+                self._make_room(address)
+            if len(self._visitors) >= MOST_VISITORS or self._closing.is_set():
+                raise PatchifyError("Too many visitors have pictures here just now: try again in a few minutes.")
+            token = secrets.token_urlsafe(24)
+            owner = Owner(token, address)
+            collection = Collection(token, self.folder / token, self.settings, partial(self._has_room, owner))
+            self._visitors[token] = Visitor(collection, self._bundled, self._turns, self.keeping, owner)
+        return token
+
+    def of(self, token: object) -> Visitor:
+        """The collection of a token.
+
+        Raises:
+            PatchifyError: if there is none, or not any more.
+        """
+        visitor = self._visitors.get(token) if isinstance(token, str) else None
+        if visitor is None:
+            raise gone()
+        visitor.seen = time.monotonic()
+        return visitor
+
+    def at(self, engine: str) -> OwnPlace | None:
+        """What answers a question that asks the index of this name; None for a bundled one.
+
+        Raises:
+            PatchifyError: if those pictures are not there any more.
+        """
+        token = token_in(engine)
+        return None if token is None else self.of(token).place
+
+    def here(self, token: str, tab: str) -> Visitor:
+        """A tab of a visitor's browser is open."""
+        visitor = self.of(token)
+        visitor.left = None
+        if len(visitor.tabs) < 50:
+            visitor.tabs.add(tab[:40])
+        return visitor
+
+    def leave(self, token: str, tab: str) -> None:
+        """A tab was closed, or is loaded anew: with the last one the visit ends, unless it comes back soon."""
+        visitor = self._visitors.get(token)
+        if visitor is not None:
+            visitor.tabs.discard(tab[:40])
+            if not visitor.tabs:
+                visitor.left = time.monotonic()
+
+    def delete(self, token: str) -> None:
+        """Deletes a visitor's pictures and all that was made of them."""
+        with self._lock:
+            visitor = self._visitors.pop(token, None)
+        if visitor is not None:
+            visitor.delete()
+
+    def close(self) -> None:
+        """Deletes everything; the server ends."""
+        self._closing.set()
+        for token in list(self._visitors):
+            self.delete(token)
+        self.home.close()
+
+    def sweep(self, now: float | None = None) -> None:
+        """Deletes what belongs to visitors who have left, or whom nothing was heard of for long."""
+        now = time.monotonic() if now is None else now
+        for token, visitor in list(self._visitors.items()):
+            left = visitor.left is not None and now - visitor.left > LEFT_S
+            idle = now - visitor.seen
+            if visitor.uploads:  # a slow one keeps its visitor here
+                continue
+            if left or idle > (self.settings.forget_s if visitor.collection.pictures else UNUSED_S):
+                self.delete(token)
+            else:
+                visitor.weigh()
+        self.keeping.sweep(now)
+
+    def _make_room(self, address: str) -> None:
+        """Ends one collection for a visitor from this address: one without pictures, so that these keep nobody out.
+
+        Where all have pictures, it is the most idle one of the address that has the most, unless this one has as many.
+        """
+        of_address = Counter(visitor.owner.address for visitor in self._visitors.values())
+        now = time.monotonic()
+        empty = [visitor for visitor in self._visitors.values() if not visitor.collection.pictures]
+        most, count = of_address.most_common(1)[0]
+        if empty:
+            ended = min(
+                empty,
+                key=lambda one: (
+                    one.uploads > 0 and now - one.seen < QUIET_S,
+                    -of_address[one.owner.address],
+                    one.seen,
+                ),
+            )
+        elif of_address[address] + 1 < count:
+            ended = min((one for one in self._visitors.values() if one.owner.address == most), key=lambda one: one.seen)
+        else:
+            return
+        self._visitors.pop(ended.collection.token).delete()
+
+    def room_for_upload(self, visitor: Visitor) -> None:
+        """Refuses a file that is on its way, where there is no room for it.
+
+        Raises:
+            PatchifyError: if the visitor has left, or what visitors sent fills the server.
+        """
+        visitor.seen = time.monotonic()
+        if visitor.collection.closed.is_set():
+            raise gone()
+        if not self._has_room(visitor.owner, 0):
+            raise PatchifyError(CROWDED)
+
+    def _has_room(self, owner: Owner, more: int) -> bool:
+        """Whether so many more bytes fit; the last ones are left to other addresses."""
+        settings = self.settings
+        if owner.address and settings.own_total_mb > 2 * settings.own_mb:
+            theirs = [one for one in list(self._visitors.values()) if one.owner.address == owner.address]
+            if sum(one.size for one in theirs) + more > (settings.own_total_mb - settings.own_mb) * MEGABYTE:
+                return False
+        return self.keeping.disk.make(owner, more)
+
+    def _sweep(self) -> None:
+        while not self._closing.wait(SWEEP_S):
+            try:
+                self.home.touch()
+                self.sweep()
+            except OSError as error:
+                log.warning("What visitors left could not be looked after: %s", error)

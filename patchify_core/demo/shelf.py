@@ -1,0 +1,164 @@
+"""The indexes of one gallery that the page offers, each with its encoder, which is loaded when it is first needed.
+
+`folder/index` is always there; each folder below `folder/indexes` is another choice. A visit begins with the one called
+`PREFERRED` where there is one. They are the same for all visitors; which of them a visitor has chosen is in that
+visitor's question.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+
+from patchify_core.demo.stages import grid_of, patches_in_words
+from patchify_core.encoders import Encoder, EncoderInfo, EncoderSettings, TextEncoder
+from patchify_core.errors import PatchifyError
+from patchify_core.features.extract import CROP
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
+
+DEFAULT = "index"
+"""Name of the index that must be there: the gallery's own, which the other indexes' pictures are compared with."""
+
+PREFERRED = "pooled"
+"""Name of the one that a visit begins with, if the gallery has it: made in one pass a picture, with feature maps."""
+
+ONE_THREAD = EncoderSettings(threads=1)
+"""One crop is too little work to share: threads that wait for each other in every layer make it slow as soon as
+anything else runs on the machine."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Offer:
+    """One index that a visitor may choose.
+
+    Attributes:
+        name: what it is chosen by: `index`, or the name of its folder below `indexes`.
+        label: features, encoder, patches and dimension, in words; no two offers have the same.
+        index: the descriptors.
+    """
+
+    name: str
+    label: str
+    index: PatchIndex
+
+
+DIGESTS_UP_TO = 10_000
+"""Pictures whose digests are compared when the page starts; of more only the sizes are, or it would take minutes."""
+
+
+class Shelf:
+    """Indexes of the same pictures, and their encoders.
+
+    Args:
+        folder: a dataset with an `index` folder, and maybe an `indexes` folder, beside its annotations.
+        encoder: used for the indexes that it made; others load the one that they name.
+        settings: how loaded encoders are run; on one thread by default.
+
+    Raises:
+        PatchifyError: if the default index cannot be loaded, or its pictures are not those below `folder`. Another
+            index with such a fault is left out, with one line in the log.
+    """
+
+    def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
+        """Checks every picture's digest (`DIGESTS_UP_TO`), so that no box can be drawn on another picture."""
+        first = PatchIndex.load(folder / "index")
+        first.check_pictures(folder, content=len(first.images) <= DIGESTS_UP_TO)
+        found = {DEFAULT: first}
+        for path in sorted(path for path in folder.glob("indexes/*") if path.is_dir()):
+            try:
+                found[_free_name(path.name, found)] = _same_pictures(PatchIndex.load(path), first)
+            except Exception as error:  # whatever is wrong with one more index, the page goes on without it
+                log.warning("The page leaves out the index %s: %s", path, error)
+        self.first = PREFERRED if PREFERRED in found else DEFAULT
+        found = {self.first: found.pop(self.first)} | found  # what a visit begins with is the first choice
+        labels = _labels(found)
+        self.offers = {name: Offer(name, labels[name], index) for name, index in found.items()}
+        self._settings = settings or ONE_THREAD
+        self._encoders: dict[str, Encoder] = {} if encoder is None else {encoder.info.spec: encoder}
+        self._engines: dict[str, Patchify] = {}
+        self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+
+    def offer(self, name: str) -> Offer:
+        """The index of that name.
+
+        Raises:
+            PatchifyError: if there is none.
+        """
+        try:
+            return self.offers[name]
+        except (KeyError, TypeError):  # TypeError: what a browser sent may be no name at all
+            raise PatchifyError("The page does not have that encoder: choose one of those shown.") from None
+
+    def engine(self, name: str) -> Patchify:
+        """Index and encoder. The first call loads the encoder; meanwhile other engines can be used.
+
+        Raises:
+            PatchifyError: if there is no such index.
+            EncoderError: if its encoder cannot be had; the next call tries again.
+        """
+        offer = self.offer(name)
+        spec = offer.index.encoder.spec
+        with self._loading[spec]:  # two first visitors must not both load it
+            if name not in self._engines:
+                if spec not in self._encoders:
+                    from patchify_core.encoders import load_encoder
+
+                    self._encoders[spec] = load_encoder(spec, self._settings)
+                self._engines[name] = Patchify(offer.index, self._encoders[spec])
+            return self._engines[name]
+
+    def is_loaded(self, name: str) -> bool:
+        """Whether `engine(name)` will answer at once."""
+        return name in self._engines
+
+    def knows_words(self, name: str) -> bool:
+        """Whether the loaded encoder of this index can be asked with words."""
+        return isinstance(self.engine(name).encoder, TextEncoder)
+
+
+def passes_in_words(index: PatchIndex) -> str:
+    """How often the encoder looked at each picture, which is how the paper's way and the faster one differ."""
+    if index.features != CROP:
+        return "one pass a picture"
+    return "the paper: one pass a patch" if grid_of(index.regions.stages[-1]) else "one pass a patch"
+
+
+def shown_spec(info: EncoderInfo) -> str:
+    """An encoder's spec without the folders of a local checkpoint: they are the server's own business.
+
+    Example:
+        >>> shown_spec(EncoderInfo("open_clip:ViT-B-32//home/me/b32.pt", 512, 224, "", "", ""))
+        'open_clip:ViT-B-32/b32.pt'
+    """
+    family, at, file = info.spec.partition("@")
+    if at:
+        return f"{family}@{PurePath(file).name}"
+    model, slash, weights = info.spec.partition("/")
+    return f"{model}/{PurePath(weights).name}" if slash else info.spec
+
+
+def _same_pictures(index: PatchIndex, first: PatchIndex) -> PatchIndex:
+    if {image.id: image for image in index.images} != {image.id: image for image in first.images}:
+        raise PatchifyError("it is of other pictures than the gallery's: build it again.")
+    return index
+
+
+def _free_name(name: str, taken: dict[str, PatchIndex]) -> str:
+    return f"indexes/{name}" if name in taken else name
+
+
+def _labels(indexes: dict[str, PatchIndex]) -> dict[str, str]:
+    """Folder names only where the rest is the same: a visitor chooses an encoder and patches, not a folder."""
+    labels = {}
+    several = any(index.features != CROP for index in indexes.values())
+    for name, index in indexes.items():
+        passes = f"{passes_in_words(index)} · " if several else ""
+        labels[name] = f"{passes}{shown_spec(index.encoder)} · {patches_in_words(index.regions)} · {index.dim} numbers"
+    texts = list(labels.values())
+    return {name: text if texts.count(text) == 1 else f"{text} ({name})" for name, text in labels.items()}

@@ -1,0 +1,260 @@
+"""The walk through the method: what each step shows, of a visitor's own question and one of its results.
+
+Every number is one that the search has too: `ExampleGallery.answer`, `ranking`, `Patchify.explain`, `QueryScore.rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from patchify_core.demo.answers import OFF, RIGHT, WRONG, Answer, Result
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.locating import NAMES, WINNING, checked_way, is_possible, with_boxes
+from patchify_core.demo.lookalikes import LookAlikes, Pair, hard_pair, look_alikes
+from patchify_core.demo.questions import Question
+from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.metrics import HitRow, QueryScore, score_query
+from patchify_core.gallery.model import GalleryImage
+from patchify_core.regions import Stage
+from patchify_core.retrieval.ranking import Explanation, Match
+
+SHOWN = 10
+"""Results that can be looked into, and bars of the ranking."""
+
+WORKED = (3, {2: 0.6, 5: 0.3})
+"""The worked example of docs/METHOD.md: how many pictures hold the object, and rank -> IoU of those that were found."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a visitor has chosen for their walk; it is theirs and does not change their question.
+
+    Attributes:
+        engine: name of the index; None for the question's own.
+        level: number of the stage to search with; None for the index's last.
+        way: how boxes are found (`locating`).
+        image: id of the picture that is looked into; None for the first right one.
+        pair: set of look-alikes and the object asked for; None for none.
+    """
+
+    engine: str | None = None
+    level: int | None = None
+    way: str = WINNING
+    image: int | None = None
+    pair: tuple[int, int | None] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """One picture looked into.
+
+    Attributes:
+        image: the gallery picture.
+        result: its place and verdict, with its winning patch's box.
+        explanation: the similarity of every patch that the index has of it.
+        winners: the winning patch at each level, as `Patchify.explain` has it.
+    """
+
+    image: GalleryImage
+    result: Result
+    explanation: Explanation
+    winners: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """One line of LocScore's arithmetic: a positive, how many were found down to it, and what it adds."""
+
+    row: HitRow
+    found: int
+    result: Result
+
+
+@dataclass(frozen=True, eq=False)
+class Standing:
+    """How a ranking is scored, line by line.
+
+    Attributes:
+        score: the score that the Search tab shows for the same level and boxes.
+        lines: a line for each positive in the ranking.
+        counted: pictures that count: all but the query itself and others that are left out.
+        left_out: pictures of the ranking that do not count.
+        first_wrong: the best picture of another object, with its rank among those that count; None if there is none.
+    """
+
+    score: QueryScore
+    lines: tuple[Line, ...]
+    counted: int
+    left_out: int
+    first_wrong: Result | None
+
+
+@dataclass(frozen=True, eq=False)
+class Walk:
+    """Everything that the steps show.
+
+    Attributes:
+        question: what is asked, described for the index that is walked through.
+        name: the object's name; None if nobody said what it is.
+        engines: (name, label) of the indexes.
+        ways: (name, label) of the ways to a box that this index allows.
+        stages: the index's nested sets of patches.
+        level: number of the stage that is searched with.
+        way: how boxes are found.
+        answer: what the Search tab answers with the same options.
+        whole: the same for whole pictures alone; None if the index has none.
+        look: the picture that is looked into.
+        standing: the arithmetic; None if the object is unknown or on no picture.
+        sets: look-alikes that the gallery has.
+        pair: the look-alikes that were asked for, or None.
+        images: gallery picture by id, of all that are named here.
+    """
+
+    question: Question
+    name: str | None
+    engines: tuple[tuple[str, str], ...]
+    ways: tuple[tuple[str, str], ...]
+    stages: tuple[Stage, ...]
+    level: int
+    way: str
+    answer: Answer
+    whole: Answer | None
+    look: Look
+    standing: Standing | None
+    sets: tuple[LookAlikes, ...]
+    pair: Pair | None
+    images: Mapping[int, GalleryImage]
+
+
+def walk(showcase: ExampleGallery, question: Question, choice: Choice) -> Walk:
+    """What the steps show.
+
+    Args:
+        showcase: where the question is answered.
+        question: what is asked, described for the index that is chosen (see `asked_of`).
+        choice: what was chosen; a level that the index does not have means its last.
+
+    Raises:
+        PatchifyError: one sentence, if the index does not allow such boxes, or a picture or look-alike that was chosen
+            is not there.
+    """
+    engine = showcase.shelf.engine(question.engine)
+    index, levels = engine.index, showcase.levels_of(question.engine)
+    level = levels if choice.level is None else min(max(1, choice.level), levels)
+    way = checked_way(choice.way, index)
+    answer = showcase.answer(question, level, SHOWN, None, way)
+    found = index.regions.stages
+    whole = showcase.answer(question, 1, SHOWN) if found[0].patches == 1 else None
+    standing = _standing(showcase, question, level, way, answer.score)
+    named = [*answer.results, *(whole.results if whole else ())]
+    if standing is not None:
+        named += [line.result for line in standing.lines]
+        named += [] if standing.first_wrong is None else [standing.first_wrong]
+    return Walk(
+        question=question,
+        name=None if question.instance is None else showcase.gallery.name(question.instance),
+        engines=tuple((name, offer.label) for name, offer in showcase.shelf.offers.items()),
+        ways=tuple((name, label) for name, label in NAMES.items() if is_possible(name, index)),
+        stages=found,
+        level=level,
+        way=way,
+        answer=answer,
+        whole=whole,
+        look=_look(showcase, question, level, choice.image),
+        standing=standing,
+        sets=look_alikes(showcase.gallery),
+        pair=None if choice.pair is None else hard_pair(showcase, *choice.pair, question.engine, level),
+        images={one.match.image_id: showcase.gallery.image(one.match.image_id) for one in named},
+    )
+
+
+def asked_of(showcase: ExampleGallery, question: Question, engine: object) -> Question:
+    """The same question, described for another index; the visitor's own stays what it is.
+
+    Raises:
+        PatchifyError: if there is no such index, or its encoder cannot be had or cannot be asked this.
+    """
+    if engine is None or engine == question.engine:
+        return question
+    return showcase.with_engine(question, showcase.shelf.offer(str(engine)).name)
+
+
+def fitting(showcase: ExampleGallery, choice: Choice, engine: str) -> Choice:
+    """The choice after another index was chosen: boxes that it does not allow become winning patches."""
+    index = showcase.shelf.offer(engine).index
+    way = choice.way if is_possible(choice.way, index) else WINNING
+    return Choice(engine, None, way, choice.image, choice.pair)
+
+
+def made_up(positives: int, hits: Mapping[int, float]) -> QueryScore:
+    """The score of a ranking that is made up for teaching, by `metrics.score_query`.
+
+    Args:
+        positives: pictures that hold the object.
+        hits: rank, from 1, -> IoU of the box, of those that were found.
+
+    Example:
+        >>> score = made_up(3, {2: 0.6, 5: 0.3})
+        >>> round(score.ap, 9), round(score.locscore, 9)
+        (0.3, 0.14)
+    """
+    ranks = np.arange(1, max(hits) + 1)
+    height = np.array([hits.get(rank, 1.0) for rank in ranks.tolist()])
+    boxes = np.stack([np.zeros(len(ranks)), np.zeros(len(ranks)), np.ones(len(ranks)), height], 1)
+    never_found = range(-1, -1 - (positives - len(hits)), -1)
+    score = score_query(ranks, boxes, {image: np.array([[0.0, 0.0, 1.0, 1.0]]) for image in (*hits, *never_found)})
+    assert score is not None
+    return score
+
+
+def worked_example() -> QueryScore:
+    """The worked example of docs/METHOD.md: AP 0.30, LocScore 0.14."""
+    return made_up(*WORKED)
+
+
+def _look(showcase: ExampleGallery, question: Question, level: int, image_id: int | None) -> Look:
+    ranking = showcase.ranking(question, level)
+    results = (_result(showcase, question, rank, match) for rank, match in enumerate(ranking, 1))
+    if image_id is None:
+        first = [next(results) for _ in range(min(SHOWN, len(ranking)))]
+        by_verdict = [result for verdict in (RIGHT, OFF) for result in first if result.verdict == verdict]
+        result = (by_verdict or first)[0]
+    else:
+        wanted = next((one for one in results if one.match.image_id == image_id), None)
+        if wanted is None:
+            raise PatchifyError("That picture is not in this gallery any more: choose one of those shown.")
+        result = wanted
+    engine, chosen = showcase.shelf.engine(question.engine), result.match.image_id
+    every = [engine.explain(question.descriptor, chosen, n) for n in range(1, len(engine.index.regions.stages) + 1)]
+    return Look(showcase.gallery.image(chosen), result, every[-1], tuple(one.patch for one in every))
+
+
+def _standing(
+    showcase: ExampleGallery, question: Question, level: int, way: str, score: QueryScore | None
+) -> Standing | None:
+    if score is None or question.instance is None:
+        return None
+    gallery, ranking = showcase.gallery, showcase.ranking(question, level)
+    out = showcase.judge.left_out(question) | gallery.ignored(question.instance)
+    counted = np.flatnonzero(~np.isin(ranking.image_ids, list(out)))  # positions in the ranking
+    matches = [ranking[int(counted[row.rank - 1])] for row in score.rows()]
+    boxed = with_boxes(question, showcase.shelf.engine(question.engine), matches, way, level)
+    lines = tuple(
+        Line(row, found, _result(showcase, question, row.rank, match))
+        for found, (row, match) in enumerate(zip(score.rows(), boxed, strict=True), 1)
+    )
+    judged = (
+        _result(showcase, question, rank, match)
+        for rank, match in enumerate(map(ranking.__getitem__, counted.tolist()), 1)
+    )
+    wrong = next((result for result in judged if result.verdict == WRONG), None)
+    return Standing(score, lines, len(counted), len(ranking) - len(counted), wrong)
+
+
+def _result(showcase: ExampleGallery, question: Question, rank: int, match: Match) -> Result:
+    """A match with its verdict, as `ExampleGallery.answer` has it; `rank` is the caller's."""
+    index = showcase.shelf.offer(question.engine).index
+    return showcase.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

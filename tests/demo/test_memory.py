@@ -1,0 +1,63 @@
+"""demo.memory, and when the server gives memory back."""
+
+import ctypes
+import sys
+import threading
+
+import numpy as np
+import pytest
+
+from patchify_core.demo.memory import give_back
+from patchify_core.web import launch
+
+glibc = pytest.mark.skipif(
+    sys.platform != "linux" or not hasattr(ctypes.CDLL(None), "malloc_trim"), reason="glibc alone keeps freed memory"
+)
+
+
+def resident_mb() -> float:
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 1e6
+
+
+@glibc
+def test_freed_memory_is_given_back():
+    pieces = [np.ones(12_000) for _ in range(1_500)]  # 96 kB each: on the heap, not mapped one by one
+    kept = pieces[::50]  # among them, so that glibc cannot shrink the heap from its end
+    del pieces
+    before = resident_mb()
+    give_back()
+    assert before - resident_mb() > 100 and all(piece.all() for piece in kept)
+
+
+def test_memory_is_given_back_once_visitors_have_gone(monkeypatch):
+    monkeypatch.setattr(launch, "LOOK_S", 0.01)
+    given: list[int] = []
+    looks = iter([False, False, True, True, False, False, True, False, False])
+    closing, looked = threading.Event(), 0
+
+    def busy() -> bool:
+        nonlocal looked
+        looked += 1
+        if looked == 9:
+            closing.set()
+        return next(looks)
+
+    monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
+    monkeypatch.setattr(launch, "give_back", lambda: given.append(looked))
+    launch._between(None, closing, busy)
+    assert given == [1, 5, 8]
+
+
+def test_memory_is_given_back_while_examples_are_still_being_prepared(monkeypatch):
+    monkeypatch.setattr(launch, "LOOK_S", 0.01)
+    closing, given = threading.Event(), threading.Event()
+    monkeypatch.setattr(launch, "_prepare", lambda *arguments: closing.wait(20))
+    monkeypatch.setattr(launch, "give_back", given.set)
+    thread = threading.Thread(target=launch._between, args=(None, closing, lambda: False))
+    thread.start()
+    try:
+        assert given.wait(10)
+    finally:
+        closing.set()
+        thread.join(20)
