@@ -43,7 +43,7 @@ class Browser:
 
     async def __aenter__(self) -> Browser:
         """Opens the page."""
-        (await self._http.get("/")).raise_for_status()
+        (await self._http.get("/photos")).raise_for_status()
         config = (await self._http.get("/config")).raise_for_status().json()
         for component in config["components"]:
             props = component["props"]

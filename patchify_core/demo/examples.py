@@ -64,7 +64,7 @@ class ExampleGallery(Asking):
         stages = engine.index.regions.stages
         ranking = self.ranking(question, level, reranker)
         shown = with_boxes(question, engine, ranking[:top], way, level, OBJECTS)
-        results = tuple(self._result(question, rank, match) for rank, match in enumerate(shown, 1))
+        results = tuple(self.result(question, rank, match) for rank, match in enumerate(shown, 1))
         score = winning = plain = baseline = ceiling = None
         if question.instance is not None:
 
@@ -143,7 +143,7 @@ class ExampleGallery(Asking):
                 explanation = engine.explain(question.descriptor, image_id, level)
                 stages = engine.index.regions.stages[:level]
                 places = similarity(question, engine, image_id) if with_map else None
-                return Detail(self._result(question, rank, match), explanation, stages, len(shown), way, places)
+                return Detail(self.result(question, rank, match), explanation, stages, len(shown), way, places)
         raise PatchifyError("That picture is not among the results any more: choose one of those shown.")
 
     def prepare(self, examples: int | None = None, workers: int = 1, stop: Callable[[], bool] = lambda: False) -> None:
@@ -176,6 +176,7 @@ class ExampleGallery(Asking):
             self.judge.score(question, ranking, boxed)
             self.prepared.add(query.id)
 
-    def _result(self, question: Question, rank: int, match: Match) -> Result:
+    def result(self, question: Question, rank: int, match: Match) -> Result:
+        """One match with its verdict."""
         index = self.shelf.offer(question.engine).index
         return self.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

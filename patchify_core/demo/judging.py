@@ -67,12 +67,12 @@ class Judge:
             assert refine is not None
             return np.array([match.box for match in refine(matches)], np.float64).reshape(-1, 4)
 
-        found = find_in_matches(ranking, self.gallery, self._as_query(question), None if refine is None else boxes)
+        found = find_in_matches(ranking, self.gallery, self.as_query(question), None if refine is None else boxes)
         return None if found is None else score_found(found)
 
     def ceiling(self, question: Question, index: PatchStore, patches: int) -> float | None:
         """The best LocScore that the first `patches` patches of each picture allow; None without annotated boxes."""
-        asked = self._as_query(question)
+        asked = self.as_query(question)
         boxes = {i: b for i, b in self.gallery.positives(asked.instance, asked.exclude).items() if b is not None}
         rows = {i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}
         return grid_ceiling(rows, boxes) if boxes else None
@@ -84,7 +84,7 @@ class Judge:
             exclude |= next(q.exclude for q in self.gallery.queries if q.id == question.example)
         return exclude
 
-    def _as_query(self, question: Question) -> Query:
+    def as_query(self, question: Question) -> Query:
         """The question in the dataset's own terms; a gallery picture is left out of its own score."""
         assert question.instance is not None
         return Query(

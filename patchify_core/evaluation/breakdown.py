@@ -81,7 +81,7 @@ def break_down(
         every positive counts).
     """
     return {
-        "size": _by_band(found, gallery, cutoff, _shares(gallery), bands.size),
+        "size": _by_band(found, gallery, cutoff, object_shares(gallery), bands.size),
         "visibility": _by_band(found, gallery, cutoff, _visible(gallery), bands.visible),
         "instance": _by_instance(found, gallery, cutoff),
     }
@@ -102,7 +102,7 @@ def band_names(limits: tuple[float, ...]) -> tuple[str, ...]:
 _Values = Mapping[tuple[int, int], float]  # (instance, image) -> a value in 0..1; missing where unknown
 
 
-def _shares(gallery: Gallery) -> _Values:
+def object_shares(gallery: Gallery) -> _Values:
     """The share of its picture that an instance's largest box covers."""
     pixels = {image.id: image.width * image.height for image in gallery.images}
     return _largest(gallery, lambda image_ids, boxes: area(boxes) / [pixels[i] for i in image_ids.tolist()], boxed=True)

@@ -7,14 +7,17 @@ an answer to any Origin that lets its page send credentials (CustomCORSMiddlewar
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 import traceback
 from asyncio import CancelledError
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping, Sequence
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
@@ -50,6 +53,10 @@ FORWARDED = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"x-real-ip"
 
 GONE = "There is nothing at this address: the page is at /, its API is described at /gradio_api/info."
 FOREIGN = "This server does not answer to that name: open it by its address, or name the host in PATCHIFY_HOSTS."
+STARTING = "The server is starting: try again in a few seconds."
+START_S = 120.0
+"""Seconds that a request waits for the application."""
+
 FAILED = "The server could not answer that: try again, or reload the page."
 
 
@@ -57,30 +64,54 @@ log = logging.getLogger(__name__)
 
 
 class Gate:
-    """An ASGI application in front of another.
+    """An ASGI application in front of another, which may come later: what is asked of it until then waits.
 
     Args:
-        app: Gradio's.
+        app: Gradio's; None if `open` brings it.
         ours: our own routes in it.
         server: names and proxies of the server.
         settings: sizes of what may be sent.
         tools: whether the MCP server is offered.
+        front: routes that are answered here, without the application.
     """
 
     def __init__(
-        self, app: App, ours: Iterable[Route], server: ServerSettings, settings: PageSettings, tools: bool = False
+        self,
+        app: App | None,
+        ours: Iterable[Route],
+        server: ServerSettings,
+        settings: PageSettings,
+        tools: bool = False,
+        front: Sequence[Route] = (),
     ) -> None:
         """Opens nothing yet."""
-        self.app, self._server = app, server
-        self.uses = (*our_uses(ours), *(use for use in USED if tools or not use.tools))
+        self._server, self._opened = server, Future()  # type: ServerSettings, Future[App]
+        self._used = tuple(use for use in USED if tools or not use.tools)
+        self._front, self._fronts = Starlette(routes=list(front)), our_uses(front)
+        self.uses = (*self._fronts, *self._used)
+        if app is not None:
+            self.open(app, ours)
         self._sizes = Sizes.of(settings)
         self._reader = Reader(self._sizes.call)
         self._secret = secrets.token_hex(16)
 
+    def open(self, app: App, ours: Iterable[Route]) -> None:
+        """Brings the application, from any thread."""
+        self.uses = (*self._fronts, *our_uses(ours), *self._used)
+        self._opened.set_result(app)
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """The application, once it is there."""
+        try:
+            app = await asyncio.wait_for(asyncio.shield(asyncio.wrap_future(self._opened)), START_S)
+        except asyncio.TimeoutError:
+            raise Refused(503, STARTING) from None
+        await app(scope, receive, send)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on."""
         if scope["type"] == "lifespan":
-            await self.app(scope, receive, send)
+            await lifespan(self.app, receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -93,6 +124,8 @@ class Gate:
             Refused: if it is nothing that is used.
         """
         uses = found_use(self.uses, path)
+        if not uses and not self._opened.done():
+            raise Refused(503, STARTING)
         if not uses:
             raise Refused(404, GONE)
         use = next((use for use in uses if method in use.methods), None)
@@ -167,6 +200,12 @@ class Gate:
         if use.tools:
             caller = f"{self._secret}:{scope['client'][0]}".encode("latin-1")
             scope["headers"] = [*filter(_is_for_tools, scope["headers"]), (HERE, caller)]
+        if use in self._fronts:
+            await self._front(scope, receive, given)
+            return
+        if self._path(scope["path"]) == "/photos":  # Gradio's own page knows no other address than its root
+            scope["path"] = f"{self._server.root_path}/"
+            scope["raw_path"] = scope["path"].encode()
         if scope["method"] != "POST":
             await self.app(scope, receive, given)
             return
@@ -183,6 +222,31 @@ class Gate:
             return
         given.body = body = Body(receive, most)
         await self.app(scope, body, given)
+
+
+async def lifespan(app: App, receive: Receive, send: Send) -> None:
+    """Starts at once, whenever the application comes; it is started when it is there, and ended with the server."""
+    messages: asyncio.Queue[Message] = asyncio.Queue()
+    messages.put_nowait(await receive())
+    await send({"type": "lifespan.startup.complete"})
+
+    async def unheard(message: Message) -> None:
+        """Its answers change nothing any more."""
+
+    below = asyncio.create_task(_until_ended(app, messages, unheard))
+    messages.put_nowait(await receive())
+    if messages.qsize() == 2:  # it never came
+        below.cancel()
+    await asyncio.wait([below])
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _until_ended(app: App, messages: asyncio.Queue[Message], send: Send) -> None:
+    while True:
+        try:
+            return await app({"type": "lifespan", "asgi": {"version": "3.0"}}, messages.get, send)
+        except Refused:
+            continue  # it is still being loaded
 
 
 class Answer:

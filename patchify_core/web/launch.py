@@ -22,8 +22,10 @@ from patchify_core.demo.memory import few_arenas, give_back
 from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
+from patchify_core.web.front import Front
 from patchify_core.web.logs import install as install_log
 from patchify_core.web.places import hide
+from patchify_core.web.serving import serve_front, serve_gradio
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -93,34 +95,36 @@ def launch(
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
     names = {name.lower() for name in (*server.hosts, host, socket.gethostname(), f"{socket.gethostname()}.local")}
-    server = replace(server, hosts=tuple(names))
+    server = replace(server, hosts=tuple(names), host=host, port=port)
     hide(folder)
     install_log()
     few_arenas()
     home = Home.make()  # before gradio is imported, which reads where uploads go
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
-    with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
-        opened = worker.submit(_open, folder)  # torch is imported meanwhile
-        import gradio  # noqa: F401
-
-        if mcp:
-            from patchify_core.web.tools import offer_tools
-
-            offer_tools()
-        from patchify_core.demo.own.registry import Registry
-        from patchify_core.web.own_pictures import own_routes
-        from patchify_core.web.page import build
-        from patchify_core.web.routes import refusals, routes
-        from patchify_core.web.serving import serve_through_gate
-        from patchify_core.web.uploads import keep_uploads_apart
-
-        showcase = opened.result()
-    own = Registry(showcase, settings, home=home)
-    keep_uploads_apart(own.keeping)
     closing, code = threading.Event(), INTERRUPTED
-    demo = None
+    demo = own = running = None
     before = _signals({signal.SIGTERM: _terminated})  # from a service manager: visitors' pictures are deleted first
     try:
+        front = Front(folder, server.root_path, environ)
+        running = serve_front(front, server, settings, mcp)  # the first page is there while all the rest is imported
+        print(f"Patchify is at {running.address}", flush=True)
+        with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
+            opened = worker.submit(_open, folder)  # torch is imported meanwhile
+            import gradio  # noqa: F401
+
+            if mcp:
+                from patchify_core.web.tools import offer_tools
+
+                offer_tools()
+            from patchify_core.demo.own.registry import Registry
+            from patchify_core.web.own_pictures import own_routes
+            from patchify_core.web.page import build
+            from patchify_core.web.routes import refusals, routes
+            from patchify_core.web.uploads import keep_uploads_apart
+
+            showcase = opened.result()
+        own = Registry(showcase, settings, home=home)
+        keep_uploads_apart(own.keeping)
         demo = page = build(showcase, settings, own=own)
         page.guard(limits)
 
@@ -129,7 +133,7 @@ def launch(
 
         threading.Thread(target=_between, args=(showcase, closing, busy), name="patchify-between", daemon=True).start()
         ours = [*routes(showcase, page), *own_routes(own)]
-        serve_through_gate(ours, server, settings, mcp)
+        serve_gradio(running, ours, settings.forget_s)
         page.launch(
             server_name=host,
             server_port=port,
@@ -150,6 +154,7 @@ def launch(
             # Before Gradio's own, which take every address.
             app_kwargs={"routes": ours, "exception_handlers": refusals()},
             prevent_thread_lock=True,
+            quiet=True,
         )
         while not closing.wait(LOOK_S):  # on Windows a wait without an end cannot be interrupted
             pass
@@ -165,7 +170,11 @@ def launch(
         closing.set()
         if demo is not None:
             demo.close(verbose=False)
-        own.close()
+        if running is not None:
+            running.close()
+        if own is not None:
+            own.close()
+        home.close()
         _signals(before)
     return code
 

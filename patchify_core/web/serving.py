@@ -1,50 +1,99 @@
-"""Gradio's server, started behind our gate, with connections that end and visits that a flood cannot end."""
+"""The server: our gate with the first page at once, and Gradio behind it as soon as it is loaded.
+
+Gradio 6.31.0 configures uvicorn in `http_server.start_server` and lets nobody say how: without a limit of connections
+or of their time, and with X-Forwarded-For believed from the loopback interface.
+"""
 
 from __future__ import annotations
 
 import socket
+import threading
+import time
 from collections.abc import Iterable
 from typing import Any
 
+import uvicorn
 from starlette.routing import Route
 
 from patchify_core.demo.settings import PageSettings, ServerSettings
 from patchify_core.web.connections import configured
+from patchify_core.web.front import Front
 from patchify_core.web.gate import Gate
-from patchify_core.web.states import FairStates
+
+START_S = 10.0
+"""Seconds in which the server listens, or something is wrong with this machine."""
 
 
-def serve_through_gate(ours: Iterable[Route], server: ServerSettings, settings: PageSettings, tools: bool) -> None:
-    """Puts the gate in front of what `Blocks.launch` serves next.
-
-    Gradio 6.31.0 configures uvicorn in `http_server.start_server` and lets nobody say how: without a limit of
-    connections or of their time, and with X-Forwarded-For believed from the loopback interface.
+class Server(uvicorn.Server):
+    """uvicorn in a thread of its own, with the methods that Gradio ends its server with.
 
     Args:
-        ours: our own routes in Gradio's application.
-        server: names and proxies of the server.
+        gate: what answers.
+        host: address to listen on.
+        port: port to listen on.
+
+    Raises:
+        OSError: if the port is taken, or the address is not this machine's.
+    """
+
+    def __init__(self, gate: Gate, host: str, port: int) -> None:
+        """Starts it; the first page is answered when this returns."""
+        host = host.strip("[]")
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        with socket.create_server((host, port), family=family):
+            pass
+        self.gate = gate
+        local = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
+        self.address = f"http://{local}:{port}/"
+        super().__init__(configured(gate, host, port))
+        self.thread = threading.Thread(target=self.run, daemon=True, name="server")
+        self.thread.start()
+        until = time.monotonic() + START_S
+        while not self.started:
+            if time.monotonic() > until or not self.thread.is_alive():
+                raise OSError(f"the server at {self.address} did not start")
+            time.sleep(1e-3)
+
+    def install_signal_handlers(self) -> None:
+        """Leaves signals to `launch`."""
+
+    def close(self) -> None:
+        """Ends it."""
+        self.should_exit = True
+        self.thread.join(timeout=5)
+
+
+def serve_front(front: Front, server: ServerSettings, settings: PageSettings, tools: bool) -> Server:
+    """Starts the server with the first page; whatever else is asked waits for Gradio.
+
+    Args:
+        front: the first page.
+        server: where, and names and proxies of the server.
         settings: of the page.
         tools: whether the MCP server is offered.
+
+    Raises:
+        OSError: if the port is taken, or the address is not this machine's.
+    """
+    return Server(Gate(None, (), server, settings, tools, front.routes()), server.host, server.port)
+
+
+def serve_gradio(server: Server, ours: Iterable[Route], forget_s: float) -> None:
+    """Puts what `Blocks.launch` serves next behind a server that runs already, with visits that a flood cannot end.
+
+    Args:
+        server: that runs.
+        ours: our own routes in Gradio's application.
+        forget_s: seconds without a request after which a visit is forgotten before any other.
     """
     import gradio.http_server
 
-    def start(app: Any, server_name: str, server_port: int, **unused: Any) -> tuple[str, int, str, Any]:
-        """As Gradio's.
+    from patchify_core.web.states import FairStates
 
-        Raises:
-            OSError: if the port is taken or the address is not this machine's.
-        """
-        host = server_name.strip("[]")
-        family = socket.getaddrinfo(host, server_port, type=socket.SOCK_STREAM)[0][0]
-        with socket.create_server((host, server_port), family=family):
-            pass
-        app.state_holder = FairStates(settings.forget_s)
+    def start(app: Any, server_name: str, server_port: int, **unused: Any) -> tuple[str, int, str, Any]:
+        app.state_holder = FairStates(forget_s)
         app.state_holder.set_blocks(app.blocks)
-        gate = Gate(app, ours, server, settings, tools)
-        config = configured(gate, host, server_port)
-        running = gradio.http_server.Server(config)
-        running.run_in_thread()
-        local = "localhost" if host in ("0.0.0.0", "::") else f"[{host}]" if ":" in host else host
-        return server_name, server_port, f"http://{local}:{server_port}/", running
+        server.gate.open(app, ours)
+        return server_name, server_port, server.address, server
 
     gradio.http_server.start_server = start  # type: ignore[assignment]  # where Gradio's launch looks for it

@@ -45,7 +45,7 @@ def _use(path: str, methods: frozenset[str], by: str, body: str = "nothing", too
 
 
 USED = (
-    _use("/", READ | {"HEAD"}, "the page, Gradio's own start, health checks of hosts"),
+    _use("/(?:photos)?", READ | {"HEAD"}, "the page, Gradio's own start, health checks of hosts"),
     _use("/config", READ, "gradio_client, a Space"),
     _use(r"/theme\.css", READ, "the page"),
     _use(f"/(?:assets|static)/{_FILE}", READ, "the page"),

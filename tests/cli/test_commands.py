@@ -689,7 +689,7 @@ def test_evaluate_goes_on_after_a_kill(dataset, tmp_path):
     # Nothing is closed or flushed on the way out: what is on disk is what the system had been told.
     program = (
         "import os, sys; from tests.tiny import tiny_encoder_everywhere; tiny_encoder_everywhere()\n"
-        "from patchify_core import evaluation; from patchify_core.cli import evaluate as command\n"
+        "from patchify_core.evaluation import run as evaluation; from patchify_core.cli import evaluate as command\n"
         "from patchify_core.__main__ import main; from tests.tiny import TinyEncoder\n"
         "command.load_encoder = lambda spec, settings=None: TinyEncoder()\n"
         "real = evaluation._ask; done = []\n"

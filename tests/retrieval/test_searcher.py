@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core import patchify as retrieval
 from patchify_core.errors import IndexFolderError
 from patchify_core.gallery import read_folder
 from patchify_core.imaging.boxes import iou
@@ -16,6 +15,7 @@ from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid, patches_up_to
+from patchify_core.retrieval import searcher
 from patchify_core.retrieval.searcher import SearchSettings
 from tests.bad_pictures import BAD, encoded
 from tests.tiny import INFO, TinyEncoder, picture, write_pictures
@@ -122,7 +122,7 @@ def test_file_bytes_and_picture_are_the_same_query(engine, tmp_path):
 
 def test_a_picture_that_is_upright_already_is_not_copied(engine, monkeypatch):
     copied = []
-    monkeypatch.setattr(retrieval, "upright", lambda image: copied.append(image) or image)
+    monkeypatch.setattr(searcher, "upright", lambda image: copied.append(image) or image)
     plain = picture(1, (60, 42)).convert("RGB")
     engine.describe_query(plain)
     assert copied == []

@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import re
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -17,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
-from patchify_core.demo.settings import ServerSettings
+from patchify_core.demo.settings import ServerSettings, networks
 from patchify_core.web import callers
 from patchify_core.web.bodies import Refused
 from patchify_core.web.gate import Gate
@@ -158,13 +159,56 @@ def test_websockets_are_refused_and_lifespans_pass(inner):
 
     asyncio.run(gate(inner)({"type": "websocket", "path": JOIN}, None, send))
     assert sent[0]["type"] == "websocket.close" and inner.seen == []
-    started: list[Any] = []
 
-    async def lifespan(scope: Any, receive: Any, send: Any) -> None:
-        started.append(scope)
 
-    asyncio.run(gate(lifespan)({"type": "lifespan"}, None, None))
-    assert started
+@pytest.mark.parametrize("comes", ["before", "while it waits", "never"])
+def test_the_server_starts_at_once_and_the_application_when_it_is_there(inner, comes):
+    """`lifespan.startup` is answered before the application is there; it hears of the start and of the end later."""
+    heard: list[str] = []
+
+    async def application(scope: Any, receive: Any, send: Any) -> None:
+        assert scope["type"] == "lifespan"
+        for kind in ("startup", "shutdown"):
+            heard.append((await receive())["type"])
+            await send({"type": f"lifespan.{kind}.complete"})
+
+    async def main() -> list[str]:
+        late = Gate(None, (), ServerSettings(), SIZES)
+        messages: asyncio.Queue[Any] = asyncio.Queue()
+        said: asyncio.Queue[Any] = asyncio.Queue()
+        if comes == "before":
+            late.open(application, ())
+        running = asyncio.create_task(late({"type": "lifespan"}, messages.get, said.put))
+        messages.put_nowait({"type": "lifespan.startup"})
+        first = await asyncio.wait_for(said.get(), 5)
+        if comes == "while it waits":
+            threading.Thread(target=late.open, args=(application, ())).start()
+        while comes != "never" and not heard:
+            await asyncio.sleep(0.01)
+        messages.put_nowait({"type": "lifespan.shutdown"})
+        second = await asyncio.wait_for(said.get(), 5)
+        await asyncio.wait_for(running, 5)
+        return [first["type"], second["type"]]
+
+    assert asyncio.run(main()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
+    assert heard == ([] if comes == "never" else ["lifespan.startup", "lifespan.shutdown"])
+
+
+def test_what_is_asked_before_the_application_is_there_waits_or_is_told(inner, monkeypatch):
+    """The first page is answered; Gradio's addresses wait; others say that the server is starting."""
+    front = [Route("/", lambda request: PlainTextResponse("first"))]
+    late = Gate(None, (), ServerSettings(), SIZES, front=front)
+    status, said, _ = asked(late, "GET", "/")
+    assert (status, said) == (200, "first")
+    status, said, _ = asked(late, "GET", "/health")
+    assert status == 503 and "starting" in sentence(said)
+    monkeypatch.setattr("patchify_core.web.gate.START_S", 0.05)
+    status, said, _ = asked(late, "GET", "/config")
+    assert status == 503 and "starting" in sentence(said)
+    late.open(inner, [Route("/health", lambda request: None)])
+    for path, seen in (("/config", "/config"), ("/health", "/health"), ("/photos", "/")):
+        assert asked(late, "GET", path)[0] == 200 and inner.seen[-1]["path"] == seen
+    assert asked(late, "GET", "/")[1] == "first"
 
 
 def test_methods_that_an_address_does_not_have_are_named(inner):
@@ -239,7 +283,7 @@ def test_only_a_proxy_that_is_configured_says_who_asks(inner):
         assert asked(gate(inner), "GET", "/", headers=forwarded, peer=peer)[0] == 200
         assert inner.seen[-1]["client"][0] == peer
         assert not any(b"evil" in value for _, value in inner.seen[-1]["headers"])
-    behind = gate(inner, proxies=callers.networks("127.0.0.1"), hosts=("patchify.example.org",))
+    behind = gate(inner, proxies=networks("127.0.0.1"), hosts=("patchify.example.org",))
     assert asked(behind, "GET", "/", headers=forwarded[:1])[0] == 200
     assert inner.seen[-1]["client"][0] == "198.51.100.7"  # not 1.1.1.1, which the stranger wrote
     assert asked(behind, "GET", "/", headers=forwarded)[0] == 403
@@ -263,12 +307,12 @@ def test_only_a_proxy_that_is_configured_says_who_asks(inner):
     ],
 )
 def test_the_caller_is_the_last_address_that_no_proxy_has(peer, forwarded, caller):
-    assert callers.caller_of(peer, forwarded, callers.networks("10.0.0.0/8")) == caller
+    assert callers.caller_of(peer, forwarded, networks("10.0.0.0/8")) == caller
 
 
 @given(st.lists(st.ip_addresses(), max_size=5), st.ip_addresses(v=4))
 def test_whatever_a_stranger_claims_they_are_the_address_that_the_proxy_saw(claimed, real):
-    proxies = callers.networks("10.0.0.0/8")
+    proxies = networks("10.0.0.0/8")
     if callers.is_trusted(str(real), proxies):
         return
     header = ", ".join(map(str, [*claimed, real]))

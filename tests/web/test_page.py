@@ -41,7 +41,7 @@ def uploads(tmp_path_factory) -> Path:
 def server(uploads: Path, tmp_path_factory) -> Iterator[str]:
     """The demo as a person starts it, on a free port."""
     with served(["app.py"], tmp_path_factory.mktemp("server"), uploads) as (url, _):
-        yield url
+        yield f"{url}photos"
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield url
+        yield f"{url}photos"
 
 
 def settle(page: Any, calm: int = 700) -> None:

@@ -43,7 +43,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def site(tmp_path, space) -> Iterator[str]:
     """Another site, whose page shows the Space in a frame."""
-    frame = f'<iframe src="http://{SPACE}:{space}/" width=1200 height=900></iframe>'
+    frame = f'<iframe src="http://{SPACE}:{space}/photos" width=1200 height=900></iframe>'
     (tmp_path / "index.html").write_text(frame, encoding="utf-8")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
@@ -76,7 +76,7 @@ PICTURE = Path(__file__).parents[2] / "sample_db" / "queries" / "C051.jpg"
 def test_a_space_works_by_its_own_name(browser, space):
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"http://{SPACE}:{space}/")
+    page.goto(f"http://{SPACE}:{space}/photos")
     works(page, PICTURE)
     context.close()
 
@@ -128,6 +128,6 @@ def test_a_class_opens_it_by_the_address_of_the_teachers_machine(browser, space)
         pytest.skip("this machine is in no network")
     context = browser.new_context()
     page = context.new_page()
-    page.goto(f"http://{address}:{space}/")
+    page.goto(f"http://{address}:{space}/photos")
     works(page, PICTURE)
     context.close()

@@ -40,7 +40,7 @@ CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield url
+        yield f"{url}photos"
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ def files(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(files, tmp_path_factory) -> Iterator[str]:
     with served(["-m", "tests.tabs_server", str(files)], tmp_path_factory.mktemp("server")) as (url, _):
-        yield url
+        yield f"{url}photos"
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=W
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield url
+        yield f"{url}photos"
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html import escape
 
+from patchify_core.web.front import BIBTEX
+
 
 def header(logo: str) -> str:
     """Name, promise, and the switch between light and dark."""
@@ -39,15 +41,6 @@ def below() -> str:
         '<li class="v-wrong"><b>✕ another object</b> the picture does not hold the object</li>'
         '<li class="v-unknown"><b>? not scored</b> nobody has said what the object is</li></ul></section>'
     )
-
-
-BIBTEX = """@inproceedings{choi2026patchwise,
-  title     = {Patch-wise Retrieval: A Bag of Practical Techniques for Instance-level Matching},
-  author    = {Choi and Lim and Hyeon-Woo and Ye-Bin and Jeong and Hwang and Oh},
-  booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)},
-  year      = {2026},
-  note      = {arXiv:2512.12610}
-}"""
 
 
 def footer(pictures: int, encoder: str) -> str:

@@ -1,0 +1,239 @@
+"""The paper's method on a gallery, and nothing else: what "See the paper" shows, as plain JSON values.
+
+A pass per patch, the winning patch's box, whole pictures against the grids of the pyramid. Scores are those of
+`evaluation.metrics`, so a number here is the number everywhere else for the same index. The answers of the examples are
+written beside the gallery (`FILE`), so that the page can show them before any network is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from patchify_core.demo.answers import OFF, RIGHT
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.prepared import FILE, FORMAT, made_of
+from patchify_core.demo.questions import Question
+from patchify_core.demo.shelf import DEFAULT, shown_spec
+from patchify_core.demo.stages import grid_of
+from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, object_shares
+from patchify_core.evaluation.metrics import FoundPositives, QueryScore, score_found, summarise
+from patchify_core.evaluation.run import find_in_matches
+from patchify_core.features.extract import CROP
+from patchify_core.files import write_json
+
+SHOWN = 10
+"""Results of each row."""
+
+FIRST_WHICH = 12
+"""The example that opens is one of the first so many: the one that patches help most."""
+
+
+def paper_index(gallery: ExampleGallery) -> str | None:
+    """Name of the index made as in the paper, every patch of a pyramid encoded on its own; None without one."""
+    for name, offer in gallery.shelf.offers.items():
+        if offer.index.features == CROP and all(map(grid_of, offer.index.regions.stages)):
+            return name
+    return None
+
+
+class Paper:
+    """Answers queries by the paper's method.
+
+    Args:
+        gallery: whose pictures are searched.
+
+    Raises:
+        PatchifyError: if the gallery has no index that was made as in the paper.
+    """
+
+    def __init__(self, gallery: ExampleGallery) -> None:
+        """Chooses the index; no encoder is loaded yet."""
+        name = paper_index(gallery)
+        if name is None:
+            raise PatchifyError(
+                f"{gallery.folder} has no index with a pass per patch: build one with index --regions pyramid:4."
+            )
+        self.gallery, self.name = gallery, name
+        self.index = gallery.shelf.offer(name).index
+        self.folder = gallery.folder / "index" if name == DEFAULT else gallery.folder / "indexes" / Path(name).name
+        self.levels = range(1, len(self.index.regions.stages) + 1)
+        self._shares = object_shares(gallery.gallery)
+
+    def document(self, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
+        """The answers of all examples, the scores of the whole gallery, and the pictures that they name.
+
+        Args:
+            progress: called with (examples answered, examples in all).
+        """
+        examples, found = [], {level: {} for level in self.levels}  # type: ignore[var-annotated]
+        for done, query in enumerate(self.gallery.examples, 1):
+            question = self.gallery.example(query.id, self.name)
+            positions = self._found(question)
+            for level, positives in zip(self.levels, positions, strict=True):
+                found[level][query.id] = positives
+            examples.append(self._entry(question, positions) | {"id": query.id})
+            progress(done, len(self.gallery.examples))
+        gain = [one["levels"][-1]["ap"] - one["levels"][0]["ap"] if one["levels"] else 0.0 for one in examples]
+        first = max(range(min(FIRST_WHICH, len(examples))), key=gain.__getitem__)
+        return {
+            "format": FORMAT,
+            "made_of": made_of(self.gallery.folder, self.folder),
+            "index": self.folder.relative_to(self.gallery.folder).as_posix(),
+            "encoder": shown_spec(self.index.encoder),
+            "dim": self.index.dim,
+            "gallery": len(self.gallery.gallery.images),
+            "levels": self._levels(),
+            "first": examples[first]["id"],
+            "examples": examples,
+            "overall": [self._overall(found[level]) for level in self.levels],
+            "limits": list(DEFAULTS.size),
+            "sizes": self._sizes(found),
+            "pictures": self._pictures(examples),
+        }
+
+    def answer(self, question: Question) -> dict[str, Any]:
+        """One query's entry, as those in `document`, with the pictures that it names."""
+        entry = self._entry(question, self._found(question))
+        return {"entry": entry, "pictures": self._pictures([entry])}
+
+    def _levels(self) -> list[dict[str, Any]]:
+        grids = [(grid_of(stage) or 0, stage.patches) for stage in self.index.regions.stages]
+        return [
+            {"name": "Whole image" if grid == 1 else f"{grid}×{grid}", "grid": grid, "patches": patches}
+            for grid, patches in grids
+        ]
+
+    def _found(self, question: Question) -> list[FoundPositives | None]:
+        """Where the positives are, at each level; None where the object is unknown or no picture contains it."""
+        if question.instance is None:
+            return [None for _ in self.levels]
+        query = self.gallery.judge.as_query(question)
+        rankings = [self.gallery.ranking(question, level) for level in self.levels]
+        return [find_in_matches(ranking, self.gallery.gallery, query) for ranking in rankings]
+
+    def _entry(self, question: Question, found: list[FoundPositives | None]) -> dict[str, Any]:
+        engine, gallery = self.gallery.shelf.engine(self.name), self.gallery
+        levels, shown = [], set()
+        for level, positives in zip(self.levels, found, strict=True):
+            ranking = gallery.ranking(question, level)
+            results = [gallery.result(question, rank, match) for rank, match in enumerate(ranking[:SHOWN], 1)]
+            shown |= {result.match.image_id for result in results}
+            patches = self.index.regions.stages[level - 1].patches
+            known = question.instance is not None and positives is not None
+            levels.append(
+                {
+                    **_scores(None if positives is None else score_found(positives)),
+                    "ceiling": _short(gallery.judge.ceiling(question, self.index, patches)) if known else None,
+                    "found": sum(result.verdict in (RIGHT, OFF) for result in results),
+                    "results": [
+                        {
+                            "picture": result.match.image_id,
+                            "score": round(float(result.match.score), 4),
+                            "patch": result.match.patch,
+                            "verdict": result.verdict,
+                            "iou": _short(result.iou),
+                        }
+                        for result in results
+                    ],
+                }
+            )
+        explained = {picture: engine.explain(question.descriptor, picture) for picture in sorted(shown)}
+        return {
+            "name": question.name,
+            "picture": None if question.path is None else f"{question.path.parent.name}/{question.path.name}",
+            "width": question.width,
+            "height": question.height,
+            "box": None if question.box is None else [round(float(value), 1) for value in question.box],
+            "levels": levels,
+            "positives": self._positives(question, found),
+            "bands": self._bands(question, found),
+            "patches": {str(i): [round(float(s), 4) for s in one.scores] for i, one in explained.items()},
+        }
+
+    def _positives(self, question: Question, found: list[FoundPositives | None]) -> list[dict[str, Any]]:
+        """Every picture that contains the object: its share of the picture, and rank and IoU at each level."""
+        if question.instance is None or found[0] is None:
+            return []
+        at = [{int(i): k for k, i in enumerate(one.image_ids)} if one else {} for one in found]
+        rows = []
+        for picture in self.gallery.gallery.positives(question.instance, self.gallery.judge.left_out(question)):
+            share = self._shares.get((question.instance, picture))
+            places = [(one, seen.get(picture)) for one, seen in zip(found, at, strict=True)]
+            rows.append(
+                {
+                    "picture": picture,
+                    "share": _short(share),
+                    "ranks": [None if one is None or k is None else int(one.ranks[k]) for one, k in places],
+                    "ious": [None if one is None or k is None else _short(float(one.ious[k])) for one, k in places],
+                }
+            )
+        return sorted(rows, key=lambda row: row["ranks"][-1] or len(self.index.images))
+
+    def _bands(self, question: Question, found: list[FoundPositives | None]) -> list[dict[str, Any] | None]:
+        """The scores over objects of one size alone, the others left out of the ranking (see `breakdown`)."""
+        if question.instance is None or found[0] is None:
+            return []
+        positives = self.gallery.gallery.positives(question.instance, self.gallery.judge.left_out(question))
+        members: list[list[int]] = [[] for _ in band_names(DEFAULTS.size)]
+        for picture in positives:
+            if (share := self._shares.get((question.instance, picture))) is not None:
+                members[int(np.searchsorted(DEFAULTS.size, share, side="right"))].append(picture)
+        rows: list[dict[str, Any] | None] = []
+        for pictures in members:
+            parts = [one.only(pictures, True) if one is not None else None for one in found]
+            scores = [_scores(None if part is None else score_found(part)) for part in parts]
+            rows.append({"positives": len(pictures), "levels": scores} if pictures else None)
+        return rows
+
+    def _overall(self, found: dict[int, FoundPositives | None]) -> dict[str, Any]:
+        report = summarise({query: None if one is None else score_found(one) for query, one in found.items()})
+        return {"map": _short(report.map), "locscore": _short(report.locscore), "queries": report.queries}
+
+    def _sizes(self, found: dict[int, dict[int, FoundPositives | None]]) -> list[dict[str, Any]]:
+        parts = {level: break_down(found[level], self.gallery.gallery)["size"] for level in self.levels}
+        by_name = [{part.name: part for part in parts[level]} for level in self.levels]
+        return [
+            {
+                "name": name,
+                "positives": by_name[0][name].positives if name in by_name[0] else 0,
+                "queries": by_name[0][name].report.queries if name in by_name[0] else 0,
+                "levels": [
+                    {"map": _short(one[name].report.map), "locscore": _short(one[name].report.locscore)}
+                    if name in one
+                    else None
+                    for one in by_name
+                ],
+            }
+            for name in band_names(DEFAULTS.size)
+        ]
+
+    def _pictures(self, entries: Iterable[dict[str, Any]]) -> dict[str, list[Any]]:
+        named = {row["picture"] for entry in entries for level in entry["levels"] for row in level["results"]}
+        named |= {row["picture"] for entry in entries for row in entry["positives"]}
+        images = [self.gallery.gallery.image(picture) for picture in sorted(named)]
+        return {str(i.id): [f"gallery/{i.path.name}", i.width, i.height] for i in images}
+
+
+def prepare(folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
+    """Write the answers of a gallery's examples beside it, for pages that are opened later; gives the file.
+
+    Raises:
+        PatchifyError: if there is no gallery with an index as in the paper, or the encoder cannot be had.
+        OSError: if the file cannot be written.
+    """
+    path = folder / FILE
+    write_json(path, Paper(ExampleGallery(folder)).document(progress))
+    return path
+
+
+def _scores(score: QueryScore | None) -> dict[str, Any]:
+    return {name: None if score is None else _short(getattr(score, name)) for name in ("ap", "locscore")}
+
+
+def _short(value: float | None) -> float | None:
+    return None if value is None or value != value else round(float(value), 4)

@@ -1,0 +1,178 @@
+"""The first page, "See the paper": plain HTML made of answers that are there already, live or as a folder of files.
+
+It needs neither Gradio nor a network that is loaded, so it is there first, and any static host can serve it
+(`showcase`). Where its parts are below the page is the same in both cases: `paper/...`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+from jinja2 import Environment, FileSystemLoader
+from markupsafe import Markup
+from starlette.requests import Request
+from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.routing import Route
+
+from patchify_core.demo.prepared import prepared
+from patchify_core.errors import PictureError
+from patchify_core.files import ASSETS
+from patchify_core.web.served import file_at
+
+TITLE = "Patchify: whole-image search misses small objects, patches find them"
+DESCRIPTION = (
+    "An interactive demo of “Patch-wise Retrieval: A Bag of Practical Techniques for Instance-level Matching” "
+    "(WACV 2026): find the pictures that contain one object, and see where."
+)
+BIBTEX = """@inproceedings{choi2026patchwise,
+  title     = {Patch-wise Retrieval: A Bag of Practical Techniques for Instance-level Matching},
+  author    = {Choi and Lim and Hyeon-Woo and Ye-Bin and Jeong and Hwang and Oh},
+  booktitle = {IEEE/CVF Winter Conference on Applications of Computer Vision (WACV)},
+  year      = {2026},
+  note      = {arXiv:2512.12610}
+}"""
+
+PHOTOS = "photos"
+"""Where the Gradio page is, below the server's own address."""
+
+THEIRS = ("words", "box", "object", "index", "boxes", "rerank", "top", "look", "tab", "embed", "view")
+"""Parameters of the Gradio page alone, which was at / before there was a first page: links to it still open it."""
+
+PARTS = ("paper.css", "paper.js", "logo.svg", "preview.jpg")
+"""Files of `assets` that the first page has."""
+
+RENDERS = (
+    "The gallery pictures and the queries are renders (Blender Cycles, CC BY 4.0, credits in "
+    "sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact."
+)
+
+_ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
+
+
+def page(document: Mapping[str, Any], root: str = "", example: int | None = None, **links: str | bool | None) -> str:
+    """The HTML of the first page.
+
+    Args:
+        document: the answers (`demo.paper.Paper.document`).
+        root: what every address begins with; empty for a folder of files.
+        example: id of the query that is shown first; the document's own by default.
+        links: `live`, the address of the Gradio page; `code`, of the source; `preview`, of the picture for link
+            previews; `film`, whether animations can be saved.
+    """
+    known = {one["id"]: one for one in document["examples"]}
+    first = known.get(example if example in known else document["first"])
+    named = {str(row["picture"]) for level in first["levels"] for row in level["results"]} if first else set()
+    data = {name: document[name] for name in ("levels", "first", "limits", "sizes", "overall")}
+    data["examples"] = [first]
+    data["pictures"] = {key: value for key, value in document["pictures"].items() if key in named}
+    return _ENVIRONMENT.get_template("paper.html").render(
+        title=TITLE,
+        description=DESCRIPTION,
+        root=root,
+        home=root or "./",
+        bibtex=BIBTEX,
+        pictures_note=RENDERS,
+        levels=document["levels"],
+        overall=document["overall"],
+        queries=document["overall"][0]["queries"],
+        gallery=document["gallery"],
+        encoder=document["encoder"],
+        dim=document["dim"],
+        data=Markup(json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")),
+        **links,
+    )
+
+
+def part(folder: Path, name: str) -> Path | None:
+    """The file of a gallery or of the package that `paper/NAME` means; None if there is none."""
+    if name in PARTS:
+        path = ASSETS / name
+        return path if path.is_file() else None
+    return file_at(folder, name) if name.partition("/")[0] in ("gallery", "queries") else None
+
+
+class Front:
+    """The first page of a server.
+
+    Args:
+        folder: the gallery.
+        root: the path below which a proxy shows the page; empty for the whole host.
+        environ: where `PATCHIFY_CODE` or the name of a Space says where the source is.
+
+    Attributes:
+        document: the answers; None as long as there are none, and then the Gradio page is the first one.
+    """
+
+    def __init__(self, folder: Path, root: str = "", environ: Mapping[str, str] = os.environ) -> None:
+        """Reads the answers that lie beside the gallery."""
+        self.folder, self.root, self._code = folder, f"{root}/", code_address(environ)
+        self.document, self._filming = prepared(folder), threading.Lock()
+
+    def routes(self) -> list[Route]:
+        """The addresses, each with what answers it."""
+        return [
+            Route("/", self._page),
+            Route("/paper/film.webp", self._film),
+            Route("/paper/{name:path}", self._part),
+        ]
+
+    def _page(self, request: Request) -> Response:
+        given = request.query_params
+        if self.document is None or any(name in given for name in THEIRS) or given.get("q", "").startswith("picture-"):
+            query = urlencode(list(given.multi_items()))
+            return RedirectResponse(f"{self.root}{PHOTOS}{query and '?'}{query}", 307)
+        asked = re.fullmatch(r"example-(\d{1,9})", given.get("q", ""))
+        address = str(request.base_url).rstrip("/")
+        return HTMLResponse(
+            page(
+                self.document,
+                self.root,
+                int(asked[1]) if asked else None,
+                live=f"{self.root}{PHOTOS}",
+                code=self._code,
+                preview=f"{address}{self.root}paper/preview.jpg",
+                film=True,
+            ),
+            headers={"Cache-Control": "no-cache"},
+        )
+
+    def _film(self, request: Request) -> Response:
+        """How one result of an example got its score, as an animation."""
+        from patchify_core.demo.film import film
+
+        asked = [request.query_params.get(name, "") for name in ("q", "picture")]
+        if self.document is None or not all(re.fullmatch(r"\d{1,9}", value) for value in asked):
+            return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
+        try:
+            with self._filming:  # one at a time: it is a second of work
+                made = film(self.document, self.folder, *map(int, asked))
+        except (KeyError, PictureError):
+            return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
+        name = f"patchify-{asked[0]}-{asked[1]}.webp"
+        headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "max-age=60"}
+        return Response(made, media_type="image/webp", headers=headers)
+
+    def _part(self, request: Request) -> Response:
+        name = str(request.path_params["name"])
+        if name == "paper.json" and self.document is not None:
+            return JSONResponse(self.document, headers={"Cache-Control": "max-age=60"})
+        path = part(self.folder, name)
+        if path is None:
+            return JSONResponse({"detail": "There is no such file: reload the page."}, 404)
+        return FileResponse(path, content_disposition_type="inline", headers={"Cache-Control": "max-age=60"})
+
+
+def code_address(environ: Mapping[str, str]) -> str | None:
+    """Where the source is, as PATCHIFY_CODE says, or the files of the Space that this runs in; None if nobody says."""
+    named = environ.get("PATCHIFY_CODE", "").strip()
+    space = environ.get("SPACE_ID", "").strip()
+    if re.match(r"https?://", named):
+        return named
+    return f"https://huggingface.co/spaces/{space}/tree/main" if re.fullmatch(r"[\w.-]+/[\w.-]+", space) else None

@@ -1,0 +1,159 @@
+"""web.front and showcase, without a browser: the HTML, its parts, old addresses, and the folder of plain files."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from starlette.applications import Starlette
+from starlette.testclient import TestClient
+
+from patchify_core.demo.prepared import FILE, prepared
+from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, Front, code_address, page
+from patchify_core.web.showcase import write_showcase
+
+
+@pytest.fixture(scope="module")
+def document(sample_db):
+    return prepared(sample_db)
+
+
+def client(folder: Path, root: str = "", **environ: str) -> TestClient:
+    return TestClient(Starlette(routes=Front(folder, root, environ).routes()), follow_redirects=False)
+
+
+def data_of(html: str) -> dict:
+    return json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', html, re.S)[1])
+
+
+def test_the_first_view_is_in_the_page(sample_db, document):
+    answer = client(sample_db).get("/")
+    assert answer.status_code == 200 and len(answer.content) < 60_000
+    data = data_of(answer.text)
+    assert [one["id"] for one in data["examples"]] == [document["first"]]
+    assert data["examples"][0] == next(one for one in document["examples"] if one["id"] == document["first"])
+    assert f"<title>{TITLE}</title>" in answer.text and f'"og:description" content="{DESCRIPTION}"' in answer.text
+    assert 'og:image" content="http://testserver/paper/preview.jpg"' in answer.text
+    assert "whole-image search misses small objects" in answer.text.lower()
+    other = document["examples"][5]["id"]
+    assert [one["id"] for one in data_of(client(sample_db).get(f"/?q=example-{other}").text)["examples"]] == [other]
+    for unknown in ("example-0", "example-99999999", "nothing", "<script>"):
+        shown = client(sample_db).get("/", params={"q": unknown})
+        assert [one["id"] for one in data_of(shown.text)["examples"]] == [document["first"]]
+        assert "<script>alert" not in shown.text
+
+
+def test_what_a_gallery_is_called_cannot_leave_its_place(document):
+    """Names are strangers' text in PATCHIFY_GALLERY: neither markup nor the end of the script."""
+    evil = '</script><img src=x onerror="alert(1)">'
+    first = document["examples"][0] | {"name": evil}
+    html = page(document | {"examples": [first], "first": first["id"], "encoder": evil})
+    assert evil not in html and "<img src=x" not in html
+    assert data_of(html)["examples"][0]["name"] == evil
+
+
+@pytest.mark.parametrize(
+    ("asked", "kept"),
+    [
+        ("tab=evaluation", "tab=evaluation"),
+        ("q=example-193&level=2&index=lite1", "q=example-193&level=2&index=lite1"),
+        ("q=picture-12", "q=picture-12"),
+        ("words=a+red+kettle", "words=a+red+kettle"),
+        ("embed=1&theme=dark", "embed=1&theme=dark"),
+    ],
+)
+def test_links_of_the_gradio_page_still_open_it(sample_db, asked, kept):
+    answer = client(sample_db, "/patchify").get(f"/?{asked}")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"/patchify/photos?{kept}")
+
+
+def test_parameters_that_hosts_add_change_nothing(sample_db):
+    for asked in ("__theme=dark", "__sign=abc", "utm_source=x", "q=example-193&level=2&size=1&open=5"):
+        assert client(sample_db).get(f"/?{asked}").status_code == 200
+
+
+def test_a_gallery_without_answers_begins_with_the_gradio_page(tmp_path):
+    answer = client(tmp_path).get("/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "/photos")
+    assert client(tmp_path).get(f"/paper/{FILE}").status_code == 404
+    assert client(tmp_path).get("/paper/film.webp?q=1&picture=1").status_code == 404
+
+
+def test_its_parts_and_nothing_else_are_served(sample_db, document):
+    front = client(sample_db)
+    assert front.get(f"/paper/{FILE}").json() == document
+    picture = next(iter(document["pictures"].values()))[0]
+    for name in (*PARTS, picture, document["examples"][0]["picture"]):
+        assert front.get(f"/paper/{name}").status_code == 200, name
+    for name in ("style.css", "annotations.json", "gallery/../annotations.json", "gallery/", "index/meta.json", "x"):
+        assert front.get(f"/paper/{name}").status_code == 404, name
+    for name in ("..%2fannotations.json", "gallery%2f..%2f..%2fREADME.md", "assets/logo.svg", "study/scale.json"):
+        assert front.get(f"/paper/{name}").status_code == 404, name
+
+
+def test_a_film_can_be_saved_and_others_are_refused(sample_db, document):
+    front, entry = client(sample_db), document["examples"][0]
+    picture = next(iter(entry["patches"]))
+    answer = front.get(f"/paper/film.webp?q={entry['id']}&picture={picture}")
+    assert answer.status_code == 200 and answer.headers["content-type"] == "image/webp"
+    assert answer.headers["content-disposition"] == f'attachment; filename="patchify-{entry["id"]}-{picture}.webp"'
+    for wrong in ("", f"q={entry['id']}", f"q={entry['id']}&picture=x", f"q=1&picture={picture}", "q=1&picture=-1"):
+        assert front.get(f"/paper/film.webp?{wrong}").status_code == 404
+
+
+def test_the_source_is_linked_where_somebody_says_where_it_is(sample_db):
+    assert code_address({}) is None and code_address({"PATCHIFY_CODE": "javascript:alert(1)"}) is None
+    assert code_address({"SPACE_ID": "me/demo"}) == "https://huggingface.co/spaces/me/demo/tree/main"
+    assert (
+        code_address({"PATCHIFY_CODE": "https://example.org/code", "SPACE_ID": "me/demo"}) == "https://example.org/code"
+    )
+    assert ">Code<" not in client(sample_db).get("/").text
+    assert (
+        'href="https://example.org/code">Code<'
+        in client(sample_db, PATCHIFY_CODE="https://example.org/code").get("/").text
+    )
+
+
+# The folder of plain files --------------------------------------------------------------------------------------
+
+
+def test_a_showcase_holds_all_that_the_page_names(sample_db, document, tmp_path):
+    out = tmp_path / "site"
+    size = write_showcase(document, sample_db, out, url="https://example.org/patchify/")
+    assert size == sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) <= 15_000_000
+    html = (out / "index.html").read_text(encoding="utf-8")
+    for name in re.findall(r'(?:src|href)="(paper/[^"]+)"', html):
+        assert (out / name).is_file(), name
+    assert 'og:image" content="https://example.org/patchify/paper/preview.jpg"' in html
+    assert "photos" not in re.findall(r'href="([^"]*)"', html) and "Save animation" not in html
+    assert json.loads((out / "paper" / FILE).read_text()) == document
+    for name, _, _ in document["pictures"].values():
+        assert (out / "paper" / name).read_bytes() == (sample_db / name).read_bytes()
+
+
+def test_a_showcase_is_brought_up_to_date_and_nothing_else_is_touched(sample_db, document, tmp_path, refused):
+    out = tmp_path / "site"
+    write_showcase(document, sample_db, out)
+    (out / "paper" / "gallery" / "gone.jpg").write_bytes(b"x")
+    write_showcase(document, sample_db, out, live="https://example.org/live")
+    assert not (out / "paper" / "gallery" / "gone.jpg").exists()
+    assert 'href="https://example.org/live">Use it on my photos' in (out / "index.html").read_text(encoding="utf-8")
+    other = tmp_path / "mine"
+    other.mkdir()
+    (other / "thesis.txt").write_text("years of work")
+    assert "holds something else" in refused(write_showcase, document, sample_db, other)
+    assert [path.name for path in other.iterdir()] == ["thesis.txt"]
+    (tmp_path / "file").write_text("")
+    assert "holds something else" in refused(write_showcase, document, sample_db, tmp_path / "file")
+
+
+def test_a_showcase_that_cannot_be_written_says_so(sample_db, document, tmp_path, refused, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(shutil, "copyfile", full)
+    assert "No space left on device" in refused(write_showcase, document, sample_db, tmp_path / "site")
+    assert not (tmp_path / "site" / "index.html").exists()
