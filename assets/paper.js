@@ -458,6 +458,7 @@
   if (!data.examples.some((one) => one.id === wanted)) state = { ...state, q: data.first, open: null };
   listExamples();
   draw();
+  document.documentElement.classList.add('drawn');
   fetch(`${root}paper/paper.json`).then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(answer.status)))).then((whole) => {
     data = { ...whole, complete: true };
     state = read();

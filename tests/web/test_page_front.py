@@ -1,4 +1,4 @@
-"""The first page in a real Chromium: the point in the first view, the grids, sizes, a result looked into, the address."""
+"""The first page in a real Chromium: the point in the first view, grids, sizes, a result looked into, the address."""
 
 from __future__ import annotations
 
@@ -226,7 +226,8 @@ def test_the_grids_come_in_turn_and_glow_by_similarity(browser, site, document) 
         page.evaluate(
             "() => { window.grids = new Set(); setInterval(() => {"
             " const cells = [...document.querySelectorAll('#look-pic .cell:not(.best)')];"
-            " if (cells.length) window.grids.add(JSON.stringify(cells.map((one) => one.style.getPropertyValue('--glow')))); }, 20); }"
+            " const glow = cells.map((one) => one.style.getPropertyValue('--glow'));"
+            " if (cells.length) window.grids.add(JSON.stringify(glow)); }, 20); }"
         )
         page.locator("#cards-patches .open").nth(1).click()
         page.locator("dialog[open] .cell.best").wait_for()
