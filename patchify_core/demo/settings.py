@@ -106,6 +106,7 @@ class ServerSettings:
         gallery: the dataset that is shown, with its `index` folder.
         hosts: names by which the page may be opened, besides addresses and localhost.
         proxies: addresses and networks of the proxies whose X-Forwarded-For counts.
+        code: address of the source, which the page links to; empty for no link.
     """
 
     host: str = "127.0.0.1"
@@ -115,6 +116,7 @@ class ServerSettings:
     gallery: Path = SAMPLE_DB
     hosts: tuple[str, ...] = ()
     proxies: tuple[Network, ...] = ()
+    code: str = ""
 
     @classmethod
     def from_environment(cls, environ: Mapping[str, str] = os.environ) -> ServerSettings:
@@ -128,6 +130,7 @@ class ServerSettings:
             "PATCHIFY_PORT": environ.get("GRADIO_SERVER_PORT", ""),
             "PATCHIFY_ROOT_PATH": environ.get("GRADIO_ROOT_PATH", ""),
             "PATCHIFY_PROXIES": ",".join(PRIVATE) if _on_space(environ) else "",
+            "PATCHIFY_CODE": _code_of_space(environ),
         }
         found = cls(**_read(cls, outer | {name: value for name, value in environ.items() if value.strip()}))
         space = ("*.hf.space", environ.get("SPACE_HOST", "").strip().lower()) if _on_space(environ) else ()
@@ -216,6 +219,12 @@ def _proxies(text: str) -> tuple[Network, ...]:
         raise ValueError("addresses or networks such as 127.0.0.1 or 10.0.0.0/8, separated by commas") from None
 
 
+def _address(text: str) -> str:
+    if not re.fullmatch(r"https?://[^\s\"'<>]{1,500}", text):
+        raise ValueError("an address that begins with https://")
+    return text
+
+
 def _gallery(text: str) -> Path:
     path = Path(text)
     if not (path / "annotations.json").is_file():
@@ -231,6 +240,7 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PATCHIFY_PROXIES", ServerSettings, "proxies", "proxies whose X-Forwarded-For counts", _proxies),
     Variable("PATCHIFY_MCP", ServerSettings, "mcp", "1: an MCP server too", _switch),
     Variable("PATCHIFY_GALLERY", ServerSettings, "gallery", "dataset that is shown, with its index folder", _gallery),
+    Variable("PATCHIFY_CODE", ServerSettings, "code", "address of the source, which the page links to", _address),
     Variable("PATCHIFY_RESULTS", PageSettings, "results", "results at first", _one_of(PageSettings.result_choices)),
     Variable("PATCHIFY_UPLOAD_MB", PageSettings, "upload_mb", "largest picture, in megabytes", _whole(1, 1000)),
     Variable("PATCHIFY_ARCHIVE_MB", PageSettings, "archive_mb", "largest file sent, in megabytes", _whole(1, 10_000)),
@@ -286,6 +296,11 @@ def variables_in_words() -> str:
 
 def _on_space(environ: Mapping[str, str]) -> bool:
     return bool(environ.get("SPACE_ID", "").strip())
+
+
+def _code_of_space(environ: Mapping[str, str]) -> str:
+    space = environ.get("SPACE_ID", "").strip()
+    return f"https://huggingface.co/spaces/{space}/tree/main" if re.fullmatch(r"[\w.-]+/[\w.-]+", space) else ""
 
 
 def _read(settings: type, environ: Mapping[str, str]) -> dict[str, Any]:

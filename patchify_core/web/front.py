@@ -7,7 +7,6 @@ It needs neither Gradio nor a network that is loaded, so it is there first, and 
 from __future__ import annotations
 
 import json
-import os
 import re
 import threading
 from collections.abc import Mapping
@@ -104,15 +103,15 @@ class Front:
     Args:
         folder: the gallery.
         root: the path below which a proxy shows the page; empty for the whole host.
-        environ: where `PATCHIFY_CODE` or the name of a Space says where the source is.
+        code: address of the source; empty for no link.
 
     Attributes:
         document: the answers; None as long as there are none, and then the Gradio page is the first one.
     """
 
-    def __init__(self, folder: Path, root: str = "", environ: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, folder: Path, root: str = "", code: str = "") -> None:
         """Reads the answers that lie beside the gallery."""
-        self.folder, self.root, self._code = folder, f"{root}/", code_address(environ)
+        self.folder, self.root, self._code = folder, f"{root}/", code
         self.document, self._filming = prepared(folder), threading.Lock()
 
     def routes(self) -> list[Route]:
@@ -167,12 +166,3 @@ class Front:
         if path is None:
             return JSONResponse({"detail": "There is no such file: reload the page."}, 404)
         return FileResponse(path, content_disposition_type="inline", headers={"Cache-Control": "max-age=60"})
-
-
-def code_address(environ: Mapping[str, str]) -> str | None:
-    """Where the source is, as PATCHIFY_CODE says, or the files of the Space that this runs in; None if nobody says."""
-    named = environ.get("PATCHIFY_CODE", "").strip()
-    space = environ.get("SPACE_ID", "").strip()
-    if re.match(r"https?://", named):
-        return named
-    return f"https://huggingface.co/spaces/{space}/tree/main" if re.fullmatch(r"[\w.-]+/[\w.-]+", space) else None

@@ -105,7 +105,7 @@ def launch(
     demo = own = running = None
     before = _signals({signal.SIGTERM: _terminated})  # from a service manager: visitors' pictures are deleted first
     try:
-        front = Front(folder, server.root_path, environ)
+        front = Front(folder, server.root_path, server.code)
         running = serve_front(front, server, settings, mcp)  # the first page is there while all the rest is imported
         print(f"Patchify is at {running.address}", flush=True)
         with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
@@ -131,7 +131,8 @@ def launch(
         def busy() -> bool:
             return page.quiet_s() < QUIET_S
 
-        threading.Thread(target=_between, args=(showcase, closing, busy), name="patchify-between", daemon=True).start()
+        between = (showcase, front, closing, busy)
+        threading.Thread(target=_between, args=between, name="patchify-between", daemon=True).start()
         ours = [*routes(showcase, page), *own_routes(own)]
         serve_gradio(running, ours, settings.forget_s)
         page.launch(
@@ -223,9 +224,9 @@ def _open(folder: Path) -> ExampleGallery:
     return showcase
 
 
-def _between(showcase: ExampleGallery, closing: threading.Event, busy: Callable[[], bool]) -> None:
+def _between(showcase: ExampleGallery, front: Front, closing: threading.Event, busy: Callable[[], bool]) -> None:
     """What is done while nobody asks anything: examples are prepared, and memory that visits needed is given back."""
-    preparing = (showcase, closing, busy)  # which takes long where visitors come and go
+    preparing = (showcase, front, closing, busy)  # which takes long where visitors come and go
     threading.Thread(target=_prepare, args=preparing, name="patchify-prepare", daemon=True).start()
     used = True
     while not closing.wait(LOOK_S):
@@ -236,11 +237,12 @@ def _between(showcase: ExampleGallery, closing: threading.Event, busy: Callable[
         used = asking
 
 
-def _prepare(showcase: ExampleGallery, closing: threading.Event, busy: Callable[[], bool]) -> None:
+def _prepare(showcase: ExampleGallery, front: Front, closing: threading.Event, busy: Callable[[], bool]) -> None:
     """Answers the examples while nobody asks anything; whoever asks for one sooner waits a bit longer.
 
     Args:
         showcase: the bundled gallery.
+        front: the first page; its answers are computed here where none lie beside the gallery.
         closing: set when the server ends.
         busy: whether visitors are asking: they come first.
     """
@@ -252,7 +254,11 @@ def _prepare(showcase: ExampleGallery, closing: threading.Event, busy: Callable[
 
     if closing.wait(PREPARE_AFTER_S):
         return
+    from patchify_core.demo.paper import Paper, paper_index
+
     try:
+        if front.document is None and paper_index(showcase) is not None and showcase.examples:
+            front.document = Paper(showcase).document(lambda done, total: None if not stop() else sys.exit())
         showcase.prepare(stop=stop)
     except PatchifyError as error:  # a visitor who asks will be told
         log.warning("The examples could not be prepared: %s", error)

@@ -31,6 +31,7 @@ GOOD = {
     "PATCHIFY_PROXIES": ("127.0.0.1,10.0.0.0/8", networks("127.0.0.1,10.0.0.0/8")),
     "PATCHIFY_MCP": ("yes", True),
     "PATCHIFY_GALLERY": (str(SAMPLE_DB), SAMPLE_DB),
+    "PATCHIFY_CODE": ("https://example.org/code", "https://example.org/code"),
     "PATCHIFY_RESULTS": ("20", 20),
     "PATCHIFY_FORGET_S": ("600", 600),
     "PATCHIFY_VISITS": ("100", 100),
@@ -55,6 +56,7 @@ BAD = {
     "PATCHIFY_PROXIES": ["proxy.example.org", "10.0.0.1/8", "1.2.3"],
     "PATCHIFY_MCP": ["2", "maybe"],
     "PATCHIFY_GALLERY": ["/nowhere/at/all"],
+    "PATCHIFY_CODE": ["example.org", "javascript:alert(1)", 'https://x"onclick="', "https://a b"],
     "PATCHIFY_RESULTS": ["7", "ten"],
 }
 
@@ -105,3 +107,12 @@ def test_every_variable_in_the_code_is_known_and_in_readme_and_the_other_way_rou
     assert set(rows) == NAMES
     for variable in VARIABLES:
         assert rows[variable.name].strip().strip("`") == variable.default
+
+
+def test_a_space_links_to_its_own_files_unless_somebody_says_otherwise():
+    space = {"SPACE_ID": "me/demo"}
+    assert ServerSettings.from_environment(space).code == "https://huggingface.co/spaces/me/demo/tree/main"
+    assert (
+        ServerSettings.from_environment(space | {"PATCHIFY_CODE": "https://a.example/b"}).code == "https://a.example/b"
+    )
+    assert ServerSettings.from_environment({"SPACE_ID": "me/demo?x="}).code == ""

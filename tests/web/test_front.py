@@ -12,7 +12,7 @@ from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
 from patchify_core.demo.prepared import FILE, prepared
-from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, Front, code_address, page
+from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, Front, page
 from patchify_core.web.showcase import write_showcase
 
 
@@ -21,8 +21,8 @@ def document(sample_db):
     return prepared(sample_db)
 
 
-def client(folder: Path, root: str = "", **environ: str) -> TestClient:
-    return TestClient(Starlette(routes=Front(folder, root, environ).routes()), follow_redirects=False)
+def client(folder: Path, root: str = "", code: str = "") -> TestClient:
+    return TestClient(Starlette(routes=Front(folder, root, code).routes()), follow_redirects=False)
 
 
 def data_of(html: str) -> dict:
@@ -105,16 +105,8 @@ def test_a_film_can_be_saved_and_others_are_refused(sample_db, document):
 
 
 def test_the_source_is_linked_where_somebody_says_where_it_is(sample_db):
-    assert code_address({}) is None and code_address({"PATCHIFY_CODE": "javascript:alert(1)"}) is None
-    assert code_address({"SPACE_ID": "me/demo"}) == "https://huggingface.co/spaces/me/demo/tree/main"
-    assert (
-        code_address({"PATCHIFY_CODE": "https://example.org/code", "SPACE_ID": "me/demo"}) == "https://example.org/code"
-    )
     assert ">Code<" not in client(sample_db).get("/").text
-    assert (
-        'href="https://example.org/code">Code<'
-        in client(sample_db, PATCHIFY_CODE="https://example.org/code").get("/").text
-    )
+    assert 'href="https://example.org/code">Code<' in client(sample_db, code="https://example.org/code").get("/").text
 
 
 # The folder of plain files --------------------------------------------------------------------------------------

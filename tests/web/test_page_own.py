@@ -34,7 +34,7 @@ def server(tmp_path_factory) -> Iterator[tuple[str, Path, Path]]:
     temporary = tmp_path_factory.mktemp("temporary")
     command = ["-m", "tests.page_server", str(folder), "--pause", "0.005"]
     with served(command, tmp_path_factory.mktemp("server"), environment={"TMPDIR": str(temporary)}) as (url, log):
-        yield url, temporary, folder
+        yield f"{url}photos", temporary, folder
         assert "Traceback" not in log.read_text()
     assert list(temporary.glob(f"{PREFIX}*")) == []  # the server was ended as a service manager ends it
 
