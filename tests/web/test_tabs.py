@@ -38,7 +38,7 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def server(folder, tmp_path_factory) -> Iterator[tuple[str, Path]]:
     with served(["-m", "tests.page_server", str(folder), "--tabs"], tmp_path_factory.mktemp("server")) as running:
-        yield running
+        yield f"{running[0]}photos", running[1]
 
 
 @pytest.fixture
