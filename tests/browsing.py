@@ -60,7 +60,7 @@ def served(
         for _ in range(600):
             assert process.poll() is None, log.read_text()
             try:
-                urllib.request.urlopen(url, timeout=5).close()
+                urllib.request.urlopen(f"{url}health", timeout=5).close()  # not the first page alone: all of it
                 break
             except OSError:
                 time.sleep(0.2)
@@ -95,6 +95,12 @@ def visit(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     yield page
     assert page.thrown == [], page.thrown
     context.close()
+
+
+def elsewhere(requests: Sequence[str], url: str) -> list[str]:
+    """The requests that went to another host than an address is of."""
+    host = url.split("/")[2]
+    return [one for one in requests if not one.startswith(("data:", "blob:")) and one.split("/")[2] != host]
 
 
 def first_row(page: Any) -> str:

@@ -207,7 +207,7 @@ def _server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[b
         )
         url = f"http://127.0.0.1:{port}"
         try:
-            _wait_until(url, process, lambda said: said["status"] == "ok")
+            _wait_until(url, process, lambda said: said.get("status") == "ok")
             yield url, process
         finally:
             process.terminate()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import secrets
 import traceback
 from asyncio import CancelledError
@@ -54,6 +55,9 @@ FORWARDED = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"x-real-ip"
 GONE = "There is nothing at this address: the page is at /, its API is described at /gradio_api/info."
 FOREIGN = "This server does not answer to that name: open it by its address, or name the host in PATCHIFY_HOSTS."
 STARTING = "The server is starting: try again in a few seconds."
+LATER = re.compile(r"/(?:health|handout|manifest\.json|own/.*|gradio_api/file=(?:gallery|queries|assets|study)/.*)$")
+"""Our own addresses that are there with the application."""
+
 START_S = 120.0
 """Seconds that a request waits for the application."""
 
@@ -124,7 +128,7 @@ class Gate:
             Refused: if it is nothing that is used.
         """
         uses = found_use(self.uses, path)
-        if not uses and not self._opened.done():
+        if not uses and not self._opened.done() and LATER.match(path):
             raise Refused(503, STARTING)
         if not uses:
             raise Refused(404, GONE)

@@ -19,6 +19,7 @@ from tests.browsing import (
     ROOT,
     WITHOUT,
     choose,
+    elsewhere,
     first_row,
     jpeg,
     notice,
@@ -92,7 +93,7 @@ def test_first_view_is_complete_without_scrolling(page) -> None:
 def test_no_request_leaves_the_machine(page, server) -> None:
     page.locator(".pf-example").nth(3).click()
     page.wait_for_timeout(1000)
-    foreign = [u for u in page.requests if not u.startswith((server, "data:", "blob:"))]
+    foreign = elsewhere(page.requests, server)
     assert foreign == []
 
 
@@ -407,7 +408,7 @@ def test_locscore_is_explained_where_it_is_shown(page) -> None:
 
 
 def test_port_that_is_taken_is_one_sentence(server) -> None:
-    port = server.rsplit(":", 1)[1].strip("/")
+    port = server.rsplit(":", 1)[1].partition("/")[0]
     run = subprocess.run(
         [sys.executable, "app.py", "--port", port],
         cwd=ROOT,

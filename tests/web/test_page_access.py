@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.browsing import CHROMIUM, WITHOUT, first_row, served, visit, wait_for_new_results
+from tests.browsing import CHROMIUM, WITHOUT, elsewhere, first_row, served, visit, wait_for_new_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
 
@@ -106,7 +106,7 @@ def test_every_tab_is_accessible_and_still(server, browser, size, scheme) -> Non
         assert page.evaluate("() => document.documentElement.scrollWidth") <= size["width"], name
         wrong += faults(page, name)
     assert wrong == []
-    assert [url for url in asked if not url.startswith((server, "data:", "blob:"))] == []
+    assert elsewhere(asked, server) == []
     context.close()
 
 

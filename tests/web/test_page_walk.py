@@ -11,7 +11,19 @@ from playwright.sync_api import expect
 
 from patchify_core import Patchify
 from patchify_core.gallery import read_coco
-from tests.browsing import CHROMIUM, ROOT, WITHOUT, choose, first_row, jpeg, send, served, visit, wait_for_new_results
+from tests.browsing import (
+    CHROMIUM,
+    ROOT,
+    WITHOUT,
+    choose,
+    elsewhere,
+    first_row,
+    jpeg,
+    send,
+    served,
+    visit,
+    wait_for_new_results,
+)
 from tests.page_server import blobs
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
@@ -304,7 +316,7 @@ def test_phone_has_no_sideways_scroll_and_nothing_jumps(browser, server) -> None
         turned(page, lambda: page.get_by_role("button", name="The tea set").click())
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
         assert page.evaluate("() => window.shift") < 0.1
-        assert [u for u in page.requests if not u.startswith((server, "data:", "blob:"))] == []
+        assert elsewhere(page.requests, server) == []
 
 
 def test_handout_is_one_page_and_the_notebook_is_sent(page, server, tmp_path) -> None:

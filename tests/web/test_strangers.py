@@ -132,7 +132,7 @@ ODD = [
     ("GET", "gradio_api/file=gallery/%ff%00", b""),
     ("GET", "own/" + MARK, b""),
     ("GET", "%f0%28%8c%28", b""),
-    ("GET", f"?page={MARK}", b""),
+    ("GET", f"photos?page={MARK}", b""),
     ("GET", MARK, b""),
     ("OPTIONS", "", b""),
     ("TRACE", "", b""),
@@ -396,7 +396,9 @@ def wait_for(process: subprocess.Popen[bytes], url: str) -> Any:
     end = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < end:
         try:
-            return httpx.get(f"{url}/health", timeout=10).status_code == 200
+            if httpx.get(f"{url}/health", timeout=10).status_code == 200:
+                return True
         except httpx.HTTPError:
-            time.sleep(0.1)
+            pass
+        time.sleep(0.1)
     return False
