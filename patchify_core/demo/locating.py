@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchify_core.demo.questions import Question
 from patchify_core.errors import PatchifyError
 from patchify_core.features.extract import CROP
-from patchify_core.retrieval.localize.workers import WORKERS, map_at_once
+from patchify_core.retrieval.localize.refine import WORKERS, map_at_once
 
 if TYPE_CHECKING:
     from patchify_core.index.store import PatchStore

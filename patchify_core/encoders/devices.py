@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
+import threading
+import warnings
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from patchify_core.encoders.base import EncoderSettings
 from patchify_core.errors import EncoderError
@@ -97,3 +108,175 @@ def batch_that_fits(device: torch.device, side: int) -> int:
         return max(CPU_BATCH, CPU_BATCH_A_THREAD * torch.get_num_threads())
     fits = max(1, free // 2 // (side * side * BYTES_A_PIXEL))
     return max(SMALLEST_BATCH, min(LARGEST_BATCH, 1 << (int(fits).bit_length() - 1)))
+
+
+# All cores: a batch is cut into parts, a thread each -----------------------------------------------------------
+
+
+PART = 4
+"""Crops in a part, at most: 2 to 6 were equally fast, 8 and more slower (EfficientNet-Lite0, 1 MB of cache a core)."""
+
+
+def in_parts(
+    work: Callable[[NDArray[np.uint8]], NDArray[np.float32]], crops: NDArray[np.uint8], device: torch.device
+) -> NDArray[np.float32]:
+    """`work(crops)`, done in parts at the same time where the device is a processor.
+
+    Args:
+        work: describes each crop by itself: (N, S, S, 3) -> (N, D). It is called from several threads at once.
+        crops: (N, S, S, 3) uint8; fewer than there are threads are not cut up, but share each layer as usual.
+        device: where `work` computes.
+
+    Returns:
+        (N, D) float32, rows in the order of the crops.
+    """
+    import torch
+
+    if device.type != "cpu":
+        return work(crops)
+    threads = torch.get_num_threads()
+    count = max(threads, -(-len(crops) // PART))
+    if count == 1 or len(crops) < threads:
+        return work(crops)
+    parts = np.array_split(crops, count)
+    return np.concatenate(list(map(work, parts) if threads == 1 else _pool(threads).map(work, parts)))
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """As many threads, each of which computes alone."""
+    import torch
+
+    started = threading.Barrier(threads + 1)
+
+    def alone() -> None:
+        torch.get_num_threads()  # takes over the common number, which would else happen at the first layer
+        torch.set_num_threads(1)
+        started.wait()
+
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="patchify-core")
+    for _ in range(threads):
+        pool.submit(alone)  # each waits at the barrier, so that each is another thread
+    started.wait()
+    torch.set_num_threads(threads)  # the number of a new thread is the last one that any thread has set
+    return pool
+
+
+# Engines: torch itself, or OpenVINO ----------------------------------------------------------------------------
+
+
+INSTALL = "`pip install --no-deps -r requirements-fast.txt`"
+"""What installs OpenVINO."""
+
+Network = Callable[["torch.Tensor"], "torch.Tensor"]
+
+
+class OpenVino:
+    """One encoder's network, converted. Safe to use from several threads, which wait for each other.
+
+    Args:
+        normalise: (N, H, W, 3) uint8 pixels -> (N, 3, H, W) float, on the processor.
+        describe: (N, 3, S, S) -> (N, D).
+        side: S, in pixels.
+        dim: D.
+        spec: the encoder's, for the sentence that says why it cannot be converted.
+
+    Raises:
+        EncoderError: if OpenVINO is not installed or cannot convert the network.
+    """
+
+    def __init__(self, normalise: Network, describe: Network, side: int, dim: int, spec: str) -> None:
+        """Converts and compiles the network for crops."""
+        import torch
+
+        self._openvino = import_openvino()
+        self._normalise, self._side, self._dim, self._spec = normalise, side, dim, spec
+        self._threads = torch.get_num_threads()
+        self._lock = threading.Lock()
+        # A crop at a time on each thread: batches were no faster, and this way no thread waits for another.
+        self._crops = self._openvino.AsyncInferQueue(
+            self._compiled(describe, (1, side, side, 3), streams=self._threads), self._threads
+        )
+        self._maps: Any = None
+
+    def describe(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(N, S, S, 3) uint8 -> (N, D) float32."""
+        found = np.empty((len(crops), self._dim), np.float32)
+
+        def keep(request: Any, row: int) -> None:
+            found[row] = request.get_output_tensor().data[0]
+
+        with self._lock:
+            self._crops.set_callback(keep)
+            for row in range(len(crops)):
+                self._crops.start_async([crops[row : row + 1]], userdata=row)
+            self._crops.wait_all()
+        return found
+
+    def cells(self, cells: Network, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """The map of a whole picture; all threads share each layer.
+
+        Args:
+            cells: (1, 3, H, W) -> (1, H', W', C), the same function in every call, of a network that takes pictures
+                of any size; converted at the first call.
+            pixels: (H, W, 3) uint8.
+
+        Returns:
+            (H', W', C) float32.
+
+        Raises:
+            EncoderError: if it cannot be converted.
+        """
+        with self._lock:
+            if self._maps is None:
+                self._maps = self._compiled(cells, (1, -1, -1, 3), streams=1).create_infer_request()
+            found: NDArray[np.float32] = self._maps.infer([np.ascontiguousarray(pixels[None])])[0][0].copy()
+        return found
+
+    def _compiled(self, network: Network, shape: tuple[int, ...], streams: int) -> Any:
+        """The network from pixels on, for an input shape in which -1 is any number."""
+        import torch
+
+        normalise = self._normalise
+
+        class FromPixels(torch.nn.Module):
+            def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+                return network(normalise(pixels))
+
+        example = torch.zeros([self._side if length < 0 else length for length in shape], dtype=torch.uint8)
+        try:
+            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+                warnings.simplefilter("ignore")  # torch's tracer warns of every size that a network computes with
+                model = self._openvino.convert_model(FromPixels().eval(), example_input=example)
+            model.reshape(list(shape))
+            return self._openvino.Core().compile_model(
+                model,
+                "CPU",
+                {
+                    "INFERENCE_NUM_THREADS": self._threads,
+                    "NUM_STREAMS": streams,
+                    "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
+                },
+            )
+        except Exception as error:  # the converter and the compiler raise whatever they please
+            raise EncoderError(
+                f"OpenVINO cannot compute {self._spec}: choose the engine torch (--engine, or the variable "
+                "PATCHIFY_ENGINE)."
+            ) from error
+
+
+def import_openvino() -> ModuleType:
+    """OpenVINO, which reports its use to nobody.
+
+    Raises:
+        EncoderError: one sentence with the command that installs it.
+    """
+    # Its telemetry, a package of its own that we do not install, would call a server as soon as it is imported.
+    if "openvino" not in sys.modules:
+        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it now fails
+    try:
+        return importlib.import_module("openvino")
+    except ImportError as error:
+        raise EncoderError(
+            f"The engine openvino is not installed: install it with {INSTALL}, or use the engine torch."
+        ) from error

@@ -17,9 +17,7 @@ from numpy.typing import NDArray
 
 from patchify_core.encoders.base import ENGINES, EncoderInfo
 from patchify_core.encoders.checkpoints import WAY_OUT
-from patchify_core.encoders.cores import in_parts
-from patchify_core.encoders.devices import batch_that_fits, mixed_precision
-from patchify_core.encoders.engines import OpenVino
+from patchify_core.encoders.devices import OpenVino, batch_that_fits, in_parts, mixed_precision
 from patchify_core.encoders.maps import MapRecipe, no_maps
 from patchify_core.errors import EncoderError
 

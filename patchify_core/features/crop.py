@@ -8,7 +8,8 @@ memory, however many pictures there are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -17,7 +18,6 @@ from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.encoders.base import Encoder
 from patchify_core.encoders.devices import CPU_BATCH
-from patchify_core.features.readahead import map_ahead
 from patchify_core.imaging.boxes import as_boxes
 
 if TYPE_CHECKING:
@@ -131,3 +131,61 @@ def _batches(
                 crops, filled, begun = np.empty(shape, np.uint8), 0, []
     if filled:
         yield _Batch(crops[:filled], begun)
+
+
+# Reading ahead -------------------------------------------------------------------------------------------------
+
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 1) -> Iterator[Result]:
+    """`map(work, items)`, except that up to `ahead` further items are read while the work on one goes on.
+
+    Args:
+        work: called in one other thread, in order, never twice at once.
+        items: read lazily in the caller's thread: nothing before the first result is asked for, and never more than
+            `ahead` items beyond the one whose result is next. So many items are in memory at once, plus one.
+        ahead: at least 1.
+
+    Yields:
+        The results, in order.
+
+    Raises:
+        ValueError: if `ahead` is less than 1.
+        Exception: what `work` or `items` raised, after the results of all items before. What is no error but a wish to
+            stop (KeyboardInterrupt) comes through at once, without them.
+
+    Whatever ends it (an error, the last result, or the generator being closed), the thread has ended too.
+
+    Example:
+        >>> list(map_ahead(str.upper, ["a", "b"]))
+        ['A', 'B']
+    """
+    if ahead < 1:
+        raise ValueError(f"ahead is {ahead}: at least 1")
+    iterator = iter(items)
+    failed: Exception | None = None
+    running: deque[Future[Result]] = deque()
+    with ThreadPoolExecutor(1, thread_name_prefix="patchify-ahead") as worker:
+        try:
+            while failed is None:
+                try:
+                    item = next(iterator)
+                except StopIteration:
+                    break
+                except Exception as error:  # what was read before it still counts
+                    failed = error
+                    break
+                running.append(worker.submit(work, item))
+                del item  # the worker alone keeps it, until it is done
+                if len(running) > ahead:
+                    yield running.popleft().result()
+            while running:
+                yield running.popleft().result()
+        finally:
+            for waiting in running:
+                waiting.cancel()
+    if failed is not None:
+        raise failed

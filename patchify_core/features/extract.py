@@ -18,10 +18,9 @@ from numpy.typing import NDArray
 from patchify_core.encoders.base import Encoder
 from patchify_core.encoders.maps import MapEncoder, as_map_encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.features.crop import Described, FeatureSettings, Key, describe, describe_many
+from patchify_core.features.crop import Described, FeatureSettings, Key, describe, describe_many, map_ahead
 from patchify_core.features.maps import PictureMap, pack, thumbnail
 from patchify_core.features.pooled import PooledSettings, describe_boxes, fractions, picture_pixels, query_views
-from patchify_core.features.readahead import map_ahead
 from patchify_core.imaging.pictures import read_picture, read_reduced
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from patchify_core.errors import GalleryError, NotAPictureError, PictureError
 from patchify_core.gallery.model import Gallery, GalleryImage, is_text
+from patchify_core.imaging.filenames import is_hidden, is_side_file, is_side_folder
 from patchify_core.imaging.pictures import KINDS, PICTURE_SUFFIXES, Header, read_header
-from patchify_core.imaging.sidefiles import is_hidden, is_side_file, is_side_folder
 
 ENDINGS_NAMED = 6
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import GalleryError
-from patchify_core.imaging.archive_kinds import other_archive
+from patchify_core.imaging.kinds import other_archive
 
 _OTHERS = {
     b"PK\x03\x04": "is a ZIP archive, not a JSON file: unpack it and give the JSON in it",

@@ -19,8 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from patchify_core.errors import GalleryError
-from patchify_core.imaging.filenames import FileNames
-from patchify_core.imaging.sidefiles import is_hidden
+from patchify_core.imaging.filenames import FileNames, is_hidden
 
 ANNOTATIONS_FILE = "annotations.json"
 _NAMED = ("_annotations.coco*.json", "instances*.json", "*.coco.json")

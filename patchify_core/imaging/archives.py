@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from patchify_core.errors import ArchiveError
-from patchify_core.imaging.archive_kinds import PARTS, SPANNED, what_no_zip_is
 from patchify_core.imaging.code_pages import decoded
+from patchify_core.imaging.kinds import PARTS, SPANNED, what_no_zip_is
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
 _HEADER = struct.Struct("<4s2H3H3L2H")  # in front of a member: 4.3.7

@@ -21,8 +21,7 @@ from typing import IO
 from PIL import Image, ImageFile, JpegImagePlugin
 
 from patchify_core.errors import NotAPictureError, PictureError
-from patchify_core.imaging.colour import to_rgb, transparent_colour
-from patchify_core.imaging.depth import colour_to_bytes, is_deep_colour
+from patchify_core.imaging.depth import colour_to_bytes, is_deep_colour, to_rgb, transparent_colour
 from patchify_core.imaging.headers import TURNS, more_follows, orientation, sizes
 from patchify_core.imaging.kinds import (
     KINDS,

@@ -10,12 +10,9 @@ A region selector turns a picture into boxes, always the same number of them (`R
 """
 
 from patchify_core.regions.base import MAX_PATCHES, Regions, Stage
-from patchify_core.regions.combined import Combined
-from patchify_core.regions.draws import Random
-from patchify_core.regions.parse import FORMS, parse_regions
-from patchify_core.regions.pyramid import MAX_LEVELS, Pyramid, level_of, patches_up_to
+from patchify_core.regions.grids import MAX_LEVELS, Pyramid, Random, Sliding, level_of, patches_up_to
+from patchify_core.regions.parse import FORMS, Combined, parse_regions
 from patchify_core.regions.salient import Salient
-from patchify_core.regions.sliding import Sliding
 
 __all__ = [
     "FORMS",

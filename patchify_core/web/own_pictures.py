@@ -26,8 +26,8 @@ from patchify_core.demo.own.returned import is_index
 from patchify_core.demo.own.visitor import INCOMING
 from patchify_core.demo.turns import AddressTurns, Slots
 from patchify_core.errors import PatchifyError
-from patchify_core.imaging.archive_kinds import other_archive
 from patchify_core.imaging.archives import is_archive
+from patchify_core.imaging.kinds import other_archive
 from patchify_core.imaging.pictures import read_reduced
 from patchify_core.web.callers import caller_group
 from patchify_core.web.pace import Download, paced

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.encoders import cores
+from patchify_core.encoders import devices as cores
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.encoders.devices import BYTES_A_PIXEL, LARGEST_BATCH, SMALLEST_BATCH, batch_that_fits
 from patchify_core.encoders.square import Look, SquareEncoder

@@ -12,9 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.encoders import EncoderSettings, cores, load_encoder
+from patchify_core.encoders import EncoderSettings, load_encoder
+from patchify_core.encoders import devices as cores
 from patchify_core.encoders.base import ENGINES, EncoderInfo
-from patchify_core.encoders.cores import PART, in_parts
+from patchify_core.encoders.devices import PART, in_parts
 from patchify_core.encoders.effnet import LITE_MODELS, plain_network
 from patchify_core.encoders.fused import FusedConvolution, can_fuse
 from patchify_core.encoders.square import Look, SquareEncoder

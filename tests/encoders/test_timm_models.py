@@ -260,7 +260,7 @@ def test_the_first_use_downloads_and_the_second_does_not(weights, hub, capfd, mo
 
 
 def test_weights_that_the_hub_does_not_give(hub, refused, tmp_path):
-    from patchify_core.encoders.hub import hub_file
+    from patchify_core.encoders.checkpoints import hub_file
 
     assert "holds no weights" in refused(load_encoder, "timm:test_vit.r160_in1k")
     assert "accept their terms" in refused(hub_file, "some/gated", ["model.safetensors"], "timm:test_vit")

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.features.readahead import map_ahead
+from patchify_core.features.crop import map_ahead
 
 PROPERTY = settings(max_examples=40, deadline=None)
 

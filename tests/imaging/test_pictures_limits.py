@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, features
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_folder
 from patchify_core.imaging import limits as picture_limits
-from patchify_core.imaging.heif import decoded_pixels
+from patchify_core.imaging.headers import decoded_pixels
 from patchify_core.imaging.pictures import PictureSettings, picture_size, read_header, read_picture
 from patchify_core.index.build import build_index
 from tests.bad_pictures import encoded, photograph, png_bytes, png_chunk

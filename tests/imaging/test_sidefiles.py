@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.imaging.sidefiles import (
+from patchify_core.imaging.filenames import (
     SIDE_FILES,
     SIDE_FOLDERS,
     is_hidden,

@@ -28,7 +28,7 @@ from patchify_core.regions import (
     parse_regions,
     patches_up_to,
 )
-from patchify_core.regions.draws import MAX_SEED, MOST_STRETCH, SMALLEST_AREA
+from patchify_core.regions.grids import MAX_SEED, MOST_STRETCH, SMALLEST_AREA
 
 PROPERTY = settings(max_examples=60, deadline=None)
 LEVELS = st.integers(1, MAX_LEVELS)

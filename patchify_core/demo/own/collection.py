@@ -13,10 +13,10 @@ from patchify_core.demo.own.names import clean, unused
 from patchify_core.demo.settings import PageSettings
 from patchify_core.errors import ArchiveError, NotAPictureError, PatchifyError, PictureError
 from patchify_core.files import sha256_of_bytes
-from patchify_core.imaging.archive_kinds import other_archive
 from patchify_core.imaging.archives import ArchiveSettings, is_archive, members
+from patchify_core.imaging.filenames import is_passed_over
+from patchify_core.imaging.kinds import other_archive
 from patchify_core.imaging.pictures import picture_size
-from patchify_core.imaging.sidefiles import is_passed_over
 
 MEGABYTE = 1_000_000
 EXPANSION = 20

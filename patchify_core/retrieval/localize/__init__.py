@@ -6,8 +6,13 @@ map     a search over boxes of any size on the picture's feature map, ended at t
 
 from __future__ import annotations
 
-from patchify_core.retrieval.localize.locate import Localizer, LocalizeSettings, Location, SimilarityMap
-from patchify_core.retrieval.localize.outline import OutlineSettings
+from patchify_core.retrieval.localize.locate import (
+    Localizer,
+    LocalizeSettings,
+    Location,
+    OutlineSettings,
+    SimilarityMap,
+)
 from patchify_core.retrieval.localize.refine import (
     REFINERS,
     MapRefiner,
@@ -17,8 +22,7 @@ from patchify_core.retrieval.localize.refine import (
     refine_matches,
     refiner_of,
 )
-from patchify_core.retrieval.localize.search import BoxSearch, SearchSettings
-from patchify_core.retrieval.localize.soft import expected_box
+from patchify_core.retrieval.localize.search import BoxSearch, SearchSettings, expected_box
 
 __all__ = [
     "REFINERS",

@@ -12,8 +12,7 @@ import difflib
 from dataclasses import dataclass, field
 
 from patchify_core.errors import PatchifyError
-from patchify_core.retrieval.rerank.base import Reranker
-from patchify_core.retrieval.rerank.chain import Chain
+from patchify_core.retrieval.rerank.base import Chain, Reranker
 from patchify_core.retrieval.rerank.expansion import ExpansionSettings, QueryExpansion
 from patchify_core.retrieval.rerank.maps import MapRerank, MapRerankSettings
 from patchify_core.retrieval.rerank.names import EXPANSIONS, INSTALL, MAPS, RERANKERS, VERIFICATIONS
@@ -78,13 +77,13 @@ def _load_one(name: str, settings: RerankSettings) -> Reranker:
         return MapRerank(settings.maps)
     features = settings.verification.features
     if name == "sift":
-        from patchify_core.retrieval.rerank.sift import Sift
+        from patchify_core.retrieval.rerank.local_features import Sift
 
         return GeometricVerification(Sift(features), settings.verification)
     if name == "xfeat":
-        from patchify_core.retrieval.rerank.xfeat import XFeat
+        from patchify_core.retrieval.rerank.local_features import XFeat
 
         return GeometricVerification(XFeat(features), settings.verification)
-    from patchify_core.retrieval.rerank.aliked import Aliked
+    from patchify_core.retrieval.rerank.local_features import Aliked
 
     return GeometricVerification(Aliked(features), settings.verification)

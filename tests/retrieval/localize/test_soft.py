@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.localize import expected_box
-from patchify_core.retrieval.localize.soft import TEMPERATURE
+from patchify_core.retrieval.localize.search import TEMPERATURE
 
 PROPERTY = settings(max_examples=60, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

