@@ -23,6 +23,7 @@
   const bands = () => data.sizes.map((one) => one.name.replace('>= ', '≥ '));
   const entry = () => data.examples.find((one) => one.id === state.q) ?? data.examples[0];
   const last = () => data.levels.length;
+  const gridName = (level) => `${data.levels[level - 1].grid}×${data.levels[level - 1].grid}`;
   const pictureOf = (id) => { const [file, width, height] = data.pictures[id]; return { file: `${root}paper/${file}`, width, height }; };
 
   // Patch number -> its cell as [x, y, side], in parts of the picture. Grids come coarse to fine, rows first.
@@ -173,15 +174,14 @@
     if (another || drawn.level !== level || drawn.size !== state.size) fill(find('cards-patches'), level, !another);
     numbers(find('numbers-whole'), 1);
     numbers(find('numbers-patches'), level);
-    const grid = data.levels[level - 1];
-    find('patches-grid').textContent = grid.grid === 1 ? '(none yet)' : grid.name;
+    find('patches-grid').textContent = gridName(level);
     for (const button of find('levels').children) {
       const chosen = Number(button.dataset.level) === level;
       button.setAttribute('aria-checked', chosen);
       button.tabIndex = chosen ? 0 : -1;
     }
     if (drawn && (another || drawn.level !== level)) {
-      find('said').textContent = `${one.name}: whole image ${one.levels[0].found}, patches ${grid.name} ${one.levels[level - 1].found} of the top ${one.levels[0].results.length}.`;
+      find('said').textContent = `${one.name}: whole image ${one.levels[0].found}, patches ${gridName(level)} ${one.levels[level - 1].found} of the top ${one.levels[0].results.length}.`;
     }
     if (another || drawn.size !== state.size || drawn.level !== level) drawSizes();
     drawn = { q: one.id, level, size: state.size };
@@ -211,7 +211,7 @@
     const one = entry();
     const level = state.level;
     const names = bands();
-    const grid = data.levels[level - 1].name;
+    const grid = gridName(level);
     find('size').value = state.size ? data.sizes.length + 1 - state.size : 0;  // from the largest to the smallest
     const name = state.size ? names[state.size - 1] : 'all sizes';
     find('size').setAttribute('aria-valuetext', name);

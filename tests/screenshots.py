@@ -44,18 +44,29 @@ class Shot:
     scheme: str = "light"
     address: str = ""
     scale: float = 1.0
-    ready: Callable[[Any], None] | None = None
+    ready: Callable[[Any], None] = lambda page: None
 
 
-def _modal(page: Any) -> None:
-    page.locator(".pf-modal .pf-heat").wait_for()
+def _first(page: Any) -> None:
+    page.wait_for_function("() => document.querySelectorAll('#cards-patches .fit.ready').length >= 4")
+
+
+def _looked(page: Any) -> None:
+    page.locator("dialog[open] .cell.best").wait_for()
+
+
+def _photos(page: Any) -> None:
+    page.wait_for_selector(".pf-card img")
+    page.wait_for_function("() => !document.documentElement.classList.contains('pf-opening')")
 
 
 SHOTS = (
-    Shot("screenshot.jpg", (1280, 800)),
-    Shot("screenshot-dark.jpg", (1280, 800), "dark", "?q=example-192"),
-    Shot("screenshot-phone.jpg", (390, 844), scale=2.0),
-    Shot("screenshot-large-view.jpg", (1280, 800), address="?look=150", ready=_modal),
+    Shot("screenshot.jpg", (1280, 800), ready=_first),
+    Shot("screenshot-dark.jpg", (1280, 800), "dark", "?q=example-197", ready=_first),
+    Shot("screenshot-phone.jpg", (390, 844), scale=2.0, ready=_first),
+    Shot("screenshot-large-view.jpg", (1280, 800), address="?open=73", ready=_looked),
+    Shot("screenshot-photos.jpg", (1280, 800), address="photos", ready=_photos),
+    Shot("preview.jpg", (1200, 630), ready=_first),
 )
 
 
@@ -70,14 +81,9 @@ def take(browser: Any, url: str, shot: Shot) -> bytes:
     )
     page = context.new_page()
     page.goto(url + shot.address)
-    page.wait_for_selector(".pf-card img")
-    page.wait_for_function("() => !document.documentElement.classList.contains('pf-opening')")
-    if shot.ready is not None:
-        shot.ready(page)
+    shot.ready(page)
     page.wait_for_timeout(1000)
-    page.wait_for_function(
-        "() => [...document.querySelectorAll('.pf-card img, .pf-query-img')].every((image) => image.complete)"
-    )
+    page.wait_for_function("() => [...document.images].every((image) => image.complete || image.loading === 'lazy')")
     page.evaluate("() => document.activeElement?.blur()")
     picture = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
     context.close()
