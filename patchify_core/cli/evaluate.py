@@ -12,45 +12,107 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchify_core.cli.existing import fill_from_index, unchanged_report
+from patchify_core.cli.options import GOING_ON, add_index_options, add_refine_options, add_store_options
 from patchify_core.cli.shared import QUICK_S, build, check_writable, progress_bar, say_notes
-from patchify_core.cli.standing import as_it_is, fill_in
-from patchify_core.encoders import load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
-from patchify_core.evaluation.record import (
-    RunJournal,
-    gallery_digest,
-    index_digest,
-    query_rows,
-    run_as_json,
-    write_csv,
-    write_json,
-)
-from patchify_core.evaluation.run import AT_1K, LevelReport, chosen_levels
-from patchify_core.evaluation.run import evaluate as evaluate_gallery
-from patchify_core.features.extract import CROP, checked_features
-from patchify_core.gallery import Gallery, check_pictures, other_annotation_files, read_dataset, told_layout
-from patchify_core.patchify import Patchify
 
 if TYPE_CHECKING:
+    from patchify_core.evaluation.journal import RunJournal
+    from patchify_core.evaluation.run import LevelReport
+    from patchify_core.gallery import Gallery
     from patchify_core.retrieval.rerank import Reranker
+
+HELP = "score a dataset: mAP, LocScore, recall@k for every level"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
+    parser.add_argument(
+        "--format",
+        choices=["auto", "coco", "instre", "ilias"],
+        default="auto",
+        help="layout of the dataset (default: told from annotations.json, gnd_instre.mat or ilias_core)",
+    )
+    parser.add_argument(
+        "--subset",
+        default="all",
+        metavar="NAME",
+        help="queries of INSTRE: all (default), s1, s2, m; distractors of ILIAS: all (default), mini, core",
+    )
+    parser.add_argument(
+        "--queries-from",
+        choices=["dataset", "boxes"],
+        default="dataset",
+        help="boxes: make every annotated box a query, with its own picture excluded (default: the images whose split "
+        "is query)",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="INDEX",
+        help="keep the index here and reuse it as it was made (default: a temporary one)",
+    )
+    parser.add_argument(
+        "--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all of the index's)"
+    )
+    parser.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
+    parser.add_argument(
+        "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, map, sift, xfeat, aliked, or A+B"
+    )
+    add_refine_options(parser)
+    parser.add_argument("--shortlist", type=int, metavar="K", help="matches that sift, xfeat or aliked re-ranks")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the numbers to FILE as JSON; finished queries are kept in FILE.partial meanwhile, so that the same "
+        "command goes on after an interruption",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
+    add_index_options(parser)
+    add_store_options(parser)
+
+
+def remains(arguments: argparse.Namespace) -> str:
+    """What remains after an interruption, and what is lost."""
+    if arguments.index and arguments.json:
+        return GOING_ON
+    if arguments.index:
+        return ": the index is kept, the finished queries are lost (--json keeps them); run the same command again"
+    if arguments.json:
+        return ": finished queries are kept, the index is lost (--index keeps it); run the same command again to go on"
+    return ": nothing is kept (--index INDEX keeps the index, --json FILE the finished queries)"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
-    standing = fill_in(arguments, Path(arguments.index) if arguments.index else None)
+    from patchify_core.encoders import load_encoder
+    from patchify_core.evaluation.record import (
+        gallery_digest,
+        index_digest,
+        query_rows,
+        run_as_json,
+        write_csv,
+        write_json,
+    )
+    from patchify_core.evaluation.run import chosen_levels
+    from patchify_core.evaluation.run import evaluate as evaluate_gallery
+    from patchify_core.patchify import Patchify
+
+    existing = fill_from_index(arguments, Path(arguments.index) if arguments.index else None)
     levels = _checked(arguments)
     gallery = _read(arguments)
     reranker = _reranker(arguments.rerank, arguments.shortlist)
     encoder = load_encoder(arguments.encoder)
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
-        out = standing.folder or Path(temporary) / "index"
-        built = None if standing.big else build(gallery, out, encoder, arguments)
+        out = existing.folder or Path(temporary) / "index"
+        built = None if existing.big else build(gallery, out, encoder, arguments)
         if built is not None and built.skipped:
             names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in built.skipped[:3])
             number = "1 picture" if len(built.skipped) == 1 else f"{len(built.skipped)} pictures"
             raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
         engine = Patchify.open(out, encoder)
-        built = built or as_it_is(gallery, engine)
+        built = built or unchanged_report(gallery, engine)
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
         chosen = chosen_levels(levels, engine)
         settings = {
@@ -92,7 +154,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _checked(arguments: argparse.Namespace) -> list[int] | None:
-    """Refuses options before the work rather than after it; returns the levels asked for."""
+    """Refuses options before the work rather than after it; returns the levels of --levels."""
+    from patchify_core.features.extract import CROP, checked_features
+
     if arguments.cutoff is not None and arguments.cutoff < 1:
         raise PatchifyError(f"--cutoff counts ranks from 1, not {arguments.cutoff}.")
     if arguments.shortlist is not None and arguments.shortlist < 1:
@@ -123,6 +187,8 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
 
 def _read(arguments: argparse.Namespace) -> Gallery:
     """Reads the dataset and refuses what cannot be scored, before anything is embedded."""
+    from patchify_core.gallery import check_pictures, other_annotation_files, read_dataset, told_layout
+
     dataset = Path(arguments.dataset)
     layout = told_layout(dataset) if arguments.format == "auto" else arguments.format
     if layout == "folder" and dataset.is_dir():
@@ -181,11 +247,13 @@ def _journal(
     file: str | None, settings: dict[str, Any], levels: Sequence[int], queries: int
 ) -> Iterator[RunJournal | None]:
     """The journal beside the JSON file, if one will be written; says what was taken over from it."""
-    real = Path(os.path.realpath(file)) if file else None
-    if real is None or (real.exists() and not real.is_file()):  # nothing can lie beside a pipe or a terminal
+    from patchify_core.evaluation.journal import RunJournal, journal_beside
+
+    path = journal_beside(Path(file)) if file else None
+    if path is None:
         yield None
         return
-    with RunJournal(real.with_name(real.name + ".partial"), settings, levels) as journal:
+    with RunJournal(path, settings, levels) as journal:
         if journal.changed:
             what = ", ".join(journal.changed)
             print(f"{journal.path} is of an evaluation with another {what}: starting anew.", file=sys.stderr)
@@ -197,6 +265,8 @@ def _journal(
 def _print(
     arguments: argparse.Namespace, gallery: Gallery, reports: Sequence[LevelReport], left_out: list[int]
 ) -> None:
+    from patchify_core.evaluation.run import AT_1K
+
     at = f"@{arguments.cutoff}" if arguments.cutoff else ""
     large = len(gallery.images) > AT_1K and arguments.cutoff != AT_1K  # else @1k is the same number again
     width = max(10, *(len(report.spec) for report in reports))

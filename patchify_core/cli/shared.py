@@ -9,16 +9,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchify_core.encoders import Encoder
+from patchify_core.cli.options import flag
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery import Gallery, read_gallery
 from patchify_core.imaging.filenames import printable
-from patchify_core.index.build import BuildReport, BuildSettings, build_index
-from patchify_core.index.patch_index import PatchIndex
-from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
+    from patchify_core.encoders import Encoder
+    from patchify_core.gallery import Gallery
+    from patchify_core.index.build import BuildReport
     from patchify_core.index.milvus.build import Target
+    from patchify_core.index.patch_index import PatchIndex
     from patchify_core.index.shards import EmbedReport
 
 SKIPPED_SHOWN = 20
@@ -43,8 +43,10 @@ def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[
 
 def read_pictures(arguments: argparse.Namespace) -> Gallery:
     """Reads the GALLERY of a command, compares it with its annotations, and says on stderr what is worth knowing."""
+    from patchify_core.gallery import read_gallery
+
     with progress_bar("reading", " pictures", QUICK_S) as progress:
-        gallery = read_gallery(arguments.gallery, arguments.exclude, check=True, progress=progress)
+        gallery = read_gallery(arguments.gallery, arguments.exclude or (), check=True, progress=progress)
     say_notes(gallery)
     return gallery
 
@@ -57,12 +59,11 @@ def say_notes(gallery: Gallery) -> None:
 
 def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace) -> BuildReport:
     """Builds or updates an index as the options say, with a bar."""
+    from patchify_core.index.build import BuildSettings, build_index
+    from patchify_core.regions import parse_regions
+
     settings = BuildSettings(
-        arguments.factory,
-        arguments.codebook,
-        arguments.rescore,
-        features=arguments.features,
-        keep_maps=arguments.keep_maps,
+        **{name: getattr(arguments, name) for name in ("factory", "codebook", "rescore", "features", "keep_maps")}
     )
     regions, target = parse_regions(arguments.regions), milvus_target(arguments)
     with progress_bar("indexing", " pictures") as progress:
@@ -82,8 +83,7 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
     if arguments.store != "milvus":
         for name in ("uri", "collection", "milvus_index", "ca", "server_name"):
             if getattr(arguments, name) is not None:
-                option = name.replace("_", "-")
-                raise PatchifyError(f"--{option} is about Milvus: add --store milvus, or leave it out.")
+                raise PatchifyError(f"{flag(name)} is about Milvus: add --store milvus, or leave it out.")
         return None
     from patchify_core.index.milvus.build import Target
     from patchify_core.index.milvus.connect import Address
@@ -94,6 +94,8 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
 
 def build_like(gallery: Gallery, out: Path, like: PatchIndex, encoder: Encoder) -> BuildReport:
     """Builds or updates an index made just like another one, with a bar."""
+    from patchify_core.index.build import build_index
+
     with progress_bar("indexing", " pictures") as progress:
         return build_index(gallery, out, encoder, progress=progress, like=like)
 

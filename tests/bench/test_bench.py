@@ -90,7 +90,7 @@ def test_memory_is_measured_in_processes_of_their_own(monkeypatch):
 
 
 def test_every_benchmark_is_on_the_command_line():
-    from patchify_core.__main__ import parser
+    from patchify_core.cli.main import parser
 
     for name in BENCHMARKS:
         assert parser().parse_args(["bench", name]).what == name
@@ -153,7 +153,7 @@ def test_nobody_visits_for_no_time(refused):
 
 
 def test_options_of_visitors_are_for_visitors_alone(capsys):
-    from patchify_core.__main__ import main
+    from patchify_core.cli.main import main
 
     assert main(["bench", "page", "--visitors", "3"]) == 2
     assert capsys.readouterr().err == "error: --visitors belongs to bench serve: leave it out.\n"

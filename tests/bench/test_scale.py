@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from patchify_core.__main__ import main
 from patchify_core.bench import scale
 from patchify_core.bench.scale_exact import exact_ranking, likeness
 from patchify_core.bench.scale_gauges import found
 from patchify_core.bench.scale_source import ScaleSource
 from patchify_core.bench.scale_stream import SyntheticPictures
 from patchify_core.bench.scale_table import as_good_as
+from patchify_core.cli.main import main
 from patchify_core.errors import PatchifyError
 from patchify_core.index.codec.projection import Projection
 from patchify_core.regions import Pyramid

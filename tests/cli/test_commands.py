@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import re
@@ -14,19 +15,23 @@ from pathlib import Path
 import pytest
 
 from patchify_core import __version__
-from patchify_core.__main__ import main, parser
-from patchify_core.cli import shared
+from patchify_core.cli import options, shared
+from patchify_core.cli.main import COMMANDS, main, parser
 from patchify_core.encoders import DEFAULT_ENCODER
 from patchify_core.evaluation import run as evaluation
 from patchify_core.evaluation.run import evaluate
+from patchify_core.evaluation.study.plans import PLANS
 from patchify_core.gallery import read_coco
+from patchify_core.index.big.tune import tune
 from patchify_core.index.build import BuildSettings
+from patchify_core.index.codec.factory import CODEBOOKS, PRESETS
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.shards import EmbedSettings, RaySettings
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.searcher import SearchSettings
 from tests.bad_pictures import BAD, text, truncated_jpeg
-from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures
+from tests.tiny import picture, write_dataset, write_pictures
 
 ROOT = Path(__file__).parents[2]
 DONE, SKIPPED, REFUSED, INTERRUPTED = 0, 1, 2, 130
@@ -186,8 +191,7 @@ def test_evaluate_uses_an_index_as_it_was_made(run, dataset, tmp_path, refusal):
     assert code == REFUSED and bar in error and "was made with regions sliding:0.5,0.25, not pyramid:2" in error
 
 
-def test_evaluate_takes_a_big_index_as_it_is(run, dataset, tmp_path, refusal, monkeypatch):
-    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", lambda spec, settings: TinyEncoder())
+def test_evaluate_takes_a_big_index_as_it_is(run, dataset, tmp_path, refusal):
     shards, kept = tmp_path / "shards", tmp_path / "idx"
     assert run("embed", dataset, "--out", shards, "--regions", "pyramid:5")[0] == DONE
     assert run("index", "--from-shards", shards, "--out", kept, "--rescore", "Flat")[0] == DONE
@@ -468,7 +472,7 @@ def test_ctrl_c_says_whether_work_is_kept(run, dataset, tmp_path, monkeypatch, c
     def stop(*args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(shared, "build_index", stop)
+    monkeypatch.setattr("patchify_core.index.build.build_index", stop)
     out = ["--out", tmp_path / "idx"] if command == "index" else []
     code, printed, said = run(command, dataset, *out)
     assert code == INTERRUPTED and printed == ""
@@ -532,7 +536,7 @@ def test_a_refusal_of_the_real_command_line(sample_db, tmp_path):
 
 LISTED = """
 import sys
-from patchify_core.__main__ import main
+from patchify_core.cli.main import main
 try:
     main(sys.argv[1:])
 except SystemExit as stopped:
@@ -541,14 +545,44 @@ except SystemExit as stopped:
 
 
 def test_defaults_are_those_of_the_rooms():
-    # The command line writes them down once more, because it imports none of the rooms before it must.
-    index = parser().parse_args(["index", "gallery", "--out", "idx"])
-    settings = (DEFAULT_ENCODER, Pyramid().spec, BuildSettings().factory)
-    assert (index.encoder, index.regions, index.factory) == settings
-    assert parser().parse_args(["search", "idx", "picture"]).top == SearchSettings().top
+    # Help texts and choices write them down once more, because they import none of the rooms.
+    usual, settings = options.usual(), BuildSettings()
+    assert (usual["encoder"], usual["regions"]) == (DEFAULT_ENCODER, Pyramid().spec)
+    for name in ("features", "factory", "codebook", "rescore", "keep_maps"):
+        assert usual[name] == getattr(settings, name)
+    said = {name: " ".join(help_of(name).split()) for name in COMMANDS}
+    for command in ("index", "evaluate"):
+        for default in (f"{DEFAULT_ENCODER} (default)", f"default {Pyramid().spec}", f"{settings.factory} (default)"):
+            assert default in said[command]
+        assert f"({settings.codebook}, default)" in said[command]
+        assert f"{{{','.join(PRESETS)}}}" in said[command] and f"{{{','.join(CODEBOOKS)}}}" in said[command]
+    assert "crop: one forward pass a patch (default)" in said["embed"] and settings.features == "crop"
+    assert f"pictures in a shard (default {EmbedSettings().shard_images})" in said["embed"]
+    assert f"cores of each worker (default {RaySettings().cpus})" in said["embed"] and RaySettings().gpus == 0
+    assert f"results (default {SearchSettings().top})" in said["search"]
+    assert f"(default {inspect.signature(tune).parameters['queries'].default})" in said["tune"]
+    assert f"{{{','.join(PLANS)}}}" in said["study"]
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["search", "--help"], ["--version"]])
+def help_of(command):
+    [action] = [action for action in parser()._actions if action.dest == "command"]
+    return action.choices[command].format_help()
+
+
+def test_what_is_left_out_is_none_and_what_is_usual_is_unchanged():
+    nothing = parser().parse_args(["index", "gallery", "--out", "idx"])
+    assert options.given(nothing, *options.MADE_WITH, "store", "memory", "like", "exclude") == {}
+    assert options.changed(nothing, *options.MADE_WITH, "store") is None
+    written = parser().parse_args(["index", "gallery", "--out", "idx", "--preset", "small", "--regions", "pyramid:4"])
+    assert options.given(written, *options.MADE_WITH) == {"regions": "pyramid:4", "factory": "small"}
+    assert options.changed(written, *options.MADE_WITH) == "--factory"
+    assert options.changed(written, "regions") is None  # as it is anyway
+    options.fill(written, options.usual())
+    assert (written.factory, written.codebook, written.store, written.keep_maps) == ("small", "uniform", "faiss", False)
+    assert options.changed(written, *options.MADE_WITH) == "--factory"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"]])
 def test_help_waits_for_nothing_heavy(arguments):
     done = subprocess.run([sys.executable, "-c", LISTED, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.endswith("exit 0 []\n"), done.stdout + done.stderr
@@ -689,14 +723,12 @@ def test_evaluate_goes_on_after_a_kill(dataset, tmp_path):
     # Nothing is closed or flushed on the way out: what is on disk is what the system had been told.
     program = (
         "import os, sys; from tests.tiny import tiny_encoder_everywhere; tiny_encoder_everywhere()\n"
-        "from patchify_core import evaluation; from patchify_core.cli import evaluate as command\n"
-        "from patchify_core.__main__ import main; from tests.tiny import TinyEncoder\n"
-        "command.load_encoder = lambda spec, settings=None: TinyEncoder()\n"
-        "real = evaluation._ask; done = []\n"
+        "from patchify_core.evaluation import run as evaluation; from patchify_core.cli.main import main\n"
+        "real = evaluation._search_levels; done = []\n"
         "def ask(*args):\n"
         "    if done and os.environ.get('KILLED'): os._exit(9)\n"
         "    done.append(1); return real(*args)\n"
-        "evaluation._ask = ask\n"
+        "evaluation._search_levels = ask\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     command = [sys.executable, "-c", program, "evaluate", str(dataset), "--regions", "pyramid:2", "--factory", "Flat"]

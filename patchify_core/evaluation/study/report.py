@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-Row = dict[str, Any]
+from patchify_core.evaluation.results import Row
 
 
 @dataclass(frozen=True)

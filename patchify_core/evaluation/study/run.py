@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import EncoderError, GalleryError, IndexFolderError, PatchifyError
+from patchify_core.evaluation.journal import JsonLines, journal_beside
 from patchify_core.evaluation.metrics import score_found
 from patchify_core.evaluation.record import gallery_digest, write_json
+from patchify_core.evaluation.results import FORMAT, STUDY
 from patchify_core.evaluation.run import LevelReport, evaluate
 from patchify_core.evaluation.study.plans import Configuration
 from patchify_core.evaluation.study.workbench import Workbench
@@ -19,7 +20,6 @@ from patchify_core.gallery import Gallery
 from patchify_core.retrieval.localize import refiner_of
 from patchify_core.retrieval.rerank import Reranker, load_reranker
 
-PROGRAM, FORMAT = "patchify study", 1
 DIGITS = 4
 """Decimals of a query's own numbers: the file is shipped with the page."""
 
@@ -60,8 +60,9 @@ def run_study(
         What was written: datasets, their queries, a row a configuration and level (`_row`), and what could not be
         had, with the reason.
     """
-    beside = out and (out.is_file() or not out.exists())  # nothing can lie beside a pipe or a terminal
-    journal = _Lines(out.with_name(out.name + ".partial") if out and beside else None)
+    beside = journal_beside(out) if out else None
+    journal = JsonLines(beside, '{"key": ') if beside else None
+    finished = [entry for entry in journal.values if _is_entry(entry)] if journal else []
     datasets = {gallery.root.resolve().name: _dataset(gallery) for gallery in galleries}
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
@@ -72,16 +73,18 @@ def run_study(
         dataset = gallery.root.resolve().name
         key = {"dataset": dataset, "digest": datasets[dataset]["digest"], **configuration.as_dict()}
         key["levels"] = configuration.levels and list(configuration.levels)
-        entry = journal.find(key)
+        # What could not be had is tried again: a missing package may have been installed since.
+        entry = next((entry for entry in finished if entry["key"] == key and not entry["refused"]), None)
         if entry is None:
             if tell:
                 tell(Step(done, total, dataset, configuration))
             entry = {"key": key, **_measured(gallery, configuration, workbench, rerankers, progress)}
-            journal.add(entry)
+            if journal:
+                journal.add(entry)
         rows += [{"dataset": dataset, **row} for row in entry["rows"]]
         refused += [{"dataset": dataset, **configuration.as_dict(), "why": why} for why in entry["refused"]]
     numbers = {
-        "program": PROGRAM,
+        "program": STUDY,
         "format": FORMAT,
         "study": name,
         "command": command,
@@ -92,7 +95,8 @@ def run_study(
     }
     if out:
         write_json(out, numbers, indent=None)  # it is long, and shipped with the page
-        journal.remove()
+        if journal:
+            journal.remove()
     return numbers
 
 
@@ -172,41 +176,6 @@ def _best(report: LevelReport, query: int) -> list[float] | None:
     return None if best is None else [best[0], *(round(float(value), 1) for value in best[1])]
 
 
-class _Lines:
-    """Finished configurations as lines of JSON; a line that was cut short does not count."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.entries = list(_whole_lines(path)) if path and path.exists() else []
-        if path and not self.entries and path.exists() and path.stat().st_size and not _begun(path):
-            raise PatchifyError(f"{path} is in the way and was not made by this program: move it.")
-
-    def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        # What could not be had is asked again: a missing package may have been installed since.
-        return next((entry for entry in self.entries if entry.get("key") == key and not entry["refused"]), None)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        self.entries.append(entry)
-        if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("\n" * (file.tell() > 0) + json.dumps(entry))
-
-    def remove(self) -> None:
-        if self.path:
-            self.path.unlink(missing_ok=True)
-
-
-def _begun(path: Path) -> bool:
-    """Whether a file without any whole line is one whose first line was torn."""
-    with open(path, "rb") as file:
-        return b'{"key": '.startswith(file.read(8))
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and {"key", "rows", "refused"} <= entry.keys():
-            yield entry
+def _is_entry(line: Any) -> bool:
+    """Whether a line of the journal is that of a finished configuration."""
+    return isinstance(line, dict) and {"key", "rows", "refused"} <= line.keys()
