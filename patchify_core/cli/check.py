@@ -56,7 +56,7 @@ class Verified:
 def verify(folder: Path) -> Verified:
     """Checks every byte of an index, that its parts fit together, and its pictures if their folder is there.
 
-    Where the descriptors are in Milvus, it is asked whether it has all of them; that they are the same is its affair.
+    Of descriptors in Milvus only their number is checked; that they are the same is its affair.
 
     Raises:
         StoreError: if Milvus does not answer, or does not know the collection.
@@ -66,7 +66,7 @@ def verify(folder: Path) -> Verified:
 
 
 class _Check:
-    """One pass over an index folder, whose version stands at `place`."""
+    """One pass over an index folder, whose current version is at `place`."""
 
     def __init__(self, folder: Path, place: Path) -> None:
         self.folder, self.place, self.meta = folder, place, read_meta(folder)

@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints one sentence a metric, or JSON."""
+    """Prints one sentence per metric, or JSON."""
     from patchify_core.evaluation.compare import as_json, compare, read_run
     from patchify_core.evaluation.record import write_json
 

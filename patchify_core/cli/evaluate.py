@@ -12,8 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchify_core.cli.existing import fill_from_index, unchanged_report
-from patchify_core.cli.options import GOING_ON, add_index_options, add_refine_options, add_store_options
+from patchify_core.cli import options
 from patchify_core.cli.shared import QUICK_S, build, check_writable, progress_bar, say_notes
 from patchify_core.errors import GalleryError, PatchifyError
 
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     from patchify_core.evaluation.journal import RunJournal
     from patchify_core.evaluation.run import LevelReport
     from patchify_core.gallery import Gallery
+    from patchify_core.index.build import BuildReport
+    from patchify_core.patchify import Patchify
     from patchify_core.retrieval.rerank import Reranker
 
 HELP = "score a dataset: mAP, LocScore, recall@k for every level"
@@ -60,7 +61,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, map, sift, xfeat, aliked, or A+B"
     )
-    add_refine_options(parser)
+    options.add_refine_options(parser)
     parser.add_argument("--shortlist", type=int, metavar="K", help="matches that sift, xfeat or aliked re-ranks")
     parser.add_argument(
         "--json",
@@ -69,14 +70,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "command goes on after an interruption",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
-    add_index_options(parser)
-    add_store_options(parser)
+    options.add_index_options(parser)
+    options.add_store_options(parser)
 
 
 def remains(arguments: argparse.Namespace) -> str:
     """What remains after an interruption, and what is lost."""
     if arguments.index and arguments.json:
-        return GOING_ON
+        return options.GOING_ON
     if arguments.index:
         return ": the index is kept, the finished queries are lost (--json keeps them); run the same command again"
     if arguments.json:
@@ -87,37 +88,30 @@ def remains(arguments: argparse.Namespace) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
     from patchify_core.encoders import load_encoder
-    from patchify_core.evaluation.record import (
-        gallery_digest,
-        index_digest,
-        query_rows,
-        run_as_json,
-        write_csv,
-        write_json,
-    )
-    from patchify_core.evaluation.run import chosen_levels
-    from patchify_core.evaluation.run import evaluate as evaluate_gallery
+    from patchify_core.evaluation import record
+    from patchify_core.evaluation.run import chosen_levels, evaluate
     from patchify_core.patchify import Patchify
 
-    existing = fill_from_index(arguments, Path(arguments.index) if arguments.index else None)
+    folder = Path(arguments.index) if arguments.index else None
+    big = options.fill_from_index(arguments, folder)
     levels = _checked(arguments)
     gallery = _read(arguments)
     reranker = _reranker(arguments.rerank, arguments.shortlist)
     encoder = load_encoder(arguments.encoder)
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
-        out = existing.folder or Path(temporary) / "index"
-        built = None if existing.big else build(gallery, out, encoder, arguments)
+        out = folder or Path(temporary) / "index"
+        built = None if big else build(gallery, out, encoder, arguments)
         if built is not None and built.skipped:
             names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in built.skipped[:3])
             number = "1 picture" if len(built.skipped) == 1 else f"{len(built.skipped)} pictures"
             raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
         engine = Patchify.open(out, encoder)
-        built = built or unchanged_report(gallery, engine)
+        built = built or _unchanged(gallery, engine)
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
         chosen = chosen_levels(levels, engine)
         settings = {
-            "dataset": gallery_digest(gallery),
-            "index": index_digest(out),
+            "dataset": record.gallery_digest(gallery),
+            "index": record.index_digest(out),
             "encoder": encoder.info.spec,
             **{key: value for key, value in engine.index.meta().items() if key not in ("encoder", "images")},
             "levels": chosen,
@@ -128,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         with _journal(arguments.json, settings, chosen, len(gallery.queries)) as journal:
             with progress_bar("searching", " queries") as progress:
-                reports = evaluate_gallery(
+                reports = evaluate(
                     gallery,
                     engine,
                     chosen,
@@ -140,17 +134,29 @@ def run(arguments: argparse.Namespace) -> int:
                     record=journal.add if journal else None,
                 )
             bytes_per_image = engine.index.bytes_per_image
-            numbers = run_as_json(gallery, reports, settings, bytes_per_image, built.images_per_s)
+            numbers = record.run_as_json(gallery, reports, settings, bytes_per_image, built.images_per_s)
             _print(arguments, gallery, reports, numbers["left_out"])
             speed = f"{built.images_per_s:.2f} pictures/s indexed" if built.embedded else "indexed before"
             print(f"{speed}, {bytes_per_image:.0f} bytes a picture")
             if arguments.csv:
-                write_csv(Path(arguments.csv), query_rows(gallery, reports, arguments.cutoff))
+                record.write_csv(Path(arguments.csv), record.query_rows(gallery, reports, arguments.cutoff))
             if arguments.json:
-                write_json(Path(arguments.json), numbers)
+                record.write_json(Path(arguments.json), numbers)
             if journal:
                 journal.remove()
     return 0
+
+
+def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
+    """What a build would report of a big index of the gallery; that it is one of no other is checked elsewhere.
+
+    Raises:
+        IndexFolderError: if a picture is missing or has another size than when it was embedded.
+    """
+    from patchify_core.index.build import BuildReport
+
+    engine.index.check_pictures(gallery.root)
+    return BuildReport(len(gallery.images), 0, len(gallery.images), (), 0.0)
 
 
 def _checked(arguments: argparse.Namespace) -> list[int] | None:

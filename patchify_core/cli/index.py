@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from patchify_core.cli import options
 from patchify_core.cli.embed import embed, in_words, ray_settings
-from patchify_core.cli.options import (
-    GOING_ON,
-    MADE_WITH,
-    add_exclude_option,
-    add_index_options,
-    add_ray_options,
-    add_store_options,
-    changed,
-    fill,
-    flag,
-    usual,
+from patchify_core.cli.shared import (
+    build,
+    folder_bytes,
+    milvus_target,
+    print_as_json,
+    progress_bar,
+    read_pictures,
+    say_skipped,
+    speed_in_words,
 )
-from patchify_core.cli.shared import build, build_like, milvus_target, progress_bar, read_pictures, say_skipped
 from patchify_core.errors import PatchifyError
 
 if TYPE_CHECKING:
@@ -62,17 +58,17 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="make it just like this one, encoder, regions, features and codec as trained there: for folders with too "
         "few pictures to learn a codec from, and for indexes that shall be comparable",
     )
-    add_exclude_option(parser)
-    add_index_options(parser)
-    add_ray_options(parser)
-    add_store_options(parser)
+    options.add_exclude_option(parser)
+    options.add_index_options(parser)
+    options.add_ray_options(parser)
+    options.add_store_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Builds or updates an index folder."""
     if (arguments.gallery is None) == (arguments.from_shards is None):
         raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
-    fill(arguments, usual())
+    options.fill(arguments, options.usual())
     if arguments.from_shards is not None:
         return _from_shards(arguments)
     if arguments.keep_codes:
@@ -84,12 +80,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def remains(arguments: argparse.Namespace) -> str:
     """What remains after an interruption."""
-    return GOING_ON
+    return options.GOING_ON
 
 
 def _from_pictures(arguments: argparse.Namespace) -> int:
     """Builds or updates an index of a gallery in this process."""
     from patchify_core.encoders import load_encoder
+    from patchify_core.index.build import build_index
     from patchify_core.index.patch_index import PatchIndex
     from patchify_core.regions import parse_regions
 
@@ -100,22 +97,21 @@ def _from_pictures(arguments: argparse.Namespace) -> int:
             _choose(arguments, len(gallery.images), regions.patches_per_image)
         report = build(gallery, Path(arguments.out), load_encoder(arguments.encoder), arguments)
     else:
-        _check_unchanged(arguments, "--like", arguments.like, *MADE_WITH, "store", "memory")
+        _check_unchanged(arguments, "--like", arguments.like, *options.MADE_WITH, "store", "memory")
         like = PatchIndex.load(arguments.like)
         regions, gallery = like.regions, read_pictures(arguments)
-        report = build_like(gallery, Path(arguments.out), like, load_encoder(like.encoder.spec))
-    size = sum(path.stat().st_size for path in Path(arguments.out).iterdir())
+        encoder = load_encoder(like.encoder.spec)
+        with progress_bar("indexing", " pictures") as progress:
+            report = build_index(gallery, arguments.out, encoder, progress=progress, like=like)
+    size = folder_bytes(arguments.out)
     if arguments.json:
-        numbers = asdict(report) | {"images_per_s": report.images_per_s, "bytes": size, "index": arguments.out}
-        numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in report.skipped]
-        numbers["notes"] = gallery.notes
-        print(json.dumps(numbers, indent=1))
-        return say_skipped(report)
-    speed = f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s" if report.embedded else "nothing to embed"
-    print(
-        f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
-        f"{report.embedded} embedded, {report.reused} already known; {speed}"
-    )
+        rate = report.images_per_s
+        print_as_json(report, images_per_s=rate, bytes=size, index=arguments.out, notes=gallery.notes)
+    else:
+        print(
+            f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
+            f"{report.embedded} embedded, {report.reused} already known; {speed_in_words(report)}"
+        )
     return say_skipped(report)
 
 
@@ -124,7 +120,7 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
     from patchify_core.encoders import load_encoder
     from patchify_core.index.big import choose
 
-    if changed(arguments, "factory"):
+    if options.changed(arguments, "factory"):
         raise PatchifyError("--memory chooses how descriptors are kept: leave --preset and --factory out, or --memory.")
     chosen = choose(max(pictures, 1), patches, arguments.memory, load_encoder(arguments.encoder).info.dim)
     if chosen.lists:
@@ -140,7 +136,7 @@ def _with_ray(arguments: argparse.Namespace) -> int:
     """Embeds with Ray into shards beside the index, which stay there for the next time, and builds it from them."""
     out = Path(arguments.out)
     shards = out.with_name(out.name + ".shards")
-    option = changed(arguments, "keep_maps", "factory", "codebook", "store", "like")
+    option = options.changed(arguments, "keep_maps", "factory", "codebook", "store", "like")
     if option:
         raise PatchifyError(f"{option} does not go with --ray: run embed --ray, and then index --from-shards.")
     report, _ = embed(arguments, shards)
@@ -153,7 +149,7 @@ def _from_shards(arguments: argparse.Namespace) -> int:
     from patchify_core.index.shards.folder import ShardFolder
 
     taken = {"rescore"} | ({"factory"} if arguments.store == "milvus" else set())
-    rest = [name for name in MADE_WITH if name not in taken]
+    rest = [name for name in options.MADE_WITH if name not in taken]
     _check_unchanged(arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude")
     target = milvus_target(arguments)
     if target is not None:
@@ -174,7 +170,7 @@ def _build_big(arguments: argparse.Namespace, shards: Path) -> int:
     with progress_bar("indexing", " pictures") as progress:
         report = build_fitting(stream, arguments.out, settings, progress, pictures_of(shards))
     if arguments.json:
-        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        print_as_json(report, index=arguments.out)
         return 0
     print(report.why if report.why.startswith(report.factory) else f"{report.factory}: {report.why}")
     speed = f"{report.patches_per_s:,.0f} patches/s" if report.patches_per_s else "all had been coded before"
@@ -197,7 +193,7 @@ def _add_finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
     with progress_bar("coding", " pictures") as progress:
         report = add_finer(stream, arguments.out, arguments.rescore, progress)
     if arguments.json:
-        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        print_as_json(report, index=arguments.out)
         return 0
     print(
         f"{arguments.out}: finer codes ({arguments.rescore}) for {report.images:,} pictures, {report.coded:,} of them "
@@ -215,7 +211,7 @@ def _into_milvus(arguments: argparse.Namespace, target: Target) -> int:
 
     for name in ("memory", "keep_codes"):
         if getattr(arguments, name):
-            raise PatchifyError(f"{flag(name)} is for indexes of FAISS: leave it out with --store milvus.")
+            raise PatchifyError(f"{options.flag(name)} is for indexes of FAISS: leave it out with --store milvus.")
     stream = ShardFolder(arguments.from_shards)
     root = pictures_of(arguments.from_shards)
     if root is None:
@@ -224,7 +220,7 @@ def _into_milvus(arguments: argparse.Namespace, target: Target) -> int:
     with progress_bar("writing", " pictures") as progress:
         report = stream_to_milvus(stream, root, arguments.out, target, settings, progress)
     if arguments.json:
-        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        print_as_json(report, index=arguments.out)
         return 0
     print(
         f"{arguments.out}: {report.images:,} pictures x {stream.regions.patches_per_image} patches; "
@@ -235,6 +231,6 @@ def _into_milvus(arguments: argparse.Namespace, target: Target) -> int:
 
 def _check_unchanged(arguments: argparse.Namespace, option: str, source: str, *names: str) -> None:
     """With --like or --from-shards, the other index or the shards say how this one is made; these options may not."""
-    odd = changed(arguments, *names)
+    odd = options.changed(arguments, *names)
     if odd:
         raise PatchifyError(f"{option} takes all of it from {source}: leave {odd} out, or {option}.")

@@ -1,14 +1,18 @@
 """Options that several commands have, and what they mean where they are left out.
 
-An option that was left out is None. Its usual value is a default of the room that uses it (`usual`), so the parser
-knows none, and nothing heavy is imported to print a help text.
+An option that was left out is None. Its value is that of an index that exists already, which is used as it was made
+(`fill_from_index`), or a default of the room that uses it (`usual`). So the parser knows no defaults, and nothing heavy
+is imported to print a help text.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
+
+from patchify_core.errors import IndexFolderError
 
 MADE_WITH = ("encoder", "regions", "features", "factory", "codebook", "rescore", "keep_maps")
 """Options that say how an index is made."""
@@ -54,6 +58,61 @@ def flag(name: str) -> str:
         '--keep-maps'
     """
     return f"--{name.replace('_', '-')}"
+
+
+def fill_from_index(arguments: argparse.Namespace, folder: Path | None) -> bool:
+    """Gives every option that was left out the value of the index that exists, or the usual one.
+
+    Args:
+        arguments: parsed; options of `MADE_WITH`, and `store`, are None where they were left out.
+        folder: of the index, which may not be there; None for a temporary one.
+
+    Returns:
+        Whether the index is a big one, made of shards: it is not brought up to date but used as it is.
+
+    Raises:
+        IndexFolderError: if the index is damaged, or it is a big one that was made otherwise than the options say.
+    """
+    from patchify_core.index.folder import MAPS_NAME, read_meta
+    from patchify_core.index.integrity import META_NAME, standing
+
+    if folder is None or not (standing(folder) / META_NAME).is_file():
+        fill(arguments, usual())
+        return False
+    meta = read_meta(folder)
+    try:
+        values = {name: meta[name] for name in MADE_WITH if name not in ("encoder", "keep_maps")}
+        values |= {"encoder": meta["encoder"]["spec"], "keep_maps": MAPS_NAME in meta["files"]}
+        big = meta["images"] is None and "store" not in meta
+    except (KeyError, TypeError):
+        raise IndexFolderError(f"{folder} is not a whole index: delete it and build it again.") from None
+    if "store" in meta and arguments.store is None:
+        values |= _milvus_options(folder)
+    if big:
+        for name, wanted in given(arguments, *MADE_WITH).items():
+            if wanted != values[name]:
+                raise IndexFolderError(
+                    f"{folder} was made with {name} {values[name] or 'none'}, not {wanted}: leave {flag(name)} out, or "
+                    "choose another index."
+                )
+    fill(arguments, {"store": usual()["store"]} | values)
+    return big
+
+
+def _milvus_options(folder: Path) -> dict[str, Any]:
+    """Where in Milvus the descriptors of an index folder are, as options."""
+    from patchify_core.index.milvus.store import read_listing
+
+    listing = read_listing(folder)
+    address = listing.address
+    return {
+        "store": "milvus",
+        "uri": address.uri,
+        "ca": address.ca,
+        "server_name": address.server_name,
+        "collection": listing.collection,
+        "milvus_index": listing.kind,
+    }
 
 
 def add_exclude_option(command: argparse.ArgumentParser) -> None:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli.options import flag
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.filenames import printable
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
     from patchify_core.encoders import Encoder
     from patchify_core.gallery import Gallery
     from patchify_core.index.build import BuildReport
     from patchify_core.index.milvus.build import Target
-    from patchify_core.index.patch_index import PatchIndex
     from patchify_core.index.shards import EmbedReport
 
 SKIPPED_SHOWN = 20
@@ -92,12 +95,24 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
     return Target(address, arguments.collection, arguments.milvus_index)
 
 
-def build_like(gallery: Gallery, out: Path, like: PatchIndex, encoder: Encoder) -> BuildReport:
-    """Builds or updates an index made just like another one, with a bar."""
-    from patchify_core.index.build import build_index
+def print_as_json(report: DataclassInstance, **more: Any) -> None:
+    """Prints what a command did: a report's values and more, skipped pictures as objects."""
+    numbers = asdict(report) | more
+    if "skipped" in numbers:
+        numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in numbers["skipped"]]
+    print(json.dumps(numbers, indent=1))
 
-    with progress_bar("indexing", " pictures") as progress:
-        return build_index(gallery, out, encoder, progress=progress, like=like)
+
+def speed_in_words(report: BuildReport | EmbedReport) -> str:
+    """How fast pictures were embedded."""
+    if not report.embedded:
+        return "nothing to embed"
+    return f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s"
+
+
+def folder_bytes(folder: str) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in Path(folder).iterdir())
 
 
 def say_skipped(report: BuildReport | EmbedReport) -> int:

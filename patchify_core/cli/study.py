@@ -85,12 +85,12 @@ def run(arguments: argparse.Namespace) -> int:
     command = f"python -m patchify_core study {arguments.what} {' '.join(names)}{skipped} --work FOLDER --json FILE"
     with progress_bar("study", " configurations") as progress, progress_bar("indexing", " pictures") as indexed:
 
-        def tell(step: Step) -> None:
+        def show(step: Step) -> None:
             progress(step.done, step.total)
-            made = step.configuration
-            more = [made.factory, made.codebook] + [part for part in (made.rescore, made.rerank) if part]
+            chosen = step.configuration
+            more = filter(None, (chosen.factory, chosen.codebook, chosen.rescore, chosen.rerank))
             # Above the bars, not into them.
-            tqdm.write(f"{step.dataset}: {made.encoder}, {made.regions}, {', '.join(more)}", file=sys.stderr)
+            tqdm.write(f"{step.dataset}: {chosen.encoder}, {chosen.regions}, {', '.join(more)}", file=sys.stderr)
 
         numbers = run_study(
             arguments.what,
@@ -98,7 +98,7 @@ def run(arguments: argparse.Namespace) -> int:
             galleries,
             Workbench(Path(arguments.work), load_encoder),
             Path(arguments.json) if arguments.json else None,
-            tell,
+            show,
             indexed,
             command,
         )

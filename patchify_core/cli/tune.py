@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 
 from patchify_core.cli.options import given
+from patchify_core.cli.shared import print_as_json
 
 HELP = "find out how many lists a search must visit for a wanted recall, and keep that in the index"
 
@@ -25,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     tuned = tune(arguments.index, **given(arguments, "recall", "queries"))
     if arguments.json:
-        print(json.dumps(asdict(tuned) | {"index": arguments.index}, indent=1))
+        print_as_json(tuned, index=arguments.index)
         return 0
     print(
         f"{arguments.index}: a search visits {tuned.probes:,} of {tuned.lists:,} lists; that finds {tuned.recall:.3f} "

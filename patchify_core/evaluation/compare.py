@@ -2,7 +2,7 @@
 
 Both runs answer the same queries, so each query gives one difference, and the queries are resampled with replacement
 many times: the middle 95 % of the mean differences is the percentile interval (Efron and Tibshirani, "An
-Introduction to the Bootstrap", 1993). It says how much the answer hangs on which queries a dataset happens to have.
+Introduction to the Bootstrap", 1993). It says how much the answer depends on which queries a dataset happens to have.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class BootstrapSettings:
     Attributes:
         resamples: how many times the queries are drawn anew.
         seed: of the generator, so that the same two files always give the same interval.
-        confidence: the share of the resampled means that the interval holds, in percent.
+        confidence: the share of the resampled means within the interval, in percent.
     """
 
     resamples: int = 10_000
@@ -68,7 +68,7 @@ class Difference:
         size = f"{abs(self.difference):.3f} {self.metric}"
         where = f"{confidence:g} % interval {self.low:.3f}..{self.high:.3f} ({self.queries} queries)"
         if self.low > 0 or self.high < 0:
-            # The interval is told from the better one's side, as the number is.
+            # The interval is given from the better one's side, as the number is.
             low, high = sorted((abs(self.low), abs(self.high)))
             where = f"{confidence:g} % interval {low:.3f}..{high:.3f} ({self.queries} queries)"
             return f"{'B' if self.difference > 0 else 'A'} is better by {size}, {where}."
@@ -155,7 +155,7 @@ def interval(differences: NDArray[np.float64], settings: BootstrapSettings = DEF
     """The percentile interval of a mean.
 
     Args:
-        differences: (Q,) one difference a query; at least one.
+        differences: (Q,) one difference per query; at least one.
         settings: how to resample.
 
     Returns:

@@ -107,7 +107,7 @@ class RunJournal:
         self.finished: dict[int, QueryRecord] = {}
         self.changed: tuple[str, ...] = ()
         header = {"journal of": EVALUATION, "format": FORMAT, "settings": dict(settings)}
-        self._lines = JsonLines(path, json.dumps(header)[: len('{"journal of": ""') + len(EVALUATION)])
+        self._lines = JsonLines(path, f'{{"journal of": "{EVALUATION}"')
         known, lines = (self._lines.values or [None])[0], self._lines.values[1:]
         if known == header:
             for line in lines:

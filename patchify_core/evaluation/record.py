@@ -142,7 +142,7 @@ def _numbers(report: LevelReport) -> dict[str, Any]:
 
 
 def query_rows(gallery: Gallery, reports: Sequence[LevelReport], cutoff: int | None = None) -> list[dict[str, Any]]:
-    """One row a query and level, under `CSV_COLUMNS`; the scores of a query without positives are None."""
+    """One row per query and level, under `CSV_COLUMNS`; the scores of a query without positives are None."""
     return [_row(gallery, query, report, cutoff) for query in gallery.queries for report in reports]
 
 

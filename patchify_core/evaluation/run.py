@@ -1,6 +1,6 @@
 """Scores a whole dataset: every query against the index, at every stage of its regions.
 
-A query's ranking is looked at once, where its positives stand is kept (`metrics.FoundPositives`), and every number
+A query's ranking is looked at once, the ranks of its positives are kept (`metrics.FoundPositives`), and every number
 of a report comes from that: scores under any cut-off, and `breakdown`. So no ranking is ever held for long, and a
 finished query is a line of a journal (`journal`).
 """
@@ -32,13 +32,13 @@ from patchify_core.retrieval.ranking import Match, Ranking
 from patchify_core.retrieval.searcher import Searcher
 
 if TYPE_CHECKING:
-    from patchify_core.evaluation.breakdown import Part
+    from patchify_core.evaluation.breakdown import ScoredPart
     from patchify_core.regions import Stage
     from patchify_core.retrieval.localize import Refiner
     from patchify_core.retrieval.rerank import Reranker
 
 AT_1K = 1000
-"""The cut-off that ILIAS reports; it stands beside the uncut numbers in every report."""
+"""The cut-off that ILIAS reports; every report has it beside the uncut numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class Outcome:
     """What one search for one query gave.
 
     Attributes:
-        found: where its positives stand; None if it has none.
+        found: the ranks of its positives; None if it has none.
         search_ms: time of the search, without describing the query, in milliseconds.
         rerank_ms: time of the re-ranking; None where nothing was re-ranked.
         best: id of the picture that came first, excluded ones apart, and its box (4,) xyxy in pixels; None if there is
@@ -81,7 +81,7 @@ class LevelReport:
         report: the averages, under the evaluation's own cut-off if it has one.
         ms_per_query: mean time of one search, without describing the query, in milliseconds.
         spec: the stage's regions, e.g. `pyramid:2`.
-        patches: patches a picture at this stage.
+        patches: patches per picture at this stage.
         at_1k: the averages under the cut-off 1000.
         ms_per_rerank: mean time of re-ranking one query, in milliseconds; None without a re-ranker.
         outcomes: query id -> outcome, in the order of the queries.
@@ -96,7 +96,7 @@ class LevelReport:
     at_1k: Report
     ms_per_rerank: float | None
     outcomes: Mapping[int, Outcome]
-    breakdown: Mapping[str, Sequence[Part]]
+    breakdown: Mapping[str, Sequence[ScoredPart]]
 
 
 def score_matches(
@@ -120,7 +120,7 @@ def score_matches(
 def find_in_matches(
     matches: Sequence[Match], gallery: Gallery, query: Query, refine: Refine | None = None
 ) -> FoundPositives | None:
-    """Where a query's positives stand in its ranking; of a `Ranking`, boxes are made for them alone.
+    """The ranks of a query's positives; of a `Ranking`, boxes are made for them alone.
 
     Args:
         matches: the ranking, best first.
@@ -166,11 +166,11 @@ def evaluate(
         levels: stages of the index's regions to report; all of them by default.
         cutoff: count only the first k ranks; None counts all. With a cut-off a search fetches no more than its
             scores need, which is what makes large galleries affordable.
-        progress: told (queries done, queries in all).
+        progress: called with (queries done, queries in all).
         reranker: orders each search's result anew before it is scored.
         refiner: finds the boxes that are scored, of the positives (and of the picture that came first).
         finished: queries that an earlier run of the same kind finished, by id: they are not searched again.
-        record: told of each query that is finished here.
+        record: called with each query that is finished here.
 
     Raises:
         GalleryError: if the dataset has no query with a positive, or the index lacks pictures of the dataset.

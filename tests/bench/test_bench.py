@@ -141,7 +141,7 @@ def test_floods_of_new_visitors_from_other_addresses_keep_visitors_from_nothing(
 
 
 def test_floods_from_other_addresses_are_for_systems_that_have_them(monkeypatch, refused):
-    monkeypatch.setattr("patchify_core.bench.floods.sys.platform", "darwin")
+    monkeypatch.setattr("patchify_core.bench.browser.sys.platform", "darwin")
     assert "need Linux" in refused(serve.measure, 1, 1.0, flood_sessions=5)
     refused(serve.measure, 1, 1.0, flood_addresses=-5)
 

@@ -52,12 +52,12 @@ def run_study(
         galleries: datasets with queries.
         workbench: where descriptors are kept.
         out: the file to write; configurations that an interrupted run finished are taken from its `.partial`.
-        tell: told before each configuration.
-        progress: told while pictures are embedded.
+        tell: called before each configuration.
+        progress: called while pictures are embedded.
         command: how to make the file again, written into it.
 
     Returns:
-        What was written: datasets, their queries, a row a configuration and level (`_row`), and what could not be
+        What was written: datasets, their queries, a row per configuration and level (`_row`), and what could not be
         had, with the reason.
     """
     beside = journal_beside(out) if out else None
@@ -141,7 +141,7 @@ def _measured(
 def _row(
     configuration: Configuration, report: LevelReport, order: Iterable[int], bytes_per_patch: int, factory: str
 ) -> dict[str, Any]:
-    """One configuration at one level: averages, and parallel lists with an entry a query."""
+    """One configuration at one level: averages, and parallel lists with an entry per query."""
     scores = {
         query: None if outcome.found is None else score_found(outcome.found)
         for query, outcome in report.outcomes.items()

@@ -28,7 +28,7 @@ PICTURE = "picture"
 
 
 class RememberingEncoder:
-    """An encoder that encodes a crop once: the same queries are asked of every configuration."""
+    """An encoder that encodes a crop once: every configuration gets the same queries."""
 
     def __init__(self, encoder: Encoder) -> None:
         """Wraps an encoder, which stays to be had as `plain` for what is encoded once anyway."""
@@ -57,7 +57,7 @@ class Workbench:
     """Exact indexes of datasets, kept in a folder.
 
     Args:
-        folder: where they are kept, one sub-folder a dataset, encoder and regions; made if missing.
+        folder: where they are kept, one sub-folder per dataset, encoder and regions; made if missing.
         load: encoder spec -> encoder.
     """
 
@@ -97,7 +97,7 @@ class Workbench:
         regions, features = parse_regions(configuration.regions), configuration.features
         key = (gallery.root, encoder.info.spec, regions.spec, features)
         if self._exact is None or self._exact[0] != key:
-            # Crops are what the folders of earlier versions hold, so they are named as those are.
+            # Folders of earlier versions contain crops, so they are named as those are.
             parts = [gallery.root.resolve().name, *key[1:3], *([] if features == CROP else [features])]
             out = self.folder / re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join(parts))
             out.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.chart import HEIGHT, WIDTH, Line, by_codebook, by_dataset, legend, line_chart, svg
+from patchify_core.evaluation.study.chart import (
+    HEIGHT,
+    WIDTH,
+    ChartLine,
+    by_codebook,
+    by_dataset,
+    legend,
+    line_chart,
+    svg,
+)
 from patchify_core.web.answers import Answer, Result
 from patchify_core.web.codecs import EXACT, Stop, learns
 from patchify_core.web.sizes import MEMORY, Size, words
@@ -217,7 +226,7 @@ def _charts(studies: Studies, dataset: str, stop: Stop, codebook: str, patches: 
     )
 
 
-def _chart(title: str, x_title: str, lines: Sequence[Line], mark: float) -> str:
+def _chart(title: str, x_title: str, lines: Sequence[ChartLine], mark: float) -> str:
     try:
         group = line_chart(title, x_title, "", lines, mark=mark)
     except PatchifyError:  # nothing of this kind in the file
