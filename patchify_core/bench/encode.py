@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import DEFAULT_ENCODER, Encoder, EncoderSettings, load_encoder
 from patchify_core.encoders.base import ENGINES
 from patchify_core.encoders.effnet import LITE_MODELS, plain_network

@@ -7,8 +7,8 @@ import time
 import urllib.request
 from typing import Any
 
+from patchify_core.bench import in_turn, print_table
 from patchify_core.bench.serve import START_LIMIT_S, started_server
-from patchify_core.bench.timing import in_turn, print_table
 from patchify_core.files import SAMPLE_DB
 from patchify_core.imaging.pictures import read_picture
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.bench import in_turn, print_table
 from patchify_core.files import SAMPLE_DB
 from patchify_core.gallery import read_coco
 from patchify_core.patchify import Patchify

@@ -27,9 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from patchify_core.bench import print_table
 from patchify_core.bench.browser import ADDRESSES, Browser, Busy, Floods, address_of_visitor
 from patchify_core.bench.crowd import make_crowd
-from patchify_core.bench.timing import print_table
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT, SAMPLE_DB
 

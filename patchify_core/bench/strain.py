@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from patchify_core.bench import print_table
 from patchify_core.bench.browser import Browser
 from patchify_core.bench.serve import PeakMemory, resident_mb, running_server
-from patchify_core.bench.timing import print_table
 from patchify_core.errors import PatchifyError
 
 VISITORS, STALLED = 60, 200

@@ -61,8 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation.study.chart import draw_chart
     from patchify_core.evaluation.study.plans import plan
     from patchify_core.evaluation.study.report import tables
-    from patchify_core.evaluation.study.run import run_study
-    from patchify_core.evaluation.study.workbench import Workbench
+    from patchify_core.evaluation.study.run import Workbench, run_study
     from patchify_core.gallery import read_dataset
 
     configurations = plan(arguments.what, skip=arguments.skip, **given(arguments, "encoder"))

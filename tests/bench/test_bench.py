@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search, serve
+from patchify_core.bench import BENCHMARKS, encode, in_turn, memory, page, rerank, search, serve
 from patchify_core.bench.browser import Browser
-from patchify_core.bench.timing import in_turn
 
 
 def test_ways_take_turns_and_the_first_round_is_not_counted():

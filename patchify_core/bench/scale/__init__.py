@@ -24,7 +24,7 @@ from patchify_core.bench.scale.peers import PEERS
 from patchify_core.bench.scale.report import OURS, THEIRS, csv_text, draw, ours, say_peer, say_row, theirs
 from patchify_core.bench.scale.stages import ScaleStage, run_stage
 from patchify_core.errors import PatchifyError
-from patchify_core.files import atomic
+from patchify_core.files import atomic, write_json
 from patchify_core.index.big.build import check_finer
 
 IMAGES = (10_000, 100_000)
@@ -144,11 +144,11 @@ def _source(work: Path, settings: dict[str, Any]) -> ScaleSource:
         raise PatchifyError(f"--out {work}: the folder holds something else; give an empty or a new one.")
     if not path.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        _replace(file, json.dumps(settings, indent=1))
+        write_json(file, settings, 1)
         print("Reading the pictures that the collections are made of ...")
         learn_source([Path(other) for other in settings["others"]], work).save(path)
     elif not file.is_file():
-        _replace(file, json.dumps(settings, indent=1))
+        write_json(file, settings, 1)
     return ScaleSource.load(path)
 
 
@@ -156,7 +156,7 @@ def _likeness(work: Path, source: ScaleSource) -> dict[str, Any]:
     """How far synthetic pictures are like real ones, worked out once."""
     path = work / "likeness.json"
     if not path.is_file():
-        _replace(path, json.dumps(likeness(source), indent=1))
+        write_json(path, likeness(source), 1)
     numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return numbers
 
@@ -220,7 +220,7 @@ def _stage(
 
 def _write(work: Path, numbers: dict[str, Any]) -> None:
     """The record so far."""
-    _replace(work / "scale.json", json.dumps(numbers, indent=1) + "\n")
+    write_json(work / "scale.json", numbers, 1)
     _replace(work / "scale.csv", csv_text(numbers["rows"]))
     _replace(work / "scale.svg", draw(numbers["rows"]))
 
