@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from patchify_core.__main__ import main
+from patchify_core.cli.main import main
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, read_coco
@@ -124,8 +124,7 @@ def tiny_everywhere(monkeypatch):
     def load(spec="effnet-lite0", settings=None):
         return TinyEncoder() if spec in ("effnet-lite0", "tiny") else load_encoder(spec, settings)
 
-    for command in ("index", "evaluate", "study"):
-        monkeypatch.setattr(f"patchify_core.cli.{command}.load_encoder", load)
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", load)
     monkeypatch.setattr("patchify_core.patchify.load_encoder", load)
 
 

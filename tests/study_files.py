@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core.evaluation.study.run import FORMAT, PROGRAM, _dataset
+from patchify_core.evaluation.results import FORMAT, STUDY
+from patchify_core.evaluation.study.run import _dataset
 from patchify_core.gallery import Gallery
 
 
@@ -51,7 +52,7 @@ def _mean(values: Any) -> float | None:
 def study(name: str, datasets: dict[str, Any], rows: list[dict[str, Any]], **changed: Any) -> dict[str, Any]:
     """The content of a file."""
     return {
-        "program": PROGRAM,
+        "program": STUDY,
         "format": FORMAT,
         "study": name,
         "command": f"python -m patchify_core study {name} {' '.join(datasets)}",

@@ -8,7 +8,7 @@ import shlex
 
 import pytest
 
-from patchify_core.__main__ import parser
+from patchify_core.cli.main import parser
 from patchify_core.evaluation.study.plans import PLANS
 from patchify_core.evaluation.study.report import tables
 from patchify_core.files import ASSETS, ROOT

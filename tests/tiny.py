@@ -121,15 +121,14 @@ def write_dataset(folder: Path) -> Path:
 
 def tiny_encoder_everywhere() -> None:
     """Gives this process's command line the tiny encoder, whatever it asks for."""
-    from patchify_core import patchify as retrieval
-    from patchify_core.cli import evaluate, index
+    from patchify_core import encoders, patchify
 
-    for module in (index, evaluate, retrieval):
+    for module in (encoders, patchify):
         module.load_encoder = lambda spec="tiny", settings=None: TinyEncoder()  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":  # the real command line, in a process of its own that need not wait for torch
-    from patchify_core.__main__ import main
+    from patchify_core.cli.main import main
 
     tiny_encoder_everywhere()
     sys.exit(main())

@@ -23,13 +23,13 @@ from patchify_core.index.folder import write_index
 from patchify_core.index.patch_index import IndexedImage, PatchIndex
 
 FACTORY = "small"
-"""How the descriptors are kept: a preset whose searches miss nothing."""
+"""Codec of the descriptors: a preset whose searches miss nothing."""
 
 SHARE = (0.35, 0.65)
 """A mixed descriptor has between these of the one picture, the rest of the other."""
 
 A_FOLDER = 1000
-"""Mixed pictures a folder, so that no folder is large; as many are mixed at a time."""
+"""Mixed pictures per folder, so that no folder is large; as many are mixed at a time."""
 
 
 def make_crowd(source: Path, folder: Path, pictures: int, seed: int = 0) -> None:
@@ -73,14 +73,14 @@ def _indexed(
 ) -> PatchIndex:
     """The bundled descriptors, projected and coded as `index` would, and then the mixed ones."""
     real = len(index.images)
-    kept = encode_codes(index.descriptors_of, real, index.regions, index.encoder.dim, CodeSettings(FACTORY))
+    coded = encode_codes(index.descriptors_of, real, index.regions, index.encoder.dim, CodeSettings(FACTORY))
     crowd = PatchIndex(
         index.encoder,
         index.regions,
         images,
-        kept.codes,
-        kept.factory,
-        projection=kept.projection,
+        coded.codes,
+        coded.factory,
+        projection=coded.projection,
         features=index.features,
     )
     random = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def _indexed(
         mixed = share * bundled[part[:, 0]] + (1 - share) * bundled[part[:, 1]]
         mixed *= random.choice(np.array([-1, 1], np.float32), crowd.dim)
         mixed /= np.linalg.norm(mixed, axis=2, keepdims=True)
-        kept.codes.add(mixed.reshape(-1, crowd.dim))
+        coded.codes.add(mixed.reshape(-1, crowd.dim))
     return crowd
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import DEFAULT_ENCODER, Encoder, EncoderSettings, load_encoder
 from patchify_core.encoders.base import ENGINES
 from patchify_core.encoders.effnet import LITE_MODELS, plain_network
@@ -41,12 +41,12 @@ def measure() -> dict[str, Any]:
         LOOP: _plain(images, batched=False),
         BATCH: _plain(images, batched=True),
     }
-    found: dict[str, list[NDArray[np.float32]]] = {}
-    seconds = in_turn({name: _kept(way, name, found) for name, way in ways.items()}, RUNS)
+    descriptors: dict[str, list[NDArray[np.float32]]] = {}
+    seconds = in_turn({name: _recorded(way, name, descriptors) for name, way in ways.items()}, RUNS)
     rate = {name: PICTURES / value for name, value in seconds.items()}
     # Pooled descriptors are others than those of crops: they are not meant to agree.
-    same = [name for name in found if not name.startswith(POOLED)]
-    cosine = {name: _smallest_cosine(found[name], found[LOOP]) for name in same}
+    same = [name for name in descriptors if not name.startswith(POOLED)]
+    cosine = {name: _smallest_cosine(descriptors[name], descriptors[LOOP]) for name in same}
     table = [("way", "pictures/s", "of the loop", "of the batch", "smallest cosine")]
     for name, value in rate.items():
         ratios = f"{value / rate[LOOP]:.2f} x", f"{value / rate[BATCH]:.2f} x"
@@ -77,7 +77,7 @@ def _crops(images: Sequence[GalleryImage], engine: str) -> Way:
 
 
 def _pooled(images: Sequence[GalleryImage], engine: str) -> Way:
-    """One pass a picture, its map packed as an index keeps it."""
+    """One pass per picture, its map packed as an index keeps it."""
     encoder: Encoder = load_encoder(DEFAULT_ENCODER, EncoderSettings(engine=engine))
     extractor = load_extractor(POOLED, encoder, keep_maps=True)
 
@@ -114,9 +114,9 @@ def _plain(images: Sequence[GalleryImage], batched: bool) -> Way:
     return work
 
 
-def _kept(way: Way, name: str, found: dict[str, list[NDArray[np.float32]]]) -> Callable[[], None]:
+def _recorded(way: Way, name: str, descriptors: dict[str, list[NDArray[np.float32]]]) -> Callable[[], None]:
     def work() -> None:
-        found[name] = way()
+        descriptors[name] = way()
 
     return work
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core.bench.timing import print_table
+from patchify_core.bench import print_table
 from patchify_core.errors import PatchifyError
 
 SIZES, PICTURE = (100, 1000), (640, 480)

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import io
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
 from typing import Any
 
-from patchify_core.bench.timing import in_turn, print_table
-from patchify_core.files import ROOT, SAMPLE_DB
+from patchify_core.bench import in_turn, print_table
+from patchify_core.bench.serve import START_LIMIT_S, started_server
+from patchify_core.files import SAMPLE_DB
 from patchify_core.imaging.pictures import read_picture
 
-RUNS, START_LIMIT_S = 7, 120.0
+RUNS = 7
 
 
 def measure() -> dict[str, Any]:
@@ -80,23 +78,14 @@ def measure() -> dict[str, Any]:
 
 def _start_up() -> float:
     """Seconds from starting `app.py` until the page, with its first results in it, is served."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     start = time.perf_counter()
-    process = subprocess.Popen(
-        [sys.executable, "app.py", "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
+    with started_server() as (url, process):
         while time.perf_counter() - start < START_LIMIT_S and process.poll() is None:
             try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=10) as answer:
+                with urllib.request.urlopen(f"{url}/", timeout=10) as answer:
                     if b"pf-card" in answer.read():
                         return time.perf_counter() - start
             except OSError:
                 pass
             time.sleep(0.05)
-    finally:
-        process.terminate()
-        process.wait(20)
     raise RuntimeError("the page did not start")

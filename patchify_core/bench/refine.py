@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.bench import in_turn, print_table
 from patchify_core.files import SAMPLE_DB
 from patchify_core.gallery import read_coco
 from patchify_core.patchify import Patchify
@@ -16,26 +16,27 @@ QUERIES, RUNS, SHOWN = 4, 3, 10
 
 
 def measure() -> dict[str, Any]:
-    """Prints milliseconds a query, and returns them with the ratio to a second pass and the bytes of a kept map.
+    """Prints milliseconds per query, and returns them with the ratio to a second pass and the bytes of a kept map.
 
-    `first` has nothing ready: a new refiner for every query. `again` asks about pictures that were asked about before.
+    `first` has nothing ready: a new refiner for every query. `again` refines in pictures that were refined before.
     """
     engine = Patchify.open(SAMPLE_DB / "indexes" / "pooled")
     maps = engine.index.maps
     assert maps is not None, "the bundled index keeps its maps"
     queries = read_coco(SAMPLE_DB).queries[:: 36 // QUERIES][:QUERIES]
-    asked = [engine.describe_query(query.path, query.box) for query in queries]
+    descriptors = [engine.describe_query(query.path, query.box) for query in queries]
     shown = [
-        [engine.index.row_of[match.image_id] for match in engine.search_descriptor(query, SHOWN)] for query in asked
+        [engine.index.row_of[match.image_id] for match in engine.search_descriptor(query, SHOWN)]
+        for query in descriptors
     ]
-    kept, soft = MapRefiner(engine), SoftRefiner(engine)
+    again, soft = MapRefiner(engine), SoftRefiner(engine)
 
     def refine(refiner: Any) -> None:
-        for query, rows in zip(asked, shown, strict=True):
+        for query, rows in zip(descriptors, shown, strict=True):
             refiner.boxes(query, rows)
 
     def first() -> None:
-        for query, rows in zip(asked, shown, strict=True):
+        for query, rows in zip(descriptors, shown, strict=True):
             MapRefiner(engine).boxes(query, rows)
 
     def second_pass() -> None:
@@ -45,11 +46,11 @@ def measure() -> dict[str, Any]:
         finally:
             engine.index.maps = maps
 
-    refine(kept)
+    refine(again)
     seconds = in_turn(
         {
             "map, first": first,
-            "map, again": lambda: refine(kept),
+            "map, again": lambda: refine(again),
             "map by a second pass": second_pass,
             "soft": lambda: refine(soft),
         },

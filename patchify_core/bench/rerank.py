@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.bench import in_turn, print_table
 from patchify_core.files import SAMPLE_DB
 from patchify_core.gallery import read_coco
 from patchify_core.patchify import Patchify
@@ -17,7 +17,7 @@ QUERIES, RUNS, SHORTLIST = 5, 3, 20
 
 
 def measure() -> dict[str, Any]:
-    """Prints seconds a query, first time and again, and returns them with the ratio to the plain way.
+    """Prints seconds per query, first time and again, and returns them with the ratio to the plain way.
 
     `first` has nothing cached: a new re-ranker each time. `again` asks the same question once more.
     """
@@ -26,7 +26,7 @@ def measure() -> dict[str, Any]:
     queries = read_coco(SAMPLE_DB).queries[:: 36 // QUERIES][:QUERIES]
     views = [engine.view_query(query.path, query.box) for query in queries]
     shortlists = [engine.search_descriptor(view.descriptor, SHORTLIST) for view in views]
-    kept, expansion = load_reranker("sift"), load_reranker("patch-qe")
+    again, expansion = load_reranker("sift"), load_reranker("patch-qe")
 
     def rerank(reranker: Any) -> None:
         for view, matches in zip(views, shortlists, strict=True):
@@ -36,12 +36,12 @@ def measure() -> dict[str, Any]:
         for query, matches in zip(queries, shortlists, strict=True):
             _plain(query.path, query.box, [root / match.file_name for match in matches])
 
-    rerank(kept)
+    rerank(again)
     seconds = in_turn(
         {
             "plain OpenCV": plain,
             "sift, first": lambda: rerank(load_reranker("sift")),
-            "sift, again": lambda: rerank(kept),
+            "sift, again": lambda: rerank(again),
             "patch-qe": lambda: rerank(expansion),
         },
         RUNS,
@@ -71,11 +71,11 @@ def _plain(query: Path, box: np.ndarray | None, pictures: list[Path]) -> list[in
         other_points, other_described = sift.detectAndCompute(other, np.ones_like(other))
         pairs = [pair for pair in matcher.knnMatch(described, other_described, k=2) if len(pair) == 2]
         good = [near for near, far in pairs if near.distance < 0.85 * far.distance]
-        found = 0
+        count = 0
         if len(good) >= 4:
             source = np.array([points[match.queryIdx].pt for match in good])
             target = np.array([other_points[match.trainIdx].pt for match in good])
             _, mask = cv2.findHomography(source, target, cv2.USAC_MAGSAC, 6.0)
-            found = 0 if mask is None else int(mask.sum())
-        inliers.append(found)
+            count = 0 if mask is None else int(mask.sum())
+        inliers.append(count)
     return inliers

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core.bench.timing import in_turn, print_table
+from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import load_encoder
 from patchify_core.files import SAMPLE_DB
 from patchify_core.index.patch_index import IndexedImage, PatchIndex

@@ -27,10 +27,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from patchify_core.bench.browser import Browser, Busy
+from patchify_core.bench import print_table
+from patchify_core.bench.browser import ADDRESSES, Browser, Busy, Floods, address_of_visitor
 from patchify_core.bench.crowd import make_crowd
-from patchify_core.bench.floods import ADDRESSES, Floods, address_of_visitor
-from patchify_core.bench.timing import print_table
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT, SAMPLE_DB
 
@@ -54,7 +53,7 @@ START_LIMIT_S, SETTLE_S = 120.0, 5.0
 
 
 @dataclass
-class Outcome:
+class VisitOutcome:
     """What all visitors met.
 
     Attributes:
@@ -124,12 +123,12 @@ def measure(
 
 def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> dict[str, Any]:
     expected = expect(gallery)
-    with _server(gallery) as (url, process):
+    with running_server(gallery) as (url, process):
         asyncio.run(_warm(url, expected))
-        _wait_until(url, process, lambda said: said["prepared"] == said["examples"])
+        _wait_until(url, process, lambda health: health["prepared"] == health["examples"])
         time.sleep(SETTLE_S)
         before = resident_mb(process)
-        peak = _Peak(process)
+        peak = PeakMemory(process)
         outcome, refused = asyncio.run(_visit(url, expected, visitors, seconds, floods, peak))
         time.sleep(SETTLE_S)
         after = resident_mb(process)
@@ -146,7 +145,7 @@ def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> di
 
 
 def expect(gallery: Path = SAMPLE_DB) -> Expected:
-    """Answers all that will be asked, without a server."""
+    """Answers all queries of the visitors, without a server."""
     from patchify_core.demo import locating
     from patchify_core.demo.examples import ExampleGallery
     from patchify_core.web.api import rows_of
@@ -164,8 +163,8 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     examples, order, programs = {}, {}, {}
     for query in showcase.examples[:EXAMPLES]:
         examples[query.id], order[query.id] = answered(showcase.example(query.id))
-        found = showcase.engine.search(query.path, query.box, PROGRAM_TOP)
-        programs[query.id] = rows_of(showcase.engine, found)
+        matches = showcase.engine.search(query.path, query.box, PROGRAM_TOP)
+        programs[query.id] = rows_of(showcase.engine, matches)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)
@@ -192,8 +191,16 @@ def _photo(visits: Visits, number: int) -> bytes:
 
 
 @contextmanager
-def _server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`app.py` on a free port, with an upload folder of its own."""
+def running_server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """The address and process of a server that answers."""
+    with started_server(gallery) as (url, process):
+        _wait_until(url, process, lambda health: health.get("status") == "ok")
+        yield url, process
+
+
+@contextmanager
+def started_server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """`app.py` on a free port, with an upload folder of its own; it has only just been started."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -205,10 +212,8 @@ def _server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[b
             stderr=subprocess.DEVNULL,
             env=os.environ | {"GRADIO_TEMP_DIR": folder, "PATCHIFY_GALLERY": str(gallery)},
         )
-        url = f"http://127.0.0.1:{port}"
         try:
-            _wait_until(url, process, lambda said: said.get("status") == "ok")
-            yield url, process
+            yield f"http://127.0.0.1:{port}", process
         finally:
             process.terminate()
             process.wait(20)
@@ -240,27 +245,27 @@ async def _warm(url: str, expected: Expected) -> None:
 
 
 async def _visit(
-    url: str, expected: Expected, visitors: int, seconds: float, floods: Floods, peak: _Peak
-) -> tuple[Outcome, dict[str, int]]:
-    outcome, end = Outcome(), time.monotonic() + seconds
+    url: str, expected: Expected, visitors: int, seconds: float, floods: Floods, peak: PeakMemory
+) -> tuple[VisitOutcome, dict[str, int]]:
+    outcome, end = VisitOutcome(), time.monotonic() + seconds
     watch = asyncio.create_task(peak.watch())
     addresses = [address_of_visitor(number) if floods.by_address else None for number in range(visitors)]
     everybody = [_visitor(url, expected, outcome, number, end, at) for number, at in enumerate(addresses)]
-    asked = asyncio.create_task(floods.run(url, seconds / 2))
+    flooding = asyncio.create_task(floods.run(url, seconds / 2))
     await asyncio.gather(*everybody)
-    refused = await asked
+    refused = await flooding
     watch.cancel()
     return outcome, refused
 
 
 async def _visitor(
-    url: str, expected: Expected, outcome: Outcome, number: int, end: float, address: str | None = None
+    url: str, expected: Expected, outcome: VisitOutcome, number: int, end: float, address: str | None = None
 ) -> None:
     """One visit: a page is opened, and wishes follow until the time is over."""
     chance = random.Random(number)
     await asyncio.sleep(chance.uniform(0, THINK_S[1]))
     async with Browser(url, address) as browser:
-        shown: tuple[str, int] | None = None  # what is asked, so that boxes and looks have something to be about
+        shown: tuple[str, int] | None = None  # the query on the page, which boxes and looks are about
         while time.monotonic() < end:
             wish = chance.choices(list(WISHES), list(WISHES.values()))[0]
             if wish == "box" and (shown is None or shown[0] != "upload"):
@@ -282,7 +287,7 @@ async def _visitor(
 async def _wish(
     browser: Browser, expected: Expected, wish: str, shown: tuple[str, int] | None, chance: random.Random
 ) -> tuple[bool, tuple[str, int] | None]:
-    """Does one thing; returns whether the page then showed what it must, and what is asked now."""
+    """Does one thing; returns whether the page then showed what it must, and the query that it shows now."""
     if wish == "example":
         at = chance.choice(list(expected.examples))
         await browser.send("pf-examples", "example", {"id": at})
@@ -306,13 +311,15 @@ async def _wish(
     return f'data-again="{picture}"' in browser.html("pf-detail"), shown
 
 
-class _Peak:
+class PeakMemory:
     """The most memory that the server had, looked at four times a second."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        """Looks for the first time."""
         self._process, self.mb = process, resident_mb(process)
 
     async def watch(self) -> None:
+        """Goes on looking until it is cancelled."""
         while True:
             now = resident_mb(self._process)
             if now is not None:
@@ -329,7 +336,7 @@ def resident_mb(process: subprocess.Popen[bytes]) -> float | None:
     return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def _numbers(outcome: Outcome, visitors: int, seconds: float) -> dict[str, Any]:
+def _numbers(outcome: VisitOutcome, visitors: int, seconds: float) -> dict[str, Any]:
     everything = [value for values in outcome.seconds.values() for value in values]
     return {
         "visitors": visitors,
@@ -372,9 +379,9 @@ def _print(numbers: dict[str, Any]) -> None:
     if numbers["flood"]:
         print(f"  one client asked {numbers['flood']} times at once: {numbers['flood_refused']} were told to wait")
     for name, where in (("flood_sessions", "one address"), ("flood_addresses", f"{ADDRESSES} addresses")):
-        asked, refused = numbers[name]["asked"], numbers[name]["refused"]
-        if asked:
-            print(f"  {where} asked {asked} times, each as a new visitor: {refused} were told to wait")
+        sent, refused = numbers[name]["asked"], numbers[name]["refused"]
+        if sent:
+            print(f"  {where} asked {sent} times, each as a new visitor: {refused} were told to wait")
     memory = numbers["memory_mb"]
     if memory["before"] is None:
         print("  the server's memory is not known here: this system has no /proc")

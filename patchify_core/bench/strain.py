@@ -12,9 +12,9 @@ from urllib.parse import urlsplit
 
 import numpy as np
 
+from patchify_core.bench import print_table
 from patchify_core.bench.browser import Browser
-from patchify_core.bench.serve import _Peak, _server, resident_mb
-from patchify_core.bench.timing import print_table
+from patchify_core.bench.serve import PeakMemory, resident_mb, running_server
 from patchify_core.errors import PatchifyError
 
 VISITORS, STALLED = 60, 200
@@ -33,7 +33,7 @@ SETTLE_S = 8.0
 def measure() -> dict[str, Any]:
     """Prints the server's memory before, at most and after each kind of strain, and returns it in megabytes."""
     numbers: dict[str, Any] = {}
-    with _server() as (url, process):
+    with running_server() as (url, process):
         for name, make in (("RGB JPEG", _jpeg), ("RGBA PNG", _png)):
             data = make()
             what = f"one upload of 100 megapixels, {name}, {len(data) / 1e6:.1f} MB"
@@ -44,16 +44,16 @@ def measure() -> dict[str, Any]:
         what = f"{STALLED} uploads that stop, and one visitor more"
         numbers[what] = asyncio.run(_watched(process, lambda: _stalled(url)))
     rows: list[tuple[str, ...]] = [("strain", "before", "at most", "after", "took")]
-    for what, found in numbers.items():
-        megabytes = (f"{found[key]:.0f} MB" if found[key] is not None else "?" for key in ("before", "peak", "after"))
-        rows.append((what, *megabytes, f"{found['seconds']:.0f} s"))
+    for what, memory in numbers.items():
+        megabytes = (f"{memory[key]:.0f} MB" if memory[key] is not None else "?" for key in ("before", "peak", "after"))
+        rows.append((what, *megabytes, f"{memory['seconds']:.0f} s"))
     print_table("The server's memory", rows)
     return numbers
 
 
 async def _watched(process: subprocess.Popen[bytes], strain: Callable[[], Awaitable[Any]]) -> dict[str, float | None]:
     await asyncio.sleep(SETTLE_S)
-    before, peak, start = resident_mb(process), _Peak(process), time.monotonic()
+    before, peak, start = resident_mb(process), PeakMemory(process), time.monotonic()
     watch = asyncio.create_task(peak.watch())
     await strain()
     took = time.monotonic() - start

@@ -8,12 +8,33 @@ from pathlib import Path
 
 from patchify_core.cli.shared import check_writable
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.compare import as_json, compare, read_run
-from patchify_core.evaluation.record import write_json
+
+HELP = "is one evaluation better than another? (paired bootstrap)"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("a", metavar="A.json", help="written by evaluate --json")
+    parser.add_argument("b", metavar="B.json", help="another over the same dataset")
+    parser.add_argument(
+        "--level",
+        metavar="N",
+        help="compare at this level; N,M takes A's level N and B's level M (default: the finest)",
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="-",
+        metavar="FILE",
+        help="write the comparison as JSON, to FILE or instead of the text",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints one sentence a metric, or JSON."""
+    """Prints one sentence per metric, or JSON."""
+    from patchify_core.evaluation.compare import as_json, compare, read_run
+    from patchify_core.evaluation.record import write_json
+
     level_a, level_b = _levels(arguments.level)
     if arguments.json not in (None, "-"):
         check_writable(Path(arguments.json))

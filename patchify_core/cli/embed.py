@@ -3,54 +3,90 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from patchify_core.cli.shared import progress_bar, read_pictures, say_skipped
-from patchify_core.encoders import Encoder, EncoderSettings, load_encoder
+from patchify_core.cli import options
+from patchify_core.cli.shared import (
+    folder_bytes,
+    print_as_json,
+    progress_bar,
+    read_pictures,
+    say_skipped,
+    speed_in_words,
+)
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery import Gallery
-from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.shards import EmbedReport, EmbedSettings, RaySettings, embed_gallery
-from patchify_core.regions import parse_regions
+
+if TYPE_CHECKING:
+    from patchify_core.encoders import Encoder, EncoderSettings
+    from patchify_core.gallery import Gallery
+    from patchify_core.index.shards import EmbedReport, RaySettings
+
+HELP = "embed pictures into shards, which index --from-shards takes; with --ray on many workers"
 
 HERE = ""
 """`--ray` without an address: a Ray of our own on this machine."""
 
 
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("gallery", metavar="GALLERY", help="folder of pictures, or a dataset with annotations.json")
+    parser.add_argument("--out", required=True, metavar="SHARDS", help="folder of shards to make or go on with")
+    parser.add_argument(
+        "--like",
+        metavar="INDEX",
+        help="encoder, regions, features and learned projection of this index: smaller shards",
+    )
+    parser.add_argument(
+        "--half", action="store_true", default=None, help="keep descriptors in half precision: half the space"
+    )
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    options.add_exclude_option(parser)
+    options.add_descriptor_options(parser)
+    options.add_ray_options(parser)
+    options.add_device_options(parser)
+
+
 def run(arguments: argparse.Namespace) -> int:
     """Embeds a gallery into shards, or goes on where that was cut."""
     report, gallery = embed(arguments, Path(arguments.out))
-    size = sum(path.stat().st_size for path in Path(arguments.out).iterdir())
+    size = folder_bytes(arguments.out)
     if arguments.json:
-        numbers = asdict(report) | {"images_per_s": report.images_per_s, "bytes": size, "shards_folder": arguments.out}
-        numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in report.skipped]
-        numbers["notes"] = gallery.notes
-        print(json.dumps(numbers, indent=1))
+        rate = report.images_per_s
+        print_as_json(report, images_per_s=rate, bytes=size, shards_folder=arguments.out, notes=gallery.notes)
     else:
-        print(f"{arguments.out}: {told(report)}, {size / 1e6:.1f} MB")
+        print(f"{arguments.out}: {in_words(report)}, {size / 1e6:.1f} MB")
     return say_skipped(report)
 
 
-def told(report: EmbedReport) -> str:
+def remains(arguments: argparse.Namespace) -> str:
+    """What remains after an interruption."""
+    return options.GOING_ON
+
+
+def in_words(report: EmbedReport) -> str:
     """What was embedded, in words."""
-    speed = f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s" if report.embedded else "nothing to embed"
     lost = f"; {report.lost} lost workers, whose shards others did" if report.lost else ""
     return (
         f"{report.images} pictures in {report.shards} shards; {report.embedded} embedded, {report.reused} shards stood "
-        f"there already{lost}; {speed}"
+        f"there already{lost}; {speed_in_words(report)}"
     )
 
 
 def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Gallery]:
     """Embeds as the options say, with a bar; returns what was done, and of what."""
+    from patchify_core.encoders import EncoderSettings
+    from patchify_core.index.patch_index import PatchIndex
+    from patchify_core.index.shards import EmbedSettings, embed_gallery
+    from patchify_core.regions import parse_regions
+
+    options.fill(arguments, options.usual())
     ray = ray_settings(arguments)
-    like = None if getattr(arguments, "like", None) is None else PatchIndex.load(arguments.like)
-    features = arguments.features if like is None else like.features
-    kind = "float16" if getattr(arguments, "half", False) else "float32"
-    settings = EmbedSettings(features, arguments.shard_images, kind)
+    like = None if arguments.like is None else PatchIndex.load(arguments.like)
+    more = options.given(arguments, "shard_images") | ({"kind": "float16"} if options.given(arguments, "half") else {})
+    settings = EmbedSettings(arguments.features if like is None else like.features, **more)
     regions = parse_regions(arguments.regions) if like is None else like.regions
     gallery = read_pictures(arguments)
     encoding = EncoderSettings()
@@ -67,6 +103,8 @@ def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Galler
 
 def _loaded(spec: str, encoding: EncoderSettings, ray: RaySettings | None) -> Encoder:
     """The encoder; where workers embed, this process needs it only to know what it is, and not on a GPU."""
+    from patchify_core.encoders import load_encoder
+
     return load_encoder(spec, encoding if ray is None else replace(encoding, device="cpu"))
 
 
@@ -74,13 +112,15 @@ def ray_settings(arguments: argparse.Namespace) -> RaySettings | None:
     """What the options say about Ray; None where --ray is not among them.
 
     Raises:
-        PatchifyError: if options that only Ray has are given without it.
+        PatchifyError: if options that only Ray has are options.given without it.
     """
+    from patchify_core.encoders import load_encoder
+    from patchify_core.index.shards import RaySettings
+
+    more = options.given(arguments, "workers", "cpus", "gpus")
     if arguments.ray is None:
-        for name in ("workers", "cpus", "gpus"):
-            if getattr(arguments, name) is not None:
-                raise PatchifyError(f"--{name} says how Ray embeds: add --ray, or leave it out.")
+        for name in more:
+            raise PatchifyError(f"{options.flag(name)} says how Ray embeds: add --ray, or leave it out.")
         return None
-    cpus = 1 if arguments.cpus is None else arguments.cpus
     address = arguments.ray if arguments.ray != HERE else os.environ.get("RAY_ADDRESS") or None
-    return RaySettings(address, arguments.workers, cpus, arguments.gpus or 0.0, load_encoder)
+    return RaySettings(address, load=load_encoder, **more)

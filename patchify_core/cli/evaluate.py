@@ -12,50 +12,106 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from patchify_core.cli import options
 from patchify_core.cli.shared import QUICK_S, build, check_writable, progress_bar, say_notes
-from patchify_core.cli.standing import as_it_is, fill_in
-from patchify_core.encoders import load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
-from patchify_core.evaluation.record import (
-    RunJournal,
-    gallery_digest,
-    index_digest,
-    query_rows,
-    run_as_json,
-    write_csv,
-    write_json,
-)
-from patchify_core.evaluation.run import AT_1K, LevelReport, chosen_levels
-from patchify_core.evaluation.run import evaluate as evaluate_gallery
-from patchify_core.features.extract import CROP, checked_features
-from patchify_core.gallery import Gallery, check_pictures, other_annotation_files, read_dataset, told_layout
-from patchify_core.patchify import Patchify
 
 if TYPE_CHECKING:
+    from patchify_core.evaluation.journal import RunJournal
+    from patchify_core.evaluation.run import LevelReport
+    from patchify_core.gallery import Gallery
+    from patchify_core.index.build import BuildReport
+    from patchify_core.patchify import Patchify
     from patchify_core.retrieval.rerank import Reranker
+
+HELP = "score a dataset: mAP, LocScore, recall@k for every level"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
+    parser.add_argument(
+        "--format",
+        choices=["auto", "coco", "instre", "ilias"],
+        default="auto",
+        help="layout of the dataset (default: told from annotations.json, gnd_instre.mat or ilias_core)",
+    )
+    parser.add_argument(
+        "--subset",
+        default="all",
+        metavar="NAME",
+        help="queries of INSTRE: all (default), s1, s2, m; distractors of ILIAS: all (default), mini, core",
+    )
+    parser.add_argument(
+        "--queries-from",
+        choices=["dataset", "boxes"],
+        default="dataset",
+        help="boxes: make every annotated box a query, with its own picture excluded (default: the images whose split "
+        "is query)",
+    )
+    parser.add_argument(
+        "--index",
+        metavar="INDEX",
+        help="keep the index here and reuse it as it was made (default: a temporary one)",
+    )
+    parser.add_argument(
+        "--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all of the index's)"
+    )
+    parser.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
+    parser.add_argument(
+        "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, map, sift, xfeat, aliked, or A+B"
+    )
+    options.add_refine_options(parser)
+    parser.add_argument("--shortlist", type=int, metavar="K", help="matches that sift, xfeat or aliked re-ranks")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the numbers to FILE as JSON; finished queries are kept in FILE.partial meanwhile, so that the same "
+        "command goes on after an interruption",
+    )
+    parser.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
+    options.add_index_options(parser)
+    options.add_store_options(parser)
+
+
+def remains(arguments: argparse.Namespace) -> str:
+    """What remains after an interruption, and what is lost."""
+    if arguments.index and arguments.json:
+        return options.GOING_ON
+    if arguments.index:
+        return ": the index is kept, the finished queries are lost (--json keeps them); run the same command again"
+    if arguments.json:
+        return ": finished queries are kept, the index is lost (--index keeps it); run the same command again to go on"
+    return ": nothing is kept (--index INDEX keeps the index, --json FILE the finished queries)"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
-    standing = fill_in(arguments, Path(arguments.index) if arguments.index else None)
+    from patchify_core.encoders import load_encoder
+    from patchify_core.evaluation import record
+    from patchify_core.evaluation.run import chosen_levels, evaluate
+    from patchify_core.patchify import Patchify
+
+    folder = Path(arguments.index) if arguments.index else None
+    big = options.fill_from_index(arguments, folder)
     levels = _checked(arguments)
     gallery = _read(arguments)
     reranker = _reranker(arguments.rerank, arguments.shortlist)
     encoder = load_encoder(arguments.encoder)
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
-        out = standing.folder or Path(temporary) / "index"
-        built = None if standing.big else build(gallery, out, encoder, arguments)
+        out = folder or Path(temporary) / "index"
+        built = None if big else build(gallery, out, encoder, arguments)
         if built is not None and built.skipped:
             names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in built.skipped[:3])
             number = "1 picture" if len(built.skipped) == 1 else f"{len(built.skipped)} pictures"
             raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
         engine = Patchify.open(out, encoder)
-        built = built or as_it_is(gallery, engine)
+        built = built or _unchanged(gallery, engine)
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
         chosen = chosen_levels(levels, engine)
         settings = {
-            "dataset": gallery_digest(gallery),
-            "index": index_digest(out),
+            "dataset": record.gallery_digest(gallery),
+            "index": record.index_digest(out),
             "encoder": encoder.info.spec,
             **{key: value for key, value in engine.index.meta().items() if key not in ("encoder", "images")},
             "levels": chosen,
@@ -66,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         with _journal(arguments.json, settings, chosen, len(gallery.queries)) as journal:
             with progress_bar("searching", " queries") as progress:
-                reports = evaluate_gallery(
+                reports = evaluate(
                     gallery,
                     engine,
                     chosen,
@@ -78,21 +134,35 @@ def run(arguments: argparse.Namespace) -> int:
                     record=journal.add if journal else None,
                 )
             bytes_per_image = engine.index.bytes_per_image
-            numbers = run_as_json(gallery, reports, settings, bytes_per_image, built.images_per_s)
+            numbers = record.run_as_json(gallery, reports, settings, bytes_per_image, built.images_per_s)
             _print(arguments, gallery, reports, numbers["left_out"])
             speed = f"{built.images_per_s:.2f} pictures/s indexed" if built.embedded else "indexed before"
             print(f"{speed}, {bytes_per_image:.0f} bytes a picture")
             if arguments.csv:
-                write_csv(Path(arguments.csv), query_rows(gallery, reports, arguments.cutoff))
+                record.write_csv(Path(arguments.csv), record.query_rows(gallery, reports, arguments.cutoff))
             if arguments.json:
-                write_json(Path(arguments.json), numbers)
+                record.write_json(Path(arguments.json), numbers)
             if journal:
                 journal.remove()
     return 0
 
 
+def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
+    """What a build would report of a big index of the gallery; that it is one of no other is checked elsewhere.
+
+    Raises:
+        IndexFolderError: if a picture is missing or has another size than when it was embedded.
+    """
+    from patchify_core.index.build import BuildReport
+
+    engine.index.check_pictures(gallery.root)
+    return BuildReport(len(gallery.images), 0, len(gallery.images), (), 0.0)
+
+
 def _checked(arguments: argparse.Namespace) -> list[int] | None:
-    """Refuses options before the work rather than after it; returns the levels asked for."""
+    """Refuses options before the work rather than after it; returns the levels of --levels."""
+    from patchify_core.features.extract import CROP, checked_features
+
     if arguments.cutoff is not None and arguments.cutoff < 1:
         raise PatchifyError(f"--cutoff counts ranks from 1, not {arguments.cutoff}.")
     if arguments.shortlist is not None and arguments.shortlist < 1:
@@ -123,6 +193,8 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
 
 def _read(arguments: argparse.Namespace) -> Gallery:
     """Reads the dataset and refuses what cannot be scored, before anything is embedded."""
+    from patchify_core.gallery import check_pictures, other_annotation_files, read_dataset, told_layout
+
     dataset = Path(arguments.dataset)
     layout = told_layout(dataset) if arguments.format == "auto" else arguments.format
     if layout == "folder" and dataset.is_dir():
@@ -181,11 +253,13 @@ def _journal(
     file: str | None, settings: dict[str, Any], levels: Sequence[int], queries: int
 ) -> Iterator[RunJournal | None]:
     """The journal beside the JSON file, if one will be written; says what was taken over from it."""
-    real = Path(os.path.realpath(file)) if file else None
-    if real is None or (real.exists() and not real.is_file()):  # nothing can lie beside a pipe or a terminal
+    from patchify_core.evaluation.journal import RunJournal, journal_beside
+
+    path = journal_beside(Path(file)) if file else None
+    if path is None:
         yield None
         return
-    with RunJournal(real.with_name(real.name + ".partial"), settings, levels) as journal:
+    with RunJournal(path, settings, levels) as journal:
         if journal.changed:
             what = ", ".join(journal.changed)
             print(f"{journal.path} is of an evaluation with another {what}: starting anew.", file=sys.stderr)
@@ -197,6 +271,8 @@ def _journal(
 def _print(
     arguments: argparse.Namespace, gallery: Gallery, reports: Sequence[LevelReport], left_out: list[int]
 ) -> None:
+    from patchify_core.evaluation.run import AT_1K
+
     at = f"@{arguments.cutoff}" if arguments.cutoff else ""
     large = len(gallery.images) > AT_1K and arguments.cutoff != AT_1K  # else @1k is the same number again
     width = max(10, *(len(report.spec) for report in reports))

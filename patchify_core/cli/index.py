@@ -3,41 +3,93 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchify_core.cli.embed import embed, ray_settings, told
+from patchify_core.cli import options
+from patchify_core.cli.embed import embed, in_words, ray_settings
 from patchify_core.cli.shared import (
     build,
-    build_like,
+    folder_bytes,
     milvus_target,
+    print_as_json,
     progress_bar,
     read_pictures,
     say_skipped,
+    speed_in_words,
 )
-from patchify_core.encoders import load_encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.index.patch_index import PatchIndex
-from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
     from patchify_core.index.milvus.build import Target
     from patchify_core.index.shards.folder import PictureStream
+
+HELP = "build or update an index of a dataset or a folder of pictures"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument(
+        "gallery",
+        nargs="?",
+        metavar="GALLERY",
+        help="folder of pictures, or a dataset with annotations.json (or give --from-shards)",
+    )
+    parser.add_argument("--out", required=True, metavar="INDEX", help="index folder to make or update")
+    parser.add_argument(
+        "--from-shards", metavar="SHARDS", help="index a collection of any size that embed has written into shards"
+    )
+    parser.add_argument(
+        "--memory",
+        type=float,
+        metavar="GB",
+        help="what a search may take: chooses codec, lists and bytes a patch, and says what and why",
+    )
+    parser.add_argument(
+        "--keep-codes",
+        action="store_true",
+        help="with --from-shards and --rescore: add finer codes to the big index that stands at --out; its own stay",
+    )
+    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
+    parser.add_argument(
+        "--like",
+        metavar="INDEX",
+        help="make it just like this one, encoder, regions, features and codec as trained there: for folders with too "
+        "few pictures to learn a codec from, and for indexes that shall be comparable",
+    )
+    options.add_exclude_option(parser)
+    options.add_index_options(parser)
+    options.add_ray_options(parser)
+    options.add_store_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Builds or updates an index folder."""
     if (arguments.gallery is None) == (arguments.from_shards is None):
         raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
+    options.fill(arguments, options.usual())
     if arguments.from_shards is not None:
         return _from_shards(arguments)
     if arguments.keep_codes:
         raise PatchifyError("--keep-codes is for big indexes: say with --from-shards what this one was built of.")
     if ray_settings(arguments) is not None:
         return _with_ray(arguments)
+    return _from_pictures(arguments)
+
+
+def remains(arguments: argparse.Namespace) -> str:
+    """What remains after an interruption."""
+    return options.GOING_ON
+
+
+def _from_pictures(arguments: argparse.Namespace) -> int:
+    """Builds or updates an index of a gallery in this process."""
+    from patchify_core.encoders import load_encoder
+    from patchify_core.index.build import build_index
+    from patchify_core.index.patch_index import PatchIndex
+    from patchify_core.regions import parse_regions
+
     if arguments.like is None:
         regions = parse_regions(arguments.regions)
         gallery = read_pictures(arguments)
@@ -45,31 +97,30 @@ def run(arguments: argparse.Namespace) -> int:
             _choose(arguments, len(gallery.images), regions.patches_per_image)
         report = build(gallery, Path(arguments.out), load_encoder(arguments.encoder), arguments)
     else:
-        _check_alone(arguments)
+        _check_unchanged(arguments, "--like", arguments.like, *options.MADE_WITH, "store", "memory")
         like = PatchIndex.load(arguments.like)
         regions, gallery = like.regions, read_pictures(arguments)
-        report = build_like(gallery, Path(arguments.out), like, load_encoder(like.encoder.spec))
-    size = sum(path.stat().st_size for path in Path(arguments.out).iterdir())
+        encoder = load_encoder(like.encoder.spec)
+        with progress_bar("indexing", " pictures") as progress:
+            report = build_index(gallery, arguments.out, encoder, progress=progress, like=like)
+    size = folder_bytes(arguments.out)
     if arguments.json:
-        numbers = asdict(report) | {"images_per_s": report.images_per_s, "bytes": size, "index": arguments.out}
-        numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in report.skipped]
-        numbers["notes"] = gallery.notes
-        print(json.dumps(numbers, indent=1))
-        return say_skipped(report)
-    speed = f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s" if report.embedded else "nothing to embed"
-    print(
-        f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
-        f"{report.embedded} embedded, {report.reused} already known; {speed}"
-    )
+        rate = report.images_per_s
+        print_as_json(report, images_per_s=rate, bytes=size, index=arguments.out, notes=gallery.notes)
+    else:
+        print(
+            f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
+            f"{report.embedded} embedded, {report.reused} already known; {speed_in_words(report)}"
+        )
     return say_skipped(report)
 
 
 def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
     """Takes the codec that fits the memory, and says what and why."""
-    from patchify_core.__main__ import DEFAULT_FACTORY
+    from patchify_core.encoders import load_encoder
     from patchify_core.index.big import choose
 
-    if arguments.factory != DEFAULT_FACTORY:
+    if options.changed(arguments, "factory"):
         raise PatchifyError("--memory chooses how descriptors are kept: leave --preset and --factory out, or --memory.")
     chosen = choose(max(pictures, 1), patches, arguments.memory, load_encoder(arguments.encoder).info.dim)
     if chosen.lists:
@@ -83,41 +134,43 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
 
 def _with_ray(arguments: argparse.Namespace) -> int:
     """Embeds with Ray into shards beside the index, which stay there for the next time, and builds it from them."""
-    from patchify_core.__main__ import parser
-
     out = Path(arguments.out)
     shards = out.with_name(out.name + ".shards")
-    rest = parser().parse_args(["index", "--from-shards", str(shards), "--out", arguments.out])
-    for name in ("json", "memory", "rescore"):
-        setattr(rest, name, getattr(arguments, name))
-    for name in ("keep_maps", "factory", "codebook", "store", "like"):
-        if getattr(arguments, name) != getattr(rest, name):
-            raise PatchifyError(
-                f"--{name.replace('_', '-')} does not go with --ray: run embed --ray, and then index --from-shards."
-            )
+    option = options.changed(arguments, "keep_maps", "factory", "codebook", "store", "like")
+    if option:
+        raise PatchifyError(f"{option} does not go with --ray: run embed --ray, and then index --from-shards.")
     report, _ = embed(arguments, shards)
-    print(f"{shards}: {told(report)}; kept for the next time", file=sys.stderr)
-    return max(_from_shards(rest), say_skipped(report))
+    print(f"{shards}: {in_words(report)}; kept for the next time", file=sys.stderr)
+    return max(_build_big(arguments, shards), say_skipped(report))
 
 
 def _from_shards(arguments: argparse.Namespace) -> int:
-    """Builds a big index of embedded shards, or brings them into Milvus."""
+    """Builds a big index of embedded shards, adds finer codes to one, or brings the shards into Milvus."""
+    from patchify_core.index.shards.folder import ShardFolder
+
+    taken = {"rescore"} | ({"factory"} if arguments.store == "milvus" else set())
+    rest = [name for name in options.MADE_WITH if name not in taken]
+    _check_unchanged(arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude")
+    target = milvus_target(arguments)
+    if target is not None:
+        return _into_milvus(arguments, target)
+    if arguments.keep_codes:
+        return _add_finer(arguments, ShardFolder(arguments.from_shards))
+    return _build_big(arguments, Path(arguments.from_shards))
+
+
+def _build_big(arguments: argparse.Namespace, shards: Path) -> int:
+    """Builds a big index of embedded shards."""
     from patchify_core.index.big import ScaleSettings, build_fitting
     from patchify_core.index.shards import pictures_of
     from patchify_core.index.shards.folder import ShardFolder
 
-    _check_alone(arguments, "--from-shards")
-    target = milvus_target(arguments)
-    if target is not None:
-        return _shards_into_milvus(arguments, target)
-    stream = ShardFolder(arguments.from_shards)
-    if arguments.keep_codes:
-        return _finer(arguments, stream)
+    stream = ShardFolder(shards)
     settings = ScaleSettings(memory_gb=arguments.memory, rescore=arguments.rescore)
     with progress_bar("indexing", " pictures") as progress:
-        report = build_fitting(stream, arguments.out, settings, progress, pictures_of(arguments.from_shards))
+        report = build_fitting(stream, arguments.out, settings, progress, pictures_of(shards))
     if arguments.json:
-        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        print_as_json(report, index=arguments.out)
         return 0
     print(report.why if report.why.startswith(report.factory) else f"{report.factory}: {report.why}")
     speed = f"{report.patches_per_s:,.0f} patches/s" if report.patches_per_s else "all had been coded before"
@@ -128,8 +181,8 @@ def _from_shards(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
-    """Adds finer codes to a big index that stands."""
+def _add_finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
+    """Adds finer codes to a big index that exists."""
     from patchify_core.index.big import add_finer
 
     if arguments.rescore is None or arguments.memory is not None:
@@ -140,7 +193,7 @@ def _finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
     with progress_bar("coding", " pictures") as progress:
         report = add_finer(stream, arguments.out, arguments.rescore, progress)
     if arguments.json:
-        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        print_as_json(report, index=arguments.out)
         return 0
     print(
         f"{arguments.out}: finer codes ({arguments.rescore}) for {report.images:,} pictures, {report.coded:,} of them "
@@ -149,7 +202,7 @@ def _finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
     return 0
 
 
-def _shards_into_milvus(arguments: argparse.Namespace, target: Target) -> int:
+def _into_milvus(arguments: argparse.Namespace, target: Target) -> int:
     """Brings the descriptors of embedded shards into a collection."""
     from patchify_core.index.codec.codes import CodeSettings
     from patchify_core.index.milvus.build import stream_to_milvus
@@ -158,8 +211,7 @@ def _shards_into_milvus(arguments: argparse.Namespace, target: Target) -> int:
 
     for name in ("memory", "keep_codes"):
         if getattr(arguments, name):
-            option = name.replace("_", "-")
-            raise PatchifyError(f"--{option} is for indexes of FAISS: leave it out with --store milvus.")
+            raise PatchifyError(f"{options.flag(name)} is for indexes of FAISS: leave it out with --store milvus.")
     stream = ShardFolder(arguments.from_shards)
     root = pictures_of(arguments.from_shards)
     if root is None:
@@ -168,7 +220,7 @@ def _shards_into_milvus(arguments: argparse.Namespace, target: Target) -> int:
     with progress_bar("writing", " pictures") as progress:
         report = stream_to_milvus(stream, root, arguments.out, target, settings, progress)
     if arguments.json:
-        print(json.dumps(asdict(report) | {"index": arguments.out}, indent=1))
+        print_as_json(report, index=arguments.out)
         return 0
     print(
         f"{arguments.out}: {report.images:,} pictures x {stream.regions.patches_per_image} patches; "
@@ -177,28 +229,8 @@ def _shards_into_milvus(arguments: argparse.Namespace, target: Target) -> int:
     return 0
 
 
-def _check_alone(arguments: argparse.Namespace, given: str = "--like") -> None:
-    """With --like or --from-shards, what an index is made of is all said by the other index or the shards."""
-    from patchify_core.__main__ import parser
-
-    usual = parser().parse_args(["index", "GALLERY", "--out", "INDEX"])
-    taken = {"rescore", "memory", "store"} | ({"factory"} if arguments.store == "milvus" else set())
-    for name in (
-        "encoder",
-        "regions",
-        "features",
-        "keep_maps",
-        "factory",
-        "codebook",
-        "rescore",
-        "store",
-        "memory",
-        "like",
-        "exclude",
-    ):
-        if name in (taken if given == "--from-shards" else {"like", "exclude"}):
-            continue
-        if getattr(arguments, name, None) != getattr(usual, name, None):
-            option = name.replace("_", "-")
-            source = arguments.like if given == "--like" else arguments.from_shards
-            raise PatchifyError(f"{given} takes all of it from {source}: leave --{option} out, or {given}.")
+def _check_unchanged(arguments: argparse.Namespace, option: str, source: str, *names: str) -> None:
+    """With --like or --from-shards, the other index or the shards say how this one is made; these options may not."""
+    odd = options.changed(arguments, *names)
+    if odd:
+        raise PatchifyError(f"{option} takes all of it from {source}: leave {odd} out, or {option}.")

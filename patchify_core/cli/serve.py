@@ -4,6 +4,15 @@ from __future__ import annotations
 
 import argparse
 
+HELP = "start the demo page (the same as python app.py)"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("--host", help="address to listen on (default 127.0.0.1)")
+    parser.add_argument("--port", type=int, help="port (default 7860)")
+    parser.add_argument("--mcp", action="store_true", default=None, help="serve the API as MCP tools too")
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Serves the demo page, and ends the process with it."""

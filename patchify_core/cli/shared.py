@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from patchify_core.encoders import Encoder
+from patchify_core.cli.options import flag
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery import Gallery, read_gallery
 from patchify_core.imaging.filenames import printable
-from patchify_core.index.build import BuildReport, BuildSettings, build_index
-from patchify_core.index.patch_index import PatchIndex
-from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from patchify_core.encoders import Encoder
+    from patchify_core.gallery import Gallery
+    from patchify_core.index.build import BuildReport
     from patchify_core.index.milvus.build import Target
     from patchify_core.index.shards import EmbedReport
 
@@ -43,8 +46,10 @@ def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[
 
 def read_pictures(arguments: argparse.Namespace) -> Gallery:
     """Reads the GALLERY of a command, compares it with its annotations, and says on stderr what is worth knowing."""
+    from patchify_core.gallery import read_gallery
+
     with progress_bar("reading", " pictures", QUICK_S) as progress:
-        gallery = read_gallery(arguments.gallery, arguments.exclude, check=True, progress=progress)
+        gallery = read_gallery(arguments.gallery, arguments.exclude or (), check=True, progress=progress)
     say_notes(gallery)
     return gallery
 
@@ -57,12 +62,11 @@ def say_notes(gallery: Gallery) -> None:
 
 def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace) -> BuildReport:
     """Builds or updates an index as the options say, with a bar."""
+    from patchify_core.index.build import BuildSettings, build_index
+    from patchify_core.regions import parse_regions
+
     settings = BuildSettings(
-        arguments.factory,
-        arguments.codebook,
-        arguments.rescore,
-        features=arguments.features,
-        keep_maps=arguments.keep_maps,
+        **{name: getattr(arguments, name) for name in ("factory", "codebook", "rescore", "features", "keep_maps")}
     )
     regions, target = parse_regions(arguments.regions), milvus_target(arguments)
     with progress_bar("indexing", " pictures") as progress:
@@ -82,8 +86,7 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
     if arguments.store != "milvus":
         for name in ("uri", "collection", "milvus_index", "ca", "server_name"):
             if getattr(arguments, name) is not None:
-                option = name.replace("_", "-")
-                raise PatchifyError(f"--{option} is about Milvus: add --store milvus, or leave it out.")
+                raise PatchifyError(f"{flag(name)} is about Milvus: add --store milvus, or leave it out.")
         return None
     from patchify_core.index.milvus.build import Target
     from patchify_core.index.milvus.connect import Address
@@ -92,10 +95,24 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
     return Target(address, arguments.collection, arguments.milvus_index)
 
 
-def build_like(gallery: Gallery, out: Path, like: PatchIndex, encoder: Encoder) -> BuildReport:
-    """Builds or updates an index made just like another one, with a bar."""
-    with progress_bar("indexing", " pictures") as progress:
-        return build_index(gallery, out, encoder, progress=progress, like=like)
+def print_as_json(report: DataclassInstance, **more: Any) -> None:
+    """Prints what a command did: a report's values and more, skipped pictures as objects."""
+    numbers = asdict(report) | more
+    if "skipped" in numbers:
+        numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in numbers["skipped"]]
+    print(json.dumps(numbers, indent=1))
+
+
+def speed_in_words(report: BuildReport | EmbedReport) -> str:
+    """How fast pictures were embedded."""
+    if not report.embedded:
+        return "nothing to embed"
+    return f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s"
+
+
+def folder_bytes(folder: str) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.stat().st_size for path in Path(folder).iterdir())
 
 
 def say_skipped(report: BuildReport | EmbedReport) -> int:

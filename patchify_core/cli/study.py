@@ -5,23 +5,66 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from patchify_core.cli.options import GOING_ON, add_device_options, given
 from patchify_core.cli.shared import check_writable, progress_bar
-from patchify_core.encoders import load_encoder
 from patchify_core.errors import GalleryError, PatchifyError
-from patchify_core.evaluation.study.chart import draw_chart
-from patchify_core.evaluation.study.plans import plan
-from patchify_core.evaluation.study.report import tables
-from patchify_core.evaluation.study.run import Step, run_study
-from patchify_core.evaluation.study.workbench import Workbench
-from patchify_core.gallery import read_dataset
+
+if TYPE_CHECKING:
+    from patchify_core.evaluation.study.run import Step
+
+HELP = "compare encoders, regions, compressions, re-rankers, features or boxes over datasets"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument(
+        "what", choices=["encoders", "regions", "compression", "rerank", "features", "boxes"], help="what is compared"
+    )
+    parser.add_argument("datasets", nargs="+", metavar="DATASET", help="folders of datasets")
+    parser.add_argument("--format", choices=["auto", "coco", "instre", "ilias"], default="auto", help="their layout")
+    parser.add_argument(
+        "--work", required=True, metavar="FOLDER", help="keep exact descriptors here: each is embedded once"
+    )
+    parser.add_argument("--encoder", metavar="SPEC", help="where encoders are not compared")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write all numbers to FILE as JSON; finished configurations are kept in FILE.partial meanwhile, so that "
+        "the same command goes on after an interruption",
+    )
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out what has this encoder, regions, factory (of --rescore too), codebook or re-ranker, e.g. "
+        "aliked, which takes long; repeatable",
+    )
+    parser.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes a picture (compression)")
+    add_device_options(parser)
+
+
+def remains(arguments: argparse.Namespace) -> str:
+    """What remains after an interruption."""
+    if arguments.json:
+        return GOING_ON
+    return ": descriptors are kept in --work, scores are not (--json FILE keeps them)"
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Compares configurations and prints the tables as Markdown."""
     from tqdm import tqdm
 
-    configurations = plan(arguments.what, arguments.encoder, arguments.skip)
+    from patchify_core.encoders import load_encoder
+    from patchify_core.evaluation.study.chart import draw_chart
+    from patchify_core.evaluation.study.plans import plan
+    from patchify_core.evaluation.study.report import tables
+    from patchify_core.evaluation.study.run import Workbench, run_study
+    from patchify_core.gallery import read_dataset
+
+    configurations = plan(arguments.what, skip=arguments.skip, **given(arguments, "encoder"))
     if arguments.chart and arguments.what != "compression":
         raise PatchifyError(f"--chart draws the compression study, not {arguments.what}: leave it out.")
     for file in (arguments.json, arguments.chart):
@@ -41,12 +84,12 @@ def run(arguments: argparse.Namespace) -> int:
     command = f"python -m patchify_core study {arguments.what} {' '.join(names)}{skipped} --work FOLDER --json FILE"
     with progress_bar("study", " configurations") as progress, progress_bar("indexing", " pictures") as indexed:
 
-        def tell(step: Step) -> None:
+        def show(step: Step) -> None:
             progress(step.done, step.total)
-            made = step.configuration
-            more = [made.factory, made.codebook] + [part for part in (made.rescore, made.rerank) if part]
+            chosen = step.configuration
+            more = filter(None, (chosen.factory, chosen.codebook, chosen.rescore, chosen.rerank))
             # Above the bars, not into them.
-            tqdm.write(f"{step.dataset}: {made.encoder}, {made.regions}, {', '.join(more)}", file=sys.stderr)
+            tqdm.write(f"{step.dataset}: {chosen.encoder}, {chosen.regions}, {', '.join(more)}", file=sys.stderr)
 
         numbers = run_study(
             arguments.what,
@@ -54,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
             galleries,
             Workbench(Path(arguments.work), load_encoder),
             Path(arguments.json) if arguments.json else None,
-            tell,
+            show,
             indexed,
             command,
         )

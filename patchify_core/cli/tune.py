@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import argparse
-import json
-from dataclasses import asdict
 
-from patchify_core.index.big.tune import tune
+from patchify_core.cli.options import given
+from patchify_core.cli.shared import print_as_json
+
+HELP = "find out how many lists a search must visit for a wanted recall, and keep that in the index"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("index", metavar="INDEX", help="index folder with inverted lists")
+    parser.add_argument("--recall", type=float, metavar="R", help="wanted share of the pictures that all lists give")
+    parser.add_argument("--queries", type=int, metavar="N", help="held-out queries (default 100)")
+    parser.add_argument("--json", action="store_true", help="print what was measured as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Measures, keeps the choice and says what it reaches."""
-    found = tune(arguments.index, arguments.recall, arguments.queries)
+    from patchify_core.index.big.tune import tune
+
+    tuned = tune(arguments.index, **given(arguments, "recall", "queries"))
     if arguments.json:
-        print(json.dumps(asdict(found) | {"index": arguments.index}, indent=1))
+        print_as_json(tuned, index=arguments.index)
         return 0
     print(
-        f"{arguments.index}: a search visits {found.probes:,} of {found.lists:,} lists; that finds {found.recall:.3f} "
-        f"of what all lists give ({found.queries} queries), in {found.ms:.1f} ms."
+        f"{arguments.index}: a search visits {tuned.probes:,} of {tuned.lists:,} lists; that finds {tuned.recall:.3f} "
+        f"of what all lists give ({tuned.queries} queries), in {tuned.ms:.1f} ms."
     )
     return 0

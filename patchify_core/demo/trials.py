@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.studies import Row, Studies
+from patchify_core.demo.studies import Studies
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.compare import DEFAULTS, BootstrapSettings, Difference, interval
+from patchify_core.evaluation.compare import DEFAULTS, BootstrapSettings, Difference
+from patchify_core.evaluation.compare import paired as paired_differences
+from patchify_core.evaluation.results import Row
 from patchify_core.evaluation.study.plans import Configuration
 from patchify_core.evaluation.study.report import Mean, without_seed
 from patchify_core.features.extract import CROP
@@ -241,15 +243,5 @@ def paired(a: Trial, b: Trial, settings: BootstrapSettings = DEFAULTS) -> tuple[
     """
     if a["dataset"] != b["dataset"]:
         raise PatchifyError("Those two were tried on different datasets: choose two of the same.")
-    found = []
-    for name, metric in (("ap", "mAP"), ("ls", "LocScore")):
-        there = [
-            (x, y) for x, y in zip(a.per_query(name), b.per_query(name), strict=True) if x is not None and y is not None
-        ]
-        if there:
-            pairs = np.array(there, np.float64)
-            differences = pairs[:, 1] - pairs[:, 0]
-            low, high = interval(differences, settings)
-            mean_a, mean_b = pairs.mean(axis=0).tolist()
-            found.append(Difference(metric, mean_a, mean_b, float(differences.mean()), low, high, len(there)))
-    return tuple(found)
+    scores_a, scores_b = ({"ap": trial.per_query("ap"), "locscore": trial.per_query("ls")} for trial in (a, b))
+    return tuple(paired_differences(scores_a, scores_b, settings))

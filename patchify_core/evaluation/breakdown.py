@@ -39,7 +39,7 @@ UNKNOWN = "unknown"
 
 
 @dataclass(frozen=True)
-class Part:
+class ScoredPart:
     """The scores over some of the positives.
 
     Attributes:
@@ -61,12 +61,12 @@ class Part:
         return {"name": self.name, **which, "positives": self.positives, **numbers}
 
 
-Found = Mapping[int, FoundPositives | None]
+FoundByQuery = Mapping[int, FoundPositives | None]
 
 
 def break_down(
-    found: Found, gallery: Gallery, cutoff: int | None = None, bands: Bands = DEFAULTS
-) -> dict[str, tuple[Part, ...]]:
+    found: FoundByQuery, gallery: Gallery, cutoff: int | None = None, bands: Bands = DEFAULTS
+) -> dict[str, tuple[ScoredPart, ...]]:
     """Break an evaluation's scores down.
 
     Args:
@@ -133,11 +133,11 @@ def _largest(
 
 
 def _by_band(
-    found: Found, gallery: Gallery, cutoff: int | None, values: _Values, limits: tuple[float, ...]
-) -> tuple[Part, ...]:
+    found: FoundByQuery, gallery: Gallery, cutoff: int | None, values: _Values, limits: tuple[float, ...]
+) -> tuple[ScoredPart, ...]:
     names = (*band_names(limits), UNKNOWN)
     queries = {query.id: query for query in gallery.queries}
-    kept: list[dict[int, FoundPositives]] = [{} for _ in names]
+    by_band: list[dict[int, FoundPositives]] = [{} for _ in names]
     for query_id, whole in found.items():
         if whole is None:
             continue
@@ -150,11 +150,11 @@ def _by_band(
         for band, images in enumerate(members):
             located = all(positives[image] is not None for image in images)
             if (some := whole.only(images, located)) is not None:
-                kept[band][query_id] = some
-    return tuple(_part(name, some, cutoff) for name, some in zip(names, kept, strict=True) if some)
+                by_band[band][query_id] = some
+    return tuple(_part(name, some, cutoff) for name, some in zip(names, by_band, strict=True) if some)
 
 
-def _by_instance(found: Found, gallery: Gallery, cutoff: int | None) -> tuple[Part, ...]:
+def _by_instance(found: FoundByQuery, gallery: Gallery, cutoff: int | None) -> tuple[ScoredPart, ...]:
     grouped: dict[int, dict[int, FoundPositives]] = {}
     for query in gallery.queries:
         if (whole := found.get(query.id)) is not None:
@@ -162,6 +162,8 @@ def _by_instance(found: Found, gallery: Gallery, cutoff: int | None) -> tuple[Pa
     return tuple(_part(gallery.name(instance), some, cutoff, instance) for instance, some in sorted(grouped.items()))
 
 
-def _part(name: str, found: Mapping[int, FoundPositives], cutoff: int | None, instance: int | None = None) -> Part:
+def _part(
+    name: str, found: Mapping[int, FoundPositives], cutoff: int | None, instance: int | None = None
+) -> ScoredPart:
     report = summarise({query: score_found(some, cutoff) for query, some in found.items()})
-    return Part(name, report, sum(some.positives for some in found.values()), instance)
+    return ScoredPart(name, report, sum(some.positives for some in found.values()), instance)

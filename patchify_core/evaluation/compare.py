@@ -2,13 +2,12 @@
 
 Both runs answer the same queries, so each query gives one difference, and the queries are resampled with replacement
 many times: the middle 95 % of the mean differences is the percentile interval (Efron and Tibshirani, "An
-Introduction to the Bootstrap", 1993). It says how much the answer hangs on which queries a dataset happens to have.
+Introduction to the Bootstrap", 1993). It says how much the answer depends on which queries a dataset happens to have.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.record import FORMAT, PROGRAM
+from patchify_core.evaluation.results import EvaluationFile, QueryScores, read_results
 
 METRICS = {"ap": "mAP", "locscore": "LocScore"}
 """Score of a query -> name of its mean."""
@@ -30,7 +29,7 @@ class BootstrapSettings:
     Attributes:
         resamples: how many times the queries are drawn anew.
         seed: of the generator, so that the same two files always give the same interval.
-        confidence: the share of the resampled means that the interval holds, in percent.
+        confidence: the share of the resampled means within the interval, in percent.
     """
 
     resamples: int = 10_000
@@ -69,7 +68,7 @@ class Difference:
         size = f"{abs(self.difference):.3f} {self.metric}"
         where = f"{confidence:g} % interval {self.low:.3f}..{self.high:.3f} ({self.queries} queries)"
         if self.low > 0 or self.high < 0:
-            # The interval is told from the better one's side, as the number is.
+            # The interval is given from the better one's side, as the number is.
             low, high = sorted((abs(self.low), abs(self.high)))
             where = f"{confidence:g} % interval {low:.3f}..{high:.3f} ({self.queries} queries)"
             return f"{'B' if self.difference > 0 else 'A'} is better by {size}, {where}."
@@ -81,35 +80,21 @@ class Difference:
         return f"{leader} is ahead by {size}, but these queries cannot tell the two apart: B - A has a {where}."
 
 
-def read_run(path: Path) -> dict[str, Any]:
+def read_run(path: Path) -> EvaluationFile:
     """Reads a file that `evaluate --json` wrote.
 
     Raises:
         PatchifyError: it is missing, unreadable, no JSON, or not such a file.
     """
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
+        return read_results(path, EvaluationFile, repr(str(path)), "make it anew with evaluate --json.")
+    except FileNotFoundError:
         raise PatchifyError(f"There is no file {str(path)!r}: check its name and folder.") from None
-    except OSError as error:
-        raise PatchifyError(
-            f"{str(path)!r} cannot be read ({error.strerror}): name a file of evaluate --json."
-        ) from None
-    except (ValueError, RecursionError):
-        raise PatchifyError(f"{str(path)!r} is not valid JSON: make it anew with evaluate --json.") from None
-    if not isinstance(run, dict) or run.get("program") != PROGRAM:
-        raise PatchifyError(
-            f"{str(path)!r} was not written by evaluate --json, or by a version without scores of each query: "
-            "make it anew."
-        )
-    if run.get("format") != FORMAT:
-        raise PatchifyError(f"{str(path)!r} has format {run.get('format')}, this version reads {FORMAT}: make it anew.")
-    return run
 
 
 def compare(
-    a: Mapping[str, Any],
-    b: Mapping[str, Any],
+    a: EvaluationFile,
+    b: EvaluationFile,
     level_a: int | None = None,
     level_b: int | None = None,
     settings: BootstrapSettings = DEFAULTS,
@@ -127,27 +112,38 @@ def compare(
         One difference for mAP and, where queries have boxes in both, one for LocScore.
 
     Raises:
-        PatchifyError: the runs are over different queries or pictures, a level is missing, or a file is damaged.
+        PatchifyError: the runs are over different queries or pictures, or a level is missing.
     """
-    try:
-        _check_same_queries(a, b)
-        scores_a, scores_b = _scores(a, "A", level_a), _scores(b, "B", level_b)
-        found = []
-        for key, metric in METRICS.items():
-            pairs = [
-                (scores_a[query][key], scores_b[query][key])
-                for query in sorted(scores_a)  # whatever order they were asked in, the draws are the same
-                if scores_a[query][key] is not None and scores_b[query][key] is not None
-            ]
-            if pairs:
-                found.append(_difference(metric, np.array(pairs, np.float64), settings))
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        if isinstance(error, PatchifyError):
-            raise
-        raise PatchifyError("One of the two files was edited or damaged: make it anew with evaluate --json.") from error
-    if not found:
+    _check_same_queries(a, b)
+    scores_a, scores_b = _scores(a, "A", level_a), _scores(b, "B", level_b)
+    queries = sorted(scores_a)  # whatever order they were searched in, the draws are the same
+    column_a, column_b = (
+        {key: [getattr(scores[query], key) for query in queries] for key in METRICS} for scores in (scores_a, scores_b)
+    )
+    compared = paired(column_a, column_b, settings)
+    if not compared:
         raise PatchifyError("Neither run has a scored query: there is nothing to compare.")
-    return found
+    return compared
+
+
+Scores = Mapping[str, Sequence[float | None]]
+"""For each of `METRICS`, a score per query; None where the query has none."""
+
+
+def paired(a: Scores, b: Scores, settings: BootstrapSettings = DEFAULTS) -> list[Difference]:
+    """The difference of each metric that some query has a score of on both sides.
+
+    Args:
+        a: scores of one run.
+        b: of another, for the same queries in the same order.
+        settings: how to resample.
+    """
+    compared = []
+    for key, metric in METRICS.items():
+        pairs = [(x, y) for x, y in zip(a[key], b[key], strict=True) if x is not None and y is not None]
+        if pairs:
+            compared.append(_difference(metric, np.array(pairs, np.float64), settings))
+    return compared
 
 
 def as_json(differences: list[Difference], settings: BootstrapSettings = DEFAULTS) -> dict[str, Any]:
@@ -159,7 +155,7 @@ def interval(differences: NDArray[np.float64], settings: BootstrapSettings = DEF
     """The percentile interval of a mean.
 
     Args:
-        differences: (Q,) one difference a query; at least one.
+        differences: (Q,) one difference per query; at least one.
         settings: how to resample.
 
     Returns:
@@ -184,25 +180,25 @@ def _difference(metric: str, pairs: NDArray[np.float64], settings: BootstrapSett
     return Difference(metric, a, b, float(differences.mean()), low, high, len(pairs))
 
 
-def _check_same_queries(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    asked_a, asked_b = ({(q["id"], q["file_name"], q["instance"]) for q in run["per_query"]} for run in (a, b))
-    if asked_a != asked_b:
-        odd = sorted(asked_a ^ asked_b)[0]
+def _check_same_queries(a: EvaluationFile, b: EvaluationFile) -> None:
+    queries_a, queries_b = ({(q.id, q.file_name, q.instance) for q in run.per_query} for run in (a, b))
+    if queries_a != queries_b:
+        odd = sorted(queries_a ^ queries_b)[0]
         raise PatchifyError(
-            f"The two runs asked different queries ({len(asked_a)} and {len(asked_b)}; first difference: {odd[1]}): "
-            "compare runs over the same dataset."
+            f"The two runs asked different queries ({len(queries_a)} and {len(queries_b)}; first difference: "
+            f"{odd[1]}): compare runs over the same dataset."
         )
-    if a["run"]["dataset"] != b["run"]["dataset"]:
+    if a.run.dataset != b.run.dataset:
         raise PatchifyError(
             "The two runs asked the same queries over different pictures or annotations: "
             "compare runs over the same dataset."
         )
 
 
-def _scores(run: Mapping[str, Any], name: str, level: int | None) -> dict[int, Mapping[str, Any]]:
-    known = {entry["level"] for entry in run["levels"]}
+def _scores(run: EvaluationFile, name: str, level: int | None) -> dict[int, QueryScores]:
+    known = {entry.level for entry in run.levels}
     chosen = max(known) if level is None else level
     if chosen not in known:
         listed = ", ".join(map(str, sorted(known)))
         raise PatchifyError(f"Run {name} has no level {chosen}: it has {listed}.")
-    return {query["id"]: query["levels"][str(chosen)] for query in run["per_query"]}
+    return {query.id: query.levels[str(chosen)] for query in run.per_query}

@@ -1,6 +1,6 @@
 """How good is a ranking: average precision, LocScore, recall@k, and the report of a whole evaluation.
 
-For a query q with positives P(q) (the gallery images that hold its instance), over the images ranked best
+For a query q with positives P(q) (the gallery images that contain its instance), over the images ranked best
 first:
 
     precision@r = (positives among the first r) / r
@@ -105,7 +105,7 @@ class FoundPositives:
     ranking of 100,000 images need not be kept.
 
     Attributes:
-        image_ids: (H,) int64 ids of the positives that the ranking holds, best first.
+        image_ids: (H,) int64 ids of the positives in the ranking, best first.
         ranks: (H,) their ranks, from 1, ascending.
         ious: (H,) best IoU of each one's winning box with its annotated boxes, in 0..1; NaN where it has none.
         positives: |P|, found or not; at least 1.
@@ -118,22 +118,22 @@ class FoundPositives:
     positives: int
     located: bool
 
-    def only(self, kept: Collection[int], located: bool) -> FoundPositives | None:
+    def only(self, images: Collection[int], located: bool) -> FoundPositives | None:
         """Ignore the other positives, as if they were neither right nor wrong: they leave the ranking.
 
         Args:
-            kept: Ids of the positives that still count, found or not.
+            images: Ids of the positives that still count, found or not.
             located: Whether each of them has an annotated box.
 
         Returns:
             What is left, or None when nothing is.
         """
-        if not kept:
+        if not images:
             return None
-        stays = _among(self.image_ids, kept)
-        # Each of the others that stood before takes one rank with it.
+        stays = _among(self.image_ids, images)
+        # Each of the others that ranked before takes one rank with it.
         ranks = self.ranks - np.cumsum(~stays)
-        return FoundPositives(self.image_ids[stays], ranks[stays], self.ious[stays], len(kept), located)
+        return FoundPositives(self.image_ids[stays], ranks[stays], self.ious[stays], len(images), located)
 
 
 @dataclass(frozen=True)

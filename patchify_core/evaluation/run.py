@@ -1,8 +1,8 @@
 """Scores a whole dataset: every query against the index, at every stage of its regions.
 
-A query's ranking is looked at once, where its positives stand is kept (`metrics.FoundPositives`), and every number
+A query's ranking is looked at once, the ranks of its positives are kept (`metrics.FoundPositives`), and every number
 of a report comes from that: scores under any cut-off, and `breakdown`. So no ranking is ever held for long, and a
-finished query is a line of a journal (`runs`).
+finished query is a line of a journal (`journal`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +27,18 @@ from patchify_core.evaluation.metrics import (
     summarise,
 )
 from patchify_core.gallery import Gallery, Query
-from patchify_core.index.patch_index import Hits
 from patchify_core.retrieval.localize import refine_matches
-from patchify_core.retrieval.ranking import Match, Ranking, as_matches
+from patchify_core.retrieval.ranking import Match, Ranking
 from patchify_core.retrieval.searcher import Searcher
 
 if TYPE_CHECKING:
-    from patchify_core.evaluation.breakdown import Part
+    from patchify_core.evaluation.breakdown import ScoredPart
     from patchify_core.regions import Stage
     from patchify_core.retrieval.localize import Refiner
     from patchify_core.retrieval.rerank import Reranker
 
 AT_1K = 1000
-"""The cut-off that ILIAS reports; it stands beside the uncut numbers in every report."""
+"""The cut-off that ILIAS reports; every report has it beside the uncut numbers."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,7 @@ class Outcome:
     """What one search for one query gave.
 
     Attributes:
-        found: where its positives stand; None if it has none.
+        found: the ranks of its positives; None if it has none.
         search_ms: time of the search, without describing the query, in milliseconds.
         rerank_ms: time of the re-ranking; None where nothing was re-ranked.
         best: id of the picture that came first, excluded ones apart, and its box (4,) xyxy in pixels; None if there is
@@ -82,7 +81,7 @@ class LevelReport:
         report: the averages, under the evaluation's own cut-off if it has one.
         ms_per_query: mean time of one search, without describing the query, in milliseconds.
         spec: the stage's regions, e.g. `pyramid:2`.
-        patches: patches a picture at this stage.
+        patches: patches per picture at this stage.
         at_1k: the averages under the cut-off 1000.
         ms_per_rerank: mean time of re-ranking one query, in milliseconds; None without a re-ranker.
         outcomes: query id -> outcome, in the order of the queries.
@@ -97,7 +96,7 @@ class LevelReport:
     at_1k: Report
     ms_per_rerank: float | None
     outcomes: Mapping[int, Outcome]
-    breakdown: Mapping[str, Sequence[Part]]
+    breakdown: Mapping[str, Sequence[ScoredPart]]
 
 
 def score_matches(
@@ -121,7 +120,17 @@ def score_matches(
 def find_in_matches(
     matches: Sequence[Match], gallery: Gallery, query: Query, refine: Refine | None = None
 ) -> FoundPositives | None:
-    """As `find_in_hits`, for matches, whose boxes a re-ranker may have moved."""
+    """The ranks of a query's positives; of a `Ranking`, boxes are made for them alone.
+
+    Args:
+        matches: the ranking, best first.
+        gallery: where the annotations are.
+        query: whose instance and `exclude` list count.
+        refine: finds other boxes than those of the winning patches.
+
+    Returns:
+        None if the query has no positives. `metrics.score_found` of it is what `score_matches` gives.
+    """
 
     def boxes_at(positions: NDArray[np.intp]) -> NDArray[np.float64]:
         found = [matches[at] for at in positions.tolist()]
@@ -134,34 +143,6 @@ def find_in_matches(
     else:
         ids = np.array([match.image_id for match in matches], np.int64)
     positives = gallery.positives(query.instance, query.exclude)
-    return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude)
-
-
-def find_in_hits(
-    hits: Hits, engine: Searcher, gallery: Gallery, query: Query, refine: Refine | None = None
-) -> FoundPositives | None:
-    """Where a query's positives stand in a search's result; boxes are made for them alone.
-
-    Args:
-        hits: the ranking as the index gives it, best first.
-        engine: whose index was searched.
-        gallery: where the annotations are.
-        query: whose instance and `exclude` list count.
-        refine: finds other boxes than those of the winning patches.
-
-    Returns:
-        None if the query has no positives. `metrics.score_found` of it is what `score_matches` gives.
-    """
-
-    def boxes_at(positions: NDArray[np.intp]) -> NDArray[np.float64]:
-        if refine is not None:
-            return refine(as_matches(engine.index, hits[positions]))
-        rows, cells = hits.rows[positions].tolist(), hits.cells[positions].tolist()
-        boxes = [engine.index.box_of(row, cell) for row, cell in zip(rows, cells, strict=True)]
-        return np.array(boxes, np.float64).reshape(-1, 4)
-
-    positives = gallery.positives(query.instance, query.exclude)
-    ids = engine.index.image_ids[hits.rows]
     return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude)
 
 
@@ -185,11 +166,11 @@ def evaluate(
         levels: stages of the index's regions to report; all of them by default.
         cutoff: count only the first k ranks; None counts all. With a cut-off a search fetches no more than its
             scores need, which is what makes large galleries affordable.
-        progress: told (queries done, queries in all).
+        progress: called with (queries done, queries in all).
         reranker: orders each search's result anew before it is scored.
         refiner: finds the boxes that are scored, of the positives (and of the picture that came first).
-        finished: queries that an earlier run of the same kind finished, by id: they are not asked again.
-        record: told of each query that is finished here.
+        finished: queries that an earlier run of the same kind finished, by id: they are not searched again.
+        record: called with each query that is finished here.
 
     Raises:
         GalleryError: if the dataset has no query with a positive, or the index lacks pictures of the dataset.
@@ -206,7 +187,7 @@ def evaluate(
     for done, query in enumerate(gallery.queries, 1):
         known = (finished or {}).get(query.id)
         if known is None:
-            known = _ask(query, gallery, engine, chosen, cutoff, reranker, refiner)
+            known = _search_levels(query, gallery, engine, chosen, cutoff, reranker, refiner)
             if record:
                 record(known)
         records[query.id] = known
@@ -229,7 +210,7 @@ def chosen_levels(levels: Sequence[int] | None, engine: Searcher) -> list[int]:
     return sorted({engine.index.checked_level(level) for level in levels})
 
 
-def _ask(
+def _search_levels(
     query: Query,
     gallery: Gallery,
     engine: Searcher,
@@ -240,28 +221,26 @@ def _ask(
 ) -> QueryRecord:
     """Describes the query once, then searches, re-ranks and looks for the positives at each level."""
     top = _depth(query, gallery, cutoff, reranker)
-    outcomes = {}
     if reranker is None:
-        descriptor = engine.describe_query(query.path, query.box)
-        for level in levels:
-            start = time.perf_counter()
-            hits = engine.index.search(descriptor, top, level)
-            search_ms = _ms_since(start)
-            refine = _refining(engine, descriptor, refiner, level)
-            found = find_in_hits(hits, engine, gallery, query, refine)
-            first = as_matches(engine.index, hits[: len(query.exclude) + 1])
-            outcomes[level] = Outcome(found, search_ms, best=_best(first, query, refine))
-        return QueryRecord(query.id, outcomes)
-    view = replace(engine.view_query(query.path, query.box), exclude=query.exclude)
+        view, descriptor = None, engine.describe_query(query.path, query.box)
+    else:
+        view = replace(engine.view_query(query.path, query.box), exclude=query.exclude)
+        descriptor = view.descriptor
+    outcomes = {}
     for level in levels:
         start = time.perf_counter()
-        matches = engine.search_descriptor(view.descriptor, top, level)
-        search_ms, start = _ms_since(start), time.perf_counter()
-        matches = reranker.rerank(engine, view, matches, level)
-        rerank_ms = _ms_since(start)
-        refine = _refining(engine, view.descriptor, refiner, level)
-        found = find_in_matches(matches, gallery, query, refine)
-        outcomes[level] = Outcome(found, search_ms, rerank_ms, _best(matches, query, refine))
+        ranking: Sequence[Match] = engine.ranking(descriptor, level, top)
+        if view is not None:
+            ranking = ranking[:]  # a re-ranker looks at many of them
+        search_ms, rerank_ms = _ms_since(start), None
+        if reranker is not None and view is not None:
+            start = time.perf_counter()
+            ranking = reranker.rerank(engine, view, list(ranking), level)
+            rerank_ms = _ms_since(start)
+        refine = _refining(engine, descriptor, refiner, level)
+        found = find_in_matches(ranking, gallery, query, refine)
+        best = _best(ranking[: len(query.exclude) + 1], query, refine)
+        outcomes[level] = Outcome(found, search_ms, rerank_ms, best)
     return QueryRecord(query.id, outcomes)
 
 
@@ -334,33 +313,3 @@ def _check_same_images(gallery: Gallery, engine: Searcher) -> None:
         raise GalleryError(
             f"The index does not hold exactly the pictures of {gallery.root} (first difference: {odd}): index it again."
         )
-
-
-def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s: float | None) -> dict[str, Any]:
-    """The finest level's numbers under the stable keys, and every level's beneath `levels`."""
-    finest = max(reports, key=lambda report: report.level)
-    return {
-        **_numbers(finest),
-        "images_per_s": images_per_s,
-        "bytes_per_image": bytes_per_image,
-        "levels": [
-            {
-                "level": report.level,
-                "regions": report.spec,
-                "patches": report.patches,
-                **_numbers(report),
-                "breakdown": {kind: [part.as_dict() for part in parts] for kind, parts in report.breakdown.items()},
-            }
-            for report in reports
-        ],
-    }
-
-
-def _numbers(report: LevelReport) -> dict[str, Any]:
-    return {
-        **report.report.as_dict(),
-        "map@1k": report.at_1k.map,
-        "locscore@1k": report.at_1k.locscore,
-        "ms_per_query": report.ms_per_query,
-        "ms_per_rerank": report.ms_per_rerank,
-    }

@@ -21,7 +21,8 @@ from patchify_core.demo.decoding import decoded
 from patchify_core.demo.questions import checked_words
 from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.run import LevelReport, QueryRecord, as_json, chosen_levels, evaluate
+from patchify_core.evaluation.record import as_json
+from patchify_core.evaluation.run import LevelReport, QueryRecord, chosen_levels, evaluate
 from patchify_core.gallery import Query
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.listing import explanation_as_json, matches_as_json

@@ -8,9 +8,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from patchify_core.bench import BENCHMARKS, encode, memory, page, rerank, search, serve
+from patchify_core.bench import BENCHMARKS, encode, in_turn, memory, page, rerank, search, serve
 from patchify_core.bench.browser import Browser
-from patchify_core.bench.timing import in_turn
 
 
 def test_ways_take_turns_and_the_first_round_is_not_counted():
@@ -90,7 +89,7 @@ def test_memory_is_measured_in_processes_of_their_own(monkeypatch):
 
 
 def test_every_benchmark_is_on_the_command_line():
-    from patchify_core.__main__ import parser
+    from patchify_core.cli.main import parser
 
     for name in BENCHMARKS:
         assert parser().parse_args(["bench", name]).what == name
@@ -141,7 +140,7 @@ def test_floods_of_new_visitors_from_other_addresses_keep_visitors_from_nothing(
 
 
 def test_floods_from_other_addresses_are_for_systems_that_have_them(monkeypatch, refused):
-    monkeypatch.setattr("patchify_core.bench.floods.sys.platform", "darwin")
+    monkeypatch.setattr("patchify_core.bench.browser.sys.platform", "darwin")
     assert "need Linux" in refused(serve.measure, 1, 1.0, flood_sessions=5)
     refused(serve.measure, 1, 1.0, flood_addresses=-5)
 
@@ -153,7 +152,7 @@ def test_nobody_visits_for_no_time(refused):
 
 
 def test_options_of_visitors_are_for_visitors_alone(capsys):
-    from patchify_core.__main__ import main
+    from patchify_core.cli.main import main
 
     assert main(["bench", "page", "--visitors", "3"]) == 2
     assert capsys.readouterr().err == "error: --visitors belongs to bench serve: leave it out.\n"

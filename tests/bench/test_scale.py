@@ -12,13 +12,12 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from patchify_core.__main__ import main
 from patchify_core.bench import scale
-from patchify_core.bench.scale_exact import exact_ranking, likeness
-from patchify_core.bench.scale_gauges import found
-from patchify_core.bench.scale_source import ScaleSource
-from patchify_core.bench.scale_stream import SyntheticPictures
-from patchify_core.bench.scale_table import as_good_as
+from patchify_core.bench.scale.collection import ScaleSource, SyntheticPictures
+from patchify_core.bench.scale.exact import exact_ranking, likeness
+from patchify_core.bench.scale.gauges import quality_of
+from patchify_core.bench.scale.report import as_good_as
+from patchify_core.cli.main import main
 from patchify_core.errors import PatchifyError
 from patchify_core.index.codec.projection import Projection
 from patchify_core.regions import Pyramid
@@ -91,10 +90,10 @@ def test_a_sweep_that_was_stopped_goes_on(source: ScaleSource, tmp_path: Path) -
         if at == 150:
             raise KeyboardInterrupt
 
-    from patchify_core.bench import scale_exact
+    from patchify_core.bench.scale import exact
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale_exact, "SAVE_EVERY_S", -1.0)
+        patch.setattr(exact, "SAVE_EVERY_S", -1.0)
         with pytest.raises(KeyboardInterrupt):
             exact_ranking(stream, 10, state, stop, 50)
     rest: list[int] = []
@@ -110,12 +109,12 @@ def test_how_good_answers_are_counted(source: ScaleSource) -> None:
     stream = SyntheticPictures(source, 300)
     exact = exact_ranking(stream, 10)
     right = list(exact.rows * 5 + exact.cells)
-    perfect = found(right, exact, stream.planted, 5)
+    perfect = quality_of(right, exact, stream.planted, 5)
     assert perfect["overlap"] == perfect["cells"] == perfect["of_exact"] == 1
     assert perfect["recall@1"] > 0.5  # a query is its answer's patch, a little moved
-    half = found([patches[:5] for patches in right], exact, stream.planted, 5)
+    half = quality_of([patches[:5] for patches in right], exact, stream.planted, 5)
     assert half["overlap"] == 0.5 and half["pictures"] == 5
-    other = found([patches // 5 * 5 + (patches + 1) % 5 for patches in right], exact, stream.planted, 5)
+    other = quality_of([patches // 5 * 5 + (patches + 1) % 5 for patches in right], exact, stream.planted, 5)
     assert other["overlap"] == 1 and other["cells"] == 0
 
 
@@ -155,9 +154,9 @@ def test_a_run_is_written_down_and_done_once(
     def never(stage: object, *others: object, **more: object) -> None:
         raise AssertionError("a stage that was done is done again")
 
-    from patchify_core.bench import scale_stage
+    from patchify_core.bench.scale import stages
 
-    monkeypatch.setattr(scale_stage.subprocess, "run", never)
+    monkeypatch.setattr(stages.subprocess, "run", never)
     command = ["bench", "scale", "--images", "200", "400", "--out", str(work), "--no-peers"]
     assert main(command) == 0
     assert json.loads((work / "scale.json").read_text(encoding="utf-8"))["rows"] == record["rows"]

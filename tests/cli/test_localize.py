@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from patchify_core.__main__ import main
+from patchify_core.cli.main import main
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.localize import LocalizeSettings, load_refiner
@@ -222,7 +222,7 @@ def test_evaluate_another_refiner_begins_anew(run, dataset, tmp_path, monkeypatc
     """Finished queries of one kind of box must not be counted among those of another."""
     from patchify_core.evaluation import run as evaluation
 
-    real, asked = evaluation._ask, []
+    real, asked = evaluation._search_levels, []
 
     def stopping(query, *arguments):
         asked.append(query.id)
@@ -230,7 +230,7 @@ def test_evaluate_another_refiner_begins_anew(run, dataset, tmp_path, monkeypatc
             raise KeyboardInterrupt
         return real(query, *arguments)
 
-    monkeypatch.setattr(evaluation, "_ask", stopping)
+    monkeypatch.setattr(evaluation, "_search_levels", stopping)
     command = ["evaluate", dataset, *POOLED, "--index", tmp_path / "idx", "--json", tmp_path / "s.json"]
     assert run(*command)[0] == 130
     code, _, said = run(*command, "--refine", "soft")

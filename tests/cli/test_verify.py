@@ -7,8 +7,8 @@ import shutil
 
 import pytest
 
-from patchify_core.__main__ import main
-from patchify_core.cli import verify
+from patchify_core.cli import check, verify
+from patchify_core.cli.main import main
 from patchify_core.errors import IndexFolderError
 from patchify_core.gallery import read_folder
 from patchify_core.index.build import BuildSettings, build_index
@@ -160,8 +160,8 @@ def test_what_describes_no_index_is_refused(home, run, change, said, options):
 
 
 def test_a_large_index_shows_how_far_it_is(home, run, monkeypatch):
-    monkeypatch.setattr(verify, "LARGE_BYTES", 1000)
-    monkeypatch.setattr(verify, "MB", 1000)
+    monkeypatch.setattr(check, "LARGE_BYTES", 1000)
+    monkeypatch.setattr(check, "MB", 1000)
     code, said, progress = run(home / "idx", "--json")
     assert code == WHOLE and json.loads(said)["whole"] and "verifying" in progress and "MB" in progress
 
@@ -174,7 +174,7 @@ def test_an_index_whose_swap_was_cut(home, run):
 
 def test_a_build_that_ends_meanwhile_is_no_damage(home, monkeypatch):
     """The index is swapped after its description was read: it is looked at again, as it is then."""
-    real, calls = verify.is_whole, []
+    real, calls = check.is_whole, []
 
     def swapping(*arguments):
         calls.append(arguments)
@@ -184,11 +184,11 @@ def test_a_build_that_ends_meanwhile_is_no_damage(home, monkeypatch):
             build_index(read_folder(home / "photos"), home / "idx", TinyEncoder(), Pyramid(2), settings)
         return real(*arguments)
 
-    monkeypatch.setattr(verify, "is_whole", swapping)
-    found = verify.verify(home / "idx")
+    monkeypatch.setattr(check, "is_whole", swapping)
+    found = check.verify(home / "idx")
     assert found.damage == () and found.images == 13 and found.pictures == ()
 
 
 def test_verify_raises_nothing_else_for_what_is_no_index(tmp_path):
     with pytest.raises(IndexFolderError):
-        verify.verify(tmp_path)
+        check.verify(tmp_path)

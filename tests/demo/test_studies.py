@@ -28,8 +28,7 @@ def test_reads_what_a_study_writes(tmp_path) -> None:
 def test_what_a_real_study_writes_is_read(tmp_path, monkeypatch) -> None:
     """Not only what these tests make up: a run over a tiny gallery."""
     from patchify_core.evaluation.study.plans import Configuration
-    from patchify_core.evaluation.study.run import run_study
-    from patchify_core.evaluation.study.workbench import Workbench
+    from patchify_core.evaluation.study.run import Workbench, run_study
     from patchify_core.gallery import read_coco
     from tests.tiny import TinyEncoder, write_dataset
 

@@ -176,7 +176,7 @@ def test_exactly_one_kind_of_query(sample_engine, refused):
 
 
 def test_the_command_line_takes_words(weights, tmp_path, capsys):
-    from patchify_core.__main__ import main
+    from patchify_core.cli.main import main
 
     assert_searches(load_encoder(f"open_clip:tiny-clip/{weights()}"), tmp_path)
     capsys.readouterr()

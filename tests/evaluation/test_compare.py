@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchify_core.evaluation.compare import BootstrapSettings, Difference, as_json, compare, interval, read_run
+from patchify_core.evaluation.results import EvaluationFile
 
 FAST = BootstrapSettings(resamples=300)
 SCORES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)
@@ -18,6 +19,11 @@ SCORES = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=12)
 
 def run_of(aps, locscores=None, **levels):
     """A run with one level, or with several: level=[aps]."""
+    return EvaluationFile.model_validate(file_of(aps, locscores, **levels))
+
+
+def file_of(aps, locscores=None, **levels):
+    """The content of a run's file."""
     levels = levels or {"1": aps}
     located = locscores or [ap / 2 for ap in aps]
 
@@ -87,8 +93,7 @@ def test_drawing_in_pieces_changes_nothing(monkeypatch):
 
 def test_the_order_of_the_queries_does_not_matter():
     a, b = run_of([0.1, 0.5, 0.9, 0.3]), run_of([0.2, 0.4, 0.9, 0.8])
-    turned = copy.deepcopy(a)
-    turned["per_query"].reverse()
+    turned = a.model_copy(update={"per_query": a.per_query[::-1]})
     assert compare(a, b, settings=FAST) == compare(turned, b, settings=FAST)
 
 
@@ -144,6 +149,8 @@ WRONG = {
     "no run": (lambda r: r.pop("run"), "edited or damaged"),
     "text for a score": (lambda r: r["per_query"][0]["levels"]["1"].update(ap="much"), "edited or damaged"),
     "queries that are none": (lambda r: r.update(per_query=[1, 2]), "edited or damaged"),
+    "a score above 1": (lambda r: r["per_query"][0]["levels"]["1"].update(ap=1.5), "edited or damaged"),
+    "a level that a query lacks": (lambda r: r["per_query"][1].update(levels={}), "edited or damaged"),
     "no levels": (lambda r: r.update(levels=[]), "edited or damaged"),
     "nothing scored": (
         lambda r: [q["levels"]["1"].update(ap=None, locscore=None) for q in r["per_query"]],
@@ -153,10 +160,12 @@ WRONG = {
 
 
 @pytest.mark.parametrize("case", WRONG)
-def test_runs_that_cannot_be_compared(refused, case):
+def test_runs_that_cannot_be_compared(tmp_path, refused, case):
     change, part = WRONG[case]
-    run = run_of([0.1, 0.2])
-    assert part in refused(compare, run, changed(run, change))
+    file = file_of([0.1, 0.2])
+    (tmp_path / "a.json").write_text(json.dumps(file))
+    (tmp_path / "b.json").write_text(json.dumps(changed(file, change)))
+    assert part in refused(lambda: compare(*(read_run(tmp_path / name) for name in ("a.json", "b.json"))))
 
 
 def test_a_level_that_a_run_lacks(refused):

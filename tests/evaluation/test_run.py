@@ -13,7 +13,8 @@ import pytest
 
 from patchify_core.encoders import EncoderInfo
 from patchify_core.evaluation.metrics import grid_ceiling, score_found
-from patchify_core.evaluation.run import as_json, evaluate, find_in_hits, score_matches
+from patchify_core.evaluation.record import as_json
+from patchify_core.evaluation.run import evaluate, find_in_matches, score_matches
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
 from patchify_core.index.patch_index import IndexedImage, PatchIndex
 from patchify_core.patchify import Patchify
@@ -204,14 +205,12 @@ def test_finer_grids_are_better_on_the_bundled_gallery(bundled):
 # From arrays, from matches, re-ranked ---------------------------------------------------------------------
 
 
-def test_hits_and_matches_give_the_same_scores(sample_gallery, sample_engine):
+def test_a_lazy_ranking_and_its_matches_give_the_same_scores(sample_gallery, sample_engine):
     """To the last bit, although boxes are made for the positives only."""
     for query in sample_gallery.queries[:8]:
         descriptor = sample_engine.describe_query(query.path, query.box)
         for level in (1, 3, 4):
-            found = find_in_hits(
-                sample_engine.index.search(descriptor, None, level), sample_engine, sample_gallery, query
-            )
+            found = find_in_matches(sample_engine.ranking(descriptor, level), sample_gallery, query)
             matches = sample_engine.search_descriptor(descriptor, top=None, level=level)
             for cutoff in (None, 3, 1000):
                 fast, slow = score_found(found, cutoff), score_matches(matches, sample_gallery, query, cutoff)

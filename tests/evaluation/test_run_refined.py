@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from patchify_core.evaluation.metrics import score_found
-from patchify_core.evaluation.run import as_json, evaluate, find_in_hits, find_in_matches, score_matches
+from patchify_core.evaluation.record import as_json
+from patchify_core.evaluation.run import evaluate, find_in_matches, score_matches
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
@@ -135,7 +136,7 @@ def test_pictures_that_are_excluded_are_neither_scored_nor_first(gallery, engine
     assert all(engine.index.row_of[first] not in rows for rows, _ in refiner.asked)
 
 
-def test_hits_and_matches_are_refined_alike(gallery, engine):
+def test_a_lazy_ranking_and_its_matches_are_refined_alike(gallery, engine):
     query = gallery.queries[1]
     descriptor = engine.describe_query(query.path, query.box)
 
@@ -143,9 +144,8 @@ def test_hits_and_matches_are_refined_alike(gallery, engine):
         assert [match.score for match in matches] == sorted((match.score for match in matches), reverse=True)
         return np.array([match.box / 2 for match in matches]).reshape(-1, 4)
 
-    hits = engine.index.search(descriptor, None, 3)
-    matches = engine.search_descriptor(descriptor, None, 3)
-    fast, slow = find_in_hits(hits, engine, gallery, query, refine), find_in_matches(matches, gallery, query, refine)
+    lazy, matches = engine.ranking(descriptor, 3), engine.search_descriptor(descriptor, None, 3)
+    fast, slow = (find_in_matches(ranking, gallery, query, refine) for ranking in (lazy, matches))
     one, other = score_found(fast, None), score_found(slow, None)
     assert (one.ap, one.locscore) == (other.ap, other.locscore) and one.locscore > 0
 

@@ -14,8 +14,7 @@ from patchify_core.evaluation.run import evaluate
 from patchify_core.evaluation.study.chart import draw_chart
 from patchify_core.evaluation.study.plans import PLANS, Configuration, plan
 from patchify_core.evaluation.study.report import Mean, means, tables, without_seed
-from patchify_core.evaluation.study.run import run_study
-from patchify_core.evaluation.study.workbench import RememberingEncoder, Workbench
+from patchify_core.evaluation.study.run import RememberingEncoder, Workbench, run_study
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.patchify import Patchify

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from patchify_core import patchify as retrieval
-from patchify_core.__main__ import main
 from patchify_core.cli import evaluate as evaluate_command
 from patchify_core.cli import index as index_command
+from patchify_core.cli.main import main
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index

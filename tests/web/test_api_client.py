@@ -21,7 +21,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from PIL import Image
 
-from patchify_core.__main__ import main
+from patchify_core.cli.main import main
 from patchify_core.files import ROOT, SAMPLE_DB
 from patchify_core.gallery import read_coco
 from tests.browsing import served

@@ -22,7 +22,7 @@ INK = "#808890"
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A line of a chart.
 
     Attributes:
@@ -36,8 +36,32 @@ class Line:
     dashed: bool = False
 
 
+@dataclass(frozen=True)
+class Axes:
+    """Ticks of a chart.
+
+    Attributes:
+        x: value -> text.
+        y: value -> text; the axis ends with them.
+        logarithmic: whether y is logarithmic, as x is.
+        beyond: how far x reaches beyond the first and the last point, in powers of ten.
+    """
+
+    x: Mapping[float, str]
+    y: Mapping[float, str]
+    logarithmic: bool = False
+    beyond: float = 0.08
+
+
 def line_chart(
-    title: str, x_title: str, y_title: str, lines: Sequence[Line], offset: float = 0.0, mark: float | None = None
+    title: str,
+    x_title: str,
+    y_title: str,
+    lines: Sequence[ChartLine],
+    offset: float = 0.0,
+    mark: float | None = None,
+    axes: Axes | None = None,
+    colours: Sequence[str] = COLOURS,
 ) -> str:
     """One chart with a logarithmic x axis, as an SVG group `offset` pixels to the right.
 
@@ -47,7 +71,9 @@ def line_chart(
         y_title: above its right end.
         lines: at least one point in all.
         offset: pixels to the right.
-        mark: an x value that a vertical line and rings round its points stand at; None for none.
+        mark: an x value that a vertical line and rings around its points mark; None for none.
+        axes: ticks; by default y is a share and x is bytes.
+        colours: of the lines, in turn.
 
     Raises:
         PatchifyError: if there is no point to draw.
@@ -56,34 +82,39 @@ def line_chart(
     if not points:
         raise PatchifyError(f"There is nothing to draw in the chart '{title}'.")
     xs, ys = [point[0] for point in points], [point[1] for point in points]
-    x_low, x_high = log10(min(xs)) - 0.08, log10(max(xs)) + 0.08
-    margin = max((max(ys) - min(ys)) * 0.12, 0.01)
-    y_low, y_high = max(0.0, min(ys) - margin), min(1.0, max(ys) + margin)
+    if axes is None:
+        margin = max((max(ys) - min(ys)) * 0.12, 0.01)
+        y_low, y_high = max(0.0, min(ys) - margin), min(1.0, max(ys) + margin)
+        axes = Axes(_bytes_ticks(xs), {value: f"{value:.2f}" for value in _ticks(y_low, y_high)})
+    else:
+        y_low, y_high = (_scaled(end(axes.y), axes.logarithmic) for end in (min, max))
+    x_low, x_high = log10(min(xs)) - axes.beyond, log10(max(xs)) + axes.beyond
+    logarithmic = axes.logarithmic
 
     def at(x: float, y: float) -> tuple[float, float]:
         across = LEFT + (log10(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
-        down = TOP + (y_high - y) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
+        down = TOP + (y_high - min(_scaled(y, logarithmic), y_high)) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
         return across, down
 
     parts = [f'<text x="{LEFT}" y="18" font-size="13" font-weight="600">{escape(title)}</text>']
-    for value in _ticks(y_low, y_high):
+    for value, text in axes.y.items():
         y = at(min(xs), value)[1]
         parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{WIDTH - RIGHT}" y2="{y:.1f}" stroke="{INK}" opacity=".25"/>')
-        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{value:.2f}</text>')
-    for value in _bytes_ticks(xs):
-        x = at(value, y_low)[0]
-        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{_short(value)}</text>')
+        parts.append(f'<text x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>')
+    for value, text in axes.x.items():
+        x = at(value, min(ys))[0]
+        parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{text}</text>')
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'
         f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y_title)}</text>'
     )
     if mark is not None and min(xs) <= mark <= max(xs):
-        x = at(mark, y_low)[0]
+        x = at(mark, min(ys))[0]
         parts.append(
             f'<line class="pf-mark" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}" stroke="{INK}" '
             'stroke-width="1.5" stroke-dasharray="2 3"/>'
         )
-    for line, colour in zip(lines, _cycled(len(lines)), strict=True):
+    for line, colour in zip(lines, _cycled(colours, len(lines)), strict=True):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(px, py) for px, py, _ in line.points))
         dash = ' stroke-dasharray="5 4"' if line.dashed else ""
         parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
@@ -99,10 +130,10 @@ def line_chart(
     return f'<g transform="translate({offset:.0f} 0)">{"".join(parts)}</g>'
 
 
-def legend(lines: Sequence[Line], top: float) -> str:
+def legend(lines: Sequence[ChartLine], top: float) -> str:
     """Names and colours of the lines, in one row."""
     parts, x = [], float(LEFT)
-    for line, colour in zip(lines, _cycled(len(lines)), strict=True):
+    for line, colour in zip(lines, _cycled(COLOURS, len(lines)), strict=True):
         parts.append(f'<circle cx="{x:.0f}" cy="{top - 4:.0f}" r="5" fill="{colour}"/>')
         parts.append(f'<text x="{x + 10:.0f}" y="{top:.0f}">{escape(line.name)}</text>')
         x += 26 + 6.6 * len(line.name)
@@ -120,7 +151,7 @@ def svg(groups: Sequence[str], width: float, height: float, label: str) -> str:
 
 
 def draw_chart(numbers: dict[str, Any]) -> str:
-    """Accuracy against bytes a picture of a compression study, as SVG: mAP left, LocScore right.
+    """Accuracy against bytes per picture of a compression study, as SVG: mAP left, LocScore right.
 
     Raises:
         PatchifyError: if the study is another one.
@@ -128,7 +159,7 @@ def draw_chart(numbers: dict[str, Any]) -> str:
     if numbers["study"] != "compression":
         raise PatchifyError(f"--chart draws the compression study, not {numbers['study']}: leave it out.")
     groups = []
-    lines: list[Line] = []
+    lines: list[ChartLine] = []
     for at, (name, title) in enumerate((("map", "mAP"), ("locscore", "LocScore"))):
         lines = by_dataset(numbers, name)
         if lines:
@@ -138,8 +169,8 @@ def draw_chart(numbers: dict[str, Any]) -> str:
     return svg(groups, 2 * WIDTH, HEIGHT + 26, "mAP and LocScore against bytes a picture, one line a dataset")
 
 
-def by_dataset(numbers: Mapping[str, Any], name: str) -> list[Line]:
-    """Accuracy of codecs trained on uniform patches, one line a dataset.
+def by_dataset(numbers: Mapping[str, Any], name: str) -> list[ChartLine]:
+    """Accuracy of codecs trained on uniform patches, one line per dataset.
 
     Args:
         numbers: of a compression study: its `datasets` and `rows`.
@@ -160,11 +191,11 @@ def by_dataset(numbers: Mapping[str, Any], name: str) -> list[Line]:
             if mean and value is not None:
                 size = float(mean["bytes_per_image"])
                 points.append((size, value, f"{dataset}, {factory}: {value:.3f} at {size:,.0f} bytes"))
-        lines.append(Line(dataset, tuple(sorted(points))))
+        lines.append(ChartLine(dataset, tuple(sorted(points))))
     return lines
 
 
-def by_codebook(numbers: Mapping[str, Any], name: str, dataset: str) -> list[Line]:
+def by_codebook(numbers: Mapping[str, Any], name: str, dataset: str) -> list[ChartLine]:
     """Accuracy of codecs of the same bytes on one dataset, one line for each of what they were trained on.
 
     Args:
@@ -181,11 +212,15 @@ def by_codebook(numbers: Mapping[str, Any], name: str, dataset: str) -> list[Lin
             size = float(mean["bytes_per_image"])
             text = f"{codebook}, {factory}: {value:.3f} ± {mean.spread(name) / 2:.3f} at {size:,.0f} bytes"
             lines.setdefault(codebook, []).append((size, value, text))
-    return [Line(codebook, tuple(sorted(points))) for codebook, points in lines.items()]
+    return [ChartLine(codebook, tuple(sorted(points))) for codebook, points in lines.items()]
 
 
-def _cycled(count: int) -> list[str]:
-    return [COLOURS[i % len(COLOURS)] for i in range(count)]
+def _cycled(colours: Sequence[str], count: int) -> list[str]:
+    return [colours[i % len(colours)] for i in range(count)]
+
+
+def _scaled(value: float, logarithmic: bool) -> float:
+    return log10(max(value, 1e-6)) if logarithmic else value
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -194,12 +229,12 @@ def _ticks(low: float, high: float) -> list[float]:
     return [step * i for i in range(first, int(high / step) + 1)]
 
 
-def _bytes_ticks(xs: Sequence[float]) -> list[float]:
+def _bytes_ticks(xs: Sequence[float]) -> dict[float, str]:
     """Powers of ten; where hardly one lies among a few values, the values themselves."""
     low, high = min(xs), max(xs)
     powers = [10.0**p for p in range(floor(log10(low)), floor(log10(high)) + 1) if low <= 10.0**p <= high * 1.2]
     values = sorted(set(xs))
-    return values if len(powers) < 2 and len(values) <= 5 else powers
+    return {value: _short(value) for value in (values if len(powers) < 2 and len(values) <= 5 else powers)}
 
 
 def _short(value: float) -> str:

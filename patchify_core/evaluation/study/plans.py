@@ -20,7 +20,7 @@ EQUAL_PATCHES = (
     "salient:30",
     "pyramid:3+salient:16",
 )
-"""Strategies of 30 patches a picture (see `regions`)."""
+"""Strategies of 30 patches per picture (see `regions`)."""
 
 FACTORIES = (
     "Flat",
@@ -32,16 +32,16 @@ FACTORIES = (
     "PCAH128,PQ32",
     "PCAH128,PQ16",
 )
-"""From float32 down to 16 bytes a patch, trained on uniform patches."""
+"""From float32 down to 16 bytes per patch, trained on uniform patches."""
 
 EQUAL_BYTES = ("PCAH128,PQ64x4", "PCAH128,PQ32x4", "PCAH128,PQ16x4")
-"""32, 16 and 8 bytes a patch with 16 centroids a part, so that even 16 whole pictures are enough to train on."""
+"""32, 16 and 8 bytes per patch with 16 centroids per part, so that even 16 whole pictures are enough to train on."""
 
 CODEBOOKS = ("global", "uniform", "informative", "distinctive")
 SEEDS = (0, 1, 2)
 
 MAP_FACTORY = "PCAH256,SQ8"
-"""How pooled descriptors are kept in an index that boxes are refined on."""
+"""Codec of pooled descriptors in an index that boxes are refined on."""
 
 QUERIES = ("224", "320", "224+320", "picture", "224+320+picture")
 """How a query of pooled features is described (`Configuration.query`)."""
@@ -57,7 +57,7 @@ class Configuration:
         encoder: spec of the encoder.
         regions: spec of the regions that are indexed.
         levels: stages of the regions that are scored; None for all.
-        factory: how descriptors are kept.
+        factory: codec of the descriptors.
         codebook: what the codec is trained on.
         rescore: finer codes, or None.
         seed: of what is random in the training.
@@ -102,7 +102,7 @@ def plan(name: str, encoder: str = ENCODERS[0], skip: Collection[str] = ()) -> t
         guess = f" (did you mean {near[0]}?)" if near else ""
         raise PatchifyError(f"There is no study '{name}'{guess}: choose {', '.join(PLANS)}.")
     configurations = PLANS[name](encoder)
-    names = {value for made in configurations for value in made.as_dict().values() if isinstance(value, str)}
+    names = {value for one in configurations for value in one.as_dict().values() if isinstance(value, str)}
     for unknown in sorted({*skip} - names):
         near = difflib.get_close_matches(unknown, sorted(names), n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
@@ -110,7 +110,7 @@ def plan(name: str, encoder: str = ENCODERS[0], skip: Collection[str] = ()) -> t
             f"The study of {name} compares nothing called '{unknown}'{guess}: what can be skipped is "
             f"{', '.join(sorted(names))}."
         )
-    left = tuple(made for made in configurations if not {*skip} & {*made.as_dict().values()})
+    left = tuple(one for one in configurations if not {*skip} & {*one.as_dict().values()})
     if not left:
         raise PatchifyError(f"Nothing is left of the study of {name} without {', '.join(sorted({*skip}))}: skip less.")
     return left

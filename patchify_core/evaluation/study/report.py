@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-Row = dict[str, Any]
+from patchify_core.evaluation.results import Row
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ def means(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], dic
 def tables(numbers: dict[str, Any]) -> str:
     """All tables of one study's numbers (`run.run_study`), with its notes."""
     datasets = list(numbers["datasets"])
-    made = _TABLES[numbers["study"]](numbers["rows"], datasets)
+    blocks = _TABLES[numbers["study"]](numbers["rows"], datasets)
     notes = [_note(refusal) for refusal in numbers["refused"]]
-    return "\n\n".join([*made, *sorted(set(notes))])
+    return "\n\n".join([*blocks, *sorted(set(notes))])
 
 
 def _note(refusal: Row) -> str:
@@ -107,14 +107,14 @@ def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
 
 
 def _rerank(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
-    made = []
+    blocks = []
     for level in sorted({row["level"] for row in rows}):
         grouped = means([row for row in rows if row["level"] == level], ("rerank",))
         spec = next(row["regions"] for row in rows if row["level"] == level)
         head = [f"re-ranker on `{spec}`", *_score_heads(datasets), "ms a query"]
         body = [[key[0] or "none", *_scores(by, datasets), _milliseconds(by, datasets)] for key, by in grouped.items()]
-        made.append(_table(head, body))
-    return made
+        blocks.append(_table(head, body))
+    return blocks
 
 
 def _features(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:

@@ -1,27 +1,144 @@
-"""Scores configurations one after the other. A finished one is a line on disk, so the same command goes on."""
+"""Scores configurations one after the other. A finished one is a line on disk, so the same command goes on.
+
+Experiments share exact descriptors of every dataset, which are embedded once and kept in a folder (`Workbench`); codes
+are made from them.
+"""
 
 from __future__ import annotations
 
-import json
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders import Encoder, EncoderInfo, load_encoder
 from patchify_core.errors import EncoderError, GalleryError, IndexFolderError, PatchifyError
+from patchify_core.evaluation.journal import JsonLines, journal_beside
 from patchify_core.evaluation.metrics import score_found
 from patchify_core.evaluation.record import gallery_digest, write_json
+from patchify_core.evaluation.results import FORMAT, STUDY
 from patchify_core.evaluation.run import LevelReport, evaluate
 from patchify_core.evaluation.study.plans import Configuration
-from patchify_core.evaluation.study.workbench import Workbench
-from patchify_core.gallery import Gallery
+from patchify_core.features.extract import CROP, Pooled
+from patchify_core.files import sha256_of_bytes
+from patchify_core.gallery import Gallery, Progress
+from patchify_core.index.build import BuildSettings, build_index
+from patchify_core.index.codec.codes import CodeSettings
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recode import recode
+from patchify_core.regions import parse_regions
 from patchify_core.retrieval.localize import refiner_of
 from patchify_core.retrieval.rerank import Reranker, load_reranker
+from patchify_core.retrieval.searcher import Searcher
 
-PROGRAM, FORMAT = "patchify study", 1
 DIGITS = 4
 """Decimals of a query's own numbers: the file is shipped with the page."""
+
+
+PICTURE = "picture"
+"""The part of `Configuration.query` that stands for the query's box within its picture."""
+
+
+class RememberingEncoder:
+    """An encoder that encodes a crop once: every configuration gets the same queries."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Wraps an encoder, which stays to be had as `plain` for what is encoded once anyway."""
+        self.plain = encoder
+        self._known: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def info(self) -> EncoderInfo:
+        """See `Encoder.info`."""
+        return self.plain.info
+
+    def prepare(self, picture: object, box: Sequence[float]) -> NDArray[np.uint8]:
+        """See `Encoder.prepare`."""
+        return self.plain.prepare(picture, box)  # type: ignore[arg-type]
+
+    def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `Encoder.encode`; each crop's descriptor is made alone, so that it depends on nothing else."""
+        digests = [sha256_of_bytes(crop.tobytes()) for crop in crops]
+        for digest, crop in zip(digests, crops, strict=True):
+            if digest not in self._known:
+                self._known[digest] = self.plain.encode(crop[None])[0]
+        return np.stack([self._known[digest] for digest in digests])
+
+
+class Workbench:
+    """Exact indexes of datasets, kept in a folder.
+
+    Args:
+        folder: where they are kept, one sub-folder per dataset, encoder and regions; made if missing.
+        load: encoder spec -> encoder.
+    """
+
+    def __init__(self, folder: Path, load: Callable[[str], Encoder] = load_encoder) -> None:
+        """Nothing is made yet."""
+        self.folder, self._load = folder, load
+        self._encoders: dict[str, RememberingEncoder] = {}
+        self._exact: tuple[tuple[Path, str, str, str], PatchIndex] | None = None
+
+    def engine(self, gallery: Gallery, configuration: Configuration, progress: Progress | None = None) -> Searcher:
+        """The engine of a configuration; embeds the gallery if that was not done before (resumable).
+
+        Raises:
+            GalleryError: if a picture of the dataset cannot be read.
+            PatchifyError: if the configuration cannot be had for this dataset, in one sentence.
+        """
+        remembering = self._encoder(configuration.encoder)
+        exact = self._embedded(gallery, remembering.plain, configuration, progress)
+        # Queries of pooled features go through the network as maps, not as crops.
+        encoder: Encoder = remembering if configuration.features == CROP else remembering.plain
+        if configuration.factory == "Flat" and configuration.rescore is None:
+            return _engine(exact, encoder, configuration)
+        settings = CodeSettings(
+            configuration.factory, configuration.codebook, configuration.rescore, seed=configuration.seed
+        )
+        settings.check(encoder.info.dim, exact.regions, len(exact.images))
+        return _engine(recode(exact, settings), encoder, configuration)
+
+    def _encoder(self, spec: str) -> RememberingEncoder:
+        if spec not in self._encoders:
+            self._encoders = {spec: RememberingEncoder(self._load(spec))}  # one network in memory at a time
+        return self._encoders[spec]
+
+    def _embedded(
+        self, gallery: Gallery, encoder: Encoder, configuration: Configuration, progress: Progress | None
+    ) -> PatchIndex:
+        regions, features = parse_regions(configuration.regions), configuration.features
+        key = (gallery.root, encoder.info.spec, regions.spec, features)
+        if self._exact is None or self._exact[0] != key:
+            # Folders of earlier versions contain crops, so they are named as those are.
+            parts = [gallery.root.resolve().name, *key[1:3], *([] if features == CROP else [features])]
+            out = self.folder / re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join(parts))
+            out.parent.mkdir(parents=True, exist_ok=True)
+            settings = BuildSettings(features=features, keep_maps=features != CROP)
+            built = build_index(gallery, out, encoder, regions, settings, progress)
+            if built.skipped:
+                raise GalleryError(
+                    f"{len(built.skipped)} pictures of {gallery.root} cannot be read ({built.skipped[0][0]}, ...): "
+                    "no score without them."
+                )
+            self._exact = (key, PatchIndex.load(out))
+        return self._exact[1]
+
+
+def _engine(index: PatchIndex, encoder: Encoder, configuration: Configuration) -> Searcher:
+    engine = Searcher(index, encoder)
+    if configuration.query and isinstance(engine.extractor, Pooled):
+        parts = configuration.query.split("+")
+        engine.extractor.settings = replace(
+            engine.extractor.settings,
+            query_sides=tuple(int(part) for part in parts if part != PICTURE),
+            query_in_picture=PICTURE in parts,
+        )
+    return engine
 
 
 @dataclass(frozen=True)
@@ -52,16 +169,17 @@ def run_study(
         galleries: datasets with queries.
         workbench: where descriptors are kept.
         out: the file to write; configurations that an interrupted run finished are taken from its `.partial`.
-        tell: told before each configuration.
-        progress: told while pictures are embedded.
+        tell: called before each configuration.
+        progress: called while pictures are embedded.
         command: how to make the file again, written into it.
 
     Returns:
-        What was written: datasets, their queries, a row a configuration and level (`_row`), and what could not be
+        What was written: datasets, their queries, a row per configuration and level (`_row`), and what could not be
         had, with the reason.
     """
-    beside = out and (out.is_file() or not out.exists())  # nothing can lie beside a pipe or a terminal
-    journal = _Lines(out.with_name(out.name + ".partial") if out and beside else None)
+    beside = journal_beside(out) if out else None
+    journal = JsonLines(beside, '{"key": ') if beside else None
+    finished = [entry for entry in journal.values if _is_entry(entry)] if journal else []
     datasets = {gallery.root.resolve().name: _dataset(gallery) for gallery in galleries}
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
@@ -72,16 +190,18 @@ def run_study(
         dataset = gallery.root.resolve().name
         key = {"dataset": dataset, "digest": datasets[dataset]["digest"], **configuration.as_dict()}
         key["levels"] = configuration.levels and list(configuration.levels)
-        entry = journal.find(key)
+        # What could not be had is tried again: a missing package may have been installed since.
+        entry = next((entry for entry in finished if entry["key"] == key and not entry["refused"]), None)
         if entry is None:
             if tell:
                 tell(Step(done, total, dataset, configuration))
             entry = {"key": key, **_measured(gallery, configuration, workbench, rerankers, progress)}
-            journal.add(entry)
+            if journal:
+                journal.add(entry)
         rows += [{"dataset": dataset, **row} for row in entry["rows"]]
         refused += [{"dataset": dataset, **configuration.as_dict(), "why": why} for why in entry["refused"]]
     numbers = {
-        "program": PROGRAM,
+        "program": STUDY,
         "format": FORMAT,
         "study": name,
         "command": command,
@@ -92,7 +212,8 @@ def run_study(
     }
     if out:
         write_json(out, numbers, indent=None)  # it is long, and shipped with the page
-        journal.remove()
+        if journal:
+            journal.remove()
     return numbers
 
 
@@ -137,7 +258,7 @@ def _measured(
 def _row(
     configuration: Configuration, report: LevelReport, order: Iterable[int], bytes_per_patch: int, factory: str
 ) -> dict[str, Any]:
-    """One configuration at one level: averages, and parallel lists with an entry a query."""
+    """One configuration at one level: averages, and parallel lists with an entry per query."""
     scores = {
         query: None if outcome.found is None else score_found(outcome.found)
         for query, outcome in report.outcomes.items()
@@ -172,41 +293,6 @@ def _best(report: LevelReport, query: int) -> list[float] | None:
     return None if best is None else [best[0], *(round(float(value), 1) for value in best[1])]
 
 
-class _Lines:
-    """Finished configurations as lines of JSON; a line that was cut short does not count."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.entries = list(_whole_lines(path)) if path and path.exists() else []
-        if path and not self.entries and path.exists() and path.stat().st_size and not _begun(path):
-            raise PatchifyError(f"{path} is in the way and was not made by this program: move it.")
-
-    def find(self, key: dict[str, Any]) -> dict[str, Any] | None:
-        # What could not be had is asked again: a missing package may have been installed since.
-        return next((entry for entry in self.entries if entry.get("key") == key and not entry["refused"]), None)
-
-    def add(self, entry: dict[str, Any]) -> None:
-        self.entries.append(entry)
-        if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write("\n" * (file.tell() > 0) + json.dumps(entry))
-
-    def remove(self) -> None:
-        if self.path:
-            self.path.unlink(missing_ok=True)
-
-
-def _begun(path: Path) -> bool:
-    """Whether a file without any whole line is one whose first line was torn."""
-    with open(path, "rb") as file:
-        return b'{"key": '.startswith(file.read(8))
-
-
-def _whole_lines(path: Path) -> Iterator[dict[str, Any]]:
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and {"key", "rows", "refused"} <= entry.keys():
-            yield entry
+def _is_entry(line: Any) -> bool:
+    """Whether a line of the journal is that of a finished configuration."""
+    return isinstance(line, dict) and {"key", "rows", "refused"} <= line.keys()

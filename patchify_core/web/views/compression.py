@@ -13,7 +13,16 @@ from patchify_core.demo.codecs import EXACT, Stop, learns
 from patchify_core.demo.sizes import MEMORY, Size, words
 from patchify_core.demo.studies import Studies
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.chart import HEIGHT, WIDTH, Line, by_codebook, by_dataset, legend, line_chart, svg
+from patchify_core.evaluation.study.chart import (
+    HEIGHT,
+    WIDTH,
+    ChartLine,
+    by_codebook,
+    by_dataset,
+    legend,
+    line_chart,
+    svg,
+)
 from patchify_core.web.views.html import WORDS, FileUrl, place, verdict_text
 from patchify_core.web.views.trials import code, sources
 
@@ -217,7 +226,7 @@ def _charts(studies: Studies, dataset: str, stop: Stop, codebook: str, patches: 
     )
 
 
-def _chart(title: str, x_title: str, lines: Sequence[Line], mark: float) -> str:
+def _chart(title: str, x_title: str, lines: Sequence[ChartLine], mark: float) -> str:
     try:
         group = line_chart(title, x_title, "", lines, mark=mark)
     except PatchifyError:  # nothing of this kind in the file

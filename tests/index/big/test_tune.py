@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from patchify_core.__main__ import REFUSED, main
+from patchify_core.cli.main import REFUSED, main
 from patchify_core.errors import PatchifyError
 from patchify_core.index.big import build_big
 from patchify_core.index.big.tune import _queries, tune

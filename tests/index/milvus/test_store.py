@@ -518,8 +518,7 @@ def test_a_folder_that_names_its_milvus_is_evaluated_and_verified_by_itself(tmp_
     assert code == 2 and "is missing: run the index command again" in error
 
 
-def test_the_command_line_takes_embedded_shards(tmp_path, run, tiny_everywhere, monkeypatch):
-    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", lambda spec, settings: TinyEncoder())
+def test_the_command_line_takes_embedded_shards(tmp_path, run, tiny_everywhere):
     folder = write_pictures(tmp_path / "pictures", range(5))
     assert run("embed", folder, "--out", tmp_path / "shards", "--shard-images", 2)[0] == 0
     out, store = tmp_path / "index", ["--store", "milvus", "--uri", tmp_path / "patches.db"]

@@ -219,7 +219,7 @@ def test_numbers_out_of_range_are_refused(refused, make, word):
 
 
 def test_the_command_embeds_says_what_it_did_and_goes_on(pictures, tmp_path, run, monkeypatch):
-    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", lambda spec, settings: TinyEncoder())
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", lambda spec, settings: TinyEncoder())
     out = tmp_path / "out"
     code, said, _ = run("embed", pictures, "--out", out, "--shard-images", 4)
     assert code == 0 and "10 pictures in 3 shards; 10 embedded" in said

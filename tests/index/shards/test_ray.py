@@ -198,14 +198,14 @@ def test_every_port_of_our_own_ray_is_on_loopback(cluster):
 
 
 def test_the_command_with_ray(pictures, tmp_path, run, monkeypatch):
-    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", embedders.load)
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", embedders.load)
     arguments = ("embed", pictures, "--out", tmp_path / "ray", "--shard-images", 4, "--ray", "--workers", 2, "--json")
     code, said, _ = run(*arguments)
     assert code == 0 and json.loads(said)["embedded"] == 24
 
 
 def test_index_with_ray_embeds_and_builds_and_keeps_the_shards(pictures, tmp_path, run, monkeypatch):
-    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", embedders.load)
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", embedders.load)
     arguments = ("index", pictures, "--out", tmp_path / "index", "--ray", "--workers", 2, "--shard-images", 4)
     code, _, told = run(*arguments)
     assert code == 0 and "24 embedded" in told

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchify_core import patchify as retrieval
-from patchify_core.__main__ import main
+from patchify_core.cli.main import main
 from patchify_core.errors import IndexFolderError
 from patchify_core.gallery import read_folder
 from patchify_core.imaging.boxes import iou

@@ -14,8 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.bench.scale_source import ScaleSource
-from patchify_core.bench.scale_stream import SyntheticPictures
+from patchify_core.bench.scale.collection import ScaleSource, SyntheticPictures
 from patchify_core.errors import PatchifyError
 from patchify_core.files import atomic
 
@@ -26,7 +25,7 @@ SAVE_EVERY_S = 20.0
 
 
 @dataclass(frozen=True, eq=False)
-class Ranking:
+class ExactRanking:
     """The best pictures of several queries, best first, ties by ascending row.
 
     Attributes:
@@ -46,14 +45,14 @@ def exact_ranking(
     state: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     batch: int = BATCH,
-) -> Ranking:
+) -> ExactRanking:
     """The `top` pictures of every planted query, by comparing it with every patch.
 
     Args:
         stream: the collection.
         top: pictures wanted.
         state: a file that the work is saved to now and then and taken up from.
-        progress: told (pictures done, pictures in all).
+        progress: called with (pictures done, pictures in all).
         batch: pictures compared at a time.
     """
     queries = stream.source.queries
@@ -74,7 +73,7 @@ def exact_ranking(
     return best
 
 
-def _merged(best: Ranking, scores: NDArray[np.float32], first: int, top: int) -> Ranking:
+def _merged(best: ExactRanking, scores: NDArray[np.float32], first: int, top: int) -> ExactRanking:
     """The best of what was known and of a batch's similarities (n, P, Q)."""
     of_picture = scores.max(axis=1)  # (n, Q)
     rows, found, cells = best.rows.copy(), best.scores.copy(), best.cells.copy()
@@ -85,27 +84,27 @@ def _merged(best: Ranking, scores: NDArray[np.float32], first: int, top: int) ->
         all_cells = np.concatenate([cells[query], scores[new, :, query].argmax(axis=1)])
         order = np.lexsort((all_rows, -all_scores))[:top]
         rows[query], found[query], cells[query] = all_rows[order], all_scores[order], all_cells[order]
-    return Ranking(rows, found, cells)
+    return ExactRanking(rows, found, cells)
 
 
 def _key(stream: SyntheticPictures, top: int) -> str:
     return f"{stream.digest} {top}"
 
 
-def _resumed(state: Path | None, stream: SyntheticPictures, top: int) -> tuple[int, Ranking]:
+def _resumed(state: Path | None, stream: SyntheticPictures, top: int) -> tuple[int, ExactRanking]:
     count = len(stream.source.queries)
     if state is not None and state.is_file():
         try:
-            with np.load(state, allow_pickle=False) as kept:
-                if str(kept["key"]) == _key(stream, top):
-                    return int(kept["done"]), Ranking(kept["rows"], kept["scores"], kept["cells"])
+            with np.load(state, allow_pickle=False) as file:
+                if str(file["key"]) == _key(stream, top):
+                    return int(file["done"]), ExactRanking(file["rows"], file["scores"], file["cells"])
         except (OSError, ValueError, KeyError) as error:
             raise PatchifyError(f"{state} is not what bench scale left there: delete it.") from error
     nothing = np.full((count, top), -1, np.int64)
-    return 0, Ranking(nothing, np.full((count, top), -np.inf, np.float32), nothing.copy())
+    return 0, ExactRanking(nothing, np.full((count, top), -np.inf, np.float32), nothing.copy())
 
 
-def _save(state: Path, stream: SyntheticPictures, top: int, done: int, best: Ranking) -> None:
+def _save(state: Path, stream: SyntheticPictures, top: int, done: int, best: ExactRanking) -> None:
     with atomic(state) as file:
         np.savez(
             file,
@@ -120,7 +119,7 @@ def _save(state: Path, stream: SyntheticPictures, top: int, done: int, best: Ran
 def likeness(source: ScaleSource, seed: int = 0) -> dict[str, Any]:
     """How far synthetic pictures look like real ones, in numbers.
 
-    Half of the real pictures make as many synthetic ones as the other half has, and both are asked the same queries.
+    Half of the real pictures make as many synthetic ones as the other half has, and both get the same queries.
 
     Returns:
         For `real` and `synthetic`: quartiles of the similarity of a query with its best and its tenth picture, and

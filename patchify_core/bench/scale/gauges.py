@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.bench.scale_exact import Ranking
-from patchify_core.bench.scale_stream import Planted
+from patchify_core.bench.scale.collection import Planted
+from patchify_core.bench.scale.exact import ExactRanking
 
 QUIET = 0.05
 """Share of the machine that others may take while times are taken that are worth quoting."""
@@ -52,7 +52,7 @@ class Watch:
 
     Attributes:
         seconds: wall time.
-        others: 0..1; None where it cannot be told (not Linux).
+        others: 0..1; None where it is not known (not Linux).
     """
 
     seconds: float = 0.0
@@ -110,7 +110,7 @@ Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 def latencies(search: Search, queries: NDArray[np.float32], least_s: float = 2.0) -> dict[str, Any]:
-    """Milliseconds of one query at a time, each query asked once before and then for at least `least_s` seconds in all.
+    """Milliseconds of one query at a time, each searched once before, then all for at least `least_s` seconds.
 
     Returns:
         `p50_ms`, `p95_ms`, and `timing`, how quiet the machine was.
@@ -131,7 +131,7 @@ def latencies(search: Search, queries: NDArray[np.float32], least_s: float = 2.0
 
 
 def first_ones(search: Search, queries: NDArray[np.float32], count: int = 20) -> dict[str, float]:
-    """Milliseconds of the first query of a process, and the median of the first `count`, none of them asked before."""
+    """Milliseconds of the first query of a process, and the median of the first `count`, none searched before."""
     seconds = []
     for query in queries[:count]:
         start = time.perf_counter()
@@ -140,7 +140,9 @@ def first_ones(search: Search, queries: NDArray[np.float32], count: int = 20) ->
     return {"first_ms": 1000 * seconds[0], "cold_ms": 1000 * float(np.median(seconds))}
 
 
-def found(answers: Sequence[NDArray[np.int64]], exact: Ranking, planted: Planted, per_picture: int) -> dict[str, float]:
+def quality_of(
+    answers: Sequence[NDArray[np.int64]], exact: ExactRanking, planted: Planted, per_picture: int
+) -> dict[str, float]:
     """How good answers are.
 
     Args:

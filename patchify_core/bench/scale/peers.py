@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.bench.scale_stream import SyntheticPictures
+from patchify_core.bench.scale.collection import SyntheticPictures
 from patchify_core.gallery import Progress
 
 CHUNK = 1000
@@ -69,7 +69,7 @@ class Peer:
         raise NotImplementedError
 
     def search(self, query: NDArray[np.float32], top: int, knob: int | None) -> NDArray[np.int64]:
-        """Patches of the best `top` pictures, best first, one a picture (any number a picture if not `grouped`)."""
+        """Patches of the best `top` pictures, best first, one per picture (any number per picture if not `grouped`)."""
         count = top * self.patches if self.grouped and not self.in_engine else top
         found = self.nearest(query, count, knob)
         return found if not self.grouped or self.in_engine else one_a_picture(found, self.patches)[:top]

@@ -1,11 +1,20 @@
-"""The tables of `bench scale`, printed line by line as it goes, and the same as CSV."""
+"""The tables of `bench scale`, printed line by line as it goes, the same as CSV, and the chart."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Sequence
+from html import escape
+from math import ceil, floor, log10
 from typing import Any
+
+from patchify_core.evaluation.study.chart import COLOURS, HEIGHT, LEFT, WIDTH, Axes, ChartLine, line_chart, svg
+
+LEGEND_LINE = 16
+FINER = "Patchify, finer codes"
+PALETTE = (*COLOURS, "#64748b", "#92400e")
+"""Of the lines; those of the left panel are the first ones of the right one."""
 
 OURS = (
     ("pictures", 10),
@@ -62,7 +71,7 @@ def ours(row: dict[str, Any], stage: str = "search") -> Cells:
         f"{search['overlap']:.3f}",
         f"{search['cells']:.3f}",
         "" if row["growth"] is None or refined == ("refined" not in row) else f"{row['growth']:.2f}",
-        said(quiet(build, search)),
+        yes_or_no(quiet(build, search)),
     )
     return [(text, width) for text, (_, width) in zip(texts, OURS, strict=True)]
 
@@ -81,7 +90,7 @@ def theirs(name: str, answer: dict[str, Any], row: dict[str, Any]) -> Cells:
         f"{answer['recall@10']:.3f}",
         f"{answer['overlap']:.3f}",
         {True: "yes", False: "no", None: ""}[answer.get("as_good")],
-        said(quiet(answer)),
+        yes_or_no(quiet(answer)),
     )
     return [(text, width) for text, (_, width) in zip(texts, THEIRS, strict=True)]
 
@@ -156,7 +165,7 @@ def quiet(*answers: dict[str, Any]) -> bool | None:
     return None if not found or None in found else all(found)
 
 
-def said(value: bool | None) -> str:
+def yes_or_no(value: bool | None) -> str:
     """For a table."""
     return {True: "yes", False: "no", None: "?"}[value]
 
@@ -172,3 +181,51 @@ def duration(seconds: float) -> str:
 def gigabytes(size: float) -> str:
     """Bytes for a person."""
     return f"{size / 1e9:.2f} GB"
+
+
+def draw(rows: Sequence[dict[str, Any]]) -> str:
+    """Both panels as SVG: time on a logarithmic axis, quality from 0 to 1."""
+    mine = tuple((float(row["images"]), row["search"]["p50_ms"]) for row in rows)
+    speed, overlap = {"Patchify": mine}, {"Patchify": tuple((float(r["images"]), r["search"]["overlap"]) for r in rows)}
+    for row in rows:
+        if "refined" in row:
+            for lines, value in ((speed, row["refined"]["p50_ms"]), (overlap, row["refined"]["overlap"])):
+                lines[FINER] = (*lines.get(FINER, ()), (float(row["images"]), value))
+        for peer in row.get("peers", {}).values():
+            if "skipped" not in peer:
+                at = float(row["images"])
+                speed[peer["name"]] = (*speed.get(peer["name"], ()), (at, peer["p50_ms"]))
+                overlap[peer["name"]] = (*overlap.get(peer["name"], ()), (at, peer["overlap"]))
+    sizes = [float(row["images"]) for row in rows]
+    left, right = _chart_lines(speed, "ms"), _chart_lines(overlap, "")
+    groups = [
+        _panel("p50, ms a query", left, sizes, 0, True),
+        _panel("overlap with the exact first ten", right, sizes, WIDTH, False),
+    ]
+    for at, line in enumerate(right):
+        y = HEIGHT + 14 + LEGEND_LINE * at
+        groups.append(
+            f'<circle cx="{LEFT}" cy="{y - 4}" r="5" fill="{PALETTE[at % len(PALETTE)]}"/>'
+            f'<text x="{LEFT + 10}" y="{y}">{escape(line.name)}</text>'
+        )
+    label = "Milliseconds a query and share of the exact answers found, against the number of pictures"
+    return svg(groups, 2 * WIDTH, HEIGHT + 20 + LEGEND_LINE * len(right), label)
+
+
+def _chart_lines(curves: dict[str, tuple[tuple[float, float], ...]], unit: str) -> list[ChartLine]:
+    def text(name: str, x: float, y: float) -> str:
+        return f"{name}: {y:.3g} {unit} at {x:,.0f} pictures".replace("  ", " ")
+
+    return [ChartLine(name, tuple((x, y, text(name, x, y)) for x, y in points)) for name, points in curves.items()]
+
+
+def _panel(title: str, lines: Sequence[ChartLine], sizes: Sequence[float], offset: float, logarithmic: bool) -> str:
+    """One panel; x is logarithmic, y too or from 0 to 1."""
+    values = [y for line in lines for _, y, _ in line.points]
+    if logarithmic:
+        low, high = floor(log10(max(min(values), 1e-6))), ceil(log10(max(values)) + 1e-9)
+        y_ticks = {10.0**power: f"{10.0**power:g}" for power in range(low, high + 1)}
+    else:
+        y_ticks = {step / 5: f"{step / 5:.1f}" for step in range(6)}
+    axes = Axes({size: f"{size:,.0f}" for size in sizes}, y_ticks, logarithmic, beyond=0.15)
+    return line_chart(title, "pictures", "", lines, offset, axes=axes, colours=PALETTE)

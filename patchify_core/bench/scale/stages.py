@@ -1,23 +1,32 @@
-"""What the stages of `bench scale` do: the exact answers, our index, our search, and each of the others."""
+"""The stages of `bench scale`: the exact answers, our index, our search, and each of the others.
+
+Each runs in a process of its own, so that its peak memory is its own. A file says what to do (`ScaleStage`); the
+answer is written beside it, whole or not at all, and makes the stage done.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.bench.scale_exact import Ranking, exact_ranking
-from patchify_core.bench.scale_gauges import first_ones, found, latencies, memory, uncached, watched
-from patchify_core.bench.scale_peers import PEERS
-from patchify_core.bench.scale_stage import Stage
-from patchify_core.bench.scale_stream import SyntheticPictures
+from patchify_core.bench.scale.collection import ScaleSource, SyntheticPictures
+from patchify_core.bench.scale.exact import ExactRanking, exact_ranking
+from patchify_core.bench.scale.gauges import first_ones, latencies, memory, quality_of, uncached, watched
+from patchify_core.bench.scale.peers import PEERS
+from patchify_core.errors import PatchifyError
+from patchify_core.files import write_json
 from patchify_core.index.patch_index import PatchIndex
 
 TOP = 10
@@ -25,15 +34,90 @@ INDEX, EXACT = "index", "exact.npz"
 MORE_PROBES = (16, 32, 64, 128, 256, 512)
 
 
-def _exact(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+WORK = "import sys; from patchify_core.bench.scale.stages import work; sys.exit(work(sys.argv[1]))"
+
+STDERR = 2
+"""The descriptor, which is there also where `sys.stderr` is no file."""
+
+REFUSED, STOPPED = 2, 130
+"""How a stage's process ends if a person asked for what cannot be done, or stopped it."""
+
+
+@dataclass(frozen=True)
+class ScaleStage:
+    """A stage of a row.
+
+    Attributes:
+        name: `exact`, `build`, `search`, `finer`, `refined`, `flat`, or `peer-` and a key of `PEERS`.
+        folder: of the row.
+        source: file of the `ScaleSource`.
+        pictures: N.
+        seed: of the collection.
+        memory_gb: budget of our index.
+        rescore: factory of the finer codes that our index gets once it was measured without, or None.
+        overlap: what a peer's setting shall reach.
+        least_s: seconds that latencies are taken for, at least.
+    """
+
+    name: str
+    folder: str
+    source: str
+    pictures: int
+    seed: int
+    memory_gb: float
+    rescore: str | None
+    overlap: float
+    least_s: float
+
+    @property
+    def answer(self) -> Path:
+        """The file of the answer."""
+        return Path(self.folder) / f"{self.name}.json"
+
+
+def run_stage(stage: ScaleStage) -> dict[str, Any]:
+    """The answer of a stage, from its file if it is done already, else from a process of its own.
+
+    Raises:
+        PatchifyError: if it was refused there, or killed.
+        KeyboardInterrupt: if it was stopped from the keyboard.
+        RuntimeError: if it failed otherwise; what it said is on stderr.
+    """
+    if stage.answer.is_file():
+        answer: dict[str, Any] = json.loads(stage.answer.read_text(encoding="utf-8"))
+        return answer
+    task = stage.answer.with_suffix(".task")
+    task.write_text(json.dumps(asdict(stage)), encoding="utf-8")
+    root = str(Path(__file__).resolve().parents[3])
+    paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-c", WORK, str(task)]
+    # Whatever a library prints must not come between the lines of the table.
+    done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, stdout=STDERR)
+    if done.returncode:
+        refusal = stage.answer.with_suffix(".refused")
+        if done.returncode == REFUSED and refusal.is_file():
+            raise PatchifyError(refusal.read_text(encoding="utf-8"))
+        if done.returncode == STOPPED:
+            raise KeyboardInterrupt
+        if done.returncode < 0:
+            raise PatchifyError(
+                f"The stage {stage.name} of {stage.pictures:,} pictures was killed (signal {-done.returncode}), "
+                "perhaps for want of memory: the same command goes on there."
+            )
+        raise RuntimeError(f"the stage {stage.name} of {stage.pictures} pictures ended with code {done.returncode}")
+    task.unlink()
+    return run_stage(stage)
+
+
+def _exact(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     with watched() as watch:
         best = exact_ranking(stream, TOP, Path(stage.folder) / EXACT, _progress(f"exact, {stage.pictures:,}"))
     patches = best.rows * stream.regions.patches_per_image + best.cells
-    quality = found(list(patches), best, stream.planted, stream.regions.patches_per_image)
+    quality = quality_of(list(patches), best, stream.planted, stream.regions.patches_per_image)
     return quality | {"queries": len(patches), "sweep_s": watch.seconds} | {"build_memory": memory()}
 
 
-def _build(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+def _build(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     from patchify_core.index.big import ScaleSettings, build_big
 
     out = Path(stage.folder) / INDEX
@@ -50,15 +134,15 @@ def _build(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
     }
 
 
-def _finer(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+def _finer(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     """Finer codes on the disk for the index that stands, which order the first pictures of a search."""
     from patchify_core.index.big import add_finer
 
     assert stage.rescore is not None
     out, spent = Path(stage.folder) / INDEX, _Spent(Path(stage.folder) / "finer.spent")
-    told = spent.beside(_progress(f"finer codes, {stage.pictures:,}"))
+    progress = spent.beside(_progress(f"finer codes, {stage.pictures:,}"))
     with watched() as watch:
-        report = add_finer(stream, out, stage.rescore, told)
+        report = add_finer(stream, out, stage.rescore, progress)
     return {
         "rescore": stage.rescore,
         "finer_s": spent.total(watch.seconds),
@@ -68,7 +152,7 @@ def _finer(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
     }
 
 
-def _search(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+def _search(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     folder = Path(stage.folder) / INDEX
     uncached(folder)
     with watched() as watch:
@@ -89,7 +173,7 @@ def _search(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
     answer |= first_ones(search, queries)
     answer |= latencies(search, queries, stage.least_s) | _throughput(search, queries, stage.least_s)
     exact = _exact_of(stage)
-    answer |= found([search(query) for query in queries], exact, stream.planted, patches)
+    answer |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
     answer["search_memory"] = memory()
     answer["curve"] = []
     plan = index.plan
@@ -99,12 +183,12 @@ def _search(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
             if probes <= int(index.codes.nlist):  # type: ignore[attr-defined]
                 index.plan = replace(plan, probes=probes)
                 curve = {"probes": probes} | latencies(search, queries, stage.least_s / 4)
-                curve |= found([search(query) for query in queries], exact, stream.planted, patches)
+                curve |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
                 answer["curve"].append(curve)
     return answer
 
 
-def _flat(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+def _flat(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     """Our own search with exact descriptors, for the comparison with IndexFlatIP."""
     import faiss
 
@@ -128,7 +212,7 @@ def _flat(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
     answer = {"build_s": watch.seconds, "timing": watch.as_dict(), "build_memory": memory()}
     answer |= first_ones(search, queries) | latencies(search, queries, stage.least_s)
     answer["ratio_to_plain"] = _in_turn(search, plain, queries[:50])
-    answer |= found([search(query) for query in queries], _exact_of(stage), stream.planted, patches)
+    answer |= quality_of([search(query) for query in queries], _exact_of(stage), stream.planted, patches)
     return answer | {"search_memory": memory()}
 
 
@@ -140,14 +224,14 @@ def _in_turn(
     """Median time of one over that of the other, which take turns so that both meet the same load."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for query in queries:
-        for kept, way in zip(seconds, (ours, plain), strict=True):
+        for times, way in zip(seconds, (ours, plain), strict=True):
             start = time.perf_counter()
             way(query)
-            kept.append(time.perf_counter() - start)
+            times.append(time.perf_counter() - start)
     return float(np.median(seconds[0]) / np.median(seconds[1]))
 
 
-def _peer(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
+def _peer(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     kind = PEERS[stage.name.removeprefix("peer-")]
     peer = kind(Path(stage.folder) / stage.name, stream)
     queries = stream.source.queries
@@ -164,7 +248,7 @@ def _peer(stage: Stage, stream: SyntheticPictures) -> dict[str, Any]:
 
         if not at:
             answer |= first_ones(search, queries)
-        quality = found([search(query) for query in queries], exact, stream.planted, peer.patches)
+        quality = quality_of([search(query) for query in queries], exact, stream.planted, peer.patches)
         answer["curve"].append({"knob": knob, "overlap": quality["overlap"], "of_exact": quality["of_exact"]})
         if quality["overlap"] >= stage.overlap or at == len(peer.knobs) - 1:
             answer |= quality | {"knob": knob, "as_good": quality["overlap"] >= stage.overlap}
@@ -193,9 +277,9 @@ def _throughput(
     return {"queries_per_s": rounds * len(queries) / seconds}
 
 
-def _exact_of(stage: Stage) -> Ranking:
-    with np.load(Path(stage.folder) / EXACT, allow_pickle=False) as kept:
-        return Ranking(kept["rows"], kept["scores"], kept["cells"])
+def _exact_of(stage: ScaleStage) -> ExactRanking:
+    with np.load(Path(stage.folder) / EXACT, allow_pickle=False) as file:
+        return ExactRanking(file["rows"], file["scores"], file["cells"])
 
 
 class _Spent:
@@ -209,14 +293,14 @@ class _Spent:
     def beside(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
         """Saves the time now and then while progress is made."""
 
-        def told(done: int, total: int) -> None:
+        def show(done: int, total: int) -> None:
             progress(done, total)
             now = time.monotonic()
             if now - self.saved > 5:
                 self.saved = now
                 self.path.write_text(str(self.before + now - self.start), encoding="ascii")
 
-        return told
+        return show
 
     def total(self, seconds: float) -> float:
         """Of all runs together."""
@@ -238,7 +322,7 @@ def _progress(label: str) -> Callable[[int, int], None]:
     return show
 
 
-STAGES: dict[str, Callable[[Stage, SyntheticPictures], dict[str, Any]]] = {
+STAGES: dict[str, Callable[[ScaleStage, SyntheticPictures], dict[str, Any]]] = {
     "exact": _exact,
     "build": _build,
     "search": _search,
@@ -247,3 +331,19 @@ STAGES: dict[str, Callable[[Stage, SyntheticPictures], dict[str, Any]]] = {
     "flat": _flat,
     **{f"peer-{key}": _peer for key in PEERS},
 }
+
+
+def work(path: str) -> int:
+    """Does what a file says; returns the exit code."""
+    stage = ScaleStage(**json.loads(Path(path).read_text(encoding="utf-8")))
+    try:
+        stream = SyntheticPictures(ScaleSource.load(Path(stage.source)), stage.pictures, stage.seed)
+        answer = STAGES[stage.name](stage, stream)
+    except PatchifyError as error:
+        stage.answer.with_suffix(".refused").write_text(str(error), encoding="utf-8")
+        return REFUSED
+    except KeyboardInterrupt:
+        return STOPPED
+    answer["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    write_json(stage.answer, answer, 1)
+    return 0

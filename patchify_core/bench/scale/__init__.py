@@ -1,6 +1,6 @@
 """Build time, bytes, memory, speed and accuracy as a collection grows tenfold and tenfold, beside what others need.
 
-Each stage of each size runs in a process of its own (`scale_stage`) and leaves its answer in the work folder, so the
+Each stage of each size runs in a process of its own (`stages`) and leaves its answer in the work folder, so the
 same command goes on where it was stopped:
 
     OUT/settings.json, OUT/source.npz      what the collections are made of
@@ -17,15 +17,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchify_core.bench.scale_chart import draw
-from patchify_core.bench.scale_exact import likeness
-from patchify_core.bench.scale_gauges import machine
-from patchify_core.bench.scale_peers import PEERS
-from patchify_core.bench.scale_source import ScaleSource, learn_source
-from patchify_core.bench.scale_stage import Stage, run_stage
-from patchify_core.bench.scale_table import OURS, THEIRS, csv_text, ours, say_peer, say_row, theirs
+from patchify_core.bench.scale.collection import ScaleSource, learn_source
+from patchify_core.bench.scale.exact import likeness
+from patchify_core.bench.scale.gauges import machine
+from patchify_core.bench.scale.peers import PEERS
+from patchify_core.bench.scale.report import OURS, THEIRS, csv_text, draw, ours, say_peer, say_row, theirs
+from patchify_core.bench.scale.stages import ScaleStage, run_stage
 from patchify_core.errors import PatchifyError
-from patchify_core.files import atomic
+from patchify_core.files import atomic, write_json
 from patchify_core.index.big.build import check_finer
 
 IMAGES = (10_000, 100_000)
@@ -66,7 +65,7 @@ def measure(
             no such.
 
     Returns:
-        `command`, `machine`, `source`, `likeness`, and `rows`, one a size: `images`, the answers of the stages
+        `command`, `machine`, `source`, `likeness`, and `rows`, one per size: `images`, the answers of the stages
         `exact`, `build`, `search`, with finer codes `finer` and `refined`, and (small sizes) `flat`, `growth`, how
         many times as long a query takes for every tenfold since the size before, and `peers`, each with its answer or
         what it was left out for, `skipped`.
@@ -75,8 +74,8 @@ def measure(
         PatchifyError: if a number makes no sense, the work folder holds other work, or a stage was refused.
     """
     sizes, work = _checked(images, memory, seed), Path(out)
-    kept = {"others": [str(Path(path).resolve()) for path in others], "memory_gb": memory, "seed": seed}
-    source = _source(work, kept)
+    settings = {"others": [str(Path(path).resolve()) for path in others], "memory_gb": memory, "seed": seed}
+    source = _source(work, settings)
     if rescore != NO_RESCORE:
         check_finer(rescore, int(source.pictures.shape[2]), sizes[0] * source.regions.patches_per_image)
     numbers: dict[str, Any] = {
@@ -129,15 +128,15 @@ def _checked(images: Sequence[int], memory: float, seed: int) -> list[int]:
     return sorted(set(images))
 
 
-def _source(work: Path, kept: dict[str, Any]) -> ScaleSource:
+def _source(work: Path, settings: dict[str, Any]) -> ScaleSource:
     """What the collections are made of, learned once for a work folder."""
-    settings, path = work / "settings.json", work / "source.npz"
-    if settings.is_file():
+    file, path = work / "settings.json", work / "source.npz"
+    if file.is_file():
         try:
-            before = json.loads(settings.read_text(encoding="utf-8"))
+            before = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise PatchifyError(f"{settings} is not what bench scale left there: give another --out.") from error
-        if before != kept:
+            raise PatchifyError(f"{file} is not what bench scale left there: give another --out.") from error
+        if before != settings:
             raise PatchifyError(
                 f"{work} holds a bench scale with another --from, --memory or --seed: give another --out, or delete it."
             )
@@ -145,11 +144,11 @@ def _source(work: Path, kept: dict[str, Any]) -> ScaleSource:
         raise PatchifyError(f"--out {work}: the folder holds something else; give an empty or a new one.")
     if not path.is_file():
         work.mkdir(parents=True, exist_ok=True)
-        _replace(settings, json.dumps(kept, indent=1))
+        write_json(file, settings, 1)
         print("Reading the pictures that the collections are made of ...")
-        learn_source([Path(other) for other in kept["others"]], work).save(path)
-    elif not settings.is_file():
-        _replace(settings, json.dumps(kept, indent=1))
+        learn_source([Path(other) for other in settings["others"]], work).save(path)
+    elif not file.is_file():
+        write_json(file, settings, 1)
     return ScaleSource.load(path)
 
 
@@ -157,9 +156,9 @@ def _likeness(work: Path, source: ScaleSource) -> dict[str, Any]:
     """How far synthetic pictures are like real ones, worked out once."""
     path = work / "likeness.json"
     if not path.is_file():
-        _replace(path, json.dumps(likeness(source), indent=1))
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+        write_json(path, likeness(source), 1)
+    numbers: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return numbers
 
 
 def _row(
@@ -213,15 +212,15 @@ def _stage(
     overlap: float,
     least_s: float,
     rescore: str | None = None,
-) -> Stage:
+) -> ScaleStage:
     folder = work / str(size)
     folder.mkdir(exist_ok=True)
-    return Stage(name, str(folder), str(work / "source.npz"), size, seed, memory, rescore, overlap, least_s)
+    return ScaleStage(name, str(folder), str(work / "source.npz"), size, seed, memory, rescore, overlap, least_s)
 
 
 def _write(work: Path, numbers: dict[str, Any]) -> None:
     """The record so far."""
-    _replace(work / "scale.json", json.dumps(numbers, indent=1) + "\n")
+    write_json(work / "scale.json", numbers, 1)
     _replace(work / "scale.csv", csv_text(numbers["rows"]))
     _replace(work / "scale.svg", draw(numbers["rows"]))
 
@@ -248,6 +247,6 @@ def _command(
     return shlex.join(words)
 
 
-def _machine_line(found: dict[str, Any]) -> str:
-    memory = "" if found["memory_gb"] is None else f", {found['memory_gb']:.0f} GB"
-    return f"{found['system']}, {found['processor']}, {found['cores']} cores{memory}, {found['date']}"
+def _machine_line(what: dict[str, Any]) -> str:
+    memory = "" if what["memory_gb"] is None else f", {what['memory_gb']:.0f} GB"
+    return f"{what['system']}, {what['processor']}, {what['cores']} cores{memory}, {what['date']}"

@@ -1,0 +1,85 @@
+"""Reads the command line, runs one command and returns its exit code.
+
+Exit codes: 0 done, 1 done but some pictures were skipped or have changed, 2 refused or failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+
+from patchify_core.cli import bench, compare, embed, evaluate, index, search, serve, study, tune, verify
+from patchify_core.errors import PatchifyError
+from patchify_core.version import __version__
+
+REFUSED, INTERRUPTED = 2, 130
+
+COMMANDS: dict[str, ModuleType] = {
+    "index": index,
+    "embed": embed,
+    "search": search,
+    "tune": tune,
+    "verify": verify,
+    "evaluate": evaluate,
+    "compare": compare,
+    "study": study,
+    "bench": bench,
+    "serve": serve,
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The whole command line."""
+    root = argparse.ArgumentParser(
+        prog="python -m patchify_core",
+        description="Patch-wise instance retrieval: find the pictures that hold an object, and where.",
+        epilog="Exit codes: 0 done, 1 done but pictures were skipped or have changed, 2 refused (it says why), "
+        "130 interrupted.",
+    )
+    root.add_argument("--version", action="version", version=f"patchify {__version__}")
+    commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    for name, module in COMMANDS.items():
+        module.add_options(commands.add_parser(name, help=module.HELP))
+    return root
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code; a refusal is one sentence on stderr, never a traceback."""
+    arguments = parser().parse_args(argv)
+    command = COMMANDS[arguments.command]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a file's name may not fit the terminal's encoding
+    # Where encoders and Milvus look, whoever uses them.
+    for option, variable in (("device", "PATCHIFY_DEVICE"), ("engine", "PATCHIFY_ENGINE"), ("token", "MILVUS_TOKEN")):
+        if value := getattr(arguments, option, None):
+            os.environ[variable] = value
+    try:
+        code: int = command.run(arguments)
+        sys.stdout.flush()
+        return code
+    except PatchifyError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        remains = command.remains(arguments) if hasattr(command, "remains") else ""
+        print(f"\ninterrupted{remains}.", file=sys.stderr)
+        return INTERRUPTED
+    except BrokenPipeError:
+        # The reader (head, less) has gone: that is no failure, and there is nobody to tell.
+        _give_up_stdout()
+        return 0
+    except OSError as error:
+        name, why = error.filename or "The output", error.strerror or error
+        print(f"error: {name} cannot be read or written ({why}): check its name and disk.", file=sys.stderr)
+        _give_up_stdout()
+        return REFUSED
+
+
+def _give_up_stdout() -> None:
+    """Keeps Python from complaining at exit of what it could not write."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,205 @@
+"""`evaluate` and `compare`: what they print, write and refuse."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from patchify_core.evaluation.run import evaluate
+from patchify_core.gallery import read_coco
+from patchify_core.patchify import Patchify
+from tests.cli import DONE, REFUSED
+from tests.tiny import picture
+
+pytestmark = pytest.mark.usefixtures("tiny_everywhere")
+
+
+def test_evaluate_prints_a_table_and_writes_json(run, dataset, tmp_path):
+    file = tmp_path / "numbers.json"
+    kept = tmp_path / "idx"
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:3", "--json", file, "--index", kept)
+    assert code == DONE
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    expected = evaluate(read_coco(dataset), Patchify.open(kept))
+    assert 0 < numbers["locscore"] < numbers["map"]
+    assert numbers["map"] == expected[-1].report.map and numbers["locscore"] == expected[-1].report.locscore
+    assert [level["map"] for level in numbers["levels"]] == [level.report.map for level in expected]
+    assert numbers["queries"] == 2 and numbers["bytes_per_image"] == 14 * 24 * 4 and numbers["images_per_s"] > 0
+    for level in expected:
+        row = next(line for line in printed.splitlines() if line.startswith(f"pyramid:{level.level}"))
+        assert f"{level.report.map:.3f}" in row and f"{level.report.locscore:.3f}" in row
+    # Again: nothing is embedded, and the numbers are the same.
+    assert run("evaluate", dataset, "--regions", "pyramid:3", "--json", file, "--index", kept)[0] == DONE
+    again = json.loads(file.read_text(encoding="utf-8"))
+    assert again["images_per_s"] is None and again["map"] == numbers["map"]
+
+
+def test_evaluate_uses_an_index_as_it_was_made(run, dataset, tmp_path, refusal):
+    kept, file = tmp_path / "idx", tmp_path / "numbers.json"
+    made = ["--regions", "sliding:0.5,0.25", "--factory", "PCAH8,SQ8", "--rescore", "SQfp16", "--features", "pooled:64"]
+    assert run("index", dataset, "--out", kept, *made, "--keep-maps")[0] == DONE
+    before = (kept / "meta.json").read_bytes()
+    write = ["--index", kept, "--json", file]
+    code, printed, error = run("evaluate", dataset, *write)
+    assert code == DONE and "indexed before" in printed, error
+    said = json.loads(file.read_text(encoding="utf-8"))["run"]
+    assert (said["regions"], said["factory"], said["rescore"]) == ("sliding:0.5,0.25", "PCAH8,SQ8", "SQfp16")
+    assert run("evaluate", dataset, *write, *made, "--keep-maps")[0] == DONE
+    assert (kept / "meta.json").read_bytes() == before
+    bar = "indexing"  # it is there before the refusal
+    code, _, error = run("evaluate", dataset, *write, "--regions", "pyramid:2")
+    assert code == REFUSED and bar in error and "was made with regions sliding:0.5,0.25, not pyramid:2" in error
+
+
+def test_evaluate_takes_a_big_index_as_it_is(run, dataset, tmp_path, refusal):
+    shards, kept = tmp_path / "shards", tmp_path / "idx"
+    assert run("embed", dataset, "--out", shards, "--regions", "pyramid:5")[0] == DONE
+    assert run("index", "--from-shards", shards, "--out", kept, "--rescore", "Flat")[0] == DONE
+    before = (kept / "meta.json").read_bytes()
+    scores = []
+    for more in (["--index", kept], ["--regions", "pyramid:5"]):
+        code, printed, error = run("evaluate", dataset, *more)
+        assert code == DONE, error
+        scores.append([line.split()[:4] for line in printed.splitlines() if line.startswith("pyramid:")])
+    assert scores[0] == scores[1] and len(scores[0]) == 6  # every list, and then exact descriptors: the same
+    assert (kept / "meta.json").read_bytes() == before
+    said = refusal("evaluate", dataset, "--index", kept, "--regions", "pyramid:4")
+    assert "was made with regions pyramid:5, not pyramid:4" in said
+    picture(99, (60, 48)).save(dataset / "gallery" / "3.png")
+    assert "not the picture that was indexed" in refusal("evaluate", dataset, "--index", kept)
+
+
+def test_evaluate_leaves_nothing_behind(run, dataset, tmp_path, monkeypatch):
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    before = sorted(tmp_path.rglob("*"))
+    assert run("evaluate", dataset, "--regions", "pyramid:1")[0] == DONE
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_evaluate_counts_the_first_k_ranks(run, dataset):
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:2", "--cutoff", 1)
+    assert code == DONE and "mAP@1" in printed and "LocScore@1" in printed
+
+
+def test_evaluate_names_queries_that_are_left_out(run, dataset):
+    path = dataset / "annotations.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["categories"].append({"id": 3, "name": "nowhere"})
+    data["annotations"][-1]["category_id"] = 3  # the last query now asks for what no picture shows
+    path.write_text(json.dumps(data), encoding="utf-8")
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:1")
+    assert code == DONE and "left out, without a positive: queries 9" in printed
+
+
+def test_evaluate_writes_csv_and_only_the_levels_asked_for(run, dataset, tmp_path):
+    code, printed, _ = run(
+        "evaluate", dataset, "--regions", "pyramid:3", "--levels", "3,1", "--csv", tmp_path / "s.csv", "--json",
+        tmp_path / "s.json",
+    )  # fmt: skip
+    assert code == DONE and "pyramid:2" not in printed and "by size:" in printed
+    rows = (tmp_path / "s.csv").read_text(encoding="utf-8").splitlines()
+    assert rows[0].startswith("query,file_name,instance,name,level,regions") and len(rows) == 1 + 2 * 2
+    numbers = json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))
+    assert [level["level"] for level in numbers["levels"]] == [1, 3] and len(numbers["per_query"]) == 2
+    assert {part["name"] for part in numbers["levels"][1]["breakdown"]["instance"]} == {"rug", "quilt"}
+
+
+def test_evaluate_with_a_reranker(run, dataset, tmp_path):
+    command = [
+        "evaluate",
+        dataset,
+        "--regions",
+        "pyramid:2",
+        "--index",
+        tmp_path / "idx",
+        "--json",
+        tmp_path / "s.json",
+    ]
+    code, printed, said = run(*command, "--rerank", "patch-qe")
+    assert code == DONE and "re-ranked by patch-qe" in printed and "ms/re-rank" in printed, said
+    assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["ms_per_rerank"] > 0
+
+
+def test_evaluate_reads_published_layouts(run, tmp_path):
+    from tests.gallery import test_ilias as ilias
+    from tests.gallery import test_instre as instre
+
+    for number, (name, boxes) in enumerate(instre.BOXES.items()):
+        path = tmp_path / "instre" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(number, (instre.WIDTH, instre.HEIGHT)).save(path)
+        path.with_suffix(".txt").write_text("".join(" ".join(map(str, box)) + "\n" for box in boxes))
+    instre.write_truth(tmp_path / "instre")
+    for number, (name, boxes) in enumerate(ilias.BOXES.items()):
+        path = tmp_path / "ilias" / "ilias_core" / name
+        ilias.save(path, number)
+        path.with_name(path.stem + "_bbox.txt").write_text("".join(" ".join(map(str, box)) + "\n" for box in boxes))
+    code, printed, said = run("evaluate", tmp_path / "instre", "--regions", "pyramid:2", "--subset", "s1")
+    assert code == DONE and "5 pictures, 2 queries" in printed, said
+    code, printed, said = run("evaluate", tmp_path / "ilias", "--regions", "pyramid:2", "--cutoff", 1000)
+    assert code == DONE and "3 pictures, 3 queries" in printed and "mAP@1000" in printed, said
+
+
+def test_compare_two_runs(run, refusal, dataset, tmp_path):
+    kept = tmp_path / "idx"
+    for name, more in (("a", ["--levels", "1"]), ("b", [])):
+        command = ["evaluate", dataset, "--regions", "pyramid:3", "--index", kept, "--json", tmp_path / f"{name}.json"]
+        assert run(*command, *more)[0] == DONE
+    a, b = tmp_path / "a.json", tmp_path / "b.json"
+    code, printed, _ = run("compare", a, b)
+    assert code == DONE and printed.count("mAP") == 1 and printed.count("LocScore") == 1 and "(2 queries)" in printed
+    first, last = (json.loads(file.read_text(encoding="utf-8"))["map"] for file in (a, b))
+    numbers = json.loads(run("compare", a, b, "--json")[1])
+    assert numbers["differences"]["mAP"]["difference"] == pytest.approx(last - first)
+    assert json.loads(run("compare", b, b, "--level", "1,3", "--json")[1]) == numbers
+    assert run("compare", a, b, "--json", tmp_path / "c.json")[0] == DONE
+    assert json.loads((tmp_path / "c.json").read_text(encoding="utf-8")) == numbers
+    assert "the same mAP for every query" in run("compare", a, a)[1]
+    assert "Run A has no level 2" in refusal("compare", a, b, "--level", 2)
+    assert "--level takes one number" in refusal("compare", a, b, "--level", "1,2,3")
+    assert "There is no file" in refusal("compare", a, tmp_path / "none.json")
+    assert "was not written by evaluate --json" in refusal("compare", a, dataset / "annotations.json")
+    assert "cannot be written" in refusal("compare", a, b, "--json", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--levels", "one"], "--levels takes numbers"),
+        (["--levels", ""], "--levels takes numbers"),
+        (["--rerank", "magic"], "Unknown re-ranker 'magic'"),
+        (["--shortlist", "5"], "name a re-ranker with --rerank"),
+        (["--rerank", "patch-qe", "--shortlist", "5"], "has no shortlist"),
+        (["--rerank", "patch-qe", "--shortlist", "0"], "counts matches from 1"),
+        (["--subset", "s1"], "Only INSTRE and ILIAS have subsets"),
+        (["--csv", "."], "cannot be written"),
+        (["--json", "same.x", "--csv", "./same.x"], "named for JSON and for CSV"),
+        (["--format", "instre"], "gnd_instre.mat"),
+        (["--format", "ilias"], "unpack ilias_core.tar"),
+    ],
+)
+def test_evaluate_refuses_before_the_work(run, dataset, tmp_path, monkeypatch, more, said):
+    monkeypatch.chdir(tmp_path)
+    code, printed, error = run("evaluate", dataset, "--index", tmp_path / "idx", *more)
+    assert code == REFUSED and printed == "" and said in error.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [dataset.name]
+
+
+def test_evaluate_a_level_that_the_index_lacks(run, dataset):
+    code, _, said = run("evaluate", dataset, "--regions", "pyramid:2", "--levels", "1,4")
+    assert code == REFUSED and "levels 1 to 2" in said
+
+
+def test_evaluate_with_other_options_than_its_index(run, dataset, tmp_path):
+    assert run("evaluate", dataset, "--regions", "pyramid:1", "--index", tmp_path / "idx")[0] == DONE
+    code, _, said = run("evaluate", dataset, "--regions", "pyramid:2", "--index", tmp_path / "idx")
+    assert code == REFUSED and "error: " in said and "pyramid:1, not pyramid:2" in said
+
+
+def test_evaluate_checks_its_options_before_the_work(refusal, dataset, tmp_path):
+    assert "cutoff" in refusal("evaluate", dataset, "--cutoff", 0)
+    assert "cannot be written" in refusal("evaluate", dataset, "--json", tmp_path / "nowhere" / "x.json")
+    assert "cannot be written" in refusal("evaluate", dataset, "--json", tmp_path)
