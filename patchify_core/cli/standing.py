@@ -10,8 +10,9 @@ from typing import Any
 from patchify_core.errors import IndexFolderError
 from patchify_core.gallery import Gallery
 from patchify_core.index.build import BuildReport
-from patchify_core.index.folder import MAPS_NAME, read_meta
+from patchify_core.index.folder import read_meta
 from patchify_core.index.integrity import META_NAME, standing
+from patchify_core.index.recipe import Recipe
 from patchify_core.patchify import Patchify
 
 MADE_WITH = ("encoder", "regions", "features", "factory", "codebook", "rescore", "keep_maps")
@@ -49,10 +50,10 @@ def fill_in(arguments: argparse.Namespace, folder: Path | None) -> Standing:
         return Standing(folder)
     meta = read_meta(folder)
     try:
-        made = {name: meta[name] for name in MADE_WITH if name not in ("encoder", "keep_maps")}
-        made |= {"encoder": meta["encoder"]["spec"], "keep_maps": MAPS_NAME in meta["files"]}
+        recipe = Recipe.from_meta(meta)
+        made = recipe.as_dict() | {"encoder": recipe.encoder.spec, "keep_maps": recipe.maps}
         big = meta["images"] is None and "store" not in meta
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise IndexFolderError(f"{folder} is not a whole index: delete it and build it again.") from None
     if "store" in meta and arguments.store is None:
         made |= _where(folder)

@@ -27,7 +27,7 @@ from patchify_core.evaluation.metrics import (
     summarise,
 )
 from patchify_core.gallery import Gallery, Query
-from patchify_core.index.patch_index import Hits
+from patchify_core.index.base import Hits
 from patchify_core.retrieval.localize import refine_matches
 from patchify_core.retrieval.ranking import Match, Ranking, as_matches
 from patchify_core.retrieval.searcher import Searcher

@@ -8,10 +8,10 @@ digest of their bytes, so a renamed or repeated picture is not embedded again.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -24,11 +24,14 @@ from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import Gallery, GalleryImage, Progress, check_size
 from patchify_core.imaging.pictures import picture_size
+from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
-from patchify_core.index.folder import index_stands, read_meta
+from patchify_core.index.folder import index_stands, read_meta, recipe_of
 from patchify_core.index.integrity import META_NAME, PRIVATE, standing
 from patchify_core.index.journal import Journal
-from patchify_core.index.patch_index import IndexedImage, PatchIndex
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.swap import explained, heal, root_from, swap_in
 from patchify_core.regions import Pyramid, Regions
 
@@ -117,20 +120,21 @@ def build_index(
     regions, settings = regions or Pyramid(), settings or BuildSettings()
     extractor = load_extractor(settings.features, encoder, settings.keep_maps)
     settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
+    wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
+    recipe = wanted(None)
     with explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
         private = out.parent / (out.name + PRIVATE)
-        stood, old = _existing(out, encoder, regions, settings, extractor.spec)  # refused before anything is made
+        stood, old = _existing(out, wanted)  # refused before anything is made
         if old is None and like is not None:
-            _check_like(like, encoder, regions, settings, extractor.spec)
+            _check_like(like, wanted)
             old = like
         if old is None:
             settings.check_enough(encoder.info.dim, regions, len(gallery.images))
-        maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": extractor.spec}
-        with Journal(private, maker | {"maps": settings.keep_maps}) as journal:
+        with Journal(private, recipe.descriptors() | {"maps": recipe.maps}) as journal:
             heal(out, private)
             if _digest(out) != stood:  # another build ended meanwhile
-                _, newer = _existing(out, encoder, regions, settings, extractor.spec)
+                _, newer = _existing(out, wanted)
                 old = newer or old
             work = Work(gallery, extractor, regions, journal, old, progress)
             try:
@@ -141,7 +145,7 @@ def build_index(
                 journal.leave()
                 raise
             journal.flush()
-            index = _index(work, journal, old, encoder, regions, settings)
+            index = _index(work, journal, old, recipe, settings)
             maps = _Maps(work.images, journal, old) if settings.keep_maps else None
             swap_in(out, private, lambda new: index.write(new, root_from(out, gallery.root), maps))
             journal.remove()
@@ -256,11 +260,9 @@ def nothing_indexed(work: Work) -> GalleryError:
     return GalleryError(f"No picture in {work.gallery.root} could be read ({why.rstrip('.')}): nothing was indexed.")
 
 
-def _index(
-    work: Work, journal: Journal, old: PatchIndex | None, encoder: Encoder, regions: Regions, settings: BuildSettings
-) -> PatchIndex:
+def _index(work: Work, journal: Journal, old: PatchIndex | None, recipe: Recipe, settings: BuildSettings) -> PatchIndex:
     """Puts the descriptors of all pictures, in order, into one index."""
-    dim = encoder.info.dim
+    dim, regions = recipe.encoder.dim, recipe.regions
 
     def descriptors(row: int) -> NDArray[np.float32]:
         return journal.descriptors(work.images[row].sha256)[:, :dim]
@@ -277,19 +279,7 @@ def _index(
     like = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
     made = encode_codes(descriptors, len(work.images), regions, dim, settings, like, known)
     table = np.stack([boxes(row) for row in range(len(work.images))]) if regions.needs_picture else None
-    return PatchIndex(
-        encoder.info,
-        regions,
-        work.images,
-        made.codes,
-        made.factory,
-        projection=made.projection,
-        fine=made.fine,
-        boxes=table,
-        codebook=settings.codebook_kept,
-        rescore=settings.rescore_factory,
-        features=work.extractor.spec,
-    )
+    return PatchIndex(replace(recipe, factory=made.factory), Pictures(work.images, boxes=table), made)
 
 
 @dataclass(frozen=True)
@@ -319,9 +309,11 @@ def _digest(out: Path) -> str | None:
     return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
 
 
-def _existing(
-    out: Path, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
-) -> tuple[str | None, PatchIndex | None]:
+Wanted = Callable[[str | None], Recipe]
+"""The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
+
+
+def _existing(out: Path, wanted: Wanted) -> tuple[str | None, PatchIndex | None]:
     """The index that stands at `out` and its digest, if there is one and it was made the same way."""
     if not index_stands(out):
         return None, None
@@ -334,41 +326,14 @@ def _existing(
         raise IndexFolderError(
             f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."
         )
-    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": features}
-    made_with |= settings.made_with(meta)
-    for key, mine in made_with.items():
-        if meta.get(key) != mine:
-            theirs = meta[key]["spec"] if key == "encoder" else meta[key] or "none"
-            wanted = encoder.info.spec if key == "encoder" else mine or "none"
-            if wanted == theirs:  # a checkpoint's file was replaced
-                theirs, wanted = f"{theirs} of other weights", "these"
-            raise IndexFolderError(
-                f"{out} was made with {key} {theirs}, not {wanted}: choose another folder for the index, or delete it "
-                "first."
-            )
-    old = PatchIndex.load(out)
-    if settings.keep_maps != (old.maps is not None):
-        theirs, wanted = ("without", "with") if settings.keep_maps else ("with", "without")
-        raise IndexFolderError(
-            f"{out} was made {theirs} feature maps, not {wanted} (--keep-maps): choose another folder for the index, "
-            "or delete it first."
-        )
-    return str(meta["digest"]), old
+    had = recipe_of(meta, out)
+    refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
+    return str(meta["digest"]), PatchIndex.load(out)
 
 
-def _check_like(like: PatchIndex, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str) -> None:
-    """Codes of two kinds cannot stand in one index."""
-    like.check_encoder(encoder.info)
-    theirs = BuildSettings.like(like)
-    pairs = {
-        "regions": (like.regions.spec, regions.spec),
-        "features": (like.features, features),
-        "factory": (like.factory, settings.made_with({"factory": like.factory})["factory"]),
-        "rescore": (theirs.rescore_factory or "none", settings.rescore_factory or "none"),
-        "feature maps": (*("kept" if s.keep_maps else "not kept" for s in (theirs, settings)),),
-    }
-    for what, (had, wanted) in pairs.items():
-        if had != wanted:
-            raise IndexFolderError(
-                f"The index to learn from was made with {what} {had}, not {wanted}: use the same, or leave it out."
-            )
+def _check_like(like: PatchIndex, wanted: Wanted) -> None:
+    """Codes of two kinds cannot stand in one index; what the codec was trained on may differ."""
+    parts = [part for part in EVERYTHING if part not in ("encoder", "codebook")]
+    like.check_encoder(wanted(None).encoder)
+    differences = like.recipe.differences(wanted(like.factory), parts)
+    refuse(differences, "The index to learn from", "use the same, or leave it out")

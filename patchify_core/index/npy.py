@@ -1,4 +1,4 @@
-"""Reads .npy files from strangers: nothing is allocated by what a header claims."""
+"""Writes .npy files, and reads them from strangers: nothing is allocated by what a header claims."""
 
 from __future__ import annotations
 
@@ -11,6 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 _HEADER_BYTES = 1 << 14  # more than numpy itself reads of one
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as a .npy file."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
 
 
 def npy_array(data: bytes | mmap.mmap) -> NDArray[Any]:

@@ -22,7 +22,7 @@ from patchify_core.encoders.devices import CPU_BATCH
 from patchify_core.features import extract
 from patchify_core.features.crop import FeatureSettings, describe
 from patchify_core.gallery import Gallery, GalleryImage, read_coco, read_folder
-from patchify_core.index import build, journal
+from patchify_core.index import journal
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.integrity import OLD_NAME
 from patchify_core.index.patch_index import PatchIndex
@@ -560,7 +560,7 @@ def test_a_failing_swap_leaves_the_old_index(photos, out, whole, monkeypatch, re
                 raise OSError(errno.EIO, "Input/output error")
         real(source, target)
 
-    monkeypatch.setattr(build.os, "replace", replace)
+    monkeypatch.setattr(os, "replace", replace)
     assert "run the same command again" in refused(indexed, read_folder(photos), out)
     monkeypatch.undo()
     assert (snapshot(out) if had_one else {}) == before

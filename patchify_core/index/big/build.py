@@ -22,6 +22,7 @@ from patchify_core.index.big.choice import PROBED, Choice, choose, lists_of, par
 from patchify_core.index.big.learned import Learned, Wanted, learn
 from patchify_core.index.big.merge import write_codes, write_fine, write_lists, write_pictures
 from patchify_core.index.big.parts import Part, write_part
+from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import needed_to_train, too_few
 from patchify_core.index.folder import (
     FAISS_NAME,
@@ -32,9 +33,11 @@ from patchify_core.index.folder import (
     PROJECTION_NAME,
     index_stands,
     read_meta,
+    recipe_of,
 )
 from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
-from patchify_core.index.shards.folder import PictureStream, dim_of
+from patchify_core.index.recipe import DESCRIPTORS, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.folder import PictureStream, dim_of, recipe_of_stream
 from patchify_core.index.swap import heal, swap_in
 
 MAKER_NAME = "maker.json"
@@ -218,9 +221,7 @@ def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> di
     """What parts were made of and how: those of another maker are of no use."""
     return {
         "big": 1,
-        "encoder": stream.encoder.as_dict(),
-        "regions": stream.regions.spec,
-        "features": stream.features,
+        **recipe_of_stream(stream).descriptors(),
         "pictures": len(stream),
         "stream": getattr(stream, "digest", None),
         "projected": None if stream.projection is None else sha256_of_json(stream.projection.to_bytes().hex()),
@@ -296,20 +297,8 @@ def _parts(
 
 
 def _meta(stream: PictureStream, factory: str, rescore: str | None, root: str, probes: int) -> dict[str, Any]:
-    from patchify_core.index.codec.factory import parse_factory
-
-    return {
-        "format": FORMAT,
-        "encoder": stream.encoder.as_dict(),
-        "regions": stream.regions.spec,
-        "features": stream.features,
-        "factory": factory,
-        "codebook": "uniform",
-        "rescore": None if rescore is None else parse_factory(rescore).factory,
-        "images": None,
-        "root": root,
-        "search": {"probes": probes},
-    }
+    recipe = Recipe.of(stream.encoder, stream.regions, stream.features, CodeSettings(factory, rescore=rescore))
+    return {"format": FORMAT} | recipe.as_dict() | {"images": None, "root": root, "search": {"probes": probes}}
 
 
 def _write(
@@ -338,10 +327,4 @@ def check_replaceable(out: Path, stream: PictureStream) -> None:
     """Raises IndexFolderError unless nothing stands at `out`, or an index of the same kind of descriptors."""
     if not index_stands(out):
         return
-    meta = read_meta(out)
-    mine = {"encoder": stream.encoder.as_dict(), "regions": stream.regions.spec, "features": stream.features}
-    for key, value in mine.items():
-        if meta.get(key) != value:
-            raise IndexFolderError(
-                f"{out} was made with other {key}: choose another folder for the index, or delete it first."
-            )
+    refuse(recipe_of(read_meta(out), out).differences(recipe_of_stream(stream), DESCRIPTORS), out, OTHER_INDEX)

@@ -7,12 +7,14 @@ the same factory; it can be updated from the pictures themselves later.
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
+from patchify_core.index.base import Pictures
 from patchify_core.index.big.build import (
     NO_PICTURES,
     Progress,
@@ -30,6 +32,7 @@ from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.integrity import PRIVATE
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.folder import PictureStream, dim_of
 from patchify_core.index.swap import heal, root_from, swap_in
 
@@ -111,16 +114,8 @@ def _index(stream: PictureStream, settings: CodeSettings, progress: Progress) ->
     images: list[IndexedImage] = []
     for start in range(0, total, 1000):
         images += stream.batch(start, min(start + 1000, total))[0]
-    given = stream.projection
-    return PatchIndex(
-        stream.encoder,
-        regions,
-        images,
-        made.codes,
-        made.factory if given is None else f"PCAH{given.dim},{made.factory}",
-        projection=made.projection if given is None else given,
-        fine=made.fine,
-        codebook=settings.codebook_kept,
-        rescore=settings.rescore_factory,
-        features=stream.features,
-    )
+    factory = made.factory
+    if stream.projection is not None:
+        made, factory = replace(made, projection=stream.projection), f"PCAH{stream.projection.dim},{factory}"
+    recipe = replace(Recipe.of(stream.encoder, regions, stream.features, settings), factory=factory)
+    return PatchIndex(recipe, Pictures(images), made)

@@ -24,12 +24,12 @@ from numpy.typing import NDArray
 
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.features.extract import checked_features
 from patchify_core.files import atomic, read_json, sha256_of_json, write_json
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import Digests, is_whole, listed_file
 from patchify_core.index.picture_table import IndexedImage, PictureTable, joined, read_table, write_tables
-from patchify_core.regions import Regions, parse_regions
+from patchify_core.index.recipe import Recipe
+from patchify_core.regions import Regions
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1
@@ -88,6 +88,11 @@ class PictureStream(Protocol):
             dimension, or the encoder's without one.
         """
         ...
+
+
+def recipe_of_stream(stream: PictureStream) -> Recipe:
+    """How the descriptors of a stream were made."""
+    return Recipe(stream.encoder, stream.regions, stream.features)
 
 
 def dim_of(stream: PictureStream) -> int:
@@ -162,9 +167,7 @@ def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
 
 def seal_shards(
     folder: Path,
-    encoder: EncoderInfo,
-    regions: Regions,
-    features: str = "crop",
+    recipe: Recipe,
     projection: Projection | None = None,
     shards: int | Iterable[int] | None = None,
 ) -> None:
@@ -172,9 +175,7 @@ def seal_shards(
 
     Args:
         folder: of the shards.
-        encoder: what made the descriptors.
-        regions: what patches they describe.
-        features: how they were made.
+        recipe: how the descriptors were made.
         projection: what was applied to them, if anything was.
         shards: how many there must be, numbered from 0, or their numbers; by default as many as there are.
 
@@ -195,9 +196,7 @@ def seal_shards(
         entries.append({"name": path.stem} | entry)
     meta: dict[str, Any] = {
         "format": FORMAT,
-        "encoder": encoder.as_dict(),
-        "regions": regions.spec,
-        "features": features,
+        **recipe.descriptors(),
         "projection": None,
         "shards": entries,
     }
@@ -224,8 +223,8 @@ class ShardFolder:
         self.folder = Path(folder)
         meta = self._meta()
         try:
-            self.encoder, self.regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
-            self.features = checked_features(meta["features"])
+            recipe = Recipe.from_descriptors(meta)
+            self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
             self.digest = str(meta["digest"])
             self._shards: list[dict[str, Any]] = meta["shards"]
             self._ends = [0, *accumulate(int(shard["pictures"]) for shard in self._shards)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from patchify_core.encoders import Encoder, EncoderSettings, load_encoder
@@ -11,6 +12,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.features.extract import CROP
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import GalleryImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.folder import KINDS
 
 HEAD_NAME = "embed.json"
@@ -85,17 +87,15 @@ class RaySettings:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EmbedPlan:
     """All that a worker has to know beside the pictures of its task.
 
     Attributes:
         version: of the package that hands out the tasks.
         root: the gallery's folder, absolute.
         out: the folder of shards, absolute.
-        maker: what makes the descriptors, as JSON values: another maker's shards are not touched.
-        encoder: how the encoder is loaded: its spec and settings.
-        weights: SHA-256 of the encoder's weights.
-        regions: spec of the patches.
+        recipe: how the descriptors are made; nothing is coded here.
+        encoding: how the encoder is loaded.
         settings: see `EmbedSettings`.
         projection: `Projection.to_bytes` of what is applied to the descriptors; None for nothing.
     """
@@ -103,17 +103,19 @@ class Recipe:
     version: str
     root: str
     out: str
-    maker: dict[str, Any]
-    encoder: tuple[str, EncoderSettings]
-    weights: str
-    regions: str
+    recipe: Recipe
+    encoding: EncoderSettings
     settings: EmbedSettings
     projection: bytes | None = None
 
-    @property
-    def projection_sha256(self) -> str | None:
-        """Digest of the projection, for `maker`."""
-        return None if self.projection is None else sha256_of_bytes(self.projection)
+    @cached_property
+    def maker(self) -> dict[str, Any]:
+        """What makes the shards, as JSON values: shards of another maker are not touched."""
+        return self.recipe.descriptors() | {
+            "projection": None if self.projection is None else sha256_of_bytes(self.projection),
+            "kind": self.settings.kind,
+            "shard_images": self.settings.shard_images,
+        }
 
 
 Asked = tuple[int, str, int, int]

@@ -23,9 +23,8 @@ from patchify_core.gallery import check_size
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.shards.folder import finished_shard, shard_name, write_shard
-from patchify_core.index.shards.plan import HEAD_NAME, Done, Load, Recipe, Task
+from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, Load, Task
 from patchify_core.index.swap import explained
-from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -38,17 +37,17 @@ class ShardWorker:
     """Does one task after the other. The encoder is loaded when the first shard needs it.
 
     Args:
-        recipe: how.
+        plan: how.
         load: what loads the encoder.
         settled: told after each picture.
     """
 
-    def __init__(self, recipe: Recipe, load: Load, settled: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, plan: EmbedPlan, load: Load, settled: Callable[[], None] = lambda: None) -> None:
         """Reads and loads nothing yet."""
-        self.recipe, self._load, self._settled = recipe, load, settled
-        self._root, self._out = Path(recipe.root), Path(recipe.out)
-        self._regions = parse_regions(recipe.regions)
-        self._projection = None if recipe.projection is None else Projection.from_bytes(recipe.projection)
+        self.plan, self._load, self._settled = plan, load, settled
+        self._root, self._out = Path(plan.root), Path(plan.out)
+        self._regions = plan.recipe.regions
+        self._projection = None if plan.projection is None else Projection.from_bytes(plan.projection)
         self._extractor: Extractor | None = None
         self._checked = False
 
@@ -77,7 +76,7 @@ class ShardWorker:
             return
         host = socket.gethostname()
         head = read_json(self._out / HEAD_NAME)
-        if not isinstance(head, dict) or head.get("maker") != self.recipe.maker:
+        if not isinstance(head, dict) or head.get("maker") != self.plan.maker:
             raise PatchifyError(
                 f"The worker on {host} does not see the folder {self._out}: give one on a disk that all machines share."
             )
@@ -173,7 +172,7 @@ class ShardWorker:
         files = None
         if pictures:
             descriptors = np.stack([rows[picture.sha256] for picture in pictures])
-            files = write_shard(self._out, task.number, pictures, descriptors, self.recipe.settings.kind)
+            files = write_shard(self._out, task.number, pictures, descriptors, self.plan.settings.kind)
         source = {
             "asked": self._asked(task),
             "pictures": [
@@ -224,17 +223,17 @@ class ShardWorker:
 
     def _ready(self) -> Extractor:
         if self._extractor is None:
-            encoder = self._load(*self.recipe.encoder)
-            if encoder.info.as_dict() != self.recipe.maker["encoder"]:
+            encoder = self._load(self.plan.recipe.encoder.spec, self.plan.encoding)
+            if encoder.info != self.plan.recipe.encoder:
                 raise EncoderError(
                     f"The worker on {socket.gethostname()} has other weights of {encoder.info.spec}: install the same "
                     "ones on every machine."
                 )
-            self._extractor = load_extractor(self.recipe.settings.features, encoder)
+            self._extractor = load_extractor(self.plan.recipe.features, encoder)
         return self._extractor
 
     def _asked(self, task: Task) -> str:
-        return sha256_of_json([self.recipe.maker, task.images])
+        return sha256_of_json([self.plan.maker, task.images])
 
     def _source(self, task: Task) -> Path:
         return self._out / source_name(task.number)

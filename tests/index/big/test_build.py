@@ -194,7 +194,7 @@ def test_what_cannot_be_is_one_sentence(plain: Path, tmp_path: Path) -> None:
         built(tmp_path / "full")
     other = Clusters()
     other.regions = parse_regions("random:5")
-    with pytest.raises(IndexFolderError, match="made with other regions"):
+    with pytest.raises(IndexFolderError, match="made with regions pyramid:2, not random:5,0"):
         build_big(other, plain, SETTINGS)
 
 

@@ -20,7 +20,7 @@ def test_a_folder_of_faiss_opens_as_a_patch_index(tmp_path, tiny):
     build_index(read_gallery(write_pictures(tmp_path / "pictures", range(3))), tmp_path / "index", tiny)
     store: PatchStore = open_store(tmp_path / "index")
     assert isinstance(store, PatchIndex)
-    assert all(hasattr(store, name) for name in PatchStore.__annotations__)
+    assert isinstance(store, PatchStore)
 
 
 def test_what_is_no_index_is_refused(tmp_path, refused):

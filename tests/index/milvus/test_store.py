@@ -19,13 +19,16 @@ import grpc
 
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import read_gallery
+from patchify_core.index.base import Pictures
 from patchify_core.index.build import BuildSettings, build_index
+from patchify_core.index.codec.codes import Codes
 from patchify_core.index.integrity import Digests
 from patchify_core.index.milvus.build import Target, build_in_milvus, stream_to_milvus
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.store import MilvusStore
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.store import open_store
 from patchify_core.regions import parse_regions
 from tests.tiny import INFO, TinyEncoder, write_dataset, write_pictures
@@ -130,7 +133,8 @@ def test_it_finds_what_faiss_finds_in_the_bundled_gallery(sample_db, tmp_path):
     vectors = np.stack([bundled.descriptors_of(row) for row in range(len(bundled.images))])
     codes = faiss.IndexFlatIP(bundled.dim)
     codes.add(vectors.reshape(-1, bundled.dim))
-    index = PatchIndex(bundled.encoder, bundled.regions, bundled.images, codes)
+    recipe = Recipe(bundled.encoder, bundled.regions, bundled.features)
+    index = PatchIndex(recipe, Pictures(bundled.images), Codes("Flat", codes))
 
     class Stream:
         encoder, regions, features, projection = bundled.encoder, bundled.regions, bundled.features, None

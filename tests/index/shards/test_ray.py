@@ -19,12 +19,14 @@ from patchify_core.encoders import EncoderSettings
 from patchify_core.gallery import read_gallery
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards import EmbedSettings, RaySettings, embed_gallery
 from patchify_core.index.shards import ray as pool
 from patchify_core.index.shards.folder import ShardFolder
-from patchify_core.index.shards.plan import Recipe
+from patchify_core.index.shards.plan import EmbedPlan
+from patchify_core.regions import Pyramid
 from tests import embedders
-from tests.tiny import TinyEncoder, write_pictures
+from tests.tiny import INFO, TinyEncoder, write_pictures
 
 pytestmark = pytest.mark.skipif(
     find_spec("ray") is None or find_spec("pyarrow") is None,
@@ -162,10 +164,10 @@ def test_what_workers_cannot_do_is_one_sentence(pictures, tmp_path, refused, set
 
 
 def test_a_worker_of_another_version_or_without_the_folders_says_so(pictures, tmp_path):
-    made = (str(pictures), str(tmp_path), {}, ("tiny", EncoderSettings()), "0" * 64, "pyramid:4", FOUR)
+    made = (str(pictures), str(tmp_path), Recipe(INFO, Pyramid()), EncoderSettings(), FOUR)
     batch = {"number": [0], "images": ["[]"]}
     for version, word in (("9.9.9", "not 9.9.9"), (pool.__version__, "does not see the folder")):
-        answer = pool.Actor(Recipe(version, *made), embedders.load)(batch)
+        answer = pool.Actor(EmbedPlan(version, *made), embedders.load)(batch)
         assert word in json.loads(answer["done"][0])["error"]
 
 
