@@ -275,11 +275,6 @@ def _exclude_option(command: argparse.ArgumentParser) -> None:
 
 def _index_options(command: argparse.ArgumentParser) -> None:
     _descriptor_options(command)
-    command.add_argument(
-        "--keep-maps",
-        action="store_true",
-        help="keep feature maps too (some 45 kB a picture), so that --refine map needs no second pass; with pooled",
-    )
     kept = command.add_mutually_exclusive_group()
     kept.add_argument(
         "--preset",
@@ -364,6 +359,11 @@ def _descriptor_options(command: argparse.ArgumentParser) -> None:
         default="crop",
         metavar="HOW",
         help="crop: one forward pass a patch (default); pooled: one a picture, seen at 640 pixels; pooled:N: at N",
+    )
+    command.add_argument(
+        "--keep-maps",
+        action="store_true",
+        help="keep feature maps too (some 45 kB a picture), so that --refine map needs no second pass; with pooled",
     )
 
 

@@ -22,6 +22,7 @@ from patchify_core.bench.scale_source import ScaleSource
 from patchify_core.errors import PatchifyError
 from patchify_core.files import sha256_of_bytes
 from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.shards.stream import PictureStream
 
 PIECE = 32
 """Pictures that are made at a time: what is at work then fits the processor's second cache."""
@@ -55,8 +56,8 @@ class Planted:
     true: NDArray[np.bool_]
 
 
-class SyntheticPictures:
-    """A `streams.PictureStream` of synthetic pictures, with the source's answers among them.
+class SyntheticPictures(PictureStream):
+    """A `PictureStream` of synthetic pictures, with the source's answers among them.
 
     Args:
         source: what they are made of.

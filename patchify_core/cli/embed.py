@@ -50,7 +50,7 @@ def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Galler
     like = None if getattr(arguments, "like", None) is None else PatchIndex.load(arguments.like)
     features = arguments.features if like is None else like.features
     kind = "float16" if getattr(arguments, "half", False) else "float32"
-    settings = EmbedSettings(features, arguments.shard_images, kind)
+    settings = EmbedSettings(features, arguments.shard_images, kind, arguments.keep_maps)
     regions = parse_regions(arguments.regions) if like is None else like.regions
     gallery = read_pictures(arguments)
     encoding = EncoderSettings()

@@ -25,7 +25,7 @@ from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
     from patchify_core.index.milvus.build import Target
-    from patchify_core.index.shards.folder import PictureStream
+    from patchify_core.index.shards.stream import PictureStream
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -90,7 +90,7 @@ def _with_ray(arguments: argparse.Namespace) -> int:
     rest = parser().parse_args(["index", "--from-shards", str(shards), "--out", arguments.out])
     for name in ("json", "memory", "rescore"):
         setattr(rest, name, getattr(arguments, name))
-    for name in ("keep_maps", "factory", "codebook", "store", "like"):
+    for name in ("factory", "codebook", "store", "like"):
         if getattr(arguments, name) != getattr(rest, name):
             raise PatchifyError(
                 f"--{name.replace('_', '-')} does not go with --ray: run embed --ray, and then index --from-shards."

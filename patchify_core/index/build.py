@@ -33,7 +33,7 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.swap import explained, heal, root_from, swap_in
-from patchify_core.regions import Pyramid, Regions
+from patchify_core.regions import Pyramid, Regions, boxes_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -238,15 +238,10 @@ class Work:
                 self._settled()
             else:
                 seen.add(digest)
-                yield digest, picture, self._boxes(digest, picture, size)
-
-    def _boxes(self, digest: str, picture: Image, size: tuple[int, int]) -> NDArray[np.float64]:
-        """The boxes in pixels of `picture`, which may be reduced; what is stored is in pixels of the whole one."""
-        boxes = self.regions.boxes_in(picture)
-        if self.regions.needs_picture:
-            scale = np.array([size[0] / picture.width, size[1] / picture.height] * 2)
-            self.boxes[digest] = (boxes * scale).astype(np.float32)
-        return boxes
+                cut, kept = boxes_for(self.regions, picture, size)
+                if kept is not None:
+                    self.boxes[digest] = kept
+                yield digest, picture, cut
 
     def _skip(self, image: GalleryImage, reason: str) -> None:
         self.skipped.append((image.file_name, reason))

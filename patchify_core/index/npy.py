@@ -20,6 +20,14 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
     return stream.getvalue()
 
 
+def npy_head(kind: str, shape: tuple[int, ...]) -> bytes:
+    """What stands before the numbers of an array in a .npy file."""
+    head = io.BytesIO()
+    described = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, described)
+    return head.getvalue()
+
+
 def npy_array(data: bytes | mmap.mmap) -> NDArray[Any]:
     """The array in a .npy file, as a read-only view of its bytes.
 

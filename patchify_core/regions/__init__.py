@@ -9,7 +9,7 @@ A region selector turns a picture into boxes, always the same number of them (`R
 - several with `+` between: the patches of each, one after the other.
 """
 
-from patchify_core.regions.base import MAX_PATCHES, Regions, Stage
+from patchify_core.regions.base import MAX_PATCHES, Regions, Stage, boxes_for
 from patchify_core.regions.combined import Combined
 from patchify_core.regions.draws import Random
 from patchify_core.regions.parse import FORMS, parse_regions
@@ -28,6 +28,7 @@ __all__ = [
     "Salient",
     "Sliding",
     "Stage",
+    "boxes_for",
     "level_of",
     "parse_regions",
     "patches_up_to",

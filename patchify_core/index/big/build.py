@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.features.maps import write_maps
 from patchify_core.files import locked, say_who, sha256_of_json
 from patchify_core.gallery import Progress
 from patchify_core.index.big.choice import PROBED, Choice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
-from patchify_core.index.big.merge import write_codes, write_fine, write_lists, write_pictures
+from patchify_core.index.big.merge import write_boxes, write_codes, write_fine, write_lists, write_pictures
 from patchify_core.index.big.parts import Part, write_part
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import needed_to_train, too_few
 from patchify_core.index.folder import (
+    BOXES_NAME,
     FAISS_NAME,
     FINE_NAME,
     FORMAT,
@@ -35,9 +37,9 @@ from patchify_core.index.folder import (
     read_meta,
     recipe_of,
 )
-from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
-from patchify_core.index.recipe import DESCRIPTORS, OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.folder import PictureStream, dim_of, recipe_of_stream
+from patchify_core.index.integrity import META_NAME, PRIVATE, Digests, listed_file
+from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.stream import PictureStream, check_boxes, dim_of, recipe_of_stream
 from patchify_core.index.swap import heal, swap_in
 
 MAKER_NAME = "maker.json"
@@ -158,11 +160,7 @@ def build_big(
 def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str, int, str]:
     """What will be learned, the factory string, the probes, and why; raises PatchifyError if it does not work out."""
     regions = stream.regions
-    if regions.needs_picture:
-        raise PatchifyError(
-            f"A big index keeps no boxes, and those of {regions.spec} depend on the pixels: choose regions such as "
-            "pyramid:4."
-        )
+    check_boxes(stream)
     if not len(stream):
         raise PatchifyError("The collection has no picture: there is nothing to index.")
     patches = len(stream) * regions.patches_per_image
@@ -311,6 +309,11 @@ def _write(
     else:
         files[LISTS_NAME] = write_lists(parts, len(learned.lists), new / LISTS_NAME)
     files[PICTURES_NAME] = write_pictures(parts, new / PICTURES_NAME)
+    if stream.regions.needs_picture:
+        files[BOXES_NAME] = write_boxes(stream, new / BOXES_NAME)
+    if stream.maps is not None:
+        write_maps(stream.maps, new / MAPS_NAME)
+        files[MAPS_NAME] = listed_file(new / MAPS_NAME)
     projection = stream.projection or learned.projection
     if projection is not None:
         data = projection.to_bytes()

@@ -48,7 +48,7 @@ from patchify_core.index.folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_m
 from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.shards.folder import PictureStream
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import heal, swap_in
 
 CODES_NAME, STATE_NAME = "finer.codes", "finer.json"

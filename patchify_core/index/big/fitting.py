@@ -33,7 +33,7 @@ from patchify_core.index.integrity import PRIVATE
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.recipe import Recipe
-from patchify_core.index.shards.folder import PictureStream, dim_of
+from patchify_core.index.shards.stream import PictureStream, check_boxes, dim_of
 from patchify_core.index.swap import heal, root_from, swap_in
 
 MOST_RECORDS = 100_000
@@ -67,7 +67,7 @@ def build_fitting(
         index = _index(stream, codes, progress)
         code_s, start = time.perf_counter() - start, time.perf_counter()
         where = NO_PICTURES if root is None else root_from(out, Path(root))
-        swap_in(out, private, lambda new: index.write(new, where))
+        swap_in(out, private, lambda new: index.write(new, where, stream.maps))
         remove(private)
     size = sum(path.stat().st_size for path in out.iterdir())
     pictures, patches = len(stream), len(stream) * stream.regions.patches_per_image
@@ -77,11 +77,10 @@ def build_fitting(
 
 def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> Choice | None:
     """What is chosen, where that compares every patch; None where lists are better, or were asked for."""
+    check_boxes(stream)
     asked = (settings.projection, settings.lists, settings.code_bytes, settings.probes)
     if settings.memory_gb is None or any(value is not None for value in asked) or not 0 < len(stream) <= MOST_RECORDS:
         return None
-    if stream.regions.needs_picture:
-        return None  # build_big says why not
     chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, dim_of(stream))
     if chosen.lists:
         return None
@@ -112,10 +111,15 @@ def _index(stream: PictureStream, settings: CodeSettings, progress: Progress) ->
 
     made: Codes = encode_codes(descriptors, total, regions, dim, settings)
     images: list[IndexedImage] = []
+    boxes: list[NDArray[np.float32]] = []
     for start in range(0, total, 1000):
-        images += stream.batch(start, min(start + 1000, total))[0]
+        stop = min(start + 1000, total)
+        images += stream.batch(start, stop)[0]
+        if regions.needs_picture:
+            boxes.append(stream.boxes(start, stop))
     factory = made.factory
     if stream.projection is not None:
         made, factory = replace(made, projection=stream.projection), f"PCAH{stream.projection.dim},{factory}"
-    recipe = replace(Recipe.of(stream.encoder, regions, stream.features, settings), factory=factory)
-    return PatchIndex(recipe, Pictures(images), made)
+    recipe = Recipe.of(stream.encoder, regions, stream.features, settings, stream.maps is not None)
+    pictures = Pictures(images, boxes=np.concatenate(boxes) if boxes else None)
+    return PatchIndex(replace(recipe, factory=factory), pictures, made)

@@ -6,7 +6,6 @@ memory together: a run of lists is taken from every part, put in order, and writ
 
 from __future__ import annotations
 
-import io
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
@@ -18,7 +17,9 @@ from numpy.typing import NDArray
 
 from patchify_core.index.big.learned import Learned
 from patchify_core.index.big.parts import HashedFile, Part, list_kind
+from patchify_core.index.npy import npy_head
 from patchify_core.index.picture_table import write_tables
+from patchify_core.index.shards.stream import PictureStream
 
 if TYPE_CHECKING:
     import faiss
@@ -115,10 +116,18 @@ def write_column(parts: Sequence[Part], suffix: str, head: bytes, path: Path) ->
 def write_lists(parts: Sequence[Part], lists: int, path: Path) -> dict[str, Any]:
     """Writes `lists.npy`, which list each patch is in; returns its entry for `meta.json`."""
     count = sum(part.pictures * part.patches for part in parts)
-    head = io.BytesIO()
-    shape = {"descr": np.dtype(list_kind(lists)).str, "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(head, shape)
-    return write_column(parts, "lists", head.getvalue(), path)
+    return write_column(parts, "lists", npy_head(list_kind(lists), (count,)), path)
+
+
+def write_boxes(stream: PictureStream, path: Path) -> dict[str, Any]:
+    """Writes `boxes.npy`, (N, P, 4) float32, some pictures at a time; returns its entry for `meta.json`."""
+    patches = stream.regions.patches_per_image
+    step = max(1, RUN_BYTES // (16 * patches))
+    with HashedFile(path) as file:
+        file.write(npy_head("<f4", (len(stream), patches, 4)))
+        for start in range(0, len(stream), step):
+            file.write(stream.boxes(start, min(start + step, len(stream))).astype("<f4").data.cast("B"))
+        return file.close()
 
 
 def write_fine(parts: Sequence[Part], codec: faiss.Index, path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from patchify_core.index.big.learned import Learned
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import Digests, is_whole
 from patchify_core.index.picture_table import PictureTable, joined, read_table, write_tables
-from patchify_core.index.shards.folder import PictureStream, dim_of
+from patchify_core.index.shards.stream import PictureStream, dim_of
 
 READ_BYTES = 1 << 28
 """Of descriptors that are read from the stream at a time."""

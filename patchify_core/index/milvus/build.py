@@ -34,7 +34,7 @@ from patchify_core.index.milvus.store import Listing, read_listing, write_listin
 from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.folder import PictureStream, recipe_of_stream
+from patchify_core.index.shards.stream import PictureStream, check_boxes, recipe_of_stream
 from patchify_core.index.swap import explained, heal, root_from, swap_in
 from patchify_core.regions import Pyramid, Regions
 
@@ -166,14 +166,11 @@ def stream_to_milvus(
         StoreError, IndexFolderError, PatchifyError: as `build_in_milvus`.
     """
     settings = settings or CodeSettings()
-    if stream.regions.needs_picture:
-        raise PatchifyError(
-            f"The boxes of {stream.regions.spec} depend on the pictures, and a folder of shards has none: index the "
-            "pictures themselves."
-        )
+    check_boxes(stream)
     given, patches = stream.projection, stream.regions.patches_per_image
     projected = None if given is not None else _checked(settings)
-    recipe = replace(recipe_of_stream(stream), factory=_whole(projected if given is None else given.dim))
+    factory = _whole(projected if given is None else given.dim)
+    recipe = replace(recipe_of_stream(stream), factory=factory, maps=False)  # Milvus keeps none
     plan = _Plan(Path(out), Path(root), recipe, target, projected, given)
     written = 0
 
@@ -189,6 +186,8 @@ def stream_to_milvus(
         for start in range(0, len(stream), writer.batch):
             stop = min(start + writer.batch, len(stream))
             table, values = stream.batch(start, stop)
+            if stream.regions.needs_picture:
+                values = np.concatenate([values, stream.boxes(start, stop)], axis=2)
             fresh: set[str] = set()
             for digest, rows in zip(_digests(table), values, strict=True):
                 if digest not in writer.known and digest not in fresh:

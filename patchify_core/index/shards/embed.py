@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patchify_core.encoders import Encoder, EncoderSettings
@@ -73,7 +73,7 @@ def embed_gallery(
         gallery: pictures to embed. Its folder and `out` must be seen by all workers under the same path.
         out: folder of shards; a new one, or one that was made the same way.
         encoder: the frozen encoder. Workers on Ray load their own by its spec and check that it has the same weights.
-        regions: which patches; the paper's L3 by default. They must not depend on the pixels.
+        regions: which patches; the paper's L3 by default.
         settings: see `EmbedSettings`.
         progress: told of pictures done; may raise to stop, and then the same call goes on where it was.
         projection: applied to the descriptors before they are written, e.g. that of an index.
@@ -87,15 +87,10 @@ def embed_gallery(
     """
     regions, settings = regions or Pyramid(), settings or EmbedSettings()
     features = checked_features(settings.features)
-    load_extractor(features, encoder)  # refused before anything is made
-    if regions.needs_picture:
-        raise PatchifyError(
-            f"The regions {regions.spec} depend on the pixels, and shards hold no boxes: choose others, or use index "
-            "without shards."
-        )
+    load_extractor(features, encoder, settings.keep_maps)  # refused before anything is made
     out = Path(out).resolve()
     packed = None if projection is None else projection.to_bytes()
-    recipe = Recipe(encoder.info, regions, features)
+    recipe = Recipe(encoder.info, regions, features, maps=settings.keep_maps)
     root, encoding = str(gallery.root.resolve()), encoding or EncoderSettings()
     plan = EmbedPlan(__version__, root, str(out), recipe, encoding, settings, packed)
     with explained(out), _held(out, plan):
@@ -211,10 +206,10 @@ def _differences(out: Path, made: dict[str, object], plan: EmbedPlan) -> list[Di
         IndexFolderError: if what they were made with cannot be read.
     """
     try:
-        recipe = Recipe.from_descriptors(made)
+        recipe = replace(Recipe.from_descriptors(made), maps=made.get("maps") is True)
     except (KeyError, TypeError):
         raise IndexFolderError(f"{out / HEAD_NAME} is damaged: delete {out} and embed again.") from None
-    differences = recipe.differences(plan.recipe, DESCRIPTORS)
+    differences = recipe.differences(plan.recipe, (*DESCRIPTORS, "maps"))
     for part in ("projection", "kind", "shard_images"):
         if made.get(part) != plan.maker[part]:
             had, wanted = (_named(part, value) for value in (made.get(part), plan.maker[part]))

@@ -32,6 +32,7 @@ class EmbedSettings:
         features: how descriptors are made: `crop`, or `pooled:N` (`extract`).
         shard_images: pictures in a shard, 1..100,000; at most this much work of each worker is lost to a kill.
         kind: how descriptors are kept, `float32` or `float16`.
+        keep_maps: keep each picture's feature map too, for an index that does (`BuildSettings.keep_maps`).
 
     Raises:
         PatchifyError: if a number or name is none of these.
@@ -40,6 +41,7 @@ class EmbedSettings:
     features: str = CROP
     shard_images: int = 256
     kind: str = "float32"
+    keep_maps: bool = False
 
     def __post_init__(self) -> None:
         """Checks before hours of embedding."""
@@ -111,11 +113,13 @@ class EmbedPlan:
     @cached_property
     def maker(self) -> dict[str, Any]:
         """What makes the shards, as JSON values: shards of another maker are not touched."""
-        return self.recipe.descriptors() | {
+        made: dict[str, Any] = {
             "projection": None if self.projection is None else sha256_of_bytes(self.projection),
             "kind": self.settings.kind,
             "shard_images": self.settings.shard_images,
         }
+        # Named only where they are kept: shards of a version that kept none are still known as what they are.
+        return self.recipe.descriptors() | made | ({"maps": True} if self.recipe.maps else {})
 
 
 Asked = tuple[int, str, int, int]

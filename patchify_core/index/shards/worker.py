@@ -25,6 +25,7 @@ from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.shards.folder import finished_shard, shard_name, write_shard
 from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, Load, Task
 from patchify_core.index.swap import explained
+from patchify_core.regions import boxes_for
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -157,11 +158,14 @@ class ShardWorker:
         times: list[int] = []
         skipped: list[tuple[str, str, int | None, int | None]] = []
         rows: dict[str, NDArray[np.float32]] = {}
+        boxes: dict[str, NDArray[np.float32]] = {}
+        maps: dict[str, bytes] = {}
         extractor = self._ready()
-        with closing(extractor.describe_many(self._new(task, extractor, pictures, times, skipped))) as stream:
+        with closing(extractor.describe_many(self._new(task, extractor, pictures, times, skipped, boxes))) as stream:
             for described in stream:
                 found = described.descriptors
                 rows[described.key] = found if self._projection is None else self._projection(found)
+                maps[described.key] = described.packed or b""
                 self._settled()
         if not pictures and skipped and all(size is None for _, _, size, _ in skipped):
             raise PatchifyError(
@@ -171,8 +175,16 @@ class ShardWorker:
             )
         files = None
         if pictures:
-            descriptors = np.stack([rows[picture.sha256] for picture in pictures])
-            files = write_shard(self._out, task.number, pictures, descriptors, self.plan.settings.kind)
+            digests, recipe = [picture.sha256 for picture in pictures], self.plan.recipe
+            files = write_shard(
+                self._out,
+                task.number,
+                pictures,
+                np.stack([rows[digest] for digest in digests]),
+                self.plan.settings.kind,
+                np.stack([boxes[digest] for digest in digests]) if recipe.regions.needs_picture else None,
+                [maps[digest] for digest in digests] if recipe.maps else None,
+            )
         source = {
             "asked": self._asked(task),
             "pictures": [
@@ -193,6 +205,7 @@ class ShardWorker:
         pictures: list[IndexedImage],
         times: list[int],
         skipped: list[tuple[str, str, int | None, int | None]],
+        boxes: dict[str, NDArray[np.float32]],
     ) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
         """Yields each picture of the task once, noting all of them on the way."""
         seen: set[str] = set()
@@ -219,7 +232,10 @@ class ShardWorker:
                 self._settled()
             else:
                 seen.add(digest)
-                yield digest, picture, self._regions.boxes_in(picture)
+                cut, kept = boxes_for(self._regions, picture, whole)
+                if kept is not None:
+                    boxes[digest] = kept
+                yield digest, picture, cut
 
     def _ready(self) -> Extractor:
         if self._extractor is None:
@@ -229,7 +245,7 @@ class ShardWorker:
                     f"The worker on {socket.gethostname()} has other weights of {encoder.info.spec}: install the same "
                     "ones on every machine."
                 )
-            self._extractor = load_extractor(self.plan.recipe.features, encoder)
+            self._extractor = load_extractor(self.plan.recipe.features, encoder, self.plan.recipe.maps)
         return self._extractor
 
     def _asked(self, task: Task) -> str:
