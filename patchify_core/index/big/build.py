@@ -7,17 +7,14 @@ there. The index that stood before stays whole until the new one is complete.
 from __future__ import annotations
 
 import json
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.errors import PatchifyError
 from patchify_core.features.maps import write_maps
-from patchify_core.files import locked, say_who, sha256_of_json
+from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
 from patchify_core.index.big.choice import PROBED, Choice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
@@ -38,11 +35,11 @@ from patchify_core.index.folder import (
     recipe_of,
 )
 from patchify_core.index.integrity import META_NAME, PRIVATE, Digests, listed_file
+from patchify_core.index.private import PrivateFolder
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.stream import PictureStream, check_boxes, dim_of, recipe_of_stream
 from patchify_core.index.swap import heal, swap_in
 
-MAKER_NAME = "maker.json"
 NO_PICTURES = "no-pictures"
 """What `meta.json` says where nobody knows the pictures' folder: none has this name."""
 
@@ -135,9 +132,9 @@ def build_big(
     out = Path(out).resolve()
     private = out.parent / (out.name + PRIVATE)
     check_replaceable(out, stream)
-    with locked_folder(private):
+    with PrivateFolder(private) as work:
         heal(out, private)
-        take_over(private, _maker(stream, wanted, settings))
+        work.take_over(_maker(stream, wanted, settings))
         start = time.perf_counter()
         learned = Learned.load(private)
         if learned is None:
@@ -150,7 +147,7 @@ def build_big(
             stream, factory, wanted.rescore, NO_PICTURES if root is None else str(Path(root).resolve()), probes
         )
         swap_in(out, private, lambda new: _write(new, meta, stream, learned, parts, probes))
-        remove(private)
+        work.remove()
         merge_s = time.perf_counter() - start
     size = sum(path.stat().st_size for path in out.iterdir())
     patches = len(stream) * stream.regions.patches_per_image
@@ -226,46 +223,6 @@ def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> di
         "wanted": asdict(wanted),
         "part_pictures": settings.part_pictures,
     }
-
-
-@contextmanager
-def locked_folder(private: Path) -> Iterator[None]:
-    """Holds the private folder, so that no other build uses it."""
-    head = private / MAKER_NAME
-    if private.exists() and not head.exists() and (not private.is_dir() or any(private.iterdir())):
-        raise IndexFolderError(
-            f"{private} is in the way and was not made by this program: move it, or choose another folder for the "
-            "index."
-        )
-    lock = locked(head)
-    try:
-        say_who(private)
-        yield
-    finally:
-        lock.close()
-
-
-def take_over(private: Path, maker: dict[str, Any]) -> None:
-    """Keeps what an earlier build of the same kind left, and deletes what another kind left."""
-    head = private / MAKER_NAME
-    try:
-        same = json.loads(head.read_text(encoding="utf-8")) == maker
-    except ValueError:
-        same = False
-    if not same:
-        for pattern in ("part-*", "learned.*", "shard-*", "finer.*"):
-            for path in private.glob(pattern):
-                path.unlink()
-        head.write_text(json.dumps(maker), encoding="utf-8")
-
-
-def remove(private: Path) -> None:
-    """Deletes the private folder, its head last: without it the folder would not be known as ours."""
-    with suppress(OSError):
-        for path in private.iterdir():
-            if path.name != MAKER_NAME:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.rmtree(private)
 
 
 def _parts(

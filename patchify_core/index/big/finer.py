@@ -33,9 +33,6 @@ from patchify_core.index.big.build import (
     ScaleSettings,
     check_finer,
     check_replaceable,
-    locked_folder,
-    remove,
-    take_over,
 )
 from patchify_core.index.big.choice import parse_lists
 from patchify_core.index.big.learned import learn_finer
@@ -48,6 +45,7 @@ from patchify_core.index.folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_m
 from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.private import PrivateFolder
 from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import heal, swap_in
 
@@ -116,11 +114,11 @@ def add_finer(
         raise IndexFolderError(f"{out} has finer codes, {index.rescore}: build it anew with --rescore {rescore}.")
     del index  # nothing of the old folder may be open where it is renamed
     private = out.parent / (out.name + PRIVATE)
-    with locked_folder(private):
+    with PrivateFolder(private) as work:
         heal(out, private)
         if read_meta(out)["digest"] != meta["digest"]:
             raise IndexFolderError(f"Another command put another index at {out} meanwhile: run this one again.")
-        take_over(private, {"finer": rescore, "index": meta["digest"], "seed": seed})
+        work.take_over({"finer": rescore, "index": meta["digest"], "seed": seed})
         state = _State.read(private)
         if state is None:
             state = _State(_learned(stream, projection, kept[1], rescore, seed), 0, "")
@@ -148,7 +146,7 @@ def add_finer(
             digest.update(tail)
         entry = digest.listed()
         swap_in(out, private, lambda new: _write(new, out, private / CODES_NAME, meta, rescore, entry))
-        remove(private)
+        work.remove()
     return FinerReport(len(stream), len(stream) - before, time.perf_counter() - start, _bytes_of(out))
 
 

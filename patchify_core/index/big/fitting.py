@@ -7,14 +7,9 @@ the same factory; it can be updated from the pictures themselves later.
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchify_core.errors import PatchifyError
-from patchify_core.index.base import Pictures
 from patchify_core.index.big.build import (
     NO_PICTURES,
     Progress,
@@ -22,19 +17,18 @@ from patchify_core.index.big.build import (
     ScaleSettings,
     build_big,
     check_replaceable,
-    locked_folder,
-    remove,
-    take_over,
 )
 from patchify_core.index.big.choice import Choice, choose
-from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
+from patchify_core.index.build import coded
+from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.integrity import PRIVATE
-from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
-from patchify_core.index.recipe import Recipe
+from patchify_core.index.private import PrivateFolder
 from patchify_core.index.shards.stream import PictureStream, check_boxes, dim_of
 from patchify_core.index.swap import heal, root_from, swap_in
+
+_RUN = 1000
+"""Pictures that are read together."""
 
 MOST_RECORDS = 100_000
 """Pictures that an ordinary index holds at most here: it keeps a record of each in memory."""
@@ -61,14 +55,26 @@ def build_fitting(
         why += f" They are exact, so finer codes ({settings.rescore}) would add nothing and are left out."
     private = out.parent / (out.name + PRIVATE)
     check_replaceable(out, stream)
-    with locked_folder(private):
+    with PrivateFolder(private) as work:
         heal(out, private)
-        take_over(private, {"fitting": 1})
-        index = _index(stream, codes, progress)
+        work.take_over({"fitting": 1})
+        codes.check_enough(dim_of(stream), stream.regions, len(stream))
+        images = [
+            image for at in range(0, len(stream), _RUN) for image in stream.batch(at, min(at + _RUN, len(stream)))[0]
+        ]
+        done = 0
+
+        def passed(row: int) -> None:
+            nonlocal done
+            if row + 1 > done:  # the rows of a sample come first, and again afterwards
+                done = row + 1
+                progress(done, len(stream))
+
+        index = coded(stream, images, codes, passed=passed)
         code_s, start = time.perf_counter() - start, time.perf_counter()
         where = NO_PICTURES if root is None else root_from(out, Path(root))
         swap_in(out, private, lambda new: index.write(new, where, stream.maps))
-        remove(private)
+        work.remove()
     size = sum(path.stat().st_size for path in out.iterdir())
     pictures, patches = len(stream), len(stream) * stream.regions.patches_per_image
     merge_s = time.perf_counter() - start
@@ -95,31 +101,3 @@ def _code_settings(stream: PictureStream, choice: Choice, settings: ScaleSetting
     kept = parse_factory(choice.factory)
     factory = kept.factory if stream.projection is None else kept.codec  # what is projected is not projected again
     return CodeSettings(factory, rescore=None if kept.codec == "Flat" else settings.rescore, seed=settings.seed)
-
-
-def _index(stream: PictureStream, settings: CodeSettings, progress: Progress) -> PatchIndex:
-    total, regions, dim = len(stream), stream.regions, dim_of(stream)
-    settings.check_enough(dim, regions, total)
-    done = 0
-
-    def descriptors(row: int) -> NDArray[np.float32]:
-        nonlocal done
-        if row + 1 > done:  # the rows of a sample come first, and again afterwards
-            done = row + 1
-            progress(done, total)
-        return stream.batch(row, row + 1)[1][0]
-
-    made: Codes = encode_codes(descriptors, total, regions, dim, settings)
-    images: list[IndexedImage] = []
-    boxes: list[NDArray[np.float32]] = []
-    for start in range(0, total, 1000):
-        stop = min(start + 1000, total)
-        images += stream.batch(start, stop)[0]
-        if regions.needs_picture:
-            boxes.append(stream.boxes(start, stop))
-    factory = made.factory
-    if stream.projection is not None:
-        made, factory = replace(made, projection=stream.projection), f"PCAH{stream.projection.dim},{factory}"
-    recipe = Recipe.of(stream.encoder, regions, stream.features, settings, stream.maps is not None)
-    pictures = Pictures(images, boxes=np.concatenate(boxes) if boxes else None)
-    return PatchIndex(replace(recipe, factory=factory), pictures, made)

@@ -26,13 +26,13 @@ from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import index_stands, read_meta
 from patchify_core.index.integrity import PRIVATE
-from patchify_core.index.journal import Journal
 from patchify_core.index.milvus.collection import Collection, checked_name, default_name, maker_of
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.kinds import checked_kind
 from patchify_core.index.milvus.store import Listing, read_listing, write_listing
 from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
+from patchify_core.index.private import PrivateFolder
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.stream import PictureStream, check_boxes, recipe_of_stream
 from patchify_core.index.swap import explained, heal, root_from, swap_in
@@ -255,8 +255,9 @@ def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
             same = old is not None and (old.address.uri, old.collection) == (address.uri, name)
             kind = checked_kind(plan.target.index or (old.kind if old and same else None), connection.is_lite)
             made_of = maker_of(plan.recipe) | {"store": "milvus", "projected": plan.projected}
-            with Journal(private, made_of) as lock:  # for its lock: the descriptors themselves go to Milvus
+            with PrivateFolder(private) as work:  # for its lock: the descriptors themselves go to Milvus
                 try:
+                    work.take_over(made_of)
                     heal(out, private)
                     projection = _projection(plan, old, private, made_of, learn)
                     collection = Collection(connection, checked_name(name), plan.recipe, projection)
@@ -273,9 +274,9 @@ def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
                     writer.tidy(listing.numbers)  # only now: the folder that stood before listed what vanished
                 except BaseException:
                     if plan.projected is None:
-                        lock.remove()  # nothing of it is needed again
+                        work.remove()  # nothing of it is needed again
                     raise
-                lock.remove()
+                work.remove()
     return listing
 
 
