@@ -127,10 +127,7 @@ class PatchStore(ABC):
     def __init__(self, recipe: Recipe, pictures: Pictures, projection: Projection | None) -> None:
         """Checks the parts against each other."""
         pictures.check(recipe)
-        if projection is not None and projection.mean.shape != (recipe.encoder.dim,):
-            raise ValueError("a projection that does not fit the encoder")
-        if recipe.dim != (recipe.encoder.dim if projection is None else projection.dim):
-            raise ValueError("a projection that does not fit the factory")
+        recipe.check_projection(projection)
         self.recipe, self.projection = recipe, projection
         self.images: Sequence[IndexedImage] = pictures.images
         self.root, self.boxes, self.maps = pictures.root, pictures.boxes, pictures.maps

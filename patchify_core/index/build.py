@@ -24,14 +24,14 @@ from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
-from patchify_core.index.embedding import PicturePass
+from patchify_core.index.embedding import PicturePass, nothing_read
 from patchify_core.index.folder import index_stands, read_meta, recipe_of
-from patchify_core.index.integrity import META_NAME, PRIVATE, standing
+from patchify_core.index.integrity import META_NAME, private_of, standing
 from patchify_core.index.journal import Journal
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import IndexedImage, PictureTable
 from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.stream import PictureStream, dim_of
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import explained, heal, root_from, swap_in
 from patchify_core.regions import Pyramid, Regions
 
@@ -124,7 +124,7 @@ def build_index(
     recipe = wanted(None)
     with explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
-        private = out.parent / (out.name + PRIVATE)
+        private = private_of(out)
         stood, old = _existing(out, wanted)  # refused before anything is made
         if old is None and like is not None:
             _check_like(like, wanted)
@@ -229,9 +229,7 @@ class Work:
 
 def nothing_indexed(work: Work) -> GalleryError:
     """What is said where no picture of a gallery could be read."""
-    name, reason = work.skipped[0] if work.skipped else ("", "it is empty")
-    why = f"{name}: {reason}" if name else reason
-    return GalleryError(f"No picture in {work.gallery.root} could be read ({why.rstrip('.')}): nothing was indexed.")
+    return nothing_read(work.gallery.root, work.skipped, "indexed")
 
 
 class _Built(PictureStream):
@@ -300,7 +298,7 @@ def coded(
         passed(row)
         return stream.batch(row, row + 1)[1][0]
 
-    made = encode_codes(descriptors, total, regions, dim_of(stream), settings, like, known)
+    made = encode_codes(descriptors, total, regions, stream.dim, settings, like, known)
     factory = made.factory
     if stream.projection is not None:
         made, factory = replace(made, projection=stream.projection), f"PCAH{stream.projection.dim},{factory}"

@@ -6,15 +6,16 @@ again.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import PictureError
+from patchify_core.errors import GalleryError, PictureError
 from patchify_core.features.extract import Extractor
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import GalleryImage, check_size
@@ -130,3 +131,16 @@ class PicturePass:
             if kept is not None:
                 self._boxes[digest] = kept
             yield digest, picture, cut
+
+
+def nothing_read(root: Path, skipped: Sequence[tuple[str, str]], undone: str) -> GalleryError:
+    """What is said where no picture of a gallery could be read.
+
+    Args:
+        root: of the gallery.
+        skipped: (file name, reason) of its pictures.
+        undone: what then was not done, e.g. `indexed`.
+    """
+    name, reason = skipped[0] if skipped else ("", "it is empty")
+    why = f"{name}: {reason}" if name else reason
+    return GalleryError(f"No picture in {root} could be read ({why.rstrip('.')}): nothing was {undone}.")

@@ -2,7 +2,7 @@
 
 `meta.json` (how it was made, of which pictures, and the digest of every other file), `index.faiss`, and where they are
 needed `projection.npy` (a learned projection), `fine.faiss` (finer codes), `boxes.npy` (boxes that depend on the
-pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). A big index (`scale`) has its pictures in
+pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). A big index (`big`) has its pictures in
 `pictures.bin` (`PictureTable`) instead of `meta.json`, its codes stay on the disk, mapped, and `lists.npy` says where a
 patch's code is. How they are checked is in `integrity.py`; a build may
 replace the folder while it is read, and the reader gets the old index or the new one.
@@ -27,14 +27,14 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.faiss_files import read_faiss_file, write_faiss_file
 from patchify_core.index.integrity import (
     META_NAME,
-    Digests,
     damaged,
-    is_whole,
     listed_file,
-    opened,
+    opened_whole,
     standing,
     steadily,
     unreadable,
+    write_listed,
+    write_meta,
 )
 from patchify_core.index.npy import npy_array, npy_bytes
 from patchify_core.index.patch_index import PatchIndex, SearchPlan
@@ -79,15 +79,8 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
         PROJECTION_NAME: None if index.projection is None else index.projection.to_bytes(),
         BOXES_NAME: None if index.boxes is None else npy_bytes(index.boxes),
     }
-    for name, data in small.items():
-        if data is not None:
-            (folder / name).write_bytes(data)
-            digests = Digests()
-            digests.update(data)
-            files[name] = digests.listed()
-    meta = {"format": FORMAT} | index.meta() | {"root": root, "files": files}
-    meta["digest"] = sha256_of_json(meta)
-    (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    files |= {name: write_listed(folder / name, data) for name, data in small.items() if data is not None}
+    write_meta(folder, {"format": FORMAT} | index.meta() | {"root": root, "files": files})
 
 
 def load_index(folder: Path) -> PatchIndex:
@@ -118,14 +111,11 @@ def _load(place: Path, folder: Path) -> PatchIndex:
         raise
     except (KeyError, TypeError, AttributeError, ValueError):
         raise damaged(folder, META_NAME) from None
-    with opened(place, files, folder) as at:
-        for name, file in at.items():
-            _check(file, files[name], folder, name)
-            file.seek(0)
+    with opened_whole(place, files, folder) as at:
         try:
             if images is None:
                 return _mapped(at, folder, recipe, root, plan)
-            projection, boxes, maps = _beside(at, folder)
+            projection, boxes, maps = read_beside(at, folder)
             fine = read_faiss_file(at[FINE_NAME]) if FINE_NAME in at else None
             codes = Codes(recipe.factory, read_faiss_file(at[FAISS_NAME]), projection, fine)
             return PatchIndex(recipe, Pictures(images, root, boxes, maps), codes, plan)
@@ -137,7 +127,7 @@ def _mapped(at: dict[str, BinaryIO], folder: Path, recipe: Recipe, root: Path, p
     """A big index: its pictures, boxes and codes stay on the disk."""
     from patchify_core.index.mapped import OnDisk, PatchCodes, ReadAhead, map_codes, map_numbers
 
-    projection, boxes, maps = _beside(at, folder, mapped=True)
+    projection, boxes, maps = read_beside(at, folder, mapped=True)
     coarse = map_codes(at[FAISS_NAME])
     located = PatchCodes(coarse, map_numbers(at[LISTS_NAME])) if LISTS_NAME in at else None
     finer = map_codes(at[FINE_NAME]) if FINE_NAME in at else None
@@ -148,7 +138,7 @@ def _mapped(at: dict[str, BinaryIO], folder: Path, recipe: Recipe, root: Path, p
     return PatchIndex(recipe, pictures, codes, plan, OnDisk(located, ReadAhead(coarse, finer)))
 
 
-def _beside(
+def read_beside(
     at: dict[str, BinaryIO], folder: Path, mapped: bool = False
 ) -> tuple[Projection | None, NDArray[np.float32] | None, KeptMaps | None]:
     """Projection, boxes and feature maps of an index, where it has them; its boxes mapped if that is asked for.
@@ -198,17 +188,6 @@ def listed_images(listed: Any) -> list[IndexedImage]:
             raise ValueError("no picture")
         image.file_name.encode()  # a name of half letters can neither be printed nor found
     return images
-
-
-def _check(file: BinaryIO, listed: dict[str, Any], folder: Path, name: str) -> None:
-    """Whether a file is the one that was written; whether it fits together is seen when it is read."""
-    try:
-        if not is_whole(file, listed):
-            raise damaged(folder, name)
-    except (KeyError, TypeError):
-        raise damaged(folder, META_NAME) from None
-    except OSError as error:
-        raise unreadable(folder / name, error) from error
 
 
 def index_stands(out: Path) -> bool:

@@ -1,7 +1,7 @@
 """PatchIndex: the descriptors of every patch of every gallery picture, in FAISS, searched by inner product.
 
 Patches of one picture lie together and every picture has the same number of them, so the patch table is implicit:
-patch id = row of the picture * patches per image + cell. `build.py` makes an index, `index_folder.py` keeps it on disk.
+patch id = row of the picture * patches per image + cell. `build.py` makes an index, `folder.py` keeps it on disk.
 """
 
 from __future__ import annotations
@@ -284,14 +284,14 @@ class PatchIndex(PatchStore):
         return super().meta() | {"images": listed} | ({} if self.plan is None else {"search": asdict(self.plan)})
 
     def write(self, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
-        """Writes the files into an existing folder; see `index_folder.write_index`."""
+        """Writes the files into an existing folder; see `folder.write_index`."""
         from patchify_core.index.folder import write_index
 
         write_index(self, folder, root, packed)
 
     @classmethod
     def load(cls, folder: str | Path) -> PatchIndex:
-        """Loads an index folder if all of it fits together; see `index_folder.load_index`."""
+        """Loads an index folder if all of it fits together; see `folder.load_index`."""
         from patchify_core.index.folder import load_index
 
         return load_index(Path(folder))

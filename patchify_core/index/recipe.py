@@ -15,6 +15,7 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.extract import CROP, checked_features
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
+from patchify_core.index.codec.projection import Projection
 from patchify_core.regions import Regions, parse_regions
 
 Record = TypeVar("Record")
@@ -129,6 +130,13 @@ class Recipe:
     def dim(self) -> int:
         """Dimension of the descriptors as they are coded and compared: the projection's, or the encoder's."""
         return parse_factory(self.factory).projection or self.encoder.dim
+
+    def check_projection(self, projection: Projection | None) -> None:
+        """Raises ValueError unless descriptors of this recipe are projected so."""
+        if projection is not None and projection.mean.shape != (self.encoder.dim,):
+            raise ValueError("a projection that does not fit the encoder")
+        if self.dim != (self.encoder.dim if projection is None else projection.dim):
+            raise ValueError("a projection that does not fit the factory")
 
     def descriptors(self) -> dict[str, Any]:
         """What made the descriptors, as plain JSON values: encoder, regions and features."""

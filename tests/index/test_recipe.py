@@ -8,11 +8,18 @@ from dataclasses import replace
 import pytest
 
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.files import sha256_of_json
+from patchify_core.gallery import read_gallery
+from patchify_core.index.big import ScaleSettings, build_big
+from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.folder import read_meta, recipe_of
+from patchify_core.index.milvus.collection import default_name, maker_of
 from patchify_core.index.recipe import CODES, DESCRIPTORS, EVERYTHING, Recipe, refuse
+from patchify_core.index.shards import EmbedSettings, embed_gallery
+from patchify_core.index.shards.folder import ShardFolder
 from patchify_core.regions import Pyramid, parse_regions
-from tests.tiny import INFO
+from tests.tiny import INFO, TinyEncoder, write_pictures
 
 RECIPE = Recipe(INFO, Pyramid(4), "pooled:640", "PCAH8,PQ4", "informative", "SQ8", maps=True)
 OTHERS = {
@@ -105,3 +112,46 @@ def test_shipped_indexes_say_how_they_were_made(name, sample_db):
     recipe = recipe_of(meta, sample_db / name)
     assert recipe.as_dict() == {part: meta[part] for part in (*DESCRIPTORS, *CODES)}
     assert recipe.maps == (name == "indexes/pooled")
+
+
+def test_half_finished_work_of_earlier_versions_is_known(tmp_path):
+    """The very values that builds are known by on the disk and in Milvus: were one to change, work would be lost."""
+    gallery, encoder, regions = read_gallery(write_pictures(tmp_path / "p", range(60))), TinyEncoder(), Pyramid(2)
+    made = {"encoder": INFO.as_dict(), "regions": "pyramid:2", "features": "crop"}
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    def head(name, start, *arguments):
+        with pytest.raises(KeyboardInterrupt):
+            start(*arguments, stop)
+        return json.loads((tmp_path / name).read_text())
+
+    settings = BuildSettings(shard_images=1)
+    assert head("i.partial/maker.json", build_index, gallery, tmp_path / "i", encoder, regions, settings) == made | {
+        "maps": False
+    }
+    shards = EmbedSettings(shard_images=60)
+    assert head("s/embed.json", embed_gallery, gallery, tmp_path / "s", encoder, regions, shards) == {
+        "maker": made | {"projection": None, "kind": "float32", "shard_images": 60},
+        "root": str(gallery.root.resolve()),
+    }
+    embed_gallery(gallery, tmp_path / "s", encoder, regions, shards)
+    stream = ShardFolder(tmp_path / "s")
+    assert head("b.partial/maker.json", build_big, stream, tmp_path / "b", ScaleSettings(lists=4)) == made | {
+        "big": 1,
+        "pictures": 60,
+        "stream": stream.digest,
+        "projected": None,
+        "wanted": {"projection": None, "lists": 4, "parts": 24, "rescore": None, "seed": 0},
+        "part_pictures": 100_000,
+    }
+    assert maker_of(replace(RECIPE, maps=False)) == {
+        "encoder": "tiny",
+        "weights": sha256_of_json(INFO.as_dict()),
+        "regions": "pyramid:4",
+        "features": "pooled:640",
+        "projection": None,
+        "dim": INFO.dim,
+    }
+    assert default_name("/x/my pictures", Recipe(INFO, Pyramid(4)), 8) == "patchify_my_pictures_2a95b372"

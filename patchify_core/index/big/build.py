@@ -6,7 +6,6 @@ there. The index that stood before stays whole until the new one is complete.
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,10 +33,10 @@ from patchify_core.index.folder import (
     read_meta,
     recipe_of,
 )
-from patchify_core.index.integrity import META_NAME, PRIVATE, Digests, listed_file
+from patchify_core.index.integrity import listed_file, private_of, write_listed, write_meta
 from patchify_core.index.private import PrivateFolder
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.stream import PictureStream, check_boxes, dim_of, recipe_of_stream
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import heal, swap_in
 
 NO_PICTURES = "no-pictures"
@@ -130,7 +129,7 @@ def build_big(
     settings, progress = settings or ScaleSettings(), progress or (lambda done, total: None)
     wanted, factory, probes, why = planned(stream, settings)
     out = Path(out).resolve()
-    private = out.parent / (out.name + PRIVATE)
+    private = private_of(out)
     check_replaceable(out, stream)
     with PrivateFolder(private) as work:
         heal(out, private)
@@ -157,12 +156,12 @@ def build_big(
 def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str, int, str]:
     """What will be learned, the factory string, the probes, and why; raises PatchifyError if it does not work out."""
     regions = stream.regions
-    check_boxes(stream)
+    stream.check_boxes()
     if not len(stream):
         raise PatchifyError("The collection has no picture: there is nothing to index.")
     patches = len(stream) * regions.patches_per_image
     chosen: Choice | None = None
-    given = dim_of(stream)
+    given = stream.dim
     if settings.memory_gb is not None:
         chosen = choose(len(stream), regions.patches_per_image, settings.memory_gb, given)
     kept = parse_lists(chosen.factory) if chosen else None
@@ -216,7 +215,7 @@ def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> di
     """What parts were made of and how: those of another maker are of no use."""
     return {
         "big": 1,
-        **recipe_of_stream(stream).descriptors(),
+        **stream.recipe.descriptors(),
         "pictures": len(stream),
         "stream": getattr(stream, "digest", None),
         "projected": None if stream.projection is None else sha256_of_json(stream.projection.to_bytes().hex()),
@@ -273,18 +272,12 @@ def _write(
         files[MAPS_NAME] = listed_file(new / MAPS_NAME)
     projection = stream.projection or learned.projection
     if projection is not None:
-        data = projection.to_bytes()
-        (new / PROJECTION_NAME).write_bytes(data)
-        digests = Digests()
-        digests.update(data)
-        files[PROJECTION_NAME] = digests.listed()
-    meta = meta | {"files": files}
-    meta["digest"] = sha256_of_json(meta)
-    (new / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        files[PROJECTION_NAME] = write_listed(new / PROJECTION_NAME, projection.to_bytes())
+    write_meta(new, meta | {"files": files})
 
 
 def check_replaceable(out: Path, stream: PictureStream) -> None:
     """Raises IndexFolderError unless nothing stands at `out`, or an index of the same kind of descriptors."""
     if not index_stands(out):
         return
-    refuse(recipe_of(read_meta(out), out).differences(recipe_of_stream(stream), DESCRIPTORS), out, OTHER_INDEX)
+    refuse(recipe_of(read_meta(out), out).differences(stream.recipe, DESCRIPTORS), out, OTHER_INDEX)

@@ -37,7 +37,7 @@ class Choice:
     """What was chosen.
 
     Attributes:
-        factory: factory string (`compression.parse_factory`).
+        factory: factory string (`factory.parse_factory`).
         lists: inverted lists; 0 where every code is compared with.
         probes: lists that a search visits; 0 without lists.
         bytes_per_patch: of codes, ids and list numbers.

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.files import sha256_of_json, write_json
+from patchify_core.files import write_json
 from patchify_core.index.big.build import (
     Progress,
     ScaleSettings,
@@ -42,7 +42,7 @@ from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.faiss_files import check_faiss_file
 from patchify_core.index.folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_meta
-from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
+from patchify_core.index.integrity import Digests, private_of, write_meta
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
 from patchify_core.index.private import PrivateFolder
@@ -113,7 +113,7 @@ def add_finer(
     if index.rescore is not None:
         raise IndexFolderError(f"{out} has finer codes, {index.rescore}: build it anew with --rescore {rescore}.")
     del index  # nothing of the old folder may be open where it is renamed
-    private = out.parent / (out.name + PRIVATE)
+    private = private_of(out)
     with PrivateFolder(private) as work:
         heal(out, private)
         if read_meta(out)["digest"] != meta["digest"]:
@@ -261,9 +261,7 @@ def _write(new: Path, out: Path, codes: Path, meta: dict[str, Any], rescore: str
         _second_name(out / name, new / name)
     files = {FAISS_NAME: kept.pop(FAISS_NAME), FINE_NAME: entry} | kept
     meta = {key: value for key, value in meta.items() if key != "digest"}
-    meta |= {"rescore": parse_factory(rescore).factory, "files": files}
-    meta["digest"] = sha256_of_json(meta)
-    (new / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    write_meta(new, meta | {"rescore": parse_factory(rescore).factory, "files": files})
 
 
 def _second_name(source: Path, target: Path) -> None:

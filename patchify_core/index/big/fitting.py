@@ -22,9 +22,9 @@ from patchify_core.index.big.choice import Choice, choose
 from patchify_core.index.build import coded
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
-from patchify_core.index.integrity import PRIVATE
+from patchify_core.index.integrity import private_of
 from patchify_core.index.private import PrivateFolder
-from patchify_core.index.shards.stream import PictureStream, check_boxes, dim_of
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import heal, root_from, swap_in
 
 _RUN = 1000
@@ -53,12 +53,12 @@ def build_fitting(
     codes, why = _code_settings(stream, choice, settings), choice.why
     if settings.rescore is not None and codes.rescore is None:
         why += f" They are exact, so finer codes ({settings.rescore}) would add nothing and are left out."
-    private = out.parent / (out.name + PRIVATE)
+    private = private_of(out)
     check_replaceable(out, stream)
     with PrivateFolder(private) as work:
         heal(out, private)
         work.take_over({"fitting": 1})
-        codes.check_enough(dim_of(stream), stream.regions, len(stream))
+        codes.check_enough(stream.dim, stream.regions, len(stream))
         images = [
             image for at in range(0, len(stream), _RUN) for image in stream.batch(at, min(at + _RUN, len(stream)))[0]
         ]
@@ -83,15 +83,15 @@ def build_fitting(
 
 def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> Choice | None:
     """What is chosen, where that compares every patch; None where lists are better, or were asked for."""
-    check_boxes(stream)
+    stream.check_boxes()
     asked = (settings.projection, settings.lists, settings.code_bytes, settings.probes)
     if settings.memory_gb is None or any(value is not None for value in asked) or not 0 < len(stream) <= MOST_RECORDS:
         return None
-    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, dim_of(stream))
+    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, stream.dim)
     if chosen.lists:
         return None
     try:
-        _code_settings(stream, chosen, settings).check(dim_of(stream), stream.regions, len(stream))
+        _code_settings(stream, chosen, settings).check(stream.dim, stream.regions, len(stream))
     except PatchifyError:
         return None  # a codec whose bytes do not divide what the stream is projected to
     return chosen

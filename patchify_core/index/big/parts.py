@@ -21,7 +21,7 @@ from patchify_core.index.big.learned import Learned
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import Digests, is_whole
 from patchify_core.index.picture_table import PictureTable, joined, read_table, write_tables
-from patchify_core.index.shards.stream import PictureStream, dim_of
+from patchify_core.index.shards.stream import PictureStream
 
 READ_BYTES = 1 << 28
 """Of descriptors that are read from the stream at a time."""
@@ -175,7 +175,7 @@ def batches(
 ) -> Iterator[tuple[PictureTable, NDArray[np.float32]]]:
     """Yields (pictures, (n, dim) projected descriptors) that are enough at a time for `Lists.assign` to be fast."""
     patches = stream.regions.patches_per_image
-    raw = dim_of(stream)
+    raw = stream.dim
     read = max(1, min(READ_BYTES // (4 * raw), CODED_PATCHES) // patches)
     coded = max(1, CODED_PATCHES // patches)
     for start in range(first, first + pictures, coded):

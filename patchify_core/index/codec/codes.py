@@ -34,9 +34,9 @@ class CodeSettings:
     """What a person may tune about how descriptors are kept.
 
     Attributes:
-        factory: a preset's name (`compression.PRESETS`) or a factory string. What is learned (projection, codec) is
+        factory: a preset's name (`factory.PRESETS`) or a factory string. What is learned (projection, codec) is
             learned from the first build's pictures and kept in every later one: begin with more than a handful.
-        codebook: what the codec is trained on, one of `compression.CODEBOOKS`.
+        codebook: what the codec is trained on, one of `factory.CODEBOOKS`.
         rescore: factory of finer codes, kept beside the others, that re-score the first pictures of a search; in the
             projected space, so without `PCAH`. None for none.
         training_patches: patches that projection and codec are learned from, at most.

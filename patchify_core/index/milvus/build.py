@@ -25,7 +25,7 @@ from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import index_stands, read_meta
-from patchify_core.index.integrity import PRIVATE
+from patchify_core.index.integrity import private_of
 from patchify_core.index.milvus.collection import Collection, checked_name, default_name, maker_of
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.kinds import checked_kind
@@ -34,7 +34,7 @@ from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
 from patchify_core.index.private import PrivateFolder
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.stream import PictureStream, check_boxes, recipe_of_stream
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import explained, heal, root_from, swap_in
 from patchify_core.regions import Pyramid, Regions
 
@@ -166,11 +166,11 @@ def stream_to_milvus(
         StoreError, IndexFolderError, PatchifyError: as `build_in_milvus`.
     """
     settings = settings or CodeSettings()
-    check_boxes(stream)
+    stream.check_boxes()
     given, patches = stream.projection, stream.regions.patches_per_image
     projected = None if given is not None else _checked(settings)
     factory = _whole(projected if given is None else given.dim)
-    recipe = replace(recipe_of_stream(stream), factory=factory, maps=False)  # Milvus keeps none
+    recipe = replace(stream.recipe, factory=factory, maps=False)  # Milvus keeps none
     plan = _Plan(Path(out), Path(root), recipe, target, projected, given)
     written = 0
 
@@ -244,7 +244,7 @@ def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
     """What both ways share: the lock, the collection, and the index folder at the end."""
     with explained(plan.out):
         out = plan.out.resolve()
-        private = out.parent / (out.name + PRIVATE)
+        private = private_of(out)
         address = plan.target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")

@@ -8,7 +8,6 @@ the collection) and where needed `projection.npy` and `boxes.npy`. A token is ne
 from __future__ import annotations
 
 import io
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.files import sha256_of_json
 from patchify_core.index.base import Hits, PatchStore, Pictures
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.folder import BOXES_NAME, FORMAT, NUMBERS_NAME, PICTURES_NAME, PROJECTION_NAME, read_meta
-from patchify_core.index.integrity import META_NAME, Digests, damaged, is_whole, opened, steadily
+from patchify_core.index.folder import (
+    BOXES_NAME,
+    FORMAT,
+    NUMBERS_NAME,
+    PICTURES_NAME,
+    PROJECTION_NAME,
+    read_beside,
+    read_meta,
+)
+from patchify_core.index.integrity import META_NAME, damaged, opened_whole, steadily, write_listed, write_meta
 from patchify_core.index.milvus.collection import Collection
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.finding import Finder, Found, compared_again
@@ -190,20 +196,13 @@ def write_listing(listing: Listing, folder: Path, out: Path, root: str) -> None:
         PROJECTION_NAME: None if projection is None else projection.to_bytes(),
         BOXES_NAME: None if boxes is None else npy_bytes(boxes),
     }
-    files = {}
-    for name, data in parts.items():
-        if data is not None:
-            (folder / name).write_bytes(data)
-            digests = Digests()
-            digests.update(data)
-            files[name] = digests.listed()
+    files = {name: write_listed(folder / name, data) for name, data in parts.items() if data is not None}
     address = listing.address
     uri = _relative(address.uri, out) if address.is_file else address.uri
     where = {"uri": uri, "ca": address.ca, "server_name": address.server_name}
     meta: dict[str, Any] = {"format": FORMAT} | _meta(listing) | {"images": None, "root": root, "files": files}
     meta["store"] |= where
-    meta["digest"] = sha256_of_json(meta)
-    (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    write_meta(folder, meta)
 
 
 def read_listing(folder: Path, token: str | None = None) -> Listing:
@@ -234,34 +233,16 @@ def _read(place: Path, folder: Path, token: str | None) -> Listing:
         name, kind = str(store["collection"]), str(store["index"])
     except (KeyError, TypeError, AttributeError):
         raise damaged(folder, META_NAME) from None
-    boxes = projection = None
-    with opened(place, files, folder) as at:
-        for file_name, file in at.items():
-            try:
-                whole = is_whole(file, files[file_name])
-            except (KeyError, TypeError):
-                raise damaged(folder, META_NAME) from None
-            if not whole:
-                raise damaged(folder, file_name)
-            file.seek(0)
+    with opened_whole(place, files, folder) as at:
         try:
-            images = read_table(at[PICTURES_NAME])
-            numbers = npy_array(at[NUMBERS_NAME].read())
-            if PROJECTION_NAME in at:
-                projection = Projection.from_bytes(at[PROJECTION_NAME].read())
-            if BOXES_NAME in at:
-                boxes = npy_array(at[BOXES_NAME].read())
+            images, numbers = read_table(at[PICTURES_NAME]), npy_array(at[NUMBERS_NAME].read())
+            projection, boxes, _ = read_beside(at, folder)
             pictures = Pictures(images, root, boxes)
             pictures.check(recipe)
+            recipe.check_projection(projection)
         except ValueError:
             raise damaged(folder, META_NAME) from None
-    fits = (
-        numbers.shape == (len(images),)
-        and numbers.dtype == np.int64
-        and len(images) > 0
-        and (projection is None or len(projection.mean) == recipe.encoder.dim)
-        and recipe.dim == (recipe.encoder.dim if projection is None else projection.dim)
-    )
+    fits = numbers.shape == (len(images),) and numbers.dtype == np.int64 and len(images) > 0
     if not fits:
         raise damaged(folder, META_NAME)
     address = Address.of(uri, token, ca, server_name)

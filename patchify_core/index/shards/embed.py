@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patchify_core.encoders import Encoder, EncoderSettings
-from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError
+from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.extract import checked_features, load_extractor
 from patchify_core.files import locked, read_json, say_who
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.projection import Projection
+from patchify_core.index.embedding import nothing_read
 from patchify_core.index.recipe import DESCRIPTORS, Difference, Recipe, refuse
 from patchify_core.index.shards.folder import STREAM_NAME, seal_shards, shard_name
 from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, EmbedSettings, RaySettings, tasks_of
@@ -64,7 +65,7 @@ def embed_gallery(
     ray: RaySettings | None = None,
     encoding: EncoderSettings | None = None,
 ) -> EmbedReport:
-    """Embeds a gallery into a folder of shards that `streams.ShardFolder` reads and either store is built from.
+    """Embeds a gallery into a folder of shards that `folder.ShardFolder` reads and either store is built from.
 
     Run again, it does only what is missing: a shard whose pictures are those that lie there now stays as it is. The
     bytes of shards and list are the same whoever made them, with Ray or without.
@@ -107,7 +108,8 @@ def embed_gallery(
                 work.take(work.counted(results, settings.shard_images))
         seconds = time.perf_counter() - start
         if not work.written:
-            raise _nothing(gallery, work.skipped)
+            unread = [pair for pairs in work.skipped.values() for pair in pairs]
+            raise nothing_read(gallery.root, unread, "embedded")
         work.sweep()
         seal_shards(out, recipe, projection, sorted(work.written))
     skipped = (*gallery.skipped, *(pair for number in sorted(work.skipped) for pair in work.skipped[number]))
@@ -162,12 +164,6 @@ class _Work:
             whole = path.name.count(".") == 1 and path.suffix != ".tries"
             if path.name not in keep and not (whole and path.stem in stems):
                 path.unlink()
-
-
-def _nothing(gallery: Gallery, skipped: dict[int, tuple[tuple[str, str], ...]]) -> GalleryError:
-    name, reason = next((pair for pairs in skipped.values() for pair in pairs), ("", "it is empty"))
-    why = f"{name}: {reason}" if name else reason
-    return GalleryError(f"No picture in {gallery.root} could be read ({why.rstrip('.')}): nothing was embedded.")
 
 
 @contextmanager

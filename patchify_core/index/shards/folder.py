@@ -248,16 +248,14 @@ class ShardFolder(PictureStream):
             self._ends = [0, *accumulate(int(shard["pictures"]) for shard in self._shards)]
             shapes = {tuple(shard["shape"]) for shard in self._shards}
             self.projection = self._read_projection(meta["projection"])
-            dim = self.encoder.dim if self.projection is None else self.projection.dim
             suffixes = {_suffixes_of(shard) for shard in self._shards}
             self._suffixes = suffixes.pop()
-            if shapes != {(self.regions.patches_per_image, dim)} or suffixes or not self._suffixes:
+            if shapes != {(self.regions.patches_per_image, self.dim)} or suffixes or not self._suffixes:
                 raise ValueError
             if (_BOXES in self._suffixes) != self.regions.needs_picture:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise self._damaged(STREAM_NAME) from None
-        self._dim = dim
         self.maps = _ShardMaps(self) if _MAPS in self._suffixes else None
         self._open: OrderedDict[int, _Shard] = OrderedDict()
         for shard in self._shards:
@@ -275,7 +273,7 @@ class ShardFolder(PictureStream):
         Raises:
             IndexFolderError: if a shard is missing or damaged; it says which.
         """
-        found = np.empty((stop - start, self.regions.patches_per_image, self._dim), np.float32)
+        found = np.empty((stop - start, self.regions.patches_per_image, self.dim), np.float32)
         tables = []
         for shard, here, there in self._runs(start, stop):
             tables.append(shard.pictures[here])

@@ -37,6 +37,16 @@ class PictureStream(ABC):
     projection: Projection | None = None
     maps: PackedMaps | None = None
 
+    @property
+    def recipe(self) -> Recipe:
+        """How the descriptors were made; nothing is coded yet."""
+        return Recipe(self.encoder, self.regions, self.features, maps=self.maps is not None)
+
+    @property
+    def dim(self) -> int:
+        """D, of the descriptors as the stream gives them: the projection's, or the encoder's without one."""
+        return self.encoder.dim if self.projection is None else self.projection.dim
+
     @abstractmethod
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -65,18 +75,7 @@ class PictureStream(ABC):
             "again, or choose regions such as pyramid:4."
         )
 
-
-def recipe_of_stream(stream: PictureStream) -> Recipe:
-    """How the descriptors of a stream were made."""
-    return Recipe(stream.encoder, stream.regions, stream.features, maps=stream.maps is not None)
-
-
-def check_boxes(stream: PictureStream) -> None:
-    """Raises PatchifyError, before any work, if a stream lacks the boxes that its regions need."""
-    if stream.regions.needs_picture and len(stream):
-        stream.boxes(0, 1)
-
-
-def dim_of(stream: PictureStream) -> int:
-    """Dimension of the descriptors as the stream gives them."""
-    return stream.encoder.dim if stream.projection is None else stream.projection.dim
+    def check_boxes(self) -> None:
+        """Raises PatchifyError, before any work, if the regions need boxes and there are none."""
+        if self.regions.needs_picture and len(self):
+            self.boxes(0, 1)

@@ -1,6 +1,6 @@
 """One shard: read, cut, embed and write its pictures, whole or not at all; nothing if it stands there already.
 
-Beside a shard's own files (`streams.write_shard`) lies `source-NNNNN.json`: which pictures it was made of, with their
+Beside a shard's own files (`folder.write_shard`) lies `source-NNNNN.json`: which pictures it was made of, with their
 sizes, times and digests, and which could not be read. It is written last, so a shard without it is not finished.
 """
 

@@ -200,3 +200,14 @@ def test_a_map_is_the_one_that_was_packed(gallery, tmp_path):
     embed(gallery, tmp_path / "shards")
     kept = unpack(ShardFolder(tmp_path / "shards").maps.packed(2))
     assert kept.cells.shape[2] == DIM and pack(kept)
+
+
+def test_the_commands_embed_and_index_with_boxes_and_maps(gallery, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", lambda spec, settings: TinyEncoder())
+    how = ("--regions", SALIENT.spec, "--features", "pooled:64", "--keep-maps")
+    assert run("embed", gallery.root, "--out", tmp_path / "shards", *how)[0] == 0
+    code, _, said = run("index", "--from-shards", tmp_path / "shards", "--out", tmp_path / "index", "--memory", 1)
+    assert code == 0, said
+    index = PatchIndex.load(tmp_path / "index")
+    assert index.boxes.shape == (22, 5, 4) and len(index.maps) == 22 and index.root == gallery.root.resolve()
+    index.check_pictures(index.root, content=True)
