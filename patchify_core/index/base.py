@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
+from patchify_core.features.extract import CROP
 from patchify_core.files import sha256_of_file
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.index.codec.projection import Projection
@@ -72,7 +73,7 @@ class Pictures:
             raise ValueError("boxes where there should be none, or none where they are needed")
         if self.boxes is not None and self.boxes.shape[1] != regions.patches_per_image:
             raise ValueError("boxes that do not fit the regions")
-        if self.maps is not None and recipe.features == "crop":
+        if self.maps is not None and recipe.features == CROP:
             raise ValueError("feature maps of crops, which have none")
 
 

@@ -123,7 +123,7 @@ def build_big(
     Raises:
         IndexFolderError: if `out` is something else, or made otherwise, or another build is using it.
         PatchifyError: if the collection cannot be kept like that: too few patches to learn from, a memory budget that
-            cannot be met, regions whose boxes depend on the pixels.
+            cannot be met, regions whose boxes depend on the pixels in a stream that has no boxes.
         OSError: if a file cannot be written.
     """
     settings, progress = settings or ScaleSettings(), progress or (lambda done, total: None)
