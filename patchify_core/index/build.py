@@ -314,11 +314,11 @@ def _digest(out: Path) -> str | None:
     return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
 
 
-Wanted = Callable[[str | None], Recipe]
+RecipeFor = Callable[[str | None], Recipe]
 """The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
 
 
-def _existing(out: Path, wanted: Wanted) -> tuple[str | None, PatchIndex | None]:
+def _existing(out: Path, wanted: RecipeFor) -> tuple[str | None, PatchIndex | None]:
     """The index that stands at `out` and its digest, if there is one and it was made the same way."""
     if not index_stands(out):
         return None, None
@@ -336,7 +336,7 @@ def _existing(out: Path, wanted: Wanted) -> tuple[str | None, PatchIndex | None]
     return str(meta["digest"]), PatchIndex.load(out)
 
 
-def _check_like(like: PatchIndex, wanted: Wanted) -> None:
+def _check_like(like: PatchIndex, wanted: RecipeFor) -> None:
     """Codes of two kinds cannot stand in one index; what the codec was trained on may differ."""
     parts = [part for part in EVERYTHING if part not in ("encoder", "codebook")]
     like.check_encoder(wanted(None).encoder)

@@ -32,7 +32,7 @@ OTHER_INDEX = "choose another folder for the index, or delete it first"
 
 
 @dataclass(frozen=True)
-class Difference:
+class RecipeDifference:
     """One thing that two recipes do not have in common, in the words of a sentence.
 
     Attributes:
@@ -147,7 +147,7 @@ class Recipe:
         codes = {"factory": self.factory, "codebook": self.codebook, "rescore": self.rescore}
         return self.descriptors() | codes
 
-    def differences(self, wanted: Recipe, parts: Sequence[str] = EVERYTHING) -> list[Difference]:
+    def differences(self, wanted: Recipe, parts: Sequence[str] = EVERYTHING) -> list[RecipeDifference]:
         """What is not as it should be.
 
         Args:
@@ -160,7 +160,7 @@ class Recipe:
         return [_difference(self, wanted, part) for part in parts if getattr(self, part) != getattr(wanted, part)]
 
 
-def refuse(differences: Iterable[Difference], place: object, advice: str) -> None:
+def refuse(differences: Iterable[RecipeDifference], place: object, advice: str) -> None:
     """Refuses work on something that was made in another way.
 
     Args:
@@ -175,10 +175,12 @@ def refuse(differences: Iterable[Difference], place: object, advice: str) -> Non
         raise IndexFolderError(f"{place} was made {difference}: {advice}.")
 
 
-def _difference(recipe: Recipe, wanted: Recipe, part: str) -> Difference:
+def _difference(recipe: Recipe, wanted: Recipe, part: str) -> RecipeDifference:
     if part == "encoder" and recipe.encoder.spec == wanted.encoder.spec:
-        return Difference(part, f"{recipe.encoder.spec} of other weights", "these")  # a checkpoint's file was replaced
-    return Difference(part, _named(recipe, part), _named(wanted, part))
+        return RecipeDifference(
+            part, f"{recipe.encoder.spec} of other weights", "these"
+        )  # a checkpoint's file was replaced
+    return RecipeDifference(part, _named(recipe, part), _named(wanted, part))
 
 
 def _named(recipe: Recipe, part: str) -> str:

@@ -15,10 +15,10 @@ from patchify_core.errors import PatchifyError
 from patchify_core.features.maps import write_maps
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
-from patchify_core.index.big.choice import PROBED, Choice, choose, lists_of, parse_lists
+from patchify_core.index.big.choice import PROBED, CodecChoice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
 from patchify_core.index.big.merge import write_boxes, write_codes, write_fine, write_lists, write_pictures
-from patchify_core.index.big.parts import Part, write_part
+from patchify_core.index.big.parts import IndexPart, write_part
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import needed_to_train, too_few
 from patchify_core.index.folder import (
@@ -160,7 +160,7 @@ def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str
     if not len(stream):
         raise PatchifyError("The collection has no picture: there is nothing to index.")
     patches = len(stream) * regions.patches_per_image
-    chosen: Choice | None = None
+    chosen: CodecChoice | None = None
     given = stream.dim
     if settings.memory_gb is not None:
         chosen = choose(len(stream), regions.patches_per_image, settings.memory_gb, given)
@@ -226,7 +226,7 @@ def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> di
 
 def _parts(
     stream: PictureStream, private: Path, learned: Learned, size: int, progress: Progress
-) -> tuple[list[Part], int, float]:
+) -> tuple[list[IndexPart], int, float]:
     """All parts, those that are not there yet coded now; how many pictures that were, and in how many seconds."""
     patches, total = stream.regions.patches_per_image, len(stream)
     parts, coded, seconds, done = [], 0, 0.0, 0
@@ -238,7 +238,7 @@ def _parts(
 
     for number, first in enumerate(range(0, total, size)):
         pictures, path = min(size, total - first), private / f"part-{number:05d}"
-        part = Part.standing(path, first, pictures, patches)
+        part = IndexPart.standing(path, first, pictures, patches)
         if part is None:
             start = time.perf_counter()
             part = write_part(path, stream, first, pictures, learned, passed)
@@ -256,7 +256,7 @@ def _meta(stream: PictureStream, factory: str, rescore: str | None, root: str, p
 
 
 def _write(
-    new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[Part], probes: int
+    new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[IndexPart], probes: int
 ) -> None:
     """Writes all files of the index into a new folder."""
     files = {FAISS_NAME: write_codes(parts, learned, probes, new / FAISS_NAME)}

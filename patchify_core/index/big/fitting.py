@@ -18,7 +18,7 @@ from patchify_core.index.big.build import (
     build_big,
     check_replaceable,
 )
-from patchify_core.index.big.choice import Choice, choose
+from patchify_core.index.big.choice import CodecChoice, choose
 from patchify_core.index.build import coded
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
@@ -81,7 +81,7 @@ def build_fitting(
     return ScaleReport(pictures, patches, index.factory, why, pictures, 0.0, code_s, merge_s, size)
 
 
-def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> Choice | None:
+def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> CodecChoice | None:
     """What is chosen, where that compares every patch; None where lists are better, or were asked for."""
     stream.check_boxes()
     asked = (settings.projection, settings.lists, settings.code_bytes, settings.probes)
@@ -97,7 +97,7 @@ def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> Choice | None
     return chosen
 
 
-def _code_settings(stream: PictureStream, choice: Choice, settings: ScaleSettings) -> CodeSettings:
+def _code_settings(stream: PictureStream, choice: CodecChoice, settings: ScaleSettings) -> CodeSettings:
     kept = parse_factory(choice.factory)
     factory = kept.factory if stream.projection is None else kept.codec  # what is projected is not projected again
     return CodeSettings(factory, rescore=None if kept.codec == "Flat" else settings.rescore, seed=settings.seed)

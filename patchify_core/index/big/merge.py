@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.index.big.learned import Learned
-from patchify_core.index.big.parts import HashedFile, Part, list_kind
+from patchify_core.index.big.parts import HashedFile, IndexPart, list_kind
 from patchify_core.index.npy import npy_head
 from patchify_core.index.picture_table import write_tables
 from patchify_core.index.shards.stream import PictureStream
@@ -28,7 +28,7 @@ RUN_BYTES = 1 << 27
 """Of codes and ids that are put in order at a time."""
 
 
-def write_codes(parts: Sequence[Part], learned: Learned, probes: int, path: Path) -> dict[str, Any]:
+def write_codes(parts: Sequence[IndexPart], learned: Learned, probes: int, path: Path) -> dict[str, Any]:
     """Writes `index.faiss`; returns its entry for `meta.json`.
 
     Args:
@@ -71,7 +71,7 @@ def _runs(sizes: NDArray[np.int64], entry_bytes: int) -> Iterator[tuple[int, int
         yield first, len(sizes)
 
 
-def _run(parts: Sequence[Part], counts: NDArray[np.int64], first: int, last: int, code_size: int) -> memoryview:
+def _run(parts: Sequence[IndexPart], counts: NDArray[np.int64], first: int, last: int, code_size: int) -> memoryview:
     """The lists first..last-1 as they stand in the file: of each list the codes, then the ids."""
     sizes = counts[:, first:last].sum(axis=0)
     entry = code_size + 8
@@ -103,7 +103,7 @@ def _scatter(out: NDArray[np.uint8], at: NDArray[np.int64], rows: NDArray[np.uin
     windows[at] = rows
 
 
-def write_column(parts: Sequence[Part], suffix: str, head: bytes, path: Path) -> dict[str, Any]:
+def write_column(parts: Sequence[IndexPart], suffix: str, head: bytes, path: Path) -> dict[str, Any]:
     """Writes a file of the parts' files one after the other; returns its entry for `meta.json`."""
     with HashedFile(path) as file:
         file.write(head)
@@ -113,7 +113,7 @@ def write_column(parts: Sequence[Part], suffix: str, head: bytes, path: Path) ->
         return file.close()
 
 
-def write_lists(parts: Sequence[Part], lists: int, path: Path) -> dict[str, Any]:
+def write_lists(parts: Sequence[IndexPart], lists: int, path: Path) -> dict[str, Any]:
     """Writes `lists.npy`, which list each patch is in; returns its entry for `meta.json`."""
     count = sum(part.pictures * part.patches for part in parts)
     return write_column(parts, "lists", npy_head(list_kind(lists), (count,)), path)
@@ -130,7 +130,7 @@ def write_boxes(stream: PictureStream, path: Path) -> dict[str, Any]:
         return file.close()
 
 
-def write_fine(parts: Sequence[Part], codec: faiss.Index, path: Path) -> dict[str, Any]:
+def write_fine(parts: Sequence[IndexPart], codec: faiss.Index, path: Path) -> dict[str, Any]:
     """Writes `fine.faiss`, finer codes in the order of the patches; returns its entry for `meta.json`."""
     head, tail = framed(codec, sum(part.pictures * part.patches for part in parts))
     with HashedFile(path) as file:
@@ -169,7 +169,7 @@ def framed(codec: faiss.Index, count: int) -> tuple[bytes, bytes]:
     return empty[:begin] + struct.pack("<Q", count * size // unit), empty[begin + 8 :]
 
 
-def write_pictures(parts: Sequence[Part], path: Path) -> dict[str, Any]:
+def write_pictures(parts: Sequence[IndexPart], path: Path) -> dict[str, Any]:
     """Writes `pictures.bin`; returns its entry for `meta.json`."""
     with HashedFile(path) as file:
         write_tables([part.table() for part in parts], file)

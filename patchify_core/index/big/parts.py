@@ -62,7 +62,7 @@ class HashedFile:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class IndexPart:
     """A part that stands on the disk.
 
     Attributes:
@@ -91,7 +91,7 @@ class Part:
             return read_table(file)
 
     @classmethod
-    def standing(cls, path: Path, first: int, pictures: int, patches: int) -> Part | None:
+    def standing(cls, path: Path, first: int, pictures: int, patches: int) -> IndexPart | None:
         """The part if it is there and whole, by its digests; else None."""
         try:
             listed = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def write_part(
     pictures: int,
     learned: Learned,
     passed: Callable[[int], None] = lambda pictures: None,
-) -> Part:
+) -> IndexPart:
     """Codes a run of pictures and writes it.
 
     Args:
@@ -162,7 +162,7 @@ def write_part(
         write_tables(tables, file)
         files["pictures"] = file.close()
     write_json(path.with_suffix(".json"), {"first": first, "pictures": pictures, "files": files})
-    return Part(path, first, pictures, patches)
+    return IndexPart(path, first, pictures, patches)
 
 
 def list_kind(lists: int) -> str:

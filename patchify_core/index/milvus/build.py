@@ -26,7 +26,7 @@ from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import index_stands, read_meta
 from patchify_core.index.integrity import private_of
-from patchify_core.index.milvus.collection import Collection, checked_name, default_name, maker_of
+from patchify_core.index.milvus.collection import MilvusCollection, checked_name, default_name, maker_of
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.kinds import checked_kind
 from patchify_core.index.milvus.store import Listing, read_listing, write_listing
@@ -260,7 +260,7 @@ def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
                     work.take_over(made_of)
                     heal(out, private)
                     projection = _projection(plan, old, private, made_of, learn)
-                    collection = Collection(connection, checked_name(name), plan.recipe, projection)
+                    collection = MilvusCollection(connection, checked_name(name), plan.recipe, projection)
                     if collection.exists():
                         collection.check(None if same else gallery)
                         collection.use_index(kind)

@@ -48,7 +48,7 @@ def maker_of(recipe: Recipe, projection: Projection | None = None) -> dict[str, 
     }
 
 
-class Collection:
+class MilvusCollection:
     """One collection; see the module.
 
     Args:

@@ -29,9 +29,9 @@ from patchify_core.index.folder import (
     read_meta,
 )
 from patchify_core.index.integrity import META_NAME, damaged, opened_whole, steadily, write_listed, write_meta
-from patchify_core.index.milvus.collection import Collection
+from patchify_core.index.milvus.collection import MilvusCollection
 from patchify_core.index.milvus.connect import Address, Connection
-from patchify_core.index.milvus.finding import Finder, Found, compared_again
+from patchify_core.index.milvus.finding import Finder, FoundPatches, compared_again
 from patchify_core.index.milvus.kinds import UNROUNDED
 from patchify_core.index.npy import npy_array, npy_bytes
 from patchify_core.index.patch_index import RESCORED
@@ -84,7 +84,7 @@ class MilvusStore(PatchStore):
         """Checks the collection and has it loaded."""
         super().__init__(listing.recipe, listing.pictures, listing.projection)
         self.listing, self.connection = listing, connection
-        self.collection = Collection(connection, listing.collection, listing.recipe, listing.projection)
+        self.collection = MilvusCollection(connection, listing.collection, listing.recipe, listing.projection)
         self.collection.check()
         self.collection.load()
         self._order = np.argsort(listing.numbers, kind="stable")
@@ -146,7 +146,7 @@ class MilvusStore(PatchStore):
             found = compared_again(found, query, used, again, self.collection.vectors)
         return self._hits(found)[: len(self.images) if top is None else top]
 
-    def _hits(self, found: Found) -> Hits:
+    def _hits(self, found: FoundPatches) -> Hits:
         """Pictures for numbers: pictures of the same bytes share one. Ties go by image id."""
         first = np.searchsorted(self._sorted, found.numbers, "left")
         several = np.searchsorted(self._sorted, found.numbers, "right") - first

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import StoreError
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.milvus.collection import BOX_FIELDS, MESSAGE_BYTES, Collection
+from patchify_core.index.milvus.collection import BOX_FIELDS, MESSAGE_BYTES, MilvusCollection
 from patchify_core.index.milvus.connect import WAIT_S, WRITE_S
 
 _DELETED = 1000  # pictures in one request
@@ -30,7 +30,7 @@ class CollectionWriter:
         known: digest -> number of each picture that the collection holds.
     """
 
-    def __init__(self, collection: Collection, projection: Projection | None = None) -> None:
+    def __init__(self, collection: MilvusCollection, projection: Projection | None = None) -> None:
         """Asks the collection what it holds, and deletes what is there only in part."""
         self.collection = collection
         self._projection = projection

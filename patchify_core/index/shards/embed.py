@@ -16,7 +16,7 @@ from patchify_core.files import locked, read_json, say_who
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import nothing_read
-from patchify_core.index.recipe import DESCRIPTORS, Difference, Recipe, refuse
+from patchify_core.index.recipe import DESCRIPTORS, Recipe, RecipeDifference, refuse
 from patchify_core.index.shards.folder import STREAM_NAME, seal_shards, shard_name
 from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, EmbedSettings, RaySettings, tasks_of
 from patchify_core.index.shards.worker import ShardWorker, source_name
@@ -195,7 +195,7 @@ def _read_head(out: Path) -> dict[str, dict[str, object]] | None:
     return found if isinstance(found, dict) and isinstance(found.get("maker"), dict) else None
 
 
-def _differences(out: Path, made: dict[str, object], plan: EmbedPlan) -> list[Difference]:
+def _differences(out: Path, made: dict[str, object], plan: EmbedPlan) -> list[RecipeDifference]:
     """How the shards that are in `out` differ from those that are wanted.
 
     Raises:
@@ -209,7 +209,7 @@ def _differences(out: Path, made: dict[str, object], plan: EmbedPlan) -> list[Di
     for part in ("projection", "kind", "shard_images"):
         if made.get(part) != plan.maker[part]:
             had, wanted = (_named(part, value) for value in (made.get(part), plan.maker[part]))
-            differences.append(Difference("shards of" if part == "shard_images" else part, had, wanted))
+            differences.append(RecipeDifference("shards of" if part == "shard_images" else part, had, wanted))
     return differences
 
 
