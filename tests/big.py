@@ -10,13 +10,14 @@ import numpy as np
 from patchify_core.index.big import ScaleSettings, build_big
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.regions import Pyramid, Regions
 from tests.tiny import DIM, INFO
 
 SETTINGS = ScaleSettings(lists=16, projection=12, code_bytes=2, part_pictures=100)
 
 
-class Clusters:
+class Clusters(PictureStream):
     """A `PictureStream` of pictures with five patches each."""
 
     encoder, features = INFO, "crop"

@@ -18,10 +18,12 @@ import numpy as np
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
 from patchify_core.index import faiss_files
+from patchify_core.index.base import Pictures
 from patchify_core.index.big import build_big
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.folder import META_NAME
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid
 from tests.big import SETTINGS, Clusters
 from tests.index.test_patch_index import DIM, ENCODER, index_of, unit_rows
@@ -157,7 +159,7 @@ def build(kind: str, folder: Path) -> None:
     settings = CodeSettings(kind)
     made = encode_codes(lambda row: vectors[row * patches :][:patches], PICTURES, regions, DIM, settings)
     index = index_of(range(1, PICTURES + 1), LEVELS, vectors)
-    index = PatchIndex(ENCODER, regions, index.images, made.codes, kind)
+    index = PatchIndex(Recipe(ENCODER, regions, factory=kind), Pictures(index.images), made)
     folder.mkdir()
     index.write(folder, ".")
 

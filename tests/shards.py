@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.folder import seal_shards, write_shard
 
 
@@ -11,7 +12,7 @@ class ShardWriter:
     """`add` as the pictures come, `finish` at the end."""
 
     def __init__(self, folder, encoder, regions, features="crop", projection=None, kind="float32"):
-        self.folder, self._made = Path(folder), (encoder, regions, features, projection)
+        self.folder, self._made = Path(folder), (Recipe(encoder, regions, features), projection)
         self._kind, self._next = kind, 0
 
     def add(self, pictures, descriptors):

@@ -18,9 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
+from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.folder import write_index
-from patchify_core.index.patch_index import IndexedImage, PatchIndex
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
 
 FACTORY = "small"
 """Codec of the descriptors: a preset whose searches miss nothing."""
@@ -72,26 +75,19 @@ def _indexed(
     index: PatchIndex, images: list[IndexedImage], rows: NDArray[np.int64], shares: NDArray[np.float32], seed: int
 ) -> PatchIndex:
     """The bundled descriptors, projected and coded as `index` would, and then the mixed ones."""
-    real = len(index.images)
-    coded = encode_codes(index.descriptors_of, real, index.regions, index.encoder.dim, CodeSettings(FACTORY))
-    crowd = PatchIndex(
-        index.encoder,
-        index.regions,
-        images,
-        coded.codes,
-        coded.factory,
-        projection=coded.projection,
-        features=index.features,
-    )
-    random = np.random.default_rng(seed)
-    bundled = np.stack([crowd.project(index.descriptors_of(row)) for row in range(real)])
+    real, settings = len(index.images), CodeSettings(FACTORY)
+    kept = encode_codes(index.descriptors_of, real, index.regions, index.encoder.dim, settings)
+    assert kept.projection is not None, "the codec projects"
+    random, dim = np.random.default_rng(seed), kept.projection.dim
+    bundled = np.stack([kept.projection(index.descriptors_of(row)) for row in range(real)])
     for start in range(0, len(rows), A_FOLDER):
         part, share = rows[start : start + A_FOLDER], shares[start : start + A_FOLDER, None, None]
         mixed = share * bundled[part[:, 0]] + (1 - share) * bundled[part[:, 1]]
-        mixed *= random.choice(np.array([-1, 1], np.float32), crowd.dim)
+        mixed *= random.choice(np.array([-1, 1], np.float32), dim)
         mixed /= np.linalg.norm(mixed, axis=2, keepdims=True)
-        coded.codes.add(mixed.reshape(-1, crowd.dim))
-    return crowd
+        kept.codes.add(mixed.reshape(-1, dim))
+    recipe = Recipe.of(index.encoder, index.regions, index.features, settings)
+    return PatchIndex(recipe, Pictures(images), kept)
 
 
 def _link(source: Path, target: Path) -> None:

@@ -9,7 +9,11 @@ import numpy as np
 from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import load_encoder
 from patchify_core.files import SAMPLE_DB
-from patchify_core.index.patch_index import IndexedImage, PatchIndex
+from patchify_core.index.base import Pictures
+from patchify_core.index.codec.codes import Codes
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid
 
 SIZES, RUNS, TOP = (164, 1640), 5, 10
@@ -43,7 +47,9 @@ def measure() -> dict[str, Any]:
             codes = faiss.index_factory(encoder.info.dim, factory, faiss.METRIC_INNER_PRODUCT)
             codes.train(vectors[:5000])
             codes.add(vectors)
-            indexes[factory] = PatchIndex(encoder.info, pyramid, images, codes, factory)
+            indexes[factory] = PatchIndex(
+                Recipe(encoder.info, pyramid, factory=factory), Pictures(images), Codes(factory, codes)
+            )
 
         def numpy_loop(vectors: np.ndarray = vectors, size: int = size) -> np.ndarray:
             patches = pyramid.patches_per_image

@@ -85,7 +85,8 @@ def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Galler
     options.fill(arguments, options.usual())
     ray = ray_settings(arguments)
     like = None if arguments.like is None else PatchIndex.load(arguments.like)
-    more = options.given(arguments, "shard_images") | ({"kind": "float16"} if options.given(arguments, "half") else {})
+    more = options.given(arguments, "shard_images", "keep_maps")
+    more |= {"kind": "float16"} if options.given(arguments, "half") else {}
     settings = EmbedSettings(arguments.features if like is None else like.features, **more)
     regions = parse_regions(arguments.regions) if like is None else like.regions
     gallery = read_pictures(arguments)

@@ -23,7 +23,7 @@ from patchify_core.errors import PatchifyError
 
 if TYPE_CHECKING:
     from patchify_core.index.milvus.build import Target
-    from patchify_core.index.shards.folder import PictureStream
+    from patchify_core.index.shards.stream import PictureStream
 
 HELP = "build or update an index of a dataset or a folder of pictures"
 
@@ -136,7 +136,7 @@ def _with_ray(arguments: argparse.Namespace) -> int:
     """Embeds with Ray into shards beside the index, which stay there for the next time, and builds it from them."""
     out = Path(arguments.out)
     shards = out.with_name(out.name + ".shards")
-    option = options.changed(arguments, "keep_maps", "factory", "codebook", "store", "like")
+    option = options.changed(arguments, "factory", "codebook", "store", "like")
     if option:
         raise PatchifyError(f"{option} does not go with --ray: run embed --ray, and then index --from-shards.")
     report, _ = embed(arguments, shards)

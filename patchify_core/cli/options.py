@@ -73,18 +73,20 @@ def fill_from_index(arguments: argparse.Namespace, folder: Path | None) -> bool:
     Raises:
         IndexFolderError: if the index is damaged, or it is a big one that was made otherwise than the options say.
     """
-    from patchify_core.index.folder import MAPS_NAME, read_meta
+    from patchify_core.index.folder import read_meta
     from patchify_core.index.integrity import META_NAME, standing
+    from patchify_core.index.recipe import Recipe
 
     if folder is None or not (standing(folder) / META_NAME).is_file():
         fill(arguments, usual())
         return False
     meta = read_meta(folder)
     try:
-        values = {name: meta[name] for name in MADE_WITH if name not in ("encoder", "keep_maps")}
-        values |= {"encoder": meta["encoder"]["spec"], "keep_maps": MAPS_NAME in meta["files"]}
+        recipe = Recipe.from_meta(meta)
+        made = recipe.as_dict() | {"encoder": recipe.encoder.spec, "keep_maps": recipe.maps}
+        values = {name: made[name] for name in MADE_WITH}
         big = meta["images"] is None and "store" not in meta
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, AttributeError):
         raise IndexFolderError(f"{folder} is not a whole index: delete it and build it again.") from None
     if "store" in meta and arguments.store is None:
         values |= _milvus_options(folder)
@@ -145,17 +147,17 @@ def add_descriptor_options(command: argparse.ArgumentParser) -> None:
         metavar="HOW",
         help="crop: one forward pass a patch (default); pooled: one a picture, seen at 640 pixels; pooled:N: at N",
     )
-
-
-def add_index_options(command: argparse.ArgumentParser) -> None:
-    """How an index is made: descriptors, codec, device."""
-    add_descriptor_options(command)
     command.add_argument(
         "--keep-maps",
         action="store_true",
         default=None,
         help="keep feature maps too (some 45 kB a picture), so that --refine map needs no second pass; with pooled",
     )
+
+
+def add_index_options(command: argparse.ArgumentParser) -> None:
+    """How an index is made: descriptors, codec, device."""
+    add_descriptor_options(command)
     codec = command.add_mutually_exclusive_group()
     codec.add_argument(
         "--preset",

@@ -13,6 +13,7 @@ import os
 import struct
 import weakref
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Protocol
@@ -209,13 +210,26 @@ def write_maps(maps: PackedMaps, path: Path) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    start = len(_MAGIC) + 8 * (len(maps) + 2)
+    with open(path, "wb") as file:
+        write_maps_to(file, (maps.packed(row) for row in range(len(maps))), len(maps))
+
+
+def write_maps_to(file: BinaryIO, maps: Iterable[bytes], count: int) -> None:
+    """Writes packed maps into an empty open file.
+
+    Args:
+        file: open for writing bytes.
+        maps: the packed maps, in the order of the pictures.
+        count: how many there are.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    start = len(_MAGIC) + 8 * (count + 2)
     ends = [start]
-    with open(path, "wb+") as file:
-        file.seek(start)  # the table of contents is known last
-        for row in range(len(maps)):
-            data = maps.packed(row)
-            file.write(data)
-            ends.append(ends[-1] + len(data))
-        file.seek(0)
-        file.write(_MAGIC + len(maps).to_bytes(8, "little") + np.array(ends, "<u8").tobytes())
+    file.seek(start)  # the table of contents is known last
+    for data in maps:
+        file.write(data)
+        ends.append(ends[-1] + len(data))
+    file.seek(0)
+    file.write(_MAGIC + count.to_bytes(8, "little") + np.array(ends, "<u8").tobytes())

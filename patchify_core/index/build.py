@@ -8,32 +8,35 @@ digest of their bytes, so a renamed or repeated picture is not embedded again.
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterator
+from collections.abc import Callable, Container, Sequence
 from contextlib import closing
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.encoders.base import Encoder
-from patchify_core.errors import GalleryError, IndexFolderError, PictureError
+from patchify_core.errors import GalleryError, IndexFolderError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
-from patchify_core.files import sha256_of_bytes
-from patchify_core.gallery import Gallery, GalleryImage, Progress, check_size
-from patchify_core.imaging.pictures import picture_size
+from patchify_core.gallery import Gallery, Progress
+from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
-from patchify_core.index.folder import index_stands, read_meta
-from patchify_core.index.integrity import META_NAME, PRIVATE, standing
+from patchify_core.index.embedding import PicturePass, nothing_read
+from patchify_core.index.folder import index_stands, read_meta, recipe_of
+from patchify_core.index.integrity import META_NAME, private_of, standing
 from patchify_core.index.journal import Journal
-from patchify_core.index.patch_index import IndexedImage, PatchIndex
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.picture_table import IndexedImage, PictureTable
+from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import explained, heal, root_from, swap_in
 from patchify_core.regions import Pyramid, Regions
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
+_RUN = 1000
+"""Pictures whose boxes are read together."""
 
 
 @dataclass(frozen=True)
@@ -117,20 +120,21 @@ def build_index(
     regions, settings = regions or Pyramid(), settings or BuildSettings()
     extractor = load_extractor(settings.features, encoder, settings.keep_maps)
     settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
+    wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
+    recipe = wanted(None)
     with explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
-        private = out.parent / (out.name + PRIVATE)
-        stood, old = _existing(out, encoder, regions, settings, extractor.spec)  # refused before anything is made
+        private = private_of(out)
+        stood, old = _existing(out, wanted)  # refused before anything is made
         if old is None and like is not None:
-            _check_like(like, encoder, regions, settings, extractor.spec)
+            _check_like(like, wanted)
             old = like
         if old is None:
             settings.check_enough(encoder.info.dim, regions, len(gallery.images))
-        maker = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": extractor.spec}
-        with Journal(private, maker | {"maps": settings.keep_maps}) as journal:
+        with Journal(private, recipe.descriptors() | {"maps": recipe.maps}) as journal:
             heal(out, private)
             if _digest(out) != stood:  # another build ended meanwhile
-                _, newer = _existing(out, encoder, regions, settings, extractor.spec)
+                _, newer = _existing(out, wanted)
                 old = newer or old
             work = Work(gallery, extractor, regions, journal, old, progress)
             try:
@@ -141,9 +145,10 @@ def build_index(
                 journal.leave()
                 raise
             journal.flush()
-            index = _index(work, journal, old, encoder, regions, settings)
-            maps = _Maps(work.images, journal, old) if settings.keep_maps else None
-            swap_in(out, private, lambda new: index.write(new, root_from(out, gallery.root), maps))
+            stream = _Built(work, journal, old, recipe)
+            before = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
+            index = coded(stream, work.images, settings, before, stream.known)
+            swap_in(out, private, lambda new: index.write(new, root_from(out, gallery.root), stream.maps))
             journal.remove()
     return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
 
@@ -182,136 +187,126 @@ class Work:
         progress: Progress | None,
     ) -> None:
         """Takes the parts; `run` does the work."""
-        self.gallery, self.extractor, self.regions, self.journal = gallery, extractor, regions, journal
+        self.gallery, self.extractor, self.journal = gallery, extractor, journal
         self.progress = progress or (lambda done, total: None)
         self.old_rows = {image.sha256: row for row, image in enumerate(old.images)} if old else {}
-        self.images: list[IndexedImage] = []
-        self.boxes: dict[str, NDArray[np.float32]] = {}  # of the few pictures on their way through the encoder
-        self.skipped: list[tuple[str, str]] = list(gallery.skipped)
-        self.embedded = self.reused = self.done = 0
+        self._pass = PicturePass(extractor, regions, self._settled, self._known)
+        self.images = self._pass.images
+        self.embedded = self.done = 0
         self.seconds = 0.0
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """(file name, reason) of each picture that could not be read."""
+        return [*self.gallery.skipped, *((skipped.name, skipped.reason) for skipped in self._pass.skipped)]
+
+    @property
+    def reused(self) -> int:
+        """Pictures that needed no encoder."""
+        return self._pass.reused
 
     def run(self, shard_images: int) -> None:
         """Goes over the gallery, and flushes each `shard_images` pictures; the last ones are left to be flushed."""
         start = time.perf_counter()
-        with closing(self.extractor.describe_many(self._new_pictures())) as stream:
-            for described in stream:
-                rows = described.descriptors
-                if self.regions.needs_picture:
-                    rows = np.hstack([rows, self.boxes.pop(described.key)])  # they belong together, also after a kill
-                self.journal.add(described.key, rows, described.packed)
+        with closing(self._pass.run(self.gallery.images)) as stream:
+            for new in stream:
+                # Descriptors and boxes belong together, also after a kill.
+                rows = new.descriptors if new.boxes is None else np.hstack([new.descriptors, new.boxes])
+                self.journal.add(new.digest, rows, new.packed)
                 self.embedded += 1
                 if len(self.journal) >= shard_images:
                     self.journal.flush()
                 self._settled()
         self.seconds = time.perf_counter() - start
 
+    def _known(self, digest: str) -> bool:
+        return digest in self.old_rows or digest in self.journal.known
+
     def _settled(self) -> None:
         self.done += 1
         self.progress(self.done, len(self.gallery.images))
 
-    def _new_pictures(self) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
-        """Yields the pictures that need the encoder; the others are settled on the way."""
-        seen: set[str] = set()
-        for image in self.gallery.images:
-            try:
-                data = image.path.read_bytes()
-                digest = sha256_of_bytes(data)
-                known = digest in self.old_rows or digest in self.journal.known or digest in seen
-                # A known picture's header is read all the same: the annotations may have changed since.
-                name = image.file_name
-                picture, size = (None, picture_size(data, name=name)) if known else self.extractor.read(data, name)
-                check_size(name, (image.width, image.height), size)
-            except OSError as error:
-                self._skip(image, f"it cannot be read ({error.strerror})")
-                continue
-            except PictureError as error:
-                self._skip(image, str(error))
-                continue
-            self.images.append(IndexedImage(image.id, image.file_name, image.width, image.height, len(data), digest))
-            if picture is None:
-                self.reused += 1
-                self._settled()
-            else:
-                seen.add(digest)
-                yield digest, picture, self._boxes(digest, picture, size)
-
-    def _boxes(self, digest: str, picture: Image, size: tuple[int, int]) -> NDArray[np.float64]:
-        """The boxes in pixels of `picture`, which may be reduced; what is stored is in pixels of the whole one."""
-        boxes = self.regions.boxes_in(picture)
-        if self.regions.needs_picture:
-            scale = np.array([size[0] / picture.width, size[1] / picture.height] * 2)
-            self.boxes[digest] = (boxes * scale).astype(np.float32)
-        return boxes
-
-    def _skip(self, image: GalleryImage, reason: str) -> None:
-        self.skipped.append((image.file_name, reason))
-        self._settled()
-
 
 def nothing_indexed(work: Work) -> GalleryError:
     """What is said where no picture of a gallery could be read."""
-    name, reason = work.skipped[0] if work.skipped else ("", "it is empty")
-    why = f"{name}: {reason}" if name else reason
-    return GalleryError(f"No picture in {work.gallery.root} could be read ({why.rstrip('.')}): nothing was indexed.")
+    return nothing_read(work.gallery.root, work.skipped, "indexed")
 
 
-def _index(
-    work: Work, journal: Journal, old: PatchIndex | None, encoder: Encoder, regions: Regions, settings: BuildSettings
-) -> PatchIndex:
-    """Puts the descriptors of all pictures, in order, into one index."""
-    dim = encoder.info.dim
+class _Built(PictureStream):
+    """The pictures of a build: the new ones are in the journal, the others in the index that stood before."""
 
-    def descriptors(row: int) -> NDArray[np.float32]:
-        return journal.descriptors(work.images[row].sha256)[:, :dim]
-
-    def known(row: int) -> int | None:
-        return work.old_rows.get(work.images[row].sha256)
-
-    def boxes(row: int) -> NDArray[np.float32]:
-        was = known(row)
-        if old is not None and was is not None:
-            return old.boxes_of(was).astype(np.float32)
-        return journal.descriptors(work.images[row].sha256)[:, dim:]
-
-    like = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
-    made = encode_codes(descriptors, len(work.images), regions, dim, settings, like, known)
-    table = np.stack([boxes(row) for row in range(len(work.images))]) if regions.needs_picture else None
-    return PatchIndex(
-        encoder.info,
-        regions,
-        work.images,
-        made.codes,
-        made.factory,
-        projection=made.projection,
-        fine=made.fine,
-        boxes=table,
-        codebook=settings.codebook_kept,
-        rescore=settings.rescore_factory,
-        features=work.extractor.spec,
-    )
-
-
-@dataclass(frozen=True)
-class _Maps:
-    """The packed maps of a build: of the journal, or of the index that stood before."""
-
-    images: list[IndexedImage]
-    journal: Journal
-    old: PatchIndex | None
+    def __init__(self, work: Work, journal: Journal, old: PatchIndex | None, recipe: Recipe) -> None:
+        self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
+        self.images, self._journal, self._old, self._rows = work.images, journal, old, work.old_rows
+        self.maps = self if recipe.maps else None
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def packed(self, row: int) -> bytes:
-        digest = self.images[row].sha256
-        if digest in self.journal.known or self.old is None or self.old.maps is None:
-            return self.journal.packed(digest)
-        return self.old.maps.packed(self._old_rows[digest])
+    def known(self, row: int) -> int | None:
+        """The row of a picture in the index that stood before, None for a new one."""
+        return self._rows.get(self.images[row].sha256)
 
-    @cached_property
-    def _old_rows(self) -> dict[str, int]:
-        return {} if self.old is None else {image.sha256: row for row, image in enumerate(self.old.images)}
+    def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
+        """See `PictureStream.batch`; of new pictures only."""
+        images = self.images[start:stop]
+        rows = [self._journal.descriptors(image.sha256)[:, : self.encoder.dim] for image in images]
+        return PictureTable.of(images), np.stack(rows)
+
+    def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
+        """See `PictureStream.boxes`."""
+        return np.stack([self._boxes_of(row) for row in range(start, stop)])
+
+    def _boxes_of(self, row: int) -> NDArray[np.float32]:
+        was = self.known(row)
+        if self._old is not None and was is not None:
+            return self._old.boxes_of(was).astype(np.float32)
+        return self._journal.descriptors(self.images[row].sha256)[:, self.encoder.dim :]
+
+    def packed(self, row: int) -> bytes:
+        """The feature map of one picture; the stream is its own `maps`."""
+        digest = self.images[row].sha256
+        if digest in self._journal.known or self._old is None or self._old.maps is None:
+            return self._journal.packed(digest)
+        return self._old.maps.packed(self._rows[digest])
+
+
+def coded(
+    stream: PictureStream,
+    images: Sequence[IndexedImage],
+    settings: CodeSettings,
+    like: Codes | None = None,
+    known: Callable[[int], int | None] = lambda row: None,
+    passed: Callable[[int], None] = lambda row: None,
+) -> PatchIndex:
+    """Codes a stream into an index that is in memory.
+
+    Args:
+        stream: the collection; where it is projected already, that projection is the index's.
+        images: its pictures.
+        settings: how descriptors are coded.
+        like: codes of an earlier build; see `encode_codes`.
+        known: row of a picture -> its row in `like`, None for a new one.
+        passed: told of each row whose descriptors are read, the rows of a sample twice.
+
+    Raises:
+        PatchifyError: if there are too few patches to learn from; it says how many are needed.
+    """
+    regions, total = stream.regions, len(stream)
+
+    def descriptors(row: int) -> NDArray[np.float32]:
+        passed(row)
+        return stream.batch(row, row + 1)[1][0]
+
+    made = encode_codes(descriptors, total, regions, stream.dim, settings, like, known)
+    factory = made.factory
+    if stream.projection is not None:
+        made, factory = replace(made, projection=stream.projection), f"PCAH{stream.projection.dim},{factory}"
+    boxes = None
+    if regions.needs_picture:
+        boxes = np.concatenate([stream.boxes(at, min(at + _RUN, total)) for at in range(0, total, _RUN)])
+    recipe = Recipe.of(stream.encoder, regions, stream.features, settings, stream.maps is not None)
+    return PatchIndex(replace(recipe, factory=factory), Pictures(images, boxes=boxes), made)
 
 
 def _digest(out: Path) -> str | None:
@@ -319,9 +314,11 @@ def _digest(out: Path) -> str | None:
     return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
 
 
-def _existing(
-    out: Path, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str
-) -> tuple[str | None, PatchIndex | None]:
+RecipeFor = Callable[[str | None], Recipe]
+"""The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
+
+
+def _existing(out: Path, wanted: RecipeFor) -> tuple[str | None, PatchIndex | None]:
     """The index that stands at `out` and its digest, if there is one and it was made the same way."""
     if not index_stands(out):
         return None, None
@@ -334,41 +331,14 @@ def _existing(
         raise IndexFolderError(
             f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."
         )
-    made_with = {"encoder": encoder.info.as_dict(), "regions": regions.spec, "features": features}
-    made_with |= settings.made_with(meta)
-    for key, mine in made_with.items():
-        if meta.get(key) != mine:
-            theirs = meta[key]["spec"] if key == "encoder" else meta[key] or "none"
-            wanted = encoder.info.spec if key == "encoder" else mine or "none"
-            if wanted == theirs:  # a checkpoint's file was replaced
-                theirs, wanted = f"{theirs} of other weights", "these"
-            raise IndexFolderError(
-                f"{out} was made with {key} {theirs}, not {wanted}: choose another folder for the index, or delete it "
-                "first."
-            )
-    old = PatchIndex.load(out)
-    if settings.keep_maps != (old.maps is not None):
-        theirs, wanted = ("without", "with") if settings.keep_maps else ("with", "without")
-        raise IndexFolderError(
-            f"{out} was made {theirs} feature maps, not {wanted} (--keep-maps): choose another folder for the index, "
-            "or delete it first."
-        )
-    return str(meta["digest"]), old
+    had = recipe_of(meta, out)
+    refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
+    return str(meta["digest"]), PatchIndex.load(out)
 
 
-def _check_like(like: PatchIndex, encoder: Encoder, regions: Regions, settings: BuildSettings, features: str) -> None:
-    """Codes of two kinds cannot stand in one index."""
-    like.check_encoder(encoder.info)
-    theirs = BuildSettings.like(like)
-    pairs = {
-        "regions": (like.regions.spec, regions.spec),
-        "features": (like.features, features),
-        "factory": (like.factory, settings.made_with({"factory": like.factory})["factory"]),
-        "rescore": (theirs.rescore_factory or "none", settings.rescore_factory or "none"),
-        "feature maps": (*("kept" if s.keep_maps else "not kept" for s in (theirs, settings)),),
-    }
-    for what, (had, wanted) in pairs.items():
-        if had != wanted:
-            raise IndexFolderError(
-                f"The index to learn from was made with {what} {had}, not {wanted}: use the same, or leave it out."
-            )
+def _check_like(like: PatchIndex, wanted: RecipeFor) -> None:
+    """Codes of two kinds cannot stand in one index; what the codec was trained on may differ."""
+    parts = [part for part in EVERYTHING if part not in ("encoder", "codebook")]
+    like.check_encoder(wanted(None).encoder)
+    differences = like.recipe.differences(wanted(like.factory), parts)
+    refuse(differences, "The index to learn from", "use the same, or leave it out")

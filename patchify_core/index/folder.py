@@ -2,7 +2,7 @@
 
 `meta.json` (how it was made, of which pictures, and the digest of every other file), `index.faiss`, and where they are
 needed `projection.npy` (a learned projection), `fine.faiss` (finer codes), `boxes.npy` (boxes that depend on the
-pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). A big index (`scale`) has its pictures in
+pictures' pixels) and `maps.bin` (feature maps, `maps.KeptMaps`). A big index (`big`) has its pictures in
 `pictures.bin` (`PictureTable`) instead of `meta.json`, its codes stay on the disk, mapped, and `lists.npy` says where a
 patch's code is. How they are checked is in `integrity.py`; a build may
 replace the folder while it is read, and the reader gets the old index or the new one.
@@ -10,48 +10,40 @@ replace the folder while it is read, and the reader gets the old index or the ne
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Sequence
-from dataclasses import fields
+import mmap
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.features.extract import CROP, checked_features
 from patchify_core.features.maps import KeptMaps, PackedMaps, write_maps
 from patchify_core.files import sha256_of_json
-from patchify_core.index.codec.factory import parse_factory
+from patchify_core.index.base import Pictures
+from patchify_core.index.codec.codes import Codes
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.faiss_files import read_faiss_file, write_faiss_file
 from patchify_core.index.integrity import (
     META_NAME,
-    Digests,
     damaged,
-    is_whole,
     listed_file,
-    opened,
+    opened_whole,
     standing,
     steadily,
     unreadable,
+    write_listed,
+    write_meta,
 )
-from patchify_core.index.npy import npy_array
-from patchify_core.index.patch_index import IndexedImage, PatchIndex, SearchPlan
-from patchify_core.index.picture_table import PictureTable, read_table
-from patchify_core.regions import parse_regions
-
-if TYPE_CHECKING:
-    pass
-
-Record = TypeVar("Record")
+from patchify_core.index.npy import npy_array, npy_bytes
+from patchify_core.index.patch_index import PatchIndex, SearchPlan
+from patchify_core.index.picture_table import IndexedImage, PictureTable, read_table
+from patchify_core.index.recipe import MAPS_NAME, Recipe, plain_record
 
 FORMAT = 2
 FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
-PROJECTION_NAME, BOXES_NAME, MAPS_NAME = "projection.npy", "boxes.npy", "maps.bin"
+PROJECTION_NAME, BOXES_NAME = "projection.npy", "boxes.npy"
 PICTURES_NAME, LISTS_NAME = "pictures.bin", "lists.npy"
 NUMBERS_NAME = "numbers.npy"  # beside vectors that are in Milvus
 KNOWN_NAMES = frozenset({FAISS_NAME, FINE_NAME, PROJECTION_NAME, BOXES_NAME, MAPS_NAME, PICTURES_NAME, LISTS_NAME})
@@ -85,17 +77,10 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
         files[MAPS_NAME] = listed_file(folder / MAPS_NAME)
     small = {
         PROJECTION_NAME: None if index.projection is None else index.projection.to_bytes(),
-        BOXES_NAME: None if index.boxes is None else _npy(index.boxes),
+        BOXES_NAME: None if index.boxes is None else npy_bytes(index.boxes),
     }
-    for name, data in small.items():
-        if data is not None:
-            (folder / name).write_bytes(data)
-            digests = Digests()
-            digests.update(data)
-            files[name] = digests.listed()
-    meta = {"format": FORMAT} | index.meta() | {"root": root, "files": files}
-    meta["digest"] = sha256_of_json(meta)
-    (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    files |= {name: write_listed(folder / name, data) for name, data in small.items() if data is not None}
+    write_meta(folder, {"format": FORMAT} | index.meta() | {"root": root, "files": files})
 
 
 def load_index(folder: Path) -> PatchIndex:
@@ -110,10 +95,6 @@ def load_index(folder: Path) -> PatchIndex:
 
 def _load(place: Path, folder: Path) -> PatchIndex:
     """Loads what stands at `place`, which is `folder` except while a build swaps it."""
-    import faiss
-
-    from patchify_core.index.mapped import PatchCodes, ReadAhead, map_codes, map_numbers
-
     meta = _read_meta(place, folder)
     if "store" in meta:
         raise IndexFolderError(
@@ -121,89 +102,59 @@ def _load(place: Path, folder: Path) -> PatchIndex:
             "that was made without --store milvus, or index with --store milvus again."
         )
     try:
-        files, root, factory = checked_files(meta, folder), (folder / meta["root"]).resolve(), meta["factory"]
-        codebook, rescore, features = meta["codebook"], meta["rescore"], checked_features(meta["features"])
-        encoder, regions = plain_record(EncoderInfo, meta["encoder"]), parse_regions(meta["regions"])
-        images: Sequence[IndexedImage] | None = None
+        files, root, recipe = checked_files(meta, folder), (folder / meta["root"]).resolve(), Recipe.from_meta(meta)
         if (meta["images"] is None) != (PICTURES_NAME in files):
             raise damaged(folder, META_NAME)
-        if meta["images"] is not None:
-            images = listed_images(meta["images"])
+        images = None if meta["images"] is None else listed_images(meta["images"])
         plan = None if "search" not in meta else SearchPlan(**meta["search"])
     except PatchifyError:
         raise
     except (KeyError, TypeError, AttributeError, ValueError):
         raise damaged(folder, META_NAME) from None
-    projection = boxes = fine = maps = located = ahead = None
-    with opened(place, files, folder) as at:
-        for name, file in at.items():
-            _check(file, files[name], folder, name)
-            file.seek(0)
+    with opened_whole(place, files, folder) as at:
         try:
-            if PROJECTION_NAME in at:
-                projection = Projection.from_bytes(at[PROJECTION_NAME].read())
-            if BOXES_NAME in at:
-                boxes = npy_array(at[BOXES_NAME].read())
-            if MAPS_NAME in at:
-                maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
             if images is None:
-                images = read_table(at[PICTURES_NAME])
-                coarse = map_codes(at[FAISS_NAME])
-                codes = coarse.codes
-                if LISTS_NAME in at:
-                    located = PatchCodes(coarse, map_numbers(at[LISTS_NAME]))
-                finer = map_codes(at[FINE_NAME]) if FINE_NAME in at else None
-                fine = None if finer is None else finer.codes
-                ahead = ReadAhead(coarse, finer)
-            else:
-                codes = read_faiss_file(at[FAISS_NAME])
-                if FINE_NAME in at:
-                    fine = read_faiss_file(at[FINE_NAME])
-            compression = parse_factory(factory)
-            if plan is not None:
-                plan.check(codes)
-        except (ValueError, RuntimeError, AttributeError):  # of numpy, FAISS, and a factory that is no text
+                return _mapped(at, folder, recipe, root, plan)
+            projection, boxes, maps = read_beside(at, folder)
+            fine = read_faiss_file(at[FINE_NAME]) if FINE_NAME in at else None
+            codes = Codes(recipe.factory, read_faiss_file(at[FAISS_NAME]), projection, fine)
+            return PatchIndex(recipe, Pictures(images, root, boxes, maps), codes, plan)
+        except (ValueError, RuntimeError, AttributeError):  # of numpy and FAISS, and what does not fit together
             raise damaged(folder, META_NAME) from None
-    index = PatchIndex(
-        encoder,
-        regions,
-        images,
-        codes,
-        factory,
-        root,
-        projection,
-        fine,
-        boxes,
-        codebook,
-        rescore,
-        features,
-        maps,
-        located,
-        plan,
-        ahead,
-    )
-    patches = len(images) * regions.patches_per_image
-    fits = (
-        all(part.d == index.dim and part.ntotal == patches for part in (codes, fine) if part is not None)
-        and all(part.metric_type == faiss.METRIC_INNER_PRODUCT for part in (codes, fine) if part is not None)
-        and (projection.dim if projection else None) == compression.projection
-        and (projection is None or len(projection.mean) == encoder.dim)
-        and (fine is None) == (rescore is None)
-        and (not isinstance(images, PictureTable) or fine is not None or located is not None)
-        and (maps is None or (len(maps) == len(images) and features != CROP))
-        and (boxes is not None) == regions.needs_picture
-        and (
-            boxes is None
-            or (
-                boxes.shape == (len(images), regions.patches_per_image, 4)
-                and boxes.dtype == np.float32
-                and bool(np.isfinite(boxes).all())
-            )
-        )
-    )
-    if not fits:
-        raise damaged(folder, META_NAME)
-    return index
+
+
+def _mapped(at: dict[str, BinaryIO], folder: Path, recipe: Recipe, root: Path, plan: SearchPlan | None) -> PatchIndex:
+    """A big index: its pictures, boxes and codes stay on the disk."""
+    from patchify_core.index.mapped import OnDisk, PatchCodes, ReadAhead, map_codes, map_numbers
+
+    projection, boxes, maps = read_beside(at, folder, mapped=True)
+    coarse = map_codes(at[FAISS_NAME])
+    located = PatchCodes(coarse, map_numbers(at[LISTS_NAME])) if LISTS_NAME in at else None
+    finer = map_codes(at[FINE_NAME]) if FINE_NAME in at else None
+    if finer is None and located is None:
+        raise ValueError("codes that cannot be found by number")
+    codes = Codes(recipe.factory, coarse.codes, projection, None if finer is None else finer.codes)
+    pictures = Pictures(read_table(at[PICTURES_NAME]), root, boxes, maps)
+    return PatchIndex(recipe, pictures, codes, plan, OnDisk(located, ReadAhead(coarse, finer)))
+
+
+def read_beside(
+    at: dict[str, BinaryIO], folder: Path, mapped: bool = False
+) -> tuple[Projection | None, NDArray[np.float32] | None, KeptMaps | None]:
+    """Projection, boxes and feature maps of an index, where it has them; its boxes mapped if that is asked for.
+
+    Raises:
+        ValueError: If one of the files is something else.
+    """
+    projection = boxes = maps = None
+    if PROJECTION_NAME in at:
+        projection = Projection.from_bytes(at[PROJECTION_NAME].read())
+    if BOXES_NAME in at:
+        file = at[BOXES_NAME]
+        boxes = npy_array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if mapped else file.read())
+    if MAPS_NAME in at:
+        maps = KeptMaps(folder / MAPS_NAME, at[MAPS_NAME])
+    return projection, boxes, maps
 
 
 def checked_files(meta: dict[str, Any], folder: Path) -> dict[str, dict[str, Any]]:
@@ -214,18 +165,12 @@ def checked_files(meta: dict[str, Any], folder: Path) -> dict[str, dict[str, Any
     return files
 
 
-def plain_record(kind: type[Record], values: Any) -> Record:
-    """A dataclass of numbers and texts, from JSON.
-
-    Raises:
-        TypeError: if a field is missing, or more than there are, or of another type.
-    """
-    if not isinstance(values, dict):
-        raise TypeError("no record")
-    made = kind(**values)
-    if any(type(getattr(made, field.name)).__name__ != field.type for field in fields(cast("Any", kind))):
-        raise TypeError("a field of another type")
-    return made
+def recipe_of(meta: dict[str, Any], folder: Path) -> Recipe:
+    """The recipe of an index folder from its `meta.json`; raises IndexFolderError if that does not say it."""
+    try:
+        return Recipe.from_meta(meta)
+    except (KeyError, TypeError, AttributeError):
+        raise damaged(folder, META_NAME) from None
 
 
 def listed_images(listed: Any) -> list[IndexedImage]:
@@ -243,23 +188,6 @@ def listed_images(listed: Any) -> list[IndexedImage]:
             raise ValueError("no picture")
         image.file_name.encode()  # a name of half letters can neither be printed nor found
     return images
-
-
-def _check(file: BinaryIO, listed: dict[str, Any], folder: Path, name: str) -> None:
-    """Whether a file is the one that was written; whether it fits together is seen when it is read."""
-    try:
-        if not is_whole(file, listed):
-            raise damaged(folder, name)
-    except (KeyError, TypeError):
-        raise damaged(folder, META_NAME) from None
-    except OSError as error:
-        raise unreadable(folder / name, error) from error
-
-
-def _npy(array: NDArray[np.float32]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
 
 
 def index_stands(out: Path) -> bool:

@@ -14,6 +14,7 @@ place meanwhile. On Windows a build cannot do that while a file of the folder is
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import threading
 import time
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.files import CHUNK_BYTES
+from patchify_core.files import CHUNK_BYTES, sha256_of_json
 
 META_NAME = "meta.json"
 PRIVATE, NEW_NAME, OLD_NAME = ".partial", "new", "old"
@@ -93,6 +94,28 @@ def listed_file(path: Path) -> dict[str, Any]:
     return digests.listed()
 
 
+def write_listed(path: Path, data: bytes) -> dict[str, Any]:
+    """Writes a small file; returns what `meta.json` lists of it.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    path.write_bytes(data)
+    digests = Digests()
+    digests.update(data)
+    return digests.listed()
+
+
+def write_meta(folder: Path, meta: dict[str, Any]) -> None:
+    """Writes `meta.json` with its own digest; whatever it lists must be there.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    text = json.dumps(meta | {"digest": sha256_of_json(meta)}, indent=1)
+    (folder / META_NAME).write_text(text + "\n", encoding="utf-8")
+
+
 def is_whole(
     file: BinaryIO,
     listed: dict[str, Any],
@@ -147,14 +170,18 @@ def _read_at(file: BinaryIO, at: int, size: int, lock: threading.Lock) -> bytes:
         return file.read(size)
 
 
+def private_of(out: Path) -> Path:
+    """The private folder of builds of the index folder `out`: beside it, so that both are on the same disk."""
+    return out.parent / (out.name + PRIVATE)
+
+
 def standing(folder: Path) -> Path:
     """Where the index of `folder` is at this moment: there, or, between the two renames of a swap, beside it.
 
     A build that is killed there leaves it beside for longer: until the next build, which puts it back.
     """
     if not folder.exists():
-        real = folder.resolve()
-        aside = real.parent / (real.name + PRIVATE) / OLD_NAME
+        aside = private_of(folder.resolve()) / OLD_NAME
         if (aside / META_NAME).is_file():
             return aside
     return folder
@@ -213,6 +240,35 @@ def opened(place: Path, names: Iterable[str], folder: Path) -> Iterator[dict[str
             except OSError as error:
                 raise unreadable(folder / name, error) from error
         yield files
+
+
+@contextmanager
+def opened_whole(place: Path, files: dict[str, dict[str, Any]], folder: Path) -> Iterator[dict[str, BinaryIO]]:
+    """Opens the files of an index together, as `opened` does, and checks that each is the one that was written.
+
+    Args:
+        place: where they are.
+        files: their entries in `meta.json`, by name.
+        folder: what the index folder is called in errors.
+
+    Yields:
+        The open files, each at its beginning.
+
+    Raises:
+        IndexFolderError: one sentence, if one is missing, damaged or may not be read.
+    """
+    with opened(place, files, folder) as at:
+        for name, file in at.items():
+            try:
+                whole = is_whole(file, files[name])
+            except (KeyError, TypeError):
+                raise damaged(folder, META_NAME) from None
+            except OSError as error:
+                raise unreadable(folder / name, error) from error
+            if not whole:
+                raise damaged(folder, name)
+            file.seek(0)
+        yield at
 
 
 def damaged(folder: Path, name: str) -> IndexFolderError:

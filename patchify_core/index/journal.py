@@ -2,72 +2,44 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
-from contextlib import suppress
 from io import BytesIO
 from itertools import accumulate
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import IndexFolderError
-from patchify_core.files import atomic, locked, read_json, say_who, sha256_of_bytes, sha256_of_file, write_json
+from patchify_core.files import atomic, read_json, sha256_of_bytes, sha256_of_file, write_json
+from patchify_core.index.private import PrivateFolder
 
 
-class Journal:
+class Journal(PrivateFolder):
     """Descriptors of finished pictures, and their feature maps if kept, in shards on disk: a build can be cut anywhere.
 
-    A context manager: one build at a time may use a folder, and leaving the block lets the next one in.
+    Args:
+        folder: private to builds of one index.
+        maker: what makes the descriptors, as plain JSON values: shards of another maker are of no use. With "maps"
+            among them and true, a shard without feature maps is of no use either.
+
+    Raises:
+        IndexFolderError: if something that is not a journal is in the way, or another build is using it.
+        OSError: if the folder cannot be read or written.
     """
 
     def __init__(self, folder: Path, maker: dict[str, object]) -> None:
-        """Opens or makes the folder, and takes over what an earlier build of the same kind left there.
-
-        Args:
-            folder: private to builds of one index.
-            maker: what makes the descriptors, as plain JSON values: shards of another maker are of no use. With
-                "maps" among them and true, a shard without feature maps is of no use either.
-
-        Raises:
-            IndexFolderError: if something that is not a journal is in the way, or another build is using it.
-            OSError: if the folder cannot be read or written.
-        """
-        self.folder = folder
+        """Opens or makes the folder, and takes over what an earlier build of the same kind left there."""
+        super().__init__(folder)
         self.known: dict[str, tuple[Path, int]] = {}
         self._fresh: dict[str, tuple[NDArray[np.float32], bytes]] = {}
         self._maps: dict[str, tuple[Path, int, int]] = {}  # file, where the picture's map begins, its length
         self._needs_maps = bool(maker.get("maps"))
-        self._head = folder / "maker.json"
-        if folder.exists() and not self._head.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise IndexFolderError(
-                f"{folder} is in the way and was not made by this program: move it, or choose another folder for the "
-                "index."
-            )
-        self._lock: IO[str] | None = locked(self._head)
         try:
-            say_who(folder)
-            if read_json(self._head) != maker:
-                # Shards of another maker are of no use: descriptors must never be mixed.
-                for shard in folder.glob("shard-*"):
-                    shard.unlink()
-                self._head.write_text(json.dumps(maker), encoding="utf-8")
+            self.take_over(maker)
             for names in sorted(folder.glob("shard-*.json")):
                 self._take(names)
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Journal:
-        """The journal itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Lets the next build in; what was not flushed is lost."""
-        self.close()
 
     def _take(self, names: Path) -> None:
         """Takes one shard over if it is whole; a torn one is left out and its pictures are embedded again."""
@@ -148,24 +120,3 @@ class Journal:
         self.flush()
         if not self.known:
             self.remove()
-
-    def remove(self) -> None:
-        """Deletes the journal: the index has everything. What cannot be deleted stays for the next build to use."""
-        with suppress(OSError):
-            self._delete_all_but_head()
-            if sys.platform == "win32":
-                self.close()  # Windows deletes no open file
-            shutil.rmtree(self.folder)
-        self.close()
-
-    def close(self) -> None:
-        """Lets the next build in; may be called again."""
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
-
-    def _delete_all_but_head(self) -> None:
-        # Were the head to go first, a kill would leave a folder that is not known as ours any more.
-        for path in self.folder.iterdir():
-            if path != self._head:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()

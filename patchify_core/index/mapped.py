@@ -95,6 +95,19 @@ def map_numbers(file: BinaryIO) -> NDArray[Any]:
     return found
 
 
+@dataclass(frozen=True, eq=False)
+class OnDisk:
+    """How the mapped codes of a big index are reached.
+
+    Attributes:
+        located: where the code of a patch is, by its number; None where finer codes lie in the order of the patches.
+        ahead: has the disk read what a search will touch.
+    """
+
+    located: PatchCodes | None
+    ahead: ReadAhead
+
+
 class ReadAhead:
     """Tells the system which parts of mapped files a search will touch, so that the disk has all requests at once.
 

@@ -1,4 +1,4 @@
-"""Reads .npy files from strangers: nothing is allocated by what a header claims."""
+"""Writes .npy files, and reads them from strangers: nothing is allocated by what a header claims."""
 
 from __future__ import annotations
 
@@ -11,6 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 _HEADER_BYTES = 1 << 14  # more than numpy itself reads of one
+
+
+def npy_bytes(array: NDArray[Any]) -> bytes:
+    """An array as a .npy file."""
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=False)
+    return stream.getvalue()
+
+
+def npy_head(kind: str, shape: tuple[int, ...]) -> bytes:
+    """What stands before the numbers of an array in a .npy file."""
+    head = io.BytesIO()
+    described = {"descr": np.dtype(kind).str, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(head, described)
+    return head.getvalue()
 
 
 def npy_array(data: bytes | mmap.mmap) -> NDArray[Any]:

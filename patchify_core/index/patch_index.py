@@ -1,34 +1,32 @@
 """PatchIndex: the descriptors of every patch of every gallery picture, in FAISS, searched by inner product.
 
 Patches of one picture lie together and every picture has the same number of them, so the patch table is implicit:
-patch id = row of the picture * patches per image + cell. `build.py` makes an index, `index_folder.py` keeps it on disk.
+patch id = row of the picture * patches per image + cell. `build.py` makes an index, `folder.py` keeps it on disk.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo
-from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.files import sha256_of_file
-from patchify_core.imaging.filenames import picture_path
+from patchify_core.errors import IndexFolderError
+from patchify_core.index.base import Hits, PatchStore, Pictures
+from patchify_core.index.codec.codes import Codes
 from patchify_core.index.codec.factory import visits_everything
-from patchify_core.index.codec.projection import Projection
-from patchify_core.index.picture_table import IndexedImage, PictureTable, RowOf
-from patchify_core.regions import Regions
+from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.recipe import Recipe
 
 if TYPE_CHECKING:
     import faiss
 
-    from patchify_core.features.maps import KeptMaps, PackedMaps
-    from patchify_core.index.mapped import PatchCodes, ReadAhead
+    from patchify_core.features.maps import PackedMaps
+    from patchify_core.index.mapped import OnDisk
 
 RESCORED = 100
 """Pictures that finer codes re-score, at least."""
@@ -62,124 +60,60 @@ FindPatches = Callable[..., Any]
 """(1, dim) query, how many -> (1, K) similarities and (1, K) numbers of patches, best first."""
 
 
-@dataclass(frozen=True)
-class Hits:
-    """The best pictures for one query, best first, as parallel arrays.
-
-    Attributes:
-        rows: (K,) int64, position of the picture in `PatchIndex.images`.
-        scores: (K,) float32, cosine similarity of the winning patch, -1..1.
-        cells: (K,) int64, the winning patch within its picture.
-    """
-
-    rows: NDArray[np.int64]
-    scores: NDArray[np.float32]
-    cells: NDArray[np.int64]
-
-    def __getitem__(self, chosen: slice | NDArray[np.intp]) -> Hits:
-        """Some of them, as one would take them from an array."""
-        return Hits(*(array[chosen] for array in _arrays(self)))
-
-
-class PatchIndex:
-    """Patch descriptors of a gallery and search over them.
+class PatchIndex(PatchStore):
+    """A `PatchStore` whose codes FAISS keeps, in memory or mapped from an index folder.
 
     Args:
-        encoder: what made the descriptors.
-        regions: which boxes they describe.
-        images: the pictures, in the order of their patches; a `PictureTable` where there are very many.
-        codes: FAISS index with `len(images) * regions.patches_per_image` vectors, inner product.
-        factory: the factory string that made `codes` (see `compression.parse_factory`).
-        root: folder that the images' file names are relative to, if known.
-        projection: applied to every descriptor before it was coded; None for none.
-        fine: finer codes of the same patches, which re-score the first pictures of a search; None for none.
-        boxes: (N, P, 4) float32 xyxy in pixels, where the regions depend on the pixels; else None.
-        codebook: what the codec was trained on.
-        rescore: the factory string that made `fine`, or None.
-        features: how descriptors were made (`extract.checked_features`).
-        maps: the pictures' feature maps, in the order of `images`; None where none are kept.
-        located: where the codes of a big index are found by patch number (`scale.mapped`); None where FAISS knows.
-        plan: how inverted lists are searched; None for what FAISS was told when they were made.
-        ahead: has the disk read what a search by plan will touch; None where all is in memory.
+        recipe: How the descriptors were made and coded.
+        pictures: The pictures, in the order of their patches.
+        codes: FAISS's codes, `len(pictures.images) * P` of them, with projection and finer codes if there are any.
+        plan: How inverted lists are searched; None for what FAISS was told when they were made.
+        on_disk: How the mapped codes of a big index are reached; None where all is in memory.
+
+    Attributes:
+        codes: FAISS's index of one vector per patch, inner product.
+        fine: Finer codes of the same patches, which re-score the first pictures of a search; None for none.
+        plan, located, ahead: See `SearchPlan` and `mapped.OnDisk`.
+
+    Raises:
+        ValueError: If the parts do not fit together.
     """
 
     def __init__(
         self,
-        encoder: EncoderInfo,
-        regions: Regions,
-        images: Sequence[IndexedImage],
-        codes: faiss.Index,
-        factory: str = "Flat",
-        root: Path | None = None,
-        projection: Projection | None = None,
-        fine: faiss.Index | None = None,
-        boxes: NDArray[np.float32] | None = None,
-        codebook: str = "uniform",
-        rescore: str | None = None,
-        features: str = "crop",
-        maps: KeptMaps | None = None,
-        located: PatchCodes | None = None,
+        recipe: Recipe,
+        pictures: Pictures,
+        codes: Codes,
         plan: SearchPlan | None = None,
-        ahead: ReadAhead | None = None,
+        on_disk: OnDisk | None = None,
     ) -> None:
-        """Takes the parts as they are; `load` is where they are checked."""
-        self.encoder, self.regions = encoder, regions
-        self.images: Sequence[IndexedImage] = images if isinstance(images, PictureTable) else tuple(images)
-        self.codes, self.factory, self.root = codes, factory, root
-        self.projection, self.fine, self.boxes = projection, fine, boxes
-        self.codebook, self.rescore = codebook, rescore
-        self.features, self.maps = features, maps
-        self.patches_per_image = regions.patches_per_image
-        self.located, self.plan, self.ahead = located, plan, ahead
-        self._exhaustive = visits_everything(codes)
+        """Checks that codes, recipe and pictures fit together."""
+        super().__init__(recipe, pictures, codes.projection)
+        codes.check(len(self.images) * self.patches_per_image, recipe.dim)
+        if (codes.fine is None) != (recipe.rescore is None):
+            raise ValueError("finer codes that do not fit the recipe")
+        if plan is not None:
+            plan.check(codes.codes)
+        self.codes, self.fine, self.plan = codes.codes, codes.fine, plan
+        self.located = None if on_disk is None else on_disk.located
+        self.ahead = None if on_disk is None else on_disk.ahead
+        self._exhaustive = visits_everything(self.codes)
         self._of_level: dict[int, NDArray[np.uint8]] = {}
 
-    @cached_property
-    def image_ids(self) -> NDArray[np.int64]:
-        """(N,) gallery image ids in row order."""
-        if isinstance(self.images, PictureTable):
-            return self.images.ids
-        return np.array([image.id for image in self.images], np.int64)
-
-    @cached_property
-    def row_of(self) -> Mapping[int, int]:
-        """Row of each gallery image id."""
-        if isinstance(self.images, PictureTable):
-            return RowOf(self.images)
-        return {image.id: row for row, image in enumerate(self.images)}
+    @property
+    def codebook(self) -> str:
+        """What the codec was trained on."""
+        return self.recipe.codebook
 
     @property
-    def dim(self) -> int:
-        """Dimension of the descriptors as they are compared: the projection's, or the encoder's without one."""
-        return self.encoder.dim if self.projection is None else self.projection.dim
+    def rescore(self) -> str | None:
+        """The factory string of the finer codes; None without them."""
+        return self.recipe.rescore
 
     @property
     def bytes_per_patch(self) -> int:
         """Bytes of codes that one patch costs, finer codes included."""
         return int(self.codes.sa_code_size() + (self.fine.sa_code_size() if self.fine is not None else 0))
-
-    @property
-    def bytes_per_image(self) -> float:
-        """Bytes of codes that one picture costs."""
-        return self.patches_per_image * self.bytes_per_patch
-
-    def project(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Brings the encoder's descriptors (N, D) into the space that is searched, (N, dim), rows of length 1."""
-        return descriptors if self.projection is None else self.projection(descriptors)
-
-    def boxes_of(self, row: int) -> NDArray[np.float64]:
-        """(P, 4) xyxy pixel boxes of the patches of the picture in `row`."""
-        if self.boxes is not None:
-            return self.boxes[row].astype(np.float64)
-        image = self.images[row]
-        return self.regions.boxes(image.width, image.height)
-
-    def box_of(self, row: int, cell: int) -> NDArray[np.float64]:
-        """(4,) xyxy pixel box of one patch of the picture in `row`."""
-        if self.boxes is not None:
-            return self.boxes[row, cell].astype(np.float64)
-        image = self.images[row]
-        return self.regions.box(image.width, image.height, cell)
 
     def descriptors_of(self, row: int) -> NDArray[np.float32]:
         """(P, dim) float32 descriptors of the picture in `row` as stored (decoded from the finest codes)."""
@@ -190,18 +124,11 @@ class PatchIndex:
         return np.asarray(codes.reconstruct_n(row * self.patches_per_image, self.patches_per_image))
 
     def cell_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
-        """The similarity that `search` gives to every patch of one picture, to the last bit.
+        """See `PatchStore.cell_scores`; the very similarities that `search` gives, to the last bit.
 
         Where FAISS compares the query with every code, FAISS computes them here too: numpy's rounding differs, which
         is enough to break a tie another way. (Pictures beyond those that finer codes re-score keep coarse scores in a
         search; here they get fine ones.)
-
-        Args:
-            query: (dim,) float32 of length 1.
-            row: position of the picture in `images`.
-
-        Returns:
-            (P,) float32 cosine similarities, about -1..1.
         """
         import faiss
 
@@ -230,32 +157,17 @@ class PatchIndex:
             raise IndexFolderError("The index has codes that no build writes: build it again.")
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
-        """Ranks pictures by their best patch, one hit a picture.
+        """Ranks pictures by their best patch, one hit a picture; see `PatchStore.search`.
 
         Codecs that visit every code (Flat, SQ) are searched exactly. Others (PQ, IVF, ...) propose pictures, more
         than wanted, whose patches are then compared with the query one by one as decoded from their codes: a score is
         always the similarity that `cell_scores` gives. An inverted file visits part of the collection, so pictures may
         be missing at the end of a whole ranking.
 
-        Args:
-            query: (dim,) float32 of length 1, from `project`.
-            top: pictures wanted; all of them if None.
-            level: use only the patches of the first `level` stages of the regions (for a pyramid the grids 1x1 ..
-                level x level); all of them if None.
-
-        Returns:
-            Hits in descending score, ties by ascending image id; ties within a picture go to the coarser cell. With
-            finer codes all proposed pictures are scored by them, or, where every code is visited, the first `RESCORED`
-            (or `top`), and the others follow with coarse scores as they were.
-
-        Raises:
-            PatchifyError: if `top` is not positive, or the index has no such level, or the query does not fit.
+        With finer codes all proposed pictures are scored by them, or, where every code is visited, the first `RESCORED`
+        (or `top`), and the others follow with coarse scores as they were.
         """
-        query = np.ascontiguousarray(query, np.float32).reshape(-1)
-        if query.size != self.dim or not np.isfinite(query).all():
-            raise PatchifyError(f"The query must be {self.dim} finite numbers, as {self.encoder.spec} gives them.")
-        if top is not None and top < 1:
-            raise PatchifyError(f"Ask for at least 1 result, not {top}.")
+        query = self.checked_query(query, top)
         used = self.regions.stages[self.checked_level(level) - 1].patches
         wanted = len(self.images) if top is None else min(top, len(self.images))
         proposed = wanted if self.fine is None else min(max(wanted, RESCORED), len(self.images))
@@ -266,7 +178,7 @@ class PatchIndex:
         if self.fine is not None and self._exhaustive:  # else the proposals were compared with finer codes already
             first = max(RESCORED, top or 0)
             scored = self._scored(query, hits.rows[:first], used)
-            hits = Hits(*(np.concatenate([a, b[first:]]) for a, b in zip(_arrays(scored), _arrays(hits), strict=True)))
+            hits = scored.followed_by(hits[first:])
         return hits[:wanted]
 
     def _search_every_code(self, query: NDArray[np.float32], pictures: int, used: int) -> Hits:
@@ -366,75 +278,20 @@ class PatchIndex:
         order = np.lexsort((self.image_ids[rows], -best))
         return Hits(rows[order], best[order], cells[order])
 
-    def checked_level(self, level: int | None) -> int:
-        """The level asked for, the last one if None; raises PatchifyError if the index has no such level."""
-        levels = len(self.regions.stages)
-        if level is None:
-            return levels
-        if not 1 <= level <= levels:
-            raise PatchifyError(f"This index has levels 1 to {levels} ({self.regions.spec}), not {level}.")
-        return level
-
-    def check_encoder(self, info: EncoderInfo) -> None:
-        """Raises IndexFolderError unless `info` is the encoder that made this index."""
-        if info != self.encoder:
-            same_name = info.spec == self.encoder.spec
-            other = "other weights or settings of the same encoder" if same_name else f"'{info.spec}'"
-            raise IndexFolderError(
-                f"This index was made with encoder '{self.encoder.spec}' and does not fit {other}: "
-                f"use --encoder {self.encoder.spec} or build a new index."
-            )
-
-    def check_pictures(self, root: Path, *, content: bool = False, rows: Iterable[int] | None = None) -> None:
-        """Checks that the pictures under `root` are the indexed ones.
-
-        Args:
-            root: the gallery's root.
-            content: compare digests (reads every file) instead of sizes in bytes.
-            rows: check only the pictures in these rows; all of them by default.
-
-        Raises:
-            IndexFolderError: if a picture is missing or another one than was indexed.
-        """
-        for row in range(len(self.images)) if rows is None else rows:
-            image = self.images[row]
-            path = picture_path(root, image.file_name)
-            try:
-                same = path.stat().st_size == image.bytes and (not content or sha256_of_file(path) == image.sha256)
-            except OSError:
-                raise IndexFolderError(
-                    f"The index names {image.file_name}, which is not in {root}: run the index command again."
-                ) from None
-            if not same:
-                raise IndexFolderError(
-                    f"{image.file_name} in {root} is not the picture that was indexed: run the index command again."
-                )
-
     def meta(self) -> dict[str, Any]:
         """How the index was made and of what, as plain JSON values."""
-        return {
-            "encoder": self.encoder.as_dict(),
-            "regions": self.regions.spec,
-            "features": self.features,
-            "factory": self.factory,
-            "codebook": self.codebook,
-            "rescore": self.rescore,
-            "images": None if isinstance(self.images, PictureTable) else [asdict(image) for image in self.images],
-        } | ({} if self.plan is None else {"search": asdict(self.plan)})
+        listed = None if isinstance(self.images, PictureTable) else [asdict(image) for image in self.images]
+        return super().meta() | {"images": listed} | ({} if self.plan is None else {"search": asdict(self.plan)})
 
     def write(self, folder: Path, root: str, packed: PackedMaps | None = None) -> None:
-        """Writes the files into an existing folder; see `index_folder.write_index`."""
+        """Writes the files into an existing folder; see `folder.write_index`."""
         from patchify_core.index.folder import write_index
 
         write_index(self, folder, root, packed)
 
     @classmethod
     def load(cls, folder: str | Path) -> PatchIndex:
-        """Loads an index folder if all of it fits together; see `index_folder.load_index`."""
+        """Loads an index folder if all of it fits together; see `folder.load_index`."""
         from patchify_core.index.folder import load_index
 
         return load_index(Path(folder))
-
-
-def _arrays(hits: Hits) -> tuple[NDArray[Any], ...]:
-    return hits.rows, hits.scores, hits.cells

@@ -8,8 +8,10 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recipe import Recipe
 
 
 def recode(
@@ -27,18 +29,7 @@ def recode(
         PatchifyError: if there are too few patches to learn from; it says how many are needed.
     """
     made = encode_codes(descriptors or index.descriptors_of, len(index.images), index.regions, index.dim, settings)
-    return PatchIndex(
-        replace(index.encoder, dim=index.dim),
-        index.regions,
-        index.images,
-        made.codes,
-        made.factory,
-        index.root,
-        projection=made.projection,
-        fine=made.fine,
-        boxes=index.boxes,
-        codebook=settings.codebook_kept,
-        rescore=settings.rescore_factory,
-        features=index.features,
-        maps=index.maps,
-    )
+    encoder, maps = replace(index.encoder, dim=index.dim), index.maps is not None
+    recipe = Recipe.of(encoder, index.regions, index.features, settings, maps)
+    recipe = replace(recipe, factory=made.factory)
+    return PatchIndex(recipe, Pictures(index.images, index.root, index.boxes, index.maps), made)

@@ -9,7 +9,7 @@ A region selector turns a picture into boxes, always the same number of them (`R
 - several with `+` between: the patches of each, one after the other.
 """
 
-from patchify_core.regions.base import MAX_PATCHES, Regions, Stage
+from patchify_core.regions.base import MAX_PATCHES, Regions, Stage, boxes_for
 from patchify_core.regions.grids import MAX_LEVELS, Pyramid, Random, Sliding, level_of, patches_up_to
 from patchify_core.regions.parse import FORMS, Combined, parse_regions
 from patchify_core.regions.salient import Salient
@@ -25,6 +25,7 @@ __all__ = [
     "Salient",
     "Sliding",
     "Stage",
+    "boxes_for",
     "level_of",
     "parse_regions",
     "patches_up_to",

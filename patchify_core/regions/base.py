@@ -90,6 +90,26 @@ class Regions(Protocol):
         ...
 
 
+def boxes_for(
+    regions: Regions, picture: Image, size: tuple[int, int]
+) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
+    """The boxes to cut out of a picture that was perhaps decoded at a fraction of its size, and those to store.
+
+    Args:
+        regions: what boxes.
+        picture: upright RGB picture, perhaps reduced.
+        size: (width, height) of the whole picture in pixels.
+
+    Returns:
+        (P, 4) xyxy in pixels of `picture`; and (P, 4) in pixels of the whole one, or None where the size alone says
+        them.
+    """
+    boxes = regions.boxes_in(picture)
+    if not regions.needs_picture:
+        return boxes, None
+    return boxes, (boxes * np.array([size[0] / picture.width, size[1] / picture.height] * 2)).astype(np.float32)
+
+
 def shown(spec: str) -> str:
     """A spec as sentences repeat it: cut where it is very long."""
     return spec if len(spec) <= 60 else f"{spec[:57]}…"

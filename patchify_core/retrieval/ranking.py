@@ -10,7 +10,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.index.patch_index import Hits
+from patchify_core.index.base import Hits
 from patchify_core.index.store import PatchStore
 
 PIECE = 256

@@ -16,7 +16,11 @@ from patchify_core.evaluation.metrics import grid_ceiling, score_found
 from patchify_core.evaluation.record import as_json
 from patchify_core.evaluation.run import evaluate, find_in_matches, score_matches
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
-from patchify_core.index.patch_index import IndexedImage, PatchIndex
+from patchify_core.index.base import Pictures
+from patchify_core.index.codec.codes import Codes
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
 from tests.tiny import TinyEncoder, picture
@@ -49,7 +53,7 @@ def engine():
         codes.add(np.array(cells, np.float32))
     images = [IndexedImage(i, f"{i}.jpg", 100, 100, 1, "") for i in WHOLE]
     encoder = TinyEncoder(PLANE)
-    return Stub(PatchIndex(PLANE, Pyramid(2), images, codes), encoder)
+    return Stub(PatchIndex(Recipe(PLANE, Pyramid(2)), Pictures(images), Codes("Flat", codes)), encoder)
 
 
 def gallery_of(rows, queries):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import shutil
@@ -12,6 +13,8 @@ import pytest
 
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
+from patchify_core.index.base import Pictures
+from patchify_core.index.codec.codes import Codes
 from patchify_core.index.folder import FORMAT, read_meta
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.regions import parse_regions
@@ -229,9 +232,10 @@ EVERY = ["boxes.npy", "fine.faiss", "index.faiss", "projection.npy"]
 def full_index(seed=0):
     """An index that has every file there is."""
     index, _ = coded_index("PCAH8,SQ8", "SQfp16", pictures=12, levels=1, seed=seed)
-    index.regions = parse_regions("salient:1")
-    index.boxes = np.random.default_rng(seed).uniform(0, 30, (12, 1, 4)).astype(np.float32)
-    return index
+    boxes = np.random.default_rng(seed).uniform(0, 30, (12, 1, 4)).astype(np.float32)
+    recipe = dataclasses.replace(index.recipe, regions=parse_regions("salient:1"))
+    codes = Codes(index.factory, index.codes, index.projection, index.fine)
+    return PatchIndex(recipe, Pictures(index.images, boxes=boxes), codes)
 
 
 def written(index, folder):

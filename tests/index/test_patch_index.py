@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 
 from patchify_core.encoders import EncoderInfo
 from patchify_core.files import sha256_of_bytes
-from patchify_core.index.codec.codes import CodeSettings, encode_codes
-from patchify_core.index.patch_index import RESCORED, IndexedImage, PatchIndex
+from patchify_core.index.base import Pictures
+from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
+from patchify_core.index.patch_index import RESCORED, PatchIndex
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid, patches_up_to
 
 PROPERTY = settings(max_examples=80, deadline=None)
@@ -34,7 +37,8 @@ def index_of(ids, levels, vectors, factory="Flat", root=None):
     codes.train(vectors)
     codes.add(vectors)
     images = [IndexedImage(int(i), f"{i}.png", 40 + n, 30 + n, 7, f"{i:064d}") for n, i in enumerate(ids)]
-    return PatchIndex(ENCODER, Pyramid(levels), images, codes, factory, root)
+    recipe = Recipe(ENCODER, Pyramid(levels), factory=factory)
+    return PatchIndex(recipe, Pictures(images, root), Codes(factory, codes))
 
 
 def random_index(levels=2, pictures=5, factory="Flat", seed=0, root=None):
@@ -181,10 +185,8 @@ def coded_index(factory, rescore=None, pictures=60, levels=2, seed=0, probes=Non
         inverted.nprobe = probes or inverted.nlist
     ids = range(1, pictures + 1) if ids is None else ids
     images = [IndexedImage(int(i), f"{i}.png", 40, 30, 7, f"{i:064d}") for i in ids]
-    index = PatchIndex(
-        ENCODER, regions, images, made.codes, factory, projection=made.projection, fine=made.fine, rescore=rescore
-    )
-    return index, vectors
+    recipe = Recipe(ENCODER, regions, factory=factory, rescore=rescore)
+    return PatchIndex(recipe, Pictures(images), made), vectors
 
 
 def slow_decoded(index, query, level):
@@ -283,7 +285,7 @@ def test_no_list_that_is_visited_may_hold_a_patch_of_the_level():
     made.codes.make_direct_map()
     made.codes.nprobe = 1
     images = [IndexedImage(i, f"{i}.png", 4, 3, 7, "") for i in range(20)]
-    index = PatchIndex(ENCODER, Pyramid(2), images, made.codes, "IVF2,Flat")
+    index = PatchIndex(Recipe(ENCODER, Pyramid(2), factory="IVF2,Flat"), Pictures(images), made)
     assert len(index.search(towards, 5).rows) == 5
     none = index.search(towards, 5, 1)
     assert none.rows.tolist() == none.scores.tolist() == none.cells.tolist() == []
@@ -293,7 +295,8 @@ def test_no_list_that_is_visited_may_hold_a_patch_of_the_level():
 def test_finer_codes_order_the_first_pictures(top):
     index, _ = coded_index("SQ4", "Flat", pictures=RESCORED + 40, levels=1)
     query = unit_rows(np.random.default_rng(9), 1)[0]
-    hits, coarse = index.search(query, top), PatchIndex(ENCODER, Pyramid(1), index.images, index.codes).search(query)
+    alone = PatchIndex(Recipe(ENCODER, Pyramid(1)), Pictures(index.images), Codes("Flat", index.codes))
+    hits, coarse = index.search(query, top), alone.search(query)
     first = coarse.rows[:RESCORED]
     exact = np.array([index.cell_scores(query, row)[0] for row in first.tolist()])
     expected = np.concatenate([first[np.argsort(-exact, kind="stable")], coarse.rows[RESCORED:]])

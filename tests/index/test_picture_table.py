@@ -74,14 +74,18 @@ def test_a_mapped_table_answers_like_the_list(tmp_path: Path) -> None:
 def test_an_index_of_a_table_knows_its_pictures() -> None:
     import faiss
 
+    from patchify_core.index.base import Pictures
+    from patchify_core.index.codec.codes import Codes
     from patchify_core.index.patch_index import PatchIndex
+    from patchify_core.index.recipe import Recipe
     from patchify_core.regions import Pyramid
     from tests.tiny import INFO
 
     listed = images([5, 2, 9])
     codes = faiss.IndexFlatIP(INFO.dim)
     codes.add(np.eye(3, INFO.dim, dtype=np.float32))
-    lists, table = (PatchIndex(INFO, Pyramid(1), kept, codes) for kept in (listed, PictureTable.of(listed)))
+    recipe, coded = Recipe(INFO, Pyramid(1)), Codes("Flat", codes)
+    lists, table = (PatchIndex(recipe, Pictures(kept), coded) for kept in (listed, PictureTable.of(listed)))
     assert table.image_ids.tolist() == lists.image_ids.tolist() and dict(table.row_of) == dict(lists.row_of)
     assert list(table.images) == list(lists.images)
     assert table.box_of(1, 0).tolist() == lists.box_of(1, 0).tolist()

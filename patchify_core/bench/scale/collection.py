@@ -33,6 +33,7 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.store import PatchStore
 from patchify_core.regions import Regions, parse_regions
 
@@ -194,8 +195,8 @@ class Planted:
     true: NDArray[np.bool_]
 
 
-class SyntheticPictures:
-    """A `streams.PictureStream` of synthetic pictures, with the source's answers among them.
+class SyntheticPictures(PictureStream):
+    """A `PictureStream` of synthetic pictures, with the source's answers among them.
 
     Args:
         source: what they are made of.

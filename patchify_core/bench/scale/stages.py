@@ -27,7 +27,10 @@ from patchify_core.bench.scale.gauges import first_ones, latencies, memory, qual
 from patchify_core.bench.scale.peers import PEERS
 from patchify_core.errors import PatchifyError
 from patchify_core.files import write_json
+from patchify_core.index.base import Pictures
+from patchify_core.index.codec.codes import Codes
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recipe import Recipe
 
 TOP = 10
 INDEX, EXACT = "index", "exact.npz"
@@ -197,9 +200,9 @@ def _flat(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
         codes = faiss.IndexFlatIP(stream.dim)
         for start in range(0, len(stream), 1000):
             codes.add(stream.descriptors(start, min(start + 1000, len(stream))).reshape(-1, stream.dim))
-    index = PatchIndex(
-        stream.encoder, stream.regions, stream.table(0, len(stream)), codes, "Flat", projection=stream.projection
-    )
+    factory = "Flat" if stream.projection is None else f"PCAH{stream.projection.dim},Flat"
+    recipe = Recipe(stream.encoder, stream.regions, factory=factory)
+    index = PatchIndex(recipe, Pictures(stream.table(0, len(stream))), Codes(factory, codes, stream.projection))
     queries = stream.source.queries
 
     def search(query: NDArray[np.float32]) -> NDArray[np.int64]:

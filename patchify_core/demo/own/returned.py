@@ -22,6 +22,7 @@ from patchify_core.demo.own.collection import EXPANSION
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, packed_shape, unpack
 from patchify_core.imaging.archives import ArchiveSettings, members, names
+from patchify_core.index.base import Pictures
 from patchify_core.index.big.merge import framed
 from patchify_core.index.build import BuildSettings
 from patchify_core.index.codec.codes import Codes, encode_codes
@@ -183,17 +184,7 @@ def _read(folder: Path, like: PatchIndex, most_pictures: int) -> PatchIndex:
         raise
     except (OSError, ValueError, TypeError):
         raise PatchifyError(DAMAGED) from None
-    return PatchIndex(
-        like.encoder,
-        like.regions,
-        images,
-        codes.codes,
-        codes.factory,
-        projection=like.projection,
-        codebook=like.codebook,
-        features=like.features,
-        maps=maps,
-    )
+    return PatchIndex(like.recipe, Pictures(images, maps=maps), codes)
 
 
 def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:

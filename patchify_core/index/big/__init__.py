@@ -1,8 +1,17 @@
 """Big indexes: millions of pictures on one machine, built from a stream, in parts, within a memory budget."""
 
 from patchify_core.index.big.build import ScaleReport, ScaleSettings, build_big
-from patchify_core.index.big.choice import Choice, choose
+from patchify_core.index.big.choice import CodecChoice, choose
 from patchify_core.index.big.finer import FinerReport, add_finer
 from patchify_core.index.big.fitting import build_fitting
 
-__all__ = ["Choice", "FinerReport", "ScaleReport", "ScaleSettings", "add_finer", "build_big", "build_fitting", "choose"]
+__all__ = [
+    "CodecChoice",
+    "FinerReport",
+    "ScaleReport",
+    "ScaleSettings",
+    "add_finer",
+    "build_big",
+    "build_fitting",
+    "choose",
+]

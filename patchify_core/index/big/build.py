@@ -6,24 +6,23 @@ there. The index that stood before stays whole until the new one is complete.
 
 from __future__ import annotations
 
-import json
-import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.files import locked, say_who, sha256_of_json
+from patchify_core.errors import PatchifyError
+from patchify_core.features.maps import write_maps
+from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
-from patchify_core.index.big.choice import PROBED, Choice, choose, lists_of, parse_lists
+from patchify_core.index.big.choice import PROBED, CodecChoice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
-from patchify_core.index.big.merge import write_codes, write_fine, write_lists, write_pictures
-from patchify_core.index.big.parts import Part, write_part
+from patchify_core.index.big.merge import write_boxes, write_codes, write_fine, write_lists, write_pictures
+from patchify_core.index.big.parts import IndexPart, write_part
+from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import needed_to_train, too_few
 from patchify_core.index.folder import (
+    BOXES_NAME,
     FAISS_NAME,
     FINE_NAME,
     FORMAT,
@@ -32,12 +31,14 @@ from patchify_core.index.folder import (
     PROJECTION_NAME,
     index_stands,
     read_meta,
+    recipe_of,
 )
-from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
-from patchify_core.index.shards.folder import PictureStream, dim_of
+from patchify_core.index.integrity import listed_file, private_of, write_listed, write_meta
+from patchify_core.index.private import PrivateFolder
+from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import heal, swap_in
 
-MAKER_NAME = "maker.json"
 NO_PICTURES = "no-pictures"
 """What `meta.json` says where nobody knows the pictures' folder: none has this name."""
 
@@ -122,17 +123,17 @@ def build_big(
     Raises:
         IndexFolderError: if `out` is something else, or made otherwise, or another build is using it.
         PatchifyError: if the collection cannot be kept like that: too few patches to learn from, a memory budget that
-            cannot be met, regions whose boxes depend on the pixels.
+            cannot be met, regions whose boxes depend on the pixels in a stream that has no boxes.
         OSError: if a file cannot be written.
     """
     settings, progress = settings or ScaleSettings(), progress or (lambda done, total: None)
     wanted, factory, probes, why = planned(stream, settings)
     out = Path(out).resolve()
-    private = out.parent / (out.name + PRIVATE)
+    private = private_of(out)
     check_replaceable(out, stream)
-    with locked_folder(private):
+    with PrivateFolder(private) as work:
         heal(out, private)
-        take_over(private, _maker(stream, wanted, settings))
+        work.take_over(_maker(stream, wanted, settings))
         start = time.perf_counter()
         learned = Learned.load(private)
         if learned is None:
@@ -145,7 +146,7 @@ def build_big(
             stream, factory, wanted.rescore, NO_PICTURES if root is None else str(Path(root).resolve()), probes
         )
         swap_in(out, private, lambda new: _write(new, meta, stream, learned, parts, probes))
-        remove(private)
+        work.remove()
         merge_s = time.perf_counter() - start
     size = sum(path.stat().st_size for path in out.iterdir())
     patches = len(stream) * stream.regions.patches_per_image
@@ -155,16 +156,12 @@ def build_big(
 def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str, int, str]:
     """What will be learned, the factory string, the probes, and why; raises PatchifyError if it does not work out."""
     regions = stream.regions
-    if regions.needs_picture:
-        raise PatchifyError(
-            f"A big index keeps no boxes, and those of {regions.spec} depend on the pixels: choose regions such as "
-            "pyramid:4."
-        )
+    stream.check_boxes()
     if not len(stream):
         raise PatchifyError("The collection has no picture: there is nothing to index.")
     patches = len(stream) * regions.patches_per_image
-    chosen: Choice | None = None
-    given = dim_of(stream)
+    chosen: CodecChoice | None = None
+    given = stream.dim
     if settings.memory_gb is not None:
         chosen = choose(len(stream), regions.patches_per_image, settings.memory_gb, given)
     kept = parse_lists(chosen.factory) if chosen else None
@@ -218,9 +215,7 @@ def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> di
     """What parts were made of and how: those of another maker are of no use."""
     return {
         "big": 1,
-        "encoder": stream.encoder.as_dict(),
-        "regions": stream.regions.spec,
-        "features": stream.features,
+        **stream.recipe.descriptors(),
         "pictures": len(stream),
         "stream": getattr(stream, "digest", None),
         "projected": None if stream.projection is None else sha256_of_json(stream.projection.to_bytes().hex()),
@@ -229,49 +224,9 @@ def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> di
     }
 
 
-@contextmanager
-def locked_folder(private: Path) -> Iterator[None]:
-    """Holds the private folder, so that no other build uses it."""
-    head = private / MAKER_NAME
-    if private.exists() and not head.exists() and (not private.is_dir() or any(private.iterdir())):
-        raise IndexFolderError(
-            f"{private} is in the way and was not made by this program: move it, or choose another folder for the "
-            "index."
-        )
-    lock = locked(head)
-    try:
-        say_who(private)
-        yield
-    finally:
-        lock.close()
-
-
-def take_over(private: Path, maker: dict[str, Any]) -> None:
-    """Keeps what an earlier build of the same kind left, and deletes what another kind left."""
-    head = private / MAKER_NAME
-    try:
-        same = json.loads(head.read_text(encoding="utf-8")) == maker
-    except ValueError:
-        same = False
-    if not same:
-        for pattern in ("part-*", "learned.*", "shard-*", "finer.*"):
-            for path in private.glob(pattern):
-                path.unlink()
-        head.write_text(json.dumps(maker), encoding="utf-8")
-
-
-def remove(private: Path) -> None:
-    """Deletes the private folder, its head last: without it the folder would not be known as ours."""
-    with suppress(OSError):
-        for path in private.iterdir():
-            if path.name != MAKER_NAME:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-        shutil.rmtree(private)
-
-
 def _parts(
     stream: PictureStream, private: Path, learned: Learned, size: int, progress: Progress
-) -> tuple[list[Part], int, float]:
+) -> tuple[list[IndexPart], int, float]:
     """All parts, those that are not there yet coded now; how many pictures that were, and in how many seconds."""
     patches, total = stream.regions.patches_per_image, len(stream)
     parts, coded, seconds, done = [], 0, 0.0, 0
@@ -283,7 +238,7 @@ def _parts(
 
     for number, first in enumerate(range(0, total, size)):
         pictures, path = min(size, total - first), private / f"part-{number:05d}"
-        part = Part.standing(path, first, pictures, patches)
+        part = IndexPart.standing(path, first, pictures, patches)
         if part is None:
             start = time.perf_counter()
             part = write_part(path, stream, first, pictures, learned, passed)
@@ -296,24 +251,12 @@ def _parts(
 
 
 def _meta(stream: PictureStream, factory: str, rescore: str | None, root: str, probes: int) -> dict[str, Any]:
-    from patchify_core.index.codec.factory import parse_factory
-
-    return {
-        "format": FORMAT,
-        "encoder": stream.encoder.as_dict(),
-        "regions": stream.regions.spec,
-        "features": stream.features,
-        "factory": factory,
-        "codebook": "uniform",
-        "rescore": None if rescore is None else parse_factory(rescore).factory,
-        "images": None,
-        "root": root,
-        "search": {"probes": probes},
-    }
+    recipe = Recipe.of(stream.encoder, stream.regions, stream.features, CodeSettings(factory, rescore=rescore))
+    return {"format": FORMAT} | recipe.as_dict() | {"images": None, "root": root, "search": {"probes": probes}}
 
 
 def _write(
-    new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[Part], probes: int
+    new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[IndexPart], probes: int
 ) -> None:
     """Writes all files of the index into a new folder."""
     files = {FAISS_NAME: write_codes(parts, learned, probes, new / FAISS_NAME)}
@@ -322,26 +265,19 @@ def _write(
     else:
         files[LISTS_NAME] = write_lists(parts, len(learned.lists), new / LISTS_NAME)
     files[PICTURES_NAME] = write_pictures(parts, new / PICTURES_NAME)
+    if stream.regions.needs_picture:
+        files[BOXES_NAME] = write_boxes(stream, new / BOXES_NAME)
+    if stream.maps is not None:
+        write_maps(stream.maps, new / MAPS_NAME)
+        files[MAPS_NAME] = listed_file(new / MAPS_NAME)
     projection = stream.projection or learned.projection
     if projection is not None:
-        data = projection.to_bytes()
-        (new / PROJECTION_NAME).write_bytes(data)
-        digests = Digests()
-        digests.update(data)
-        files[PROJECTION_NAME] = digests.listed()
-    meta = meta | {"files": files}
-    meta["digest"] = sha256_of_json(meta)
-    (new / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+        files[PROJECTION_NAME] = write_listed(new / PROJECTION_NAME, projection.to_bytes())
+    write_meta(new, meta | {"files": files})
 
 
 def check_replaceable(out: Path, stream: PictureStream) -> None:
     """Raises IndexFolderError unless nothing stands at `out`, or an index of the same kind of descriptors."""
     if not index_stands(out):
         return
-    meta = read_meta(out)
-    mine = {"encoder": stream.encoder.as_dict(), "regions": stream.regions.spec, "features": stream.features}
-    for key, value in mine.items():
-        if meta.get(key) != value:
-            raise IndexFolderError(
-                f"{out} was made with other {key}: choose another folder for the index, or delete it first."
-            )
+    refuse(recipe_of(read_meta(out), out).differences(stream.recipe, DESCRIPTORS), out, OTHER_INDEX)

@@ -33,11 +33,11 @@ PROBED = 64
 
 
 @dataclass(frozen=True)
-class Choice:
+class CodecChoice:
     """What was chosen.
 
     Attributes:
-        factory: factory string (`compression.parse_factory`).
+        factory: factory string (`factory.parse_factory`).
         lists: inverted lists; 0 where every code is compared with.
         probes: lists that a search visits; 0 without lists.
         bytes_per_patch: of codes, ids and list numbers.
@@ -74,7 +74,7 @@ def lists_of(patches: int) -> int:
     return int(2 ** max(0, math.floor(math.log2(max(wanted, 1)))))
 
 
-def choose(pictures: int, patches: int, memory_gb: float, dim: int) -> Choice:
+def choose(pictures: int, patches: int, memory_gb: float, dim: int) -> CodecChoice:
     """The most accurate way to keep a collection that fits the memory.
 
     Args:
@@ -127,7 +127,7 @@ def _needed(kind: _Kind, pictures: int, every: int) -> float:
     return PROGRAM_GB + (every * _bytes(kind) + pictures * PICTURE_BYTES + centroids) / GB
 
 
-def _chosen(kind: _Kind, needed: float, pictures: int, patches: int, memory_gb: float) -> Choice:
+def _chosen(kind: _Kind, needed: float, pictures: int, patches: int, memory_gb: float) -> CodecChoice:
     lists = 0 if kind.exhaustive else lists_of(pictures * patches)
     probes = min(PROBED, lists)
     how = (
@@ -139,7 +139,7 @@ def _chosen(kind: _Kind, needed: float, pictures: int, patches: int, memory_gb: 
         f"{kind.told.capitalize()} a patch: the most accurate that keeps {pictures:,} pictures of {patches} patches in "
         f"{memory_gb:g} GB (it needs {needed:.1f}). {how[0].upper()}{how[1:]}."
     )
-    return Choice(kind.factory.replace("{lists}", str(lists)), lists, probes, _bytes(kind), needed, why)
+    return CodecChoice(kind.factory.replace("{lists}", str(lists)), lists, probes, _bytes(kind), needed, why)
 
 
 _IVF = re.compile(r"(?:PCAH(?P<projection>[0-9]+),)?IVF(?P<lists>[0-9]+),PQ(?P<parts>[0-9]+)")

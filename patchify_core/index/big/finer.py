@@ -27,15 +27,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.files import sha256_of_json, write_json
+from patchify_core.files import write_json
 from patchify_core.index.big.build import (
     Progress,
     ScaleSettings,
     check_finer,
     check_replaceable,
-    locked_folder,
-    remove,
-    take_over,
 )
 from patchify_core.index.big.choice import parse_lists
 from patchify_core.index.big.learned import learn_finer
@@ -45,10 +42,11 @@ from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.faiss_files import check_faiss_file
 from patchify_core.index.folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_meta
-from patchify_core.index.integrity import META_NAME, PRIVATE, Digests
+from patchify_core.index.integrity import Digests, private_of, write_meta
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.shards.folder import PictureStream
+from patchify_core.index.private import PrivateFolder
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import heal, swap_in
 
 CODES_NAME, STATE_NAME = "finer.codes", "finer.json"
@@ -115,12 +113,12 @@ def add_finer(
     if index.rescore is not None:
         raise IndexFolderError(f"{out} has finer codes, {index.rescore}: build it anew with --rescore {rescore}.")
     del index  # nothing of the old folder may be open where it is renamed
-    private = out.parent / (out.name + PRIVATE)
-    with locked_folder(private):
+    private = private_of(out)
+    with PrivateFolder(private) as work:
         heal(out, private)
         if read_meta(out)["digest"] != meta["digest"]:
             raise IndexFolderError(f"Another command put another index at {out} meanwhile: run this one again.")
-        take_over(private, {"finer": rescore, "index": meta["digest"], "seed": seed})
+        work.take_over({"finer": rescore, "index": meta["digest"], "seed": seed})
         state = _State.read(private)
         if state is None:
             state = _State(_learned(stream, projection, kept[1], rescore, seed), 0, "")
@@ -148,7 +146,7 @@ def add_finer(
             digest.update(tail)
         entry = digest.listed()
         swap_in(out, private, lambda new: _write(new, out, private / CODES_NAME, meta, rescore, entry))
-        remove(private)
+        work.remove()
     return FinerReport(len(stream), len(stream) - before, time.perf_counter() - start, _bytes_of(out))
 
 
@@ -263,9 +261,7 @@ def _write(new: Path, out: Path, codes: Path, meta: dict[str, Any], rescore: str
         _second_name(out / name, new / name)
     files = {FAISS_NAME: kept.pop(FAISS_NAME), FINE_NAME: entry} | kept
     meta = {key: value for key, value in meta.items() if key != "digest"}
-    meta |= {"rescore": parse_factory(rescore).factory, "files": files}
-    meta["digest"] = sha256_of_json(meta)
-    (new / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    write_meta(new, meta | {"rescore": parse_factory(rescore).factory, "files": files})
 
 
 def _second_name(source: Path, target: Path) -> None:

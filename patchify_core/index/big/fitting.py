@@ -9,9 +9,6 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchify_core.errors import PatchifyError
 from patchify_core.index.big.build import (
     NO_PICTURES,
@@ -20,18 +17,18 @@ from patchify_core.index.big.build import (
     ScaleSettings,
     build_big,
     check_replaceable,
-    locked_folder,
-    remove,
-    take_over,
 )
-from patchify_core.index.big.choice import Choice, choose
-from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
+from patchify_core.index.big.choice import CodecChoice, choose
+from patchify_core.index.build import coded
+from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
-from patchify_core.index.integrity import PRIVATE
-from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
-from patchify_core.index.shards.folder import PictureStream, dim_of
+from patchify_core.index.integrity import private_of
+from patchify_core.index.private import PrivateFolder
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import heal, root_from, swap_in
+
+_RUN = 1000
+"""Pictures that are read together."""
 
 MOST_RECORDS = 100_000
 """Pictures that an ordinary index holds at most here: it keeps a record of each in memory."""
@@ -56,71 +53,51 @@ def build_fitting(
     codes, why = _code_settings(stream, choice, settings), choice.why
     if settings.rescore is not None and codes.rescore is None:
         why += f" They are exact, so finer codes ({settings.rescore}) would add nothing and are left out."
-    private = out.parent / (out.name + PRIVATE)
+    private = private_of(out)
     check_replaceable(out, stream)
-    with locked_folder(private):
+    with PrivateFolder(private) as work:
         heal(out, private)
-        take_over(private, {"fitting": 1})
-        index = _index(stream, codes, progress)
+        work.take_over({"fitting": 1})
+        codes.check_enough(stream.dim, stream.regions, len(stream))
+        images = [
+            image for at in range(0, len(stream), _RUN) for image in stream.batch(at, min(at + _RUN, len(stream)))[0]
+        ]
+        done = 0
+
+        def passed(row: int) -> None:
+            nonlocal done
+            if row + 1 > done:  # the rows of a sample come first, and again afterwards
+                done = row + 1
+                progress(done, len(stream))
+
+        index = coded(stream, images, codes, passed=passed)
         code_s, start = time.perf_counter() - start, time.perf_counter()
         where = NO_PICTURES if root is None else root_from(out, Path(root))
-        swap_in(out, private, lambda new: index.write(new, where))
-        remove(private)
+        swap_in(out, private, lambda new: index.write(new, where, stream.maps))
+        work.remove()
     size = sum(path.stat().st_size for path in out.iterdir())
     pictures, patches = len(stream), len(stream) * stream.regions.patches_per_image
     merge_s = time.perf_counter() - start
     return ScaleReport(pictures, patches, index.factory, why, pictures, 0.0, code_s, merge_s, size)
 
 
-def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> Choice | None:
+def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> CodecChoice | None:
     """What is chosen, where that compares every patch; None where lists are better, or were asked for."""
+    stream.check_boxes()
     asked = (settings.projection, settings.lists, settings.code_bytes, settings.probes)
     if settings.memory_gb is None or any(value is not None for value in asked) or not 0 < len(stream) <= MOST_RECORDS:
         return None
-    if stream.regions.needs_picture:
-        return None  # build_big says why not
-    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, dim_of(stream))
+    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, stream.dim)
     if chosen.lists:
         return None
     try:
-        _code_settings(stream, chosen, settings).check(dim_of(stream), stream.regions, len(stream))
+        _code_settings(stream, chosen, settings).check(stream.dim, stream.regions, len(stream))
     except PatchifyError:
         return None  # a codec whose bytes do not divide what the stream is projected to
     return chosen
 
 
-def _code_settings(stream: PictureStream, choice: Choice, settings: ScaleSettings) -> CodeSettings:
+def _code_settings(stream: PictureStream, choice: CodecChoice, settings: ScaleSettings) -> CodeSettings:
     kept = parse_factory(choice.factory)
     factory = kept.factory if stream.projection is None else kept.codec  # what is projected is not projected again
     return CodeSettings(factory, rescore=None if kept.codec == "Flat" else settings.rescore, seed=settings.seed)
-
-
-def _index(stream: PictureStream, settings: CodeSettings, progress: Progress) -> PatchIndex:
-    total, regions, dim = len(stream), stream.regions, dim_of(stream)
-    settings.check_enough(dim, regions, total)
-    done = 0
-
-    def descriptors(row: int) -> NDArray[np.float32]:
-        nonlocal done
-        if row + 1 > done:  # the rows of a sample come first, and again afterwards
-            done = row + 1
-            progress(done, total)
-        return stream.batch(row, row + 1)[1][0]
-
-    made: Codes = encode_codes(descriptors, total, regions, dim, settings)
-    images: list[IndexedImage] = []
-    for start in range(0, total, 1000):
-        images += stream.batch(start, min(start + 1000, total))[0]
-    given = stream.projection
-    return PatchIndex(
-        stream.encoder,
-        regions,
-        images,
-        made.codes,
-        made.factory if given is None else f"PCAH{given.dim},{made.factory}",
-        projection=made.projection if given is None else given,
-        fine=made.fine,
-        codebook=settings.codebook_kept,
-        rescore=settings.rescore_factory,
-        features=stream.features,
-    )

@@ -19,7 +19,7 @@ from patchify_core.index.big.lists import TRAINING_PER_LIST, Lists
 from patchify_core.index.codec.factory import make_codec, needed_to_train, parse_factory, too_few, train
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.faiss_files import check_faiss_file
-from patchify_core.index.shards.folder import PictureStream
+from patchify_core.index.shards.stream import PictureStream
 
 if TYPE_CHECKING:
     import faiss

@@ -6,7 +6,6 @@ memory together: a run of lists is taken from every part, put in order, and writ
 
 from __future__ import annotations
 
-import io
 import shutil
 import struct
 from collections.abc import Iterator, Sequence
@@ -17,8 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.index.big.learned import Learned
-from patchify_core.index.big.parts import HashedFile, Part, list_kind
+from patchify_core.index.big.parts import HashedFile, IndexPart, list_kind
+from patchify_core.index.npy import npy_head
 from patchify_core.index.picture_table import write_tables
+from patchify_core.index.shards.stream import PictureStream
 
 if TYPE_CHECKING:
     import faiss
@@ -27,7 +28,7 @@ RUN_BYTES = 1 << 27
 """Of codes and ids that are put in order at a time."""
 
 
-def write_codes(parts: Sequence[Part], learned: Learned, probes: int, path: Path) -> dict[str, Any]:
+def write_codes(parts: Sequence[IndexPart], learned: Learned, probes: int, path: Path) -> dict[str, Any]:
     """Writes `index.faiss`; returns its entry for `meta.json`.
 
     Args:
@@ -70,7 +71,7 @@ def _runs(sizes: NDArray[np.int64], entry_bytes: int) -> Iterator[tuple[int, int
         yield first, len(sizes)
 
 
-def _run(parts: Sequence[Part], counts: NDArray[np.int64], first: int, last: int, code_size: int) -> memoryview:
+def _run(parts: Sequence[IndexPart], counts: NDArray[np.int64], first: int, last: int, code_size: int) -> memoryview:
     """The lists first..last-1 as they stand in the file: of each list the codes, then the ids."""
     sizes = counts[:, first:last].sum(axis=0)
     entry = code_size + 8
@@ -102,7 +103,7 @@ def _scatter(out: NDArray[np.uint8], at: NDArray[np.int64], rows: NDArray[np.uin
     windows[at] = rows
 
 
-def write_column(parts: Sequence[Part], suffix: str, head: bytes, path: Path) -> dict[str, Any]:
+def write_column(parts: Sequence[IndexPart], suffix: str, head: bytes, path: Path) -> dict[str, Any]:
     """Writes a file of the parts' files one after the other; returns its entry for `meta.json`."""
     with HashedFile(path) as file:
         file.write(head)
@@ -112,16 +113,24 @@ def write_column(parts: Sequence[Part], suffix: str, head: bytes, path: Path) ->
         return file.close()
 
 
-def write_lists(parts: Sequence[Part], lists: int, path: Path) -> dict[str, Any]:
+def write_lists(parts: Sequence[IndexPart], lists: int, path: Path) -> dict[str, Any]:
     """Writes `lists.npy`, which list each patch is in; returns its entry for `meta.json`."""
     count = sum(part.pictures * part.patches for part in parts)
-    head = io.BytesIO()
-    shape = {"descr": np.dtype(list_kind(lists)).str, "fortran_order": False, "shape": (count,)}
-    np.lib.format.write_array_header_1_0(head, shape)
-    return write_column(parts, "lists", head.getvalue(), path)
+    return write_column(parts, "lists", npy_head(list_kind(lists), (count,)), path)
 
 
-def write_fine(parts: Sequence[Part], codec: faiss.Index, path: Path) -> dict[str, Any]:
+def write_boxes(stream: PictureStream, path: Path) -> dict[str, Any]:
+    """Writes `boxes.npy`, (N, P, 4) float32, some pictures at a time; returns its entry for `meta.json`."""
+    patches = stream.regions.patches_per_image
+    step = max(1, RUN_BYTES // (16 * patches))
+    with HashedFile(path) as file:
+        file.write(npy_head("<f4", (len(stream), patches, 4)))
+        for start in range(0, len(stream), step):
+            file.write(stream.boxes(start, min(start + step, len(stream))).astype("<f4").data.cast("B"))
+        return file.close()
+
+
+def write_fine(parts: Sequence[IndexPart], codec: faiss.Index, path: Path) -> dict[str, Any]:
     """Writes `fine.faiss`, finer codes in the order of the patches; returns its entry for `meta.json`."""
     head, tail = framed(codec, sum(part.pictures * part.patches for part in parts))
     with HashedFile(path) as file:
@@ -160,7 +169,7 @@ def framed(codec: faiss.Index, count: int) -> tuple[bytes, bytes]:
     return empty[:begin] + struct.pack("<Q", count * size // unit), empty[begin + 8 :]
 
 
-def write_pictures(parts: Sequence[Part], path: Path) -> dict[str, Any]:
+def write_pictures(parts: Sequence[IndexPart], path: Path) -> dict[str, Any]:
     """Writes `pictures.bin`; returns its entry for `meta.json`."""
     with HashedFile(path) as file:
         write_tables([part.table() for part in parts], file)

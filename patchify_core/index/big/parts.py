@@ -21,7 +21,7 @@ from patchify_core.index.big.learned import Learned
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import Digests, is_whole
 from patchify_core.index.picture_table import PictureTable, joined, read_table, write_tables
-from patchify_core.index.shards.folder import PictureStream, dim_of
+from patchify_core.index.shards.stream import PictureStream
 
 READ_BYTES = 1 << 28
 """Of descriptors that are read from the stream at a time."""
@@ -62,7 +62,7 @@ class HashedFile:
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class IndexPart:
     """A part that stands on the disk.
 
     Attributes:
@@ -91,7 +91,7 @@ class Part:
             return read_table(file)
 
     @classmethod
-    def standing(cls, path: Path, first: int, pictures: int, patches: int) -> Part | None:
+    def standing(cls, path: Path, first: int, pictures: int, patches: int) -> IndexPart | None:
         """The part if it is there and whole, by its digests; else None."""
         try:
             listed = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ def write_part(
     pictures: int,
     learned: Learned,
     passed: Callable[[int], None] = lambda pictures: None,
-) -> Part:
+) -> IndexPart:
     """Codes a run of pictures and writes it.
 
     Args:
@@ -162,7 +162,7 @@ def write_part(
         write_tables(tables, file)
         files["pictures"] = file.close()
     write_json(path.with_suffix(".json"), {"first": first, "pictures": pictures, "files": files})
-    return Part(path, first, pictures, patches)
+    return IndexPart(path, first, pictures, patches)
 
 
 def list_kind(lists: int) -> str:
@@ -175,7 +175,7 @@ def batches(
 ) -> Iterator[tuple[PictureTable, NDArray[np.float32]]]:
     """Yields (pictures, (n, dim) projected descriptors) that are enough at a time for `Lists.assign` to be fast."""
     patches = stream.regions.patches_per_image
-    raw = dim_of(stream)
+    raw = stream.dim
     read = max(1, min(READ_BYTES // (4 * raw), CODED_PATCHES) // patches)
     coded = max(1, CODED_PATCHES // patches)
     for start in range(first, first + pictures, coded):

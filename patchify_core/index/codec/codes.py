@@ -34,9 +34,9 @@ class CodeSettings:
     """What a person may tune about how descriptors are kept.
 
     Attributes:
-        factory: a preset's name (`compression.PRESETS`) or a factory string. What is learned (projection, codec) is
+        factory: a preset's name (`factory.PRESETS`) or a factory string. What is learned (projection, codec) is
             learned from the first build's pictures and kept in every later one: begin with more than a handful.
-        codebook: what the codec is trained on, one of `compression.CODEBOOKS`.
+        codebook: what the codec is trained on, one of `factory.CODEBOOKS`.
         rescore: factory of finer codes, kept beside the others, that re-score the first pictures of a search; in the
             projected space, so without `PCAH`. None for none.
         training_patches: patches that projection and codec are learned from, at most.
@@ -104,18 +104,13 @@ class CodeSettings:
         """How many pictures of this many patches are learned from, at most."""
         return max(1, self.training_patches // patches)
 
-    def made_with(self, meta: dict[str, Any]) -> dict[str, Any]:
-        """What must stand in an existing index' `meta` so that this build may go on with it."""
-        factory = parse_factory(self.factory).factory
-        kept = str(meta.get("factory"))
+    def factory_beside(self, kept: str | None) -> str:
+        """`factory` as a factory string that an index with the factory `kept` must have to go on with this build."""
         head, lists, tail = PRESETS.get(self.factory.strip().lower(), "").partition("{lists}")
         # The number of lists was chosen when the index was begun.
-        same = bool(lists) and kept.startswith(head) and kept.endswith(tail)
-        return {
-            "factory": kept if same else factory,
-            "codebook": self.codebook_kept,
-            "rescore": self.rescore_factory,
-        }
+        if kept is not None and lists and kept.startswith(head) and kept.endswith(tail):
+            return kept
+        return parse_factory(self.factory).factory
 
     @property
     def codebook_kept(self) -> str:
@@ -136,6 +131,18 @@ class Codes:
     codes: faiss.Index
     projection: Projection | None = None
     fine: faiss.Index | None = None
+
+    def check(self, count: int, dim: int) -> None:
+        """Raises ValueError unless these are the codes of `count` vectors of `dim` numbers, for inner products."""
+        import faiss
+
+        for part in (self.codes, self.fine):
+            if part is not None and (part.ntotal, part.d, part.metric_type) != (
+                count,
+                dim,
+                faiss.METRIC_INNER_PRODUCT,
+            ):
+                raise ValueError("codes that do not fit the pictures")
 
 
 def encode_codes(

@@ -8,14 +8,13 @@ Jegou and Chum, "Negative evidences and co-occurences in image retrieval", ECCV 
 
 from __future__ import annotations
 
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
-from patchify_core.index.npy import npy_array
+from patchify_core.index.npy import npy_array, npy_bytes
 
 HALF_WHITENING = 0.25
 """Power of the variance that an axis is divided by: 0 is plain PCA, 0.5 full whitening."""
@@ -82,9 +81,7 @@ class Projection:
 
     def to_bytes(self) -> bytes:
         """As a .npy file: (1 + d, D) float32, the mean first, then the axes."""
-        stream = io.BytesIO()
-        np.save(stream, np.vstack([self.mean, self.axes.T]), allow_pickle=False)
-        return stream.getvalue()
+        return npy_bytes(np.vstack([self.mean, self.axes.T]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Projection:

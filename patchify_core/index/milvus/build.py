@@ -19,20 +19,22 @@ from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
 from patchify_core.features.extract import load_extractor
 from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
+from patchify_core.index.base import Pictures
 from patchify_core.index.build import BuildReport, BuildSettings, Work, nothing_indexed
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import index_stands, read_meta
-from patchify_core.index.integrity import PRIVATE
-from patchify_core.index.journal import Journal
-from patchify_core.index.milvus.collection import Collection, Maker, checked_name, default_name
+from patchify_core.index.integrity import private_of
+from patchify_core.index.milvus.collection import MilvusCollection, checked_name, default_name, maker_of
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.kinds import checked_kind
 from patchify_core.index.milvus.store import Listing, read_listing, write_listing
 from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
-from patchify_core.index.shards.folder import PictureStream
+from patchify_core.index.private import PrivateFolder
+from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import explained, heal, root_from, swap_in
 from patchify_core.regions import Pyramid, Regions
 
@@ -54,11 +56,17 @@ class Target:
 
 @dataclass(frozen=True)
 class _Plan:
-    """One build: what is made, where it goes, and for which gallery."""
+    """One build: what is made, where it goes, and for which gallery.
+
+    Attributes:
+        recipe: how the vectors are made; its factory is `Flat`, perhaps with a projection.
+        projected: dimension of a projection that is to be learned; None for none.
+        given: a projection that was applied already.
+    """
 
     out: Path
     root: Path
-    maker: Maker
+    recipe: Recipe
     target: Target
     projected: int | None
     given: Projection | None = None
@@ -97,9 +105,10 @@ def build_in_milvus(
     regions, settings = regions or Pyramid(), settings or BuildSettings()
     projected = _checked(settings)
     extractor = load_extractor(settings.features, encoder)
-    learner = replace(settings, factory=f"PCAH{projected},Flat" if projected else "Flat")
+    recipe = Recipe(encoder.info, regions, extractor.spec, _whole(projected))
+    learner = replace(settings, factory=recipe.factory)
     learner.check(encoder.info.dim, regions, len(gallery.images))
-    plan = _Plan(Path(out), gallery.root, Maker(encoder.info, regions, extractor.spec), target, projected)
+    plan = _Plan(Path(out), gallery.root, recipe, target, projected)
     sample = _Sample()
     done: list[Work] = []
 
@@ -131,7 +140,7 @@ def build_in_milvus(
     listing = _build(plan, learn, fill)
     embedded = sum(work.embedded for work in done)
     seconds = sum(work.seconds for work in done)
-    pictures = len(listing.images)
+    pictures = len(listing.pictures.images)
     return BuildReport(pictures, embedded, max(0, pictures - embedded), tuple(done[-1].skipped), seconds)
 
 
@@ -157,14 +166,12 @@ def stream_to_milvus(
         StoreError, IndexFolderError, PatchifyError: as `build_in_milvus`.
     """
     settings = settings or CodeSettings()
-    if stream.regions.needs_picture:
-        raise PatchifyError(
-            f"The boxes of {stream.regions.spec} depend on the pictures, and a folder of shards has none: index the "
-            "pictures themselves."
-        )
-    projected = None if stream.projection is not None else _checked(settings)
-    maker, patches = Maker(stream.encoder, stream.regions, stream.features), stream.regions.patches_per_image
-    plan = _Plan(Path(out), Path(root), maker, target, projected, stream.projection)
+    stream.check_boxes()
+    given, patches = stream.projection, stream.regions.patches_per_image
+    projected = None if given is not None else _checked(settings)
+    factory = _whole(projected if given is None else given.dim)
+    recipe = replace(stream.recipe, factory=factory, maps=False)  # Milvus keeps none
+    plan = _Plan(Path(out), Path(root), recipe, target, projected, given)
     written = 0
 
     def learn() -> Projection:
@@ -179,6 +186,8 @@ def stream_to_milvus(
         for start in range(0, len(stream), writer.batch):
             stop = min(start + writer.batch, len(stream))
             table, values = stream.batch(start, stop)
+            if stream.regions.needs_picture:
+                values = np.concatenate([values, stream.boxes(start, stop)], axis=2)
             fresh: set[str] = set()
             for digest, rows in zip(_digests(table), values, strict=True):
                 if digest not in writer.known and digest not in fresh:
@@ -192,7 +201,7 @@ def stream_to_milvus(
         return joined(tables)
 
     listing = _build(plan, learn, fill)
-    return BuildReport(len(listing.images), 0, len(listing.images) - written, (), 0.0)
+    return BuildReport(len(listing.pictures.images), 0, len(listing.pictures.images) - written, (), 0.0)
 
 
 class _Sample:
@@ -226,42 +235,48 @@ def _checked(settings: CodeSettings) -> int | None:
     return compression.projection
 
 
+def _whole(projected: int | None) -> str:
+    """The factory of whole vectors, projected to so many dimensions; None for those of the encoder."""
+    return "Flat" if projected is None else f"PCAH{projected},Flat"
+
+
 def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
     """What both ways share: the lock, the collection, and the index folder at the end."""
     with explained(plan.out):
         out = plan.out.resolve()
-        private = out.parent / (out.name + PRIVATE)
+        private = private_of(out)
         address = plan.target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
         old = _standing(out, plan)
         gallery = plan.root.resolve().as_posix()
-        name = plan.target.collection or (old.collection if old else default_name(gallery, plan.maker, plan.projected))
+        name = plan.target.collection or (old.collection if old else default_name(gallery, plan.recipe, plan.projected))
         with Connection(address) as connection:
             same = old is not None and (old.address.uri, old.collection) == (address.uri, name)
             kind = checked_kind(plan.target.index or (old.kind if old and same else None), connection.is_lite)
-            made_of = plan.maker.as_dict() | {"store": "milvus", "projected": plan.projected}
-            with Journal(private, made_of) as lock:  # for its lock: the descriptors themselves go to Milvus
+            made_of = maker_of(plan.recipe) | {"store": "milvus", "projected": plan.projected}
+            with PrivateFolder(private) as work:  # for its lock: the descriptors themselves go to Milvus
                 try:
+                    work.take_over(made_of)
                     heal(out, private)
-                    maker = replace(plan.maker, projection=_projection(plan, old, private, made_of, learn))
-                    collection = Collection(connection, checked_name(name), maker)
+                    projection = _projection(plan, old, private, made_of, learn)
+                    collection = MilvusCollection(connection, checked_name(name), plan.recipe, projection)
                     if collection.exists():
                         collection.check(None if same else gallery)
                         collection.use_index(kind)
                     else:
                         collection.make(gallery, kind)
                     collection.load()
-                    writer = CollectionWriter(collection, plan.given is not None)
-                    listing = _filled(writer, fill, plan, address)
+                    writer = CollectionWriter(collection, projection if plan.given is None else None)
+                    listing = replace(_filled(writer, fill, plan, address), projection=projection)
                     root = root_from(out, plan.root)
                     swap_in(out, private, lambda new: write_listing(listing, new, out, root))
                     writer.tidy(listing.numbers)  # only now: the folder that stood before listed what vanished
                 except BaseException:
                     if plan.projected is None:
-                        lock.remove()  # nothing of it is needed again
+                        work.remove()  # nothing of it is needed again
                     raise
-                lock.remove()
+                work.remove()
     return listing
 
 
@@ -274,8 +289,8 @@ def _filled(writer: CollectionWriter, fill: Fill, plan: _Plan, address: Address)
             writer.flush()
         raise
     numbers = writer.finish(_digests(images))
-    boxes = writer.all_boxes(numbers) if plan.maker.regions.needs_picture else None
-    return Listing(collection.maker, images, numbers, address, collection.name, collection.kind, boxes)
+    boxes = writer.all_boxes(numbers) if collection.has_boxes else None
+    return Listing(plan.recipe, Pictures(images, boxes=boxes), numbers, address, collection.name, collection.kind)
 
 
 def _projection(
@@ -285,7 +300,7 @@ def _projection(
     if plan.given is not None or plan.projected is None:
         return plan.given
     if old is not None:
-        return old.maker.projection
+        return old.projection
     path = private / f"projection-{sha256_of_json(made_of)[:16]}.npy"
     with suppress(OSError, ValueError):
         return Projection.from_bytes(path.read_bytes())
@@ -304,20 +319,7 @@ def _standing(out: Path, plan: _Plan) -> Listing | None:
             f"{out} is an index of FAISS, not of Milvus: choose another folder, or leave --store milvus out."
         )
     old = read_listing(out)
-    given = None if plan.given is None else plan.given.dim
-    pairs = {
-        "encoder": (old.maker.encoder.spec, plan.maker.encoder.spec),
-        "weights": (old.maker.as_dict()["weights"][:8], plan.maker.as_dict()["weights"][:8]),
-        "regions": (old.maker.regions.spec, plan.maker.regions.spec),
-        "features": (old.maker.features, plan.maker.features),
-        "projection": (old.maker.projection and old.maker.projection.dim, given or plan.projected),
-    }
-    for what, (had, wanted) in pairs.items():
-        if had != wanted:
-            raise IndexFolderError(
-                f"{out} was made with {what} {had or 'none'}, not {wanted or 'none'}: choose another folder for the "
-                "index, or delete it first."
-            )
+    refuse(old.recipe.differences(plan.recipe), out, OTHER_INDEX)
     return old
 
 

@@ -10,19 +10,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import StoreError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.milvus.connect import WAIT_S, Connection
 from patchify_core.index.milvus.kinds import build_params
-from patchify_core.regions import Regions
+from patchify_core.index.recipe import Recipe
 
 MOST_RESULTS = 16_384
 """Rows that a Milvus server gives for one request, at most."""
@@ -33,54 +31,39 @@ BOX_FIELDS = ("x1", "y1", "x2", "y2")
 _STRONG = {"consistency_level": "Strong"}  # what was written a moment ago counts
 
 
-@dataclass(frozen=True)
-class Maker:
-    """What the vectors of a collection were made with. Vectors of two makers are never mixed.
+def maker_of(recipe: Recipe, projection: Projection | None = None) -> dict[str, Any]:
+    """What is written on a collection about its vectors: JSON values that differ wherever vectors cannot be mixed.
 
-    Attributes:
-        encoder: the encoder.
-        regions: the boxes, P a picture.
-        features: how descriptors were made.
-        projection: what was applied to them; None for nothing.
+    Args:
+        recipe: how the vectors were made.
+        projection: what was applied to them; None for nothing, or where it is yet to be learned.
     """
-
-    encoder: EncoderInfo
-    regions: Regions
-    features: str
-    projection: Projection | None = None
-
-    @property
-    def dim(self) -> int:
-        """Of the vectors."""
-        return self.encoder.dim if self.projection is None else self.projection.dim
-
-    def as_dict(self) -> dict[str, Any]:
-        """As plain JSON values that differ wherever makers do."""
-        learned = None if self.projection is None else sha256_of_bytes(self.projection.to_bytes())
-        weights = sha256_of_json(self.encoder.as_dict())
-        return {
-            "encoder": self.encoder.spec,
-            "weights": weights,
-            "regions": self.regions.spec,
-            "features": self.features,
-            "projection": learned,
-            "dim": self.dim,
-        }
+    return {
+        "encoder": recipe.encoder.spec,
+        "weights": sha256_of_json(recipe.encoder.as_dict()),
+        "regions": recipe.regions.spec,
+        "features": recipe.features,
+        "projection": None if projection is None else sha256_of_bytes(projection.to_bytes()),
+        "dim": recipe.encoder.dim if projection is None else projection.dim,
+    }
 
 
-class Collection:
+class MilvusCollection:
     """One collection; see the module.
 
     Args:
         connection: an open one.
         name: of the collection.
-        maker: what its vectors are made with.
+        recipe: how its vectors are made.
+        projection: what is applied to them; None for nothing.
     """
 
-    def __init__(self, connection: Connection, name: str, maker: Maker) -> None:
+    def __init__(self, connection: Connection, name: str, recipe: Recipe, projection: Projection | None) -> None:
         """Asks nothing yet: see `check`, `make`, `load`."""
-        self.connection, self.name, self.maker = connection, name, maker
-        self.patches = maker.regions.patches_per_image
+        self.connection, self.name = connection, name
+        self.maker = maker_of(recipe, projection)
+        self.dim = recipe.encoder.dim if projection is None else projection.dim
+        self.patches, self.has_boxes = recipe.regions.patches_per_image, recipe.regions.needs_picture
         self.kind = ""
 
     @property
@@ -113,7 +96,7 @@ class Collection:
         written = _written(found)
         if written is None:
             raise StoreError(f"{self.where} was not made by this program: choose another name with --collection.")
-        mine, theirs = self.maker.as_dict(), written.get("maker", {})
+        mine, theirs = self.maker, written.get("maker", {})
         for key in ("encoder", "weights", "regions", "features", "projection", "dim"):
             if theirs.get(key) != mine[key]:
                 had, wanted = (_called(key, values) for values in (theirs, mine))
@@ -122,8 +105,8 @@ class Collection:
                     "make it anew."
                 )
         vectors: dict[str, Any] = next((one for one in found.get("fields", []) if one.get("name") == "vector"), {})
-        if int(vectors.get("params", {}).get("dim", 0)) != self.maker.dim:
-            raise StoreError(f"{self.where} keeps no vectors of {self.maker.dim} numbers: choose another --collection.")
+        if int(vectors.get("params", {}).get("dim", 0)) != self.dim:
+            raise StoreError(f"{self.where} keeps no vectors of {self.dim} numbers: choose another --collection.")
         if gallery is not None and written.get("gallery") != gallery:
             raise StoreError(
                 f"{self.where} holds another gallery, {written.get('gallery')}, whose pictures would be deleted: "
@@ -138,14 +121,14 @@ class Collection:
         """
         from pymilvus import DataType, MilvusClient
 
-        written = json.dumps({"format": 1, "maker": self.maker.as_dict(), "gallery": gallery})
+        written = json.dumps({"format": 1, "maker": self.maker, "gallery": gallery})
         schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=False, description=written)
         schema.add_field("id", DataType.INT64, is_primary=True)
         schema.add_field("picture", DataType.INT64)
         schema.add_field("cell", DataType.INT16)
         schema.add_field("sha256", DataType.VARCHAR, max_length=64)
-        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.maker.dim)
-        if self.maker.regions.needs_picture:
+        schema.add_field("vector", DataType.FLOAT_VECTOR, dim=self.dim)
+        if self.has_boxes:
             for name in BOX_FIELDS:
                 schema.add_field(name, DataType.FLOAT)
         self.call("make a collection", "create_collection", schema=schema, properties={PROPERTY: written})
@@ -180,7 +163,7 @@ class Collection:
 
     def _make_index(self, kind: str) -> None:
         params = self.connection.client.prepare_index_params()
-        params.add_index("vector", index_type=kind, metric_type="IP", params=build_params(kind, self.maker.dim))
+        params.add_index("vector", index_type=kind, metric_type="IP", params=build_params(kind, self.dim))
         self.call(f"make an index of kind {kind}", "create_index", params, timeout=WAIT_S)
         self.kind = kind
 
@@ -224,7 +207,7 @@ class Collection:
         Raises:
             StoreError: if one of them is not there.
         """
-        step = max(1, min(MOST_RESULTS, MESSAGE_BYTES // (4 * self.maker.dim)))
+        step = max(1, min(MOST_RESULTS, MESSAGE_BYTES // (4 * self.dim)))
         for start in range(0, len(numbers), step):
             wanted = numbers[start : start + step].tolist()
             found = self.call("give vectors", "get", ids=wanted, output_fields=["id", field], **_STRONG)
@@ -236,22 +219,22 @@ class Collection:
         """(K, P, dim) float32 vectors of these pictures, by their numbers in the collection."""
         numbers = (pictures[:, None] * self.patches + np.arange(self.patches)).reshape(-1)
         order = np.argsort(numbers)
-        filled = np.empty((len(numbers), self.maker.dim), np.float32)
+        filled = np.empty((len(numbers), self.dim), np.float32)
         for ids, rows in self.by_number(numbers, "vector"):
             filled[order[np.searchsorted(numbers, ids, sorter=order)]] = rows
         return filled.reshape(len(pictures), self.patches, -1)
 
 
-def default_name(gallery: str, maker: Maker, projected: int | None) -> str:
-    """A collection's name from its gallery and maker, so that two of them are not mixed up by accident.
+def default_name(gallery: str, recipe: Recipe, projected: int | None) -> str:
+    """A collection's name from its gallery and recipe, so that two of them are not mixed up by accident.
 
     Args:
         gallery: its root.
-        maker: perhaps without the projection, which is learned later.
-        projected: what dimension it projects to; None without one.
+        recipe: how its vectors are made.
+        projected: dimension of the projection that will be learned; None without one.
     """
-    known = {key: value for key, value in maker.as_dict().items() if key not in ("projection", "dim")}
-    known["dim"] = projected or maker.encoder.dim
+    known = {key: value for key, value in maker_of(recipe).items() if key != "projection"}
+    known["dim"] = projected or recipe.encoder.dim
     word = re.sub(r"[^A-Za-z0-9]+", "_", gallery.rstrip("/").rpartition("/")[2]).strip("_")[:40]
     return f"patchify_{word}_{sha256_of_json([gallery, known])[:8]}"
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import StoreError
-from patchify_core.index.milvus.collection import MOST_RESULTS, Collection
+from patchify_core.index.milvus.collection import MOST_RESULTS, MilvusCollection
 from patchify_core.index.milvus.connect import READ_S
 from patchify_core.index.milvus.kinds import search_params
 
@@ -23,7 +23,7 @@ TIE_MARGIN = 8
 
 
 @dataclass(frozen=True)
-class Found:
+class FoundPatches:
     """Patches that a server found, best first, as parallel arrays.
 
     Attributes:
@@ -36,15 +36,15 @@ class Found:
     cells: NDArray[np.int64]
     scores: NDArray[np.float32]
 
-    def best(self) -> Found:
+    def best(self) -> FoundPatches:
         """The best patch of each picture, best first; within a picture, the coarser of two that are equally good."""
         order = np.lexsort((self.cells, self.numbers, -self.scores))
         _, first = np.unique(self.numbers[order], return_index=True)
         return self.at(order[np.sort(first)])
 
-    def at(self, chosen: NDArray[np.intp] | NDArray[np.bool_] | slice) -> Found:
+    def at(self, chosen: NDArray[np.intp] | NDArray[np.bool_] | slice) -> FoundPatches:
         """Some of them."""
-        return Found(self.numbers[chosen], self.cells[chosen], self.scores[chosen])
+        return FoundPatches(self.numbers[chosen], self.cells[chosen], self.scores[chosen])
 
 
 @dataclass
@@ -58,13 +58,13 @@ class Finder:
         most: rows that the server gives at a time, at most.
     """
 
-    collection: Collection
+    collection: MilvusCollection
     numbers: NDArray[np.int64]
     groups: bool
     most: int = MOST_RESULTS
     asked: int = field(default=0, init=False)
 
-    def find(self, query: NDArray[np.float32], wanted: int, used: int) -> Found:
+    def find(self, query: NDArray[np.float32], wanted: int, used: int) -> FoundPatches:
         """The best patch of each of the best pictures, best first.
 
         Args:
@@ -87,7 +87,7 @@ class Finder:
                 return found
         return self._all(query, used, which)
 
-    def _grouped(self, query: NDArray[np.float32], wanted: int, which: str) -> Found | None:
+    def _grouped(self, query: NDArray[np.float32], wanted: int, which: str) -> FoundPatches | None:
         """What the server's own grouping gives; None where it has none for this index, or finds too few."""
         limit = min(wanted + TIE_MARGIN, len(self.numbers), self.most)
         while True:
@@ -106,7 +106,7 @@ class Finder:
                 return best
             limit = min(2 * limit, len(self.numbers), self.most)
 
-    def _by_patches(self, query: NDArray[np.float32], wanted: int, used: int, which: str) -> Found | None:
+    def _by_patches(self, query: NDArray[np.float32], wanted: int, used: int, which: str) -> FoundPatches | None:
         """Asks for more and more patches; None where the most that the server gives are not enough."""
         available = len(self.numbers) * used
         fetch = min(self.most, available, max(64, 4 * wanted) if wanted < len(self.numbers) else available)
@@ -121,7 +121,7 @@ class Finder:
                 return None
             fetch = min(self.most, 4 * fetch)
 
-    def _all(self, query: NDArray[np.float32], used: int, which: str) -> Found:
+    def _all(self, query: NDArray[np.float32], used: int, which: str) -> FoundPatches:
         """The best patch of every picture, some pictures at a time."""
         step = max(1, self.most // used)
         parts = []
@@ -129,10 +129,12 @@ class Finder:
             part = self.numbers[start : start + step]
             run = f"picture >= {part[0]} and picture <= {part[-1]}"
             parts.append(self._known(self._ask(query, self.most, f"{run} and {which}" if which else run)).best())
-        joined = Found(*(np.concatenate([getattr(part, name) for part in parts]) for name in Found.__annotations__))
+        joined = FoundPatches(
+            *(np.concatenate([getattr(part, name) for part in parts]) for name in FoundPatches.__annotations__)
+        )
         return joined.best()
 
-    def _ask(self, query: NDArray[np.float32], limit: int, which: str, **options: str) -> Found:
+    def _ask(self, query: NDArray[np.float32], limit: int, which: str, **options: str) -> FoundPatches:
         collection = self.collection
         found = collection.call(
             "search",
@@ -148,9 +150,9 @@ class Finder:
         )[0]
         self.asked += 1
         numbers, cells = np.divmod(np.array([hit["id"] for hit in found], np.int64), collection.patches)
-        return Found(numbers, cells, np.array([hit["distance"] for hit in found], np.float32))
+        return FoundPatches(numbers, cells, np.array([hit["distance"] for hit in found], np.float32))
 
-    def _known(self, found: Found) -> Found:
+    def _known(self, found: FoundPatches) -> FoundPatches:
         """Without pictures of the collection that the index does not list: another index command is adding them."""
         if not len(self.numbers) or not len(found.numbers):
             return found
@@ -163,14 +165,16 @@ Vectors = Callable[[NDArray[np.int64]], NDArray[np.float32]]
 """Numbers of pictures (K,) -> (K, P, dim) float32."""
 
 
-def compared_again(found: Found, query: NDArray[np.float32], used: int, first: int, vectors: Vectors) -> Found:
+def compared_again(
+    found: FoundPatches, query: NDArray[np.float32], used: int, first: int, vectors: Vectors
+) -> FoundPatches:
     """The same pictures, the first of them by their whole vectors instead of codes; the others follow as they were."""
     front = found.at(slice(0, first))
     if not len(front.scores):
         return found
     scores = np.einsum("npd,d->np", vectors(front.numbers)[:, :used], query).astype(np.float32)
-    again = Found(front.numbers, scores.argmax(axis=1).astype(np.int64), scores.max(axis=1))
+    again = FoundPatches(front.numbers, scores.argmax(axis=1).astype(np.int64), scores.max(axis=1))
     order = np.lexsort((again.numbers, -again.scores))
     rest = found.at(slice(first, None))
-    parts = [(getattr(again.at(order), name), getattr(rest, name)) for name in Found.__annotations__]
-    return Found(*(np.concatenate(pair) for pair in parts))
+    parts = [(getattr(again.at(order), name), getattr(rest, name)) for name in FoundPatches.__annotations__]
+    return FoundPatches(*(np.concatenate(pair) for pair in parts))

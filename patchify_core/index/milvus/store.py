@@ -8,33 +8,35 @@ the collection) and where needed `projection.npy` and `boxes.npy`. A token is ne
 from __future__ import annotations
 
 import io
-import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo
-from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.features.extract import checked_features
-from patchify_core.features.maps import KeptMaps
-from patchify_core.files import sha256_of_json
+from patchify_core.errors import IndexFolderError
+from patchify_core.index.base import Hits, PatchStore, Pictures
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.folder import BOXES_NAME, FORMAT, NUMBERS_NAME, PICTURES_NAME, PROJECTION_NAME, read_meta
-from patchify_core.index.integrity import META_NAME, Digests, damaged, is_whole, opened, steadily
-from patchify_core.index.milvus.collection import Collection, Maker
+from patchify_core.index.folder import (
+    BOXES_NAME,
+    FORMAT,
+    NUMBERS_NAME,
+    PICTURES_NAME,
+    PROJECTION_NAME,
+    read_beside,
+    read_meta,
+)
+from patchify_core.index.integrity import META_NAME, damaged, opened_whole, steadily, write_listed, write_meta
+from patchify_core.index.milvus.collection import MilvusCollection
 from patchify_core.index.milvus.connect import Address, Connection
-from patchify_core.index.milvus.finding import Finder, Found, compared_again
+from patchify_core.index.milvus.finding import Finder, FoundPatches, compared_again
 from patchify_core.index.milvus.kinds import UNROUNDED
-from patchify_core.index.npy import npy_array
-from patchify_core.index.patch_index import RESCORED, Hits, IndexedImage, PatchIndex
+from patchify_core.index.npy import npy_array, npy_bytes
+from patchify_core.index.patch_index import RESCORED
 from patchify_core.index.picture_table import PictureTable, read_table, write_tables
-from patchify_core.regions import Regions, parse_regions
+from patchify_core.index.recipe import Recipe
 
 _FILES = frozenset({PICTURES_NAME, NUMBERS_NAME, PROJECTION_NAME, BOXES_NAME})
 
@@ -44,28 +46,26 @@ class Listing:
     """What an index folder knows of a collection in Milvus.
 
     Attributes:
-        maker: what the vectors were made with.
-        images: the pictures, in row order.
+        recipe: how the vectors were made; its factory is `Flat`, perhaps with a projection.
+        pictures: the pictures, in row order; a `PictureTable` of them.
         numbers: (N,) int64 number of each picture in the collection; pictures of the same bytes share one.
         address: where Milvus is.
         collection: its name there.
         kind: of its index.
-        boxes: (N, P, 4) float32 xyxy in pixels where the regions depend on the pixels, else None.
-        root: folder that the file names are relative to.
+        projection: what was applied to the vectors; None for nothing.
     """
 
-    maker: Maker
-    images: PictureTable
+    recipe: Recipe
+    pictures: Pictures
     numbers: NDArray[np.int64]
     address: Address
     collection: str
     kind: str
-    boxes: NDArray[np.float32] | None = None
-    root: Path | None = None
+    projection: Projection | None = None
 
 
-class MilvusStore:
-    """A `stores.PatchStore` whose vectors are in Milvus.
+class MilvusStore(PatchStore):
+    """A `PatchStore` whose vectors are in Milvus.
 
     Scores are inner products of whole vectors, as Milvus computes them. With an index that keeps codes (IVF_PQ, ...)
     twice as many pictures as wanted, `RESCORED` at most, are compared again with the whole vectors; with one that
@@ -82,16 +82,9 @@ class MilvusStore:
 
     def __init__(self, listing: Listing, connection: Connection) -> None:
         """Checks the collection and has it loaded."""
-        maker = listing.maker
+        super().__init__(listing.recipe, listing.pictures, listing.projection)
         self.listing, self.connection = listing, connection
-        self.encoder: EncoderInfo = maker.encoder
-        self.regions: Regions = maker.regions
-        self.features: str = maker.features
-        self.projection = maker.projection
-        self.root: Path | None = listing.root
-        self.maps: KeptMaps | None = None
-        self.patches_per_image: int = maker.regions.patches_per_image
-        self.collection = Collection(connection, listing.collection, maker)
+        self.collection = MilvusCollection(connection, listing.collection, listing.recipe, listing.projection)
         self.collection.check()
         self.collection.load()
         self._order = np.argsort(listing.numbers, kind="stable")
@@ -123,84 +116,27 @@ class MilvusStore:
         self.connection.close()
 
     @property
-    def images(self) -> Sequence[IndexedImage]:
-        """The pictures, in row order."""
-        return self.listing.images
-
-    @cached_property
-    def image_ids(self) -> NDArray[np.int64]:
-        """(N,) gallery image ids in row order."""
-        return self.listing.images.ids
-
-    @cached_property
-    def row_of(self) -> Mapping[int, int]:
-        """Row of each gallery image id."""
-        from patchify_core.index.picture_table import RowOf
-
-        return RowOf(self.listing.images)
-
-    @property
-    def dim(self) -> int:
-        """Dimension of the vectors as they are compared."""
-        return self.listing.maker.dim
-
-    @property
-    def factory(self) -> str:
-        """What an index folder of FAISS would be called that keeps as much: whole vectors, perhaps projected."""
-        return "Flat" if self.projection is None else f"PCAH{self.dim},Flat"
-
-    @property
     def bytes_per_patch(self) -> int:
         """Bytes of one vector; Milvus' index comes on top."""
         return 4 * self.dim
-
-    @property
-    def bytes_per_image(self) -> float:
-        """Bytes of the vectors of one picture."""
-        return self.patches_per_image * self.bytes_per_patch
-
-    def project(self, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See `PatchIndex.project`."""
-        return descriptors if self.projection is None else self.projection(descriptors)
-
-    def boxes_of(self, row: int) -> NDArray[np.float64]:
-        """(P, 4) xyxy pixel boxes of the patches of the picture in `row`."""
-        if self.listing.boxes is not None:
-            return self.listing.boxes[row].astype(np.float64)
-        image = self.images[row]
-        return self.regions.boxes(image.width, image.height)
-
-    def box_of(self, row: int, cell: int) -> NDArray[np.float64]:
-        """(4,) xyxy pixel box of one patch of the picture in `row`."""
-        if self.listing.boxes is not None:
-            return self.listing.boxes[row, cell].astype(np.float64)
-        image = self.images[row]
-        return self.regions.box(image.width, image.height, cell)
 
     def descriptors_of(self, row: int) -> NDArray[np.float32]:
         """(P, dim) float32 vectors of the picture in `row`."""
         return self.collection.vectors(self.listing.numbers[row : row + 1])[0]
 
     def cell_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
-        """(P,) float32 similarities of the query (dim,) with every patch of the picture in `row`.
-
-        They are computed here, so that they may differ from Milvus' in the last bit.
-        """
+        """See `PatchStore.cell_scores`; computed here, so that they may differ from Milvus' in the last bit."""
         scores: NDArray[np.float32] = np.einsum("pd,d->p", self.descriptors_of(row), np.asarray(query, np.float32))
         return scores
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
-        """Ranks pictures by their best patch; arguments, order and errors are those of `PatchIndex.search`.
+        """See `PatchStore.search`.
 
         Raises:
             PatchifyError: if an argument does not fit.
             StoreError: if Milvus does not answer.
         """
-        query = np.ascontiguousarray(query, np.float32).reshape(-1)
-        if query.size != self.dim or not np.isfinite(query).all():
-            raise PatchifyError(f"The query must be {self.dim} finite numbers, as {self.encoder.spec} gives them.")
-        if top is not None and top < 1:
-            raise PatchifyError(f"Ask for at least 1 result, not {top}.")
+        query = self.checked_query(query, top)
         used = self.regions.stages[self.checked_level(level) - 1].patches
         pictures = len(self.finder.numbers)
         wanted = pictures if top is None else min(top, pictures)
@@ -210,7 +146,7 @@ class MilvusStore:
             found = compared_again(found, query, used, again, self.collection.vectors)
         return self._hits(found)[: len(self.images) if top is None else top]
 
-    def _hits(self, found: Found) -> Hits:
+    def _hits(self, found: FoundPatches) -> Hits:
         """Pictures for numbers: pictures of the same bytes share one. Ties go by image id."""
         first = np.searchsorted(self._sorted, found.numbers, "left")
         several = np.searchsorted(self._sorted, found.numbers, "right") - first
@@ -220,18 +156,6 @@ class MilvusStore:
         scores, cells = found.scores[of], found.cells[of]
         order = np.lexsort((self.image_ids[rows], -scores))
         return Hits(rows[order], scores[order], cells[order])
-
-    def checked_level(self, level: int | None) -> int:
-        """See `PatchIndex.checked_level`."""
-        return PatchIndex.checked_level(self, level)  # type: ignore[arg-type]
-
-    def check_encoder(self, info: EncoderInfo) -> None:
-        """See `PatchIndex.check_encoder`."""
-        PatchIndex.check_encoder(self, info)  # type: ignore[arg-type]
-
-    def check_pictures(self, root: Path, *, content: bool = False, rows: Iterable[int] | None = None) -> None:
-        """See `PatchIndex.check_pictures`."""
-        PatchIndex.check_pictures(self, root, content=content, rows=rows)  # type: ignore[arg-type]
 
     def lost(self) -> int:
         """How many of the pictures the collection no longer has every patch of.
@@ -263,28 +187,22 @@ def write_listing(listing: Listing, folder: Path, out: Path, root: str) -> None:
     Raises:
         OSError: if a file cannot be written.
     """
-    pictures, projection = io.BytesIO(), listing.maker.projection
-    write_tables([listing.images], pictures)
+    pictures, projection = io.BytesIO(), listing.projection
+    write_tables([PictureTable.of(listing.pictures.images)], pictures)
+    boxes = listing.pictures.boxes
     parts = {
         PICTURES_NAME: pictures.getvalue(),
-        NUMBERS_NAME: _npy(listing.numbers),
+        NUMBERS_NAME: npy_bytes(listing.numbers),
         PROJECTION_NAME: None if projection is None else projection.to_bytes(),
-        BOXES_NAME: None if listing.boxes is None else _npy(listing.boxes),
+        BOXES_NAME: None if boxes is None else npy_bytes(boxes),
     }
-    files = {}
-    for name, data in parts.items():
-        if data is not None:
-            (folder / name).write_bytes(data)
-            digests = Digests()
-            digests.update(data)
-            files[name] = digests.listed()
+    files = {name: write_listed(folder / name, data) for name, data in parts.items() if data is not None}
     address = listing.address
     uri = _relative(address.uri, out) if address.is_file else address.uri
     where = {"uri": uri, "ca": address.ca, "server_name": address.server_name}
     meta: dict[str, Any] = {"format": FORMAT} | _meta(listing) | {"images": None, "root": root, "files": files}
     meta["store"] |= where
-    meta["digest"] = sha256_of_json(meta)
-    (folder / META_NAME).write_text(json.dumps(meta, indent=1) + "\n", encoding="utf-8")
+    write_meta(folder, meta)
 
 
 def read_listing(folder: Path, token: str | None = None) -> Listing:
@@ -309,64 +227,31 @@ def _read(place: Path, folder: Path, token: str | None) -> Listing:
     meta = read_meta(folder)
     try:
         store, files = meta["store"], checked_listing_files(meta, folder)
-        encoder, regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
-        features, root = checked_features(meta["features"]), (folder / meta["root"]).resolve()
+        recipe, root = Recipe.from_meta(meta), (folder / meta["root"]).resolve()
         uri, ca, server_name = store["uri"], store["ca"], store["server_name"]
         uri = uri if "://" in uri else str((folder / uri).resolve())
         name, kind = str(store["collection"]), str(store["index"])
     except (KeyError, TypeError, AttributeError):
         raise damaged(folder, META_NAME) from None
-    boxes = projection = None
-    with opened(place, files, folder) as at:
-        for file_name, file in at.items():
-            try:
-                whole = is_whole(file, files[file_name])
-            except (KeyError, TypeError):
-                raise damaged(folder, META_NAME) from None
-            if not whole:
-                raise damaged(folder, file_name)
-            file.seek(0)
+    with opened_whole(place, files, folder) as at:
         try:
-            images = read_table(at[PICTURES_NAME])
-            numbers = npy_array(at[NUMBERS_NAME].read())
-            if PROJECTION_NAME in at:
-                projection = Projection.from_bytes(at[PROJECTION_NAME].read())
-            if BOXES_NAME in at:
-                boxes = npy_array(at[BOXES_NAME].read())
+            images, numbers = read_table(at[PICTURES_NAME]), npy_array(at[NUMBERS_NAME].read())
+            projection, boxes, _ = read_beside(at, folder)
+            pictures = Pictures(images, root, boxes)
+            pictures.check(recipe)
+            recipe.check_projection(projection)
         except ValueError:
             raise damaged(folder, META_NAME) from None
-    shape = (len(images), regions.patches_per_image, 4)
-    fits = (
-        numbers.shape == (len(images),)
-        and numbers.dtype == np.int64
-        and len(images) > 0
-        and (projection is None or len(projection.mean) == encoder.dim)
-        and (boxes is not None) == regions.needs_picture
-        and (boxes is None or (boxes.shape == shape and boxes.dtype == np.float32))
-    )
+    fits = numbers.shape == (len(images),) and numbers.dtype == np.int64 and len(images) > 0
     if not fits:
         raise damaged(folder, META_NAME)
     address = Address.of(uri, token, ca, server_name)
-    return Listing(Maker(encoder, regions, features, projection), images, numbers, address, name, kind, boxes, root)
+    return Listing(recipe, pictures, numbers, address, name, kind, projection)
 
 
 def _meta(listing: Listing) -> dict[str, Any]:
-    maker = listing.maker
-    return {
-        "encoder": maker.encoder.as_dict(),
-        "regions": maker.regions.spec,
-        "features": maker.features,
-        "factory": "Flat" if maker.projection is None else f"PCAH{maker.dim},Flat",
-        "codebook": "uniform",
-        "rescore": None,
-        "store": {"kind": "milvus", "collection": listing.collection, "index": listing.kind},
-    }
-
-
-def _npy(array: NDArray[Any]) -> bytes:
-    stream = io.BytesIO()
-    np.save(stream, array, allow_pickle=False)
-    return stream.getvalue()
+    where = {"kind": "milvus", "collection": listing.collection, "index": listing.kind}
+    return listing.recipe.as_dict() | {"store": where}
 
 
 def _relative(path: str, out: Path) -> str:
@@ -375,8 +260,3 @@ def _relative(path: str, out: Path) -> str:
         return Path(os.path.relpath(path, out.resolve())).as_posix()
     except ValueError:
         return Path(path).as_posix()
-
-
-def moved(listing: Listing, address: Address) -> Listing:
-    """The same at another address."""
-    return replace(listing, address=address)

@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import StoreError
-from patchify_core.index.milvus.collection import BOX_FIELDS, MESSAGE_BYTES, Collection
+from patchify_core.index.codec.projection import Projection
+from patchify_core.index.milvus.collection import BOX_FIELDS, MESSAGE_BYTES, MilvusCollection
 from patchify_core.index.milvus.connect import WAIT_S, WRITE_S
 
 _DELETED = 1000  # pictures in one request
@@ -22,21 +23,20 @@ class CollectionWriter:
     and written again. `build.Work` uses it as it uses a `journal.Journal`.
 
     Args:
-        collection: that fits its maker, loaded.
-        projected: whether the maker's projection was applied to the descriptors already.
+        collection: that fits its recipe, loaded.
+        projection: what descriptors are to be projected with; None where they come as they are written.
 
     Attributes:
         known: digest -> number of each picture that the collection holds.
     """
 
-    def __init__(self, collection: Collection, projected: bool = False) -> None:
+    def __init__(self, collection: MilvusCollection, projection: Projection | None = None) -> None:
         """Asks the collection what it holds, and deletes what is there only in part."""
         self.collection = collection
-        self._projection = None if projected else collection.maker.projection
-        self._dim = collection.maker.dim if projected else collection.maker.encoder.dim
+        self._projection = projection
+        self._dim = collection.dim if projection is None else len(projection.mean)
         self.patches = collection.patches
-        maker = collection.maker
-        self.batch = max(1, MESSAGE_BYTES // (4 * maker.dim * self.patches))
+        self.batch = max(1, MESSAGE_BYTES // (4 * collection.dim * self.patches))
         self.known: dict[str, int] = {}
         self.boxes: dict[int, NDArray[np.float32]] = {}
         self._surplus: list[int] = []
@@ -77,7 +77,7 @@ class CollectionWriter:
         self._fresh.clear()
 
     def _write(self, batch: dict[str, NDArray[np.float32]]) -> None:
-        maker, patches = self.collection.maker, self.patches
+        has_boxes, patches = self.collection.has_boxes, self.patches
         rows = []
         numbers = {digest: self._next + at for at, digest in enumerate(batch)}
         if (self._next + len(batch)) * patches >= _NUMBERS:
@@ -95,10 +95,10 @@ class CollectionWriter:
                     "sha256": "" if cell else digest,
                     "vector": vector,
                 }
-                if maker.regions.needs_picture:
+                if has_boxes:
                     row |= dict(zip(BOX_FIELDS, boxes[cell].tolist(), strict=True))
                 rows.append(row)
-            if maker.regions.needs_picture:
+            if has_boxes:
                 self.boxes[number] = boxes.astype(np.float32)
         self.collection.call("take rows", "upsert", rows, timeout=WRITE_S)
         self._next += len(batch)

@@ -6,17 +6,19 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from patchify_core.encoders import Encoder, EncoderSettings
-from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError
+from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.extract import checked_features, load_extractor
 from patchify_core.files import locked, read_json, say_who
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.projection import Projection
+from patchify_core.index.embedding import nothing_read
+from patchify_core.index.recipe import DESCRIPTORS, Recipe, RecipeDifference, refuse
 from patchify_core.index.shards.folder import STREAM_NAME, seal_shards, shard_name
-from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedSettings, RaySettings, Recipe, tasks_of
+from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, EmbedSettings, RaySettings, tasks_of
 from patchify_core.index.shards.worker import ShardWorker, source_name
 from patchify_core.index.swap import explained
 from patchify_core.regions import Pyramid, Regions
@@ -63,7 +65,7 @@ def embed_gallery(
     ray: RaySettings | None = None,
     encoding: EncoderSettings | None = None,
 ) -> EmbedReport:
-    """Embeds a gallery into a folder of shards that `streams.ShardFolder` reads and either store is built from.
+    """Embeds a gallery into a folder of shards that `folder.ShardFolder` reads and either store is built from.
 
     Run again, it does only what is missing: a shard whose pictures are those that lie there now stays as it is. The
     bytes of shards and list are the same whoever made them, with Ray or without.
@@ -72,7 +74,7 @@ def embed_gallery(
         gallery: pictures to embed. Its folder and `out` must be seen by all workers under the same path.
         out: folder of shards; a new one, or one that was made the same way.
         encoder: the frozen encoder. Workers on Ray load their own by its spec and check that it has the same weights.
-        regions: which patches; the paper's L3 by default. They must not depend on the pixels.
+        regions: which patches; the paper's L3 by default.
         settings: see `EmbedSettings`.
         progress: told of pictures done; may raise to stop, and then the same call goes on where it was.
         projection: applied to the descriptors before they are written, e.g. that of an index.
@@ -86,44 +88,30 @@ def embed_gallery(
     """
     regions, settings = regions or Pyramid(), settings or EmbedSettings()
     features = checked_features(settings.features)
-    load_extractor(features, encoder)  # refused before anything is made
-    if regions.needs_picture:
-        raise PatchifyError(
-            f"The regions {regions.spec} depend on the pixels, and shards hold no boxes: choose others, or use index "
-            "without shards."
-        )
+    load_extractor(features, encoder, settings.keep_maps)  # refused before anything is made
     out = Path(out).resolve()
     packed = None if projection is None else projection.to_bytes()
-    spec = encoder.info.spec, encoding or EncoderSettings()
-    weights = encoder.info.weights_sha256
-    recipe = Recipe(
-        __version__, str(gallery.root.resolve()), str(out), {}, spec, weights, regions.spec, settings, packed
-    )
-    recipe.maker.update(
-        encoder=encoder.info.as_dict(),
-        regions=regions.spec,
-        features=features,
-        projection=recipe.projection_sha256,
-        kind=settings.kind,
-        shard_images=settings.shard_images,
-    )
-    with explained(out), _held(out, recipe):
+    recipe = Recipe(encoder.info, regions, features, maps=settings.keep_maps)
+    root, encoding = str(gallery.root.resolve()), encoding or EncoderSettings()
+    plan = EmbedPlan(__version__, root, str(out), recipe, encoding, settings, packed)
+    with explained(out), _held(out, plan):
         work = _Work(gallery, out, progress)
         tasks = tasks_of(gallery.images, settings.shard_images)
         start = time.perf_counter()
         if ray is None:
-            worker = ShardWorker(recipe, lambda spec, settings: encoder, work.settled)
+            worker = ShardWorker(plan, lambda spec, settings: encoder, work.settled)
             work.take(worker(task) for task in tasks)
         else:
             from patchify_core.index.shards.ray import on_ray
 
-            with closing(on_ray(recipe, tasks, ray)) as results:
+            with closing(on_ray(plan, tasks, ray)) as results:
                 work.take(work.counted(results, settings.shard_images))
         seconds = time.perf_counter() - start
         if not work.written:
-            raise _nothing(gallery, work.skipped)
+            unread = [pair for pairs in work.skipped.values() for pair in pairs]
+            raise nothing_read(gallery.root, unread, "embedded")
         work.sweep()
-        seal_shards(out, encoder.info, regions, features, projection, sorted(work.written))
+        seal_shards(out, recipe, projection, sorted(work.written))
     skipped = (*gallery.skipped, *(pair for number in sorted(work.skipped) for pair in work.skipped[number]))
     return EmbedReport(work.images, work.embedded, len(work.written), work.reused, skipped, work.lost, seconds)
 
@@ -178,14 +166,8 @@ class _Work:
                 path.unlink()
 
 
-def _nothing(gallery: Gallery, skipped: dict[int, tuple[tuple[str, str], ...]]) -> GalleryError:
-    name, reason = next((pair for pairs in skipped.values() for pair in pairs), ("", "it is empty"))
-    why = f"{name}: {reason}" if name else reason
-    return GalleryError(f"No picture in {gallery.root} could be read ({why.rstrip('.')}): nothing was embedded.")
-
-
 @contextmanager
-def _held(out: Path, recipe: Recipe) -> Iterator[None]:
+def _held(out: Path, plan: EmbedPlan) -> Iterator[None]:
     """Makes the folder, or sees that it is one of ours that was made the same way; one run at a time may use it."""
     head = out / HEAD_NAME
     if out.exists() and not head.is_file() and (not out.is_dir() or any(out.iterdir())):
@@ -194,12 +176,13 @@ def _held(out: Path, recipe: Recipe) -> Iterator[None]:
     try:
         found = _read_head(out)
         if found is not None:
-            _check_maker(out, found["maker"], recipe)
+            advice = "choose another folder for the shards, or delete it first"
+            refuse(_differences(out, found["maker"], plan), out, advice)
         say_who(out)
         # A worker is killed with half a file written, or the run between two tries: neither counts for this run.
         for left in (*out.glob("s*-[0-9]*.tmp"), *out.glob("shard-[0-9]*.tries")):
             left.unlink()
-        wanted = {"maker": recipe.maker, "root": recipe.root}
+        wanted = {"maker": plan.maker, "root": plan.root}
         if found != wanted:
             head.write_text(json.dumps(wanted), encoding="utf-8")  # not renamed: the lock is on this file
         yield
@@ -212,25 +195,28 @@ def _read_head(out: Path) -> dict[str, dict[str, object]] | None:
     return found if isinstance(found, dict) and isinstance(found.get("maker"), dict) else None
 
 
-def _check_maker(out: Path, theirs: dict[str, object], recipe: Recipe) -> None:
-    for key, mine in recipe.maker.items():
-        if theirs.get(key) != mine:
-            had, wanted = (_named(key, value) for value in (theirs.get(key), mine))
-            if had == wanted:
-                had, wanted = f"{had} of other weights", "these"
-            what = "shards of" if key == "shard_images" else key
-            raise IndexFolderError(
-                f"{out} was made with {what} {had}, not {wanted}: choose another folder for the shards, or delete it "
-                "first."
-            )
+def _differences(out: Path, made: dict[str, object], plan: EmbedPlan) -> list[RecipeDifference]:
+    """How the shards that are in `out` differ from those that are wanted.
+
+    Raises:
+        IndexFolderError: if what they were made with cannot be read.
+    """
+    try:
+        recipe = replace(Recipe.from_descriptors(made), maps=made.get("maps") is True)
+    except (KeyError, TypeError):
+        raise IndexFolderError(f"{out / HEAD_NAME} is damaged: delete {out} and embed again.") from None
+    differences = recipe.differences(plan.recipe, (*DESCRIPTORS, "maps"))
+    for part in ("projection", "kind", "shard_images"):
+        if made.get(part) != plan.maker[part]:
+            had, wanted = (_named(part, value) for value in (made.get(part), plan.maker[part]))
+            differences.append(RecipeDifference("shards of" if part == "shard_images" else part, had, wanted))
+    return differences
 
 
-def _named(key: str, value: object) -> str:
-    if key == "encoder" and isinstance(value, dict):
-        return str(value.get("spec"))
-    if key == "projection":
-        return "none" if value is None else "learned elsewhere"
-    return f"{value} pictures" if key == "shard_images" else str(value)
+def _named(part: str, value: object) -> str:
+    if part == "projection":
+        return "none" if value is None else str(value)[:8]  # of its digest
+    return f"{value} pictures" if part == "shard_images" else str(value)
 
 
 def pictures_of(shards: str | Path) -> Path | None:

@@ -1,8 +1,6 @@
-"""Descriptors of a collection too large for memory, a batch at a time: from anywhere, or from a folder of shards.
+"""A folder of shards: a `PictureStream` on disk, with descriptors and, where the recipe has them, boxes and maps.
 
-Whatever builds a store from a `PictureStream` may ask for any run of pictures at any time and gets the same answer each
-time; that is what lets a build that was killed go on where it was. `ShardFolder` is such a stream on disk. Its shards
-are written one by one, in any order and by any process (`write_shard`), and become a stream when all are there
+Shards are written one by one, in any order and by any process (`write_shard`), and become a stream when all are there
 (`seal_shards`). There is no pickle in it, and a shard's digest is checked before its first use.
 """
 
@@ -13,23 +11,25 @@ import mmap
 import os
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from secrets import token_hex
-from typing import Any, Protocol
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.features.extract import checked_features
+from patchify_core.features.maps import KeptMaps, write_maps_to
 from patchify_core.files import atomic, read_json, sha256_of_json, write_json
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import Digests, is_whole, listed_file
 from patchify_core.index.picture_table import IndexedImage, PictureTable, joined, read_table, write_tables
-from patchify_core.regions import Regions, parse_regions
+from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards.stream import PictureStream
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1
@@ -39,60 +39,10 @@ KEPT_OPEN = 4
 KINDS = {"float32": "<f4", "float16": "<f2"}
 """How descriptors may be kept. Half precision takes half the space; of a number in -1..1 it keeps three digits."""
 
-_PICTURES, _DESCRIPTORS = "pictures", "descriptors"  # the two files of a shard, by their suffix
-
-
-class PictureStream(Protocol):
-    """Pictures with the descriptors of their patches, in an order that never changes.
-
-    Attributes:
-        encoder: what made the descriptors.
-        regions: what patches they describe, P a picture.
-        features: how they were made (`extract.checked_features`).
-        projection: what was applied to them already, or None where they are as the encoder gave them.
-    """
-
-    @property
-    def encoder(self) -> EncoderInfo:
-        """What made the descriptors."""
-        ...
-
-    @property
-    def regions(self) -> Regions:
-        """What patches they describe."""
-        ...
-
-    @property
-    def features(self) -> str:
-        """How they were made."""
-        ...
-
-    @property
-    def projection(self) -> Projection | None:
-        """What was applied to them already."""
-        ...
-
-    def __len__(self) -> int:
-        """How many pictures there are."""
-        ...
-
-    def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
-        """The pictures start..stop-1, the same each time.
-
-        Args:
-            start: first picture, from 0.
-            stop: one past the last, at most `len`.
-
-        Returns:
-            The pictures, and (stop - start, P, D) float32 descriptors with rows of length 1; D is the projection's
-            dimension, or the encoder's without one.
-        """
-        ...
-
-
-def dim_of(stream: PictureStream) -> int:
-    """Dimension of the descriptors as the stream gives them."""
-    return stream.encoder.dim if stream.projection is None else stream.projection.dim
+_PICTURES, _DESCRIPTORS, _BOXES, _MAPS = "pictures", "descriptors", "boxes", "maps"
+_REQUIRED = frozenset({_PICTURES, _DESCRIPTORS})
+_SUFFIXES = _REQUIRED | {_BOXES, _MAPS}
+"""The files of a shard, by their suffix; boxes and maps are there only where the recipe has them."""
 
 
 def write_shard(
@@ -101,6 +51,8 @@ def write_shard(
     pictures: Sequence[IndexedImage],
     descriptors: NDArray[np.floating[Any]],
     kind: str = "float32",
+    boxes: NDArray[np.float32] | None = None,
+    maps: Sequence[bytes] | None = None,
 ) -> dict[str, Any]:
     """Writes one shard, whole or not at all; one that stands there already is replaced.
 
@@ -110,6 +62,8 @@ def write_shard(
         pictures: what it holds, at least one.
         descriptors: (n, P, D), rows of length 1.
         kind: one of `KINDS`.
+        boxes: (n, P, 4) xyxy in pixels, where the regions depend on the pixels.
+        maps: n packed feature maps (`features.maps.pack`), where they are kept.
 
     Returns:
         The shard's entry, with the digests of its files; what `finished_shard` will find.
@@ -123,6 +77,8 @@ def write_shard(
             f"A shard takes (n, P, D) descriptors of its n pictures as {' or '.join(KINDS)}, not "
             f"{descriptors.shape} of {len(pictures)} as {kind}."
         )
+    if boxes is not None and boxes.shape != (*descriptors.shape[:2], 4):
+        raise PatchifyError(f"A shard takes a box for each of its descriptors, not {boxes.shape} of them.")
     folder.mkdir(parents=True, exist_ok=True)
     stem = shard_name(number)
     table = io.BytesIO()
@@ -132,6 +88,8 @@ def write_shard(
     own = token_hex(8)
     values = np.ascontiguousarray(descriptors, KINDS[kind])
     parts: dict[str, memoryview] = {_PICTURES: table.getbuffer(), _DESCRIPTORS: values.data.cast("B")}
+    if boxes is not None:
+        parts[_BOXES] = np.ascontiguousarray(boxes, "<f4").data.cast("B")
     entry["files"] = {}
     for suffix, data in parts.items():
         digests = Digests()
@@ -141,6 +99,11 @@ def write_shard(
                 file.write(piece)
                 digests.update(piece)
         entry["files"][suffix] = digests.listed()
+    if maps is not None:
+        path = folder / f"{stem}.{_MAPS}"
+        with atomic(path, own) as file:
+            write_maps_to(file, maps, len(maps))
+        entry["files"][_MAPS] = listed_file(path)
     write_json(folder / f"{stem}.json", entry, 1, own)
     return entry
 
@@ -149,7 +112,14 @@ def finished_shard(folder: Path, number: int) -> dict[str, Any] | None:
     """The entry of a shard that stands whole in a folder, by its digests; None if it does not."""
     path = folder / f"{shard_name(number)}.json"
     entry = read_json(path)
-    return entry if isinstance(entry, dict) and all(_stands(path, suffix, entry) for suffix in _SUFFIXES) else None
+    suffixes = _suffixes_of(entry)
+    return entry if suffixes and all(_stands(path, suffix, entry) for suffix in suffixes) else None
+
+
+def _suffixes_of(entry: Any) -> frozenset[str]:
+    """The suffixes of a shard's files, from its entry; none if it is not an entry."""
+    files = entry.get("files") if isinstance(entry, dict) else None
+    return frozenset(files) if isinstance(files, dict) and _REQUIRED <= {*files} <= _SUFFIXES else frozenset()
 
 
 def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
@@ -162,9 +132,7 @@ def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
 
 def seal_shards(
     folder: Path,
-    encoder: EncoderInfo,
-    regions: Regions,
-    features: str = "crop",
+    recipe: Recipe,
     projection: Projection | None = None,
     shards: int | Iterable[int] | None = None,
 ) -> None:
@@ -172,9 +140,7 @@ def seal_shards(
 
     Args:
         folder: of the shards.
-        encoder: what made the descriptors.
-        regions: what patches they describe.
-        features: how they were made.
+        recipe: how the descriptors were made.
         projection: what was applied to them, if anything was.
         shards: how many there must be, numbered from 0, or their numbers; by default as many as there are.
 
@@ -190,14 +156,15 @@ def seal_shards(
         entry = read_json(path)
         if not isinstance(entry, dict):
             raise IndexFolderError(f"{path} is missing: embed its pictures again, the other shards are kept.")
-        if entries and (entry.get("shape"), entry.get("kind")) != (entries[0]["shape"], entries[0]["kind"]):
+        first = entries[0] if entries else entry
+        if any(entry.get(part) != first.get(part) for part in ("shape", "kind")) or (
+            _suffixes_of(entry) != _suffixes_of(first)
+        ):
             raise IndexFolderError(f"{path} holds descriptors of another shape than the first shard: embed it again.")
         entries.append({"name": path.stem} | entry)
     meta: dict[str, Any] = {
         "format": FORMAT,
-        "encoder": encoder.as_dict(),
-        "regions": regions.spec,
-        "features": features,
+        **recipe.descriptors(),
         "projection": None,
         "shards": entries,
     }
@@ -208,7 +175,57 @@ def seal_shards(
     write_json(folder / STREAM_NAME, meta, 1, str(os.getpid()))
 
 
-class ShardFolder:
+@dataclass(frozen=True, eq=False)
+class _Shard:
+    """An open shard: its pictures, and descriptors (n, P, D), boxes (n, P, 4) and maps as they lie on the disk."""
+
+    pictures: PictureTable
+    descriptors: NDArray[Any]
+    boxes: NDArray[np.float32] | None
+    maps: KeptMaps | None
+
+    @classmethod
+    def of(cls, files: dict[str, BinaryIO], maps: Path, entry: dict[str, Any]) -> _Shard:
+        """Maps the files of a shard, which may be closed afterwards.
+
+        Args:
+            files: open, checked, by their suffixes.
+            maps: path of the maps' file.
+            entry: of the shard.
+
+        Raises:
+            KeyError, TypeError, ValueError: if they do not fit together.
+            OSError: if one cannot be read.
+        """
+        files[_PICTURES].seek(0)
+        table = read_table(files[_PICTURES])
+        patches, dim = entry["shape"]
+        descriptors = _numbers(files[_DESCRIPTORS], KINDS[entry["kind"]]).reshape(len(table), patches, dim)
+        boxes = _numbers(files[_BOXES], "<f4").reshape(len(table), patches, 4) if _BOXES in files else None
+        kept = KeptMaps(maps, files[_MAPS]) if _MAPS in files else None
+        if kept is not None and len(kept) != len(table):
+            raise ValueError("maps of other pictures")
+        return cls(table, descriptors, boxes, kept)
+
+
+def _numbers(file: BinaryIO, kind: str) -> NDArray[Any]:
+    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)
+
+
+class _ShardMaps:
+    """The feature maps of a folder of shards as `PackedMaps`."""
+
+    def __init__(self, shards: ShardFolder) -> None:
+        self._shards = shards
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def packed(self, row: int) -> bytes:
+        return self._shards.packed(row)
+
+
+class ShardFolder(PictureStream):
     """A folder of shards as a `PictureStream`.
 
     Args:
@@ -224,22 +241,25 @@ class ShardFolder:
         self.folder = Path(folder)
         meta = self._meta()
         try:
-            self.encoder, self.regions = EncoderInfo(**meta["encoder"]), parse_regions(meta["regions"])
-            self.features = checked_features(meta["features"])
+            recipe = Recipe.from_descriptors(meta)
+            self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
             self.digest = str(meta["digest"])
             self._shards: list[dict[str, Any]] = meta["shards"]
             self._ends = [0, *accumulate(int(shard["pictures"]) for shard in self._shards)]
             shapes = {tuple(shard["shape"]) for shard in self._shards}
             self.projection = self._read_projection(meta["projection"])
-            dim = self.encoder.dim if self.projection is None else self.projection.dim
-            if shapes != {(self.regions.patches_per_image, dim)}:
+            suffixes = {_suffixes_of(shard) for shard in self._shards}
+            self._suffixes = suffixes.pop()
+            if shapes != {(self.regions.patches_per_image, self.dim)} or suffixes or not self._suffixes:
+                raise ValueError
+            if (_BOXES in self._suffixes) != self.regions.needs_picture:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise self._damaged(STREAM_NAME) from None
-        self._dim = dim
-        self._open: OrderedDict[int, tuple[PictureTable, NDArray[Any]]] = OrderedDict()
+        self.maps = _ShardMaps(self) if _MAPS in self._suffixes else None
+        self._open: OrderedDict[int, _Shard] = OrderedDict()
         for shard in self._shards:
-            for suffix in _SUFFIXES:
+            for suffix in sorted(self._suffixes):
                 if not (self.folder / f"{shard['name']}.{suffix}").is_file():
                     raise self._damaged(f"{shard['name']}.{suffix}")
 
@@ -253,47 +273,72 @@ class ShardFolder:
         Raises:
             IndexFolderError: if a shard is missing or damaged; it says which.
         """
+        found = np.empty((stop - start, self.regions.patches_per_image, self.dim), np.float32)
+        tables = []
+        for shard, here, there in self._runs(start, stop):
+            tables.append(shard.pictures[here])
+            found[there] = shard.descriptors[here]
+        return (tables[0] if len(tables) == 1 else joined(tables)), found
+
+    def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
+        """See `PictureStream.boxes`.
+
+        Raises:
+            IndexFolderError: if a shard is missing or damaged; it says which.
+            PatchifyError: if the regions do not depend on the pixels.
+        """
+        if _BOXES not in self._suffixes:
+            return super().boxes(start, stop)
+        found = np.empty((stop - start, self.regions.patches_per_image, 4), np.float32)
+        for shard, here, there in self._runs(start, stop):
+            assert shard.boxes is not None, "all shards have the same files"
+            found[there] = shard.boxes[here]
+        return found
+
+    def packed(self, row: int) -> bytes:
+        """The packed feature map of one picture.
+
+        Raises:
+            IndexFolderError: if a shard is missing or damaged; it says which.
+        """
+        ((shard, here, _),) = self._runs(row, row + 1)
+        assert shard.maps is not None, "all shards have the same files"
+        return shard.maps.packed(here.start)
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[_Shard, slice, slice]]:
+        """The shards that have the pictures start..stop-1: each, which of its pictures, and which of the wanted."""
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"pictures {start} to {stop} of {len(self)}")
-        found = np.empty((stop - start, self.regions.patches_per_image, self._dim), np.float32)
-        tables = []
         at = start
         while at < stop:
             number = bisect_right(self._ends, at) - 1
-            first = self._ends[number]
-            end = min(stop, self._ends[number + 1])
-            table, descriptors = self._shard(number)
-            tables.append(table[at - first : end - first])
-            found[at - start : end - start] = descriptors[at - first : end - first]
+            first, end = self._ends[number], min(stop, self._ends[number + 1])
+            yield self._shard(number), slice(at - first, end - first), slice(at - start, end - start)
             at = end
-        return (tables[0] if len(tables) == 1 else joined(tables)), found
 
-    def _shard(self, number: int) -> tuple[PictureTable, NDArray[Any]]:
+    def _shard(self, number: int) -> _Shard:
         if number in self._open:
             self._open.move_to_end(number)
             return self._open[number]
-        shard = self._shards[number]
-        name = f"{shard['name']}.{_PICTURES}"
+        entry = self._shards[number]
+        name = str(entry["name"])
         try:
-            with open(self.folder / name, "rb") as file:
-                if not is_whole(file, shard["files"][_PICTURES]):
-                    raise self._damaged(name)
-                table = read_table(file)
-            name = f"{shard['name']}.{_DESCRIPTORS}"
-            with open(self.folder / name, "rb") as file:
-                if not is_whole(file, shard["files"][_DESCRIPTORS]):
-                    raise self._damaged(name)
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            shape = (len(table), *shard["shape"])
-            descriptors = np.frombuffer(mapped, KINDS[shard["kind"]]).reshape(shape)
+            with ExitStack() as stack:
+                files: dict[str, BinaryIO] = {}
+                for suffix in sorted(self._suffixes):
+                    name = f"{entry['name']}.{suffix}"
+                    files[suffix] = stack.enter_context(open(self.folder / name, "rb"))
+                    if not is_whole(files[suffix], entry["files"][suffix]):
+                        raise self._damaged(name)
+                shard = _Shard.of(files, self.folder / f"{entry['name']}.{_MAPS}", entry)
         except IndexFolderError:
             raise
         except (OSError, KeyError, TypeError, ValueError):
             raise self._damaged(name) from None
-        self._open[number] = table, descriptors
+        self._open[number] = shard
         while len(self._open) > KEPT_OPEN:
             self._open.popitem(last=False)
-        return table, descriptors
+        return shard
 
     def _meta(self) -> dict[str, Any]:
         path = self.folder / STREAM_NAME
@@ -333,6 +378,3 @@ class ShardFolder:
 def shard_name(number: int) -> str:
     """What the files of a shard are called, without their suffix."""
     return f"shard-{number:05d}"
-
-
-_SUFFIXES = (_PICTURES, _DESCRIPTORS)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from patchify_core.encoders import Encoder, EncoderSettings, load_encoder
@@ -11,6 +12,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.features.extract import CROP
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import GalleryImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.folder import KINDS
 
 HEAD_NAME = "embed.json"
@@ -30,6 +32,7 @@ class EmbedSettings:
         features: how descriptors are made: `crop`, or `pooled:N` (`extract`).
         shard_images: pictures in a shard, 1..100,000; at most this much work of each worker is lost to a kill.
         kind: how descriptors are kept, `float32` or `float16`.
+        keep_maps: keep each picture's feature map too, for an index that does (`BuildSettings.keep_maps`).
 
     Raises:
         PatchifyError: if a number or name is none of these.
@@ -38,6 +41,7 @@ class EmbedSettings:
     features: str = CROP
     shard_images: int = 256
     kind: str = "float32"
+    keep_maps: bool = False
 
     def __post_init__(self) -> None:
         """Checks before hours of embedding."""
@@ -85,17 +89,15 @@ class RaySettings:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class EmbedPlan:
     """All that a worker has to know beside the pictures of its task.
 
     Attributes:
         version: of the package that hands out the tasks.
         root: the gallery's folder, absolute.
         out: the folder of shards, absolute.
-        maker: what makes the descriptors, as JSON values: another maker's shards are not touched.
-        encoder: how the encoder is loaded: its spec and settings.
-        weights: SHA-256 of the encoder's weights.
-        regions: spec of the patches.
+        recipe: how the descriptors are made; nothing is coded here.
+        encoding: how the encoder is loaded.
         settings: see `EmbedSettings`.
         projection: `Projection.to_bytes` of what is applied to the descriptors; None for nothing.
     """
@@ -103,17 +105,21 @@ class Recipe:
     version: str
     root: str
     out: str
-    maker: dict[str, Any]
-    encoder: tuple[str, EncoderSettings]
-    weights: str
-    regions: str
+    recipe: Recipe
+    encoding: EncoderSettings
     settings: EmbedSettings
     projection: bytes | None = None
 
-    @property
-    def projection_sha256(self) -> str | None:
-        """Digest of the projection, for `maker`."""
-        return None if self.projection is None else sha256_of_bytes(self.projection)
+    @cached_property
+    def maker(self) -> dict[str, Any]:
+        """What makes the shards, as JSON values: shards of another maker are not touched."""
+        made: dict[str, Any] = {
+            "projection": None if self.projection is None else sha256_of_bytes(self.projection),
+            "kind": self.settings.kind,
+            "shard_images": self.settings.shard_images,
+        }
+        # Named only where they are kept: shards of a version that kept none are still known as what they are.
+        return self.recipe.descriptors() | made | ({"maps": True} if self.recipe.maps else {})
 
 
 Asked = tuple[int, str, int, int]

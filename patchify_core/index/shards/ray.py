@@ -25,7 +25,7 @@ from typing import IO, Any, cast
 from patchify_core.encoders import EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT
-from patchify_core.index.shards.plan import Done, Load, RaySettings, Recipe, Task
+from patchify_core.index.shards.plan import Done, EmbedPlan, Load, RaySettings, Task
 from patchify_core.index.shards.worker import ShardWorker
 from patchify_core.version import __version__
 
@@ -45,16 +45,16 @@ STORE_BYTES = 200_000_000
 class Actor:
     """One worker as Ray Data calls it: a batch is one task, the answer one report. It raises nothing on purpose."""
 
-    def __init__(self, recipe: Recipe, load: Load) -> None:
+    def __init__(self, plan: EmbedPlan, load: Load) -> None:
         """Sees that this machine has the same version."""
         self._error = ""
-        if recipe.version != __version__:
+        if plan.version != __version__:
             self._error = (
                 f"The worker on {socket.gethostname()} has version {__version__} of this program, not "
-                f"{recipe.version}: install the same one on every machine."
+                f"{plan.version}: install the same one on every machine."
             )
             return
-        self._worker = ShardWorker(recipe, load)
+        self._worker = ShardWorker(plan, load)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Does the task in the batch's one row."""
@@ -67,11 +67,11 @@ class Actor:
         return {"done": [json.dumps(asdict(done))]}
 
 
-def on_ray(recipe: Recipe, tasks: Iterator[Task], settings: RaySettings) -> Generator[Done]:
+def on_ray(plan: EmbedPlan, tasks: Iterator[Task], settings: RaySettings) -> Generator[Done]:
     """Does the tasks on Ray; the results come as they are ready, in any order.
 
     Args:
-        recipe: how.
+        plan: how.
         tasks: read some thousands at a time.
         settings: where, and on how many workers.
 
@@ -81,18 +81,17 @@ def on_ray(recipe: Recipe, tasks: Iterator[Task], settings: RaySettings) -> Gene
     """
     with _connected(settings) as ray, _quiet():
         workers = _workers(ray, settings)
-        spec, encoding = recipe.encoder
-        recipe = replace(recipe, encoder=(spec, _on_worker(encoding, settings)))
+        plan = replace(plan, encoding=_on_worker(plan.encoding, settings))
         while wave := list(islice(tasks, WAVE)):
-            yield from _wave(ray, recipe, wave, workers, settings)
+            yield from _wave(ray, plan, wave, workers, settings)
 
 
-def _wave(ray: Any, recipe: Recipe, wave: list[Task], workers: int, settings: RaySettings) -> Iterator[Done]:
+def _wave(ray: Any, plan: EmbedPlan, wave: list[Task], workers: int, settings: RaySettings) -> Iterator[Done]:
     rows = [{"number": task.number, "images": json.dumps(task.images)} for task in wave]
     # A block a task: what Ray repeats after a loss is one shard, and never one that is finished.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Actor,
-        fn_constructor_args=(recipe, settings.load),
+        fn_constructor_args=(plan, settings.load),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(size=min(workers, len(wave)), max_tasks_in_flight_per_actor=2),
         num_cpus=settings.cpus,

@@ -1,6 +1,6 @@
 """One shard: read, cut, embed and write its pictures, whole or not at all; nothing if it stands there already.
 
-Beside a shard's own files (`streams.write_shard`) lies `source-NNNNN.json`: which pictures it was made of, with their
+Beside a shard's own files (`folder.write_shard`) lies `source-NNNNN.json`: which pictures it was made of, with their
 sizes, times and digests, and which could not be read. It is written last, so a shard without it is not finished.
 """
 
@@ -8,27 +8,27 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
+from dataclasses import astuple
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import EncoderError, PatchifyError, PictureError
+from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features.extract import Extractor, load_extractor
-from patchify_core.files import read_json, sha256_of_bytes, sha256_of_file, sha256_of_json, write_json
-from patchify_core.gallery import check_size
+from patchify_core.files import read_json, sha256_of_file, sha256_of_json, write_json
+from patchify_core.gallery import GalleryImage
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.embedding import PicturePass
 from patchify_core.index.shards.folder import finished_shard, shard_name, write_shard
-from patchify_core.index.shards.plan import HEAD_NAME, Done, Load, Recipe, Task
+from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, Load, Task
 from patchify_core.index.swap import explained
-from patchify_core.regions import parse_regions
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    pass
 
 MAX_TRIES = 4
 """Workers that may be lost over one shard. A picture that ends every worker must not be tried for ever."""
@@ -38,17 +38,17 @@ class ShardWorker:
     """Does one task after the other. The encoder is loaded when the first shard needs it.
 
     Args:
-        recipe: how.
+        plan: how.
         load: what loads the encoder.
         settled: told after each picture.
     """
 
-    def __init__(self, recipe: Recipe, load: Load, settled: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, plan: EmbedPlan, load: Load, settled: Callable[[], None] = lambda: None) -> None:
         """Reads and loads nothing yet."""
-        self.recipe, self._load, self._settled = recipe, load, settled
-        self._root, self._out = Path(recipe.root), Path(recipe.out)
-        self._regions = parse_regions(recipe.regions)
-        self._projection = None if recipe.projection is None else Projection.from_bytes(recipe.projection)
+        self.plan, self._load, self._settled = plan, load, settled
+        self._root, self._out = Path(plan.root), Path(plan.out)
+        self._regions = plan.recipe.regions
+        self._projection = None if plan.projection is None else Projection.from_bytes(plan.projection)
         self._extractor: Extractor | None = None
         self._checked = False
 
@@ -77,7 +77,7 @@ class ShardWorker:
             return
         host = socket.gethostname()
         head = read_json(self._out / HEAD_NAME)
-        if not isinstance(head, dict) or head.get("maker") != self.recipe.maker:
+        if not isinstance(head, dict) or head.get("maker") != self.plan.maker:
             raise PatchifyError(
                 f"The worker on {host} does not see the folder {self._out}: give one on a disk that all machines share."
             )
@@ -154,87 +154,66 @@ class ShardWorker:
             return file.tell() - 1
 
     def _embedded(self, task: Task, tries: int) -> Done:
-        pictures: list[IndexedImage] = []
-        times: list[int] = []
-        skipped: list[tuple[str, str, int | None, int | None]] = []
         rows: dict[str, NDArray[np.float32]] = {}
-        extractor = self._ready()
-        with closing(extractor.describe_many(self._new(task, extractor, pictures, times, skipped))) as stream:
-            for described in stream:
-                found = described.descriptors
-                rows[described.key] = found if self._projection is None else self._projection(found)
+        boxes: dict[str, NDArray[np.float32]] = {}
+        maps: dict[str, bytes] = {}
+        work = PicturePass(self._ready(), self._regions, self._settled)
+        wanted = (
+            GalleryImage(number, name, self._root / name, width, height) for number, name, width, height in task.images
+        )
+        with closing(work.run(wanted)) as stream:
+            for new in stream:
+                found = new.descriptors
+                rows[new.digest] = found if self._projection is None else self._projection(found)
+                if new.boxes is not None:
+                    boxes[new.digest] = new.boxes
+                maps[new.digest] = new.packed or b""
                 self._settled()
-        if not pictures and skipped and all(size is None for _, _, size, _ in skipped):
+        pictures, skipped = work.images, work.skipped
+        if not pictures and skipped and all(each.bytes is None for each in skipped):
             raise PatchifyError(
                 f"The worker on {socket.gethostname()} could read none of the {len(skipped)} pictures of shard "
-                f"{task.number} in {self._root} ({skipped[0][1].rstrip('.')}): check that disk, then run the same "
+                f"{task.number} in {self._root} ({skipped[0].reason.rstrip('.')}): check that disk, then run the same "
                 "command again."
             )
         files = None
         if pictures:
-            descriptors = np.stack([rows[picture.sha256] for picture in pictures])
-            files = write_shard(self._out, task.number, pictures, descriptors, self.recipe.settings.kind)
+            digests, recipe = [picture.sha256 for picture in pictures], self.plan.recipe
+            files = write_shard(
+                self._out,
+                task.number,
+                pictures,
+                np.stack([rows[digest] for digest in digests]),
+                self.plan.settings.kind,
+                np.stack([boxes[digest] for digest in digests]) if recipe.regions.needs_picture else None,
+                [maps[digest] for digest in digests] if recipe.maps else None,
+            )
         source = {
             "asked": self._asked(task),
             "pictures": [
                 [picture.file_name, picture.bytes, time, picture.sha256]
-                for picture, time in zip(pictures, times, strict=True)
+                for picture, time in zip(pictures, work.times, strict=True)
             ],
-            "skipped": skipped,
+            "skipped": [astuple(each) for each in skipped],
             "files": files,
         }
         write_json(self._source(task), source, tag=f"{socket.gethostname()}-{os.getpid()}")
-        left_out = tuple((name, reason) for name, reason, _, _ in skipped)
+        left_out = tuple((each.name, each.reason) for each in skipped)
         return Done(task.number, len(pictures), len(rows), left_out, tries)
-
-    def _new(
-        self,
-        task: Task,
-        extractor: Extractor,
-        pictures: list[IndexedImage],
-        times: list[int],
-        skipped: list[tuple[str, str, int | None, int | None]],
-    ) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
-        """Yields each picture of the task once, noting all of them on the way."""
-        seen: set[str] = set()
-        for asked in task.images:
-            number, name, width, height = asked
-            path = self._root / name
-            size: int | None = None
-            mtime_ns: int | None = None
-            try:
-                mtime = path.stat().st_mtime_ns  # before it is read: if it changes meanwhile, that will show
-                data = path.read_bytes()
-                size, mtime_ns = len(data), mtime
-                picture, whole = extractor.read(data, name)
-                check_size(name, (width, height), whole)
-            except (OSError, PictureError) as error:
-                reason = f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-                skipped.append((name, reason, size, mtime_ns))
-                self._settled()
-                continue
-            digest = sha256_of_bytes(data)
-            pictures.append(IndexedImage(number, name, width, height, size, digest))
-            times.append(mtime)
-            if digest in seen:
-                self._settled()
-            else:
-                seen.add(digest)
-                yield digest, picture, self._regions.boxes_in(picture)
 
     def _ready(self) -> Extractor:
         if self._extractor is None:
-            encoder = self._load(*self.recipe.encoder)
-            if encoder.info.as_dict() != self.recipe.maker["encoder"]:
+            encoder = self._load(self.plan.recipe.encoder.spec, self.plan.encoding)
+            if encoder.info != self.plan.recipe.encoder:
                 raise EncoderError(
                     f"The worker on {socket.gethostname()} has other weights of {encoder.info.spec}: install the same "
                     "ones on every machine."
                 )
-            self._extractor = load_extractor(self.recipe.settings.features, encoder)
+            self._extractor = load_extractor(self.plan.recipe.features, encoder, self.plan.recipe.maps)
         return self._extractor
 
     def _asked(self, task: Task) -> str:
-        return sha256_of_json([self.recipe.maker, task.images])
+        return sha256_of_json([self.plan.maker, task.images])
 
     def _source(self, task: Task) -> Path:
         return self._out / source_name(task.number)

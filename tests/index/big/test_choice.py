@@ -9,14 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.errors import PatchifyError
-from patchify_core.index.big.choice import Choice, choose, lists_of
+from patchify_core.index.big.choice import CodecChoice, choose, lists_of
 from patchify_core.index.codec.factory import make_codec, parse_factory
 
 PICTURES, BUDGETS = st.integers(1, 50_000_000), st.floats(0.1, 500)
 DIMS = st.sampled_from([24, 64, 128, 384, 768, 1280])
 
 
-def chosen(pictures: int, patches: int, memory: float, dim: int) -> Choice | str:
+def chosen(pictures: int, patches: int, memory: float, dim: int) -> CodecChoice | str:
     try:
         return choose(pictures, patches, memory, dim)
     except PatchifyError as error:
@@ -26,27 +26,27 @@ def chosen(pictures: int, patches: int, memory: float, dim: int) -> Choice | str
 @given(PICTURES, st.integers(1, 100), BUDGETS, DIMS)
 def test_never_above_the_budget_and_always_possible(pictures: int, patches: int, memory: float, dim: int) -> None:
     found = chosen(pictures, patches, memory, dim)
-    if isinstance(found, Choice):
+    if isinstance(found, CodecChoice):
         assert pictures * patches * found.bytes_per_patch / 1e9 < found.memory_gb <= memory
         assert found.probes <= found.lists and f"{found.lists:,}" in found.why + "0"
         make_codec(parse_factory(found.factory), dim)  # FAISS knows it and it fits the dimension
     else:
         smallest = float(re.search(r"is ([0-9.e+]+) GB", found)[1])  # type: ignore[index]
-        assert smallest > memory and isinstance(chosen(pictures, patches, smallest, dim), Choice)
+        assert smallest > memory and isinstance(chosen(pictures, patches, smallest, dim), CodecChoice)
 
 
 @given(PICTURES, BUDGETS, BUDGETS, DIMS)
 def test_more_memory_never_buys_less(pictures: int, one: float, two: float, dim: int) -> None:
     less, more = (chosen(pictures, 30, memory, dim) for memory in sorted((one, two)))
-    if isinstance(less, Choice):
-        assert isinstance(more, Choice) and more.bytes_per_patch >= less.bytes_per_patch
+    if isinstance(less, CodecChoice):
+        assert isinstance(more, CodecChoice) and more.bytes_per_patch >= less.bytes_per_patch
 
 
 @given(PICTURES, PICTURES, BUDGETS, DIMS)
 def test_more_pictures_never_get_more_bytes(one: int, two: int, memory: float, dim: int) -> None:
     few, many = (chosen(pictures, 30, memory, dim) for pictures in sorted((one, two)))
-    if isinstance(many, Choice):
-        assert isinstance(few, Choice) and few.lists <= many.lists
+    if isinstance(many, CodecChoice):
+        assert isinstance(few, CodecChoice) and few.lists <= many.lists
         if bool(few.lists) == bool(many.lists):
             assert few.bytes_per_patch >= many.bytes_per_patch
     assert lists_of(min(one, two)) <= lists_of(max(one, two))

@@ -9,7 +9,9 @@ import pytest
 from patchify_core.index.codec.codebook import DISTINCTIVE_SHARE
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.codec.factory import make_codec, parse_factory
+from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid, parse_regions
+from tests.tiny import INFO
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -232,19 +234,23 @@ def test_codecs_that_learn_nothing_take_a_single_picture():
 # The same way ---------------------------------------------------------------------------------------------
 
 
+def recipe(settings):
+    return Recipe.of(INFO, REGIONS, "crop", settings)
+
+
 def test_a_preset_and_its_factory_string_are_the_same():
     for one, other in (("tiny", "PCAH128,PQ64"), (" Exact ", "Flat"), ("SMALL", "PCAH256,SQ8")):
-        assert CodeSettings(one).made_with({}) == CodeSettings(other).made_with({})
-    assert CodeSettings(rescore="exact").made_with({}) == CodeSettings(rescore="Flat").made_with({})
-    assert CodeSettings(rescore="Flat").made_with({}) != CodeSettings().made_with({})
+        assert recipe(CodeSettings(one)) == recipe(CodeSettings(other))
+    assert recipe(CodeSettings(rescore="exact")) == recipe(CodeSettings(rescore="Flat"))
+    assert recipe(CodeSettings(rescore="Flat")) != recipe(CodeSettings())
 
 
 def test_huge_keeps_the_number_of_lists_that_it_began_with():
-    kept = {"factory": "PCAH128,IVF512,PQ32"}
-    assert CodeSettings("huge").made_with(kept)["factory"] == kept["factory"]
-    assert CodeSettings("PCAH128,IVF256,PQ32").made_with(kept)["factory"] == "PCAH128,IVF256,PQ32"
+    kept = "PCAH128,IVF512,PQ32"
+    assert CodeSettings("huge").factory_beside(kept) == kept
+    assert CodeSettings("PCAH128,IVF256,PQ32").factory_beside(kept) == "PCAH128,IVF256,PQ32"
     for other in ("PCAH128,IVF512,PQ64", "Flat"):
-        assert CodeSettings("huge").made_with({"factory": other})["factory"] != other
+        assert CodeSettings("huge").factory_beside(other) != other
 
 
 def test_codes_without_anything_more():
@@ -257,7 +263,7 @@ def test_a_codec_that_learns_nothing_has_no_codebook_to_differ_in(factory):
     settings = CodeSettings(factory, codebook="informative")
     codec = make_codec(parse_factory(factory), 16)
     assert codec.is_trained and settings.codebook_kept == "uniform"
-    assert settings.made_with({})["codebook"] == "uniform"
+    assert recipe(settings).codebook == "uniform"
 
 
 @pytest.mark.parametrize("factory", ["SQ8", "PQ4x4", "PCAH8,SQ4", "tiny"])

@@ -9,7 +9,7 @@ from patchify_core.gallery import read_gallery
 from patchify_core.index.build import build_index
 from patchify_core.index.milvus.collection import checked_name
 from patchify_core.index.milvus.connect import Address
-from patchify_core.index.milvus.finding import Found, compared_again
+from patchify_core.index.milvus.finding import FoundPatches, compared_again
 from patchify_core.index.milvus.kinds import build_params, checked_kind, code_bytes, search_params
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.store import PatchStore, open_store
@@ -20,7 +20,7 @@ def test_a_folder_of_faiss_opens_as_a_patch_index(tmp_path, tiny):
     build_index(read_gallery(write_pictures(tmp_path / "pictures", range(3))), tmp_path / "index", tiny)
     store: PatchStore = open_store(tmp_path / "index")
     assert isinstance(store, PatchIndex)
-    assert all(hasattr(store, name) for name in PatchStore.__annotations__)
+    assert isinstance(store, PatchStore)
 
 
 def test_what_is_no_index_is_refused(tmp_path, refused):
@@ -82,14 +82,16 @@ def test_collection_names(refused):
 
 
 def test_the_best_patch_of_each_picture_is_the_coarser_of_equals():
-    found = Found(np.array([4, 2, 4, 2, 9]), np.array([7, 3, 1, 0, 5]), np.array([0.5, 0.9, 0.5, 0.1, 0.9], np.float32))
+    found = FoundPatches(
+        np.array([4, 2, 4, 2, 9]), np.array([7, 3, 1, 0, 5]), np.array([0.5, 0.9, 0.5, 0.1, 0.9], np.float32)
+    )
     best = found.best()
     assert best.numbers.tolist() == [2, 9, 4] and best.cells.tolist() == [3, 5, 1]
 
 
 def test_pictures_found_by_codes_are_ordered_by_whole_vectors():
     vectors = {1: np.eye(2, dtype=np.float32), 2: np.full((2, 2), 0.9, np.float32)}
-    found = Found(np.array([1, 2]), np.array([0, 0]), np.array([0.99, 0.98], np.float32))
+    found = FoundPatches(np.array([1, 2]), np.array([0, 0]), np.array([0.99, 0.98], np.float32))
     again = compared_again(
         found, np.array([0, 1], np.float32), 1, 2, lambda n: np.stack([vectors[i] for i in n.tolist()])
     )

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -19,14 +20,20 @@ import grpc
 
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import read_gallery
+from patchify_core.index.base import Pictures
 from patchify_core.index.build import BuildSettings, build_index
+from patchify_core.index.codec.codes import Codes
 from patchify_core.index.integrity import Digests
 from patchify_core.index.milvus.build import Target, build_in_milvus, stream_to_milvus
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.store import MilvusStore
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.store import open_store
+from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards import embed_gallery
+from patchify_core.index.shards.folder import ShardFolder
+from patchify_core.index.shards.stream import PictureStream
+from patchify_core.index.store import PatchStore, open_store
 from patchify_core.regions import parse_regions
 from tests.tiny import INFO, TinyEncoder, write_dataset, write_pictures
 
@@ -130,9 +137,10 @@ def test_it_finds_what_faiss_finds_in_the_bundled_gallery(sample_db, tmp_path):
     vectors = np.stack([bundled.descriptors_of(row) for row in range(len(bundled.images))])
     codes = faiss.IndexFlatIP(bundled.dim)
     codes.add(vectors.reshape(-1, bundled.dim))
-    index = PatchIndex(bundled.encoder, bundled.regions, bundled.images, codes)
+    recipe = Recipe(bundled.encoder, bundled.regions, bundled.features)
+    index = PatchIndex(recipe, Pictures(bundled.images), Codes("Flat", codes))
 
-    class Stream:
+    class Stream(PictureStream):
         encoder, regions, features, projection = bundled.encoder, bundled.regions, bundled.features, None
 
         def __len__(self):
@@ -227,6 +235,22 @@ def test_boxes_that_depend_on_pictures_are_kept_by_milvus_too(gallery, tmp_path,
     assert report.embedded == 0
     np.testing.assert_allclose(store.box_of(2, 3), index.box_of(2, 3), atol=1e-4)
     store.close()
+
+
+def test_boxes_come_from_shards_too(gallery, tmp_path, target):
+    regions = parse_regions("pyramid:1+salient:4")
+    embed_gallery(gallery, tmp_path / "shards", TinyEncoder(), regions)
+    build_index(gallery, tmp_path / "flat", TinyEncoder(), regions)
+    stream, index = ShardFolder(tmp_path / "shards"), PatchIndex.load(tmp_path / "flat")
+    for reused in (0, len(gallery.images)):
+        assert stream_to_milvus(stream, gallery.root, tmp_path / "index", target).reused == reused
+        with closing(MilvusStore.open(tmp_path / "index")) as store:
+            assert isinstance(store, PatchStore) and store.maps is None
+            for row in range(len(gallery.images)):
+                np.testing.assert_allclose(store.boxes_of(row), index.boxes_of(row), atol=1e-4)
+                np.testing.assert_allclose(store.descriptors_of(row), index.descriptors_of(row), atol=1e-6)
+            query = index.descriptors_of(3)[2]
+            assert store.search(query, 4).rows.tolist() == index.search(query, 4).rows.tolist()
 
 
 def test_a_collection_of_another_maker_or_gallery_is_refused(gallery, tmp_path, target, refused):

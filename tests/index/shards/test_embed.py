@@ -17,7 +17,7 @@ from patchify_core.imaging.pictures import read_picture
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.shards import EmbedSettings, RaySettings, embed_gallery, pictures_of
 from patchify_core.index.shards.folder import ShardFolder
-from patchify_core.regions import Pyramid, parse_regions
+from patchify_core.regions import Pyramid
 from tests.tiny import INFO, TinyEncoder, write_dataset, write_pictures
 
 FOUR = EmbedSettings(shard_images=4)
@@ -183,7 +183,8 @@ def test_what_was_made_otherwise_or_is_something_else_is_refused(pictures, tmp_p
     assert "features crop, not pooled:640" in refused(embed, pictures, out, settings=EmbedSettings("pooled", 4))
     assert "regions pyramid:4, not pyramid:2" in refused(embed, pictures, out, regions=Pyramid(2))
     assert "is not a folder of shards" in refused(embed, pictures, pictures)
-    assert "depend on the pixels" in refused(embed, pictures, tmp_path / "new", regions=parse_regions("salient:3"))
+    kept = EmbedSettings(shard_images=4, keep_maps=True)
+    assert "--features pooled" in refused(embed, pictures, tmp_path / "new", settings=kept)
     assert not (tmp_path / "new").exists()
     with locked(out / "embed.json"):
         assert "Another index command" in refused(embed, pictures, out)

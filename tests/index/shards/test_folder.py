@@ -9,6 +9,7 @@ import pytest
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.folder import ShardFolder, finished_shard, seal_shards, write_shard
 from patchify_core.regions import Pyramid
 from tests.shards import ShardWriter
@@ -68,9 +69,9 @@ def test_shards_are_written_in_any_order_and_again(tmp_path: Path) -> None:
         write_shard(tmp_path, number, images(2 * number, 2), every[2 * number : 2 * number + 2])
     assert {n for n in range(5) if finished_shard(tmp_path, n)} == {0, 2}
     with pytest.raises(IndexFolderError, match=r"shard-00001.json is missing"):
-        seal_shards(tmp_path, INFO, REGIONS, shards=3)
+        seal_shards(tmp_path, Recipe(INFO, REGIONS), shards=3)
     write_shard(tmp_path, 1, images(2, 2), every[2:4])
-    seal_shards(tmp_path, INFO, REGIONS, shards=3)
+    seal_shards(tmp_path, Recipe(INFO, REGIONS), shards=3)
     assert np.array_equal(ShardFolder(tmp_path).batch(0, 6)[1], every)
 
 

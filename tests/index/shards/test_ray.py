@@ -19,12 +19,14 @@ from patchify_core.encoders import EncoderSettings
 from patchify_core.gallery import read_gallery
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards import EmbedSettings, RaySettings, embed_gallery
 from patchify_core.index.shards import ray as pool
 from patchify_core.index.shards.folder import ShardFolder
-from patchify_core.index.shards.plan import Recipe
+from patchify_core.index.shards.plan import EmbedPlan
+from patchify_core.regions import Pyramid, parse_regions
 from tests import embedders
-from tests.tiny import TinyEncoder, write_pictures
+from tests.tiny import INFO, TinyEncoder, write_pictures
 
 pytestmark = pytest.mark.skipif(
     find_spec("ray") is None or find_spec("pyarrow") is None,
@@ -90,6 +92,14 @@ def test_the_same_bytes_as_without_ray_and_nothing_on_the_terminal(pictures, tmp
     again = embed(pictures, tmp_path / "ray")
     assert (again.embedded, again.reused, again.skipped) == (0, 6, report.skipped)
     assert sum(times_embedded(orders).values()) == 23
+
+
+def test_boxes_and_maps_come_from_workers_too(pictures, tmp_path):
+    settings, regions = EmbedSettings("pooled:64", 4, keep_maps=True), parse_regions("pyramid:1+salient:3")
+    for name, ray in (("here", None), ("ray", TWO)):
+        embed_gallery(read_gallery(pictures), tmp_path / name, TinyEncoder(), regions, settings, ray=ray)
+    assert contents(tmp_path / "here") == contents(tmp_path / "ray")
+    assert {path.suffix for path in (tmp_path / "ray").glob("shard-00005.*")} >= {".boxes", ".maps"}
 
 
 def test_a_worker_that_dies_over_a_picture_is_replaced_and_no_picture_is_lost(pictures, tmp_path, orders, capfd):
@@ -162,10 +172,10 @@ def test_what_workers_cannot_do_is_one_sentence(pictures, tmp_path, refused, set
 
 
 def test_a_worker_of_another_version_or_without_the_folders_says_so(pictures, tmp_path):
-    made = (str(pictures), str(tmp_path), {}, ("tiny", EncoderSettings()), "0" * 64, "pyramid:4", FOUR)
+    made = (str(pictures), str(tmp_path), Recipe(INFO, Pyramid()), EncoderSettings(), FOUR)
     batch = {"number": [0], "images": ["[]"]}
     for version, word in (("9.9.9", "not 9.9.9"), (pool.__version__, "does not see the folder")):
-        answer = pool.Actor(Recipe(version, *made), embedders.load)(batch)
+        answer = pool.Actor(EmbedPlan(version, *made), embedders.load)(batch)
         assert word in json.loads(answer["done"][0])["error"]
 
 
@@ -215,6 +225,17 @@ def test_index_with_ray_embeds_and_builds_and_keeps_the_shards(pictures, tmp_pat
     assert len(ShardFolder(tmp_path / "index.shards")) == 24
     code, _, told = run(*arguments, "--factory", "SQ8")
     assert code == 2 and "--factory does not go with --ray" in told
+
+
+def test_index_with_ray_takes_salient_regions_and_keeps_maps(pictures, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", embedders.load)
+    how = ("--regions", "pyramid:1+salient:11", "--features", "pooled:64", "--keep-maps", "--workers", 2)
+    for name, more in (("big", ()), ("fitting", ("--memory", 1))):
+        code, _, told = run("index", pictures, "--out", tmp_path / name, "--ray", *how, *more)
+        assert code == 0, told
+        index = PatchIndex.load(tmp_path / name)
+        assert index.boxes.shape == (24, 12, 4) and len(index.maps) == 24
+        assert (index.plan is None) == (name == "fitting")
 
 
 def test_a_cluster_by_its_address(pictures, tmp_path, monkeypatch):

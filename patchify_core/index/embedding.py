@@ -1,0 +1,146 @@
+"""One pass over pictures: read, cut, describe. Every way to an index begins here, in one process or in many.
+
+A picture is known by the digest of its bytes, so that one that comes twice, or was embedded before, is not embedded
+again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.errors import GalleryError, PictureError
+from patchify_core.features.extract import Extractor
+from patchify_core.files import sha256_of_bytes
+from patchify_core.gallery import GalleryImage, check_size
+from patchify_core.imaging.pictures import picture_size
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.regions import Regions, boxes_for
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A picture that went through the encoder.
+
+    Attributes:
+        digest: SHA-256 of its bytes.
+        descriptors: (P, D) float32 with rows of length 1.
+        boxes: (P, 4) float32 xyxy in pixels, where the regions depend on the pixels; else None.
+        packed: its feature map (`features.maps.pack`); None where none is kept.
+    """
+
+    digest: str
+    descriptors: NDArray[np.float32]
+    boxes: NDArray[np.float32] | None
+    packed: bytes | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A picture that could not be read.
+
+    Attributes:
+        name: of its file.
+        reason: why, one sentence.
+        bytes: size of its file; None where the disk did not deliver it.
+        mtime_ns: when the file was changed; None likewise.
+    """
+
+    name: str
+    reason: str
+    bytes: int | None
+    mtime_ns: int | None
+
+
+class PicturePass:
+    """Goes over pictures once; each ends up in `images` or in `skipped`.
+
+    Args:
+        extractor: what describes them.
+        regions: what boxes they are cut into.
+        settled: called for each picture that needs no encoder; the others are the caller's, who gets them.
+        known: whether a picture of this digest was embedded before.
+
+    Attributes:
+        images: the pictures that could be read, in order.
+        times: when the file of each was changed, in ns, as of before it was read.
+        skipped: the others.
+        reused: how many of `images` needed no encoder.
+    """
+
+    def __init__(
+        self,
+        extractor: Extractor,
+        regions: Regions,
+        settled: Callable[[], None] = lambda: None,
+        known: Callable[[str], bool] = lambda digest: False,
+    ) -> None:
+        """Reads nothing yet."""
+        self._extractor, self._regions, self._settled, self._known = extractor, regions, settled, known
+        self._boxes: dict[str, NDArray[np.float32]] = {}  # of the few pictures on their way through the encoder
+        self.images: list[IndexedImage] = []
+        self.times: list[int] = []
+        self.skipped: list[Skipped] = []
+        self.reused = 0
+
+    def run(self, images: Iterable[GalleryImage]) -> Generator[Embedded]:
+        """Yields each picture that is new, in order; to be closed where it is not read to its end.
+
+        Raises:
+            GalleryError: if annotations give a picture another size than it has.
+        """
+        with closing(self._extractor.describe_many(self._new(images))) as stream:
+            for described in stream:
+                boxes = self._boxes.pop(described.key, None)
+                yield Embedded(described.key, described.descriptors, boxes, described.packed)
+
+    def _new(self, images: Iterable[GalleryImage]) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
+        seen: set[str] = set()
+        for image in images:
+            name, length, mtime = image.file_name, None, None
+            try:
+                changed = image.path.stat().st_mtime_ns  # before it is read: if it changes meanwhile, that will show
+                data = image.path.read_bytes()
+                length, mtime, digest = len(data), changed, sha256_of_bytes(data)
+                known = digest in seen or self._known(digest)
+                # A known picture's header is read all the same: the annotations may have changed since.
+                picture, size = (None, picture_size(data, name=name)) if known else self._extractor.read(data, name)
+                check_size(name, (image.width, image.height), size)
+            except (OSError, PictureError) as error:
+                reason = f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
+                self.skipped.append(Skipped(name, reason, length, mtime))
+                self._settled()
+                continue
+            self.images.append(IndexedImage(image.id, name, image.width, image.height, length, digest))
+            self.times.append(changed)
+            if picture is None:
+                self.reused += 1
+                self._settled()
+                continue
+            seen.add(digest)
+            cut, kept = boxes_for(self._regions, picture, size)
+            if kept is not None:
+                self._boxes[digest] = kept
+            yield digest, picture, cut
+
+
+def nothing_read(root: Path, skipped: Sequence[tuple[str, str]], undone: str) -> GalleryError:
+    """What is said where no picture of a gallery could be read.
+
+    Args:
+        root: of the gallery.
+        skipped: (file name, reason) of its pictures.
+        undone: what then was not done, e.g. `indexed`.
+    """
+    name, reason = skipped[0] if skipped else ("", "it is empty")
+    why = f"{name}: {reason}" if name else reason
+    return GalleryError(f"No picture in {root} could be read ({why.rstrip('.')}): nothing was {undone}.")
