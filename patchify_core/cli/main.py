@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from patchify_core.cli import bench, compare, embed, evaluate, index, search, serve, study, tune, verify
+from patchify_core.cli import bench, compare, embed, evaluate, index, search, serve, showcase, study, tune, verify
 from patchify_core.errors import PatchifyError
 from patchify_core.version import __version__
 
@@ -29,6 +29,7 @@ COMMANDS: dict[str, ModuleType] = {
     "study": study,
     "bench": bench,
     "serve": serve,
+    "showcase": showcase,
 }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from patchify_core.demo.answers import OFF, RIGHT
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.prepared import FILE, FORMAT, made_of
+from patchify_core.demo.prepared import FORMAT, made_of
 from patchify_core.demo.questions import Question
 from patchify_core.demo.shelf import DEFAULT, shown_spec
 from patchify_core.demo.stages import grid_of
@@ -24,7 +24,6 @@ from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down,
 from patchify_core.evaluation.metrics import FoundPositives, QueryScore, score_found, summarise
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.features.extract import CROP
-from patchify_core.files import write_json
 
 SHOWN = 10
 """Results of each row."""
@@ -217,18 +216,6 @@ class Paper:
         named |= {row["picture"] for entry in entries for row in entry["positives"]}
         images = [self.gallery.gallery.image(picture) for picture in sorted(named)]
         return {str(i.id): [f"gallery/{i.path.name}", i.width, i.height] for i in images}
-
-
-def prepare(folder: Path, progress: Callable[[int, int], None] = lambda done, total: None) -> Path:
-    """Write the answers of a gallery's examples beside it, for pages that are opened later; gives the file.
-
-    Raises:
-        PatchifyError: if there is no gallery with an index as in the paper, or the encoder cannot be had.
-        OSError: if the file cannot be written.
-    """
-    path = folder / FILE
-    write_json(path, Paper(ExampleGallery(folder)).document(progress))
-    return path
 
 
 def _scores(score: QueryScore | None) -> dict[str, Any]:

@@ -219,7 +219,12 @@ def _proxies(text: str) -> tuple[Network, ...]:
         raise ValueError("addresses or networks such as 127.0.0.1 or 10.0.0.0/8, separated by commas") from None
 
 
-def _address(text: str) -> str:
+def checked_address(text: str) -> str:
+    """A web address.
+
+    Raises:
+        ValueError: what it takes, if it is none.
+    """
     if not re.fullmatch(r"https?://[^\s\"'<>]{1,500}", text):
         raise ValueError("an address that begins with https://")
     return text
@@ -240,7 +245,9 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PATCHIFY_PROXIES", ServerSettings, "proxies", "proxies whose X-Forwarded-For counts", _proxies),
     Variable("PATCHIFY_MCP", ServerSettings, "mcp", "1: an MCP server too", _switch),
     Variable("PATCHIFY_GALLERY", ServerSettings, "gallery", "dataset that is shown, with its index folder", _gallery),
-    Variable("PATCHIFY_CODE", ServerSettings, "code", "address of the source, which the page links to", _address),
+    Variable(
+        "PATCHIFY_CODE", ServerSettings, "code", "address of the source, which the page links to", checked_address
+    ),
     Variable("PATCHIFY_RESULTS", PageSettings, "results", "results at first", _one_of(PageSettings.result_choices)),
     Variable("PATCHIFY_UPLOAD_MB", PageSettings, "upload_mb", "largest picture, in megabytes", _whole(1, 1000)),
     Variable("PATCHIFY_ARCHIVE_MB", PageSettings, "archive_mb", "largest file sent, in megabytes", _whole(1, 10_000)),

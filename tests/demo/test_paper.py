@@ -13,7 +13,7 @@ from PIL import Image
 
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.film import GRID_MS, WINNER_MS, film
-from patchify_core.demo.paper import Paper, prepare
+from patchify_core.demo.paper import Paper
 from patchify_core.demo.prepared import FILE, prepared
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import evaluate
@@ -36,7 +36,7 @@ def document(gallery):
 def test_what_lies_beside_the_gallery_is_what_is_computed(document, sample_db):
     """Counts exactly; scores to the last digit that another machine's rounding of the network may change."""
     shipped = prepared(sample_db)
-    assert shipped is not None, "build it again: python -c 'from patchify_core.demo.paper import prepare; ...'"
+    assert shipped is not None, "make it again: patchify showcase OUT --prepare"
 
     def same(ours, theirs, at=""):
         if isinstance(ours, dict):
@@ -133,13 +133,11 @@ def test_answers_of_another_gallery_or_index_are_not_taken(sample_db, tmp_path):
     assert prepared(tmp_path) is None
 
 
-def test_a_gallery_without_an_index_as_in_the_paper_says_so(gallery, monkeypatch, tmp_path):
+def test_a_gallery_without_an_index_as_in_the_paper_says_so(gallery, monkeypatch):
     offers = {name: offer for name, offer in gallery.shelf.offers.items() if name == "pooled"}
     monkeypatch.setattr(gallery.shelf, "offers", offers)
     with pytest.raises(PatchifyError, match="pass per patch: build one"):
         Paper(gallery)
-    with pytest.raises(PatchifyError):
-        prepare(tmp_path)
 
 
 def test_a_box_of_ones_own_is_answered_alike(gallery, document):

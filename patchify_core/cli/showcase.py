@@ -1,0 +1,65 @@
+"""`showcase`: the first page of the demo as a folder of plain files for any static host."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from patchify_core.cli.shared import progress_bar
+from patchify_core.errors import PatchifyError
+
+HELP = "write the page “See the paper” as plain files that any static host serves"
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Declares the options."""
+    parser.add_argument("out", metavar="OUT", help="folder to write, or an earlier showcase to bring up to date")
+    parser.add_argument(
+        "--gallery", metavar="FOLDER", help="dataset with an index of a pass per patch (default: the bundled one)"
+    )
+    parser.add_argument("--live", metavar="URL", help="address of a live demo to link to")
+    parser.add_argument("--code", metavar="URL", help="address of the source to link to")
+    parser.add_argument("--url", metavar="URL", help="where the page will be, for the picture of link previews")
+    parser.add_argument(
+        "--prepare",
+        action="store_true",
+        help="also keep the answers beside the gallery, so that the live page shows them at once",
+    )
+
+
+def remains(arguments: argparse.Namespace) -> str:
+    """What remains after an interruption."""
+    return ": run the same command again to go on"
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Answers the gallery's examples, unless answers lie beside it, and writes the folder."""
+    from patchify_core.demo.prepared import FILE, prepared
+    from patchify_core.demo.settings import checked_address
+    from patchify_core.files import SAMPLE_DB, write_json
+    from patchify_core.web.showcase import write_showcase
+
+    for name in ("live", "code", "url"):
+        address = getattr(arguments, name)
+        if address is not None:
+            try:
+                checked_address(address)
+            except ValueError as error:
+                raise PatchifyError(f"--{name} is {address[:80]!r}, but it takes {error}.") from None
+    folder = SAMPLE_DB if arguments.gallery is None else Path(arguments.gallery)
+    document = prepared(folder)
+    if document is None:
+        from patchify_core.demo.examples import ExampleGallery
+        from patchify_core.demo.paper import Paper
+
+        paper = Paper(ExampleGallery(folder))
+        with progress_bar("answering", " queries") as progress:
+            document = paper.document(progress)
+        if arguments.prepare:
+            write_json(folder / FILE, document)
+    size = write_showcase(document, folder, Path(arguments.out), arguments.live, arguments.code, arguments.url)
+    print(
+        f"{arguments.out}: {len(document['examples'])} queries over {document['gallery']:,} pictures, "
+        f"{size / 1e6:.1f} MB; open its index.html through any web server."
+    )
+    return 0
