@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -61,6 +63,7 @@ class Visits:
         gallery = showcase.gallery
         self.examples = [(query.id, gallery.name(query.instance), query.path) for query in showcase.examples]
         self.objects = _by_name(gallery)
+        self._turns = itertools.count(1)
 
     def at(self, question: Question | None) -> ExampleGallery:
         """Where a question is answered: gallery, indexes and annotations; None means that of a page just opened.
@@ -146,7 +149,8 @@ class Visits:
         if not isinstance(place, OwnPlace):
             return views.examples(self.examples, question.example, file_url)
         marked = set(place.gallery.annotations.image_ids.tolist())
-        images = sorted(place.gallery.images, key=lambda image: image.id not in marked)[:OWN_SHOWN]
+        images = sorted(place.gallery.images, key=lambda image: (image.id not in marked, natural(image.file_name)))
+        images = images[:OWN_SHOWN]
         shown = [(OWN_ID + image.id, image.file_name, image.path) for image in images]
         return views.examples(shown, None if question.itself is None else OWN_ID + question.itself, file_url)
 
@@ -173,7 +177,7 @@ class Visits:
     def strip(self, answer: Answer, question: Question) -> str:
         """The scores of an answer, in the words that fit the question."""
         own = isinstance(self.at(question), OwnPlace)
-        return views.strip(answer, self.object_name(question), question.words is not None, own)
+        return views.strip(answer, self.object_name(question), question.words is not None, own, question.is_private)
 
     def cards(self, answer: Answer, question: Question | None = None) -> str:
         """The result cards."""
@@ -236,6 +240,11 @@ class Visits:
         """A picture was uploaded, dropped, pasted or taken."""
         held = self.keeping.hold(take_file(sent(event, "path")), decoding.host.asker())
         return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
+
+    def keep_query(self, outputs: int, question: Question) -> list[Any]:
+        """Values of all outputs after an upload was refused: the query is drawn anew, so that its preview goes."""
+        query = views.query(question, file_url, next(self._turns))
+        return [gr.skip(), query, *[gr.skip()] * (outputs - 2)]
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
@@ -366,6 +375,8 @@ class Visits:
             raise PatchifyError("The page sent no token of your pictures: reload it.")
         if isinstance(name, str):
             question = place.picture(self.own.of(sent(event, "token")).collection.named(name).id)
+            if sent(event, "box") is not None:  # drawn, and maybe not saved
+                question = place.with_box(question, sent(event, "box"))
         else:
             question = place.welcome(asked.question)
         return self._moved(question, asked)
@@ -387,6 +398,11 @@ class Visits:
         held = self.keeping.hold(question.path.read_bytes(), decoding.host.asker())
         asked = self.showcase.upload(held, question.name, engine)
         return asked if question.box is None else self.showcase.with_box(asked, question.box)
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts names as people number them: `2.png` comes before `10.png`."""
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
 
 
 def own_choice(engine: str) -> str | None:

@@ -130,7 +130,7 @@ def test_drawing_keeps_inside_and_holds_everything(files, number) -> None:
     words = [node.text for node in svg.iter(f"{SVG}text")]
     for rank in range(1, number + 1):
         assert f"{0.9 - rank / 100:.3f}" in words and str(rank) in words
-    assert words.count("✓ found, box right") == number and words.count("IoU 0.61") == number
+    assert words.count("✓ match, good box") == number and words.count("IoU 0.61") == number
     assert "0.900" in words and "0.600" in words
     for tag in svg.iter():
         assert tag.tag.removeprefix(SVG) in {"svg", "g", "rect", "text", "title", "desc", "image"}  # no script, no link

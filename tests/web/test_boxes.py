@@ -84,8 +84,8 @@ def located(showcase: ExampleGallery, monkeypatch, engine: str = PREFERRED) -> l
 def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path) -> None:
     offers = Shelf(made).offers
     assert list(offers) == [PREFERRED, DEFAULT] and Shelf(made).first == PREFERRED
-    assert offers[PREFERRED].label == "one pass a picture · tiny · 3×3 grid · 24 numbers"
-    assert offers[DEFAULT].label == "the paper: one pass a patch · tiny · 3×3 grid · 24 numbers"
+    assert offers[PREFERRED].label == "Fast: one pass per picture (24-D)"
+    assert offers[DEFAULT].label == "Paper: every patch encoded separately (24-D)"
     alone = read_coco(write_gallery(tmp_path / "alone"))
     build_index(alone, alone.root / "index", TinyEncoder(), parse_regions("pyramid:2"))
     (alone.root / "indexes" / "pooled").mkdir(parents=True)  # and one that cannot be read is none
@@ -98,7 +98,9 @@ def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
     maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
     assert (locating.best_way(maps), locating.best_way(crops)) == (MAP, SOFT)
     assert "does not have that kind" in refused(locating.checked_way, "salient", maps)
-    assert "one pass a picture" in refused(ours.answer, ours.example(ours.examples[0].id, DEFAULT), LEVEL, 5, None, MAP)
+    assert "Fast: one pass per picture" in refused(
+        ours.answer, ours.example(ours.examples[0].id, DEFAULT), LEVEL, 5, None, MAP
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +168,7 @@ def test_box_found_point_by_point_wins(ours, monkeypatch) -> None:
     checked = Verification("sift", 9, 7, np.zeros((9, 2)), np.zeros((9, 2)), 0.5, 0.4, box)
 
     def rerank(name, engine, question, matches, level, exclude=()):
-        return [replace(matches[0], verification=checked, box=box), *matches[1:]]
+        return matches.with_first([replace(matches[0], verification=checked, box=box)])
 
     monkeypatch.setattr(ours.rerankers, "rerank", rerank)
     answer = ours.answer(question, LEVEL, 5, "sift", MAP)
@@ -204,7 +206,7 @@ def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said)
     page = Visits(ours)
     question = ours.example(ours.examples[0].id, DEFAULT)
     strip, cards, way = page.change_box(Asked(question, LEVEL, 5, None, MAP))
-    assert way == SOFT and len(said) == 1 and "one pass a picture" in said[0]
+    assert way == SOFT and len(said) == 1 and "one pass per picture" in said[0]
     assert cards.count("pf-patch") and "soft box" in strip
     assert page.change_box(Asked(ours.first(), LEVEL, 5, None, MAP))[2] != SOFT and len(said) == 1
     # Left over from another index, it is no mistake of the visitor's.

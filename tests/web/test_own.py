@@ -693,7 +693,7 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
     assert shown[0].itself == 2 and shown[0].is_private and said == []
     all_visitors.delete(boxed.collection.token)
     shown = page.pick_example(replace(asked, question=bundled.first()), event)
-    assert shown[0] is bundled.first() and "not on the server any more" in said[0]
+    assert shown[0] is bundled.first() and "no longer on the server" in said[0]
 
 
 def test_a_bundled_question_is_described_anew(visitor, bundled) -> None:
@@ -826,7 +826,7 @@ def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> 
     assert visitor.collection.token in all_visitors.tokens
     visitor.uploads = visitor.incoming = 0
     all_visitors.delete(visitor.collection.token)
-    assert "not on the server any more" in refused(all_visitors.room_for_upload, visitor)
+    assert "no longer on the server" in refused(all_visitors.room_for_upload, visitor)
 
 
 def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -> None:

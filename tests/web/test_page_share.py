@@ -130,7 +130,7 @@ def test_link_reopens_query_options_and_result(page, browser) -> None:
 
 def test_link_reopens_a_result_that_asks_and_another_index(page, browser) -> None:
     before = first_row(page)
-    choose(page, "#pf-encoder", "the paper: one pass a patch · effnet-lite0")
+    choose(page, "#pf-encoder", "Paper: every patch encoded separately")
     wait_for_new_results(page, before)
     before = first_row(page)
     page.locator(".pf-card").nth(2).hover()

@@ -160,7 +160,7 @@ def test_table_and_files_are_downloaded_and_what_is_missing_is_said(page, files,
 
 def test_size_changes_results_charts_and_arithmetic(page) -> None:
     before = first_row(page)
-    choose(page, "#pf-encoder", "the paper: one pass a patch · effnet-lite0")
+    choose(page, "#pf-encoder", "Paper: every patch encoded separately")
     wait_for_new_results(page, before)
     before = first_row(page)
     page.locator(".pf-example").nth(7).click()

@@ -270,7 +270,7 @@ def test_another_index_is_walked_and_the_search_keeps_its_own(page) -> None:
     page.locator(".wk-bar[data-cell='9']").hover()
     assert "patch 9 of 29 salient" in page.locator(".wk-view").inner_text()
     page.get_by_role("tab", name="Search").click()
-    assert "one pass a picture" in page.locator("#pf-encoder input").input_value()
+    assert "Fast: one pass per picture" in page.locator("#pf-encoder input").input_value()
 
 
 def test_own_picture_is_walked_without_a_score(page) -> None:

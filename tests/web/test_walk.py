@@ -19,7 +19,7 @@ from patchify_core.regions import parse_regions
 from patchify_core.web import views
 from patchify_core.web.handout import EXERCISE, handout
 from patchify_core.web.views import walk_scores
-from patchify_core.web.views.crops import signed
+from patchify_core.web.views.html import signed
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.views.walk_lab import where
 from patchify_core.web.visits import file_url
@@ -147,7 +147,7 @@ def test_unknown_object_says_so_and_shows_the_worked_example(showcase) -> None:
     shown = walk(showcase, question, Choice())
     assert shown.standing is None and shown.name is None
     text = html(shown)
-    assert "Nobody has said which object this is" in text
+    assert "The object is not known" in text
     assert '<div data-sum-of="worked">' in text
     assert '<div data-sum-of="own" hidden>' in text
     assert "0.140" in text
@@ -194,7 +194,7 @@ def test_choices_that_are_not_offered_are_refused_or_fitted(showcase, refused) -
     assert "feature map" in refused(walk, showcase, question, Choice(way=MAP))
     assert "look-alikes" in refused(walk, showcase, question, Choice(pair=(0, None)))
     for name in ("nothing", 5, ["index"]):
-        assert "does not have that encoder" in refused(asked_of, showcase, question, name)
+        assert "does not have that method" in refused(asked_of, showcase, question, name)
 
 
 def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
@@ -338,4 +338,4 @@ def test_forgotten_question_is_not_walked_as_another(walking, showcase) -> None:
     tab, said = walking
     held, _ = tab.open(showcase.example(showcase.examples[1].id), None)
     answer = tab.change(None, held, sent(what="level", value=1))
-    assert "no longer knows" in said[0] and isinstance(answer[0], dict)
+    assert "no longer has your query" in said[0] and isinstance(answer[0], dict)

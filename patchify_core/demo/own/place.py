@@ -148,6 +148,6 @@ def token_in(engine: str) -> str | None:
 def gone() -> PatchifyError:
     """Said where a visitor's pictures are not there any more."""
     return PatchifyError(
-        "Your pictures are not on the server any more, as they are deleted when a visit ends: add them again, or "
-        "choose an example."
+        "Your pictures are no longer on the server, as they are deleted when a visit ends: add them again, or choose "
+        "an example."
     )
