@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from patchify_core.retrieval.localize import SimilarityMap
 from patchify_core.retrieval.ranking import Verification
 from patchify_core.web import events, views, visits
 from patchify_core.web.events import Asked
+from patchify_core.web.tabs.sharing import Sharing
 from patchify_core.web.views import heat
 from patchify_core.web.visits import Visits, file_url
 from tests.page_server import write_gallery
@@ -177,6 +179,42 @@ def test_box_found_point_by_point_wins(ours, monkeypatch) -> None:
     assert first.by_points and not second.by_points and second.moved
     strip = views.strip(answer, "rug")
     assert "refined box or box by points" in strip and "not refined" in strip
+
+
+def test_a_reranker_that_changes_nothing_says_so(ours, monkeypatch) -> None:
+    question = ours.first()
+    monkeypatch.setattr(ours.rerankers, "rerank", lambda name, engine, question, ranking, level, exclude=(): ranking)
+    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    assert answer.unmoved and "left every picture at its rank" in views.strip(answer, "rug")
+    question.rankings.clear()
+    monkeypatch.setattr(
+        ours.rerankers,
+        "rerank",
+        lambda name, engine, question, ranking, level, exclude=(): ranking.with_first([ranking[1], ranking[0]]),
+    )
+    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    assert not answer.unmoved and "left every picture" not in views.strip(answer, "rug")
+
+
+def test_only_the_papers_own_form_is_called_so(ours) -> None:
+    for engine, form in ((PREFERRED, False), (DEFAULT, True)):
+        question = ours.example(ours.examples[0].id, engine)
+        assert ("as in the paper" in views.strip(ours.answer(question, LEVEL, 5, None, SOFT), "rug")) is form
+
+
+@pytest.mark.parametrize(("level", "way"), [(1, WINNING), (LEVEL, WINNING), (LEVEL, MAP)])
+def test_ap_can_be_computed_again_from_what_is_exported(ours, level: int, way: str) -> None:
+    page = Visits(ours)
+    for example in ours.examples:
+        asked = Asked(ours.example(example.id), level, 1, None, way)  # a single result is shown
+        data = json.loads(Sharing(page, frozenset()).file(asked, "json"))
+        score, positives = data["scores"]["shown"], data["positives"]
+        assert len(positives) == score["positives"] > len(data["results"])
+        ranks = sorted(one["rank"] for one in positives if one["rank"] is not None)
+        precisions = [found / rank for found, rank in enumerate(ranks, 1)]
+        assert sum(precisions) / len(positives) == pytest.approx(score["ap"])
+        weighted = [p * one["iou"] for p, one in zip(precisions, positives, strict=True)]
+        assert sum(weighted) / len(positives) == pytest.approx(score["locscore"])
 
 
 def test_words_are_boxed_too(ours) -> None:

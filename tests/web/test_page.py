@@ -295,7 +295,7 @@ def test_phone_photo_with_exif_rotation(page) -> None:
     page.locator("#pf-object input").click()
     page.get_by_role("option", name="soccer ball").click()
     wait_for_new_results(page, before)
-    assert "found" in page.locator(".pf-verdict").first.inner_text()
+    assert "match" in page.locator(".pf-verdict").first.inner_text()
     ap = float(page.locator(".pf-num").first.inner_text())
     assert ap > 0.5
 
@@ -306,7 +306,8 @@ def test_result_looked_into(page) -> None:
     modal.wait_for()
     assert "Result 2" in modal.inner_text()
     # The numbers of all 30 cells are there; the winner has the largest, and it is the card's score.
-    scores = [float(v) for v in page.locator(".pf-cell b").evaluate_all("bs => bs.map(b => b.textContent)")]
+    texts = page.locator(".pf-cell b").evaluate_all("bs => bs.map(b => b.textContent)")
+    scores = [float(text.replace("−", "-")) for text in texts]
     assert len(scores) == 30
     winner = float(page.locator(".pf-cell.is-winner b").evaluate("b => b.textContent"))
     assert winner == max(scores)
@@ -589,7 +590,7 @@ def test_events_without_a_number_are_refused(data) -> None:
     from patchify_core.errors import PatchifyError
     from patchify_core.web.events import sent_id
 
-    with pytest.raises(PatchifyError, match="no number"):
+    with pytest.raises(PatchifyError, match="no picture number"):
         sent_id(event(data))
 
 

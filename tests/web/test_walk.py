@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from patchify_core.demo import lookalikes
 from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.locating import MAP, SOFT, WINNING
 from patchify_core.demo.walk import SHOWN, Choice, asked_of, fitting, made_up, walk, worked_example
 from patchify_core.gallery import read_coco
@@ -19,7 +22,7 @@ from patchify_core.regions import parse_regions
 from patchify_core.web import views
 from patchify_core.web.handout import EXERCISE, handout
 from patchify_core.web.views import walk_scores
-from patchify_core.web.views.html import signed
+from patchify_core.web.views.html import overlap, signed
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.views.walk_lab import where
 from patchify_core.web.visits import file_url
@@ -137,6 +140,16 @@ def test_a_gallery_picture_is_left_out_of_its_own_arithmetic(bundled) -> None:
     assert standing.lines[-1].row.running == standing.score.locscore
     for line in standing.lines:
         assert line.result.iou == pytest.approx(line.row.iou)
+
+
+@given(st.floats(0, 1), st.integers(2, 3))
+def test_no_printed_iou_contradicts_its_verdict(value: float, digits: int) -> None:
+    said = float(overlap(value, digits))
+    assert (said >= RIGHT_IOU) == (value >= RIGHT_IOU) and abs(said - value) <= 10**-digits
+
+
+def test_look_alikes_have_a_heading_of_their_own(showcase) -> None:
+    assert "wk-other" not in html(walk(showcase, showcase.first(), Choice()))
 
 
 # What is missing ------------------------------------------------------------------------------------------
