@@ -84,6 +84,7 @@ document.addEventListener('keydown', (event) => {
 watch('value', () => {
   const now = modal();
   document.body.classList.toggle('pf-locked', Boolean(now));
+  if (now || shown) window.patchifyFollow?.();
   if (!now) {
     // Closed by a new search: what had the focus is gone, and the first result is what was asked for.
     if (shown && document.activeElement === document.body) document.querySelector('#pf-results [data-open]')?.focus();

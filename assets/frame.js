@@ -2,8 +2,10 @@
 // lacks for the keyboard; and that questions leave in the order in which they were asked.
 (() => {
   if (window.patchifyFrame) return;  // Gradio may put this in more than once
+  const HOLD_MS = 300;  // a finger that rests so long draws
   window.patchifyFrame = true;
   const address = new URLSearchParams(location.search);
+  if (address.get('view') === 'api') location.replace(new URL('gradio_api/openapi.json', document.baseURI));  // as on other pages of Gradio's
   const root = document.documentElement;
   root.classList.toggle('pf-embed', address.get('embed') === '1');
 
@@ -27,6 +29,51 @@
   }
   paint(wanted());
   system.addEventListener('change', () => paint(wanted()));  // after Gradio's own, which knows nothing of a choice
+
+  // Gradio changes the address of a picture in place, and the browser shows the former one until the new one is there: what
+  // is drawn on it, boxes and all, waits for the picture that it belongs to.
+  const PICTURES = '.pf-pic img, .pf-stage img';
+  const arrived = (image) => image.closest('.pf-pic, .pf-stage')?.classList.remove('is-loading');
+  function awaitPicture(image) {
+    if (!image.complete) image.closest('.pf-pic, .pf-stage').classList.add('is-loading');
+  }
+  new MutationObserver((changes) => {
+    for (const { type, target, oldValue, addedNodes } of changes) {
+      if (type === 'attributes') {
+        if (target.matches(PICTURES) && oldValue !== target.getAttribute('src')) awaitPicture(target);
+      } else {
+        for (const node of addedNodes) {
+          if (node.nodeType !== Node.ELEMENT_NODE) continue;
+          if (node.matches(PICTURES)) awaitPicture(node);
+          node.querySelectorAll(PICTURES).forEach(awaitPicture);
+        }
+      }
+    }
+  }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ['src'], attributeOldValue: true });
+  for (const kind of ['load', 'error']) document.addEventListener(kind, (event) => event.target.matches?.(PICTURES) && arrived(event.target), true);
+
+  // A finger that swipes scrolls the page; one that rests a moment first draws. Whoever draws calls this on `pointerdown`.
+  window.patchifyHold = (area, event, begin) => {
+    if (event.pointerType !== 'touch') return begin();
+    const [x, y] = [event.clientX, event.clientY];
+    const over = new AbortController();
+    const timer = setTimeout(() => {
+      over.abort();
+      area.classList.add('is-held');
+      navigator.vibrate?.(10);
+      begin();
+    }, HOLD_MS);
+    const stop = () => { clearTimeout(timer); over.abort(); };
+    const moved = (one) => { if (Math.hypot(one.clientX - x, one.clientY - y) > 8) stop(); };
+    document.addEventListener('pointermove', moved, { signal: over.signal });
+    for (const kind of ['pointerup', 'pointercancel']) document.addEventListener(kind, stop, { signal: over.signal });
+    return undefined;
+  };
+  document.addEventListener('touchmove', (event) => { if (document.querySelector('.is-held')) event.preventDefault(); }, { passive: false });
+  document.addEventListener('contextmenu', (event) => { if (event.target.closest?.('.is-held')) event.preventDefault(); });
+  for (const kind of ['pointerup', 'pointercancel']) {
+    document.addEventListener(kind, () => document.querySelectorAll('.is-held').forEach((area) => area.classList.remove('is-held')));
+  }
 
   // Without leave to write the clipboard, the entry stands selected, so that Ctrl+C takes it.
   async function cite(button) {
@@ -62,6 +109,7 @@
     if (link) {
       event.preventDefault();
       const goal = document.getElementById(link.getAttribute('href').slice(1));
+      if (goal && !goal.offsetParent) document.getElementById('pf-tab-search-button')?.click();  // it is in the first tab
       goal?.scrollIntoView({ behavior: matchMedia('(prefers-reduced-motion: reduce)').matches ? 'auto' : 'smooth' });
       if (goal && link.matches('.pf-skip')) goal.querySelector('button')?.focus({ preventScroll: true });
     }

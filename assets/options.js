@@ -20,3 +20,10 @@ function name() {
   }
 }
 name();
+
+// Whoever types another object's name need not delete the one that stands there.
+document.addEventListener('focusin', ({ target }) => {
+  if (target.matches?.('#pf-object input')) setTimeout(() => target.select(), 0);
+});
+
+watch('value', () => window.patchifyFollow?.());  // the scores: with the results, all that an address says

@@ -25,9 +25,11 @@ function boxTool(stage, node, changed) {
 
   stage.addEventListener('pointerdown', (event) => {
     if (event.button > 0) return;
-    event.preventDefault();
-    start = { at: at(event), screen: [event.clientX, event.clientY], before: box };
-    stage.setPointerCapture(event.pointerId);
+    window.patchifyHold(stage, event, () => {
+      event.preventDefault();
+      start = { at: at(event), screen: [event.clientX, event.clientY], before: box };
+      stage.setPointerCapture(event.pointerId);
+    });
   });
   stage.addEventListener('pointermove', (event) => {
     if (!start) return;

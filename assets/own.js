@@ -2,6 +2,7 @@
 // web/own_pictures.py; the token that opens them stays in this browser.
 const STORE = 'patchify-own';
 const AT_ONCE = 3;  // uploads
+const UNDO_S = 5;  // seconds in which a deletion can be undone
 const SHOWN = 120;  // pictures, until more are asked for
 const tab = Math.random().toString(36).slice(2);
 const find = (selector) => element.querySelector(selector);
@@ -17,6 +18,7 @@ let looking = null;  // name of the picture that is looked at
 let drawn = null;
 let shown = SHOWN;
 let told = '';  // of the index that the search knows
+let deleting = null;  // timer of a deletion that can still be undone
 
 function stored(value) {
   try {
@@ -45,7 +47,7 @@ async function call(path, options) {
     throw new Error('The server does not answer: check your connection and try again.');
   }
   const body = await answer.json().catch(() => ({}));
-  if (answer.status === 404) throw new Gone(body.error || 'Your pictures are not on the server any more: add them again.');
+  if (answer.status === 404) throw new Gone(body.error || 'Your pictures are no longer on the server: add them again.');
   if (!answer.ok) throw new Error(body.error || 'The server could not do that: try again.');
   return body;
 }
@@ -93,7 +95,7 @@ async function look() {
 async function take(now) {
   const before = status;
   status = now;
-  if (!before || before.pictures !== now.pictures || pictures.length !== now.pictures) pictures = await mine('/pictures');
+  if (!before || before.pictures !== now.pictures || pictures.length !== now.pictures) pictures = (await mine('/pictures')).sort((a, b) => a.name.localeCompare(b.name, 'en', { numeric: true }));
   const index = now.indexed ? `${token}:${now.indexed}` : '';
   if (index && index !== told) {
     told = index;
@@ -106,7 +108,7 @@ async function take(now) {
 
 async function send(files) {
   const wanted = files.filter(({ file }) => file.size > 0 && !file.name.startsWith('.'));
-  if (!wanted.length) return notice('There is no file in what you chose: choose pictures, a folder or a zip.');
+  if (!wanted.length) return notice('You chose no files: choose pictures, a folder or a zip.');
   notice('');
   await guarded(async () => {
     if (!token) {
@@ -135,7 +137,7 @@ async function sendNext() {
     try {
       const path = `/files?name=${encodeURIComponent(name)}`;
       const answer = await mine(path, { method: 'POST', body: file });
-      if (answer.known) notice(`The index of ${answer.known} pictures is back. Now send the pictures: those that it knows need not be described again.`);
+      if (answer.known) notice(`Index restored${answer.boxes ? `, with ${answer.boxes} boxes` : ''}. Now add its ${answer.known} pictures.`);
     } catch (error) {
       if (error instanceof Gone) {
         sending.queue.length = 0;
@@ -193,15 +195,15 @@ function seconds(value) {
 
 function said() {
   if (sending) return `Sending ${Math.min(sending.done + 1, sending.total)} of ${sending.total} …`;
-  if (!status || !status.pictures) return status?.known ? `An index of ${status.known} pictures waits for its pictures.` : 'No pictures yet.';
+  if (!status || !status.pictures) return status?.known ? `Index restored. Now add its ${status.known} pictures.` : 'No pictures yet.';
   const { done, total, indexed, state } = status;
-  const can = indexed ? `${indexed} can be searched` : '';
-  if (state === 'indexing' && status.waiting && !done) return 'Waiting for another visitor’s pictures …';
-  if (state === 'indexing') return `${done} of ${total} described${seconds(status.seconds_left)}${can ? ` · ${can}` : ''}`;
-  if (state === 'cancelled') return `Cancelled. ${indexed} of ${total} can be searched.`;
+  const can = indexed ? `${indexed} searchable` : '';
+  if (state === 'indexing' && status.waiting && !done) return 'Waiting for the pictures of other visitors …';
+  if (state === 'indexing') return `${done} of ${total} indexed${seconds(status.seconds_left)}${can ? ` · ${can}` : ''}`;
+  if (state === 'cancelled') return `Cancelled. ${indexed} of ${total} pictures are searchable.`;
   if (state === 'failed') return status.error;
-  if (total === 1 && indexed) return 'Your picture can be searched.';
-  return indexed === total ? `All ${total} pictures can be searched.` : `${indexed} of ${total} can be searched.`;
+  if (total === 1 && indexed) return 'Your picture is searchable.';
+  return indexed === total ? `All ${total} pictures are searchable.` : `${indexed} of ${total} pictures are searchable.`;
 }
 
 function draw() {
@@ -236,7 +238,7 @@ function drawSkipped() {
   const node = find('.pf-own-skipped');
   show(node, Boolean(skipped?.count));
   if (!skipped?.count) return;
-  node.querySelector('summary').textContent = `${skipped.count} file${skipped.count === 1 ? ' was' : 's were'} left out`;
+  node.querySelector('summary').textContent = `${skipped.count} file${skipped.count === 1 ? ' was' : 's were'} skipped`;
   const list = node.querySelector('ul');
   const drawn = JSON.stringify(skipped.files); // a row that counts files changes while their number stays
   if (list.dataset.drawn === drawn) return;
@@ -338,7 +340,7 @@ function drawLook() {
 }
 
 const WAYS = {
-  global: 'Whole pictures', patches: 'Patches, winning patch as the box', map: 'Patches, refined box', soft: 'Patches, soft box',
+  global: 'Whole pictures', patches: 'Patches, winning patch', map: 'Patches, refined box', soft: 'Patches, soft box',
 };
 
 function drawScore() {
@@ -352,8 +354,8 @@ function drawScore() {
   const score = status.score;
   const button = find('[data-do="score"]');
   button.disabled = !enough || !status.indexed || score?.state === 'scoring';
-  let text = `Boxed: ${objects}.`;
-  if (!enough) text += ' Box one of them on a second picture to get a score.';
+  let text = `Boxes: ${objects}.`;
+  if (!enough) text += ' Draw a box around one of them on a second picture to get a score.';
   if (score?.state === 'scoring') text = score.total ? `Scoring: ${score.done} of ${score.total} …` : 'Scoring …';
   if (score?.state === 'failed') text = score.error;
   is('scored').textContent = text;
@@ -361,7 +363,7 @@ function drawScore() {
   const table = document.createElement('table');
   table.className = 'pf-tbl';
   const head = table.createTHead().insertRow();
-  for (const name of ['', 'mAP', 'LocScore', 'found first']) {
+  for (const name of ['', 'mAP', 'LocScore', 'top-1 correct']) {
     const cell = document.createElement('th');
     cell.scope = 'col';
     cell.textContent = name;
@@ -375,7 +377,7 @@ function drawScore() {
     name.textContent = WAYS[row.way] || row.way;
     line.append(name);
     for (const value of [row.map, row.locscore]) line.insertCell().textContent = value === null ? '—' : value.toFixed(3);
-    line.insertCell().textContent = `${Math.round(100 * row['recall@1'])} % of ${row.queries}`;
+    line.insertCell().textContent = `${Math.round(row['recall@1'] * row.queries)} of ${row.queries}`;
   }
   is('scores').replaceChildren(table);
 }
@@ -384,10 +386,29 @@ function drawScore() {
 
 const post = (path, body) => mine(path, { method: 'POST', body: body === undefined ? undefined : JSON.stringify(body) });
 
-function toSearch(name) {
+function toSearch(name, box = null) {
   document.querySelector('#pf-tabs [role="tab"]')?.click();
-  window.patchifyOwn?.('search', { token, name });
+  window.patchifyOwn?.('search', { token, name, box });
   window.scrollTo({ top: 0 });
+}
+
+// Deleted after some seconds, in which it can be undone; at once if the page is closed meanwhile.
+function countDown(left) {
+  const button = find('[data-do="delete"]');
+  button.textContent = `Undo (deleting in ${left} s)`;
+  find('.pf-own').classList.add('is-deleting');
+  deleting = setTimeout(left > 1 ? () => countDown(left - 1) : () => guarded(async () => {
+    await post('/delete').finally(keep);
+    forget('');
+    is('said').textContent = 'Everything was deleted.';
+  }), 1000);
+}
+
+function keep() {
+  clearTimeout(deleting);
+  deleting = null;
+  find('[data-do="delete"]').textContent = 'Delete everything';
+  find('.pf-own').classList.remove('is-deleting');
 }
 
 const deeds = {
@@ -397,7 +418,7 @@ const deeds = {
   cancel: () => guarded(async () => take(await post('/cancel'))),
   'go-on': () => guarded(async () => { await take(await post('/index')); watchOn(); }),
   search: () => toSearch(null),
-  'search-this': () => toSearch(looking),
+  'search-this': () => toSearch(looking, drawn),
   more: () => { shown += SHOWN * 4; draw(); },
   score: () => guarded(async () => { notice(''); await take(await post('/score')); watchOn(); }),
   save: () => guarded(async () => {
@@ -405,11 +426,7 @@ const deeds = {
     await take(await post('/marks', { picture: looking, object: is('object').value, box: drawn }));
     notice('');
   }),
-  delete: () => guarded(async () => {
-    await post('/delete');
-    forget('');
-    is('said').textContent = 'Everything was deleted.';
-  }),
+  delete: () => (deleting ? keep() : countDown(UNDO_S)),
 };
 
 element.addEventListener('click', (event) => {
@@ -429,7 +446,7 @@ element.addEventListener('change', (event) => {
 });
 
 // A page that is closed says so; one that is loaded anew is back before the server has deleted anything.
-addEventListener('pagehide', () => { if (token) navigator.sendBeacon(`own/${token}/leave?tab=${tab}`); });
+addEventListener('pagehide', () => { if (token) navigator.sendBeacon(deleting ? `own/${token}/delete` : `own/${token}/leave?tab=${tab}`); });
 addEventListener('pageshow', (event) => { if (event.persisted && token) look(); });
 
 if (find('.pf-own') && stored()) {

@@ -8,6 +8,8 @@ let latest = null;  // the box that was shown last, and on which picture
 let told = null;  // the box that was asked for last, until its answer is here
 let sending = 0;  // number of the picture that is on its way
 let camera = null;
+let pictured = picture();  // what was shown last, and the turn of it
+let answers = '0';
 
 const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
 
@@ -46,6 +48,9 @@ function tell(box) {
 
 // An answer to an older box must not take away the newer one that is being drawn or is asked for already.
 watch('value', () => {
+  const { turn } = find('.pf-stage-wrap').dataset;
+  if (picture() !== pictured || turn !== answers) preview(null);
+  [pictured, answers] = [picture(), turn];
   const same = latest && latest.picture === picture();
   const answered = told && same && currentBox().every((value, n) => Math.abs(value - told[n]) < 0.06);
   if (answered || !same) told = null;
@@ -82,7 +87,13 @@ function at(event) {
 }
 
 element.addEventListener('pointerdown', (event) => {
-  if (!event.target.closest('.pf-stage') || event.button > 0) return;
+  const stage = event.target.closest('.pf-stage');
+  if (!stage || event.button > 0) return;
+  if (event.target.closest('.h')) return begin(event);  // nobody scrolls by a handle
+  window.patchifyHold(stage, event, () => begin(event));
+});
+
+function begin(event) {
   event.preventDefault();
   const handle = event.target.closest('.h');
   const box = currentBox();
@@ -97,7 +108,7 @@ element.addEventListener('pointerdown', (event) => {
     gesture.start = [west ? box[2] : box[0], north ? box[3] : box[1]];
   }
   find('.pf-stage').setPointerCapture(event.pointerId);
-});
+}
 
 element.addEventListener('pointermove', (event) => {
   if (!gesture) return;
@@ -171,16 +182,33 @@ function ownName(file) {
   return new File([file], name, { type: file.type });
 }
 
+// The picture that is on its way, until the answer, or a refusal, brings the query anew.
+function preview(file) {
+  const before = find('.pf-preview');
+  if (before) {
+    URL.revokeObjectURL(before.src);
+    before.remove();
+  }
+  if (!file) return;
+  const image = new Image();
+  image.className = 'pf-preview';
+  image.alt = 'Your picture, being sent';
+  image.onerror = () => preview(null);  // a kind that this browser does not show
+  image.src = URL.createObjectURL(file);
+  find('.pf-stage-wrap').append(image);
+}
+
 async function send(file) {
   if (!file) return;
   sending += 1;
   const mine = sending;
   find('.pf-stage-wrap').classList.add('is-sending');
+  preview(file);
   try {
     const { path } = await upload(ownName(file));
     if (mine === sending) trigger('picked', { path });  // else a later picture has overtaken this one
   } catch (error) {
-    // Gradio has shown what went wrong (too large, no connection) by itself.
+    preview(null);  // Gradio has shown what went wrong (too large, no connection) by itself
   } finally {
     if (mine === sending) find('.pf-stage-wrap').classList.remove('is-sending');
   }
@@ -192,7 +220,7 @@ async function paste() {
       const type = item.types.find((name) => name.startsWith('image/'));
       if (type) return send(new File([await item.getType(type)], `pasted.${type.split('/')[1]}`, { type }));
     }
-    refuse('The clipboard holds no picture: copy one first.');
+    refuse('The clipboard contains no picture: copy one first.');
   } catch (error) {
     refuse('The browser does not let the page read the clipboard: press Ctrl+V (or Cmd+V) instead.');
   }

@@ -1,3 +1,5 @@
+watch('value', () => window.patchifyFollow?.());
+
 // A click on a card looks into it; its small button searches with it.
 element.addEventListener('click', (event) => {
   const again = event.target.closest('[data-again]');

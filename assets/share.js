@@ -110,7 +110,7 @@ watch('value', () => {
   if (!props.value) return;
   const made = JSON.parse(props.value);
   if (made.kind === 'opened') return void opened(made);
-  if (made.number < 0) return leadOut(made);
+  if (made.number < 0) return follow(made);
   if (!asked || made.number !== asked.number) return;
   deliver(made, asked.place);
   asked = null;
@@ -144,22 +144,29 @@ if (OPENS.some((name) => parameters.has(name))) {
   trigger('opened', { query: location.search.slice(1, LONGEST) });
 }
 
-// Inside another page, the way to the whole one goes along with what is asked here.
+// The address says what is shown, so that loading the page anew shows the same; of a visitor's own pictures it says nothing.
+// Inside another page, the way to the whole one goes along too.
 const out = element.querySelector('.pf-share-frame a');
+let following = null;
 
-function leadOut(made) {
+function follow(made) {
+  const now = new URLSearchParams(location.search);
+  for (const name of OPENS) now.delete(name);
+  const said = [made.why ? '' : `${made.text}${chosenTab()}`, now.toString()].filter(Boolean).join('&');
+  history.replaceState(history.state, '', `${location.pathname}${said ? `?${said}` : ''}${location.hash}`);
   out.href = made.why ? './' : `?${made.text}`;
 }
+
+window.patchifyFollow = () => {
+  clearTimeout(following);
+  following = setTimeout(() => {
+    number += 1;
+    const look = document.querySelector('#pf-detail .pf-modal')?.dataset.image;
+    trigger('make', { kind: 'link', number: -number, look: look ? Number(look) : null });
+  }, 400);
+};
 
 if (document.documentElement.classList.contains('pf-embed')) {
   parameters.delete('embed');
   out.href = `?${parameters}`;
-  let waiting = null;
-  const results = document.getElementById('pf-results');
-  if (results) {
-    new MutationObserver(() => {
-      clearTimeout(waiting);
-      waiting = setTimeout(() => { number += 1; trigger('make', { kind: 'link', number: -number, look: null }); }, 400);
-    }).observe(results, { subtree: true, childList: true, attributeFilter: ['src'] });
-  }
 }

@@ -63,6 +63,8 @@ class Answer:
         pictures: size of the gallery.
         found: positives among the shown results.
         ranked: how many of the pictures are ranked, where it is not all of them; else 0.
+        paper: whether the index is made as in the paper (`shelf.is_papers`).
+        unmoved: whether re-ranking left every picture at its rank.
     """
 
     results: tuple[Result, ...]
@@ -78,6 +80,8 @@ class Answer:
     pictures: int
     found: int
     ranked: int = 0
+    paper: bool = False
+    unmoved: bool = False
 
 
 @dataclass(frozen=True, eq=False)

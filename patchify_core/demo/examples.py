@@ -9,14 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+
 from patchify_core.demo.answers import OFF, RIGHT, Answer, Detail, Result
 from patchify_core.demo.asking import Asking
 from patchify_core.demo.judging import Judge
 from patchify_core.demo.locating import OBJECTS, WINNING, best_way, similarity, with_boxes
 from patchify_core.demo.questions import Question
 from patchify_core.demo.reranking import Rerankers
+from patchify_core.demo.shelf import is_papers
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.retrieval.ranking import Match, Ranking
 
 PREPARED = 10
@@ -66,6 +70,7 @@ class ExampleGallery(Asking):
         shown = with_boxes(question, engine, ranking[:top], way, level, OBJECTS)
         results = tuple(self.result(question, rank, match) for rank, match in enumerate(shown, 1))
         score = winning = plain = baseline = ceiling = None
+        before = ranking if reranker is None else self.ranking(question, level)
         if question.instance is not None:
 
             def refine(matches: list[Match]) -> list[Match]:
@@ -75,7 +80,7 @@ class ExampleGallery(Asking):
             if way != WINNING:
                 winning = self.judge.score(question, ranking)
             if reranker is not None:
-                plain = self.judge.score(question, self.ranking(question, level), refine)
+                plain = self.judge.score(question, before, refine)
             if stages[0].patches == 1:
                 baseline = self.judge.score(question, self.ranking(question, 1))
             ceiling = self.judge.ceiling(question, engine.index, stages[level - 1].patches)
@@ -93,6 +98,8 @@ class ExampleGallery(Asking):
             pictures=len(self.gallery.images),
             found=sum(result.verdict in (RIGHT, OFF) for result in results),
             ranked=len(ranking) if len(ranking) < len(self.gallery.images) else 0,
+            paper=is_papers(engine.index),
+            unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),
         )
 
     def ranking(self, question: Question, level: int, reranker: str | None = None) -> Ranking:
@@ -176,7 +183,30 @@ class ExampleGallery(Asking):
             self.judge.score(question, ranking, boxed)
             self.prepared.add(query.id)
 
+    def positives(
+        self, question: Question, score: QueryScore, level: int, reranker: str | None = None, way: str = WINNING
+    ) -> tuple[Result, ...]:
+        """The pictures found that contain the object, each with its rank among the pictures that count.
+
+        Args:
+            question: what is asked; its object must be known.
+            score: of its ranking (`answer`).
+            level: see `answer`.
+            reranker: see `answer`.
+            way: see `answer`.
+
+        Raises:
+            PatchifyError: see `answer`.
+            IndexFolderError: see `answer`.
+        """
+        ranking = self.ranking(question, level, reranker)
+        places = self.judge.counted(question, ranking)[score.ranks - 1].tolist()
+        matches = with_boxes(question, self.shelf.engine(question.engine), [ranking[at] for at in places], way, level)
+        return tuple(
+            self.result(question, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True)
+        )
+
     def result(self, question: Question, rank: int, match: Match) -> Result:
-        """One match with its verdict."""
+        """One match with its verdict; `rank` is the caller's."""
         index = self.shelf.offer(question.engine).index
         return self.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

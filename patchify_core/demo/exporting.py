@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,14 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def record(question: Question, answer: Answer, object_name: str | None, index: dict[str, Any]) -> str:
+def record(
+    question: Question,
+    answer: Answer,
+    object_name: str | None,
+    index: dict[str, Any],
+    positives: Sequence[Result] = (),
+    missed: Sequence[tuple[int, str]] = (),
+) -> str:
     """Question, options, scores and results as JSON, with all digits.
 
     Args:
@@ -87,6 +95,9 @@ def record(question: Question, answer: Answer, object_name: str | None, index: d
         answer: its answer.
         object_name: of the object that it is about, if that is known.
         index: what is said about the index that was asked.
+        positives: every picture found that contains the object, ranked among the pictures that count: from these ranks
+            and the number of all positives, AP can be computed again.
+        missed: id and file name of those that were not found; they have no rank.
     """
     asked: dict[str, Any] = {"words": question.words} if question.words is not None else {"picture": question.name}
     if question.words is None:
@@ -109,6 +120,8 @@ def record(question: Question, answer: Answer, object_name: str | None, index: d
         "pictures": answer.pictures,
         "scores": {name: _score(score) for name, score in scores.items()} | {"best_locscore": answer.ceiling},
         "results": [_values(result) for result in answer.results],
+        "positives": [_values(result) for result in positives]
+        + [{"rank": None, "image_id": image_id, "file_name": name} for image_id, name in missed],
     }
     return json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n"
 

@@ -15,7 +15,7 @@ from patchify_core.evaluation.run import find_in_matches
 from patchify_core.gallery import Gallery, Query
 from patchify_core.imaging.boxes import iou
 from patchify_core.index.store import PatchStore
-from patchify_core.retrieval.ranking import Match
+from patchify_core.retrieval.ranking import Match, Ranking
 
 RIGHT_IOU = 0.5
 """A box counts as right from this IoU on: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
@@ -55,12 +55,12 @@ class Judge:
         ranking: Sequence[Match],
         refine: Callable[[list[Match]], list[Match]] | None = None,
     ) -> QueryScore | None:
-        """AP and LocScore of a whole ranking; None if no picture holds the object.
+        """AP and LocScore of a whole ranking; None if no picture contains the object.
 
         Args:
             question: what was asked; its object must be known.
             ranking: all pictures, best first.
-            refine: gives matches better boxes; it is asked about the pictures that hold the object alone.
+            refine: gives matches better boxes; it is asked about the pictures that contain the object alone.
         """
 
         def boxes(matches: list[Match]) -> NDArray[np.float64]:
@@ -69,6 +69,15 @@ class Judge:
 
         found = find_in_matches(ranking, self.gallery, self.as_query(question), None if refine is None else boxes)
         return None if found is None else score_found(found)
+
+    def counted(self, question: Question, ranking: Ranking) -> NDArray[np.intp]:
+        """Positions, from 0, of the pictures of a ranking that count for a question's score, best first.
+
+        Ranks of a `QueryScore` are places among these. The question's object must be known.
+        """
+        assert question.instance is not None
+        out = self.left_out(question) | self.gallery.ignored(question.instance)
+        return np.flatnonzero(~np.isin(ranking.image_ids, list(out)))
 
     def ceiling(self, question: Question, index: PatchStore, patches: int) -> float | None:
         """The best LocScore that the first `patches` patches of each picture allow; None without annotated boxes."""

@@ -29,8 +29,8 @@ MAX_LENGTH = 8 * MAX_WORDS
 """Longest address that is read, in characters: words take most, in an alphabet of three bytes a letter."""
 
 PRIVATE = (
-    "Pictures of your own have no link, because the server shows them to nobody else and forgets them: "
-    "save the results as a picture instead."
+    "Your own pictures have no link: only you can see them, and they are deleted after your visit. Save the results as "
+    "a picture instead."
 )
 """Why there is no link."""
 
@@ -163,7 +163,7 @@ def read(text: object) -> tuple[Link, tuple[str, ...]]:
             wrong.append(_MEANT[name])
     if "words" in found and ("example" in found or "picture" in found):
         del found["words"]
-        wrong.append("it asks both with a picture and in words")
+        wrong.append("it has both a picture and words")
     if "box" in found and not ("example" in found or "picture" in found):
         del found["box"]
         if "q" not in given:  # else that was said already
@@ -236,11 +236,11 @@ _READERS: dict[str, Callable[[str], dict[str, Any]]] = {
 }
 
 _MEANT = {
-    "q": "the picture that it asks with is not one of this page",
-    "words": f"it asks with no words or with more than {MAX_WORDS} characters",
+    "q": "its query picture is not one of this page",
+    "words": f"its words are missing or longer than {MAX_WORDS} characters",
     "box": "its box is not four numbers of pixels",
     "object": "its object has no name",
-    "index": "the page has no such index",
+    "index": "the page has no such method",
     "level": "its level is not a number",
     "boxes": "the page has no such kind of box",
     "rerank": "the page has no such re-ranker",

@@ -24,9 +24,9 @@ WINNING, SOFT, MAP = "patch", "soft", "map"
 """The ways to a box; the last two are names of refiners (`localize.REFINERS`)."""
 
 NAMES = {
-    WINNING: "Winning patch (the paper)",
-    SOFT: "Soft: where all patches point",
-    MAP: "Refined: searched on the feature map",
+    WINNING: "Winning patch",
+    SOFT: "Soft box: mean of all patches",
+    MAP: "Refined box (ours)",
 }
 """What the page calls them."""
 
@@ -66,7 +66,7 @@ def checked_way(way: str, index: PatchStore) -> str:
         raise PatchifyError("The page does not have that kind of box: choose one of those shown.")
     if not is_possible(way, index):
         raise PatchifyError(
-            "This index keeps no feature maps to search a box on: choose “one pass a picture” under Index for that."
+            "This method keeps no feature maps to refine boxes on: choose “Fast: one pass per picture” under Method."
         )
     return way
 

@@ -92,7 +92,7 @@ class Question:
             return self.path
         source = self.data.read() if isinstance(self.data, Held) else self.data
         if source is None:
-            raise PatchifyError("You asked in words, so there is no picture to use: upload one or choose an example.")
+            raise PatchifyError("Your query is words, so there is no picture to use: upload one or choose an example.")
         return source
 
 
@@ -103,11 +103,11 @@ def checked_words(words: object) -> str:
         PatchifyError: one sentence, if there are no words, too many of them, or characters that are none.
     """
     if not isinstance(words, str) or not words.strip():
-        raise PatchifyError("There are no words to search for: say what the object is, for example: a red kettle.")
+        raise PatchifyError("There are no words to search for: describe the object, for example: a red kettle.")
     if len(words) > MAX_WORDS:
         raise PatchifyError(
             f"That is {len(words):,} characters, and only {MAX_WORDS} are read: describe the object in a few words."
         )
     if not is_text(words) or "\0" in words:
-        raise PatchifyError("The words hold characters that are none: type them again.")
+        raise PatchifyError("The words contain invalid characters: type them again.")
     return " ".join(words.split())

@@ -90,7 +90,7 @@ class Rerankers:
         reranker = self.load(name)
         if reranker.needs_picture and question.words is not None:
             raise PatchifyError(
-                f"{NAMES[name]} compares pictures, and you asked in words: switch re-ranking off or ask with a picture."
+                f"{NAMES[name]} compares pictures, but your query is words: switch re-ranking off or use a picture."
             )
         head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
 

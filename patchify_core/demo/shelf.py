@@ -18,13 +18,14 @@ from patchify_core.encoders import Encoder, EncoderInfo, EncoderSettings, TextEn
 from patchify_core.errors import PatchifyError
 from patchify_core.features.extract import CROP
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.store import PatchStore
 from patchify_core.patchify import Patchify
 
 DEFAULT = "index"
 """Name of the index that must be there: the gallery's own, which the other indexes' pictures are compared with."""
 
 PREFERRED = "pooled"
-"""Name of the one that a visit begins with, if the gallery has it: made in one pass a picture, with feature maps."""
+"""Name of the one that a visit begins with, if the gallery has it: made in one pass per picture, with feature maps."""
 
 ONE_THREAD = EncoderSettings(threads=1)
 """One crop is too little work to share: threads that wait for each other in every layer make it slow as soon as
@@ -39,7 +40,7 @@ class Offer:
 
     Attributes:
         name: what it is chosen by: `index`, or the name of its folder below `indexes`.
-        label: features, encoder, patches and dimension, in words; no two offers have the same.
+        label: what a visitor chooses it by (`_labels`); no two offers have the same.
         index: the descriptors.
     """
 
@@ -93,7 +94,7 @@ class Shelf:
         try:
             return self.offers[name]
         except (KeyError, TypeError):  # TypeError: what a browser sent may be no name at all
-            raise PatchifyError("The page does not have that encoder: choose one of those shown.") from None
+            raise PatchifyError("The page does not have that method: choose one of those shown.") from None
 
     def engine(self, name: str) -> Patchify:
         """Index and encoder. The first call loads the encoder; meanwhile other engines can be used.
@@ -122,11 +123,16 @@ class Shelf:
         return isinstance(self.engine(name).encoder, TextEncoder)
 
 
-def passes_in_words(index: PatchIndex) -> str:
-    """How often the encoder looked at each picture, which is how the paper's way and the faster one differ."""
+def is_papers(index: PatchStore) -> bool:
+    """Whether an index is made as in the paper: every cell of a grid pyramid is encoded separately."""
+    return index.features == CROP and grid_of(index.regions.stages[-1]) is not None
+
+
+def method_in_words(index: PatchStore) -> str:
+    """How the patches of an index were encoded."""
     if index.features != CROP:
-        return "one pass a picture"
-    return "the paper: one pass a patch" if grid_of(index.regions.stages[-1]) else "one pass a patch"
+        return "Fast: one pass per picture"
+    return "Paper: every patch encoded separately" if is_papers(index) else "Every patch encoded separately"
 
 
 def shown_spec(info: EncoderInfo) -> str:
@@ -154,11 +160,13 @@ def _free_name(name: str, taken: dict[str, PatchIndex]) -> str:
 
 
 def _labels(indexes: dict[str, PatchIndex]) -> dict[str, str]:
-    """Folder names only where the rest is the same: a visitor chooses an encoder and patches, not a folder."""
-    labels = {}
-    several = any(index.features != CROP for index in indexes.values())
+    """The method of each; what differs from the default index, and a folder's name only where nothing else does."""
+    labels, default = {}, indexes[DEFAULT]
     for name, index in indexes.items():
-        passes = f"{passes_in_words(index)} · " if several else ""
-        labels[name] = f"{passes}{shown_spec(index.encoder)} · {patches_in_words(index.regions)} · {index.dim} numbers"
+        labels[name] = f"{method_in_words(index)} ({index.dim:,}-D)"
+        if index.encoder.spec != default.encoder.spec:
+            labels[name] += f" · {shown_spec(index.encoder)}"
+        if index.regions.spec != default.regions.spec:
+            labels[name] += f" · {patches_in_words(index.regions)}"
     texts = list(labels.values())
     return {name: text if texts.count(text) == 1 else f"{text} ({name})" for name, text in labels.items()}

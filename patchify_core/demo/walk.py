@@ -12,14 +12,14 @@ import numpy as np
 
 from patchify_core.demo.answers import OFF, RIGHT, WRONG, Answer, Result
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.locating import NAMES, WINNING, checked_way, is_possible, with_boxes
+from patchify_core.demo.locating import NAMES, WINNING, checked_way, has_maps, is_possible
 from patchify_core.demo.lookalikes import LookAlikes, Pair, hard_pair, look_alikes
 from patchify_core.demo.questions import Question
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import HitRow, QueryScore, score_query
 from patchify_core.gallery.model import GalleryImage
 from patchify_core.regions import Stage
-from patchify_core.retrieval.ranking import Explanation, Match
+from patchify_core.retrieval.ranking import Explanation
 
 SHOWN = 10
 """Results that can be looked into, and bars of the ranking."""
@@ -111,6 +111,7 @@ class Walk:
         sets: look-alikes that the gallery has.
         pair: the look-alikes that were asked for, or None.
         images: gallery picture by id, of all that are named here.
+        separate: whether each patch was encoded separately, as the paper does.
     """
 
     question: Question
@@ -127,6 +128,7 @@ class Walk:
     sets: tuple[LookAlikes, ...]
     pair: Pair | None
     images: Mapping[int, GalleryImage]
+    separate: bool
 
 
 def walk(showcase: ExampleGallery, question: Question, choice: Choice) -> Walk:
@@ -168,6 +170,7 @@ def walk(showcase: ExampleGallery, question: Question, choice: Choice) -> Walk:
         sets=look_alikes(showcase.gallery),
         pair=None if choice.pair is None else hard_pair(showcase, *choice.pair, question.engine, level),
         images={one.match.image_id: showcase.gallery.image(one.match.image_id) for one in named},
+        separate=not has_maps(index),
     )
 
 
@@ -217,7 +220,7 @@ def worked_example() -> QueryScore:
 
 def _look(showcase: ExampleGallery, question: Question, level: int, image_id: int | None) -> Look:
     ranking = showcase.ranking(question, level)
-    results = (_result(showcase, question, rank, match) for rank, match in enumerate(ranking, 1))
+    results = (showcase.result(question, rank, match) for rank, match in enumerate(ranking, 1))
     if image_id is None:
         first = [next(results) for _ in range(min(SHOWN, len(ranking)))]
         by_verdict = [result for verdict in (RIGHT, OFF) for result in first if result.verdict == verdict]
@@ -237,24 +240,15 @@ def _standing(
 ) -> Standing | None:
     if score is None or question.instance is None:
         return None
-    gallery, ranking = showcase.gallery, showcase.ranking(question, level)
-    out = showcase.judge.left_out(question) | gallery.ignored(question.instance)
-    counted = np.flatnonzero(~np.isin(ranking.image_ids, list(out)))  # positions in the ranking
-    matches = [ranking[int(counted[row.rank - 1])] for row in score.rows()]
-    boxed = with_boxes(question, showcase.shelf.engine(question.engine), matches, way, level)
+    ranking = showcase.ranking(question, level)
+    counted = showcase.judge.counted(question, ranking)
+    positives = showcase.positives(question, score, level, None, way)
     lines = tuple(
-        Line(row, found, _result(showcase, question, row.rank, match))
-        for found, (row, match) in enumerate(zip(score.rows(), boxed, strict=True), 1)
+        Line(row, found, result) for found, (row, result) in enumerate(zip(score.rows(), positives, strict=True), 1)
     )
     judged = (
-        _result(showcase, question, rank, match)
+        showcase.result(question, rank, match)
         for rank, match in enumerate(map(ranking.__getitem__, counted.tolist()), 1)
     )
     wrong = next((result for result in judged if result.verdict == WRONG), None)
     return Standing(score, lines, len(counted), len(ranking) - len(counted), wrong)
-
-
-def _result(showcase: ExampleGallery, question: Question, rank: int, match: Match) -> Result:
-    """A match with its verdict, as `ExampleGallery.answer` has it; `rank` is the caller's."""
-    index = showcase.shelf.offer(question.engine).index
-    return showcase.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

@@ -61,7 +61,7 @@ def sent_id(event: gr.EventData) -> int:
     """
     value = sent(event, "id")
     if not isinstance(value, int):
-        raise PatchifyError("The page sent no number of a picture: reload it.")
+        raise PatchifyError("The page sent no picture number: reload it.")
     return value
 
 
@@ -119,7 +119,7 @@ def noticed(
         try:
             if question is None and started and not anew:
                 # The server forgets after a while, or was started again: it must not answer about another picture.
-                raise PatchifyError("The server no longer knows what you asked: choose an example or reload the page.")
+                raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
             if not level or not top:
                 raise PatchifyError("The page sent no level or no number of results: reload it.")
             chosen = None if reranker in (None, NO_RERANKING) else reranker
@@ -151,9 +151,10 @@ def with_event(
     outputs: int,
     anew: bool = False,
     renewed: Callable[[Question], Question] = lambda question: question,
+    otherwise: Callable[[Question], Sequence[Any]] | None = None,
 ) -> Callable[..., Any]:
     """As `noticed`, for handlers that read what the event carries."""
-    guarded = noticed(handler, first, outputs, anew, renewed=renewed)
+    guarded = noticed(handler, first, outputs, anew, otherwise, renewed)
 
     def run(
         question: Question | None,

@@ -211,7 +211,7 @@ def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:
     """A file that has arrived: an index that comes back, an archive of pictures, or a picture."""
     if is_archive(head):
         if is_index(path):
-            return {"known": visitor.take_back(path), "added": 0}
+            return {"known": visitor.take_back(path), "boxes": len(visitor.returned), "added": 0}
         return {"added": visitor.collection.add_archive(path)}
     return {"added": int(visitor.collection.add(name, path.read_bytes()))}
 

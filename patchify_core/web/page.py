@@ -44,14 +44,13 @@ def build(
         with gr.Tabs(elem_id="pf-tabs", elem_classes=[] if more else ["is-alone"], overflow_behavior="wrap"):
             with gr.Tab("Search", id="search", elem_id="pf-tab-search"):
                 state = build_search_tab(visits, [title for title, _ in more])
+                gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
+                encoder = shown_spec(showcase.index.encoder)
+                gr.HTML(views.footer(len(showcase.gallery.images), encoder), elem_id="pf-foot", **PLAIN)
             for title, fill in more:
                 name = title.lower().replace(" ", "-")
                 with gr.Tab(title, id=name, elem_id=f"pf-tab-{name}") as tab:
                     fill(visits, state, tab)
-        gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
-        gr.HTML(
-            views.footer(len(showcase.gallery.images), shown_spec(showcase.index.encoder)), elem_id="pf-foot", **PLAIN
-        )
         add_api(visits)
         demo.keeping = visits.keeping
         demo.unload(visits.leave)

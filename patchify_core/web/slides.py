@@ -24,7 +24,7 @@ from patchify_core.demo.decoding import decoded
 from patchify_core.demo.locating import BOXES
 from patchify_core.demo.questions import Question
 from patchify_core.demo.reranking import NAMES as RERANKERS
-from patchify_core.web.views.html import WORDS, count
+from patchify_core.web.views.html import WORDS, count, overlap, signed
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,9 @@ COLOURS = {
 
 GREY = "#b9c2d0", "#566173"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
+SMALLEST = 100.0
+"""Width of a result that is still worth full rows."""
+
 LETTER = 0.56
 """Mean width of a letter, in heights; enough to keep words inside their column."""
 
@@ -120,7 +123,10 @@ def slide(
 
 
 def _grid(number: int, frame: Place, set_: SlideSettings) -> list[Place]:
-    """Places for the results, 4:3 each with room for its words, in the columns that make them largest."""
+    """Places for the results, 4:3 each with room for its words, in the columns that make them largest.
+
+    Rows that are all full come before larger pictures, and what is left of the width goes between the columns.
+    """
 
     def width(columns: int) -> float:
         rows = math.ceil(number / columns)
@@ -128,9 +134,11 @@ def _grid(number: int, frame: Place, set_: SlideSettings) -> list[Place]:
         down = (frame.height - (rows - 1) * set_.gap) / rows - set_.caption
         return min(across, down * 4 / 3)
 
-    columns = max(range(1, number + 1), key=width, default=1)
+    full = [columns for columns in range(1, number + 1) if number % columns == 0 and width(columns) > SMALLEST]
+    columns = max(full or range(1, number + 1), key=width, default=1)
     wide = width(columns) if number else 0.0
-    across, down = wide + set_.gap, wide * 3 / 4 + set_.caption + set_.gap
+    across = (frame.width - wide) / (columns - 1) if columns > 1 else 0.0
+    down = wide * 3 / 4 + set_.caption + set_.gap
     return [
         Place(frame.x + n % columns * across, frame.y + n // columns * down, wide, wide * 3 / 4) for n in range(number)
     ]
@@ -171,7 +179,7 @@ def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: Sl
     boxes += _box(match.box, inner, width, height, colour, thick)
     size = min(22.0, spot.width / 12)
     sign, words = WORDS[result.verdict]
-    overlap = "" if result.iou is None else f"IoU {result.iou:.2f}"
+    fits = "" if result.iou is None else f"IoU {overlap(result.iou)}"
     base = spot.y + spot.height
     return (
         f'<g><rect x="{spot.x:.1f}" y="{spot.y:.1f}" width="{spot.width:.1f}" '
@@ -184,8 +192,8 @@ def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: Sl
         + _text(
             spot.x + 8 + size * 0.95, spot.y + 8 + size * 1.05, str(result.rank), size, "#ffffff", 700, anchor="middle"
         )
-        + _text(spot.x + 10, base + size * 1.2, f"{match.score:.3f}", size, weight=700)
-        + _text(spot.x + spot.width - 10, base + size * 1.2, overlap, size * 0.85, SOFT, anchor="end")
+        + _text(spot.x + 10, base + size * 1.2, signed(match.score), size, weight=700)
+        + _text(spot.x + spot.width - 10, base + size * 1.2, fits, size * 0.85, SOFT, anchor="end")
         + _text(spot.x + 10, base + size * 2.4, f"{sign} {words}", size * 0.85, said, 650)
         + "</g>"
     )
@@ -250,16 +258,16 @@ def _scores(answer: Answer, object_name: str | None, set_: SlideSettings) -> str
 def _summary(answer: Answer, object_name: str | None) -> str:
     shown = len(answer.results)
     if answer.score is None:
-        found = f"First {shown} of {answer.pictures:,} pictures, not scored."
+        found = f"Top {shown} of {answer.pictures:,} pictures, not scored."
     else:
         found = (
-            f"{answer.found} of the first {shown} hold the {object_name or 'object'}; {answer.score.positives} of all "
-            f"{answer.pictures:,} do."
+            f"{answer.found} of the top {shown} contain the {object_name or 'object'} ({answer.score.positives} of "
+            f"{answer.pictures:,} pictures do)."
         )
     way = f", re-ranked by {RERANKERS.get(answer.reranker, answer.reranker)}" if answer.reranker else ""
     patches = count(answer.stages[answer.level - 1].patches, "patch").replace("patchs", "patches")
     name = stages.option(answer.stages, answer.level)
-    return f"{found} Searched by {name} ({patches} a picture){way}."
+    return f"{found} Searched with {name} ({patches} per picture){way}."
 
 
 def _key(answer: Answer, frame: Place, set_: SlideSettings) -> str:

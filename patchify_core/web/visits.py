@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -14,7 +15,8 @@ from patchify_core.demo import decoding, locating, stages
 from patchify_core.demo.answers import Answer
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.keeping import Held, Keeping
-from patchify_core.demo.own.place import OwnPlace, gone, own_address, token_in
+from patchify_core.demo.own.names import natural
+from patchify_core.demo.own.place import OwnPlace, gone, own_address, own_choice
 from patchify_core.demo.questions import OWN, Question
 from patchify_core.demo.reranking import NAMES
 from patchify_core.demo.settings import PageSettings
@@ -61,6 +63,7 @@ class Visits:
         gallery = showcase.gallery
         self.examples = [(query.id, gallery.name(query.instance), query.path) for query in showcase.examples]
         self.objects = _by_name(gallery)
+        self._turns = itertools.count(1)
 
     def at(self, question: Question | None) -> ExampleGallery:
         """Where a question is answered: gallery, indexes and annotations; None means that of a page just opened.
@@ -146,8 +149,8 @@ class Visits:
         if not isinstance(place, OwnPlace):
             return views.examples(self.examples, question.example, file_url)
         marked = set(place.gallery.annotations.image_ids.tolist())
-        images = sorted(place.gallery.images, key=lambda image: image.id not in marked)[:OWN_SHOWN]
-        shown = [(OWN_ID + image.id, image.file_name, image.path) for image in images]
+        images = sorted(place.gallery.images, key=lambda image: (image.id not in marked, natural(image.file_name)))
+        shown = [(OWN_ID + image.id, image.file_name, image.path) for image in images[:OWN_SHOWN]]
         return views.examples(shown, None if question.itself is None else OWN_ID + question.itself, file_url)
 
     def object_choice(self, before: Question, question: Question, name: str | None) -> Any:
@@ -172,8 +175,8 @@ class Visits:
 
     def strip(self, answer: Answer, question: Question) -> str:
         """The scores of an answer, in the words that fit the question."""
-        own = isinstance(self.at(question), OwnPlace)
-        return views.strip(answer, self.object_name(question), question.words is not None, own)
+        name, own = self.object_name(question), isinstance(self.at(question), OwnPlace)
+        return views.strip(answer, name, question.words is not None, own, question.is_private)
 
     def cards(self, answer: Answer, question: Question | None = None) -> str:
         """The result cards."""
@@ -237,6 +240,10 @@ class Visits:
         held = self.keeping.hold(take_file(sent(event, "path")), decoding.host.asker())
         return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
 
+    def keep_query(self, outputs: int, question: Question) -> list[Any]:
+        """Values of all outputs after an upload was refused: the query is drawn anew, so that its preview goes."""
+        return [gr.skip(), views.query(question, file_url, next(self._turns)), *[gr.skip()] * (outputs - 2)]
+
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
         self.keeping.leave(str(request.session_hash or ""))
@@ -262,12 +269,8 @@ class Visits:
 
     def change_options(self, asked: Asked) -> list[Any]:
         """The grid or the number of results changed."""
-        answer = self.answer(asked)
-        return [
-            self.strip(answer, asked.question),
-            self.cards(answer, asked.question),
-            self.box_choice(asked, answer),
-        ]
+        answer, question = self.answer(asked), asked.question
+        return [self.strip(answer, question), self.cards(answer, question), self.box_choice(asked, answer)]
 
     def change_box(self, asked: Asked) -> list[Any]:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
@@ -366,6 +369,8 @@ class Visits:
             raise PatchifyError("The page sent no token of your pictures: reload it.")
         if isinstance(name, str):
             question = place.picture(self.own.of(sent(event, "token")).collection.named(name).id)
+            if sent(event, "box") is not None:  # drawn, and maybe not saved
+                question = place.with_box(question, sent(event, "box"))
         else:
             question = place.welcome(asked.question)
         return self._moved(question, asked)
@@ -387,12 +392,6 @@ class Visits:
         held = self.keeping.hold(question.path.read_bytes(), decoding.host.asker())
         asked = self.showcase.upload(held, question.name, engine)
         return asked if question.box is None else self.showcase.with_box(asked, question.box)
-
-
-def own_choice(engine: str) -> str | None:
-    """What a visitor's own index is chosen by, however much of it is indexed by now; None for a bundled one."""
-    token = token_in(engine)
-    return None if token is None else f"{OWN}:{token}"
 
 
 def _by_name(gallery: Gallery) -> dict[str, int]:

@@ -130,11 +130,19 @@ def test_drawing_keeps_inside_and_holds_everything(files, number) -> None:
     words = [node.text for node in svg.iter(f"{SVG}text")]
     for rank in range(1, number + 1):
         assert f"{0.9 - rank / 100:.3f}" in words and str(rank) in words
-    assert words.count("✓ found, box right") == number and words.count("IoU 0.61") == number
+    assert words.count("✓ match, good box") == number and words.count("IoU 0.61") == number
     assert "0.900" in words and "0.600" in words
     for tag in svg.iter():
         assert tag.tag.removeprefix(SVG) in {"svg", "g", "rect", "text", "title", "desc", "image"}  # no script, no link
         assert not any(name.startswith("on") for name in tag.attrib)
+
+
+def test_results_fill_the_width_of_the_drawing(files) -> None:
+    svg = drawn(files, a_question(files), an_answer([a_result(rank) for rank in range(1, 11)]))
+    cards = [node for node in svg.iter(f"{SVG}rect") if node.get("rx") == "8"]
+    rights = {round(float(node.get("x")) + float(node.get("width"))) for node in cards}
+    assert len(cards) == 10 and len(rights) == 5  # two full rows
+    assert max(rights) == 1920 - slides.SlideSettings().margin
 
 
 def test_boxes_lie_where_they_lie_in_the_picture(files) -> None:

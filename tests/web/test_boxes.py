@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from patchify_core.retrieval.localize import SimilarityMap
 from patchify_core.retrieval.ranking import Verification
 from patchify_core.web import events, views, visits
 from patchify_core.web.events import Asked
+from patchify_core.web.tabs.sharing import Sharing
 from patchify_core.web.views import heat
 from patchify_core.web.visits import Visits, file_url
 from tests.page_server import write_gallery
@@ -84,8 +86,8 @@ def located(showcase: ExampleGallery, monkeypatch, engine: str = PREFERRED) -> l
 def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path) -> None:
     offers = Shelf(made).offers
     assert list(offers) == [PREFERRED, DEFAULT] and Shelf(made).first == PREFERRED
-    assert offers[PREFERRED].label == "one pass a picture · tiny · 3×3 grid · 24 numbers"
-    assert offers[DEFAULT].label == "the paper: one pass a patch · tiny · 3×3 grid · 24 numbers"
+    assert offers[PREFERRED].label == "Fast: one pass per picture (24-D)"
+    assert offers[DEFAULT].label == "Paper: every patch encoded separately (24-D)"
     alone = read_coco(write_gallery(tmp_path / "alone"))
     build_index(alone, alone.root / "index", TinyEncoder(), parse_regions("pyramid:2"))
     (alone.root / "indexes" / "pooled").mkdir(parents=True)  # and one that cannot be read is none
@@ -98,7 +100,9 @@ def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
     maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
     assert (locating.best_way(maps), locating.best_way(crops)) == (MAP, SOFT)
     assert "does not have that kind" in refused(locating.checked_way, "salient", maps)
-    assert "one pass a picture" in refused(ours.answer, ours.example(ours.examples[0].id, DEFAULT), LEVEL, 5, None, MAP)
+    assert "Fast: one pass per picture" in refused(
+        ours.answer, ours.example(ours.examples[0].id, DEFAULT), LEVEL, 5, None, MAP
+    )
 
 
 @pytest.mark.parametrize(
@@ -166,7 +170,7 @@ def test_box_found_point_by_point_wins(ours, monkeypatch) -> None:
     checked = Verification("sift", 9, 7, np.zeros((9, 2)), np.zeros((9, 2)), 0.5, 0.4, box)
 
     def rerank(name, engine, question, matches, level, exclude=()):
-        return [replace(matches[0], verification=checked, box=box), *matches[1:]]
+        return matches.with_first([replace(matches[0], verification=checked, box=box)])
 
     monkeypatch.setattr(ours.rerankers, "rerank", rerank)
     answer = ours.answer(question, LEVEL, 5, "sift", MAP)
@@ -175,6 +179,42 @@ def test_box_found_point_by_point_wins(ours, monkeypatch) -> None:
     assert first.by_points and not second.by_points and second.moved
     strip = views.strip(answer, "rug")
     assert "refined box or box by points" in strip and "not refined" in strip
+
+
+def test_a_reranker_that_changes_nothing_says_so(ours, monkeypatch) -> None:
+    question = ours.first()
+    monkeypatch.setattr(ours.rerankers, "rerank", lambda name, engine, question, ranking, level, exclude=(): ranking)
+    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    assert answer.unmoved and "left every picture at its rank" in views.strip(answer, "rug")
+    question.rankings.clear()
+    monkeypatch.setattr(
+        ours.rerankers,
+        "rerank",
+        lambda name, engine, question, ranking, level, exclude=(): ranking.with_first([ranking[1], ranking[0]]),
+    )
+    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    assert not answer.unmoved and "left every picture" not in views.strip(answer, "rug")
+
+
+def test_only_the_papers_own_form_is_called_so(ours) -> None:
+    for engine, form in ((PREFERRED, False), (DEFAULT, True)):
+        question = ours.example(ours.examples[0].id, engine)
+        assert ("as in the paper" in views.strip(ours.answer(question, LEVEL, 5, None, SOFT), "rug")) is form
+
+
+@pytest.mark.parametrize(("level", "way"), [(1, WINNING), (LEVEL, WINNING), (LEVEL, MAP)])
+def test_ap_can_be_computed_again_from_what_is_exported(ours, level: int, way: str) -> None:
+    page = Visits(ours)
+    for example in ours.examples:
+        asked = Asked(ours.example(example.id), level, 1, None, way)  # a single result is shown
+        data = json.loads(Sharing(page, frozenset()).file(asked, "json"))
+        score, positives = data["scores"]["shown"], data["positives"]
+        assert len(positives) == score["positives"] > len(data["results"])
+        ranks = sorted(one["rank"] for one in positives if one["rank"] is not None)
+        precisions = [found / rank for found, rank in enumerate(ranks, 1)]
+        assert sum(precisions) / len(positives) == pytest.approx(score["ap"])
+        weighted = [p * one["iou"] for p, one in zip(precisions, positives, strict=True)]
+        assert sum(weighted) / len(positives) == pytest.approx(score["locscore"])
 
 
 def test_words_are_boxed_too(ours) -> None:
@@ -204,7 +244,7 @@ def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said)
     page = Visits(ours)
     question = ours.example(ours.examples[0].id, DEFAULT)
     strip, cards, way = page.change_box(Asked(question, LEVEL, 5, None, MAP))
-    assert way == SOFT and len(said) == 1 and "one pass a picture" in said[0]
+    assert way == SOFT and len(said) == 1 and "one pass per picture" in said[0]
     assert cards.count("pf-patch") and "soft box" in strip
     assert page.change_box(Asked(ours.first(), LEVEL, 5, None, MAP))[2] != SOFT and len(said) == 1
     # Left over from another index, it is no mistake of the visitor's.

@@ -266,7 +266,7 @@ def test_cards_say_what_moved_and_what_was_lost(showcase) -> None:
         return image.width, image.height, image.path
 
     html = views.effect(Effect("<rug>", "8 bytes", "SQ8", before, after, *ranks), size, str)
-    assert "&lt;rug&gt;" in html and "<b>2</b> of the first 3" in html
+    assert "&lt;rug&gt;" in html and "<b>2</b> of the top 3" in html
     assert "→ 4" in html  # the third of before
     assert "▲ 1" in html and "▼ 1" in html and "▲ 2" in html
     same = views.effect(Effect("rug", "8 bytes", "SQ8", before, before, ranks[0], ranks[0]), size, str)

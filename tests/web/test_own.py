@@ -491,6 +491,55 @@ def test_pictures_of_an_index_that_came_back_are_not_embedded_again(
     assert again.indexer.progress.state == DONE
 
 
+def test_boxes_come_back_with_the_index_and_their_pictures(home, boxed, all_visitors, tmp_path) -> None:
+    again = returned(all_visitors, home, tmp_path / "home.zip")
+    first, *others = boxed.collection.pictures
+    assert len(again.returned) == len(boxed.marks) and len(again.marks) == 0
+    again.collection.add("renamed.png", first.path.read_bytes())  # known by what is in it
+    indexed(again)
+    assert {(mark.object, tuple(mark.box.tolist())) for mark in again.marks.all} == {
+        (mark.object, tuple(mark.box.tolist())) for mark in boxed.marks.all if mark.picture == first.id
+    }
+    for one in others:
+        again.collection.add(one.name, one.path.read_bytes())
+    indexed(again)
+    assert len(again.marks) == len(boxed.marks) and again.returned == []
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda data: b"{",
+        lambda data: b"[" * 100_000,
+        lambda data: b"[1]",
+        lambda data: data.replace(b'"bbox": [', b'"bbox": ["x",'),
+        lambda data: data.replace(b'"category_id"', b'"category"'),
+        lambda data: data.replace(b'.png"', b'.jpg"'),
+    ],
+)
+def test_boxes_that_were_edited_are_refused_with_their_index(home, all_visitors, tmp_path, refused, damage) -> None:
+    with zipfile.ZipFile(io.BytesIO(home)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    changed = damage(files["annotations.json"])
+    assert changed != files["annotations.json"]
+    bad = zipped(files | {"annotations.json": changed})
+    assert "damaged or was edited" in refused(returned, all_visitors, bad, tmp_path / "bad.zip")
+    assert list(all_visitors.folder.rglob("returned-*")) == []
+
+
+def test_boxes_outside_their_picture_are_left_out(home, all_visitors, boxed, tmp_path) -> None:
+    with zipfile.ZipFile(io.BytesIO(home)) as archive:
+        files = {name: archive.read(name) for name in archive.namelist()}
+    data = json.loads(files["annotations.json"])
+    for row in data["annotations"]:
+        row["bbox"] = [1e300, -5, float("nan"), 9]
+    again = returned(all_visitors, zipped(files | {"annotations.json": json.dumps(data).encode()}), tmp_path / "x.zip")
+    for one in boxed.collection.pictures:
+        again.collection.add(one.name, one.path.read_bytes())
+    indexed(again)
+    assert len(again.marks) == 0 and again.place.picture(1).instance is None
+
+
 def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, refused) -> None:
     files = {}
     with zipfile.ZipFile(io.BytesIO(home)) as archive:
@@ -683,6 +732,17 @@ def test_nothing_that_is_shared_has_the_token_in_it(boxed, bundled, all_visitors
         assert boxed.collection.token not in Sharing(page, frozenset({"search"})).file(asked, kind)
 
 
+def test_the_box_that_was_drawn_is_searched_with(boxed, bundled, all_visitors) -> None:
+    page = visits.Visits(bundled, LIMITS, all_visitors)
+    asked = Asked(bundled.first(), 3, 5, None, "map")
+    picture = boxed.collection.pictures[0]
+    data = {"token": boxed.collection.token, "name": picture.name, "box": [2, 3, 20, 18]}
+    question = page.search_own(asked, SimpleNamespace(_data=data))[0]
+    assert question.box.tolist() == [2, 3, 20, 18] and question.itself == picture.id
+    with pytest.raises(PatchifyError):
+        page.search_own(asked, SimpleNamespace(_data=data | {"box": [900, 900, 990, 990]}))
+
+
 def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors, monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(visits, "warn", said.append)
@@ -693,7 +753,7 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
     assert shown[0].itself == 2 and shown[0].is_private and said == []
     all_visitors.delete(boxed.collection.token)
     shown = page.pick_example(replace(asked, question=bundled.first()), event)
-    assert shown[0] is bundled.first() and "not on the server any more" in said[0]
+    assert shown[0] is bundled.first() and "no longer on the server" in said[0]
 
 
 def test_a_bundled_question_is_described_anew(visitor, bundled) -> None:
@@ -826,7 +886,7 @@ def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> 
     assert visitor.collection.token in all_visitors.tokens
     visitor.uploads = visitor.incoming = 0
     all_visitors.delete(visitor.collection.token)
-    assert "not on the server any more" in refused(all_visitors.room_for_upload, visitor)
+    assert "no longer on the server" in refused(all_visitors.room_for_upload, visitor)
 
 
 def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -> None:

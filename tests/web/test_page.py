@@ -85,7 +85,7 @@ def test_first_view_is_complete_without_scrolling(page) -> None:
     # Every result says its verdict in words, not by colour alone.
     words = page.locator(".pf-verdict").all_inner_texts()
     assert len(words) == 10
-    assert all(re.search(r"found, box right|found, box off|another object", w) for w in words)
+    assert all(re.search(r"match, good box|match, poor box|wrong object", w) for w in words)
     # Every picture has really arrived.
     page.wait_for_function("() => [...document.querySelectorAll('.pf-card img')].every(i => i.naturalWidth === 640)")
 
@@ -142,13 +142,13 @@ def test_boxes_lie_where_the_index_says(page) -> None:
     np.testing.assert_allclose([row[1:] for row in shown], [match.box for match in plain], atol=4)
     # The paper's own way, one pass a patch, has the same ranking as the index on the disk.
     before = first_row(page)
-    choose(page, "#pf-encoder", "the paper: one pass a patch · effnet-lite0")
+    choose(page, "#pf-encoder", "Paper: every patch encoded separately")
     wait_for_new_results(page, before)
     paper = Patchify.open(ROOT / "sample_db" / "index", engine.encoder).search(query.path, query.box, 10)
     shown = boxes_shown(page, ".pf-box")
     assert [row[0] for row in shown] == [match.image_id for match in paper]
     np.testing.assert_allclose([row[1:] for row in shown], [match.box for match in paper], atol=4)
-    assert page.locator("#pf-box-choice input").input_value() == "Winning patch (the paper)"
+    assert page.locator("#pf-box-choice input").input_value() == "Winning patch"
 
 
 def test_box_is_chosen_scored_and_what_an_index_lacks_is_a_notice(page) -> None:
@@ -161,14 +161,14 @@ def test_box_is_chosen_scored_and_what_an_index_lacks_is_a_notice(page) -> None:
     choose(page, "#pf-box-choice", "Refined")
     page.wait_for_function("() => document.querySelector('.pf-strip').innerText.includes('Refined boxes')")
     before = first_row(page)
-    choose(page, "#pf-encoder", "the paper: one pass a patch · effnet-lite0")
+    choose(page, "#pf-encoder", "Paper: every patch encoded separately")
     wait_for_new_results(page, before)
     page.wait_for_function("() => document.querySelector('#pf-box-choice input').value.startsWith('Soft')")
     choose(page, "#pf-box-choice", "Refined")
-    assert "one pass a picture" in notice(page)
+    assert "Fast: one pass per picture" in notice(page)
     page.wait_for_function("() => document.querySelector('#pf-box-choice input').value.startsWith('Soft')")
     before = first_row(page)
-    choose(page, "#pf-encoder", "one pass a picture")
+    choose(page, "#pf-encoder", "Fast: one pass per picture")
     wait_for_new_results(page, before)
     page.wait_for_function("() => document.querySelector('#pf-box-choice input').value.startsWith('Refined')")
     assert [float(v) for v in page.locator(".pf-num").all_inner_texts()] == refined
@@ -296,7 +296,7 @@ def test_phone_photo_with_exif_rotation(page) -> None:
     page.locator("#pf-object input").click()
     page.get_by_role("option", name="soccer ball").click()
     wait_for_new_results(page, before)
-    assert "found" in page.locator(".pf-verdict").first.inner_text()
+    assert "match" in page.locator(".pf-verdict").first.inner_text()
     ap = float(page.locator(".pf-num").first.inner_text())
     assert ap > 0.5
 
@@ -307,7 +307,8 @@ def test_result_looked_into(page) -> None:
     modal.wait_for()
     assert "Result 2" in modal.inner_text()
     # The numbers of all 30 cells are there; the winner has the largest, and it is the card's score.
-    scores = [float(v) for v in page.locator(".pf-cell b").evaluate_all("bs => bs.map(b => b.textContent)")]
+    texts = page.locator(".pf-cell b").evaluate_all("bs => bs.map(b => b.textContent)")
+    scores = [float(text.replace("−", "-")) for text in texts]
     assert len(scores) == 30
     winner = float(page.locator(".pf-cell.is-winner b").evaluate("b => b.textContent"))
     assert winner == max(scores)
@@ -590,7 +591,7 @@ def test_events_without_a_number_are_refused(data) -> None:
     from patchify_core.errors import PatchifyError
     from patchify_core.web.events import sent_id
 
-    with pytest.raises(PatchifyError, match="no number"):
+    with pytest.raises(PatchifyError, match="no picture number"):
         sent_id(event(data))
 
 
@@ -632,7 +633,7 @@ def test_forgotten_question_is_not_answered_with_another(monkeypatch) -> None:
     assert handler("mine", 4, 10, "none", "patch", True) == ["mine", 4, False]
     assert said == []
     assert handler(None, 4, 10, "none", "patch", True) == nothing
-    assert "no longer knows" in said[0]
+    assert "no longer has your query" in said[0]
     # An example or an upload asks anew, and what else was chosen is known to be forgotten too.
     anew = events.noticed(lambda asked: [asked.question, asked.level, asked.forgotten], "first", 3, anew=True)
     assert anew(None, 4, 10, "none", "patch", True) == ["first", 4, True]

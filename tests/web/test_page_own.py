@@ -89,9 +89,9 @@ def draw(page, box: tuple[float, float, float, float]) -> None:
 
 def test_a_visit_with_own_pictures(page, server, tmp_path) -> None:
     send(page, scenes(server) | {"notes.txt": b"no picture"})
-    wait_until(page, "All 8 pictures can be searched")
+    wait_until(page, "All 8 pictures are searchable")
     assert page.locator(".pf-own-thumb").count() == 8
-    assert "1 file was left out" in page.locator(".pf-own-skipped summary").inner_text()
+    assert "1 file was skipped" in page.locator(".pf-own-skipped summary").inner_text()
     # The rug lies on pictures 0, 1 and 2; the box of the first is its upper left part.
     for number, box in ((0, (0.01, 0.01, 0.37, 0.37)), (1, (0.5, 0.5, 0.87, 0.87))):
         page.locator(f'.pf-own-thumb[data-name="{number}.png"]').click()
@@ -105,7 +105,7 @@ def test_a_visit_with_own_pictures(page, server, tmp_path) -> None:
     cells = page.locator(".pf-own-score tbody tr").all_inner_texts()
     assert [cell.split("\t")[0] for cell in cells] == [
         "Whole pictures",
-        "Patches, winning patch as the box",
+        "Patches, winning patch",
         "Patches, soft box",
     ]
     # The first one as the query, asked of all of them, with a score.
@@ -113,7 +113,7 @@ def test_a_visit_with_own_pictures(page, server, tmp_path) -> None:
     page.get_by_role("button", name="Search with this picture").click()
     wait_for_own(page, "your 8 pictures")
     assert page.locator("#pf-object input").input_value() == "rug"
-    assert page.locator(".pf-num").count() >= 2 and "of all 8" in page.locator("#pf-strip").inner_text()
+    assert page.locator(".pf-num").count() >= 2 and "of 8 pictures" in page.locator("#pf-strip").inner_text()
     addresses = page.eval_on_selector_all(".pf-card img", "all => all.map(i => i.getAttribute('src'))")
     assert all(re.fullmatch(r"own/[\w-]{32}/picture/\d\.png", address) for address in addresses)
     page.wait_for_function("() => [...document.querySelectorAll('.pf-card img')].every(i => i.naturalWidth > 100)")
@@ -122,7 +122,7 @@ def test_a_visit_with_own_pictures(page, server, tmp_path) -> None:
     page.keyboard.press("Escape")
     # Back to the bundled gallery with the same picture, and an example of it again.
     before = first_row(page)
-    choose(page, "#pf-encoder", "tiny")
+    choose(page, "#pf-encoder", "Paper")
     wait_for_new_results(page, before)
     assert page.eval_on_selector(".pf-card img", "i => i.getAttribute('src')").startswith("gradio_api/file=")
     assert page.locator(".pf-query-img").get_attribute("src").startswith("data:image/jpeg")
@@ -134,14 +134,30 @@ def test_a_visit_with_own_pictures(page, server, tmp_path) -> None:
         download.value.save_as(tmp_path / name)
     assert "meta.json" in zipfile.ZipFile(tmp_path / "index").namelist()
     assert json.loads((tmp_path / "boxes").read_text())["categories"] == [{"id": 1, "name": "rug"}]
-    page.get_by_role("button", name="Delete everything now").click()
+    page.get_by_role("button", name="Delete everything").click()
+    page.get_by_role("button", name="Undo").click()
+    page.get_by_role("button", name="Delete everything").wait_for()
+    page.wait_for_timeout(1500)  # the seconds are not counted any more
+    assert page.locator(".pf-own-thumb").count() == 8
+    page.get_by_role("button", name="Delete everything").click()
     wait_until(page, "Everything was deleted")
     assert list(server[1].glob(f"{PREFIX}*/*")) == []
     # The index comes back, and its pictures.
     send(page, {"home.zip": (tmp_path / "index").read_bytes()}, "zip")
-    page.locator(".pf-own-notice", has_text="The index of 8 pictures is back").wait_for()
+    page.locator(".pf-own-notice", has_text="Index restored, with 2 boxes. Now add its 8 pictures.").wait_for()
     send(page, {"again.zip": zipped(scenes(server))}, "zip")
-    wait_until(page, "All 8 pictures can be searched")
+    wait_until(page, "All 8 pictures are searchable")
+    page.locator(".pf-own-thumb.is-marked").nth(1).wait_for()  # with the boxes that were drawn
+    assert page.eval_on_selector_all(".is-marked", "all => all.map(t => t.title).sort()") == ["0.png", "1.png"]
+    # A box that was drawn and not saved is searched with all the same.
+    page.locator('.pf-own-thumb[data-name="2.png"]').click()
+    page.wait_for_function("() => document.querySelector('.pf-own-stage img').alt === '2.png'")
+    draw(page, (0.25, 0.25, 0.75, 0.75))
+    page.get_by_role("button", name="Search with this picture").click()
+    wait_for_own(page, "your 8 pictures")
+    page.wait_for_function("() => document.querySelector('.pf-query-img').alt === 'Query: 2.png'")
+    corners = [float(value) for value in page.locator(".pf-query-box").get_attribute("data-box").split(",")]
+    assert corners == pytest.approx([80, 60, 240, 180], abs=4)
 
 
 def test_a_thousand_cancelled_gone_on_with_and_gone(page, server) -> None:
@@ -155,7 +171,7 @@ def test_a_thousand_cancelled_gone_on_with_and_gone(page, server) -> None:
         {"frames.zip": zipped(files | {"inner.zip": zipped({"a.png": b""}), "../up.png": files["frames/0000.png"]})},
         "zip",
     )
-    wait_until(page, f"of {MANY} described")
+    wait_until(page, f"of {MANY} indexed")
     page.wait_for_function(
         "() => Number(document.querySelector('#pf-own [data-is=said]').textContent.match(/^(\\d+) of/)?.[1]) > 30"
     )
@@ -166,8 +182,8 @@ def test_a_thousand_cancelled_gone_on_with_and_gone(page, server) -> None:
     skipped = page.locator(".pf-own-skipped")
     skipped.locator("summary").click()
     assert "leads out of the archive" in skipped.inner_text() and "within the archive" in skipped.inner_text()
-    page.get_by_role("button", name="Go on").click()
-    wait_until(page, f"All {MANY:d} pictures can be searched", 120)
+    page.get_by_role("button", name="Continue").click()
+    wait_until(page, f"All {MANY:d} pictures are searchable", 120)
     # Loaded anew, they are still there; another visitor sees nothing of them.
     token = page.evaluate("localStorage.getItem('patchify-own')")
     page.reload()
@@ -175,45 +191,45 @@ def test_a_thousand_cancelled_gone_on_with_and_gone(page, server) -> None:
     wait_until(page, f"All {MANY:d} pictures")
     folder = next(server[1].glob(f"{PREFIX}*"))
     assert [path.name for path in folder.iterdir()] == [token]
-    page.get_by_role("button", name="Delete everything now").click()
+    page.get_by_role("button", name="Delete everything").click()
     wait_until(page, "Everything was deleted")
     assert list(folder.iterdir()) == []
 
 
 def test_nobody_else_sees_them_and_two_tabs_share_them(page, server, browser) -> None:
     send(page, {"a.png": scenes(server)["0.png"]})
-    wait_until(page, "Your picture can be searched")
+    wait_until(page, "Your picture is searchable")
     second = page.context.new_page()
     second.goto(server[0])
     second.get_by_role("tab", name="Your pictures").click()
-    wait_until(second, "Your picture can be searched")
+    wait_until(second, "Your picture is searchable")
     with visit(browser, server[0]) as stranger:
         stranger.get_by_role("tab", name="Your pictures").click()
         assert said(stranger) == "No pictures yet." and stranger.locator(".pf-own-thumb").count() == 0
         stranger.get_by_role("tab", name="Search").click()
         assert stranger.locator("#pf-encoder input").count() == 0  # there is no other index to choose
     send(second, {"b.png": scenes(server)["1.png"]})
-    wait_until(second, "All 2 pictures can be searched")
-    second.get_by_role("button", name="Delete everything now").click()
+    wait_until(second, "All 2 pictures are searchable")
+    second.get_by_role("button", name="Delete everything").click()
     wait_until(second, "Everything was deleted")
     send(page, {"c.png": scenes(server)["2.png"]})  # this tab does not know yet
-    page.locator(".pf-own-notice", has_text="not on the server any more").wait_for()
+    page.locator(".pf-own-notice", has_text="no longer on the server").wait_for()
     second.close()
 
 
 def test_pictures_deleted_while_they_are_searched_are_a_notice(page, server) -> None:
     send(page, {"a.png": scenes(server)["0.png"], "b.png": scenes(server)["1.png"]})
     wait_until(page, "All 2 pictures")
-    page.get_by_role("button", name="Search in them").click()
+    page.get_by_role("button", name="Search them").click()
     wait_for_own(page, "your 2 pictures")
     page.get_by_role("tab", name="Your pictures").click()
-    page.get_by_role("button", name="Delete everything now").click()
+    page.get_by_role("button", name="Delete everything").click()
     wait_until(page, "Everything was deleted")
     page.get_by_role("tab", name="Search").click()
     page.locator("#pf-top label", has_text="5").first.click()
-    page.locator(".toast-body", has_text="not on the server any more").wait_for()
+    page.locator(".toast-body", has_text="no longer on the server").wait_for()
     page.get_by_role("tab", name="How it works").click()
-    page.locator(".wk-wait", has_text="not on the server any more").wait_for()
+    page.locator(".wk-wait", has_text="no longer on the server").wait_for()
     page.get_by_role("tab", name="Search").click()
     page.locator(".pf-example").first.click()  # one of theirs: the page begins anew
     page.wait_for_function("() => document.querySelector('.pf-card img').getAttribute('src').startsWith('gradio_api/')")
@@ -257,6 +273,22 @@ def test_a_dropped_folder_is_taken_whole(page, server) -> None:
     )
     wait_until(page, "All 2 pictures")
     assert page.eval_on_selector_all(".pf-own-thumb", "all => all.map(t => t.title).sort()") == ["a.png", "day/b.png"]
+
+
+def test_closing_the_page_does_not_undo_a_deletion(server, browser) -> None:
+    folder = next(server[1].glob(f"{PREFIX}*"))
+    with visit(browser, server[0]) as page:
+        page.get_by_role("tab", name="Your pictures").click()
+        send(page, {"a.png": scenes(server)["0.png"]})
+        wait_until(page, "Your picture")
+        token = page.evaluate("localStorage.getItem('patchify-own')")
+        page.get_by_role("button", name="Delete everything").click()
+        page.get_by_role("button", name="Undo").wait_for()
+        page.close()
+        deadline = time.monotonic() + 4  # sooner than after a visit that just ends
+        while (folder / token).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
 
 
 def test_leaving_deletes_everything(server, browser) -> None:

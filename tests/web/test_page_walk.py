@@ -282,7 +282,7 @@ def test_another_index_is_walked_and_the_search_keeps_its_own(page) -> None:
     page.locator(".wk-bar[data-cell='9']").hover()
     assert "patch 9 of 29 salient" in page.locator(".wk-view").inner_text()
     page.get_by_role("tab", name="Search").click()
-    assert "one pass a picture" in page.locator("#pf-encoder input").input_value()
+    assert "Fast: one pass per picture" in page.locator("#pf-encoder input").input_value()
 
 
 def test_own_picture_is_walked_without_a_score(page) -> None:
@@ -296,7 +296,7 @@ def test_own_picture_is_walked_without_a_score(page) -> None:
     page.get_by_role("heading", name="How “your picture” is found").wait_for()
     page.locator(".wk-tab[data-step='6']").click()
     assert page.locator(".wk-total:visible").inner_text() == "0.140"  # the worked example, and why
-    page.get_by_role("button", name="Your question").click()
+    page.get_by_role("button", name="Your query").click()
     assert "Nobody has said which object this is" in page.locator(".wk-panel:visible").inner_text()
     page.locator(".wk-tab[data-step='4']").click()
     assert page.locator(".wk-winbox").is_visible()
@@ -314,6 +314,7 @@ def test_phone_has_no_sideways_scroll_and_nothing_jumps(browser, server) -> None
             page.locator(f".wk-tab[data-step='{step}']").click()
             assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
         turned(page, lambda: page.get_by_role("button", name="The tea set").click())
+        assert page.locator(".wk-top h2:visible").all_inner_texts() == ["The tea set: look-alikes"]
         assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
         assert page.evaluate("() => window.shift") < 0.1
         assert elsewhere(page.requests, server) == []
@@ -338,5 +339,5 @@ def test_handout_is_one_page_and_the_notebook_is_sent(page, server, tmp_path) ->
     assert (tmp_path / "file.ipynb").read_bytes() == (ROOT / "assets" / "patchify.ipynb").read_bytes()
     # The short text below leads here too.
     page.get_by_role("tab", name="Search").click()
-    page.get_by_role("button", name="Step by step, with your own question").click()
+    page.get_by_role("button", name="Walk through this search").click()
     assert page.locator(".pf-walk").is_visible()

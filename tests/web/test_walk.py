@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from patchify_core.demo import lookalikes
 from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.locating import MAP, SOFT, WINNING
 from patchify_core.demo.walk import SHOWN, Choice, asked_of, fitting, made_up, walk, worked_example
 from patchify_core.gallery import read_coco
@@ -19,7 +22,7 @@ from patchify_core.regions import parse_regions
 from patchify_core.web import views
 from patchify_core.web.handout import EXERCISE, handout
 from patchify_core.web.views import walk_scores
-from patchify_core.web.views.crops import signed
+from patchify_core.web.views.html import overlap, signed
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.views.walk_lab import where
 from patchify_core.web.visits import file_url
@@ -139,6 +142,16 @@ def test_a_gallery_picture_is_left_out_of_its_own_arithmetic(bundled) -> None:
         assert line.result.iou == pytest.approx(line.row.iou)
 
 
+@given(st.floats(0, 1), st.integers(2, 3))
+def test_no_printed_iou_contradicts_its_verdict(value: float, digits: int) -> None:
+    said = float(overlap(value, digits))
+    assert (said >= RIGHT_IOU) == (value >= RIGHT_IOU) and abs(said - value) <= 10**-digits
+
+
+def test_look_alikes_have_a_heading_of_their_own(showcase) -> None:
+    assert "wk-other" not in html(walk(showcase, showcase.first(), Choice()))
+
+
 # What is missing ------------------------------------------------------------------------------------------
 
 
@@ -147,7 +160,7 @@ def test_unknown_object_says_so_and_shows_the_worked_example(showcase) -> None:
     shown = walk(showcase, question, Choice())
     assert shown.standing is None and shown.name is None
     text = html(shown)
-    assert "Nobody has said which object this is" in text
+    assert "The object is not known" in text
     assert '<div data-sum-of="worked">' in text
     assert '<div data-sum-of="own" hidden>' in text
     assert "0.140" in text
@@ -194,7 +207,7 @@ def test_choices_that_are_not_offered_are_refused_or_fitted(showcase, refused) -
     assert "feature map" in refused(walk, showcase, question, Choice(way=MAP))
     assert "look-alikes" in refused(walk, showcase, question, Choice(pair=(0, None)))
     for name in ("nothing", 5, ["index"]):
-        assert "does not have that encoder" in refused(asked_of, showcase, question, name)
+        assert "does not have that method" in refused(asked_of, showcase, question, name)
 
 
 def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
@@ -338,4 +351,4 @@ def test_forgotten_question_is_not_walked_as_another(walking, showcase) -> None:
     tab, said = walking
     held, _ = tab.open(showcase.example(showcase.examples[1].id), None)
     answer = tab.change(None, held, sent(what="level", value=1))
-    assert "no longer knows" in said[0] and isinstance(answer[0], dict)
+    assert "no longer has your query" in said[0] and isinstance(answer[0], dict)

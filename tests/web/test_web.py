@@ -78,8 +78,8 @@ def folder(tmp_path, monkeypatch) -> Path:
 def test_shelf_offers_the_default_first_and_every_other_index(folder) -> None:
     offers = Shelf(folder).offers
     assert list(offers) == [DEFAULT, "gone", "other", "speaks", "windows"]
-    assert offers["other"].label == "other · random:5,0 · 24 numbers"
-    assert offers[DEFAULT].label == "tiny · 3×3 grid · 24 numbers"
+    assert offers["other"].label == "Every patch encoded separately (24-D) · other · random:5,0"
+    assert offers[DEFAULT].label == "Paper: every patch encoded separately (24-D)"
     assert len({offer.label for offer in offers.values()}) == 5
 
 
@@ -89,8 +89,8 @@ def test_indexes_that_would_read_the_same_say_which_they_are(folder) -> None:
         offers = Shelf(folder).offers
     finally:
         shutil.rmtree(folder / "indexes" / "again")
-    assert offers[DEFAULT].label == "tiny · 3×3 grid · 24 numbers (index)"
-    assert offers["again"].label == "tiny · 3×3 grid · 24 numbers (again)"
+    assert offers[DEFAULT].label == "Paper: every patch encoded separately (24-D) (index)"
+    assert offers["again"].label == "Paper: every patch encoded separately (24-D) (again)"
 
 
 def test_without_other_indexes_there_is_one_offer(tmp_path) -> None:
@@ -126,7 +126,7 @@ def test_an_index_called_index_does_not_replace_the_default(folder) -> None:
 
 @pytest.mark.parametrize("name", ["", "nothing", None, 5, ["index"]])
 def test_names_that_are_not_offered_are_refused(folder, refused, name) -> None:
-    assert "does not have that encoder" in refused(Shelf(folder).engine, name)
+    assert "does not have that method" in refused(Shelf(folder).engine, name)
 
 
 def test_encoder_is_loaded_once_and_shared_by_its_indexes(folder, monkeypatch) -> None:
@@ -218,7 +218,7 @@ def test_question_in_words_has_no_picture_and_no_box(folder, refused) -> None:
     assert [result.match.image_id for result in answer.results] == [match.image_id for match in expected]
     named = ours.answer(ours.with_instance(question, 2), 2, 5)
     assert named.score is not None and 0 <= named.score.ap <= 1 and named.baseline is not None
-    assert "asked in words" in refused(ours.with_box, question, (0, 0, 5, 5))
+    assert "query is words" in refused(ours.with_box, question, (0, 0, 5, 5))
     again = ours.from_result(answer.results[0].match.image_id, answer.results[0].match.box, None, "speaks")
     assert again.words is None and again.engine == "speaks"
     assert ours.answer(again, 2, 5).results[0].match.image_id == again.itself
@@ -339,7 +339,7 @@ def test_a_gallery_picture_that_asks_takes_no_part_in_its_own_reranking(turned) 
 
 def test_words_cannot_be_compared_point_by_point(turned, refused) -> None:
     ours, _ = turned
-    assert "asked in words" in refused(ours.answer, ours.in_words("rug", "speaks"), 2, 5, "sift")
+    assert "query is words" in refused(ours.answer, ours.in_words("rug", "speaks"), 2, 5, "sift")
 
 
 def test_ranking_of_one_question_is_no_others(folder) -> None:

@@ -28,7 +28,7 @@ MOST, LONGEST_NAME = 200, 60
 
 @dataclass(frozen=True, eq=False)
 class Mark:
-    """A box round an object.
+    """A box around an object.
 
     Attributes:
         picture: id of the picture.
@@ -67,7 +67,7 @@ class Marks:
             PatchifyError: one sentence, if the name or the box is none, or there are too many.
         """
         if not isinstance(name, str) or not name.strip() or not " ".join(name.split()).isprintable():
-            raise PatchifyError("Say what the object is called: the same name on several pictures makes a score.")
+            raise PatchifyError("Name the object: the same name on several pictures gives a score.")
         name = " ".join(name.split())
         if len(name) > LONGEST_NAME:
             raise PatchifyError(f"An object's name has at most {LONGEST_NAME} characters: choose a shorter one.")
@@ -178,8 +178,8 @@ def score(
     counts = Counter(gallery.annotations.instances.tolist())
     if not any(count > 1 for count in counts.values()):
         raise PatchifyError(
-            "There is nothing to score yet: box the same object on at least two of your indexed pictures, under the "
-            "same name."
+            "There is nothing to score yet: draw a box around the same object on at least two of your indexed "
+            "pictures, with the same name."
         )
     engine = _Once(index, encoder)
     last = len(index.regions.stages)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable
 
@@ -63,3 +64,13 @@ def _fitting(part: str) -> str:
     while len(stem) > room or len(stem.encode()) > 200:
         stem = stem[:-1]
     return f"{stem}{dot}{ending}"
+
+
+def natural(name: str) -> list[tuple[int, str]]:
+    """Sorts names as people number them.
+
+    Example:
+        >>> sorted(["10.png", "2.png"], key=natural)
+        ['2.png', '10.png']
+    """
+    return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]

@@ -145,9 +145,15 @@ def token_in(engine: str) -> str | None:
     return rest.partition(":")[0] if kind == OWN else None
 
 
+def own_choice(engine: str) -> str | None:
+    """What a visitor's own index is chosen by, however much of it is indexed by now; None for a bundled one."""
+    token = token_in(engine)
+    return None if token is None else f"{OWN}:{token}"
+
+
 def gone() -> PatchifyError:
     """Said where a visitor's pictures are not there any more."""
     return PatchifyError(
-        "Your pictures are not on the server any more, as they are deleted when a visit ends: add them again, or "
-        "choose an example."
+        "Your pictures are no longer on the server, as they are deleted when a visit ends: add them again, or choose "
+        "an example."
     )

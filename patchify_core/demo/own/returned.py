@@ -8,6 +8,7 @@ the codes, which are plain numbers.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import zipfile
@@ -19,6 +20,7 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 
 from patchify_core.demo.own.collection import EXPANSION
+from patchify_core.demo.own.marks import MOST
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, packed_shape, unpack
 from patchify_core.imaging.archives import ArchiveSettings, members, names
@@ -36,7 +38,8 @@ _EACH, _END = 30 + 16 + 46, 22
 """Bytes of a zip archive beside names and contents: of each file (its header, its sizes after it, its line in the list)
 and of the end."""
 
-KNOWN_FILES = (META_NAME, FAISS_NAME, PROJECTION_NAME, MAPS_NAME)
+BOXES_NAME = "annotations.json"
+KNOWN_FILES = (META_NAME, FAISS_NAME, PROJECTION_NAME, MAPS_NAME, BOXES_NAME)
 MOST_MEMBERS = 20
 """Files in an archive that may be an index."""
 
@@ -137,6 +140,34 @@ def bring_back(archive: Path, folder: Path, like: PatchIndex, most_pictures: int
         raise
 
 
+def returned_boxes(folder: Path, index: PatchIndex) -> list[tuple[str, str, list[float]]]:
+    """The boxes that came with an index: SHA-256 of the picture, name of the object, and x1, y1, x2, y2 in pixels.
+
+    Args:
+        folder: where `bring_back` put them; there may be none.
+        index: that came with them.
+
+    Raises:
+        PatchifyError: if they are not as this page writes them.
+    """
+    path = folder / BOXES_NAME
+    if not path.exists():
+        return []
+    digests = {image.file_name: image.sha256 for image in index.images}
+    try:
+        data = json.loads(path.read_bytes())
+        pictures = {row["id"]: digests[row["file_name"]] for row in data["images"] if row["split"] == "gallery"}
+        objects = {row["id"]: row["name"] for row in data["categories"]}
+        found = []
+        for row in data["annotations"][: 2 * MOST]:
+            if row["image_id"] in pictures:  # else it is of a query, which is one of these boxes once more
+                x, y, width, height = map(float, row["bbox"])
+                found.append((pictures[row["image_id"]], objects[row["category_id"]], [x, y, x + width, y + height]))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
+        raise PatchifyError(DAMAGED) from None
+    return found
+
+
 def _sizes(like: PatchIndex, pictures: int) -> dict[str, int]:
     """Bytes that each file of an index of so many pictures has, at most: what is read is held in memory."""
     return {
@@ -144,6 +175,7 @@ def _sizes(like: PatchIndex, pictures: int) -> dict[str, int]:
         FAISS_NAME: 10_000_000 + int(like.bytes_per_image * pictures),
         PROJECTION_NAME: 0 if like.projection is None else len(like.projection.to_bytes()),
         MAPS_NAME: MAP_BYTES * pictures,
+        BOXES_NAME: 100_000 + 1_500 * pictures,
     }
 
 

@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from patchify_core.demo.own.collection import MEGABYTE, Collection
 from patchify_core.demo.own.indexing import Indexer
 from patchify_core.demo.own.marks import Marks, as_coco, score
 from patchify_core.demo.own.place import OwnPlace, gone, own_name
-from patchify_core.demo.own.returned import bring_back, packed
+from patchify_core.demo.own.returned import bring_back, packed, returned_boxes
 from patchify_core.demo.room import Owner
 from patchify_core.demo.turns import Turns
 from patchify_core.errors import PatchifyError
@@ -62,6 +63,7 @@ class Visitor:
         self._engine: Patchify | None = None
         self._lock = threading.Lock()
         self._scoring: threading.Thread | None = None
+        self.returned: list[tuple[str, str, list[float]]] = []  # boxes whose pictures have not been added yet
         self.score: dict[str, Any] | None = None
 
     @property
@@ -105,11 +107,13 @@ class Visitor:
         folder = collection.folder / f"returned-{secrets.token_hex(4)}"
         index = bring_back(archive, folder, self._bundled.index, settings.own_pictures, settings.own_mb * MEGABYTE)
         try:
+            boxes = returned_boxes(folder, index)
             self._room_for_index(len(index.images))
             self.indexer.take_back(index)
         except PatchifyError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
+        self.returned = boxes
         for former in collection.folder.glob("returned-*"):
             if former != folder:
                 shutil.rmtree(former, ignore_errors=True)
@@ -211,13 +215,26 @@ class Visitor:
         self.collection.delete()
         self._place = self._engine = None
         self.indexer.forget()
-        self.marks, self.made = Marks(), 0
+        self.marks, self.made, self.returned = Marks(), 0, []
         self.score = None
 
     def _publish(self, index: PatchIndex, version: int) -> None:
         self._engine = Patchify(index, self._bundled.engine.encoder)
+        self._restore_boxes()
         self._renew(version)
         self.weigh()
+
+    def _restore_boxes(self) -> None:
+        """Draws the boxes that came with an index on those of their pictures that are there."""
+        there = {picture.sha256: picture for picture in self.collection.pictures}
+        waiting = []
+        for digest, name, box in self.returned:
+            if digest not in there:
+                waiting.append((digest, name, box))
+                continue
+            with suppress(PatchifyError):  # edited by hand: as if it had never been drawn
+                self.marks.put(there[digest], name, box)
+        self.returned = waiting
 
     def _renew(self, version: int | None = None) -> None:
         with self._lock:

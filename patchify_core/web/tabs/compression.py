@@ -14,7 +14,7 @@ from patchify_core.demo.codecs import Codecs, Stop, Training
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.own.place import token_in
 from patchify_core.demo.questions import Question
-from patchify_core.demo.shelf import DEFAULT, passes_in_words
+from patchify_core.demo.shelf import DEFAULT, method_in_words
 from patchify_core.demo.sizes import PICTURES, sizes
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
@@ -178,7 +178,7 @@ class Squeeze:
         return next(stop for stop in codecs.stops(self._index(question)) if stop.factory == choice.factory)
 
     def _size_words(self, question: Question, choice: Choice) -> str:
-        size = f"{self._stop(question, choice).bytes_per_patch:,} bytes a patch"
+        size = f"{self._stop(question, choice).bytes_per_patch:,} bytes per patch"
         return f"{size}, {choice.codebook} codebook" if codecs.learns(choice.factory) else size
 
     def _controls(self, question: Question, choice: Choice, turn: int) -> str:
@@ -252,7 +252,7 @@ def _said(training: str, effect: Any = None) -> list[Any]:
 
 
 def _kept_as(index: PatchIndex) -> str:
-    return f"{index.factory}, {index.bytes_per_patch:,} bytes a patch ({passes_in_words(index)})"
+    return f"{index.factory}, {index.bytes_per_patch:,} bytes per patch ({method_in_words(index)})"
 
 
 def _script(name: str) -> str:

@@ -24,7 +24,7 @@ from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.views.trial import Shown, ShownFailure
 from patchify_core.web.visits import Visits, file_url
 
-WAIT = '<p class="pf-wait">Reading what was measured …</p>'
+WAIT = '<p class="pf-wait">Loading the measurements …</p>'
 
 
 def build_evaluation_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
@@ -102,7 +102,7 @@ class Evaluation:
             try:
                 worst = [self._with_pictures(failure) for failure in failures]
             except (GalleryError, StopIteration):  # the file names a picture that a gallery of this digest has not
-                worst = "The file names pictures that are not in the gallery: make it anew with the command above."
+                worst = "The file names pictures that are not in the gallery: make it again with the command above."
         return views.trial(chosen, others, other, differences, parts, worst, file_url)
 
     def _first_dataset(self, studies: Studies) -> str:
@@ -114,12 +114,12 @@ class Evaluation:
     def _why_no_pictures(self, dataset: str, digest: str) -> str:
         """Why the failures of a dataset cannot be shown as pictures; nothing if they can."""
         if dataset != self._showcase.folder.resolve().name:
-            return f"The pictures of {dataset} are not shipped with the page, so its failures are numbers alone."
+            return f"The pictures of {dataset} are not shipped with the page, so its failures are numbers only."
         try:
             same = gallery_digest(self._showcase.gallery) == digest
         except GalleryError:
             same = False
-        return "" if same else f"The file is about another version of {dataset} than the page has: make it anew."
+        return "" if same else f"The file is about another version of {dataset} than the page has: make it again."
 
     def _with_pictures(self, failure: Failure) -> ShownFailure:
         gallery = self._showcase.gallery

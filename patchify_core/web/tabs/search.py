@@ -44,7 +44,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
             )
             with gr.Row(elem_id="pf-say"):  # a row of its own, else it would be one form with the object's name
                 words = gr.Textbox(
-                    label="or say it in words",
+                    label="or describe it in words",
                     placeholder="a red kettle",
                     submit_btn=True,
                     visible=shelf.knows_words(shelf.first),
@@ -70,7 +70,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
                 rerank = gr.Dropdown(
                     visits.rerank_choices(),
                     value=NO_RERANKING,
-                    label="Re-rank by",
+                    label="Re-ranking",
                     filterable=False,
                     min_width=150,
                     elem_id="pf-rerank",
@@ -80,7 +80,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
                 engine = gr.Dropdown(
                     visits.engine_choices(),
                     value=shelf.first,
-                    label="Index: how pictures were described",
+                    label="Method",
                     filterable=False,
                     visible=len(shelf.offers) > 1,
                     min_width=200,
@@ -89,7 +89,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
                 box = gr.Dropdown(
                     visits.box_choices(),
                     value=answer.way,
-                    label="Box: where the object is",
+                    label="Box",
                     filterable=False,
                     min_width=200,
                     elem_id="pf-box-choice",
@@ -119,7 +119,9 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
         event(with_event(handler, question, len(everything), anew), asked, everything, **encode)
 
     on(examples.example, visits.pick_example, anew=True)
-    on(query.picked, visits.take_upload, anew=True)
+    refused = partial(visits.keep_query, len(everything))
+    upload = with_event(visits.take_upload, question, len(everything), True, otherwise=refused)
+    query.picked(upload, asked, everything, **encode)
     on(query.drawn, visits.draw_box)
     on(cards.again, visits.search_again)
     on(detail.again, visits.search_again)

@@ -9,6 +9,7 @@ from typing import Any
 import gradio as gr
 
 from patchify_core.demo import exporting, links, locating
+from patchify_core.demo.answers import Result
 from patchify_core.demo.links import Link, LinkError
 from patchify_core.demo.own.place import token_in
 from patchify_core.demo.questions import OWN, Question
@@ -111,7 +112,16 @@ class Sharing:
                 "regions": index.regions.spec,
                 "dim": index.dim,
             }
-            return exporting.record(question, answer, name, about)
+            found: tuple[Result, ...] = ()
+            missed: list[tuple[int, str]] = []
+            if answer.score is not None and question.instance is not None:
+                found = place.positives(question, answer.score, answer.level, answer.reranker, answer.way)
+                there = {result.match.image_id for result in found}
+                ids = place.gallery.positives(question.instance, place.judge.left_out(question))
+                missed = [
+                    (image_id, place.gallery.image(image_id).file_name) for image_id in ids if image_id not in there
+                ]
+            return exporting.record(question, answer, name, about, found, missed)
         gallery = place.gallery
 
         def picture(image_id: int) -> tuple[int, int, Any]:
@@ -162,7 +172,7 @@ class Sharing:
             shown = self.visits.shown(question, asked_now)
         look = found.look
         if look is not None and f'data-open="{look}"' not in shown[5]:
-            said.append("the picture that it opens is not among the results")
+            said.append("the result that it opens is not among the results")
             look = None
         tab = found.tab
         if tab is not None and tab not in self.tabs:
@@ -170,8 +180,8 @@ class Sharing:
             tab = None
         if said:
             only = "; ".join(dict.fromkeys(said))
-            rest = "What could be opened of it is shown." if found != Link() else "This is the page as it begins."
-            gr.Warning(f"There is something wrong with that link: {only}. {rest}", title=NOTICE, duration=15)
+            rest = "The rest of the link is shown." if found != Link() else "Showing the default example."
+            gr.Warning(f"Part of this link does not work: {only}. {rest}", title=NOTICE, duration=15)
         after = json.dumps({"kind": "opened", "look": look, "tab": tab})
         return [*shown, asked_now.reranker or NO_RERANKING, asked_now.top, after]
 
@@ -180,10 +190,10 @@ class Sharing:
         if found.index is None:
             return shelf.first
         if found.index not in shelf.offers:
-            said.append("the page has no such index")
+            said.append("the page has no such method")
             return shelf.first
         if not shelf.is_loaded(found.index):
-            said.append("the encoder of its index cannot be loaded")
+            said.append("the encoder of its method cannot be loaded")
             return shelf.first
         return found.index
 
@@ -203,7 +213,11 @@ class Sharing:
             else:
                 return first
         except PatchifyError:
-            what = "its index knows no words" if found.words is not None else "the picture that it asks with is gone"
+            what = (
+                "its method cannot search with words"
+                if found.words is not None
+                else "its query picture no longer exists"
+            )
             said.append(what)
             return first
         if found.object is None:
@@ -225,7 +239,7 @@ class Sharing:
             try:
                 region = checked_box(box, image.width, image.height)
             except PatchifyError:
-                said.append("its box lies outside the picture")
+                said.append("its box is outside the picture")
         question = showcase.from_result(image_id, region, None, engine)
         return replace(question, box=None) if region is whole else question
 
@@ -235,7 +249,7 @@ class Sharing:
             region = None if isinstance(box, str) else box
             return self.visits.showcase.with_box(question, region)
         except PatchifyError:
-            said.append("its box lies outside the picture")
+            said.append("its box is outside the picture")
             return question
 
     def _options(self, found: Link, engine: str, said: list[str]) -> dict[str, Any]:
@@ -255,7 +269,7 @@ class Sharing:
         if found.boxes is not None and locating.is_possible(found.boxes, index):
             way = found.boxes
         elif found.boxes is not None:
-            said.append("its index has no such kind of box")
+            said.append("its method has no such kind of box")
         if found.rerank is not None and found.rerank in visits.showcase.rerankers.names:
             reranker = found.rerank
         elif found.rerank is not None and found.rerank != NO_RERANKING:

@@ -19,7 +19,7 @@ from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.visits import Visits, file_url
 
-WAIT = '<p class="pf-wait wk-wait" role="status">Putting the steps together …</p>'
+WAIT = '<p class="pf-wait wk-wait" role="status">Preparing the steps …</p>'
 
 HANDOUT = "handout"
 """Where the server has the handout (`routes`), from the page."""
@@ -85,7 +85,7 @@ class Walking:
         """Another index, level, box, result or pair of look-alikes; after a refusal all is as it was."""
         try:
             if question is None and held is not None and held.asked is not None:
-                raise PatchifyError("The server no longer knows what you asked: choose an example or reload the page.")
+                raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
             base = self._base(question)
             last = held if held is not None and _is_of(held, question, base) else None
             before = Choice() if last is None else last.choice

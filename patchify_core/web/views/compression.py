@@ -58,17 +58,17 @@ def controls(
     off = "" if learns(factory) else " disabled"
     return (
         f'<section class="pf-doc pf-lab" data-turn="{turn}"><h2>How small can it be?</h2>'
-        f"<p class='pf-lead'>Every patch is {dim:,} numbers, {4 * dim:,} bytes. Choose fewer bytes and see what that does to "
-        "your own question, to the whole gallery, and to the size of a gallery of millions.</p>"
-        f'<div class="pf-controls"><fieldset class="pf-seg is-sizes"><legend>Bytes a patch</legend><div>{sizes}</div></fieldset>'
+        f"<p class='pf-lead'>Every patch is {dim:,} numbers, {4 * dim:,} bytes. Choose fewer bytes to see the effect on "
+        "your query, on the whole gallery, and on the size of a gallery of millions.</p>"
+        f'<div class="pf-controls"><fieldset class="pf-seg is-sizes"><legend>Bytes per patch</legend><div>{sizes}</div></fieldset>'
         f'<fieldset class="pf-seg is-books"{off}><legend>Codebook trained on</legend><div>{books}</div></fieldset></div>'
         '<details class="pf-fold"><summary>What is a codebook?</summary><p>A descriptor is cut into short pieces, and each '
         "piece is replaced by the number of the most similar <b>word</b> of a learned list, the codebook. Its words depend on "
         "what it was trained on: <i>global</i> knows whole pictures alone, <i>uniform</i> any patches; the others choose "
         "patches that differ from each other or from what other pictures show. Sizes without a codebook (exact, SQ) have "
-        "no such choice. <code>PCAH128</code> means that the numbers were reduced to 128 first.</p>"
-        f"<p>Made here and now from the descriptors that the page ships ({escape(kept_as)}), not from the original float32 "
-        "ones; the charts below are from the original ones.</p></details></section>"
+        "no such choice. <code>PCAH128</code>: the numbers are reduced to 128 first.</p>"
+        f"<p>Computed live from this page’s stored descriptors ({escape(kept_as)}); the charts below are from the original "
+        "float32 descriptors.</p></details></section>"
     )
 
 
@@ -110,9 +110,9 @@ def effect(found: Effect, sizes: Callable[[int], tuple[int, int, Path]], url: Fi
     kept = sum(result.match.image_id in first for result in after)
     same = [result.match.image_id for result in before] == [result.match.image_id for result in after]
     summary = (
-        f"The first {len(before)} are the <b>same, in the same order</b>."
+        f"The top {len(before)} are the <b>same, in the same order</b>."
         if same
-        else f"<b>{kept}</b> of the first {len(before)} are still among them."
+        else f"<b>{kept}</b> of the top {len(before)} are still there."
     )
     old = "".join(
         _card(result, sizes, url, _lost(found.rank_after.get(result.match.image_id), len(after))) for result in before
@@ -121,9 +121,9 @@ def effect(found: Effect, sizes: Callable[[int], tuple[int, int, Path]], url: Fi
         _card(result, sizes, url, _moved(found.rank_before.get(result.match.image_id), result.rank)) for result in after
     )
     return (
-        f'<section class="pf-doc pf-effect"><h3>Your question: {escape(found.name)}</h3>'
+        f'<section class="pf-doc pf-effect"><h3>Your query: {escape(found.name)}</h3>'
         f'<p class="pf-lead" role="status">{summary} {_scores(found)}</p>'
-        f'<div class="pf-sides"><div><h4>As shipped: {escape(found.kept_as)}</h4><ol class="pf-minis" aria-label="Results with the descriptors as shipped">{old}'
+        f'<div class="pf-sides"><div><h4>Stored: {escape(found.kept_as)}</h4><ol class="pf-minis" aria-label="Results with the stored descriptors">{old}'
         f'</ol></div><div><h4>{escape(found.size)}</h4><ol class="pf-minis" aria-label="Results at the chosen size">{new}</ol>'
         "</div></div></section>"
     )
@@ -132,7 +132,7 @@ def effect(found: Effect, sizes: Callable[[int], tuple[int, int, Path]], url: Fi
 def _scores(found: Effect) -> str:
     a, b = found.before.score, found.after.score
     if a is None or b is None:
-        return "Not scored: say in the Search tab which object it is."
+        return "Not scored: choose the object in the Search tab."
     text = f"AP {a.ap:.3f} → <b>{b.ap:.3f}</b>"
     if a.locscore is not None and b.locscore is not None:
         text += f", LocScore {a.locscore:.3f} → <b>{b.locscore:.3f}</b>"
@@ -142,7 +142,7 @@ def _scores(found: Effect) -> str:
 def _lost(rank: int | None, shown: int) -> tuple[str, str, str]:
     """Sign, words and class for a former result: is it still there?"""
     if rank is None:
-        return "gone", "not found any more", "is-lost"
+        return "gone", "no longer found", "is-lost"
     return (f"→ {rank}", f"now at rank {rank}", "is-lost") if rank > shown else ("", "", "")
 
 
@@ -205,7 +205,7 @@ def _charts(studies: Studies, dataset: str, stop: Stop, codebook: str, patches: 
     study = studies.found["compression"]
     numbers = {"datasets": study.datasets, "rows": study.rows}
     mark = float(stop.bytes_per_patch * patches)
-    where = f"bytes a picture ({patches} patches)"
+    where = f"bytes per picture ({patches} patches)"
     parts = [
         _chart(f"{title} and size", where, by_dataset(numbers, name), mark)
         for name, title in (("map", "mAP"), ("locscore", "LocScore"))
@@ -217,8 +217,8 @@ def _charts(studies: Studies, dataset: str, stop: Stop, codebook: str, patches: 
     return (
         f'{head}<p class="pf-lead">{_measured(study.rows, stop, codebook)}</p><div class="pf-charts">{"".join(parts)}</div>'
         + (
-            "<h3>What the codebook was trained on</h3><p class='pf-lead'>The same bytes, the same codec with 16 words a piece; "
-            f"only what it learned from differs. Means of the seeds.</p><div class='pf-charts'>{''.join(books)}</div>"
+            "<h3>What the codebook was trained on</h3><p class='pf-lead'>The same bytes and the same codec, with 16 words per piece; "
+            f"only the training patches differ. Means over seeds.</p><div class='pf-charts'>{''.join(books)}</div>"
             if any(books)
             else ""
         )
@@ -253,10 +253,10 @@ def _measured(rows: Sequence[Mapping[str, Any]], stop: Stop, codebook: str) -> s
             loc = [row["locscore"] for row in found if row["locscore"] is not None]
             more = f", LocScore {sum(loc) / len(loc):.3f}" if loc else ""
             parts.append(f"{escape(dataset)} mAP <b>{mean:.3f}</b>{more}")
-    size = f"At {stop.bytes_per_patch:,} bytes a patch ({escape(stop.factory)}{f', {escape(codebook)}' if learns(stop.factory) else ''})"
+    size = f"At {stop.bytes_per_patch:,} bytes per patch ({escape(stop.factory)}{f', {escape(codebook)}' if learns(stop.factory) else ''})"
     if not parts:
-        return f"{size} nothing was measured with this codebook: the dotted line shows the size alone."
-    return f"{size}: {'; '.join(parts)}. The dotted line is this size; the first two charts show codecs of up to 256 words a piece, trained on uniform patches."
+        return f"{size} nothing was measured with this codebook; the dotted line shows the size only."
+    return f"{size}: {'; '.join(parts)}. The dotted line is this size; the first two charts show codecs of up to 256 words per piece, trained on uniform patches."
 
 
 def _table(stop: Stop, patches: int, sizes: Sequence[tuple[Size, Size]]) -> str:
@@ -268,7 +268,7 @@ def _table(stop: Stop, patches: int, sizes: Sequence[tuple[Size, Size]]) -> str:
     exact_bytes = sizes[0][0].bytes_per_patch
     return (
         "<h3>Ten thousand, a million, ten million pictures</h3>"
-        f"<p class='pf-lead'>Computed, not measured: pictures × {patches} patches × bytes a patch, plus what is learned once "
+        f"<p class='pf-lead'>Computed, not measured: pictures × {patches} patches × bytes per patch, plus what is learned once "
         f"(projection and codebook). ✓ fits in {words(MEMORY)} of memory, ✕ does not. File names, boxes and FAISS’s own lists "
         "come on top.</p>"
         '<div class="pf-scroll is-plain" tabindex="0" role="region" aria-label="Size of large galleries"><table class="pf-tbl pf-millions">'

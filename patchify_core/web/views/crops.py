@@ -1,4 +1,4 @@
-"""Parts of pictures, cut out by the browser, and numbers with a true minus sign."""
+"""Parts of pictures, cut out by the browser."""
 
 from __future__ import annotations
 
@@ -29,8 +29,3 @@ def query_crop(question: Question, url: FileUrl) -> str:
         return f'<span class="wk-said"><q>{escape(question.words)}</q></span>'
     box = (0, 0, question.width, question.height) if question.box is None else question.box
     return crop(query_address(question, url), question.width, question.height, box, f"Query: {question.name}")
-
-
-def signed(value: float, digits: int = 3) -> str:
-    """A number as it is printed, e.g. `−0.058`; none is `−0.000`."""
-    return f"{value + 0.0:.{digits}f}".replace("-", "−") if round(value, digits) else f"{0:.{digits}f}"

@@ -12,7 +12,7 @@ from patchify_core.demo.questions import Question
 from patchify_core.demo.reranking import NAMES
 from patchify_core.imaging.boxes import iou
 from patchify_core.web.views import heat, pair
-from patchify_core.web.views.html import WORDS, FileUrl, boxes, count, legend, place, verdict_text
+from patchify_core.web.views.html import WORDS, FileUrl, boxes, count, legend, overlap, place, signed, verdict_text
 
 NUMBERED = 12
 """Boxes that lie anywhere, and over each other, say their similarity only if there are no more of them than this."""
@@ -44,7 +44,7 @@ def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: 
         points = pair.points(found, size, question, url)
     kind = " is-refined" if result.moved else ""
     return (
-        f'<div class="pf-modal{kind}" role="dialog" aria-modal="true" aria-label="Result {result.rank} looked into" '
+        f'<div class="pf-modal{kind}" role="dialog" aria-modal="true" aria-label="Result {result.rank}" '
         f'data-show="{shown}" data-image="{match.image_id}"><div class="pf-sheet v-{result.verdict}">'
         f'<div class="pf-big"><div class="pf-pic" style="--ratio:{width / height:.5f};aspect-ratio:{width}/{height}">'
         f'<img src="{escape(url(path))}" alt="Gallery picture {match.image_id}">'
@@ -84,7 +84,7 @@ def _cells(found: Detail, width: int, height: int) -> str:
         for cell in cells:
             share = (float(scores[cell]) - low) / (high - low) if high > low else 1.0
             winner = cell == found.result.match.patch
-            text = f"<b>{scores[cell]:.2f}</b>" if winner or grid or len(cells) <= NUMBERED else ""
+            text = f"<b>{signed(float(scores[cell]), 2)}</b>" if winner or grid or len(cells) <= NUMBERED else ""
             spans.append(
                 f'<span class="pf-cell{" is-winner" if winner else ""}" '
                 f'style="{place(boxes[cell], width, height)};--heat:{share:.3f}">{text}</span>'
@@ -98,7 +98,7 @@ def _facts(found: Detail, width: int, height: int, annotated: bool) -> str:
     result, scores = found.result, found.explanation.scores
     best = "".join(
         f"<li><span>{escape(stages.title(found.stages, n))}</span> "
-        f"<b>{scores[stages.patches_before(found.stages, n) : stage.patches].max():.3f}</b></li>"
+        f"<b>{signed(float(scores[stages.patches_before(found.stages, n) : stage.patches].max()))}</b></li>"
         for n, stage in enumerate(found.stages, 1)
     )
     moved = result.moved
@@ -114,7 +114,7 @@ def _facts(found: Detail, width: int, height: int, annotated: bool) -> str:
         '<button type="button" class="pf-close" data-do="close" aria-label="Close">×</button></header>'
         f'<p class="pf-verdict"><b aria-hidden="true">{WORDS[result.verdict][0]}</b> {escape(verdict_text(result))}</p>'
         f"<p>{_why(found)}</p>{_how_found(found)}{_agreement(found)}"
-        f'<h3>Best of each</h3><ul class="pf-best">{best}</ul>'
+        f'<h3>Best patch of each grid</h3><ul class="pf-best">{best}</ul>'
         f"{legend(kinds)}"
         f'<div class="pf-tools"><button type="button" class="pf-btn" data-again="{result.match.image_id}">'
         f"Search with this {'box' if moved else 'cell'}</button>"
@@ -138,25 +138,27 @@ def _why(found: Detail) -> str:
         where = f"row {row + 1}, column {column + 1} of the {name}"
     else:
         where = f"patch {within + 1} of {name}"
-    text = f"The query is most similar to <b>{where}</b>: cosine similarity <b>{scores[cell]:.3f}</b>."
+    text = f"The query is most similar to <b>{where}</b>: cosine similarity <b>{signed(float(scores[cell]))}</b>."
     if grid != 1 and found.stages[0].patches == 1:
-        text += f" The whole picture alone would have had {scores[0]:.3f}."
+        text += f" The whole picture scores {signed(float(scores[0]))}."
     if result.iou is not None:
         same = f"That {'picture' if grid == 1 else 'patch'}"
         what = f"The {_box_in_words(found)}" if result.moved else same
-        text += f" {what} and the annotated box overlap with IoU {result.iou:.2f}"
-        text += f" (the winning patch: {iou(result.cell, result.annotated).max():.2f})." if result.moved else "."
+        text += f" {what} and the annotated box overlap with IoU {overlap(result.iou)}"
+        text += (
+            f" (the winning patch: {overlap(float(iou(result.cell, result.annotated).max()))})."
+            if result.moved
+            else "."
+        )
     return text
 
 
 def _how_found(found: Detail) -> str:
-    """One sentence about the box, for those who have never heard of it."""
+    """One sentence about the box."""
     if found.result.by_points or found.way == WINNING:
         return ""
     if found.way == SOFT:
-        return (
-            "<p>The <b>soft box</b> is the mean of all patches’ boxes; the better one matches, the more it counts.</p>"
-        )
+        return "<p>The <b>soft box</b> is the mean of all patches’ boxes; better matches count more.</p>"
     others = len(found.result.match.others)
     more = (
         f" {count(others, 'further place')} in this picture match{'' if others > 1 else 'es'} nearly as well."
@@ -164,8 +166,8 @@ def _how_found(found: Detail) -> str:
         else ""
     )
     return (
-        "<p>The <b>refined box</b> is the one that, of boxes of every size and place, matches best and ends where "
-        f"something ends.{more}</p>"
+        "<p>The <b>refined box</b> is the best match among boxes of every size and position; it is then aligned with visible "
+        f"edges.{more}</p>"
     )
 
 
@@ -176,8 +178,8 @@ def _agreement(found: Detail) -> str:
         return ""
     method = NAMES.get(checked.method, checked.method).partition(",")[0]
     if not checked.inliers:
-        return f"<p>{method}: {checked.matches} points found a partner, and <b>none agree</b> on one view.</p>"
+        return f"<p>{method}: {checked.matches} points matched, and <b>none agree</b> on one view.</p>"
     return (
         f"<p>{method}: <b>{checked.inliers}</b> of {checked.matches} matched points agree on one view of the "
-        f"object. With them the score is <b>{match.score:.3f}</b>; by the encoder alone it was {checked.global_score:.3f}.</p>"
+        f"object. The score with them is <b>{signed(match.score)}</b>; without them it was {signed(checked.global_score)}.</p>"
     )

@@ -12,7 +12,7 @@ def header(logo: str) -> str:
     return (
         '<a class="pf-skip" href="#pf-results">Skip to the results</a>'
         f'<header class="pf-head"><img src="{escape(logo)}" alt="" width="34" height="34"><div><h1>Patchify</h1>'
-        "<p>Show it <b>one object</b>: it finds the pictures that hold it, and <b>where</b>.</p></div>"
+        "<p>Show it <b>one object</b>. It finds the pictures that contain it, and shows you <b>where</b>.</p></div>"
         '<nav aria-label="Page"><a href="#pf-cite">Cite</a>'
         '<button type="button" class="pf-btn ghost" data-do="theme" aria-label="Switch between light and dark">◐</button>'
         "</nav></header>"
@@ -23,23 +23,23 @@ def below() -> str:
     """What the method does, in four steps, and what the colours mean."""
     return (
         '<section class="pf-how" id="pf-how"><div class="wk-head"><h2>How it works, in short</h2>'
-        '<button type="button" class="pf-btn ghost" data-tab="how-it-works">Step by step, with your own question</button></div>'
+        '<button type="button" class="pf-btn ghost" data-tab="how-it-works">Walk through this search</button></div>'
         '<div class="pf-steps">'
         "<div><h3>1 · Cut</h3><p>Each gallery picture is cut into grids: 1×1, 2×2, 3×3 and 4×4 cells, 30 patches in all. "
-        "A small object fills a small cell, so it is no longer drowned by the rest of the picture.</p></div>"
-        "<div><h3>2 · Describe</h3><p>A neural network that has never seen these objects turns every patch, and the box "
-        "that you draw, into a list of numbers. What looks alike gets similar numbers.</p></div>"
-        "<div><h3>3 · Compare</h3><p>A picture scores as high as its <b>best</b> patch. Pictures are ranked by that "
-        "score, and the winning patch says about where the object is. Set the pyramid to <b>Global</b> to see what is "
+        "A small object fills a small cell, so the rest of the picture no longer hides it.</p></div>"
+        "<div><h3>2 · Encode</h3><p>A neural network that has never seen these objects turns every patch, and the box "
+        "that you draw, into numbers. Things that look alike get similar numbers.</p></div>"
+        "<div><h3>3 · Compare</h3><p>A picture’s score is that of its <b>best</b> patch. Pictures are ranked by that "
+        "score, and the winning patch shows roughly where the object is. Set the pyramid to <b>Global</b> to see what is "
         "lost without patches.</p></div>"
-        "<div><h3>4 · Refine</h3><p>A patch is a cell of a grid, not the object. Where the index keeps what the network "
-        "saw of each picture, boxes of <b>every size and place</b> are compared too, and the best one ends where "
-        "something ends. This step is ours, not the paper’s.</p></div></div>"
+        "<div><h3>4 · Refine</h3><p>A patch is a cell of a grid, not the object. The fast method also compares boxes of "
+        "<b>every size and position</b> on each picture’s feature map; the best box is then aligned with visible edges. "
+        "This step is ours, not the paper’s.</p></div></div>"
         '<ul class="pf-key" aria-label="What the colours mean">'
-        '<li class="v-right"><b>✓ found, box right</b> the picture holds the object, and the box fits it (IoU, overlap ÷ union, of ½ or more)</li>'
-        '<li class="v-off"><b>≈ found, box off</b> the picture holds the object, but the box fits it badly</li>'
-        '<li class="v-wrong"><b>✕ another object</b> the picture does not hold the object</li>'
-        '<li class="v-unknown"><b>? not scored</b> nobody has said what the object is</li></ul></section>'
+        '<li class="v-right"><b>✓ match, good box</b> the picture contains the object, and the box fits it (IoU, overlap ÷ union, of ½ or more)</li>'
+        '<li class="v-off"><b>≈ match, poor box</b> the picture contains the object, but the box does not fit it</li>'
+        '<li class="v-wrong"><b>✕ wrong object</b> the picture does not contain the object</li>'
+        '<li class="v-unknown"><b>? not scored</b> the object is not known</li></ul></section>'
     )
 
 
@@ -54,7 +54,7 @@ def footer(pictures: int, encoder: str) -> str:
         '<span role="status" aria-live="polite"></span></p></div>'
         f"<div><h2>The pictures</h2><p>The {pictures} gallery pictures and the queries are <b>renders</b> (Blender Cycles, "
         "CC BY 4.0, with the credits of sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact.</p></div>"
-        f"<div><h2>The rest</h2><p>Encoder {escape(encoder)}: EfficientNet-Lite, ImageNet weights, Apache-2.0. Code: MIT. "
-        "Your own pictures are on this server for your visit alone and are then deleted; nothing is sent anywhere "
-        'else. Programs can ask too: <a href="gradio_api/openapi.json">API</a>.</p></div></footer>'
+        f"<div><h2>Model, code and privacy</h2><p>Encoder {escape(encoder)}: EfficientNet-Lite, ImageNet weights, Apache-2.0. Code: MIT. "
+        "Your own pictures are kept for this visit only; nothing is sent to any other "
+        'server. For programs: <a href="gradio_api/openapi.json">API</a>.</p></div></footer>'
     )

@@ -10,8 +10,8 @@ from patchify_core.demo.answers import Result
 from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.walk import Walk, made_up
 from patchify_core.evaluation.metrics import QueryScore
-from patchify_core.web.views.crops import query_crop, signed
-from patchify_core.web.views.html import WORDS, FileUrl, place
+from patchify_core.web.views.crops import query_crop
+from patchify_core.web.views.html import WORDS, FileUrl, overlap, place, signed
 
 ROWS = 8
 """Lines of arithmetic and of the ranking that fit; what comes after them is summed up."""
@@ -50,7 +50,7 @@ def handout_page(shown: Walk, url: FileUrl, small: FileUrl, exercise: tuple[int,
         shown: the walk of the query that it shows.
         url: gives a picture's address.
         small: the same for a thumbnail.
-        exercise: pictures that hold the object, and rank -> IoU of those that were found.
+        exercise: pictures that contain the object, and rank -> IoU of those that were found.
     """
     name = escape(shown.name or shown.question.name)
     return (
@@ -77,9 +77,9 @@ def _method(shown: Walk) -> str:
         ),
         (
             "3 · Compare",
-            "Query times patch, number by number, added up: the cosine similarity. A picture scores its best patch.",
+            "Query times patch, number by number, added up: the cosine similarity. A picture’s score is that of its best patch.",
         ),
-        ("4 · Rank", "The highest score comes first. The winning patch says where the object is."),
+        ("4 · Rank", "The highest score comes first. The winning patch shows roughly where the object is."),
     )
     return (
         '<h2>The method in four steps</h2><div class="steps">'
@@ -103,11 +103,12 @@ def _query(shown: Walk, url: FileUrl) -> str:
         f"{escape(stages.title(shown.stages, n))} {signed(float(scores[stages.patches_before(shown.stages, n) : stage.patches].max()))}"
         for n, stage in enumerate(shown.stages, 1)
     )
-    overlap = "" if look.result.iou is None else f" It overlaps the annotated box with IoU {look.result.iou:.2f}."
+    iou = look.result.iou
+    fits = "" if iou is None else f" It overlaps the annotated box with IoU {overlap(iou)}."
     return (
         f'<div class="real"><div><figure>{query_crop(shown.question, url)}<figcaption>The query</figcaption></figure>'
         f'<p style="margin-top:2mm">Gallery picture {look.image.id}, rank {look.result.rank}. The best patch of each set: {best}.</p>'
-        f"<p>The maximum, <b>{signed(float(scores[winner]))}</b>, is the score.{overlap}</p></div>"
+        f"<p>The maximum, <b>{signed(float(scores[winner]))}</b>, is the score.{fits}</p></div>"
         f'<figure><span class="pic" style="aspect-ratio:{width}/{height};width:min(100%,calc(57mm*{width / height:.4f}))">'
         f'<img src="{escape(url(look.image.path))}" alt="Gallery picture {look.image.id}">{cells}</span>'
         f"<figcaption>The similarity of every patch of the {title}; the best one is framed.</figcaption></figure></div>"
@@ -120,12 +121,12 @@ def _ranking(shown: Walk, url: FileUrl) -> str:
         sign = WORDS[result.verdict][0]
         return (
             f'<li class="v-{result.verdict}"><span class="pic" style="aspect-ratio:{image.width}/{image.height}"><img src="{escape(url(image.path))}" alt="">'
-            f'<span class="box" style="{place(result.match.box, image.width, image.height)}"></span></span>{result.rank} · <b>{result.match.score:.3f}</b> {sign}</li>'
+            f'<span class="box" style="{place(result.match.box, image.width, image.height)}"></span></span>{result.rank} · <b>{signed(result.match.score)}</b> {sign}</li>'
         )
 
     items = "".join(item(result) for result in shown.answer.results[:ROWS])
     return (
-        f"<h2>The ranking <small>of {shown.answer.pictures:,} pictures: ✓ found, box right (IoU ≥ {RIGHT_IOU:g}) · ≈ found, box off · ✕ another object</small></h2>"
+        f"<h2>The ranking <small>of {shown.answer.pictures:,} pictures: ✓ match, good box (IoU ≥ {RIGHT_IOU:g}) · ≈ match, poor box · ✕ wrong object</small></h2>"
         f'<ol class="ranks">{items}</ol>'
     )
 
@@ -139,7 +140,7 @@ def _locscore(shown: Walk) -> str:
     score = shown.standing.score
     lines = shown.standing.lines
     body = "".join(
-        f"<tr><td>{line.row.rank}</td><td>{line.found}/{line.row.rank} = {line.row.precision:.3f}</td><td>{line.row.iou:.3f}</td>"
+        f"<tr><td>{line.row.rank}</td><td>{line.found}/{line.row.rank} = {line.row.precision:.3f}</td><td>{overlap(line.row.iou, 3)}</td>"
         f"<td>{line.row.contribution:.3f}</td><td>{line.row.running:.3f}</td></tr>"
         for line in lines[:ROWS]
     )
@@ -147,7 +148,7 @@ def _locscore(shown: Walk) -> str:
         rest = lines[-1].row.running - lines[ROWS - 1].row.running
         body += f"<tr><td>…</td><td colspan='2'>{len(lines) - ROWS} more</td><td>{rest:.3f}</td><td>{score.locscore:.3f}</td></tr>"
     return (
-        f"<h2>LocScore: found, and in place?</h2><p>{score.positives} pictures hold the object. Each one found adds precision × IoU ÷ {score.divisor}.</p>"
+        f"<h2>LocScore: found, and located correctly?</h2><p>{score.positives} pictures contain the object. Each one found adds precision × IoU ÷ {score.divisor}.</p>"
         f"<table>{HEAD}<tbody>{body}</tbody><tfoot><tr><th colspan='4'>LocScore</th><td>{score.locscore:.3f}</td></tr></tfoot></table>"
         f'<p class="small" style="margin-top:1mm">Without the IoU the same sum is AP, average precision: {score.ap:.3f}.</p>'
     )
@@ -161,7 +162,7 @@ def _exercise(positives: int, hits: Mapping[int, float]) -> str:
     ranks, lost = ", ".join(str(rank) for rank in hits), positives - len(hits)
     never = f"; {lost} never {'was' if lost == 1 else 'were'}" if lost else ""
     return (
-        f"<h2>Your turn</h2><p>{positives} pictures hold an object. Those at ranks {ranks} were found{never}. Fill in the rest.</p>"
+        f"<h2>Your turn</h2><p>{positives} pictures contain an object. Those at ranks {ranks} were found{never}. Fill in the rest.</p>"
         f'<table class="blanks">{HEAD}<tbody>{body}</tbody><tfoot><tr><th colspan="4">LocScore</th><td></td></tr></tfoot></table>'
         '<p style="margin-top:1.4mm">And what would it be if every box were exact? <span class="small">(IoU = 1)</span></p>'
     )
@@ -176,6 +177,6 @@ def _answer(positives: int, hits: Mapping[int, float]) -> str:
 def _by(shown: Walk) -> str:
     return (
         '<p class="by">Method: Choi, Lim, Hyeon-Woo, Ye-Bin, Jeong, Hwang, Oh: Patch-wise Retrieval: A Bag of Practical Techniques for Instance-level '
-        "Matching, WACV 2026, arXiv 2512.12610; an independent implementation. Numbers: the index “"
+        "Matching, WACV 2026, arXiv 2512.12610; an independent implementation. Numbers: method “"
         f"{escape(dict(shown.engines)[shown.question.engine])}”. Pictures: see the gallery’s ATTRIBUTION.md.</p>"
     )

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.retrieval.localize import SimilarityMap
+from patchify_core.web.views.html import signed
 
 SHOWN_SIDE = 240
 """Longer side of the drawn map in pixels; the browser enlarges it the rest of the way."""
@@ -30,8 +31,8 @@ def layer(places: SimilarityMap, where: str) -> str:
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     spot = _in_words((column + 0.5) / values.shape[1], (row + 0.5) / values.shape[0])
     said = (
-        f"Similarity map of {where}: the query matches best {spot}, with {values.max():.2f}; "
-        f"where it matches least the similarity is {values.min():.2f}."
+        f"Similarity map of {where}: the query matches best {spot}, with {signed(float(values.max()), 2)}; "
+        f"where it matches least the similarity is {signed(float(values.min()), 2)}."
     )
     return f'<img class="pf-heat" src="{_drawn(values)}" alt="{said}">'
 
@@ -42,8 +43,8 @@ def legend(places: SimilarityMap) -> str:
     colours = ",".join(f"#{bytes(colour).hex()}" for colour in _viridis(np.linspace(0, 1, STOPS)[None])[0])
     return (
         '<div class="pf-scale"><span class="pf-range"><span>similarity</span> '
-        f'<b>{low:.2f}</b><i style="background:linear-gradient(90deg,{colours})"></i><b>{high:.2f}</b></span>'
-        '<label>see-through <input type="range" min="0" max="100" step="5" '
+        f'<b>{signed(low, 2)}</b><i style="background:linear-gradient(90deg,{colours})"></i><b>{signed(high, 2)}</b></span>'
+        '<label>transparent <input type="range" min="0" max="100" step="5" '
         f'value="{OPACITY}" data-do="opacity" aria-label="Opacity of the similarity map in percent"> opaque</label></div>'
     )
 

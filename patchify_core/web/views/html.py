@@ -11,18 +11,19 @@ from numpy.typing import NDArray
 
 from patchify_core.demo import answers
 from patchify_core.demo.answers import Result
+from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.questions import Question
 
 FileUrl = Callable[[Path], str]
 
 WORDS = {
-    answers.RIGHT: ("✓", "found, box right"),
-    answers.OFF: ("≈", "found, box off"),
-    answers.WRONG: ("✕", "another object"),
+    answers.RIGHT: ("✓", "match, good box"),
+    answers.OFF: ("≈", "match, poor box"),
+    answers.WRONG: ("✕", "wrong object"),
     answers.IGNORED: ("–", "hardly visible, not counted"),
     answers.ITSELF: ("=", "the query itself"),
     answers.UNKNOWN: ("?", "not scored"),
-    answers.UNMARKED: ("?", "no box of it drawn"),
+    answers.UNMARKED: ("?", "no box drawn"),
 }
 """Sign and words of each verdict; colour never says it alone."""
 
@@ -55,7 +56,23 @@ def legend(entries: Sequence[tuple[str, str]]) -> str:
 def verdict_text(result: Result) -> str:
     """The verdict in words, with the IoU where there is one."""
     word = WORDS[result.verdict][1]
-    return word if result.iou is None else f"{word} · IoU {result.iou:.2f}"
+    return word if result.iou is None else f"{word} · IoU {overlap(result.iou)}"
+
+
+def overlap(iou: float, digits: int = 2) -> str:
+    """An IoU as it is printed: rounded, but never across `RIGHT_IOU`, which its verdict compares it with.
+
+    Example:
+        >>> [overlap(value) for value in (0.4999, 0.5, 0.684)]
+        ['0.49', '0.50', '0.68']
+    """
+    text = f"{iou:.{digits}f}"
+    return f"{RIGHT_IOU - 10**-digits:.{digits}f}" if iou < RIGHT_IOU <= float(text) else text
+
+
+def signed(value: float, digits: int = 3) -> str:
+    """A number as it is printed, e.g. `−0.058`; none is `−0.000`."""
+    return f"{value + 0.0:.{digits}f}".replace("-", "−") if round(value, digits) else f"{0:.{digits}f}"
 
 
 def count(number: int, thing: str) -> str:

@@ -15,19 +15,28 @@ from patchify_core.demo.stages import patches_in_words
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web.views.html import FileUrl, place, query_address
 
+DRAW = (
+    '<span class="is-fine">Draw a box around <b>one object</b> to search.</span>'
+    '<span class="is-coarse">Hold, then draw a box around <b>one object</b> to search.</span>'
+)
+"""What is said below the picture, to whoever has a mouse and whoever has fingers."""
 
-def query(question: Question, url: FileUrl) -> str:
-    """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words."""
+
+def query(question: Question, url: FileUrl, turn: int = 0) -> str:
+    """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words.
+
+    `turn` makes it another text than the last one, so that the script learns of an upload that was refused.
+    """
     whole = question.box is None
     if question.words is None:
-        stage, hint = _stage(question, url), "Drag a box round <b>one object</b>; results follow."
+        stage, hint = _stage(question, url), DRAW
     else:
         stage = f'<div class="pf-said" role="img" aria-label="Query in words: {escape(question.words)}">'
         stage += f"<small>in words</small><q>{escape(question.words)}</q></div>"
-        hint = "Asked <b>in words</b>. A picture or an example asks with one again."
+        hint = "The query is <b>words</b>. Upload a picture or choose an example to search with a picture."
     return (
         f'<div class="pf-stage-wrap{"" if question.words is None else " is-words"}" '
-        f'data-index="{escape(question.engine)}">{stage}</div>'
+        f'data-index="{escape(question.engine)}" data-turn="{turn}">{stage}</div>'
         '<div class="pf-camera" hidden><video playsinline muted></video>'
         '<div><button type="button" class="pf-btn" data-do="shoot">Take picture</button>'
         '<button type="button" class="pf-btn ghost" data-do="stop">Cancel</button></div></div>'
@@ -71,26 +80,26 @@ def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: Fi
 
 
 def loading(offer: Offer, ready: bool) -> str:
-    """What is said while another encoder is being taken up."""
+    """What is said while another encoder is loaded."""
     spec = escape(shown_spec(offer.index.encoder))
-    words = f"Asking with {spec} …" if ready else f"Loading {spec} …"
+    words = f"Searching with {spec} …" if ready else f"Loading {spec} …"
     return f'<p class="pf-loading"><i aria-hidden="true"></i>{words}</p>'
 
 
 def about(offers: Iterable[Offer]) -> str:
-    """Help for the choices of index and box, for those who have heard of neither."""
+    """Help for the choices of method and box."""
     return (
-        '<details class="pf-what pf-encoders"><summary>About these</summary><div>'
+        '<details class="pf-what pf-encoders"><summary>What do these settings mean?</summary><div>'
         f"<dl>{''.join(f'<dt>{term}</dt><dd>{words}</dd>' for term, words in WHAT_THEY_ARE)}</dl>{_encoders(offers)}</div></details>"
     )
 
 
 WHAT_THEY_ARE = (
-    ("One pass a patch", "The paper’s way: each patch is cut out and looked at alone, 30 times a picture."),
-    ("One pass a picture", "The whole picture is looked at once and patches are read off the result: much faster."),
-    ("Winning patch", "The box of the most similar patch, as in the paper: it says about where, not exactly where."),
-    ("Soft box", "The mean of all patches’ boxes, where better matches count more: they point at the object together."),
-    ("Refined box", "Boxes of every size and place are tried, and the best one ends where something ends."),
+    ("Paper", "Every patch is cut out and encoded separately: 30 passes of the network per picture."),
+    ("Fast", "The network sees the whole picture once; patches are read from its feature map. Much faster."),
+    ("Winning patch", "The box of the most similar patch: it shows roughly, not exactly, where."),
+    ("Soft box", "The mean of all patches’ boxes; better matches count more."),
+    ("Refined box", "Boxes of every size and position are compared; the best box is then aligned with visible edges."),
 )
 """Terms of the choices, and one sentence each."""
 
@@ -104,11 +113,10 @@ def _encoders(offers: Iterable[Offer]) -> str:
         for offer in offers
     )
     return (
-        "<p>An encoder turns a picture, or a part of one, into numbers. Each was trained by others and is used as it is; "
-        "with another index, the same question is described anew. <b>Salient</b> patches lie on what stands out in a "
-        "picture instead of on a grid: boxes fit better.</p>"
-        '<table><thead><tr><th scope="col">Encoder</th><th scope="col">Patches</th><th scope="col">One pass a</th>'
-        '<th scope="col">Numbers</th><th scope="col">Per picture</th><th scope="col">Licence of weights</th></tr></thead>'
+        "<p>An encoder turns a picture, or a part of one, into numbers. Each was trained by others and is not changed here. "
+        "<b>Salient</b> patches are placed on what stands out in a picture instead of on a grid: boxes fit better.</p>"
+        '<table><thead><tr><th scope="col">Encoder</th><th scope="col">Patches</th><th scope="col">One pass per</th>'
+        '<th scope="col">Dimension</th><th scope="col">Per picture</th><th scope="col">Licence of weights</th></tr></thead>'
         f"<tbody>{rows}</tbody></table><p>{WHO_KNOWS_WORDS}</p>"
     )
 
@@ -120,6 +128,6 @@ def _size(index: PatchIndex) -> str:
 
 
 WHO_KNOWS_WORDS = (
-    "Encoders of the open_clip family (CLIP, SigLIP and their kin) also know <b>words</b>: while one of them is chosen, "
-    "a text box appears below the query."
+    "Encoders of the open_clip family (such as CLIP and SigLIP) can also search with <b>words</b>: while one of them is "
+    "chosen, a text box appears below the query."
 )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from patchify_core.demo.links import PRIVATE
+
 ENTRIES = (
     ("png", "Picture (PNG)", "for slides"),
     ("svg", "Vector (SVG)", "boxes stay sharp"),
     ("csv", "CSV", "for a spreadsheet"),
-    ("json", "JSON", "all digits, scores"),
+    ("json", "JSON", "all digits, all matches"),
 )
 """Kinds of files, their names, and what they are for."""
 
@@ -19,13 +21,14 @@ def share() -> str:
     )
     return (
         '<details class="pf-share"><summary>Share</summary><div>'
-        '<p class="pf-share-head">A link to this query and its results</p>'
+        '<div class="pf-share-links"><p class="pf-share-head">A link to this query and its results</p>'
         '<div class="pf-share-row"><button type="button" class="pf-btn" data-export="link">Copy link</button>'
-        '<button type="button" class="pf-btn ghost" data-export="embed">Copy embed code</button></div>'
+        '<button type="button" class="pf-btn ghost" data-export="embed">Copy embed code</button></div></div>'
+        f'<p class="pf-share-none">{PRIVATE}</p>'
         '<input class="pf-share-text" type="text" readonly hidden aria-label="What was copied">'
         '<p class="pf-share-head">Save these results</p>'
         f'<div class="pf-share-row is-files">{files}</div>'
         '<p class="pf-share-said" role="status" aria-live="polite"></p></div></details>'
-        '<p class="pf-share-frame"><b role="heading" aria-level="1">Patchify</b> <span>finds the pictures that hold one object, and where.</span> '
+        '<p class="pf-share-frame"><b role="heading" aria-level="1">Patchify</b> <span>finds the pictures that contain one object, and shows where.</span> '
         '<a href="./" target="_blank" rel="noopener">Open in Patchify</a></p>'
     )

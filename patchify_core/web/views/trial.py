@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from patchify_core.demo.answers import WRONG
 from patchify_core.demo.trials import Failure, Part, Trial
 from patchify_core.evaluation.compare import DEFAULTS, Difference
-from patchify_core.web.views.html import WORDS, FileUrl, place
+from patchify_core.web.views.html import WORDS, FileUrl, overlap, place
 
 
 @dataclass(frozen=True, eq=False)
 class Shown:
-    """A picture with a box: its size in pixels, its file, the box (4,) xyxy or None, and what it holds."""
+    """A picture with a box: its size in pixels, its file, the box (4,) xyxy or None, and what it contains."""
 
     width: int
     height: int
@@ -94,7 +94,7 @@ def _numbers(chosen: Trial) -> str:
         ("map", "mAP"),
         ("locscore", "LocScore"),
         ("mean_iou", "mean IoU"),
-        ("recall@1", "first one right"),
+        ("recall@1", "top-1 correct"),
     )
     parts = []
     for name, title in wanted:
@@ -102,15 +102,15 @@ def _numbers(chosen: Trial) -> str:
             continue
         spread = f" <small>± {chosen.mean.spread(name) / 2:.3f}</small>" if chosen.seeds > 1 else ""
         parts.append(f"<div><dt>{title}</dt><dd>{chosen.mean.of(name):.3f}{spread}</dd></div>")
-    parts.append(f"<div><dt>bytes a patch</dt><dd>{chosen['bytes_per_patch']:,}</dd></div>")
-    parts.append(f"<div><dt>patches a picture</dt><dd>{chosen['patches']:,}</dd></div>")
+    parts.append(f"<div><dt>bytes per patch</dt><dd>{chosen['bytes_per_patch']:,}</dd></div>")
+    parts.append(f"<div><dt>patches per picture</dt><dd>{chosen['patches']:,}</dd></div>")
     seeds = f"<div><dt>seeds averaged</dt><dd>{chosen.seeds}</dd></div>" if chosen.seeds > 1 else ""
     return f'<dl class="pf-numbers">{"".join(parts)}{seeds}</dl>'
 
 
 def _compared(chosen: Trial, other: Trial | None, differences: Sequence[Difference]) -> str:
     if other is None or other.id == chosen.id:
-        return "<p>This is the configuration itself: choose another one to compare it with.</p>"
+        return "<p>Choose another configuration to compare this one with.</p>"
     return "".join(f"<p>{difference_in_words(difference)}</p>" for difference in differences) or (
         "<p>The two have no query with a score in common.</p>"
     )
@@ -128,7 +128,7 @@ def difference_in_words(found: Difference) -> str:
         return f"This one is <b>worse</b>: {numbers}."
     if found.low == found.high == 0:
         return f"Both have the same {found.metric} for every query."
-    return f"These queries cannot tell the two apart: {numbers}."
+    return f"These queries show no difference: {numbers}."
 
 
 def _signed(value: float) -> str:
@@ -161,32 +161,32 @@ def _failure(one: ShownFailure, url: FileUrl) -> str:
     failure = one.failure
     name = escape(failure.name)
     rank = (
-        "no picture that holds it was found"
+        "no picture that contains it was found"
         if failure.first_hit is None
-        else "the first right one comes <b>first</b>, others late"
+        else "rank <b>1</b> is correct; the other matches come late"
         if failure.first_hit == 1
-        else f"the first right one comes at rank <b>{failure.first_hit}</b>"
+        else f"the first correct one is at rank <b>{failure.first_hit}</b>"
     )
     return (
         f'<li class="pf-failure v-{one.verdict}"><h4>{name} <span>AP {failure.ap:.3f}</span></h4>'
         f'<div class="pf-duo"><figure>{_picture(one.query, f"Query: {failure.name}", url, "pf-asked")}'
-        f"<figcaption>asked</figcaption></figure>{_first(one, url)}</div>"
+        f"<figcaption>Query</figcaption></figure>{_first(one, url)}</div>"
         f'<p>{rank[0].upper()}{rank[1:]}.</p><button type="button" class="pf-btn ghost" data-ask="{failure.query}" '
-        f'aria-label="Ask for the {name} in the Search tab">Open in Search</button></li>'
+        f'aria-label="Open {name} in the Search tab">Open in Search</button></li>'
     )
 
 
 def _first(one: ShownFailure, url: FileUrl) -> str:
     if one.first is None:
-        return "<figure><figcaption>what came first is not in the file</figcaption></figure>"
+        return "<figure><figcaption>The top result is not in the file</figcaption></figure>"
     sign, said = WORDS[one.verdict]
     if one.verdict != WRONG:
-        word = f"{sign} {said}" + ("" if one.iou is None else f", IoU {one.iou:.2f}")
+        word = f"{sign} {said}" + ("" if one.iou is None else f", IoU {overlap(one.iou)}")
     else:
         holds = ", ".join(one.first.holds[:3]) + (" …" if len(one.first.holds) > 3 else "")
-        word = f"{sign} holds {holds}" if holds else f"{sign} holds none of the objects"
-    picture = _picture(one.first, f"Came first: {word[2:]}", url, "")
-    return f"<figure>{picture}<figcaption>came first: <b>{escape(word)}</b></figcaption></figure>"
+        word = f"{sign} contains {holds}" if holds else f"{sign} contains none of the objects"
+    picture = _picture(one.first, f"Top result: {word[2:]}", url, "")
+    return f"<figure>{picture}<figcaption>Top result: <b>{escape(word)}</b></figcaption></figure>"
 
 
 def _picture(shown: Shown, alt: str, url: FileUrl, kind: str) -> str:

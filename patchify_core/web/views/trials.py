@@ -22,31 +22,40 @@ TITLES = {
 
 COLUMNS = (
     ("regions", "Regions", "which parts of a picture are compared"),
-    ("encoder", "Encoder", "the network that describes them"),
-    ("patches", "Patches", "parts of each picture"),
-    ("kept", "Kept as", "how descriptors are compressed"),
-    ("codebook", "Codebook", "what the compression was trained on"),
-    ("features", "Features", "empty: one pass a patch; pooled: one pass a picture, at so many pixels"),
+    ("map", "mAP", "ranked first?"),
+    ("locscore", "LocScore", "and located correctly?"),
+    ("features", "Features", "empty: every patch encoded separately; pooled: one pass per picture, at so many pixels"),
     ("refine", "Boxes", "empty: those of the winning patches; soft or map: refined"),
     ("rerank", "Re-ranker", "what puts the first results in a better order"),
-    ("bytes", "Bytes a picture", "size of the codes of one picture"),
-    ("map", "mAP", "are the right pictures first?"),
-    ("locscore", "LocScore", "and are their boxes right?"),
-    ("ms", "ms a query", "time of search and re-ranking where this was measured"),
+    ("encoder", "Encoder", "the network that describes them"),
+    ("kept", "Codec", "how descriptors are compressed"),
+    ("codebook", "Codebook", "what the compression was trained on"),
+    ("patches", "Patches", "parts of each picture"),
+    ("bytes", "Bytes per picture", "size of the codes of one picture"),
+    ("ms", "ms per query", "time of search and re-ranking where this was measured"),
 )
-"""(name, title, what it means) of the table's columns."""
+"""(name, title, what it means) of the table's columns, those that matter most first."""
 
 NUMERIC = frozenset({"patches", "bytes", "map", "locscore", "ms"})
 
 ABOUT = (
-    ("Query", "a picture with a box round one object; the question is which gallery pictures hold that very object."),
-    ("AP", "for one query: 1 if all pictures that hold the object come first, less for every wrong one before them."),
+    (
+        "Query",
+        "a picture with a box around one object; the task is to find the gallery pictures that contain that object.",
+    ),
+    (
+        "AP",
+        "for one query: 1 if all pictures that contain the object come first, less for every wrong one before them.",
+    ),
     ("mAP", "the mean AP of all queries: how good the order is."),
-    ("LocScore", "as mAP, but a right picture counts only as far as its box covers the object (IoU, 0 to 1)."),
-    ("Boxes", "a picture’s box is its winning patch’s, as in the paper, or a refined one; the order stays the same."),
+    ("LocScore", "as mAP, but each correct picture is weighted by how well its box fits the object (IoU, 0 to 1)."),
+    (
+        "Boxes",
+        "a picture’s box is that of its winning patch, as in the paper, or a refined one; the order stays the same.",
+    ),
     ("Global baseline", "whole pictures compared with whole pictures, without patches: what the method must beat."),
     ("±", "half the distance between the best and the worst of several random seeds."),
-    ("95 % interval", "where the difference of two configurations would lie if other queries like these were asked."),
+    ("95 % interval", "where the difference of two configurations would be with other queries like these."),
 )
 
 
@@ -67,12 +76,12 @@ def evaluation(trials: Sequence[Trial], studies: Studies, dataset: str, chosen: 
     return (
         f'<section class="pf-doc pf-lab" data-dataset="{escape(dataset)}">'
         "<h2>Every configuration, measured</h2>"
-        "<p class='pf-lead'>The same queries, asked in every way the method can be set up. Sort by any column, filter, "
+        "<p class='pf-lead'>The same queries with every configuration of the method. Sort by any column, filter, "
         "and choose a row to see where it fails.</p>"
         f"{_what_it_means()}{_controls(studies.datasets, studies, dataset)}"
         '<div class="pf-scroll" tabindex="0" role="region" aria-label="Table of configurations">'
         '<table class="pf-tbl pf-trials"><caption class="pf-sr">Configurations with their mAP and LocScore. Each column heading '
-        f"sorts; the button in a row looks into it.</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+        f"sorts; the button in a row shows its details.</caption><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
         '<p class="pf-none" hidden>No configuration matches: clear the filter.</p></div>'
         '<div class="pf-hcharts"></div>'
         f"{sources(studies, url)}</section>"
@@ -121,23 +130,23 @@ def _row(trial: Trial, chosen: bool) -> str:
     times = [mean.of("ms_per_query"), mean.of("ms_per_rerank")]
     known = [value for value in times if value is not None]
     cells = {
-        "encoder": trial["encoder"],
-        "patches": trial["patches"],
-        "kept": trial.kept_as,
-        "codebook": trial.codebook or "",
+        "map": mean.of("map"),
+        "locscore": mean.of("locscore"),
         "features": trial.features,
         "refine": trial["refine"] or "",
         "rerank": trial["rerank"] or "",
+        "encoder": trial["encoder"],
+        "kept": trial.kept_as,
+        "codebook": trial.codebook or "",
+        "patches": trial["patches"],
         "bytes": round(trial["bytes_per_image"]),
-        "map": mean.of("map"),
-        "locscore": mean.of("locscore"),
         "ms": round(sum(known), 1) if known else None,
     }
     tag = ' <em class="pf-tag">global baseline</em>' if trial.baseline else ""
     also = " · ".join(part for part in trial.label.split(" · ") if part != trial["regions"])
     first = (
         f'<th scope="row" data-v="{escape(trial["regions"])}"><button type="button" class="pf-pick" '
-        f'aria-pressed="{str(chosen).lower()}" aria-label="Look into {escape(trial.label)}">'
+        f'aria-pressed="{str(chosen).lower()}" aria-label="Details of {escape(trial.label)}">'
         f"{escape(trial['regions'])}</button>{tag}<small class='pf-also'>{escape(also)}</small></th>"
     )
     return (
@@ -176,7 +185,7 @@ def sources(studies: Studies, url: FileUrl, names: Sequence[str] | None = None) 
             )
         elif name in studies.problems:
             parts.append(f'<li class="is-missing"><b>{TITLES[name]}</b> {code(studies.problems[name])}</li>')
-    return f'<div class="pf-sources"><h3>What made these numbers</h3><ul>{"".join(parts)}</ul>{_refused(studies, names)}</div>'
+    return f'<div class="pf-sources"><h3>Reproduce these numbers</h3><ul>{"".join(parts)}</ul>{_refused(studies, names)}</div>'
 
 
 def _refused(studies: Studies, names: Sequence[str] | None) -> str:

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from patchify_core.demo import stages
 from patchify_core.demo.walk import Walk
-from patchify_core.web.views.crops import query_crop, signed
-from patchify_core.web.views.html import FileUrl, place, query_address
+from patchify_core.web.views.crops import query_crop
+from patchify_core.web.views.html import FileUrl, place, query_address, signed
 from patchify_core.web.views.walk_lab import lab
 from patchify_core.web.views.walk_scores import locscore_step, pair_step, ranking_step
 
@@ -28,14 +28,15 @@ def walk(shown: Walk, url: FileUrl, handout: str, notebook: str, turn: int = 0) 
     ends = [stage.patches for stage in shown.stages]
     look = shown.look
     what = f"“{escape(shown.name or shown.question.name)}”"
+    title = "" if shown.pair is None else f'<h2 class="wk-other">{escape(shown.pair.among.title)}: look-alikes</h2>'
     pair = "" if shown.pair is None else _panel("7", pair_step(shown.pair, shown.level, shown.stages, url))
     return (
         f'<section class="pf-doc pf-walk" data-turn="{turn}" data-level="{shown.level}" data-image="{look.image.id}" '
         f"data-ends='{json.dumps(ends)}' data-winners='{json.dumps(look.winners)}' "
         f"data-scores='{json.dumps([float(score) for score in look.explanation.scores])}' "
         f'data-pair="{"" if shown.pair is None else shown.pair.number}">'
-        f'<header class="wk-top"><div><h2>How {what} is found</h2>'
-        '<p class="pf-lead">Your own question, step by step, with the numbers of its search.</p></div>'
+        f'<header class="wk-top"><div><h2 class="wk-own">How {what} is found</h2>{title}'
+        '<p class="pf-lead wk-own">Your query, step by step, with the numbers of its search.</p></div>'
         f'<p class="wk-links"><a href="{escape(handout)}" target="_blank" rel="noopener">Handout (print)</a>'
         f'<a href="{escape(notebook)}" download="patchify.ipynb">Notebook: twenty lines of Python</a></p></header>'
         f"{_controls(shown)}{_stepper(shown)}"
@@ -75,8 +76,7 @@ def _controls(shown: Walk) -> str:
             for name, label in shown.engines
         )
         engines = (
-            '<label class="pf-field wk-engine"><span>Index: how pictures were described</span>'
-            f'<select data-do="engine">{options}</select></label>'
+            f'<label class="pf-field wk-engine"><span>Method</span><select data-do="engine">{options}</select></label>'
         )
     alikes = "".join(
         f'<button type="button" class="pf-btn ghost" data-set="{number}">{escape(one.title)}</button>'
@@ -85,7 +85,7 @@ def _controls(shown: Walk) -> str:
     if alikes:
         alikes = f'<div class="wk-alikes" role="group" aria-label="Look-alikes"><span>Look-alikes, side by side</span><div>{alikes}</div></div>'
     return (
-        f'<div class="wk-controls"><fieldset class="pf-seg wk-levels"><legend>Patches that take part, down to</legend>'
+        f'<div class="wk-controls"><fieldset class="pf-seg wk-levels"><legend>Finest grid used</legend>'
         f"<div>{levels}</div></fieldset>{engines}{alikes}</div>"
     )
 
@@ -102,25 +102,25 @@ def _query_step(shown: Walk, url: FileUrl) -> str:
             f'<figure><span class="pf-pic wk-whole" style="--ratio:{ratio:.5f};aspect-ratio:{question.width}/{question.height}">'
             f'<img src="{escape(query_address(question, url))}" alt="The query picture">'
             f'<span class="pf-box wk-asked" style="{place(question.box, question.width, question.height)}"></span></span>'
-            "<figcaption>The picture, and the box round the object</figcaption></figure>"
+            "<figcaption>The picture, and the box around the object</figcaption></figure>"
             '<span class="wk-arrow" aria-hidden="true">→</span>'
         )
-    cut = "What is asked" if question.words is not None else "What is compared"
+    cut = "The query" if question.words is not None else "The query: what is inside the box"
     first = ", ".join(signed(value) for value in numbers[:8].tolist())
     return (
-        '<h3>The query becomes a list of numbers</h3><p class="wk-say">A neural network, trained by others on other '
-        "pictures and left as it is, looks at the query and answers with numbers. Similar content gives similar numbers. "
-        "This list is the query’s <b>descriptor</b>; from here on nothing else of the query is used.</p>"
+        '<h3>The query becomes a list of numbers</h3><p class="wk-say">A neural network, trained on other '
+        "pictures and not changed here, turns the query into numbers. Similar content gives similar numbers. "
+        "This list is the query’s <b>descriptor</b>; nothing else of the query is used from here on.</p>"
         f'<div class="wk-flow">{whole}<figure>{query_crop(question, url)}<figcaption>{cut}</figcaption></figure>'
         '<span class="wk-arrow" aria-hidden="true">→</span>'
         f'<figure class="wk-numbers"><span class="wk-net">network</span>{_strip(numbers)}'
         f"<figcaption><b>{len(numbers):,} numbers</b>, each a bar: up is positive, down is negative. "
-        f"They begin {first}, …</figcaption></figure></div>"
+        f"The first are {first}, …</figcaption></figure></div>"
         f'<dl class="wk-facts"><div><dt>Dimension</dt><dd>{len(numbers):,}</dd></div>'
         f"<div><dt>Length</dt><dd>{float(np.linalg.norm(numbers)):.3f}</dd></div>"
         f"<div><dt>Smallest, largest</dt><dd>{signed(float(numbers.min()))} … {signed(float(numbers.max()))}</dd></div></dl>"
-        '<p class="wk-say">Square every number, add the squares up, and the root of the sum is the length: <b>1</b>, for every descriptor. '
-        "So two descriptors can be compared by multiplying them number by number and adding up. The sum is their "
+        '<p class="wk-say">Every descriptor has length <b>1</b> (the root of the sum of its squared numbers). '
+        "To compare two descriptors, multiply them number by number and add up. The sum is their "
         "<b>cosine similarity</b>: 1 for the same direction, 0 for nothing in common.</p>"
     )
 

@@ -14,14 +14,18 @@ from patchify_core.demo import stages
 from patchify_core.demo.answers import Result
 from patchify_core.demo.walk import Look, Walk
 from patchify_core.regions import Stage
-from patchify_core.web.views.crops import query_crop, signed
-from patchify_core.web.views.html import WORDS, FileUrl, count, place, verdict_text
+from patchify_core.web.views.crops import query_crop
+from patchify_core.web.views.html import WORDS, FileUrl, count, place, signed, verdict_text
 
 NUMBERED = 36
 """Patches of one set write their similarity on the picture only if there are no more of them than this."""
 
 COLOURS = 7
 """Colours that the legend's gradient is made of."""
+
+SEPARATELY = "Each patch is cut out and encoded separately, as if it were a picture of its own."
+IN_ONE_PASS = "The network sees the whole picture once; a patch’s numbers are the mean of the features inside it."
+"""How patches get their descriptors: as in the paper, and by the fast method."""
 
 
 def lab(shown: Walk, url: FileUrl) -> str:
@@ -50,7 +54,7 @@ def _chooser(shown: Walk, url: FileUrl) -> str:
     thumbs = "".join(_thumb(result, shown, url) for result in results)
     beyond = "" if chosen in ids else f'<span class="wk-beyond">rank {shown.look.result.rank}</span>'
     return (
-        '<div class="wk-chooser" role="group" aria-label="Which result is looked into">'
+        '<div class="wk-chooser" role="group" aria-label="Result shown">'
         f'<button type="button" class="pf-btn ghost" data-pick="{ids[max(0, at - 1)]}" data-way="prev" aria-label="Result before"'
         f"{' disabled' if at == 0 else ''}>‹</button>"
         f'<div class="wk-thumbs">{thumbs}</div>'
@@ -118,7 +122,7 @@ def _grids(found: tuple[Stage, ...]) -> str:
         for n in range(1, len(found) + 1)
     )
     return (
-        f'<div class="wk-grids" role="group" aria-label="Patches that are shown">{buttons}'
+        f'<div class="wk-grids" role="group" aria-label="Grid shown">{buttons}'
         '<label class="wk-true"><input type="checkbox" data-do="true" checked> annotated box</label></div>'
     )
 
@@ -133,18 +137,18 @@ def _words(shown: Walk) -> str:
         )
     annotated = "" if look.result.iou is None else " (annotated: dashed)"
     return (
-        '<div data-say="2"><h3>Every gallery picture is cut into patches</h3><p class="wk-say">Each patch is described '
-        "by the same network, as if it were a picture of its own. An object that is small in the picture fills a small "
-        "patch, so its numbers are no longer drowned by everything around it.</p>"
+        '<div data-say="2"><h3>Every gallery picture is cut into patches</h3><p class="wk-say">'
+        f"{SEPARATELY if shown.separate else IN_ONE_PASS} A small object fills a small patch, so the rest of the picture no "
+        "longer hides it.</p>"
         f'<ul class="wk-sum">{"".join(sums)}</ul>'
-        '<p class="wk-say"><b data-fill="patches"></b> of this picture take part, and as many of every other one. '
-        "All of it is done once, before anybody asks.</p></div>"
-        '<div data-say="3" hidden><h3>Each patch is compared with the query</h3><p class="wk-say">One number a patch: the '
+        '<p class="wk-say"><b data-fill="patches"></b> of this picture are used, and as many of every other one. '
+        "This is done once, before any search.</p></div>"
+        '<div data-say="3" hidden><h3>Each patch is compared with the query</h3><p class="wk-say">One number per patch: the '
         "cosine similarity of its descriptor and the query’s. Point at a patch, or move with the arrow keys.</p></div>"
-        '<div data-say="4" hidden><h3>The best patch speaks for the picture</h3>'
+        '<div data-say="4" hidden><h3>The best patch gives the picture its score</h3>'
         '<p class="wk-say wk-answer wk-explains">The maximum of <span data-fill="patches"></span> is '
         '<b class="wk-max" data-fill="max"></b>: <span data-fill="where"></span>. '
-        "That number is the picture’s score, and that patch says where the object is.</p>"
+        "That number is the picture’s score, and that patch shows roughly where the object is.</p>"
         f'<p class="wk-say wk-answer v-{look.result.verdict}">Rank {look.result.rank} of {shown.answer.pictures:,}: '
         f'<b class="wk-verdict"><span aria-hidden="true">{WORDS[look.result.verdict][0]}</span> '
         f"{escape(verdict_text(look.result))}</b>{annotated}</p>"

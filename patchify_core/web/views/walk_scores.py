@@ -12,7 +12,7 @@ from patchify_core.demo.walk import WORKED, Standing, Walk, worked_example
 from patchify_core.evaluation.metrics import HitRow, QueryScore
 from patchify_core.regions import Stage
 from patchify_core.web.views.crops import query_crop
-from patchify_core.web.views.html import WORDS, FileUrl, place, verdict_text
+from patchify_core.web.views.html import WORDS, FileUrl, overlap, place, signed, verdict_text
 
 # Step 5 -----------------------------------------------------------------------------------------------------
 
@@ -33,7 +33,7 @@ def ranking_step(shown: Walk, url: FileUrl) -> str:
         )
     return (
         f'<div class="wk-head"><h3>All pictures are ranked by their best patch</h3>{button}</div>'
-        f'<p class="wk-say">The same is done with every one of the {shown.answer.pictures:,} pictures, and the highest maximum comes first. '
+        f'<p class="wk-say">This is done for each of the {shown.answer.pictures:,} pictures, and the highest maximum comes first. '
         f"{_positives_in_words(shown.standing)}</p>{_where_positives_stand(shown.standing)}"
         f'<div class="wk-cols">{sides}</div>'
     )
@@ -60,30 +60,30 @@ def _list(answer: Answer, shown: Walk, url: FileUrl) -> str:
 def _ranked(result: Result, is_first_wrong: bool, shown: Walk, url: FileUrl) -> str:
     image = shown.images[result.match.image_id]
     share = 100 * min(1.0, max(0.0, result.match.score))
-    said = "first of another object" if is_first_wrong else verdict_text(result)
+    said = "first wrong object" if is_first_wrong else verdict_text(result)
     return (
         f'<li class="v-{result.verdict}{" is-first-wrong" if is_first_wrong else ""}"><span class="wk-no">{result.rank}</span>'
         f'<span class="pf-pic wk-mini" style="aspect-ratio:{image.width}/{image.height}"><img src="{escape(url(image.path))}" alt="">'
         f'<span class="pf-box" style="{place(result.match.box, image.width, image.height)}"></span></span>'
-        f'<span class="wk-track"><i style="width:{share:.2f}%"></i></span><b>{result.match.score:.3f}</b>'
+        f'<span class="wk-track"><i style="width:{share:.2f}%"></i></span><b>{signed(result.match.score)}</b>'
         f'<span class="wk-verd"><span aria-hidden="true">{WORDS[result.verdict][0]}</span> {escape(said)}</span></li>'
     )
 
 
 def _positives_in_words(standing: Standing | None) -> str:
     if standing is None:
-        return "Nobody has said which object it is, so nothing can be said about right and wrong."
+        return "The object is not known, so the results are not judged."
     ranks = ", ".join(str(line.row.rank) for line in standing.lines)
     wrong = (
         "No picture is wrong."
         if standing.first_wrong is None
         else (
-            f"The first wrong one stands at rank <b>{standing.first_wrong.rank}</b> with {standing.first_wrong.match.score:.3f}."
+            f"The first wrong one is at rank <b>{standing.first_wrong.rank}</b> with {signed(standing.first_wrong.match.score)}."
         )
     )
     missing = standing.score.positives - len(standing.lines)
-    lost = f" {missing} more hold it and were not found." if missing else ""
-    return f"The pictures that hold the object stand at rank <b>{ranks or '–'}</b>.{lost} {wrong}"
+    lost = f" {missing} more contain it and were not found." if missing else ""
+    return f"The pictures that contain the object are at rank <b>{ranks or '–'}</b>.{lost} {wrong}"
 
 
 def _where_positives_stand(standing: Standing | None) -> str:
@@ -96,7 +96,7 @@ def _where_positives_stand(standing: Standing | None) -> str:
         for line in standing.lines
     )
     return (
-        f'<div class="wk-line" role="img" aria-label="Where the {standing.score.positives} pictures that hold the object stand among {total}">'
+        f'<div class="wk-line" role="img" aria-label="Ranks of the {standing.score.positives} pictures that contain the object, of {total}">'
         f"<span>1</span><div>{hits}</div><span>{total}</span></div>"
     )
 
@@ -107,7 +107,7 @@ def _where_positives_stand(standing: Standing | None) -> str:
 def locscore_step(shown: Walk, url: FileUrl) -> str:
     """LocScore line by line: of the visitor's own question, and of the worked example."""
     own = _own_arithmetic(shown, url)
-    tabs = [("own", "Your question"), ("worked", "A worked example")]
+    tabs = [("own", "Your query"), ("worked", "A worked example")]
     which = "own" if shown.standing is not None else "worked"
     buttons = "".join(
         f'<button type="button" class="pf-tab" data-sum="{name}" aria-pressed="{str(name == which).lower()}">{label}</button>'
@@ -115,9 +115,9 @@ def locscore_step(shown: Walk, url: FileUrl) -> str:
     )
     return (
         "<h3>LocScore: was it found, and was it found in the right place?</h3>"
-        '<p class="wk-say">Go down the ranking. At each picture that holds the object, multiply the share of right pictures so far '
+        '<p class="wk-say">Go down the ranking. At each picture that contains the object, multiply the share of correct pictures so far '
         "(<b>precision</b>) by how well the box fits (<b>IoU</b>: overlap ÷ union). Add up, and divide by the number of "
-        "pictures that hold it.</p>"
+        "pictures that contain it.</p>"
         f'<div class="wk-sums"><div class="wk-grids" role="group" aria-label="Whose arithmetic">{buttons}</div>{_ways(shown)}</div>'
         f'<div data-sum-of="own"{"" if which == "own" else " hidden"}>{own}</div>'
         f'<div data-sum-of="worked"{"" if which == "worked" else " hidden"}>{worked()}</div>'
@@ -131,18 +131,18 @@ def _ways(shown: Walk) -> str:
         f'<option value="{name}"{" selected" if name == shown.way else ""}>{escape(label)}</option>'
         for name, label in shown.ways
     )
-    return f'<label class="pf-field wk-way"><span>Box that is judged</span><select data-do="way">{options}</select></label>'
+    return f'<label class="pf-field wk-way"><span>Box</span><select data-do="way">{options}</select></label>'
 
 
 def _own_arithmetic(shown: Walk, url: FileUrl) -> str:
     standing = shown.standing
     if standing is None:
         why = (
-            "Nobody has said which object this is. Say so in the Search tab, under “Which object is it?”, and its arithmetic stands here."
+            "The object is not known. Choose it in the Search tab under “Which object is it?” to see its arithmetic here."
             if shown.name is None
             else f"No picture of the gallery is annotated with {escape(shown.name)}, so there is nothing to add up."
         )
-        return f'<p class="wk-missing">{why} Until then, the worked example shows how it goes.</p>'
+        return f'<p class="wk-missing">{why} The worked example shows how it is done.</p>'
     pictures = []
     for line in standing.lines:
         image = shown.images[line.result.match.image_id]
@@ -157,9 +157,9 @@ def _own_arithmetic(shown: Walk, url: FileUrl) -> str:
         )
     left = ""
     if standing.left_out:
-        left = f" {standing.left_out} of the gallery’s pictures {'does' if standing.left_out == 1 else 'do'} not count here (the query itself, or the object is hardly visible), so ranks are counted without them."
+        left = f" {standing.left_out} of the gallery’s pictures {'is' if standing.left_out == 1 else 'are'} not counted (the query itself, or the object is hardly visible); ranks leave them out."
     return sums(standing.score, pictures) + (
-        f'<p class="wk-say">This is the number that the Search tab shows for the same patches and boxes.{left}</p>'
+        f'<p class="wk-say">The Search tab shows this number for the same patches and boxes.{left}</p>'
     )
 
 
@@ -168,7 +168,7 @@ def worked() -> str:
     positives, hits = WORKED
     said = " and ".join(f"rank {rank} with IoU {iou:g}" for rank, iou in hits.items())
     return (
-        f'<p class="wk-say">{positives} pictures hold the object. {len(hits)} of them were found: at {said}. '
+        f'<p class="wk-say">{positives} pictures contain the object. {len(hits)} of them were found: at {said}. '
         f"The other {positives - len(hits)} was not found and adds nothing.</p>{sums(worked_example(), [])}"
     )
 
@@ -198,8 +198,8 @@ def sums(score: QueryScore, pictures: Sequence[str]) -> str:
     picture = '<th scope="col">Picture</th>' if pictures else ""
     return (
         '<div class="wk-scroll" tabindex="0" role="group" aria-label="LocScore line by line"><table class="pf-tbl wk-table"><thead><tr>'
-        f'<th scope="col" class="is-num">Rank</th>{picture}<th scope="col" class="wk-holds">Holds it?</th>'
-        '<th scope="col" class="is-num">Precision <small>right so far ÷ rank</small></th><th scope="col" class="is-num">IoU <small>of the box</small></th>'
+        f'<th scope="col" class="is-num">Rank</th>{picture}<th scope="col" class="wk-holds">Contains it?</th>'
+        '<th scope="col" class="is-num">Precision <small>correct so far ÷ rank</small></th><th scope="col" class="is-num">IoU <small>of the box</small></th>'
         f'<th scope="col" class="is-num">Adds <small>precision × IoU ÷ {score.divisor}</small></th><th scope="col" class="is-num">Sum so far</th>'
         '<td class="wk-barhead" aria-hidden="true"><span>0</span><span>1</span></td></tr></thead>'
         f"<tbody>{body}</tbody><tfoot>"
@@ -213,7 +213,7 @@ def _numbers(row: HitRow, found: int) -> str:
     if math.isnan(row.iou):
         return f'<td class="is-num">{found}/{row.rank}<span class="wk-dec"> = {row.precision:.3f}</span></td><td class="is-num">no box</td><td></td><td></td><td></td>'
     return (
-        f'<td class="is-num">{found}/{row.rank}<span class="wk-dec"> = {row.precision:.3f}</span></td><td class="is-num">{row.iou:.3f}</td>'
+        f'<td class="is-num">{found}/{row.rank}<span class="wk-dec"> = {row.precision:.3f}</span></td><td class="is-num">{overlap(row.iou, 3)}</td>'
         f'<td class="is-num" data-v="{row.contribution!r}">{row.contribution:.3f}</td><td class="is-num" data-v="{row.running!r}">'
         f"<b>{_three(row.running)}</b></td>{_sum_bar(row)}"
     )
@@ -240,7 +240,7 @@ def _three(value: float | None) -> str:
 
 
 def pair_step(pair: Pair, level: int, found: tuple[Stage, ...], url: FileUrl) -> str:
-    """The object asked for and its look-alike, each in its best picture."""
+    """The query object and its look-alike, each in its best picture."""
     names = {instance: name for instance, name, _ in pair.among.members}
     asked = "".join(
         f'<button type="button" class="pf-tab" data-set="{pair.number}" data-asked="{instance}" '
@@ -250,9 +250,9 @@ def pair_step(pair: Pair, level: int, found: tuple[Stage, ...], url: FileUrl) ->
     title = _patches(found, level)
     return (
         f"<h3>{escape(pair.among.title)}: can it tell them apart?</h3>"
-        '<p class="wk-say">They look alike, so a wrong picture comes close. Ask for one of them; beside it stand the best picture '
-        "that holds it, and the best one that shows only a look-alike.</p>"
-        f'<div class="wk-sums"><div class="wk-grids" role="group" aria-label="Object asked for">{asked}</div>'
+        '<p class="wk-say">They look alike, so a wrong picture comes close. Choose one as the query; beside it are the best picture '
+        "that contains it, and the best one that shows only a look-alike.</p>"
+        f'<div class="wk-sums"><div class="wk-grids" role="group" aria-label="Query object">{asked}</div>'
         f'<button type="button" class="pf-btn ghost" data-search="{pair.question.example}">Use this query in Search</button></div>'
         f'<div class="wk-pair"><figure class="wk-pairquery"><figcaption><b>Query</b> {escape(names[pair.asked])}</figcaption>{query_crop(pair.question, url)}</figure>'
         f"{_side(pair.right, 'v-right', '✓', 'the same object', title, url)}{_side(pair.other, 'v-wrong', '✕', 'a look-alike', title, url)}</div>{_margin(pair)}"
@@ -263,12 +263,12 @@ def _side(side: Side | None, kind: str, sign: str, what: str, patches: str, url:
     if side is None:
         return f'<figure class="{kind}"><figcaption>No picture shows {what} alone.</figcaption></figure>'
     image = side.image
-    whole = "" if side.whole is None else f"<div><dt>Whole picture</dt><dd>{side.whole:.3f}</dd></div>"
+    whole = "" if side.whole is None else f"<div><dt>Whole picture</dt><dd>{signed(side.whole)}</dd></div>"
     return (
         f'<figure class="wk-pairside {kind}"><figcaption><b class="wk-verdict"><span aria-hidden="true">{sign}</span> {what}</b> {escape(", ".join(side.shows))}, rank {side.rank}</figcaption>'
         f'<span class="pf-pic" style="--ratio:{image.width / image.height:.5f};aspect-ratio:{image.width}/{image.height}"><img src="{escape(url(image.path))}" alt="Gallery picture {image.id}">'
         f'<span class="pf-box" style="{place(side.match.box, image.width, image.height)}"></span></span>'
-        f'<dl class="wk-facts"><div><dt>Best of {patches}</dt><dd>{side.match.score:.3f}</dd></div>{whole}</dl></figure>'
+        f'<dl class="wk-facts"><div><dt>Best of {patches}</dt><dd>{signed(side.match.score)}</dd></div>{whole}</dl></figure>'
     )
 
 
@@ -276,7 +276,7 @@ def _margin(pair: Pair) -> str:
     if pair.right is None or pair.other is None:
         return ""
     by_patch = pair.right.match.score - pair.other.match.score
-    text = f"With patches the right picture is <b>{abs(by_patch):.3f} {'ahead' if by_patch > 0 else 'behind'}</b>."
+    text = f"With patches the correct picture is <b>{abs(by_patch):.3f} {'ahead' if by_patch > 0 else 'behind'}</b>."
     if pair.right.whole is not None and pair.other.whole is not None:
         by_whole = pair.right.whole - pair.other.whole
         text += (
