@@ -8,12 +8,13 @@ from patchify_core.web.front import BIBTEX
 
 
 def header(logo: str) -> str:
-    """Name, promise, and the switch between light and dark."""
+    """Name, the two lanes of the demo, and the switch between light and dark."""
     return (
         '<a class="pf-skip" href="#pf-results">Skip to the results</a>'
-        f'<header class="pf-head"><img src="{escape(logo)}" alt="" width="34" height="34"><div><h1>Patchify</h1>'
-        "<p>Show it <b>one object</b>. It finds the pictures that contain it, and shows you <b>where</b>.</p></div>"
-        '<nav aria-label="Page"><a href="#pf-cite">Cite</a>'
+        f'<header class="pf-head"><img src="{escape(logo)}" alt="" width="34" height="34"><h1>Patchify</h1>'
+        '<nav class="pf-lanes" aria-label="Parts of the demo"><a href="./">See the paper</a>'
+        '<a href="photos" aria-current="page">Use it on my photos</a></nav>'
+        '<nav class="pf-page" aria-label="Page"><a href="#pf-cite">Cite</a>'
         '<button type="button" class="pf-btn ghost" data-do="theme" aria-label="Switch between light and dark">◐</button>'
         "</nav></header>"
     )
