@@ -6,6 +6,7 @@ A further way is one more entry of `ways` in `measure`.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import DEFAULT_ENCODER, Encoder, EncoderSettings, load_encoder
 from patchify_core.encoders.base import ENGINES
-from patchify_core.encoders.effnet import LITE_MODELS, plain_network
+from patchify_core.encoders.effnet import LITE_MODELS, LiteModel, packaged_state
 from patchify_core.features.crop import describe_many
 from patchify_core.features.extract import POOLED, load_extractor
 from patchify_core.files import SAMPLE_DB
@@ -123,3 +124,68 @@ def _recorded(way: Way, name: str, descriptors: dict[str, list[NDArray[np.float3
 
 def _smallest_cosine(ours: list[NDArray[np.float32]], theirs: list[NDArray[np.float32]]) -> float:
     return min(float((a * b).sum(1).min()) for a, b in zip(ours, theirs, strict=True))
+
+
+# timm's network, the peer --------------------------------------------------------------------------------------
+
+_STEM_AND_HEAD = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
+_EXPANDING_BLOCK = {
+    "_expand_conv": "conv_pw",
+    "_bn0": "bn1",
+    "_depthwise_conv": "conv_dw",
+    "_bn1": "bn2",
+    "_project_conv": "conv_pwl",
+    "_bn2": "bn3",
+}
+_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
+
+
+def timm_name(name: str, stages: Sequence[int]) -> str:
+    """Translates one tensor name of the packaged checkpoint to timm's.
+
+    The checkpoint numbers blocks through, timm numbers them within stages; the blocks of the first stage do not
+    expand, so their parts are named differently there.
+
+    Args:
+        name: e.g. `_blocks.1._expand_conv.weight`.
+        stages: blocks in each stage of the timm model, e.g. (1, 2, 2, 3, 3, 4, 1).
+
+    Returns:
+        e.g. `blocks.1.0.conv_pw.weight`.
+
+    Raises:
+        KeyError: if the name follows neither pattern.
+        IndexError: if the stages have fewer blocks.
+
+    Example:
+        >>> timm_name("_blocks.1._expand_conv.weight", (1, 2, 2, 3, 3, 4, 1))
+        'blocks.1.0.conv_pw.weight'
+    """
+    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
+    if block is None:
+        part, _, leaf = name.partition(".")
+        return f"{_STEM_AND_HEAD[part]}.{leaf}"
+    number, part, leaf = int(block[1]), block[2], block[3]
+    stage = 0
+    while number >= stages[stage]:
+        number -= stages[stage]
+        stage += 1
+    parts = _FIRST_BLOCK if stage == 0 else _EXPANDING_BLOCK
+    return f"blocks.{stage}.{number}.{parts[part]}.{leaf}"
+
+
+def plain_network(model: LiteModel) -> Any:
+    """The timm network as its authors wrote it, frozen, with the packaged weights."""
+    import timm
+
+    network: Any = timm.create_model(model.architecture, pretrained=False)
+    stages = [len(stage) for stage in network.blocks]
+    state = {timm_name(key, stages): value for key, value in packaged_state(model).items()}
+    network.load_state_dict(state, strict=True)
+    return network.eval().requires_grad_(False)

