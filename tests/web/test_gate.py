@@ -17,7 +17,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
-from patchify_core.demo.settings import ServerSettings
+from patchify_core.demo.settings import ServerSettings, networks
 from patchify_core.web import callers
 from patchify_core.web.bodies import Refused
 from patchify_core.web.gate import Gate
@@ -239,7 +239,7 @@ def test_only_a_proxy_that_is_configured_says_who_asks(inner):
         assert asked(gate(inner), "GET", "/", headers=forwarded, peer=peer)[0] == 200
         assert inner.seen[-1]["client"][0] == peer
         assert not any(b"evil" in value for _, value in inner.seen[-1]["headers"])
-    behind = gate(inner, proxies=callers.networks("127.0.0.1"), hosts=("patchify.example.org",))
+    behind = gate(inner, proxies=networks("127.0.0.1"), hosts=("patchify.example.org",))
     assert asked(behind, "GET", "/", headers=forwarded[:1])[0] == 200
     assert inner.seen[-1]["client"][0] == "198.51.100.7"  # not 1.1.1.1, which the stranger wrote
     assert asked(behind, "GET", "/", headers=forwarded)[0] == 403
@@ -263,12 +263,12 @@ def test_only_a_proxy_that_is_configured_says_who_asks(inner):
     ],
 )
 def test_the_caller_is_the_last_address_that_no_proxy_has(peer, forwarded, caller):
-    assert callers.caller_of(peer, forwarded, callers.networks("10.0.0.0/8")) == caller
+    assert callers.caller_of(peer, forwarded, networks("10.0.0.0/8")) == caller
 
 
 @given(st.lists(st.ip_addresses(), max_size=5), st.ip_addresses(v=4))
 def test_whatever_a_stranger_claims_they_are_the_address_that_the_proxy_saw(claimed, real):
-    proxies = callers.networks("10.0.0.0/8")
+    proxies = networks("10.0.0.0/8")
     if callers.is_trusted(str(real), proxies):
         return
     header = ", ".join(map(str, [*claimed, real]))
