@@ -100,8 +100,8 @@ function chart(title, column, rows) {
     list.append(node);
   }
   figure.append(list);
-  const unless = usual.length ? `Where nothing else is said: ${usual.join(', ')}. ` : '';
-  const more = there.length > MOST_BARS ? `First ${MOST_BARS} of ${there.length} rows, in the table’s order. ` : '';
+  const unless = usual.length ? `Unless stated otherwise: ${usual.join(', ')}. ` : '';
+  const more = there.length > MOST_BARS ? `First ${MOST_BARS} of ${there.length} rows, in table order. ` : '';
   figure.append(make('p', 'pf-note', `${unless}${more}Scale 0 to ${top.toFixed(1)}.${line === null ? '' : ` Dashed: global baseline, ${line.toFixed(3)}.`}`));
   return figure;
 }

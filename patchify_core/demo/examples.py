@@ -151,7 +151,7 @@ class ExampleGallery(Asking):
                 stages = engine.index.regions.stages[:level]
                 places = similarity(question, engine, image_id) if with_map else None
                 return Detail(self.result(question, rank, match), explanation, stages, len(shown), way, places)
-        raise PatchifyError("That picture is not among the results any more: choose one of those shown.")
+        raise PatchifyError("That picture is no longer among the results: choose one of those shown.")
 
     def prepare(self, examples: int | None = None, workers: int = 1, stop: Callable[[], bool] = lambda: False) -> None:
         """Answers examples as a page that was just opened asks them; descriptors, rankings and boxes are kept.

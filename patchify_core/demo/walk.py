@@ -228,7 +228,7 @@ def _look(showcase: ExampleGallery, question: Question, level: int, image_id: in
     else:
         wanted = next((one for one in results if one.match.image_id == image_id), None)
         if wanted is None:
-            raise PatchifyError("That picture is not in this gallery any more: choose one of those shown.")
+            raise PatchifyError("That picture is not in this gallery: choose one of those shown.")
         result = wanted
     engine, chosen = showcase.shelf.engine(question.engine), result.match.image_id
     every = [engine.explain(question.descriptor, chosen, n) for n in range(1, len(engine.index.regions.stages) + 1)]

@@ -109,16 +109,16 @@ class Programs:
         refine: Refine = None,
         rerank: str | None = None,
     ) -> Rows:
-        """Finds the gallery pictures that hold the object in a query picture, and where in them it is.
+        """Finds the gallery pictures that contain the object of a query picture, and where in them it is.
 
         Args:
             picture: The query picture, uploaded (gradio_client: handle_file) or as a data:image/...;base64,... address.
             box: The object in it as x1, y1, x2, y2 in pixels of the upright picture; leave out for the whole picture.
             top: How many pictures to return.
             level: The finest grid to use, 1 = whole pictures (the global baseline); leave out for all of the index's.
-            index: Which index to ask, a name from list_gallery; leave out for the one that the page begins with.
+            index: Which index to search, a name from list_gallery; leave out for the page's default.
             refine: Better boxes than the winning patches: soft, or map where the index has feature maps.
-            rerank: Order the best matches anew: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
+            rerank: Re-rank the best matches: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
 
         Returns:
             A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
@@ -138,16 +138,16 @@ class Programs:
         refine: Refine = None,
         rerank: str | None = None,
     ) -> Rows:
-        """Finds the gallery pictures that hold the object of a bundled query picture, and where in them it is.
+        """Finds the gallery pictures that contain the object of a bundled query picture, and where in them it is.
 
         Args:
             example: The number of a bundled query picture, from list_gallery.
             box: Another object in it as x1, y1, x2, y2 in pixels; leave out for the annotated one.
             top: How many pictures to return.
             level: The finest grid to use, 1 = whole pictures (the global baseline); leave out for all of the index's.
-            index: Which index to ask, a name from list_gallery; leave out for the one that the page begins with.
+            index: Which index to search, a name from list_gallery; leave out for the page's default.
             refine: Better boxes than the winning patches: soft, or map where the index has feature maps.
-            rerank: Order the best matches anew: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
+            rerank: Re-rank the best matches: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
 
         Returns:
             A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
@@ -172,9 +172,9 @@ class Programs:
             words: What to look for, for example: a red kettle.
             top: How many pictures to return.
             level: The finest grid to use, 1 = whole pictures (the global baseline); leave out for all of the index's.
-            index: Which index to ask, a name from list_gallery whose entry says words: true.
+            index: Which index to search, a name from list_gallery whose entry says words: true.
             refine: Better boxes than the winning patches: soft, or map where the index has feature maps.
-            rerank: Order the best matches anew: qe, patch-qe or map.
+            rerank: Re-rank the best matches: qe, patch-qe or map.
 
         Returns:
             A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
@@ -202,7 +202,7 @@ class Programs:
             words: The query: what was looked for, with an index made with open_clip.
             box: The object in the query picture as x1, y1, x2, y2 in pixels; leave out as in a search.
             level: The finest grid to use; leave out for all of the index's.
-            index: Which index to ask, a name from list_gallery; leave out for the one that the page begins with.
+            index: Which index to search, a name from list_gallery; leave out for the page's default.
 
         Returns:
             The winning patch with its score and box, and under patches the score (cosine) and box of every patch
@@ -229,7 +229,7 @@ class Programs:
         return explanation_as_json(engine, engine.explain(query, number, wanted)) | {"file": name}
 
     def list_gallery(self) -> dict[str, Any]:
-        """Lists what can be asked: the indexes, the bundled query pictures with their objects, and the limits.
+        """Lists what can be searched: the indexes, the bundled query pictures with their objects, and the limits.
 
         Returns:
             indexes (name, encoder, regions, levels, words ...), examples (id, name, box ...), pictures and limits
@@ -279,10 +279,10 @@ class Programs:
         """Scores an index over all bundled queries: mAP, LocScore, mean IoU and recall. Takes seconds to a minute.
 
         Args:
-            index: Which index to score, a name from list_gallery; leave out for the one that the page begins with.
+            index: Which index to score, a name from list_gallery; leave out for the page's default.
             levels: Which levels to score, such as [1, 4]: whole pictures against the 4x4 pyramid; leave out for all.
             refine: Score these boxes instead of the winning patches: soft, or map where the index has feature maps.
-            rerank: Order the best matches anew first: qe, patch-qe or map.
+            rerank: Re-rank the best matches first: qe, patch-qe or map.
             details: Whether to add the scores by object, by its size and by how much of it is visible.
 
         Returns:
@@ -300,7 +300,7 @@ class Programs:
 
         def told(done: int, of: int) -> None:
             if not still_wanted():
-                raise PatchifyError("Whoever asked has left, so the evaluation was given up.")
+                raise PatchifyError("The caller has left, so the evaluation was stopped.")
             if time.monotonic() - start > EVALUATION_LIMIT_S:
                 raise PatchifyError(
                     f"The evaluation was stopped after {EVALUATION_LIMIT_S:.0f} s and {done} of {of} queries: ask "

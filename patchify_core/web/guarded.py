@@ -47,7 +47,7 @@ OTHERS_AT_ONCE = 2
 
 BUSY = "The server is busy: wait for the answers that are under way, then ask again."
 
-UNFIT = "The request does not fit what was asked: reload the page, or see its API."
+UNFIT = "The request does not fit this page: reload it, or see its API."
 
 log = logging.getLogger(__name__)
 

@@ -99,7 +99,7 @@ def picture_bytes(value: Any, upload_mb: int) -> bytes:
             return base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
             raise PictureError(
-                "The data: address of the picture is not base64: encode the file's bytes anew."
+                "The data: address of the picture is not base64: encode the file's bytes again."
             ) from None
     if value.startswith(("http://", "https://")) and FILE in value:  # take_file believes no other folder than uploads'
         return take_file(unquote(value.partition(FILE)[2]))

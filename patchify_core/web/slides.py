@@ -62,9 +62,6 @@ COLOURS = {
 
 GREY = "#b9c2d0", "#566173"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
-SMALLEST = 100.0
-"""Width of a result that is still worth full rows."""
-
 LETTER = 0.56
 """Mean width of a letter, in heights; enough to keep words inside their column."""
 
@@ -125,7 +122,7 @@ def slide(
 def _grid(number: int, frame: Place, set_: SlideSettings) -> list[Place]:
     """Places for the results, 4:3 each with room for its words, in the columns that make them largest.
 
-    Rows that are all full come before larger pictures, and what is left of the width goes between the columns.
+    What is left of the width goes between the columns.
     """
 
     def width(columns: int) -> float:
@@ -134,8 +131,7 @@ def _grid(number: int, frame: Place, set_: SlideSettings) -> list[Place]:
         down = (frame.height - (rows - 1) * set_.gap) / rows - set_.caption
         return min(across, down * 4 / 3)
 
-    full = [columns for columns in range(1, number + 1) if number % columns == 0 and width(columns) > SMALLEST]
-    columns = max(full or range(1, number + 1), key=width, default=1)
+    columns = max(range(1, number + 1), key=width, default=1)
     wide = width(columns) if number else 0.0
     across = (frame.width - wide) / (columns - 1) if columns > 1 else 0.0
     down = wide * 3 / 4 + set_.caption + set_.gap

@@ -246,7 +246,7 @@ def test_whole_pictures_stand_beside_the_patches(page) -> None:
     scores = [float(v) for v in ranks.locator("li > b").all_inner_texts()]
     assert len(scores) == 10 and scores == sorted(scores, reverse=True)
     wrong = ranks.locator(".is-first-wrong .wk-no").inner_text()
-    assert f"The first wrong one stands at rank {wrong} " in page.locator(".wk-panel:visible").inner_text()
+    assert f"The first wrong one is at rank {wrong} " in page.locator(".wk-panel:visible").inner_text()
 
 
 def test_look_alikes_are_one_click_away_and_the_question_stays(page) -> None:
@@ -297,7 +297,7 @@ def test_own_picture_is_walked_without_a_score(page) -> None:
     page.locator(".wk-tab[data-step='6']").click()
     assert page.locator(".wk-total:visible").inner_text() == "0.140"  # the worked example, and why
     page.get_by_role("button", name="Your query").click()
-    assert "Nobody has said which object this is" in page.locator(".wk-panel:visible").inner_text()
+    assert "The object is not known" in page.locator(".wk-panel:visible").inner_text()
     page.locator(".wk-tab[data-step='4']").click()
     assert page.locator(".wk-winbox").is_visible()
 

@@ -109,7 +109,7 @@ class Collection:
         for picture in self.pictures:
             if picture.name == name:
                 return picture
-        raise PatchifyError("That picture is not among yours any more: choose one of those shown.")
+        raise PatchifyError("That picture is no longer among yours: choose one of those shown.")
 
     def add(self, name: str, data: bytes) -> bool:
         """Takes one picture, or notes why not.

@@ -77,9 +77,9 @@ def _method(shown: Walk) -> str:
         ),
         (
             "3 · Compare",
-            "Query times patch, number by number, added up: the cosine similarity. A picture’s score is that of its best patch.",
+            "Query times patch, number by number, summed: the cosine similarity. A picture’s score is that of its best patch.",
         ),
-        ("4 · Rank", "The highest score comes first. The winning patch shows roughly where the object is."),
+        ("4 · Rank", "Highest score first. The winning patch shows roughly where the object is."),
     )
     return (
         '<h2>The method in four steps</h2><div class="steps">'
@@ -148,7 +148,7 @@ def _locscore(shown: Walk) -> str:
         rest = lines[-1].row.running - lines[ROWS - 1].row.running
         body += f"<tr><td>…</td><td colspan='2'>{len(lines) - ROWS} more</td><td>{rest:.3f}</td><td>{score.locscore:.3f}</td></tr>"
     return (
-        f"<h2>LocScore: found, and located correctly?</h2><p>{score.positives} pictures contain the object. Each one found adds precision × IoU ÷ {score.divisor}.</p>"
+        f"<h2>LocScore: located correctly?</h2><p>{score.positives} pictures contain it. Each one found adds precision × IoU ÷ {score.divisor}.</p>"
         f"<table>{HEAD}<tbody>{body}</tbody><tfoot><tr><th colspan='4'>LocScore</th><td>{score.locscore:.3f}</td></tr></tfoot></table>"
         f'<p class="small" style="margin-top:1mm">Without the IoU the same sum is AP, average precision: {score.ap:.3f}.</p>'
     )
@@ -160,9 +160,9 @@ def _exercise(positives: int, hits: Mapping[int, float]) -> str:
         f"<tr><td>{row.rank}</td><td></td><td>{row.iou:.1f}</td><td></td><td></td></tr>" for row in score.rows()
     )
     ranks, lost = ", ".join(str(rank) for rank in hits), positives - len(hits)
-    never = f"; {lost} never {'was' if lost == 1 else 'were'}" if lost else ""
+    never = f"; {lost} not found" if lost else ""
     return (
-        f"<h2>Your turn</h2><p>{positives} pictures contain an object. Those at ranks {ranks} were found{never}. Fill in the rest.</p>"
+        f"<h2>Your turn</h2><p>{positives} pictures contain an object. Found: ranks {ranks}{never}. Fill in the rest.</p>"
         f'<table class="blanks">{HEAD}<tbody>{body}</tbody><tfoot><tr><th colspan="4">LocScore</th><td></td></tr></tfoot></table>'
         '<p style="margin-top:1.4mm">And what would it be if every box were exact? <span class="small">(IoU = 1)</span></p>'
     )

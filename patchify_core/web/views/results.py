@@ -70,8 +70,8 @@ def strip(
         )
     return (
         f'<div class="pf-strip"{kind}><table><caption class="pf-sr">Scores of this query</caption><thead><tr>'
-        f'<td></td><th scope="col">AP: <small>ranked first?</small></th>'
-        f'<th scope="col">LocScore: <small>and located correctly?</small></th></tr></thead><tbody>{_rows(answer)}</tbody></table>'
+        f'<td></td><th scope="col">AP <small>ranked first?</small></th>'
+        f'<th scope="col">LocScore <small>and located correctly?</small></th></tr></thead><tbody>{_rows(answer)}</tbody></table>'
         f'<div class="pf-side"><p class="pf-sum" role="status"><b>{answer.found}</b> of the top {shown} contain the '
         f"{escape(object_name or 'object')} ({answer.score.positives} of {answer.pictures:,} pictures do).{_scored_at(answer)}{' Pictures without a box of it count as wrong.' if own else ''}{_unmoved(answer)}</p>"
         f'<p class="pf-sum">{_best_possible(answer)}</p>{_key(answer)}{_what_is_locscore()}</div></div>'

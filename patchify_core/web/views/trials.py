@@ -51,7 +51,7 @@ ABOUT = (
     ("LocScore", "as mAP, but each correct picture is weighted by how well its box fits the object (IoU, 0 to 1)."),
     (
         "Boxes",
-        "a picture’s box is that of its winning patch, as in the paper, or a refined one; the order stays the same.",
+        "a picture’s box is that of its winning patch or a refined one; the order stays the same.",
     ),
     ("Global baseline", "whole pictures compared with whole pictures, without patches: what the method must beat."),
     ("±", "half the distance between the best and the worst of several random seeds."),
