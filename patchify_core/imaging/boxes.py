@@ -1,22 +1,18 @@
 """Boxes: float64 arrays (N, 4) of x1, y1, x2, y2 in pixels of the upright (EXIF-applied) picture.
 
 The origin is the picture's top-left corner, x runs right and y down, and x2, y2 are where the box ends, so
-that its width is x2 - x1. Conversion, clipping and IoU are torchvision's; here they take and give plain
-numpy, and torch is imported on first use only, so that importing this module costs nothing.
+that its width is x2 - x1.
 """
 
 from __future__ import annotations
 
 import reprlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.errors import BoxError
-
-if TYPE_CHECKING:
-    import torch
 
 _EXAMPLE = "give x1,y1,x2,y2 in pixels, for example 40,30,200,180"
 
@@ -70,9 +66,8 @@ def to_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
         >>> to_xywh([40, 30, 200, 180])
         array([[ 40.,  30., 160., 150.]])
     """
-    from torchvision.ops import box_convert
-
-    return box_convert(_tensor(boxes), "xyxy", "xywh").numpy()
+    rows = as_boxes(boxes)
+    return np.concatenate([rows[:, :2], rows[:, 2:] - rows[:, :2]], axis=1)
 
 
 def area(boxes: ArrayLike) -> NDArray[np.float64]:
@@ -82,8 +77,7 @@ def area(boxes: ArrayLike) -> NDArray[np.float64]:
         boxes: (N, 4) or (4,) xyxy in pixels.
 
     Returns:
-        float64 (N,) in square pixels, never negative. (torchvision's `box_area` would give a box that is
-        inverted both ways a positive area, which is why it is not used here.)
+        float64 (N,) in square pixels, never negative.
 
     Raises:
         BoxError: Not four finite numbers a row.
@@ -114,9 +108,7 @@ def clip(boxes: ArrayLike, width: float, height: float) -> NDArray[np.float64]:
         >>> clip([-10, 30, 700, 180], width=640, height=480)
         array([[  0.,  30., 640., 180.]])
     """
-    from torchvision.ops import clip_boxes_to_image
-
-    return clip_boxes_to_image(_tensor(boxes), (height, width)).numpy()
+    return np.clip(as_boxes(boxes), 0.0, np.array([width, height, width, height], float))
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
@@ -127,8 +119,7 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
         b: (M, 4) or (4,) xyxy in pixels.
 
     Returns:
-        float64 (N, M) in 0..1. Empty and inverted boxes have IoU 0 with everything, themselves included,
-        where torchvision's 0/0 would be NaN.
+        float64 (N, M) in 0..1. Empty and inverted boxes have IoU 0 with everything, themselves included.
 
     Raises:
         BoxError: Not four finite numbers a row.
@@ -137,17 +128,14 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
         >>> iou([0, 0, 10, 10], [[0, 0, 10, 10], [0, 0, 10, 5], [3, 3, 3, 3]])
         array([[1. , 0.5, 0. ]])
     """
-    from torchvision.ops import box_iou
-
-    ratio = box_iou(_tensor(a), _tensor(b)).numpy()
-    return np.clip(np.nan_to_num(ratio, nan=0.0), 0.0, 1.0)
+    return _overlap_ratio(as_boxes(a)[:, None], as_boxes(b)[None])
 
 
 def paired_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     """Intersection over union of row i of `a` with row i of `b`: the diagonal of `iou(a, b)`.
 
-    torchvision has the full matrix only, whose memory grows with the square of N: an evaluation that compares
-    one winning box with one annotated box per hit needs the diagonal alone, and needs no torch for it.
+    The memory of the full matrix grows with the square of N, and an evaluation that compares one winning box with one
+    annotated box per hit needs the diagonal alone.
 
     Args:
         a: (N, 4) or (4,) xyxy in pixels.
@@ -167,11 +155,16 @@ def paired_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
     a, b = as_boxes(a), as_boxes(b)
     if len(a) != len(b):
         raise ValueError(f"paired_iou needs as many boxes on both sides, got {len(a)} and {len(b)}")
-    overlap = np.concatenate((np.maximum(a[:, :2], b[:, :2]), np.minimum(a[:, 2:], b[:, 2:])), axis=1)
-    inter = area(overlap)
-    union = area(a) + area(b) - inter
+    return _overlap_ratio(a, b)
+
+
+def _overlap_ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Intersection over union of boxes (..., 4) that broadcast against each other."""
+    sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0.0)
+    inter = sides.prod(axis=-1)
+    areas = [np.maximum(rows[..., 2:] - rows[..., :2], 0.0).prod(axis=-1) for rows in (a, b)]
     # An overlap implies a union; without one the answer is 0, and 0/0 is never computed.
-    ratio = np.divide(inter, union, out=np.zeros_like(inter), where=inter > 0)
+    ratio = np.divide(inter, areas[0] + areas[1] - inter, out=np.zeros_like(inter), where=inter > 0)
     return np.minimum(ratio, 1.0)
 
 
@@ -236,12 +229,6 @@ def parse_box(text: str) -> NDArray[np.float64]:
     if len(values) != 4 or not np.isfinite(values).all():
         raise _not_four(text)
     return np.array(values)
-
-
-def _tensor(boxes: ArrayLike) -> torch.Tensor:
-    import torch
-
-    return torch.from_numpy(as_boxes(boxes))
 
 
 def _not_four(values: Any) -> BoxError:

@@ -51,6 +51,10 @@ PREPARE_PAUSE_S = 0.2
 QUIET_S = 3.0
 """Seconds for which nobody must have asked anything before the examples are prepared further."""
 
+SWITCH_S = 0.0005
+"""Seconds after which imports let the thread of the first page compute; Python's usual ten times as many would be felt
+there, because each picture waits for several turns."""
+
 LOOK_S = 1.0
 """Seconds between two looks at whether memory can be given back."""
 
@@ -103,10 +107,12 @@ def launch(
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     closing, code = threading.Event(), INTERRUPTED
     demo = own = running = None
+    usual = sys.getswitchinterval()
     before = _signals({signal.SIGTERM: _terminated})  # from a service manager: visitors' pictures are deleted first
     try:
         front = Front(folder, server.root_path, server.code)
         running = serve_front(front, server, settings, mcp)  # the first page is there while all the rest is imported
+        sys.setswitchinterval(SWITCH_S)
         print(f"Patchify is at {running.address}", flush=True)
         with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
             opened = worker.submit(_open, folder)  # torch is imported meanwhile
@@ -123,6 +129,7 @@ def launch(
             from patchify_core.web.uploads import keep_uploads_apart
 
             showcase = opened.result()
+        sys.setswitchinterval(usual)
         own = Registry(showcase, settings, home=home)
         keep_uploads_apart(own.keeping)
         demo = page = build(showcase, settings, own=own)
