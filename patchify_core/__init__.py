@@ -1,7 +1,8 @@
 """Patch-wise instance retrieval: find the gallery pictures that hold an object, and where in them it is.
 
-A picture becomes boxes (`regions`), boxes become descriptors (`features`, `encoders`), descriptors become an index
-(`build`, `index`), a query becomes matches (`retrieval`), matches become a score (`metrics`, `evaluation`).
+A picture (`imaging`) becomes boxes (`regions`), boxes become descriptors (`encoders`, `features`), descriptors become an
+index (`index`), a query becomes matches (`retrieval`), matches become a score (`evaluation`). `patchify` is the way in;
+`cli`, `demo`, `web` and `bench` stand above it.
 
     from patchify_core import Patchify
     engine = Patchify.open("sample_db/index")
@@ -69,6 +70,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `--help` does not wait for numpy and torch."""
+    if name == "draw":  # the module, as notebooks import it
+        return importlib.import_module(f"{__name__}.imaging.draw")
     if name in _HOME:
         return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -60,6 +60,6 @@ def test_a_large_gallery_is_ranked_and_scored_to_a_depth(crowd, monkeypatch):
     assert every.score is not None and every.score.ap > 0.5
     assert answer.score is not None
     assert answer.score.ap <= every.score.ap and answer.score.positives == every.score.positives
-    assert "of all 400 do. Scored are the first 50." in strip(answer, "it")
+    assert "of 400 pictures do). Scores are of the first 50." in strip(answer, "it")
     again = deep.answer(deep.first(), deep.levels, 10, "patch-qe")
     assert again.ranked == 50

@@ -45,7 +45,7 @@ def test_memory_is_given_back_once_visitors_have_gone(monkeypatch):
 
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
     monkeypatch.setattr(launch, "give_back", lambda: given.append(looked))
-    launch._between(None, closing, busy)
+    launch._between(None, None, closing, busy)
     assert given == [1, 5, 8]
 
 
@@ -54,7 +54,7 @@ def test_memory_is_given_back_while_examples_are_still_being_prepared(monkeypatc
     closing, given = threading.Event(), threading.Event()
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: closing.wait(20))
     monkeypatch.setattr(launch, "give_back", given.set)
-    thread = threading.Thread(target=launch._between, args=(None, closing, lambda: False))
+    thread = threading.Thread(target=launch._between, args=(None, None, closing, lambda: False))
     thread.start()
     try:
         assert given.wait(10)

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from patchify_core import encoders
 from patchify_core import patchify as retrieval
-from patchify_core.cli import evaluate as evaluate_command
-from patchify_core.cli import index as index_command
 from patchify_core.cli.main import main
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.gallery import read_coco
@@ -44,7 +43,7 @@ def uploads(tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def programs(folder, uploads, monkeypatch) -> Programs:
-    for module in (retrieval, index_command, evaluate_command):  # for the command line in this process
+    for module in (retrieval, encoders):  # for the command line in this process
         monkeypatch.setattr(module, "load_encoder", lambda spec="tiny", settings=None: TinyEncoder())
     return Programs(Visits(ExampleGallery(folder, TinyEncoder())))
 

@@ -203,7 +203,7 @@ def test_a_map_is_the_one_that_was_packed(gallery, tmp_path):
 
 
 def test_the_commands_embed_and_index_with_boxes_and_maps(gallery, tmp_path, run, monkeypatch):
-    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", lambda spec, settings: TinyEncoder())
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", lambda spec, settings: TinyEncoder())
     how = ("--regions", SALIENT.spec, "--features", "pooled:64", "--keep-maps")
     assert run("embed", gallery.root, "--out", tmp_path / "shards", *how)[0] == 0
     code, _, said = run("index", "--from-shards", tmp_path / "shards", "--out", tmp_path / "index", "--memory", 1)

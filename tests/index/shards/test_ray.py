@@ -228,7 +228,7 @@ def test_index_with_ray_embeds_and_builds_and_keeps_the_shards(pictures, tmp_pat
 
 
 def test_index_with_ray_takes_salient_regions_and_keeps_maps(pictures, tmp_path, run, monkeypatch):
-    monkeypatch.setattr("patchify_core.cli.embed.load_encoder", embedders.load)
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", embedders.load)
     how = ("--regions", "pyramid:1+salient:11", "--features", "pooled:64", "--keep-maps", "--workers", 2)
     for name, more in (("big", ()), ("fitting", ("--memory", 1))):
         code, _, told = run("index", pictures, "--out", tmp_path / name, "--ray", *how, *more)
