@@ -30,7 +30,7 @@ PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch":
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[str]:
     with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield url
+        yield f"{url}photos"
 
 
 @pytest.fixture

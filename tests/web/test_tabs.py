@@ -110,17 +110,18 @@ def test_choice_names_encoder_dimension_and_licence_and_leaves_out_what_is_broke
     page.locator("#pf-encoder input").click()
     options = page.get_by_role("option").all_inner_texts()
     assert len(options) == 5
-    assert any("tiny · 3×3 grid · 24 numbers" in text for text in options)
-    assert any(re.search(r"tiny · sliding:\S+ · 24 numbers", text) for text in options)
-    assert any("open_clip:page-clip/clip.pt · random:4,0 · 24 numbers" in text for text in options)
+    every = "very patch encoded separately (24-D)"
+    assert f"Paper: e{every}" in [text.strip(" ✓\n") for text in options]
+    assert any(re.search(rf"^\W*E{re.escape(every)} · sliding:\S+$", text) for text in options)
+    assert any(text.endswith(f"E{every} · open_clip:page-clip/clip.pt · random:4,0") for text in options)
     assert "/tmp" not in " ".join(options)
     page.keyboard.press("Escape")
     said = [line for line in server[1].read_text().splitlines() if "leaves out the index" in line]
     assert len(said) == 1 and "broken" in said[0]
-    page.get_by_text("About these").click()
+    page.get_by_text("What do these settings mean?").click()
     licences = page.locator(".pf-encoders td:last-child").all_inner_texts()
     assert len(licences) == 5 and "none" in licences
-    assert "know words" in page.locator(".pf-encoders > div").inner_text()
+    assert "search with words" in page.locator(".pf-encoders > div").inner_text()
 
 
 def test_question_is_asked_of_the_other_encoder_and_levels_are_its_own(page) -> None:
@@ -150,7 +151,7 @@ def test_question_is_asked_of_the_other_encoder_and_levels_are_its_own(page) -> 
     wait_for_new_results(page, before)
     assert "clip.pt" in encoder_shown(page)
     # And back: the first answer again.
-    take_up(page, "index", "tiny · 3×3 grid")
+    take_up(page, "index", "Paper: every patch encoded separately (24-D)")
     before = first_row(page)
     page.locator(".pf-example").first.click()
     wait_for_new_results(page, before)
@@ -175,7 +176,7 @@ def test_upload_and_its_box_go_along(page) -> None:
 
 
 def test_index_of_windows_has_one_level_and_no_baseline(page) -> None:
-    take_up(page, "windows", "tiny · sliding")
+    take_up(page, "windows", "sliding:")
     assert levels_shown(page) == ["sliding:0.5,0.5"]
     assert page.locator(".pf-num").count() == 4  # soft boxes and winning patches; no whole pictures, so no baseline
     page.locator(".pf-open").first.click()
@@ -213,7 +214,7 @@ def test_others_search_on_while_an_encoder_is_loaded(page, browser, server, fold
     finally:
         threading.Timer(0.1, (folder / "may-load").touch).start()
     page.wait_for_function("() => !document.querySelector('.pf-loading')")
-    assert encoder_shown(page).startswith("slow")
+    assert "· slow ·" in encoder_shown(page)
     assert levels_shown(page) == ["Global", "L1 · 2×2"]
     assert page.locator(".pf-query-img").get_attribute("alt") == "Query: quilt"
 
@@ -221,12 +222,12 @@ def test_others_search_on_while_an_encoder_is_loaded(page, browser, server, fold
 def test_choice_is_each_visitors_own(page, browser, server) -> None:
     take_up(page, "clip", "clip.pt")
     with visit(browser, server[0]) as other:
-        assert "tiny · 3×3 grid" in encoder_shown(other)
+        assert encoder_shown(other) == "Paper: every patch encoded separately (24-D)"
         assert levels_shown(other) == ["Global", "L1 · 2×2", "L2 · 3×3"]
         before = first_row(other)
         other.locator(".pf-example").nth(1).click()
         wait_for_new_results(other, before)
-        assert "tiny · 3×3 grid" in encoder_shown(other)
+        assert encoder_shown(other) == "Paper: every patch encoded separately (24-D)"
 
 
 # Words ----------------------------------------------------------------------------------------------------
@@ -287,7 +288,7 @@ def test_words_do_not_go_along_to_an_encoder_of_pictures(page) -> None:
     ask_in_words(page, "a kettle")
     wait_for_new_results(page, before)
     before, chosen = first_row(page), encoder_shown(page)
-    choose(page, "#pf-encoder", "tiny · 3×3 grid")
+    choose(page, "#pf-encoder", "Paper: every patch encoded separately (24-D)")
     assert "pictures only" in notice(page)
     page.wait_for_function("() => !document.querySelector('#pf-encoder input').disabled")
     assert encoder_shown(page) == chosen
@@ -345,7 +346,7 @@ def test_points_need_a_picture(page) -> None:
     wait_for_new_results(page, before)
     before = first_row(page)
     choose(page, "#pf-rerank", "SIFT")
-    assert "asked in words" in notice(page)
+    assert "your query is words" in notice(page)
     page.wait_for_function("() => document.querySelector('#pf-rerank input').value === 'none'")
     assert first_row(page) == before
 
