@@ -1,8 +1,8 @@
 """Patch-wise instance retrieval: find the gallery pictures that hold an object, and where in them it is.
 
-A picture (`imaging`) becomes boxes (`regions`), boxes become descriptors (`encoders`, `features`), descriptors become an
-index (`index`), a query becomes matches (`retrieval`), matches become a score (`evaluation`). `patchify` is the way in;
-`cli`, `demo`, `web` and `bench` stand above it.
+A picture (`imaging`) becomes boxes (`regions`), boxes become descriptors (`encoders`, `features`), descriptors become
+an index (`index`), a query becomes matches (`retrieval`), matches become a score (`evaluation`). `patchify` is the way
+in; `cli`, `demo`, `web` and `bench` stand above it.
 
     from patchify_core import Patchify
     engine = Patchify.open("sample_db/index")

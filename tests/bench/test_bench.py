@@ -72,9 +72,9 @@ def test_the_plain_way_finds_a_picture_in_itself(sample_gallery):
 
 def test_page_times_what_a_visitor_does(monkeypatch, capsys):
     monkeypatch.setattr(page, "RUNS", 1)
-    monkeypatch.setattr(page, "_start_up", lambda: 1.5)  # the page's own tests start it
+    monkeypatch.setattr(page, "_start_up", lambda: page._Start(0.5, 1.5, 900.0))  # the page's own tests start it
     numbers = page.measure()
-    assert numbers["start_up_s"] == 1.5
+    assert numbers["start_up"] == {"first_s": 0.5, "photos_s": 1.5, "idle_mb": 900.0}
     assert all(value > 0 for value in numbers["seconds"].values())
     assert "12-megapixel" in capsys.readouterr().out
 
