@@ -8,21 +8,24 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo.prepared import FILE, prepared
+from patchify_core.demo.turns import Slots
 from patchify_core.errors import PictureError
 from patchify_core.files import ASSETS
+from patchify_core.web.callers import CALLER
 from patchify_core.web.served import file_at
 
 TITLE = "Patchify: whole-image search misses small objects, patches find them"
@@ -43,6 +46,9 @@ PHOTOS = "photos"
 
 THEIRS = ("words", "box", "object", "index", "boxes", "rerank", "top", "look", "tab", "embed", "view")
 """Parameters of the Gradio page alone, which was at / before there was a first page: links to it still open it."""
+
+FILMS, FILMS_OF_ONE, FILMS_KEPT = 4, 2, 64
+"""Animations that are made at a time, in all and for one address, and that are kept, some 70 kB each."""
 
 PARTS = ("paper.css", "paper.js", "logo.svg", "preview.jpg")
 """Files of `assets` that the first page has."""
@@ -112,7 +118,9 @@ class Front:
     def __init__(self, folder: Path, root: str = "", code: str = "") -> None:
         """Reads the answers that lie beside the gallery."""
         self.folder, self.root, self._code = folder, f"{root}/", code
-        self.document, self._filming = prepared(folder), threading.Lock()
+        self.document, self._filming = prepared(folder), Slots(FILMS, FILMS_OF_ONE)
+        self._made = lru_cache(maxsize=FILMS_KEPT)(self._make_film)
+        self._text: tuple[Mapping[str, Any], bytes] | None = None
 
     def routes(self) -> list[Route]:
         """The addresses, each with what answers it."""
@@ -142,26 +150,40 @@ class Front:
             headers={"Cache-Control": "no-cache"},
         )
 
-    def _film(self, request: Request) -> Response:
-        """How one result of an example got its score, as an animation."""
-        from patchify_core.demo.film import film
-
+    async def _film(self, request: Request) -> Response:
+        """How one result of an example got its score, as an animation. It is made once, and few at a time."""
         asked = [request.query_params.get(name, "") for name in ("q", "picture")]
         if self.document is None or not all(re.fullmatch(r"\d{1,9}", value) for value in asked):
             return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
+        caller = CALLER.get()
+        if not self._filming.take(caller):
+            return JSONResponse({"detail": "The server is making animations: try again in a moment."}, 503)
         try:
-            with self._filming:  # one at a time: it is a second of work
-                made = film(self.document, self.folder, *map(int, asked))
+            made = await run_in_threadpool(self._made, *map(int, asked))
         except (KeyError, PictureError):
             return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
+        finally:
+            self._filming.give(caller)
         name = f"patchify-{asked[0]}-{asked[1]}.webp"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "max-age=60"}
         return Response(made, media_type="image/webp", headers=headers)
 
+    def _make_film(self, query: int, picture: int) -> bytes:
+        from patchify_core.demo.film import film
+
+        return film(self.document or {}, self.folder, query, picture)
+
+    def _answers(self) -> bytes | None:
+        """The document as JSON, written once; None as long as there is none."""
+        document = self.document
+        if document is not None and (self._text is None or self._text[0] is not document):
+            self._text = document, json.dumps(document, separators=(",", ":")).encode()
+        return None if document is None or self._text is None else self._text[1]
+
     def _part(self, request: Request) -> Response:
         name = str(request.path_params["name"])
-        if name == "paper.json" and self.document is not None:
-            return JSONResponse(self.document, headers={"Cache-Control": "max-age=60"})
+        if name == FILE and (answers := self._answers()) is not None:
+            return Response(answers, media_type="application/json", headers={"Cache-Control": "max-age=60"})
         path = part(self.folder, name)
         if path is None:
             return JSONResponse({"detail": "There is no such file: reload the page."}, 404)

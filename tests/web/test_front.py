@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -100,8 +102,32 @@ def test_a_film_can_be_saved_and_others_are_refused(sample_db, document):
     answer = front.get(f"/paper/film.webp?q={entry['id']}&picture={picture}")
     assert answer.status_code == 200 and answer.headers["content-type"] == "image/webp"
     assert answer.headers["content-disposition"] == f'attachment; filename="patchify-{entry["id"]}-{picture}.webp"'
+    again = front.get(f"/paper/film.webp?q={entry['id']}&picture={picture}")
+    assert again.content == answer.content
     for wrong in ("", f"q={entry['id']}", f"q={entry['id']}&picture=x", f"q=1&picture={picture}", "q=1&picture=-1"):
         assert front.get(f"/paper/film.webp?{wrong}").status_code == 404
+
+
+def test_a_flood_of_films_takes_no_threads_from_others(sample_db, document, monkeypatch):
+    """Each takes a fifth of a second: those too many are refused at once instead of waiting in a thread."""
+    entry, going, may_end = document["examples"][0], threading.Semaphore(0), threading.Event()
+
+    def slow(*arguments):
+        going.release()
+        may_end.wait(20)
+        return b"film"
+
+    monkeypatch.setattr("patchify_core.demo.film.film", slow)
+    front = client(sample_db)
+    addresses = [f"/paper/film.webp?q={entry['id']}&picture={picture}" for picture in list(entry["patches"])[:3]]
+    with ThreadPoolExecutor(3) as pool, front:
+        first = [pool.submit(front.get, address) for address in addresses[:2]]
+        for _ in first:
+            assert going.acquire(timeout=10)
+        assert front.get(addresses[2]).status_code == 503
+        may_end.set()
+        assert [one.result().status_code for one in first] == [200, 200]
+    assert front.get(addresses[2]).status_code == 200
 
 
 def test_the_source_is_linked_where_somebody_says_where_it_is(sample_db):
