@@ -1,4 +1,4 @@
-"""Patch-wise instance retrieval: find the gallery pictures that hold an object, and where in them it is.
+"""Patch-wise instance retrieval: find the gallery pictures that contain an object, and where in them it is.
 
 A picture (`imaging`) becomes boxes (`regions`), boxes become descriptors (`encoders`, `features`), descriptors become
 an index (`index`), a query becomes matches (`retrieval`), matches become a score (`evaluation`). `patchify` is the way

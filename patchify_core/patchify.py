@@ -87,7 +87,7 @@ class Patchify(Searcher):
         rerank: str | Reranker | None = None,
         refine: str | Refiner | None = None,
     ) -> list[Match]:
-        """Finds the gallery pictures that hold the query's object, best first.
+        """Finds the gallery pictures that contain the query's object, best first.
 
         Args:
             picture: see `describe_query`; either this or `text`.

@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
     """The whole command line."""
     root = argparse.ArgumentParser(
         prog="python -m patchify_core",
-        description="Patch-wise instance retrieval: find the pictures that hold an object, and where.",
+        description="Patch-wise instance retrieval: find the pictures that contain an object, and where.",
         epilog="Exit codes: 0 done, 1 done but pictures were skipped or have changed, 2 refused (it says why), "
         "130 interrupted.",
     )

@@ -12,7 +12,7 @@ from patchify_core.cli.shared import check_writable
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.filenames import printable
 
-HELP = "find the pictures that hold the query's object"
+HELP = "find the pictures that contain the query's object"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:

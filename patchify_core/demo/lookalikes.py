@@ -62,8 +62,8 @@ class Pair:
         number: its place among those offered.
         asked: the object asked for.
         question: its bundled query.
-        right: None if no picture holds the object.
-        other: None if every picture of a look-alike holds the object too.
+        right: None if no picture contains the object.
+        other: None if every picture of a look-alike contains the object too.
     """
 
     among: LookAlikes

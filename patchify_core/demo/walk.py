@@ -196,7 +196,7 @@ def made_up(positives: int, hits: Mapping[int, float]) -> QueryScore:
     """The score of a ranking that is made up for teaching, by `metrics.score_query`.
 
     Args:
-        positives: pictures that hold the object.
+        positives: pictures that contain the object.
         hits: rank, from 1, -> IoU of the box, of those that were found.
 
     Example:
