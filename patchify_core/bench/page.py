@@ -93,6 +93,8 @@ class _Start:
 
 
 def _start_up() -> _Start:
+    from patchify_core.web.launch import REST_S
+
     start = time.perf_counter()
     with started_server() as (url, process):
 
@@ -113,5 +115,5 @@ def _start_up() -> _Start:
 
         first, photos = until("", lambda html: b'id="data"' in html), until("photos", lambda html: b"pf-card" in html)
         until("health", is_prepared)
-        time.sleep(SETTLE_S)
+        time.sleep(REST_S + SETTLE_S)
         return _Start(first, photos, resident_mb(process))

@@ -55,6 +55,9 @@ SWITCH_S = 0.0005
 """Seconds after which imports let the thread of the first page compute; Python's usual ten times as many would be felt
 there, because each picture waits for several turns."""
 
+REST_S = 30.0
+"""Seconds for which nobody must have asked anything before maps that stay ready for the next search are let go of."""
+
 LOOK_S = 1.0
 """Seconds between two looks at whether memory can be given back."""
 
@@ -235,13 +238,19 @@ def _between(showcase: ExampleGallery, front: Front, closing: threading.Event, b
     """What is done while nobody asks anything: examples are prepared, and memory that visits needed is given back."""
     preparing = (showcase, front, closing, busy)  # which takes long where visitors come and go
     threading.Thread(target=_prepare, args=preparing, name="patchify-prepare", daemon=True).start()
-    used = True
+    used, rested = time.monotonic(), False
+    given = False
     while not closing.wait(LOOK_S):
-        asking = busy()
-        if used and not asking:
+        if busy():
+            used, rested, given = time.monotonic(), False, False
+        elif not given:
             gc.collect()
             give_back()
-        used = asking
+            given = True
+        elif not rested and time.monotonic() - used >= REST_S:
+            showcase.shelf.rest()
+            give_back()
+            rested = True
 
 
 def _prepare(showcase: ExampleGallery, front: Front, closing: threading.Event, busy: Callable[[], bool]) -> None:

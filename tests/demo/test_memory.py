@@ -3,10 +3,12 @@
 import ctypes
 import sys
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.memory import give_back
 from patchify_core.web import launch
 
@@ -61,3 +63,35 @@ def test_memory_is_given_back_while_examples_are_still_being_prepared(monkeypatc
     finally:
         closing.set()
         thread.join(20)
+
+
+def test_maps_that_are_ready_are_let_go_of_when_nobody_has_asked_for_long(monkeypatch):
+    for name in ("LOOK_S", "REST_S"):
+        monkeypatch.setattr(launch, name, 0.02)
+    rested: list[int] = []
+    closing, looked = threading.Event(), 0
+
+    def busy() -> bool:
+        nonlocal looked
+        looked += 1
+        if looked == 60:
+            closing.set()
+        return looked in (20, 21)
+
+    shelf = SimpleNamespace(rest=lambda: rested.append(looked))
+    monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
+    monkeypatch.setattr(launch, "give_back", lambda: None)
+    launch._between(SimpleNamespace(shelf=shelf), None, closing, busy)
+    assert len(rested) == 2 and rested[0] < 20 < 22 <= rested[1]  # once each time that it has nothing to do
+
+
+def test_a_map_that_was_let_go_of_is_made_again(sample_db, lite0):
+    gallery = ExampleGallery(sample_db, lite0)
+    question = gallery.first()
+    shown = gallery.ranking(question, gallery.levels)[:2]
+    before = [match.box.tolist() for match in gallery.engine.refine(question.descriptor, shown, "map")]
+    localizer = gallery.engine.refiner("map").localizer
+    assert len(localizer._ready) == 2
+    gallery.shelf.rest()
+    assert not localizer._ready
+    assert [match.box.tolist() for match in gallery.engine.refine(question.descriptor, shown, "map")] == before

@@ -228,6 +228,11 @@ class Localizer:
                 self._ready.popitem(last=False)
         return made
 
+    def forget(self) -> None:
+        """Lets go of the maps that are ready; each is made again when it is needed."""
+        with self._lock:
+            self._ready.clear()
+
     def _map(self, row: int) -> PictureMap:
         index = self.engine.index
         if index.maps is not None:
