@@ -144,7 +144,7 @@ class Paper:
         explained = {picture: engine.explain(question.descriptor, picture) for picture in sorted(shown)}
         return {
             "name": question.name,
-            "picture": None if question.path is None else f"{question.path.parent.name}/{question.path.name}",
+            "picture": None if question.path is None else self._file(question.path),
             "width": question.width,
             "height": question.height,
             "box": None if question.box is None else [round(float(value), 1) for value in question.box],
@@ -215,7 +215,21 @@ class Paper:
         named = {row["picture"] for entry in entries for level in entry["levels"] for row in level["results"]}
         named |= {row["picture"] for entry in entries for row in entry["positives"]}
         images = [self.gallery.gallery.image(picture) for picture in sorted(named)]
-        return {str(i.id): [f"gallery/{i.path.name}", i.width, i.height] for i in images}
+        return {str(i.id): [self._file(i.path), i.width, i.height] for i in images}
+
+    def _file(self, path: Path) -> str:
+        """A picture's POSIX path below the gallery's folder, by which the page shows it.
+
+        Raises:
+            PatchifyError: if it lies where the page shows nothing from.
+        """
+        folder = self.gallery.folder
+        name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name
+        if name.partition("/")[0] not in ("gallery", "queries"):
+            raise PatchifyError(
+                f"{name} is neither in gallery nor in queries of {folder}, from which alone the page shows pictures."
+            )
+        return name
 
 
 def _scores(score: QueryScore | None) -> dict[str, Any]:

@@ -166,3 +166,10 @@ def test_the_film_shows_each_grid_and_then_the_winner(document, sample_db):
     for query, picture in ((10**6, 1), (entry["id"], 10**6)):
         with pytest.raises(KeyError):
             film(document, sample_db, query, picture)
+
+
+def test_pictures_that_the_page_does_not_show_are_refused(gallery, refused):
+    paper = Paper(gallery)
+    assert paper._file(gallery.folder / "gallery" / "deep" / "1.jpg") == "gallery/deep/1.jpg"
+    for path in (gallery.folder / "images" / "1.jpg", gallery.folder.parent / "gallery" / "1.jpg"):
+        assert "neither in gallery nor in queries" in refused(paper._file, path)
