@@ -110,7 +110,6 @@
     show(holder, node.querySelector('img'), file);
     place(node.querySelector('.box'), cellOf(result.patch));
     fit(holder, width, height);
-    node.querySelector('.box').hidden = result.patch === 0;
     node.querySelector('.rank').textContent = rank;
     node.querySelector('.verdict').textContent = words;
     node.querySelector('.value').textContent = overlap(result.iou);
@@ -159,9 +158,16 @@
     dots.setAttribute('aria-hidden', 'true');
     dots.append(...results.map((result) => Object.assign(document.createElement('i'), { className: `${WORDS[result.verdict][0]}${counted(result.picture) ? '' : ' out'}` })));
     const matches = results.filter((result) => ['right', 'off'].includes(result.verdict) && counted(result.picture)).length;
-    const parts = [say('span', `${matches} of the top ${results.length}`), ' · AP ', say('b', number(ap, 2)), ' · LocScore ', say('b', number(locscore, 2))];
-    parts[0].className = 'hits';
-    node.replaceChildren(dots, ...parts);
+    const known = entry().positives.filter((one) => counted(one.picture)).length;
+    const hits = say('span', known ? `${matches} of ${known} in the top ${results.length}` : `${matches} in the top ${results.length}`);
+    hits.className = 'hits';
+    const score = (name, value, title) => {
+      const part = document.createElement('span');
+      part.append(' · ', Object.assign(document.createElement('abbr'), { textContent: name, title }), ' ', say('b', number(value, 2)));
+      return part;
+    };
+    node.replaceChildren(dots, hits, score('AP', ap, 'Average precision: 1.00 when every picture that contains the object is ranked before all others'),
+      score('LocScore', locscore, 'AP in which each match counts by how well its box overlaps the annotated one (IoU)'));
   }
 
   let drawn = null;  // the query and the grid that are on the page

@@ -79,10 +79,11 @@ def pictures(page: Any, row: str) -> list[int]:
 
 
 def numbers(page: Any, row: str) -> tuple[int, str, str]:
+    """Matches in the top 10, AP and LocScore as they are shown."""
     said = page.locator(f"#numbers-{row}").inner_text()
-    found = re.fullmatch(r"\s*(\d+) of the top 10 · AP ([\d.–]+) · LocScore ([\d.–]+)", said)
-    assert found, said
-    return int(found[1]), found[2], found[3]
+    found = re.fullmatch(r"\s*(\d+) (?:of (\d+) )?in the top 10 · AP ([\d.–]+) · LocScore ([\d.–]+)", said)
+    assert found and (found[2] is None or int(found[1]) <= int(found[2])), said
+    return int(found[1]), found[3], found[4]
 
 
 def results(entry: dict[str, Any], level: int) -> list[int]:
