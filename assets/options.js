@@ -21,9 +21,17 @@ function name() {
 }
 name();
 
-// Whoever types another object's name need not delete the one that stands there.
+// Whoever types another object's name need not delete the one that stands there. The click that gives the focus puts the
+// caret somewhere, so the name is selected once more after it; at once, or the first letters typed would be selected too.
+let entered = null;
 document.addEventListener('focusin', ({ target }) => {
-  if (target.matches?.('#pf-object input')) setTimeout(() => target.select(), 0);
+  entered = target.matches?.('#pf-object input') ? target : null;
+  entered?.select();
 });
+document.addEventListener('click', ({ target }) => {
+  if (target === entered) target.select();
+  entered = null;
+});
+document.addEventListener('keydown', () => { entered = null; });
 
 watch('value', () => window.patchifyFollow?.());  // the scores: with the results, all that an address says

@@ -209,6 +209,7 @@ def test_results_stay_where_they_are_when_the_scores_change(page) -> None:
 
 
 def test_typing_an_objects_name_replaces_the_one_that_stands_there(page) -> None:
+    page.locator("#pf-level[role=radiogroup]").wait_for()  # the script that selects the name is there
     page.locator("#pf-object input").click()
     page.keyboard.type("moka")
     page.wait_for_function("() => document.querySelectorAll('[role=option]').length === 1")
