@@ -92,6 +92,7 @@ def visit(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     page.goto(url)
     page.wait_for_selector(".pf-card img", state="attached")  # a link may open another tab before anyone looks
     page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
+    page.wait_for_selector("#pf-level[role=radiogroup]", state="attached")  # the scripts of the page have run
     yield page
     assert page.thrown == [], page.thrown
     context.close()
