@@ -10,6 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from patchify_core.imaging.pictures import read_picture
+from patchify_core.regions import Pyramid
 
 SIDE, PANEL, GAP = 480, 190, 14
 """Longest side of the picture, width of what stands beside it, and space between, in pixels."""
@@ -49,19 +50,8 @@ def film(document: Mapping[str, Any], folder: Path, query: int, picture: int) ->
         glow = [0.75 * ((score - low) / ((high - low) or 1.0)) ** 2 for score in scores[first : first + grid * grid]]
         first += grid * grid
         frames.append(_frame(_gridded(shown, grid, glow), asked, level["name"], max(scores[:first])))
-    winner, first = scores.index(high), 0
-    for level in document["levels"]:
-        grid = level["grid"]
-        if winner < first + grid * grid:
-            break
-        first += grid * grid
-    row, column = divmod(winner - first, grid)
-    box = [
-        column * shown.width / grid,
-        row * shown.height / grid,
-        (column + 1) * shown.width / grid - 1,
-        (row + 1) * shown.height / grid - 1,
-    ]
+    cell = Pyramid(len(document["levels"])).box(*shown.size, scores.index(high))
+    box = (cell - [0, 0, 1, 1]).tolist()  # Pillow draws the last pixel too
     marked = shown.copy()
     drawing = ImageDraw.Draw(marked)
     drawing.rectangle(box, outline=INK, width=6)
