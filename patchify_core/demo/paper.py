@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from patchify_core.demo.answers import OFF, RIGHT
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.prepared import FORMAT, made_of
@@ -20,7 +18,7 @@ from patchify_core.demo.questions import Question
 from patchify_core.demo.shelf import DEFAULT, shown_spec
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, object_shares
+from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, in_bands, object_shares
 from patchify_core.evaluation.metrics import FoundPositives, QueryScore, score_found, summarise
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.features.extract import CROP
@@ -178,12 +176,8 @@ class Paper:
         if question.instance is None or found[0] is None:
             return []
         positives = self.gallery.gallery.positives(question.instance, self.gallery.judge.left_out(question))
-        members: list[list[int]] = [[] for _ in band_names(DEFAULTS.size)]
-        for picture in positives:
-            if (share := self._shares.get((question.instance, picture))) is not None:
-                members[int(np.searchsorted(DEFAULTS.size, share, side="right"))].append(picture)
         rows: list[dict[str, Any] | None] = []
-        for pictures in members:
+        for pictures in in_bands(positives, question.instance, self._shares, DEFAULTS.size)[:-1]:
             parts = [one.only(pictures, True) if one is not None else None for one in found]
             scores = [_scores(None if part is None else score_found(part)) for part in parts]
             rows.append({"positives": len(pictures), "levels": scores} if pictures else None)

@@ -8,7 +8,7 @@ band is left out of its averages. ILIAS's own evaluation does the same for its g
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -132,6 +132,27 @@ def _largest(
     return largest
 
 
+def in_bands(
+    images: Iterable[int], instance: int, values: Mapping[tuple[int, int], float], limits: tuple[float, ...]
+) -> list[set[int]]:
+    """Sort an instance's images into bands.
+
+    Args:
+        images: Ids of the images.
+        instance: The instance's id.
+        values: (instance, image) -> the value in 0..1 that a band goes by, e.g. `object_shares`.
+        limits: Where one band ends and the next begins.
+
+    Returns:
+        The ids in each band of `band_names`, and last those whose value is unknown.
+    """
+    members: list[set[int]] = [set() for _ in range(len(limits) + 2)]
+    for image in images:
+        value = values.get((instance, image))
+        members[-1 if value is None else int(np.searchsorted(limits, value, side="right"))].add(image)
+    return members
+
+
 def _by_band(
     found: FoundByQuery, gallery: Gallery, cutoff: int | None, values: _Values, limits: tuple[float, ...]
 ) -> tuple[ScoredPart, ...]:
@@ -143,11 +164,7 @@ def _by_band(
             continue
         query = queries[query_id]
         positives = gallery.positives(query.instance, query.exclude)
-        members: list[set[int]] = [set() for _ in names]
-        for image in positives:
-            value = values.get((query.instance, image))
-            members[-1 if value is None else int(np.searchsorted(limits, value, side="right"))].add(image)
-        for band, images in enumerate(members):
+        for band, images in enumerate(in_bands(positives, query.instance, values, limits)):
             located = all(positives[image] is not None for image in images)
             if (some := whole.only(images, located)) is not None:
                 by_band[band][query_id] = some
