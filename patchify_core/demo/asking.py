@@ -50,16 +50,23 @@ class Asking:
         folder: sample_db, or another dataset with `annotations.json` and an `index` folder beside it.
         encoder: used for the indexes that it made; by default each index's own is loaded, with `settings`.
         settings: how an encoder is run; on one thread by default.
+        beside: another gallery, whose loaded encoders are used too.
 
     Raises:
         PatchifyError: if gallery, default index and encoder do not fit together.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encoder: Encoder | None = None,
+        settings: EncoderSettings | None = None,
+        beside: Asking | None = None,
+    ) -> None:
         """Reads the gallery and its indexes; no encoder is loaded yet."""
         self.folder = folder
         self.gallery: Gallery = read_coco(folder)
-        self.shelf = Shelf(folder, encoder, settings)
+        self.shelf: Shelf = Shelf(folder, encoder, settings, None if beside is None else beside.shelf)
         order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
         self.examples: tuple[Query, ...] = tuple(
             sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))

@@ -41,10 +41,17 @@ class ExampleGallery(Asking):
         prepared: ids of the examples whose answers are ready.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encoder: Encoder | None = None,
+        settings: EncoderSettings | None = None,
+        beside: ExampleGallery | None = None,
+    ) -> None:
         """Looks which re-rankers there are; nothing is loaded yet."""
-        super().__init__(folder, encoder, settings)
-        self.rerankers, self.judge = Rerankers(), Judge(self.gallery)
+        super().__init__(folder, encoder, settings, beside)
+        self.rerankers: Rerankers = Rerankers() if beside is None else beside.rerankers
+        self.judge = Judge(self.gallery)
         self.prepared: set[int] = set()
 
     def answer(

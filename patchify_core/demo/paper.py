@@ -13,9 +13,9 @@ from typing import Any
 
 from patchify_core.demo.answers import OFF, RIGHT
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.prepared import FORMAT, made_of
+from patchify_core.demo.prepared import FORMAT, made_of, pictures_note
 from patchify_core.demo.questions import Question
-from patchify_core.demo.shelf import DEFAULT, shown_spec
+from patchify_core.demo.shelf import shown_spec
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, in_bands, object_shares
@@ -57,7 +57,9 @@ class Paper:
             )
         self.gallery, self.name = gallery, name
         self.index = gallery.shelf.offer(name).index
-        self.folder = gallery.folder / "index" if name == DEFAULT else gallery.folder / "indexes" / Path(name).name
+        folder = gallery.shelf.offer(name).folder
+        assert folder is not None  # it is none of a visitor's own
+        self.folder = folder
         self.levels = range(1, len(self.index.regions.stages) + 1)
         self._shares = object_shares(gallery.gallery)
 
@@ -84,6 +86,7 @@ class Paper:
             "encoder": shown_spec(self.index.encoder),
             "dim": self.index.dim,
             "gallery": len(self.gallery.gallery.images),
+            "note": pictures_note(self.gallery.folder),
             "levels": self._levels(),
             "first": examples[first]["id"],
             "examples": examples,

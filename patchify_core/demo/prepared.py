@@ -1,14 +1,56 @@
-"""The answers that lie beside a gallery, so that the page can show them before any network or index is loaded."""
+"""What is known of a gallery before any network or index is loaded: its name, and the answers that lie beside it."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from patchify_core.files import read_json, sha256_of_file, sha256_of_json
+from patchify_core.files import SAMPLE_DB, read_json, sha256_of_file, sha256_of_json
 
-FORMAT = 1
+FORMAT = 2
 FILE = "paper.json"
+
+BUNDLED = "Rendered scenes"
+"""What the bundled gallery is called where several can be chosen; others are called by their folders."""
+
+RENDERS = (
+    "The gallery pictures and the queries are renders (Blender Cycles, CC BY 4.0, credits in "
+    "sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact."
+)
+
+
+def titles(folders: Sequence[Path]) -> dict[str, str]:
+    """What galleries are called in addresses -> what they are called on the page, each once and in their order.
+
+    Example:
+        >>> titles([Path("data/Old town"), Path("more/old-town")])
+        {'old-town': 'Old town', 'old-town-2': 'old-town (2)'}
+    """
+    found: dict[str, str] = {}
+    for folder in folders:
+        title = BUNDLED if _is_bundled(folder) else folder.resolve().name
+        name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "gallery"
+        same = [one for one in found if re.fullmatch(rf"{name}(-\d+)?", one)]
+        found[f"{name}-{len(same) + 1}" if same else name] = f"{title} ({len(same) + 1})" if same else title
+    return found
+
+
+def pictures_note(folder: Path) -> str:
+    """Where a gallery's pictures come from, and their licence, as its annotations say (COCO's `info`)."""
+    if _is_bundled(folder):
+        return RENDERS
+    data = read_json(folder / "annotations.json")
+    info = data.get("info") if isinstance(data, dict) else None
+    said = {name: str(value).strip() for name, value in info.items() if value} if isinstance(info, dict) else {}
+    source = said.get("description", folder.resolve().name) + (f" ({said['url']})" if "url" in said else "")
+    licence = f"licence: {said['license']}" if "license" in said else "its annotations state no licence"
+    return f"The pictures are those of {source}; {licence}."
+
+
+def _is_bundled(folder: Path) -> bool:
+    return folder.resolve() == SAMPLE_DB.resolve()
 
 
 def made_of(folder: Path, index: Path) -> str:

@@ -103,7 +103,7 @@ class ServerSettings:
         port: port to listen on.
         root_path: path below which a reverse proxy shows the page, such as /patchify; empty for the whole host.
         mcp: whether programs may use the page's API as tools over the Model Context Protocol.
-        gallery: the dataset that is shown, with its `index` folder.
+        galleries: the datasets that are shown, each with its `index` folder; a visit begins with the first.
         hosts: names by which the page may be opened, besides addresses and localhost.
         proxies: addresses and networks of the proxies whose X-Forwarded-For counts.
         code: address of the source, which the page links to; empty for no link.
@@ -113,7 +113,7 @@ class ServerSettings:
     port: int = 7860
     root_path: str = ""
     mcp: bool = False
-    gallery: Path = SAMPLE_DB
+    galleries: tuple[Path, ...] = (SAMPLE_DB,)
     hosts: tuple[str, ...] = ()
     proxies: tuple[Network, ...] = ()
     code: str = ""
@@ -159,10 +159,8 @@ class Variable:
     def default(self) -> str:
         """The default as a person would write it."""
         value = getattr(self.settings, self.field)
-        if isinstance(value, Path):
-            return value.name
         if isinstance(value, tuple):
-            return ",".join(map(str, value))
+            return ",".join(part.name if isinstance(part, Path) else str(part) for part in value)
         return str(int(value)) if isinstance(value, bool) else str(value)
 
 
@@ -230,11 +228,15 @@ def checked_address(text: str) -> str:
     return text
 
 
-def _gallery(text: str) -> Path:
-    path = Path(text)
-    if not (path / "annotations.json").is_file():
-        raise ValueError("a folder with annotations.json and an index folder in it")
-    return path
+def _galleries(text: str) -> tuple[Path, ...]:
+    paths = tuple(Path(part.strip()) for part in text.split(os.pathsep) if part.strip())
+    for path in paths:
+        if not (path / "annotations.json").is_file():
+            many = f"; {path} is none" if len(paths) > 1 else ""
+            raise ValueError(f"folders with annotations.json and an index folder, separated by {os.pathsep!r}{many}")
+    if len({path.resolve() for path in paths}) < len(paths) or not paths:
+        raise ValueError("each folder once")
+    return paths
 
 
 VARIABLES: tuple[Variable, ...] = (
@@ -244,7 +246,13 @@ VARIABLES: tuple[Variable, ...] = (
     Variable("PATCHIFY_HOSTS", ServerSettings, "hosts", "names by which the page may be opened", _hosts),
     Variable("PATCHIFY_PROXIES", ServerSettings, "proxies", "proxies whose X-Forwarded-For counts", _proxies),
     Variable("PATCHIFY_MCP", ServerSettings, "mcp", "1: an MCP server too", _switch),
-    Variable("PATCHIFY_GALLERY", ServerSettings, "gallery", "dataset that is shown, with its index folder", _gallery),
+    Variable(
+        "PATCHIFY_GALLERY",
+        ServerSettings,
+        "galleries",
+        "datasets to show, each with its index folder; several are separated as in PATH",
+        _galleries,
+    ),
     Variable(
         "PATCHIFY_CODE", ServerSettings, "code", "address of the source, which the page links to", checked_address
     ),

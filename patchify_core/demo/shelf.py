@@ -43,11 +43,13 @@ class Offer:
         name: what it is chosen by: `index`, or the name of its folder below `indexes`.
         label: what a visitor chooses it by (`_labels`); no two offers have the same.
         index: the descriptors.
+        folder: where they are; None for a visitor's own.
     """
 
     name: str
     label: str
     index: PatchIndex
+    folder: Path | None = None
 
 
 DIGESTS_UP_TO = 10_000
@@ -61,30 +63,42 @@ class Shelf:
         folder: a dataset with an `index` folder, and maybe an `indexes` folder, beside its annotations.
         encoder: used for the indexes that it made; others load the one that they name.
         settings: how loaded encoders are run; on one thread by default.
+        beside: the shelf of another gallery, whose loaded encoders are used too.
 
     Raises:
         PatchifyError: if the default index cannot be loaded, or its pictures are not those below `folder`. Another
             index with such a fault is left out, with one line in the log.
     """
 
-    def __init__(self, folder: Path, encoder: Encoder | None = None, settings: EncoderSettings | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        encoder: Encoder | None = None,
+        settings: EncoderSettings | None = None,
+        beside: Shelf | None = None,
+    ) -> None:
         """Checks every picture's digest (`DIGESTS_UP_TO`), so that no box can be drawn on another picture."""
         first = PatchIndex.load(folder / "index")
         first.check_pictures(folder, content=len(first.images) <= DIGESTS_UP_TO)
-        found = {DEFAULT: first}
+        found, folders = {DEFAULT: first}, {DEFAULT: folder / "index"}
         for path in sorted(path for path in folder.glob("indexes/*") if path.is_dir()):
+            name = f"indexes/{path.name}" if path.name == DEFAULT else path.name
             try:
-                found[_free_name(path.name, found)] = _same_pictures(PatchIndex.load(path), first)
+                found[name], folders[name] = _same_pictures(PatchIndex.load(path), first), path
             except Exception as error:  # whatever is wrong with one more index, the page goes on without it
                 log.warning("The page leaves out the index %s: %s", path, error)
         self.first = PREFERRED if PREFERRED in found else DEFAULT
         found = {self.first: found.pop(self.first)} | found  # what a visit begins with is the first choice
         labels = _labels(found)
-        self.offers = {name: Offer(name, labels[name], index) for name, index in found.items()}
+        self.offers = {name: Offer(name, labels[name], index, folders[name]) for name, index in found.items()}
         self._settings = settings or ONE_THREAD
-        self._encoders: dict[str, Encoder] = {} if encoder is None else {encoder.info.spec: encoder}
         self._engines: dict[str, Patchify] = {}
+        self._encoders: dict[str, Encoder] = {}
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
+        if beside is not None:
+            self._encoders, self._loading = beside._encoders, beside._loading
+        if encoder is not None:
+            self._encoders[encoder.info.spec] = encoder
 
     def offer(self, name: str) -> Offer:
         """The index of that name.
@@ -161,10 +175,6 @@ def _same_pictures(index: PatchIndex, first: PatchIndex) -> PatchIndex:
     if {image.id: image for image in index.images} != {image.id: image for image in first.images}:
         raise PatchifyError("it is of other pictures than the gallery's: build it again.")
     return index
-
-
-def _free_name(name: str, taken: dict[str, PatchIndex]) -> str:
-    return f"indexes/{name}" if name in taken else name
 
 
 def _labels(indexes: dict[str, PatchIndex]) -> dict[str, str]:

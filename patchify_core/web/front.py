@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,15 +53,13 @@ FILMS, FILMS_OF_ONE, FILMS_KEPT = 4, 2, 64
 PARTS = ("paper.css", "paper.js", "logo.svg", "preview.jpg")
 """Files of `assets` that the first page has."""
 
-RENDERS = (
-    "The gallery pictures and the queries are renders (Blender Cycles, CC BY 4.0, credits in "
-    "sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact."
-)
+Choice = tuple[str, str, bool]
+"""A gallery among those of a server: its title, its address, and whether it is the one that is shown."""
 
 _ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
 
 
-def page(document: Mapping[str, Any], root: str = "", example: int | None = None, **links: str | bool | None) -> str:
+def page(document: Mapping[str, Any], root: str = "", example: int | None = None, **links: Any) -> str:
     """The HTML of the first page.
 
     Args:
@@ -69,7 +67,8 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
         root: what every address begins with; empty for a folder of files.
         example: id of the query that is shown first; the document's own by default.
         links: `live`, the address of the Gradio page; `code`, of the source; `preview`, of the picture for link
-            previews; `film`, whether animations can be saved.
+            previews; `film`, whether animations can be saved; `galleries`, the (title, address, whether it is this
+            one) of each that can be chosen.
     """
     known = {one["id"]: one for one in document["examples"]}
     first = known.get(example if example in known else document["first"])
@@ -83,10 +82,11 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
         root=root,
         home=root or "./",
         bibtex=BIBTEX,
-        pictures_note=RENDERS,
+        pictures_note=document["note"],
         levels=document["levels"],
         overall=document["overall"],
         queries=document["overall"][0]["queries"],
+        sized=any(one["positives"] for one in document["sizes"]),
         gallery=document["gallery"],
         encoder=document["encoder"],
         dim=document["dim"],
@@ -104,20 +104,27 @@ def part(folder: Path, name: str) -> Path | None:
 
 
 class Front:
-    """The first page of a server.
+    """The first page of a server, or of one of its galleries.
 
     Args:
         folder: the gallery.
         root: the path below which a proxy shows the page; empty for the whole host.
         code: address of the source; empty for no link.
+        galleries: (title, address, whether it is this one) of each that can be chosen.
 
     Attributes:
         document: the answers; None as long as there are none, and then the Gradio page is the first one.
     """
 
-    def __init__(self, folder: Path, root: str = "", code: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        root: str = "",
+        code: str = "",
+        galleries: Sequence[Choice] = (),
+    ) -> None:
         """Reads the answers that lie beside the gallery."""
-        self.folder, self.root, self._code = folder, f"{root}/", code
+        self.folder, self.root, self._code, self._galleries = folder, f"{root}/", code, galleries
         self.document, self._filming = prepared(folder), Slots(FILMS, FILMS_OF_ONE)
         self._made = lru_cache(maxsize=FILMS_KEPT)(self._make_film)
         self._text: tuple[Mapping[str, Any], bytes] | None = None
@@ -146,6 +153,7 @@ class Front:
                 code=self._code,
                 preview=f"{address}{self.root}paper/preview.jpg",
                 film=True,
+                galleries=self._galleries,
             ),
             headers={"Cache-Control": "no-cache"},
         )

@@ -115,7 +115,7 @@ class Gate:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers a request, or passes it on."""
         if scope["type"] == "lifespan":
-            await lifespan(self.app, receive, send)
+            await lifespan([self.app], receive, send)
         elif scope["type"] != "http":
             await send({"type": "websocket.close", "code": 1008})
         else:
@@ -228,20 +228,26 @@ class Gate:
         await self.app(scope, body, given)
 
 
-async def lifespan(app: App, receive: Receive, send: Send) -> None:
-    """Starts at once, whenever the application comes; it is started when it is there, and ended with the server."""
-    messages: asyncio.Queue[Message] = asyncio.Queue()
-    messages.put_nowait(await receive())
+async def lifespan(apps: Sequence[App], receive: Receive, send: Send) -> None:
+    """Starts at once, whenever applications come; each is started when it is there, and ended with the server."""
+    queues: list[asyncio.Queue[Message]] = [asyncio.Queue() for _ in apps]
+    started = await receive()
+    for messages in queues:
+        messages.put_nowait(started)
     await send({"type": "lifespan.startup.complete"})
 
     async def unheard(message: Message) -> None:
         """Its answers change nothing any more."""
 
-    below = asyncio.create_task(_until_ended(app, messages, unheard))
-    messages.put_nowait(await receive())
-    if messages.qsize() == 2:  # it never came
-        below.cancel()
-    await asyncio.wait([below])
+    below = [
+        asyncio.create_task(_until_ended(app, messages, unheard)) for app, messages in zip(apps, queues, strict=True)
+    ]
+    ended = await receive()
+    for messages, task in zip(queues, below, strict=True):
+        messages.put_nowait(ended)
+        if messages.qsize() == 2:  # it never came
+            task.cancel()
+    await asyncio.wait(below)
     await send({"type": "lifespan.shutdown.complete"})
 
 

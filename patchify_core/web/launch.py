@@ -10,7 +10,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,10 +19,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from patchify_core.demo.home import Home
 from patchify_core.demo.memory import few_arenas, give_back
+from patchify_core.demo.prepared import titles
 from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
-from patchify_core.web.front import Front
+from patchify_core.web.front import Choice, Front
 from patchify_core.web.logs import install as install_log
 from patchify_core.web.places import hide
 from patchify_core.web.serving import serve_front, serve_gradio
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import gradio as gr
 
     from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.web.guarded import GuardedBlocks
 
 STYLES = ("style.css", "walk.css", "own.css", "share.css")
 """The page's looks: one file for what all tabs share, then one a part."""
@@ -84,7 +86,7 @@ def launch(
     Args:
         host: address to listen on.
         port: port to listen on.
-        folder: the gallery with its queries and indexes; the bundled one by default.
+        folder: the gallery with its queries and indexes; by default those of PATCHIFY_GALLERY.
         mcp: whether programs may use the page's API as tools over the Model Context Protocol.
         environ: where the variables are.
 
@@ -97,28 +99,40 @@ def launch(
     """
     server = ServerSettings.from_environment(environ)
     settings, limits = PageSettings.from_environment(environ), QueueSettings.from_environment(environ)
-    host, port, folder = host or server.host, server.port if port is None else port, folder or server.gallery
+    host, port = host or server.host, server.port if port is None else port
+    folders = server.galleries if folder is None else (folder,)
     mcp = server.mcp if mcp is None else mcp
     if not 0 < port < 65536:
         raise PatchifyError(f"There is no port {port}: choose a --port from 1 to 65535.")
-    names = {name.lower() for name in (*server.hosts, host, socket.gethostname(), f"{socket.gethostname()}.local")}
-    server = replace(server, hosts=tuple(names), host=host, port=port)
-    hide(folder)
+    hosts = {name.lower() for name in (*server.hosts, host, socket.gethostname(), f"{socket.gethostname()}.local")}
+    server = replace(server, hosts=tuple(hosts), host=host, port=port)
+    hide(*folders)
     install_log()
     few_arenas()
     home = Home.make()  # before gradio is imported, which reads where uploads go
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     closing, code = threading.Event(), INTERRUPTED
-    demo = own = running = None
+    pages: list[GuardedBlocks] = []
+    own = running = None
     usual = sys.getswitchinterval()
     before = _signals({signal.SIGTERM: _terminated})  # from a service manager: visitors' pictures are deleted first
     try:
-        front = Front(folder, server.root_path, server.code)
-        running = serve_front(front, server, settings, mcp)  # the first page is there while all the rest is imported
+        choices = titles(folders)
+        paths = ["", *(f"/gallery/{name}" for name in list(choices)[1:])]
+
+        def switch(here: str) -> list[Choice]:
+            shown = zip(choices.values(), paths, strict=True)
+            return [(title, f"{server.root_path}{path}/", path == here) for title, path in shown]
+
+        fronts = {
+            path: Front(one, f"{server.root_path}{path}", server.code, switch(path))
+            for path, one in zip(paths, folders, strict=True)
+        }
+        running = serve_front(fronts, server, settings, mcp)  # the first page is there while all the rest is imported
         sys.setswitchinterval(SWITCH_S)
         print(f"Patchify is at {running.address}", flush=True)
         with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
-            opened = worker.submit(_open, folder)  # torch is imported meanwhile
+            opened = worker.submit(_open, folders)  # torch is imported meanwhile
             import gradio  # noqa: F401
 
             if mcp:
@@ -131,42 +145,45 @@ def launch(
             from patchify_core.web.routes import refusals, routes
             from patchify_core.web.uploads import keep_uploads_apart
 
-            showcase = opened.result()
+            galleries = opened.result()
         sys.setswitchinterval(usual)
-        own = Registry(showcase, settings, home=home)
+        own = Registry(galleries[0], settings, home=home)
         keep_uploads_apart(own.keeping)
-        demo = page = build(showcase, settings, own=own)
-        page.guard(limits)
 
         def busy() -> bool:
-            return page.quiet_s() < QUIET_S
+            return any(page.quiet_s() < QUIET_S for page in pages)
 
-        between = (showcase, front, closing, busy)
+        between = (tuple(zip(galleries, fronts.values(), strict=True)), closing, busy)
+        head = f"<style>{UNTIL_STYLED}</style><script>{(ASSETS / 'frame.js').read_text(encoding='utf-8')}</script>"
+        for number, (path, showcase) in enumerate(zip(paths, galleries, strict=True)):
+            page = build(showcase, settings, own=own, galleries=switch(path))
+            page.guard(limits)
+            pages.append(page)
+            ours = [*routes(showcase, page), *own_routes(own)]
+            serve_gradio(running, ours, settings.forget_s, number)
+            page.launch(
+                server_name=host,
+                server_port=port,
+                css_paths=[ASSETS / name for name in STYLES],
+                head=head,
+                theme=theme(),
+                favicon_path=ASSETS / "logo.svg",
+                footer_links=[],
+                run_history=False,
+                enable_monitoring=False,
+                max_file_size=f"{settings.upload_mb}mb",
+                share=False,
+                ssr_mode=False,
+                root_path=f"{server.root_path}{path}" or None,
+                state_session_capacity=limits.visits,
+                mcp_server=mcp and not path,
+                pwa=False,
+                # Before Gradio's own, which take every address.
+                app_kwargs={"routes": ours, "exception_handlers": refusals()},
+                prevent_thread_lock=True,
+                quiet=True,
+            )
         threading.Thread(target=_between, args=between, name="patchify-between", daemon=True).start()
-        ours = [*routes(showcase, page), *own_routes(own)]
-        serve_gradio(running, ours, settings.forget_s)
-        page.launch(
-            server_name=host,
-            server_port=port,
-            css_paths=[ASSETS / name for name in STYLES],
-            head=f"<style>{UNTIL_STYLED}</style><script>{(ASSETS / 'frame.js').read_text(encoding='utf-8')}</script>",
-            theme=theme(),
-            favicon_path=ASSETS / "logo.svg",
-            footer_links=[],
-            run_history=False,
-            enable_monitoring=False,
-            max_file_size=f"{settings.upload_mb}mb",
-            share=False,
-            ssr_mode=False,
-            root_path=server.root_path or None,
-            state_session_capacity=limits.visits,
-            mcp_server=mcp,
-            pwa=False,
-            # Before Gradio's own, which take every address.
-            app_kwargs={"routes": ours, "exception_handlers": refusals()},
-            prevent_thread_lock=True,
-            quiet=True,
-        )
         while not closing.wait(LOOK_S):  # on Windows a wait without an end cannot be interrupted
             pass
     except KeyboardInterrupt as interrupt:
@@ -179,8 +196,8 @@ def launch(
     finally:
         _signals(IGNORED)  # whoever asks twice does not interrupt the deletion of what visitors sent
         closing.set()
-        if demo is not None:
-            demo.close(verbose=False)
+        for page in pages:
+            page.close(verbose=False)
         if running is not None:
             running.close()
         if own is not None:
@@ -222,21 +239,27 @@ def _signals(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
     return {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in handlers.items()}
 
 
-def _open(folder: Path) -> ExampleGallery:
-    """The gallery with what the first view shows found already."""
+def _open(folders: Sequence[Path]) -> list[ExampleGallery]:
+    """The galleries, each with what its first view shows found already; they share their encoders."""
     from patchify_core.demo.examples import ExampleGallery
 
-    showcase = ExampleGallery(folder)
-    try:
-        showcase.prepare(examples=1, workers=2)
-    except IndexFolderError as error:  # a map is damaged: the page says so to whoever asks
-        log.warning("The first example could not be prepared: %s", error)
-    return showcase
+    galleries: list[ExampleGallery] = []
+    for folder in folders:
+        galleries.append(ExampleGallery(folder, beside=galleries[0] if galleries else None))
+        try:
+            galleries[-1].prepare(examples=1, workers=2)
+        except IndexFolderError as error:  # a map is damaged: the page says so to whoever asks
+            log.warning("The first example could not be prepared: %s", error)
+    return galleries
 
 
-def _between(showcase: ExampleGallery, front: Front, closing: threading.Event, busy: Callable[[], bool]) -> None:
+Shown = Sequence[tuple["ExampleGallery", Front]]
+"""The galleries, each with its first page."""
+
+
+def _between(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -> None:
     """What is done while nobody asks anything: examples are prepared, and memory that visits needed is given back."""
-    preparing = (showcase, front, closing, busy)  # which takes long where visitors come and go
+    preparing = (shown, closing, busy)  # which takes long where visitors come and go
     threading.Thread(target=_prepare, args=preparing, name="patchify-prepare", daemon=True).start()
     used, rested = time.monotonic(), False
     given = False
@@ -248,17 +271,17 @@ def _between(showcase: ExampleGallery, front: Front, closing: threading.Event, b
             give_back()
             given = True
         elif not rested and time.monotonic() - used >= REST_S:
-            showcase.shelf.rest()
+            for gallery, _ in shown:
+                gallery.shelf.rest()
             give_back()
             rested = True
 
 
-def _prepare(showcase: ExampleGallery, front: Front, closing: threading.Event, busy: Callable[[], bool]) -> None:
+def _prepare(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -> None:
     """Answers the examples while nobody asks anything; whoever asks for one sooner waits a bit longer.
 
     Args:
-        showcase: the bundled gallery.
-        front: the first page; its answers are computed here where none lie beside the gallery.
+        shown: the answers of a first page are computed here where none lie beside its gallery.
         closing: set when the server ends.
         busy: whether visitors are asking: they come first.
     """
@@ -272,12 +295,13 @@ def _prepare(showcase: ExampleGallery, front: Front, closing: threading.Event, b
         return
     from patchify_core.demo.paper import Paper, paper_index
 
-    try:
-        if front.document is None and paper_index(showcase) is not None and showcase.examples:
-            front.document = Paper(showcase).document(lambda done, total: None if not stop() else sys.exit())
-        showcase.prepare(stop=stop)
-    except PatchifyError as error:  # a visitor who asks will be told
-        log.warning("The examples could not be prepared: %s", error)
+    for gallery, front in shown:
+        try:
+            if front.document is None and paper_index(gallery) is not None and gallery.examples:
+                front.document = Paper(gallery).document(lambda done, total: None if not stop() else sys.exit())
+            gallery.prepare(stop=stop)
+        except PatchifyError as error:  # a visitor who asks will be told
+            log.warning("The examples could not be prepared: %s", error)
 
 
 def theme() -> gr.themes.Base:

@@ -8,11 +8,13 @@ import gradio as gr
 
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.own.registry import Registry
+from patchify_core.demo.prepared import pictures_note
 from patchify_core.demo.settings import PageSettings
 from patchify_core.demo.shelf import shown_spec
 from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.api import add_api
+from patchify_core.web.front import Choice
 from patchify_core.web.guarded import GuardedBlocks
 from patchify_core.web.tabs import MORE, Build
 from patchify_core.web.tabs.search import PLAIN, build_search_tab
@@ -24,6 +26,7 @@ def build(
     settings: PageSettings | None = None,
     more: Sequence[tuple[str, Build]] = MORE,
     own: Registry | None = None,
+    galleries: Sequence[Choice] = (),
 ) -> GuardedBlocks:
     """The page, with the first example already searched.
 
@@ -32,6 +35,7 @@ def build(
         settings: see `PageSettings`.
         more: (title, function) of the tabs after the search.
         own: visitors' own pictures; by default the page takes none.
+        galleries: that the server shows, this one among them.
     """
     visits = Visits(showcase, settings, own)
     forget_s = visits.settings.forget_s
@@ -40,13 +44,13 @@ def build(
         delete_cache=(forget_s // 3, forget_s),
         analytics_enabled=False,
     ) as demo:
-        gr.HTML(views.header(file_url(ASSETS / "logo.svg")), elem_id="pf-header", **PLAIN)
+        gr.HTML(views.header(file_url(ASSETS / "logo.svg"), galleries), elem_id="pf-header", **PLAIN)
         with gr.Tabs(elem_id="pf-tabs", elem_classes=[] if more else ["is-alone"], overflow_behavior="wrap"):
             with gr.Tab("Search", id="search", elem_id="pf-tab-search"):
                 state = build_search_tab(visits, [title for title, _ in more])
                 gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
                 encoder = shown_spec(showcase.index.encoder)
-                gr.HTML(views.footer(len(showcase.gallery.images), encoder), elem_id="pf-foot", **PLAIN)
+                gr.HTML(views.footer(pictures_note(showcase.folder), encoder), elem_id="pf-foot", **PLAIN)
             for title, fill in more:
                 name = title.lower().replace(" ", "-")
                 with gr.Tab(title, id=name, elem_id=f"pf-tab-{name}") as tab:

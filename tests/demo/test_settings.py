@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +31,7 @@ GOOD = {
     "PATCHIFY_HOSTS": ("Patchify.example.org, *.lab.example", ("patchify.example.org", "*.lab.example")),
     "PATCHIFY_PROXIES": ("127.0.0.1,10.0.0.0/8", networks("127.0.0.1,10.0.0.0/8")),
     "PATCHIFY_MCP": ("yes", True),
-    "PATCHIFY_GALLERY": (str(SAMPLE_DB), SAMPLE_DB),
+    "PATCHIFY_GALLERY": (str(SAMPLE_DB), (SAMPLE_DB,)),
     "PATCHIFY_CODE": ("https://example.org/code", "https://example.org/code"),
     "PATCHIFY_RESULTS": ("20", 20),
     "PATCHIFY_FORGET_S": ("600", 600),
@@ -48,6 +49,12 @@ def test_each_variable_sets_its_field_and_no_other(variable):
         assert other == variable.field or getattr(found, other) == getattr(default, other)
 
 
+def test_several_galleries_are_separated_as_in_path(tmp_path):
+    (tmp_path / "annotations.json").touch()
+    found = ServerSettings.from_environment({"PATCHIFY_GALLERY": f"{SAMPLE_DB}{os.pathsep} {tmp_path} {os.pathsep}"})
+    assert found.galleries == (SAMPLE_DB, tmp_path)
+
+
 BAD = {
     "PATCHIFY_HOST": ["a b", "http://x"],
     "PATCHIFY_PORT": ["0", "70000", "x", "-1", "7860.0", "٧٨٦٠"],
@@ -55,7 +62,7 @@ BAD = {
     "PATCHIFY_HOSTS": ["http://example.org", "a b", "example.org:80", "a/b", ","],
     "PATCHIFY_PROXIES": ["proxy.example.org", "10.0.0.1/8", "1.2.3"],
     "PATCHIFY_MCP": ["2", "maybe"],
-    "PATCHIFY_GALLERY": ["/nowhere/at/all"],
+    "PATCHIFY_GALLERY": [str(ROOT), *(os.pathsep.join([str(SAMPLE_DB), str(more)]) for more in (ROOT, SAMPLE_DB))],
     "PATCHIFY_CODE": ["example.org", "javascript:alert(1)", 'https://x"onclick="', "https://a b"],
     "PATCHIFY_RESULTS": ["7", "ten"],
 }

@@ -72,6 +72,29 @@ def test_links_of_the_gradio_page_still_open_it(sample_db, asked, kept):
     assert (answer.status_code, answer.headers["location"]) == (307, f"/patchify/photos?{kept}")
 
 
+def test_the_other_galleries_can_be_chosen(sample_db):
+    galleries = [("Rendered scenes", "/demo/", True), ("Mine & <yours>", "/demo/gallery/mine/", False)]
+    html = TestClient(Starlette(routes=Front(sample_db, "/demo", galleries=galleries).routes())).get("/").text
+    assert '<a href="/demo/" aria-current="page">Rendered scenes</a>' in html
+    assert '<a href="/demo/gallery/mine/">Mine &amp; &lt;yours&gt;</a>' in html
+
+
+def test_one_gallery_alone_offers_no_choice(sample_db):
+    assert 'class="galleries"' not in client(sample_db).get("/").text
+
+
+def test_a_gallery_without_boxes_has_no_sizes_and_no_locscore(document):
+    """Its pictures are annotated by object alone."""
+    bare = json.loads(json.dumps(document))
+    for level in bare["overall"]:
+        level["locscore"] = None
+    for size in bare["sizes"]:
+        size.update(positives=0, queries=0, levels=[None for _ in bare["levels"]])
+    html = page(bare)
+    assert 'id="sizes" aria-labelledby="sizes-title" hidden' in html and 'class="sizebar" hidden' in html
+    assert "<td>–</td>" in html and "None" not in re.sub(r'<script type="application/json".*?</script>', "", html)
+
+
 def test_parameters_that_hosts_add_change_nothing(sample_db):
     for asked in ("__theme=dark", "__sign=abc", "utm_source=x", "q=example-193&level=2&size=1&open=5"):
         assert client(sample_db).get(f"/?{asked}").status_code == 200

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from html import escape
 
-from patchify_core.web.front import BIBTEX
+from patchify_core.web.front import BIBTEX, Choice
 
 
-def header(logo: str) -> str:
-    """Name, the two lanes of the demo, and the switch between light and dark."""
+def header(logo: str, galleries: Sequence[Choice] = ()) -> str:
+    """Name, the two lanes of the demo, the galleries if there are several, and the switch between light and dark."""
+    links = "".join(
+        f'<a href="{escape(address)}photos"{" aria-current=true" if here else ""}>{escape(title)}</a>'
+        for title, address, here in galleries
+    )
+    switch = f'<nav class="pf-galleries" aria-label="Gallery">{links}</nav>' if len(galleries) > 1 else ""
     return (
         '<a class="pf-skip" href="#pf-results">Skip to the results</a>'
         f'<header class="pf-head"><img src="{escape(logo)}" alt="" width="34" height="34"><h1>Patchify</h1>'
         '<nav class="pf-lanes" aria-label="Parts of the demo"><a href="./">See the paper</a>'
         '<a href="photos" aria-current="page">Use it on my photos</a></nav>'
+        f"{switch}"
         '<nav class="pf-page" aria-label="Page"><a href="#pf-cite">Cite</a>'
         '<button type="button" class="pf-btn ghost" data-do="theme" aria-label="Switch between light and dark">◐</button>'
         "</nav></header>"
@@ -44,7 +51,7 @@ def below() -> str:
     )
 
 
-def footer(pictures: int, encoder: str) -> str:
+def footer(note: str, encoder: str) -> str:
     """Whose method, whose pictures, whose weights."""
     return (
         '<footer class="pf-foot" id="pf-cite"><div><h2>The paper</h2><p>Choi, Lim, Hyeon-Woo, Ye-Bin, Jeong, Hwang, Oh: '
@@ -53,8 +60,7 @@ def footer(pictures: int, encoder: str) -> str:
         f"<details><summary>BibTeX</summary><pre tabindex='0'>{escape(BIBTEX)}</pre></details>"
         '<p class="pf-cite"><button type="button" class="pf-btn ghost" data-do="bibtex">Copy BibTeX</button> '
         '<span role="status" aria-live="polite"></span></p></div>'
-        f"<div><h2>The pictures</h2><p>The {pictures} gallery pictures and the queries are <b>renders</b> (Blender Cycles, "
-        "CC BY 4.0, with the credits of sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact.</p></div>"
+        f"<div><h2>The pictures</h2><p>{escape(note)}</p></div>"
         f"<div><h2>Model, code and privacy</h2><p>Encoder {escape(encoder)}: EfficientNet-Lite, ImageNet weights, Apache-2.0. Code: MIT. "
         "Your own pictures are kept for this visit only; nothing is sent to any other "
         'server. For programs: <a href="gradio_api/openapi.json">API</a>.</p></div></footer>'
