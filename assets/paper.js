@@ -14,8 +14,8 @@
   // Words and numbers ---------------------------------------------------------------------------------------------
 
   const WORDS = {
-    right: ['right', '✓ good box', 'match, good box'], off: ['right', '✓ match', 'match, poor box'], wrong: ['wrong', '✕ wrong object', 'wrong object'],
-    ignored: ['', '– not counted', 'hardly visible, not counted'], itself: ['', '= the query', 'the query itself'], unknown: ['', '? not annotated', 'not annotated'],
+    right: ['right', '✓ good box', 'match, good box'], off: ['right', '✓ match', 'match, poor box'], match: ['right', '✓ match', 'match, no box annotated'], wrong: ['wrong', '✕ wrong object', 'wrong object'],
+    ignored: ['', '– not counted', 'not counted'], itself: ['', '= the query', 'the query itself'], unknown: ['', '? not annotated', 'not annotated'],
   };
   const number = (value, digits) => (value === null || value === undefined ? '–' : value.toFixed(digits));
   // Never rounded up to a half that was not reached: a box is good from IoU 0.5 on.
@@ -157,7 +157,7 @@
     const dots = Object.assign(document.createElement('span'), { className: 'dots' });
     dots.setAttribute('aria-hidden', 'true');
     dots.append(...results.map((result) => Object.assign(document.createElement('i'), { className: `${WORDS[result.verdict][0]}${counted(result.picture) ? '' : ' out'}` })));
-    const matches = results.filter((result) => ['right', 'off'].includes(result.verdict) && counted(result.picture)).length;
+    const matches = results.filter((result) => ['right', 'off', 'match'].includes(result.verdict) && counted(result.picture)).length;
     const known = entry().positives.filter((one) => counted(one.picture)).length;
     const hits = say('span', known ? `${matches} of ${known} in the top ${results.length}` : `${matches} in the top ${results.length}`);
     hits.className = 'hits';

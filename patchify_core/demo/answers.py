@@ -16,8 +16,12 @@ if TYPE_CHECKING:
     from patchify_core.retrieval.localize import SimilarityMap
 
 RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
-UNMARKED = "unmarked"
-"""Verdicts on a result; the last one is for a visitor's picture in which no box of the object was drawn."""
+UNMARKED, MATCH = "unmarked", "match"
+"""Verdicts on a result. `unmarked` is for a visitor's picture in which no box of the object was drawn, `match` for one
+that is annotated with the object but not with its box; `ignored` are pictures that do not count."""
+
+MATCHES = (RIGHT, OFF, MATCH)
+"""Verdicts of pictures that contain the object."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from patchify_core.demo.answers import OFF, RIGHT, Answer, Detail, Result
+from patchify_core.demo.answers import MATCHES, Answer, Detail, Result
 from patchify_core.demo.asking import Asking
 from patchify_core.demo.judging import Judge
 from patchify_core.demo.locating import OBJECTS, WINNING, best_way, similarity, with_boxes
@@ -103,7 +103,7 @@ class ExampleGallery(Asking):
             baseline,
             ceiling,
             pictures=len(self.gallery.images),
-            found=sum(result.verdict in (RIGHT, OFF) for result in results),
+            found=sum(result.verdict in MATCHES for result in results),
             ranked=len(ranking) if len(ranking) < len(self.gallery.images) else 0,
             paper=is_papers(engine.index),
             unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.answers import IGNORED, ITSELF, OFF, RIGHT, UNKNOWN, WRONG, Result
+from patchify_core.demo.answers import IGNORED, ITSELF, MATCH, OFF, RIGHT, UNKNOWN, WRONG, Result
 from patchify_core.demo.questions import Question
 from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_found
 from patchify_core.evaluation.run import find_in_matches
@@ -40,14 +40,15 @@ class Judge:
             return Result(rank, match, cell, ITSELF, None, NO_BOXES)
         if question.instance is None:
             return Result(rank, match, cell, UNKNOWN, None, NO_BOXES)
-        if match.image_id in self.gallery.ignored(question.instance):
+        if match.image_id in self.gallery.ignored(question.instance) | self.left_out(question):
             return Result(rank, match, cell, IGNORED, None, NO_BOXES)
         if match.image_id not in self.gallery.positives(question.instance):
             return Result(rank, match, cell, WRONG, None, NO_BOXES)
         annotated = self.gallery.boxes_of(match.image_id, question.instance)
-        overlap = float(iou(match.box, annotated).max()) if len(annotated) else None
-        verdict = RIGHT if overlap is not None and overlap >= RIGHT_IOU else OFF
-        return Result(rank, match, cell, verdict, overlap, annotated)
+        if not len(annotated):
+            return Result(rank, match, cell, MATCH, None, annotated)
+        overlap = float(iou(match.box, annotated).max())
+        return Result(rank, match, cell, RIGHT if overlap >= RIGHT_IOU else OFF, overlap, annotated)
 
     def score(
         self,
@@ -80,11 +81,13 @@ class Judge:
         return np.flatnonzero(~np.isin(ranking.image_ids, list(out)))
 
     def ceiling(self, question: Question, index: PatchStore, patches: int) -> float | None:
-        """The best LocScore that the first `patches` patches of each picture allow; None without annotated boxes."""
+        """The best LocScore that the first `patches` patches of each picture allow; None where there is no LocScore."""
         asked = self.as_query(question)
-        boxes = {i: b for i, b in self.gallery.positives(asked.instance, asked.exclude).items() if b is not None}
-        rows = {i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}
-        return grid_ceiling(rows, boxes) if boxes else None
+        positives = self.gallery.positives(asked.instance, asked.exclude)
+        boxes = {image_id: found for image_id, found in positives.items() if found is not None}
+        if not positives or len(boxes) < len(positives):
+            return None
+        return grid_ceiling({i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}, boxes)
 
     def left_out(self, question: Question) -> frozenset[int]:
         """Ids of the gallery pictures that are left out of a question's score."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from patchify_core.demo.answers import OFF, RIGHT
+from patchify_core.demo.answers import MATCHES
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.prepared import FORMAT, made_of, pictures_note
 from patchify_core.demo.questions import Question
@@ -129,7 +129,7 @@ class Paper:
                 {
                     **_scores(None if positives is None else score_found(positives)),
                     "ceiling": _short(gallery.judge.ceiling(question, self.index, patches)) if known else None,
-                    "found": sum(result.verdict in (RIGHT, OFF) for result in results),
+                    "found": sum(result.verdict in MATCHES for result in results),
                     "results": [
                         {
                             "picture": result.match.image_id,

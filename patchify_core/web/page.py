@@ -44,10 +44,10 @@ def build(
         delete_cache=(forget_s // 3, forget_s),
         analytics_enabled=False,
     ) as demo:
-        gr.HTML(views.header(file_url(ASSETS / "logo.svg"), galleries), elem_id="pf-header", **PLAIN)
+        gr.HTML(views.header(file_url(ASSETS / "logo.svg")), elem_id="pf-header", **PLAIN)
         with gr.Tabs(elem_id="pf-tabs", elem_classes=[] if more else ["is-alone"], overflow_behavior="wrap"):
             with gr.Tab("Search", id="search", elem_id="pf-tab-search"):
-                state = build_search_tab(visits, [title for title, _ in more])
+                state = build_search_tab(visits, [title for title, _ in more], galleries)
                 gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
                 encoder = shown_spec(showcase.index.encoder)
                 gr.HTML(views.footer(pictures_note(showcase.folder), encoder), elem_id="pf-foot", **PLAIN)

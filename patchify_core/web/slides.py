@@ -55,6 +55,7 @@ class SlideSettings:
 INK, SOFT, PAPER, CARD, LINE, ASK, PATCH = "#1c2430", "#566173", "#f7f6f3", "#ffffff", "#dedbd3", "#2a5bd7", "#ff9cf3"
 COLOURS = {
     answers.RIGHT: ("#1fbf6b", "#157a45"),
+    answers.MATCH: ("#1fbf6b", "#157a45"),
     answers.OFF: ("#ffab1f", "#9a5b00"),
     answers.WRONG: ("#ff5252", "#c02a2a"),
 }

@@ -47,7 +47,7 @@ def test_memory_is_given_back_once_visitors_have_gone(monkeypatch):
 
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
     monkeypatch.setattr(launch, "give_back", lambda: given.append(looked))
-    launch._between(None, None, closing, busy)
+    launch._between((), closing, busy)
     assert given == [1, 5, 8]
 
 
@@ -56,7 +56,7 @@ def test_memory_is_given_back_while_examples_are_still_being_prepared(monkeypatc
     closing, given = threading.Event(), threading.Event()
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: closing.wait(20))
     monkeypatch.setattr(launch, "give_back", given.set)
-    thread = threading.Thread(target=launch._between, args=(None, None, closing, lambda: False))
+    thread = threading.Thread(target=launch._between, args=((), closing, lambda: False))
     thread.start()
     try:
         assert given.wait(10)
@@ -81,7 +81,7 @@ def test_maps_that_are_ready_are_let_go_of_when_nobody_has_asked_for_long(monkey
     shelf = SimpleNamespace(rest=lambda: rested.append(looked))
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
     monkeypatch.setattr(launch, "give_back", lambda: None)
-    launch._between(SimpleNamespace(shelf=shelf), None, closing, busy)
+    launch._between([(SimpleNamespace(shelf=shelf), None)], closing, busy)
     assert len(rested) == 2 and rested[0] < 20 < 22 <= rested[1]  # once each time that it has nothing to do
 
 

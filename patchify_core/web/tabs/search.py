@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from patchify_core.demo.questions import Question
 from patchify_core.files import ASSETS
 from patchify_core.web import events, views
 from patchify_core.web.events import NO_RERANKING, say
+from patchify_core.web.front import Choice
 from patchify_core.web.guarded import ENCODER
 from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
@@ -21,12 +22,13 @@ PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE}
 
 
-def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
+def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequence[Choice] = ()) -> gr.State:
     """Makes the components of the tab, with the first example already searched.
 
     Args:
         visits: what visitors can do.
         tabs: titles of the other tabs, which a link may open.
+        galleries: that the server shows; the choice among them is shown only if there are several.
 
     Returns:
         The state that holds a visitor's `Question`; None until something is asked, and again once it is forgotten.
@@ -39,6 +41,8 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = ()) -> gr.State:
     started = gr.Checkbox(False, visible=False)
     with gr.Row(elem_id="pf-main"):
         with gr.Column(elem_id="pf-left", scale=0, min_width=340):
+            if len(galleries) > 1:
+                gr.HTML(views.galleries(galleries), elem_id="pf-galleries", **PLAIN)
             query = gr.HTML(
                 views.query(question, file_url), elem_id="pf-query", js_on_load=_script("query.js"), **PLAIN
             )

@@ -6,7 +6,7 @@ stay sharp on any screen.
 
 from patchify_core.web.views.compression import controls, effect, gallery, training
 from patchify_core.web.views.detail import detail
-from patchify_core.web.views.frame import below, footer, header
+from patchify_core.web.views.frame import below, footer, galleries, header
 from patchify_core.web.views.html import FileUrl, place
 from patchify_core.web.views.own import own
 from patchify_core.web.views.query import about, examples, loading, query
@@ -26,6 +26,7 @@ __all__ = [
     "evaluation",
     "examples",
     "footer",
+    "galleries",
     "gallery",
     "header",
     "loading",

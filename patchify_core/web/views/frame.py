@@ -8,19 +8,22 @@ from html import escape
 from patchify_core.web.front import BIBTEX, Choice
 
 
-def header(logo: str, galleries: Sequence[Choice] = ()) -> str:
-    """Name, the two lanes of the demo, the galleries if there are several, and the switch between light and dark."""
+def galleries(choices: Sequence[Choice]) -> str:
+    """The galleries of the server, each a link to its page."""
     links = "".join(
-        f'<a href="{escape(address)}photos"{" aria-current=true" if here else ""}>{escape(title)}</a>'
-        for title, address, here in galleries
+        f'<a href="{escape(address)}photos"{" aria-current=page" if here else ""}>{escape(title)}</a>'
+        for title, address, here in choices
     )
-    switch = f'<nav class="pf-galleries" aria-label="Gallery">{links}</nav>' if len(galleries) > 1 else ""
+    return f'<nav class="pf-galleries" aria-label="Gallery">{links}</nav>'
+
+
+def header(logo: str) -> str:
+    """Name, the two lanes of the demo, and the switch between light and dark."""
     return (
         '<a class="pf-skip" href="#pf-results">Skip to the results</a>'
         f'<header class="pf-head"><img src="{escape(logo)}" alt="" width="34" height="34"><h1>Patchify</h1>'
         '<nav class="pf-lanes" aria-label="Parts of the demo"><a href="./">See the paper</a>'
         '<a href="photos" aria-current="page">Use it on my photos</a></nav>'
-        f"{switch}"
         '<nav class="pf-page" aria-label="Page"><a href="#pf-cite">Cite</a>'
         '<button type="button" class="pf-btn ghost" data-do="theme" aria-label="Switch between light and dark">◐</button>'
         "</nav></header>"

@@ -105,9 +105,11 @@ def _rows(answer: Answer) -> str:
 
 
 def _best_possible(answer: Answer) -> str:
+    if answer.ceiling is None:
+        return "No LocScore: some picture that contains the object has no annotated box."
     gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
     kind = "grid" if gridded and not answer.reranker else "patch"
-    return f"Upper bound for {kind} boxes: <b>{answer.ceiling or 0.0:.2f}</b>"
+    return f"Upper bound for {kind} boxes: <b>{answer.ceiling:.2f}</b>"
 
 
 def _scored_at(answer: Answer) -> str:
@@ -132,12 +134,16 @@ def _key(answer: Answer) -> str:
 
 
 def _score_row(name: str, score: QueryScore, ceiling: float | None, kind: str) -> str:
-    locscore = score.locscore or 0.0
     mark = "" if ceiling is None else f'<i class="pf-ceil" style="left:{100 * ceiling:.1f}%"></i>'
+    located = (
+        '<span class="pf-num" title="Some picture that contains the object has no annotated box.">–</span>'
+        if score.locscore is None
+        else f'<span class="pf-num">{score.locscore:.3f}</span>{_bar(score.locscore, mark)}'
+    )
     return (
         f'<tr class="{kind}"><th scope="row">{name}</th>'
         f'<td><span class="pf-num">{score.ap:.3f}</span>{_bar(score.ap, "")}</td>'
-        f'<td><span class="pf-num">{locscore:.3f}</span>{_bar(locscore, mark)}</td></tr>'
+        f"<td>{located}</td></tr>"
     )
 
 
