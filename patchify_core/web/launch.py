@@ -34,8 +34,11 @@ if TYPE_CHECKING:
     from patchify_core.demo.examples import ExampleGallery
     from patchify_core.web.guarded import GuardedBlocks
 
-STYLES = ("style.css", "walk.css", "own.css", "share.css")
+STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css")
 """The page's looks: one file for what all tabs share, then one a part."""
+
+SCRIPTS = ("frame.js", "box.js")
+"""Scripts that the page begins with; the others belong to one part each."""
 
 UNTIL_STYLED = """
 @keyframes pf-shown { to { visibility: visible } }
@@ -154,7 +157,7 @@ def launch(
             return any(page.quiet_s() < QUIET_S for page in pages)
 
         between = (tuple(zip(galleries, fronts.values(), strict=True)), closing, busy)
-        head = f"<style>{UNTIL_STYLED}</style><script>{(ASSETS / 'frame.js').read_text(encoding='utf-8')}</script>"
+        head = f"<style>{UNTIL_STYLED}</style>{''.join(map(_script, SCRIPTS))}"
         for number, (path, showcase) in enumerate(zip(paths, galleries, strict=True)):
             page = build(showcase, settings, own=own, galleries=switch(path))
             page.guard(limits)
@@ -226,6 +229,10 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):  # whoever read it has gone
             stream.flush()
     os._exit(code)
+
+
+def _script(name: str) -> str:
+    return f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>"
 
 
 def _terminated(number: int, frame: object) -> None:
