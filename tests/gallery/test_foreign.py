@@ -751,6 +751,23 @@ def test_what_a_file_is_instead(case, tmp_path):
     assert part in message and "annotations.json" in message
 
 
+def test_a_key_that_stands_twice(tmp_path):
+    """Two lists that somebody joined by hand: the first was lost without a word. Equal values are one."""
+    text = json.dumps(clean())
+    folder = write(tmp_path, clean())
+    for more in (', "annotations": []}', ', "info": {"year": 1, "year": 2}}'):
+        (folder / "annotations.json").write_text(text[:-1] + more)
+        message = refusal(read_coco, folder)
+        assert "annotations.json" in message and "twice, with different values" in message
+    (folder / "annotations.json").write_text(text.replace('"category_id": 3', '"category_id": 3, "category_id": 3'))
+    assert meaning(read_coco(folder)) == meaning(read_coco(write(tmp_path / "clean", clean())))
+
+
+def test_a_folder_that_is_called_like_the_file(tmp_path):
+    (tmp_path / "annotations.json").mkdir()
+    assert "annotations.json' is a folder, not a JSON file" in refusal(read_coco, tmp_path)
+
+
 # Queries from boxes -----------------------------------------------------------------------------------------
 
 
