@@ -763,11 +763,6 @@ def test_a_key_that_stands_twice(tmp_path):
     assert meaning(read_coco(folder)) == meaning(read_coco(write(tmp_path / "clean", clean())))
 
 
-def test_a_folder_that_is_called_like_the_file(tmp_path):
-    (tmp_path / "annotations.json").mkdir()
-    assert "annotations.json' is a folder, not a JSON file" in refusal(read_coco, tmp_path)
-
-
 # Queries from boxes -----------------------------------------------------------------------------------------
 
 
