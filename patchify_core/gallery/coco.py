@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError, PictureError
+from patchify_core.gallery.box_forms import BoxForms
 from patchify_core.gallery.coco_values import (
     EntryError,
     NoAreaError,
@@ -45,12 +46,14 @@ class GallerySettings:
         outside: Share of the boxes that may lie mostly outside their pictures, if they are more than `few_boxes`; with
             more, or more than half of few, boxes are taken to be written in another form than COCO's.
         few_boxes: See `outside`.
+        many_boxes: From how many boxes on it is no chance that all of them would be corners inside their pictures.
     """
 
     rounding: float = 1.0
     problems_named: int = 3
     outside: float = 0.25
     few_boxes: int = 4
+    many_boxes: int = 20
 
 
 DEFAULTS = GallerySettings()
@@ -103,7 +106,7 @@ class _CocoReader:
         self.annotated: Counter[int] = Counter()
         self.counted: Counter[str] = Counter()
         self.first: dict[str, str] = {}
-        self.boxes = self.fractions = self.outside = self.corners = 0
+        self.forms = BoxForms(settings)
 
     def gallery(self) -> Gallery:
         """Read everything, then either return it or raise what was wrong with it."""
@@ -118,7 +121,8 @@ class _CocoReader:
         self._read_each("annotations", "annotation", self._read_annotation, needed="query" in self.splits.values())
         if isinstance(self.data.get("annotations", []), list):
             self._check_queries()
-            self._check_form_of_boxes()
+            if problem := self.forms.problem():
+                self.problems.insert(0, problem)  # single boxes may be wrong because of it
         if self.problems:
             raise self._refusal()
         images = tuple(image for image in self.images.values() if self.splits[image.id] == "gallery")
@@ -246,16 +250,13 @@ class _CocoReader:
         size = image.width, image.height
         written, mask = box_as_written(entry.get("bbox")), entry.get("segmentation")
         if written is not None and ((written[2:] > written[:2]).all() or not mask):
-            self.boxes += 1
-            sides, inside = written[2:] - written[:2], np.clip(written, 0, [*size, *size])
-            self.outside += bool((sides > 0).all() and np.prod(inside[2:] - inside[:2]) < 0.5 * np.prod(sides))
-            self.corners += _are_corners(written, entry.get("area"))
+            self.forms.add(written, size, entry)
             cut = clipped(written, size)
-            self.fractions += bool(written.max() <= 1 and written.min() >= 0)
             slack = self.settings.rounding + 1e-6  # sums of decimal fractions miss by less
             if written.min() < -slack or (written[2:] - size > slack).any():
                 self._count("clipped", called)
             return cut
+        self.forms.add_mask(mask)
         box = box_of_mask(mask, size)
         if box is not None:
             self._count("mask", called)
@@ -278,17 +279,6 @@ class _CocoReader:
                 self.problems.append(
                     f"query image {image_id} excludes image {min(strangers)}, which is not in the gallery"
                 )
-
-    def _check_form_of_boxes(self) -> None:
-        """Refuse boxes of another form, which would be read as other boxes without a sign of it."""
-        form = "a bbox is [x, y, width, height] in pixels of the upright picture"
-        share = self.settings.outside if self.outside > self.settings.few_boxes else 0.5
-        if self.outside > share * self.boxes:
-            self.problems.append(f"{self.outside} of its {self.boxes} boxes are mostly outside their pictures: {form}")
-        elif 2 * self.corners > self.boxes:
-            self.problems.append(f"{self.corners} of its {self.boxes} boxes are corners, as their area tells: {form}")
-        elif 2 * self.fractions > self.boxes:
-            self.problems.append(f"{self.fractions} of its {self.boxes} boxes are fractions of their pictures: {form}")
 
     def _notes(self) -> tuple[str, ...]:
         notes = []
@@ -334,15 +324,6 @@ class _CocoReader:
             instance=instance,
             exclude=self.excludes[image_id],
         )
-
-
-def _are_corners(box: NDArray[np.float64], area: object) -> bool:
-    """Whether four numbers, read as x, y, width, height, are two corners by the `area` that stands beside them."""
-    (x, y), (right, bottom) = box[:2].tolist(), (box[2:] - box[:2]).tolist()  # as the numbers stand in the file
-    if type(area) not in (int, float) or right <= x or bottom <= y:
-        return False
-    inside = (right - x) * (bottom - y)
-    return math.isclose(area, inside, rel_tol=1e-3) and not math.isclose(area, right * bottom, rel_tol=1e-3)  # type: ignore[arg-type]
 
 
 _PARTS_OF_TRAINING = frozenset({"train", "training", "val", "valid", "validation", "dev", "test", "testing", "all"})

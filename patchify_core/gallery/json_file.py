@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ _OTHERS = {
     b"\x89PNG": "is a picture, not a JSON file: name the file with the annotations",
     b"\xff\xd8\xff": "is a picture, not a JSON file: name the file with the annotations",
 }
+
+
+class _TwiceError(Exception):
+    """An object that gives one key two values, of which `json` would keep the last without a word."""
 
 
 def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
@@ -34,6 +39,8 @@ def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
     except (FileNotFoundError, NotADirectoryError) as error:
         raise GalleryError(f"There is no file {name!r}: check its name and folder.") from error
     except (OSError, ValueError) as error:
+        if path.is_dir():
+            raise GalleryError(f"{name!r} is a folder, not a JSON file: name the file with the annotations.") from error
         raise GalleryError(f"{name!r} cannot be read: check its permissions.") from error
     if archive := other_archive(content[:512]):
         raise GalleryError(f"{name!r} is {archive}, not a JSON file: unpack it and give the JSON in it.")
@@ -45,11 +52,13 @@ def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
         raise GalleryError(f"{name!r} is empty ({len(content):,} bytes), which is not valid JSON: export it again.")
     encoding = json.detect_encoding(content)
     try:
-        data = json.loads(content.decode(encoding))
+        data = json.loads(content.decode(encoding), object_pairs_hook=_object)
     except UnicodeDecodeError as error:
         raise GalleryError(
             f"{name!r} is not valid JSON: its text is in no Unicode encoding (byte {error.start}); save it as UTF-8."
         ) from error
+    except _TwiceError as error:
+        raise GalleryError(f"{name!r} cannot be used: {error}; correct that first.") from None
     except (ValueError, RecursionError) as error:
         where = f" (line {error.lineno}: {error.msg})" if isinstance(error, json.JSONDecodeError) else ""
         raise GalleryError(f"{name!r} is not valid JSON{where}: export it again.") from error
@@ -60,3 +69,12 @@ def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
     if "shapes" in data and "images" not in data:
         raise GalleryError(f"{name!r} is a LabelMe file of one picture, which is not read here: export them as COCO.")
     return data, encoding.removesuffix("-sig")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        for key, value in pairs:
+            if found[key] != value:
+                raise _TwiceError(f"one of its objects has {reprlib.repr(key)} twice, with different values")
+    return found

@@ -28,7 +28,9 @@ _HEADER = struct.Struct("<4s2H3H3L2H")  # in front of a member: 4.3.7
 _ENTRY = struct.Struct("<4s6H3L5H2L")  # of a member in the list of them: 4.3.12
 _ENTRY_SIGNATURE = b"PK\x01\x02"
 _END_SIGNATURE = b"PK\x05\x06"
-_ZIP64_SIGNATURE, _ZIP64_LOCATOR = b"PK\x06\x07", 20  # 4.3.15, which stands just before the record above
+_ZIP64_END = struct.Struct("<4sQ2H2L4Q")  # the same of large archives, and of all that some programs make: 4.3.14
+_ZIP64_LOCATOR = struct.Struct("<4sLQL")  # between the two: 4.3.15
+_ZIP64_SIGNATURE = b"PK\x06\x07"
 _LONGEST_COMMENT = 65_535
 _CHUNK = 1 << 16
 
@@ -141,11 +143,12 @@ def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
             if end is None:
                 file.seek(0)
                 raise ArchiveError(what_no_zip_is(file.read(1024)))
-            _check_directory(file, end, settings)
+            directory = _directory(file, end)
+        _check_directory(directory, settings)
         try:
-            archive = zipfile.ZipFile(path if is_last else _repaired(path, end))
+            archive = zipfile.ZipFile(path if is_last and directory.end == end else _repaired(path, directory))
         except UnicodeDecodeError:
-            archive = zipfile.ZipFile(_repaired(path, end))
+            archive = zipfile.ZipFile(_repaired(path, directory))
     except ArchiveError:
         raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
@@ -164,7 +167,7 @@ def _end_record(file: BinaryIO) -> tuple[int | None, bool]:
     the file is passed over if the list is where the record says.
     """
     size = file.seek(0, os.SEEK_END)
-    start = file.seek(max(0, size - _LONGEST_COMMENT - _END.size - _ZIP64_LOCATOR))
+    start = file.seek(max(0, size - _LONGEST_COMMENT - _END.size - _ZIP64_LOCATOR.size))
     tail = file.read()
     at = last = tail.rfind(_END_SIGNATURE)
     damaged = None
@@ -172,7 +175,7 @@ def _end_record(file: BinaryIO) -> tuple[int | None, bool]:
         if len(tail) - at >= _END.size:
             *_, length, offset, comment = _END.unpack_from(tail, at)
             listed = start + at - length
-            zip64 = tail[max(0, at - _ZIP64_LOCATOR) : at].startswith(_ZIP64_SIGNATURE)
+            zip64 = tail[max(0, at - _ZIP64_LOCATOR.size) : at].startswith(_ZIP64_SIGNATURE)
             ends = start + at + _END.size + comment == size
             placed = listed == offset or (ends and length > 0)
             if zip64 or (listed >= 0 and placed and (length == 0 or _is_entry(file, listed))):
@@ -188,17 +191,40 @@ def _is_entry(file: BinaryIO, at: int) -> bool:
     return file.read(4) == _ENTRY_SIGNATURE
 
 
-def _check_directory(file: BinaryIO, end: int, settings: ArchiveSettings) -> None:
-    """Looks how long the table of contents is before `zipfile` reads all of it into memory."""
-    file.seek(max(0, end - _ZIP64_LOCATOR))
-    before = file.read(min(end, _ZIP64_LOCATOR))
-    _, disk, _, _, count, length, _, _ = _END.unpack(file.read(_END.size))
+@dataclass(frozen=True)
+class _Directory:
+    """The table of contents: how many members it lists, its bytes, where it says that it begins, and where it ends."""
+
+    count: int
+    length: int
+    offset: int
+    end: int
+
+
+def _directory(file: BinaryIO, end: int) -> _Directory:
+    """What the record at `end` says of the table of contents, or the zip64 record in front of it, which goes first.
+
+    That one is for 65,535 files or 4 GB, but programs that pack while they send write it always.
+    """
+    before = _ZIP64_END.size + _ZIP64_LOCATOR.size
+    file.seek(max(0, end - before))
+    data = file.read(min(end, before))
+    _, disk, _, _, count, length, offset, _ = _END.unpack(file.read(_END.size))
     if disk not in (0, 0xFFFF):
         raise ArchiveError(PARTS)
-    # With a zip64 record in front of this one, `zipfile` believes that one. It is for 65,535 files or 4 GB, more than
-    # anybody may send.
-    zip64 = before.startswith(_ZIP64_SIGNATURE)
-    if count > settings.members or length > settings.directory_bytes or 0xFFFF == count or zip64:
+    if data[-_ZIP64_LOCATOR.size :].startswith(_ZIP64_SIGNATURE):
+        if len(data) < before or not data.startswith(b"PK\x06\x06"):
+            raise _damaged()
+        *_, disk, _, _, count, length, offset = _ZIP64_END.unpack_from(data)
+        if disk:
+            raise ArchiveError(PARTS)
+        end -= before
+    return _Directory(count, length, offset, end)
+
+
+def _check_directory(directory: _Directory, settings: ArchiveSettings) -> None:
+    """Looks how long the table of contents is before `zipfile` reads all of it into memory."""
+    if directory.count > settings.members or directory.length > settings.directory_bytes:
         raise _too_many(settings)
 
 
@@ -244,15 +270,16 @@ class _Mapped(mmap.mmap):
         return True
 
 
-def _repaired(path: Path, end: int) -> Any:
+def _repaired(path: Path, directory: _Directory) -> Any:
     """The archive in memory, without what makes `zipfile` give up on all of it.
 
-    That is a comment with the signature of the record at `end`, and names that are said to be UTF-8 and are not.
+    That is a comment with the signature of the record at the end, and names that are said to be UTF-8 and are not.
+    A zip64 record becomes an ordinary one.
     """
     with open(path, "rb") as file:
         data = _Mapped(file.fileno(), 0, access=mmap.ACCESS_COPY)  # what is changed is changed in memory alone
-    *_, length, offset, _ = _END.unpack_from(data, end)
-    data[end + _END.size :] = bytes(len(data) - end - _END.size)
+    count, length, offset, end = directory.count, directory.length, directory.offset, directory.end
+    data[end:] = _END.pack(_END_SIGNATURE, 0, 0, count, count, length, offset, 0) + bytes(len(data) - end - _END.size)
     at = end - length
     before = at - offset  # bytes in front of the archive, as of a program that unpacks itself
     while 0 <= at and data[at : at + 4] == _ENTRY_SIGNATURE and at + _ENTRY.size <= end:

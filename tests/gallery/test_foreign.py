@@ -438,7 +438,7 @@ def test_few_boxes_of_another_form_are_refused_too(few, tmp_path):
     assert "mostly outside" in refusal(read_coco, write(tmp_path, data))
     for entry in data["annotations"]:
         entry.update(bbox=[5, 5, 20, 18], area=15 * 13)
-    assert "boxes are corners, as their area tells" in refusal(read_coco, write(tmp_path, data))
+    assert "boxes are corners, as their area or outline tells" in refusal(read_coco, write(tmp_path, data))
     for entry in data["annotations"]:
         entry.update(area=20 * 18)
     assert len(read_coco(write(tmp_path, data)).images) == 3
@@ -446,6 +446,56 @@ def test_few_boxes_of_another_form_are_refused_too(few, tmp_path):
         entry.update(bbox=[0.1, 0.1, 0.5, 0.5])
     if few != 2:
         assert "boxes are fractions" in refusal(read_coco, write(tmp_path, data))
+
+
+def outline(x1, y1, x2, y2):
+    return [[x1, y1, x2, y1, x2, y2, x1, y2]]
+
+
+CORNERS = {
+    "outline": lambda entry, box: entry.update(segmentation=outline(*box), area=1.5),
+    "outline of points": lambda entry, box: entry.update(segmentation=[[box[0], box[1]], [box[2], box[3]], [9, 9]]),
+    "mode": lambda entry, box: entry.update(bbox_mode=0),
+}
+
+
+@pytest.mark.parametrize("tells", CORNERS)
+def test_corners_are_told_by_what_stands_beside_them(tells, tmp_path):
+    data = clean()
+    for entry in data["annotations"]:
+        box = [8, 8, 20, 18]
+        entry.update(bbox=box)
+        CORNERS[tells](entry, box)
+    assert "7 of its 7 boxes are corners" in refusal(read_coco, write(tmp_path, data))
+    for entry in data["annotations"]:
+        entry.update(bbox_mode=1, segmentation=outline(8, 8, 28, 26))
+    assert len(read_coco(write(tmp_path, data)).images) == 3
+
+
+def test_many_corners_are_told_by_those_that_would_stick_out(tmp_path):
+    """Real boxes stick out too, but then not all of them lie so that they could be corners."""
+    data = clean()
+    data["annotations"] = [
+        {"image_id": 0, "category_id": CUP, "bbox": [1 + n % 9, 2, 12 + n % 9, 15]} for n in range(19)
+    ] + [{"image_id": 1, "category_id": CUP, "bbox": [20, 2, 26, 10]}]
+    data["images"] = data["images"][:3]
+    assert len(read_coco(write(tmp_path, data)).annotations) == 20  # one of twenty: may be a careless hand
+    data["annotations"][0]["bbox"] = [18, 2, 28, 10]
+    assert "its 20 boxes are corners inside their pictures" in refusal(read_coco, write(tmp_path, data))
+    data["annotations"][1]["bbox"] = [18, 2, 10, 10]
+    assert len(read_coco(write(tmp_path, data)).annotations) == 20
+
+
+def test_the_form_of_boxes_is_the_first_thing_said(tmp_path):
+    """The query's box of less than a pixel is no mistake of its own; YOLO's boxes have their centre first."""
+    data = clean()
+    for entry in data["annotations"]:
+        entry["bbox"] = [0.9, 0.5, 0.4, 0.2]
+    assert "cannot be used: 7 of its 7 boxes are fractions" in refusal(read_coco, write(tmp_path, data))
+    for entry in data["annotations"]:
+        del entry["bbox"]
+        entry["segmentation"] = outline(0.1, 0.2, 0.9, 0.8)
+    assert "cannot be used: 7 of its 7 boxes are fractions" in refusal(read_coco, write(tmp_path, data))
 
 
 def test_an_ignored_query_is_said(tmp_path):
@@ -699,6 +749,18 @@ def test_what_a_file_is_instead(case, tmp_path):
     make, part = OTHER_FILES[case]
     message = refusal(read_coco, write(tmp_path, clean(), encode=make))
     assert part in message and "annotations.json" in message
+
+
+def test_a_key_that_stands_twice(tmp_path):
+    """Two lists that somebody joined by hand: the first was lost without a word. Equal values are one."""
+    text = json.dumps(clean())
+    folder = write(tmp_path, clean())
+    for more in (', "annotations": []}', ', "info": {"year": 1, "year": 2}}'):
+        (folder / "annotations.json").write_text(text[:-1] + more)
+        message = refusal(read_coco, folder)
+        assert "annotations.json" in message and "twice, with different values" in message
+    (folder / "annotations.json").write_text(text.replace('"category_id": 3', '"category_id": 3, "category_id": 3'))
+    assert meaning(read_coco(folder)) == meaning(read_coco(write(tmp_path / "clean", clean())))
 
 
 # Queries from boxes -----------------------------------------------------------------------------------------

@@ -401,7 +401,7 @@ def test_no_json(tmp_path):
     assert "There is no file" in refusal(read_coco, tmp_path)
     assert "There is no file" in refusal(read_coco, tmp_path / "other.json")
     (tmp_path / "annotations.json").mkdir()
-    assert "cannot be read" in refusal(read_coco, tmp_path)
+    assert "annotations.json' is a folder, not a JSON file" in refusal(read_coco, tmp_path)
 
 
 JSON = st.recursive(

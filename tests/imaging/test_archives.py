@@ -164,19 +164,48 @@ def test_damaged_archives_end_in_one_sentence(tmp_path, data) -> None:
         assert str(error).endswith(".")
 
 
+def zip64(path: Path, plain: tuple[int, int, int] | None = None) -> Path:
+    """The same archive with a zip64 record, and (count, length, offset) in the plain one behind it."""
+    data = path.read_bytes()
+    end = data.rindex(b"PK\x05\x06")
+    count, length, offset = struct.unpack("<10xH2L2x", data[end:])
+    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, length, offset)
+    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
+    said, long, at = plain or (0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF)
+    path.write_bytes(
+        data[:end] + record + locator + struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, said, said, long, at, 0)
+    )
+    return path
+
+
 def test_zip64_records_do_not_smuggle_a_longer_list_in(tmp_path, refused) -> None:
     """`zipfile` believes a zip64 record, whatever the plain one says."""
     path = packed(tmp_path / "a.zip", {f"{number}": b"" for number in range(300)})
-    data = path.read_bytes()
-    start, end = data.index(b"PK\x01\x02"), data.rindex(b"PK\x05\x06")
-    record = struct.pack("<4sQ2H2L4Q", b"PK\x06\x06", 44, 45, 45, 0, 0, 300, 300, end - start, start)
-    locator = struct.pack("<4sLQL", b"PK\x06\x07", 0, end, 1)
-    plain = struct.pack("<4s4H2LH", b"PK\x05\x06", 0, 0, 1, 1, 50, start, 0)
-    path.write_bytes(data[:end] + record + locator + plain)
+    zip64(path, (1, 50, path.read_bytes().index(b"PK\x01\x02")))
     assert len(zipfile.ZipFile(path).filelist) == 300
     said = refused(lambda: read(path, ArchiveSettings(members=20)))
     assert "more than 20 files" in said
     assert "more than 20 files" in refused(names, path, ArchiveSettings(members=20))
+
+
+@pytest.mark.parametrize("plain", [None, (2, 113, 86)])
+@pytest.mark.parametrize("before", [b"", b"#!/bin/sh\n" * 9])
+def test_small_archives_with_a_zip64_record_are_read(tmp_path, before, plain) -> None:
+    """Cloud disks pack while they send, and write it always."""
+    files = {"a.jpg": b"one" * 9, "ü.jpg": b"two"}
+    path = zip64(packed(tmp_path / "a.zip", files), plain)
+    path.write_bytes(before + path.read_bytes())
+    assert {name: member.data for name, member in read(path).items()} == files and names(path) == list(files)
+
+
+@pytest.mark.parametrize("at, value", [(0, b"X"), (16, b"\2"), (40, b"\xff"), (48, b"\xff" * 8)])
+def test_zip64_records_that_make_no_sense(tmp_path, refused, at, value) -> None:
+    path = zip64(packed(tmp_path / "a.zip", {"a.jpg": b"one"}))
+    data = bytearray(path.read_bytes())
+    start = data.rindex(b"PK\x06\x06") + at
+    data[start : start + len(value)] = value
+    path.write_bytes(data)
+    assert refused(lambda: read(path)).startswith(("The zip archive is damaged", "The archive is one of several"))
 
 
 def test_names_are_listed_and_members_may_be_bounded_one_by_one(tmp_path) -> None:
