@@ -5,22 +5,17 @@ from __future__ import annotations
 import os
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchify_core.errors import GalleryError
-from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.gallery.model import Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
-    DEFAULTS,
-    BoxProblem,
+    Boxes,
     Progress,
-    PublishedSettings,
     around,
+    boxed_annotations,
     check_files,
-    cut_to,
-    read_boxes,
     read_sizes,
-    refuse,
+    unlocated,
+    whole_queries,
 )
 from patchify_core.imaging.filenames import same_name_key
 
@@ -35,7 +30,6 @@ def read_ilias(
     folder: Path | str,
     subset: str = "all",
     progress: Progress | None = None,
-    settings: PublishedSettings = DEFAULTS,
 ) -> Gallery:
     """Read ILIAS: image queries cropped to their object, positives whole, distractors if they are there.
 
@@ -44,14 +38,13 @@ def read_ilias(
         subset: `core` for the core alone, `mini` for the core and the distractors that
             `image_ids/mini_ilias_yfcc100m_ids.txt` lists, `all` for every picture below `yfcc100m` that there is.
         progress: Told how many of the pictures' headers have been read.
-        settings: How strictly to read.
 
     Returns:
         The gallery: one instance an object folder, every line of a positive's box file a box, and a query's box
-        around all the lines of its own, as ILIAS's extraction crops it.
+        around all the lines of its own, as ILIAS's extraction crops it. Notes count the lines that cannot be used.
 
     Raises:
-        GalleryError: One sentence: files are missing, packed or broken, or a box is outside its picture.
+        GalleryError: One sentence: files are missing, packed or broken.
     """
     if subset not in SUBSETS:
         raise GalleryError(f"ILIAS has the subsets {', '.join(SUBSETS)}, not {subset!r}: choose one of them.")
@@ -79,23 +72,21 @@ def read_ilias(
         for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
     )
     instance_of = {each: number for number, each in enumerate(objects, 1)}
-    boxes = _boxes(root, [files[_box_file(name)] for name in shown], sizes, settings)
-    query_boxes = _boxes(root, [files[_box_file(name)] for name in asked], query_sizes, settings)
+    reader = Boxes(root)
     queries = []
-    for number, (name, size, rows) in enumerate(zip(asked, query_sizes, query_boxes, strict=True), len(images) + 1):
-        box = around(rows)
-        box.flags.writeable = False
+    for number, (name, size) in enumerate(zip(asked, query_sizes, strict=True), len(images) + 1):
+        rows = reader.read(files[_box_file(name)], size)
+        box = around(rows) if len(rows) else None
         queries.append(Query(number, name, root / name, *size, box=box, instance=instance_of[_object(name)]))
-    counts = [len(rows) for rows in boxes]
-    annotations = Annotations(
-        np.repeat(np.arange(1, len(shown) + 1), counts),
-        np.repeat(np.array([instance_of[_object(name)] for name in shown], np.int64), counts),
-        np.concatenate(boxes),
-        np.zeros(sum(counts), bool),
-        np.full(sum(counts), np.nan),
+    annotations = boxed_annotations(
+        [
+            (image.id, instance_of[_object(image.file_name)], reader.read(files[_box_file(image.file_name)], size))
+            for image, size in zip(images[: len(shown)], sizes, strict=False)
+        ]
     )
+    notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images))
     names_of = {number: PurePosixPath(each).name for each, number in instance_of.items()}
-    return Gallery(root, images, tuple(queries), names_of, annotations)
+    return Gallery(root, images, tuple(queries), names_of, annotations, notes=notes)
 
 
 def is_ilias(folder: Path) -> bool:
@@ -207,20 +198,3 @@ def _distractors(root: Path, mini: bool) -> list[str]:
             f"{str(root / DISTRACTORS)!r}, first: {missing[0]!r}: download and unpack them."
         )
     return sorted({by_id[same_name_key(key)] for key in wanted})
-
-
-# Boxes -----------------------------------------------------------------------------------------------------
-
-
-def _boxes(
-    root: Path, files: list[str], sizes: list[tuple[int, int]], settings: PublishedSettings
-) -> list[NDArray[np.float64]]:
-    """The boxes (M, 4) xyxy in each file, M >= 1."""
-    found, problems = [], []
-    for file, size in zip(files, sizes, strict=False):  # sizes go on with the distractors, which have no boxes
-        try:
-            found.append(cut_to(read_boxes(root / file), size, settings))
-        except BoxProblem as problem:
-            problems.append((file, str(problem)))
-    refuse(root, problems)
-    return found
