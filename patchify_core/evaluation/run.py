@@ -20,6 +20,7 @@ from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation.breakdown import break_down
 from patchify_core.evaluation.found import FoundPositives, find_positives
 from patchify_core.evaluation.metrics import QueryScore, Report, score_found, summarise
+from patchify_core.evaluation.published import PublishedScore, published_scores
 from patchify_core.gallery import Gallery, Query
 from patchify_core.retrieval.localize import refine_matches
 from patchify_core.retrieval.ranking import Match, Ranking
@@ -80,6 +81,7 @@ class LevelReport:
         ms_per_rerank: mean time of re-ranking one query, in milliseconds; None without a re-ranker.
         outcomes: query id -> outcome, in the order of the queries.
         breakdown: kind ("size", "visibility", "instance") -> the same scores over parts of the positives.
+        published: what the dataset's own evaluation reports, where it is a published benchmark.
     """
 
     level: int
@@ -91,6 +93,7 @@ class LevelReport:
     ms_per_rerank: float | None
     outcomes: Mapping[int, Outcome]
     breakdown: Mapping[str, Sequence[ScoredPart]]
+    published: Sequence[PublishedScore]
 
 
 def score_matches(
@@ -306,6 +309,7 @@ def _report(
         ms_per_rerank=fmean(reranked) if reranked else None,
         outcomes=outcomes,
         breakdown=break_down(found, gallery, cutoff),
+        published=published_scores(found, gallery, cutoff),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from patchify_core.errors import GalleryError
-from patchify_core.gallery.model import Gallery, GalleryImage, Query
+from patchify_core.gallery.model import Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
     Boxes,
     Progress,
@@ -21,6 +23,9 @@ from patchify_core.imaging.filenames import same_name_key
 
 CORE, DISTRACTORS, LISTS = "ilias_core", "yfcc100m", "image_ids"
 MINI_LIST = f"{LISTS}/mini_ilias_yfcc100m_ids.txt"
+TAXONOMY = ("taxonomy.json", "misc/taxonomy.json", f"{LISTS}/taxonomy.json")
+"""Where ILIAS' categories may lie."""
+
 SUBSETS = ("all", "core", "mini")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 """The endings that ILIAS's own code looks for, in any letter case."""
@@ -84,9 +89,10 @@ def read_ilias(
             for image, size in zip(images[: len(shown)], sizes, strict=False)
         ]
     )
-    notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images))
+    benchmark, missing = _benchmark(root, core, images[: len(shown)], instance_of)
+    notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images), *missing)
     names_of = {number: PurePosixPath(each).name for each, number in instance_of.items()}
-    return Gallery(root, images, tuple(queries), names_of, annotations, notes=notes)
+    return Gallery(root, images, tuple(queries), names_of, annotations, notes=notes, benchmark=benchmark)
 
 
 def is_ilias(folder: Path) -> bool:
@@ -161,14 +167,60 @@ def _check_lists(root: Path, core: str, found: dict[str, list[str]]) -> None:
 
 def _read_list(path: Path) -> list[str]:
     """The first column of one of ILIAS's lists."""
+    return [row[0] for row in _read_rows(path)]
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """The columns of one of ILIAS's lists, at least one row."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise GalleryError(f"{str(path)!r} cannot be read as a list of ids: download it again.") from error
-    names = [line.split(",")[0].strip() for line in lines if line.strip()]
-    if not names:
+    rows = [[part.strip() for part in line.split(",")] for line in lines if line.strip()]
+    if not rows:
         raise GalleryError(f"{str(path)!r} lists nothing: download it again.")
-    return names
+    return rows
+
+
+def _benchmark(
+    root: Path, core: str, positives: Sequence[GalleryImage], instance_of: Mapping[str, int]
+) -> tuple[Benchmark, list[str]]:
+    """What ILIAS' own evaluation groups by, and notes on what of it is missing."""
+    notes: list[str] = []
+    values: dict[str, dict[tuple[int, int], float]] = {}
+    path = root / LISTS / "positive_ids.txt"
+    if os.path.isfile(path):
+        by_name = {f"{core}/{row[0]}" if core else row[0]: row[1:] for row in _read_rows(path)}
+        try:
+            columns = {
+                (instance_of[_object(image.file_name)], image.id): [float(part) for part in by_name[image.file_name]]
+                for image in positives
+            }
+            values = {
+                kind: {key: row[at] for key, row in columns.items()} for at, kind in enumerate(("scale", "clutter"))
+            }
+        except (KeyError, ValueError, IndexError):
+            values = {}
+            notes.append(f"{path} has no columns of scale and clutter, so there are no scores by either.")
+    else:
+        notes.append(f"There is no {path}, so there are no scores by scale and clutter.")
+    taxonomy = next((root / name for name in TAXONOMY if os.path.isfile(root / name)), None)
+    if taxonomy is None:
+        notes.append(f"There is no {root / TAXONOMY[0]} (misc/ of ILIAS' code), so there are no scores by category.")
+        return Benchmark("ilias", values), notes
+    ids = {PurePosixPath(name).name: number for name, number in instance_of.items()}
+    try:
+        categories = {
+            ids[name]: (category, subcategory)
+            for category, parts in json.loads(taxonomy.read_bytes()).items()
+            for subcategory, finer in parts.items()
+            for names in finer.values()
+            for name in names
+            if name in ids
+        }
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise GalleryError(f"{str(taxonomy)!r} is not ILIAS' taxonomy: download it again.") from error
+    return Benchmark("ilias", values, categories), notes
 
 
 def _distractors(root: Path, mini: bool) -> list[str]:

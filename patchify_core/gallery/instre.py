@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError
-from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
     Boxes,
     Progress,
@@ -83,7 +83,8 @@ def read_instre(
         for at, name, size, box in zip(chosen, query_names, query_sizes, boxes, strict=True)
     )
     notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images))
-    return Gallery(root, images, queries, {i: name for i, (name, _) in instances.items()}, annotations, notes=notes)
+    names_of = {number: name for number, (name, _) in instances.items()}
+    return Gallery(root, images, queries, names_of, annotations, notes=notes, benchmark=Benchmark("instre"))
 
 
 # gnd_instre.mat --------------------------------------------------------------------------------------------

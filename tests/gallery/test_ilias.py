@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -111,6 +112,38 @@ def test_read_dataset_knows_it(distractors, refused):
     assert len(read_dataset(distractors, "folder").images) == 9
 
 
+TAXONOMY = {
+    "product": {"toy": {"doll": [BIMP, "another_one_999"], "other": []}},
+    "landmark": {"architecture": {"other": [FLEP]}},
+}
+
+
+def test_what_its_own_evaluation_groups_by(lists):
+    (lists / "misc").mkdir()
+    (lists / "misc" / "taxonomy.json").write_text(json.dumps(TAXONOMY))
+    gallery = read_ilias(lists)
+    assert gallery.notes == () and gallery.benchmark.name == "ilias"
+    assert gallery.benchmark.categories == {1: ("product", "toy"), 2: ("landmark", "architecture")}
+    assert gallery.benchmark.values["scale"] == {(1, 1): 0.125, (1, 2): 0.125, (2, 3): 0.125}
+    assert gallery.benchmark.values["clutter"] == {(1, 1): 17, (1, 2): 17, (2, 3): 17}
+
+
+def test_without_lists_and_taxonomy_it_is_scored_all_the_same(core, refused):
+    gallery = read_ilias(core)
+    assert gallery.benchmark.values == {} and gallery.benchmark.categories == {}
+    assert ["positive_ids.txt" in note or "taxonomy.json" in note for note in gallery.notes] == [True, True]
+    for content in (b"[1]", b"{", b'{"a": 3}'):
+        (core / "taxonomy.json").write_bytes(content)
+        assert "taxonomy.json' is not ILIAS' taxonomy" in refused(read_ilias, core)
+
+
+@pytest.mark.parametrize("row", ["{},0.5", "{}", "{},small,17"])
+def test_a_list_without_scale_and_clutter(lists, row):
+    (lists / "image_ids" / "positive_ids.txt").write_text("".join(row.format(name) + "\n" for name in POSITIVES))
+    gallery = read_ilias(lists)
+    assert gallery.benchmark.values == {} and "no columns of scale and clutter" in gallery.notes[0]
+
+
 # What is wrong ---------------------------------------------------------------------------------------------
 
 
@@ -155,7 +188,7 @@ def test_a_positive_without_a_box_stops_nothing(core, content, part):
     file = core / "ilias_core" / (POSITIVES[0][:-4] + "_bbox.txt")
     file.write_bytes(content)
     gallery = read_ilias(core)
-    bad, positives = gallery.notes
+    bad, positives = gallery.notes[:2]
     assert bad.startswith("Boxes that cannot be used were left out: 1, first: 'ilias_core/bold_bimp_000/pos/P000_00_bb")
     assert part in bad
     assert "get no LocScore: 1, first: 'ilias_core/bold_bimp_000/pos/P000_00.jpg'" in positives
@@ -167,7 +200,8 @@ def test_a_query_without_a_box_is_used_whole(core, content, part):
     (core / "ilias_core" / (QUERIES[0][:-4] + "_bbox.txt")).write_bytes(content)
     gallery = read_ilias(core)
     assert gallery.queries[0].box is None and gallery.queries[1].box is not None
-    assert part in gallery.notes[0] and "used whole: 1, first: 'ilias_core/bold_bimp_000/query" in gallery.notes[-1]
+    assert "used whole: 1, first: 'ilias_core/bold_bimp_000/query" in gallery.notes[1 if part else 0]
+    assert part in gallery.notes[0]
 
 
 def test_the_other_lines_of_a_file_count(core):
@@ -175,7 +209,7 @@ def test_the_other_lines_of_a_file_count(core):
     file.write_text("7 7 0 12\n\n30 20 100 10\n1 1 -4 3\n-5 -5 6 7\n")
     gallery = read_ilias(core)
     assert gallery.positives(1)[2].tolist() == [[30, 20, 40, 30], [0, 0, 1, 2]]
-    assert [("2, first" in note, "line 1 has no area" in note or "line 3" in note) for note in gallery.notes] == [
+    assert [("2, first" in note, "line 1 has no area" in note or "line 3" in note) for note in gallery.notes[:2]] == [
         (True, True),
         (True, True),
     ]
@@ -186,7 +220,7 @@ def test_the_other_lines_of_a_file_count(core):
 def test_a_box_file_in_another_encoding_is_read(core, encoding):
     (core / "ilias_core" / (POSITIVES[0][:-4] + "_bbox.txt")).write_bytes("1 2 10 12\r\n".encode(encoding))
     gallery = read_ilias(core)
-    assert gallery.positives(1)[1].tolist() == [[1, 2, 11, 14]] and gallery.notes == ()
+    assert gallery.positives(1)[1].tolist() == [[1, 2, 11, 14]] and not any("oxes" in note for note in gallery.notes)
 
 
 def test_an_object_without_pictures(core, refused):
