@@ -307,6 +307,11 @@ def _print(
                 f"  {part.name:>10} {part.positives:>7} positives, mAP{at} {part.report.map:.3f}, "
                 f"LocScore{at} {_number(part.report.locscore)}"
             )
+    if finest.published:
+        print(f"{finest.spec} as the benchmark's own evaluation scores it:")
+    for score in finest.published:
+        of = "" if score.part == "all" else f", {score.part}"
+        print(f"  {score.value:.4f}  {score.measure}{of} ({score.queries} queries)")
     if left_out:
         print(f"left out, without a positive: queries {', '.join(map(str, left_out))}")
 

@@ -19,7 +19,8 @@ from patchify_core.demo.shelf import shown_spec
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, in_bands, object_shares
-from patchify_core.evaluation.metrics import FoundPositives, QueryScore, score_found, summarise
+from patchify_core.evaluation.found import FoundPositives
+from patchify_core.evaluation.metrics import QueryScore, score_found, summarise
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.features.extract import CROP
 

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.evaluation.metrics import FoundPositives, Report, score_found, summarise
+from patchify_core.evaluation.found import FoundPositives
+from patchify_core.evaluation.metrics import Report, score_found, summarise
 from patchify_core.gallery import Gallery
 from patchify_core.imaging.boxes import area
 

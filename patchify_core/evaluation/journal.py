@@ -18,7 +18,7 @@ import numpy as np
 
 from patchify_core import files
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.metrics import FoundPositives
+from patchify_core.evaluation.found import FoundPositives
 from patchify_core.evaluation.results import EVALUATION, FORMAT
 from patchify_core.evaluation.run import Outcome, QueryRecord
 from patchify_core.files import sha256_of_json
@@ -160,6 +160,8 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
         "located": found is not None and found.located,
         "images": [] if found is None else found.image_ids.tolist(),
         "ranks": [] if found is None else found.ranks.tolist(),
+        "before": [] if found is None else found.before.tolist(),
+        "tied": [] if found is None else found.tied.tolist(),
         "ious": [] if found is None else [None if math.isnan(iou) else iou for iou in found.ious.tolist()],
     }
 
@@ -167,12 +169,15 @@ def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
 def _outcome_from_json(values: dict[str, Any]) -> Outcome:
     found = None
     if values["positives"] is not None:
+        ranks, before, tied = (np.array(values[key], np.intp) for key in ("ranks", "before", "tied"))
         found = FoundPositives(
-            np.array(values["images"], np.int64),
-            np.array(values["ranks"], np.intp),
-            np.array([math.nan if iou is None else iou for iou in values["ious"]], np.float64),
-            int(values["positives"]),
-            bool(values["located"]),
+            image_ids=np.array(values["images"], np.int64),
+            ranks=ranks,
+            before=before,
+            tied=tied,
+            ious=np.array([math.nan if iou is None else iou for iou in values["ious"]], np.float64),
+            positives=int(values["positives"]),
+            located=bool(values["located"]),
         )
     best = None if values["best"] is None else (int(values["best"][0]), np.array(values["best"][1], np.float64))
     return Outcome(found, values["search_ms"], values["rerank_ms"], best)

@@ -10,20 +10,23 @@ first:
 Source: "Patch-wise Retrieval: A Bag of Practical Techniques for Instance-level Matching", WACV 2026, arXiv
 2512.12610. AP is the rectangular form, without interpolation. Of several annotated boxes the best IoU counts
 (our reading). Under a cut-off k only the first k ranks count and the divisor is min(k, |P(q)|), as ILIAS has
-it.
+it. Where images have equal scores, every number is the mean over their orders (`found`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from math import comb
 from statistics import fmean
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.errors import GalleryError
-from patchify_core.imaging.boxes import as_boxes, iou, paired_iou
+from patchify_core.evaluation.found import FoundPositives, find_positives
+from patchify_core.imaging.boxes import iou
 
 RECALL_AT = (1, 5, 10)
 
@@ -34,7 +37,7 @@ class HitRow:
 
     Attributes:
         rank: Its rank, from 1.
-        precision: precision@rank, in 0..1.
+        precision: precision@rank, in 0..1; see `QueryScore.precisions`.
         iou: IoU of its winning box, in 0..1; NaN where it has no annotated box.
         contribution: What it adds to LocScore: precision * iou / divisor; NaN where `iou` is.
         running: The sum of the contributions down to this row; the last row's is LocScore itself.
@@ -47,6 +50,22 @@ class HitRow:
     running: float
 
 
+class FirstTie(NamedTuple):
+    """The images with the same score as the best positive; without ties, that positive alone.
+
+    Attributes:
+        before: How many images have a higher score.
+        images: How many have this one, at least 1.
+        positives: How many of those are positives, at least 1.
+        counted: How many of their ranks count under the cut-off, at least 1.
+    """
+
+    before: int
+    images: int
+    positives: int
+    counted: int
+
+
 @dataclass(frozen=True, eq=False)  # eq=False: comparing arrays gives arrays, not a truth value
 class QueryScore:
     """The score of one query: numbers, and parallel arrays with one entry per hit (positive found).
@@ -55,14 +74,16 @@ class QueryScore:
         ap: Average precision, in 0..1.
         locscore: LocScore, in 0..ap; None when some positive, found or not, has no annotated box.
         mean_iou: Mean IoU of the winning boxes over the positives that appear in the considered ranking,
-            whatever their rank; None when `locscore` is, and when no positive appears.
+            whatever their rank, in some order of equal scores; None when `locscore` is, and when none appears.
         positives: |P|, without ignored and excluded images; at least 1.
         divisor: What the sums are divided by: |P|, or min(k, |P|) under a cut-off k.
         first_hit: Rank of the first positive, from 1; None when none appears.
-        ranks: (H,) ranks of the hits, from 1, ascending.
-        precisions: (H,) precision at those ranks, in 0..1.
+        ranks: (H,) ranks of the hits, from 1, ascending, equal scores in the order that is shown.
+        precisions: (H,) precision at those ranks, in 0..1; of a hit with the same score as other images the mean over
+            their orders.
         ious: (H,) best IoU of each hit's winning box with its annotated boxes, in 0..1; NaN where it has
             none.
+        first: The best hit's tie; None when there is no hit.
     """
 
     ap: float
@@ -74,10 +95,17 @@ class QueryScore:
     ranks: NDArray[np.intp]
     precisions: NDArray[np.float64]
     ious: NDArray[np.float64]
+    first: FirstTie | None = None
 
-    def hit_at(self, k: int) -> bool:
-        """Whether a positive is among the first k ranks (of those that a cut-off left)."""
-        return self.first_hit is not None and self.first_hit <= k
+    def hit_at(self, k: int) -> float:
+        """1 if a positive is among the first k ranks (of those that a cut-off left), else 0.
+
+        Where only some orders of equal scores have one there, their share, in 0..1.
+        """
+        if self.first is None or k <= self.first.before:
+            return 0.0
+        tie, drawn = self.first, min(k - self.first.before, self.first.counted)
+        return 1 - comb(tie.images - tie.positives, drawn) / comb(tie.images, drawn)
 
     def rows(self) -> list[HitRow]:
         """Lay out LocScore as arithmetic, one row per hit.
@@ -92,48 +120,9 @@ class QueryScore:
             self.precisions,
             self.ious,
             products / self.divisor,
-            products.cumsum() / self.divisor,
+            np.minimum(products.cumsum() / self.divisor, 1),
         )
         return [HitRow(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
-
-
-@dataclass(frozen=True, eq=False)
-class FoundPositives:
-    """Where a query's positives stand in its ranking, after ignored and excluded images have left it.
-
-    This little is enough for AP and LocScore under any cut-off, and for a subset of the positives (`only`), so a
-    ranking of 100,000 images need not be kept.
-
-    Attributes:
-        image_ids: (H,) int64 ids of the positives in the ranking, best first.
-        ranks: (H,) their ranks, from 1, ascending.
-        ious: (H,) best IoU of each one's winning box with its annotated boxes, in 0..1; NaN where it has none.
-        positives: |P|, found or not; at least 1.
-        located: Whether every positive, found or not, has an annotated box.
-    """
-
-    image_ids: NDArray[np.int64]
-    ranks: NDArray[np.intp]
-    ious: NDArray[np.float64]
-    positives: int
-    located: bool
-
-    def only(self, images: Collection[int], located: bool) -> FoundPositives | None:
-        """Ignore the other positives, as if they were neither right nor wrong: they leave the ranking.
-
-        Args:
-            images: Ids of the positives that still count, found or not.
-            located: Whether each of them has an annotated box.
-
-        Returns:
-            What is left, or None when nothing is.
-        """
-        if not images:
-            return None
-        stays = _among(self.image_ids, images)
-        # Each of the others that ranked before takes one rank with it.
-        ranks = self.ranks - np.cumsum(~stays)
-        return FoundPositives(self.image_ids[stays], ranks[stays], self.ious[stays], len(images), located)
 
 
 @dataclass(frozen=True)
@@ -145,7 +134,8 @@ class Report:
         locscore: Mean LocScore over the queries that have one; None if none has.
         mean_iou: Mean over queries of their `mean_iou`, where they have one; None if none has.
         recall: k -> recall@k for k in 1, 5, 10: the share of scored queries with at least one positive among
-            the first k. This is the retrieval field's usual definition, not the share of positives found.
+            the first k (`QueryScore.hit_at`). This is the retrieval field's usual definition, not the share of
+            positives found.
         queries: How many queries were scored.
         left_out: Ids of the queries that have no positive and so no score.
         without_boxes: How many scored queries have no LocScore, because some positive has no annotated box.
@@ -178,6 +168,7 @@ def score_query(
     ignored: Collection[int] = (),
     excluded: Collection[int] = (),
     cutoff: int | None = None,
+    scores: ArrayLike | None = None,
 ) -> QueryScore | None:
     """Score one query's ranking by this module's formulas.
 
@@ -190,12 +181,13 @@ def score_query(
         excluded: The query's own list, such as the picture that it was cut from. Like the ignored images they
             leave both the ranking, before ranks are counted, and the positives.
         cutoff: k, to count the first k of the remaining ranks only, with divisor min(k, |P|).
+        scores: (N,) what the images were ranked by, best first; None where no two are equal.
 
     Returns:
         The score, or None when no positive is left: such a query is left out of the averages and reported.
 
     Raises:
-        ValueError: An image is ranked twice, `boxes` does not match `image_ids`, or `cutoff` is below 1.
+        ValueError: An image is ranked twice, `boxes` or `scores` does not match `image_ids`, or `cutoff` is below 1.
         BoxError: A hit's winning or annotated box is not four finite numbers.
 
     Example:
@@ -210,58 +202,13 @@ def score_query(
     ids, boxes = np.asarray(image_ids, dtype=np.int64), np.asarray(boxes, dtype=np.float64)
     if ids.ndim != 1 or boxes.shape != (len(ids), 4):
         raise ValueError(f"image_ids must be (N,) and boxes (N, 4), got {ids.shape} and {boxes.shape}")
-    found = find_positives(ids, lambda at: boxes[at], positives, ignored, excluded)
+    values = None if scores is None else np.asarray(scores, dtype=np.float64)
+    if values is not None and values.shape != ids.shape:
+        raise ValueError(f"scores must be one per image, got {values.shape} for {ids.shape}")
+    found = find_positives(ids, lambda at: boxes[at], positives, ignored, excluded, values)
     if cutoff is not None:
         check_cutoff(cutoff)
     return None if found is None else score_found(found, cutoff)
-
-
-def find_positives(
-    image_ids: NDArray[np.int64],
-    boxes_at: Callable[[NDArray[np.intp]], NDArray[np.float64]],
-    positives: Mapping[int, NDArray[np.float64] | None],
-    ignored: Collection[int] = (),
-    excluded: Collection[int] = (),
-) -> FoundPositives | None:
-    """Find a query's positives in its ranking: all of the ranking that any score needs.
-
-    Args:
-        image_ids: (N,) distinct ids of the ranked images, best first.
-        boxes_at: (H,) positions in the ranking -> (H, 4) their winning boxes, xyxy in pixels. It is asked for the
-            positives with an annotated box only, because boxes of a whole ranking are far too many to make.
-        positives: See `score_query`.
-        ignored: See `score_query`.
-        excluded: See `score_query`.
-
-    Returns:
-        What was found, or None when no positive is left.
-
-    Raises:
-        ValueError: An image is ranked twice.
-        BoxError: A winning or annotated box is not four finite numbers.
-    """
-    if len(np.unique(image_ids)) != len(image_ids):
-        raise ValueError("an image is ranked twice: keep its best patch only")
-    removed = {*ignored, *excluded}
-    wanted = {image: rows for image, rows in positives.items() if image not in removed}
-    if not wanted:
-        return None
-    considered = np.flatnonzero(~_among(image_ids, removed))
-    ranked = np.flatnonzero(_among(image_ids[considered], wanted))
-    hits = considered[ranked]
-    found = image_ids[hits]
-    annotated = [wanted[image] for image in found.tolist()]
-    boxed = np.array([rows is not None and len(rows) > 0 for rows in annotated], bool)
-    winners = np.zeros((len(hits), 4))
-    if boxed.any():
-        winners[boxed] = boxes_at(hits[boxed])
-    return FoundPositives(
-        image_ids=found,
-        ranks=ranked + 1,
-        ious=_best_ious(winners, annotated),
-        positives=len(wanted),
-        located=all(rows is not None and len(rows) for rows in wanted.values()),
-    )
 
 
 def score_found(found: FoundPositives, cutoff: int | None = None) -> QueryScore:
@@ -274,17 +221,20 @@ def score_found(found: FoundPositives, cutoff: int | None = None) -> QueryScore:
     Raises:
         ValueError: `cutoff` is below 1.
     """
-    divisor = found.positives
-    counted = len(found.ranks)
     if cutoff is not None:
         check_cutoff(cutoff)
-        divisor = min(cutoff, divisor)
-        counted = int(np.searchsorted(found.ranks, cutoff, side="right"))
+    divisor = found.positives if cutoff is None else min(cutoff, found.positives)
+    precisions = found.precisions(cutoff)
+    counted = len(precisions)
     ranks, ious = found.ranks[:counted], found.ious[:counted]
-    precisions = np.arange(1, counted + 1) / ranks
+    first = None
+    if counted:
+        before, images = int(found.before[0]), int(found.tied[0])
+        left = images if cutoff is None else min(images, cutoff - before)
+        first = FirstTie(before, images, int(np.searchsorted(found.before, before, "right")), left)
     return QueryScore(
-        ap=_total(precisions) / divisor,
-        locscore=_total(precisions * ious) / divisor if found.located else None,
+        ap=_mean(precisions, divisor),
+        locscore=_mean(precisions * ious, divisor) if found.located else None,
         mean_iou=float(ious.mean()) if found.located and counted else None,
         positives=found.positives,
         divisor=divisor,
@@ -292,6 +242,7 @@ def score_found(found: FoundPositives, cutoff: int | None = None) -> QueryScore:
         ranks=ranks,
         precisions=precisions,
         ious=ious,
+        first=first,
     )
 
 
@@ -376,22 +327,8 @@ def grid_ceiling(cells: Mapping[int, NDArray[np.float64]], positives: Mapping[in
     return fmean(iou(cells[image], rows).max(initial=0.0) for image, rows in positives.items())
 
 
-def _among(ids: NDArray[np.int64], wanted: Collection[int]) -> NDArray[np.bool_]:
-    return np.isin(ids, np.fromiter(wanted, dtype=np.int64, count=len(wanted)))
-
-
-def _best_ious(winners: NDArray[np.float64], annotated: list[NDArray[np.float64] | None]) -> NDArray[np.float64]:
-    """Best IoU (H,) of each winning box (H, 4) with its own image's annotated boxes, NaN without any."""
-    targets = [as_boxes([] if rows is None else rows) for rows in annotated]
-    owner = np.repeat(np.arange(len(targets)), [len(rows) for rows in targets])
-    best = np.full(len(targets), np.nan)
-    if len(owner):
-        # fmax, because NaN stands for "none yet" here.
-        np.fmax.at(best, owner, paired_iou(winners[owner], np.concatenate(targets)))
-    return best
-
-
-def _total(terms: NDArray[np.float64]) -> float:
+def _mean(terms: NDArray[np.float64], divisor: int) -> float:
     # Added in order of rank, as `QueryScore.rows` does, so that its last running sum is this very number; and
-    # divided after adding, so that rounding can push neither a perfect AP off 1 nor LocScore above AP.
-    return float(terms.cumsum()[-1]) if len(terms) else 0.0
+    # divided after adding, so that rounding can push neither a perfect AP off 1 nor LocScore above AP. Thirds of a
+    # precision, which ties across a cut-off give, can add up to more than 1 in the last bit.
+    return min(float(terms.cumsum()[-1]) / divisor, 1.0) if len(terms) else 0.0

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from io import StringIO, TextIOWrapper
 from pathlib import Path
 from typing import IO, Any
@@ -125,6 +126,7 @@ def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s
                 "patches": report.patches,
                 **_numbers(report),
                 "breakdown": {kind: [part.as_dict() for part in parts] for kind, parts in report.breakdown.items()},
+                "published": [asdict(score) for score in report.published],
             }
             for report in reports
         ],

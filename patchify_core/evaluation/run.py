@@ -1,6 +1,6 @@
 """Scores a whole dataset: every query against the index, at every stage of its regions.
 
-A query's ranking is looked at once, the ranks of its positives are kept (`metrics.FoundPositives`), and every number
+A query's ranking is looked at once, the ranks of its positives are kept (`found.FoundPositives`), and every number
 of a report comes from that: scores under any cut-off, and `breakdown`. So no ranking is ever held for long, and a
 finished query is a line of a journal (`journal`).
 """
@@ -18,14 +18,9 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation.breakdown import break_down
-from patchify_core.evaluation.metrics import (
-    FoundPositives,
-    QueryScore,
-    Report,
-    find_positives,
-    score_found,
-    summarise,
-)
+from patchify_core.evaluation.found import FoundPositives, find_positives
+from patchify_core.evaluation.metrics import QueryScore, Report, score_found, summarise
+from patchify_core.evaluation.published import PublishedScore, published_scores
 from patchify_core.gallery import Gallery, Query
 from patchify_core.retrieval.localize import refine_matches
 from patchify_core.retrieval.ranking import Match, Ranking
@@ -86,6 +81,7 @@ class LevelReport:
         ms_per_rerank: mean time of re-ranking one query, in milliseconds; None without a re-ranker.
         outcomes: query id -> outcome, in the order of the queries.
         breakdown: kind ("size", "visibility", "instance") -> the same scores over parts of the positives.
+        published: what the dataset's own evaluation reports, where it is a published benchmark.
     """
 
     level: int
@@ -97,6 +93,7 @@ class LevelReport:
     ms_per_rerank: float | None
     outcomes: Mapping[int, Outcome]
     breakdown: Mapping[str, Sequence[ScoredPart]]
+    published: Sequence[PublishedScore]
 
 
 def score_matches(
@@ -139,11 +136,12 @@ def find_in_matches(
         return refine(found)
 
     if isinstance(matches, Ranking):
-        ids = matches.image_ids
+        ids, scores = matches.image_ids, matches.scores
     else:
         ids = np.array([match.image_id for match in matches], np.int64)
+        scores = np.array([match.score for match in matches], np.float64)
     positives = gallery.positives(query.instance, query.exclude)
-    return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude)
+    return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude, scores)
 
 
 def evaluate(
@@ -229,7 +227,7 @@ def _search_levels(
     outcomes = {}
     for level in levels:
         start = time.perf_counter()
-        ranking: Sequence[Match] = engine.ranking(descriptor, level, top)
+        ranking: Sequence[Match] = _whole_ties(engine, descriptor, level, top)
         if view is not None:
             ranking = ranking[:]  # a re-ranker looks at many of them
         search_ms, rerank_ms = _ms_since(start), None
@@ -242,6 +240,16 @@ def _search_levels(
         best = _best(ranking[: len(query.exclude) + 1], query, refine)
         outcomes[level] = Outcome(found, search_ms, rerank_ms, best)
     return QueryRecord(query.id, outcomes)
+
+
+def _whole_ties(engine: Searcher, query: NDArray[np.float32], level: int, top: int | None) -> Ranking:
+    """The first `top` pictures, and all others with the score of the last of them: a part of a tie says too little."""
+    while top is not None:
+        ranking = engine.ranking(query, level, top + 1)
+        if len(ranking) <= top or ranking.scores[-1] != ranking.scores[-2]:
+            return ranking
+        top *= 2
+    return engine.ranking(query, level)
 
 
 Refine = Callable[[list[Match]], NDArray[np.float64]]
@@ -301,6 +309,7 @@ def _report(
         ms_per_rerank=fmean(reranked) if reranked else None,
         outcomes=outcomes,
         breakdown=break_down(found, gallery, cutoff),
+        published=published_scores(found, gallery, cutoff),
     )
 
 

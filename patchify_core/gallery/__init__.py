@@ -28,13 +28,14 @@ from patchify_core.gallery.layouts import (
     other_annotation_files,
     the_annotation_file,
 )
-from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import Progress
 from patchify_core.imaging.pictures import PICTURE_SUFFIXES, Header, read_header
 
 __all__ = [
     "ANNOTATIONS_FILE",
     "Annotations",
+    "Benchmark",
     "Gallery",
     "GalleryImage",
     "GallerySettings",

@@ -2,30 +2,30 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-import numpy as np
-from numpy.typing import NDArray
-
 from patchify_core.errors import GalleryError
-from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.gallery.model import Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
-    DEFAULTS,
-    BoxProblem,
+    Boxes,
     Progress,
-    PublishedSettings,
     around,
+    boxed_annotations,
     check_files,
-    cut_to,
-    read_boxes,
     read_sizes,
-    refuse,
+    unlocated,
+    whole_queries,
 )
 from patchify_core.imaging.filenames import same_name_key
 
 CORE, DISTRACTORS, LISTS = "ilias_core", "yfcc100m", "image_ids"
 MINI_LIST = f"{LISTS}/mini_ilias_yfcc100m_ids.txt"
+TAXONOMY = ("taxonomy.json", "misc/taxonomy.json", f"{LISTS}/taxonomy.json")
+"""Where ILIAS' categories may lie."""
+
 SUBSETS = ("all", "core", "mini")
 SUFFIXES = (".jpg", ".jpeg", ".png")
 """The endings that ILIAS's own code looks for, in any letter case."""
@@ -35,7 +35,6 @@ def read_ilias(
     folder: Path | str,
     subset: str = "all",
     progress: Progress | None = None,
-    settings: PublishedSettings = DEFAULTS,
 ) -> Gallery:
     """Read ILIAS: image queries cropped to their object, positives whole, distractors if they are there.
 
@@ -44,14 +43,13 @@ def read_ilias(
         subset: `core` for the core alone, `mini` for the core and the distractors that
             `image_ids/mini_ilias_yfcc100m_ids.txt` lists, `all` for every picture below `yfcc100m` that there is.
         progress: Told how many of the pictures' headers have been read.
-        settings: How strictly to read.
 
     Returns:
         The gallery: one instance an object folder, every line of a positive's box file a box, and a query's box
-        around all the lines of its own, as ILIAS's extraction crops it.
+        around all the lines of its own, as ILIAS's extraction crops it. Notes count the lines that cannot be used.
 
     Raises:
-        GalleryError: One sentence: files are missing, packed or broken, or a box is outside its picture.
+        GalleryError: One sentence: files are missing, packed or broken.
     """
     if subset not in SUBSETS:
         raise GalleryError(f"ILIAS has the subsets {', '.join(SUBSETS)}, not {subset!r}: choose one of them.")
@@ -79,23 +77,22 @@ def read_ilias(
         for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
     )
     instance_of = {each: number for number, each in enumerate(objects, 1)}
-    boxes = _boxes(root, [files[_box_file(name)] for name in shown], sizes, settings)
-    query_boxes = _boxes(root, [files[_box_file(name)] for name in asked], query_sizes, settings)
+    reader = Boxes(root)
     queries = []
-    for number, (name, size, rows) in enumerate(zip(asked, query_sizes, query_boxes, strict=True), len(images) + 1):
-        box = around(rows)
-        box.flags.writeable = False
+    for number, (name, size) in enumerate(zip(asked, query_sizes, strict=True), len(images) + 1):
+        rows = reader.read(files[_box_file(name)], size)
+        box = around(rows) if len(rows) else None
         queries.append(Query(number, name, root / name, *size, box=box, instance=instance_of[_object(name)]))
-    counts = [len(rows) for rows in boxes]
-    annotations = Annotations(
-        np.repeat(np.arange(1, len(shown) + 1), counts),
-        np.repeat(np.array([instance_of[_object(name)] for name in shown], np.int64), counts),
-        np.concatenate(boxes),
-        np.zeros(sum(counts), bool),
-        np.full(sum(counts), np.nan),
+    annotations = boxed_annotations(
+        [
+            (image.id, instance_of[_object(image.file_name)], reader.read(files[_box_file(image.file_name)], size))
+            for image, size in zip(images[: len(shown)], sizes, strict=False)
+        ]
     )
+    benchmark, missing = _benchmark(root, core, images[: len(shown)], instance_of)
+    notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images), *missing)
     names_of = {number: PurePosixPath(each).name for each, number in instance_of.items()}
-    return Gallery(root, images, tuple(queries), names_of, annotations)
+    return Gallery(root, images, tuple(queries), names_of, annotations, notes=notes, benchmark=benchmark)
 
 
 def is_ilias(folder: Path) -> bool:
@@ -170,14 +167,60 @@ def _check_lists(root: Path, core: str, found: dict[str, list[str]]) -> None:
 
 def _read_list(path: Path) -> list[str]:
     """The first column of one of ILIAS's lists."""
+    return [row[0] for row in _read_rows(path)]
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """The columns of one of ILIAS's lists, at least one row."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise GalleryError(f"{str(path)!r} cannot be read as a list of ids: download it again.") from error
-    names = [line.split(",")[0].strip() for line in lines if line.strip()]
-    if not names:
+    rows = [[part.strip() for part in line.split(",")] for line in lines if line.strip()]
+    if not rows:
         raise GalleryError(f"{str(path)!r} lists nothing: download it again.")
-    return names
+    return rows
+
+
+def _benchmark(
+    root: Path, core: str, positives: Sequence[GalleryImage], instance_of: Mapping[str, int]
+) -> tuple[Benchmark, list[str]]:
+    """What ILIAS' own evaluation groups by, and notes on what of it is missing."""
+    notes: list[str] = []
+    values: dict[str, dict[tuple[int, int], float]] = {}
+    path = root / LISTS / "positive_ids.txt"
+    if os.path.isfile(path):
+        by_name = {f"{core}/{row[0]}" if core else row[0]: row[1:] for row in _read_rows(path)}
+        try:
+            columns = {
+                (instance_of[_object(image.file_name)], image.id): [float(part) for part in by_name[image.file_name]]
+                for image in positives
+            }
+            values = {
+                kind: {key: row[at] for key, row in columns.items()} for at, kind in enumerate(("scale", "clutter"))
+            }
+        except (KeyError, ValueError, IndexError):
+            values = {}
+            notes.append(f"{path} has no columns of scale and clutter, so there are no scores by either.")
+    else:
+        notes.append(f"There is no {path}, so there are no scores by scale and clutter.")
+    taxonomy = next((root / name for name in TAXONOMY if os.path.isfile(root / name)), None)
+    if taxonomy is None:
+        notes.append(f"There is no {root / TAXONOMY[0]} (misc/ of ILIAS' code), so there are no scores by category.")
+        return Benchmark("ilias", values), notes
+    ids = {PurePosixPath(name).name: number for name, number in instance_of.items()}
+    try:
+        categories = {
+            ids[name]: (category, subcategory)
+            for category, parts in json.loads(taxonomy.read_bytes()).items()
+            for subcategory, finer in parts.items()
+            for names in finer.values()
+            for name in names
+            if name in ids
+        }
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise GalleryError(f"{str(taxonomy)!r} is not ILIAS' taxonomy: download it again.") from error
+    return Benchmark("ilias", values, categories), notes
 
 
 def _distractors(root: Path, mini: bool) -> list[str]:
@@ -207,20 +250,3 @@ def _distractors(root: Path, mini: bool) -> list[str]:
             f"{str(root / DISTRACTORS)!r}, first: {missing[0]!r}: download and unpack them."
         )
     return sorted({by_id[same_name_key(key)] for key in wanted})
-
-
-# Boxes -----------------------------------------------------------------------------------------------------
-
-
-def _boxes(
-    root: Path, files: list[str], sizes: list[tuple[int, int]], settings: PublishedSettings
-) -> list[NDArray[np.float64]]:
-    """The boxes (M, 4) xyxy in each file, M >= 1."""
-    found, problems = [], []
-    for file, size in zip(files, sizes, strict=False):  # sizes go on with the distractors, which have no boxes
-        try:
-            found.append(cut_to(read_boxes(root / file), size, settings))
-        except BoxProblem as problem:
-            problems.append((file, str(problem)))
-    refuse(root, problems)
-    return found

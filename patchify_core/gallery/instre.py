@@ -11,18 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError
-from patchify_core.gallery.model import Annotations, Gallery, GalleryImage, Query
+from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
-    DEFAULTS,
-    BoxProblem,
+    Boxes,
     Progress,
-    PublishedSettings,
     around,
+    boxed_annotations,
     check_files,
-    cut_to,
-    read_boxes,
     read_sizes,
-    refuse,
+    unlocated,
+    whole_queries,
 )
 from patchify_core.imaging.boxes import paired_iou
 
@@ -38,7 +36,6 @@ def read_instre(
     folder: Path | str,
     subset: str = "all",
     progress: Progress | None = None,
-    settings: PublishedSettings = DEFAULTS,
 ) -> Gallery:
     """Read INSTRE with the retrieval protocol of Iscen et al. (CVPR 2017).
 
@@ -47,15 +44,15 @@ def read_instre(
         subset: `all` for every query, or `s1`, `s2`, `m` for the queries of that part; the database, which also has
             positives from other parts, is always the whole one.
         progress: Told how many of the pictures' headers have been read.
-        settings: How strictly to read.
 
     Returns:
         The gallery: `imlist` as images 1..N in its order, `qimlist` as queries cropped by `bbx`, one instance a class
         folder. Gallery boxes come from the .txt beside each picture: in INSTRE-M the first line is the object
         of class `a` and the second that of `b`, and for a query of the pair itself the box is around both (ours).
+        Notes count the boxes that cannot be used.
 
     Raises:
-        GalleryError: One sentence: a file is missing, is another one than expected, or a box is outside its picture.
+        GalleryError: One sentence: a file is missing or is another one than expected.
     """
     if subset not in SUBSETS:
         raise GalleryError(f"INSTRE has the subsets {', '.join(SUBSETS)}, not {subset!r}: choose one of them.")
@@ -78,13 +75,16 @@ def read_instre(
         for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
     )
     instances, instance_of = _instances(truth, chosen)
-    annotations = _annotations(root, truth, images, files, instances, settings)
-    boxes = _query_boxes(root, [(truth.queries[at], truth.boxes[at]) for at in chosen], files, query_sizes, settings)
+    reader = Boxes(root)
+    annotations = _annotations(reader, truth, images, files, instances)
+    boxes = _query_boxes(reader, [(truth.queries[at], truth.boxes[at]) for at in chosen], files, query_sizes)
     queries = tuple(
         Query(len(images) + 1 + at, name, root / name, *size, box=box, instance=instance_of[at])
         for at, name, size, box in zip(chosen, query_names, query_sizes, boxes, strict=True)
     )
-    return Gallery(root, images, queries, {i: name for i, (name, _) in instances.items()}, annotations)
+    notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images))
+    names_of = {number: name for number, (name, _) in instances.items()}
+    return Gallery(root, images, queries, names_of, annotations, notes=notes, benchmark=Benchmark("instre"))
 
 
 # gnd_instre.mat --------------------------------------------------------------------------------------------
@@ -192,58 +192,44 @@ def _box_file(name: str) -> str:
 
 
 def _annotations(
-    root: Path,
+    reader: Boxes,
     truth: _Truth,
     images: tuple[GalleryImage, ...],
     files: dict[str, str],
     instances: _Instances,
-    settings: PublishedSettings,
 ) -> Annotations:
     known: dict[int, NDArray[np.float64]] = {}
     rows: list[tuple[int, int, NDArray[np.float64]]] = []
-    problems: dict[str, str] = {}
     for instance, (name, positives) in instances.items():
         for number in positives.tolist():
             image, given = images[number - 1], truth.images[number - 1]
             file = files[_box_file(given)]
-            if file in problems:
-                continue
-            try:
-                if number not in known:
-                    known[number] = cut_to(read_boxes(root / file), (image.width, image.height), settings)
-                rows += [(number, instance, box) for box in _shown(name, given, known[number])]
-            except BoxProblem as problem:
-                problems[file] = str(problem)
-    refuse(root, problems.items())
-    return Annotations(
-        np.array([row[0] for row in rows], np.int64),
-        np.array([row[1] for row in rows], np.int64),
-        np.array([row[2] for row in rows], np.float64).reshape(-1, 4),
-        np.zeros(len(rows), bool),
-        np.full(len(rows), np.nan),
-    )
+            if number not in known:
+                known[number] = reader.read(file, (image.width, image.height))
+            rows.append((number, instance, _shown(reader, file, name, given, known[number])))
+    return boxed_annotations(rows)
 
 
-def _shown(asked: str, image: str, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shown(reader: Boxes, file: str, asked: str, image: str, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
     """Which of a picture's boxes (M, 4) show the object of a class folder."""
-    if _part(image) != PARTS["m"]:
+    if _part(image) != PARTS["m"] or not len(boxes):
         return boxes
-    if _part(asked) == PARTS["m"]:
-        return around(boxes)[None]
-    object_of_pair = re.match(r"\d+([ab])(?![a-z0-9])", PurePosixPath(asked).name)
-    if _part(asked) != PARTS["s1"] or object_of_pair is None or len(boxes) != 2:
-        raise BoxProblem(f"does not say which of its {len(boxes)} boxes is the object of {asked!r}")
-    return boxes["ab".index(object_of_pair[1])][None]
+    if len(boxes) == 2:
+        if _part(asked) == PARTS["m"]:
+            return around(boxes)[None]
+        object_of_pair = re.match(r"\d+([ab])(?![a-z0-9])", PurePosixPath(asked).name)
+        if _part(asked) == PARTS["s1"] and object_of_pair is not None:
+            return boxes["ab".index(object_of_pair[1])][None]
+    return reader.without(repr(file), f"does not say which of its {len(boxes)} boxes is the object of {asked!r}")
 
 
 def _query_boxes(
-    root: Path,
+    reader: Boxes,
     queries: list[tuple[str, NDArray[np.float64]]],
     files: dict[str, str],
     sizes: list[tuple[int, int]],
-    settings: PublishedSettings,
-) -> list[NDArray[np.float64]]:
-    """The queries' boxes (4,) as xyxy inside their pictures.
+) -> list[NDArray[np.float64] | None]:
+    """The queries' boxes (4,) as xyxy inside their pictures; None for one that cannot be used.
 
     `bbx` is x1 y1 x2 y2 by one public reader of this file and x y width height by another. The pictures' own box
     files, whose form nobody doubts, say which it is; x1 y1 x2 y2 if they say neither.
@@ -251,28 +237,17 @@ def _query_boxes(
     corners = np.array([box for _, box in queries])
     as_sizes = corners.copy()
     as_sizes[:, 2:] += as_sizes[:, :2]
-    own, problems = [], {}
-    for name, _ in queries:
-        try:
-            lines = read_boxes(root / files[_box_file(name)])
-            own.append(np.concatenate([lines, around(lines)[None]]))
-        except BoxProblem as problem:
-            problems[_box_file(name)] = str(problem)
-    refuse(root, problems.items())
+    own = [reader.read(files[_box_file(name)], size) for (name, _), size in zip(queries, sizes, strict=True)]
+    own = [np.concatenate([lines, around(lines)[None]]) if len(lines) else lines for lines in own]
     agree = [
-        sum(paired_iou([box] * len(lines), lines).max() >= _SAME_BOX for box, lines in zip(form, own, strict=True))
+        sum(
+            paired_iou([box] * len(lines), lines).max(initial=0) >= _SAME_BOX
+            for box, lines in zip(form, own, strict=True)
+        )
         for form in (corners, as_sizes)
     ]
-    found = []
+    found: list[NDArray[np.float64] | None] = []
     for (name, _), box, size in zip(queries, as_sizes if agree[1] > agree[0] else corners, sizes, strict=True):
-        try:
-            if (box[2:] <= box[:2]).any():
-                raise BoxProblem("has a query box without area")
-            box = cut_to(box, size, settings)[0]
-        except BoxProblem as problem:
-            problems[name] = str(problem).replace("holds a box", "has a query box")
-            continue
-        box.flags.writeable = False
-        found.append(box)
-    refuse(root, problems.items())
+        inside = reader.inside(f"bbx of {name!r}", box.tolist(), size)
+        found.append(around(inside) if len(inside) else None)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -73,6 +73,22 @@ class Annotations:
 
 
 @dataclass(frozen=True, eq=False)
+class Benchmark:
+    """Which published benchmark a gallery is, and what its own evaluation goes by beside positives and boxes.
+
+    Attributes:
+        name: `instre`, `ilias`, `roxford5k` or `rparis6k`.
+        values: Kind -> (instance, image id) -> a number by which positives are grouped: `scale` and `clutter` in ILIAS,
+            `hard` (0 or 1) in Oxford and Paris.
+        categories: Instance -> its category and subcategory, in ILIAS.
+    """
+
+    name: str
+    values: Mapping[str, Mapping[tuple[int, int], float]] = field(default_factory=dict)
+    categories: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
 class Gallery:
     """The pictures of one dataset or folder, with what is known of them.
 
@@ -84,6 +100,7 @@ class Gallery:
         annotations: Which gallery image shows which instance, and where.
         skipped: (file name, sentence why) of each file that was left out, so that nothing vanishes silently.
         notes: Sentences on what was understood otherwise than it is written, or passed over, and is no fault.
+        benchmark: Which published benchmark it is; None for any other dataset.
     """
 
     root: Path
@@ -93,6 +110,7 @@ class Gallery:
     annotations: Annotations = field(default_factory=Annotations)
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    benchmark: Benchmark | None = None
 
     def with_box_queries(self) -> Gallery:
         """Make every annotated box a query, with its own picture excluded, in place of the dataset's own queries.

@@ -2,39 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError, PictureError
-from patchify_core.gallery.model import is_text
+from patchify_core.gallery.model import Annotations, GalleryImage, Query, is_text
 from patchify_core.imaging.filenames import FileNameError, FileNames, leads_out
 from patchify_core.imaging.pictures import picture_size
 
 Progress = Callable[[int, int], None]
 """Told (done, in all)."""
-
-
-@dataclass(frozen=True)
-class PublishedSettings:
-    """How strictly a published benchmark is read.
-
-    Attributes:
-        inside: least share of a box that must lie inside its picture. Such boxes are cut off at the edge, since
-            annotators do draw over it; one that is mostly outside was written for another picture or in another form.
-    """
-
-    inside: float = 0.5
-
-
-DEFAULTS = PublishedSettings()
-
-
-class BoxProblem(Exception):
-    """Why a box or a file of boxes cannot be used, as the rest of a sentence; never seen outside the readers."""
 
 
 def check_files(root: Path, names: Sequence[str], listed_in: str) -> list[str]:
@@ -102,73 +83,116 @@ def read_sizes(
     return sizes
 
 
-def read_boxes(path: Path) -> NDArray[np.float64]:
-    """Read a file of lines `x y width height`, in pixels; empty lines do not count.
+class Boxes:
+    """Reads boxes of a benchmark as they come; what is wrong with some of them is counted and never stops it.
 
-    Returns:
-        (M, 4) float64 xyxy, M >= 1, not compared with a picture yet.
-
-    Raises:
-        BoxProblem: The file cannot be read, holds no box, or a line is not four finite numbers with an area.
-    """
-    try:
-        lines = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-        values = np.array([[float(part) for part in line] for line in lines], np.float64)
-    except OSError as error:
-        raise BoxProblem("cannot be read") from error
-    except ValueError as error:
-        raise BoxProblem("is not lines of four numbers 'x y width height'") from error
-    if not len(values):
-        raise BoxProblem("holds no box")
-    if values.shape[1:] != (4,) or not np.isfinite(values).all():
-        raise BoxProblem("is not lines of four numbers 'x y width height'")
-    if (values[:, 2:] <= 0).any():
-        raise BoxProblem("holds a box without area")
-    values[:, 2:] += values[:, :2]
-    return values
-
-
-def cut_to(boxes: ArrayLike, size: tuple[int, int], settings: PublishedSettings = DEFAULTS) -> NDArray[np.float64]:
-    """Cut boxes (M, 4) xyxy off at their picture's edge.
-
-    Args:
-        boxes: Boxes with an area.
-        size: The picture's (width, height) in pixels.
-        settings: How much of a box must be inside.
-
-    Returns:
-        (M, 4) float64 xyxy inside the picture.
-
-    Raises:
-        BoxProblem: A box lies mostly or wholly outside.
-    """
-    whole = np.asarray(boxes, np.float64).reshape(-1, 4)
-    inside = np.clip(whole, 0, np.array([*size, *size], np.float64))
-    share = np.prod(inside[:, 2:] - inside[:, :2], axis=1) / np.prod(whole[:, 2:] - whole[:, :2], axis=1)
-    if (share < max(settings.inside, 1e-9)).any():
-        odd = whole[int(share.argmin())].tolist()
-        named = ", ".join(f"{value:g}" for value in odd)
-        raise BoxProblem(f"holds a box outside its picture of {size[0]} × {size[1]} pixels ({named} as x1, y1, x2, y2)")
-    return inside
-
-
-def around(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The smallest box (4,) around boxes (M, 4) xyxy."""
-    return np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
-
-
-def refuse(root: Path, problems: Iterable[tuple[str, str]]) -> None:
-    """Raise what was wrong with a benchmark's files, naming the first and counting the rest.
+    Among tens of thousands of files a few hold a box without an area, or one outside its picture. Such a line is left
+    out, and a box that sticks out is cut off at the edge of its picture.
 
     Args:
         root: The benchmark's folder.
-        problems: (file name, what is wrong with it, as the rest of a sentence) of each.
-
-    Raises:
-        GalleryError: There is a problem.
     """
-    listed = list(problems)
-    if listed:
-        (name, why), more = listed[0], len(listed) - 1
-        rest = f" (and {more} more file{'s' if more > 1 else ''} like it)" if more else ""
-        raise GalleryError(f"{name!r} in {str(root)!r} {why}{rest}: download it again or correct it.")
+
+    def __init__(self, root: Path) -> None:
+        """Reads nothing yet."""
+        self._root = root
+        self._unusable: list[str] = []
+        self._cut: list[str] = []
+
+    def read(self, name: str, size: tuple[int, int]) -> NDArray[np.float64]:
+        """Read a file of lines `x y width height`, in pixels; empty lines do not count.
+
+        Args:
+            name: POSIX name of the file.
+            size: The picture's upright (width, height) in pixels.
+
+        Returns:
+            (M, 4) float64 xyxy inside the picture, M >= 0.
+        """
+        try:
+            data = (self._root / name).read_bytes()
+            lines = data.decode(json.detect_encoding(data)).splitlines()
+        except OSError:
+            return self.without(repr(name), "cannot be read")
+        except ValueError:
+            return self.without(repr(name), "is no text")
+        found = []
+        for number, line in enumerate(lines, 1):
+            if line.strip():
+                where = f"{name!r}, line {number}"
+                try:
+                    x, y, width, height = (float(part) for part in line.split())
+                except ValueError:
+                    self.without(where, "is not four numbers 'x y width height'")
+                    continue
+                found.append(self.inside(where, (x, y, x + width, y + height), size))
+        return np.concatenate([np.zeros((0, 4)), *found])
+
+    def inside(self, where: str, box: Sequence[float], size: tuple[int, int]) -> NDArray[np.float64]:
+        """Cut a box off at the edge of its picture.
+
+        Args:
+            where: Where the box is written, for the note.
+            box: Its corners x1, y1, x2, y2 in pixels.
+            size: The picture's upright (width, height) in pixels.
+
+        Returns:
+            (1, 4) float64 xyxy inside the picture, or (0, 4) where nothing of it is.
+        """
+        whole = np.array([box], np.float64)
+        if not np.isfinite(whole).all():
+            return self.without(where, "is not four finite numbers")
+        if (whole[:, 2:] <= whole[:, :2]).any():
+            return self.without(where, "has no area")
+        inside = np.clip(whole, 0, np.array([*size, *size], np.float64))
+        if (inside[:, 2:] <= inside[:, :2]).any():
+            return self.without(where, f"is outside its picture of {size[0]} × {size[1]} pixels")
+        if (inside != whole).any():
+            self._cut.append(where)
+        return inside
+
+    def without(self, where: str, why: str) -> NDArray[np.float64]:
+        """Note that something gives no box; returns none, (0, 4)."""
+        self._unusable.append(f"{where} {why}")
+        return np.zeros((0, 4))
+
+    def notes(self) -> tuple[str, ...]:
+        """Sentences on what was left out or cut off, with the first of each and how many."""
+        what = {"Boxes that cannot be used were left out": self._unusable}
+        what["Boxes were cut off at the edge of their picture"] = self._cut
+        return tuple(f"{name}: {len(where):,}, first: {where[0]}." for name, where in what.items() if where)
+
+
+def boxed_annotations(shown: Sequence[tuple[int, int, NDArray[np.float64]]]) -> Annotations:
+    """Annotations from (image id, instance, its boxes there (M, 4)) of each; M = 0 is a positive without a box."""
+    counts = [max(len(boxes), 1) for _, _, boxes in shown]
+    rows = [boxes if len(boxes) else np.full((1, 4), np.nan) for _, _, boxes in shown]
+    return Annotations(
+        np.repeat(np.array([image for image, _, _ in shown], np.int64), counts),
+        np.repeat(np.array([instance for _, instance, _ in shown], np.int64), counts),
+        np.concatenate([np.zeros((0, 4)), *rows]),
+        np.zeros(sum(counts), bool),
+        np.full(sum(counts), np.nan),
+    )
+
+
+def whole_queries(queries: Sequence[Query]) -> tuple[str, ...]:
+    """A note on queries whose box cannot be used."""
+    names = [query.file_name for query in queries if query.box is None]
+    return (f"Queries without a box are used whole: {len(names):,}, first: {names[0]!r}.",) if names else ()
+
+
+def unlocated(annotations: Annotations, images: Sequence[GalleryImage]) -> tuple[str, ...]:
+    """A note on positives without a box; image ids count from 1."""
+    ids = annotations.image_ids[np.isnan(annotations.boxes).any(axis=1)]
+    if not len(ids):
+        return ()
+    first = images[int(ids[0]) - 1].file_name
+    return (f"Positives without a box, whose queries get no LocScore: {len(ids):,}, first: {first!r}.",)
+
+
+def around(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The smallest box (4,) around boxes (M, 4) xyxy, M >= 1."""
+    box = np.concatenate([boxes[:, :2].min(axis=0), boxes[:, 2:].max(axis=0)])
+    box.flags.writeable = False
+    return box

@@ -103,6 +103,12 @@ class Ranking(Sequence[Match]):
         front = np.array([match.image_id for match in self.first], np.int64)
         return np.concatenate([front, self.searched.image_ids[self.hits.rows[len(front) :]]])
 
+    @cached_property
+    def scores(self) -> NDArray[np.float64]:
+        """(N,) what the pictures are ordered by, best first; the first matches and the others by their own measure."""
+        front = np.array([match.score for match in self.first], np.float64)
+        return np.concatenate([front, self.hits.scores[len(front) :]])
+
     def with_first(self, first: Sequence[Match]) -> Ranking:
         """The same ranking with its first pictures ordered anew."""
         return Ranking(self.searched, self.hits, first)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from patchify_core.evaluation.found import FoundPositives
 from patchify_core.evaluation.journal import JsonLines, RunJournal, journal_beside
-from patchify_core.evaluation.metrics import FoundPositives
 from patchify_core.evaluation.run import Outcome, QueryRecord, evaluate
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
@@ -27,7 +27,8 @@ def record_of(query, seed=0):
     hits = int(random.integers(0, 4))
     ious = random.random(hits)
     ious[:1] = math.nan
-    found = FoundPositives(random.integers(0, 99, hits), np.arange(1, hits + 1), ious, hits + 1, hits == 0)
+    ranks = np.arange(1, hits + 1)
+    found = FoundPositives(random.integers(0, 99, hits), ranks, ranks // 2, ranks + 1, ious, hits + 1, hits == 0)
     best = (hits + 5, random.random(4))
     return QueryRecord(query, {1: Outcome(found, random.random(), None, best), 2: Outcome(None, 1.5, random.random())})
 

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from patchify_core.errors import GalleryError
 from patchify_core.evaluation import metrics
-from patchify_core.evaluation.metrics import find_positives, grid_ceiling, score_found, score_query, summarise
+from patchify_core.evaluation.found import find_positives
+from patchify_core.evaluation.metrics import grid_ceiling, score_found, score_query, summarise
 
 # No deadline: a first call may import torch, and a busy machine is not a wrong answer.
 PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])

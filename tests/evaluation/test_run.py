@@ -244,10 +244,23 @@ def test_a_cutoff_fetches_no_more_than_it_needs(engine, monkeypatch):
     for cutoff in range(1, 8):
         [report] = evaluate(gallery, engine, levels=[2], cutoff=cutoff)
         # Three positives, one ignored and one excluded image may leave the ranking before ranks are counted.
-        assert tops[-1] == max(cutoff, 2) + 5
+        # One more shows whether the last of them is in a tie that goes on.
+        assert tops[-1] == max(cutoff, 2) + 5 + 1
         assert report.at_1k == whole.at_1k
         if cutoff == 7:
             assert report.report == whole.report and report.breakdown == whole.breakdown
+
+
+def test_a_tie_that_a_cutoff_meets_is_fetched_whole(monkeypatch):
+    """Or its other images would be taken for images with a lower score."""
+    monkeypatch.setattr("patchify_core.evaluation.run.AT_1K", 1)
+    codes = faiss.IndexFlatIP(2)
+    codes.add(np.array([at(cosine) for cosine in (0.9, *[0.5] * 6)], np.float32))
+    images = [IndexedImage(i, f"{i}.jpg", 100, 100, 1, "") for i in WHOLE]
+    engine = Stub(PatchIndex(Recipe(PLANE, Pyramid(1)), Pictures(images), Codes("Flat", codes)), TinyEncoder(PLANE))
+    [report] = evaluate(gallery_of([(20, CUP, None, False)], [(1, CUP, ())]), engine, cutoff=2)
+    # One of six images with the same score is at rank 2, and it is the positive in one of six orders.
+    assert report.report.map == pytest.approx(1 / 2 / 6)
 
 
 def test_at_1k_stands_beside_the_uncut_numbers(engine, monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
@@ -111,6 +112,38 @@ def test_read_dataset_knows_it(distractors, refused):
     assert len(read_dataset(distractors, "folder").images) == 9
 
 
+TAXONOMY = {
+    "product": {"toy": {"doll": [BIMP, "another_one_999"], "other": []}},
+    "landmark": {"architecture": {"other": [FLEP]}},
+}
+
+
+def test_what_its_own_evaluation_groups_by(lists):
+    (lists / "misc").mkdir()
+    (lists / "misc" / "taxonomy.json").write_text(json.dumps(TAXONOMY))
+    gallery = read_ilias(lists)
+    assert gallery.notes == () and gallery.benchmark.name == "ilias"
+    assert gallery.benchmark.categories == {1: ("product", "toy"), 2: ("landmark", "architecture")}
+    assert gallery.benchmark.values["scale"] == {(1, 1): 0.125, (1, 2): 0.125, (2, 3): 0.125}
+    assert gallery.benchmark.values["clutter"] == {(1, 1): 17, (1, 2): 17, (2, 3): 17}
+
+
+def test_without_lists_and_taxonomy_it_is_scored_all_the_same(core, refused):
+    gallery = read_ilias(core)
+    assert gallery.benchmark.values == {} and gallery.benchmark.categories == {}
+    assert ["positive_ids.txt" in note or "taxonomy.json" in note for note in gallery.notes] == [True, True]
+    for content in (b"[1]", b"{", b'{"a": 3}'):
+        (core / "taxonomy.json").write_bytes(content)
+        assert "taxonomy.json' is not ILIAS' taxonomy" in refused(read_ilias, core)
+
+
+@pytest.mark.parametrize("row", ["{},0.5", "{}", "{},small,17"])
+def test_a_list_without_scale_and_clutter(lists, row):
+    (lists / "image_ids" / "positive_ids.txt").write_text("".join(row.format(name) + "\n" for name in POSITIVES))
+    gallery = read_ilias(lists)
+    assert gallery.benchmark.values == {} and "no columns of scale and clutter" in gallery.notes[0]
+
+
 # What is wrong ---------------------------------------------------------------------------------------------
 
 
@@ -140,21 +173,54 @@ def test_missing_boxes_are_named_and_counted(core, refused):
     assert "2 of the 6 files" in message and "Q000_00_bbox.txt" in message
 
 
-@pytest.mark.parametrize(
-    ("text", "part"),
-    [
-        ("100 100 5 5\n", "outside its picture of 40 × 30"),
-        ("1 2 3\n", "lines of four numbers"),
-        ("", "holds no box"),
-        ("1 2 3 0\n", "without area"),
-        ("[[1, 2, 3, 4]]\n", "lines of four numbers"),
-    ],
-)
-@pytest.mark.parametrize("name", [POSITIVES[0], QUERIES[0]])
-def test_boxes_that_are_none(core, refused, name, text, part):
-    (core / "ilias_core" / (name[:-4] + "_bbox.txt")).write_text(text)
-    message = refused(read_ilias, core)
-    assert part in message and name[:-4] in message
+BAD_BOXES = [
+    (b"100 100 5 5\n", "line 1 is outside its picture of 40 × 30"),
+    (b"1 2 3\n", "line 1 is not four numbers"),
+    (b"1 2 3 0\n", "line 1 has no area"),
+    (b"1 2 nan 4\n", "line 1 is not four finite numbers"),
+    (b"[[1, 2, 3, 4]]\n", "line 1 is not four numbers"),
+    (b"\x80\xff\xfe\x81", "is no text"),
+]
+
+
+@pytest.mark.parametrize(("content", "part"), BAD_BOXES)
+def test_a_positive_without_a_box_stops_nothing(core, content, part):
+    file = core / "ilias_core" / (POSITIVES[0][:-4] + "_bbox.txt")
+    file.write_bytes(content)
+    gallery = read_ilias(core)
+    bad, positives = gallery.notes[:2]
+    assert bad.startswith("Boxes that cannot be used were left out: 1, first: 'ilias_core/bold_bimp_000/pos/P000_00_bb")
+    assert part in bad
+    assert "get no LocScore: 1, first: 'ilias_core/bold_bimp_000/pos/P000_00.jpg'" in positives
+    assert gallery.positives(1)[1] is None and len(gallery.positives(1)[2]) == 2
+
+
+@pytest.mark.parametrize(("content", "part"), [*BAD_BOXES, (b"", "")])
+def test_a_query_without_a_box_is_used_whole(core, content, part):
+    (core / "ilias_core" / (QUERIES[0][:-4] + "_bbox.txt")).write_bytes(content)
+    gallery = read_ilias(core)
+    assert gallery.queries[0].box is None and gallery.queries[1].box is not None
+    assert "used whole: 1, first: 'ilias_core/bold_bimp_000/query" in gallery.notes[1 if part else 0]
+    assert part in gallery.notes[0]
+
+
+def test_the_other_lines_of_a_file_count(core):
+    file = core / "ilias_core" / (POSITIVES[1][:-4] + "_bbox.txt")
+    file.write_text("7 7 0 12\n\n30 20 100 10\n1 1 -4 3\n-5 -5 6 7\n")
+    gallery = read_ilias(core)
+    assert gallery.positives(1)[2].tolist() == [[30, 20, 40, 30], [0, 0, 1, 2]]
+    assert [("2, first" in note, "line 1 has no area" in note or "line 3" in note) for note in gallery.notes[:2]] == [
+        (True, True),
+        (True, True),
+    ]
+    assert gallery.notes[1].startswith("Boxes were cut off at the edge of their picture: 2, first: 'ilias_core")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-le", "utf-32"])
+def test_a_box_file_in_another_encoding_is_read(core, encoding):
+    (core / "ilias_core" / (POSITIVES[0][:-4] + "_bbox.txt")).write_bytes("1 2 10 12\r\n".encode(encoding))
+    gallery = read_ilias(core)
+    assert gallery.positives(1)[1].tolist() == [[1, 2, 11, 14]] and not any("oxes" in note for note in gallery.notes)
 
 
 def test_an_object_without_pictures(core, refused):

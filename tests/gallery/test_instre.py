@@ -199,38 +199,43 @@ def test_no_query(tree, refused):
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("100 100 5 5\n", "outside its picture of 40 × 30"),
-        ("35 25 30 30\n", "outside its picture"),
-        ("1 2 3\n", "lines of four numbers"),
-        ("1 2 3 4\n5 6 7\n", "lines of four numbers"),
-        ("one two three four\n", "lines of four numbers"),
-        ("1 2 nan 4\n", "lines of four numbers"),
-        ("1 2 0 4\n", "without area"),
-        ("1 2 -3 4\n", "without area"),
-        ("\n\n", "holds no box"),
+        ("100 100 5 5\n", "is outside its picture of 40 × 30"),
+        ("1 2 3\n", "is not four numbers"),
+        ("one two three four\n", "is not four numbers"),
+        ("1 2 nan 4\n", "is not four finite numbers"),
+        ("1 2 0 4\n", "has no area"),
+        ("1 2 -3 4\n", "has no area"),
     ],
 )
-def test_boxes_that_are_none(tree, refused, text, part):
+def test_a_bad_box_stops_nothing(tree, text, part):
+    (tree / BOOK / "002.txt").write_text(text + "3 3 4 4\n")
     (tree / BOOK / "001.txt").write_text(text)
-    message = refused(read_instre, tree)
-    assert part in message and f"{BOOK}/001.txt" in message
+    gallery = read_instre(tree)
+    bad, positives = gallery.notes
+    assert "left out: 2, first" in bad and f"'{BOOK}/001.txt', line 1 {part}" in bad
+    assert f"no LocScore: 1, first: '{BOOK}/001.jpg'" in positives
+    book = gallery.positives(1)
+    assert book[1] is None and book[2].tolist() == [[3, 3, 7, 7]] and book[5] is not None
 
 
-def test_several_bad_boxes_are_counted(tree, refused):
-    for name in (BOOK, CUP, FISH):
-        (tree / name / "001.txt").write_text("1 2 3\n")
-    assert "and 2 more files like it" in refused(read_instre, tree)
+def test_an_empty_box_file(tree):
+    (tree / BOOK / "001.txt").write_text("\n\n")
+    gallery = read_instre(tree)
+    assert gallery.positives(1)[1] is None and "no LocScore: 1" in gallery.notes[-1]
 
 
 @pytest.mark.parametrize("box", [(100, 100, 200, 200), (30, 20, 5, 5), (5, 5, 5, 9)])
-def test_a_query_box_that_is_none(tree, refused, box):
-    message = refused(read_instre, write_truth(tree, boxes=[box, *CORNERS[1:]]))
-    assert "query box" in message and QUERIES[0] in message
+def test_a_query_box_that_is_none(tree, box):
+    gallery = read_instre(write_truth(tree, boxes=[box, *CORNERS[1:]]))
+    assert gallery.queries[0].box is None and gallery.queries[1].box is not None
+    assert f"bbx of '{QUERIES[0]}'" in gallery.notes[0] and f"used whole: 1, first: '{QUERIES[0]}'" in gallery.notes[1]
 
 
-def test_a_pair_without_two_boxes(tree, refused):
+def test_a_pair_without_two_boxes(tree):
     (tree / PAIR / "001.txt").write_text("1 2 10 10\n")
-    assert "does not say which of its 1 boxes" in refused(read_instre, tree)
+    gallery = read_instre(tree)
+    assert "does not say which of its 1 boxes" in gallery.notes[0] and "no LocScore: 3" in gallery.notes[1]
+    assert all(gallery.positives(instance)[5] is None for instance in (1, 2, 4))
 
 
 def test_broken_pictures_are_named_and_counted(tree, refused):
