@@ -1,4 +1,4 @@
-"""Files: where the package's own lie, atomic writes, JSON that may be damaged, digests."""
+"""Files: where the package's own lie, atomic writes, JSON that may be damaged, journals of JSON lines, digests."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import os
 import socket
 import sys
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
-from patchify_core.errors import IndexFolderError
+from patchify_core.errors import IndexFolderError, PatchifyError
 
 ROOT = Path(__file__).resolve().parents[1]
 """The folder that contains the package: the checkout, or `site-packages`."""
@@ -76,6 +76,55 @@ def read_json(source: Path | bytes) -> Any:
         return json.loads(source if isinstance(source, bytes) else source.read_bytes())
     except (OSError, ValueError, RecursionError):
         return None
+
+
+class JsonLines:
+    """A file of JSON values, one per line, that grows by whole lines.
+
+    Attributes:
+        path: the file, made when the first line is added.
+        values: of the whole lines, in their order; None for a line that is no JSON.
+
+    Raises:
+        PatchifyError: something else is in the way.
+        OSError: the file cannot be read or written.
+    """
+
+    def __init__(self, path: Path, begins: str) -> None:
+        """Reads what is there, and cuts a line off that a kill has torn.
+
+        Args:
+            path: the file.
+            begins: what the first line of such a file begins with.
+        """
+        self.path = path
+        data = path.read_bytes() if path.exists() else b""
+        if not begins.encode().startswith(data[: len(begins)]):
+            raise PatchifyError(f"{path} is in the way and was not made by this program: move it.")
+        *whole, torn = data.split(b"\n")
+        if torn:
+            os.truncate(path, len(data) - len(torn))  # or the next line would be joined to it
+        self.values = [read_json(line) for line in whole]
+
+    def begin(self, value: Mapping[str, Any]) -> None:
+        """Makes the file anew with one line, which is never torn."""
+        write_json(self.path, value)
+        self.values = [value]
+
+    def add(self, value: Mapping[str, Any]) -> None:
+        """Adds a line in one write, so that two processes with the same file do not mix within one.
+
+        Raises:
+            OSError: the disk is full, for one.
+        """
+        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
+            file.write(json.dumps(value) + "\n")
+        self.values.append(value)
+
+    def remove(self) -> None:
+        """Deletes the file: its numbers are where they belong. What cannot be deleted stays and does no harm."""
+        with suppress(OSError):
+            self.path.unlink()
 
 
 def sha256_of_file(path: Path) -> str:

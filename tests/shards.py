@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from patchify_core.index.recipe import Recipe
-from patchify_core.index.shards.folder import seal_shards, write_shard
+from patchify_core.index.shards.folder import seal_shards
+from patchify_core.index.shards.shard import write_shard
 
 
 class ShardWriter:

@@ -38,6 +38,8 @@ def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[
     with tqdm(desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.3, delay=delay) as bar:
 
         def show(done: int, total: int) -> None:
+            if done < bar.n:
+                bar.reset()  # the next stage of the same work
             bar.total = total
             bar.update(done - bar.n)
 
@@ -70,11 +72,7 @@ def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Nam
     )
     regions, target = parse_regions(arguments.regions), milvus_target(arguments)
     with progress_bar("indexing", " pictures") as progress:
-        if target is not None:
-            from patchify_core.index.milvus.build import build_in_milvus
-
-            return build_in_milvus(gallery, out, encoder, target, regions, settings, progress)
-        return build_index(gallery, out, encoder, regions, settings, progress)
+        return build_index(gallery, out, encoder, regions, settings, progress, target=target)
 
 
 def milvus_target(arguments: argparse.Namespace) -> Target | None:

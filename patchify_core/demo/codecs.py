@@ -17,10 +17,10 @@ from patchify_core.demo.questions import Question
 from patchify_core.demo.sizes import bytes_per_patch
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.index.build import recode
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import CODEBOOKS, make_codec, needed_to_train, parse_factory
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.recode import recode
 from patchify_core.retrieval.ranking import Ranking
 
 EXACT = "Flat"

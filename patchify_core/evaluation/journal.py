@@ -6,7 +6,6 @@ what is evaluated and how, and adds a line for each finished query; a study adds
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,67 +15,16 @@ from typing import Any
 
 import numpy as np
 
-from patchify_core import files
-from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.found import FoundPositives
 from patchify_core.evaluation.results import EVALUATION, FORMAT
 from patchify_core.evaluation.run import Outcome, QueryRecord
-from patchify_core.files import sha256_of_json
+from patchify_core.files import JsonLines, sha256_of_json
 
 
 def journal_beside(file: Path) -> Path | None:
     """The journal's path for a file of numbers; None where nothing can lie beside it: a pipe or a terminal."""
     real = Path(os.path.realpath(file))
     return None if real.exists() and not real.is_file() else real.with_name(real.name + ".partial")
-
-
-class JsonLines:
-    """A file of JSON values, one per line, that grows by whole lines.
-
-    Attributes:
-        path: the file, made when the first line is added.
-        values: of the whole lines, in their order; None for a line that is no JSON.
-
-    Raises:
-        PatchifyError: something else is in the way.
-        OSError: the file cannot be read or written.
-    """
-
-    def __init__(self, path: Path, begins: str) -> None:
-        """Reads what is there, and cuts a line off that a kill has torn.
-
-        Args:
-            path: the file.
-            begins: what the first line of such a file begins with.
-        """
-        self.path = path
-        data = path.read_bytes() if path.exists() else b""
-        if not begins.encode().startswith(data[: len(begins)]):
-            raise PatchifyError(f"{path} is in the way and was not made by this program: move it.")
-        *whole, torn = data.split(b"\n")
-        if torn:
-            os.truncate(path, len(data) - len(torn))  # or the next line would be joined to it
-        self.values = [files.read_json(line) for line in whole]
-
-    def begin(self, value: Mapping[str, Any]) -> None:
-        """Makes the file anew with one line, which is never torn."""
-        files.write_json(self.path, value)
-        self.values = [value]
-
-    def add(self, value: Mapping[str, Any]) -> None:
-        """Adds a line in one write, so that two processes with the same file do not mix within one.
-
-        Raises:
-            OSError: the disk is full, for one.
-        """
-        with open(self.path, "a", encoding="utf-8", newline="\n") as file:
-            file.write(json.dumps(value) + "\n")
-        self.values.append(value)
-
-    def remove(self) -> None:
-        """Deletes the file: its numbers are where they belong. What cannot be deleted stays and does no harm."""
-        with suppress(OSError):
-            self.path.unlink()
 
 
 class RunJournal:

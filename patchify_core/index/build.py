@@ -1,38 +1,42 @@
-"""Builds an index folder: reads pictures one at a time, embeds what is new, resumes, and swaps the result into place.
+"""The one way to an index: embed what is new into shards, then put all of it into a store.
 
-Finished descriptors are journalled in `<out>.partial` while the build runs. Whatever stops it, the same command
-picks up there; the index that stood before stays whole until the new one is complete. Pictures are known by the
-digest of their bytes, so a renamed or repeated picture is not embedded again.
+    pictures -> shards -> a store
+
+Shards are a folder that `embed` has written, or those in the private folder of a build (`swap.BuildFolder`). Stores are
+FAISS in memory (here), lists on the disk (`big`) and Milvus (`milvus`); each has a `StoreBuilder`. Whatever stops a
+build, the same command goes on there; the index that stood before stays whole until the new one is complete. Pictures
+are known by the digest of their bytes, so a renamed or repeated picture is not embedded again.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Container, Sequence
-from contextlib import closing
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import Encoder
-from patchify_core.errors import GalleryError, IndexFolderError
+from patchify_core.encoders.base import Encoder, EncoderInfo
+from patchify_core.errors import IndexFolderError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.embedding import PicturePass, nothing_read
 from patchify_core.index.folder import index_stands, read_meta, recipe_of
-from patchify_core.index.integrity import META_NAME, private_of, standing
-from patchify_core.index.journal import Journal
+from patchify_core.index.integrity import META_NAME, standing
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage, PictureTable
+from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.folder import GalleryStream, GrowingShards
 from patchify_core.index.shards.stream import PictureStream
-from patchify_core.index.swap import explained, heal, root_from, swap_in
+from patchify_core.index.swap import BuildFolder, explained, root_from
 from patchify_core.regions import Pyramid, Regions
 
 _RUN = 1000
@@ -44,7 +48,7 @@ class BuildSettings(CodeSettings):
     """What a person may tune about building, beside how descriptors are kept.
 
     Attributes:
-        shard_images: pictures between two writes to the journal; at most this much work is lost to a kill.
+        shard_images: pictures of a shard of the build; at most this much work is lost to a kill.
         features: how descriptors are made: `crop`, or `pooled:N` (`extract`).
         keep_maps: keep each picture's feature map, so that boxes can be refined without a second pass (`localize`).
     """
@@ -89,6 +93,83 @@ class BuildReport:
         return self.embedded / self.seconds if self.embedded else None
 
 
+class StoreBuilder(ABC):
+    """How a build fills one kind of store and writes the index folder of it.
+
+    Attributes:
+        maker: what unfinished work is for, as plain JSON values; see `BuildFolder.take_over`.
+        old: an index whose pictures need not be embedded again; None where there is none.
+    """
+
+    maker: Mapping[str, Any]
+    old: PatchIndex | None = None
+
+    @abstractmethod
+    def look(self, out: Path) -> None:
+        """Sees what stands at `out`, before anything is made; again, once it is locked, if it has changed meanwhile.
+
+        Raises:
+            IndexFolderError: it is something else, or was made otherwise.
+        """
+
+    @contextmanager
+    def opened(self, work: BuildFolder) -> Iterator[Container[str]]:
+        """Has the store ready to take pictures; yields the digests of those that it has already."""
+        yield self.old_rows
+
+    @property
+    def old_rows(self) -> dict[str, int]:
+        """Digest -> row in `old` of its pictures."""
+        return {} if self.old is None else {image.sha256: row for row, image in enumerate(self.old.images)}
+
+    @abstractmethod
+    def take(self, stream: PictureStream, work: BuildFolder) -> None:
+        """Fills the store and swaps the new index folder into place.
+
+        Args:
+            stream: all pictures; of those that the store has already there may be no descriptors.
+            work: where the build works.
+        """
+
+
+class BuildTarget(Protocol):
+    """A store that a gallery can be built into instead of FAISS; `milvus.build.Target` is one."""
+
+    def builder(
+        self, gallery: Gallery, encoder: EncoderInfo, regions: Regions, settings: BuildSettings, progress: Progress
+    ) -> StoreBuilder:
+        """What fills it; refuses what it does not keep."""
+        ...
+
+
+Source = Callable[[BuildFolder, Container[str]], PictureStream]
+"""Gives a build its pictures, embedding those whose digests are not among the given ones."""
+
+
+def run_build(out: str | Path, builder: StoreBuilder, source: Source) -> None:
+    """Builds the index folder `out`: what every build has in common.
+
+    Args:
+        out: index folder; a new one, or one that `builder` goes on with or replaces.
+        builder: of the store.
+        source: of the pictures.
+
+    Raises:
+        IndexFolderError: `out` is something else, or made otherwise, or in use, or cannot be written.
+    """
+    with explained(Path(out)):
+        out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
+        stood = _digest(out)
+        builder.look(out)
+        with BuildFolder(out) as work:
+            if _digest(out) != stood:  # another build ended meanwhile
+                builder.look(out)
+            work.take_over(dict(builder.maker))
+            with builder.opened(work) as known:
+                builder.take(source(work, known), work)
+            work.remove()
+
+
 def build_index(
     gallery: Gallery,
     out: str | Path,
@@ -97,6 +178,7 @@ def build_index(
     settings: BuildSettings | None = None,
     progress: Progress | None = None,
     like: PatchIndex | None = None,
+    target: BuildTarget | None = None,
 ) -> BuildReport:
     """Builds or updates the index folder `out` from a gallery.
 
@@ -106,169 +188,109 @@ def build_index(
         encoder: the frozen encoder.
         regions: which patches; the paper's L3 by default.
         settings: see `BuildSettings`; by default those of `like`, if there is one.
-        progress: told after each picture; may raise to stop the build, which then can be resumed.
+        progress: told after each picture, and where the store is slow to fill, from 0 on again while it is filled; may
+            raise to stop the build, which then can be resumed.
         like: where there is no index yet, one whose projection and trained codec are taken over instead of learned
             from these pictures, which may be too few for that; codes of pictures that it holds too are copied.
+        target: where the descriptors go; FAISS, in the index folder, by default.
 
     Raises:
         IndexFolderError: if `out` is something else, or made otherwise, or cannot be written; if `like` was made with
             another encoder, regions or settings.
         GalleryError: if no picture could be read, or annotations give a picture another size than it has.
+        PatchifyError: if the settings ask for what the store does not keep.
+        StoreError: if the store is a server that does not answer or does not take the pictures.
     """
     if like is not None:
         regions, settings = regions or like.regions, settings or BuildSettings.like(like)
     regions, settings = regions or Pyramid(), settings or BuildSettings()
-    extractor = load_extractor(settings.features, encoder, settings.keep_maps)
-    settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
-    wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
-    recipe = wanted(None)
-    with explained(Path(out)):
-        out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
-        private = private_of(out)
-        stood, old = _existing(out, wanted)  # refused before anything is made
-        if old is None and like is not None:
-            _check_like(like, wanted)
-            old = like
-        if old is None:
-            settings.check_enough(encoder.info.dim, regions, len(gallery.images))
-        with Journal(private, recipe.descriptors() | {"maps": recipe.maps}) as journal:
-            heal(out, private)
-            if _digest(out) != stood:  # another build ended meanwhile
-                _, newer = _existing(out, wanted)
-                old = newer or old
-            work = Work(gallery, extractor, regions, journal, old, progress)
-            try:
-                work.run(settings.shard_images)
-                if not work.images:
-                    raise nothing_indexed(work)
-            except BaseException:
-                journal.leave()
-                raise
-            journal.flush()
-            stream = _Built(work, journal, old, recipe)
-            before = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
-            index = coded(stream, work.images, settings, before, stream.known)
-            swap_in(out, private, lambda new: index.write(new, root_from(out, gallery.root), stream.maps))
-            journal.remove()
-    return BuildReport(len(work.images), work.embedded, work.reused, tuple(work.skipped), work.seconds)
+    progress = progress or (lambda done, total: None)
+    builder: StoreBuilder
+    if target is not None:
+        builder = target.builder(gallery, encoder.info, regions, settings, progress)
+        extractor = load_extractor(settings.features, encoder)
+    else:
+        extractor = load_extractor(settings.features, encoder, settings.keep_maps)
+        settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
+        wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
+        builder = _MemoryBuilder(wanted, settings, gallery, like)
+    recipe = Recipe(encoder.info, regions, extractor.spec, maps=settings.keep_maps)
+    reports = []
+
+    def source(work: BuildFolder, known: Container[str]) -> PictureStream:
+        shards = GrowingShards(work.folder, recipe)
+        images, report = _embed_new(gallery, extractor, regions, shards, known, settings.shard_images, progress)
+        reports.append(report)
+        return GalleryStream(images, shards, recipe, builder.old, builder.old_rows)
+
+    run_build(out, builder, source)
+    return reports[0]
 
 
-class Sink(Protocol):
-    """Where descriptors of finished pictures go; `journal.Journal`, or a store that is written to as they come."""
+def _embed_new(
+    gallery: Gallery,
+    extractor: Extractor,
+    regions: Regions,
+    shards: GrowingShards,
+    known: Container[str],
+    shard_images: int,
+    progress: Progress,
+) -> tuple[list[IndexedImage], BuildReport]:
+    """Goes over the gallery: every picture ends up indexed (new or known) or skipped, the new ones in `shards`."""
+    done, start = 0, time.perf_counter()
 
-    @property
-    def known(self) -> Container[str]:
-        """Digests of the pictures that need no encoder any more."""
-        ...
+    def settled() -> None:
+        nonlocal done
+        done += 1
+        progress(done, len(gallery.images))
 
-    def __len__(self) -> int:
-        """Pictures added since the last flush."""
-        ...
-
-    def add(self, digest: str, descriptors: NDArray[np.float32], packed: bytes | None = None) -> None:
-        """Takes one picture; see `Journal.add`."""
-        ...
-
-    def flush(self) -> None:
-        """Writes what is fresh."""
-        ...
-
-
-class Work:
-    """One pass over the gallery: every picture ends up indexed (new or known) or skipped."""
-
-    def __init__(
-        self,
-        gallery: Gallery,
-        extractor: Extractor,
-        regions: Regions,
-        journal: Sink,
-        old: PatchIndex | None,
-        progress: Progress | None,
-    ) -> None:
-        """Takes the parts; `run` does the work."""
-        self.gallery, self.extractor, self.journal = gallery, extractor, journal
-        self.progress = progress or (lambda done, total: None)
-        self.old_rows = {image.sha256: row for row, image in enumerate(old.images)} if old else {}
-        self._pass = PicturePass(extractor, regions, self._settled, self._known)
-        self.images = self._pass.images
-        self.embedded = self.done = 0
-        self.seconds = 0.0
-
-    @property
-    def skipped(self) -> list[tuple[str, str]]:
-        """(file name, reason) of each picture that could not be read."""
-        return [*self.gallery.skipped, *((skipped.name, skipped.reason) for skipped in self._pass.skipped)]
-
-    @property
-    def reused(self) -> int:
-        """Pictures that needed no encoder."""
-        return self._pass.reused
-
-    def run(self, shard_images: int) -> None:
-        """Goes over the gallery, and flushes each `shard_images` pictures; the last ones are left to be flushed."""
-        start = time.perf_counter()
-        with closing(self._pass.run(self.gallery.images)) as stream:
+    pictures = PicturePass(extractor, regions, settled, lambda digest: digest in known or digest in shards.known)
+    try:
+        with closing(pictures.run(gallery.images)) as stream:
             for new in stream:
-                # Descriptors and boxes belong together, also after a kill.
-                rows = new.descriptors if new.boxes is None else np.hstack([new.descriptors, new.boxes])
-                self.journal.add(new.digest, rows, new.packed)
-                self.embedded += 1
-                if len(self.journal) >= shard_images:
-                    self.journal.flush()
-                self._settled()
-        self.seconds = time.perf_counter() - start
-
-    def _known(self, digest: str) -> bool:
-        return digest in self.old_rows or digest in self.journal.known
-
-    def _settled(self) -> None:
-        self.done += 1
-        self.progress(self.done, len(self.gallery.images))
+                shards.add(new)
+                if len(shards) >= shard_images:
+                    shards.flush()
+                settled()
+    finally:
+        shards.flush()
+    seconds = time.perf_counter() - start
+    images = pictures.images
+    skipped = (*gallery.skipped, *((picture.name, picture.reason) for picture in pictures.skipped))
+    if not images:
+        raise nothing_read(gallery.root, skipped, "indexed")
+    return images, BuildReport(len(images), len(images) - pictures.reused, pictures.reused, skipped, seconds)
 
 
-def nothing_indexed(work: Work) -> GalleryError:
-    """What is said where no picture of a gallery could be read."""
-    return nothing_read(work.gallery.root, work.skipped, "indexed")
+RecipeFor = Callable[[str | None], Recipe]
+"""The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
 
 
-class _Built(PictureStream):
-    """The pictures of a build: the new ones are in the journal, the others in the index that stood before."""
+class _MemoryBuilder(StoreBuilder):
+    """A gallery's codes in FAISS, in memory: those of pictures that were there already are copied."""
 
-    def __init__(self, work: Work, journal: Journal, old: PatchIndex | None, recipe: Recipe) -> None:
-        self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
-        self.images, self._journal, self._old, self._rows = work.images, journal, old, work.old_rows
-        self.maps = self if recipe.maps else None
+    def __init__(self, wanted: RecipeFor, settings: CodeSettings, gallery: Gallery, like: PatchIndex | None) -> None:
+        self._wanted, self._settings, self._gallery, self._like = wanted, settings, gallery, like
+        recipe = wanted(None)
+        self.maker = recipe.descriptors() | {"maps": recipe.maps}
 
-    def __len__(self) -> int:
-        return len(self.images)
+    def look(self, out: Path) -> None:
+        """See `StoreBuilder.look`."""
+        self.old = _existing(out, self._wanted) or self.old
+        if self.old is None and self._like is not None:
+            _check_like(self._like, self._wanted)
+            self.old = self._like
+        if self.old is None:
+            recipe = self._wanted(None)
+            self._settings.check_enough(recipe.encoder.dim, recipe.regions, len(self._gallery.images))
 
-    def known(self, row: int) -> int | None:
-        """The row of a picture in the index that stood before, None for a new one."""
-        return self._rows.get(self.images[row].sha256)
-
-    def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
-        """See `PictureStream.batch`; of new pictures only."""
-        images = self.images[start:stop]
-        rows = [self._journal.descriptors(image.sha256)[:, : self.encoder.dim] for image in images]
-        return PictureTable.of(images), np.stack(rows)
-
-    def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
-        """See `PictureStream.boxes`."""
-        return np.stack([self._boxes_of(row) for row in range(start, stop)])
-
-    def _boxes_of(self, row: int) -> NDArray[np.float32]:
-        was = self.known(row)
-        if self._old is not None and was is not None:
-            return self._old.boxes_of(was).astype(np.float32)
-        return self._journal.descriptors(self.images[row].sha256)[:, self.encoder.dim :]
-
-    def packed(self, row: int) -> bytes:
-        """The feature map of one picture; the stream is its own `maps`."""
-        digest = self.images[row].sha256
-        if digest in self._journal.known or self._old is None or self._old.maps is None:
-            return self._journal.packed(digest)
-        return self._old.maps.packed(self._rows[digest])
+    def take(self, stream: PictureStream, work: BuildFolder) -> None:
+        """See `StoreBuilder.take`."""
+        old, rows, images = self.old, self.old_rows, list(stream.pictures(0, len(stream)))
+        before = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
+        index = coded(stream, images, self._settings, before, lambda row: rows.get(images[row].sha256))
+        root = root_from(work.out, self._gallery.root)
+        work.swap_in(lambda new: index.write(new, root, stream.maps))
 
 
 def coded(
@@ -309,19 +331,36 @@ def coded(
     return PatchIndex(replace(recipe, factory=factory), Pictures(images, boxes=boxes), made)
 
 
+def recode(
+    index: PatchIndex, settings: CodeSettings, descriptors: Callable[[int], NDArray[np.float32]] | None = None
+) -> PatchIndex:
+    """Codes the descriptors of an index anew; nothing is embedded again.
+
+    Args:
+        index: whose descriptors, as stored, are coded. What is projected now is what this index holds, so the new one
+            says its dimension for the encoder's.
+        settings: see `CodeSettings`.
+        descriptors: row of a picture -> (P, dim) float32; the index's own by default.
+
+    Raises:
+        PatchifyError: if there are too few patches to learn from; it says how many are needed.
+    """
+    made = encode_codes(descriptors or index.descriptors_of, len(index.images), index.regions, index.dim, settings)
+    encoder, maps = replace(index.encoder, dim=index.dim), index.maps is not None
+    recipe = Recipe.of(encoder, index.regions, index.features, settings, maps)
+    recipe = replace(recipe, factory=made.factory)
+    return PatchIndex(recipe, Pictures(index.images, index.root, index.boxes, index.maps), made)
+
+
 def _digest(out: Path) -> str | None:
     """Which index stands at `out`; None where there is none."""
     return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
 
 
-RecipeFor = Callable[[str | None], Recipe]
-"""The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
-
-
-def _existing(out: Path, wanted: RecipeFor) -> tuple[str | None, PatchIndex | None]:
-    """The index that stands at `out` and its digest, if there is one and it was made the same way."""
+def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
+    """The index that stands at `out`, if there is one and it was made the same way."""
     if not index_stands(out):
-        return None, None
+        return None
     meta = read_meta(out)
     if "store" in meta:
         raise IndexFolderError(
@@ -333,7 +372,7 @@ def _existing(out: Path, wanted: RecipeFor) -> tuple[str | None, PatchIndex | No
         )
     had = recipe_of(meta, out)
     refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
-    return str(meta["digest"]), PatchIndex.load(out)
+    return PatchIndex.load(out)
 
 
 def _check_like(like: PatchIndex, wanted: RecipeFor) -> None:

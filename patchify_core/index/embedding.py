@@ -32,13 +32,13 @@ class Embedded:
     """A picture that went through the encoder.
 
     Attributes:
-        digest: SHA-256 of its bytes.
+        image: which one.
         descriptors: (P, D) float32 with rows of length 1.
         boxes: (P, 4) float32 xyxy in pixels, where the regions depend on the pixels; else None.
         packed: its feature map (`features.maps.pack`); None where none is kept.
     """
 
-    digest: str
+    image: IndexedImage
     descriptors: NDArray[np.float32]
     boxes: NDArray[np.float32] | None
     packed: bytes | None
@@ -86,7 +86,8 @@ class PicturePass:
     ) -> None:
         """Reads nothing yet."""
         self._extractor, self._regions, self._settled, self._known = extractor, regions, settled, known
-        self._boxes: dict[str, NDArray[np.float32]] = {}  # of the few pictures on their way through the encoder
+        # Of the few pictures on their way through the encoder, by digest.
+        self._coming: dict[str, tuple[IndexedImage, NDArray[np.float32] | None]] = {}
         self.images: list[IndexedImage] = []
         self.times: list[int] = []
         self.skipped: list[Skipped] = []
@@ -100,8 +101,8 @@ class PicturePass:
         """
         with closing(self._extractor.describe_many(self._new(images))) as stream:
             for described in stream:
-                boxes = self._boxes.pop(described.key, None)
-                yield Embedded(described.key, described.descriptors, boxes, described.packed)
+                image, boxes = self._coming.pop(described.key)
+                yield Embedded(image, described.descriptors, boxes, described.packed)
 
     def _new(self, images: Iterable[GalleryImage]) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
         seen: set[str] = set()
@@ -120,7 +121,8 @@ class PicturePass:
                 self.skipped.append(Skipped(name, reason, length, mtime))
                 self._settled()
                 continue
-            self.images.append(IndexedImage(image.id, name, image.width, image.height, length, digest))
+            indexed = IndexedImage(image.id, name, image.width, image.height, length, digest)
+            self.images.append(indexed)
             self.times.append(changed)
             if picture is None:
                 self.reused += 1
@@ -128,8 +130,7 @@ class PicturePass:
                 continue
             seen.add(digest)
             cut, kept = boxes_for(self._regions, picture, size)
-            if kept is not None:
-                self._boxes[digest] = kept
+            self._coming[digest] = indexed, kept
             yield digest, picture, cut
 
 

@@ -29,6 +29,8 @@ from patchify_core.index.integrity import (
     META_NAME,
     damaged,
     listed_file,
+    npy_array,
+    npy_bytes,
     opened_whole,
     standing,
     steadily,
@@ -36,7 +38,6 @@ from patchify_core.index.integrity import (
     write_listed,
     write_meta,
 )
-from patchify_core.index.npy import npy_array, npy_bytes
 from patchify_core.index.patch_index import PatchIndex, SearchPlan
 from patchify_core.index.picture_table import IndexedImage, PictureTable, read_table
 from patchify_core.index.recipe import MAPS_NAME, Recipe, plain_record

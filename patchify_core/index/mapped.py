@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
 from patchify_core.index.faiss_files import check_faiss_file
-from patchify_core.index.npy import npy_array
+from patchify_core.index.integrity import npy_array
 
 if TYPE_CHECKING:
     import faiss

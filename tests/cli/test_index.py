@@ -235,7 +235,7 @@ def test_ctrl_c_while_indexing_and_going_on(tmp_path):
     assert not (tmp_path / "idx").exists()
 
     shards = (tmp_path / "idx.partial").glob("shard-*.json")
-    known = sum(len(json.loads(shard.read_text(encoding="utf-8"))["pictures"]) for shard in shards)
+    known = sum(json.loads(shard.read_text(encoding="utf-8"))["pictures"] for shard in shards)
     assert 0 < known < 300
     for path in sorted(photos.iterdir())[known + 2 :]:  # two more are enough to see that it goes on
         path.unlink()

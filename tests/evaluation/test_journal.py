@@ -10,8 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchify_core.evaluation.found import FoundPositives
-from patchify_core.evaluation.journal import JsonLines, RunJournal, journal_beside
+from patchify_core.evaluation.journal import RunJournal, journal_beside
 from patchify_core.evaluation.run import Outcome, QueryRecord, evaluate
+from patchify_core.files import JsonLines
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.patchify import Patchify

@@ -22,10 +22,10 @@ from patchify_core.encoders.devices import CPU_BATCH
 from patchify_core.features import extract
 from patchify_core.features.crop import FeatureSettings, describe
 from patchify_core.gallery import Gallery, GalleryImage, read_coco, read_folder
-from patchify_core.index import journal
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.integrity import OLD_NAME
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.shards.folder import GrowingShards
 from patchify_core.regions import Pyramid, parse_regions
 from tests.bad_pictures import text, truncated_jpeg
 from tests.tiny import INFO, TinyEncoder, picture, write_dataset, write_pictures
@@ -488,15 +488,17 @@ TEAR = {
     "list of another length": lambda j: _first_shard(j, ".json").write_text('["a"]'),
     "list is an object": lambda j: _first_shard(j, ".json").write_text('{"a": 1, "b": 2, "c": 3}'),
     "list too deep": lambda j: _first_shard(j, ".json").write_text("[" * 200_000),
-    "numbers missing": lambda j: _first_shard(j, ".npy").unlink(),
-    "numbers empty": lambda j: _first_shard(j, ".npy").write_bytes(b""),
-    "numbers cut": lambda j: _cut(_first_shard(j, ".npy"), 0.5),
-    "one bit of a number flipped": lambda j: _flip(_first_shard(j, ".npy")),
-    "numbers are text": lambda j: _first_shard(j, ".npy").write_bytes(b"no array" * 99),
-    "numbers of other precision": lambda j: _save_as(_first_shard(j, ".npy"), np.ones((3, PATCHES, INFO.dim))),
-    "numbers of another shape": lambda j: _save_as(_first_shard(j, ".npy"), np.ones((3, 1, INFO.dim), np.float32)),
+    "numbers missing": lambda j: _first_shard(j, ".descriptors").unlink(),
+    "numbers empty": lambda j: _first_shard(j, ".descriptors").write_bytes(b""),
+    "numbers cut": lambda j: _cut(_first_shard(j, ".descriptors"), 0.5),
+    "one bit of a number flipped": lambda j: _flip(_first_shard(j, ".descriptors")),
+    "numbers are text": lambda j: _first_shard(j, ".descriptors").write_bytes(b"no array" * 99),
+    "numbers of other precision": lambda j: _save_as(_first_shard(j, ".descriptors"), np.ones((3, PATCHES, INFO.dim))),
+    "numbers of another shape": lambda j: _save_as(
+        _first_shard(j, ".descriptors"), np.ones((3, 1, INFO.dim), np.float32)
+    ),
     # Loading this one would run code of whoever wrote it.
-    "numbers are pickled": lambda j: _save_as(_first_shard(j, ".npy"), np.array([{}, {}, {}], dtype=object)),
+    "numbers are pickled": lambda j: _save_as(_first_shard(j, ".descriptors"), np.array([{}, {}, {}], dtype=object)),
 }
 
 
@@ -505,7 +507,7 @@ def test_a_torn_shard_is_embedded_again(photos, out, whole, tear):
     with pytest.raises(KeyboardInterrupt):
         indexed(read_folder(photos), out, progress=stop_at(9), shard_images=3)
     journal = out.with_name("idx.partial")
-    assert len(list(journal.glob("shard-*.npy"))) == 3
+    assert len(list(journal.glob("shard-*.descriptors"))) == 3
     tear(journal)
     # Stopped once more, so that new shards are written beside the torn one, and must not mix with it.
     with pytest.raises(KeyboardInterrupt):
@@ -867,10 +869,10 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
         return image
 
     journals = []
-    add = journal.Journal.add
+    add = GrowingShards.add
 
-    def counting(self, digest, descriptors, packed=None):
-        add(self, digest, descriptors, packed)
+    def counting(self, new):
+        add(self, new)
         journals.append(len(self))
 
     def progress(done, total):
@@ -878,7 +880,7 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
         most = max(most, sum(image() is not None for image in given))
 
     monkeypatch.setattr(extract, "read_picture", read)
-    monkeypatch.setattr(journal.Journal, "add", counting)
+    monkeypatch.setattr(GrowingShards, "add", counting)
     indexed(read_folder(folder), out, regions=Pyramid(1), progress=progress, shard_images=16)
     assert len(given) == 300
     assert 1 <= most <= 2  # the one being cut into crops, and the next one while it is read
@@ -888,7 +890,7 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
 
 def test_memory_does_not_grow_with_what_a_codec_is_trained_on(photos, out, monkeypatch):
     # Each picture's descriptors are a file mapped into memory, which must be let go before the next one.
-    real, given, most = journal.Journal.descriptors, [], 0
+    real, given, most = GrowingShards.descriptors, [], 0
 
     def descriptors(self, digest):
         nonlocal most
@@ -897,7 +899,7 @@ def test_memory_does_not_grow_with_what_a_codec_is_trained_on(photos, out, monke
         most = max(most, sum(array() is not None for array in given))
         return found
 
-    monkeypatch.setattr(journal.Journal, "descriptors", descriptors)
+    monkeypatch.setattr(GrowingShards, "descriptors", descriptors)
     indexed(read_folder(photos), out, factory="SQ8")
     assert len(given) == 2 * 12  # to train, and to fill
     assert most <= 2

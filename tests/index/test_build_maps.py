@@ -1,4 +1,4 @@
-"""index.build and .journal where pictures are described in one pass and their maps are kept."""
+"""index.build and its shards where pictures are described in one pass and their maps are kept."""
 
 from __future__ import annotations
 
@@ -17,11 +17,14 @@ from patchify_core.features import extract
 from patchify_core.features.maps import KeptMaps
 from patchify_core.features.pooled import describe_boxes, picture_cells
 from patchify_core.gallery import read_folder
+from patchify_core.index.build import recode
 from patchify_core.index.codec.codes import CodeSettings
+from patchify_core.index.embedding import Embedded
 from patchify_core.index.folder import MAPS_NAME
-from patchify_core.index.journal import Journal
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.recode import recode
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards.folder import GrowingShards
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid, parse_regions
 from tests.index.test_build import (
@@ -35,7 +38,7 @@ from tests.index.test_build import (
     snapshot,
     stop_at,
 )
-from tests.tiny import TinyEncoder, picture, write_pictures
+from tests.tiny import INFO, TinyEncoder, picture, write_pictures
 
 POOLED = {"features": "pooled:64"}
 KEPT = POOLED | {"keep_maps": True}
@@ -257,7 +260,7 @@ def _swap(path):
 def _forget(path):
     """A list that was edited: the shard's maps are not mentioned any more."""
     listed = json.loads(path.read_text())
-    del listed["maps"]
+    del listed["files"]["maps"]
     path.write_text(json.dumps(listed))
 
 
@@ -267,7 +270,7 @@ TEAR = {
     "maps cut": lambda j: _cut(_first_shard(j, ".maps"), 0.7),
     "one bit of the maps flipped": lambda j: _flip(_first_shard(j, ".maps")),
     "maps of others": lambda j: _swap(_first_shard(j, ".maps")),
-    "numbers missing": lambda j: _first_shard(j, ".npy").unlink(),
+    "numbers missing": lambda j: _first_shard(j, ".descriptors").unlink(),
     "list missing": lambda j: _first_shard(j, ".json").unlink(),
     "list without maps": lambda j: _forget(_first_shard(j, ".json")),
 }
@@ -288,20 +291,33 @@ def test_a_torn_shard_is_embedded_again(photos, out, whole, tiny, tear):
     assert snapshot(out) == whole and nothing_beside(out)
 
 
-def test_a_journal_gives_back_what_it_was_given(tmp_path):
+def test_growing_shards_give_back_what_they_were_given(tmp_path):
     rng = np.random.default_rng(0)
-    given = {f"{n:064x}": (rng.random((3, 4), np.float32), rng.bytes(int(rng.integers(1, 90)))) for n in range(7)}
-    with Journal(tmp_path / "j", {"a": 1}) as journal:
-        for at, (digest, (rows, packed)) in enumerate(given.items()):
-            journal.add(digest, rows, packed)
-            if at % 3 == 2:
-                journal.flush()
-        journal.flush()
-    with Journal(tmp_path / "j", {"a": 1}) as journal:
-        assert journal.known.keys() == given.keys()
-        for digest, (rows, packed) in given.items():
-            np.testing.assert_array_equal(journal.descriptors(digest), rows)
-            assert journal.packed(digest) == packed
+    recipe = Recipe(INFO, parse_regions("salient:3"), "pooled:64", maps=True)
+    given = [
+        Embedded(
+            IndexedImage(number, f"{number}.png", 24, 18, 9, f"{number:064x}"),
+            rng.random((3, INFO.dim), np.float32),
+            rng.random((3, 4), np.float32),
+            rng.bytes(int(rng.integers(1, 90))),
+        )
+        for number in range(7)
+    ]
+    shards = GrowingShards(tmp_path, recipe)
+    for at, new in enumerate(given):
+        shards.add(new)
+        if at % 3 == 2:
+            shards.flush()
+    shards.flush()
+    (tmp_path / "shard-00007.maps.0.tmp").write_bytes(b"half of it")
+    shards = GrowingShards(tmp_path, recipe)
+    assert list(shards.known) == [new.image.sha256 for new in given] and not list(tmp_path.glob("*.tmp"))
+    for new in given:
+        digest = new.image.sha256
+        np.testing.assert_array_equal(shards.descriptors(digest), new.descriptors)
+        np.testing.assert_array_equal(shards.boxes(digest), new.boxes)
+        assert shards.packed(digest) == new.packed
+    assert not GrowingShards(tmp_path, Recipe(INFO, recipe.regions, "pooled:64")).known  # they have maps
 
 
 @pytest.mark.parametrize("other", [{}, POOLED, {"features": "pooled:96", "keep_maps": True}])
@@ -397,15 +413,15 @@ def test_maps_may_be_taken_away_with_their_mention(photos, out):
 
 def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
     folder = write_pictures(tmp_path / "many", range(150), (8, 6))
-    real, add, given, waiting, most = extract.read_reduced, Journal.add, [], [], 0
+    real, add, given, waiting, most = extract.read_reduced, GrowingShards.add, [], [], 0
 
     def read(data, side, name):
         reduced = real(data, side, name=name)
         given.append(weakref.ref(reduced.picture))
         return reduced
 
-    def adding(self, digest, descriptors, packed=None):
-        add(self, digest, descriptors, packed)
+    def adding(self, new):
+        add(self, new)
         waiting.append(len(self))
 
     def progress(done, total):
@@ -413,7 +429,7 @@ def test_memory_does_not_grow_with_the_gallery(tmp_path, out, monkeypatch):
         most = max(most, sum(picture() is not None for picture in given))
 
     monkeypatch.setattr(extract, "read_reduced", read)
-    monkeypatch.setattr(Journal, "add", adding)
+    monkeypatch.setattr(GrowingShards, "add", adding)
     indexed(read_folder(folder), out, regions=Pyramid(1), progress=progress, shard_images=16, **KEPT)
     assert len(given) == 150 and max(waiting) == 16
     assert 1 <= most <= 2  # the one on its way into the network, and the next one while it is read

@@ -21,10 +21,11 @@ import pytest
 from patchify_core import files
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import read_folder
-from patchify_core.index import build, journal, swap
+from patchify_core.index import build, swap
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.integrity import OLD_NAME
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.swap import BuildFolder
 from patchify_core.regions import Pyramid
 from tests.index.test_build import indexed, nothing_beside, snapshot
 from tests.tiny import INFO, TinyEncoder, picture, write_pictures
@@ -356,23 +357,23 @@ def test_the_second_builder_is_told_who_is_at_work(photos, out, refused):
 
 @pytest.mark.parametrize("content", [None, "", "[]", '{"pid": 3}'])
 def test_who_holds_the_lock_may_not_be_known(tmp_path, refused, content):
-    with journal.Journal(tmp_path / "x", {}):
-        holder = tmp_path / "x" / files.HOLDER_NAME
+    with BuildFolder(tmp_path / "x"):
+        holder = tmp_path / "x.partial" / files.HOLDER_NAME
         holder.unlink() if content is None else holder.write_text(content)
-        assert refused(journal.Journal, tmp_path / "x", {}).startswith("Another index command is using")
+        assert refused(BuildFolder, tmp_path / "x").startswith("Another index command is using")
 
 
 def test_a_build_that_ended_between_two_looks_is_taken_up(photos, out, monkeypatch, tiny):
     """The other one ends after this one looked what is there, and before it holds the lock."""
-    real, calls = build.Journal, []
+    real, calls = build.BuildFolder, []
 
-    def meanwhile(folder, maker):
+    def meanwhile(folder):
         calls.append(folder)
         if len(calls) == 1:
             indexed(read_folder(photos), out)
-        return real(folder, maker)
+        return real(folder)
 
-    monkeypatch.setattr(build, "Journal", meanwhile)
+    monkeypatch.setattr(build, "BuildFolder", meanwhile)
     report = indexed(read_folder(photos), out, tiny)
     assert (report.embedded, report.reused, tiny.encoded) == (0, 12, 0)
 
@@ -389,10 +390,10 @@ def test_a_lock_on_a_folder_that_has_just_gone_is_none(tmp_path, monkeypatch):
         return file
 
     monkeypatch.setattr(files, "_lock_once", lock_once)
-    with journal.Journal(tmp_path / "x", {}):
-        assert len(calls) == 2 and (tmp_path / "x" / "maker.json").exists()
+    with BuildFolder(tmp_path / "x"):
+        assert len(calls) == 2 and (tmp_path / "x.partial" / "maker.json").exists()
         with pytest.raises(IndexFolderError, match="Another index command"):
-            journal.Journal(tmp_path / "x", {})
+            BuildFolder(tmp_path / "x")
 
 
 def test_another_makers_build_deletes_no_index_that_was_moved_aside(photos, out, refused):
@@ -400,13 +401,17 @@ def test_another_makers_build_deletes_no_index_that_was_moved_aside(photos, out,
     indexed(read_folder(photos), out)
     before = snapshot(out)
     private = out.with_name("idx.partial")
-    with journal.Journal(private, {"one": "maker"}) as work:
-        work.add("0" * 64, np.ones((5, 24), np.float32))
-        work.flush()
+    with BuildFolder(out) as work:
+        work.take_over({"one": "maker"})
+        (private / "shard-00000.json").touch()
+        work.journal.add({"piece": "part-00000"})
     out.rename(private / OLD_NAME)
-    with journal.Journal(private, {"another": "maker"}):
-        assert not list(private.glob("shard-*"))
-    assert snapshot(private / OLD_NAME) == before
+    with BuildFolder(out) as work:
+        work.take_over({"another": "maker"})
+        assert not list(private.glob("shard-*")) and work.finished("part-00000") is None
+        (private / "part-00000.codes").touch()
+    assert snapshot(out) == before
+    out.rename(private / OLD_NAME)
     other = TinyEncoder(INFO.__class__(**{**INFO.as_dict(), "spec": "other"}))
     assert "was made with encoder" in refused(indexed, read_folder(photos), out, other)
     assert len(PatchIndex.load(out).images) == 12

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from patchify_core.index.npy import npy_array
+from patchify_core.index.integrity import npy_array
 
 
 def npy(array: np.ndarray, **how: bool) -> bytes:

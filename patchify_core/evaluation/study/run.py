@@ -18,19 +18,18 @@ from numpy.typing import NDArray
 
 from patchify_core.encoders import Encoder, EncoderInfo, load_encoder
 from patchify_core.errors import EncoderError, GalleryError, IndexFolderError, PatchifyError
-from patchify_core.evaluation.journal import JsonLines, journal_beside
+from patchify_core.evaluation.journal import journal_beside
 from patchify_core.evaluation.metrics import score_found
 from patchify_core.evaluation.record import gallery_digest, write_json
 from patchify_core.evaluation.results import FORMAT, STUDY
 from patchify_core.evaluation.run import LevelReport, evaluate
 from patchify_core.evaluation.study.plans import Configuration
 from patchify_core.features.extract import CROP, Pooled
-from patchify_core.files import sha256_of_bytes
+from patchify_core.files import JsonLines, sha256_of_bytes
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.build import BuildSettings, build_index
+from patchify_core.index.build import BuildSettings, build_index, recode
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.recode import recode
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval.localize import refiner_of
 from patchify_core.retrieval.rerank import Reranker, load_reranker

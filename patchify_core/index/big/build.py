@@ -1,7 +1,9 @@
-"""Builds the index of a collection that is too large for memory, from a stream of descriptors.
+"""Builds the index of a collection of any size from a stream of descriptors.
 
-What is learned and every finished part stand in `<out>.partial`; whatever stops the build, the same command goes on
-there. The index that stood before stays whole until the new one is complete.
+What compares every patch is an ordinary index in memory, the very one that `build.build_index` makes of the same
+pictures with the same factory; it can be updated from the pictures themselves later. A collection that is too large for
+that gets inverted lists, built in parts: what is learned and every finished part stand in `<out>.partial`, and whatever
+stops the build, the same command goes on there. The index that stood before stays whole until the new one is complete.
 """
 
 from __future__ import annotations
@@ -17,10 +19,18 @@ from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
 from patchify_core.index.big.choice import PROBED, CodecChoice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
-from patchify_core.index.big.merge import write_boxes, write_codes, write_fine, write_lists, write_pictures
-from patchify_core.index.big.parts import IndexPart, write_part
+from patchify_core.index.big.parts import (
+    IndexPart,
+    all_parts,
+    write_boxes,
+    write_codes,
+    write_fine,
+    write_lists,
+    write_pictures,
+)
+from patchify_core.index.build import StoreBuilder, coded, run_build
 from patchify_core.index.codec.codes import CodeSettings
-from patchify_core.index.codec.factory import needed_to_train, too_few
+from patchify_core.index.codec.factory import needed_to_train, parse_factory, too_few
 from patchify_core.index.folder import (
     BOXES_NAME,
     FAISS_NAME,
@@ -33,14 +43,16 @@ from patchify_core.index.folder import (
     read_meta,
     recipe_of,
 )
-from patchify_core.index.integrity import listed_file, private_of, write_listed, write_meta
-from patchify_core.index.private import PrivateFolder
+from patchify_core.index.integrity import listed_file, write_listed, write_meta
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.stream import PictureStream
-from patchify_core.index.swap import heal, swap_in
+from patchify_core.index.swap import BuildFolder, root_from
 
 NO_PICTURES = "no-pictures"
 """What `meta.json` says where nobody knows the pictures' folder: none has this name."""
+
+MOST_RECORDS = 100_000
+"""Pictures that an ordinary index holds at most here: it keeps a record of each in memory."""
 
 PROJECTED = 128
 """Dimensions that descriptors are projected to, where nothing else is said."""
@@ -104,6 +116,23 @@ class ScaleReport:
         return self.patches / self.images * self.coded / self.code_s if self.coded else None
 
 
+def build_fitting(
+    stream: PictureStream,
+    out: str | Path,
+    settings: ScaleSettings,
+    progress: Progress | None = None,
+    root: str | Path | None = None,
+) -> ScaleReport:
+    """Builds what `choose` chooses for `settings.memory_gb`; without a budget it is `build_big`.
+
+    Args, report and errors are those of `build_big`.
+    """
+    choice = _exhaustive(stream, settings)
+    if choice is None:
+        return build_big(stream, out, settings, progress, root)
+    return _built(_MemoryOfStream(stream, settings, progress, root, choice), out)
+
+
 def build_big(
     stream: PictureStream,
     out: str | Path,
@@ -121,36 +150,134 @@ def build_big(
         root: folder of the pictures, if it is known; results then can be drawn and verified.
 
     Raises:
-        IndexFolderError: if `out` is something else, or made otherwise, or another build is using it.
+        IndexFolderError: if `out` is something else, or made otherwise, or another build is using it, or it cannot be
+            written.
         PatchifyError: if the collection cannot be kept like that: too few patches to learn from, a memory budget that
             cannot be met, regions whose boxes depend on the pixels in a stream that has no boxes.
-        OSError: if a file cannot be written.
     """
-    settings, progress = settings or ScaleSettings(), progress or (lambda done, total: None)
-    wanted, factory, probes, why = planned(stream, settings)
-    out = Path(out).resolve()
-    private = private_of(out)
-    check_replaceable(out, stream)
-    with PrivateFolder(private) as work:
-        heal(out, private)
-        work.take_over(_maker(stream, wanted, settings))
+    return _built(_Lists(stream, settings or ScaleSettings(), progress, root), out)
+
+
+def _built(builder: _OfStream, out: str | Path) -> ScaleReport:
+    """Builds, and reports."""
+    run_build(out, builder, lambda work, known: builder.stream)
+    pictures, patches = len(builder.stream), len(builder.stream) * builder.stream.regions.patches_per_image
+    size = sum(path.stat().st_size for path in Path(out).resolve().iterdir())
+    return ScaleReport(pictures, patches, builder.factory, builder.why, builder.coded, *builder.seconds, size)
+
+
+class _OfStream(StoreBuilder):
+    """What replaces an index of the same kind of descriptors by one of a whole stream.
+
+    Attributes:
+        factory, why, coded: see `ScaleReport`.
+        seconds: its `learn_s`, `code_s` and `merge_s`.
+    """
+
+    factory: str
+    why: str
+    coded: int
+    seconds: tuple[float, float, float]
+
+    def __init__(
+        self, stream: PictureStream, settings: ScaleSettings, progress: Progress | None, root: str | Path | None
+    ) -> None:
+        self.stream, self.settings = stream, settings
+        self.progress: Progress = progress or (lambda done, total: None)
+        self.root = None if root is None else Path(root)
+
+    def look(self, out: Path) -> None:
+        """See `StoreBuilder.look`."""
+        check_replaceable(out, self.stream)
+
+
+class _Lists(_OfStream):
+    """Inverted lists, in parts."""
+
+    def __init__(
+        self, stream: PictureStream, settings: ScaleSettings, progress: Progress | None, root: str | Path | None
+    ) -> None:
+        super().__init__(stream, settings, progress, root)
+        self._wanted, self.factory, self._probes, self.why = planned(stream, settings)
+        self.maker = {
+            "big": 1,
+            **stream.recipe.descriptors(),
+            "pictures": len(stream),
+            "stream": getattr(stream, "digest", None),
+            "projected": None if stream.projection is None else sha256_of_json(stream.projection.to_bytes().hex()),
+            "wanted": asdict(self._wanted),
+            "part_pictures": settings.part_pictures,
+        }
+
+    def take(self, stream: PictureStream, work: BuildFolder) -> None:
+        """See `StoreBuilder.take`."""
         start = time.perf_counter()
-        learned = Learned.load(private)
-        if learned is None:
-            learned = learn(stream, wanted, factory)
-            learned.save(private)
+        learned = Learned.load(work) or learn(stream, self._wanted, self.factory).saved(work)
         learn_s = time.perf_counter() - start
-        parts, coded, code_s = _parts(stream, private, learned, settings.part_pictures, progress)
+        parts, self.coded, code_s = all_parts(stream, work, learned, self.settings.part_pictures, self.progress)
         start = time.perf_counter()
-        meta = _meta(
-            stream, factory, wanted.rescore, NO_PICTURES if root is None else str(Path(root).resolve()), probes
-        )
-        swap_in(out, private, lambda new: _write(new, meta, stream, learned, parts, probes))
-        work.remove()
-        merge_s = time.perf_counter() - start
-    size = sum(path.stat().st_size for path in out.iterdir())
-    patches = len(stream) * stream.regions.patches_per_image
-    return ScaleReport(len(stream), patches, factory, why, coded, learn_s, code_s, merge_s, size)
+        root = NO_PICTURES if self.root is None else str(self.root.resolve())
+        meta = _meta(stream, self.factory, self._wanted.rescore, root, self._probes)
+        work.swap_in(lambda new: _write(new, meta, stream, learned, parts, self._probes))
+        self.seconds = learn_s, code_s, time.perf_counter() - start
+
+
+class _MemoryOfStream(_OfStream):
+    """Codes in memory, every one of which a search compares with."""
+
+    def __init__(
+        self,
+        stream: PictureStream,
+        settings: ScaleSettings,
+        progress: Progress | None,
+        root: str | Path | None,
+        choice: CodecChoice,
+    ) -> None:
+        super().__init__(stream, settings, progress, root)
+        self.maker = {"fitting": 1}  # nothing of it is kept unfinished
+        self._codes, self.why = _code_settings(stream, choice, settings), choice.why
+        if settings.rescore is not None and self._codes.rescore is None:
+            self.why += f" They are exact, so finer codes ({settings.rescore}) would add nothing and are left out."
+
+    def take(self, stream: PictureStream, work: BuildFolder) -> None:
+        """See `StoreBuilder.take`."""
+        start, total, done = time.perf_counter(), len(stream), 0
+        self._codes.check_enough(stream.dim, stream.regions, total)
+
+        def passed(row: int) -> None:
+            nonlocal done
+            if row + 1 > done:  # the rows of a sample come first, and again afterwards
+                done = row + 1
+                self.progress(done, total)
+
+        index = coded(stream, list(stream.pictures(0, total)), self._codes, passed=passed)
+        self.factory, self.coded = index.factory, total
+        code_s, start = time.perf_counter() - start, time.perf_counter()
+        where = NO_PICTURES if self.root is None else root_from(work.out, self.root)
+        work.swap_in(lambda new: index.write(new, where, stream.maps))
+        self.seconds = 0.0, code_s, time.perf_counter() - start
+
+
+def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> CodecChoice | None:
+    """What is chosen, where that compares every patch; None where lists are better, or were asked for."""
+    stream.check_boxes()
+    asked = (settings.projection, settings.lists, settings.code_bytes, settings.probes)
+    if settings.memory_gb is None or any(value is not None for value in asked) or not 0 < len(stream) <= MOST_RECORDS:
+        return None
+    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, stream.dim)
+    if chosen.lists:
+        return None
+    try:
+        _code_settings(stream, chosen, settings).check(stream.dim, stream.regions, len(stream))
+    except PatchifyError:
+        return None  # a codec whose bytes do not divide what the stream is projected to
+    return chosen
+
+
+def _code_settings(stream: PictureStream, choice: CodecChoice, settings: ScaleSettings) -> CodeSettings:
+    kept = parse_factory(choice.factory)
+    factory = kept.factory if stream.projection is None else kept.codec  # what is projected is not projected again
+    return CodeSettings(factory, rescore=None if kept.codec == "Flat" else settings.rescore, seed=settings.seed)
 
 
 def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str, int, str]:
@@ -199,7 +326,7 @@ def check_finer(rescore: str, dim: int, patches: int) -> None:
     """Raises PatchifyError unless this many vectors of `dim` numbers can have these finer codes."""
     import faiss
 
-    from patchify_core.index.codec.factory import make_codec, parse_factory
+    from patchify_core.index.codec.factory import make_codec
 
     finer = parse_factory(rescore)
     if finer.projection is None and "IVF" not in finer.codec and "OPQ" not in finer.codec:
@@ -211,45 +338,6 @@ def check_finer(rescore: str, dim: int, patches: int) -> None:
     raise PatchifyError(f"--rescore {rescore}: the finer codes of a big index are Flat, SQfp16, SQ8, SQ6, SQ4 or a PQ.")
 
 
-def _maker(stream: PictureStream, wanted: Wanted, settings: ScaleSettings) -> dict[str, Any]:
-    """What parts were made of and how: those of another maker are of no use."""
-    return {
-        "big": 1,
-        **stream.recipe.descriptors(),
-        "pictures": len(stream),
-        "stream": getattr(stream, "digest", None),
-        "projected": None if stream.projection is None else sha256_of_json(stream.projection.to_bytes().hex()),
-        "wanted": asdict(wanted),
-        "part_pictures": settings.part_pictures,
-    }
-
-
-def _parts(
-    stream: PictureStream, private: Path, learned: Learned, size: int, progress: Progress
-) -> tuple[list[IndexPart], int, float]:
-    """All parts, those that are not there yet coded now; how many pictures that were, and in how many seconds."""
-    patches, total = stream.regions.patches_per_image, len(stream)
-    parts, coded, seconds, done = [], 0, 0.0, 0
-
-    def passed(pictures: int) -> None:
-        nonlocal done
-        done += pictures
-        progress(done, total)
-
-    for number, first in enumerate(range(0, total, size)):
-        pictures, path = min(size, total - first), private / f"part-{number:05d}"
-        part = IndexPart.standing(path, first, pictures, patches)
-        if part is None:
-            start = time.perf_counter()
-            part = write_part(path, stream, first, pictures, learned, passed)
-            seconds += time.perf_counter() - start
-            coded += pictures
-        else:
-            passed(pictures)
-        parts.append(part)
-    return parts, coded, seconds
-
-
 def _meta(stream: PictureStream, factory: str, rescore: str | None, root: str, probes: int) -> dict[str, Any]:
     recipe = Recipe.of(stream.encoder, stream.regions, stream.features, CodeSettings(factory, rescore=rescore))
     return {"format": FORMAT} | recipe.as_dict() | {"images": None, "root": root, "search": {"probes": probes}}
@@ -259,11 +347,12 @@ def _write(
     new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[IndexPart], probes: int
 ) -> None:
     """Writes all files of the index into a new folder."""
-    files = {FAISS_NAME: write_codes(parts, learned, probes, new / FAISS_NAME)}
+    assert learned.coder is not None, "it was learned with lists"
+    files = {FAISS_NAME: write_codes(parts, learned.coder, probes, new / FAISS_NAME)}
     if learned.fine is not None:
         files[FINE_NAME] = write_fine(parts, learned.fine, new / FINE_NAME)
     else:
-        files[LISTS_NAME] = write_lists(parts, len(learned.lists), new / LISTS_NAME)
+        files[LISTS_NAME] = write_lists(parts, len(learned.coder.lists), new / LISTS_NAME)
     files[PICTURES_NAME] = write_pictures(parts, new / PICTURES_NAME)
     if stream.regions.needs_picture:
         files[BOXES_NAME] = write_boxes(stream, new / BOXES_NAME)

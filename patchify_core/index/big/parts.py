@@ -1,33 +1,46 @@
-"""A part of a big index: some hundred thousand pictures, coded and sorted by list, whole on the disk or not there.
+"""A big index in parts, and the files that are put together from them.
 
-Its files are what the finished index is put together from: `codes` and `ids` sorted by list, `counts` of each list,
-`lists` (which list each patch is in) or `fine` (finer codes) in the order of the patches, and `pictures`. A JSON file
-with their digests is written last; a part without it does not exist.
+A part is some hundred thousand pictures, coded and sorted by list, whole on the disk or not there. Its files: `codes`
+and `ids` sorted by list, `counts` of each list, `lists` (which list each patch is in) or `fine` (finer codes) in the
+order of the patches, and `pictures`. The journal gets a line with their digests last; a part without it does not exist.
+
+Every file of the index is read and written from its beginning to its end. `index.faiss` is FAISS's own format, byte for
+byte what FAISS would write of the same index; but the codes never are in memory together: a run of lists is taken from
+every part, put in order, and written.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+import shutil
+import struct
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.files import write_json
-from patchify_core.index.big.learned import Learned
+from patchify_core.gallery import Progress
+from patchify_core.index.big.learned import Coder, Learned
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.integrity import Digests, is_whole
+from patchify_core.index.integrity import Digests, is_whole, npy_head
 from patchify_core.index.picture_table import PictureTable, joined, read_table, write_tables
 from patchify_core.index.shards.stream import PictureStream
+from patchify_core.index.swap import BuildFolder
+
+if TYPE_CHECKING:
+    import faiss
 
 READ_BYTES = 1 << 28
 """Of descriptors that are read from the stream at a time."""
 
 CODED_PATCHES = 1 << 18
 """Patches that are assigned to lists and coded at a time: enough of them for each cell."""
+
+RUN_BYTES = 1 << 27
+"""Of codes and ids that are put in order at a time."""
 
 
 class HashedFile:
@@ -91,11 +104,14 @@ class IndexPart:
             return read_table(file)
 
     @classmethod
-    def standing(cls, path: Path, first: int, pictures: int, patches: int) -> IndexPart | None:
-        """The part if it is there and whole, by its digests; else None."""
+    def standing(
+        cls, work: BuildFolder, number: int, first: int, pictures: int, learned: str, patches: int
+    ) -> IndexPart | None:
+        """The part of this number if it is finished and whole, by its digests, and coded with `learned`; else None."""
+        path = part_path(work, number)
         try:
-            listed = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-            if (listed["first"], listed["pictures"]) != (first, pictures):
+            listed = work.finished(path.name)
+            if (listed["first"], listed["pictures"], listed["learned"]) != (first, pictures, learned):
                 return None
             for suffix, entry in listed["files"].items():
                 with open(path.with_suffix(f".{suffix}"), "rb") as file:
@@ -106,49 +122,93 @@ class IndexPart:
         return cls(path, first, pictures, patches)
 
 
-def write_part(
+def part_path(work: BuildFolder, number: int) -> Path:
+    """Where the files of a part are, without their suffixes."""
+    return work.folder / f"part-{number:05d}"
+
+
+def all_parts(
+    stream: PictureStream, work: BuildFolder, learned: Learned, size: int, progress: Progress
+) -> tuple[list[IndexPart], int, float]:
+    """Codes all parts that are not finished yet.
+
+    Args:
+        stream: the collection.
+        work: where the parts are.
+        learned: what codes are made with; it was saved there.
+        size: pictures of a part.
+        progress: told (pictures coded, pictures in all).
+
+    Returns:
+        The parts, how many pictures were coded now, and in how many seconds.
+
+    Raises:
+        OSError: if one cannot be written.
+    """
+    patches, total = stream.regions.patches_per_image, len(stream)
+    parts, coded, seconds, done = [], 0, 0.0, 0
+
+    def passed(pictures: int) -> None:
+        nonlocal done
+        done += pictures
+        progress(done, total)
+
+    for number, first in enumerate(range(0, total, size)):
+        pictures = min(size, total - first)
+        part = IndexPart.standing(work, number, first, pictures, learned.digest, patches)
+        if part is None:
+            start, path = time.perf_counter(), part_path(work, number)
+            files = _write_part(path, stream, first, pictures, learned, passed)
+            line = {"piece": path.name, "first": first, "pictures": pictures, "learned": learned.digest}
+            work.journal.add(line | {"files": files})
+            part = IndexPart(path, first, pictures, patches)
+            seconds += time.perf_counter() - start
+            coded += pictures
+        else:
+            passed(pictures)
+        parts.append(part)
+    return parts, coded, seconds
+
+
+def _write_part(
     path: Path,
     stream: PictureStream,
     first: int,
     pictures: int,
     learned: Learned,
-    passed: Callable[[int], None] = lambda pictures: None,
-) -> IndexPart:
-    """Codes a run of pictures and writes it.
+    passed: Callable[[int], None],
+) -> dict[str, Any]:
+    """Codes a run of pictures and writes its files; returns their entries by suffix.
 
-    Args:
-        path: of the files, without their suffixes.
-        stream: the collection.
-        first: first picture of the run.
-        pictures: how many.
-        learned: what codes are made with.
-        passed: told how many pictures more are coded.
-
-    Raises:
-        OSError: if it cannot be written.
+    Where nothing but finer codes were learned, they are the only file.
     """
-    patches = stream.regions.patches_per_image
+    patches, coder = stream.regions.patches_per_image, learned.coder
     every = pictures * patches
-    kind = list_kind(len(learned.lists))
-    lists = np.empty(every, kind)
-    codes = np.empty((every, len(learned.quantizer)), np.uint8)
-    coder, tables, files = learned.product_quantizer(), [], {}
+    lists, codes = np.empty(0, "<u2"), np.empty((0, 0), np.uint8)
+    if coder is not None:
+        quantizer = coder.product_quantizer()
+        lists = np.empty(every, list_kind(len(coder.lists)))
+        codes = np.empty((every, len(coder.quantizer)), np.uint8)
+    tables, files = [], {}
     at = 0
     with HashedFile(path.with_suffix(".fine")) as fine:
         for table, vectors in batches(stream, first, pictures, learned.projection, learned.dim):
             tables.append(table)
             here = slice(at, at + len(vectors))
-            found = learned.lists.assign(vectors)
-            lists[here] = found
             if learned.fine is not None:
                 fine.write(np.asarray(learned.fine.sa_encode(vectors)).data.cast("B"))
-            vectors -= learned.lists.centroids[found]
-            codes[here] = coder.compute_codes(vectors)
+            if coder is not None:
+                found = coder.lists.assign(vectors)
+                lists[here] = found
+                vectors -= coder.lists.centroids[found]
+                codes[here] = quantizer.compute_codes(vectors)
             at += len(vectors)
             passed(len(table))
         files["fine"] = fine.close()
+    if coder is None:
+        return files
     order = np.argsort(lists, kind="stable").astype(np.uint32)  # ids stay in ascending order within a list
-    counts = np.bincount(lists, minlength=len(learned.lists)).astype("<u4")
+    counts = np.bincount(lists, minlength=len(coder.lists)).astype("<u4")
     columns: dict[str, NDArray[Any]] = {"lists": lists, "counts": counts, "ids": order.astype("<u4")}
     for suffix, column in columns.items():
         with HashedFile(path.with_suffix(f".{suffix}")) as file:
@@ -161,8 +221,7 @@ def write_part(
     with HashedFile(path.with_suffix(".pictures")) as file:
         write_tables(tables, file)
         files["pictures"] = file.close()
-    write_json(path.with_suffix(".json"), {"first": first, "pictures": pictures, "files": files})
-    return IndexPart(path, first, pictures, patches)
+    return files
 
 
 def list_kind(lists: int) -> str:
@@ -192,3 +251,146 @@ def batches(
             else:
                 tables.append(table)
         yield tables[0] if len(tables) == 1 else joined(tables), vectors
+
+
+def write_codes(parts: Sequence[IndexPart], coder: Coder, probes: int, path: Path) -> dict[str, Any]:
+    """Writes `index.faiss`; returns its entry for `meta.json`.
+
+    Args:
+        parts: in the order of their pictures.
+        coder: what they were coded with.
+        probes: lists that a search visits.
+        path: the file.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    import faiss
+
+    counts = np.stack([part.mapped("counts", "<u4") for part in parts]).astype(np.int64)
+    sizes = counts.sum(axis=0)
+    index: Any = coder.empty_index()
+    index.ntotal, index.nprobe = int(sizes.sum()), probes
+    index.replace_invlists(None, False)
+    head = faiss.serialize_index(index).tobytes()
+    if not head.endswith(b"il00"):
+        raise AssertionError("FAISS writes an index without lists in another way than this version expects")
+    code_size = len(coder.quantizer)
+    with HashedFile(path) as file:
+        file.write(head[:-4] + b"ilar" + struct.pack("<QQ", len(sizes), code_size))
+        file.write(b"full" + struct.pack("<Q", len(sizes)) + sizes.astype("<u8").tobytes())
+        for first, last in _runs(sizes, code_size + 8):
+            file.write(_run(parts, counts, first, last, code_size))
+        return file.close()
+
+
+def _runs(sizes: NDArray[np.int64], entry_bytes: int) -> Iterator[tuple[int, int]]:
+    """Runs of lists of about `RUN_BYTES` in all."""
+    first, held = 0, 0
+    for number, size in enumerate(sizes.tolist()):
+        held += size * entry_bytes
+        if held >= RUN_BYTES:
+            yield first, number + 1
+            first, held = number + 1, 0
+    if first < len(sizes):
+        yield first, len(sizes)
+
+
+def _run(parts: Sequence[IndexPart], counts: NDArray[np.int64], first: int, last: int, code_size: int) -> memoryview:
+    """The lists first..last-1 as they stand in the file: of each list the codes, then the ids."""
+    sizes = counts[:, first:last].sum(axis=0)
+    entry = code_size + 8
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    # Of every entry: where its code and its id go in the bytes of this run.
+    out = np.empty(int(begins[-1]) * entry, np.uint8)
+    filled = np.zeros(last - first, np.int64)
+    for number, part in enumerate(parts):
+        here = counts[number, first:last]
+        begin = int(counts[number, :first].sum())
+        count = int(here.sum())
+        if not count:
+            continue
+        lists = np.repeat(np.arange(last - first), here)
+        rank = np.arange(count) - np.repeat(np.cumsum(here) - here, here) + filled[lists]
+        codes = part.mapped("codes", "u1")[begin * code_size : (begin + count) * code_size].reshape(count, code_size)
+        ids = part.mapped("ids", "<u4")[begin : begin + count].astype("<i8") + part.first * part.patches
+        base = begins[lists] * entry
+        _scatter(out, base + rank * code_size, codes)
+        _scatter(out, base + sizes[lists] * code_size + rank * 8, ids.view(np.uint8).reshape(count, 8))
+        filled += here
+    return out.data
+
+
+def _scatter(out: NDArray[np.uint8], at: NDArray[np.int64], rows: NDArray[np.uint8]) -> None:
+    """Copies each row of bytes to its place."""
+    width = rows.shape[1]
+    windows = np.lib.stride_tricks.sliding_window_view(out, width, writeable=True)
+    windows[at] = rows
+
+
+def write_column(parts: Sequence[IndexPart], suffix: str, head: bytes, path: Path, tail: bytes = b"") -> dict[str, Any]:
+    """Writes a file of the parts' files one after the other; returns its entry for `meta.json`."""
+    with HashedFile(path) as file:
+        file.write(head)
+        for part in parts:
+            with open(part.file(suffix), "rb") as source:
+                shutil.copyfileobj(source, file, 1 << 22)
+        file.write(tail)
+        return file.close()
+
+
+def write_lists(parts: Sequence[IndexPart], lists: int, path: Path) -> dict[str, Any]:
+    """Writes `lists.npy`, which list each patch is in; returns its entry for `meta.json`."""
+    count = sum(part.pictures * part.patches for part in parts)
+    return write_column(parts, "lists", npy_head(list_kind(lists), (count,)), path)
+
+
+def write_boxes(stream: PictureStream, path: Path) -> dict[str, Any]:
+    """Writes `boxes.npy`, (N, P, 4) float32, some pictures at a time; returns its entry for `meta.json`."""
+    patches = stream.regions.patches_per_image
+    step = max(1, RUN_BYTES // (16 * patches))
+    with HashedFile(path) as file:
+        file.write(npy_head("<f4", (len(stream), patches, 4)))
+        for start in range(0, len(stream), step):
+            file.write(stream.boxes(start, min(start + step, len(stream))).astype("<f4").data.cast("B"))
+        return file.close()
+
+
+def write_fine(parts: Sequence[IndexPart], codec: faiss.Index, path: Path) -> dict[str, Any]:
+    """Writes `fine.faiss`, finer codes in the order of the patches; returns its entry for `meta.json`."""
+    head, tail = framed(codec, sum(part.pictures * part.patches for part in parts))
+    return write_column(parts, "fine", head, path, tail)
+
+
+def framed(codec: faiss.Index, count: int) -> tuple[bytes, bytes]:
+    """What stands before and behind the codes of `count` vectors in a file of FAISS.
+
+    Args:
+        codec: empty and trained.
+        count: how many codes will stand between.
+    """
+    import faiss
+
+    size = int(codec.sa_code_size())
+    one = faiss.clone_index(codec)
+    one.add_sa_codes(np.zeros((1, size), np.uint8))
+    for index in (codec, one):
+        index.ntotal = count
+    empty, single = (faiss.serialize_index(index).tobytes() for index in (codec, one))
+    codec.ntotal = 0
+    # The two differ first in the number of the codes' bytes (of their fours, for exact numbers), which is 0 in one.
+    differs = next(at for at, (a, b) in enumerate(zip(empty, single, strict=False)) if a != b)
+    units = {size: 1, size // 4: 4}
+    begin, unit = next(
+        (at, units[int.from_bytes(single[at : at + 8], "little")])
+        for at in range(differs, differs - 8, -1)
+        if int.from_bytes(single[at : at + 8], "little") in units and not any(empty[at : at + 8])
+    )
+    return empty[:begin] + struct.pack("<Q", count * size // unit), empty[begin + 8 :]
+
+
+def write_pictures(parts: Sequence[IndexPart], path: Path) -> dict[str, Any]:
+    """Writes `pictures.bin`; returns its entry for `meta.json`."""
+    with HashedFile(path) as file:
+        write_tables([part.table() for part in parts], file)
+        return file.close()

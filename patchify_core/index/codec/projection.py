@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
-from patchify_core.index.npy import npy_array, npy_bytes
+from patchify_core.index.integrity import npy_array, npy_bytes
 
 HALF_WHITENING = 0.25
 """Power of the variance that an axis is divided by: 0 is plain PCA, 0.5 full whitening."""

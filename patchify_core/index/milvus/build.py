@@ -6,37 +6,40 @@ run embeds only what is new. Pictures are known by the digest of their bytes; th
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Container, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
-from patchify_core.encoders.base import Encoder
+from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
-from patchify_core.features.extract import load_extractor
+from patchify_core.features.extract import checked_features
 from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.base import Pictures
-from patchify_core.index.build import BuildReport, BuildSettings, Work, nothing_indexed
+from patchify_core.index.build import BuildReport, BuildSettings, StoreBuilder, run_build
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import index_stands, read_meta
-from patchify_core.index.integrity import private_of
-from patchify_core.index.milvus.collection import MilvusCollection, checked_name, default_name, maker_of
+from patchify_core.index.milvus.collection import (
+    NEW_PROJECTION,
+    MilvusCollection,
+    checked_kind,
+    checked_name,
+    default_name,
+    maker_of,
+)
 from patchify_core.index.milvus.connect import Address, Connection
-from patchify_core.index.milvus.kinds import checked_kind
 from patchify_core.index.milvus.store import Listing, read_listing, write_listing
 from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
-from patchify_core.index.private import PrivateFolder
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.stream import PictureStream
-from patchify_core.index.swap import explained, heal, root_from, swap_in
-from patchify_core.regions import Pyramid, Regions
+from patchify_core.index.swap import BuildFolder, root_from
+from patchify_core.regions import Regions
 
 
 @dataclass(frozen=True)
@@ -53,95 +56,26 @@ class Target:
     collection: str | None = None
     index: str | None = None
 
+    def builder(
+        self, gallery: Gallery, encoder: EncoderInfo, regions: Regions, settings: BuildSettings, progress: Progress
+    ) -> StoreBuilder:
+        """What fills the collection from a gallery.
 
-@dataclass(frozen=True)
-class _Plan:
-    """One build: what is made, where it goes, and for which gallery.
+        Args:
+            gallery: the pictures.
+            encoder: what describes them.
+            regions: which patches.
+            settings: only `features`, `seed` and the projection of `factory` count: Milvus keeps whole vectors.
+            progress: told of the pictures that are in the collection.
 
-    Attributes:
-        recipe: how the vectors are made; its factory is `Flat`, perhaps with a projection.
-        projected: dimension of a projection that is to be learned; None for none.
-        given: a projection that was applied already.
-    """
-
-    out: Path
-    root: Path
-    recipe: Recipe
-    target: Target
-    projected: int | None
-    given: Projection | None = None
-
-
-Learn = Callable[[], Projection]
-Fill = Callable[[CollectionWriter], PictureTable]
-
-
-def build_in_milvus(
-    gallery: Gallery,
-    out: str | Path,
-    encoder: Encoder,
-    target: Target,
-    regions: Regions | None = None,
-    settings: BuildSettings | None = None,
-    progress: Progress | None = None,
-) -> BuildReport:
-    """Brings a gallery's pictures into a collection and writes the index folder `out`.
-
-    Args:
-        gallery: pictures to index.
-        out: index folder; a new one, or one of the same encoder, regions, features and projection.
-        encoder: the frozen encoder.
-        target: where the vectors go.
-        regions: which patches; the paper's L3 by default.
-        settings: of it only `features`, `seed` and the projection of `factory` count: Milvus keeps whole vectors.
-        progress: told after each picture; may raise to stop the build, which then can be resumed.
-
-    Raises:
-        StoreError: one sentence, if Milvus does not answer or take it, or the collection is another's.
-        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written.
-        GalleryError: if no picture could be read.
-        PatchifyError: if the settings ask for what Milvus does not keep.
-    """
-    regions, settings = regions or Pyramid(), settings or BuildSettings()
-    projected = _checked(settings)
-    extractor = load_extractor(settings.features, encoder)
-    recipe = Recipe(encoder.info, regions, extractor.spec, _whole(projected))
-    learner = replace(settings, factory=recipe.factory)
-    learner.check(encoder.info.dim, regions, len(gallery.images))
-    plan = _Plan(Path(out), gallery.root, recipe, target, projected)
-    sample = _Sample()
-    done: list[Work] = []
-
-    def learn() -> Projection:
-        learner.check_enough(encoder.info.dim, regions, len(gallery.images))
-        count = learner.sampled_pictures(regions.patches_per_image)
-        chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(gallery.images))[:count])
-        part = replace(gallery, images=tuple(gallery.images[at] for at in chosen.tolist()), skipped=())
-        work = Work(part, extractor, regions, sample, None, None)
-        work.run(len(chosen) + 1)
-        done.append(work)
-        if not work.images:
-            raise nothing_indexed(work)
-        rows = [values[:, : encoder.info.dim] for values in sample.known.values()]
-        return Projection.learn(np.concatenate(rows), projected or encoder.info.dim)
-
-    def fill(writer: CollectionWriter) -> PictureTable:
-        for digest, values in sample.known.items():
-            if digest not in writer.known:
-                writer.add(digest, values)
-        writer.flush()
-        work = Work(gallery, extractor, regions, writer, None, progress)
-        done.append(work)
-        work.run(writer.batch)
-        if not work.images:
-            raise nothing_indexed(work)
-        return PictureTable.of(work.images)
-
-    listing = _build(plan, learn, fill)
-    embedded = sum(work.embedded for work in done)
-    seconds = sum(work.seconds for work in done)
-    pictures = len(listing.pictures.images)
-    return BuildReport(pictures, embedded, max(0, pictures - embedded), tuple(done[-1].skipped), seconds)
+        Raises:
+            PatchifyError: if the settings ask for what Milvus does not keep.
+        """
+        projected = _checked(settings)
+        recipe = Recipe(encoder, regions, checked_features(settings.features), _whole(projected))
+        learner = replace(settings, factory=recipe.factory)
+        learner.check(encoder.dim, regions, len(gallery.images))
+        return _CollectionBuilder(self, gallery.root, recipe, learner, len(gallery.images), progress)
 
 
 def stream_to_milvus(
@@ -152,72 +86,31 @@ def stream_to_milvus(
     settings: CodeSettings | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Brings descriptors that were made elsewhere, for instance by `index --ray`, into a collection.
+    """Brings descriptors that were made elsewhere, for instance by `embed --ray`, into a collection.
 
     Args:
         stream: of the descriptors; a picture without a digest is known by its id and name.
         root: folder that the pictures' file names are relative to.
-        out: index folder, as of `build_in_milvus`.
+        out: index folder; a new one, or one of the same encoder, regions, features and projection.
         target: where the vectors go.
         settings: the projection of `factory` and `seed` count; none where the stream is projected already.
         progress: told (pictures done, pictures in all).
 
     Raises:
-        StoreError, IndexFolderError, PatchifyError: as `build_in_milvus`.
+        StoreError: one sentence, if Milvus does not answer or take it, or the collection is another's.
+        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written.
+        PatchifyError: if the settings ask for what Milvus does not keep.
     """
     settings = settings or CodeSettings()
     stream.check_boxes()
-    given, patches = stream.projection, stream.regions.patches_per_image
-    projected = None if given is not None else _checked(settings)
-    factory = _whole(projected if given is None else given.dim)
+    given = stream.projection
+    factory = _whole(_checked(settings) if given is None else given.dim)
     recipe = replace(stream.recipe, factory=factory, maps=False)  # Milvus keeps none
-    plan = _Plan(Path(out), Path(root), recipe, target, projected, given)
-    written = 0
-
-    def learn() -> Projection:
-        count = settings.sampled_pictures(patches)
-        chosen = np.sort(np.random.default_rng(settings.seed).permutation(len(stream))[:count])
-        rows = [stream.batch(at, at + 1)[1].reshape(patches, -1) for at in chosen.tolist()]
-        return Projection.learn(np.concatenate(rows), projected or stream.encoder.dim)
-
-    def fill(writer: CollectionWriter) -> PictureTable:
-        nonlocal written
-        tables = []
-        for start in range(0, len(stream), writer.batch):
-            stop = min(start + writer.batch, len(stream))
-            table, values = stream.batch(start, stop)
-            if stream.regions.needs_picture:
-                values = np.concatenate([values, stream.boxes(start, stop)], axis=2)
-            fresh: set[str] = set()
-            for digest, rows in zip(_digests(table), values, strict=True):
-                if digest not in writer.known and digest not in fresh:
-                    fresh.add(digest)
-                    writer.add(digest, rows)
-            writer.flush()
-            written += len(fresh)
-            tables.append(table)
-            if progress:
-                progress(stop, len(stream))
-        return joined(tables)
-
-    listing = _build(plan, learn, fill)
-    return BuildReport(len(listing.pictures.images), 0, len(listing.pictures.images) - written, (), 0.0)
-
-
-class _Sample:
-    """A `build.Sink` in memory: the descriptors that a projection is learned from."""
-
-    def __init__(self) -> None:
-        self.known: dict[str, NDArray[np.float32]] = {}
-
-    def __len__(self) -> int:
-        return len(self.known)
-
-    def add(self, digest: str, descriptors: NDArray[np.float32], packed: bytes | None = None) -> None:
-        self.known[digest] = descriptors
-
-    def flush(self) -> None:
-        pass
+    learner = replace(settings, factory=factory)
+    progress = progress or (lambda done, total: None)
+    builder = _CollectionBuilder(target, Path(root), recipe, learner, len(stream), progress, given)
+    run_build(out, builder, lambda work, known: stream)
+    return BuildReport(len(stream), 0, len(stream) - builder.written, (), 0.0)
 
 
 def _checked(settings: CodeSettings) -> int | None:
@@ -240,77 +133,150 @@ def _whole(projected: int | None) -> str:
     return "Flat" if projected is None else f"PCAH{projected},Flat"
 
 
-def _build(plan: _Plan, learn: Learn, fill: Fill) -> Listing:
-    """What both ways share: the lock, the collection, and the index folder at the end."""
-    with explained(plan.out):
-        out = plan.out.resolve()
-        private = private_of(out)
-        address = plan.target.address
+class _CollectionBuilder(StoreBuilder):
+    """Fills one collection.
+
+    Args:
+        target: where it is.
+        root: folder of the pictures.
+        recipe: how the vectors are made; its factory is `Flat`, perhaps with a projection.
+        learner: what a projection is learned with.
+        pictures: how many there are, at most.
+        progress: told of the pictures that are in the collection.
+        given: a projection that was applied already.
+
+    Attributes:
+        written: pictures that were written into the collection.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        root: Path,
+        recipe: Recipe,
+        learner: CodeSettings,
+        pictures: int,
+        progress: Progress,
+        given: Projection | None = None,
+    ) -> None:
+        self._target, self._root, self._recipe, self._learner = target, root, recipe, learner
+        self._pictures, self._progress, self._given = pictures, progress, given
+        self._projected = parse_factory(recipe.factory).projection if given is None else None
+        self.maker = maker_of(recipe) | {"store": "milvus", "projected": self._projected}
+        self.written = 0
+
+    def look(self, out: Path) -> None:
+        """See `StoreBuilder.look`."""
+        address = self._target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
-        old = _standing(out, plan)
-        gallery = plan.root.resolve().as_posix()
-        name = plan.target.collection or (old.collection if old else default_name(gallery, plan.recipe, plan.projected))
-        with Connection(address) as connection:
+        self._stood = _standing(out, self._recipe)
+
+    @contextmanager
+    def opened(self, work: BuildFolder) -> Iterator[Container[str]]:
+        """See `StoreBuilder.opened`."""
+        old, address = self._stood, self._target.address
+        gallery = self._root.resolve().as_posix()
+        name = self._target.collection or (
+            old.collection if old else default_name(gallery, self._recipe, self._projected)
+        )
+        with Connection(address) as self._connection:
             same = old is not None and (old.address.uri, old.collection) == (address.uri, name)
-            kind = checked_kind(plan.target.index or (old.kind if old and same else None), connection.is_lite)
-            made_of = maker_of(plan.recipe) | {"store": "milvus", "projected": plan.projected}
-            with PrivateFolder(private) as work:  # for its lock: the descriptors themselves go to Milvus
-                try:
-                    work.take_over(made_of)
-                    heal(out, private)
-                    projection = _projection(plan, old, private, made_of, learn)
-                    collection = MilvusCollection(connection, checked_name(name), plan.recipe, projection)
-                    if collection.exists():
-                        collection.check(None if same else gallery)
-                        collection.use_index(kind)
-                    else:
-                        collection.make(gallery, kind)
-                    collection.load()
-                    writer = CollectionWriter(collection, projection if plan.given is None else None)
-                    listing = replace(_filled(writer, fill, plan, address), projection=projection)
-                    root = root_from(out, plan.root)
-                    swap_in(out, private, lambda new: write_listing(listing, new, out, root))
-                    writer.tidy(listing.numbers)  # only now: the folder that stood before listed what vanished
-                except BaseException:
-                    if plan.projected is None:
-                        work.remove()  # nothing of it is needed again
-                    raise
-                work.remove()
-    return listing
+            self._kind = checked_kind(
+                self._target.index or (old.kind if old and same else None), self._connection.is_lite
+            )
+            self._name, self._owner = checked_name(name), None if same else gallery
+            learned = work.folder / f"projection-{sha256_of_json(self.maker)[:16]}.npy"
+            self._projection = self._given
+            if self._projected is not None and old is not None:
+                self._projection = old.projection
+            elif self._projected is not None:
+                with suppress(OSError, ValueError):
+                    self._projection = Projection.from_bytes(learned.read_bytes())
+            if self._projected is None or self._projection is not None:
+                self._writer = self._ready(gallery)
+                yield self._writer.known
+                return
+            # Whatever collection there is has another projection than the one that is learned once all are embedded.
+            collection = MilvusCollection(self._connection, self._name, self._recipe, None)
+            collection.maker |= {"projection": NEW_PROJECTION, "dim": self._projected}
+            if collection.exists():
+                collection.check(self._owner)
+            dim, regions = self._recipe.encoder.dim, self._recipe.regions
+            self._learner.check_enough(dim, regions, self._pictures)
+            yield ()
 
+    def _ready(self, gallery: str) -> CollectionWriter:
+        """What writes into the collection, which is made if missing."""
+        collection = MilvusCollection(self._connection, self._name, self._recipe, self._projection)
+        if collection.exists():
+            collection.check(self._owner)
+            collection.use_index(self._kind)
+        else:
+            collection.make(gallery, self._kind)
+        collection.load()
+        return CollectionWriter(collection, self._projection if self._given is None else None)
 
-def _filled(writer: CollectionWriter, fill: Fill, plan: _Plan, address: Address) -> Listing:
-    collection = writer.collection
-    try:
-        images = fill(writer)
-    except BaseException:
-        with suppress(StoreError):  # what stopped the build is what a person shall hear of
+    def take(self, stream: PictureStream, work: BuildFolder) -> None:
+        """See `StoreBuilder.take`."""
+        if self._projected is not None and self._projection is None:
+            self._projection = self._learned(stream)
+            # Kept before it is used: vectors of another one could not be mixed with those that are written with it.
+            with atomic(work.folder / f"projection-{sha256_of_json(self.maker)[:16]}.npy") as file:
+                file.write(self._projection.to_bytes())
+            self._writer = self._ready(self._root.resolve().as_posix())
+        writer = self._writer
+        try:
+            images = self._filled(stream, writer)
+        except BaseException:
+            with suppress(StoreError):  # what stopped the build is what a person shall hear of
+                writer.flush()
+            raise
+        collection, address = writer.collection, self._target.address
+        numbers = writer.finish(_digests(images))
+        boxes = writer.all_boxes(numbers) if collection.has_boxes else None
+        listing = Listing(
+            self._recipe,
+            Pictures(images, boxes=boxes),
+            numbers,
+            address,
+            collection.name,
+            collection.kind,
+            self._projection,
+        )
+        root = root_from(work.out, self._root)
+        work.swap_in(lambda new: write_listing(listing, new, work.out, root))
+        writer.tidy(numbers)  # only now: the folder that stood before listed what vanished
+
+    def _filled(self, stream: PictureStream, writer: CollectionWriter) -> PictureTable:
+        """Writes the pictures that the collection does not have; returns all of them."""
+        tables, total = [], len(stream)
+        for start in range(0, total, writer.batch):
+            stop = min(start + writer.batch, total)
+            tables.append(stream.pictures(start, stop))
+            fresh: dict[str, int] = {}
+            for row, digest in enumerate(_digests(tables[-1]), start):
+                if digest not in writer.known:
+                    fresh.setdefault(digest, row)
+            for digest, row in fresh.items():
+                values = stream.batch(row, row + 1)[1][0]
+                if writer.collection.has_boxes:
+                    values = np.hstack([values, stream.boxes(row, row + 1)[0]])
+                writer.add(digest, values)
             writer.flush()
-        raise
-    numbers = writer.finish(_digests(images))
-    boxes = writer.all_boxes(numbers) if collection.has_boxes else None
-    return Listing(plan.recipe, Pictures(images, boxes=boxes), numbers, address, collection.name, collection.kind)
+            self.written += len(fresh)
+            self._progress(stop, total)
+        return joined(tables)
+
+    def _learned(self, stream: PictureStream) -> Projection:
+        patches = stream.regions.patches_per_image
+        count = self._learner.sampled_pictures(patches)
+        chosen = np.sort(np.random.default_rng(self._learner.seed).permutation(len(stream))[:count])
+        rows = [stream.batch(at, at + 1)[1].reshape(patches, -1) for at in chosen.tolist()]
+        return Projection.learn(np.concatenate(rows), self._projected or stream.encoder.dim)
 
 
-def _projection(
-    plan: _Plan, old: Listing | None, private: Path, made_of: dict[str, object], learn: Learn
-) -> Projection | None:
-    """The one that the vectors have had so far; learned only where there is none, and kept before it is used."""
-    if plan.given is not None or plan.projected is None:
-        return plan.given
-    if old is not None:
-        return old.projection
-    path = private / f"projection-{sha256_of_json(made_of)[:16]}.npy"
-    with suppress(OSError, ValueError):
-        return Projection.from_bytes(path.read_bytes())
-    learned = learn()
-    with atomic(path) as file:
-        file.write(learned.to_bytes())
-    return learned
-
-
-def _standing(out: Path, plan: _Plan) -> Listing | None:
+def _standing(out: Path, recipe: Recipe) -> Listing | None:
     """The index folder that stands at `out`, if it was made the same way; None if there is none."""
     if not index_stands(out):
         return None
@@ -319,7 +285,7 @@ def _standing(out: Path, plan: _Plan) -> Listing | None:
             f"{out} is an index of FAISS, not of Milvus: choose another folder, or leave --store milvus out."
         )
     old = read_listing(out)
-    refuse(old.recipe.differences(plan.recipe), out, OTHER_INDEX)
+    refuse(old.recipe.differences(recipe), out, OTHER_INDEX)
     return old
 
 

@@ -14,9 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import StoreError
-from patchify_core.index.milvus.collection import MOST_RESULTS, MilvusCollection
+from patchify_core.index.milvus.collection import MOST_RESULTS, MilvusCollection, search_params
 from patchify_core.index.milvus.connect import READ_S
-from patchify_core.index.milvus.kinds import search_params
 
 TIE_MARGIN = 8
 """Pictures more than wanted that a grouping server is asked for at first, to see whether the last one has equals."""

@@ -28,12 +28,19 @@ from patchify_core.index.folder import (
     read_beside,
     read_meta,
 )
-from patchify_core.index.integrity import META_NAME, damaged, opened_whole, steadily, write_listed, write_meta
-from patchify_core.index.milvus.collection import MilvusCollection
+from patchify_core.index.integrity import (
+    META_NAME,
+    damaged,
+    npy_array,
+    npy_bytes,
+    opened_whole,
+    steadily,
+    write_listed,
+    write_meta,
+)
+from patchify_core.index.milvus.collection import UNROUNDED, MilvusCollection
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.finding import Finder, FoundPatches, compared_again
-from patchify_core.index.milvus.kinds import UNROUNDED
-from patchify_core.index.npy import npy_array, npy_bytes
 from patchify_core.index.patch_index import RESCORED
 from patchify_core.index.picture_table import PictureTable, read_table, write_tables
 from patchify_core.index.recipe import Recipe

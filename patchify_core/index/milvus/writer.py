@@ -20,7 +20,7 @@ class CollectionWriter:
     """Takes descriptors picture by picture, known by the digests of their bytes, and upserts them in batches.
 
     A picture goes over whole, in one request; one that a failing server kept in part is found by the number of rows
-    and written again. `build.Work` uses it as it uses a `journal.Journal`.
+    and written again.
 
     Args:
         collection: that fits its recipe, loaded.
@@ -54,14 +54,13 @@ class CollectionWriter:
         """Pictures added since the last flush."""
         return len(self._fresh)
 
-    def add(self, digest: str, rows: NDArray[np.float32], packed: bytes | None = None) -> None:
+    def add(self, digest: str, rows: NDArray[np.float32]) -> None:
         """Takes one picture; it is `known` once it is flushed.
 
         Args:
             digest: of the picture's bytes.
             rows: (P, D) float32 descriptors as the encoder gave them, with 4 columns more, the boxes, where the regions
                 need the picture.
-            packed: for `Journal`'s sake; feature maps are not kept.
         """
         self._fresh[digest] = rows
 

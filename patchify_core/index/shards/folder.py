@@ -1,133 +1,50 @@
-"""A folder of shards: a `PictureStream` on disk, with descriptors and, where the recipe has them, boxes and maps.
+"""Folders of shards: sealed ones as a `PictureStream`, and those that grow while a build embeds.
 
-Shards are written one by one, in any order and by any process (`write_shard`), and become a stream when all are there
-(`seal_shards`). There is no pickle in it, and a shard's digest is checked before its first use.
+Shards are written one by one (`shard.write_shard`) and become a stream when all are there (`seal_shards`). A build
+keeps what it has embedded in shards too, in its private folder, where pictures are known by the digests of their bytes,
+whatever they are called: whatever stops it, the next one embeds only what is missing.
 """
 
 from __future__ import annotations
 
-import io
-import mmap
 import os
 from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from secrets import token_hex
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import IndexFolderError, PatchifyError
-from patchify_core.features.maps import KeptMaps, write_maps_to
-from patchify_core.files import atomic, read_json, sha256_of_json, write_json
+from patchify_core.errors import IndexFolderError
+from patchify_core.files import read_json, sha256_of_json, write_json
+from patchify_core.index.base import PatchStore
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.integrity import Digests, is_whole, listed_file
-from patchify_core.index.picture_table import IndexedImage, PictureTable, joined, read_table, write_tables
+from patchify_core.index.embedding import Embedded
+from patchify_core.index.integrity import is_whole, listed_file
+from patchify_core.index.picture_table import IndexedImage, PictureTable, joined
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards.shard import (
+    BOXES,
+    MAPS,
+    OpenShard,
+    damaged_shard,
+    finished_shard,
+    open_shard,
+    shard_name,
+    suffixes_for,
+    suffixes_of,
+    write_embedded,
+)
 from patchify_core.index.shards.stream import PictureStream
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1
 KEPT_OPEN = 4
 """Shards that are mapped at a time."""
-
-KINDS = {"float32": "<f4", "float16": "<f2"}
-"""How descriptors may be kept. Half precision takes half the space; of a number in -1..1 it keeps three digits."""
-
-_PICTURES, _DESCRIPTORS, _BOXES, _MAPS = "pictures", "descriptors", "boxes", "maps"
-_REQUIRED = frozenset({_PICTURES, _DESCRIPTORS})
-_SUFFIXES = _REQUIRED | {_BOXES, _MAPS}
-"""The files of a shard, by their suffix; boxes and maps are there only where the recipe has them."""
-
-
-def write_shard(
-    folder: Path,
-    number: int,
-    pictures: Sequence[IndexedImage],
-    descriptors: NDArray[np.floating[Any]],
-    kind: str = "float32",
-    boxes: NDArray[np.float32] | None = None,
-    maps: Sequence[bytes] | None = None,
-) -> dict[str, Any]:
-    """Writes one shard, whole or not at all; one that stands there already is replaced.
-
-    Args:
-        folder: of the shards, made if missing.
-        number: of the shard; the stream has the pictures in the order of these numbers.
-        pictures: what it holds, at least one.
-        descriptors: (n, P, D), rows of length 1.
-        kind: one of `KINDS`.
-        boxes: (n, P, 4) xyxy in pixels, where the regions depend on the pixels.
-        maps: n packed feature maps (`features.maps.pack`), where they are kept.
-
-    Returns:
-        The shard's entry, with the digests of its files; what `finished_shard` will find.
-
-    Raises:
-        PatchifyError: if pictures and descriptors do not fit together.
-        OSError: if it cannot be written.
-    """
-    if descriptors.ndim != 3 or len(descriptors) != len(pictures) or not len(pictures) or kind not in KINDS:
-        raise PatchifyError(
-            f"A shard takes (n, P, D) descriptors of its n pictures as {' or '.join(KINDS)}, not "
-            f"{descriptors.shape} of {len(pictures)} as {kind}."
-        )
-    if boxes is not None and boxes.shape != (*descriptors.shape[:2], 4):
-        raise PatchifyError(f"A shard takes a box for each of its descriptors, not {boxes.shape} of them.")
-    folder.mkdir(parents=True, exist_ok=True)
-    stem = shard_name(number)
-    table = io.BytesIO()
-    write_tables([PictureTable.of(pictures)], table)
-    entry: dict[str, Any] = {"pictures": len(pictures), "shape": list(descriptors.shape[1:]), "kind": kind}
-    # What a worker on a second machine writes at the same time has another name until it is whole.
-    own = token_hex(8)
-    values = np.ascontiguousarray(descriptors, KINDS[kind])
-    parts: dict[str, memoryview] = {_PICTURES: table.getbuffer(), _DESCRIPTORS: values.data.cast("B")}
-    if boxes is not None:
-        parts[_BOXES] = np.ascontiguousarray(boxes, "<f4").data.cast("B")
-    entry["files"] = {}
-    for suffix, data in parts.items():
-        digests = Digests()
-        with atomic(folder / f"{stem}.{suffix}", own) as file:
-            for at in range(0, len(data), 1 << 24):
-                piece = bytes(data[at : at + (1 << 24)])
-                file.write(piece)
-                digests.update(piece)
-        entry["files"][suffix] = digests.listed()
-    if maps is not None:
-        path = folder / f"{stem}.{_MAPS}"
-        with atomic(path, own) as file:
-            write_maps_to(file, maps, len(maps))
-        entry["files"][_MAPS] = listed_file(path)
-    write_json(folder / f"{stem}.json", entry, 1, own)
-    return entry
-
-
-def finished_shard(folder: Path, number: int) -> dict[str, Any] | None:
-    """The entry of a shard that stands whole in a folder, by its digests; None if it does not."""
-    path = folder / f"{shard_name(number)}.json"
-    entry = read_json(path)
-    suffixes = _suffixes_of(entry)
-    return entry if suffixes and all(_stands(path, suffix, entry) for suffix in suffixes) else None
-
-
-def _suffixes_of(entry: Any) -> frozenset[str]:
-    """The suffixes of a shard's files, from its entry; none if it is not an entry."""
-    files = entry.get("files") if isinstance(entry, dict) else None
-    return frozenset(files) if isinstance(files, dict) and _REQUIRED <= {*files} <= _SUFFIXES else frozenset()
-
-
-def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
-    try:
-        with open(path.with_suffix(f".{suffix}"), "rb") as file:
-            return is_whole(file, entry["files"][suffix])
-    except (OSError, KeyError, TypeError):
-        return False
 
 
 def seal_shards(
@@ -158,7 +75,7 @@ def seal_shards(
             raise IndexFolderError(f"{path} is missing: embed its pictures again, the other shards are kept.")
         first = entries[0] if entries else entry
         if any(entry.get(part) != first.get(part) for part in ("shape", "kind")) or (
-            _suffixes_of(entry) != _suffixes_of(first)
+            suffixes_of(entry) != suffixes_of(first)
         ):
             raise IndexFolderError(f"{path} holds descriptors of another shape than the first shard: embed it again.")
         entries.append({"name": path.stem} | entry)
@@ -173,56 +90,6 @@ def seal_shards(
         meta["projection"] = listed_file(folder / PROJECTION_NAME)
     meta["digest"] = sha256_of_json(meta)
     write_json(folder / STREAM_NAME, meta, 1, str(os.getpid()))
-
-
-@dataclass(frozen=True, eq=False)
-class _Shard:
-    """An open shard: its pictures, and descriptors (n, P, D), boxes (n, P, 4) and maps as they lie on the disk."""
-
-    pictures: PictureTable
-    descriptors: NDArray[Any]
-    boxes: NDArray[np.float32] | None
-    maps: KeptMaps | None
-
-    @classmethod
-    def of(cls, files: dict[str, BinaryIO], maps: Path, entry: dict[str, Any]) -> _Shard:
-        """Maps the files of a shard, which may be closed afterwards.
-
-        Args:
-            files: open, checked, by their suffixes.
-            maps: path of the maps' file.
-            entry: of the shard.
-
-        Raises:
-            KeyError, TypeError, ValueError: if they do not fit together.
-            OSError: if one cannot be read.
-        """
-        files[_PICTURES].seek(0)
-        table = read_table(files[_PICTURES])
-        patches, dim = entry["shape"]
-        descriptors = _numbers(files[_DESCRIPTORS], KINDS[entry["kind"]]).reshape(len(table), patches, dim)
-        boxes = _numbers(files[_BOXES], "<f4").reshape(len(table), patches, 4) if _BOXES in files else None
-        kept = KeptMaps(maps, files[_MAPS]) if _MAPS in files else None
-        if kept is not None and len(kept) != len(table):
-            raise ValueError("maps of other pictures")
-        return cls(table, descriptors, boxes, kept)
-
-
-def _numbers(file: BinaryIO, kind: str) -> NDArray[Any]:
-    return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)
-
-
-class _ShardMaps:
-    """The feature maps of a folder of shards as `PackedMaps`."""
-
-    def __init__(self, shards: ShardFolder) -> None:
-        self._shards = shards
-
-    def __len__(self) -> int:
-        return len(self._shards)
-
-    def packed(self, row: int) -> bytes:
-        return self._shards.packed(row)
 
 
 class ShardFolder(PictureStream):
@@ -248,20 +115,20 @@ class ShardFolder(PictureStream):
             self._ends = [0, *accumulate(int(shard["pictures"]) for shard in self._shards)]
             shapes = {tuple(shard["shape"]) for shard in self._shards}
             self.projection = self._read_projection(meta["projection"])
-            suffixes = {_suffixes_of(shard) for shard in self._shards}
+            suffixes = {suffixes_of(shard) for shard in self._shards}
             self._suffixes = suffixes.pop()
             if shapes != {(self.regions.patches_per_image, self.dim)} or suffixes or not self._suffixes:
                 raise ValueError
-            if (_BOXES in self._suffixes) != self.regions.needs_picture:
+            if (BOXES in self._suffixes) != self.regions.needs_picture:
                 raise ValueError
         except (KeyError, TypeError, ValueError):
-            raise self._damaged(STREAM_NAME) from None
-        self.maps = _ShardMaps(self) if _MAPS in self._suffixes else None
-        self._open: OrderedDict[int, _Shard] = OrderedDict()
+            raise damaged_shard(self.folder / STREAM_NAME) from None
+        self.maps = self if MAPS in self._suffixes else None
+        self._shard = lru_cache(KEPT_OPEN)(self._opened)
         for shard in self._shards:
             for suffix in sorted(self._suffixes):
                 if not (self.folder / f"{shard['name']}.{suffix}").is_file():
-                    raise self._damaged(f"{shard['name']}.{suffix}")
+                    raise damaged_shard(self.folder / f"{shard['name']}.{suffix}")
 
     def __len__(self) -> int:
         """How many pictures there are."""
@@ -274,11 +141,14 @@ class ShardFolder(PictureStream):
             IndexFolderError: if a shard is missing or damaged; it says which.
         """
         found = np.empty((stop - start, self.regions.patches_per_image, self.dim), np.float32)
-        tables = []
         for shard, here, there in self._runs(start, stop):
-            tables.append(shard.pictures[here])
             found[there] = shard.descriptors[here]
-        return (tables[0] if len(tables) == 1 else joined(tables)), found
+        return self.pictures(start, stop), found
+
+    def pictures(self, start: int, stop: int) -> PictureTable:
+        """See `PictureStream.pictures`; errors are those of `batch`."""
+        tables = [shard.pictures[here] for shard, here, _ in self._runs(start, stop)]
+        return tables[0] if len(tables) == 1 else joined(tables)
 
     def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
         """See `PictureStream.boxes`.
@@ -287,7 +157,7 @@ class ShardFolder(PictureStream):
             IndexFolderError: if a shard is missing or damaged; it says which.
             PatchifyError: if the regions do not depend on the pixels.
         """
-        if _BOXES not in self._suffixes:
+        if BOXES not in self._suffixes:
             return super().boxes(start, stop)
         found = np.empty((stop - start, self.regions.patches_per_image, 4), np.float32)
         for shard, here, there in self._runs(start, stop):
@@ -305,7 +175,7 @@ class ShardFolder(PictureStream):
         assert shard.maps is not None, "all shards have the same files"
         return shard.maps.packed(here.start)
 
-    def _runs(self, start: int, stop: int) -> Iterator[tuple[_Shard, slice, slice]]:
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[OpenShard, slice, slice]]:
         """The shards that have the pictures start..stop-1: each, which of its pictures, and which of the wanted."""
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"pictures {start} to {stop} of {len(self)}")
@@ -316,29 +186,9 @@ class ShardFolder(PictureStream):
             yield self._shard(number), slice(at - first, end - first), slice(at - start, end - start)
             at = end
 
-    def _shard(self, number: int) -> _Shard:
-        if number in self._open:
-            self._open.move_to_end(number)
-            return self._open[number]
+    def _opened(self, number: int) -> OpenShard:
         entry = self._shards[number]
-        name = str(entry["name"])
-        try:
-            with ExitStack() as stack:
-                files: dict[str, BinaryIO] = {}
-                for suffix in sorted(self._suffixes):
-                    name = f"{entry['name']}.{suffix}"
-                    files[suffix] = stack.enter_context(open(self.folder / name, "rb"))
-                    if not is_whole(files[suffix], entry["files"][suffix]):
-                        raise self._damaged(name)
-                shard = _Shard.of(files, self.folder / f"{entry['name']}.{_MAPS}", entry)
-        except IndexFolderError:
-            raise
-        except (OSError, KeyError, TypeError, ValueError):
-            raise self._damaged(name) from None
-        self._open[number] = shard
-        while len(self._open) > KEPT_OPEN:
-            self._open.popitem(last=False)
-        return shard
+        return open_shard(self.folder, entry, str(entry["name"]))
 
     def _meta(self) -> dict[str, Any]:
         path = self.folder / STREAM_NAME
@@ -346,14 +196,14 @@ class ShardFolder(PictureStream):
             raise IndexFolderError(f"{self.folder} is not a finished folder of shards (no {STREAM_NAME}): embed again.")
         meta = read_json(path)
         if not isinstance(meta, dict) or "digest" not in meta:
-            raise self._damaged(STREAM_NAME)
+            raise damaged_shard(self.folder / STREAM_NAME)
         if meta.get("format") != FORMAT:
             raise IndexFolderError(
                 f"{self.folder} holds shards of format {meta.get('format')}, this version reads {FORMAT}: embed again, "
                 "or upgrade the program."
             )
         if sha256_of_json({key: value for key, value in meta.items() if key != "digest"}) != meta["digest"]:
-            raise self._damaged(STREAM_NAME)
+            raise damaged_shard(self.folder / STREAM_NAME)
         return meta
 
     def _read_projection(self, listed: dict[str, Any] | None) -> Projection | None:
@@ -366,15 +216,138 @@ class ShardFolder(PictureStream):
                     return Projection.from_bytes(file.read())
         except OSError:
             pass
-        raise self._damaged(PROJECTION_NAME)
-
-    def _damaged(self, name: str) -> IndexFolderError:
-        return IndexFolderError(
-            f"{self.folder / name} is missing, truncated or not the file that was written: embed its pictures again, "
-            "the other shards are kept."
-        )
+        raise damaged_shard(self.folder / PROJECTION_NAME)
 
 
-def shard_name(number: int) -> str:
-    """What the files of a shard are called, without their suffix."""
-    return f"shard-{number:05d}"
+class GrowingShards:
+    """Pictures that were embedded, on disk.
+
+    Args:
+        folder: a folder that nobody else writes to; whole shards of the same recipe in it are taken over.
+        recipe: how the descriptors are made.
+
+    Attributes:
+        known: digests of the pictures that are on the disk.
+    """
+
+    def __init__(self, folder: Path, recipe: Recipe) -> None:
+        """Takes over what an earlier build left; pictures of a torn shard are embedded again."""
+        self.folder, self._recipe = folder, recipe
+        self.known: dict[str, tuple[int, int]] = {}
+        self._fresh: dict[str, Embedded] = {}
+        self._entries: dict[int, dict[str, Any]] = {}
+        self._shard = lru_cache(KEPT_OPEN)(self._opened)
+        for left in folder.glob("shard-*.tmp"):
+            left.unlink()
+        for path in sorted(folder.glob("shard-*.json")):
+            number = int(path.stem.rpartition("-")[2])
+            entry = finished_shard(folder, number)
+            if entry is not None and suffixes_of(entry) == suffixes_for(recipe):
+                with suppress(IndexFolderError):  # its parts do not fit together
+                    self._know(number, entry)
+
+    def __len__(self) -> int:
+        """Pictures added since the last flush."""
+        return len(self._fresh)
+
+    def add(self, new: Embedded) -> None:
+        """Takes a picture; it is `known` once it is flushed."""
+        self._fresh[new.image.sha256] = new
+
+    def flush(self) -> None:
+        """Writes what is fresh as one shard.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if not self._fresh:
+            return
+        # One past the highest, not the count: a shard may be missing, and none may ever be written over.
+        names = (path.stem.rpartition("-")[2] for path in self.folder.glob("shard-*.pictures"))
+        number = max(map(int, names), default=-1) + 1
+        images = [new.image for new in self._fresh.values()]
+        self._know(number, write_embedded(self.folder, number, images, self._fresh, self._recipe))
+        self._fresh.clear()
+
+    def descriptors(self, digest: str) -> NDArray[np.float32]:
+        """(P, D) float32 of one picture, as they were added."""
+        shard, row = self._of(digest)
+        return shard.descriptors[row]
+
+    def boxes(self, digest: str) -> NDArray[np.float32]:
+        """(P, 4) float32 xyxy in pixels of one picture, where the regions depend on the pixels."""
+        shard, row = self._of(digest)
+        assert shard.boxes is not None, "all shards have the same files"
+        return shard.boxes[row]
+
+    def packed(self, digest: str) -> bytes:
+        """The packed feature map of one picture, where maps are kept."""
+        shard, row = self._of(digest)
+        assert shard.maps is not None, "all shards have the same files"
+        return shard.maps.packed(row)
+
+    def _know(self, number: int, entry: dict[str, Any]) -> None:
+        self._entries[number] = entry
+        digests = self._shard(number).pictures.digests
+        self.known.update({digest.tobytes().hex(): (number, row) for row, digest in enumerate(digests)})
+
+    def _of(self, digest: str) -> tuple[OpenShard, int]:
+        number, row = self.known[digest]
+        return self._shard(number), row
+
+    def _opened(self, number: int) -> OpenShard:
+        return open_shard(self.folder, self._entries[number], shard_name(number))
+
+
+class GalleryStream(PictureStream):
+    """The pictures of a gallery as a build found them: the new ones are in its shards, the others in a store.
+
+    Args:
+        images: the pictures, in order.
+        shards: those that were embedded.
+        recipe: how they are described.
+        old: the store that has the others, if its boxes and maps are asked for; None otherwise.
+        rows: digest -> row in `old` of those.
+    """
+
+    def __init__(
+        self,
+        images: Sequence[IndexedImage],
+        shards: GrowingShards,
+        recipe: Recipe,
+        old: PatchStore | None,
+        rows: Mapping[str, int],
+    ) -> None:
+        """Reads nothing yet."""
+        self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
+        self.images, self._shards, self._old, self._rows = images, shards, old, rows
+        self.maps = self if recipe.maps else None
+
+    def __len__(self) -> int:
+        """How many pictures there are."""
+        return len(self.images)
+
+    def pictures(self, start: int, stop: int) -> PictureTable:
+        """See `PictureStream.pictures`."""
+        return PictureTable.of(self.images[start:stop])
+
+    def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
+        """See `PictureStream.batch`; of new pictures only."""
+        images = self.images[start:stop]
+        return PictureTable.of(images), np.stack([self._shards.descriptors(image.sha256) for image in images])
+
+    def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
+        """See `PictureStream.boxes`."""
+        return np.stack([self._boxes_of(image.sha256) for image in self.images[start:stop]])
+
+    def _boxes_of(self, digest: str) -> NDArray[np.float32]:
+        if self._old is not None and digest in self._rows:
+            return self._old.boxes_of(self._rows[digest]).astype(np.float32)
+        return self._shards.boxes(digest)
+
+    def packed(self, row: int) -> bytes:
+        """The feature map of one picture; the stream is its own `maps`."""
+        digest = self.images[row].sha256
+        if digest in self._shards.known or self._old is None or self._old.maps is None:
+            return self._shards.packed(digest)
+        return self._old.maps.packed(self._rows[digest])

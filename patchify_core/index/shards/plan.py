@@ -13,7 +13,7 @@ from patchify_core.features.extract import CROP
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import GalleryImage
 from patchify_core.index.recipe import Recipe
-from patchify_core.index.shards.folder import KINDS
+from patchify_core.index.shards.shard import KINDS
 
 HEAD_NAME = "embed.json"
 """Of a folder of shards: what makes them, and of which pictures. Whoever holds a lock on it may write there."""

@@ -64,6 +64,10 @@ class PictureStream(ABC):
             dimension, or the encoder's without one.
         """
 
+    def pictures(self, start: int, stop: int) -> PictureTable:
+        """The pictures start..stop-1 without their descriptors."""
+        return self.batch(start, stop)[0]
+
     def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
         """(stop - start, P, 4) float32 xyxy in pixels, where the regions depend on the pixels.
 

@@ -10,25 +10,19 @@ import os
 import socket
 from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features.extract import Extractor, load_extractor
 from patchify_core.files import read_json, sha256_of_file, sha256_of_json, write_json
 from patchify_core.gallery import GalleryImage
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.embedding import PicturePass
-from patchify_core.index.shards.folder import finished_shard, shard_name, write_shard
+from patchify_core.index.embedding import Embedded, PicturePass
 from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, Load, Task
+from patchify_core.index.shards.shard import finished_shard, shard_name, write_embedded
 from patchify_core.index.swap import explained
-
-if TYPE_CHECKING:
-    pass
 
 MAX_TRIES = 4
 """Workers that may be lost over one shard. A picture that ends every worker must not be tried for ever."""
@@ -154,20 +148,16 @@ class ShardWorker:
             return file.tell() - 1
 
     def _embedded(self, task: Task, tries: int) -> Done:
-        rows: dict[str, NDArray[np.float32]] = {}
-        boxes: dict[str, NDArray[np.float32]] = {}
-        maps: dict[str, bytes] = {}
+        embedded: dict[str, Embedded] = {}
         work = PicturePass(self._ready(), self._regions, self._settled)
         wanted = (
             GalleryImage(number, name, self._root / name, width, height) for number, name, width, height in task.images
         )
         with closing(work.run(wanted)) as stream:
             for new in stream:
-                found = new.descriptors
-                rows[new.digest] = found if self._projection is None else self._projection(found)
-                if new.boxes is not None:
-                    boxes[new.digest] = new.boxes
-                maps[new.digest] = new.packed or b""
+                if self._projection is not None:
+                    new = replace(new, descriptors=self._projection(new.descriptors))
+                embedded[new.image.sha256] = new
                 self._settled()
         pictures, skipped = work.images, work.skipped
         if not pictures and skipped and all(each.bytes is None for each in skipped):
@@ -178,16 +168,8 @@ class ShardWorker:
             )
         files = None
         if pictures:
-            digests, recipe = [picture.sha256 for picture in pictures], self.plan.recipe
-            files = write_shard(
-                self._out,
-                task.number,
-                pictures,
-                np.stack([rows[digest] for digest in digests]),
-                self.plan.settings.kind,
-                np.stack([boxes[digest] for digest in digests]) if recipe.regions.needs_picture else None,
-                [maps[digest] for digest in digests] if recipe.maps else None,
-            )
+            plan = self.plan
+            files = write_embedded(self._out, task.number, pictures, embedded, plan.recipe, plan.settings.kind)
         source = {
             "asked": self._asked(task),
             "pictures": [
@@ -199,7 +181,7 @@ class ShardWorker:
         }
         write_json(self._source(task), source, tag=f"{socket.gethostname()}-{os.getpid()}")
         left_out = tuple((each.name, each.reason) for each in skipped)
-        return Done(task.number, len(pictures), len(rows), left_out, tries)
+        return Done(task.number, len(pictures), len(embedded), left_out, tries)
 
     def _ready(self) -> Extractor:
         if self._extractor is None:

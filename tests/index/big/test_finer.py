@@ -16,6 +16,7 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.index.big import add_finer as add_finer_in_parts
 from patchify_core.index.big import build_big
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.swap import BuildFolder
 from tests.big import SETTINGS, Clusters
 
 add_finer = functools.partial(add_finer_in_parts, part_pictures=SETTINGS.part_pictures)
@@ -57,9 +58,8 @@ def test_stopped_anywhere_it_goes_on_and_the_old_index_serves(
     standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("patchify_core.index.big.parts.CODED_PATCHES", 250)
-    monkeypatch.setattr("patchify_core.index.big.finer.SAVE_S", -1.0)
-    old, codes = bytes_of(standing), tmp_path / "index.partial" / "finer.codes"
-    for limit in (50, 200, 350):
+    old = bytes_of(standing)
+    for limit, begun in ((50, 0), (250, 2), (350, 3)):
 
         def stop(done: int, total: int, limit: int = limit) -> None:
             if done >= limit:
@@ -68,39 +68,40 @@ def test_stopped_anywhere_it_goes_on_and_the_old_index_serves(
         with pytest.raises(Stop):
             add_finer(Clusters(), standing, "SQ8", stop)
         assert bytes_of(standing) == old
-        with open(codes, "ab") as file:
+        with open(tmp_path / "index.partial" / f"part-{begun:05d}.fine", "ab") as file:
             file.write(b"half a batch")  # as a power cut leaves it
     report = add_finer(Clusters(), standing, "SQ8")
-    assert report.coded == 100
+    assert report.coded == 150  # three parts of 100 were whole
     build_big(Clusters(), tmp_path / "whole", dataclasses.replace(SETTINGS, rescore="SQ8"))
     assert bytes_of(standing) == bytes_of(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("damage", ["codes", "codec", "state"])
+@pytest.mark.parametrize(("damage", "coded"), [("codes", 350), ("codec", 250), ("journal", 450), ("other codec", 450)])
 def test_what_a_stopped_run_left_is_not_trusted(
-    damage: str, standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, coded: int, standing: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("patchify_core.index.big.parts.CODED_PATCHES", 250)
-    monkeypatch.setattr("patchify_core.index.big.finer.SAVE_S", -1.0)
 
     def stop(done: int, total: int) -> None:
-        if done >= 200:
+        if done >= 250:
             raise Stop
 
     with pytest.raises(Stop):
         add_finer(Clusters(), standing, "SQ8", stop)
     private = tmp_path / "index.partial"
-    if damage == "codes":
-        found = bytearray((private / "finer.codes").read_bytes())
+    broken = {"codes": "part-00001.fine", "codec": "learned.npz"}.get(damage)
+    journal = private / "journal.jsonl"
+    if broken is not None:
+        found = bytearray((private / broken).read_bytes())
         found[len(found) // 2] ^= 1
-        (private / "finer.codes").write_bytes(found)
-    elif damage == "codec":
-        state = json.loads((private / "finer.json").read_text())
-        state["codec"] = "AAAA" + state["codec"][4:]
-        (private / "finer.json").write_text(json.dumps(state))
-    else:
-        (private / "finer.json").write_text("{")
-    assert add_finer(Clusters(), standing, "SQ8").coded == 450
+        (private / broken).write_bytes(found)
+    elif damage == "journal":
+        journal.write_text("{")
+    else:  # the parts were coded with another codec than the one that is there
+        learned, *parts = map(json.loads, journal.read_text().splitlines())
+        lines = [learned, *(part | {"learned": "0" * 64} for part in parts)]
+        journal.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert add_finer(Clusters(), standing, "SQ8").coded == coded
     build_big(Clusters(), tmp_path / "whole", dataclasses.replace(SETTINGS, rescore="SQ8"))
     assert bytes_of(standing) == bytes_of(tmp_path / "whole")
 
@@ -155,12 +156,13 @@ def test_another_index_that_came_meanwhile_is_not_mixed_with_this_one(
     other = tmp_path / "other"
     build_big(Clusters(), other, dataclasses.replace(SETTINGS, seed=5))
 
-    def meanwhile(out: Path, private: Path) -> None:
+    def meanwhile(out: Path) -> BuildFolder:
         if out == standing:  # as a build does that ends between the checks and the lock
             shutil.rmtree(out)
             shutil.copytree(other, out)
+        return BuildFolder(out)
 
-    monkeypatch.setattr("patchify_core.index.big.finer.heal", meanwhile)
+    monkeypatch.setattr("patchify_core.index.build.BuildFolder", meanwhile)
     with pytest.raises(IndexFolderError, match="meanwhile"):
         add_finer(Clusters(), standing, "SQ8")
     assert bytes_of(standing) == bytes_of(other)

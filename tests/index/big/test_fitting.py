@@ -94,7 +94,7 @@ def test_lists_where_comparing_takes_too_long_or_they_are_asked_for(
     assert made("no budget", SETTINGS).plan is not None
     assert made("asked for", dataclasses.replace(AMPLE, lists=8)).factory == "IVF8,PQ24"
     with monkeypatch.context() as patched:
-        patched.setattr("patchify_core.index.big.fitting.MOST_RECORDS", 449)
+        patched.setattr("patchify_core.index.big.build.MOST_RECORDS", 449)
         assert made("many pictures", AMPLE).plan is not None
     monkeypatch.setattr("patchify_core.index.big.choice.EXHAUSTIVE_PATCHES", 2249)
     assert made("many patches", AMPLE).factory == "PCAH16,IVF128,PQ16"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchify_core.index.codec import codebook
-from patchify_core.index.codec.codebook import (
+from patchify_core.index.codec import codes as codebook
+from patchify_core.index.codec.codes import (
     DISTINCTIVE_SHARE,
     NEIGHBOURS,
     choose,

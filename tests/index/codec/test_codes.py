@@ -6,8 +6,7 @@ import faiss
 import numpy as np
 import pytest
 
-from patchify_core.index.codec.codebook import DISTINCTIVE_SHARE
-from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
+from patchify_core.index.codec.codes import DISTINCTIVE_SHARE, Codes, CodeSettings, encode_codes
 from patchify_core.index.codec.factory import make_codec, parse_factory
 from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid, parse_regions

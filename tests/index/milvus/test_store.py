@@ -24,7 +24,7 @@ from patchify_core.index.base import Pictures
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.integrity import Digests
-from patchify_core.index.milvus.build import Target, build_in_milvus, stream_to_milvus
+from patchify_core.index.milvus.build import Target, stream_to_milvus
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.store import MilvusStore
 from patchify_core.index.patch_index import PatchIndex
@@ -107,6 +107,10 @@ def same(store, index, tops=(1, 5, None)):
                 assert mine.cells.tolist() == theirs.cells.tolist()
                 np.testing.assert_allclose(mine.scores, theirs.scores, atol=1e-5)
     np.testing.assert_allclose(store.cell_scores(query, 1), index.cell_scores(query, 1), atol=1e-5)
+
+
+def build_in_milvus(gallery, out, encoder, target, regions=None, settings=None, progress=None):
+    return build_index(gallery, out, encoder, regions, settings, progress, target=target)
 
 
 def built(gallery, tmp_path, target, regions="pyramid:3", **settings):
@@ -194,22 +198,71 @@ def test_a_second_build_embeds_what_is_new_and_deletes_what_vanished(tmp_path, t
     store.close()
 
 
-def test_a_stopped_build_goes_on_and_pictures_there_in_part_are_written_again(gallery, tmp_path, target):
-    class Stop(Exception):
-        pass
+class Stop(Exception):
+    pass
+
+
+def stop_at(number, times=1):
+    """A progress that stops a build when `number` pictures are done for the `times`-th time."""
+    seen = []
 
     def stop(done, total):
-        if done == 5:
+        seen.append(done)
+        if seen.count(number) == times:
             raise Stop
 
-    with pytest.raises(Stop):
-        build_in_milvus(gallery, tmp_path / "index", TinyEncoder(), target, parse_regions("pyramid:3"), progress=stop)
+    return stop
+
+
+def test_a_stopped_build_goes_on_and_pictures_there_in_part_are_written_again(gallery, tmp_path, target):
+    for times in (1, 2):  # while they are embedded, and when all are in the collection
+        with pytest.raises(Stop):
+            three = parse_regions("pyramid:3")
+            stop = stop_at((5, 12)[times - 1], times)
+            build_in_milvus(gallery, tmp_path / "index", TinyEncoder(), target, three, progress=stop)
+        assert not (tmp_path / "index").exists()
     with Connection(target.address) as connection:  # as a server leaves it that fails in the middle
         connection.call("delete", connection.client.delete, "patches", filter="id in [3]")
     report, store = built(gallery, tmp_path, target)
-    assert report.embedded == len(gallery.images) - 5 + 1
+    assert report.embedded == 0  # what Milvus lost is in the shards of the build
     assert store.collection.count() == len(gallery.images) * 14
     store.close()
+    with Connection(target.address) as connection:
+        connection.call("delete", connection.client.delete, "patches", filter="id in [17]")
+    report, store = built(gallery, tmp_path, target)
+    assert report.embedded == 1 and store.collection.count() == len(gallery.images) * 14
+    store.close()
+
+
+def test_a_stopped_build_embeds_what_is_missing_alone(gallery, tmp_path, target):
+    with pytest.raises(Stop):
+        three = parse_regions("pyramid:3")
+        build_in_milvus(gallery, tmp_path / "index", TinyEncoder(), target, three, progress=stop_at(5))
+    report, store = built(gallery, tmp_path, target)
+    assert (report.embedded, report.reused) == (len(gallery.images) - 5, 5)
+    assert not (tmp_path / "index.partial").exists()
+    store.close()
+
+
+def test_a_projection_that_was_learned_is_kept_by_a_build_that_is_stopped(gallery, tmp_path, target):
+    settings = BuildSettings("PCAH8,Flat")
+    with pytest.raises(Stop):  # the projection is learned, the vectors are in the collection, and no folder names it
+        stop = stop_at(len(gallery.images), 2)
+        build_in_milvus(gallery, tmp_path / "index", TinyEncoder(), target, None, settings, stop)
+    more = read_gallery(write_pictures(gallery.root, [40, 41]))
+    report = build_in_milvus(more, tmp_path / "index", TinyEncoder(), target, None, settings)
+    assert (report.images, report.embedded) == (14, 2)
+    with closing(MilvusStore.open(tmp_path / "index")) as store:
+        assert store.dim == 8 and len(store.search(store.descriptors_of(0)[0]).rows) == 14
+
+
+def test_another_projection_is_refused_before_the_work(gallery, tmp_path, target, refused):
+    built(gallery, tmp_path, target)[1].close()
+    tiny = TinyEncoder()
+    three, settings = parse_regions("pyramid:3"), BuildSettings("PCAH8,Flat")
+    said = refused(build_in_milvus, gallery, tmp_path / "second", tiny, target, three, settings)
+    assert "with no projection, not with a projection that is yet to be learned" in said and tiny.encoded == 0
+    assert not (tmp_path / "second.partial").exists()
 
 
 def test_a_projection_is_learned_once_and_kept(gallery, tmp_path, target):
@@ -409,7 +462,7 @@ def test_what_vanished_is_deleted_only_after_the_new_folder_stands(tmp_path, tar
     (folder / "0000.png").unlink()
     write_pictures(folder, [20])
     with monkeypatch.context() as patched:
-        patched.setattr("patchify_core.index.milvus.build.swap_in", cut_short)
+        patched.setattr("patchify_core.index.swap.BuildFolder.swap_in", cut_short)
         with pytest.raises(KeyboardInterrupt):
             built(read_gallery(folder), tmp_path, target)
     old = MilvusStore.open(tmp_path / "index")
@@ -430,15 +483,16 @@ import os, signal, sys
 from pathlib import Path
 from patchify_core.gallery import read_gallery
 from patchify_core.regions import parse_regions
-from patchify_core.index.milvus.build import Target, build_in_milvus
+from patchify_core.index.milvus.build import Target
+from patchify_core.index.build import build_index
 from patchify_core.index.milvus.connect import Address
 from tests.tiny import TinyEncoder
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 def killed(done, total):
     if done == stop:
         os.kill(os.getpid(), signal.SIGKILL)
-build_in_milvus(read_gallery(folder / "pictures"), folder / "index", TinyEncoder(),
-    Target(Address.of(str(folder / "patches.db")), "patches"), parse_regions("pyramid:3"), progress=killed)
+build_index(read_gallery(folder / "pictures"), folder / "index", TinyEncoder(), parse_regions("pyramid:3"),
+    progress=killed, target=Target(Address.of(str(folder / "patches.db")), "patches"))
 """
 
 

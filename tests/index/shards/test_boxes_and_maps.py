@@ -17,7 +17,8 @@ from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards import EmbedSettings, embed_gallery
-from patchify_core.index.shards.folder import ShardFolder, finished_shard, seal_shards, write_shard
+from patchify_core.index.shards.folder import ShardFolder, seal_shards
+from patchify_core.index.shards.shard import finished_shard, write_shard
 from patchify_core.regions import Pyramid, parse_regions
 from tests.big import SETTINGS
 from tests.tiny import DIM, INFO, TinyEncoder, picture, write_pictures

@@ -10,7 +10,8 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.recipe import Recipe
-from patchify_core.index.shards.folder import ShardFolder, finished_shard, seal_shards, write_shard
+from patchify_core.index.shards.folder import ShardFolder, seal_shards
+from patchify_core.index.shards.shard import finished_shard, write_shard
 from patchify_core.regions import Pyramid
 from tests.shards import ShardWriter
 from tests.tiny import DIM, INFO
