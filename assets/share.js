@@ -138,24 +138,54 @@ async function opened(made) {
 }
 
 const parameters = new URLSearchParams(location.search);
-if (OPENS.some((name) => parameters.has(name))) {
+function open(query) {
   document.documentElement.classList.add('pf-opening');
   setTimeout(() => document.documentElement.classList.remove('pf-opening'), 20000);
-  trigger('opened', { query: location.search.slice(1, LONGEST) });
+  trigger('opened', { query });
 }
+if (OPENS.some((name) => parameters.has(name))) open(location.search.slice(1, LONGEST));
 
 // The address says what is shown, so that loading the page anew shows the same; of a visitor's own pictures it says nothing.
 // Inside another page, the way to the whole one goes along too.
 const out = element.querySelector('.pf-share-frame a');
 let following = null;
+let current = location.search;
+const begun = document.querySelector('.pf-example[aria-pressed="true"]')?.dataset.example;
+
+// What Back takes back: another query, and a result that was opened. Other options belong to the step that they are of.
+function step(search, name) {
+  const given = new URLSearchParams(search);
+  const query = given.get('q') ?? given.get('words') ?? `example-${begun}`;
+  return { look: given.get('look'), query: [query, query === `example-${begun}` ? null : given.get('box'), name].join(' ') };
+}
 
 function follow(made) {
   const now = new URLSearchParams(location.search);
   for (const name of OPENS) now.delete(name);
   const said = [made.why ? '' : `${made.text}${chosenTab()}`, now.toString()].filter(Boolean).join('&');
-  history.replaceState(history.state, '', `${location.pathname}${said ? `?${said}` : ''}${location.hash}`);
+  const mine = made.why ? document.querySelector('.pf-stage')?.dataset.picture ?? 'mine' : null;
+  const before = step(location.search, history.state?.patchifyMine);
+  const after = step(`?${said}`, mine);
+  // Inside another page, Back is that page's.
+  const same = window.top !== window || (before.query === after.query && before.look === after.look);
+  history[same ? 'replaceState' : 'pushState']({ ...history.state, patchifyMine: mine }, '', `${location.pathname}${said ? `?${said}` : ''}${location.hash}`);
+  current = location.search;
   out.href = made.why ? './' : `?${made.text}`;
 }
+
+window.addEventListener('popstate', () => {
+  const before = step(current, null);
+  const after = step(location.search, history.state?.patchifyMine);
+  if (current === location.search && !history.state?.patchifyMine) return;  // the part of the page after # changed
+  current = location.search;
+  const modal = document.querySelector('#pf-detail .pf-modal');
+  if (before.query !== after.query) {
+    modal?.querySelector('[data-do="close"]').click();
+    // A visitor's own picture has no address: the notice says that it is not there, and what is shown instead.
+    open(history.state?.patchifyMine ? 'q=own' : location.search.slice(1, LONGEST));
+  } else if (after.look === null) modal?.querySelector('[data-do="close"]').click();
+  else document.querySelector(`#pf-results [data-open="${after.look}"]`)?.click();
+});
 
 window.patchifyFollow = () => {
   clearTimeout(following);

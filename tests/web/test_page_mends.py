@@ -16,6 +16,7 @@ from tests.browsing import (
     choose,
     first_row,
     jpeg,
+    notice,
     send,
     served,
     visit,
@@ -133,6 +134,49 @@ def test_the_address_follows_and_a_reload_shows_the_same(server, browser) -> Non
         page.get_by_text("Share", exact=True).click()
         assert not page.get_by_role("button", name="Copy link").is_visible()
         assert "have no link" in page.locator("#pf-share").inner_text()
+
+
+def test_back_takes_back_an_opened_result_and_then_the_query(server, browser) -> None:
+    """And forward again; a grid or a number of results is not a step of its own."""
+    with visit(browser, server) as page:
+        first = page.locator(".pf-query-img").get_attribute("alt")
+        example(page, 3)
+        page.wait_for_function("() => location.search.includes('q=example-')")
+        chosen = page.locator(".pf-query-img").get_attribute("alt")
+        assert chosen != first
+        before = first_row(page)
+        page.locator("#pf-level label", has_text="Global").click()
+        wait_for_new_results(page, before)
+        page.wait_for_function("() => location.search.includes('level=1')")
+        page.locator("#pf-results .pf-open").nth(1).click()
+        page.wait_for_function("() => location.search.includes('look=')")
+        page.go_back()
+        page.locator(".pf-modal").wait_for(state="detached")
+        assert "look=" not in page.url and "level=1" in page.url
+        assert page.locator(".pf-query-img").get_attribute("alt") == chosen
+        page.go_forward()
+        page.locator(".pf-modal").wait_for()
+        page.go_back()
+        page.locator(".pf-modal").wait_for(state="detached")
+        page.go_back()
+        page.wait_for_function("(name) => document.querySelector('.pf-query-img')?.alt === name", arg=first)
+        page.wait_for_timeout(800)  # the address is followed after a moment, which must be no step of its own
+        page.go_forward()
+        page.wait_for_function("(name) => document.querySelector('.pf-query-img')?.alt === name", arg=chosen)
+
+
+def test_back_from_an_own_picture_returns_to_the_query_before(server, browser) -> None:
+    with visit(browser, server) as page:
+        example(page, 3)
+        page.wait_for_function("() => location.search.includes('q=example-')")
+        chosen, before = page.locator(".pf-query-img").get_attribute("alt"), first_row(page)
+        send(page, "mine.jpg", photo())
+        wait_for_new_results(page, before)
+        page.wait_for_function("() => !location.search.includes('q=')")
+        page.go_back()
+        page.wait_for_function("(name) => document.querySelector('.pf-query-img')?.alt === name", arg=chosen)
+        page.go_forward()
+        assert "not one of this page" in notice(page)
 
 
 def test_view_api_shows_the_api(page, server) -> None:
