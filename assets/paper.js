@@ -10,6 +10,9 @@
   let state = null;
   let playing = 0;  // number of the animation that runs: a later one ends it
   let opener = null;
+  let tool = null;  // draws boxes on the query, where a server answers them
+  let asking = null;
+  const boxed = new Map();  // `example box` -> its answer
 
   // Words and numbers ---------------------------------------------------------------------------------------------
 
@@ -21,7 +24,8 @@
   // Never rounded up to a half that was not reached: a box is good from IoU 0.5 on.
   const overlap = (value) => (value === null ? '' : `IoU ${(Math.floor(value * 100 + 1e-9) / 100).toFixed(2)}`);
   const bands = () => data.sizes.map((one) => one.name.replace('>= ', '≥ '));
-  const entry = () => data.examples.find((one) => one.id === state.q) ?? data.examples[0];
+  const example = () => data.examples.find((one) => one.id === state.q) ?? data.examples[0];
+  const entry = () => boxed.get(`${state.q} ${state.crop}`) ?? example();  // with another box, once it is answered
   const last = () => data.levels.length;
   const gridName = (level) => `${data.levels[level - 1].grid}×${data.levels[level - 1].grid}`;
   const pictureOf = (id) => { const [file, width, height] = data.pictures[id]; return { file: `${root}paper/${file}`, width, height }; };
@@ -67,6 +71,7 @@
     return {
       q: q && known ? Number(q[1]) : data.first, level: whole('level', 1, last()) ?? last(),
       size: whole('size', 1, data.sizes.length) ?? 0, open: whole('open', 0, 999999999),
+      crop: window.patchifyBox && /^(whole|[\d.]+(,[\d.]+){3})$/.test(address.get('crop') ?? '') ? address.get('crop') : null,
     };
   }
 
@@ -77,14 +82,16 @@
     set('level', state.level, last());
     set('size', state.size, 0);
     set('open', state.open, null);
+    set('crop', state.crop, null);
     const search = address.toString();
     if (how) history[how](null, '', `${location.pathname}${search && '?'}${search}${location.hash}`);
   }
 
   // A new query or an opened result is a step that Back takes back; a grid or a size is not.
   function go(change) {
-    const step = 'q' in change || 'open' in change;
-    if ('q' in change) change = { open: null, ...change };
+    const step = 'q' in change || 'open' in change || 'crop' in change;
+    if ('q' in change) change = { open: null, crop: null, ...change };
+    if ('crop' in change) change = { open: null, ...change };
     state = { ...state, ...change };
     write(step ? 'pushState' : 'replaceState');
     draw();
@@ -159,22 +166,58 @@
     dots.append(...results.map((result) => Object.assign(document.createElement('i'), { className: `${WORDS[result.verdict][0]}${counted(result.picture) ? '' : ' out'}` })));
     const matches = results.filter((result) => ['right', 'off', 'match'].includes(result.verdict) && counted(result.picture)).length;
     const known = entry().positives.filter((one) => counted(one.picture)).length;
-    const hits = say('span', known ? `${matches} of ${known} in the top ${results.length}` : `${matches} in the top ${results.length}`);
+    const hits = say('span', entry().known === false ? 'not annotated, so no score' : known ? `${matches} of ${known} in the top ${results.length}` : `${matches} in the top ${results.length}`);
     hits.className = 'hits';
     const score = (name, value, title) => {
       const part = document.createElement('span');
       part.append(' · ', Object.assign(document.createElement('abbr'), { textContent: name, title }), ' ', say('b', number(value, 2)));
       return part;
     };
-    node.replaceChildren(dots, hits, score('AP', ap, 'Average precision: 1.00 when every picture that contains the object is ranked before all others'),
-      score('LocScore', locscore, 'AP in which each match counts by how well its box overlaps the annotated one (IoU)'));
+    node.replaceChildren(dots, hits, ...(entry().known === false ? [] : [score('AP', ap, 'Average precision: 1.00 when every picture that contains the object is ranked before all others'),
+      score('LocScore', locscore, 'AP in which each match counts by how well its box overlaps the annotated one (IoU)')]));
+  }
+
+  // Another box: what is shown stays, dimmed, until its answer is here. A server that is starting or busy is asked again.
+  async function ask(tries = 0) {
+    const key = `${state.q} ${state.crop}`;
+    asking?.abort();
+    asking = null;
+    const wanted = state.crop !== null && !boxed.has(key);
+    find('results').classList.toggle('waiting', wanted);
+    if (!wanted) return;
+    asking = new AbortController();
+    const { signal } = asking;
+    try {
+      const answer = await fetch(`${root}paper/answer?q=${state.q}&box=${state.crop}`, { signal });
+      if (answer.status === 503 && tries < 20) return void setTimeout(() => { if (!signal.aborted) ask(tries + 1); }, 1000);
+      const made = await answer.json();
+      if (!answer.ok) throw new Error(made.detail);
+      Object.assign(data.pictures, made.pictures);
+      boxed.set(key, made.entry);
+    } catch (error) {
+      if (signal.aborted) return;
+      find('said').textContent = error instanceof TypeError ? 'The server does not answer: try again.' : error.message;
+      find('said').classList.remove('sr');
+      state = { ...state, crop: null };
+      write('replaceState');
+      drawn = null;
+    }
+    find('results').classList.remove('waiting');
+    draw();
   }
 
   let drawn = null;  // the query and the grid that are on the page
   function draw() {
+    if (state.crop !== null && !boxed.has(`${state.q} ${state.crop}`)) {
+      if (!drawn || drawn.q !== state.q) drawQuery(example());
+      return ask();
+    }
+    asking?.abort();
+    find('results').classList.remove('waiting');
     const one = entry();
     const level = state.level;
-    const another = drawn?.q !== one.id;
+    const another = drawn?.q !== one.id || drawn.crop !== state.crop;
+    if (another && state.crop !== null) find('said').classList.add('sr');
     if (another) drawQuery(one);
     if (another || drawn.size !== state.size) fill(find('cards-whole'), 1, false);
     if (another || drawn.level !== level || drawn.size !== state.size) fill(find('cards-patches'), level, !another);
@@ -190,25 +233,41 @@
       find('said').textContent = `${one.name}: whole image ${one.levels[0].found}, patches ${gridName(level)} ${one.levels[level - 1].found} of the top ${one.levels[0].results.length}.`;
     }
     if (another || drawn.size !== state.size || drawn.level !== level) drawSizes();
-    drawn = { q: one.id, level, size: state.size };
+    drawn = { q: one.id, crop: state.crop, level, size: state.size };
     drawLook();
   }
 
   function drawQuery(one) {
     const holder = find('query');
-    if (!holder.firstChild) holder.innerHTML = '<img><span class="box"></span>';
+    const draws = window.patchifyBox && matchMedia('(min-width: 721px)').matches;  // on a phone the query is too small
+    const region = state.crop === null ? one.box : corners();
+    if (!holder.firstChild) holder.innerHTML = draws ? '<img draggable="false">' : '<img><span class="box"></span>';
     const image = holder.querySelector('img');
     image.alt = `Query: ${one.name}`;
     fit(holder, one.width, one.height);
     show(holder, image, `${root}paper/${one.picture}`);
     const box = holder.querySelector('.box');
-    box.hidden = !one.box;
-    if (one.box) {
-      const [x1, y1, x2, y2] = one.box;
+    if (draws && !box) {
+      holder.classList.add('pf-draw');
+      tool ??= window.patchifyBox(holder.parentElement, { label: 'Query box', changed });
+      tool.open(one.width, one.height, region);
+    }
+    if (find('own-box')) find('own-box').hidden = state.crop === null;
+    if (box) box.hidden = !region;
+    if (box && region) {
+      const [x1, y1, x2, y2] = region;
       place(box, [x1 / one.width, y1 / one.height, (x2 - x1) / one.width, (y2 - y1) / one.height]);
     }
-    find('query-name').textContent = one.name;
+    find('query-name').textContent = one.known === false ? 'what your box shows' : one.name;
     for (const button of find('examples').children) button.setAttribute('aria-pressed', Number(button.dataset.example) === one.id);
+  }
+
+  const corners = () => (state.crop === 'whole' ? null : state.crop.split(',').map(Number));
+  let moving = null;
+  function changed(box, by) {
+    clearTimeout(moving);
+    const crop = box ? box.map((value) => Number(value.toFixed(1))).join(',') : 'whole';
+    moving = setTimeout(() => go({ crop }), by === 'key' ? 500 : 0);
   }
 
   // Sizes ----------------------------------------------------------------------------------------------------------
@@ -225,12 +284,13 @@
     find('chart-queries').textContent = data.overall[0].queries;
     const pick = (at) => (state.size ? data.sizes[state.size - 1].levels[at - 1]?.map : data.overall[at - 1].map);
     const whole = state.size ? one.bands[state.size - 1]?.positives ?? 0 : one.positives.length;
+    const unknown = one.known === false;
     const bold = (text) => Object.assign(document.createElement('b'), { textContent: text });
     find('size-said').replaceChildren(
       state.size ? `Objects of ${name.replace('-', ' to ')} of the picture: mean AP ` : 'Objects of all sizes: mean AP ',
       bold(number(pick(1), 2)), ' whole images, ', bold(number(pick(level), 2)), ` patches ${grid}`,
     );
-    find('sizes-said').textContent = (state.size ? `The ${one.name} has ${whole} picture${whole === 1 ? '' : 's'} of that size` : `The ${one.name} is in ${whole} pictures`)
+    find('sizes-said').textContent = unknown ? '' : (state.size ? `The ${one.name} has ${whole} picture${whole === 1 ? '' : 's'} of that size` : `The ${one.name} is in ${whole} pictures`)
       + (whole ? `: AP ${number(scores(1).ap, 2)} by whole images, ${number(scores(level).ap, 2)} by patches ${grid}.` : '.')
       + ' Move the slider above to count objects of one size only.';
 
@@ -304,10 +364,11 @@
       return row;
     }));
     const [from, to] = ranks ? [ranks.ranks[0], ranks.ranks[last() - 1]] : [null, null];
-    find('look-said').textContent = ranks === undefined ? 'Not this object: its best patch only looks like it.'
+    find('look-said').textContent = one.known === false ? 'The best patch is the one most like your box.' : ranks === undefined ? 'Not this object: its best patch only looks like it.'
       : to < from ? `Patches raise this picture from rank ${from} to rank ${to}.`
         : to === from ? `Rank ${to} with and without patches.` : `Patches lower this picture from rank ${from} to rank ${to}.`;
     const film = find('film');
+    if (film) film.hidden = state.crop !== null;
     if (film) film.href = `${root}paper/film.webp?q=${one.id}&picture=${state.open}`;
     if (!dialog.open) dialog.showModal();
     play(picture, scored, best);
@@ -407,6 +468,7 @@
       try { localStorage.setItem('patchify-theme', dark ? 'dark' : 'light'); } catch (error) { /* for this visit only */ }
     },
     bibtex: copyBibtex,
+    'own-box': () => go({ crop: null }),
     replay: () => drawLook(),
     close: () => closeLook(),
   };
@@ -449,7 +511,7 @@
     find('levels').children[state.level - 1].focus();
   });
   document.addEventListener('keydown', (event) => {
-    if (event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.('input, textarea, pre')) return;
+    if (event.defaultPrevented || event.ctrlKey || event.metaKey || event.altKey || event.target.matches?.('input, textarea, pre')) return;
     if (/^[1-9]$/.test(event.key) && Number(event.key) <= last()) go({ level: Number(event.key) });
     else if (event.key === 'ArrowRight' && state.open === null) another(1);
     else if (event.key === 'ArrowLeft' && state.open === null) another(-1);
@@ -466,7 +528,7 @@
   draw();
   document.documentElement.classList.add('drawn');
   fetch(`${root}paper/paper.json`).then((answer) => (answer.ok ? answer.json() : Promise.reject(new Error(answer.status)))).then((whole) => {
-    data = { ...whole, complete: true };
+    data = { ...whole, pictures: { ...data.pictures, ...whole.pictures }, complete: true };
     state = read();
     listExamples();
     draw();

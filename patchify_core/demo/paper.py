@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from numpy.typing import ArrayLike
+
 from patchify_core.demo.answers import MATCHES
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.prepared import FORMAT, made_of, pictures_note
@@ -97,9 +99,19 @@ class Paper:
             "pictures": self._pictures(examples),
         }
 
-    def answer(self, question: Question) -> dict[str, Any]:
-        """One query's entry, as those in `document`, with the pictures that it names."""
-        entry = self._entry(question, self._found(question))
+    def answer(self, query_id: int, box: ArrayLike | None) -> dict[str, Any]:
+        """The entry of one example with another box, as those in `document`, and the pictures that it names.
+
+        Args:
+            query_id: of the example.
+            box: xyxy in pixels of its picture; None for all of it.
+
+        Raises:
+            BoxError: if the box is empty or outside the picture.
+            PatchifyError: if there is no such example.
+        """
+        question = self.gallery.with_box(self.gallery.example(query_id, self.name), box)
+        entry = self._entry(question, self._found(question)) | {"id": query_id, "known": question.instance is not None}
         return {"entry": entry, "pictures": self._pictures([entry])}
 
     def _levels(self) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader
@@ -22,11 +22,15 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Route
 
 from patchify_core.demo.prepared import FILE, prepared
-from patchify_core.demo.turns import Slots
-from patchify_core.errors import PictureError
+from patchify_core.demo.turns import AddressTurns, Slots
+from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.files import ASSETS
 from patchify_core.web.callers import CALLER
+from patchify_core.web.places import without_places
 from patchify_core.web.served import file_at
+
+if TYPE_CHECKING:
+    from patchify_core.demo.paper import Paper
 
 TITLE = "Patchify: whole-image search misses small objects, patches find them"
 DESCRIPTION = (
@@ -50,7 +54,14 @@ THEIRS = ("words", "box", "object", "index", "boxes", "rerank", "top", "look", "
 FILMS, FILMS_OF_ONE, FILMS_KEPT = 4, 2, 64
 """Animations that are made at a time, in all and for one address, and that are kept, some 70 kB each."""
 
-PARTS = ("paper.css", "paper.js", "logo.svg", "preview.jpg")
+AT_ONCE, ANSWERS_KEPT = 1, 64
+"""Other boxes of examples that are answered at a time, beside the queue of the Gradio page, and answers that are kept,
+some 40 kB each."""
+
+BOX = re.compile(r"\d{1,6}(?:\.\d{1,3})?(?:,\d{1,6}(?:\.\d{1,3})?){3}", re.ASCII)
+"""A box in an address: four numbers of pixels."""
+
+PARTS = ("paper.css", "paper.js", "box.css", "box.js", "logo.svg", "preview.jpg")
 """Files of `assets` that the first page has."""
 
 Choice = tuple[str, str, bool]
@@ -66,9 +77,9 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
         document: the answers (`demo.paper.Paper.document`).
         root: what every address begins with; empty for a folder of files.
         example: id of the query that is shown first; the document's own by default.
-        links: `live`, the address of the Gradio page; `code`, of the source; `preview`, of the picture for link
-            previews; `film`, whether animations can be saved; `galleries`, the (title, address, whether it is this
-            one) of each that can be chosen.
+        links: `search`, whether other boxes are answered; `live`, the address of the Gradio page; `code`, of the
+            source; `preview`, of the picture for link previews; `film`, whether animations can be saved;
+            `galleries`, the (title, address, whether it is this one) of each that can be chosen.
     """
     known = {one["id"]: one for one in document["examples"]}
     first = known.get(example if example in known else document["first"])
@@ -114,6 +125,7 @@ class Front:
 
     Attributes:
         document: the answers; None as long as there are none, and then the Gradio page is the first one.
+        paper: answers other boxes of the examples; None until the gallery is loaded.
     """
 
     def __init__(
@@ -126,6 +138,9 @@ class Front:
         """Reads the answers that lie beside the gallery."""
         self.folder, self.root, self._code, self._galleries = folder, f"{root}/", code, galleries
         self.document, self._filming = prepared(folder), Slots(FILMS, FILMS_OF_ONE)
+        self.paper: Paper | None = None
+        self._turns = AddressTurns(lambda ticket, begun: len(begun) < AT_ONCE)
+        self._boxed = lru_cache(maxsize=ANSWERS_KEPT)(self._make_answer)
         self._made = lru_cache(maxsize=FILMS_KEPT)(self._make_film)
         self._text: tuple[Mapping[str, Any], bytes] | None = None
 
@@ -134,6 +149,7 @@ class Front:
         return [
             Route("/", self._page),
             Route("/paper/film.webp", self._film),
+            Route("/paper/answer", self._answer),
             Route("/paper/{name:path}", self._part),
         ]
 
@@ -153,10 +169,30 @@ class Front:
                 code=self._code,
                 preview=f"{address}{self.root}paper/preview.jpg",
                 film=True,
+                search=True,
                 galleries=self._galleries,
             ),
             headers={"Cache-Control": "no-cache"},
         )
+
+    async def _answer(self, request: Request) -> Response:
+        """An example with another box; addresses take turns."""
+        number, box = (request.query_params.get(name, "") for name in ("q", "box"))
+        if not re.fullmatch(r"\d{1,9}", number, re.ASCII) or not (box == "whole" or BOX.fullmatch(box)):
+            return JSONResponse({"detail": "There is no such query: give an example and a box in pixels."}, 404)
+        if self.paper is None:
+            return JSONResponse({"detail": "The server is starting: try again in a few seconds."}, 503)
+        try:
+            async with self._turns.turn(CALLER.get()):
+                answer = await run_in_threadpool(self._boxed, int(number), box)
+        except PatchifyError as error:
+            return JSONResponse({"detail": without_places(str(error))}, 404)
+        return Response(answer, media_type="application/json", headers={"Cache-Control": "max-age=60"})
+
+    def _make_answer(self, query: int, box: str) -> bytes:
+        assert self.paper is not None
+        found = self.paper.answer(query, None if box == "whole" else [float(value) for value in box.split(",")])
+        return json.dumps(found, separators=(",", ":")).encode()
 
     async def _film(self, request: Request) -> Response:
         """How one result of an example got its score, as an animation. It is made once, and few at a time."""

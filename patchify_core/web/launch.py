@@ -143,6 +143,7 @@ def launch(
 
                 offer_tools()
             from patchify_core.demo.own.registry import Registry
+            from patchify_core.demo.paper import Paper, paper_index
             from patchify_core.web.own_pictures import own_routes
             from patchify_core.web.page import build
             from patchify_core.web.routes import refusals, routes
@@ -158,6 +159,8 @@ def launch(
 
         between = (tuple(zip(galleries, fronts.values(), strict=True)), closing, busy)
         head = f"<style>{UNTIL_STYLED}</style>{''.join(map(_script, SCRIPTS))}"
+        for gallery, front in between[0]:
+            front.paper = None if paper_index(gallery) is None else Paper(gallery)
         for number, (path, showcase) in enumerate(zip(paths, galleries, strict=True)):
             page = build(showcase, settings, own=own, galleries=switch(path))
             page.guard(limits)
@@ -300,12 +303,10 @@ def _prepare(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -
 
     if closing.wait(PREPARE_AFTER_S):
         return
-    from patchify_core.demo.paper import Paper, paper_index
-
     for gallery, front in shown:
         try:
-            if front.document is None and paper_index(gallery) is not None and gallery.examples:
-                front.document = Paper(gallery).document(lambda done, total: None if not stop() else sys.exit())
+            if front.document is None and front.paper is not None and gallery.examples:
+                front.document = front.paper.document(lambda done, total: None if not stop() else sys.exit())
             gallery.prepare(stop=stop)
         except PatchifyError as error:  # a visitor who asks will be told
             log.warning("The examples could not be prepared: %s", error)

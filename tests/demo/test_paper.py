@@ -140,16 +140,26 @@ def test_a_gallery_without_an_index_as_in_the_paper_says_so(gallery, monkeypatch
         Paper(gallery)
 
 
-def test_a_box_of_ones_own_is_answered_alike(gallery, document):
-    """The same query by its box is the same entry but for what names the example."""
-    paper, known = Paper(gallery), document["examples"][0]
-    question = gallery.with_box(gallery.example(known["id"], paper.name), known["box"])
-    made = paper.answer(question)
-    for level, shown in zip(made["entry"]["levels"], known["levels"], strict=True):
-        assert [one["picture"] for one in level["results"]][:3] == [one["picture"] for one in shown["results"]][:3]
-    unknown = paper.answer(gallery.with_instance(question, None))["entry"]
-    assert unknown["levels"][0]["ap"] is None and unknown["positives"] == unknown["bands"] == []
+def test_another_box_is_answered_as_an_example_is(document, gallery, refused):
+    """With its own box it is the entry of the document; around something else the object is unknown."""
+    paper = Paper(gallery)
+    for entry in document["examples"][:3]:
+        made = paper.answer(entry["id"], entry["box"])
+        for level, shown in zip(made["entry"]["levels"], entry["levels"], strict=True):
+            assert (level["ap"], level["locscore"]) == (shown["ap"], shown["locscore"])
+            assert [one["picture"] for one in level["results"]] == [one["picture"] for one in shown["results"]]
+        assert made["entry"]["known"] and made["entry"]["id"] == entry["id"]
+        named = {row["picture"] for level in made["entry"]["levels"] for row in level["results"]}
+        assert named <= {int(picture) for picture in made["pictures"]}
+    whole = paper.answer(entry["id"], None)["entry"]
+    assert whole["box"] is None and whole["known"]
+    x1, y1, _, _ = entry["box"]
+    unknown = paper.answer(entry["id"], [0, 0, max(x1 - 1, 4), max(y1 - 1, 4)])["entry"]
+    assert not unknown["known"] and unknown["positives"] == unknown["bands"] == []
+    assert unknown["levels"][0]["ap"] is None
     assert {result["verdict"] for result in unknown["levels"][0]["results"]} == {"unknown"}
+    assert "example" in refused(paper.answer, 1, entry["box"])
+    assert refused(paper.answer, entry["id"], [9, 9, 2, 2])
 
 
 def test_the_film_shows_each_grid_and_then_the_winner(document, sample_db):

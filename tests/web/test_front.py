@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
+from starlette.requests import Request
 from starlette.testclient import TestClient
 
 from patchify_core.demo.prepared import FILE, prepared
+from patchify_core.errors import PatchifyError
 from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, Front, page
 from patchify_core.web.showcase import write_showcase
 
@@ -129,6 +134,61 @@ def test_a_film_can_be_saved_and_others_are_refused(sample_db, document):
     assert again.content == answer.content
     for wrong in ("", f"q={entry['id']}", f"q={entry['id']}&picture=x", f"q=1&picture={picture}", "q=1&picture=-1"):
         assert front.get(f"/paper/film.webp?{wrong}").status_code == 404
+
+
+def test_another_box_is_answered_once_the_gallery_is_there(sample_db, document):
+    front, query = Front(sample_db), document["examples"][0]["id"]
+    asked = TestClient(Starlette(routes=front.routes()))
+    good = f"/paper/answer?q={query}&box=10,20.5,300,200"
+    assert asked.get(good).status_code == 503 and "starting" in asked.get(good).json()["detail"]
+    calls: list[tuple[int, object]] = []
+
+    class Answers:
+        def answer(self, number, box):
+            calls.append((number, box))
+            if number != query:
+                raise PatchifyError("There is no such example: choose one of those shown.")
+            return {"entry": {"id": number}, "pictures": {}}
+
+    front.paper = Answers()
+    for _ in range(3):
+        assert asked.get(good).json() == {"entry": {"id": query}, "pictures": {}}
+    assert asked.get(f"/paper/answer?q={query}&box=whole").status_code == 200
+    assert calls == [(query, [10.0, 20.5, 300.0, 200.0]), (query, None)]  # what is asked again is kept
+    boxes = ("", "1,2,3", "1,2,3,nan", "1e9,2,3,4", "1,2,3,-4", "1,2,3,4,5", "whole,")
+    wrongs = [f"q={query}&box={box}" for box in boxes] + [f"q={q}&box=whole" for q in ("x", "-1", "9" * 400, "1", "")]
+    for wrong in ("", f"q={query}", *wrongs):
+        answer = asked.get(f"/paper/answer?{wrong}")
+        assert answer.status_code == 404 and answer.json()["detail"].endswith("."), wrong
+
+
+def test_a_flood_of_boxes_lets_others_have_their_turn(sample_db, document, monkeypatch):
+    """One address asks for twenty at once; another one that comes later waits for two of them at most."""
+    front, query, done = Front(sample_db), document["examples"][0]["id"], []
+    monkeypatch.setattr("patchify_core.web.front.CALLER", caller := ContextVar("caller", default=""))
+
+    class Slow:
+        def answer(self, number, box):
+            time.sleep(0.05)
+            done.append(box[0])
+            return {}
+
+    front.paper = Slow()
+    route = next(route for route in front.routes() if route.path == "/paper/answer")
+
+    async def ask(address: str, number: int) -> int:
+        caller.set(address)
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [],
+                 "query_string": f"q={query}&box={number},0,500,400".encode()}  # fmt: skip
+        return (await route.endpoint(Request(scope))).status_code
+
+    async def both() -> list[int]:
+        flood = [asyncio.create_task(ask("flood", number)) for number in range(20)]
+        await asyncio.sleep(0.02)
+        return await asyncio.gather(asyncio.create_task(ask("visitor", 99)), *flood)
+
+    assert set(asyncio.run(both())) == {200}
+    assert done.index(99.0) <= 2 and len(done) == 21
 
 
 def test_a_flood_of_films_takes_no_threads_from_others(sample_db, document, monkeypatch):

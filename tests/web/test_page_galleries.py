@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -93,6 +94,56 @@ def test_the_first_pages_lead_to_each_other(browser, url):
     assert not page.locator("#sizes").is_visible() and not page.locator(".sizebar").is_visible()
     assert page.locator("#cards-patches .card.right").count() == 3
     assert "✓ match" in page.locator("#cards-patches .verdict").first.inner_text()
+    assert thrown == []
+    context.close()
+
+
+def test_a_box_around_something_else_is_searched_by_the_papers_method(browser, url):
+    """Both rankings are of the new box; Back, reload and the address lead to what they did."""
+    document = json.loads(urllib.request.urlopen(f"{url}paper/paper.json").read())
+    context = browser.new_context(viewport={"width": 1280, "height": 800})
+    page = context.new_page()
+    thrown: list[str] = []
+    page.on("pageerror", lambda error: thrown.append(str(error)))
+    page.goto(url)
+    page.wait_for_function("() => document.querySelectorAll('#cards-patches .fit.ready').length >= 4")
+
+    def rows() -> list[list[int]]:
+        return page.evaluate(
+            "() => ['whole', 'patches'].map((row) => [...document.querySelectorAll(`#cards-${row} .card`)]"
+            ".map((card) => Number(card.dataset.picture)))"
+        )
+
+    before, area = rows(), page.locator("#query").bounding_box()
+    page.mouse.move(area["x"] + 8, area["y"] + 60)
+    page.mouse.down()
+    page.mouse.move(area["x"] + 40, area["y"] + 90)
+    page.mouse.move(area["x"] + 70, area["y"] + 140)
+    page.mouse.up()
+    page.wait_for_function("() => location.search.includes('crop=') && !document.querySelector('.waiting')")
+    page.wait_for_function(
+        "(old) => document.querySelector('#cards-patches .card').dataset.picture !== old", arg=str(before[1][0])
+    )
+    box = parse_qs(urlsplit(page.url).query)["crop"][0]
+    with urllib.request.urlopen(f"{url}paper/answer?q={document['first']}&box={box}") as answer:
+        entry = json.loads(answer.read())["entry"]
+    expected = [[one["picture"] for one in entry["levels"][at]["results"]] for at in (0, -1)]
+    assert rows() == expected
+    assert not entry["known"] and page.locator("#query-name").inner_text() == "what your box shows"
+    assert "no score" in page.locator("#numbers-patches").inner_text()
+    page.reload()
+    page.wait_for_function("() => document.querySelectorAll('#cards-patches .fit.ready').length >= 4")
+    assert rows() == expected
+    page.get_by_role("button", name="Back to the object").click()
+    page.wait_for_function("() => !location.search.includes('crop=')")
+    assert rows() == before
+    page.go_back()
+    page.wait_for_function("() => location.search.includes('crop=')")
+    assert rows() == expected
+    page.locator(".pf-draw-box").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("(old) => !decodeURIComponent(location.search).includes(old)", arg=box)
+    assert "q=" not in page.url  # the arrow moved the box, and chose no other example
     assert thrown == []
     context.close()
 
