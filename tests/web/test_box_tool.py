@@ -12,7 +12,8 @@ from tests.browsing import CHROMIUM, WITHOUT, chromium
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 
-PAGE = """<!doctype html><html lang="en"><title>t</title><style>{css} body {{ margin: 0 }} .pf-draw {{ width: 400px; height: 300px }}</style>
+PAGE = """<!doctype html><html lang="en"><title>t</title>
+<style>{css} body {{ margin: 0 }} .pf-draw {{ width: 400px; height: 300px }}</style>
 <main id="root"><div class="pf-draw"><img alt="" draggable="false"></div></main>"""
 START = """() => { window.told = [];
   window.tool = window.patchifyBox(document.getElementById('root'), { changed: (...all) => window.told.push(all) });

@@ -340,9 +340,9 @@ def test_map_is_brightest_where_it_matches_best(row, column, where) -> None:
 
     values = np.random.default_rng(0).uniform(-0.2, 0.1, (9, 15)).astype(np.float32)
     values[row, column] = 0.9
-    html = heat.layer(SimilarityMap(values), "a picture")
-    assert f"matches best {where}, with 0.90" in html
-    png = base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])
+    made = heat.heat(SimilarityMap(values), "a picture")
+    assert f"matches best {where}, with 0.90" in made.in_words
+    png = base64.b64decode(made.address.partition("base64,")[2])
     drawn = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
     assert drawn.shape == (144, 240, 3)
     y, x = np.unravel_index(int((drawn[..., 1] - drawn[..., 2]).argmax()), drawn.shape[:2])  # viridis ends in yellow
@@ -351,4 +351,4 @@ def test_map_is_brightest_where_it_matches_best(row, column, where) -> None:
 
 
 def test_map_of_one_value_is_drawn() -> None:
-    assert "base64," in heat.layer(SimilarityMap(np.full((3, 4), 0.3, np.float32)), "a picture")
+    assert "base64," in heat.heat(SimilarityMap(np.full((3, 4), 0.3, np.float32)), "a picture").address

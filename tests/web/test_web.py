@@ -228,7 +228,7 @@ def test_question_in_words_has_no_picture_and_no_box(folder, refused) -> None:
 def test_words_are_escaped() -> None:
     question = Question("<b>x</b>", 0, 0, None, None, np.zeros(3, np.float32), words='<img src=x onerror="a()">')
     html = views.query(question, file_url)
-    assert "<img src=x" not in html and "onerror=&quot;" in html
+    assert "<img src=x" not in html and "onerror=&#34;" in html
 
 
 # Another encoder for the same question --------------------------------------------------------------------

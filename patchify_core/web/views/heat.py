@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,33 +21,37 @@ STOPS = 6
 """Colours that the legend's gradient is made of."""
 
 
-def layer(places: SimilarityMap, where: str) -> str:
-    """The map in colours, lying over its picture; its opacity is a CSS variable that the page's script sets.
+@dataclass(frozen=True)
+class Heat:
+    """A similarity map as it is drawn.
 
-    Args:
-        places: similarities.
-        where: what it is a map of, for those who cannot see it.
+    Attributes:
+        address: the map in colours as a data address; it lies over its picture, and the page's script sets its opacity.
+        in_words: what it shows, for those who cannot see it.
+        low: its lowest similarity.
+        high: and its highest.
+        colours: what lies between them, for CSS.
     """
+
+    address: str
+    in_words: str
+    low: float
+    high: float
+    colours: str
+
+
+def heat(places: SimilarityMap, where: str) -> Heat:
+    """Draws a map; `where` says what it is a map of."""
     values = places.values
+    low, high = float(values.min()), float(values.max())
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     spot = _in_words((column + 0.5) / values.shape[1], (row + 0.5) / values.shape[0])
     said = (
-        f"Similarity map of {where}: the query matches best {spot}, with {signed(float(values.max()), 2)}; "
-        f"where it matches least the similarity is {signed(float(values.min()), 2)}."
+        f"Similarity map of {where}: the query matches best {spot}, with {signed(high, 2)}; "
+        f"where it matches least the similarity is {signed(low, 2)}."
     )
-    return f'<img class="pf-heat" src="{_drawn(values)}" alt="{said}">'
-
-
-def legend(places: SimilarityMap) -> str:
-    """What the colours mean, and the slider."""
-    low, high = float(places.values.min()), float(places.values.max())
     colours = ",".join(f"#{bytes(colour).hex()}" for colour in _viridis(np.linspace(0, 1, STOPS)[None])[0])
-    return (
-        '<div class="pf-scale"><span class="pf-range"><span>similarity</span> '
-        f'<b>{signed(low, 2)}</b><i style="background:linear-gradient(90deg,{colours})"></i><b>{signed(high, 2)}</b></span>'
-        '<label>transparent <input type="range" min="0" max="100" step="5" '
-        f'value="{OPACITY}" data-do="opacity" aria-label="Opacity of the similarity map in percent"> opaque</label></div>'
-    )
+    return Heat(_drawn(values), said, low, high, colours)
 
 
 def _drawn(values: NDArray[np.float32]) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from html import escape
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.answers import Detail
 from patchify_core.demo.questions import Question
-from patchify_core.web.views.html import FileUrl, count, place, query_address
+from patchify_core.retrieval.ranking import Verification
+from patchify_core.web.views.html import count
 
 WIDTH, GAP, TALLEST = 1000.0, 16.0, 820.0
 """The drawing's width, what is left free between the pictures, and its greatest height, all in its own units."""
@@ -22,45 +21,47 @@ MOST_LINES = 60
 """More lines would hide the pictures."""
 
 
-def points(found: Detail, size: tuple[int, int, Path], question: Question, url: FileUrl) -> str:
-    """The two pictures and the lines.
+Spot = tuple[str, str]
 
-    Args:
-        found: a result with a verification.
-        size: width, height and file of the gallery picture.
-        question: whose picture stands on the left.
-        url: address of a bundled picture.
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures side by side, and lines between them.
+
+    Attributes:
+        ratio: width of the drawing by its height.
+        shape: the same for CSS.
+        view: the drawing's own units, for SVG.
+        query_spot: CSS of the query picture.
+        gallery_spot: CSS of the gallery picture.
+        lines: where each line starts and ends, (x, y) in the drawing's units.
+        in_words: what agrees.
     """
-    match, checked = found.result.match, found.result.match.verification
-    assert checked is not None
-    width, height, path = size
+
+    ratio: float
+    shape: str
+    view: str
+    query_spot: str
+    gallery_spot: str
+    lines: list[tuple[Spot, Spot]]
+    in_words: str
+
+
+def pair(checked: Verification, question: Question, width: int, height: int) -> Pair:
+    """Lays the query's picture and one of width x height pixels out, with the points that agree."""
     left, right, total = _layout(question.width, question.height, width, height)
     drawn = np.unique(np.linspace(0, checked.inliers - 1, min(checked.inliers, MOST_LINES)).astype(int))
     starts = _into(checked.query_points[drawn], left, question.width, question.height)
     ends = _into(checked.gallery_points[drawn], right, width, height)
-    lines = "".join(
-        f'<line x1="{a[0]:.1f}" y1="{a[1]:.1f}" x2="{b[0]:.1f}" y2="{b[1]:.1f}"/>'
-        for a, b in zip(starts, ends, strict=True)
+    return Pair(
+        WIDTH / total,
+        f"{WIDTH:.0f}/{total:.1f}",
+        f"0 0 {WIDTH:.0f} {total:.1f}",
+        _spot(left, total),
+        _spot(right, total),
+        [((f"{a:.1f}", f"{b:.1f}"), (f"{c:.1f}", f"{d:.1f}")) for (a, b), (c, d) in zip(starts, ends, strict=True)],
+        f"{count(checked.inliers, 'point')} of the query and of the result agree on one view of the object",
     )
-    dots = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"/>' for x, y in (*starts, *ends))
-    said = f"{count(checked.inliers, 'point')} of the query and of the result agree on one view of the object"
-    note = said + ("." if len(drawn) == checked.inliers else f"; {len(drawn)} of them are drawn.")
-    asked = "" if question.box is None else _outline("pf-box pf-asked", question.box, question.width, question.height)
-    patch = "" if checked.box is None else _outline("pf-patch", found.explanation.boxes[match.patch], width, height)
-    return (
-        f'<figure class="pf-points"><div class="pf-pair" style="--ratio:{WIDTH / total:.5f};aspect-ratio:{WIDTH:.0f}/{total:.1f}">'
-        f'<div class="pf-pane" style="{_spot(left, total)}"><img src="{escape(query_address(question, url))}" '
-        f'alt="Query: {escape(question.name)}">{asked}</div>'
-        f'<div class="pf-pane" style="{_spot(right, total)}"><img src="{escape(url(path))}" '
-        f'alt="Gallery picture {match.image_id}">{patch}{_outline("pf-box", match.box, width, height)}</div>'
-        f'<svg viewBox="0 0 {WIDTH:.0f} {total:.1f}" role="img" aria-label="{said}">'
-        f'<g class="under">{lines}</g><g class="over">{lines}</g>{dots}</svg></div>'
-        f"<figcaption>{note}</figcaption></figure>"
-    )
-
-
-def _outline(kind: str, box: NDArray[np.float64], width: int, height: int) -> str:
-    return f'<span class="{kind}" style="{place(box, width, height)}"></span>'
 
 
 _Pane = tuple[float, float, float, float]
