@@ -178,7 +178,7 @@ def test_an_upload_at_the_page_is_held_and_the_page_that_closes_lets_it_go(showc
     page = visits.Visits(showcase, SETTINGS)
     (tmp_path / "a.png").write_bytes(png(3))
     asked = Asked(showcase.first(), 3, 5, None, "patch")
-    question = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))[0]
+    question = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
     assert isinstance(question.data, Held) and page.keeping.memory.bytes == question.data.size > 0
     page.leave(SimpleNamespace(session_hash=""))
     page.keeping.sweep(time.monotonic() + LEFT_S + 1)
