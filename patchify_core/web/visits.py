@@ -15,7 +15,7 @@ from patchify_core.demo import decoding, locating, stages
 from patchify_core.demo.answers import Answer
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.keeping import Held, Keeping
-from patchify_core.demo.own.names import natural
+from patchify_core.demo.own.collection import natural
 from patchify_core.demo.own.place import OwnPlace, gone, own_address, own_choice
 from patchify_core.demo.questions import OWN, Question
 from patchify_core.demo.reranking import NAMES
@@ -131,7 +131,7 @@ class Visits:
             "started": True,
             **(self.engine_parts(question.engine, answer.level, asked.question.engine) if changed else {}),
             **self.results(answer, question),
-            **({"box": answer.way} if changed else self.box_choice(asked, answer)),
+            **({"box": answer.way} if changed or answer.way != asked.way else {}),
         }
 
     def results(self, answer: Answer, question: Question) -> Parts:
@@ -169,10 +169,6 @@ class Visits:
         """Name -> id of the objects among which a question's may be."""
         place = self.at(question)
         return self.objects if place is self.showcase else _by_name(place.gallery)
-
-    def box_choice(self, asked: Asked, answer: Answer) -> Parts:
-        """The choice of boxes becomes what is shown, where that is not what was asked for."""
-        return {} if answer.way == asked.way else {"box": answer.way}
 
     def index_of(self, asked: Asked) -> PatchIndex:
         """The index that is asked."""
@@ -275,7 +271,8 @@ class Visits:
     def change_options(self, asked: Asked) -> Parts:
         """The grid or the number of results changed."""
         answer = self.answer(asked)
-        return self.results(answer, asked.question) | self.box_choice(asked, answer)
+        boxes = {} if answer.way == asked.way else {"box": answer.way}  # what is shown, not what cannot be
+        return self.results(answer, asked.question) | boxes
 
     def change_box(self, asked: Asked) -> Parts:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""

@@ -26,7 +26,7 @@ from patchify_core.retrieval.ranking import Verification
 from patchify_core.web import events, views, visits
 from patchify_core.web.events import Asked
 from patchify_core.web.tabs.sharing import Sharing
-from patchify_core.web.views import heat
+from patchify_core.web.views.detail import heat
 from patchify_core.web.visits import Visits, file_url
 from tests.page_server import write_gallery
 from tests.tiny import DIM, TinyEncoder
@@ -340,7 +340,7 @@ def test_map_is_brightest_where_it_matches_best(row, column, where) -> None:
 
     values = np.random.default_rng(0).uniform(-0.2, 0.1, (9, 15)).astype(np.float32)
     values[row, column] = 0.9
-    made = heat.heat(SimilarityMap(values), "a picture")
+    made = heat(SimilarityMap(values), "a picture")
     assert f"matches best {where}, with 0.90" in made.in_words
     png = base64.b64decode(made.address.partition("base64,")[2])
     drawn = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
@@ -351,4 +351,4 @@ def test_map_is_brightest_where_it_matches_best(row, column, where) -> None:
 
 
 def test_map_of_one_value_is_drawn() -> None:
-    assert "base64," in heat.heat(SimilarityMap(np.full((3, 4), 0.3, np.float32)), "a picture").address
+    assert "base64," in heat(SimilarityMap(np.full((3, 4), 0.3, np.float32)), "a picture").address

@@ -14,11 +14,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from patchify_core.demo.codecs import Stop
+from patchify_core.demo.codecs import Stop, sizes
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.locating import MAP
 from patchify_core.demo.shelf import Offer
-from patchify_core.demo.sizes import sizes
 from patchify_core.demo.studies import read_studies
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index

@@ -23,10 +23,9 @@ from hypothesis import strategies as st
 from patchify_core.demo import home
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.home import GRADIO, LOCK_PREFIX, PREFIX, UPLOADS_PREFIX, Home, delete_dead
-from patchify_core.demo.keeping import UNFETCHED_S, UNREAD_S, Held, Keeping
+from patchify_core.demo.keeping import IDLE_S, LEFT_S, UNFETCHED_S, UNREAD_S, Held, Keeping, Kept, Owner, Room
 from patchify_core.demo.own import registry
 from patchify_core.demo.own.registry import Registry
-from patchify_core.demo.room import IDLE_S, LEFT_S, Kept, Owner, Room
 from patchify_core.demo.settings import MEGABYTE, PageSettings, QueueSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT

@@ -28,8 +28,8 @@ from patchify_core.demo.answers import UNMARKED, WRONG
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.home import STALE_S, delete_dead
 from patchify_core.demo.own import indexing, registry
+from patchify_core.demo.own.collection import LONGEST, clean, unused
 from patchify_core.demo.own.indexing import CANCELLED, DONE, FAILED, INDEXING
-from patchify_core.demo.own.names import LONGEST, clean, unused
 from patchify_core.demo.own.place import PREFIX, OwnPlace, own_address, token_in
 from patchify_core.demo.own.registry import Registry, Visitor
 from patchify_core.demo.settings import PageSettings

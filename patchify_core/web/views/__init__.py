@@ -8,8 +8,7 @@ from patchify_core.web.views.compression import controls, effect, gallery, train
 from patchify_core.web.views.detail import detail
 from patchify_core.web.views.frame import below, footer, header, own, share
 from patchify_core.web.views.html import FileUrl, place
-from patchify_core.web.views.query import about, examples, loading, query
-from patchify_core.web.views.results import cards, strip
+from patchify_core.web.views.search import about, cards, examples, loading, query, strip
 from patchify_core.web.views.trial import trial
 from patchify_core.web.views.trials import evaluation
 
