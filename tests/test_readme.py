@@ -171,7 +171,7 @@ def test_a_space_gets_the_gradio_and_a_python_that_are_pinned_here():
 
 
 def test_the_hint_to_install_mcp_names_the_pinned_gradio():
-    from patchify_core.web.tools import INSTALL
+    from patchify_core.web.launch import INSTALL
 
     assert f"gradio[mcp]=={front_matter()['sdk_version']}" in INSTALL
 

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 from PIL import Image
 
 from patchify_core.demo.home import PREFIX
+from patchify_core.demo.keeping import Owner
 from patchify_core.demo.memory import give_back
-from patchify_core.demo.room import Owner
 from patchify_core.demo.turns import AddressTurns, Ticket
 from patchify_core.errors import PictureError
 from patchify_core.imaging.pictures import read_header, read_picture

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 
 from patchify_core.demo.answers import MATCHES, Answer, Detail, Result
-from patchify_core.demo.asking import Asking
 from patchify_core.demo.judging import Judge
 from patchify_core.demo.locating import OBJECTS, WINNING, best_way, similarity, with_boxes
-from patchify_core.demo.questions import Question
+from patchify_core.demo.questions import Asking, Question
 from patchify_core.demo.reranking import Rerankers
 from patchify_core.demo.shelf import is_papers
 from patchify_core.encoders import Encoder, EncoderSettings

@@ -1,18 +1,29 @@
-"""What one visitor asks. It lives in that visitor's state and nowhere else."""
+"""What one visitor asks, and how it comes about: from an example, an upload, words, a result, or another question.
+
+It lives in that visitor's state and nowhere else.
+"""
 
 from __future__ import annotations
 
+import io
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+from PIL.Image import Image
 
+from patchify_core.demo.decoding import decoded, ready
 from patchify_core.demo.keeping import Held
-from patchify_core.demo.shelf import DEFAULT
+from patchify_core.demo.shelf import DEFAULT, Shelf
+from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
+from patchify_core.gallery import Gallery, Query, read_coco
 from patchify_core.gallery.model import is_text
+from patchify_core.imaging.boxes import checked_box, iou
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
 from patchify_core.retrieval.ranking import Ranking
 
 OWN = "own"
@@ -111,3 +122,212 @@ def checked_words(words: object) -> str:
     if not is_text(words) or "\0" in words:
         raise PatchifyError("The words contain invalid characters: type them again.")
     return " ".join(words.split())
+
+
+DISPLAY_SIDE = 1024
+"""Longest side, in pixels, of the copy of a visitor's picture that is shown to them."""
+
+FIRST_EXAMPLES = (
+    "birthday cake",
+    "potted fern",
+    "traffic cone",
+    "moka pot",
+    "soccer ball",
+    "gift box",
+    "flowered teapot",
+    "flowered creamer",
+    "blue vase",
+    "toy train",
+    "headphones",
+    "toy biplane",
+)
+"""Shown first: easy ones, look-alikes (the tea set, the blue pots) and two of the hardest."""
+
+
+class Asking:
+    """The bundled gallery, its indexes and their encoders, shared by all visitors, and the questions that they ask.
+
+    Where no index is named, the one that a visit begins with is asked.
+
+    Args:
+        folder: sample_db, or another dataset with `annotations.json` and an `index` folder beside it.
+        encoder: used for the indexes that it made; by default each index's own is loaded, with `settings`.
+        settings: how an encoder is run; on one thread by default.
+        beside: another gallery, whose loaded encoders are used too.
+
+    Raises:
+        PatchifyError: if gallery, default index and encoder do not fit together.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        encoder: Encoder | None = None,
+        settings: EncoderSettings | None = None,
+        beside: Asking | None = None,
+    ) -> None:
+        """Reads the gallery and its indexes; no encoder is loaded yet."""
+        self.folder = folder
+        self.gallery: Gallery = read_coco(folder)
+        self.shelf: Shelf = Shelf(folder, encoder, settings, None if beside is None else beside.shelf)
+        order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
+        self.examples: tuple[Query, ...] = tuple(
+            sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))
+        )
+        self._described: dict[tuple[str, int], Question] = {}
+
+    @property
+    def index(self) -> PatchIndex:
+        """The index that a visit begins with."""
+        return self.shelf.offer(self.shelf.first).index
+
+    @property
+    def engine(self) -> Patchify:
+        """That index and its encoder, which is loaded when it is first needed."""
+        return self.shelf.engine(self.shelf.first)
+
+    @property
+    def levels(self) -> int:
+        """How many levels that index has."""
+        return self.levels_of(self.shelf.first)
+
+    def levels_of(self, engine: str) -> int:
+        """How many levels an index has."""
+        return len(self.shelf.offer(engine).index.regions.stages)
+
+    def first(self) -> Question:
+        """What a page that was just opened has asked."""
+        return self.example(self.examples[0].id)
+
+    def example(self, query_id: int, engine: str | None = None) -> Question:
+        """A bundled query with its annotated box. Descriptors of examples are kept: they are everybody's.
+
+        Raises:
+            PatchifyError: if there is no such example.
+        """
+        engine = engine or self.shelf.first
+        key = engine, query_id
+        if key not in self._described:
+            query = next((q for q in self.gallery.queries if q.id == query_id), None)
+            if query is None:
+                raise PatchifyError("There is no such example: choose one of those shown.")
+            made = Question(
+                name=self.gallery.name(query.instance),
+                width=query.width,
+                height=query.height,
+                box=query.box,
+                instance=query.instance,
+                descriptor=self.shelf.engine(engine).describe_query(query.path, query.box),
+                path=query.path,
+                example=query.id,
+                engine=engine,
+            )
+            self._described.setdefault(key, made)  # whoever was first: boxes are kept with the question
+        return self._described[key]
+
+    def forget_examples(self) -> None:
+        """Drops the kept descriptors of examples, and what was found with them."""
+        self._described.clear()
+
+    def upload(self, data: bytes | Held, name: str = "your picture", engine: str | None = None) -> Question:
+        """A visitor's picture, all of it; the object is unknown until they say.
+
+        Args:
+            data: the file; it is kept with the question.
+            name: what it is called.
+            engine: which index is asked.
+
+        Raises:
+            PictureError: one sentence, if it is not a picture that can be searched.
+        """
+        engine = engine or self.shelf.first
+        patchify = self.shelf.engine(engine)
+
+        def looked_at(picture: Image) -> tuple[NDArray[np.float32], tuple[int, int], bytes]:
+            descriptor, size, stream = patchify.describe_query(picture), picture.size, io.BytesIO()
+            picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+            picture.save(stream, "JPEG", quality=85)
+            return descriptor, size, stream.getvalue()
+
+        shown: bytes | None
+        descriptor, (width, height), shown = decoded(data.read() if isinstance(data, Held) else data, looked_at)
+        if isinstance(data, Held):
+            data.display, shown = shown, None
+        return Question(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
+
+    def in_words(self, words: object, engine: str | None = None) -> Question:
+        """What a visitor looks for, said in words; the object is unknown until they say.
+
+        Raises:
+            PatchifyError: one sentence, if there are no words or too many.
+            EncoderError: if the encoder knows pictures only.
+        """
+        engine, words = engine or self.shelf.first, checked_words(words)
+        descriptor = self.shelf.engine(engine).describe_text(words)
+        return Question(words, 0, 0, None, None, descriptor, words=words, engine=engine)
+
+    def from_result(
+        self, image_id: int, box: NDArray[np.float64], instance: int | None, engine: str | None = None
+    ) -> Question:
+        """A gallery picture as the next query.
+
+        Args:
+            image_id: gallery image id.
+            box: the part of it to search with.
+            instance: the object asked for so far; kept if the picture is known to show it.
+            engine: which index is asked.
+        """
+        engine = engine or self.shelf.first
+        image = self.gallery.image(image_id)
+        shows = instance is not None and image_id in self.gallery.positives(instance)
+        descriptor = self.shelf.engine(engine).describe_query(image.path, box)
+        return Question(
+            name=f"gallery picture {image_id}",
+            width=image.width,
+            height=image.height,
+            box=box,
+            instance=instance if shows else None,
+            descriptor=descriptor,
+            path=image.path,
+            itself=image_id,
+            engine=engine,
+        )
+
+    def with_box(self, question: Question, box: ArrayLike | None) -> Question:
+        """The same picture with another box (xyxy in pixels, checked here); the whole picture if None.
+
+        A box that has nothing in common with the one before it is round another object, so what that was is forgotten.
+
+        Raises:
+            BoxError: one sentence, if the box is empty or outside.
+            PatchifyError: if it was asked in words.
+        """
+        source = question.source
+        region = None if box is None else checked_box(box, question.width, question.height)
+        patchify = self.shelf.engine(question.engine)
+        descriptor = ready(source, lambda picture: patchify.describe_query(picture, region))
+        elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
+        instance = None if elsewhere else question.instance
+        return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
+
+    def with_instance(self, question: Question, instance: int | None) -> Question:
+        """The same query, said to be this object."""
+        named = replace(question, instance=instance)
+        named.rankings.update(question.rankings)  # what it is called does not change what is found
+        named.located.update(question.located)
+        return named
+
+    def with_engine(self, question: Question, engine: str) -> Question:
+        """The same query, asked of another index and so described by its encoder.
+
+        Raises:
+            EncoderError: if it was asked in words and that encoder knows pictures only, or it cannot be had.
+        """
+        patchify = self.shelf.engine(engine)
+        if question.words is not None:
+            descriptor = patchify.describe_text(question.words)
+        elif question.example is not None:
+            return self.with_instance(self.example(question.example, engine), question.instance)
+        else:
+            descriptor = ready(question.source, lambda picture: patchify.describe_query(picture, question.box))
+        return replace(question, descriptor=descriptor, engine=engine)

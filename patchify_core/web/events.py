@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
@@ -86,88 +86,95 @@ def take_file(path: Any) -> bytes:
     return data
 
 
-def noticed(
-    handler: Callable[..., Any],
-    first: Question,
-    outputs: int,
-    anew: bool = False,
-    otherwise: Callable[[Question], Sequence[Any]] | None = None,
-    renewed: Callable[[Question], Question] = lambda question: question,
-    elsewhere: bool = False,
-) -> Callable[..., Any]:
-    """Shows a refusal as a notice and leaves everything on the page as it was.
+@dataclass(frozen=True, eq=False)
+class Guard:
+    """Stands between the page and what can be done on it: a refusal becomes a notice and leaves the page as it was.
 
-    Args:
-        handler: takes `Asked` and more; None from it changes nothing on the page.
+    Attributes:
         first: the question of a page that was just opened.
-        outputs: how many values the handler returns.
-        anew: whether the handler asks something new, whatever was asked before.
         renewed: the visitor's question as it can be asked now.
-        elsewhere: whether the handler leads to another gallery, also from one that is gone.
-        otherwise: the values that are returned after a refusal; by default none of the outputs changes.
+        parts: components of the page by the names under which handlers return new values.
     """
 
-    def run(
-        question: Question | None,
-        level: int | None,
-        top: int | None,
-        reranker: str | None,
-        way: str | None,
-        started: bool,
-        *more: Any,
-    ) -> Any:
-        try:
-            if question is None and started and not anew:
-                # The server forgets after a while, or was started again: it must not answer about another picture.
-                raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
-            if not level or not top:
-                raise PatchifyError("The page sent no level or no number of results: reload it.")
-            chosen = None if reranker in (None, NO_RERANKING) else reranker
-            now, lost = first, False
+    first: Question
+    renewed: Callable[[Question], Question]
+    parts: Mapping[str, Any]
+
+    def values(
+        self,
+        handler: Callable[..., Any],
+        anew: bool = False,
+        otherwise: Callable[[Question], Any] | None = None,
+        elsewhere: bool = False,
+    ) -> Callable[..., Any]:
+        """What Gradio calls with the fields of `Asked` and `started`, and with what the handler takes besides.
+
+        Args:
+            handler: takes `Asked` and more; None from it changes nothing on the page.
+            anew: whether it asks something new, whatever was asked before.
+            otherwise: what is returned after a refusal; by default nothing changes.
+            elsewhere: whether it leads to another gallery, also from one that is gone.
+        """
+
+        def run(
+            question: Question | None,
+            level: int | None,
+            top: int | None,
+            reranker: str | None,
+            way: str | None,
+            started: bool,
+            *more: Any,
+        ) -> Any:
             try:
-                now = first if question is None else renewed(question)
-            except PatchifyError:  # what was asked is gone; something new may be asked all the same
-                if not anew and not elsewhere:
-                    raise
-                lost = True
-            forgotten = lost or (question is None and started)
-            asked = Asked(now, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
-            answer = handler(asked, *more)
-        except PatchifyError as error:
-            warn(str(error))
-            answer = None
-        if answer is None and otherwise is not None:
-            return otherwise(question or first)
+                if question is None and started and not anew:
+                    # The server forgets after a while, or was started again: it must not answer about another picture.
+                    raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
+                if not level or not top:
+                    raise PatchifyError("The page sent no level or no number of results: reload it.")
+                chosen = None if reranker in (None, NO_RERANKING) else reranker
+                now, lost = self.first, False
+                try:
+                    now = self.first if question is None else self.renewed(question)
+                except PatchifyError:  # what was asked is gone; something new may be asked all the same
+                    if not anew and not elsewhere:
+                        raise
+                    lost = True
+                forgotten = lost or (question is None and started)
+                asked = Asked(now, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
+                answer = handler(asked, *more)
+            except PatchifyError as error:
+                warn(str(error))
+                answer = None
+            return self._placed(otherwise(question or self.first) if answer is None and otherwise else answer)
+
+        return run
+
+    def event(self, handler: Callable[..., Any], **options: Any) -> Callable[..., Any]:
+        """As `values`, for a handler that reads what the event carries."""
+        guarded = self.values(handler, **options)
+
+        def run(
+            question: Question | None,
+            level: int | None,
+            top: int | None,
+            reranker: str | None,
+            way: str | None,
+            started: bool,
+            event: gr.EventData,
+        ) -> Any:
+            return guarded(question, level, top, reranker, way, started, event)
+
+        return run
+
+    def named(self, handler: Callable[..., Any]) -> Callable[..., Any]:
+        """What Gradio calls for a handler that refuses nothing and returns values by name."""
+        return lambda *values: self._placed(handler(*values))
+
+    def _placed(self, answer: Any) -> Any:
+        """Values by component; None is no change at all, and a single output's value is returned as it is."""
         if answer is None:
-            return gr.skip() if outputs == 1 else [gr.skip()] * outputs
-        return answer
-
-    return run
-
-
-def with_event(
-    handler: Callable[..., Any],
-    first: Question,
-    outputs: int,
-    anew: bool = False,
-    renewed: Callable[[Question], Question] = lambda question: question,
-    otherwise: Callable[[Question], Sequence[Any]] | None = None,
-) -> Callable[..., Any]:
-    """As `noticed`, for handlers that read what the event carries."""
-    guarded = noticed(handler, first, outputs, anew, otherwise, renewed)
-
-    def run(
-        question: Question | None,
-        level: int | None,
-        top: int | None,
-        reranker: str | None,
-        way: str | None,
-        started: bool,
-        event: gr.EventData,
-    ) -> Any:
-        return guarded(question, level, top, reranker, way, started, event)
-
-    return run
+            return gr.skip()
+        return {self.parts[name]: value for name, value in answer.items()} if isinstance(answer, dict) else answer
 
 
 def say(event: gr.EventData) -> None:

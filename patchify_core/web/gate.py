@@ -154,7 +154,7 @@ class Gate:
                 raise Refused(414, "The address is too long: leave out what follows the question mark.")
             if headers.get("content-encoding", "identity") != "identity":
                 raise Refused(415, "Send the request as it is, without a Content-Encoding.")
-            given = Answer(send, origin)
+            given = OneReply(send, origin)
             try:
                 await self._pass_on(scope, receive, given, use)
             except Refused:
@@ -199,7 +199,7 @@ class Gate:
         root = self._server.root_path
         return path[len(root) :] or "/" if root and (path == root or path.startswith(f"{root}/")) else path
 
-    async def _pass_on(self, scope: Scope, receive: Receive, given: Answer, use: Use) -> None:
+    async def _pass_on(self, scope: Scope, receive: Receive, given: OneReply, use: Use) -> None:
         """Lets Gradio or one of our own routes answer; a body has been read and looked at before, or is counted."""
         if use.tools:
             caller = f"{self._secret}:{scope['client'][0]}".encode("latin-1")
@@ -259,7 +259,7 @@ async def _until_ended(app: App, messages: asyncio.Queue[Message], send: Send) -
             continue  # it is still being loaded
 
 
-class Answer:
+class OneReply:
     """What is sent in answer to one request.
 
     Args:

@@ -15,7 +15,7 @@ from patchify_core.demo import decoding, locating, stages
 from patchify_core.demo.answers import Answer
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.keeping import Held, Keeping
-from patchify_core.demo.own.names import natural
+from patchify_core.demo.own.collection import natural
 from patchify_core.demo.own.place import OwnPlace, gone, own_address, own_choice
 from patchify_core.demo.questions import OWN, Question
 from patchify_core.demo.reranking import NAMES
@@ -38,6 +38,9 @@ OWN_SHOWN = 60
 """Of a visitor's own pictures that are shown as examples."""
 
 UNKNOWN_OBJECT = "I don't know (no score)"
+
+Parts = dict[str, Any]
+"""New values of the parts of the page that change, by the names that `tabs.search` has for them."""
 
 
 def file_url(path: Path) -> str:
@@ -115,33 +118,35 @@ class Visits:
         index = self.index_of(asked)
         return asked.way if locating.is_possible(asked.way, index) else locating.best_way(index)
 
-    def shown(self, question: Question, asked: Asked) -> list[Any]:
-        """Values of all outputs for a new question, asked with the level and options of the former one."""
+    def shown(self, question: Question, asked: Asked) -> Parts:
+        """A new question, asked with the level and options of the former one."""
         answer = self.answer(replace(asked, question=question))
-        name = self.object_name(question)
         changed = asked.forgotten or question.engine != asked.question.engine
-        return [
-            question,
-            views.query(question, file_url),
-            self.thumbnails(question),
-            self.object_choice(asked.question, question, name),
-            self.strip(answer, question),
-            self.cards(answer, question),
-            "",
-            True,
-            *(self.engine_parts(question.engine, answer.level, asked.question.engine) if changed else [gr.skip()] * 3),
-            answer.way if changed else self.box_choice(asked, answer),
-        ]
+        return {
+            "question": question,
+            "query": views.query(question, file_url),
+            "examples": self.thumbnails(question),
+            "object": self.object_choice(asked.question, question, self.object_name(question)),
+            "detail": "",
+            "started": True,
+            **(self.engine_parts(question.engine, answer.level, asked.question.engine) if changed else {}),
+            **self.results(answer, question),
+            **({"box": answer.way} if changed or answer.way != asked.way else {}),
+        }
 
-    def engine_parts(self, engine: str, level: int, before: str = "") -> list[Any]:
-        """Values of the parts that depend on the encoder: its choice, the levels, and the box for words."""
+    def results(self, answer: Answer, question: Question) -> Parts:
+        """The scores and the result cards."""
+        return {"strip": self.strip(answer, question), "cards": self.cards(answer, question)}
+
+    def engine_parts(self, engine: str, level: int, before: str = "") -> Parts:
+        """What depends on the encoder: its choice, the levels, and the box for words."""
         own = next((name for name in map(own_choice, (engine, before)) if name), None)
         choices: dict[str, Any] = {} if own is None else {"choices": self.engine_choices(own)}
-        return [
-            gr.update(value=own_choice(engine) or engine, interactive=True, **choices),
-            gr.update(choices=self.level_choices(engine), value=level, label=self.level_label(engine)),
-            gr.update(visible=self.at_index(engine).shelf.knows_words(engine)),
-        ]
+        return {
+            "engine": gr.update(value=own_choice(engine) or engine, interactive=True, **choices),
+            "level": gr.update(choices=self.level_choices(engine), value=level, label=self.level_label(engine)),
+            "words": gr.update(visible=self.at_index(engine).shelf.knows_words(engine)),
+        }
 
     def thumbnails(self, question: Question) -> str:
         """The examples, or a visitor's own pictures while those are searched."""
@@ -164,10 +169,6 @@ class Visits:
         """Name -> id of the objects among which a question's may be."""
         place = self.at(question)
         return self.objects if place is self.showcase else _by_name(place.gallery)
-
-    def box_choice(self, asked: Asked, answer: Answer) -> Any:
-        """Value of the choice of boxes: what is shown, where that is not what was asked for."""
-        return gr.skip() if answer.way == asked.way else answer.way
 
     def index_of(self, asked: Asked) -> PatchIndex:
         """The index that is asked."""
@@ -225,7 +226,7 @@ class Visits:
 
     # What a visitor does --------------------------------------------------------------------------------
 
-    def pick_example(self, asked: Asked, event: gr.EventData) -> list[Any]:
+    def pick_example(self, asked: Asked, event: gr.EventData) -> Parts:
         """An example was clicked."""
         identifier, place = sent_id(event), self.at(asked.question)
         if identifier <= OWN_ID:
@@ -235,31 +236,31 @@ class Visits:
         warn(str(gone()))  # thumbnails of pictures that were deleted: the page begins anew
         return self.shown(self.showcase.first(), replace(asked, forgotten=True))
 
-    def take_upload(self, asked: Asked, event: gr.EventData) -> list[Any]:
+    def take_upload(self, asked: Asked, event: gr.EventData) -> Parts:
         """A picture was uploaded, dropped, pasted or taken."""
         held = self.keeping.hold(take_file(sent(event, "path")), decoding.host.asker())
         return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
 
-    def keep_query(self, outputs: int, question: Question) -> list[Any]:
-        """Values of all outputs after an upload was refused: the query is drawn anew, so that its preview goes."""
-        return [gr.skip(), views.query(question, file_url, next(self._turns)), *[gr.skip()] * (outputs - 2)]
+    def keep_query(self, question: Question) -> Parts:
+        """An upload was refused: the query is drawn anew, so that its preview goes."""
+        return {"query": views.query(question, file_url, next(self._turns))}
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
         self.keeping.leave(str(request.session_hash or ""))
 
-    def say_words(self, asked: Asked, words: Any) -> list[Any]:
+    def say_words(self, asked: Asked, words: Any) -> Parts:
         """Words were typed."""
         return self.shown(self.at(asked.question).in_words(words, asked.question.engine), asked)
 
-    def draw_box(self, asked: Asked, event: gr.EventData) -> list[Any] | None:
+    def draw_box(self, asked: Asked, event: gr.EventData) -> Parts | None:
         """A box was drawn, moved or resized, or the whole picture chosen; None changes nothing."""
         if sent(event, "picture") != asked.question.key:
             # Drawn while another picture was on its way, which is there by now and must not get this box.
             return None
         return self.shown(self.at(asked.question).with_box(asked.question, sent(event, "box")), asked)
 
-    def search_again(self, asked: Asked, event: gr.EventData) -> list[Any]:
+    def search_again(self, asked: Asked, event: gr.EventData) -> Parts:
         """A result becomes the query: its winning box."""
         image_id, question = sent_id(event), asked.question
         answer, place = self.answer(asked), self.at(question)
@@ -267,12 +268,13 @@ class Visits:
         box = found.result.match.box
         return self.shown(place.from_result(image_id, box, question.instance, question.engine), asked)
 
-    def change_options(self, asked: Asked) -> list[Any]:
+    def change_options(self, asked: Asked) -> Parts:
         """The grid or the number of results changed."""
-        answer, question = self.answer(asked), asked.question
-        return [self.strip(answer, question), self.cards(answer, question), self.box_choice(asked, answer)]
+        answer = self.answer(asked)
+        boxes = {} if answer.way == asked.way else {"box": answer.way}  # what is shown, not what cannot be
+        return self.results(answer, asked.question) | boxes
 
-    def change_box(self, asked: Asked) -> list[Any]:
+    def change_box(self, asked: Asked) -> Parts:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
         try:
             locating.checked_way(asked.way, self.index_of(asked))
@@ -280,25 +282,21 @@ class Visits:
             warn(str(error))
         return self.change_options(asked)
 
-    def change_reranking(self, asked: Asked) -> list[Any]:
+    def change_reranking(self, asked: Asked) -> Parts:
         """Another re-ranker was chosen; one that cannot be used leaves none."""
         try:
-            return [*self.change_options(asked), gr.skip()]
+            return self.change_options(asked)
         except PatchifyError as error:
             warn(str(error))
-            return [*self.change_options(replace(asked, reranker=None)), NO_RERANKING]
+            return self.change_options(replace(asked, reranker=None)) | {"rerank": NO_RERANKING}
 
-    def name_object(self, asked: Asked, name: str) -> list[Any]:
+    def name_object(self, asked: Asked, name: str) -> Parts:
         """The visitor said which object it is."""
         instance = self.objects_at(asked.question).get(name)
         question = self.at(asked.question).with_instance(asked.question, instance)
         # The name goes back too: an answer that was under way meanwhile may have put the former one there.
-        return [
-            question,
-            name,
-            True,
-            *self.change_options(replace(asked, question=question)),
-        ]
+        known = {"question": question, "object": name, "started": True}
+        return known | self.change_options(replace(asked, question=question))
 
     def look_into(self, asked: Asked, event: gr.EventData) -> str:
         """A result was clicked."""
@@ -317,13 +315,14 @@ class Visits:
 
     # Another encoder, in three steps: say so; load it, while others go on searching; then, in turn, use it ---
 
-    def announce_engine(self, engine: str) -> list[Any]:
+    def announce_engine(self, engine: str) -> Parts:
         """Another encoder was chosen. Until it is in use no further one can be."""
         try:
             shelf = self.at_index(engine).shelf
-            return [gr.update(interactive=False), views.loading(shelf.offer(engine), shelf.is_loaded(engine))]
+            loading = views.loading(shelf.offer(engine), shelf.is_loaded(engine))
+            return {"engine": gr.update(interactive=False), "status": loading}
         except PatchifyError:  # said in the next step
-            return [gr.skip(), ""]
+            return {"status": ""}
 
     def load_engine(self, engine: str) -> None:
         """Loads its encoder; if that cannot be had, the last step finds it not loaded and goes back."""
@@ -332,7 +331,7 @@ class Visits:
         except PatchifyError as error:
             warn(str(error))
 
-    def use_engine(self, asked: Asked, engine: str) -> list[Any]:
+    def use_engine(self, asked: Asked, engine: str) -> Parts:
         """Asks the visitor's question of the chosen index."""
         place, there = self.at(asked.question), self.at_index(engine)
         if not there.shelf.is_loaded(engine):  # a notice has said why
@@ -343,12 +342,14 @@ class Visits:
             question = self._taken_out(asked.question, engine)
         else:
             question = there.with_engine(asked.question, engine)
-        return [*self._moved(question, asked), ""]
+        return self._moved(question, asked) | {"status": ""}
 
-    def keep_engine(self, question: Question) -> list[Any]:
+    def keep_engine(self, question: Question) -> Parts:
         """The choice goes back to the encoder of the question; nothing else changes."""
-        kept = gr.update(value=own_choice(question.engine) or question.engine, interactive=True)
-        return [*[gr.skip()] * 8, kept, *[gr.skip()] * 3, ""]
+        return {
+            "engine": gr.update(value=own_choice(question.engine) or question.engine, interactive=True),
+            "status": "",
+        }
 
     # A visitor's own pictures ---------------------------------------------------------------------------
 
@@ -360,7 +361,7 @@ class Visits:
         except PatchifyError:  # deleted meanwhile: whoever chooses them is told
             return gr.skip()
 
-    def search_own(self, asked: Asked, event: gr.EventData) -> list[Any]:
+    def search_own(self, asked: Asked, event: gr.EventData) -> Parts:
         """One of a visitor's pictures becomes the query, asked of all of them; without one, the question stays."""
         name = sent(event, "name")
         own = f"{OWN}:{sent(event, 'token')}"
@@ -375,8 +376,8 @@ class Visits:
             question = place.welcome(asked.question)
         return self._moved(question, asked)
 
-    def _moved(self, question: Question, asked: Asked) -> list[Any]:
-        """Values of all outputs for a question to another index: what was the best level or box stays the best."""
+    def _moved(self, question: Question, asked: Asked) -> Parts:
+        """A question to another index: what was the best level or box stays the best."""
         before, after = len(self._stages(asked.question.engine)), len(self._stages(question.engine))
         level = after if asked.level >= before else min(asked.level, after)
         way = locating.fitting_way(asked.way, self.index_of(asked), self.index_of(replace(asked, question=question)))

@@ -264,7 +264,7 @@ def test_readmes_tools(server):
 def test_without_the_package_there_is_one_sentence(monkeypatch, refused):
     import importlib.util
 
-    from patchify_core.web.tools import offer_tools
+    from patchify_core.web.launch import offer_tools
 
     real = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == "mcp" else real(name, *rest))

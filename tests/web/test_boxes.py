@@ -26,7 +26,7 @@ from patchify_core.retrieval.ranking import Verification
 from patchify_core.web import events, views, visits
 from patchify_core.web.events import Asked
 from patchify_core.web.tabs.sharing import Sharing
-from patchify_core.web.views import heat
+from patchify_core.web.views.detail import heat
 from patchify_core.web.visits import Visits, file_url
 from tests.page_server import write_gallery
 from tests.tiny import DIM, TinyEncoder
@@ -243,10 +243,10 @@ def test_examples_are_prepared_for_whoever_comes(ours, monkeypatch) -> None:
 def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said) -> None:
     page = Visits(ours)
     question = ours.example(ours.examples[0].id, DEFAULT)
-    strip, cards, way = page.change_box(Asked(question, LEVEL, 5, None, MAP))
-    assert way == SOFT and len(said) == 1 and "one pass per picture" in said[0]
-    assert cards.count("pf-patch") and "soft box" in strip
-    assert page.change_box(Asked(ours.first(), LEVEL, 5, None, MAP))[2] != SOFT and len(said) == 1
+    changed = page.change_box(Asked(question, LEVEL, 5, None, MAP))
+    assert changed["box"] == SOFT and len(said) == 1 and "one pass per picture" in said[0]
+    assert changed["cards"].count("pf-patch") and "soft box" in changed["strip"]
+    assert "box" not in page.change_box(Asked(ours.first(), LEVEL, 5, None, MAP)) and len(said) == 1
     # Left over from another index, it is no mistake of the visitor's.
     assert page.answer(Asked(question, LEVEL, 5, None, MAP)).way == SOFT and len(said) == 1
     assert page.answer(Asked(question, LEVEL, 5, None, "nonsense")).way == SOFT
@@ -256,10 +256,10 @@ def test_another_index_changes_the_choice_of_boxes_with_it(ours) -> None:
     page, question = Visits(ours), ours.first()
     ours.shelf.engine(DEFAULT)
     values = page.use_engine(Asked(question, LEVEL, 5, None, MAP), DEFAULT)
-    assert values[0].engine == DEFAULT and values[-2] == SOFT
-    back = page.use_engine(Asked(values[0], LEVEL, 5, None, SOFT), PREFERRED)
-    assert back[-2] == MAP
-    assert len(values) == len(page.keep_engine(question)) == 13
+    assert values["question"].engine == DEFAULT and values["box"] == SOFT
+    back = page.use_engine(Asked(values["question"], LEVEL, 5, None, SOFT), PREFERRED)
+    assert back["box"] == MAP
+    assert set(page.keep_engine(question)) == {"engine", "status"} < set(values)
 
 
 def test_damaged_maps_are_one_notice_and_soft_boxes(made, tmp_path, said) -> None:
@@ -273,7 +273,7 @@ def test_damaged_maps_are_one_notice_and_soft_boxes(made, tmp_path, said) -> Non
     page, question = Visits(showcase), showcase.first()
     values = page.shown(question, Asked(question, LEVEL, 5, None, MAP))
     assert len(said) == 1 and "damaged" in said[0] and said[0].count(".") >= 1
-    assert values[-1] == SOFT and "soft box" in values[4]
+    assert values["box"] == SOFT and "soft box" in values["strip"]
     said.clear()
     image = showcase.ranking(question, LEVEL)[0].image_id
     html = page.look_into(Asked(question, LEVEL, 5, None, SOFT), event(image))
@@ -340,9 +340,9 @@ def test_map_is_brightest_where_it_matches_best(row, column, where) -> None:
 
     values = np.random.default_rng(0).uniform(-0.2, 0.1, (9, 15)).astype(np.float32)
     values[row, column] = 0.9
-    html = heat.layer(SimilarityMap(values), "a picture")
-    assert f"matches best {where}, with 0.90" in html
-    png = base64.b64decode(re.search(r"base64,([^\"]+)", html)[1])
+    made = heat(SimilarityMap(values), "a picture")
+    assert f"matches best {where}, with 0.90" in made.in_words
+    png = base64.b64decode(made.address.partition("base64,")[2])
     drawn = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR)[:, :, ::-1].astype(int)
     assert drawn.shape == (144, 240, 3)
     y, x = np.unravel_index(int((drawn[..., 1] - drawn[..., 2]).argmax()), drawn.shape[:2])  # viridis ends in yellow
@@ -351,4 +351,4 @@ def test_map_is_brightest_where_it_matches_best(row, column, where) -> None:
 
 
 def test_map_of_one_value_is_drawn() -> None:
-    assert "base64," in heat.layer(SimilarityMap(np.full((3, 4), 0.3, np.float32)), "a picture")
+    assert "base64," in heat(SimilarityMap(np.full((3, 4), 0.3, np.float32)), "a picture").address

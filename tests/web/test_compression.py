@@ -12,9 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.demo import codecs
-from patchify_core.demo.codecs import Codecs, Stop, learns, ranking, stops, words_of
+from patchify_core.demo.codecs import (
+    MEMORY,
+    Codecs,
+    Stop,
+    bytes_per_patch,
+    learns,
+    overhead,
+    ranking,
+    sizes,
+    stops,
+    words,
+    words_of,
+)
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.sizes import MEMORY, bytes_per_patch, overhead, sizes, words
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
 from patchify_core.index import recode

@@ -1,4 +1,4 @@
-"""web.connections: deadlines and shares of connections, on a loopback server with short deadlines."""
+"""web.serving: deadlines and shares of connections, on a loopback server with short deadlines."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import uvicorn
 
-from patchify_core.web import connections
-from patchify_core.web.connections import _surplus, configured, room_for_connections
+from patchify_core.web import serving
+from patchify_core.web.serving import _surplus, configured, room_for_connections
 
 SOON_S = 0.4
 """Deadlines in these tests."""
@@ -44,7 +44,7 @@ async def answer(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def serving(most: int = 100) -> Iterator[tuple[int, uvicorn.Server]]:
+def listening(most: int = 100) -> Iterator[tuple[int, uvicorn.Server]]:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = probe.getsockname()[1]
     config = configured(answer, "127.0.0.1", port)
@@ -61,8 +61,8 @@ def serving(most: int = 100) -> Iterator[tuple[int, uvicorn.Server]]:
 
 @pytest.fixture
 def short(monkeypatch) -> None:
-    monkeypatch.setattr(connections, "HEAD_S", SOON_S)
-    monkeypatch.setattr(connections, "UNREAD_S", SOON_S)
+    monkeypatch.setattr(serving, "HEAD_S", SOON_S)
+    monkeypatch.setattr(serving, "UNREAD_S", SOON_S)
 
 
 def connected(port: int, source: str = "127.0.0.1") -> socket.socket:
@@ -83,13 +83,13 @@ def is_ended(one: socket.socket) -> bool:
 
 @pytest.mark.parametrize("sent", [b"", b"GET / HT", b"GET / HTTP/1.1\r\nHost: loc", REQUEST + b"GET / HTTP/1.1\r\n"])
 def test_a_request_that_does_not_come_ends_the_connection(short, sent):
-    with serving() as (port, _), closing(connected(port)) as one:
+    with listening() as (port, _), closing(connected(port)) as one:
         one.sendall(sent)
         assert is_ended(one)
 
 
 def test_a_head_that_trickles_ends_too(short):
-    with serving() as (port, _), closing(connected(port)) as one:
+    with listening() as (port, _), closing(connected(port)) as one:
         end, ended = time.monotonic() + LATE_S, False
         while time.monotonic() < end and not ended:
             try:
@@ -101,7 +101,7 @@ def test_a_head_that_trickles_ends_too(short):
 
 
 def test_an_answer_may_take_longer_than_a_request_may(short):
-    with serving() as (port, _), closing(connected(port)) as one:
+    with listening() as (port, _), closing(connected(port)) as one:
         one.sendall(REQUEST.replace(b"/ ", b"/stream ", 1))
         time.sleep(3 * SOON_S)
         one.setblocking(False)
@@ -111,7 +111,7 @@ def test_an_answer_may_take_longer_than_a_request_may(short):
 
 
 def test_a_connection_is_used_again():
-    with serving() as (port, _), closing(connected(port)) as one:
+    with listening() as (port, _), closing(connected(port)) as one:
         for _ in range(3):
             one.sendall(REQUEST)
             found = b""
@@ -121,7 +121,7 @@ def test_a_connection_is_used_again():
 
 
 def test_who_does_not_read_what_was_asked_for_is_not_waited_for(short):
-    with serving() as (port, server), closing(connected(port)) as one:
+    with listening() as (port, server), closing(connected(port)) as one:
         one.sendall(REQUEST.replace(b"/ ", b"/large ", 1))
         end = time.monotonic() + LATE_S
         while server.server_state.connections or not server.server_state.total_requests:
@@ -131,7 +131,7 @@ def test_who_does_not_read_what_was_asked_for_is_not_waited_for(short):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on its loopback")
 def test_one_address_cannot_take_all_connections():
-    with serving(most=20) as (port, server):
+    with listening(most=20) as (port, server):
         greedy = [connected(port, "127.0.0.9") for _ in range(19)]
         for one in greedy[:10]:
             one.sendall(REQUEST.replace(b"/ ", b"/stream ", 1))
@@ -166,12 +166,12 @@ def test_the_connection_that_was_idle_for_longest_ends_first_of_the_largest_addr
 
 
 def test_there_is_room_for_more_files_than_connections():
-    assert 16 <= room_for_connections() <= connections.MOST
+    assert 16 <= room_for_connections() <= serving.MOST
 
 
 def test_the_log_says_nothing_about_what_clients_do(caplog):
     caplog.set_level(logging.DEBUG)
-    with serving() as (port, _):
+    with listening() as (port, _):
         for sent in (b"\x00\x01nonsense\r\n\r\n", b"GET / HTTP/9\r\n\r\n", b"GET / HTTP/1.1\r\nUpgrade: x\r\n\r\n"):
             with closing(connected(port)) as one:
                 one.sendall(sent)
@@ -188,8 +188,8 @@ def test_the_log_still_says_what_is_wrong_with_the_server():
         return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, message, (), trace)
 
     failed = "Exception in ASGI application"
-    assert connections._is_ours(record(failed, ValueError())) and connections._is_ours(record("No such address"))
-    assert not connections._is_ours(record(failed, asyncio.CancelledError()))
+    assert serving._is_ours(record(failed, ValueError())) and serving._is_ours(record("No such address"))
+    assert not serving._is_ours(record(failed, asyncio.CancelledError()))
 
 
 def test_nobody_says_who_they_are_but_the_gate_finds_out():

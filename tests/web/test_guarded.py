@@ -18,14 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
+from patchify_core.demo.codecs import words
 from patchify_core.demo.settings import QueueSettings
-from patchify_core.demo.sizes import words
 from patchify_core.web import uploads
 from patchify_core.web.callers import CALLER
-from patchify_core.web.guarded import BUSY, ENCODER, FAILED, PROGRAMS, UNFIT, FairQueue, GuardedBlocks
+from patchify_core.web.guarded import BUSY, ENCODER, FAILED, PROGRAMS, UNFIT, FairQueue, FairStates, GuardedBlocks
 from patchify_core.web.logs import Plain
 from patchify_core.web.routes import why_not
-from patchify_core.web.states import FairStates
 
 
 def page(settings: QueueSettings | None = None) -> GuardedBlocks:

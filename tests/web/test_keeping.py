@@ -23,10 +23,9 @@ from hypothesis import strategies as st
 from patchify_core.demo import home
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.home import GRADIO, LOCK_PREFIX, PREFIX, UPLOADS_PREFIX, Home, delete_dead
-from patchify_core.demo.keeping import UNFETCHED_S, UNREAD_S, Held, Keeping
+from patchify_core.demo.keeping import IDLE_S, LEFT_S, UNFETCHED_S, UNREAD_S, Held, Keeping, Kept, Owner, Room
 from patchify_core.demo.own import registry
 from patchify_core.demo.own.registry import Registry
-from patchify_core.demo.room import IDLE_S, LEFT_S, Kept, Owner, Room
 from patchify_core.demo.settings import MEGABYTE, PageSettings, QueueSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT
@@ -178,7 +177,7 @@ def test_an_upload_at_the_page_is_held_and_the_page_that_closes_lets_it_go(showc
     page = visits.Visits(showcase, SETTINGS)
     (tmp_path / "a.png").write_bytes(png(3))
     asked = Asked(showcase.first(), 3, 5, None, "patch")
-    question = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))[0]
+    question = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
     assert isinstance(question.data, Held) and page.keeping.memory.bytes == question.data.size > 0
     page.leave(SimpleNamespace(session_hash=""))
     page.keeping.sweep(time.monotonic() + LEFT_S + 1)

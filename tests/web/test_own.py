@@ -28,8 +28,8 @@ from patchify_core.demo.answers import UNMARKED, WRONG
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.home import STALE_S, delete_dead
 from patchify_core.demo.own import indexing, registry
+from patchify_core.demo.own.collection import LONGEST, clean, unused
 from patchify_core.demo.own.indexing import CANCELLED, DONE, FAILED, INDEXING
-from patchify_core.demo.own.names import LONGEST, clean, unused
 from patchify_core.demo.own.place import PREFIX, OwnPlace, own_address, token_in
 from patchify_core.demo.own.registry import Registry, Visitor
 from patchify_core.demo.settings import PageSettings
@@ -737,7 +737,7 @@ def test_the_box_that_was_drawn_is_searched_with(boxed, bundled, all_visitors) -
     asked = Asked(bundled.first(), 3, 5, None, "map")
     picture = boxed.collection.pictures[0]
     data = {"token": boxed.collection.token, "name": picture.name, "box": [2, 3, 20, 18]}
-    question = page.search_own(asked, SimpleNamespace(_data=data))[0]
+    question = page.search_own(asked, SimpleNamespace(_data=data))["question"]
     assert question.box.tolist() == [2, 3, 20, 18] and question.itself == picture.id
     with pytest.raises(PatchifyError):
         page.search_own(asked, SimpleNamespace(_data=data | {"box": [900, 900, 990, 990]}))
@@ -750,10 +750,10 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
     asked = Asked(boxed.place.picture(1), 3, 5, None, "map")
     event = SimpleNamespace(_data={"id": visits.OWN_ID + 2})
     shown = page.pick_example(asked, event)
-    assert shown[0].itself == 2 and shown[0].is_private and said == []
+    assert shown["question"].itself == 2 and shown["question"].is_private and said == []
     all_visitors.delete(boxed.collection.token)
     shown = page.pick_example(replace(asked, question=bundled.first()), event)
-    assert shown[0] is bundled.first() and "no longer on the server" in said[0]
+    assert shown["question"] is bundled.first() and "no longer on the server" in said[0]
 
 
 def test_a_bundled_question_is_described_anew(visitor, bundled) -> None:

@@ -627,21 +627,23 @@ def test_forgotten_question_is_not_answered_with_another(monkeypatch) -> None:
 
     said: list[str] = []
     monkeypatch.setattr(events.gr, "Warning", lambda text, **_: said.append(text))
-    nothing = [events.gr.skip()] * 3
-    handler = events.noticed(lambda asked: [asked.question, asked.level, asked.forgotten], "first", 3)
+    nothing = events.gr.skip()
+    guard = events.Guard("first", lambda question: question, {"level": "component"})
+    handler = guard.values(lambda asked: [asked.question, asked.level, asked.forgotten])
     assert handler(None, 4, 10, "none", "patch", False) == ["first", 4, False]
     assert handler("mine", 4, 10, "none", "patch", True) == ["mine", 4, False]
     assert said == []
     assert handler(None, 4, 10, "none", "patch", True) == nothing
     assert "no longer has your query" in said[0]
     # An example or an upload asks anew, and what else was chosen is known to be forgotten too.
-    anew = events.noticed(lambda asked: [asked.question, asked.level, asked.forgotten], "first", 3, anew=True)
+    anew = guard.values(lambda asked: [asked.question, asked.level, asked.forgotten], anew=True)
     assert anew(None, 4, 10, "none", "patch", True) == ["first", 4, True]
     # Options that the page does not have.
     assert handler("mine", None, 10, "none", "patch", True) == nothing
     # What must go back to what it was says so itself.
-    back = events.noticed(lambda asked: None, "first", 3, otherwise=lambda question: [question, "back"])
+    back = guard.values(lambda asked: None, otherwise=lambda question: [question, "back"])
     assert back("mine", 4, 10, None, None, True) == ["mine", "back"]
+    assert guard.values(lambda asked: {"level": asked.level})("mine", 4, 10, None, None, True) == {"component": 4}
 
 
 def test_a_box_round_another_object_is_not_scored_as_the_old_one(page) -> None:

@@ -32,10 +32,9 @@ from patchify_core.demo import decoding
 from patchify_core.demo.decoding import Decoders, DecodingSettings, decoded
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.home import PREFIX
-from patchify_core.demo.keeping import Keeping
+from patchify_core.demo.keeping import LEFT_S, Keeping, Owner
 from patchify_core.demo.own import registry
 from patchify_core.demo.own.registry import Registry
-from patchify_core.demo.room import LEFT_S, Owner
 from patchify_core.demo.settings import PageSettings, QueueSettings
 from patchify_core.demo.turns import AddressTurns, Slots
 from patchify_core.errors import PictureError

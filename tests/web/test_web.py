@@ -26,7 +26,7 @@ from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval.ranking import Verification
 from patchify_core.web import views
-from patchify_core.web.views import pair
+from patchify_core.web.views.detail import GAP, MOST_LINES, TALLEST, WIDTH, _into, _layout
 from patchify_core.web.visits import file_url
 from tests.tiny import DIM, INFO, TinyEncoder, write_dataset
 
@@ -228,7 +228,7 @@ def test_question_in_words_has_no_picture_and_no_box(folder, refused) -> None:
 def test_words_are_escaped() -> None:
     question = Question("<b>x</b>", 0, 0, None, None, np.zeros(3, np.float32), words='<img src=x onerror="a()">')
     html = views.query(question, file_url)
-    assert "<img src=x" not in html and "onerror=&quot;" in html
+    assert "<img src=x" not in html and "onerror=&#34;" in html
 
 
 # Another encoder for the same question --------------------------------------------------------------------
@@ -387,18 +387,18 @@ SIDES = st.integers(1, 5000)
 
 @given(SIDES, SIDES, SIDES, SIDES)
 def test_two_pictures_keep_their_shapes_and_do_not_meet(query_width, query_height, width, height) -> None:
-    left, right, total = pair._layout(query_width, query_height, width, height)
+    left, right, total = _layout(query_width, query_height, width, height)
     for (x, y, wide, tall), (w, h) in ((left, (query_width, query_height)), (right, (width, height))):
         assert wide / tall == pytest.approx(w / h)
-        assert x >= -1e-6 and y >= -1e-6 and x + wide <= pair.WIDTH + 1e-6 and y + tall <= total + 1e-6
-    assert left[0] + left[2] + pair.GAP <= right[0] + 1e-6
-    assert total <= pair.TALLEST + 1e-6
+        assert x >= -1e-6 and y >= -1e-6 and x + wide <= WIDTH + 1e-6 and y + tall <= total + 1e-6
+    assert left[0] + left[2] + GAP <= right[0] + 1e-6
+    assert total <= TALLEST + 1e-6
 
 
 @given(SIDES, SIDES, st.floats(0, 1), st.floats(0, 1))
 def test_a_point_of_a_picture_lies_there_in_the_drawing(width, height, right, down) -> None:
-    pane, _, _ = pair._layout(width, height, 640, 480)
-    x, y = pair._into(np.array([[right * width, down * height]]), pane, width, height)[0]
+    pane, _, _ = _layout(width, height, 640, 480)
+    x, y = _into(np.array([[right * width, down * height]]), pane, width, height)[0]
     assert x == pytest.approx(pane[0] + right * pane[2]) and y == pytest.approx(pane[1] + down * pane[3])
 
 
@@ -413,7 +413,7 @@ def test_points_that_agree_are_counted_in_words_and_drawn(folder, inliers) -> No
     result = replace(plain.result, match=replace(match, verification=checked, score=0.9))
     found = replace(plain, result=result)
     html = views.detail(found, (60, 48, folder / "gallery" / "0.png"), question, file_url)
-    assert html.count("<line") == 2 * min(inliers, pair.MOST_LINES)  # each on a dark one, to be seen on any picture
+    assert html.count("<line") == 2 * min(inliers, MOST_LINES)  # each on a dark one, to be seen on any picture
     assert ('data-show="points"' in html) == (inliers > 0)
     said = {0: "none agree", 1: "1 point of", 7: "7 points of", 500: "500 points of"}[inliers]
     assert said in html

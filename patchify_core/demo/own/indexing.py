@@ -34,8 +34,8 @@ EMPTY, INDEXING, CANCELLED, DONE, FAILED = "empty", "indexing", "cancelled", "do
 log = logging.getLogger(__name__)
 
 
-class _StopError(Exception):
-    """Raised from within a build to end it."""
+class StopWorkError(Exception):
+    """Raised from within a build or a scoring to end it."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ class Indexer:
         self._room(len(part))
         try:
             self._build(part, like, stop, len(old))
-        except _StopError:
+        except StopWorkError:
             if self.collection.closed.is_set():
                 return
             settled = part[: self._settled]
@@ -202,7 +202,7 @@ class Indexer:
             nonlocal began, in_turn, turn
             self._settled = done
             if collection.closed.is_set() or (stop is not None and stop.is_set()):
-                raise _StopError
+                raise StopWorkError
             if done <= known:
                 return
             now = time.monotonic()

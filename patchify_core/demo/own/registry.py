@@ -13,11 +13,10 @@ from pathlib import Path
 
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.home import Home
-from patchify_core.demo.keeping import Keeping
+from patchify_core.demo.keeping import LEFT_S, Keeping, Owner
 from patchify_core.demo.own.collection import CROWDED, MEGABYTE, Collection
 from patchify_core.demo.own.place import OwnPlace, gone, token_in
 from patchify_core.demo.own.visitor import Visitor
-from patchify_core.demo.room import LEFT_S, Owner
 from patchify_core.demo.settings import PageSettings
 from patchify_core.demo.turns import Turns
 from patchify_core.errors import PatchifyError

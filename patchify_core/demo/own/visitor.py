@@ -14,13 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.keeping import NO_MEMORY, Keeping
+from patchify_core.demo.keeping import NO_MEMORY, Keeping, Owner
 from patchify_core.demo.own.collection import MEGABYTE, Collection
-from patchify_core.demo.own.indexing import Indexer
+from patchify_core.demo.own.indexing import Indexer, StopWorkError
 from patchify_core.demo.own.marks import Marks, as_coco, score
 from patchify_core.demo.own.place import OwnPlace, gone, own_name
 from patchify_core.demo.own.returned import bring_back, packed, returned_boxes
-from patchify_core.demo.room import Owner
 from patchify_core.demo.turns import Turns
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
@@ -32,10 +31,6 @@ INCOMING = "incoming-"
 """What the names of files that are on their way begin with."""
 
 log = logging.getLogger(__name__)
-
-
-class _StopError(Exception):
-    """Raised from within a scoring to end it."""
 
 
 class Visitor:
@@ -253,7 +248,7 @@ class Visitor:
         def progress(done: int, total: int) -> None:
             self.score = {"state": "scoring", "done": done, "total": total}
             if self.collection.closed.is_set():
-                raise _StopError
+                raise StopWorkError
             if self._turns.waiting:  # others are not kept waiting until all is scored
                 self._turns.give()
                 self._turns.take()
@@ -264,7 +259,7 @@ class Visitor:
             self.score = {"state": "done", "rows": rows, "pictures": len(gallery.images)}
         except PatchifyError as error:
             self.score = {"state": "failed", "error": str(error)}
-        except _StopError:
+        except StopWorkError:
             self.score = None
         except Exception:
             if not self.collection.closed.is_set():

@@ -5,17 +5,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
+from gradio.components import Component
 
 from patchify_core.demo import codecs
-from patchify_core.demo.codecs import Codecs, Stop, Training
+from patchify_core.demo.codecs import PICTURES, Codecs, Stop, Training, sizes
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.own.place import token_in
 from patchify_core.demo.questions import Question
 from patchify_core.demo.shelf import DEFAULT, method_in_words
-from patchify_core.demo.sizes import PICTURES, sizes
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
@@ -38,7 +38,7 @@ LOOK_S = 0.25
 
 
 @dataclass(frozen=True)
-class Choice:
+class CodecChoice:
     """What a visitor chose: a codec and what it is trained on."""
 
     factory: str
@@ -53,17 +53,31 @@ def build_compression_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
         state: holds a visitor's `Question`.
         tab: what is opened.
     """
-    squeeze = Squeeze(visits.showcase)
     choice = gr.State(None)
     controls = gr.HTML("", elem_id="pf-squeeze", js_on_load=_script("compression.js"), **PLAIN)
     training = gr.HTML("", elem_id="pf-training", js_on_load=_script("training.js"), **PLAIN)
     effect = gr.HTML("", elem_id="pf-effect", **PLAIN)
     gallery = gr.HTML("", elem_id="pf-scale", **PLAIN)
-    everything = [choice, controls, training, effect, gallery]
+    squeeze = Squeeze(visits.showcase, Parts(choice, controls, training, effect, gallery))
+    everything = list(squeeze.parts)
     wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": codecs.WAITING, **QUIET}
     tab.select(squeeze.open, [state, choice], everything, **wait)
     controls.chosen(squeeze.change, [state, choice], everything, **wait)
     training.cancel(squeeze.cancel, None, None, concurrency_id="cancel", concurrency_limit=2, **QUIET)
+
+
+class Parts(NamedTuple):
+    """The components of the tab, from the choice of size down."""
+
+    choice: gr.State
+    controls: gr.HTML
+    training: gr.HTML
+    effect: gr.HTML
+    gallery: gr.HTML
+
+
+Values = dict[Component | str, Any]
+"""New values of the components that change; `gr.skip()` where none does."""
 
 
 class Squeeze:
@@ -71,31 +85,32 @@ class Squeeze:
 
     Args:
         showcase: the bundled gallery.
+        parts: the components.
     """
 
-    def __init__(self, showcase: ExampleGallery) -> None:
+    def __init__(self, showcase: ExampleGallery, parts: Parts) -> None:
         """Trains nothing yet."""
-        self._showcase, self._codecs = showcase, Codecs()
+        self._showcase, self.parts, self._codecs = showcase, parts, Codecs()
         self._lock = threading.Lock()
         self._turns: dict[str, int] = {}
         self._turn = 0
 
-    def open(self, question: Question | None, choice: Choice | None, request: gr.Request) -> Iterator[list[Any]]:
+    def open(self, question: Question | None, choice: CodecChoice | None, request: gr.Request) -> Iterator[Values]:
         """The tab was opened: the visitor's question, which may be a new one, at the size that they chose."""
         yield from self._show(self._asked(question), choice, request.session_hash, None, anew=True)
 
     def change(
-        self, question: Question | None, choice: Choice | None, event: gr.EventData, request: gr.Request
-    ) -> Iterator[list[Any]]:
+        self, question: Question | None, choice: CodecChoice | None, event: gr.EventData, request: gr.Request
+    ) -> Iterator[Values]:
         """Another size or codebook was chosen."""
         asked = self._asked(question)
         factory, codebook = sent(event, "factory"), sent(event, "codebook")
         known = [stop.factory for stop in codecs.stops(self._index(asked))]
         if factory not in known or codebook not in CODEBOOKS:
             warn("The page sent no size or no codebook that there is: reload it.")
-            yield [gr.skip()] * 5
+            yield gr.skip()
             return
-        yield from self._show(asked, Choice(factory, codebook), request.session_hash, choice)
+        yield from self._show(asked, CodecChoice(factory, codebook), request.session_hash, choice)
 
     def cancel(self, request: gr.Request) -> None:
         """The visitor does not want to wait. Who waits for them says so, as nobody else writes to their page."""
@@ -104,39 +119,45 @@ class Squeeze:
             if session in self._turns:
                 self._turns[session] = -abs(self._turns[session])
 
-    def _cancelled(self, question: Question, before: Choice | None, turn: int) -> list[Any]:
-        """Values of all outputs after that: the choice goes back to what is shown."""
+    def _cancelled(self, question: Question, before: CodecChoice | None, turn: int) -> Values:
+        """What changes after that: the choice goes back to what is shown."""
         if before is None:
-            return _said(views.training("The training was cancelled: choose a size."))
+            return self._say("The training was cancelled: choose a size.")
         kept = self._fitting(question, before)
-        said = views.training(f"The training was cancelled. Below is still {self._size_words(question, kept)}.")
-        return [gr.skip(), self._controls(question, kept, -turn), said, gr.skip(), self._gallery(question, kept)]
+        return {
+            **self._say(f"The training was cancelled. Below is still {self._size_words(question, kept)}."),
+            self.parts.controls: self._controls(question, kept, -turn),
+            self.parts.gallery: self._gallery(question, kept),
+        }
+
+    def _say(self, text: str, cancellable: bool = False) -> Values:
+        return {self.parts.training: views.training(text, cancellable)}
 
     def _show(
         self,
         question: Question,
-        wanted: Choice | None,
+        wanted: CodecChoice | None,
         session: str | None,
-        before: Choice | None,
+        before: CodecChoice | None,
         anew: bool = False,
-    ) -> Iterator[list[Any]]:
-        """Values of all outputs: first what is known at once, then how the training goes, then the results."""
+    ) -> Iterator[Values]:
+        """First what is known at once, then how the training goes, then the results."""
         turn = self._begin(session)
         choice = self._fitting(question, wanted)
         index = self._index(question)
-        controls = self._controls(question, choice, turn) if anew else gr.skip()
-        yield [gr.skip(), controls, gr.skip(), gr.skip(), self._gallery(question, choice)]
+        known: Values = {self.parts.gallery: self._gallery(question, choice)}
+        yield known | ({self.parts.controls: self._controls(question, choice, turn)} if anew else {})
         try:
             training = self._codecs.want(question.engine, index, choice.factory, choice.codebook)
         except PatchifyError as error:
             # The size stays chosen, so that its bytes can be read off; what cannot be had is its results.
-            yield _said(views.training(str(error)), "" if anew else gr.skip())
+            yield self._say(str(error)) | ({self.parts.effect: ""} if anew else {})
             return
         try:
             told = ""
             while not training.done.wait(LOOK_S) and self._is_last(session, turn):
                 if told != (told := self._progress(training, index)):
-                    yield _said(views.training(told, True))
+                    yield self._say(told, True)
         finally:
             self._codecs.leave(training)
         if not self._is_last(session, turn):
@@ -144,10 +165,13 @@ class Squeeze:
                 yield self._cancelled(question, before, turn)
             return
         if training.index is None:
-            yield _said(views.training(str(training.error)))
+            yield self._say(str(training.error))
             return
-        ready = views.training(f"Ready: {self._size_words(question, choice)}.")
-        yield [choice, gr.skip(), ready, self._effect(question, choice, training.index), gr.skip()]
+        yield {
+            **self._say(f"Ready: {self._size_words(question, choice)}."),
+            self.parts.choice: choice,
+            self.parts.effect: self._effect(question, choice, training.index),
+        }
 
     # Parts ----------------------------------------------------------------------------------------------
 
@@ -166,22 +190,22 @@ class Squeeze:
     def _index(self, question: Question) -> PatchIndex:
         return self._showcase.shelf.offer(question.engine).index
 
-    def _fitting(self, question: Question, choice: Choice | None) -> Choice:
+    def _fitting(self, question: Question, choice: CodecChoice | None) -> CodecChoice:
         """The choice, or where another encoder's index does not have it the one to begin with."""
         found = codecs.stops(self._index(question))
         if choice is not None and choice.factory in [stop.factory for stop in found]:
             return choice
         first = next((stop for stop in found if stop.bytes_per_patch <= FIRST_BYTES), found[-1])
-        return Choice(first.factory, CODEBOOKS[0])
+        return CodecChoice(first.factory, CODEBOOKS[0])
 
-    def _stop(self, question: Question, choice: Choice) -> Stop:
+    def _stop(self, question: Question, choice: CodecChoice) -> Stop:
         return next(stop for stop in codecs.stops(self._index(question)) if stop.factory == choice.factory)
 
-    def _size_words(self, question: Question, choice: Choice) -> str:
+    def _size_words(self, question: Question, choice: CodecChoice) -> str:
         size = f"{self._stop(question, choice).bytes_per_patch:,} bytes per patch"
         return f"{size}, {choice.codebook} codebook" if codecs.learns(choice.factory) else size
 
-    def _controls(self, question: Question, choice: Choice, turn: int) -> str:
+    def _controls(self, question: Question, choice: CodecChoice, turn: int) -> str:
         index = self._index(question)
         found = codecs.stops(index)
         return views.controls(found, choice.factory, CODEBOOKS, choice.codebook, index.dim, _kept_as(index), turn)
@@ -196,7 +220,7 @@ class Squeeze:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
         return f"Learning {factory} from {patches:,} patches …"
 
-    def _effect(self, question: Question, choice: Choice, coded: PatchIndex) -> str:
+    def _effect(self, question: Question, choice: CodecChoice, coded: PatchIndex) -> str:
         level = len(coded.regions.stages)
         before = self._showcase.answer(question, level, SHOWN)
         asked = replace(question)
@@ -211,7 +235,7 @@ class Squeeze:
             Effect(question.name, size, _kept_as(self._index(question)), before, after, *ranks), self._picture, file_url
         )
 
-    def _gallery(self, question: Question, choice: Choice) -> str:
+    def _gallery(self, question: Question, choice: CodecChoice) -> str:
         index, studies = self._index(question), read_studies()
         stop, patches = self._stop(question, choice), index.patches_per_image
         exact = sizes(codecs.EXACT, index.dim, patches, PICTURES)
@@ -244,11 +268,6 @@ class Squeeze:
     def _is_last(self, session: str | None, turn: int) -> bool:
         with self._lock:
             return self._turns.get(session or "") == turn
-
-
-def _said(training: str, effect: Any = None) -> list[Any]:
-    """Values of all outputs where nothing changes but what is said about the training."""
-    return [gr.skip(), gr.skip(), training, gr.skip() if effect is None else effect, gr.skip()]
 
 
 def _kept_as(index: PatchIndex) -> str:

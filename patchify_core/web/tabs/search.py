@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import gradio as gr
+from gradio.components import Component
 
-from patchify_core.demo.questions import Question
 from patchify_core.files import ASSETS
-from patchify_core.web import events, views
-from patchify_core.web.events import NO_RERANKING, say
+from patchify_core.web import views
+from patchify_core.web.events import NO_RERANKING, Guard, say
 from patchify_core.web.front import Choice
 from patchify_core.web.guarded import ENCODER
 from patchify_core.web.tabs.sharing import Sharing, share_menu
@@ -105,9 +104,27 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     status = gr.HTML("", elem_id="pf-status", html_template='<div role="status">${value}</div>', **PLAIN)
     detail = gr.HTML("", elem_id="pf-detail", js_on_load=_script("detail.js"), **PLAIN)
 
-    noticed, with_event = _guards(visits)
+    parts = {
+        "question": state,
+        "query": query,
+        "examples": examples,
+        "object": named,
+        "strip": strip,
+        "cards": cards,
+        "detail": detail,
+        "started": started,
+        "engine": engine,
+        "level": level,
+        "words": words,
+        "box": box,
+        "rerank": rerank,
+        "top": top,
+        "status": status,
+        "share": share,
+    }
+    everything = list(parts.values())
     asked = [state, level, top, rerank, box, started]
-    everything = [state, query, examples, named, strip, cards, detail, started, engine, level, words, box]
+    guard = Guard(question, visits.renewed, parts)
     # One queue for all that asks, and nothing dropped: a visitor's answers come in the order of their questions
     # (`guarded.FairQueue`), so the last one is always what stays on the page.
     encode: dict[str, Any] = {
@@ -118,81 +135,44 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
         "show_progress_on": cards,
         **PRIVATE,
     }
+    aside: dict[str, Any] = {"concurrency_id": "look", "concurrency_limit": 1, **QUIET}
+    loading: dict[str, Any] = {"concurrency_id": "loading", "concurrency_limit": 2, **QUIET}
 
-    def on(event: Callable[..., Any], handler: Callable[..., Any], anew: bool = False) -> None:
-        event(with_event(handler, question, len(everything), anew), asked, everything, **encode)
+    def on(event: Callable[..., Any], handler: Callable[..., Any], **options: Any) -> None:
+        event(guard.event(handler, **options), asked, everything, **encode)
+
+    def change(event: Callable[..., Any], handler: Callable[..., Any], *more: Component, **options: Any) -> None:
+        event(guard.values(handler, **options), [*asked, *more], everything, **encode)
 
     on(examples.example, visits.pick_example, anew=True)
-    refused = partial(visits.keep_query, len(everything))
-    upload = with_event(visits.take_upload, question, len(everything), True, otherwise=refused)
-    query.picked(upload, asked, everything, **encode)
+    on(query.picked, visits.take_upload, anew=True, otherwise=visits.keep_query)
     on(query.drawn, visits.draw_box)
     on(cards.again, visits.search_again)
     on(detail.again, visits.search_again)
-    words.submit(noticed(visits.say_words, question, len(everything), anew=True), [*asked, words], everything, **encode)
-    look = with_event(visits.look_into, question, 1)
-    cards.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **QUIET)
-    detail.look(look, asked, detail, concurrency_id="look", concurrency_limit=1, **QUIET)
+    change(words.submit, visits.say_words, words, anew=True)
+    for part in (cards, detail):
+        part.look(guard.event(visits.look_into), asked, detail, **aside)
     for option in (level, top):
-        option.input(noticed(visits.change_options, question, 3), asked, [strip, cards, box], **encode)
+        change(option.input, visits.change_options)
     # Dropdowns: their `input` comes again when they are left, their `select` does not.
-    box.select(noticed(visits.change_box, question, 3), asked, [strip, cards, box], **encode)
-    rerank.select(noticed(visits.change_reranking, question, 4), asked, [strip, cards, box, rerank], **encode)
-    named.select(
-        noticed(visits.name_object, question, 6), [*asked, named], [state, named, started, strip, cards, box], **encode
-    )
-    _choice_of_engine(visits, question, engine, status, asked, everything, encode)
-    _sharing(visits, tabs, question, share, asked, [*everything, rerank, top, share], encode)
+    change(box.select, visits.change_box)
+    change(rerank.select, visits.change_reranking)
+    change(named.select, visits.name_object, named)
+    # Loading has a queue of its own, so that others go on searching; then the question waits its turn like all.
+    announced = engine.select(guard.named(visits.announce_engine), engine, [engine, status], **aside)
+    loaded = announced.then(visits.load_engine, engine, None, **loading)
+    change(loaded.then, visits.use_engine, engine, otherwise=visits.keep_engine, elsewhere=True)
+    # The menu's wishes, and an address that the page was opened with: its encoder is loaded before it is asked.
+    sharing = Sharing(visits, frozenset(title.lower().replace(" ", "-") for title in ("Search", *tabs)))
+    address = gr.State("")
+    share.make(guard.event(sharing.make), asked, share, **aside)
+    change(share.opened(sharing.load, None, address, **loading).then, sharing.open, address, anew=True)
     # What the script of another tab asks of this one.
     own = gr.HTML("", elem_id="pf-own-link", js_on_load=_script("own-link.js"), **PLAIN)
     on(own.search, visits.search_own, anew=True)
-    own.known(visits.know_own, None, engine, concurrency_id="look", concurrency_limit=1, **QUIET)
+    own.known(visits.know_own, None, engine, **aside)
     query.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
     return state
-
-
-def _choice_of_engine(
-    visits: Visits,
-    first: Question,
-    engine: gr.Dropdown,
-    status: gr.HTML,
-    asked: list[Any],
-    everything: list[Any],
-    encode: dict[str, Any],
-) -> None:
-    """Loading has a queue of its own, so that others go on searching; then the question waits its turn like all."""
-    outputs = [*everything, status]
-    noticed, _ = _guards(visits)
-    use = noticed(visits.use_engine, first, len(outputs), otherwise=visits.keep_engine, elsewhere=True)
-    engine.select(
-        visits.announce_engine, engine, [engine, status], concurrency_id="look", concurrency_limit=1, **QUIET
-    ).then(visits.load_engine, engine, None, concurrency_id="loading", concurrency_limit=2, **QUIET).then(
-        use, [*asked, engine], outputs, **encode
-    )
-
-
-def _sharing(
-    visits: Visits,
-    tabs: Iterable[str],
-    first: Question,
-    share: gr.HTML,
-    asked: list[Any],
-    outputs: list[Any],
-    encode: dict[str, Any],
-) -> None:
-    """The menu's wishes, and an address that the page was opened with: its encoder is loaded before it is asked."""
-    noticed, with_event = _guards(visits)
-    sharing = Sharing(visits, frozenset(title.lower().replace(" ", "-") for title in ("Search", *tabs)))
-    address = gr.State("")
-    share.make(with_event(sharing.make, first, 1), asked, share, concurrency_id="look", concurrency_limit=1, **QUIET)
-    share.opened(sharing.load, None, address, concurrency_id="loading", concurrency_limit=2, **QUIET).then(
-        noticed(sharing.open, first, len(outputs), anew=True), [*asked, address], outputs, **encode
-    )
-
-
-def _guards(visits: Visits) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """`events.noticed` and `events.with_event`, with each question as it can be asked now."""
-    return partial(events.noticed, renewed=visits.renewed), partial(events.with_event, renewed=visits.renewed)
 
 
 def _script(name: str) -> str:

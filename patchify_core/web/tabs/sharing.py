@@ -20,7 +20,7 @@ from patchify_core.imaging.boxes import checked_box
 from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, NOTICE, Asked, sent
 from patchify_core.web.slides import slide
-from patchify_core.web.visits import Visits
+from patchify_core.web.visits import Parts, Visits
 
 LINKS, FILES = ("link", "embed"), ("svg", "png", "csv", "json")
 """What the menu makes; a PNG is drawn by the browser, from the SVG."""
@@ -152,11 +152,10 @@ class Sharing:
                 pass
         return text
 
-    def open(self, asked: Asked, text: Any) -> list[Any]:
+    def open(self, asked: Asked, text: Any) -> Parts:
         """Shows what an address says, as far as it can be had; one notice says what of it could not.
 
-        Returns:
-            What `Visits.shown` returns, then re-ranker, number of results, and what the menu's script is told.
+        `share` is what the menu's script is told.
         """
         found, wrong = links.read(text)
         said = list(wrong)
@@ -171,7 +170,7 @@ class Sharing:
             asked_now = replace(asked_now, reranker=None)
             shown = self.visits.shown(question, asked_now)
         look = found.look
-        if look is not None and f'data-open="{look}"' not in shown[5]:
+        if look is not None and f'data-open="{look}"' not in shown["cards"]:
             said.append("the result that it opens is not among the results")
             look = None
         tab = found.tab
@@ -183,7 +182,7 @@ class Sharing:
             rest = "The rest of the link is shown." if found != Link() else "Showing the default example."
             gr.Warning(f"Part of this link does not work: {only}. {rest}", title=NOTICE, duration=15)
         after = json.dumps({"kind": "opened", "look": look, "tab": tab})
-        return [*shown, asked_now.reranker or NO_RERANKING, asked_now.top, after]
+        return shown | {"rerank": asked_now.reranker or NO_RERANKING, "top": asked_now.top, "share": after}
 
     def _engine(self, found: Link, said: list[str]) -> str:
         shelf = self.visits.showcase.shelf

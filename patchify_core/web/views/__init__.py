@@ -1,17 +1,14 @@
 """Words what `showcase` answers as HTML.
 
-Every text that is not ours is escaped. Boxes are drawn in percent of the picture, so they fit it at any size and
+Each has a template, which escapes every text. Boxes are drawn in percent of the picture, so they fit it at any size and
 stay sharp on any screen.
 """
 
 from patchify_core.web.views.compression import controls, effect, gallery, training
 from patchify_core.web.views.detail import detail
-from patchify_core.web.views.frame import below, footer, galleries, header
+from patchify_core.web.views.frame import below, footer, galleries, header, own, share
 from patchify_core.web.views.html import FileUrl, place
-from patchify_core.web.views.own import own
-from patchify_core.web.views.query import about, examples, loading, query
-from patchify_core.web.views.results import cards, strip
-from patchify_core.web.views.share import share
+from patchify_core.web.views.search import about, cards, examples, loading, query, strip
 from patchify_core.web.views.trial import trial
 from patchify_core.web.views.trials import evaluation
 

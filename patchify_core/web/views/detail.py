@@ -1,9 +1,13 @@
-"""A look into one result: every set of patches with the similarity of each, and the points that agree."""
+"""A look into one result: every set of patches, how similar each place is, and the points that agree."""
 
 from __future__ import annotations
 
-from html import escape
+import base64
+from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from patchify_core.demo import stages
 from patchify_core.demo.answers import Detail
@@ -11,55 +15,89 @@ from patchify_core.demo.locating import BOXES, MAP, SOFT, WINNING
 from patchify_core.demo.questions import Question
 from patchify_core.demo.reranking import NAMES
 from patchify_core.imaging.boxes import iou
-from patchify_core.web.views import heat, pair
-from patchify_core.web.views.html import WORDS, FileUrl, boxes, count, legend, overlap, place, signed, verdict_text
+from patchify_core.retrieval.localize import SimilarityMap
+from patchify_core.retrieval.ranking import Verification
+from patchify_core.web.views.html import FileUrl, count, render, signed
 
 NUMBERED = 12
 """Boxes that lie anywhere, and over each other, say their similarity only if there are no more of them than this."""
 
 
+@dataclass(frozen=True, eq=False)
+class _Cell:
+    """A patch: its box (xyxy pixels), its similarity, and that as a share of what this picture's patches reach."""
+
+    box: NDArray
+    score: float
+    share: float
+    winner: bool
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """Patches of one grid, or of one kind: whether they are a grid, and whether each says its similarity."""
+
+    title: str
+    gridded: bool
+    numbered: bool
+    cells: list[_Cell]
+
+    @property
+    def best(self) -> float:
+        return max(cell.score for cell in self.cells)
+
+
 def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: FileUrl) -> str:
     """The large view; `size` is width, height and file of the gallery picture."""
     result, (width, height, path) = found.result, size
-    match, checked = result.match, result.match.verification
+    match, checked, scores = result.match, result.match.verification, found.explanation.scores
     winning = stages.stage_of(found.stages, match.patch)
+    annotated = len(result.annotated) > 0
+    tabs = [(str(n), stages.title(found.stages, n)) for n in range(1, len(found.stages) + 1)]
+    layers = [("cells", "similarities"), *([("true", "annotated")] if annotated else [])]
+    if found.places is not None:
+        tabs.append(("map", "similarity map"))
+        layers.append(("patch", "winning patch"))
+    if checked is not None:
+        tabs.append(("points", "matching points"))
+        layers.append(("lines", "lines"))
     if checked is not None and checked.inliers:
         shown = "points"
     else:
         shown = "map" if found.places is not None and found.way == MAP else str(winning)
-    annotated = "".join(
-        f'<span class="pf-true" style="{place(box, width, height)}"></span>' for box in result.annotated
-    )
-    tabs = [(str(n), stages.title(found.stages, n)) for n in range(1, len(found.stages) + 1)]
-    layers = [("cells", "similarities"), *([("true", "annotated")] if annotated else [])]
-    points = scale = heat_layer = ""
-    if found.places is not None:
-        tabs.append(("map", "similarity map"))
-        layers.append(("patch", "winning patch"))
-        scale = heat.legend(found.places)
-        heat_layer = heat.layer(found.places, f"gallery picture {match.image_id}")
-    if checked is not None:
-        tabs.append(("points", "matching points"))
-        layers.append(("lines", "lines"))
-        points = pair.points(found, size, question, url)
-    kind = " is-refined" if result.moved else ""
-    return (
-        f'<div class="pf-modal{kind}" role="dialog" aria-modal="true" aria-label="Result {result.rank}" '
-        f'data-show="{shown}" data-image="{match.image_id}"><div class="pf-sheet v-{result.verdict}">'
-        f'<div class="pf-big"><div class="pf-pic" style="--ratio:{width / height:.5f};aspect-ratio:{width}/{height}">'
-        f'<img src="{escape(url(path))}" alt="Gallery picture {match.image_id}">'
-        f"{heat_layer}{_cells(found, width, height)}{annotated}{boxes(result, width, height)}</div>{points}"
-        f'<div class="pf-tabs" role="group" aria-label="What to show">'
-        + "".join(
-            f'<button type="button" class="pf-tab" data-level="{value}" aria-pressed="{str(value == shown).lower()}">'
-            f"{escape(name)}</button>"
-            for value, name in tabs
-        )
-        + "".join(
-            f'<label class="pf-layer-{layer}"><input type="checkbox" data-layer="{layer}" checked> {name}</label>'
-            for layer, name in layers
-        )
-        + f"</div>{scale}</div>{_facts(found, width, height, bool(annotated))}</div></div>"
+    kinds = [("win", _box_in_words(found))]
+    kinds += [("oth", "further object")] * bool(len(match.others)) + [("pat", "winning patch")] * result.moved
+    kinds += [("tru", "annotated box")] * annotated
+    gridded = stages.grid_of(found.stages[winning - 1])
+    return render(
+        "detail",
+        result=result,
+        match=match,
+        checked=checked,
+        question=question,
+        width=width,
+        height=height,
+        path=path,
+        url=url,
+        way=found.way,
+        WINNING=WINNING,
+        SOFT=SOFT,
+        opacity=OPACITY,
+        results_shown=found.results_shown,
+        shown=shown,
+        tabs=tabs,
+        layers=layers,
+        kinds=kinds,
+        stages=_stages(found),
+        heat=None if found.places is None else heat(found.places, f"gallery picture {match.image_id}"),
+        points=None if checked is None else pair(checked, question, width, height),
+        winning_box=found.explanation.boxes[match.patch],
+        where=_where(found, winning),
+        cosine=float(scores[match.patch]),
+        whole=float(scores[0]) if gridded != 1 and found.stages[0].patches == 1 else None,
+        box_name=_box_in_words(found),
+        winning_iou=float(iou(result.cell, result.annotated).max()) if annotated else None,
+        method="" if checked is None else NAMES.get(checked.method, checked.method).partition(",")[0],
     )
 
 
@@ -72,114 +110,193 @@ def _box_in_words(found: Detail) -> str:
     return BOXES[found.way]
 
 
-def _cells(found: Detail, width: int, height: int) -> str:
-    """The boxes of every stage, each stage in an element of its own; the script shows one of them."""
+def _stages(found: Detail) -> list[_Stage]:
+    """The boxes of every stage; the script shows those of one."""
     scores, boxes = found.explanation.scores, found.explanation.boxes
     low, high = float(scores.min()), float(scores.max())
-    groups = []
+    listed = []
     for number, stage in enumerate(found.stages, 1):
-        cells = range(stages.patches_before(found.stages, number), stage.patches)
-        grid = stages.grid_of(stage) is not None
-        spans = []
-        for cell in cells:
-            share = (float(scores[cell]) - low) / (high - low) if high > low else 1.0
-            winner = cell == found.result.match.patch
-            text = f"<b>{signed(float(scores[cell]), 2)}</b>" if winner or grid or len(cells) <= NUMBERED else ""
-            spans.append(
-                f'<span class="pf-cell{" is-winner" if winner else ""}" '
-                f'style="{place(boxes[cell], width, height)};--heat:{share:.3f}">{text}</span>'
+        patches = range(stages.patches_before(found.stages, number), stage.patches)
+        gridded = stages.grid_of(stage) is not None
+        cells = [
+            _Cell(
+                boxes[patch],
+                float(scores[patch]),
+                (float(scores[patch]) - low) / (high - low) if high > low else 1.0,
+                patch == found.result.match.patch,
             )
-        kind = "" if grid else " is-loose"
-        groups.append(f'<div class="pf-cells{kind}" data-level="{number}">{"".join(spans)}</div>')
-    return "".join(groups)
+            for patch in patches
+        ]
+        listed.append(_Stage(stages.title(found.stages, number), gridded, gridded or len(cells) <= NUMBERED, cells))
+    return listed
 
 
-def _facts(found: Detail, width: int, height: int, annotated: bool) -> str:
-    result, scores = found.result, found.explanation.scores
-    best = "".join(
-        f"<li><span>{escape(stages.title(found.stages, n))}</span> "
-        f"<b>{signed(float(scores[stages.patches_before(found.stages, n) : stage.patches].max()))}</b></li>"
-        for n, stage in enumerate(found.stages, 1)
-    )
-    moved = result.moved
-    kinds = [("win", _box_in_words(found))]
-    kinds += [("oth", "further object")] * bool(len(result.match.others)) + [("pat", "winning patch")] * moved
-    kinds += [("tru", "annotated box")] * annotated
-    return (
-        f'<div class="pf-facts"><header><h2>Result {result.rank}</h2>'
-        f'<button type="button" class="pf-btn ghost" data-step="-1" aria-label="Previous result"'
-        f"{' disabled' if result.rank == 1 else ''}>‹</button>"
-        f'<button type="button" class="pf-btn ghost" data-step="1" aria-label="Next result"'
-        f"{' disabled' if result.rank == found.results_shown else ''}>›</button>"
-        '<button type="button" class="pf-close" data-do="close" aria-label="Close">×</button></header>'
-        f'<p class="pf-verdict"><b aria-hidden="true">{WORDS[result.verdict][0]}</b> {escape(verdict_text(result))}</p>'
-        f"<p>{_why(found)}</p>{_how_found(found)}{_agreement(found)}"
-        f'<h3>Best patch of each grid</h3><ul class="pf-best">{best}</ul>'
-        f"{legend(kinds)}"
-        f'<div class="pf-tools"><button type="button" class="pf-btn" data-again="{result.match.image_id}">'
-        f"Search with this {'box' if moved else 'cell'}</button>"
-        f'<button type="button" class="pf-btn ghost" data-export="link" data-look="{result.match.image_id}">Copy link</button></div>'
-        '<input class="pf-share-text" type="text" readonly hidden aria-label="What was copied">'
-        '<p class="pf-share-said" role="status" aria-live="polite"></p>'
-        f'<p class="pf-file">{escape(result.match.file_name)}, {width}×{height}</p></div>'
-    )
-
-
-def _why(found: Detail) -> str:
-    result, cell, scores = found.result, found.result.match.patch, found.explanation.scores
-    number = stages.stage_of(found.stages, cell)
+def _where(found: Detail, number: int) -> str:
+    """Which patch won, in words; `number` is that of its stage."""
     grid = stages.grid_of(found.stages[number - 1])
-    within = cell - stages.patches_before(found.stages, number)
-    name = escape(stages.title(found.stages, number))
+    within = found.result.match.patch - stages.patches_before(found.stages, number)
+    name = stages.title(found.stages, number)
     if grid == 1:
-        where = "the whole picture"
-    elif grid is not None:
-        row, column = divmod(within, grid)
-        where = f"row {row + 1}, column {column + 1} of the {name}"
-    else:
-        where = f"patch {within + 1} of {name}"
-    text = f"The query is most similar to <b>{where}</b>: cosine similarity <b>{signed(float(scores[cell]))}</b>."
-    if grid != 1 and found.stages[0].patches == 1:
-        text += f" The whole picture scores {signed(float(scores[0]))}."
-    if result.iou is not None:
-        same = f"That {'picture' if grid == 1 else 'patch'}"
-        what = f"The {_box_in_words(found)}" if result.moved else same
-        text += f" {what} and the annotated box overlap with IoU {overlap(result.iou)}"
-        text += (
-            f" (the winning patch: {overlap(float(iou(result.cell, result.annotated).max()))})."
-            if result.moved
-            else "."
-        )
-    return text
+        return "the whole picture"
+    if grid is None:
+        return f"patch {within + 1} of {name}"
+    row, column = divmod(within, grid)
+    return f"row {row + 1}, column {column + 1} of the {name}"
 
 
-def _how_found(found: Detail) -> str:
-    """One sentence about the box."""
-    if found.result.by_points or found.way == WINNING:
-        return ""
-    if found.way == SOFT:
-        return "<p>The <b>soft box</b> is the mean of all patches’ boxes; better matches count more.</p>"
-    others = len(found.result.match.others)
-    more = (
-        f" {count(others, 'further place')} in this picture match{'' if others > 1 else 'es'} nearly as well."
-        if others
-        else ""
+SHOWN_SIDE = 240
+"""Longer side of the drawn map in pixels; the browser enlarges it the rest of the way."""
+
+OPACITY = 65
+"""Of the layer, in percent, until the visitor moves the slider."""
+
+STOPS = 6
+"""Colours that the legend's gradient is made of."""
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A similarity map as it is drawn.
+
+    Attributes:
+        address: the map in colours as a data address; it lies over its picture, and the page's script sets its opacity.
+        in_words: what it shows, for those who cannot see it.
+        low: its lowest similarity.
+        high: and its highest.
+        colours: what lies between them, for CSS.
+    """
+
+    address: str
+    in_words: str
+    low: float
+    high: float
+    colours: str
+
+
+def heat(places: SimilarityMap, where: str) -> Heat:
+    """Draws a map; `where` says what it is a map of."""
+    values = places.values
+    low, high = float(values.min()), float(values.max())
+    row, column = np.unravel_index(int(values.argmax()), values.shape)
+    spot = _in_words((column + 0.5) / values.shape[1], (row + 0.5) / values.shape[0])
+    said = (
+        f"Similarity map of {where}: the query matches best {spot}, with {signed(high, 2)}; "
+        f"where it matches least the similarity is {signed(low, 2)}."
     )
-    return (
-        "<p>The <b>refined box</b> is the best match among boxes of every size and position; it is then aligned with visible "
-        f"edges.{more}</p>"
+    colours = ",".join(f"#{bytes(colour).hex()}" for colour in _viridis(np.linspace(0, 1, STOPS)[None])[0])
+    return Heat(_drawn(values), said, low, high, colours)
+
+
+def _drawn(values: NDArray[np.float32]) -> str:
+    """The values in colours, smoothly enlarged, as a PNG in a data address; its darkest is the lowest value here."""
+    import cv2
+
+    height, width = values.shape
+    scale = SHOWN_SIDE / max(height, width)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    large = cv2.resize(values, size, interpolation=cv2.INTER_CUBIC)  # cells lie where they lie in the picture
+    low, high = float(values.min()), float(values.max())
+    coloured = _viridis(np.clip((large - low) / max(high - low, 1e-6), 0, 1))
+    _, png = cv2.imencode(".png", coloured[:, :, ::-1])
+    return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
+
+
+def _viridis(shares: NDArray[np.floating]) -> NDArray[np.uint8]:
+    """(H, W) in 0..1 -> (H, W, 3) uint8 RGB: equal steps look equally large, to the colour-blind too."""
+    import cv2
+
+    levels = np.rint(shares * 255).astype(np.uint8)
+    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1])
+
+
+def _in_words(across: float, down: float) -> str:
+    """Where a point lies, e.g. `at the upper left`, for fractions of the picture's sides."""
+    sides = ("left", "", "right")[min(int(3 * across), 2)]
+    heights = ("upper", "", "lower")[min(int(3 * down), 2)]
+    if not sides and not heights:
+        return "in the middle"
+    if not sides:
+        return "at the top" if heights == "upper" else "at the bottom"
+    return f"at the {heights} {sides}" if heights else f"on the {sides}"
+
+
+WIDTH, GAP, TALLEST = 1000.0, 16.0, 820.0
+"""The drawing's width, what is left free between the pictures, and its greatest height, all in its own units."""
+
+NARROWEST = 0.28
+"""Smallest share of the width that a picture gets."""
+
+MOST_LINES = 60
+"""More lines would hide the pictures."""
+
+
+Spot = tuple[str, str]
+
+
+@dataclass(frozen=True)
+class PointPair:
+    """Two pictures side by side, and lines between them.
+
+    Attributes:
+        ratio: width of the drawing by its height.
+        shape: the same for CSS.
+        view: the drawing's own units, for SVG.
+        query_spot: CSS of the query picture.
+        gallery_spot: CSS of the gallery picture.
+        lines: where each line starts and ends, (x, y) in the drawing's units.
+        in_words: what agrees.
+    """
+
+    ratio: float
+    shape: str
+    view: str
+    query_spot: str
+    gallery_spot: str
+    lines: list[tuple[Spot, Spot]]
+    in_words: str
+
+
+def pair(checked: Verification, question: Question, width: int, height: int) -> PointPair:
+    """Lays the query's picture and one of width x height pixels out, with the points that agree."""
+    left, right, total = _layout(question.width, question.height, width, height)
+    drawn = np.unique(np.linspace(0, checked.inliers - 1, min(checked.inliers, MOST_LINES)).astype(int))
+    starts = _into(checked.query_points[drawn], left, question.width, question.height)
+    ends = _into(checked.gallery_points[drawn], right, width, height)
+    return PointPair(
+        WIDTH / total,
+        f"{WIDTH:.0f}/{total:.1f}",
+        f"0 0 {WIDTH:.0f} {total:.1f}",
+        _spot(left, total),
+        _spot(right, total),
+        [((f"{a:.1f}", f"{b:.1f}"), (f"{c:.1f}", f"{d:.1f}")) for (a, b), (c, d) in zip(starts, ends, strict=True)],
+        f"{count(checked.inliers, 'point')} of the query and of the result agree on one view of the object",
     )
 
 
-def _agreement(found: Detail) -> str:
-    """How far the points of query and picture agree, in words."""
-    match, checked = found.result.match, found.result.match.verification
-    if checked is None:
-        return ""
-    method = NAMES.get(checked.method, checked.method).partition(",")[0]
-    if not checked.inliers:
-        return f"<p>{method}: {checked.matches} points matched, and <b>none agree</b> on one view.</p>"
-    return (
-        f"<p>{method}: <b>{checked.inliers}</b> of {checked.matches} matched points agree on one view of the "
-        f"object. The score with them is <b>{signed(match.score)}</b>; without them it was {signed(checked.global_score)}.</p>"
-    )
+_Pane = tuple[float, float, float, float]
+
+
+def _layout(query_width: int, query_height: int, width: int, height: int) -> tuple[_Pane, _Pane, float]:
+    """Left and right picture (x, y, width, height), equally high where their shapes allow it, and the height of all."""
+    shapes = query_width / query_height, width / height
+    share = min(max(shapes[0] / sum(shapes), NARROWEST), 1 - NARROWEST)
+    panes = []
+    for room, shape in zip(((WIDTH - GAP) * share, (WIDTH - GAP) * (1 - share)), shapes, strict=True):
+        tall = min(room / shape, TALLEST)
+        panes.append((room, tall * shape, tall))
+    total = max(tall for _, _, tall in panes)
+    (room, w1, h1), (other, w2, h2) = panes
+    left = ((room - w1) / 2, (total - h1) / 2, w1, h1)
+    right = (room + GAP + (other - w2) / 2, (total - h2) / 2, w2, h2)
+    return left, right, total
+
+
+def _into(rows: NDArray[np.float64], pane: _Pane, width: int, height: int) -> NDArray[np.float64]:
+    """Points (K, 2) in pixels of a picture as points of the drawing."""
+    x, y, wide, tall = pane
+    return rows.reshape(-1, 2) * (wide / width, tall / height) + (x, y)
+
+
+def _spot(pane: _Pane, total: float) -> str:
+    x, y, wide, tall = pane
+    return f"left:{x / WIDTH:.4%};top:{y / total:.4%};width:{wide / WIDTH:.4%};height:{tall / total:.4%}"

@@ -1,11 +1,11 @@
-"""What all views share."""
+"""What all views share: how a template is filled, and how values are printed."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Sequence
-from html import escape
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -13,8 +13,12 @@ from patchify_core.demo import answers
 from patchify_core.demo.answers import Result
 from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.questions import Question
+from patchify_core.web.templating import PARTS
 
 FileUrl = Callable[[Path], str]
+
+Sizes = Callable[[int], tuple[int, int, Path]]
+"""Image id -> width, height and file of a gallery picture."""
 
 WORDS = {
     answers.RIGHT: ("✓", "match, good box"),
@@ -29,6 +33,16 @@ WORDS = {
 """Sign and words of each verdict; colour never says it alone."""
 
 
+def render(template: str, **values: Any) -> str:
+    """A template of `web/templates`, filled; what is not marked as HTML is escaped.
+
+    Args:
+        template: its name without `.html`.
+        values: what it uses, besides the functions of this module.
+    """
+    return PARTS.get_template(f"{template}.html").render(values)
+
+
 def place(box: NDArray, width: int, height: int) -> str:
     """CSS that lays an element over `box` (xyxy pixels) of a picture of width x height pixels."""
     x1, y1, x2, y2 = (float(v) for v in box)
@@ -36,22 +50,6 @@ def place(box: NDArray, width: int, height: int) -> str:
         f"left:{100 * x1 / width:.3f}%;top:{100 * y1 / height:.3f}%;"
         f"width:{100 * (x2 - x1) / width:.3f}%;height:{100 * (y2 - y1) / height:.3f}%"
     )
-
-
-def boxes(result: Result, width: int, height: int) -> str:
-    """The box that is judged, those of further objects, and the winning patch's where it is another one."""
-    match = result.match
-    cell = f'<span class="pf-patch" style="{place(result.cell, width, height)}"></span>' if result.moved else ""
-    others = "".join(
-        f'<span class="pf-box pf-other" style="{place(box, width, height)}"></span>' for box in match.others
-    )
-    return f'{cell}{others}<span class="pf-box" style="{place(match.box, width, height)}"></span>'
-
-
-def legend(entries: Sequence[tuple[str, str]]) -> str:
-    """What the boxes are called; entries are (CSS class of the sign, name)."""
-    items = "".join(f'<span><i class="k {sign}"></i> {escape(name)}</span>' for sign, name in entries)
-    return f'<p class="pf-legend">{items}</p>'
 
 
 def verdict_text(result: Result) -> str:
@@ -86,3 +84,8 @@ def query_address(question: Question, url: FileUrl) -> str:
     if question.path is not None:
         return url(question.path)
     return "data:image/jpeg;base64," + base64.b64encode(question.preview).decode()
+
+
+PARTS.globals |= {one.__name__: one for one in (place, verdict_text, overlap, signed, count, query_address)} | {
+    "WORDS": WORDS
+}

@@ -1,0 +1,137 @@
+"""The search tab: its query, the examples and the choice of method, the result cards and the scores above them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from patchify_core.demo import stages
+from patchify_core.demo.answers import Answer
+from patchify_core.demo.locating import BOXES, has_maps
+from patchify_core.demo.questions import Question
+from patchify_core.demo.reranking import NAMES as RERANKERS
+from patchify_core.demo.shelf import Offer, shown_spec
+from patchify_core.demo.stages import patches_in_words
+from patchify_core.evaluation.metrics import QueryScore
+from patchify_core.web.views.html import FileUrl, Sizes, render
+
+
+def query(question: Question, url: FileUrl, turn: int = 0) -> str:
+    """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words.
+
+    `turn` makes it another text than the last one, so that the script learns of an upload that was refused.
+    """
+    box = np.array([0, 0, question.width, question.height], float) if question.box is None else question.box
+    corners = ",".join(f"{value:.1f}" for value in box)
+    return render("query", question=question, url=url, turn=turn, box=box, corners=corners)
+
+
+def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: FileUrl) -> str:
+    """Thumbnails of the bundled queries; items are (query id, name, file)."""
+    return render("examples", items=items, chosen=chosen, url=url)
+
+
+def loading(offer: Offer, ready: bool) -> str:
+    """What is said while another encoder is loaded."""
+    return render("loading", spec=shown_spec(offer.index.encoder), ready=ready)
+
+
+def about(offers: Iterable[Offer]) -> str:
+    """Help for the choices of method and box."""
+    return render(
+        "about",
+        terms=TERMS,
+        indexes=[offer.index for offer in offers],
+        shown_spec=shown_spec,
+        patches_in_words=patches_in_words,
+        has_maps=has_maps,
+    )
+
+
+TERMS = (
+    ("Paper", "Every patch is cut out and encoded separately: 30 passes of the network per picture."),
+    ("Fast", "The network sees the whole picture once; patches are read from its feature map. Much faster."),
+    ("Winning patch", "The box of the most similar patch: it shows roughly, not exactly, where."),
+    ("Soft box", "The mean of all patches’ boxes; better matches count more."),
+    ("Refined box", "Boxes of every size and position are compared; the best box is then aligned with visible edges."),
+)
+"""Terms of the choices, and one sentence each."""
+
+
+def cards(answer: Answer, sizes: Sizes, url: FileUrl) -> str:
+    """The result cards; `sizes` gives width, height and file of a gallery picture."""
+    return render("cards", answer=answer, sizes=sizes, url=url)
+
+
+def strip(
+    answer: Answer, object_name: str | None, in_words: bool = False, own: bool = False, private: bool = False
+) -> str:
+    """AP and LocScore of this query: as shown, before re-ranking, and for whole pictures; or what is needed for them.
+
+    Args:
+        answer: what was found.
+        object_name: the object, if it is known.
+        in_words: whether the query is words.
+        own: whether the pictures are the visitor's own, of which only some have boxes.
+        private: whether the query or the pictures are the visitor's own, so that no link leads to them.
+    """
+    gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
+    return render(
+        "strip",
+        answer=answer,
+        name=object_name,
+        in_words=in_words,
+        own=own,
+        private=private,
+        rows=_rows(answer),
+        key=_key(answer),
+        bounded="grid" if gridded and not answer.reranker else "patch",
+        reranker=RERANKERS[answer.reranker] if answer.reranker else "",
+    )
+
+
+class _Row(NamedTuple):
+    """Scores of one way to search; `ceiling` is the best LocScore that its boxes allow, where they are limited."""
+
+    name: str
+    note: str
+    score: QueryScore
+    ceiling: float | None
+    kind: str
+
+
+def _rows(answer: Answer) -> list[_Row]:
+    """As shown, with the winning patches' boxes, before re-ranking, and whole pictures."""
+    if answer.score is None:
+        return []
+    patches = stages.summary(answer.stages, answer.level).removesuffix(" each")
+    ceiling = answer.ceiling
+    rows = []
+    if answer.reranker is not None:  # points can give better boxes than any patch
+        rows.append(_Row("Re-ranked", f"by {RERANKERS[answer.reranker]}", answer.score, None, "ours"))
+        if answer.winning is not None:
+            rows.append(_Row("Same ranking", "not refined", answer.winning, None, "plain"))
+        if answer.plain is not None:
+            rows.append(_Row("Patchify", patches, answer.plain, ceiling if answer.winning is None else None, "plain"))
+    elif answer.winning is None:
+        rows.append(_Row("Patchify", patches, answer.score, ceiling, "ours"))
+    else:  # a refined box can be better than any patch
+        rows.append(_Row(f"{BOXES[answer.way].capitalize()}es", patches, answer.score, None, "ours"))
+        paper = "as in the paper" if answer.paper else ""
+        rows.append(_Row("Winning patches", paper, answer.winning, ceiling, "plain"))
+    if answer.baseline is not None:
+        rows.append(_Row("Global baseline", "whole pictures", answer.baseline, None, "base"))
+    return rows
+
+
+def _key(answer: Answer) -> list[tuple[str, str]]:
+    """Which box is which, where there are two kinds."""
+    if not any(result.moved for result in answer.results):
+        return []
+    points = any(result.by_points for result in answer.results)
+    names = " or ".join(filter(None, (BOXES.get(answer.way, ""), "box by points" if points else "")))
+    others = any(len(result.match.others) for result in answer.results)
+    return [("win", names), *([("oth", "further object")] if others else []), ("pat", "winning patch")]
