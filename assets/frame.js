@@ -2,7 +2,6 @@
 // lacks for the keyboard; and that questions leave in the order in which they were asked.
 (() => {
   if (window.patchifyFrame) return;  // Gradio may put this in more than once
-  const HOLD_MS = 300;  // a finger that rests so long draws
   window.patchifyFrame = true;
   const address = new URLSearchParams(location.search);
   if (address.get('view') === 'api') location.replace(new URL('gradio_api/openapi.json', document.baseURI));  // as on other pages of Gradio's
@@ -51,29 +50,6 @@
     }
   }).observe(document, { subtree: true, childList: true, attributes: true, attributeFilter: ['src'], attributeOldValue: true });
   for (const kind of ['load', 'error']) document.addEventListener(kind, (event) => event.target.matches?.(PICTURES) && arrived(event.target), true);
-
-  // A finger that swipes scrolls the page; one that rests a moment first draws. Whoever draws calls this on `pointerdown`.
-  window.patchifyHold = (area, event, begin) => {
-    if (event.pointerType !== 'touch') return begin();
-    const [x, y] = [event.clientX, event.clientY];
-    const over = new AbortController();
-    const timer = setTimeout(() => {
-      over.abort();
-      area.classList.add('is-held');
-      navigator.vibrate?.(10);
-      begin();
-    }, HOLD_MS);
-    const stop = () => { clearTimeout(timer); over.abort(); };
-    const moved = (one) => { if (Math.hypot(one.clientX - x, one.clientY - y) > 8) stop(); };
-    document.addEventListener('pointermove', moved, { signal: over.signal });
-    for (const kind of ['pointerup', 'pointercancel']) document.addEventListener(kind, stop, { signal: over.signal });
-    return undefined;
-  };
-  document.addEventListener('touchmove', (event) => { if (document.querySelector('.is-held')) event.preventDefault(); }, { passive: false });
-  document.addEventListener('contextmenu', (event) => { if (event.target.closest?.('.is-held')) event.preventDefault(); });
-  for (const kind of ['pointerup', 'pointercancel']) {
-    document.addEventListener(kind, () => document.querySelectorAll('.is-held').forEach((area) => area.classList.remove('is-held')));
-  }
 
   // Without leave to write the clipboard, the entry stands selected, so that Ctrl+C takes it.
   async function cite(button) {

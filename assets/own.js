@@ -285,7 +285,7 @@ function drawGrid() {
   more.textContent = `Show more (${pictures.length - wanted.length} left)`;
 }
 
-const tool = find('.pf-own-stage') && boxTool(find('.pf-own-stage'), find('.pf-own-box'), (box) => { drawn = box; });
+const tool = window.patchifyBox(element, { changed: (box) => { drawn = box; } });
 
 function openPicture(name) {
   const picture = pictures.find((one) => one.name === name);

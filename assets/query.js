@@ -1,175 +1,55 @@
-// The query picture: upload, drop, paste or take one, and draw, move or resize the box on it, by pointer or keyboard.
-// The server is told the box in pixels of the picture; it answers with the same box, so both always agree.
+// The query picture: upload, drop, paste or take one, and draw, move or resize the box on it (box.js). The server is sent
+// the box in pixels of the picture; it answers with the same box, so both always agree.
 const find = (selector) => element.querySelector(selector);
-const SMALLEST = 4;  // pixels on the screen: less is a slip of the finger, not a box
-let gesture = null;
-let pending = null;  // timer of a box that was moved by keyboard and is not asked for yet
-let latest = null;  // the box that was shown last, and on which picture
-let told = null;  // the box that was asked for last, until its answer is here
+const tool = window.patchifyBox(element, { label: 'Query box', changed: boxed });
+let pending = null;  // timer of a box that was moved by keyboard and is not sent yet
+let latest = null;  // the box that was drawn last, and on which picture
+let sent = null;  // the box that was sent last, until its answer is here
 let sending = 0;  // number of the picture that is on its way
 let camera = null;
 let pictured = picture();  // what was shown last, and the turn of it
 let answers = '0';
 
-const clamp = (value, low, high) => Math.min(Math.max(value, low), high);
-
-function pictureSize() {
-  const stage = find('.pf-stage');
-  return [Number(stage.dataset.width), Number(stage.dataset.height)];
-}
-
-// Nothing where the question is words.
+// Nothing where the query is words.
 function picture() {
   return find('.pf-stage')?.dataset.picture;
 }
 
-function currentBox() {
-  return find('.pf-query-box').dataset.box.split(',').map(Number);
-}
-
-function show(box) {
+function boxed(box, by) {
   latest = { box, picture: picture() };
-  const [width, height] = pictureSize();
-  const node = find('.pf-query-box');
-  node.classList.remove('is-whole');
-  node.dataset.box = box.map((value) => value.toFixed(1)).join(',');
-  node.style.left = `${(100 * box[0]) / width}%`;
-  node.style.top = `${(100 * box[1]) / height}%`;
-  node.style.width = `${(100 * (box[2] - box[0])) / width}%`;
-  node.style.height = `${(100 * (box[3] - box[1])) / height}%`;
-}
-
-function tell(box) {
   clearTimeout(pending);
   pending = null;
-  told = box && box.map((value) => Number(value.toFixed(1)));
-  trigger('drawn', { box: told, picture: picture() });
+  // Keys come in rows: send when they pause, and later while an answer is awaited, so that queries never pile up.
+  if (by === 'key') pending = setTimeout(submit, sent ? 1000 : 350);
+  else submit();
 }
 
-// An answer to an older box must not take away the newer one that is being drawn or is asked for already.
+function submit() {
+  pending = null;
+  sent = latest.box;
+  trigger('drawn', { box: sent, picture: picture() });
+}
+
+// An answer to an older box must not take away the newer one that is being drawn or was sent already.
 watch('value', () => {
   const { turn } = find('.pf-stage-wrap').dataset;
   if (picture() !== pictured || turn !== answers) preview(null);
   [pictured, answers] = [picture(), turn];
   const same = latest && latest.picture === picture();
-  const answered = told && same && currentBox().every((value, n) => Math.abs(value - told[n]) < 0.06);
-  if (answered || !same) told = null;
+  if (!same || (sent && tool.corners().every((value, n) => Math.abs(value - sent[n]) < 0.06))) sent = null;
   if (!same) {
     clearTimeout(pending);
     pending = null;
-    gesture = null;
-  } else if (gesture?.moved || pending || told) {
-    show(latest.box);
+  } else if (pending || sent) {
+    tool.show(latest.box);
   }
+  tool.redrawn();
   if (camera) showCamera();
 });
-
-function tellWhole() {
-  const [width, height] = pictureSize();
-  show([0, 0, width, height]);
-  find('.pf-query-box').classList.add('is-whole');
-  tell(null);
-}
 
 function refuse(message) {
   trigger('refused', { message });
 }
-
-// Pointer ------------------------------------------------------------------------------------------------------
-
-function at(event) {
-  const [width, height] = pictureSize();
-  const rect = find('.pf-stage').getBoundingClientRect();
-  return [
-    clamp(((event.clientX - rect.left) / rect.width) * width, 0, width),
-    clamp(((event.clientY - rect.top) / rect.height) * height, 0, height),
-  ];
-}
-
-element.addEventListener('pointerdown', (event) => {
-  const stage = event.target.closest('.pf-stage');
-  if (!stage || event.button > 0) return;
-  if (event.target.closest('.h')) return begin(event);  // nobody scrolls by a handle
-  window.patchifyHold(stage, event, () => begin(event));
-});
-
-function begin(event) {
-  event.preventDefault();
-  const handle = event.target.closest('.h');
-  const box = currentBox();
-  const inside = event.target.closest('.pf-query-box') && !find('.pf-query-box').classList.contains('is-whole');
-  const start = at(event);
-  gesture = { kind: handle ? 'resize' : inside ? 'move' : 'draw', start, box, before: box, screen: [event.clientX, event.clientY] };
-  gesture.wasWhole = find('.pf-query-box').classList.contains('is-whole');
-  if (handle) {
-    // The corner opposite the handle stays where it is.
-    const west = handle.classList.contains('nw') || handle.classList.contains('sw');
-    const north = handle.classList.contains('nw') || handle.classList.contains('ne');
-    gesture.start = [west ? box[2] : box[0], north ? box[3] : box[1]];
-  }
-  find('.pf-stage').setPointerCapture(event.pointerId);
-}
-
-element.addEventListener('pointermove', (event) => {
-  if (!gesture) return;
-  const [x, y] = at(event);
-  const [sx, sy] = gesture.start;
-  if (gesture.kind === 'move') {
-    const [width, height] = pictureSize();
-    const [x1, y1, x2, y2] = gesture.before;
-    const dx = clamp(x - sx, -x1, width - x2);
-    const dy = clamp(y - sy, -y1, height - y2);
-    gesture.box = [x1 + dx, y1 + dy, x2 + dx, y2 + dy];
-  } else {
-    gesture.box = [Math.min(x, sx), Math.min(y, sy), Math.max(x, sx), Math.max(y, sy)];
-  }
-  gesture.moved = Math.hypot(event.clientX - gesture.screen[0], event.clientY - gesture.screen[1]) >= SMALLEST;
-  if (gesture.moved) show(gesture.box);
-});
-
-function end() {
-  if (!gesture) return;
-  const { box, before, moved, wasWhole } = gesture;
-  gesture = null;
-  const thin = box[2] - box[0] < 1 || box[3] - box[1] < 1;
-  if (moved && !thin) {
-    tell(box);
-  } else {
-    show(before);
-    find('.pf-query-box').classList.toggle('is-whole', wasWhole);
-  }
-}
-element.addEventListener('pointerup', end);
-element.addEventListener('pointercancel', end);
-
-// Keyboard -----------------------------------------------------------------------------------------------------
-
-element.addEventListener('keydown', (event) => {
-  if (!event.target.closest('.pf-query-box')) return;
-  const [width, height] = pictureSize();
-  if (event.key === 'Home') {
-    event.preventDefault();
-    return tellWhole();
-  }
-  const way = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
-  if (!way) return;
-  event.preventDefault();
-  let [x1, y1, x2, y2] = currentBox();
-  const dx = way[0] * Math.max(1, width / 40);
-  const dy = way[1] * Math.max(1, height / 40);
-  if (event.shiftKey) {
-    x2 = clamp(x2 + dx, Math.min(x1 + Math.max(1, width / 40), width), width);
-    y2 = clamp(y2 + dy, Math.min(y1 + Math.max(1, height / 40), height), height);
-  } else {
-    const moveX = clamp(dx, -x1, width - x2);
-    const moveY = clamp(dy, -y1, height - y2);
-    [x1, x2, y1, y2] = [x1 + moveX, x2 + moveX, y1 + moveY, y2 + moveY];
-  }
-  show([x1, y1, x2, y2]);
-  clearTimeout(pending);
-  // Keys come in rows: ask when they pause, and later while an answer is awaited, so that questions never pile up.
-  pending = setTimeout(() => tell([x1, y1, x2, y2]), told ? 1000 : 350);
-});
 
 // Pictures -----------------------------------------------------------------------------------------------------
 
@@ -288,7 +168,7 @@ element.addEventListener('click', (event) => {
   if (action === 'camera') openCamera();
   if (action === 'stop') stopCamera();
   if (action === 'shoot') shoot();
-  if (action === 'whole' && picture()) tellWhole();
+  if (action === 'whole' && picture()) tool.whole();
 });
 
 element.addEventListener('change', (event) => {

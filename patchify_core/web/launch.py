@@ -32,8 +32,11 @@ if TYPE_CHECKING:
 
     from patchify_core.demo.examples import ExampleGallery
 
-STYLES = ("style.css", "walk.css", "own.css", "share.css")
+STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css")
 """The page's looks: one file for what all tabs share, then one a part."""
+
+SCRIPTS = ("frame.js", "box.js")
+"""Scripts that the page begins with; the others belong to one part each."""
 
 UNTIL_STYLED = """
 @keyframes pf-shown { to { visibility: visible } }
@@ -149,7 +152,7 @@ def launch(
             server_name=host,
             server_port=port,
             css_paths=[ASSETS / name for name in STYLES],
-            head=f"<style>{UNTIL_STYLED}</style><script>{(ASSETS / 'frame.js').read_text(encoding='utf-8')}</script>",
+            head=f"<style>{UNTIL_STYLED}</style>{''.join(map(_script, SCRIPTS))}",
             theme=theme(),
             favicon_path=ASSETS / "logo.svg",
             footer_links=[],
@@ -209,6 +212,10 @@ def leave(code: int) -> NoReturn:
         with suppress(OSError, ValueError):  # whoever read it has gone
             stream.flush()
     os._exit(code)
+
+
+def _script(name: str) -> str:
+    return f"<script>{(ASSETS / name).read_text(encoding='utf-8')}</script>"
 
 
 def _terminated(number: int, frame: object) -> None:

@@ -243,7 +243,7 @@ def test_keyboard_alone_draws_a_box(page, server) -> None:
     page.locator('#pf-own [data-is="object"]').fill("rug")
     save = page.get_by_role("button", name="Save the box")
     save.press("Enter")  # there is no box yet: one is suggested
-    box = page.locator(".pf-own-box")
+    box = page.locator(".pf-own .pf-draw-box")
     box.wait_for()
     before = box.get_attribute("style")
     page.keyboard.press("ArrowLeft")

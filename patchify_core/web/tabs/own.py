@@ -18,5 +18,5 @@ def build_own_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
         state: holds a visitor's `Question`.
         tab: what is opened.
     """
-    script = (ASSETS / "own-box.js").read_text(encoding="utf-8") + (ASSETS / "own.js").read_text(encoding="utf-8")
+    script = (ASSETS / "own.js").read_text(encoding="utf-8")
     gr.HTML(views.own(visits.settings, visits.own is not None), elem_id="pf-own", js_on_load=script, **PLAIN)

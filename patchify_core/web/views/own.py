@@ -46,9 +46,8 @@ def own(settings: PageSettings, offered: bool) -> str:
         "<li><b>Search.</b> Click a picture, draw a box around an object, and find the other pictures that contain it.</li>"
         "<li><b>Score (optional).</b> Draw a box around the same object on a few pictures to see AP and LocScore: whole "
         "pictures against patches, on your own data.</li></ol></div>"
-        '<div class="pf-own-look" hidden><div class="pf-own-pane"><div class="pf-own-stage"><img alt="" draggable="false">'
-        '<div class="pf-own-boxes"></div><div class="pf-box pf-own-box" tabindex="0" role="application" hidden '
-        'aria-label="Box. Arrow keys move it, Shift and arrow keys resize it."></div></div></div>'
+        '<div class="pf-own-look" hidden><div class="pf-own-pane"><div class="pf-draw pf-own-stage"><img alt="" draggable="false">'
+        '<div class="pf-own-boxes"></div></div></div>'
         '<div class="pf-own-side"><h3 data-is="name"></h3><p class="pf-note" data-is="hint">Draw a box around one object.</p>'
         '<label class="pf-field"><span>What is it called?</span><input type="text" maxlength="60" list="pf-own-objects" '
         'data-is="object" placeholder="e.g. blue mug" autocomplete="off"></label><datalist id="pf-own-objects"></datalist>'

@@ -57,12 +57,12 @@ def _stage(question: Question, url: FileUrl) -> str:
     corners = ",".join(f"{value:.1f}" for value in box)
     label = "Query box. Arrow keys move it, Shift and arrow keys resize it, Home selects the whole picture."
     return (
-        f'<div class="pf-stage" data-picture="{escape(question.key)}" '
+        f'<div class="pf-draw pf-stage" data-picture="{escape(question.key)}" '
         f'data-width="{question.width}" data-height="{question.height}" '
         f'style="--ratio:{question.width / question.height:.5f}">'
         f'<img class="pf-query-img" src="{escape(query_address(question, url))}" alt="Query: {escape(question.name)}" '
         'draggable="false">'
-        f'<div class="pf-box pf-query-box{" is-whole" if whole else ""}" tabindex="0" role="application" '
+        f'<div class="pf-draw-box pf-query-box{" is-whole" if whole else ""}" tabindex="0" role="application" '
         f'aria-label="{label}" data-box="{corners}" style="{place(box, question.width, question.height)}">'
         '<i class="h nw"></i><i class="h ne"></i><i class="h sw"></i><i class="h se"></i></div></div>'
     )
