@@ -28,6 +28,7 @@ from patchify_core.files import ASSETS
 from patchify_core.web.callers import CALLER
 from patchify_core.web.places import without_places
 from patchify_core.web.served import file_at
+from patchify_core.web.try_page import TRY_PARTS, try_route
 
 if TYPE_CHECKING:
     from patchify_core.demo.paper import Paper
@@ -108,7 +109,7 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
 
 def part(folder: Path, name: str) -> Path | None:
     """The file of a gallery or of the package that `paper/NAME` means; None if there is none."""
-    if name in PARTS:
+    if name in (*PARTS, *TRY_PARTS):
         path = ASSETS / name
         return path if path.is_file() else None
     return file_at(folder, name) if name.partition("/")[0] in ("gallery", "queries") else None
@@ -148,6 +149,7 @@ class Front:
         """The addresses, each with what answers it."""
         return [
             Route("/", self._page),
+            try_route(_ENVIRONMENT, self.root, f"{self.root}{PHOTOS}", lambda: self.document),
             Route("/paper/film.webp", self._film),
             Route("/paper/answer", self._answer),
             Route("/paper/{name:path}", self._part),

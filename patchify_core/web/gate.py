@@ -55,7 +55,9 @@ FORWARDED = (b"x-forwarded-for", b"x-forwarded-host", b"forwarded", b"x-real-ip"
 GONE = "There is nothing at this address: the page is at /, its API is described at /gradio_api/info."
 FOREIGN = "This server does not answer to that name: open it by its address, or name the host in PATCHIFY_HOSTS."
 STARTING = "The server is starting: try again in a few seconds."
-LATER = re.compile(r"/(?:health|handout|manifest\.json|own/.*|gradio_api/file=(?:gallery|queries|assets|study)/.*)$")
+LATER = re.compile(
+    r"/(?:health|handout|manifest\.json|own(?:/.*)?|gradio_api/file=(?:gallery|queries|assets|study)/.*)$"
+)
 """Our own addresses that are there with the application."""
 
 START_S = 120.0

@@ -10,7 +10,7 @@ import secrets
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from weakref import WeakValueDictionary
 
 from starlette.concurrency import run_in_threadpool
@@ -23,6 +23,7 @@ from patchify_core.demo.own.collection import MEGABYTE
 from patchify_core.demo.own.place import gone
 from patchify_core.demo.own.registry import Registry
 from patchify_core.demo.own.returned import is_index
+from patchify_core.demo.own.trying import proposed, rankings
 from patchify_core.demo.own.visitor import INCOMING
 from patchify_core.demo.turns import AddressTurns, Slots
 from patchify_core.errors import PatchifyError
@@ -42,8 +43,13 @@ DOWNLOADS, DOWNLOADS_OF_ONE = 60, 2
 UNPACKED, READ = (2, 1), (4, 2)
 """Archives that are unpacked at a time, and single pictures that are taken: in all and of one address."""
 
+ASKED, ASKED_OF_ONE, ANSWERED = 60, 30, (2, 1)
+"""Requests for a box or a ranking that may wait, in all and of one address, and that are answered at a time."""
+
 SIDES = (160, 1024)
 """Longer sides in pixels at which a picture is shown."""
+
+T = TypeVar("T")
 
 _PRIVATE = {"Cache-Control": "private, max-age=900", "X-Content-Type-Options": "nosniff"}
 _MOST_JSON = 20_000
@@ -55,8 +61,8 @@ def own_routes(registry: Registry) -> list[Route]:
     Args:
         registry: all visitors' collections.
     """
-    unpacking, reading = (_turns(*limits) for limits in (UNPACKED, READ))
-    downloads = Slots(DOWNLOADS, DOWNLOADS_OF_ONE)
+    unpacking, reading, answering = (_turns(*limits) for limits in (UNPACKED, READ, ANSWERED))
+    downloads, asked = Slots(DOWNLOADS, DOWNLOADS_OF_ONE), Slots(ASKED, ASKED_OF_ONE)
 
     def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Refusals become one sentence; strangers' pages are not answered."""
@@ -135,6 +141,23 @@ def own_routes(registry: Registry) -> list[Route]:
         visitor.indexer.cancel()
         return JSONResponse(visitor.status())
 
+    async def in_turn(request: Request, work: Callable[..., T], key: str) -> T:
+        """Lets the network work on one of the visitor's pictures."""
+        visitor, sent, address = registry.of(token(request)), await _json(request), caller_group(request)
+        if not asked.take(address):
+            raise PatchifyError("The server is busy: try again in a moment.")
+        try:
+            async with answering.turn(address):
+                return await run_in_threadpool(work, visitor, str(sent.get("picture")), sent.get(key), address)
+        finally:
+            asked.give(address)
+
+    async def tap(request: Request) -> Response:
+        return JSONResponse({"box": await in_turn(request, proposed, "point")})
+
+    async def search(request: Request) -> Response:
+        return JSONResponse(await in_turn(request, rankings, "box"))
+
     async def mark(request: Request) -> Response:
         visitor, sent = registry.of(token(request)), await _json(request)
         name = str(sent.get("picture"))
@@ -190,6 +213,8 @@ def own_routes(registry: Registry) -> list[Route]:
         Route(f"{base}/files", answered(take), methods=["POST"]),
         Route(f"{base}/index", answered(start), methods=["POST"]),
         Route(f"{base}/cancel", answered(cancel), methods=["POST"]),
+        Route(f"{base}/tap", answered(tap), methods=["POST"]),
+        Route(f"{base}/search", answered(search), methods=["POST"]),
         Route(f"{base}/marks", answered(mark), methods=["POST"]),
         Route(f"{base}/score", answered(score), methods=["POST"]),
         Route(f"{base}/delete", answered(delete), methods=["POST"]),
@@ -213,7 +238,10 @@ def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:
         if is_index(path):
             return {"known": visitor.take_back(path), "boxes": len(visitor.returned), "added": 0}
         return {"added": visitor.collection.add_archive(path)}
-    return {"added": int(visitor.collection.add(name, path.read_bytes()))}
+    data = path.read_bytes()
+    refusal, there = visitor.collection.refusal(name, data), visitor.collection.same(data)
+    # What was there before is refused, and is there under a name of its own.
+    return {"added": int(refusal is None), "refused": refusal, "name": None if there is None else there.name}
 
 
 _drawing: WeakValueDictionary[Path, threading.Lock] = WeakValueDictionary()

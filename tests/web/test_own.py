@@ -12,6 +12,7 @@ import tracemalloc
 import zipfile
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -784,9 +785,9 @@ def test_a_whole_visit(client, all_visitors) -> None:
     base = f"/own/{client.post('/own').json()['token']}"
     for seed in range(5):
         sent = client.post(f"{base}/files", params={"name": f"day/{seed}.png"}, content=png(seed))
-        assert sent.json() == {"added": 1}
+        assert sent.json()["added"] == 1
     sent = client.post(f"{base}/files", params={"name": "b.zip"}, content=zipped({"x.png": png(9), "t.txt": b"t"}))
-    assert sent.json() == {"added": 1}
+    assert sent.json()["added"] == 1
     assert client.get(f"{base}/pictures").json()[0] == {"id": 1, "name": "day/0.png", "width": 24, "height": 18}
     client.post(f"{base}/index")
     now = wait(client, base, DONE)
@@ -837,7 +838,7 @@ def test_bad_requests_are_one_sentence_and_leave_nothing(client, all_visitors) -
     said(client.post("/own", headers={"sec-fetch-site": "cross-site"}), 403)
     said(client.get(base, headers={"sec-fetch-site": "cross-site"}), 403)
     assert [p.name for p in collection.folder.iterdir()] == ["pictures"]
-    assert client.post(f"{base}/files", content=b"").json() == {"added": 0}
+    assert client.post(f"{base}/files", content=b"").json()["added"] == 0
 
 
 def test_strange_names_reach_no_other_file(client, all_visitors) -> None:
@@ -906,3 +907,143 @@ def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -
     assert other.indexer.progress.state == DONE and boxed.score["state"] == "scoring"
     boxed._scoring.join(60)
     assert boxed.score["state"] == "done"
+
+
+# Tapped and tried ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tried(client, all_visitors) -> tuple[TestClient, str]:
+    """A visit with a query, whose object is in two of three other pictures: once large, once small."""
+    base = f"/own/{client.post('/own').json()['token']}"
+    thing = picture(77, (60, 60), cells=4)
+    for name, side, place in (("query", 120, (70, 50)), ("large", 120, (20, 30)), ("small", 60, (160, 120))):
+        scene = picture(len(name), (240, 180), cells=12)
+        scene.paste(thing.resize((side, side)), place)
+        stream = io.BytesIO()
+        scene.save(stream, "PNG")
+        assert client.post(f"{base}/files", params={"name": f"{name}.png"}, content=stream.getvalue()).json() == {
+            "added": 1,
+            "refused": None,
+            "name": f"{name}.png",
+        }
+    client.post(f"{base}/files", params={"name": "none.png"}, content=png(5, (240, 180)))
+    return client, base
+
+
+def test_a_tap_proposes_a_box_before_anything_is_indexed(tried) -> None:
+    client, base = tried
+    sent = client.post(f"{base}/tap", json={"picture": "query.png", "point": [130, 110]})
+    assert sent.status_code == 200
+    x1, y1, x2, y2 = sent.json()["box"]
+    assert 0 <= x1 <= 130 <= x2 <= 240 and 0 <= y1 <= 110 <= y2 <= 180
+    outside = client.post(f"{base}/tap", json={"picture": "query.png", "point": [-50, 1e9]}).json()["box"]
+    assert outside[0] <= 0.1 and outside[3] >= 179.9
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        ({"picture": "gone.png", "point": [1, 1]}, "no longer among yours"),
+        ({"picture": "query.png"}, "no point: tap the object again."),
+        ({"picture": "query.png", "point": [1, 2, 3]}, "no point: tap the object again."),
+        ({"picture": "query.png", "point": ["1", None]}, "no point: tap the object again."),
+        ({"picture": "query.png", "point": [10**400, 1]}, "outside of the picture"),
+        ([], "not understood"),
+    ],
+)
+def test_taps_that_are_none_are_refused_in_a_sentence(tried, sent, said) -> None:
+    client, base = tried
+    answer = client.post(f"{base}/tap", json=sent)
+    assert answer.status_code == 400 and said in answer.json()["error"]
+    for strange in (b'{"picture": "query.png", "point": [NaN, Infinity]}', b"[" * 5000):
+        assert client.post(f"{base}/tap", content=strange).status_code in (200, 400)
+    assert client.post("/own/strange/tap", json={"picture": "query.png", "point": [1, 1]}).status_code == 404
+
+
+def test_an_encoder_without_maps_gives_a_square_at_the_tap(tried, monkeypatch) -> None:
+    def fail(*arguments: object) -> None:
+        raise PatchifyError("It has no maps.")
+
+    monkeypatch.setattr("patchify_core.demo.own.trying.as_map_encoder", fail)
+    client, base = tried
+    box = client.post(f"{base}/tap", json={"picture": "query.png", "point": [120, 90]}).json()["box"]
+    assert box == [84.0, 54.0, 156.0, 126.0]
+
+
+def test_both_rankings_are_those_of_the_library(tried, all_visitors) -> None:
+    client, base = tried
+    asked = {"picture": "query.png", "box": [70, 50, 190, 170]}
+    assert "None of your pictures is indexed" in client.post(f"{base}/search", json=asked).json()["error"]
+    client.post(f"{base}/index")
+    wait(client, base, DONE)
+    found = client.post(f"{base}/search", json=asked).json()
+    engine = all_visitors.of(base.removeprefix("/own/")).place.engine
+    images = {image.id: image for image in engine.index.images}
+    path = next(path for path in Path(all_visitors.folder).rglob("query.png") if path.parent.name == "pictures")
+    query = engine.describe_query(path, asked["box"])
+    for kind, level in (("whole", 1), ("patches", None)):
+        matches = [m for m in engine.search_descriptor(query, None, level) if m.file_name != "query.png"]
+        assert found[kind] == [match.file_name for match in matches]
+        for match in matches:
+            scores = found["pictures"][match.file_name]
+            assert abs((scores["levels"][0] if level else max(scores["levels"])) - match.score) < 1e-3
+            if level is None:
+                image = images[match.image_id]
+                np.testing.assert_allclose(scores["box"], match.box / ([image.width, image.height] * 2), atol=1e-4)
+    assert found["grids"] == [1, 2, 3] and found["indexed"] == 3
+    assert set(found["pictures"]) == {"large.png", "small.png", "none.png"} and found["patches"][-1] == "none.png"
+
+
+def test_the_query_is_described_once_and_former_queries_stay_out(tried, all_visitors, monkeypatch) -> None:
+    client, base = tried
+    client.post(f"{base}/index")
+    wait(client, base, DONE)
+    described, plain = [], Patchify.describe_query
+    monkeypatch.setattr(
+        Patchify, "describe_query", lambda self, *asked: described.append(asked[1]) or plain(self, *asked)
+    )
+    for name, box in (("query.png", None), ("query.png", None), ("query.png", [1, 1, 50, 50]), ("large.png", None)):
+        found = client.post(f"{base}/search", json={"picture": name, "box": box}).json()
+    assert len(described) == 3
+    assert set(found["whole"]) == set(found["patches"]) == {"small.png", "none.png"}  # the query before it is out too
+    assert "outside" in client.post(f"{base}/search", json={"picture": "query.png", "box": [900, 900, 950, 950]}).text
+    all_visitors.delete(base.removeprefix("/own/"))
+    assert client.post(f"{base}/search", json={"picture": "query.png", "box": None}).status_code == 404
+
+
+def test_the_same_photo_again_is_known_by_its_name(tried) -> None:
+    client, base = tried
+    again = client.post(f"{base}/files", params={"name": "again.png"}, content=png(5, (240, 180))).json()
+    assert again["added"] == 0 and again["name"] == "none.png" and "already, as none.png" in again["refused"]
+    bad = client.post(f"{base}/files", params={"name": "bad.jpg"}, content=b"no picture").json()
+    assert bad["added"] == 0 and bad["name"] is None and bad["refused"].endswith(".")
+
+
+def test_a_flood_of_taps_is_bounded_and_others_have_their_turn(tried, all_visitors, monkeypatch) -> None:
+    """Of one address one is at work and 30 wait; the next is refused at once, another address is answered meanwhile."""
+    _, base = tried
+    monkeypatch.setattr(addresses, "caller_group", lambda request: request.headers.get("x-test", "flood"))
+    held, at_work = threading.Event(), []
+
+    def slow(visitor, name, point, address):
+        at_work.append(address)
+        if address == "flood":
+            held.wait(30)
+        return [0.0, 0.0, 1.0, 1.0]
+
+    monkeypatch.setattr(addresses, "proposed", slow)
+    made = TestClient(Starlette(routes=own_routes(all_visitors)))
+    sent = {"picture": "query.png", "point": [1, 1]}
+    with made, ThreadPoolExecutor(40) as pool:
+        flood = [pool.submit(made.post, f"{base}/tap", json=sent) for _ in range(36)]
+        deadline = time.monotonic() + 20
+        while sum(one.done() for one in flood) < 6:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        other = made.post(f"{base}/tap", json=sent, headers={"x-test": "other"})
+        assert other.status_code == 200 and at_work.count("flood") == 1
+        held.set()
+        answers = [one.result() for one in flood]
+    refused = [one.json()["error"] for one in answers if one.status_code != 200]
+    assert refused == ["The server is busy: try again in a moment."] * 6

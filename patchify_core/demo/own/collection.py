@@ -182,7 +182,16 @@ class Collection:
                 return picture
         raise PatchifyError("That picture is no longer among yours: choose one of those shown.")
 
+    def same(self, data: bytes) -> OwnPicture | None:
+        """The picture that has exactly these bytes; None if there is none."""
+        with self.lock:
+            return self._pictures.get(self._by_digest.get(sha256_of_bytes(data), 0))
+
     def add(self, name: str, data: bytes) -> bool:
+        """Takes one picture, or notes why not; see `refusal`."""
+        return self.refusal(name, data) is None
+
+    def refusal(self, name: str, data: bytes) -> str | None:
         """Takes one picture, or notes why not.
 
         Args:
@@ -190,23 +199,25 @@ class Collection:
             data: the file.
 
         Returns:
-            Whether it was taken.
+            None if it was taken, else why not.
         """
         try:
             self._take(name, data)
         except NotAPictureError as error:
             # PDFs and archives may contain what the visitor wants to search.
+            why = str(error)
             if kind := other_archive(data[:512]):
-                self.note(name, f"it is {kind}: pack the pictures as a zip")
+                why = f"it is {kind}: pack the pictures as a zip"
+                self.note(name, why)
             elif data.startswith(b"%PDF"):
-                self.note(name, str(error))
+                self.note(name, why)
             else:
-                self._count(name, str(error))
-            return False
+                self._count(name, why)
+            return why
         except PatchifyError as error:
             self.note(name, str(error))
-            return False
-        return True
+            return str(error)
+        return None
 
     def add_archive(self, path: Path) -> int:
         """Takes the pictures of a zip archive, as far as there is room.

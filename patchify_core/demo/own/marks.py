@@ -71,7 +71,7 @@ class Marks:
         name = " ".join(name.split())
         if len(name) > LONGEST_NAME:
             raise PatchifyError(f"An object's name has at most {LONGEST_NAME} characters: choose a shorter one.")
-        checked = checked_box(_numbers(box), picture.width, picture.height)
+        checked = checked_box(numbers(box), picture.width, picture.height)
         with self._lock:
             if (picture.id, name) not in self._marks and len(self._marks) >= MOST:
                 raise PatchifyError(f"There is room for {MOST} boxes: remove one before you draw another.")
@@ -206,10 +206,20 @@ def score(
     return rows
 
 
-def _numbers(box: object) -> list[float]:
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
-        raise PatchifyError("The page sent no box: draw it again.")
+def numbers(sent: object, count: int = 4) -> list[float]:
+    """What a page sent as a box, or as a point.
+
+    Args:
+        sent: anything.
+        count: how many numbers it shall be: 4 of a box, 2 of a point.
+
+    Raises:
+        PatchifyError: one sentence, if it is something else.
+    """
+    what = "no box: draw it" if count == 4 else "no point: tap the object"
+    if not isinstance(sent, list) or len(sent) != count or not all(isinstance(v, (int, float)) for v in sent):
+        raise PatchifyError(f"The page sent {what} again.")
     try:
-        return [float(value) for value in box]
+        return [float(value) for value in sent]
     except OverflowError:  # a whole number with more digits than a float has room for
         raise PatchifyError("The box is outside of the picture: draw it again.") from None

@@ -13,6 +13,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.keeping import NO_MEMORY, Keeping, Owner
 from patchify_core.demo.own.collection import MEGABYTE, Collection
@@ -21,6 +24,7 @@ from patchify_core.demo.own.marks import Marks, as_coco, score
 from patchify_core.demo.own.place import OwnPlace, gone, own_name
 from patchify_core.demo.own.returned import bring_back, packed, returned_boxes
 from patchify_core.demo.turns import Turns
+from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
@@ -60,6 +64,8 @@ class Visitor:
         self._scoring: threading.Thread | None = None
         self.returned: list[tuple[str, str, list[float]]] = []  # boxes whose pictures have not been added yet
         self.score: dict[str, Any] | None = None
+        # Pictures that are or were the query of `trying`: id -> box, and the descriptor of it.
+        self.queries: dict[int, tuple[NDArray[np.float64] | None, NDArray[np.float32]]] = {}
 
     @property
     def place(self) -> OwnPlace:
@@ -72,6 +78,11 @@ class Visitor:
         if place is None:
             raise PatchifyError("None of your pictures is indexed yet: add some, and wait for the first.")
         return place
+
+    @property
+    def encoder(self) -> Encoder:
+        """That of all visitors' pictures; loading it may take a while."""
+        return self._bundled.engine.encoder
 
     @property
     def searchable(self) -> bool:
@@ -210,7 +221,7 @@ class Visitor:
         self.collection.delete()
         self._place = self._engine = None
         self.indexer.forget()
-        self.marks, self.made, self.returned = Marks(), 0, []
+        self.marks, self.made, self.returned, self.queries = Marks(), 0, [], {}
         self.score = None
 
     def _publish(self, index: PatchIndex, version: int) -> None:

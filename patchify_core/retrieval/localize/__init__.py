@@ -2,6 +2,8 @@
 
 soft    the box that all cells together point at; from the scores alone, on any index
 map     a search over boxes of any size on the picture's feature map, ended at the outline; needs pooled features
+
+And in a query picture: the box of what was tapped (`tap`).
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from patchify_core.retrieval.localize.refine import (
     refiner_of,
 )
 from patchify_core.retrieval.localize.search import BoxSearch, SearchSettings, expected_box
+from patchify_core.retrieval.localize.tap import TapSettings, box_around, tapped_box
 
 __all__ = [
     "REFINERS",
@@ -36,8 +39,11 @@ __all__ = [
     "SearchSettings",
     "SimilarityMap",
     "SoftRefiner",
+    "TapSettings",
+    "box_around",
     "expected_box",
     "load_refiner",
     "refine_matches",
     "refiner_of",
+    "tapped_box",
 ]

@@ -165,6 +165,30 @@ class BoxSearch:
             box = every[best]
         return Found(box, every[best], float(all_values[best]), sigma)
 
+    def around(self, point: NDArray[np.float64], contrast: float, centred: float) -> NDArray[np.float64]:
+        """The box of what is at a point: like that point, standing out, and with the point near its middle.
+
+        Args:
+            point: (2,) x, y as fractions of the picture's sides, 0..1.
+            contrast: weight of the contrast.
+            centred: weight of the squared distance of the point from the box's middle, in half sides of the box.
+
+        Returns:
+            (4,) float64 xyxy as fractions: a box of the lattice that contains the point.
+        """
+        cells = np.array(self.kept.cells.shape[1::-1])
+        reach = 1.5 / cells
+        query = self.describe(np.clip(np.concatenate([point - reach, point + reach]), 0, 1)[None])[0]
+        boxes = lattice(CELLS)
+        boxes = boxes[((boxes[:, :2] <= point * CELLS) & (boxes[:, 2:] >= point * CELLS)).all(axis=1)]
+        grid = self._grid()
+        sigma = max(float((self._describe_steps(lattice(CELLS, COARSE_STEP), grid) @ query).std()), 1e-6)
+        middles, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
+        away = np.abs(middles - point * CELLS) / halves
+        values = self._describe_steps(boxes, grid) @ query / sigma + contrast * self._contrast(boxes)
+        best: NDArray[np.float64] = boxes[int((values - centred * away.max(axis=1) ** 2).argmax())] / CELLS
+        return best
+
     def similarity(self, query: NDArray[np.float32]) -> NDArray[np.float32]:
         """How well each place matches, for drawing.
 
