@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from patchify_core.demo.examples import ExampleGallery
 
-STYLES = ("style.css", "walk.css", "own.css", "share.css")
+STYLES = ("style.css", "walk.css", "own.css", "share.css", "evaluation.css")
 """The page's looks: one file for what all tabs share, then one a part."""
 
 UNTIL_STYLED = """

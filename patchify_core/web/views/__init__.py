@@ -12,6 +12,7 @@ from patchify_core.web.views.own import own
 from patchify_core.web.views.query import about, examples, loading, query
 from patchify_core.web.views.results import cards, strip
 from patchify_core.web.views.share import share
+from patchify_core.web.views.story import story
 from patchify_core.web.views.trial import trial
 from patchify_core.web.views.trials import evaluation
 
@@ -33,6 +34,7 @@ __all__ = [
     "place",
     "query",
     "share",
+    "story",
     "strip",
     "training",
     "trial",
