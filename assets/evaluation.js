@@ -28,7 +28,7 @@ function number(row, column) {
 function isShown(row) {
   if (row.dataset.dataset !== dataset()) return false;
   if (chosen.study && !row.dataset.studies.split(' ').includes(chosen.study)) return false;
-  const text = `${row.textContent} ${row.dataset.label}`.toLowerCase();
+  const text = `${row.textContent} ${row.dataset.label}`.toLowerCase();  // both as it is called and as it is written
   return chosen.words.toLowerCase().split(/\s+/).every((word) => text.includes(word));
 }
 
@@ -80,7 +80,7 @@ function chart(title, column, rows) {
     node.classList.toggle('is-best', value === best);
     node.classList.toggle('is-base', 'baseline' in row.dataset);
     const name = make('span', 'pf-hname', shortLabel(row));
-    name.title = row.dataset.label;
+    name.title = row.dataset.title;
     const track = make('span', 'pf-htrack');
     const fill = make('i');
     fill.style.width = `${(100 * value) / top}%`;
@@ -109,11 +109,11 @@ function chart(title, column, rows) {
 // What tells the rows on the screen apart: parts that most of them share are left out, and said below the chart.
 let usual = [];
 function parts(row) {
-  return row.dataset.label.split(' · ');
+  return row.dataset.title.split(' · ');
 }
 function shortLabel(row) {
   const left = parts(row).filter((part) => !usual.includes(part));
-  return left.length ? left.join(' · ') : parts(row)[1];
+  return left.length ? left.join(' · ') : parts(row)[0];
 }
 function findUsual(rows) {
   const counts = new Map();

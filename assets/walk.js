@@ -1,5 +1,5 @@
-// The walk: which step, which patches and which one of them is looked at, and the class's guess. All numbers are in the
-// page already; the server is asked for another index, level, box or result.
+// The walk: which step, which patches and which one of them is looked at, the class's guess, and the full screen. All
+// numbers are in the page already; the server is asked for another part, task, index, level, box or result.
 const root = () => element.querySelector('.pf-walk');
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
@@ -8,7 +8,8 @@ const LAB = [2, 3, 4];  // the steps on the gallery picture
 let step = 1;
 let stage = null;  // the set of patches that is drawn
 let current = null;  // the patch that is looked at
-let guess = null;  // nothing; or { cell } while the class guesses, which is null before it has
+let guess = null;  // nothing; or { tried, done } while the class guesses: patches that were wrong, and null, 'right' or 'shown'
+const solved = new Map();  // task of the exercise -> how its guess ended, and after how many wrong ones
 let side = false;  // whole pictures beside the patches
 let sum = null;  // whose arithmetic is shown
 let pictured = null;  // the picture that all this is about
@@ -19,7 +20,10 @@ const used = () => json('ends')[level() - 1];
 const winner = () => json('winners')[level() - 1];
 const cellAt = (cell) => find(`.wk-cell[data-cell="${cell}"]`);
 const stageOf = (cell) => json('ends').findIndex((end) => cell < end) + 1;
-const hides = () => step === 4 && guess && guess.cell === null;
+const part = () => root().dataset.part;
+const task = () => Number(root().dataset.task);
+const hides = () => guess !== null && !guess.done;  // no similarity is on the page then, but those of wrong guesses
+const presenting = () => document.documentElement.classList.contains('wk-presenting');
 const patches = (count) => `${count} patch${count === 1 ? '' : 'es'}`;
 const fill = (name, text) => { for (const node of all(`[data-fill="${name}"]`)) node.textContent = text; };
 
@@ -51,13 +55,13 @@ function look(cell) {
     width: `${(100 * width) / (x2 - x1)}%`, height: `${(100 * height) / (y2 - y1)}%`,
     left: `${(-100 * x1) / (x2 - x1)}%`, top: `${(-100 * y1) / (y2 - y1)}%`,
   });
-  const shown = !hides() && step > 2;
+  const shown = (!hides() && step > 2) || guess?.tried.includes(cell);
   fill('score', shown ? node.dataset.score : '?');
   fill('cell-where', node.dataset.where);
   const round = (value) => String(Math.round(value));
   fill('cell-box', `x ${round(x1)} to ${round(x2)}, y ${round(y1)} to ${round(y2)} pixels (${round(x2 - x1)} × ${round(y2 - y1)})`);
-  fill('cell-place', shown ? `number ${placeOf(cell)} of ${patches(used())}` : '');
-  fill('under', cell === winner() && shown ? 'that wins' : 'looked at');
+  fill('cell-place', shown && !hides() ? `number ${placeOf(cell)} of ${patches(used())}` : '');
+  fill('under', cell === winner() && shown && !hides() ? 'that wins' : 'looked at');
   for (const one of all('.wk-cell, .wk-bar')) one.classList.toggle('is-current', Number(one.dataset.cell) === cell);
   for (const one of all('.wk-cell')) one.tabIndex = Number(one.dataset.cell) === cell ? 0 : -1;
   image.alt = `The patch: ${node.dataset.where}`;
@@ -82,46 +86,70 @@ function drawStage() {
 
 function drawAnswer() {
   const best = winner();
-  const shown = step === 4 && !hides();
-  root().classList.toggle('is-guessing', Boolean(hides()));
-  root().classList.toggle('is-guessed', Boolean(guess) && guess.cell !== null);
-  for (const one of all('.wk-cell, .wk-bar')) one.classList.toggle('is-winner', step > 2 && !hides() && Number(one.dataset.cell) === best);
+  const shown = step === 4;
+  root().classList.toggle('is-guessing', hides());
+  root().classList.toggle('is-guessed', Boolean(guess?.done));
+  for (const one of all('.wk-cell, .wk-bar')) {
+    const cell = Number(one.dataset.cell);
+    one.classList.toggle('is-winner', step > 2 && cell === best);
+    one.classList.toggle('is-tried', Boolean(guess?.tried.includes(cell)));
+  }
   for (const one of all('.wk-cell')) {
     const { where, score } = one.dataset;
-    one.setAttribute('aria-label', step === 2 || hides() ? where : `${where}: similarity ${score}`);
+    const known = step > 2 || guess?.tried.includes(Number(one.dataset.cell));
+    one.setAttribute('aria-label', known ? `${where}: similarity ${score}` : where);
   }
   fill('patches', patches(used()));
-  fill('max', cellAt(best).dataset.score);
-  fill('where', cellAt(best).dataset.where);
+  if (shown) {  // not in the page before it may be known
+    fill('max', cellAt(best).dataset.score);
+    fill('where', cellAt(best).dataset.where);
+  }
   const box = find('.wk-winbox');
   box.hidden = !shown;
   lay(box, best);
-  const mine = find('.wk-guessbox');
-  mine.hidden = !(shown && guess && guess.cell !== best);
-  if (!mine.hidden) lay(mine, guess.cell);
-  for (const node of all('.wk-answer')) node.hidden = !shown;
-  find('.wk-question').hidden = !hides();
   find('.wk-stage').classList.toggle('has-true', shown && find('[data-do="true"]').checked);
   find('.wk-true').hidden = !shown || !find('.wk-stage .pf-true');
-  find('.wk-bars').classList.toggle('is-off', step === 2 || Boolean(hides()));
-  find('.wk-view').classList.toggle('is-off', step === 2 || Boolean(hides()));
+  find('.wk-bars').classList.toggle('is-off', step === 2);
+  find('.wk-view').classList.toggle('is-off', step === 2 && !guess?.tried.length);
   find('[data-do="reveal"]').hidden = !hides();
   const button = find('[data-do="guess"]');
-  button.hidden = Boolean(hides());
-  button.textContent = guess ? 'Guess again' : 'Hide the answer and let the class guess';
-  find('.wk-left + .wk-side .wk-guess').hidden = step !== 4;
+  button.hidden = hides() || part() === 'exercise' || step === 3;
+  button.textContent = guess ? 'Guess again' : 'Let the class guess';
   outcome();
 }
 
+// What is said of the last guess. Each wrong one is told a little more: its similarity, then the grid, then the direction.
 function outcome() {
-  if (!guess || guess.cell === null) return fill('outcome', '');
-  const scores = json('scores');
-  const [mine, best] = [cellAt(guess.cell), cellAt(winner())];
   const node = find('.wk-outcome');
-  node.classList.toggle('is-right', guess.cell === winner());
-  if (guess.cell === winner()) return fill('outcome', `✓ Right: that patch wins with ${best.dataset.score}.`);
-  const by = (scores[winner()] - scores[guess.cell]).toFixed(3);
-  fill('outcome', `✕ Not this one. The patch guessed, ${mine.dataset.where}, has ${mine.dataset.score} and is number ${placeOf(guess.cell)} of ${used()}. The winner has ${by} more.`);
+  node.classList.toggle('is-right', guess?.done === 'right');
+  if (!guess || (!guess.tried.length && guess.done !== 'right')) return fill('outcome', '');
+  const wrong = guess.tried.length;
+  if (guess.done === 'right') return fill('outcome', `✓ Right${wrong ? `, after ${wrong} wrong guess${wrong === 1 ? '' : 'es'}` : ' at once'}.`);
+  if (guess.done) return fill('outcome', '');
+  const cell = guess.tried[wrong - 1];
+  const words = [`✕ Not this one: its similarity is ${cellAt(cell).dataset.score}; the best patch’s is higher.`];
+  const best = stageOf(winner());
+  if (wrong > 1) words.push(stageOf(cell) === best ? 'The size of the patch is right.' : `The best one is a patch of the ${find(`[data-grid-of="${best}"]`).textContent}.`);
+  if (wrong > 2) words.push(direction(cell));
+  return fill('outcome', words.join(' '));
+}
+
+function direction(cell) {
+  const [from, to] = [cellAt(cell), cellAt(winner())].map((one) => one.dataset.box.split(',').map(Number));
+  const across = (to[0] + to[2] - from[0] - from[2]) / 2;
+  const down = (to[1] + to[3] - from[1] - from[3]) / 2;
+  const ways = [Math.abs(down) > 1 && (down > 0 ? 'down' : 'up'), Math.abs(across) > 1 && (across > 0 ? 'right' : 'left')].filter(Boolean);
+  return ways.length ? `Its middle lies further ${ways.join(' and to the ')}.` : 'It has the same middle.';
+}
+
+function drawTasks() {
+  for (const chip of all('.wk-task')) {
+    const how = solved.get(Number(chip.dataset.task));
+    chip.classList.toggle('is-right', how === 'right');
+    chip.querySelector('i').textContent = { right: '✓', shown: '–' }[how] ?? '';
+  }
+  const right = [...solved.values()].filter((how) => how === 'right').length;
+  fill('solved', `${right} of ${all('.wk-task').length} guessed`);
 }
 
 function drawStep() {
@@ -135,8 +163,12 @@ function drawStep() {
     if (!panel.hidden) panel.setAttribute('aria-labelledby', `wk-tab-${step}`);
   }
   for (const words of all('[data-say]')) words.hidden = Number(words.dataset.say) !== step;
-  find('[data-go="-1"]').disabled = step === 1;
-  find('[data-go="1"]').disabled = step >= all('.wk-tab').length;
+  for (const tab of all('.wk-tab')) tab.disabled = hides() && Number(tab.dataset.step) > 2;  // they would give it away
+  if (find('[data-go]')) {
+    find('[data-go="-1"]').disabled = step === 1;
+    find('[data-go="1"]').disabled = step >= all('.wk-tab').length || (hides() && step === 2);
+  }
+  drawTasks();
   root().dataset.step = step;
   drawStage();
   drawAnswer();
@@ -144,6 +176,7 @@ function drawStep() {
 }
 
 function compare() {
+  if (part() !== 'steps') return;
   const button = find('[data-do="side"]');
   if (button) button.setAttribute('aria-pressed', String(side));
   const other = find('.wk-global');
@@ -155,29 +188,88 @@ function compare() {
 }
 
 function goTo(number, focus = false) {
-  step = Math.min(Math.max(1, number), all('.wk-tab').length);
+  const last = part() === 'exercise' ? 4 : all('.wk-tab').length;
+  step = Math.min(Math.max(part() === 'exercise' ? 2 : 1, number), hides() ? 2 : last);
   if (LAB.includes(step)) {
-    stage = step === 2 || hides() ? level() : stageOf(winner());
-    current = step === 2 || hides() ? null : winner();
+    stage = step === 2 ? level() : stageOf(winner());
+    current = step === 2 ? null : winner();
   }
   drawStep();
   const tab = find(`.wk-tab[data-step="${step}"]`);
+  if (!tab) return;
   if (focus) tab.focus();
   const list = tab.parentElement;  // on a phone the row of steps is wider than the screen
   list.scrollLeft = tab.offsetLeft - list.offsetLeft - (list.clientWidth - tab.clientWidth) / 2;
 }
 
 function guessed(cell) {
-  guess.cell = cell;
-  stage = stageOf(winner());
-  current = winner();
-  drawStep();
+  if (cell !== winner()) {
+    if (!guess.tried.includes(cell)) guess.tried.push(cell);
+    else guess.tried.push(...guess.tried.splice(guess.tried.indexOf(cell), 1));  // the last one is spoken of
+    return drawStep();
+  }
+  return end('right');
+}
+
+function end(how) {
+  guess.done = how;
+  if (part() === 'exercise' && solved.get(task()) !== 'right') solved.set(task(), how);
+  goTo(4);
   cellAt(winner()).focus({ preventScroll: true });
 }
 
+function begin() {
+  guess = { tried: [], done: null };
+  goTo(2);
+}
+
+// For a class: all of the screen, large letters, and keys that a presenter has (those of a remote are Page Up and Down).
+function present(on) {
+  document.documentElement.classList.toggle('wk-presenting', on);
+  for (const button of all('[data-do="present"]')) {
+    button.setAttribute('aria-pressed', String(on));
+    button.textContent = on ? 'Leave full screen' : 'Full screen';
+  }
+  if (on) document.documentElement.requestFullscreen?.().catch(() => {});  // inside another page it may not: the window is filled
+  else if (document.fullscreenElement) document.exitFullscreen();
+  find('[data-do="present"]').focus({ preventScroll: true });
+  element.scrollTo?.(0, 0);
+}
+
+document.addEventListener('fullscreenchange', () => { if (!document.fullscreenElement && presenting()) present(false); });
+
+function press(selector) {
+  const button = find(selector);
+  if (button && !button.disabled && !button.hidden && !button.closest('[hidden]')) button.click();
+}
+
+const KEYS = {
+  ArrowRight: () => press(part() === 'exercise' ? '.wk-turn .pf-btn:last-child' : '[data-go="1"]'),
+  ArrowLeft: () => press(part() === 'exercise' ? '.wk-turn .pf-btn:first-child' : '[data-go="-1"]'),
+  ArrowDown: () => press('[data-way="next"]'),
+  ArrowUp: () => press('[data-way="prev"]'),
+  g: () => press('[data-do="guess"]'),
+  s: () => press('[data-do="reveal"]'),
+  Escape: () => present(false),
+};
+Object.assign(KEYS, { PageDown: KEYS.ArrowRight, PageUp: KEYS.ArrowLeft });
+
+document.addEventListener('keydown', (event) => {
+  if (!presenting() || event.altKey || event.ctrlKey || event.metaKey) return;
+  const target = event.target;
+  const own = target.matches?.('select, input') || (target.closest?.('.wk-cell') && target.matches(':focus-visible'));
+  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
+  if (own && key.startsWith('Arrow')) return;  // among patches, and among the choices of a list
+  const act = KEYS[key] ?? (/^[1-9]$/.test(key) && find('.wk-stage') ? () => press(`[data-grid-of="${key}"]`) : null);
+  if (!act) return;
+  event.preventDefault();
+  event.stopPropagation();
+  act();
+}, true);
+
 element.addEventListener('pointerover', (event) => {
   const over = event.target.closest('.wk-cell, .wk-bar');
-  if (!over || hides()) return;
+  if (!over || (hides() && !over.matches('.is-tried'))) return;
   const cell = Number(over.dataset.cell);
   if (over.matches('.wk-bar') && stageOf(cell) !== stage && stageOf(cell) <= level()) {
     [stage, current] = [stageOf(cell), cell];
@@ -193,6 +285,19 @@ element.addEventListener('focusin', (event) => {
 element.addEventListener('click', (event) => {
   const target = event.target;
   const on = (selector) => target.closest(selector);
+  const choice = on('[data-part], .wk-stepper [data-task]');
+  if (choice && choice !== root()) {
+    const { part: chosen, task: number } = choice.dataset;
+    returning = chosen ? `[data-part="${chosen}"].pf-btn` : `.wk-task[data-task="${number}"]`;
+    guess = null;
+    step = chosen === 'steps' ? 1 : step;
+    return chosen ? ask('part', chosen) : ask('task', Number(number));
+  }
+  const print = on('[data-print]');
+  if (print) {
+    window.patchifyPaper = window.open('', '_blank');
+    return trigger('paper', { what: print.dataset.print });
+  }
   const tab = on('.wk-tab');
   if (tab) return goTo(Number(tab.dataset.step));
   const go = on('[data-go]');
@@ -235,15 +340,11 @@ element.addEventListener('click', (event) => {
     compare();
   }
   if (what === 'guess') {
-    guess = { cell: null };
-    goTo(4);
+    begin();
     cellAt(current).focus({ preventScroll: true });
   }
-  if (what === 'reveal') {
-    guess = null;
-    goTo(4);
-    find('[data-do="guess"]').focus({ preventScroll: true });
-  }
+  if (what === 'reveal') end('shown');
+  if (what === 'present') present(!presenting());
 });
 
 element.addEventListener('change', (event) => {
@@ -252,10 +353,10 @@ element.addEventListener('change', (event) => {
     root().dataset.level = target.value;  // the winner is known here; the ranking comes from the server
     returning = `[name="wk-level"][value="${target.value}"]`;
     if (LAB.includes(step)) {
-      if (!hides()) [stage, current] = [stageOf(winner()), winner()];
-      else [stage, current] = [level(), null];
+      if (step > 2 && !guess) [stage, current] = [stageOf(winner()), winner()];
+      else [step, stage, current] = [guess ? 2 : step, level(), null];
     }
-    if (guess?.cell >= used()) guess = null;
+    if (guess) guess = { tried: [], done: null };  // another winner
     drawStep();
     return ask('level', Number(target.value));
   }
@@ -302,23 +403,32 @@ element.addEventListener('keydown', (event) => {
 watch('value', () => {
   const now = root();
   if (!now) return;
+  if (presenting()) {
+    for (const button of all('[data-do="present"]')) [button.textContent, button.ariaPressed] = ['Leave full screen', 'true'];
+  }
   for (const choice of all('input[type=radio]')) choice.checked = choice.defaultChecked;
   for (const list of all('select')) list.value = list.querySelector('option[selected]')?.value ?? list.value;
-  const image = now.dataset.image;
-  if (image !== pictured) {
-    pictured = image;
-    if (guess?.cell !== undefined) guess = guess && { cell: null };  // the class guesses on, on another picture
+  if (part() !== 'plan') arrange(now);
+  if (returning) find(returning)?.focus({ preventScroll: true });
+  returning = null;
+});
+
+function arrange(now) {
+  const about = `${now.dataset.image} ${now.dataset.task}`;
+  if (about !== pictured || (part() === 'exercise' && !guess)) {
+    pictured = about;
+    if (part() === 'exercise' || guess) guess = { tried: [], done: null };  // the class guesses on, on another picture
     [stage, current] = [null, null];
   }
-  if (!find('[data-sum-of="own"] table')) sum = 'worked';
-  else if (returning === null) sum = 'own';
-  if (!find('.wk-tab[data-step="7"]') && step === 7) step = 1;
+  if (part() === 'steps') {
+    if (!find('[data-sum-of="own"] table')) sum = 'worked';
+    else if (returning === null) sum = 'own';
+    if (!find('.wk-tab[data-step="7"]') && step === 7) step = 1;
+  }
   const keep = LAB.includes(step) && stage !== null && stage <= level() ? [stage, current] : null;
   goTo(step);
   if (keep && current !== null && !hides()) {
     [stage, current] = keep;
     drawStep();
   }
-  if (returning) find(returning)?.focus({ preventScroll: true });
-  returning = null;
-});
+}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.demo.studies import Studies
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.compare import DEFAULTS, BootstrapSettings, Difference
@@ -73,7 +75,7 @@ class Trial:
 
     @property
     def label(self) -> str:
-        """What tells it from the others of its dataset, in one line."""
+        """What tells it from the others of its dataset, in one line, as the command line writes it."""
         parts = [self["encoder"], self["regions"]]
         if self.kept_as != EXACT:
             parts.append(self.kept_as)
@@ -87,10 +89,84 @@ class Trial:
             parts.append(f"re-ranked by {self['rerank']}")
         return " · ".join(parts)
 
+    @property
+    def plain(self) -> dict[str, str]:
+        """What tells it from the others in plain words, by the names of `KEYS`; empty where nothing was chosen."""
+        finer, rerank, refine = self["rescore"], self["rerank"], self["refine"]
+        pixels, query = self["features"].partition(":")[2], self["query"]
+        return {
+            "regions": plain_regions(self["regions"]),
+            "encoder": self["encoder"],
+            "factory": plain_codec(self["factory"]) + (f", then {plain_codec(finer)}" if finer else ""),
+            "codebook": self.codebook or "",
+            "features": "each patch" if self["features"] == CROP else f"one pass, {pixels} px",
+            "query": f"query at {query.replace('picture', 'picture size')}" if query else "",
+            "refine": {"soft": "soft", "map": "refined"}.get(refine, refine) or "",
+            "rerank": " + ".join(map(_plain_reranker, rerank.split("+"))) if rerank else "",
+        }
+
+    @property
+    def title(self) -> str:
+        """As `label`, in plain words."""
+        words = self.plain
+        parts = [words["regions"]]
+        parts += [words["features"]] if self["features"] != CROP else []
+        parts += [words["query"]] if words["query"] else []
+        parts += [words["factory"]] if self.kept_as != EXACT else []
+        parts += [f"{words['codebook']} codebook"] if words["codebook"] else []
+        parts += [f"{words['refine']} boxes"] if words["refine"] else []
+        parts += [f"re-ranked: {words['rerank']}"] if words["rerank"] else []
+        return " · ".join([*parts, words["encoder"]])
+
     def per_query(self, name: str) -> list[float | None]:
         """Mean over the seeds of a per-query list, `ap` or `ls`; None where a query has no such score."""
         columns = zip(*(row[name] for row in self.mean.rows), strict=True)
         return [None if any(value is None for value in column) else fmean(column) for column in columns]
+
+
+def plain_regions(spec: str) -> str:
+    """Regions in plain words; what is not known here stays as the command line writes it.
+
+    Example:
+        >>> plain_regions("pyramid:4"), plain_regions("pyramid:1+salient:29")
+        ('Grids up to 4×4', 'Whole image + 29 salient regions')
+    """
+    words = []
+    for part in spec.split("+"):
+        name, _, rest = part.partition(":")
+        first, *more = rest.split(",")
+        if name == "pyramid":
+            words.append("Whole image" if first == "1" else f"Grids up to {first}×{first}")
+        elif name in ("random", "salient"):
+            words.append(f"{first} {'random boxes' if name == 'random' else 'salient regions'}")
+        elif name == "sliding" and more:
+            words.append(f"windows of {100 * float(first):g} %, overlap {100 * float(more[0]):g} %")
+        else:
+            words.append(part)
+    return " + ".join(words)
+
+
+def plain_codec(factory: str) -> str:
+    """A codec in plain words; what is not known here stays a factory string.
+
+    Example:
+        >>> [plain_codec(factory) for factory in ("Flat", "PCAH256,SQ8", "PCAH128,PQ64x4")]
+        ['exact', '256 numbers, 8 bits each', '128 numbers, coded in 32 bytes']
+    """
+    if factory == EXACT:
+        return "exact"
+    found = re.fullmatch(r"(?:PCAH(\d+),)?(?:(Flat)|SQ(8)|PQ(\d+)(x4)?)", factory)
+    if found is None:
+        return factory
+    kept, exact, bits, parts, small = found.groups()
+    words = [f"{kept} numbers"] if kept else []
+    words += [] if exact else [f"{bits} bits each" if kept else f"{bits} bits per number"] if bits else []
+    words += [f"coded in {int(parts) // (2 if small else 1)} bytes"] if parts else []
+    return ", ".join(words)
+
+
+def _plain_reranker(name: str) -> str:
+    return {"map": "feature map", "qe": "query expansion by whole images"}.get(name) or RERANKERS.get(name, name)
 
 
 @dataclass(frozen=True)
@@ -171,14 +247,22 @@ def find(all_trials: Sequence[Trial], trial_id: object) -> Trial:
     raise PatchifyError("That configuration is not in the files any more: reload the page.")
 
 
-def first_choice(all_trials: Sequence[Trial], dataset: str) -> Trial | None:
-    """What is looked into before anything is chosen: the paper's default, else the best mAP; None if there is none."""
+def first_choice(all_trials: Sequence[Trial], dataset: str, factory: str = EXACT) -> Trial | None:
+    """What is looked into before anything is chosen: the paper's default, else the best mAP; None if there is none.
+
+    Args:
+        all_trials: of all datasets.
+        dataset: which one is shown.
+        factory: codes of the default, those that the page searches; exact descriptors where these were not tried.
+    """
     there = [trial for trial in all_trials if trial["dataset"] == dataset]
+    names = ("encoder", "regions", "rescore", "rerank", "features", "query", "refine")
     default = Configuration()
-    for trial in there:
-        names = ("encoder", "regions", "factory", "rescore", "rerank", "features", "query", "refine")
-        if all(trial[name] == getattr(default, name) for name in names):
-            return trial
+    same = [trial for trial in there if all(trial[name] == getattr(default, name) for name in names)]
+    for wanted in (factory, EXACT):
+        for trial in same:
+            if trial["factory"] == wanted:
+                return trial
     return max(there, key=lambda trial: trial.mean.of("map") or 0.0, default=None)
 
 

@@ -5,13 +5,14 @@ Every number is one that the search has too: `ExampleGallery.answer`, `ranking`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from patchify_core.demo.answers import OFF, RIGHT, WRONG, Answer, Result
 from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.exercise import Task
 from patchify_core.demo.locating import NAMES, WINNING, checked_way, has_maps, is_possible
 from patchify_core.demo.lookalikes import LookAlikes, Pair, hard_pair, look_alikes
 from patchify_core.demo.questions import Question
@@ -24,8 +25,11 @@ from patchify_core.retrieval.ranking import Explanation
 SHOWN = 10
 """Results that can be looked into, and bars of the ranking."""
 
+STEPS, EXERCISE, PLAN = "steps", "exercise", "plan"
+"""What the tab can show."""
+
 WORKED = (3, {2: 0.6, 5: 0.3})
-"""The worked example of docs/METHOD.md: how many pictures hold the object, and rank -> IoU of those that were found."""
+"""The worked example of docs/METHOD.md: pictures that contain the object, and rank -> IoU of those found."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Choice:
         way: how boxes are found (`locating`).
         image: id of the picture that is looked into; None for the first right one.
         pair: set of look-alikes and the object asked for; None for none.
+        part: what the tab shows: the steps, the class's exercise, or the plan of a lesson.
+        task: number of the exercise's task, from 0.
     """
 
     engine: str | None = None
@@ -45,6 +51,8 @@ class Choice:
     way: str = WINNING
     image: int | None = None
     pair: tuple[int, int | None] | None = None
+    part: str = STEPS
+    task: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +120,8 @@ class Walk:
         pair: the look-alikes that were asked for, or None.
         images: gallery picture by id, of all that are named here.
         separate: whether each patch was encoded separately, as the paper does.
+        tasks: those of the exercise, where it is shown.
+        task: the task that is shown, from 0; None outside the exercise.
     """
 
     question: Question
@@ -129,6 +139,8 @@ class Walk:
     pair: Pair | None
     images: Mapping[int, GalleryImage]
     separate: bool
+    tasks: tuple[Task, ...] = ()
+    task: int | None = None
 
 
 def walk(showcase: ExampleGallery, question: Question, choice: Choice) -> Walk:
@@ -172,6 +184,25 @@ def walk(showcase: ExampleGallery, question: Question, choice: Choice) -> Walk:
         images={one.match.image_id: showcase.gallery.image(one.match.image_id) for one in named},
         separate=not has_maps(index),
     )
+
+
+def task_walk(showcase: ExampleGallery, tasks: Sequence[Task], number: int, engine: str) -> Walk:
+    """The walk of one task: its query and its picture, with all patches; the visitor's own question stays what it is.
+
+    Args:
+        showcase: where it is answered.
+        tasks: of the exercise (`exercise.exercise`).
+        number: which one, from 0.
+        engine: name of the index that they were made with.
+
+    Raises:
+        PatchifyError: if there is no such task.
+    """
+    if not 0 <= number < len(tasks):
+        raise PatchifyError("The exercise has no such query: choose one of those shown.")
+    task = tasks[number]
+    shown = walk(showcase, showcase.example(task.query, engine), Choice(engine, image=task.image))
+    return replace(shown, tasks=tuple(tasks), task=number)
 
 
 def asked_of(showcase: ExampleGallery, question: Question, engine: object) -> Question:

@@ -8,27 +8,28 @@ from functools import partial
 from pathlib import Path
 
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.walk import Choice, walk
+from patchify_core.demo.walk import Choice, Walk, walk
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.web.views.handout import handout_page
 
 EXERCISE = (4, {1: 0.8, 3: 0.5, 6: 0.9})
-"""What is computed by hand: how many pictures hold the object, and rank -> IoU of those that were found."""
+"""What is computed by hand: how many pictures contain the object, and rank -> IoU of those found."""
 
 LARGE, SMALL = 640, 240
 """Longest sides of pictures and of thumbnails in pixels: at least 75 a centimetre where they are printed."""
 
 
-def handout(showcase: ExampleGallery) -> str:
-    """The page, whole: HTML with its style and its pictures inside, of the first example.
+def handout(showcase: ExampleGallery, shown: Walk | None = None) -> str:
+    """The page, whole: HTML with its style and its pictures inside.
 
     Args:
         showcase: the gallery that it is about.
+        shown: the walk of the query at hand; that of the first example if None.
 
     Raises:
         PatchifyError: if a picture cannot be read any more.
     """
-    shown = walk(showcase, showcase.first(), Choice())
+    shown = shown or walk(showcase, showcase.first(), Choice())
     return handout_page(shown, partial(inlined, side=LARGE), partial(inlined, side=SMALL), EXERCISE)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from patchify_core.web.guarded import GuardedBlocks
 
 
-STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css")
+STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css", "evaluation.css")
 """The page's looks: one file for what all tabs share, then one a part."""
 
 SCRIPTS = ("frame.js", "box.js")

@@ -74,6 +74,7 @@ def test_every_different_setting_is_a_trial_of_its_own_with_a_label_of_its_own(t
     found = made(tmp_path, compression=[row("set", 4, **change) for change in changes])
     assert len(found) == len(changes)
     assert len({t.label for t in found}) == len({t.id for t in found}) == len(changes)
+    assert len({t.title for t in found}) == len(changes)  # in plain words too
     # What a row is called does not depend on what else is in the files.
     again = made(tmp_path, compression=[row("set", 4, **changes[3])])
     assert again[0].id == found[3].id
@@ -171,6 +172,7 @@ def test_table_has_what_the_script_sorts_by_and_escapes_what_files_say(tmp_path)
     for body in re.findall(r"<tr data-id=.*?</tr>", html):
         assert len(re.findall(r"<t[hd] [^>]*data-v=", body)) == len(heads)
     assert f'data-v="{rows[0]["map"]:.6f}"' in html
+    assert heads[:2] == ["map", "locscore"] and ">Grids up to 4×4</button>" in html
     # The missing files are named with their commands.
     assert "study rerank sample_db" in html and "study regions sample_db" in html
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +53,7 @@ def bundled(sample_db, lite0) -> ExampleGallery:
 
 
 def html(shown, **options) -> str:
-    return worded(shown, file_url, "handout", "patchify.ipynb", **options)
+    return worded(shown, file_url, "patchify.ipynb", **options)
 
 
 # Numbers --------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def test_cells_and_winners_are_those_of_explain_at_every_level(showcase, engine)
         text = html(shown)
         assert text.count('class="wk-cell"') == len(every.scores)
         assert text.count('class="wk-bar"') == len(every.scores)
-        assert text.count("wk-layer") == len(shown.stages)
+        assert text.count('class="wk-layer') == len(shown.stages)
         for cell, score in enumerate(every.scores):
             assert f'data-cell="{cell}" tabindex="-1" data-score="{signed(float(score))}"' in text
 
@@ -190,7 +191,7 @@ def test_texts_that_are_not_ours_are_escaped(showcase) -> None:
     text = html(
         replace(shown, name=evil, question=replace(question, name=evil), engines=(("index", evil), ("b", evil)))
     )
-    assert evil not in text and "&lt;b&gt;&quot;x&quot;&lt;/b&gt;" in text
+    assert evil not in text and "&lt;b&gt;&#34;x&#34;&lt;/b&gt;" in text
     in_words = replace(question, words=evil, path=None, box=None)
     assert evil not in html(replace(shown, question=in_words))
 
@@ -272,6 +273,18 @@ def test_handout_has_the_searchs_numbers_and_carries_its_pictures(bundled) -> No
     assert text.index(f"= {answer.locscore:.3f}") > text.index('class="answer"')
 
 
+def test_handout_is_of_the_query_at_hand(bundled) -> None:
+    other = bundled.example(bundled.examples[5].id, "index")
+    shown = walk(bundled, other, Choice("index", level=3))
+    text = handout(bundled, shown)
+    assert f"One real query: {shown.name}" in text
+    assert f"{shown.standing.score.locscore:.3f}</td>" in text and "4×4" not in text.split("One real query")[1]
+    # One's own picture, of which nobody said what it is, has no arithmetic; the exercise stays.
+    unknown = walk(bundled, bundled.with_instance(other, None), Choice("index"))
+    text = handout(bundled, unknown)
+    assert "nothing to add up" in text and "Your turn" in text and "match, good box" not in text
+
+
 def test_handout_of_an_index_without_grids_and_of_a_small_gallery(folder) -> None:
     assert "One real query" in handout(ExampleGallery(folder, TinyEncoder()))
 
@@ -320,10 +333,45 @@ def test_tab_is_made_when_opened_and_kept_until_the_question_changes(walking, sh
     assert said == []
 
 
+def test_parts_and_tasks_are_shown_and_the_question_stays(walking, showcase) -> None:
+    tab, said = walking
+    held, _ = tab.open(None, None)
+    exercise, text = tab.change(None, held, sent(what="part", value="exercise"))
+    assert 'data-part="exercise"' in text and 'class="wk-tasks"' in text and "wk-tab" not in text
+    assert exercise.question is held.question
+    number = text.count('class="wk-task"') - 1
+    last, text = tab.change(None, exercise, sent(what="task", value=number))
+    assert f'data-task="{number}"' in text and last.choice.task == number
+    plan, text = tab.change(None, last, sent(what="part", value="plan"))
+    assert "A lesson of 45 minutes" in text and "wk-stage" not in text
+    steps, text = tab.change(None, plan, sent(what="part", value="steps"))
+    assert text.count('class="wk-tab"') == 6
+    assert steps.choice.image == held.choice.image and said == []
+
+
+def test_pages_to_print_are_those_of_what_is_shown(walking, showcase, monkeypatch) -> None:
+    tab, said = walking
+    held, _ = tab.open(None, None)
+    first = json.loads(tab.printed(None, held, sent(what="handout")))
+    again = json.loads(tab.printed(None, held, sent(what="handout")))
+    assert f"One real query: {showcase.gallery.name(showcase.first().instance)}" in first["html"]
+    assert first["html"] == again["html"] and first["turn"] != again["turn"]
+    exercise, _ = tab.change(None, held, sent(what="task", value=1))
+    assert f"One real query: {tab._tasks[1].name}" in json.loads(tab.printed(None, exercise, sent(what="x")))["html"]
+    assert "Minutes" in json.loads(tab.printed(None, held, sent(what="plan")))["html"]
+    asked, _ = tab.open(showcase.example(showcase.examples[1].id), None)
+    assert "html" not in json.loads(tab.printed(None, asked, sent(what="handout")))
+    assert "no longer has your query" in said[0]
+
+
 @pytest.mark.parametrize(
     "what",
     [
         {},
+        {"what": "part", "value": "other"},
+        {"what": "part", "value": ["plan"]},
+        {"what": "task", "value": 99},
+        {"what": "task", "value": "1"},
         {"what": "level"},
         {"what": "level", "value": "2"},
         {"what": "level", "value": True},

@@ -1,17 +1,19 @@
-"""The Evaluation tab: everything that was tried, as a table, as charts, and one of it looked into."""
+"""The Evaluation tab: what was measured as a story, then all of it as a table, and one of it looked into."""
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
 
+from patchify_core.demo import story as told
 from patchify_core.demo import trials as tried
 from patchify_core.demo.answers import OFF, RIGHT, WRONG
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.judging import RIGHT_IOU
+from patchify_core.demo.prepared import prepared
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.demo.trials import Failure, Trial
 from patchify_core.errors import GalleryError, PatchifyError
@@ -20,6 +22,7 @@ from patchify_core.files import ASSETS
 from patchify_core.imaging.boxes import iou
 from patchify_core.web import views
 from patchify_core.web.events import sent, warn
+from patchify_core.web.front import PHOTOS
 from patchify_core.web.tabs.search import PLAIN, QUIET
 from patchify_core.web.views.trial import Shown, ShownFailure
 from patchify_core.web.visits import Visits, file_url
@@ -36,11 +39,12 @@ def build_evaluation_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
         tab: what is opened.
     """
     reader = Evaluation(visits.showcase)
-    table = gr.HTML(WAIT, elem_id="pf-eval", js_on_load=_script("evaluation.js"), **PLAIN)
+    story = gr.HTML(WAIT, elem_id="pf-story", **PLAIN)
+    table = gr.HTML("", elem_id="pf-eval", js_on_load=_script("evaluation.js"), **PLAIN)
     look = gr.HTML("", elem_id="pf-eval-look", js_on_load=_script("trial.js"), **PLAIN)
     quiet: dict[str, Any] = {"concurrency_id": "evaluation", "concurrency_limit": 1, **QUIET}
     opened = gr.State(None)
-    tab.select(reader.open, opened, [opened, table, look], **quiet)
+    tab.select(reader.open, opened, [opened, story, table, look], **quiet)
     table.look(_noticed(reader.look), None, look, **quiet)
     look.compare(_noticed(reader.look), None, look, **quiet)
 
@@ -54,30 +58,66 @@ class Evaluation:
 
     def __init__(self, showcase: ExampleGallery) -> None:
         """Reads nothing yet."""
-        self._showcase = showcase
+        self._showcase, self._bundled = showcase, showcase.folder.resolve().name
+        self._failing: tuple[str, list[told.Failing]] = "", []
 
     def open(self, opened: int | None) -> list[Any]:
         """The whole tab; nothing changes on it if it is opened again and the files are the same.
 
         Args:
-            opened: digest of the table that this visitor has on the page, or None.
+            opened: digest of what this visitor has on the page, or None.
 
         Returns:
-            That digest anew, the table, and what is looked into.
+            That digest anew, the story, the table, and what is looked into.
         """
         studies = read_studies()
         found = tried.trials(studies)
         dataset = self._first_dataset(studies)
-        chosen = tried.first_choice(found, dataset)
+        document = self._document()
+        chosen = tried.first_choice(found, dataset, self._codec(document))
         table = views.evaluation(found, studies, dataset, chosen, file_url)
-        digest = zlib.crc32(table.encode())
+        story = self._story(found, studies, document)
+        digest = zlib.crc32(f"{story}{table}".encode())
         if digest == opened:
-            return [gr.skip()] * 3
+            return [gr.skip()] * 4
         return [
             digest,
+            story,
             table,
             "" if chosen is None else self.panel(chosen, tried.baseline_of(found, chosen), found, studies),
         ]
+
+    def _story(self, found: tuple[Trial, ...], studies: Studies, document: Mapping[str, Any] | None) -> str:
+        """The charts, bars and cards, as far as there are numbers for them."""
+        return views.story(
+            told.curves(found, studies.datasets, self._bundled, document, self._codec(document)),
+            [] if document is None else told.bands(document),
+            [] if document is None else self._worst(document),
+            len(self._showcase.examples),
+            self._showcase.gallery,
+            file_url,
+            PHOTOS,
+        )
+
+    def _document(self) -> Mapping[str, Any] | None:
+        """The answers beside the gallery; None also if the page does not offer their index, so no card could open."""
+        document = prepared(self._showcase.folder)
+        offered = document is not None and told.engine_of(document) in self._showcase.shelf.offers
+        return document if offered else None
+
+    def _codec(self, document: Mapping[str, Any] | None) -> str:
+        """Codes of the index that those answers were made with."""
+        return tried.EXACT if document is None else self._showcase.shelf.offer(told.engine_of(document)).index.factory
+
+    def _worst(self, document: Mapping[str, Any]) -> list[told.Failing]:
+        """The queries that fail, answered once for all visitors."""
+        if self._failing[0] != document["made_of"]:
+            try:
+                self._failing = document["made_of"], told.failing(self._showcase, document)
+            except PatchifyError as error:  # the encoder cannot be had, or a query is gone: all the rest is shown
+                warn(str(error))
+                return []
+        return self._failing[1]
 
     def look(self, event: gr.EventData) -> str:
         """A row was chosen, or what it is compared with."""
@@ -108,12 +148,11 @@ class Evaluation:
     def _first_dataset(self, studies: Studies) -> str:
         """The bundled gallery if it is in the files, else the first one of them."""
         names = list(studies.datasets)
-        own = self._showcase.folder.resolve().name
-        return own if own in names else names[0] if names else ""
+        return self._bundled if self._bundled in names else names[0] if names else ""
 
     def _why_no_pictures(self, dataset: str, digest: str) -> str:
         """Why the failures of a dataset cannot be shown as pictures; nothing if they can."""
-        if dataset != self._showcase.folder.resolve().name:
+        if dataset != self._bundled:
             return f"The pictures of {dataset} are not shipped with the page, so its failures are numbers only."
         try:
             same = gallery_digest(self._showcase.gallery) == digest

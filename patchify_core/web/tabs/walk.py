@@ -1,28 +1,32 @@
-"""The tab “How it works”: the method in steps, on a visitor's own question. What the steps show is in `web.walk`."""
+"""The tab “How it works”: the method in steps on a visitor's own question, an exercise, and the plan of a lesson."""
 
 from __future__ import annotations
 
 import itertools
+import json
 from dataclasses import dataclass, replace
+from functools import cached_property
 from html import escape
 from typing import Any
 
 import gradio as gr
 
 from patchify_core.demo import walk
+from patchify_core.demo.exercise import Task, exercise
+from patchify_core.demo.lesson import Lesson, lesson, teaching_engine
+from patchify_core.demo.prepared import prepared
 from patchify_core.demo.questions import Question
-from patchify_core.demo.walk import Choice
+from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, Choice, Walk
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.web.events import sent, warn
+from patchify_core.web.handout import handout
 from patchify_core.web.tabs.search import PLAIN, QUIET
+from patchify_core.web.views.walk import plan_page
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.visits import Visits, file_url
 
 WAIT = '<p class="pf-wait wk-wait" role="status">Preparing the steps …</p>'
-
-HANDOUT = "handout"
-"""Where the server has the handout (`routes`), from the page."""
 
 
 def build_walk_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
@@ -35,10 +39,12 @@ def build_walk_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     """
     walking = Walking(visits)
     held = gr.State(None, time_to_live=visits.settings.forget_s * 2)
-    shown = gr.HTML(WAIT, elem_id="pf-walk", js_on_load=(ASSETS / "walk.js").read_text(encoding="utf-8"), **PLAIN)
+    shown = gr.HTML(WAIT, elem_id="pf-walk", js_on_load=_script("walk.js"), **PLAIN)
+    paper = gr.HTML("", elem_id="pf-paper", html_template="<i></i>", js_on_load=_script("print.js"), **PLAIN)
     quiet: dict[str, Any] = {"concurrency_id": "walk", "concurrency_limit": 2, **QUIET}
     tab.select(walking.open, [state, held], [held, shown], **quiet)
     shown.choose(walking.change, [state, held], [held, shown], **quiet)
+    shown.paper(walking.printed, [state, held], paper, **quiet)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +76,16 @@ class Walking:
         self._visits = visits
         self._turns = itertools.count(1)
 
+    @cached_property
+    def _tasks(self) -> tuple[Task, ...]:
+        """The exercise, which is the same for all visitors."""
+        return exercise(self._visits.showcase, teaching_engine(self._visits.showcase))
+
+    @cached_property
+    def _lesson(self) -> Lesson:
+        showcase = self._visits.showcase
+        return lesson(showcase, prepared(showcase.folder), self._tasks)
+
     def open(self, question: Question | None, held: Held | None) -> list[Any]:
         """The tab was opened: the visitor's question, from its first step if it is a new one."""
         try:
@@ -82,13 +98,9 @@ class Walking:
             return [None, f'<p class="pf-wait wk-wait">{escape(str(error))}</p>']
 
     def change(self, question: Question | None, held: Held | None, event: gr.EventData) -> list[Any]:
-        """Another index, level, box, result or pair of look-alikes; after a refusal all is as it was."""
+        """Another part, task, index, level, box, result or pair of look-alikes; after a refusal all is as it was."""
         try:
-            if question is None and held is not None and held.asked is not None:
-                raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
-            base = self._base(question)
-            last = held if held is not None and _is_of(held, question, base) else None
-            before = Choice() if last is None else last.choice
+            base, before, last = self._before(question, held)
             try:
                 return self._shown(question, base, self._wanted(base, before, event), last)
             except PatchifyError as error:
@@ -97,6 +109,36 @@ class Walking:
         except PatchifyError as error:
             warn(str(error))
             return [gr.skip(), gr.skip()]
+
+    def printed(self, question: Question | None, held: Held | None, event: gr.EventData) -> Any:
+        """A page to print: the handout of the query that is walked through, or the plan of the lesson.
+
+        Returns:
+            JSON for the script: a number that is never the same, and the page; without it after a refusal.
+        """
+        said: dict[str, Any] = {"turn": next(self._turns)}
+        try:
+            if sent(event, "what") == PLAN:
+                said["html"] = plan_page(self._lesson)
+            else:
+                base, choice, last = self._before(question, held)
+                shown = self._task(choice.task) if choice.part == EXERCISE else self._walk(base, choice, last)[1]
+                said["html"] = handout(self._visits.at(base), shown)
+        except PatchifyError as error:
+            warn(str(error))
+        return json.dumps(said, ensure_ascii=False)
+
+    def _before(self, question: Question | None, held: Held | None) -> tuple[Question, Choice, Held | None]:
+        """What is asked, what was chosen, and what was held, if that is of the same question.
+
+        Raises:
+            PatchifyError: if the server does not know the question any more.
+        """
+        if question is None and held is not None and held.asked is not None:
+            raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
+        base = self._base(question)
+        last = held if held is not None and _is_of(held, question, base) else None
+        return base, Choice() if last is None else last.choice, last
 
     def _base(self, question: Question | None) -> Question:
         """What is asked, of the visitor's own pictures as they are now; see `Visits.renewed`."""
@@ -110,6 +152,10 @@ class Walking:
         """
         showcase = self._visits.at(base)
         what, value = sent(event, "what"), sent(event, "value")
+        if what == "part" and value in (STEPS, EXERCISE, PLAN):
+            return replace(before, part=value)
+        if what == "task" and type(value) is int:
+            return replace(before, part=EXERCISE, task=value)
         if what == "engine":
             return walk.fitting(showcase, before, showcase.shelf.offer(value).name)
         if what == "way" and isinstance(value, str):
@@ -123,6 +169,22 @@ class Walking:
             return replace(before, pair=(value, asked if type(asked) is int else None))
         raise PatchifyError("The page sent nothing that can be chosen: reload it.")
 
+    def _task(self, number: int) -> Walk:
+        """One task of the exercise."""
+        if not self._tasks:
+            raise PatchifyError("This gallery has no pictures for an exercise: its queries find no patch of a picture.")
+        return walk.task_walk(self._visits.showcase, self._tasks, number, teaching_engine(self._visits.showcase))
+
+    def _walk(self, base: Question, choice: Choice, last: Held | None) -> tuple[Question, Walk]:
+        """The question as the chosen index has it, and its walk."""
+        showcase = self._visits.at(base)
+        # Described anew only if it has to be: an encoder takes its time, and rankings are kept with the question.
+        if last is not None and last.question.engine == (choice.engine or base.engine):
+            asked = last.question
+        else:
+            asked = walk.asked_of(showcase, base, choice.engine)
+        return asked, walk.walk(showcase, asked, choice)
+
     def _shown(self, question: Question | None, base: Question, choice: Choice, last: Held | None) -> list[Any]:
         """What is held from now on, and the tab.
 
@@ -132,21 +194,28 @@ class Walking:
             choice: what was chosen.
             last: what was held until now, if it is of the same question.
         """
-        showcase = self._visits.at(base)
-        # Described anew only if it has to be: an encoder takes its time, and rankings are kept with the question.
-        if last is not None and last.question.engine == (choice.engine or base.engine):
-            asked = last.question
+        plan = None
+        if choice.part == STEPS or last is None:
+            asked, steps = self._walk(base, choice, last)
+            # The picture stays the same from here on, wherever another level ranks it.
+            choice = replace(choice, image=steps.look.image.id)
         else:
-            asked = walk.asked_of(showcase, base, choice.engine)
-        steps = walk.walk(showcase, asked, choice)
+            asked = last.question
+        if choice.part == EXERCISE:
+            steps = self._task(choice.task)
+        elif choice.part == PLAN:
+            plan = self._lesson
+            steps = plan.shown
         notebook = file_url(ASSETS / "patchify.ipynb")
-        # The picture stays the same from here on, wherever another level ranks it.
-        kept = replace(choice, image=steps.look.image.id)
         return [
-            Held(question, base.engine, asked, kept),
-            worded(steps, file_url, HANDOUT, notebook, next(self._turns)),
+            Held(question, base.engine, asked, choice),
+            worded(steps, file_url, notebook, next(self._turns), plan),
         ]
 
 
 def _is_of(held: Held, question: Question | None, base: Question) -> bool:
     return held.asked is question and held.base == base.engine
+
+
+def _script(name: str) -> str:
+    return (ASSETS / name).read_text(encoding="utf-8")

@@ -9,6 +9,7 @@ from patchify_core.web.views.detail import detail
 from patchify_core.web.views.frame import below, footer, galleries, header, own, share
 from patchify_core.web.views.html import FileUrl, place
 from patchify_core.web.views.search import about, cards, examples, loading, query, strip
+from patchify_core.web.views.story import story
 from patchify_core.web.views.trial import trial
 from patchify_core.web.views.trials import evaluation
 
@@ -31,6 +32,7 @@ __all__ = [
     "place",
     "query",
     "share",
+    "story",
     "strip",
     "training",
     "trial",
