@@ -219,7 +219,8 @@ class Collection:
                 raise PatchifyError(full)
             kept = unused(clean(name), self._taken.__contains__)
             path = self.pictures_folder / kept
-            self._taken.add(kept.casefold())
+            # Its folders too: a picture may be called like one.
+            self._taken.update(str(part).casefold() for part in (PurePosixPath(kept), *PurePosixPath(kept).parents))
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
