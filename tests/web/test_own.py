@@ -231,6 +231,25 @@ def test_a_picture_that_is_called_like_a_folder_is_taken(visitor, tmp_path, name
     assert [picture.path.read_bytes() for picture in visitor.collection.pictures] == [png(0), png(1)]
 
 
+def test_a_folder_that_is_sent_is_read_as_one_on_the_command_line(client) -> None:
+    """File by file, with their paths: thumbnails, deleted and hidden files are passed over, empty ones are named."""
+    base = f"/own/{client.post('/own').json()['token']}"
+    sent = {
+        "photo/1.JPG": png(1),
+        "photo/@eaDir/1.JPG/SYNOPHOTO_THUMB_XL.jpg": png(2),
+        "photo/#recycle/2.png": png(3),
+        "photo\\.git\\3.png": png(4),
+        "photo/._1.JPG": b"\0\5\x16\7",
+        "photo/Thumbs.db": b"x",
+        "photo/empty.jpg": b"",
+    }
+    added = [client.post(f"{base}/files", params={"name": n}, content=d).json()["added"] for n, d in sent.items()]
+    assert added == [1, 0, 0, 0, 0, 0, 0]
+    assert [picture["name"] for picture in client.get(f"{base}/pictures").json()] == ["photo/1.JPG"]
+    skipped = client.get(base).json()["skipped"]
+    assert skipped["count"] == 1 and "'empty.jpg' is empty (0 bytes)" in skipped["files"][0]["reason"]
+
+
 def test_what_is_no_picture_is_counted_by_ending_and_what_may_be_one_is_named(visitor, tmp_path) -> None:
     documents = {f"{number}.TXT": b"words" for number in range(300)} | {"v.mp4": b"\0\0\0\x18ftypmp42", "README": b"r"}
     office = zipped({"[Content_Types].xml": b"<x/>"})

@@ -119,8 +119,10 @@ class Collection:
             data: the file.
 
         Returns:
-            Whether it was taken.
+            Whether it was taken. What a system keeps beside pictures is passed over: nobody meant to send it.
         """
+        if is_passed_over(name.replace("\\", "/")):
+            return False
         try:
             self._take(name, data)
         except NotAPictureError as error:
@@ -156,7 +158,7 @@ class Collection:
         taken = 0
         for member in members(path, limits):
             if is_passed_over(member.name):
-                continue  # what a system left there; nobody sent it
+                continue
             if member.data is None:
                 self.note(member.name, str(member.refused))
             elif is_archive(member.data[:8]) and member.name.lower().endswith(".zip"):
