@@ -774,6 +774,9 @@ def zipped(text):
 OTHER_FILES = {
     "zip": (zipped, "is a ZIP archive"),
     "gzip": (lambda text: gzip.compress(text.encode()), "is a gzip archive"),
+    "PDF": (lambda text: b"%PDF-1.7", "is a PDF document, not a JSON file"),
+    "SQLite": (lambda text: b"SQLite format 3\0", "is a database, not a JSON file"),
+    "picture": (lambda text: encoded(photograph(SIZE), "JPEG"), "is a picture, not a JSON file"),
     "LFS": (lambda text: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
     "HTML": (lambda text: b"<!DOCTYPE html><title>Sign in</title>", "is a web page or XML"),
     "Latin-1": (lambda text: text.replace("cup", "Füße").encode("latin-1"), "in no Unicode encoding"),
