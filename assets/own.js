@@ -107,7 +107,7 @@ async function take(now) {
 // Sending --------------------------------------------------------------------------------------------------------
 
 async function send(files) {
-  const wanted = files.filter(({ file }) => file.size > 0 && !file.name.startsWith('.'));
+  const wanted = files.filter(({ file }) => !file.name.startsWith('.'));
   if (!wanted.length) return notice('You chose no files: choose pictures, a folder or a zip.');
   notice('');
   await guarded(async () => {

@@ -193,7 +193,7 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
 
 def _read(arguments: argparse.Namespace) -> Gallery:
     """Reads the dataset and refuses what cannot be scored, before anything is embedded."""
-    from patchify_core.gallery import check_pictures, other_annotation_files, read_dataset, told_layout
+    from patchify_core.gallery import check_pictures, note_copies, other_annotation_files, read_dataset, told_layout
 
     dataset = Path(arguments.dataset)
     layout = told_layout(dataset) if arguments.format == "auto" else arguments.format
@@ -214,6 +214,8 @@ def _read(arguments: argparse.Namespace) -> Gallery:
             )
     if arguments.queries_from == "boxes":
         gallery = gallery.with_box_queries()
+    if layout == "coco":
+        gallery = note_copies(gallery)
     say_notes(gallery)
     if not gallery.queries:
         raise GalleryError(

@@ -13,12 +13,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
-from patchify_core.errors import GalleryError, PictureError
+from patchify_core.errors import GalleryError
 from patchify_core.gallery import ilias, instre
+from patchify_core.gallery.checks import check_pictures, check_size, note_copies
 from patchify_core.gallery.coco import GallerySettings, read_coco
-from patchify_core.gallery.folder import PictureWalk, first_pages, read_folder
+from patchify_core.gallery.folder import read_folder
 from patchify_core.gallery.ilias import read_ilias
 from patchify_core.gallery.instre import read_instre
 from patchify_core.gallery.layouts import (
@@ -30,7 +29,6 @@ from patchify_core.gallery.layouts import (
 )
 from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import Progress
-from patchify_core.imaging.pictures import PICTURE_SUFFIXES, Header, read_header
 
 __all__ = [
     "ANNOTATIONS_FILE",
@@ -42,6 +40,7 @@ __all__ = [
     "Query",
     "check_pictures",
     "check_size",
+    "note_copies",
     "other_annotation_files",
     "read_coco",
     "read_dataset",
@@ -132,85 +131,6 @@ def told_layout(path: Path | str) -> str:
     if len(found) > 1:
         raise GalleryError(f"{str(path)!r} looks like {' and like '.join(found)}: say which with --format.")
     return found[0] if found else "coco" if the_annotation_file(path) else "folder"
-
-
-def check_pictures(
-    gallery: Gallery, progress: Progress | None = None, all_needed: bool = False, folder: Path | None = None
-) -> Gallery:
-    """Compare a dataset's pictures with what its annotations say of them, before hours are spent on them.
-
-    Args:
-        gallery: As it was read. A plain folder needs no check.
-        progress: Told of each picture.
-        all_needed: Refuse pictures that cannot be read. Otherwise they are not mentioned: whoever reads their pixels
-            does so.
-        folder: Where pictures that it does not list are counted; its root by default.
-
-    Returns:
-        The gallery, with notes on pictures that it does not list, on positives without a box, and on pages after the
-        first.
-
-    Raises:
-        GalleryError: A picture has another size than the annotations say, or cannot be read and is needed.
-    """
-    paged: list[str] = []
-    pictures: list[GalleryImage | Query] = [*gallery.images, *gallery.queries]
-    headers: dict[Path, Header | None] = {}
-    for number, picture in enumerate(pictures, 1):
-        if picture.path not in headers:
-            try:
-                headers[picture.path] = read_header(picture.path)
-            except PictureError as error:
-                if all_needed:
-                    raise GalleryError(f"{picture.file_name} cannot be read: {error}") from error
-                headers[picture.path] = None
-        if (header := headers[picture.path]) is not None:
-            check_size(picture.file_name, (picture.width, picture.height), header.size, header.stored)
-            paged += [picture.file_name] if header.more else []
-        if progress:
-            progress(number, len(pictures))
-    folder = gallery.root if folder is None or not folder.is_dir() else folder
-    known = {os.path.realpath(picture.path) for picture in pictures}
-    walk = (name for name in PictureWalk(folder) if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
-    others = sorted(name for name in walk if os.path.realpath(folder / name) not in known)
-    notes = first_pages(paged)
-    if others:
-        notes.append(
-            f"Pictures in {folder} that the annotations do not list were left out: {len(others):,}, first: {others[0]}."
-        )
-    rows = gallery.annotations
-    unboxed = np.isnan(rows.boxes).any(axis=1) & ~rows.ignore
-    if unboxed.any() and not unboxed.all():
-        names = {gallery.instances[instance] for instance in rows.instances[unboxed].tolist()}
-        notes.append(
-            f"{int(unboxed.sum()):,} of {len(rows):,} annotations have no box, so queries of their objects get no "
-            f"LocScore, first: {min(names)} in image {int(rows.image_ids[unboxed][0])}."
-        )
-    return replace(gallery, notes=(*gallery.notes, *notes))
-
-
-def check_size(
-    file_name: str, said: tuple[int, int], size: tuple[int, int], stored: tuple[int, int] | None = None
-) -> None:
-    """Refuse a picture of another size than its dataset says: boxes in it would be wrong.
-
-    Args:
-        file_name: Its name.
-        said: (width, height) that the dataset says.
-        size: (width, height) of the upright picture.
-        stored: (width, height) of the pixels as they are stored, before the camera's orientation is applied.
-
-    Raises:
-        GalleryError: The sizes differ.
-    """
-    if said == size:
-        return
-    turned = said == (size[1], size[0]) and stored != size
-    why = " (the size before its EXIF orientation is applied)" if turned else ""
-    raise GalleryError(
-        f"{file_name} is {size[0]}x{size[1]} pixels{' when upright' if turned else ''}, but its annotations say "
-        f"{said[0]}x{said[1]}{why}: correct the annotations, or its boxes would be wrong."
-    )
 
 
 def _is_json(path: Path) -> bool:

@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import GalleryError
-from patchify_core.imaging.kinds import other_archive
+from patchify_core.imaging.kinds import opener, other_kind
 
-_OTHERS = {
-    b"PK\x03\x04": "is a ZIP archive, not a JSON file: unpack it and give the JSON in it",
-    b"PK\x05\x06": "is an empty ZIP archive, not a JSON file: export it again",
-    b"version https://git-lfs.github.com/spec/": "is a Git LFS pointer, not the file: fetch it with git lfs pull",
-    b"<": "is a web page or XML, not a JSON file: download or export it again",
-    b"\x89PNG": "is a picture, not a JSON file: name the file with the annotations",
-    b"\xff\xd8\xff": "is a picture, not a JSON file: name the file with the annotations",
+_ADVICE = {
+    "a Git LFS pointer": "fetch it with git lfs pull",
+    "a web page or XML": "download or export it again",
+    "archive": "unpack it and give the JSON in it",
 }
 
 
@@ -42,12 +39,11 @@ def load_json_object(path: Path) -> tuple[dict[str, Any], str]:
         if path.is_dir():
             raise GalleryError(f"{name!r} is a folder, not a JSON file: name the file with the annotations.") from error
         raise GalleryError(f"{name!r} cannot be read: check its permissions.") from error
-    if archive := other_archive(content[:512]):
-        raise GalleryError(f"{name!r} is {archive}, not a JSON file: unpack it and give the JSON in it.")
-    start = content[:64].lstrip()
-    for head, what in _OTHERS.items():
-        if start.startswith(head):
-            raise GalleryError(f"{name!r} {what}.")
+    head = content[:512].lstrip()
+    kind = "a web page or XML" if head.startswith(b"<") else "a picture" if opener(head) else other_kind(head)
+    if kind:
+        advice = _ADVICE.get("archive" if kind.endswith("archive") else kind, "name the file with the annotations")
+        raise GalleryError(f"{name!r} is {kind}, not a JSON file: {advice}.")
     if not content.strip(b"\0\t\r\n "):
         raise GalleryError(f"{name!r} is empty ({len(content):,} bytes), which is not valid JSON: export it again.")
     encoding = json.detect_encoding(content)

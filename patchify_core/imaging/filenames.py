@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import posixpath
+import time
 import unicodedata
 from functools import cached_property, lru_cache
 from pathlib import Path, PureWindowsPath
@@ -12,6 +13,10 @@ from urllib.parse import unquote
 
 SUGGESTED, SEARCHED, ALIKE = 3, 20_000, 0.75
 """Similar names that a sentence gives; files among which they are looked for; how alike they are (`difflib` ratio)."""
+
+
+LISTED_S = 10.0
+"""For how long the files below an index's pictures are not listed again, in seconds."""
 
 
 class FileNameError(ValueError):
@@ -154,13 +159,14 @@ def picture_path(root: Path, name: str) -> Path:
     if os.path.lexists(path):
         return path
     try:
-        return root / _files_below(root).find(name, suggest=False)
+        return root / _files_below(root, int(time.monotonic() / LISTED_S)).find(name, suggest=False)
     except FileNameError:
         return path
 
 
 @lru_cache(maxsize=4)
-def _files_below(root: Path) -> FileNames:
+def _files_below(root: Path, moment: int) -> FileNames:
+    """The files below a folder; looked at anew in each moment, for whoever puts missing pictures back."""
     return FileNames(root)
 
 

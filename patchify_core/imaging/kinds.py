@@ -145,6 +145,37 @@ def _iso_kind(head: bytes) -> str | None:
     return "AVIF" if avif else "HEIC"
 
 
+def other_kind(head: bytes) -> str | None:
+    """Name what a file is that is no picture, by its first bytes; 512 are enough.
+
+    Returns:
+        A noun with its article, such as "a Git LFS pointer", "a web page" or "a RAR archive"; None for a picture, for
+        other text, and for what is not known.
+
+    Example:
+        >>> other_kind(b"%PDF-1.7"), other_kind(b"words")
+        ('a PDF document', None)
+    """
+    text = _text(head)
+    if text.startswith("version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer"
+    if text.startswith(("<!doctype html", "<html")):
+        return "a web page"
+    if (
+        _iso_kind(head)
+        or is_raw(head)
+        or head.startswith(tuple(start for starts in _UNREAD.values() for start in starts))
+    ):
+        return None
+    documents = (kind for kind, patterns in _DOCUMENTS.items() if any(re.match(p, head, re.DOTALL) for p in patterns))
+    return other_archive(head) or next(documents, None)
+
+
+def _text(head: bytes) -> str:
+    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    return head.decode(encoding, "ignore").lstrip().lower()
+
+
 def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
     """Tell a person what a file that is not read looks like, and what to do with it.
 
@@ -156,14 +187,13 @@ def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
     Returns:
         The sentence, and whether the content is a picture of a kind that is known but not read.
     """
-    encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
-    text = head.decode(encoding, "ignore").lstrip().lower()
+    text, kind = _text(head), other_kind(head)
     if not head.strip(b"\0"):
         return f"{name} begins with nothing but zeros: its copy or download was not finished, so repeat it.", False
-    if text.startswith("version https://git-lfs.github.com/spec/"):
-        return f"{name} is a Git LFS pointer, not the file itself: fetch the file with 'git lfs pull'.", False
-    if text.startswith(("<!doctype html", "<html")):
-        return f"{name} is a web page, not a picture: save the picture itself.", False
+    if kind == "a Git LFS pointer":
+        return f"{name} is {kind}, not the file itself: fetch the file with 'git lfs pull'.", False
+    if kind == "a web page":
+        return f"{name} is {kind}, not a picture: save the picture itself.", False
     drawn = re.match(r"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*<(\w+:)?svg\b", text, re.DOTALL)
     if drawn or suffix in (".svg", ".svgz"):
         return f"{name} is an SVG drawing, which has no pixels: export it as PNG or JPEG.", bool(drawn)
@@ -173,19 +203,16 @@ def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
         return f"{name} is an AVIF picture, which this Pillow cannot read: save it as JPEG or PNG.", True
     if is_raw(head):
         return raw_photo(name), True
-    for kind, starts in _UNREAD.items():
+    for unread, starts in _UNREAD.items():
         if head.startswith(starts):
-            return f"{name} is not a picture of a kind that is read here, but {kind}: save it as JPEG or PNG.", True
-    if archive := other_archive(head):
-        return f"{name} is {archive}, not a picture: unpack it first.", False
-    for kind, patterns in _DOCUMENTS.items():
-        if any(re.match(pattern, head, re.DOTALL) for pattern in patterns):
-            return f"{name} is {kind}, not a picture: {_advice(kind)}.", False
+            return f"{name} is not a picture of a kind that is read here, but {unread}: save it as JPEG or PNG.", True
+    if kind:
+        return f"{name} is {kind}, not a picture: {_advice(kind)}.", False
     if re.match(r"[\[{]\s*([\[{\"\]}]|-?\d)", text):
         return f"{name} is a JSON file, not a picture: choose the picture itself.", False
-    for kind, suffixes in _UNREAD_SUFFIXES.items():
+    for unread, suffixes in _UNREAD_SUFFIXES.items():
         if suffix in suffixes:
-            return f"{name} is not a picture of a kind that is read here, but {kind}: save it as JPEG or PNG.", True
+            return f"{name} is not a picture of a kind that is read here, but {unread}: save it as JPEG or PNG.", True
     if not re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f]", text):
         kind = "a PostScript document" if text.startswith("%!ps") else "text"
         return f"{name} is not a picture of a kind that is read here, but {kind}: choose the picture itself.", False
@@ -262,7 +289,6 @@ def what_no_zip_is(head: bytes) -> str:
     Args:
         head: The file's first bytes; 1,024 are enough.
     """
-    text = head.decode("utf-8-sig", "ignore").lstrip().lower()
     if not head.strip(b"\0"):
         what = "begins with nothing but zeros" if head else "is empty"
         return f"That file {what}: its copy or download was not finished, so repeat it and send it again."
@@ -270,12 +296,12 @@ def what_no_zip_is(head: bytes) -> str:
         return PARTS
     if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
         return "The zip archive is cut short: its copy or download was not finished, so repeat it and send it again."
-    if kind := other_archive(head):
-        return f"That is {kind}, not a zip archive: pack the pictures as a zip."
-    if text.startswith(("<!doctype html", "<html")):
-        return "That is a web page, not a zip archive: download the archive itself."
-    if text.startswith("version https://git-lfs.github.com/spec/"):
-        return "That is a Git LFS pointer, not a zip archive: fetch the file with 'git lfs pull'."
-    if text.startswith("%pdf"):
-        return "That is a PDF document, not a zip archive: export its pages as pictures."
+    kind = other_kind(head)
+    advice = {
+        "a web page": "download the archive itself",
+        "a Git LFS pointer": "fetch the file with 'git lfs pull'",
+        "a PDF document": "export its pages as pictures",
+    }
+    if kind and (kind in advice or other_archive(head)):
+        return f"That is {kind}, not a zip archive: {advice.get(kind, 'pack the pictures as a zip')}."
     return "That is no zip archive: choose a .zip file, or send the pictures themselves."

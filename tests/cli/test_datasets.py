@@ -78,6 +78,22 @@ def test_queries_from_boxes(run, refusal, dataset, tmp_path):
     assert "error: No annotation of" in said
 
 
+def test_copies_of_a_query_are_noted(run, dataset):
+    """The same file under another name is found first, and no exclusion knows of it."""
+    copied = (dataset / "gallery" / "0.png").read_bytes()
+    (dataset / "gallery" / "1.png").write_bytes(copied)
+    note = "own picture, the same file under another name that is not excluded, first: "
+    assert note not in run("evaluate", dataset)[2]
+    code, _, said = run("evaluate", dataset, "--queries-from", "boxes")
+    assert code == 0 and f"note: 2 queries find copies of their {note}gallery/0.png is gallery/1.png." in said
+    (dataset / "queries" / "1.png").write_bytes((dataset / "gallery" / "2.png").read_bytes())
+    _edited(dataset, lambda a: a["images"][7].update(width=60, height=48))
+    code, _, said = run("evaluate", dataset)
+    assert code == 0 and f"note: 1 query finds a copy of its {note}queries/1.png is gallery/2.png." in said
+    _edited(dataset, lambda a: a["images"][7].update(exclude=[3]))
+    assert note not in run("evaluate", dataset)[2]
+
+
 def test_queries_without_a_positive_are_refused_first(refusal, dataset, tmp_path):
     def change(data):
         data["annotations"] = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import unicodedata
 import zipfile
 from urllib.parse import quote
 
@@ -183,7 +184,7 @@ def backwards(data):
 DEVIATIONS = {
     "float ids": ids(lambda value: float(value)),
     "text ids": ids(lambda value: str(value)),
-    "text floats": ids(lambda value: f"{value}.0"),
+    "text floats": ids(lambda value: str(float(value))),
     "backslashes": names(lambda name: name.replace("/", "\\")),
     "percent": names(quote),
     "letter case": names(str.swapcase),
@@ -584,6 +585,45 @@ def test_layouts(layout, tmp_path, tmp_path_factory):
         assert len(read_gallery(tmp_path).images) == 3
 
 
+ON_DISK = {
+    "as it is": lambda name: name,
+    "decomposed": lambda name: unicodedata.normalize("NFD", name),
+    "letter case": str.upper,
+    "percent": lambda name: quote(name),
+}
+
+
+@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.sampled_from(sorted(LAYOUTS)),
+    st.sampled_from(sorted(ON_DISK)),
+    st.permutations(sorted(DEVIATIONS)),
+    st.integers(0, 6),
+    st.sampled_from(sorted(ENCODINGS)),
+)
+def test_deviations_in_any_layout_mean_the_same(tmp_path_factory, layout, spelling, order, number, encoding):
+    """Whatever a tool writes, wherever it puts it, and whatever the file system made of the names."""
+    file, where, prefix = LAYOUTS[layout]
+    folder, data = tmp_path_factory.mktemp("foreign"), clean()
+    for entry in data["images"]:
+        pictures(folder, where + ON_DISK[spelling](entry["file_name"]))
+        entry["file_name"] = prefix + entry["file_name"]
+    try:
+        for name in sorted(order[:number], key=lambda name: name not in FIRST):
+            DEVIATIONS[name](data)
+    except (ValueError, TypeError, KeyError, IndexError):  # one has already changed what the other changes
+        return
+    path = folder / file
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(ENCODINGS[encoding](json.dumps(data, ensure_ascii=False)))
+    gallery = read_coco(folder)
+    images, by_instance, _ = meaning(gallery)
+    want = meaning(read_coco(write(folder / "clean", clean())))
+    plain = {(q.id, tuple(q.box.tolist()), q.instance, q.exclude) for q in gallery.queries}
+    assert by_instance == want[1] and plain == {(q[0], *q[2:]) for q in want[2]}
+    assert len(images) == len({image.path for image in gallery.images}) == 3
+
+
 def test_letter_case_of_folders_and_length_of_files_do_not_count(tmp_path):
     data = clean()
     data["info"] = {"description": "long " * 300_000}  # what is in its first megabyte says nothing
@@ -734,6 +774,9 @@ def zipped(text):
 OTHER_FILES = {
     "zip": (zipped, "is a ZIP archive"),
     "gzip": (lambda text: gzip.compress(text.encode()), "is a gzip archive"),
+    "PDF": (lambda text: b"%PDF-1.7", "is a PDF document, not a JSON file"),
+    "SQLite": (lambda text: b"SQLite format 3\0", "is a database, not a JSON file"),
+    "picture": (lambda text: encoded(photograph(SIZE), "JPEG"), "is a picture, not a JSON file"),
     "LFS": (lambda text: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n", "git lfs pull"),
     "HTML": (lambda text: b"<!DOCTYPE html><title>Sign in</title>", "is a web page or XML"),
     "Latin-1": (lambda text: text.replace("cup", "Füße").encode("latin-1"), "in no Unicode encoding"),

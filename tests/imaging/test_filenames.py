@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import unicodedata
 from urllib.parse import quote
 
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.imaging.filenames import FileNameError, FileNames, leads_out, picture_path, same_name_key
+from patchify_core.imaging.filenames import LISTED_S, FileNameError, FileNames, leads_out, picture_path, same_name_key
 
 SPELLINGS = {
     "as it is": lambda name: name,
@@ -136,6 +137,15 @@ def test_an_indexed_picture_is_found_under_another_spelling(tmp_path):
     assert picture_path(tmp_path, "gone.png") == tmp_path / "gone.png"
     make(tmp_path, "late.png")  # after the first look at the folder
     assert picture_path(tmp_path, "late.png").is_file()
+
+
+def test_a_picture_that_is_put_back_under_another_spelling_is_found(tmp_path, monkeypatch):
+    """Also by who has missed it before, in a notebook or on a server."""
+    assert not picture_path(tmp_path, "Late.png").is_file()
+    make(tmp_path, "late.PNG")
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + LISTED_S)
+    assert picture_path(tmp_path, "Late.png") == tmp_path / "late.PNG"
 
 
 @pytest.mark.parametrize("name", ["a:1.png", "sub/../sub/b.png", "sub//b.png", "./sub/./b.png"])

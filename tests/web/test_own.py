@@ -224,6 +224,33 @@ def test_archives_are_unpacked_as_far_as_they_may(visitor, tmp_path, refused) ->
     assert len(visitor.collection.pictures) == 40  # what there was room for stays
 
 
+@pytest.mark.parametrize("names", [["a", "a/b.png"], ["a/b.png", "a"], ["x/a.png/b.png", "X/A.png"]])
+def test_a_picture_that_is_called_like_a_folder_is_taken(visitor, tmp_path, names) -> None:
+    (tmp_path / "a.zip").write_bytes(zipped({name: png(seed) for seed, name in enumerate(names)}))
+    assert visitor.collection.add_archive(tmp_path / "a.zip") == 2
+    assert visitor.collection.skipped == []
+    assert [picture.path.read_bytes() for picture in visitor.collection.pictures] == [png(0), png(1)]
+
+
+def test_a_folder_that_is_sent_is_read_as_one_on_the_command_line(client) -> None:
+    """File by file, with their paths: thumbnails, deleted and hidden files are passed over, empty ones are named."""
+    base = f"/own/{client.post('/own').json()['token']}"
+    sent = {
+        "photo/1.JPG": png(1),
+        "photo/@eaDir/1.JPG/SYNOPHOTO_THUMB_XL.jpg": png(2),
+        "photo/#recycle/2.png": png(3),
+        "photo\\.git\\3.png": png(4),
+        "photo/._1.JPG": b"\0\5\x16\7",
+        "photo/Thumbs.db": b"x",
+        "photo/empty.jpg": b"",
+    }
+    added = [client.post(f"{base}/files", params={"name": n}, content=d).json()["added"] for n, d in sent.items()]
+    assert added == [1, 0, 0, 0, 0, 0, 0]
+    assert [picture["name"] for picture in client.get(f"{base}/pictures").json()] == ["photo/1.JPG"]
+    skipped = client.get(base).json()["skipped"]
+    assert skipped["count"] == 1 and "'empty.jpg' is empty (0 bytes)" in skipped["files"][0]["reason"]
+
+
 def test_what_is_no_picture_is_counted_by_ending_and_what_may_be_one_is_named(visitor, tmp_path) -> None:
     documents = {f"{number}.TXT": b"words" for number in range(300)} | {"v.mp4": b"\0\0\0\x18ftypmp42", "README": b"r"}
     office = zipped({"[Content_Types].xml": b"<x/>"})

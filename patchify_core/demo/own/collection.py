@@ -199,8 +199,10 @@ class Collection:
             data: the file.
 
         Returns:
-            None if it was taken, else why not.
+            None if it was taken, else why not. What a system keeps beside pictures is not noted: nobody meant to send it.
         """
+        if is_passed_over(name.replace("\\", "/")):
+            return "it is a file that the system keeps beside pictures"
         try:
             self._take(name, data)
         except NotAPictureError as error:
@@ -238,7 +240,7 @@ class Collection:
         taken = 0
         for member in members(path, limits):
             if is_passed_over(member.name):
-                continue  # what a system left there; nobody sent it
+                continue
             if member.data is None:
                 self.note(member.name, str(member.refused))
             elif is_archive(member.data[:8]) and member.name.lower().endswith(".zip"):
@@ -301,7 +303,8 @@ class Collection:
                 raise PatchifyError(full)
             kept = unused(clean(name), self._taken.__contains__)
             path = self.pictures_folder / kept
-            self._taken.add(kept.casefold())
+            # Its folders too: a picture may be called like one.
+            self._taken.update(str(part).casefold() for part in (PurePosixPath(kept), *PurePosixPath(kept).parents))
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
