@@ -32,9 +32,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
     parser.add_argument(
         "--format",
-        choices=["auto", "coco", "instre", "ilias"],
+        choices=["auto", "coco", "instre", "ilias", "revisited"],
         default="auto",
-        help="layout of the dataset (default: told from annotations.json, gnd_instre.mat or ilias_core)",
+        help="layout of the dataset (default: told from annotations.json, gnd_instre.mat, ilias_core, or "
+        "gnd_roxford5k.pkl and gnd_rparis6k.pkl, the revisited Oxford and Paris)",
     )
     parser.add_argument(
         "--subset",
@@ -48,6 +49,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default="dataset",
         help="boxes: make every annotated box a query, with its own picture excluded (default: the images whose split "
         "is query)",
+    )
+    parser.add_argument(
+        "--query",
+        choices=["box", "whole"],
+        default="box",
+        help="what a query is: the box of its object (default, as the paper has it) or its whole picture (as in ILIAS' "
+        "published numbers)",
+    )
+    parser.add_argument(
+        "--resize",
+        choices=["squash", "aspect"],
+        help="how a box becomes the encoder's input: squashed to its square (default), or with its aspect ratio kept "
+        "and its larger side as long as the square's (as in ILIAS' published numbers; as --encoder aspect:NAME)",
     )
     parser.add_argument(
         "--index",
@@ -94,6 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     folder = Path(arguments.index) if arguments.index else None
     big = options.fill_from_index(arguments, folder)
+    arguments.encoder = _resized(arguments.encoder, arguments.resize)
     levels = _checked(arguments)
     gallery = _read(arguments)
     reranker = _reranker(arguments.rerank, arguments.shortlist)
@@ -119,6 +134,8 @@ def run(arguments: argparse.Namespace) -> int:
             "rerank": reranker.name if reranker else None,
             "shortlist": reranker.shortlist if reranker else None,
             "refine": arguments.refine,
+            "query": arguments.query,
+            "resize": "aspect" if arguments.encoder.startswith("aspect:") else "squash",
         }
         with _journal(arguments.json, settings, chosen, len(gallery.queries)) as journal:
             with progress_bar("searching", " queries") as progress:
@@ -145,6 +162,13 @@ def run(arguments: argparse.Namespace) -> int:
             if journal:
                 journal.remove()
     return 0
+
+
+def _resized(encoder: str, resize: str | None) -> str:
+    """The encoder that sees boxes as --resize says."""
+    if resize == "squash" and encoder.startswith("aspect:"):
+        raise PatchifyError(f"{encoder} keeps the aspect ratio: leave --resize squash out, or choose another index.")
+    return f"aspect:{encoder}" if resize == "aspect" and not encoder.startswith("aspect:") else encoder
 
 
 def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
@@ -206,7 +230,7 @@ def _read(arguments: argparse.Namespace) -> Gallery:
             "export its annotations as COCO (patchify_core/gallery/BENCHMARKS.md)."
         )
     with progress_bar("reading", " pictures", QUICK_S) as progress:
-        if layout in ("instre", "ilias"):
+        if layout in ("instre", "ilias", "revisited"):
             gallery = read_dataset(dataset, layout, arguments.subset, progress)
         else:
             gallery = check_pictures(
@@ -216,6 +240,8 @@ def _read(arguments: argparse.Namespace) -> Gallery:
         gallery = gallery.with_box_queries()
     if layout == "coco":
         gallery = note_copies(gallery)
+    if arguments.query == "whole":
+        gallery = gallery.with_whole_queries()
     say_notes(gallery)
     if not gallery.queries:
         raise GalleryError(
@@ -282,6 +308,10 @@ def _print(
     how = f", re-ranked by {arguments.rerank}" if arguments.rerank else ""
     how += f", boxes refined by {arguments.refine}" if arguments.refine else ""
     print(f"{arguments.dataset}: {len(gallery.images)} pictures, {scored} queries, {arguments.encoder}{how}")
+    seen = "the larger side resized, aspect kept" if arguments.encoder.startswith("aspect:") else "squashed to a square"
+    if arguments.features != "crop":
+        seen = "seen on one map per picture"
+    print(f"queries: {'whole pictures' if arguments.query == 'whole' else 'the box of their object'}; boxes: {seen}")
     print(
         f"{'regions':<{width}} {'patches':>7} {'mAP' + at:>9} {'LocScore' + at:>13} {'mean IoU':>9} {'recall@1':>9}"
         f" {'ms/query':>9}"

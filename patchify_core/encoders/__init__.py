@@ -5,6 +5,7 @@ open_clip:ARCH/TAG                          any open_clip model; downloaded when
 open_clip:ARCH/FILE                         the same with a local checkpoint (PyTorch or safetensors)
 timm:NAME                                   any timm model, e.g. timm:vit_small_patch14_dinov2.lvd142m
 timm:NAME@FILE                              the same with a local checkpoint
+aspect:SPEC                                 any of these that can keep the aspect ratio of what it sees
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None =
         EncoderError: if the spec is unknown or its weights cannot be had.
     """
     family, _, rest = spec.partition(":")
+    if family == "aspect" and rest:
+        from patchify_core.encoders.aspect import keeping_aspect
+
+        return keeping_aspect(load_encoder(rest, settings))
     if spec in LITE_MODELS:
         from patchify_core.encoders.effnet import EffNetLite
 

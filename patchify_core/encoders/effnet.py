@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe
-from patchify_core.encoders.square import Look, SquareEncoder
+from patchify_core.encoders.square import Look, Sized, SquareEncoder
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -129,6 +130,11 @@ class EffNetLite(SquareEncoder):
         maps = self.network.forward_features(inputs)
         pooled: torch.Tensor = maps.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=(2, 3)).pow(1 / GEM_POWER)
         return pooled
+
+    @cached_property
+    def sized(self) -> Sized:
+        """Convolutions take any size."""
+        return Sized(MAP_STRIDE, lambda *size: self._pooled)
 
     def _map_recipe(self) -> MapRecipe:
         """The cells are those that `_pooled` pools; nothing but the normalisation follows."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.encoders.aspect import squares_only
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import (
     UNSTATED_LICENCE,
@@ -27,8 +29,8 @@ from patchify_core.encoders.checkpoints import (
 from patchify_core.encoders.devices import choose_device, mixed_precision, use_threads
 from patchify_core.encoders.map_trials import checked, resized
 from patchify_core.encoders.maps import MapRecipe, no_maps
-from patchify_core.encoders.square import Look, SquareEncoder, square_side, unit_rows
-from patchify_core.encoders.timm_models import timm_recipe
+from patchify_core.encoders.square import Look, Sized, SquareEncoder, square_side, unit_rows
+from patchify_core.encoders.timm_models import timm_recipe, timm_sized
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -94,6 +96,20 @@ class OpenClipEncoder(SquareEncoder):
         super().__init__(network.encode_image, look, info, device, settings.engine)
         self._arch, self._text_config = arch, config["text_cfg"]
         self._tokenizer: Any = None
+
+    @cached_property
+    def sized(self) -> Sized:
+        """Position embeddings are interpolated; towers of other kinds, such as ResNet, take squares only."""
+        from open_clip.timm_model import TimmModel
+        from open_clip.transformer import VisionTransformer
+
+        visual = self.network.visual
+        if isinstance(visual, VisionTransformer):
+            return Sized(visual.patch_size[0], resized(visual, _set_clip_size))
+        if isinstance(visual, TimmModel):
+            trunk = timm_sized(visual.trunk)
+            return Sized(trunk.stride, lambda *size: lambda inputs: visual.head(trunk.at(*size)(inputs)))
+        raise squares_only(self.info.spec)
 
     def _map_recipe(self) -> MapRecipe:
         return clip_recipe(self.network.visual, self._info)

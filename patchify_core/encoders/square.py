@@ -43,6 +43,19 @@ class Look:
     interpolation: str = "bicubic"
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A network that takes pictures of other sizes than its square.
+
+    Attributes:
+        stride: Input pixels per cell: sides are multiples of it.
+        at: (H, W) -> the network that describes (N, 3, H, W) pictures of that size.
+    """
+
+    stride: int
+    at: Callable[[int, int], Any]
+
+
 def square_side(size: int | Sequence[int], spec: str) -> int:
     """The side of a model's input, given as one number or as (height, width).
 
@@ -93,6 +106,11 @@ class SquareEncoder:
         """What an index remembers of this encoder."""
         return self._info
 
+    @property
+    def engine_spec(self) -> str:
+        """What computes the network, one of `ENGINES`."""
+        return ENGINES[0] if self._engine is None else "openvino"
+
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
         """Crops from the picture's own pixels and resizes to the square input (aspect is not kept, nothing is cut).
 
@@ -103,11 +121,15 @@ class SquareEncoder:
         Returns:
             (S, S, 3) uint8.
         """
+        return self.resized(picture, box, (self.look.side, self.look.side))
+
+    def resized(self, picture: Image, box: Sequence[float], size: tuple[int, int]) -> NDArray[np.uint8]:
+        """The box of a picture at (width, height), (height, width, 3) uint8, interpolated as the model has it."""
         from PIL.Image import Resampling
 
         how = getattr(Resampling, self.look.interpolation.upper(), Resampling.BICUBIC)
         x1, y1, x2, y2 = (float(v) for v in box)
-        return np.asarray(picture.resize((self.look.side, self.look.side), how, box=(x1, y1, x2, y2)))
+        return np.asarray(picture.resize(size, how, box=(x1, y1, x2, y2)))
 
     def as_input(self, crops: NDArray[np.uint8]) -> torch.Tensor:
         """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 on the device, normalised as in the model's training."""
@@ -124,7 +146,7 @@ class SquareEncoder:
         """The model's own descriptors of a batch; one that does not fit into the device's memory is halved.
 
         Args:
-            crops: (N, S, S, 3) uint8 from `prepare`.
+            crops: (N, S, S, 3) uint8 from `prepare`; of another size for an encoder that is `sized`.
 
         Returns:
             (N, D) float32 with rows of length 1.
@@ -156,7 +178,22 @@ class SquareEncoder:
         import torch
 
         with torch.inference_mode(), mixed_precision(self.device):  # both are a thread's own
-            return unit_rows(self._describe(self.as_input(crops)), self._info.spec)
+            return unit_rows(self._network_for(crops)(self.as_input(crops)), self._info.spec)
+
+    def _network_for(self, crops: NDArray[np.uint8]) -> Callable[[Any], Any]:
+        height, width = crops.shape[1:3]
+        return self._describe if height == width == self.look.side else self.sized.at(height, width)
+
+    @cached_property
+    def sized(self) -> Sized:
+        """The network for other sizes, see `aspect.AspectEncoder`.
+
+        Raises:
+            EncoderError: if it takes squares only.
+        """
+        from patchify_core.encoders.aspect import squares_only
+
+        raise squares_only(self._info.spec)
 
     # Whole pictures: `encoders.maps.MapEncoder` --------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +25,7 @@ from patchify_core.encoders.checkpoints import (
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.map_trials import alike, cells_tried, checked, noise, resized, tried
 from patchify_core.encoders.maps import MapRecipe, Step
-from patchify_core.encoders.square import Look, SquareEncoder, square_side
+from patchify_core.encoders.square import Look, Sized, SquareEncoder, square_side
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -87,6 +88,11 @@ class TimmEncoder(SquareEncoder):
         pooling = pool if isinstance(pool, str) and pool else "the model's own"
         info = EncoderInfo(spec, found.shape[1], look.side, digest, pooling, licence)
         super().__init__(network, look, info, device, settings.engine)
+
+    @cached_property
+    def sized(self) -> Sized:
+        """Position embeddings are interpolated where there are any."""
+        return timm_sized(self.network)
 
     def _map_recipe(self) -> MapRecipe:
         return timm_recipe(self.network, self._info)
@@ -220,6 +226,12 @@ SPREAD = 100.0
 """Standard deviation of the features that tell mean pooling from others: attention to them is far from uniform."""
 
 
+def timm_sized(network: Any) -> Sized:
+    """A timm model at any size; whether it really takes one shows when it is tried."""
+    stride = int(network.feature_info[-1]["reduction"]) if getattr(network, "feature_info", None) else 1
+    return Sized(stride, resized(network, _set_input_size) if _is_sized(network) else lambda *size: network)
+
+
 def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> MapRecipe:
     """The recipe of a timm model without its classifier.
 
@@ -231,7 +243,7 @@ def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> M
     Raises:
         EncoderError: if it gives no map, or only one of a fixed size.
     """
-    at_size = resized(network, _set_input_size) if _is_sized(network) else lambda *size: network
+    at_size = timm_sized(network).at
     stride = tried(lambda: int(network.feature_info[-1]["reduction"]), info.spec)
 
     def features_of(inputs: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -108,9 +108,9 @@ def describe_many(
 
 @dataclass(frozen=True)
 class _Batch(Generic[Key]):
-    """(N, S, S, 3) uint8 crops, and of the pictures whose first crop is among them the key and number of crops."""
+    """(N, S, S, 3) uint8 crops, or N of their own shapes; (key, crops) of each picture that begins here."""
 
-    crops: NDArray[np.uint8]
+    crops: Any
     begun: list[tuple[Key, int]]
 
 
@@ -119,7 +119,12 @@ def _batches(
 ) -> Iterator[_Batch[Key]]:
     """Cuts the pictures into crops; every batch is full except the last one."""
     shape = (batch_size, encoder.info.input_size, encoder.info.input_size, 3)
-    crops, filled = np.empty(shape, np.uint8), 0
+    ragged = getattr(encoder, "keeps_aspect", False)
+
+    def room() -> Any:
+        return [None] * batch_size if ragged else np.empty(shape, np.uint8)
+
+    crops, filled = room(), 0
     begun: list[tuple[Key, int]] = []
     for key, picture, boxes in pictures:
         begun.append((key, len(boxes)))
@@ -128,7 +133,7 @@ def _batches(
             filled += 1
             if filled == batch_size:
                 yield _Batch(crops, begun)
-                crops, filled, begun = np.empty(shape, np.uint8), 0, []
+                crops, filled, begun = room(), 0, []
     if filled:
         yield _Batch(crops[:filled], begun)
 

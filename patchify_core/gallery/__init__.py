@@ -2,8 +2,9 @@
 
 A gallery is read once from a folder of pictures (`read_folder`), from a COCO-style dataset (`read_coco`), or from
 whichever of the two is there (`read_gallery`). The published benchmarks have readers of their own (`read_instre`,
-`read_ilias`; see BENCHMARKS.md), and `read_dataset` finds out which of all is meant. Boxes become xyxy pixels of the
-upright picture here, and all that is wrong with a dataset is said here: whoever holds a `Gallery` may trust it.
+`read_ilias`, `read_revisited`; see BENCHMARKS.md), and `read_dataset` finds out which of all is meant. Boxes become
+xyxy pixels of the upright picture here, and all that is wrong with a dataset is said here: whoever holds a `Gallery`
+may trust it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from patchify_core.gallery.layouts import (
 )
 from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import Progress
+from patchify_core.gallery.revisited import ground_truth, read_revisited
 
 __all__ = [
     "ANNOTATIONS_FILE",
@@ -48,10 +50,11 @@ __all__ = [
     "read_gallery",
     "read_ilias",
     "read_instre",
+    "read_revisited",
     "told_layout",
 ]
 
-FORMATS = ("auto", "coco", "instre", "ilias", "folder")
+FORMATS = ("auto", "coco", "instre", "ilias", "revisited", "folder")
 
 
 def read_gallery(
@@ -92,7 +95,8 @@ def read_dataset(
 
     Args:
         path: Its folder (or, for `coco`, its JSON file).
-        format: `coco`, `instre`, `ilias`, `folder`; `auto` looks for the file or folder that gives one of them away.
+        format: `coco`, `instre`, `ilias`, `revisited`, `folder`; `auto` looks for the file or folder that gives one of
+            them away.
         subset: A part of INSTRE or ILIAS, see `read_instre` and `read_ilias`; the other layouts have `all` only.
         progress: Told of pictures whose headers have been read, where many are.
 
@@ -110,6 +114,8 @@ def read_dataset(
         return read_ilias(path, subset, progress)
     if subset != "all":
         raise GalleryError(f"Only INSTRE and ILIAS have subsets, and {str(path)!r} is read as neither: leave it out.")
+    if format == "revisited":
+        return read_revisited(path, progress)
     return read_coco(path) if format == "coco" else read_folder(path)
 
 
@@ -126,6 +132,7 @@ def told_layout(path: Path | str) -> str:
         "coco": os.path.lexists(path / ANNOTATIONS_FILE),
         "instre": os.path.lexists(path / instre.GROUND_TRUTH),
         "ilias": ilias.is_ilias(path),
+        "revisited": ground_truth(path) is not None,
     }
     found = [layout for layout, there in marks.items() if there]
     if len(found) > 1:

@@ -16,6 +16,7 @@ from patchify_core.gallery.published import (
     boxed_annotations,
     check_files,
     read_sizes,
+    turned_note,
     unlocated,
     whole_queries,
 )
@@ -70,8 +71,9 @@ def read_ilias(
     distractors = [] if subset == "core" else _distractors(root, mini=subset == "mini")
     names = [*shown, *distractors]
     total = len(names) + len(asked)
-    sizes = read_sizes(root, names, progress, 0, total)
-    query_sizes = read_sizes(root, asked, progress, len(sizes), total)
+    turned: list[str] = []
+    sizes = read_sizes(root, names, progress, 0, total, turned)
+    query_sizes = read_sizes(root, asked, progress, len(sizes), total, turned)
     images = tuple(
         GalleryImage(number, name, root / name, *size)
         for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
@@ -91,6 +93,7 @@ def read_ilias(
     )
     benchmark, missing = _benchmark(root, core, images[: len(shown)], instance_of)
     notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images), *missing)
+    notes += turned_note(turned, "as ILIAS' own code does")
     names_of = {number: PurePosixPath(each).name for each, number in instance_of.items()}
     return Gallery(root, images, tuple(queries), names_of, annotations, notes=notes, benchmark=benchmark)
 

@@ -19,6 +19,7 @@ from patchify_core.gallery.published import (
     boxed_annotations,
     check_files,
     read_sizes,
+    turned_note,
     unlocated,
     whole_queries,
 )
@@ -68,8 +69,9 @@ def read_instre(
     files = dict(zip(needed, check_files(root, needed, GROUND_TRUTH), strict=True))
     names, query_names = [files[name] for name in truth.images], [files[name] for name in asked]
     total = len(names) + len(query_names)
-    sizes = read_sizes(root, names, progress, 0, total)
-    query_sizes = read_sizes(root, query_names, progress, len(sizes), total)
+    turned: list[str] = []
+    sizes = read_sizes(root, names, progress, 0, total, turned)
+    query_sizes = read_sizes(root, query_names, progress, len(sizes), total, turned)
     images = tuple(
         GalleryImage(number, name, root / name, *size)
         for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
@@ -83,6 +85,7 @@ def read_instre(
         for at, name, size, box in zip(chosen, query_names, query_sizes, boxes, strict=True)
     )
     notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images))
+    notes += turned_note(turned, "VISSL's reader does not")
     names_of = {number: name for number, (name, _) in instances.items()}
     return Gallery(root, images, queries, names_of, annotations, notes=notes, benchmark=Benchmark("instre"))
 

@@ -112,6 +112,10 @@ class Gallery:
     notes: tuple[str, ...] = ()
     benchmark: Benchmark | None = None
 
+    def with_whole_queries(self) -> Gallery:
+        """The same gallery, whose queries are whole pictures instead of the box of their object."""
+        return replace(self, queries=tuple(replace(query, box=None) for query in self.queries))
+
     def with_box_queries(self) -> Gallery:
         """Make every annotated box a query, with its own picture excluded, in place of the dataset's own queries.
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchify_core.errors import GalleryError, PictureError
 from patchify_core.gallery.model import Annotations, GalleryImage, Query, is_text
 from patchify_core.imaging.filenames import FileNameError, FileNames, leads_out
-from patchify_core.imaging.pictures import picture_size
+from patchify_core.imaging.pictures import read_header
 
 Progress = Callable[[int, int], None]
 """Told (done, in all)."""
@@ -53,7 +53,12 @@ def check_files(root: Path, names: Sequence[str], listed_in: str) -> list[str]:
 
 
 def read_sizes(
-    root: Path, names: Sequence[str], progress: Progress | None = None, done: int = 0, total: int | None = None
+    root: Path,
+    names: Sequence[str],
+    progress: Progress | None = None,
+    done: int = 0,
+    total: int | None = None,
+    turned: list[str] | None = None,
 ) -> list[tuple[int, int]]:
     """Read every picture's upright (width, height) in pixels from its header; no pixel is decoded.
 
@@ -63,6 +68,7 @@ def read_sizes(
         progress: Told of each picture.
         done: What `progress` counts from.
         total: What `progress` counts to; done + the names by default.
+        turned: Gets the names of the pictures that are stored on their side, by EXIF orientation.
 
     Raises:
         GalleryError: A picture cannot be read; the first one is named, and how many there are.
@@ -70,7 +76,10 @@ def read_sizes(
     sizes, broken = [], []
     for number, name in enumerate(names, done + 1):
         try:
-            sizes.append(picture_size(root / name))
+            header = read_header(root / name)
+            sizes.append(header.size)
+            if turned is not None and header.stored != header.size:
+                turned.append(name)
         except PictureError as error:
             broken.append((name, str(error).rstrip(".")))
         if progress:
@@ -189,6 +198,13 @@ def unlocated(annotations: Annotations, images: Sequence[GalleryImage]) -> tuple
         return ()
     first = images[int(ids[0]) - 1].file_name
     return (f"Positives without a box, whose queries get no LocScore: {len(ids):,}, first: {first!r}.",)
+
+
+def turned_note(names: Sequence[str], others: str) -> tuple[str, ...]:
+    """A note on pictures that are turned upright here, and what other readers of the benchmark do."""
+    if not names:
+        return ()
+    return (f"Pictures stored on their side are turned upright ({others}): {len(names):,}, first: {names[0]!r}.",)
 
 
 def around(boxes: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -8,9 +8,11 @@ import pytest
 
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco
+from patchify_core.index.build import build_index
 from patchify_core.patchify import Patchify
-from tests.cli import DONE, REFUSED
-from tests.tiny import picture
+from patchify_core.regions import Pyramid
+from tests.cli import DONE, REFUSED, process
+from tests.tiny import TinyEncoder, picture
 
 pytestmark = pytest.mark.usefixtures("tiny_everywhere")
 
@@ -68,6 +70,33 @@ def test_evaluate_takes_a_big_index_as_it_is(run, dataset, tmp_path, refusal):
     assert "was made with regions pyramid:5, not pyramid:4" in said
     picture(99, (60, 48)).save(dataset / "gallery" / "3.png")
     assert "not the picture that was indexed" in refusal("evaluate", dataset, "--index", kept)
+
+
+def test_evaluate_asks_with_whole_pictures_and_says_so(run, dataset, tmp_path):
+    file = tmp_path / "numbers.json"
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:2", "--query", "whole", "--json", file)
+    assert code == DONE and "queries: whole pictures; boxes: squashed to a square" in printed
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    assert (numbers["run"]["query"], numbers["run"]["resize"]) == ("whole", "squash")
+    build_index(read_coco(dataset), tmp_path / "idx", TinyEncoder(), Pyramid(2))
+    engine = Patchify.open(tmp_path / "idx", TinyEncoder())
+    assert numbers["map"] == evaluate(read_coco(dataset).with_whole_queries(), engine)[-1].report.map
+    code, printed, _ = run("evaluate", dataset, "--regions", "pyramid:2", "--features", "pooled:64")
+    assert code == DONE and "queries: the box of their object; boxes: seen on one map per picture" in printed
+
+
+def test_evaluate_keeps_the_aspect_where_the_encoder_can(dataset, tmp_path):
+    file, kept = tmp_path / "numbers.json", tmp_path / "idx"
+    options = ["evaluate", dataset, "--regions", "pyramid:1", "--index", kept]
+    done = process(*options, "--resize", "aspect", "--json", file, module="patchify_core")
+    assert done.returncode == DONE and "the larger side resized, aspect kept" in done.stdout, done.stderr
+    numbers = json.loads(file.read_text(encoding="utf-8"))
+    assert numbers["run"]["encoder"] == "aspect:effnet-lite0" and numbers["run"]["resize"] == "aspect"
+    # The index remembers it.
+    done = process(*options, module="patchify_core")
+    assert done.returncode == DONE and "aspect kept" in done.stdout and "indexed before" in done.stdout
+    done = process(*options, "--resize", "squash", module="patchify_core")
+    assert done.returncode == REFUSED and "aspect:effnet-lite0 keeps the aspect ratio" in done.stderr
 
 
 def test_evaluate_leaves_nothing_behind(run, dataset, tmp_path, monkeypatch):

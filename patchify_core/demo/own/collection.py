@@ -199,7 +199,7 @@ class Collection:
             data: the file.
 
         Returns:
-            None if it was taken, else why not. What a system keeps beside pictures is not noted: nobody meant to send it.
+            None if it was taken, else why not. What a system keeps beside pictures is not noted: nobody meant it.
         """
         if is_passed_over(name.replace("\\", "/")):
             return "it is a file that the system keeps beside pictures"

@@ -1,0 +1,129 @@
+"""Encoders that see a box at its own aspect ratio: `aspect:SPEC`.
+
+The larger side of a box becomes the side of the model's square, as in ILIAS' own extraction; the shorter side becomes
+the nearest whole number of cells (where ILIAS pads to it). A convolutional network takes such a picture as it is; in a
+vision transformer the position embedding is interpolated to it, as timm and open_clip do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.base import Encoder, EncoderInfo, TextEncoder
+from patchify_core.encoders.square import SquareEncoder
+from patchify_core.errors import EncoderError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+PREFIX = "aspect:"
+
+
+class AspectEncoder:
+    """An `Encoder` whose crops keep their aspect ratio: each crop of a batch has a shape of its own.
+
+    Args:
+        encoder: What describes them.
+
+    Raises:
+        EncoderError: If it takes squares only.
+    """
+
+    keeps_aspect = True
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Tries the encoder on a picture half as high as wide."""
+        if not isinstance(encoder, SquareEncoder):
+            raise squares_only(encoder.info.spec)
+        if encoder.engine_spec != "torch":
+            raise EncoderError(f"{encoder.engine_spec} computes squares only: add --engine torch, or --resize squash.")
+        self._encoder = encoder
+        self._stride = encoder.sized.stride
+        side = encoder.info.input_size
+        try:
+            self._encoder.encode(np.zeros((1, self._cells(side / 2), side, 3), np.uint8))
+        except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
+            raise squares_only(encoder.info.spec) from error
+
+    @property
+    def info(self) -> EncoderInfo:
+        """What an index remembers: the encoder's, under a name of its own."""
+        return replace(self._encoder.info, spec=f"{PREFIX}{self._encoder.info.spec}")
+
+    @property
+    def batch_size(self) -> int:
+        """Crops in one forward pass."""
+        return self._encoder.batch_size
+
+    def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
+        """Crops from the picture's own pixels and resizes the larger side to the encoder's.
+
+        Args:
+            picture: Upright RGB picture.
+            box: xyxy in pixels, may be fractional.
+
+        Returns:
+            (H, W, 3) uint8, the larger of H and W `info.input_size`, the other a multiple of the encoder's stride.
+        """
+        x1, y1, x2, y2 = (float(value) for value in box)
+        width, height, side = x2 - x1, y2 - y1, self._encoder.info.input_size
+        wide = width >= height
+        shorter = self._cells(side * (height / width if wide else width / height))
+        return self._encoder.resized(picture, box, (side, shorter) if wide else (shorter, side))
+
+    def encode(self, crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Describes a batch, crops of one shape together.
+
+        Args:
+            crops: N arrays (H, W, 3) uint8 from `prepare`.
+
+        Returns:
+            (N, D) float32 with rows of length 1.
+
+        Raises:
+            EncoderError: As the encoder's own `encode`.
+        """
+        found = np.empty((len(crops), self._encoder.info.dim), np.float32)
+        by_shape: dict[tuple[int, ...], list[int]] = {}
+        for at, crop in enumerate(crops):
+            by_shape.setdefault(crop.shape, []).append(at)
+        for places in by_shape.values():
+            found[places] = self._encoder.encode(np.stack([crops[at] for at in places]))
+        return found
+
+    def _cells(self, length: float) -> int:
+        """The nearest length in whole cells, at least one and at most the encoder's side."""
+        side = self._encoder.info.input_size
+        if length >= side:
+            return side
+        return min(max(1, round(length / self._stride)) * self._stride, side)
+
+
+class AspectTextEncoder(AspectEncoder):
+    """The same around an encoder that knows words too."""
+
+    _encoder: Any
+
+    def encode_text(self, words: str) -> NDArray[np.float32]:
+        """See `TextEncoder`."""
+        found: NDArray[np.float32] = self._encoder.encode_text(words)
+        return found
+
+
+def keeping_aspect(encoder: Encoder) -> AspectEncoder:
+    """The same encoder, with crops that keep their aspect ratio.
+
+    Raises:
+        EncoderError: If it takes squares only.
+    """
+    return AspectTextEncoder(encoder) if isinstance(encoder, TextEncoder) else AspectEncoder(encoder)
+
+
+def squares_only(spec: str) -> EncoderError:
+    """The refusal, as one sentence."""
+    return EncoderError(f"{spec} takes squares only, so it cannot keep the aspect ratio: add --resize squash.")
