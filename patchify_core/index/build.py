@@ -213,7 +213,7 @@ def build_index(
         extractor = load_extractor(settings.features, encoder, settings.keep_maps)
         settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
         wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
-        builder = _MemoryBuilder(wanted, settings, gallery, like)
+        builder = _GalleryBuilder(wanted, settings, gallery, like)
     recipe = Recipe(encoder.info, regions, extractor.spec, maps=settings.keep_maps)
     reports = []
 
@@ -266,7 +266,7 @@ RecipeFor = Callable[[str | None], Recipe]
 """The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
 
 
-class _MemoryBuilder(StoreBuilder):
+class _GalleryBuilder(StoreBuilder):
     """A gallery's codes in FAISS, in memory: those of pictures that were there already are copied."""
 
     def __init__(self, wanted: RecipeFor, settings: CodeSettings, gallery: Gallery, like: PatchIndex | None) -> None:

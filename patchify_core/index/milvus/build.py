@@ -71,7 +71,7 @@ class Target:
         Raises:
             PatchifyError: if the settings ask for what Milvus does not keep.
         """
-        projected = _checked(settings)
+        projected = projection_kept(settings)
         recipe = Recipe(encoder, regions, checked_features(settings.features), _whole(projected))
         learner = replace(settings, factory=recipe.factory)
         learner.check(encoder.dim, regions, len(gallery.images))
@@ -104,7 +104,7 @@ def stream_to_milvus(
     settings = settings or CodeSettings()
     stream.check_boxes()
     given = stream.projection
-    factory = _whole(_checked(settings) if given is None else given.dim)
+    factory = _whole(projection_kept(settings) if given is None else given.dim)
     recipe = replace(stream.recipe, factory=factory, maps=False)  # Milvus keeps none
     learner = replace(settings, factory=factory)
     progress = progress or (lambda done, total: None)
@@ -113,8 +113,8 @@ def stream_to_milvus(
     return BuildReport(len(stream), 0, len(stream) - builder.written, (), 0.0)
 
 
-def _checked(settings: CodeSettings) -> int | None:
-    """The dimension to project to, None for none; refuses what Milvus does not keep."""
+def projection_kept(settings: CodeSettings) -> int | None:
+    """The dimension to project to, None for none; raises PatchifyError for what Milvus does not keep."""
     compression = parse_factory(settings.factory)
     if compression.codec != "Flat":
         raise PatchifyError(
