@@ -17,6 +17,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.features.maps import write_maps
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
+from patchify_core.index.base import PictureStream
 from patchify_core.index.big.choice import PROBED, CodecChoice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
 from patchify_core.index.big.parts import (
@@ -45,7 +46,6 @@ from patchify_core.index.folder import (
 )
 from patchify_core.index.integrity import listed_file, write_listed, write_meta
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import BuildFolder, root_from
 
 NO_PICTURES = "no-pictures"

@@ -22,6 +22,7 @@ import numpy as np
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Progress
+from patchify_core.index.base import PictureStream
 from patchify_core.index.big.build import ScaleSettings, check_finer, check_replaceable
 from patchify_core.index.big.choice import parse_lists
 from patchify_core.index.big.learned import Learned, learn_finer
@@ -33,7 +34,6 @@ from patchify_core.index.folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_m
 from patchify_core.index.integrity import write_meta
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import BuildFolder
 
 

@@ -18,7 +18,7 @@ from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
 from patchify_core.features.extract import checked_features
 from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.base import Pictures
+from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.build import BuildReport, BuildSettings, StoreBuilder, run_build
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
@@ -37,7 +37,6 @@ from patchify_core.index.milvus.store import Listing, read_listing, write_listin
 from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import BuildFolder, root_from
 from patchify_core.regions import Regions
 

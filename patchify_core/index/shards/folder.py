@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import read_json, sha256_of_json, write_json
-from patchify_core.index.base import PatchStore
+from patchify_core.index.base import PatchStore, PictureStream
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Embedded
 from patchify_core.index.integrity import is_whole, listed_file
@@ -39,7 +39,6 @@ from patchify_core.index.shards.shard import (
     suffixes_of,
     write_embedded,
 )
-from patchify_core.index.shards.stream import PictureStream
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1

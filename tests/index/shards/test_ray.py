@@ -25,7 +25,7 @@ from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards import EmbedSettings, RaySettings, embed_gallery
 from patchify_core.index.shards import ray as pool
 from patchify_core.index.shards.folder import ShardFolder
-from patchify_core.index.shards.plan import EmbedPlan
+from patchify_core.index.shards.worker import EmbedPlan
 from patchify_core.regions import Pyramid, parse_regions
 from tests import embedders
 from tests.tiny import INFO, TinyEncoder, write_pictures
