@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.features.maps import write_maps
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
 from patchify_core.index.base import PictureStream
@@ -23,11 +22,10 @@ from patchify_core.index.big.learned import Learned, Wanted, learn
 from patchify_core.index.big.parts import (
     IndexPart,
     all_parts,
-    write_boxes,
-    write_codes,
-    write_fine,
-    write_lists,
-    write_pictures,
+    boxes_pieces,
+    fine_pieces,
+    list_numbers_pieces,
+    lists_pieces,
 )
 from patchify_core.index.build import StoreBuilder, coded, run_build
 from patchify_core.index.codec.codes import CodeSettings
@@ -36,15 +34,18 @@ from patchify_core.index.folder import (
     BOXES_NAME,
     FAISS_NAME,
     FINE_NAME,
-    FORMAT,
     LISTS_NAME,
     PICTURES_NAME,
     PROJECTION_NAME,
+    FileContent,
     index_stands,
+    maps_file,
+    projection_pieces,
     read_meta,
     recipe_of,
+    write_folder,
 )
-from patchify_core.index.integrity import listed_file, write_listed, write_meta
+from patchify_core.index.picture_table import table_pieces
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.swap import BuildFolder, root_from
 
@@ -221,7 +222,9 @@ class _ListsBuilder(_OfStream):
         parts, self.coded, code_s = all_parts(stream, work, learned, self.settings.part_pictures, self.progress)
         start = time.perf_counter()
         root = NO_PICTURES if self.root is None else str(self.root.resolve())
-        meta = _meta(stream, self.factory, self._wanted.rescore, root, self._probes)
+        codec = CodeSettings(self.factory, rescore=self._wanted.rescore)
+        recipe = Recipe.of(stream.encoder, stream.regions, stream.features, codec)
+        meta = recipe.as_dict() | {"images": None, "root": root, "search": {"probes": self._probes}}
         work.swap_in(lambda new: _write(new, meta, stream, learned, parts, self._probes))
         self.seconds = learn_s, code_s, time.perf_counter() - start
 
@@ -361,31 +364,23 @@ def check_finer(rescore: str, dim: int, patches: int) -> None:
     raise PatchifyError(f"--rescore {rescore}: the finer codes of a big index are Flat, SQfp16, SQ8, SQ6, SQ4 or a PQ.")
 
 
-def _meta(stream: PictureStream, factory: str, rescore: str | None, root: str, probes: int) -> dict[str, Any]:
-    recipe = Recipe.of(stream.encoder, stream.regions, stream.features, CodeSettings(factory, rescore=rescore))
-    return {"format": FORMAT} | recipe.as_dict() | {"images": None, "root": root, "search": {"probes": probes}}
-
-
 def _write(
     new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[IndexPart], probes: int
 ) -> None:
     """Writes all files of the index into a new folder."""
-    assert learned.coder is not None, "it was learned with lists"
-    files = {FAISS_NAME: write_codes(parts, learned.coder, probes, new / FAISS_NAME)}
-    if learned.fine is not None:
-        files[FINE_NAME] = write_fine(parts, learned.fine, new / FINE_NAME)
-    else:
-        files[LISTS_NAME] = write_lists(parts, len(learned.coder.lists), new / LISTS_NAME)
-    files[PICTURES_NAME] = write_pictures(parts, new / PICTURES_NAME)
-    if stream.regions.needs_picture:
-        files[BOXES_NAME] = write_boxes(stream, new / BOXES_NAME)
-    if stream.maps is not None:
-        write_maps(stream.maps, new / MAPS_NAME)
-        files[MAPS_NAME] = listed_file(new / MAPS_NAME)
-    projection = stream.projection or learned.projection
-    if projection is not None:
-        files[PROJECTION_NAME] = write_listed(new / PROJECTION_NAME, projection.to_bytes())
-    write_meta(new, meta | {"files": files})
+    coder = learned.coder
+    assert coder is not None, "it was learned with lists"
+    fine = None if learned.fine is None else fine_pieces(parts, learned.fine)
+    files: dict[str, FileContent] = {
+        FAISS_NAME: lists_pieces(parts, coder, probes),
+        FINE_NAME: fine,
+        LISTS_NAME: None if fine is not None else list_numbers_pieces(parts, len(coder.lists)),
+        PICTURES_NAME: table_pieces([part.table() for part in parts]),
+        BOXES_NAME: boxes_pieces(stream) if stream.regions.needs_picture else None,
+        MAPS_NAME: maps_file(new, stream.maps),
+        PROJECTION_NAME: projection_pieces(stream.projection or learned.projection),
+    }
+    write_folder(new, meta, files)
 
 
 def check_replaceable(out: Path, stream: PictureStream) -> None:
