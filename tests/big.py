@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
+from patchify_core.index.base import PictureStream
 from patchify_core.index.big import ScaleSettings, build_big
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.regions import Pyramid, Regions
 from tests.tiny import DIM, INFO
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from patchify_core.cli import options
 from patchify_core.cli.shared import (
     folder_bytes,
-    print_as_json,
     progress_bar,
     read_pictures,
+    report_done,
     say_skipped,
     speed_in_words,
 )
@@ -32,32 +32,25 @@ HERE = ""
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument("gallery", metavar="GALLERY", help="folder of pictures, or a dataset with annotations.json")
-    parser.add_argument("--out", required=True, metavar="SHARDS", help="folder of shards to make or go on with")
-    parser.add_argument(
-        "--like",
-        metavar="INDEX",
-        help="encoder, regions, features and learned projection of this index: smaller shards",
+    options.add_gallery_options(
+        parser,
+        help="folder of pictures, or a dataset with annotations.json",
+        out=("SHARDS", "folder of shards to make or go on with"),
+        like="encoder, regions, features and learned projection of this index: smaller shards",
     )
     parser.add_argument(
         "--half", action="store_true", default=None, help="keep descriptors in half precision: half the space"
     )
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    options.add_exclude_option(parser)
-    options.add_descriptor_options(parser)
-    options.add_ray_options(parser)
-    options.add_device_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Embeds a gallery into shards, or goes on where that was cut."""
     report, gallery = embed(arguments, Path(arguments.out))
     size = folder_bytes(arguments.out)
-    if arguments.json:
-        rate = report.images_per_s
-        print_as_json(report, images_per_s=rate, bytes=size, shards_folder=arguments.out, notes=gallery.notes)
-    else:
-        print(f"{arguments.out}: {in_words(report)}, {size / 1e6:.1f} MB")
+    text, rate = f"{arguments.out}: {in_words(report)}, {size / 1e6:.1f} MB", report.images_per_s
+    report_done(
+        arguments, report, text, images_per_s=rate, bytes=size, shards_folder=arguments.out, notes=gallery.notes
+    )
     return say_skipped(report)
 
 

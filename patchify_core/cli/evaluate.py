@@ -84,7 +84,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "command goes on after an interruption",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
-    options.add_index_options(parser)
+    options.add_descriptor_options(parser)
+    options.add_codec_options(parser)
+    options.add_device_options(parser)
     options.add_store_options(parser)
 
 

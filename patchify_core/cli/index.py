@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli import options
 from patchify_core.cli.embed import embed, in_words, ray_settings
@@ -13,9 +13,9 @@ from patchify_core.cli.shared import (
     build,
     folder_bytes,
     milvus_target,
-    print_as_json,
     progress_bar,
     read_pictures,
+    report_done,
     say_skipped,
     speed_in_words,
 )
@@ -23,20 +23,21 @@ from patchify_core.errors import PatchifyError
 
 if TYPE_CHECKING:
     from patchify_core.index.milvus.build import Target
-    from patchify_core.index.shards.stream import PictureStream
+    from patchify_core.index.shards.folder import ShardFolder
 
 HELP = "build or update an index of a dataset or a folder of pictures"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
-    parser.add_argument(
-        "gallery",
+    options.add_gallery_options(
+        parser,
         nargs="?",
-        metavar="GALLERY",
         help="folder of pictures, or a dataset with annotations.json (or give --from-shards)",
+        out=("INDEX", "index folder to make or update"),
+        like="make it just like this one, encoder, regions, features and codec as trained there: for folders with too "
+        "few pictures to learn a codec from, and for indexes that shall be comparable",
     )
-    parser.add_argument("--out", required=True, metavar="INDEX", help="index folder to make or update")
     parser.add_argument(
         "--from-shards", metavar="SHARDS", help="index a collection of any size that embed has written into shards"
     )
@@ -51,16 +52,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --from-shards and --rescore: add finer codes to the big index that stands at --out; its own stay",
     )
-    parser.add_argument("--json", action="store_true", help="print what was done as JSON")
-    parser.add_argument(
-        "--like",
-        metavar="INDEX",
-        help="make it just like this one, encoder, regions, features and codec as trained there: for folders with too "
-        "few pictures to learn a codec from, and for indexes that shall be comparable",
-    )
-    options.add_exclude_option(parser)
-    options.add_index_options(parser)
-    options.add_ray_options(parser)
+    options.add_codec_options(parser)
     options.add_store_options(parser)
 
 
@@ -68,13 +60,16 @@ def run(arguments: argparse.Namespace) -> int:
     """Builds or updates an index folder."""
     if (arguments.gallery is None) == (arguments.from_shards is None):
         raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
+    codec = options.given(arguments, "factory", "codebook")
     options.fill(arguments, options.usual())
     if arguments.from_shards is not None:
-        return _from_shards(arguments)
+        rest = [name for name in options.MADE_WITH if name not in ("factory", "codebook", "rescore")]
+        _check_unchanged(arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude")
+        return _from_shards(arguments, Path(arguments.from_shards), codec)
     if arguments.keep_codes:
         raise PatchifyError("--keep-codes is for big indexes: say with --from-shards what this one was built of.")
     if ray_settings(arguments) is not None:
-        return _with_ray(arguments)
+        return _with_ray(arguments, codec)
     return _from_pictures(arguments)
 
 
@@ -104,14 +99,12 @@ def _from_pictures(arguments: argparse.Namespace) -> int:
         with progress_bar("indexing", " pictures") as progress:
             report = build_index(gallery, arguments.out, encoder, progress=progress, like=like)
     size = folder_bytes(arguments.out)
-    if arguments.json:
-        rate = report.images_per_s
-        print_as_json(report, images_per_s=rate, bytes=size, index=arguments.out, notes=gallery.notes)
-    else:
-        print(
-            f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
-            f"{report.embedded} embedded, {report.reused} already known; {speed_in_words(report)}"
-        )
+    text = (
+        f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
+        f"{report.embedded} embedded, {report.reused} already known; {speed_in_words(report)}"
+    )
+    rate = report.images_per_s
+    report_done(arguments, report, text, images_per_s=rate, bytes=size, index=arguments.out, notes=gallery.notes)
     return say_skipped(report)
 
 
@@ -121,7 +114,7 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
     from patchify_core.index.big import choose
 
     if options.changed(arguments, "factory"):
-        raise PatchifyError("--memory chooses how descriptors are kept: leave --preset and --factory out, or --memory.")
+        raise _codec_or_memory()
     chosen = choose(max(pictures, 1), patches, arguments.memory, load_encoder(arguments.encoder).info.dim)
     if chosen.lists:
         raise PatchifyError(
@@ -132,56 +125,60 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
     print(f"{chosen.factory}: {chosen.why}", file=sys.stderr)
 
 
-def _with_ray(arguments: argparse.Namespace) -> int:
+def _codec_or_memory() -> PatchifyError:
+    return PatchifyError("--memory chooses how descriptors are kept: leave --preset and --factory out, or --memory.")
+
+
+def _with_ray(arguments: argparse.Namespace, codec: dict[str, Any]) -> int:
     """Embeds with Ray into shards beside the index, which stay there for the next time, and builds it from them."""
     out = Path(arguments.out)
     shards = out.with_name(out.name + ".shards")
-    option = options.changed(arguments, "factory", "codebook", "store", "like")
-    if option:
-        raise PatchifyError(f"{option} does not go with --ray: run embed --ray, and then index --from-shards.")
+    if arguments.like is not None:
+        raise PatchifyError("--like does not go with --ray: run embed --ray, and then index --from-shards.")
+    if milvus_target(arguments) is not None:  # what it does not keep is refused before the work
+        from patchify_core.index.build import BuildSettings
+        from patchify_core.index.milvus.build import projection_kept
+
+        how = ("factory", "codebook", "rescore", "keep_maps")
+        projection_kept(BuildSettings(**{name: getattr(arguments, name) for name in how}))
     report, _ = embed(arguments, shards)
     print(f"{shards}: {in_words(report)}; kept for the next time", file=sys.stderr)
-    return max(_build_big(arguments, shards), say_skipped(report))
+    return max(_from_shards(arguments, shards, codec), say_skipped(report))
 
 
-def _from_shards(arguments: argparse.Namespace) -> int:
-    """Builds a big index of embedded shards, adds finer codes to one, or brings the shards into Milvus."""
-    from patchify_core.index.shards.folder import ShardFolder
+def _from_shards(arguments: argparse.Namespace, shards: Path, codec: dict[str, Any]) -> int:
+    """Brings embedded shards into a store, or adds finer codes to a big index of them.
 
-    taken = {"rescore"} | ({"factory"} if arguments.store == "milvus" else set())
-    rest = [name for name in options.MADE_WITH if name not in taken]
-    _check_unchanged(arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude")
-    target = milvus_target(arguments)
-    if target is not None:
-        return _into_milvus(arguments, target)
-    if arguments.keep_codes:
-        return _add_finer(arguments, ShardFolder(arguments.from_shards))
-    return _build_big(arguments, Path(arguments.from_shards))
-
-
-def _build_big(arguments: argparse.Namespace, shards: Path) -> int:
-    """Builds a big index of embedded shards."""
+    Args:
+        arguments: parsed and filled.
+        shards: their folder.
+        codec: `factory` and `codebook`, where they are on the command line.
+    """
     from patchify_core.index.big import ScaleSettings, build_fitting
     from patchify_core.index.shards import pictures_of
     from patchify_core.index.shards.folder import ShardFolder
 
-    stream = ShardFolder(shards)
-    settings = ScaleSettings(memory_gb=arguments.memory, rescore=arguments.rescore)
+    target = milvus_target(arguments)
+    stream, root = ShardFolder(shards), pictures_of(shards)
+    if target is not None:
+        return _into_milvus(arguments, stream, root, target)
+    if arguments.keep_codes:
+        return _add_finer(arguments, stream)
+    if codec and arguments.memory is not None:
+        raise _codec_or_memory()
+    settings = ScaleSettings(memory_gb=arguments.memory, rescore=arguments.rescore, **codec)
     with progress_bar("indexing", " pictures") as progress:
-        report = build_fitting(stream, arguments.out, settings, progress, pictures_of(shards))
-    if arguments.json:
-        print_as_json(report, index=arguments.out)
-        return 0
-    print(report.why if report.why.startswith(report.factory) else f"{report.factory}: {report.why}")
+        report = build_fitting(stream, arguments.out, settings, progress, root)
+    why = report.why if report.why.startswith(report.factory) else f"{report.factory}: {report.why}"
     speed = f"{report.patches_per_s:,.0f} patches/s" if report.patches_per_s else "all had been coded before"
-    print(
-        f"{arguments.out}: {report.images:,} pictures, {report.patches:,} patches, {report.bytes / 1e6:.1f} MB; "
+    text = (
+        f"{why}\n{arguments.out}: {report.images:,} pictures, {report.patches:,} patches, {report.bytes / 1e6:.1f} MB; "
         f"{speed}, {report.learn_s + report.code_s + report.merge_s:.1f} s"
     )
-    return 0
+    return report_done(arguments, report, text, index=arguments.out)
 
 
-def _add_finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
+def _add_finer(arguments: argparse.Namespace, stream: ShardFolder) -> int:
     """Adds finer codes to a big index that exists."""
     from patchify_core.index.big import add_finer
 
@@ -192,41 +189,31 @@ def _add_finer(arguments: argparse.Namespace, stream: PictureStream) -> int:
         )
     with progress_bar("coding", " pictures") as progress:
         report = add_finer(stream, arguments.out, arguments.rescore, progress)
-    if arguments.json:
-        print_as_json(report, index=arguments.out)
-        return 0
-    print(
+    text = (
         f"{arguments.out}: finer codes ({arguments.rescore}) for {report.images:,} pictures, {report.coded:,} of them "
         f"coded now; {report.bytes / 1e6:.1f} MB in all; {report.seconds:.1f} s"
     )
-    return 0
+    return report_done(arguments, report, text, index=arguments.out)
 
 
-def _into_milvus(arguments: argparse.Namespace, target: Target) -> int:
+def _into_milvus(arguments: argparse.Namespace, stream: ShardFolder, root: Path | None, target: Target) -> int:
     """Brings the descriptors of embedded shards into a collection."""
     from patchify_core.index.codec.codes import CodeSettings
     from patchify_core.index.milvus.build import stream_to_milvus
-    from patchify_core.index.shards import pictures_of
-    from patchify_core.index.shards.folder import ShardFolder
 
     for name in ("memory", "keep_codes"):
         if getattr(arguments, name):
             raise PatchifyError(f"{options.flag(name)} is for indexes of FAISS: leave it out with --store milvus.")
-    stream = ShardFolder(arguments.from_shards)
-    root = pictures_of(arguments.from_shards)
     if root is None:
-        raise PatchifyError(f"{arguments.from_shards} does not say whose pictures it holds: embed them again.")
-    settings = CodeSettings(arguments.factory, rescore=arguments.rescore)
+        raise PatchifyError(f"{stream.folder} does not say whose pictures it holds: embed them again.")
+    settings = CodeSettings(arguments.factory, arguments.codebook, arguments.rescore)
     with progress_bar("writing", " pictures") as progress:
         report = stream_to_milvus(stream, root, arguments.out, target, settings, progress)
-    if arguments.json:
-        print_as_json(report, index=arguments.out)
-        return 0
-    print(
+    text = (
         f"{arguments.out}: {report.images:,} pictures x {stream.regions.patches_per_image} patches; "
         f"{report.images - report.reused:,} written, {report.reused:,} already there"
     )
-    return 0
+    return report_done(arguments, report, text, index=arguments.out)
 
 
 def _check_unchanged(arguments: argparse.Namespace, option: str, source: str, *names: str) -> None:

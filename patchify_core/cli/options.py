@@ -117,8 +117,21 @@ def _milvus_options(folder: Path) -> dict[str, Any]:
     }
 
 
-def add_exclude_option(command: argparse.ArgumentParser) -> None:
-    """Files of a folder that are no pictures of the gallery."""
+def add_gallery_options(
+    command: argparse.ArgumentParser, *, help: str, out: tuple[str, str], like: str, nargs: str | None = None
+) -> None:
+    """What commands have that embed a gallery: the gallery, where its descriptors go, how they are made, and by whom.
+
+    Args:
+        command: to declare them for.
+        help: of the gallery.
+        out: name and help of what is made.
+        like: help of `--like`.
+        nargs: of the gallery, where it may be left out.
+    """
+    command.add_argument("gallery", nargs=nargs, metavar="GALLERY", help=help)
+    command.add_argument("--out", required=True, metavar=out[0], help=out[1])
+    command.add_argument("--like", metavar="INDEX", help=like)
     command.add_argument(
         "--exclude",
         action="append",
@@ -126,6 +139,10 @@ def add_exclude_option(command: argparse.ArgumentParser) -> None:
         help="leave these files or folders of a plain folder out, as in a .gitignore, e.g. 'drafts/' or '*.gif'; "
         "repeatable",
     )
+    command.add_argument("--json", action="store_true", help="print what was done as JSON")
+    add_descriptor_options(command)
+    add_ray_options(command)
+    add_device_options(command)
 
 
 def add_descriptor_options(command: argparse.ArgumentParser) -> None:
@@ -155,9 +172,8 @@ def add_descriptor_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_index_options(command: argparse.ArgumentParser) -> None:
-    """How an index is made: descriptors, codec, device."""
-    add_descriptor_options(command)
+def add_codec_options(command: argparse.ArgumentParser) -> None:
+    """How descriptors are coded."""
     codec = command.add_mutually_exclusive_group()
     codec.add_argument(
         "--preset",
@@ -182,7 +198,6 @@ def add_index_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--rescore", metavar="FAISS", help="keep finer codes too, e.g. SQ8, and order the first pictures by them"
     )
-    add_device_options(command)
 
 
 def add_device_options(command: argparse.ArgumentParser) -> None:

@@ -101,6 +101,15 @@ def print_as_json(report: DataclassInstance, **more: Any) -> None:
     print(json.dumps(numbers, indent=1))
 
 
+def report_done(arguments: argparse.Namespace, report: DataclassInstance, text: str, **more: Any) -> int:
+    """Prints what a command did, as text, or as JSON with `more` if that was asked for; returns the exit code."""
+    if arguments.json:
+        print_as_json(report, **more)
+    else:
+        print(text)
+    return 0
+
+
 def speed_in_words(report: BuildReport | EmbedReport) -> str:
     """How fast pictures were embedded."""
     if not report.embedded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from patchify_core.cli.options import given
-from patchify_core.cli.shared import print_as_json
+from patchify_core.cli.shared import report_done
 
 HELP = "find out how many lists a search must visit for a wanted recall, and keep that in the index"
 
@@ -23,11 +23,8 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.index.big.tune import tune
 
     tuned = tune(arguments.index, **given(arguments, "recall", "queries"))
-    if arguments.json:
-        print_as_json(tuned, index=arguments.index)
-        return 0
-    print(
+    text = (
         f"{arguments.index}: a search visits {tuned.probes:,} of {tuned.lists:,} lists; that finds {tuned.recall:.3f} "
         f"of what all lists give ({tuned.queries} queries), in {tuned.ms:.1f} ms."
     )
-    return 0
+    return report_done(arguments, tuned, text, index=arguments.index)

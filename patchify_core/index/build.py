@@ -26,7 +26,7 @@ from patchify_core.encoders.base import Encoder, EncoderInfo
 from patchify_core.errors import IndexFolderError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.base import Pictures
+from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.embedding import PicturePass, nothing_read
 from patchify_core.index.folder import index_stands, read_meta, recipe_of
@@ -35,7 +35,6 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import BuildFolder, explained, root_from
 from patchify_core.regions import Pyramid, Regions
 
@@ -213,7 +212,7 @@ def build_index(
         extractor = load_extractor(settings.features, encoder, settings.keep_maps)
         settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
         wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
-        builder = _MemoryBuilder(wanted, settings, gallery, like)
+        builder = _GalleryBuilder(wanted, settings, gallery, like)
     recipe = Recipe(encoder.info, regions, extractor.spec, maps=settings.keep_maps)
     reports = []
 
@@ -266,7 +265,7 @@ RecipeFor = Callable[[str | None], Recipe]
 """The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
 
 
-class _MemoryBuilder(StoreBuilder):
+class _GalleryBuilder(StoreBuilder):
     """A gallery's codes in FAISS, in memory: those of pictures that were there already are copied."""
 
     def __init__(self, wanted: RecipeFor, settings: CodeSettings, gallery: Gallery, like: PatchIndex | None) -> None:

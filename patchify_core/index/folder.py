@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import mmap
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -69,19 +70,55 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
     """
     if isinstance(index.images, PictureTable):
         raise IndexFolderError("A big index is not written anew: copy its folder, or build it again.")
-    files = {FAISS_NAME: write_faiss_file(index.codes, folder / FAISS_NAME)}
-    if index.fine is not None:
-        files[FINE_NAME] = write_faiss_file(index.fine, folder / FINE_NAME)
-    packed = index.maps if packed is None else packed
-    if packed is not None:
-        write_maps(packed, folder / MAPS_NAME)
-        files[MAPS_NAME] = listed_file(folder / MAPS_NAME)
-    small = {
-        PROJECTION_NAME: None if index.projection is None else index.projection.to_bytes(),
-        BOXES_NAME: None if index.boxes is None else npy_bytes(index.boxes),
+    files: dict[str, FileContent] = {
+        FAISS_NAME: write_faiss_file(index.codes, folder / FAISS_NAME),
+        FINE_NAME: None if index.fine is None else write_faiss_file(index.fine, folder / FINE_NAME),
+        MAPS_NAME: maps_file(folder, index.maps if packed is None else packed),
+        PROJECTION_NAME: projection_pieces(index.projection),
+        BOXES_NAME: npy_pieces(index.boxes),
     }
-    files |= {name: write_listed(folder / name, data) for name, data in small.items() if data is not None}
-    write_meta(folder, {"format": FORMAT} | index.meta() | {"root": root, "files": files})
+    write_folder(folder, index.meta() | {"root": root}, files)
+
+
+FileContent = Iterable[bytes | memoryview] | dict[str, Any] | None
+"""The bytes of a file that is to be written, or the entry of one that is there already; None for no such file."""
+
+
+def write_folder(folder: Path, meta: Mapping[str, Any], files: Mapping[str, FileContent]) -> None:
+    """Writes the files of an index into an existing folder, and `meta.json` last.
+
+    Args:
+        folder: an existing, private folder.
+        meta: what `meta.json` says, beside the format and the files.
+        files: by their names.
+
+    Raises:
+        OSError: if a file cannot be written.
+    """
+    listed = {
+        name: content if isinstance(content, dict) else write_listed(folder / name, content)
+        for name, content in files.items()
+        if content is not None
+    }
+    write_meta(folder, {"format": FORMAT} | dict(meta) | {"files": listed})
+
+
+def maps_file(folder: Path, maps: PackedMaps | None) -> dict[str, Any] | None:
+    """Writes feature maps where there are any; returns the entry of their file."""
+    if maps is None:
+        return None
+    write_maps(maps, folder / MAPS_NAME)
+    return listed_file(folder / MAPS_NAME)
+
+
+def projection_pieces(projection: Projection | None) -> list[bytes] | None:
+    """The file of a projection, if there is one."""
+    return None if projection is None else [projection.to_bytes()]
+
+
+def npy_pieces(array: NDArray[Any] | None) -> list[bytes] | None:
+    """The .npy file of an array, if there is one."""
+    return None if array is None else [npy_bytes(array)]
 
 
 def load_index(folder: Path) -> PatchIndex:

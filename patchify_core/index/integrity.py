@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.files import CHUNK_BYTES, sha256_of_json
+from patchify_core.files import CHUNK_BYTES, atomic, sha256_of_json
 
 META_NAME = "meta.json"
 PRIVATE, NEW_NAME, OLD_NAME = ".partial", "new", "old"
@@ -63,7 +63,7 @@ class Digests:
         self._blocks: list[str] = []
         self._block = hashlib.sha256()
 
-    def update(self, data: bytes) -> None:
+    def update(self, data: bytes | memoryview) -> None:
         """Takes the next bytes."""
         self._whole.update(data)
         rest = memoryview(data)
@@ -103,15 +103,22 @@ def listed_file(path: Path) -> dict[str, Any]:
     return digests.listed()
 
 
-def write_listed(path: Path, data: bytes) -> dict[str, Any]:
-    """Writes a small file; returns what `meta.json` lists of it.
+def write_listed(path: Path, pieces: Iterable[bytes | memoryview], tag: str | None = None) -> dict[str, Any]:
+    """Writes a file from its beginning to its end; returns what `meta.json` lists of it.
+
+    Args:
+        path: the file.
+        pieces: its bytes, made as they are written.
+        tag: where given, the file is written whole or not at all; see `files.atomic`.
 
     Raises:
         OSError: if it cannot be written.
     """
-    path.write_bytes(data)
     digests = Digests()
-    digests.update(data)
+    with open(path, "wb") if tag is None else atomic(path, tag) as file:
+        for piece in pieces:
+            file.write(piece)
+            digests.update(piece)
     return digests.listed()
 
 

@@ -6,12 +6,11 @@ keeps the same facts as numpy columns, 100 bytes or so a picture, and makes a re
 
 from __future__ import annotations
 
-import io
 import mmap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import IO, Any, BinaryIO, SupportsIndex, overload
+from typing import Any, BinaryIO, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -245,16 +244,15 @@ class RowOf(Mapping[int, int]):
         return iter(self._table.ids.tolist())
 
 
-def write_tables(tables: Sequence[PictureTable], file: IO[bytes] | Any) -> None:
-    """Writes several tables as one, a column at a time, so that no more than a column of one is held.
+def table_pieces(tables: Sequence[PictureTable]) -> Iterator[bytes]:
+    """The file of several tables as one, a column of a table at a time, so that no more than that is held.
 
     Args:
         tables: in the order of the rows.
-        file: what has `write(bytes)`.
     """
     count = sum(len(table) for table in tables)
     texts = [(table.first, int(table.ends[-1]) if len(table) else table.first) for table in tables]
-    file.write(_MAGIC + count.to_bytes(8, "little") + sum(b - a for a, b in texts).to_bytes(8, "little"))
+    yield _MAGIC + count.to_bytes(8, "little") + sum(b - a for a, b in texts).to_bytes(8, "little")
     for name, kind, _ in _COLUMNS:
         moved = 0
         for table, (begin, end) in zip(tables, texts, strict=True):
@@ -262,16 +260,14 @@ def write_tables(tables: Sequence[PictureTable], file: IO[bytes] | Any) -> None:
             if name == "ends":
                 column = column + (moved - begin)
                 moved += end - begin
-            file.write(np.ascontiguousarray(column, kind).tobytes())
+            yield np.ascontiguousarray(column, kind).tobytes()
     for table, (begin, end) in zip(tables, texts, strict=True):
-        file.write(table.text[begin:end].tobytes())
+        yield table.text[begin:end].tobytes()
 
 
-def joined(tables: Iterable[PictureTable]) -> PictureTable:
+def joined(tables: Sequence[PictureTable]) -> PictureTable:
     """Several tables as one, in memory."""
-    stream = io.BytesIO()
-    write_tables(list(tables), stream)
-    return _parsed(stream.getbuffer())
+    return tables[0] if len(tables) == 1 else _parsed(memoryview(b"".join(table_pieces(tables))))
 
 
 def read_table(file: BinaryIO) -> PictureTable:

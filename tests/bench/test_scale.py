@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 
 from patchify_core.bench import scale
 from patchify_core.bench.scale.collection import ScaleSource, SyntheticPictures
-from patchify_core.bench.scale.exact import exact_ranking, likeness
-from patchify_core.bench.scale.gauges import quality_of
+from patchify_core.bench.scale.exact import exact_ranking, likeness, quality_of
 from patchify_core.bench.scale.report import as_good_as
 from patchify_core.cli.main import main
 from patchify_core.errors import PatchifyError

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from patchify_core.index.picture_table import IndexedImage, PictureTable, RowOf, joined, read_table, write_tables
+from patchify_core.index.picture_table import IndexedImage, PictureTable, RowOf, joined, read_table, table_pieces
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 IMAGES = st.lists(
@@ -32,7 +32,7 @@ def images(ids: list[int]) -> list[IndexedImage]:
 
 def on_disk(path: Path, *tables: PictureTable) -> PictureTable:
     with open(path, "wb") as file:
-        write_tables(tables, file)
+        file.writelines(table_pieces(tables))
     with open(path, "rb") as file:
         return read_table(file)
 
@@ -43,11 +43,11 @@ def test_a_table_is_the_list_that_it_was_made_of(listed: list[IndexedImage], cut
     table = PictureTable.of(listed)
     assert list(table) == listed and len(table) == len(listed) and table == listed
     stream = io.BytesIO()
-    write_tables([table[:cut], table[cut:]], stream)
+    stream.writelines(table_pieces([table[:cut], table[cut:]]))
     again = joined([table[:cut], table[cut:]])
     assert list(again) == listed
     whole = io.BytesIO()
-    write_tables([again], whole)
+    whole.writelines(table_pieces([again]))
     assert whole.getvalue() == stream.getvalue()  # how it was cut leaves no trace
     rows = table.rows_of(np.array([image.id for image in listed] + [12345], np.int64))
     known = {image.id: row for row, image in enumerate(listed)}
@@ -94,7 +94,7 @@ def test_an_index_of_a_table_knows_its_pictures() -> None:
 @pytest.mark.parametrize("damage", ["cut", "longer", "magic", "count", "ends"])
 def test_what_is_no_table_is_refused(damage: str, tmp_path: Path) -> None:
     stream = io.BytesIO()
-    write_tables([PictureTable.of(images([1, 2, 3]))], stream)
+    stream.writelines(table_pieces([PictureTable.of(images([1, 2, 3]))]))
     data = bytearray(stream.getvalue())
     if damage == "cut":
         data = data[:-1]

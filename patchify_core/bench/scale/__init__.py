@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.bench.scale.collection import ScaleSource, learn_source
-from patchify_core.bench.scale.exact import likeness
-from patchify_core.bench.scale.gauges import machine
+from patchify_core.bench.scale.exact import likeness, machine
 from patchify_core.bench.scale.peers import PEERS
 from patchify_core.bench.scale.report import OURS, THEIRS, csv_text, draw, ours, say_peer, say_row, theirs
 from patchify_core.bench.scale.stages import ScaleStage, run_stage

@@ -22,8 +22,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.bench.scale.collection import ScaleSource, SyntheticPictures
-from patchify_core.bench.scale.exact import ExactRanking, exact_ranking
-from patchify_core.bench.scale.gauges import first_ones, latencies, memory, quality_of, uncached, watched
+from patchify_core.bench.scale.exact import (
+    ExactRanking,
+    exact_ranking,
+    first_ones,
+    latencies,
+    memory,
+    quality_of,
+    uncached,
+    watched,
+)
 from patchify_core.bench.scale.peers import PEERS
 from patchify_core.errors import PatchifyError
 from patchify_core.files import write_json

@@ -14,19 +14,18 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.features.maps import write_maps
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
+from patchify_core.index.base import PictureStream
 from patchify_core.index.big.choice import PROBED, CodecChoice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
 from patchify_core.index.big.parts import (
     IndexPart,
     all_parts,
-    write_boxes,
-    write_codes,
-    write_fine,
-    write_lists,
-    write_pictures,
+    boxes_pieces,
+    fine_pieces,
+    list_numbers_pieces,
+    lists_pieces,
 )
 from patchify_core.index.build import StoreBuilder, coded, run_build
 from patchify_core.index.codec.codes import CodeSettings
@@ -35,17 +34,19 @@ from patchify_core.index.folder import (
     BOXES_NAME,
     FAISS_NAME,
     FINE_NAME,
-    FORMAT,
     LISTS_NAME,
     PICTURES_NAME,
     PROJECTION_NAME,
+    FileContent,
     index_stands,
+    maps_file,
+    projection_pieces,
     read_meta,
     recipe_of,
+    write_folder,
 )
-from patchify_core.index.integrity import listed_file, write_listed, write_meta
+from patchify_core.index.picture_table import table_pieces
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import BuildFolder, root_from
 
 NO_PICTURES = "no-pictures"
@@ -64,6 +65,8 @@ class ScaleSettings:
 
     Attributes:
         memory_gb: what a search may take; chooses all of the following that are None.
+        factory: a codec whose codes are all in memory, as `CodeSettings.factory`, instead of a choice.
+        codebook: what that codec is trained on.
         projection: dimensions to project to; 0 for none. Where the stream is projected already, nothing more is done.
         lists: inverted lists.
         code_bytes: bytes of a patch's code, a divisor of the dimension.
@@ -75,6 +78,8 @@ class ScaleSettings:
     """
 
     memory_gb: float | None = None
+    factory: str | None = None
+    codebook: str = CodeSettings.codebook
     projection: int | None = None
     lists: int | None = None
     code_bytes: int | None = None
@@ -123,14 +128,14 @@ def build_fitting(
     progress: Progress | None = None,
     root: str | Path | None = None,
 ) -> ScaleReport:
-    """Builds what `choose` chooses for `settings.memory_gb`; without a budget it is `build_big`.
+    """Builds what `settings.factory` says, or what `choose` chooses for a budget; without either it is `build_big`.
 
     Args, report and errors are those of `build_big`.
     """
-    choice = _exhaustive(stream, settings)
-    if choice is None:
+    chosen = _in_memory(stream, settings)
+    if chosen is None:
         return build_big(stream, out, settings, progress, root)
-    return _built(_MemoryOfStream(stream, settings, progress, root, choice), out)
+    return _built(_MemoryBuilder(stream, settings, progress, root, *chosen), out)
 
 
 def build_big(
@@ -155,7 +160,7 @@ def build_big(
         PatchifyError: if the collection cannot be kept like that: too few patches to learn from, a memory budget that
             cannot be met, regions whose boxes depend on the pixels in a stream that has no boxes.
     """
-    return _built(_Lists(stream, settings or ScaleSettings(), progress, root), out)
+    return _built(_ListsBuilder(stream, settings or ScaleSettings(), progress, root), out)
 
 
 def _built(builder: _OfStream, out: str | Path) -> ScaleReport:
@@ -191,7 +196,7 @@ class _OfStream(StoreBuilder):
         check_replaceable(out, self.stream)
 
 
-class _Lists(_OfStream):
+class _ListsBuilder(_OfStream):
     """Inverted lists, in parts."""
 
     def __init__(
@@ -217,12 +222,14 @@ class _Lists(_OfStream):
         parts, self.coded, code_s = all_parts(stream, work, learned, self.settings.part_pictures, self.progress)
         start = time.perf_counter()
         root = NO_PICTURES if self.root is None else str(self.root.resolve())
-        meta = _meta(stream, self.factory, self._wanted.rescore, root, self._probes)
+        codec = CodeSettings(self.factory, rescore=self._wanted.rescore)
+        recipe = Recipe.of(stream.encoder, stream.regions, stream.features, codec)
+        meta = recipe.as_dict() | {"images": None, "root": root, "search": {"probes": self._probes}}
         work.swap_in(lambda new: _write(new, meta, stream, learned, parts, self._probes))
         self.seconds = learn_s, code_s, time.perf_counter() - start
 
 
-class _MemoryOfStream(_OfStream):
+class _MemoryBuilder(_OfStream):
     """Codes in memory, every one of which a search compares with."""
 
     def __init__(
@@ -231,13 +238,12 @@ class _MemoryOfStream(_OfStream):
         settings: ScaleSettings,
         progress: Progress | None,
         root: str | Path | None,
-        choice: CodecChoice,
+        codes: CodeSettings,
+        why: str,
     ) -> None:
         super().__init__(stream, settings, progress, root)
         self.maker = {"fitting": 1}  # nothing of it is kept unfinished
-        self._codes, self.why = _code_settings(stream, choice, settings), choice.why
-        if settings.rescore is not None and self._codes.rescore is None:
-            self.why += f" They are exact, so finer codes ({settings.rescore}) would add nothing and are left out."
+        self._codes, self.why = codes, why
 
     def take(self, stream: PictureStream, work: BuildFolder) -> None:
         """See `StoreBuilder.take`."""
@@ -258,26 +264,46 @@ class _MemoryOfStream(_OfStream):
         self.seconds = 0.0, code_s, time.perf_counter() - start
 
 
-def _exhaustive(stream: PictureStream, settings: ScaleSettings) -> CodecChoice | None:
-    """What is chosen, where that compares every patch; None where lists are better, or were asked for."""
+def _in_memory(stream: PictureStream, settings: ScaleSettings) -> tuple[CodeSettings, str] | None:
+    """What is chosen and why, where every patch is compared; None where lists are better, or were asked for.
+
+    Raises:
+        PatchifyError: if the codec that was asked for does not fit.
+    """
     stream.check_boxes()
-    asked = (settings.projection, settings.lists, settings.code_bytes, settings.probes)
-    if settings.memory_gb is None or any(value is not None for value in asked) or not 0 < len(stream) <= MOST_RECORDS:
+    projected, patches, seed = stream.projection is not None, stream.regions.patches_per_image, settings.seed
+    if settings.factory is not None:
+        asked = parse_factory(settings.factory, len(stream) * patches)
+        if len(stream) > MOST_RECORDS:
+            raise PatchifyError(
+                f"{asked.factory} would have {len(stream):,} pictures in memory, and {MOST_RECORDS:,} is the most: "
+                "leave --factory and --preset out, and inverted lists are chosen."
+            )
+        if projected and asked.projection is not None:
+            raise PatchifyError(
+                f"These descriptors are projected already: write {asked.codec} instead of {asked.factory}."
+            )
+        codes = CodeSettings(settings.factory, settings.codebook, settings.rescore, seed=seed)
+        codes.check(stream.dim, stream.regions, len(stream))
+        return codes, f"{asked.factory}, as it was asked for."
+    asked_for = (settings.projection, settings.lists, settings.code_bytes, settings.probes)
+    if settings.memory_gb is None or any(one is not None for one in asked_for) or not 0 < len(stream) <= MOST_RECORDS:
         return None
-    chosen = choose(len(stream), stream.regions.patches_per_image, settings.memory_gb, stream.dim)
+    chosen = choose(len(stream), patches, settings.memory_gb, stream.dim)
     if chosen.lists:
         return None
+    kept, why = parse_factory(chosen.factory), chosen.why
+    rescore = settings.rescore
+    if rescore is not None and kept.codec == "Flat":
+        why += f" They are exact, so finer codes ({rescore}) would add nothing and are left out."
+        rescore = None
+    # What is projected is not projected again.
+    codes = CodeSettings(kept.codec if projected else kept.factory, rescore=rescore, seed=seed)
     try:
-        _code_settings(stream, chosen, settings).check(stream.dim, stream.regions, len(stream))
+        codes.check(stream.dim, stream.regions, len(stream))
     except PatchifyError:
         return None  # a codec whose bytes do not divide what the stream is projected to
-    return chosen
-
-
-def _code_settings(stream: PictureStream, choice: CodecChoice, settings: ScaleSettings) -> CodeSettings:
-    kept = parse_factory(choice.factory)
-    factory = kept.factory if stream.projection is None else kept.codec  # what is projected is not projected again
-    return CodeSettings(factory, rescore=None if kept.codec == "Flat" else settings.rescore, seed=settings.seed)
+    return codes, why
 
 
 def planned(stream: PictureStream, settings: ScaleSettings) -> tuple[Wanted, str, int, str]:
@@ -338,31 +364,23 @@ def check_finer(rescore: str, dim: int, patches: int) -> None:
     raise PatchifyError(f"--rescore {rescore}: the finer codes of a big index are Flat, SQfp16, SQ8, SQ6, SQ4 or a PQ.")
 
 
-def _meta(stream: PictureStream, factory: str, rescore: str | None, root: str, probes: int) -> dict[str, Any]:
-    recipe = Recipe.of(stream.encoder, stream.regions, stream.features, CodeSettings(factory, rescore=rescore))
-    return {"format": FORMAT} | recipe.as_dict() | {"images": None, "root": root, "search": {"probes": probes}}
-
-
 def _write(
     new: Path, meta: dict[str, Any], stream: PictureStream, learned: Learned, parts: list[IndexPart], probes: int
 ) -> None:
     """Writes all files of the index into a new folder."""
-    assert learned.coder is not None, "it was learned with lists"
-    files = {FAISS_NAME: write_codes(parts, learned.coder, probes, new / FAISS_NAME)}
-    if learned.fine is not None:
-        files[FINE_NAME] = write_fine(parts, learned.fine, new / FINE_NAME)
-    else:
-        files[LISTS_NAME] = write_lists(parts, len(learned.coder.lists), new / LISTS_NAME)
-    files[PICTURES_NAME] = write_pictures(parts, new / PICTURES_NAME)
-    if stream.regions.needs_picture:
-        files[BOXES_NAME] = write_boxes(stream, new / BOXES_NAME)
-    if stream.maps is not None:
-        write_maps(stream.maps, new / MAPS_NAME)
-        files[MAPS_NAME] = listed_file(new / MAPS_NAME)
-    projection = stream.projection or learned.projection
-    if projection is not None:
-        files[PROJECTION_NAME] = write_listed(new / PROJECTION_NAME, projection.to_bytes())
-    write_meta(new, meta | {"files": files})
+    coder = learned.coder
+    assert coder is not None, "it was learned with lists"
+    fine = None if learned.fine is None else fine_pieces(parts, learned.fine)
+    files: dict[str, FileContent] = {
+        FAISS_NAME: lists_pieces(parts, coder, probes),
+        FINE_NAME: fine,
+        LISTS_NAME: None if fine is not None else list_numbers_pieces(parts, len(coder.lists)),
+        PICTURES_NAME: table_pieces([part.table() for part in parts]),
+        BOXES_NAME: boxes_pieces(stream) if stream.regions.needs_picture else None,
+        MAPS_NAME: maps_file(new, stream.maps),
+        PROJECTION_NAME: projection_pieces(stream.projection or learned.projection),
+    }
+    write_folder(new, meta, files)
 
 
 def check_replaceable(out: Path, stream: PictureStream) -> None:

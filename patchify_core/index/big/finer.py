@@ -22,18 +22,18 @@ import numpy as np
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Progress
+from patchify_core.index.base import PictureStream
 from patchify_core.index.big.build import ScaleSettings, check_finer, check_replaceable
 from patchify_core.index.big.choice import parse_lists
 from patchify_core.index.big.learned import Learned, learn_finer
-from patchify_core.index.big.parts import IndexPart, all_parts, write_fine
+from patchify_core.index.big.parts import IndexPart, all_parts, fine_pieces
 from patchify_core.index.build import StoreBuilder, run_build
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_meta
-from patchify_core.index.integrity import write_meta
+from patchify_core.index.integrity import write_listed, write_meta
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import BuildFolder
 
 
@@ -157,7 +157,7 @@ def _write(
     # Where there are finer codes, nobody asks in which list a patch is.
     kept = {name: listed for name, listed in meta["files"].items() if name != LISTS_NAME}
     assert learned.fine is not None, "they were learned"
-    entry = write_fine(parts, learned.fine, new / FINE_NAME)
+    entry = write_listed(new / FINE_NAME, fine_pieces(parts, learned.fine))
     for name in kept:
         _second_name(out / name, new / name)
     files = {FAISS_NAME: kept.pop(FAISS_NAME), FINE_NAME: entry} | kept

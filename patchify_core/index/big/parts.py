@@ -11,23 +11,22 @@ every part, put in order, and written.
 
 from __future__ import annotations
 
-import shutil
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.gallery import Progress
+from patchify_core.index.base import PictureStream
 from patchify_core.index.big.learned import Coder, Learned
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.integrity import Digests, is_whole, npy_head
-from patchify_core.index.picture_table import PictureTable, joined, read_table, write_tables
-from patchify_core.index.shards.stream import PictureStream
+from patchify_core.index.integrity import is_whole, npy_head, write_listed
+from patchify_core.index.picture_table import PictureTable, joined, read_table, table_pieces
 from patchify_core.index.swap import BuildFolder
 
 if TYPE_CHECKING:
@@ -41,37 +40,6 @@ CODED_PATCHES = 1 << 18
 
 RUN_BYTES = 1 << 27
 """Of codes and ids that are put in order at a time."""
-
-
-class HashedFile:
-    """A file that is written from its beginning to its end, and the digests of what was written."""
-
-    def __init__(self, path: Path) -> None:
-        """Makes the file anew."""
-        self._file: BinaryIO = open(path, "wb")
-        self.digests = Digests()
-
-    def write(self, data: bytes | memoryview) -> None:
-        """Appends bytes.
-
-        Raises:
-            OSError: if the disk is full.
-        """
-        self._file.write(data)
-        self.digests.update(data)  # type: ignore[arg-type]
-
-    def close(self) -> dict[str, Any]:
-        """Closes it; returns its entry for `meta.json`."""
-        self._file.close()
-        return self.digests.listed()
-
-    def __enter__(self) -> HashedFile:
-        """The file itself."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Closes it."""
-        self._file.close()
 
 
 @dataclass(frozen=True, eq=False)
@@ -189,14 +157,16 @@ def _write_part(
         quantizer = coder.product_quantizer()
         lists = np.empty(every, list_kind(len(coder.lists)))
         codes = np.empty((every, len(coder.quantizer)), np.uint8)
-    tables, files = [], {}
-    at = 0
-    with HashedFile(path.with_suffix(".fine")) as fine:
+    tables = []
+
+    def coded() -> Iterator[memoryview]:
+        """Codes everything, and yields the finer codes as they come."""
+        at = 0
         for table, vectors in batches(stream, first, pictures, learned.projection, learned.dim):
             tables.append(table)
             here = slice(at, at + len(vectors))
             if learned.fine is not None:
-                fine.write(np.asarray(learned.fine.sa_encode(vectors)).data.cast("B"))
+                yield np.asarray(learned.fine.sa_encode(vectors)).data.cast("B")
             if coder is not None:
                 found = coder.lists.assign(vectors)
                 lists[here] = found
@@ -204,24 +174,21 @@ def _write_part(
                 codes[here] = quantizer.compute_codes(vectors)
             at += len(vectors)
             passed(len(table))
-        files["fine"] = fine.close()
+
+    files = {"fine": write_listed(path.with_suffix(".fine"), coded())}
     if coder is None:
         return files
     order = np.argsort(lists, kind="stable").astype(np.uint32)  # ids stay in ascending order within a list
     counts = np.bincount(lists, minlength=len(coder.lists)).astype("<u4")
-    columns: dict[str, NDArray[Any]] = {"lists": lists, "counts": counts, "ids": order.astype("<u4")}
-    for suffix, column in columns.items():
-        with HashedFile(path.with_suffix(f".{suffix}")) as file:
-            file.write(column.data.cast("B"))
-            files[suffix] = file.close()
-    with HashedFile(path.with_suffix(".codes")) as file:
-        for start in range(0, every, CODED_PATCHES):
-            file.write(codes[order[start : start + CODED_PATCHES]].data.cast("B"))
-        files["codes"] = file.close()
-    with HashedFile(path.with_suffix(".pictures")) as file:
-        write_tables(tables, file)
-        files["pictures"] = file.close()
-    return files
+    runs = range(0, every, CODED_PATCHES)
+    columns: dict[str, Iterable[bytes | memoryview]] = {
+        "lists": [lists.data.cast("B")],
+        "counts": [counts.data.cast("B")],
+        "ids": [order.astype("<u4").data.cast("B")],
+        "codes": (codes[order[start : start + CODED_PATCHES]].data.cast("B") for start in runs),
+        "pictures": table_pieces(tables),
+    }
+    return files | {suffix: write_listed(path.with_suffix(f".{suffix}"), data) for suffix, data in columns.items()}
 
 
 def list_kind(lists: int) -> str:
@@ -239,31 +206,24 @@ def batches(
     coded = max(1, CODED_PATCHES // patches)
     for start in range(first, first + pictures, coded):
         stop = min(start + coded, first + pictures)
-        vectors = np.empty(((stop - start) * patches, dim), np.float32)
+        vectors, tables = np.empty(((stop - start) * patches, dim), np.float32), []
         for begin in range(start, stop, read):
             end = min(begin + read, stop)
             table, found = stream.batch(begin, end)
             found = found.reshape(-1, raw)
             rows = slice((begin - start) * patches, (end - start) * patches)
             vectors[rows] = found if projection is None else projection(found)
-            if begin == start:
-                tables = [table]
-            else:
-                tables.append(table)
-        yield tables[0] if len(tables) == 1 else joined(tables), vectors
+            tables.append(table)
+        yield joined(tables), vectors
 
 
-def write_codes(parts: Sequence[IndexPart], coder: Coder, probes: int, path: Path) -> dict[str, Any]:
-    """Writes `index.faiss`; returns its entry for `meta.json`.
+def lists_pieces(parts: Sequence[IndexPart], coder: Coder, probes: int) -> Iterator[bytes | memoryview]:
+    """The file `index.faiss`.
 
     Args:
         parts: in the order of their pictures.
         coder: what they were coded with.
         probes: lists that a search visits.
-        path: the file.
-
-    Raises:
-        OSError: if it cannot be written.
     """
     import faiss
 
@@ -276,12 +236,10 @@ def write_codes(parts: Sequence[IndexPart], coder: Coder, probes: int, path: Pat
     if not head.endswith(b"il00"):
         raise AssertionError("FAISS writes an index without lists in another way than this version expects")
     code_size = len(coder.quantizer)
-    with HashedFile(path) as file:
-        file.write(head[:-4] + b"ilar" + struct.pack("<QQ", len(sizes), code_size))
-        file.write(b"full" + struct.pack("<Q", len(sizes)) + sizes.astype("<u8").tobytes())
-        for first, last in _runs(sizes, code_size + 8):
-            file.write(_run(parts, counts, first, last, code_size))
-        return file.close()
+    yield head[:-4] + b"ilar" + struct.pack("<QQ", len(sizes), code_size)
+    yield b"full" + struct.pack("<Q", len(sizes)) + sizes.astype("<u8").tobytes()
+    for first, last in _runs(sizes, code_size + 8):
+        yield _run(parts, counts, first, last, code_size)
 
 
 def _runs(sizes: NDArray[np.int64], entry_bytes: int) -> Iterator[tuple[int, int]]:
@@ -328,38 +286,34 @@ def _scatter(out: NDArray[np.uint8], at: NDArray[np.int64], rows: NDArray[np.uin
     windows[at] = rows
 
 
-def write_column(parts: Sequence[IndexPart], suffix: str, head: bytes, path: Path, tail: bytes = b"") -> dict[str, Any]:
-    """Writes a file of the parts' files one after the other; returns its entry for `meta.json`."""
-    with HashedFile(path) as file:
-        file.write(head)
-        for part in parts:
-            with open(part.file(suffix), "rb") as source:
-                shutil.copyfileobj(source, file, 1 << 22)
-        file.write(tail)
-        return file.close()
+def column_pieces(parts: Sequence[IndexPart], suffix: str, head: bytes, tail: bytes = b"") -> Iterator[bytes]:
+    """A file of the parts' files one after the other, between `head` and `tail`."""
+    yield head
+    for part in parts:
+        with open(part.file(suffix), "rb") as source:
+            while chunk := source.read(1 << 22):
+                yield chunk
+    yield tail
 
 
-def write_lists(parts: Sequence[IndexPart], lists: int, path: Path) -> dict[str, Any]:
-    """Writes `lists.npy`, which list each patch is in; returns its entry for `meta.json`."""
+def list_numbers_pieces(parts: Sequence[IndexPart], lists: int) -> Iterator[bytes]:
+    """The file `lists.npy`, which list each patch is in."""
     count = sum(part.pictures * part.patches for part in parts)
-    return write_column(parts, "lists", npy_head(list_kind(lists), (count,)), path)
+    return column_pieces(parts, "lists", npy_head(list_kind(lists), (count,)))
 
 
-def write_boxes(stream: PictureStream, path: Path) -> dict[str, Any]:
-    """Writes `boxes.npy`, (N, P, 4) float32, some pictures at a time; returns its entry for `meta.json`."""
+def fine_pieces(parts: Sequence[IndexPart], codec: faiss.Index) -> Iterator[bytes]:
+    """The file `fine.faiss`, finer codes in the order of the patches."""
+    return column_pieces(parts, "fine", *framed(codec, sum(part.pictures * part.patches for part in parts)))
+
+
+def boxes_pieces(stream: PictureStream) -> Iterator[bytes | memoryview]:
+    """The file `boxes.npy`, (N, P, 4) float32, some pictures at a time."""
     patches = stream.regions.patches_per_image
     step = max(1, RUN_BYTES // (16 * patches))
-    with HashedFile(path) as file:
-        file.write(npy_head("<f4", (len(stream), patches, 4)))
-        for start in range(0, len(stream), step):
-            file.write(stream.boxes(start, min(start + step, len(stream))).astype("<f4").data.cast("B"))
-        return file.close()
-
-
-def write_fine(parts: Sequence[IndexPart], codec: faiss.Index, path: Path) -> dict[str, Any]:
-    """Writes `fine.faiss`, finer codes in the order of the patches; returns its entry for `meta.json`."""
-    head, tail = framed(codec, sum(part.pictures * part.patches for part in parts))
-    return write_column(parts, "fine", head, path, tail)
+    yield npy_head("<f4", (len(stream), patches, 4))
+    for start in range(0, len(stream), step):
+        yield stream.boxes(start, min(start + step, len(stream))).astype("<f4").data.cast("B")
 
 
 def framed(codec: faiss.Index, count: int) -> tuple[bytes, bytes]:
@@ -387,10 +341,3 @@ def framed(codec: faiss.Index, count: int) -> tuple[bytes, bytes]:
         if int.from_bytes(single[at : at + 8], "little") in units and not any(empty[at : at + 8])
     )
     return empty[:begin] + struct.pack("<Q", count * size // unit), empty[begin + 8 :]
-
-
-def write_pictures(parts: Sequence[IndexPart], path: Path) -> dict[str, Any]:
-    """Writes `pictures.bin`; returns its entry for `meta.json`."""
-    with HashedFile(path) as file:
-        write_tables([part.table() for part in parts], file)
-        return file.close()

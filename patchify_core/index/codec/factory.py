@@ -34,12 +34,6 @@ PRESETS = {
 UNTRAINED = ("Flat", "SQfp16", "SQbf16")
 """Codecs that learn nothing."""
 
-PRESET_HELP = {
-    "exact": "float32, nothing lost",
-    "small": "256 bytes a patch: a twentieth of exact for effnet-lite, no worse",
-    "tiny": "64 bytes a patch: close to exact",
-    "huge": "32 bytes a patch and only part of them visited: for millions of pictures",
-}
 
 TRAINING_PATCHES = 50_000
 """Patches that projection and codec are learned from, at most."""

@@ -18,7 +18,7 @@ from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
 from patchify_core.features.extract import checked_features
 from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.base import Pictures
+from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.build import BuildReport, BuildSettings, StoreBuilder, run_build
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import parse_factory
@@ -37,7 +37,6 @@ from patchify_core.index.milvus.store import Listing, read_listing, write_listin
 from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
-from patchify_core.index.shards.stream import PictureStream
 from patchify_core.index.swap import BuildFolder, root_from
 from patchify_core.regions import Regions
 
@@ -71,7 +70,7 @@ class Target:
         Raises:
             PatchifyError: if the settings ask for what Milvus does not keep.
         """
-        projected = _checked(settings)
+        projected = projection_kept(settings)
         recipe = Recipe(encoder, regions, checked_features(settings.features), _whole(projected))
         learner = replace(settings, factory=recipe.factory)
         learner.check(encoder.dim, regions, len(gallery.images))
@@ -104,7 +103,7 @@ def stream_to_milvus(
     settings = settings or CodeSettings()
     stream.check_boxes()
     given = stream.projection
-    factory = _whole(_checked(settings) if given is None else given.dim)
+    factory = _whole(projection_kept(settings) if given is None else given.dim)
     recipe = replace(stream.recipe, factory=factory, maps=False)  # Milvus keeps none
     learner = replace(settings, factory=factory)
     progress = progress or (lambda done, total: None)
@@ -113,8 +112,8 @@ def stream_to_milvus(
     return BuildReport(len(stream), 0, len(stream) - builder.written, (), 0.0)
 
 
-def _checked(settings: CodeSettings) -> int | None:
-    """The dimension to project to, None for none; refuses what Milvus does not keep."""
+def projection_kept(settings: CodeSettings) -> int | None:
+    """The dimension to project to, None for none; raises PatchifyError for what Milvus does not keep."""
     compression = parse_factory(settings.factory)
     if compression.codec != "Flat":
         raise PatchifyError(

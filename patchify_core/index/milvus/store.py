@@ -7,7 +7,6 @@ the collection) and where needed `projection.npy` and `boxes.npy`. A token is ne
 
 from __future__ import annotations
 
-import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,28 +20,28 @@ from patchify_core.index.base import Hits, PatchStore, Pictures
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import (
     BOXES_NAME,
-    FORMAT,
     NUMBERS_NAME,
     PICTURES_NAME,
     PROJECTION_NAME,
+    FileContent,
+    npy_pieces,
+    projection_pieces,
     read_beside,
     read_meta,
+    write_folder,
 )
 from patchify_core.index.integrity import (
     META_NAME,
     damaged,
     npy_array,
-    npy_bytes,
     opened_whole,
     steadily,
-    write_listed,
-    write_meta,
 )
 from patchify_core.index.milvus.collection import UNROUNDED, MilvusCollection
 from patchify_core.index.milvus.connect import Address, Connection
 from patchify_core.index.milvus.finding import Finder, FoundPatches, compared_again
 from patchify_core.index.patch_index import RESCORED
-from patchify_core.index.picture_table import PictureTable, read_table, write_tables
+from patchify_core.index.picture_table import PictureTable, read_table, table_pieces
 from patchify_core.index.recipe import Recipe
 
 _FILES = frozenset({PICTURES_NAME, NUMBERS_NAME, PROJECTION_NAME, BOXES_NAME})
@@ -194,22 +193,17 @@ def write_listing(listing: Listing, folder: Path, out: Path, root: str) -> None:
     Raises:
         OSError: if a file cannot be written.
     """
-    pictures, projection = io.BytesIO(), listing.projection
-    write_tables([PictureTable.of(listing.pictures.images)], pictures)
-    boxes = listing.pictures.boxes
-    parts = {
-        PICTURES_NAME: pictures.getvalue(),
-        NUMBERS_NAME: npy_bytes(listing.numbers),
-        PROJECTION_NAME: None if projection is None else projection.to_bytes(),
-        BOXES_NAME: None if boxes is None else npy_bytes(boxes),
-    }
-    files = {name: write_listed(folder / name, data) for name, data in parts.items() if data is not None}
     address = listing.address
     uri = _relative(address.uri, out) if address.is_file else address.uri
-    where = {"uri": uri, "ca": address.ca, "server_name": address.server_name}
-    meta: dict[str, Any] = {"format": FORMAT} | _meta(listing) | {"images": None, "root": root, "files": files}
-    meta["store"] |= where
-    write_meta(folder, meta)
+    meta = _meta(listing) | {"images": None, "root": root}
+    meta["store"] |= {"uri": uri, "ca": address.ca, "server_name": address.server_name}
+    files: dict[str, FileContent] = {
+        PICTURES_NAME: table_pieces([PictureTable.of(listing.pictures.images)]),
+        NUMBERS_NAME: npy_pieces(listing.numbers),
+        PROJECTION_NAME: projection_pieces(listing.projection),
+        BOXES_NAME: npy_pieces(listing.pictures.boxes),
+    }
+    write_folder(folder, meta, files)
 
 
 def read_listing(folder: Path, token: str | None = None) -> Listing:

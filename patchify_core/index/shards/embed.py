@@ -18,9 +18,17 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import nothing_read
 from patchify_core.index.recipe import DESCRIPTORS, Recipe, RecipeDifference, refuse
 from patchify_core.index.shards.folder import STREAM_NAME, seal_shards
-from patchify_core.index.shards.plan import HEAD_NAME, Done, EmbedPlan, EmbedSettings, RaySettings, tasks_of
 from patchify_core.index.shards.shard import shard_name
-from patchify_core.index.shards.worker import ShardWorker, source_name
+from patchify_core.index.shards.worker import (
+    HEAD_NAME,
+    Done,
+    EmbedPlan,
+    EmbedSettings,
+    RaySettings,
+    ShardWorker,
+    source_name,
+    tasks_of,
+)
 from patchify_core.index.swap import explained
 from patchify_core.regions import Pyramid, Regions
 from patchify_core.version import __version__

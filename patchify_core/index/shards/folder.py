@@ -21,10 +21,10 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import read_json, sha256_of_json, write_json
-from patchify_core.index.base import PatchStore
+from patchify_core.index.base import PatchStore, PictureStream
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Embedded
-from patchify_core.index.integrity import is_whole, listed_file
+from patchify_core.index.integrity import is_whole, write_listed
 from patchify_core.index.picture_table import IndexedImage, PictureTable, joined
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.shard import (
@@ -39,7 +39,6 @@ from patchify_core.index.shards.shard import (
     suffixes_of,
     write_embedded,
 )
-from patchify_core.index.shards.stream import PictureStream
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1
@@ -86,8 +85,7 @@ def seal_shards(
         "shards": entries,
     }
     if projection is not None:
-        (folder / PROJECTION_NAME).write_bytes(projection.to_bytes())
-        meta["projection"] = listed_file(folder / PROJECTION_NAME)
+        meta["projection"] = write_listed(folder / PROJECTION_NAME, [projection.to_bytes()])
     meta["digest"] = sha256_of_json(meta)
     write_json(folder / STREAM_NAME, meta, 1, str(os.getpid()))
 
@@ -148,7 +146,7 @@ class ShardFolder(PictureStream):
     def pictures(self, start: int, stop: int) -> PictureTable:
         """See `PictureStream.pictures`; errors are those of `batch`."""
         tables = [shard.pictures[here] for shard, here, _ in self._runs(start, stop)]
-        return tables[0] if len(tables) == 1 else joined(tables)
+        return joined(tables)
 
     def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
         """See `PictureStream.boxes`.

@@ -25,8 +25,7 @@ from typing import IO, Any, cast
 from patchify_core.encoders import EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT
-from patchify_core.index.shards.plan import Done, EmbedPlan, Load, RaySettings, Task
-from patchify_core.index.shards.worker import ShardWorker
+from patchify_core.index.shards.worker import Done, EmbedPlan, Load, RaySettings, ShardWorker, Task
 from patchify_core.version import __version__
 
 WAVE = 4096

@@ -5,9 +5,8 @@ It is written whole or not at all, in any order with others and by any process. 
 
 from __future__ import annotations
 
-import io
 import mmap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +20,8 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, write_maps_to
 from patchify_core.files import atomic, read_json, write_json
 from patchify_core.index.embedding import Embedded
-from patchify_core.index.integrity import Digests, is_whole, listed_file
-from patchify_core.index.picture_table import IndexedImage, PictureTable, read_table, write_tables
+from patchify_core.index.integrity import is_whole, listed_file, write_listed
+from patchify_core.index.picture_table import IndexedImage, PictureTable, read_table, table_pieces
 from patchify_core.index.recipe import Recipe
 
 KINDS = {"float32": "<f4", "float16": "<f2"}
@@ -75,24 +74,17 @@ def write_shard(
         raise PatchifyError(f"A shard takes a box for each of its descriptors, not {boxes.shape} of them.")
     folder.mkdir(parents=True, exist_ok=True)
     stem = shard_name(number)
-    table = io.BytesIO()
-    write_tables([PictureTable.of(pictures)], table)
-    entry: dict[str, Any] = {"pictures": len(pictures), "shape": list(descriptors.shape[1:]), "kind": kind}
     # What a worker on a second machine writes at the same time has another name until it is whole.
     own = token_hex(8)
     values = np.ascontiguousarray(descriptors, KINDS[kind])
-    parts: dict[str, memoryview] = {_PICTURES: table.getbuffer(), _DESCRIPTORS: values.data.cast("B")}
+    parts: dict[str, Iterable[bytes | memoryview]] = {
+        _PICTURES: table_pieces([PictureTable.of(pictures)]),
+        _DESCRIPTORS: [values.data.cast("B")],
+    }
     if boxes is not None:
-        parts[BOXES] = np.ascontiguousarray(boxes, "<f4").data.cast("B")
-    entry["files"] = {}
-    for suffix, data in parts.items():
-        digests = Digests()
-        with atomic(folder / f"{stem}.{suffix}", own) as file:
-            for at in range(0, len(data), 1 << 24):
-                piece = bytes(data[at : at + (1 << 24)])
-                file.write(piece)
-                digests.update(piece)
-        entry["files"][suffix] = digests.listed()
+        parts[BOXES] = [np.ascontiguousarray(boxes, "<f4").data.cast("B")]
+    entry: dict[str, Any] = {"pictures": len(pictures), "shape": list(descriptors.shape[1:]), "kind": kind}
+    entry["files"] = {suffix: write_listed(folder / f"{stem}.{suffix}", data, own) for suffix, data in parts.items()}
     if maps is not None:
         path = folder / f"{stem}.{MAPS}"
         with atomic(path, own) as file:

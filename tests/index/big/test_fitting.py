@@ -84,6 +84,33 @@ def test_what_is_projected_already_is_not_projected_again(tmp_path: Path) -> Non
             np.testing.assert_allclose(index.descriptors_of(9), stream.batch(9, 10)[1][0], atol=1e-6)
 
 
+@pytest.mark.parametrize("rescore", [None, "SQ8"])
+def test_a_codec_that_is_asked_for_is_the_one_of_the_pictures(rescore: str | None, tmp_path: Path) -> None:
+    gallery = read_gallery(write_pictures(tmp_path / "pictures", range(30)))
+    embed_gallery(gallery, tmp_path / "shards", TinyEncoder())
+    asked = {"factory": "PCAH8,IVF4,PQ4x4", "codebook": "informative", "rescore": rescore}
+    out, expected = tmp_path / "out", tmp_path / "expected"
+    report = build_fitting(ShardFolder(tmp_path / "shards"), out, ScaleSettings(**asked), None, gallery.root)
+    build_index(gallery, expected, TinyEncoder(), settings=BuildSettings(**asked))
+    for path in expected.iterdir():
+        assert (out / path.name).read_bytes() == path.read_bytes(), path.name
+    assert (report.factory, report.why) == (asked["factory"], "PCAH8,IVF4,PQ4x4, as it was asked for.")
+
+
+def test_a_codec_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Projected(Clusters):
+        projection = Projection.learn(Clusters().vectors.reshape(-1, Clusters().vectors.shape[2]), 16)
+
+    with pytest.raises(PatchifyError, match="projected already: write SQ8 instead of PCAH8,SQ8"):
+        build_fitting(Projected(), tmp_path / "out", ScaleSettings(factory="PCAH8,SQ8"))
+    with pytest.raises(PatchifyError, match="did you mean PQ64"):
+        build_fitting(Clusters(), tmp_path / "out", ScaleSettings(factory="QP64"))
+    monkeypatch.setattr("patchify_core.index.big.build.MOST_RECORDS", 449)
+    with pytest.raises(PatchifyError, match="would have 450 pictures in memory, and 449 is the most"):
+        build_fitting(Clusters(), tmp_path / "out", ScaleSettings(factory="SQ8"))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_lists_where_comparing_takes_too_long_or_they_are_asked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -91,6 +91,10 @@ def test_commands_refuse_in_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
         (["index", "--from-shards", folder, "--out", str(tmp_path / "i"), "--memory", "0.1"], "smallest budget"),
         (["index", "--from-shards", folder, "--out", str(tmp_path / "i"), "--keep-codes"], "with --rescore"),
         (["index", folder, "--out", str(tmp_path / "i"), "--keep-codes"], "for big indexes"),
+        (
+            ["index", "--from-shards", folder, "--out", str(tmp_path / "i"), "--memory", "1", "--preset", "tiny"],
+            "leave --preset and --factory out",
+        ),
         (["tune", str(tmp_path)], "is not an index folder"),
     ):
         assert main(command) == REFUSED

@@ -9,10 +9,12 @@ import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from patchify_core.encoders import EncoderSettings
@@ -23,7 +25,7 @@ from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards import EmbedSettings, RaySettings, embed_gallery
 from patchify_core.index.shards import ray as pool
 from patchify_core.index.shards.folder import ShardFolder
-from patchify_core.index.shards.plan import EmbedPlan
+from patchify_core.index.shards.worker import EmbedPlan
 from patchify_core.regions import Pyramid, parse_regions
 from tests import embedders
 from tests.tiny import INFO, TinyEncoder, write_pictures
@@ -223,8 +225,43 @@ def test_index_with_ray_embeds_and_builds_and_keeps_the_shards(pictures, tmp_pat
     assert len(index.images) == 24 and index.root == pictures.resolve()
     index.check_pictures(index.root, content=True)
     assert len(ShardFolder(tmp_path / "index.shards")) == 24
-    code, _, told = run(*arguments, "--factory", "SQ8")
-    assert code == 2 and "--factory does not go with --ray" in told
+    code, _, told = run(*arguments, "--like", tmp_path / "index")
+    assert code == 2 and "--like does not go with --ray" in told
+
+
+def test_index_with_ray_makes_the_codec_that_is_asked_for(pictures, tmp_path, run, monkeypatch):
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", embedders.load)
+    codec = ("--factory", "PCAH8,SQ8", "--rescore", "SQ8", "--codebook", "informative")
+    code, said, told = run("index", pictures, "--out", tmp_path / "index", "--ray", "--workers", 2, *codec)
+    assert code == 0 and "PCAH8,SQ8, as it was asked for." in said, told
+    assert run("index", pictures, "--out", tmp_path / "here", *codec)[0] == 0
+    for path in (tmp_path / "here").iterdir():
+        assert (tmp_path / "index" / path.name).read_bytes() == path.read_bytes(), path.name
+
+
+def test_index_with_ray_brings_descriptors_into_milvus(pictures, tmp_path, run, monkeypatch):
+    pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed: pip install -r requirements-milvus.txt")
+    from patchify_core.index.milvus.store import MilvusStore
+
+    monkeypatch.setattr("patchify_core.encoders.load_encoder", embedders.load)
+    store = ("--store", "milvus", "--uri", tmp_path / "patches.db", "--regions", "pyramid:1+salient:3")
+    arguments = ("index", pictures, "--out", tmp_path / "index", "--ray", "--workers", 2, *store)
+    for codec, why in (("SQ8", "keeps whole vectors"), ("PCAH8,SQ8", "keeps whole vectors")):
+        code, _, told = run(*arguments, "--factory", codec)
+        assert code == 2 and why in told and not (tmp_path / "index.shards").exists()
+    code, said, told = run(*arguments)
+    assert code == 0 and "24 embedded" in told and "24 written, 0 already there" in said, told
+    assert run("index", pictures, "--out", tmp_path / "here", "--regions", "pyramid:1+salient:3")[0] == 0
+    index = PatchIndex.load(tmp_path / "here")
+    with closing(MilvusStore.open(tmp_path / "index")) as found:
+        assert found.root == pictures.resolve() and len(found.images) == 24
+        for row in (0, 11, 23):
+            query = index.descriptors_of(row)[1]
+            assert found.search(query, 5).rows.tolist() == index.search(query, 5).rows.tolist()
+            np.testing.assert_allclose(found.boxes_of(row), index.boxes_of(row), atol=1e-4)
+    (pictures / "0005.png").unlink()  # as without Ray: what is new is embedded, what vanished leaves the collection
+    code, said, _ = run(*arguments)
+    assert code == 0 and "23 pictures" in said and "0 written, 23 already there" in said
 
 
 def test_index_with_ray_takes_salient_regions_and_keeps_maps(pictures, tmp_path, run, monkeypatch):
