@@ -28,7 +28,7 @@ from patchify_core.demo.codecs import (
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
-from patchify_core.index import recode
+from patchify_core.index import build
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.codec.factory import CODEBOOKS, make_codec, parse_factory, train
 from patchify_core.web import views
@@ -191,7 +191,7 @@ def test_what_a_browser_may_send_is_refused(live, showcase, refused) -> None:
 
 def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase, monkeypatch) -> None:
     at_once, most, calls = 0, 0, []
-    real, lock = recode.encode_codes, threading.Lock()
+    real, lock = build.encode_codes, threading.Lock()
 
     def slow(*arguments):
         nonlocal at_once, most
@@ -205,7 +205,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
             at_once -= 1
         return made
 
-    monkeypatch.setattr(recode, "encode_codes", slow)
+    monkeypatch.setattr(build, "encode_codes", slow)
     made = Codecs()
     asked = ["SQ8", "PCAH8,SQ8", "PCAH8,PQ4x4", "SQ8"]
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in asked]
@@ -217,7 +217,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
 
 def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch) -> None:
     begun, go, coded = threading.Event(), threading.Event(), []
-    real = recode.encode_codes
+    real = build.encode_codes
 
     def held(descriptors, *arguments):
         begun.set()
@@ -226,7 +226,7 @@ def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch)
         coded.append(made)
         return made
 
-    monkeypatch.setattr(recode, "encode_codes", held)
+    monkeypatch.setattr(build, "encode_codes", held)
     made = Codecs()
     training = made.want("index", showcase.index, "PCAH8,PQ4x4", "uniform")
     assert begun.wait(20)
@@ -242,9 +242,9 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
     live, showcase, refused, monkeypatch
 ) -> None:
     go = threading.Event()
-    real = recode.encode_codes
+    real = build.encode_codes
     monkeypatch.setattr(codecs, "WAITING", 2)
-    monkeypatch.setattr(recode, "encode_codes", lambda *arguments: go.wait(20) and real(*arguments))
+    monkeypatch.setattr(build, "encode_codes", lambda *arguments: go.wait(20) and real(*arguments))
     made = Codecs()
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]
     assert "try again" in refused(made.want, "index", showcase.index, "PCAH8,PQ4x4", "uniform")
