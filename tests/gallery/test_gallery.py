@@ -535,6 +535,10 @@ def test_folder_refusals(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "There is no picture to search in" in refusal(read_folder, empty)
+    make(empty, ".photos/a.png")
+    assert "hidden files and folders, and those that systems keep, are not read, first: .photos" in refusal(
+        read_folder, empty
+    )
     text(empty)
     message = refusal(read_folder, str(empty))
     assert "1 could not be read, first: 'text.jpg' is not a picture" in message and ".)" not in message
