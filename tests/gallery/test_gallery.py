@@ -528,6 +528,7 @@ def test_folder_skips_what_it_cannot_read_and_says_so(tmp_path):
 
 
 def test_folder_refusals(tmp_path):
+    assert "is empty" in refusal(read_gallery, "")
     assert "There is no folder" in refusal(read_folder, tmp_path / "missing")
     make(tmp_path, "one.png")
     assert "is a file, not a folder" in refusal(read_folder, tmp_path / "one.png")
