@@ -72,6 +72,8 @@ def read_gallery(
         GalleryError: As `read_coco`, `check_pictures` or `read_folder` does; or patterns are given for a dataset, whose
             pictures are those that it lists.
     """
+    if not str(path):  # as of a variable that is not set: it would be the current folder
+        raise GalleryError("The name of the folder of pictures is empty: give it, or . for the current folder.")
     path = Path(path)
     if _is_json(path):
         found = [path]

@@ -305,8 +305,8 @@ class _CocoReader:
         ]
         if own:
             notes.append(
-                f"{_number(len(own), 'query picture')} will find themselves: they are gallery pictures too and do not "
-                f"exclude those, first: image {own[0]}."
+                "Query pictures that find themselves, being gallery pictures too that they do not exclude: "
+                f"{len(own):,}, first: image {own[0]}."
             )
         return tuple(notes)
 

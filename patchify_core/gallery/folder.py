@@ -57,6 +57,8 @@ def read_folder(folder: Path | str, exclude: Sequence[str] = ()) -> Gallery:
     if not images:
         why = [f"{len(skipped)} could not be read, first: {skipped[0][1].rstrip('.')}"] if skipped else []
         why = [*why, *(note.rstrip(".") for note in notes)]
+        if walk.hidden:
+            why.append(f"hidden files and folders, and those that systems keep, are not read, first: {walk.hidden}")
         reason = f" ({'; '.join(why)})" if why else ""
         raise GalleryError(f"There is no picture to search in {str(root)!r}{reason}: put {KINDS} files into it.")
     return Gallery(root, tuple(images), skipped=tuple(skipped), notes=tuple(notes))
@@ -79,6 +81,7 @@ class PictureWalk:
 
     Attributes:
         skipped: (name, sentence why) of what cannot be looked at; complete once all names have been taken.
+        hidden: The first hidden file or folder, or side file, that was passed over; empty where there was none.
 
     Raises:
         GalleryError: A pattern is malformed.
@@ -88,7 +91,7 @@ class PictureWalk:
         """Compile the patterns."""
         from pathspec import GitIgnoreSpec
 
-        self.root, self.skipped = root, list[tuple[str, str]]()
+        self.root, self.skipped, self.hidden = root, list[tuple[str, str]](), ""
         self._side_folders: Counter[str] = Counter()
         self._excluded, self._used = 0, set[int]()
         self._patterns = tuple(exclude)
@@ -103,7 +106,9 @@ class PictureWalk:
             below = Path(folder).relative_to(self.root)
             folders[:] = [name for name in folders if self._is_entered(below / name)]
             for name in files:
-                if not is_hidden(name) and not is_side_file(name) and not self._is_excluded(below / name):
+                if is_hidden(name) or is_side_file(name):
+                    self.hidden = self.hidden or (below / name).as_posix()
+                elif not self._is_excluded(below / name):
                     yield (below / name).as_posix()
 
     def notes(self) -> list[str]:
@@ -124,7 +129,10 @@ class PictureWalk:
         if is_side_folder(folder.name):
             self._side_folders[folder.name] += 1
             return False
-        if is_hidden(folder.name) or self._is_excluded(folder, "/"):
+        if is_hidden(folder.name):
+            self.hidden = self.hidden or folder.as_posix()
+            return False
+        if self._is_excluded(folder, "/"):
             return False
         if os.path.islink(self.root / folder):
             # os.walk() does not enter links, which may lead out or around; a person should hear of it

@@ -113,8 +113,18 @@ class FileNames:
             FileNameError: Joined to the root, it would lead out.
         """
         plain = posixpath.normpath(name)
-        if posixpath.isabs(plain) and plain.startswith(posixpath.join(os.path.abspath(self.root), "")):
-            return posixpath.relpath(plain, os.path.abspath(self.root))
+        if posixpath.isabs(plain):
+            folder, file = posixpath.split(plain)
+            ways = (
+                (os.path.abspath(self.root), plain),
+                (
+                    os.path.realpath(self.root),
+                    posixpath.join(os.path.realpath(folder), file),  # through links, as to another disk
+                ),
+            )
+            for root, path in ways:
+                if path.startswith(posixpath.join(root, "")):
+                    return posixpath.relpath(path, root)
         if os.sep == "/" and "\\" not in plain and not plain.startswith(("/", "../")):
             return plain  # as "a:1.png", which would lead out on Windows alone
         if leads_out(plain):

@@ -528,6 +528,7 @@ def test_folder_skips_what_it_cannot_read_and_says_so(tmp_path):
 
 
 def test_folder_refusals(tmp_path):
+    assert "is empty" in refusal(read_gallery, "")
     assert "There is no folder" in refusal(read_folder, tmp_path / "missing")
     make(tmp_path, "one.png")
     assert "is a file, not a folder" in refusal(read_folder, tmp_path / "one.png")
@@ -535,6 +536,10 @@ def test_folder_refusals(tmp_path):
     empty = tmp_path / "empty"
     empty.mkdir()
     assert "There is no picture to search in" in refusal(read_folder, empty)
+    make(empty, ".photos/a.png")
+    assert "hidden files and folders, and those that systems keep, are not read, first: .photos" in refusal(
+        read_folder, empty
+    )
     text(empty)
     message = refusal(read_folder, str(empty))
     assert "1 could not be read, first: 'text.jpg' is not a picture" in message and ".)" not in message

@@ -157,6 +157,20 @@ def test_what_only_seems_to_lead_out(name, tmp_path):
     assert files.find(str(tmp_path / "sub" / "b.png")) == "sub/b.png"  # absolute, but below the folder
 
 
+def test_absolute_names_through_a_link(tmp_path):
+    """As /tmp on macOS, or a home on another disk: either side may be written through it."""
+    make(tmp_path / "disk", "sub/b.png")
+    try:
+        (tmp_path / "link").symlink_to(tmp_path / "disk", target_is_directory=True)
+    except OSError:
+        pytest.skip("no links here")
+    for root, said in (("disk", "link"), ("link", "disk")):
+        assert FileNames(tmp_path / root).find(str(tmp_path / said / "sub" / "b.png")) == "sub/b.png"
+    make(tmp_path / "other", "sub/b.png")
+    with pytest.raises(FileNameError, match="leads out"):
+        FileNames(tmp_path / "disk").find(str(tmp_path / "other" / "sub" / "b.png"))
+
+
 def test_a_name_that_leads_out_gives_the_near_ones(tmp_path):
     files = make(tmp_path, "images/f0.png", "images/f1.png")
     for name in ("/home/bob/data/f0.png", "C:\\Users\\bob\\f0.png", "../elsewhere/f0.png"):

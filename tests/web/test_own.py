@@ -232,6 +232,13 @@ def test_a_picture_that_is_called_like_a_folder_is_taken(visitor, tmp_path, name
     assert [picture.path.read_bytes() for picture in visitor.collection.pictures] == [png(0), png(1)]
 
 
+@pytest.mark.parametrize("files", [{}, {"a/": b"", "a/b/": b""}, {"__MACOSX/._a.jpg": b"x", ".hidden/b.png": png(1)}])
+def test_a_zip_with_nothing_in_it_is_called_that(client, files) -> None:
+    address = f"/own/{client.post('/own').json()['token']}/files"
+    sent = client.post(address, params={"name": "a.zip"}, content=zipped(files))
+    assert sent.status_code == 400 and "contains no picture" in sent.json()["error"]
+
+
 def test_a_folder_that_is_sent_is_read_as_one_on_the_command_line(client) -> None:
     """File by file, with their paths: thumbnails, deleted and hidden files are passed over, empty ones are named."""
     base = f"/own/{client.post('/own').json()['token']}"

@@ -228,8 +228,8 @@ class Collection:
             How many were taken; the files that were left out are in `skipped`.
 
         Raises:
-            ArchiveError: if it is no archive that can be read, or it holds more than is allowed; what was taken by
-                then stays.
+            ArchiveError: if it is no archive that can be read, contains nothing that is looked at, or holds more than
+                is allowed; what was taken by then stays.
         """
         settings = self.settings
         limits = ArchiveSettings(
@@ -237,7 +237,7 @@ class Collection:
             total_bytes=(settings.own_mb + settings.upload_mb) * MEGABYTE,
             expansion=EXPANSION,
         )
-        taken = 0
+        taken, before = 0, self.skipped_in_all
         for member in members(path, limits):
             if is_passed_over(member.name):
                 continue
@@ -249,6 +249,8 @@ class Collection:
                 if full := self._full():
                     raise ArchiveError(f"{full} The rest of the archive was left out.")
                 taken += self.add(member.name, member.data)
+        if not taken and self.skipped_in_all == before:
+            raise ArchiveError("The zip archive contains no picture, only folders or hidden files: choose another one.")
         return taken
 
     def remove(self, identifier: int, why: str) -> None:
