@@ -83,7 +83,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="write the numbers to FILE as JSON; finished queries are kept in FILE.partial meanwhile, so that the same "
         "command goes on after an interruption",
     )
-    parser.add_argument("--csv", metavar="FILE", help="write a row a query and level to FILE")
+    parser.add_argument("--csv", metavar="FILE", help="write a row per query and level to FILE")
     options.add_descriptor_options(parser)
     options.add_codec_options(parser)
     options.add_device_options(parser)

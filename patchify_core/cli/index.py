@@ -45,7 +45,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--memory",
         type=float,
         metavar="GB",
-        help="what a search may take: chooses codec, lists and bytes a patch, and says what and why",
+        help="what a search may take: chooses codec, lists and bytes per patch, and says what and why",
     )
     parser.add_argument(
         "--keep-codes",

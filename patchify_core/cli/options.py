@@ -162,13 +162,13 @@ def add_descriptor_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--features",
         metavar="HOW",
-        help="crop: one forward pass a patch (default); pooled: one a picture, seen at 640 pixels; pooled:N: at N",
+        help="crop: one forward pass per patch (default); pooled: one per picture, seen at 640 pixels; pooled:N: at N",
     )
     command.add_argument(
         "--keep-maps",
         action="store_true",
         default=None,
-        help="keep feature maps too (some 45 kB a picture), so that --refine map needs no second pass; with pooled",
+        help="keep feature maps too (some 45 kB per picture), so that --refine map needs no second pass; with pooled",
     )
 
 
@@ -179,7 +179,7 @@ def add_codec_options(command: argparse.ArgumentParser) -> None:
         "--preset",
         dest="factory",
         choices=["exact", "small", "tiny", "huge"],
-        help="how descriptors are kept, without knowing FAISS: exact (float32, default), small (256 bytes a patch), "
+        help="how descriptors are kept, without knowing FAISS: exact (float32, default), small (256 bytes per patch), "
         "tiny (64), huge (32, for millions of pictures)",
     )
     codec.add_argument(

@@ -42,7 +42,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         help="leave out what has this encoder, regions, factory (of --rescore too), codebook or re-ranker, e.g. "
         "aliked, which takes long; repeatable",
     )
-    parser.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes a picture (compression)")
+    parser.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes per picture (compression)")
     add_device_options(parser)
 
 

@@ -303,7 +303,7 @@ class PictureStream(ABC):
 
     Attributes:
         encoder: what made the descriptors.
-        regions: what patches they describe, P a picture.
+        regions: what patches they describe, P per picture.
         features: how they were made (`extract.checked_features`).
         projection: what was applied to them already, or None where they are as the encoder gave them.
         maps: the pictures' packed feature maps, by row; None where none are kept.

@@ -4,7 +4,7 @@
 
 Shards are a folder that `embed` has written, or those in the private folder of a build (`swap.BuildFolder`). Stores are
 FAISS in memory (here), lists on the disk (`big`) and Milvus (`milvus`); each has a `StoreBuilder`. Whatever stops a
-build, the same command goes on there; the index that stood before stays whole until the new one is complete. Pictures
+build, the same command goes on there; the old index stays whole until the new one is complete. Pictures
 are known by the digest of their bytes, so a renamed or repeated picture is not embedded again.
 """
 
@@ -28,7 +28,7 @@ from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
-from patchify_core.index.embedding import PicturePass, nothing_read
+from patchify_core.index.embedding import PicturePass, Timed, nothing_read
 from patchify_core.index.folder import index_stands, read_meta, recipe_of
 from patchify_core.index.integrity import META_NAME, standing
 from patchify_core.index.patch_index import PatchIndex
@@ -69,7 +69,7 @@ class BuildSettings(CodeSettings):
 
 
 @dataclass(frozen=True)
-class BuildReport:
+class BuildReport(Timed):
     """What a build did.
 
     Attributes:
@@ -85,11 +85,6 @@ class BuildReport:
     reused: int
     skipped: tuple[tuple[str, str], ...]
     seconds: float
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Embedded pictures a second; None when nothing had to be embedded."""
-        return self.embedded / self.seconds if self.embedded else None
 
 
 class StoreBuilder(ABC):
@@ -158,10 +153,10 @@ def run_build(out: str | Path, builder: StoreBuilder, source: Source) -> None:
     """
     with explained(Path(out)):
         out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
-        stood = _digest(out)
+        found = _digest(out)
         builder.look(out)
         with BuildFolder(out) as work:
-            if _digest(out) != stood:  # another build ended meanwhile
+            if _digest(out) != found:  # another build ended meanwhile
                 builder.look(out)
             work.take_over(dict(builder.maker))
             with builder.opened(work) as known:
@@ -187,8 +182,8 @@ def build_index(
         encoder: the frozen encoder.
         regions: which patches; the paper's L3 by default.
         settings: see `BuildSettings`; by default those of `like`, if there is one.
-        progress: told after each picture, and where the store is slow to fill, from 0 on again while it is filled; may
-            raise to stop the build, which then can be resumed.
+        progress: called after each picture, and where the store is slow to fill, from 0 on again while it is filled;
+            may raise to stop the build, which then can be resumed.
         like: where there is no index yet, one whose projection and trained codec are taken over instead of learned
             from these pictures, which may be too few for that; codes of pictures that it holds too are copied.
         target: where the descriptors go; FAISS, in the index folder, by default.
@@ -308,7 +303,7 @@ def coded(
         settings: how descriptors are coded.
         like: codes of an earlier build; see `encode_codes`.
         known: row of a picture -> its row in `like`, None for a new one.
-        passed: told of each row whose descriptors are read, the rows of a sample twice.
+        passed: called with each row whose descriptors are read, the rows of a sample twice.
 
     Raises:
         PatchifyError: if there are too few patches to learn from; it says how many are needed.

@@ -61,6 +61,18 @@ class Skipped:
     mtime_ns: int | None
 
 
+class Timed:
+    """A report of work in which pictures went through the encoder, `embedded` of them in `seconds`."""
+
+    embedded: int
+    seconds: float
+
+    @property
+    def images_per_s(self) -> float | None:
+        """Embedded pictures per second; None when nothing had to be embedded."""
+        return self.embedded / self.seconds if self.embedded else None
+
+
 class PicturePass:
     """Goes over pictures once; each ends up in `images` or in `skipped`.
 

@@ -143,7 +143,7 @@ def is_whole(
     Args:
         file: open for reading bytes; where it stands in the file does not matter and may change.
         listed: its entry, as `Digests.listed` made it.
-        passed: told how many bytes more are read, from any thread.
+        passed: called with how many bytes more are read, from any thread.
         threads: how many compute at a time; as many as there are cores by default.
 
     Raises:

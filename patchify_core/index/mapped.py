@@ -1,6 +1,6 @@
 """Codes of a big index where they lie on the disk: FAISS searches a mapped file, and single patches are found in it.
 
-FAISS keeps 8 bytes a patch in memory (its direct map) to give a patch back by its number. Here `lists.npy` says in 2
+FAISS keeps 8 bytes per patch in memory (its direct map) to give a patch back by its number. Here `lists.npy` says in 2
 bytes, mapped, which list a patch is in; within a list the numbers ascend, so that halving finds the patch.
 
 What is not in memory yet is read when it is touched, a little at a time, and the disk waits in between. `ReadAhead`

@@ -67,7 +67,7 @@ class PatchIndex(PatchStore):
         recipe: How the descriptors were made and coded.
         pictures: The pictures, in the order of their patches.
         codes: FAISS's codes, `len(pictures.images) * P` of them, with projection and finer codes if there are any.
-        plan: How inverted lists are searched; None for what FAISS was told when they were made.
+        plan: How inverted lists are searched; None for what FAISS took when they were made.
         on_disk: How the mapped codes of a big index are reached; None where all is in memory.
 
     Attributes:
@@ -252,13 +252,13 @@ class PatchIndex(PatchStore):
         return visit
 
     def _lists_to_visit(self, used: int) -> faiss.SearchParametersIVF:
-        """What FAISS is told of a search by plan: how many lists, and which patches of a picture count."""
+        """The parameters of a search for FAISS by plan: how many lists, and which patches of a picture count."""
         import faiss
 
         assert self.plan is not None
         if used == self.patches_per_image:
             return faiss.SearchParametersIVF(nprobe=self.plan.probes)  # type: ignore[call-arg]
-        if used not in self._of_level:  # a bit a patch, kept: 300 million are 37 MB and half a second
+        if used not in self._of_level:  # a bit per patch, kept: 300 million are 37 MB and half a second
             counts = np.arange(self.patches_per_image * 8) % self.patches_per_image < used
             repeats = -(-int(self.codes.ntotal) // len(counts))
             self._of_level[used] = np.tile(np.packbits(counts, bitorder="little"), repeats)

@@ -1,7 +1,7 @@
 """The pictures of an index: one as a record, and millions of them as columns that can be mapped from disk.
 
 A record is a Python object of some 500 bytes; ten million of them are 5 GB and a minute of loading. `PictureTable`
-keeps the same facts as numpy columns, 100 bytes or so a picture, and makes a record of a picture when it is asked for.
+keeps the same facts as numpy columns, some 100 bytes per picture, and makes a record of a picture when it is asked for.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("heights", "<i4", 1),
     ("digests", "|u1", 32),
 )
-"""Name, type and numbers a picture of each column, in the order of the file; the names' text comes last."""
+"""Name, type and numbers per picture of each column, in the order of the file; the names' text comes last."""
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class BuildFolder:
             write: Writes the new index into the empty folder that it is given.
 
         Raises:
-            OSError: It cannot be written or moved; what stood at `out` stands there still.
+            OSError: It cannot be written or moved; what was at `out` is still there.
         """
         out, new, old = self.out, self.folder / NEW_NAME, self.folder / OLD_NAME
         for left in (new, old):

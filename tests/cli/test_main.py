@@ -77,7 +77,7 @@ def test_defaults_are_those_of_the_rooms():
             assert default in said[command]
         assert f"({settings.codebook}, default)" in said[command]
         assert f"{{{','.join(PRESETS)}}}" in said[command] and f"{{{','.join(CODEBOOKS)}}}" in said[command]
-    assert "crop: one forward pass a patch (default)" in said["embed"] and settings.features == "crop"
+    assert "crop: one forward pass per patch (default)" in said["embed"] and settings.features == "crop"
     assert f"pictures in a shard (default {EmbedSettings().shard_images})" in said["embed"]
     assert f"cores of each worker (default {RaySettings().cpus})" in said["embed"] and RaySettings().gpus == 0
     assert f"results (default {SearchSettings().top})" in said["search"]

@@ -52,7 +52,7 @@ class ScaleSource:
 
     Attributes:
         encoder: what made them.
-        regions: which patches, P a picture.
+        regions: which patches, P per picture.
         projection: what brought them from the encoder's space into this one, of d dimensions.
         pictures: (M, P, d) float32, of the pictures that the collection is made of.
         queries: (Q, d) float32, the bundled queries.

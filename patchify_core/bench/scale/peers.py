@@ -153,7 +153,7 @@ class Hnswlib(Peer):
     """hnswlib: a graph over float32 vectors."""
 
     name, what, package = "hnswlib", "M 16, grouped by numpy", "hnswlib"
-    limit, why = 10_000, "it links some thousand patches a second on a core, so 100,000 pictures take an hour or more"
+    limit, why = 10_000, "it links some thousand patches per second on a core, so 100,000 pictures take an hour or more"
     knobs = (300, 600, 1200, 2400)
 
     def build(self, progress: Progress) -> None:
@@ -177,7 +177,7 @@ class MilvusLite(Peer):
     """Milvus Lite in a local file, HNSW, grouped by picture in the engine."""
 
     name, what, package = "Milvus Lite", "HNSW, grouped in the engine", "milvus_lite pymilvus"
-    limit, why = 30_000, "it takes some 6,000 patches a second in and ever longer to answer"
+    limit, why = 30_000, "it takes some 6,000 patches per second in and ever longer to answer"
     in_engine = True
     knobs: ClassVar[tuple[int | None, ...]] = (64, 128, 300, 1000)
     kind = "HNSW"
@@ -234,10 +234,10 @@ class QdrantLocal(Peer):
     """Qdrant's local mode, in memory: every patch, by numpy; grouped by numpy, which is faster than by itself."""
 
     name, what, package = "Qdrant local", "exact, in memory, grouped by numpy", "qdrant_client"
-    limit, why = 30_000, "it warns above 20,000 patches itself, and keeps a Python dictionary a patch"
+    limit, why = 30_000, "it warns above 20,000 patches itself, and keeps a Python dictionary per patch"
 
     def build(self, progress: Progress) -> None:
-        """Adds everything; on disk it would take 300 patches a second."""
+        """Adds everything; on disk it would take 300 patches per second."""
         from qdrant_client import QdrantClient, models
 
         self.client = QdrantClient(":memory:")

@@ -199,7 +199,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
     sizes = [float(row["images"]) for row in rows]
     left, right = _chart_lines(speed, "ms"), _chart_lines(overlap, "")
     groups = [
-        _panel("p50, ms a query", left, sizes, 0, True),
+        _panel("p50, ms per query", left, sizes, 0, True),
         _panel("overlap with the exact first ten", right, sizes, WIDTH, False),
     ]
     for at, line in enumerate(right):

@@ -3,7 +3,7 @@
 What compares every patch is an ordinary index in memory, the very one that `build.build_index` makes of the same
 pictures with the same factory; it can be updated from the pictures themselves later. A collection that is too large for
 that gets inverted lists, built in parts: what is learned and every finished part stand in `<out>.partial`, and whatever
-stops the build, the same command goes on there. The index that stood before stays whole until the new one is complete.
+stops the build, the same command goes on there. The old index stays whole until the new one is complete.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class ScaleReport:
 
     @property
     def patches_per_s(self) -> float | None:
-        """Patches coded a second; None when all had been coded before."""
+        """Patches coded per second; None when all had been coded before."""
         return self.patches / self.images * self.coded / self.code_s if self.coded else None
 
 
@@ -151,7 +151,7 @@ def build_big(
         stream: the collection.
         out: index folder; a new one, or one of the same encoder, regions and features, which is replaced.
         settings: see `ScaleSettings`.
-        progress: told after each batch; may raise to stop the build, which then can be resumed.
+        progress: called after each batch; may raise to stop the build, which then can be resumed.
         root: folder of the pictures, if it is known; results then can be drawn and verified.
 
     Raises:

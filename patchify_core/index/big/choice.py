@@ -1,7 +1,7 @@
-"""How a collection is kept, from the number of its pictures and a memory budget: lists, probes and bytes a patch.
+"""How a collection is kept, from the number of its pictures and a memory budget: lists, probes and bytes per patch.
 
 The arithmetic is that of the files: what a patch costs in each codec, and what a picture costs beside its patches.
-Accuracy grows with the bytes a patch, so the largest codec that fits the budget is taken. Comparing with every code
+Accuracy grows with the bytes per patch, so the largest codec that fits the budget is taken. Comparing with every code
 costs time in proportion to the patches; from a million of them on inverted lists are used.
 """
 
@@ -55,12 +55,12 @@ class CodecChoice:
 
 @dataclass(frozen=True)
 class _Kind:
-    """A codec: its factory with `{lists}`, its bytes a patch, whether it compares with every code, and its name."""
+    """A codec: its factory with `{lists}`, its bytes per patch, whether it compares with every code, and its name."""
 
     factory: str
     code_bytes: int
     exhaustive: bool
-    told: str
+    words: str
 
 
 def lists_of(patches: int) -> int:
@@ -112,8 +112,8 @@ def _kinds(dim: int) -> list[_Kind]:
     for parts in (64, 32, 16, 8):
         if parts <= kept and kept % parts == 0:
             kinds.append(_Kind(f"{exact}PQ{parts}", parts, True, f"product quantization to {parts} bytes"))
-            told = f"inverted lists and product quantization to {parts} bytes"
-            kinds.append(_Kind(f"{exact}IVF{{lists}},PQ{parts}", parts, False, told))
+            words = f"inverted lists and product quantization to {parts} bytes"
+            kinds.append(_Kind(f"{exact}IVF{{lists}},PQ{parts}", parts, False, words))
     return kinds
 
 
@@ -136,8 +136,8 @@ def _chosen(kind: _Kind, needed: float, pictures: int, patches: int, memory_gb: 
         else f"{lists:,} lists, of which a search visits {probes} (tune finds out how many are needed)"
     )
     why = (
-        f"{kind.told.capitalize()} a patch: the most accurate that keeps {pictures:,} pictures of {patches} patches in "
-        f"{memory_gb:g} GB (it needs {needed:.1f}). {how[0].upper()}{how[1:]}."
+        f"{kind.words.capitalize()} a patch: the most accurate that keeps {pictures:,} pictures of {patches} patches "
+        f"in {memory_gb:g} GB (it needs {needed:.1f}). {how[0].upper()}{how[1:]}."
     )
     return CodecChoice(kind.factory.replace("{lists}", str(lists)), lists, probes, _bytes(kind), needed, why)
 
@@ -146,7 +146,7 @@ _IVF = re.compile(r"(?:PCAH(?P<projection>[0-9]+),)?IVF(?P<lists>[0-9]+),PQ(?P<p
 
 
 def parse_lists(factory: str) -> tuple[int | None, int, int] | None:
-    """(projection or None, lists, bytes a code) of a factory that `build_big` can make; None for any other."""
+    """(projection or None, lists, bytes per code) of a factory that `build_big` can make; None for any other."""
     found = _IVF.fullmatch(factory)
     if not found:
         return None

@@ -68,7 +68,7 @@ def add_finer(
         stream: the collection that the index was built of.
         out: its folder.
         rescore: factory of the finer codes: Flat, SQfp16, SQ8, SQ6, SQ4 or a PQ.
-        progress: told (pictures coded, pictures in all) after each batch; may raise to stop.
+        progress: called with (pictures coded, pictures in all) after each batch; may raise to stop.
         seed: that of the build.
         part_pictures: those of the build.
 

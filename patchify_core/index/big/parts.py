@@ -72,7 +72,7 @@ class IndexPart:
             return read_table(file)
 
     @classmethod
-    def standing(
+    def finished(
         cls, work: BuildFolder, number: int, first: int, pictures: int, learned: str, patches: int
     ) -> IndexPart | None:
         """The part of this number if it is finished and whole, by its digests, and coded with `learned`; else None."""
@@ -105,7 +105,7 @@ def all_parts(
         work: where the parts are.
         learned: what codes are made with; it was saved there.
         size: pictures of a part.
-        progress: told (pictures coded, pictures in all).
+        progress: called with (pictures coded, pictures in all).
 
     Returns:
         The parts, how many pictures were coded now, and in how many seconds.
@@ -123,7 +123,7 @@ def all_parts(
 
     for number, first in enumerate(range(0, total, size)):
         pictures = min(size, total - first)
-        part = IndexPart.standing(work, number, first, pictures, learned.digest, patches)
+        part = IndexPart.finished(work, number, first, pictures, learned.digest, patches)
         if part is None:
             start, path = time.perf_counter(), part_path(work, number)
             files = _write_part(path, stream, first, pictures, learned, passed)
@@ -192,7 +192,7 @@ def _write_part(
 
 
 def list_kind(lists: int) -> str:
-    """The type that a list's number is kept as."""
+    """The type that a list's number is stored as."""
     return "<u2" if lists <= 1 << 16 else "<u4"
 
 

@@ -208,7 +208,7 @@ def encode_codes(
             compression.projection is not None or not codes.is_trained or (fine is not None and not fine.is_trained)
         )
         if learns:
-            sample = _sample(descriptors, pictures, patches, dim, settings)
+            sample = sampled(descriptors, pictures, patches, dim, settings)
             if compression.projection is not None:
                 projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
                 sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
@@ -235,10 +235,13 @@ def encode_codes(
     return Codes(factory, codes, projection, fine)
 
 
-def _sample(
+def sampled(
     descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
 ) -> NDArray[np.float32]:
-    """(M, P, D) descriptors of M pictures drawn at random, about `training_patches` in all."""
+    """(M, P, D) descriptors of M pictures drawn at random, about `training_patches` patches in all.
+
+    Args: those of `encode_codes`; `patches` is P.
+    """
     count = settings.sampled_pictures(patches)
     chosen = np.sort(np.random.default_rng(settings.seed).permutation(pictures)[:count])
     sample = np.empty((len(chosen), patches, dim), np.float32)

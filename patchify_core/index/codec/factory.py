@@ -218,7 +218,7 @@ def train(codec: faiss.Index, vectors: NDArray[np.float32], factory: str) -> Non
 
 
 def visits_everything(codec: faiss.Index) -> bool:
-    """Whether a search compares the query with every code and may be told which of them count."""
+    """Whether a search compares the query with every code and takes a selection of those that count."""
     import faiss
 
     return isinstance(codec, (faiss.IndexFlat, faiss.IndexScalarQuantizer))

@@ -20,7 +20,7 @@ from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.build import BuildReport, BuildSettings, StoreBuilder, run_build
-from patchify_core.index.codec.codes import CodeSettings
+from patchify_core.index.codec.codes import CodeSettings, sampled
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import index_stands, read_meta
@@ -32,7 +32,7 @@ from patchify_core.index.milvus.collection import (
     default_name,
     maker_of,
 )
-from patchify_core.index.milvus.connect import Address, Connection
+from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.store import Listing, read_listing, write_listing
 from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.picture_table import PictureTable, joined
@@ -65,7 +65,7 @@ class Target:
             encoder: what describes them.
             regions: which patches.
             settings: only `features`, `seed` and the projection of `factory` count: Milvus keeps whole vectors.
-            progress: told of the pictures that are in the collection.
+            progress: called with the number of pictures that are in the collection.
 
         Raises:
             PatchifyError: if the settings ask for what Milvus does not keep.
@@ -93,7 +93,7 @@ def stream_to_milvus(
         out: index folder; a new one, or one of the same encoder, regions, features and projection.
         target: where the vectors go.
         settings: the projection of `factory` and `seed` count; none where the stream is projected already.
-        progress: told (pictures done, pictures in all).
+        progress: called with (pictures done, pictures in all).
 
     Raises:
         StoreError: one sentence, if Milvus does not answer or take it, or the collection is another's.
@@ -141,7 +141,7 @@ class _CollectionBuilder(StoreBuilder):
         recipe: how the vectors are made; its factory is `Flat`, perhaps with a projection.
         learner: what a projection is learned with.
         pictures: how many there are, at most.
-        progress: told of the pictures that are in the collection.
+        progress: called with the number of pictures that are in the collection.
         given: a projection that was applied already.
 
     Attributes:
@@ -169,17 +169,17 @@ class _CollectionBuilder(StoreBuilder):
         address = self._target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
-        self._stood = _standing(out, self._recipe)
+        self._old = _listing_at(out, self._recipe)
 
     @contextmanager
     def opened(self, work: BuildFolder) -> Iterator[Container[str]]:
         """See `StoreBuilder.opened`."""
-        old, address = self._stood, self._target.address
+        old, address = self._old, self._target.address
         gallery = self._root.resolve().as_posix()
         name = self._target.collection or (
             old.collection if old else default_name(gallery, self._recipe, self._projected)
         )
-        with Connection(address) as self._connection:
+        with MilvusConnection(address) as self._connection:
             same = old is not None and (old.address.uri, old.collection) == (address.uri, name)
             self._kind = checked_kind(
                 self._target.index or (old.kind if old and same else None), self._connection.is_lite
@@ -228,7 +228,7 @@ class _CollectionBuilder(StoreBuilder):
         try:
             images = self._filled(stream, writer)
         except BaseException:
-            with suppress(StoreError):  # what stopped the build is what a person shall hear of
+            with suppress(StoreError):  # what stopped the build is what is reported
                 writer.flush()
             raise
         collection, address = writer.collection, self._target.address
@@ -245,7 +245,7 @@ class _CollectionBuilder(StoreBuilder):
         )
         root = root_from(work.out, self._root)
         work.swap_in(lambda new: write_listing(listing, new, work.out, root))
-        writer.tidy(numbers)  # only now: the folder that stood before listed what vanished
+        writer.tidy(numbers)  # only now: the old folder listed what vanished
 
     def _filled(self, stream: PictureStream, writer: CollectionWriter) -> PictureTable:
         """Writes the pictures that the collection does not have; returns all of them."""
@@ -268,14 +268,12 @@ class _CollectionBuilder(StoreBuilder):
         return joined(tables)
 
     def _learned(self, stream: PictureStream) -> Projection:
-        patches = stream.regions.patches_per_image
-        count = self._learner.sampled_pictures(patches)
-        chosen = np.sort(np.random.default_rng(self._learner.seed).permutation(len(stream))[:count])
-        rows = [stream.batch(at, at + 1)[1].reshape(patches, -1) for at in chosen.tolist()]
-        return Projection.learn(np.concatenate(rows), self._projected or stream.encoder.dim)
+        patches, dim = stream.regions.patches_per_image, stream.encoder.dim
+        sample = sampled(lambda row: stream.batch(row, row + 1)[1][0], len(stream), patches, dim, self._learner)
+        return Projection.learn(sample.reshape(-1, dim), self._projected or dim)
 
 
-def _standing(out: Path, recipe: Recipe) -> Listing | None:
+def _listing_at(out: Path, recipe: Recipe) -> Listing | None:
     """The index folder that stands at `out`, if it was made the same way; None if there is none."""
     if not index_stands(out):
         return None

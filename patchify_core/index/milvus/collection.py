@@ -1,7 +1,7 @@
 """A collection of patches in Milvus: its fields, its index, what is written on it about its maker, reading rows.
 
-One row a patch. A picture has a number that stays the same however the gallery is renamed or put in order (`picture`);
-row number = picture * patches per picture + cell, so that a row written twice stands there once. Patch 0 carries the
+One row per patch. A picture has a number that stays the same however the gallery is renamed or put in order: `picture`.
+Row number = picture * patches per picture + cell, so that a row written twice stands there once. Patch 0 carries the
 digest of the picture's bytes: what a collection holds is asked of the collection itself, whoever wrote it.
 """
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from patchify_core.errors import StoreError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.milvus.connect import WAIT_S, Connection
+from patchify_core.index.milvus.connect import WAIT_S, MilvusConnection
 from patchify_core.index.recipe import Recipe
 
 MOST_RESULTS = 16_384
@@ -35,7 +35,7 @@ UNROUNDED = ("FLAT", "HNSW", "IVF_FLAT", "AUTOINDEX")
 again with the whole vectors, which Milvus keeps too."""
 
 LISTS, PROBES, NEIGHBOURS, CONSTRUCTION, SEARCH_WIDTH = 1024, 64, 16, 200, 128
-"""Of inverted files: lists a segment, and how many of them a search visits; of HNSW: links a vector, and how many
+"""Of inverted files: lists per segment, and how many of them a search visits; of HNSW: links per vector, and how many
 candidates are kept while it is built and while it is searched, at least."""
 
 NEW_PROJECTION = "new"
@@ -71,7 +71,7 @@ class MilvusCollection:
         projection: what is applied to them; None for nothing.
     """
 
-    def __init__(self, connection: Connection, name: str, recipe: Recipe, projection: Projection | None) -> None:
+    def __init__(self, connection: MilvusConnection, name: str, recipe: Recipe, projection: Projection | None) -> None:
         """Asks nothing yet: see `check`, `make`, `load`."""
         self.connection, self.name = connection, name
         self.maker = maker_of(recipe, projection)
@@ -85,7 +85,7 @@ class MilvusCollection:
         return f"The collection {self.name} in {self.connection.address.uri}"
 
     def call(self, doing: str, method: str, *arguments: Any, **named: Any) -> Any:
-        """A method of the client about this collection; see `Connection.call`."""
+        """A method of the client about this collection; see `MilvusConnection.call`."""
         return self.connection.call(doing, getattr(self.connection.client, method), self.name, *arguments, **named)
 
     def exists(self) -> bool:

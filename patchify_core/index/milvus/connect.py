@@ -102,7 +102,7 @@ def _checked_file(uri: str, example: str) -> str:
     return str(path)
 
 
-class Connection:
+class MilvusConnection:
     """An open connection; a context manager. `call` is how everything is asked."""
 
     def __init__(self, address: Address) -> None:
@@ -118,7 +118,7 @@ class Connection:
         version = str(self.call("say its version", self._client.get_server_version))
         self.is_lite = "lite" in version.lower()
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> MilvusConnection:
         """The connection itself."""
         return self
 
@@ -210,7 +210,7 @@ def _release(path: str) -> None:
 
 @contextmanager
 def _heard(name: str) -> Iterator[list[BaseException]]:
-    """Exceptions that a logger is told of: Milvus Lite says there why a file cannot be opened, and nowhere else."""
+    """Exceptions that a logger receives: Milvus Lite says there why a file cannot be opened, and nowhere else."""
     found: list[BaseException] = []
 
     class Listener(logging.Handler):

@@ -53,7 +53,7 @@ class Finder:
     Attributes:
         collection: a loaded one.
         numbers: (K,) int64 ascending numbers of the pictures that count; others in the collection are left out.
-        groups: whether the server is asked to group. Milvus Lite can, but only among ten patches a picture wanted.
+        groups: whether the server is asked to group. Milvus Lite can, but only among ten patches per picture wanted.
         most: rows that the server gives at a time, at most.
     """
 

@@ -38,7 +38,7 @@ from patchify_core.index.integrity import (
     steadily,
 )
 from patchify_core.index.milvus.collection import UNROUNDED, MilvusCollection
-from patchify_core.index.milvus.connect import Address, Connection
+from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.finding import Finder, FoundPatches, compared_again
 from patchify_core.index.patch_index import RESCORED
 from patchify_core.index.picture_table import PictureTable, read_table, table_pieces
@@ -86,7 +86,7 @@ class MilvusStore(PatchStore):
         StoreError: if the collection is missing or was made otherwise.
     """
 
-    def __init__(self, listing: Listing, connection: Connection) -> None:
+    def __init__(self, listing: Listing, connection: MilvusConnection) -> None:
         """Checks the collection and has it loaded."""
         super().__init__(listing.recipe, listing.pictures, listing.projection)
         self.listing, self.connection = listing, connection
@@ -110,7 +110,7 @@ class MilvusStore(PatchStore):
             StoreError: if Milvus does not answer, or the collection does not fit.
         """
         listing = read_listing(Path(folder), token)
-        connection = Connection(listing.address)
+        connection = MilvusConnection(listing.address)
         try:
             return cls(listing, connection)
         except BaseException:

@@ -15,7 +15,7 @@ from patchify_core.features.extract import checked_features, load_extractor
 from patchify_core.files import locked, read_json, say_who
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.embedding import nothing_read
+from patchify_core.index.embedding import Timed, nothing_read
 from patchify_core.index.recipe import DESCRIPTORS, Recipe, RecipeDifference, refuse
 from patchify_core.index.shards.folder import STREAM_NAME, seal_shards
 from patchify_core.index.shards.shard import shard_name
@@ -35,14 +35,14 @@ from patchify_core.version import __version__
 
 
 @dataclass(frozen=True)
-class EmbedReport:
+class EmbedReport(Timed):
     """What was done.
 
     Attributes:
         images: pictures in the shards.
         embedded: pictures that went through the encoder; a picture that comes twice in a shard does so once.
         shards: in the folder.
-        reused: shards that stood there already.
+        reused: shards that were there already.
         skipped: (file name, reason) of pictures that could not be read.
         lost: workers that were lost over a shard that was then done by another.
         seconds: wall time of the embedding part.
@@ -55,11 +55,6 @@ class EmbedReport:
     skipped: tuple[tuple[str, str], ...]
     lost: int
     seconds: float
-
-    @property
-    def images_per_s(self) -> float | None:
-        """Embedded pictures a second; None when nothing had to be embedded."""
-        return self.embedded / self.seconds if self.embedded else None
 
 
 def embed_gallery(
@@ -85,7 +80,7 @@ def embed_gallery(
         encoder: the frozen encoder. Workers on Ray load their own by its spec and check that it has the same weights.
         regions: which patches; the paper's L3 by default.
         settings: see `EmbedSettings`.
-        progress: told of pictures done; may raise to stop, and then the same call goes on where it was.
+        progress: called with (pictures done, pictures in all); may raise to stop, and then the same call goes on.
         projection: applied to the descriptors before they are written, e.g. that of an index.
         ray: embed on Ray as it says; None embeds here.
         encoding: how workers on Ray load the encoder; see `EncoderSettings`.

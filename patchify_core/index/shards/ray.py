@@ -102,10 +102,10 @@ def _wave(ray: Any, plan: EmbedPlan, wave: list[Task], workers: int, settings: R
             found = json.loads(row["done"])
             yield Done(**found | {"skipped": tuple((name, reason) for name, reason in found["skipped"])})
     except ray.exceptions.RayError as error:
-        raise PatchifyError(f"{_told(error)}; the finished shards are kept: run the same command again.") from error
+        raise PatchifyError(f"{_ray_says(error)}; the finished shards are kept: run the same command again.") from error
 
 
-def _told(error: BaseException) -> str:
+def _ray_says(error: BaseException) -> str:
     """What Ray says, as the beginning of a sentence."""
     text = str(error)
     if "ModuleNotFoundError" in text or "ImportError" in text:
@@ -174,7 +174,7 @@ def _connected(settings: RaySettings) -> Iterator[Any]:
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:
         where = "on this machine" if settings.address is None else f"at {settings.address}"
         raise PatchifyError(
-            f"Ray {where} cannot be used ({_said(error)}): see patchify_core/index/big/SCALE.md."
+            f"Ray {where} cannot be used ({_first_line(error)}): see patchify_core/index/big/SCALE.md."
         ) from error
     try:
         yield ray
@@ -211,7 +211,7 @@ def _check_answers(address: str) -> None:
             socket.create_connection((host.strip("[]"), int(port)), ANSWER_S).close()
         except (OSError, OverflowError) as error:
             raise PatchifyError(
-                f"No Ray cluster answers at {address} ({_said(error)}): check the address, and that it runs."
+                f"No Ray cluster answers at {address} ({_first_line(error)}): check the address, and that it runs."
             ) from error
     trial = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     try:
@@ -226,7 +226,7 @@ def _check_answers(address: str) -> None:
     if found.returncode:
         lines = [line for line in found.stderr.splitlines() if line.strip()]
         raise PatchifyError(
-            f"The Ray cluster at {address} does not let this machine in ({_said(lines[-1] if lines else '')}): "
+            f"The Ray cluster at {address} does not let this machine in ({_first_line(lines[-1] if lines else '')}): "
             "run the command on a machine of the cluster, with its version of Ray and Python."
         )
 
@@ -312,7 +312,7 @@ class _WithoutRay:
         return getattr(self._stream, name)
 
 
-def _said(error: object) -> str:
+def _first_line(error: object) -> str:
     """The first line of what somebody else's error says, to be put in brackets."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".")[:200] if lines else "it does not say why"

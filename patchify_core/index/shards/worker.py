@@ -76,7 +76,7 @@ class RaySettings:
             which only this machine can reach, and ends it again.
         workers: processes that embed; None for as many as the cores (or GPUs) allow.
         cpus: processor cores of each worker, at least 1.
-        gpus: GPUs of each worker: 0 for none, 0.5 for two workers a GPU, or a whole number.
+        gpus: GPUs of each worker: 0 for none, 0.5 for two workers per GPU, or a whole number.
         load: what the workers load their encoder with.
 
     Raises:
@@ -135,7 +135,7 @@ class EmbedPlan:
         return self.recipe.descriptors() | made | ({"maps": True} if self.recipe.maps else {})
 
 
-Asked = tuple[int, str, int, int]
+TaskImage = tuple[int, str, int, int]
 """A picture: gallery image id, file name (POSIX, below the root), upright width and height in pixels."""
 
 
@@ -144,7 +144,7 @@ class Task:
     """One shard that is wanted: its number, and the pictures that it is to hold, in order."""
 
     number: int
-    images: tuple[Asked, ...]
+    images: tuple[TaskImage, ...]
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ class Done:
     Attributes:
         number: of the shard.
         pictures: it holds; 0 where none could be read, and then there is no shard of this number.
-        embedded: pictures that went through the encoder now; 0 where the shard stood there already.
+        embedded: pictures that went through the encoder now; 0 where the shard was there already.
         skipped: (file name, reason) of pictures that could not be read.
         tries: workers that were lost over this shard before.
         error: one sentence if it could not be done; "" where it was.
@@ -185,7 +185,7 @@ class ShardWorker:
     Args:
         plan: how.
         load: what loads the encoder.
-        settled: told after each picture.
+        settled: called after each picture.
     """
 
     def __init__(self, plan: EmbedPlan, load: Load, settled: Callable[[], None] = lambda: None) -> None:
@@ -206,10 +206,10 @@ class ShardWorker:
         """
         with explained(self._out):
             self._check_folders()
-            stood = self._standing(task)
-            if stood is not None:
+            finished = self._finished(task)
+            if finished is not None:
                 self._tries(task).unlink(missing_ok=True)
-                return stood
+                return finished
             self._source(task).unlink(missing_ok=True)
             tries = self._begun(task)
             done = self._embedded(task, tries)
@@ -235,10 +235,10 @@ class ShardWorker:
 
     # A shard that stands there already ----------------------------------------------
 
-    def _standing(self, task: Task) -> Done | None:
+    def _finished(self, task: Task) -> Done | None:
         """What an earlier try has done, if its shard is whole and its pictures are those that lie there now."""
         source = read_json(self._source(task))
-        if not isinstance(source, dict) or source.get("asked") != self._asked(task):
+        if not isinstance(source, dict) or source.get("asked") != self._digest_of(task):
             return None
         try:
             pictures: list[list[Any]] = source["pictures"]
@@ -322,7 +322,7 @@ class ShardWorker:
             plan = self.plan
             files = write_embedded(self._out, task.number, pictures, embedded, plan.recipe, plan.settings.kind)
         source = {
-            "asked": self._asked(task),
+            "asked": self._digest_of(task),
             "pictures": [
                 [picture.file_name, picture.bytes, time, picture.sha256]
                 for picture, time in zip(pictures, work.times, strict=True)
@@ -345,7 +345,7 @@ class ShardWorker:
             self._extractor = load_extractor(self.plan.recipe.features, encoder, self.plan.recipe.maps)
         return self._extractor
 
-    def _asked(self, task: Task) -> str:
+    def _digest_of(self, task: Task) -> str:
         return sha256_of_json([self.plan.maker, task.images])
 
     def _source(self, task: Task) -> Path:

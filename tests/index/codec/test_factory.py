@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+
 import faiss
 import numpy as np
 import pytest
 
+from patchify_core.cli.options import add_codec_options
 from patchify_core.index.codec.factory import (
     PATCHES_PER_CENTROID,
     PRESETS,
@@ -52,7 +55,10 @@ def test_nothing_is_no_factory(text, refused):
 
 
 def test_presets_fit_the_bundled_encoders_and_are_explained():
-    assert list(PRESETS) == ["exact", "small", "tiny", "huge"]  # those that `index --preset` offers
+    parser = argparse.ArgumentParser()
+    add_codec_options(parser)
+    said = " ".join(parser.format_help().split())
+    assert all(f"{name} (" in said for name in PRESETS)
     for name in PRESETS:
         assert make_codec(parse_factory(name, 10_000), 1280).ntotal == 0
 

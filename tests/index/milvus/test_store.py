@@ -25,7 +25,7 @@ from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.integrity import Digests
 from patchify_core.index.milvus.build import Target, stream_to_milvus
-from patchify_core.index.milvus.connect import Address, Connection
+from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.store import MilvusStore
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import PictureTable
@@ -220,13 +220,13 @@ def test_a_stopped_build_goes_on_and_pictures_there_in_part_are_written_again(ga
             stop = stop_at((5, 12)[times - 1], times)
             build_in_milvus(gallery, tmp_path / "index", TinyEncoder(), target, three, progress=stop)
         assert not (tmp_path / "index").exists()
-    with Connection(target.address) as connection:  # as a server leaves it that fails in the middle
+    with MilvusConnection(target.address) as connection:  # as a server leaves it that fails in the middle
         connection.call("delete", connection.client.delete, "patches", filter="id in [3]")
     report, store = built(gallery, tmp_path, target)
     assert report.embedded == 0  # what Milvus lost is in the shards of the build
     assert store.collection.count() == len(gallery.images) * 14
     store.close()
-    with Connection(target.address) as connection:
+    with MilvusConnection(target.address) as connection:
         connection.call("delete", connection.client.delete, "patches", filter="id in [17]")
     report, store = built(gallery, tmp_path, target)
     assert report.embedded == 1 and store.collection.count() == len(gallery.images) * 14
@@ -322,7 +322,7 @@ def test_a_collection_of_another_maker_or_gallery_is_refused(gallery, tmp_path, 
     assert "projection" in refused(build_in_milvus, gallery, out, TinyEncoder(), target, three, projected)
     wider = TinyEncoder(replace(INFO, dim=12))
     assert "was made with" in refused(build_in_milvus, gallery, out, wider, target, three)
-    with Connection(target.address) as connection:
+    with MilvusConnection(target.address) as connection:
         connection.client.drop_collection("patches")
     assert "is missing" in refused(MilvusStore.open, tmp_path / "index")
 
@@ -368,8 +368,8 @@ def test_an_array_that_claims_more_than_its_file_contains_is_refused(gallery, tm
 
 def test_a_server_needs_the_right_token(serve, gallery, tmp_path, refused, monkeypatch):
     uri, server = serve(token="root:right")
-    assert "asks for a token" in refused(Connection, Address.of(uri))
-    message = refused(Connection, Address.of(uri, "root:wrong"))
+    assert "asks for a token" in refused(MilvusConnection, Address.of(uri))
+    message = refused(MilvusConnection, Address.of(uri, "root:wrong"))
     assert "does not accept the token" in message and "wrong" not in message
     monkeypatch.setenv("MILVUS_TOKEN", "root:right")
     report, store = built(gallery, tmp_path, Target(Address.of(uri)))
@@ -386,9 +386,9 @@ def test_a_server_needs_the_right_token(serve, gallery, tmp_path, refused, monke
 def test_tls_with_an_authority_of_ones_own(serve, tmp_path, refused):
     key, certificate, path = _certificate(tmp_path)
     uri, _ = serve(tls=(key, certificate))
-    with Connection(Address.of(uri, None, path, "milvus.test")) as connection:
+    with MilvusConnection(Address.of(uri, None, path, "milvus.test")) as connection:
         assert connection.is_lite
-    assert uri in refused(Connection, Address.of(uri))  # signed by nobody that gRPC knows
+    assert uri in refused(MilvusConnection, Address.of(uri))  # signed by nobody that gRPC knows
 
 
 def _certificate(tmp_path):
@@ -418,7 +418,7 @@ def test_nobody_there(refused):
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # nobody listens on it
         start = time.monotonic()
-        assert "does not answer" in refused(Connection, Address.of(f"http://127.0.0.1:{taken.getsockname()[1]}"))
+        assert "does not answer" in refused(MilvusConnection, Address.of(f"http://127.0.0.1:{taken.getsockname()[1]}"))
         assert time.monotonic() - start < 15
 
 
@@ -427,7 +427,7 @@ def test_a_port_that_takes_connections_and_never_answers(refused):
         silent.bind(("127.0.0.1", 0))
         silent.listen()
         start = time.monotonic()
-        assert "does not answer" in refused(Connection, Address.of(f"http://127.0.0.1:{silent.getsockname()[1]}"))
+        assert "does not answer" in refused(MilvusConnection, Address.of(f"http://127.0.0.1:{silent.getsockname()[1]}"))
         assert time.monotonic() - start < 40
 
 
@@ -532,9 +532,9 @@ def test_a_file_that_another_process_has_open_is_said_to_be(tmp_path, refused):
         [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as other:
         assert other.stdout.readline() == "open\n"
-        assert "in use by another process" in refused(Connection, Address.of(str(path)))
+        assert "in use by another process" in refused(MilvusConnection, Address.of(str(path)))
         other.communicate("\n")
-    Connection(Address.of(str(path))).close()
+    MilvusConnection(Address.of(str(path))).close()
 
 
 @pytest.mark.parametrize("module", ["pymilvus", "milvus_lite"])
@@ -542,7 +542,7 @@ def test_what_is_not_installed_is_said(module, tmp_path, refused, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
     if module == "milvus_lite":
         monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert "requirements-milvus.txt" in refused(Connection, Address.of(str(tmp_path / "patches.db")))
+    assert "requirements-milvus.txt" in refused(MilvusConnection, Address.of(str(tmp_path / "patches.db")))
 
 
 def test_the_command_line(tmp_path, run, tiny_everywhere):
@@ -573,7 +573,7 @@ def test_a_folder_that_names_its_milvus_is_evaluated_and_verified_by_itself(tmp_
     assert code == 0 and "indexed before" in said and "pyramid:2" in said, error
     code, said, _ = run("verify", out)
     assert code == 0 and "every patch is in ../patches.db); all of its pictures (7)" in said
-    with Connection(Address.of(str(tmp_path / "patches.db"))) as connection:
+    with MilvusConnection(Address.of(str(tmp_path / "patches.db"))) as connection:
         name = connection.client.list_collections()[0]
         connection.client.delete(name, ids=[7])  # a patch of the second picture
         connection.client.delete(name, filter="picture == 3")
@@ -589,7 +589,7 @@ def test_a_folder_that_names_its_milvus_is_evaluated_and_verified_by_itself(tmp_
     ):
         code, _, error = run(*command)
         assert code == 2 and "Milvus" in error and "delete" not in error
-    with Connection(Address.of(str(tmp_path / "patches.db"))) as connection:
+    with MilvusConnection(Address.of(str(tmp_path / "patches.db"))) as connection:
         connection.client.drop_collection(name)
     code, _, error = run("verify", out)
     assert code == 2 and "is missing: run the index command again" in error
