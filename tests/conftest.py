@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
 from patchify_core.cli.main import main
+from patchify_core.demo.own.marks import RememberingPatchify
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, read_coco
@@ -64,26 +62,10 @@ def lite0() -> Encoder:
     return load_encoder("effnet-lite0")
 
 
-class _Remembering(Patchify):
-    """The real engine, except that a query file is described once and not once a test."""
-
-    def describe_query(
-        self, picture: str | Path | bytes | Image.Image, box: ArrayLike | None = None
-    ) -> NDArray[np.float32]:
-        if not isinstance(picture, Path):
-            return super().describe_query(picture, box)
-        key = (picture, None if box is None else tuple(np.asarray(box).tolist()))
-        if key not in self.remembered:
-            self.remembered[key] = super().describe_query(picture, box)
-        return self.remembered[key]
-
-    remembered: dict[object, NDArray[np.float32]] = {}  # noqa: RUF012  (one engine a session)
-
-
 @pytest.fixture(scope="session")
 def sample_engine(sample_db: Path, lite0: Encoder) -> Patchify:
     """The bundled index, ready to be asked."""
-    return _Remembering.open(sample_db / "index", lite0)
+    return RememberingPatchify.open(sample_db / "index", lite0)
 
 
 @pytest.fixture

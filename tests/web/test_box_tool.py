@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from patchify_core.files import ASSETS
-from tests.browsing import CHROMIUM, WITHOUT, chromium
+from tests.browsing import CHROMIUM, WITHOUT
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
+pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
 
 PAGE = """<!doctype html><html lang="en"><title>t</title>
 <style>{css} body {{ margin: 0 }} .pf-draw {{ width: 400px; height: 300px }}</style>
@@ -18,12 +18,6 @@ PAGE = """<!doctype html><html lang="en"><title>t</title>
 START = """() => { window.told = [];
   window.tool = window.patchifyBox(document.getElementById('root'), { changed: (...all) => window.told.push(all) });
   window.tool.open(800, 600); }"""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with chromium() as browser:
-        yield browser
 
 
 @pytest.fixture(params=[False, True], ids=["mouse", "finger"])

@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,31 +23,10 @@ from tests.browsing import (
     jpeg,
     notice,
     send,
-    served,
-    visit,
     wait_for_new_results,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
-
-
-@pytest.fixture(scope="module")
-def uploads(tmp_path_factory) -> Path:
-    """Where the server puts what visitors send; empty at first."""
-    return tmp_path_factory.mktemp("uploads")
-
-
-@pytest.fixture(scope="module")
-def server(uploads: Path, tmp_path_factory) -> Iterator[str]:
-    """The demo as a person starts it, on a free port."""
-    with served(["app.py"], tmp_path_factory.mktemp("server"), uploads) as (url, _):
-        yield f"{url}photos"
-
-
-@pytest.fixture
-def page(server, browser):
-    with visit(browser, server) as page:
-        yield page
 
 
 def query_box(page) -> list[float]:

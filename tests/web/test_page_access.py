@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.browsing import CHROMIUM, WITHOUT, elsewhere, first_row, served, visit, wait_for_new_results
+from tests.browsing import CHROMIUM, WITHOUT, elsewhere, first_row, visit, wait_for_new_results
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
 
@@ -29,12 +28,6 @@ QUIET = """(calm) => new Promise((done) => {
 })"""
 
 WIDE, PHONE = {"width": 1280, "height": 800}, {"width": 390, "height": 844}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield f"{url}photos"
 
 
 def settle(page: Any, calm: int = 700) -> None:

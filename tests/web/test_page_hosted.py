@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import socket
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.browsing import CHROMIUM, FLAGS, WITHOUT, first_row, send, served, wait_for_new_results
+from tests.browsing import CHROMIUM, FLAGS, WITHOUT, file_server, first_row, send, served, wait_for_new_results
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)
 
@@ -45,16 +42,8 @@ def site(tmp_path, space) -> Iterator[str]:
     """Another site, whose page shows the Space in a frame."""
     frame = f'<iframe src="http://{SPACE}:{space}/photos" width=1200 height=900></iframe>'
     (tmp_path / "index.html").write_text(frame, encoding="utf-8")
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *arguments: object) -> None:
-            """Nothing is said."""
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(tmp_path)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://site.example:{server.server_port}/"
-    server.shutdown()
-    server.server_close()
+    with file_server(tmp_path) as port:
+        yield f"http://site.example:{port}/"
 
 
 def works(page: Any, picture: Path) -> None:

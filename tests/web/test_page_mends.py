@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,32 +17,11 @@ from tests.browsing import (
     jpeg,
     notice,
     send,
-    served,
     visit,
     wait_for_new_results,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
-
-PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield f"{url}photos"
-
-
-@pytest.fixture
-def page(server, browser):
-    with visit(browser, server) as page:
-        yield page
-
-
-@pytest.fixture
-def phone(server, browser):
-    with visit(browser, server, **PHONE) as page:
-        yield page
 
 
 def photo() -> bytes:

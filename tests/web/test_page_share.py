@@ -6,10 +6,7 @@ import csv
 import io
 import json
 import re
-import threading
 from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 from xml.etree import ElementTree as ET
@@ -24,29 +21,17 @@ from tests.browsing import (
     ROOT,
     WITHOUT,
     choose,
+    file_server,
     first_row,
     jpeg,
     notice,
     send,
-    served,
     visit,
     wait_for_new_results,
 )
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
-CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield f"{url}photos"
-
-
-@pytest.fixture
-def page(server, browser):
-    with visit(browser, server, **CLIPBOARD) as page:
-        yield page
+VISIT = {"permissions": ["clipboard-read", "clipboard-write"]}
 
 
 def copied(page) -> str:
@@ -251,14 +236,8 @@ def test_bibtex_is_copied(page) -> None:
 def website(tmp_path_factory) -> Iterator[tuple[Path, str]]:
     """Somebody else's website: a folder and its address."""
     folder = tmp_path_factory.mktemp("website")
-
-    class Quiet(SimpleHTTPRequestHandler):
-        def log_message(self, *args: object) -> None: ...
-
-    host = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=host.serve_forever, daemon=True).start()
-    yield folder, f"http://localhost:{host.server_address[1]}/"
-    host.shutdown()
+    with file_server(folder) as port:
+        yield folder, f"http://localhost:{port}/"
 
 
 @pytest.mark.parametrize(("width", "columns"), [(900, 4), (390, 2)])

@@ -42,12 +42,6 @@ def server(folder, tmp_path_factory) -> Iterator[tuple[str, Path]]:
         yield f"{running[0]}photos", running[1]
 
 
-@pytest.fixture
-def page(server, browser):
-    with visit(browser, server[0]) as page:
-        yield page
-
-
 def encoder_shown(page) -> str:
     return page.locator("#pf-encoder input").input_value()
 

@@ -144,15 +144,19 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
     }
 
 
-class _Once(Patchify):
-    """An engine that describes a query once, although several ways to search with it are scored."""
+class RememberingPatchify(Patchify):
+    """An engine that describes a query file with a box once, in whatever ways it is searched with."""
 
     def __init__(self, index: PatchStore, encoder: Encoder) -> None:
+        """Remembers nothing yet."""
         super().__init__(index, encoder)
-        self._known: dict[tuple[str, bytes], NDArray[np.float32]] = {}
+        self._known: dict[tuple[Path, bytes], NDArray[np.float32]] = {}
 
     def describe_query(self, picture: Any, box: ArrayLike | None = None) -> NDArray[np.float32]:
-        key = str(picture), np.asarray(box, np.float64).tobytes()
+        """See `Patchify.describe_query`; pictures that are no files are described each time."""
+        if not isinstance(picture, Path):
+            return super().describe_query(picture, box)
+        key = picture, np.asarray(box, np.float64).tobytes()
         if key not in self._known:
             self._known[key] = super().describe_query(picture, box)
         return self._known[key]
@@ -181,7 +185,7 @@ def score(
             "There is nothing to score yet: draw a box around the same object on at least two of your indexed "
             "pictures, with the same name."
         )
-    engine = _Once(index, encoder)
+    engine = RememberingPatchify(index, encoder)
     last = len(index.regions.stages)
     better = MAP if has_maps(index) else SOFT
     plans = [("patches", [1, last], None), (better, [last], engine.refiner(better))]

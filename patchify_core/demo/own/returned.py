@@ -30,6 +30,7 @@ from patchify_core.index.build import BuildSettings
 from patchify_core.index.codec.codes import Codes, encode_codes
 from patchify_core.index.folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.recipe import Recipe
 
 PIECE = 1 << 18
 """Bytes that are read at a time."""
@@ -195,8 +196,11 @@ def _read(folder: Path, like: PatchIndex, most_pictures: int) -> PatchIndex:
         meta = read_meta(folder)
     except IndexFolderError:
         raise PatchifyError(DAMAGED) from None
-    made = {key: value for key, value in like.meta().items() if key != "images"}
-    if any(meta.get(key) != value for key, value in made.items()):
+    try:
+        foreign = Recipe.from_meta(meta).differences(like.recipe)
+    except (KeyError, TypeError, AttributeError, ValueError, PatchifyError):
+        raise PatchifyError(FOREIGN) from None
+    if foreign:
         raise PatchifyError(FOREIGN)
     listed = meta.get("images")
     if not isinstance(listed, list) or not listed:
