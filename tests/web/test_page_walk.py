@@ -25,6 +25,7 @@ from tests.browsing import (
     wait_for_new_results,
 )
 from tests.page_server import blobs
+from tests.web.test_page_access import faults
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
 
@@ -443,12 +444,13 @@ def test_phone_has_no_sideways_scroll_and_nothing_jumps(browser, server) -> None
 
 
 def printed(page, name: str):
-    """The window that a button opens, with its page."""
+    """The window that a button opens, with its page; the browser was asked to print it."""
+    page.context.add_init_script("window.print = () => { window.asked = true; }")  # there is nobody to choose a printer
     with page.context.expect_page() as opened:
         page.get_by_role("button", name=name).click()
     paper = opened.value
     paper.locator("h1").wait_for()
-    paper.wait_for_load_state()
+    paper.wait_for_function("() => window.asked")
     return paper
 
 
@@ -474,6 +476,26 @@ def test_handout_is_one_page_of_the_query_at_hand(page, example) -> None:
     assert paper.get_by_role("heading", name=f"One real query: {name}").count() == 1
     assert paper.locator("tfoot td").first.inner_text() == total
     one_page(paper)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_parts_for_a_class_are_accessible(browser, server, scheme) -> None:
+    with visit(browser, server, color_scheme=scheme) as page:
+        open_walk(page, 2)
+        page.get_by_role("button", name="Let the class guess").click()
+        cell(page, 14 if winner(page) != 14 else 15).click()
+        wrong = faults(page, "guess")
+        part(page, "exercise")
+        wrong += faults(page, "exercise")
+        page.get_by_role("button", name="Full screen").click()
+        page.locator(".wk-keys").wait_for()
+        wrong += faults(page, "full screen")
+        page.get_by_role("button", name="Show the answer").click()
+        wrong += faults(page, "answer")
+        page.get_by_role("button", name="Leave full screen").click()
+        part(page, "plan")
+        wrong += faults(page, "plan")
+        assert wrong == [], "\n".join(wrong)
 
 
 def test_handout_of_an_own_picture_is_one_page_too(page) -> None:
