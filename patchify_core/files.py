@@ -134,7 +134,7 @@ def sha256_of_file(path: Path) -> str:
         OSError: if the file cannot be read.
     """
     digest = hashlib.sha256()
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         while chunk := file.read(CHUNK_BYTES):
             digest.update(chunk)
     return digest.hexdigest()

@@ -52,10 +52,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--query",
-        choices=["box", "whole"],
+        choices=["box", "whole", "text"],
         default="box",
-        help="what a query is: the box of its object (default, as the paper has it) or its whole picture (as in ILIAS' "
-        "published numbers)",
+        help="what a query is: the box of its object (default, as the paper has it), its whole picture (as in ILIAS' "
+        "published numbers), or the description of its object (ILIAS; with an open_clip encoder)",
     )
     parser.add_argument(
         "--resize",
@@ -103,7 +103,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
-    from patchify_core.encoders import load_encoder
+    from patchify_core.encoders import TextEncoder, load_encoder
     from patchify_core.evaluation import record
     from patchify_core.evaluation.run import chosen_levels, evaluate
     from patchify_core.patchify import Patchify
@@ -115,6 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
     gallery = _read(arguments)
     reranker = _reranker(arguments.rerank, arguments.shortlist)
     encoder = load_encoder(arguments.encoder)
+    if arguments.query == "text" and not isinstance(encoder, TextEncoder):
+        raise PatchifyError(f"{arguments.encoder} knows no words: use an open_clip encoder, or leave --query text out.")
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
         out = folder or Path(temporary) / "index"
         built = None if big else build(gallery, out, encoder, arguments)
@@ -232,12 +234,10 @@ def _read(arguments: argparse.Namespace) -> Gallery:
             "export its annotations as COCO (patchify_core/gallery/BENCHMARKS.md)."
         )
     with progress_bar("reading", " pictures", QUICK_S) as progress:
-        if layout in ("instre", "ilias", "revisited"):
-            gallery = read_dataset(dataset, layout, arguments.subset, progress)
-        else:
-            gallery = check_pictures(
-                read_dataset(dataset, "coco", arguments.subset), progress, all_needed=True, folder=dataset
-            )
+        chosen = layout if layout in ("instre", "ilias", "revisited") else "coco"
+        gallery = read_dataset(dataset, chosen, arguments.subset, progress, arguments.query == "text")
+        if chosen == "coco":
+            gallery = check_pictures(gallery, progress, all_needed=True, folder=dataset)
     if arguments.queries_from == "boxes":
         gallery = gallery.with_box_queries()
     if layout == "coco":
@@ -313,7 +313,8 @@ def _print(
     seen = "the larger side resized, aspect kept" if arguments.encoder.startswith("aspect:") else "squashed to a square"
     if arguments.features != "crop":
         seen = "seen on one map per picture"
-    print(f"queries: {'whole pictures' if arguments.query == 'whole' else 'the box of their object'}; boxes: {seen}")
+    kinds = {"box": "the box of their object", "whole": "whole pictures", "text": "descriptions"}
+    print(f"queries: {kinds[arguments.query]}; boxes: {seen}")
     print(
         f"{'regions':<{width}} {'patches':>7} {'mAP' + at:>9} {'LocScore' + at:>13} {'mean IoU':>9} {'recall@1':>9}"
         f" {'ms/query':>9}"

@@ -63,7 +63,8 @@ def gallery_digest(gallery: Gallery) -> str:
         except OSError as error:
             raise GalleryError(f"{str(query.path)!r} cannot be read: put the query's picture back.") from error
         row = (query.id, query.file_name, query.width, query.height, box, query.instance, sorted(query.exclude), size)
-        digest.update(repr(("query", *row)).encode())
+        words = () if query.text is None else (query.text,)
+        digest.update(repr(("query", *row, *words)).encode())
     for name, column in sorted(vars(gallery.annotations).items()):
         digest.update(repr((name, column.shape)).encode() + np.ascontiguousarray(column).tobytes())
     return digest.hexdigest()

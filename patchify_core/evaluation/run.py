@@ -219,11 +219,15 @@ def _search_levels(
 ) -> QueryRecord:
     """Describes the query once, then searches, re-ranks and looks for the positives at each level."""
     top = _depth(query, gallery, cutoff, reranker)
-    if reranker is None:
-        view, descriptor = None, engine.describe_query(query.path, query.box)
-    else:
-        view = replace(engine.view_query(query.path, query.box), exclude=query.exclude)
+    view = None
+    if reranker is not None:
+        view = engine.view_query(query.path, query.box) if query.text is None else engine.view_text(query.text)
+        view = replace(view, exclude=query.exclude)
         descriptor = view.descriptor
+    elif query.text is None:
+        descriptor = engine.describe_query(query.path, query.box)
+    else:
+        descriptor = engine.describe_text(query.text)
     outcomes = {}
     for level in levels:
         start = time.perf_counter()

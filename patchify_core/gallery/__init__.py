@@ -91,7 +91,11 @@ def read_gallery(
 
 
 def read_dataset(
-    path: Path | str, format: str = "auto", subset: str = "all", progress: Progress | None = None
+    path: Path | str,
+    format: str = "auto",
+    subset: str = "all",
+    progress: Progress | None = None,
+    text: bool = False,
 ) -> Gallery:
     """Read a dataset in any layout that this package knows.
 
@@ -101,6 +105,7 @@ def read_dataset(
             them away.
         subset: A part of INSTRE or ILIAS, see `read_instre` and `read_ilias`; the other layouts have `all` only.
         progress: Told of pictures whose headers have been read, where many are.
+        text: Search with words instead of pictures; of the layouts here ILIAS has them.
 
     Raises:
         GalleryError: The layout cannot be told, has no such subset, or its own reader refuses the dataset.
@@ -110,10 +115,12 @@ def read_dataset(
     path = Path(path)
     if format == "auto":
         format = told_layout(path)
+    if text and format != "ilias":
+        raise GalleryError(f"Only ILIAS has text queries, and {str(path)!r} is not read as ILIAS: use its pictures.")
     if format == "instre":
         return read_instre(path, subset, progress)
     if format == "ilias":
-        return read_ilias(path, subset, progress)
+        return read_ilias(path, subset, progress, text)
     if subset != "all":
         raise GalleryError(f"Only INSTRE and ILIAS have subsets, and {str(path)!r} is read as neither: leave it out.")
     if format == "revisited":

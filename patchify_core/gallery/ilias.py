@@ -1,13 +1,15 @@
-"""ILIAS in its published layout: ilias_core, perhaps image_ids, perhaps unpacked distractors. See BENCHMARKS.md."""
+"""ILIAS in its published layout: ilias_core, perhaps image_ids, perhaps archives of distractors. See BENCHMARKS.md."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from patchify_core.errors import GalleryError
+from patchify_core.errors import ArchiveError, GalleryError
 from patchify_core.gallery.model import Benchmark, Gallery, GalleryImage, Query
 from patchify_core.gallery.published import (
     Boxes,
@@ -21,9 +23,11 @@ from patchify_core.gallery.published import (
     whole_queries,
 )
 from patchify_core.imaging.filenames import same_name_key
+from patchify_core.imaging.tar_members import list_members
 
 CORE, DISTRACTORS, LISTS = "ilias_core", "yfcc100m", "image_ids"
 MINI_LIST = f"{LISTS}/mini_ilias_yfcc100m_ids.txt"
+ALL_LIST = f"{LISTS}/distractor_ids.txt.gz"
 TAXONOMY = ("taxonomy.json", "misc/taxonomy.json", f"{LISTS}/taxonomy.json")
 """Where ILIAS' categories may lie."""
 
@@ -36,14 +40,17 @@ def read_ilias(
     folder: Path | str,
     subset: str = "all",
     progress: Progress | None = None,
+    text: bool = False,
 ) -> Gallery:
-    """Read ILIAS: image queries cropped to their object, positives whole, distractors if they are there.
+    """Read ILIAS: image or text queries, positives whole, distractors if they are there.
 
     Args:
         folder: Where `ilias_core` lies, or `ilias_core` itself.
         subset: `core` for the core alone, `mini` for the core and the distractors that
             `image_ids/mini_ilias_yfcc100m_ids.txt` lists, `all` for every picture below `yfcc100m` that there is.
+            Pictures in tar archives are read where they are.
         progress: Told how many of the pictures' headers have been read.
+        text: Search with the objects' descriptions, `T*.txt`, instead of the query pictures.
 
     Returns:
         The gallery: one instance an object folder, every line of a positive's box file a box, and a query's box
@@ -59,23 +66,30 @@ def read_ilias(
     objects = _objects(root, core)
     asked = [name for each in objects for name in _pictures(root, f"{each}/query", "Q")]
     shown = [name for each in objects for name in _pictures(root, f"{each}/pos", "P")]
-    _check_lists(root, core, {"image_query_ids.txt": asked, "positive_ids.txt": shown})
-    filled = {PurePosixPath(name).parent.as_posix() for name in (*asked, *shown)}
+    words = [name for each in objects for name in _texts(root, f"{each}/query")]
+    lists = {"image_query_ids.txt": asked, "positive_ids.txt": shown}
+    if text:
+        lists["text_query_ids.txt"] = words
+    _check_lists(root, core, lists)
+    filled = {PurePosixPath(name).parent.as_posix() for name in (*(words if text else asked), *shown)}
     empty = [part for each in objects for part in (f"{each}/query", f"{each}/pos") if part not in filled]
     if empty:
         raise GalleryError(
-            f"{len(empty)} folders in {str(root)!r} hold no picture, first: {empty[0]!r}: unpack ilias_core.tar again."
+            f"{len(empty)} folders in {str(root)!r} hold no {'description or ' if text else ''}picture, first: "
+            f"{empty[0]!r}: unpack ilias_core.tar again."
         )
     needed = [_box_file(name) for name in (*asked, *shown)]
     files = dict(zip(needed, check_files(root, needed, "ilias_core"), strict=True))
-    distractors = [] if subset == "core" else _distractors(root, mini=subset == "mini")
+    distractors = {} if subset == "core" else _distractors(root, mini=subset == "mini")
     names = [*shown, *distractors]
+    if text:
+        asked = []
     total = len(names) + len(asked)
     turned: list[str] = []
-    sizes = read_sizes(root, names, progress, 0, total, turned)
+    sizes = read_sizes(root, names, progress, 0, total, turned, distractors)
     query_sizes = read_sizes(root, asked, progress, len(sizes), total, turned)
     images = tuple(
-        GalleryImage(number, name, root / name, *size)
+        GalleryImage(number, name, distractors.get(name, root / name), *size)
         for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
     )
     instance_of = {each: number for number, each in enumerate(objects, 1)}
@@ -85,6 +99,9 @@ def read_ilias(
         rows = reader.read(files[_box_file(name)], size)
         box = around(rows) if len(rows) else None
         queries.append(Query(number, name, root / name, *size, box=box, instance=instance_of[_object(name)]))
+    for number, name in enumerate(words if text else (), len(images) + 1):
+        said = _read_text(root / name)
+        queries.append(Query(number, name, root / name, 0, 0, None, instance_of[_object(name)], text=said))
     annotations = boxed_annotations(
         [
             (image.id, instance_of[_object(image.file_name)], reader.read(files[_box_file(image.file_name)], size))
@@ -92,7 +109,7 @@ def read_ilias(
         ]
     )
     benchmark, missing = _benchmark(root, core, images[: len(shown)], instance_of)
-    notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images), *missing)
+    notes = (*reader.notes(), *whole_queries([] if text else queries), *unlocated(annotations, images), *missing)
     notes += turned_note(turned, "as ILIAS' own code does")
     names_of = {number: PurePosixPath(each).name for each, number in instance_of.items()}
     return Gallery(root, images, tuple(queries), names_of, annotations, notes=notes, benchmark=benchmark)
@@ -226,18 +243,61 @@ def _benchmark(
     return Benchmark("ilias", values, categories), notes
 
 
-def _distractors(root: Path, mini: bool) -> list[str]:
-    found, packed = [], 0
+def _texts(root: Path, folder: str) -> list[str]:
+    try:
+        found = sorted(os.listdir(root / folder))
+    except OSError:
+        return []
+    return [f"{folder}/{name}" for name in found if name.startswith("T") and name.lower().endswith(".txt")]
+
+
+def _read_text(path: Path) -> str:
+    """An object's description."""
+    try:
+        data = path.read_bytes()
+        found = data.decode(json.detect_encoding(data)).strip("\ufeff \t\r\n")
+    except (OSError, ValueError) as error:
+        raise GalleryError(f"{str(path)!r} cannot be read as text: unpack ilias_core.tar again.") from error
+    if not found:
+        raise GalleryError(f"{str(path)!r} describes nothing: unpack ilias_core.tar again.")
+    return found
+
+
+# Distractors -----------------------------------------------------------------------------------------------
+
+
+def ilias_id(file_name: str) -> str:
+    """A picture's id in ILIAS' own files: below `ilias_core` its name, else archive and name without ending.
+
+    Example:
+        >>> ilias_id("ilias_core/bold_bimp_000/pos/P000_00.jpg"), ilias_id("yfcc100m/00000.tar/aa11.jpg")
+        ('bold_bimp_000/pos/P000_00.jpg', '00000.tar/aa11')
+    """
+    folder, _, name = file_name.partition("/")
+    if folder == DISTRACTORS:
+        return os.path.splitext(name)[0]
+    return name if folder == CORE else file_name
+
+
+def _distractors(root: Path, mini: bool) -> dict[str, Path]:
+    """Name -> file of each distractor, loose or in an archive; those of an archive that was unpacked are loose."""
+    found: dict[str, Path] = {}
     for folder, folders, files in os.walk(root / DISTRACTORS):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         below = Path(folder).relative_to(root)
-        found += [(below / name).as_posix() for name in sorted(files) if name.lower().endswith(SUFFIXES)]
-        packed += sum(name.lower().endswith(".tar") for name in files)
-    if packed and not found:
-        raise GalleryError(
-            f"{str(root / DISTRACTORS)!r} holds {packed} .tar files and no picture: unpack each into a folder of its "
-            "own, or evaluate the subset core."
-        )
+        for name in sorted(files):
+            path = Path(folder, name)
+            if name.lower().endswith(SUFFIXES):
+                found[(below / name).as_posix()] = path
+            elif name.lower().endswith(".tar") and os.path.splitext(name)[0] not in folders:
+                try:
+                    members = list_members(path)
+                except ArchiveError as error:
+                    raise GalleryError(str(error)) from None
+                pictures = [member for member in members if member.name.lower().endswith(SUFFIXES)]
+                found |= {member.relative_to(root).as_posix(): member for member in pictures}
+    if os.path.isfile(root / ALL_LIST) and found:
+        _check_distractors(root, found)
     if not mini:
         return found
     if not os.path.isfile(root / MINI_LIST):
@@ -250,6 +310,33 @@ def _distractors(root: Path, mini: bool) -> list[str]:
     if missing:
         raise GalleryError(
             f"{len(missing)} of the {len(wanted)} distractors that {MINI_LIST} lists are missing in "
-            f"{str(root / DISTRACTORS)!r}, first: {missing[0]!r}: download and unpack them."
+            f"{str(root / DISTRACTORS)!r}, first: {missing[0]!r}: download them."
         )
-    return sorted({by_id[same_name_key(key)] for key in wanted})
+    return {name: found[name] for name in sorted({by_id[same_name_key(key)] for key in wanted})}
+
+
+def _check_distractors(root: Path, found: Mapping[str, Path]) -> None:
+    """Compare the distractors with ILIAS's list of all of them, `archive/name` or `name` in each line."""
+    unlisted = {PurePosixPath(name).stem for name in found}
+    present = frozenset(unlisted)
+    archives = {PurePosixPath(name).parts[1] for name in found}
+    missing: list[str] = []
+    try:
+        with gzip.open(root / ALL_LIST, "rt", encoding="utf-8") as lines:
+            for line in lines:
+                archive, _, name = line.strip().rpartition("/")
+                unlisted.discard(name)
+                if archive in archives and name not in present:
+                    missing.append(line.strip())
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise GalleryError(f"{str(root / ALL_LIST)!r} is cut short or no list of ids: download it again.") from error
+    if missing:
+        raise GalleryError(
+            f"{len(missing)} distractors that {ALL_LIST} lists are missing in the archives of "
+            f"{str(root / DISTRACTORS)!r}, first: {missing[0]!r}: download the archive again."
+        )
+    if unlisted:
+        raise GalleryError(
+            f"{len(unlisted)} pictures in {str(root / DISTRACTORS)!r} are not in {ALL_LIST}, first: {min(unlisted)!r}: "
+            "remove them, or get the list again."
+        )

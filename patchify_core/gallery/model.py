@@ -37,6 +37,7 @@ class Query:
         box: The object, (4,) float64 xyxy in pixels inside the picture; None means the whole picture.
         instance: The instance that the object is.
         exclude: Ids of gallery images that are dropped from this query's ranking.
+        text: Words to search with instead of a picture; then the file is where they are written, and has no size.
     """
 
     id: int
@@ -47,6 +48,7 @@ class Query:
     box: NDArray[np.float64] | None
     instance: int
     exclude: frozenset[int] = frozenset()
+    text: str | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +59,7 @@ def read_sizes(
     done: int = 0,
     total: int | None = None,
     turned: list[str] | None = None,
+    members: Mapping[str, Path] | None = None,
 ) -> list[tuple[int, int]]:
     """Read every picture's upright (width, height) in pixels from its header; no pixel is decoded.
 
@@ -69,6 +70,7 @@ def read_sizes(
         done: What `progress` counts from.
         total: What `progress` counts to; done + the names by default.
         turned: Gets the names of the pictures that are stored on their side, by EXIF orientation.
+        members: Name -> path of those that are in archives.
 
     Raises:
         GalleryError: A picture cannot be read; the first one is named, and how many there are.
@@ -76,7 +78,7 @@ def read_sizes(
     sizes, broken = [], []
     for number, name in enumerate(names, done + 1):
         try:
-            header = read_header(root / name)
+            header = read_header((members or {}).get(name, root / name))
             sizes.append(header.size)
             if turned is not None and header.stored != header.size:
                 turned.append(name)

@@ -11,6 +11,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path, PureWindowsPath
 from urllib.parse import unquote
 
+from patchify_core.imaging.tar_members import tar_member
+
 SUGGESTED, SEARCHED, ALIKE = 3, 20_000, 0.75
 """Similar names that a sentence gives; files among which they are looked for; how alike they are (`difflib` ratio)."""
 
@@ -163,11 +165,14 @@ def picture_path(root: Path, name: str) -> Path:
         name: A POSIX name in the index. It is the caller's to compare the file with what was indexed.
 
     Returns:
-        The file that `FileNames.find` finds; where it finds none, the path of that very name.
+        The member of a tar archive, or the file that `FileNames.find` finds; where it finds none, the path of that very
+        name.
     """
     path = root / name
     if os.path.lexists(path):
         return path
+    if (member := tar_member(path)) is not None:
+        return member
     try:
         return root / _files_below(root, int(time.monotonic() / LISTED_S)).find(name, suggest=False)
     except FileNameError:

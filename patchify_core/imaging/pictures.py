@@ -208,11 +208,11 @@ def _opened(
     source: Source, settings: PictureSettings, called: str | None = None
 ) -> Iterator[tuple[ImageFile.ImageFile, IO[bytes]]]:
     """Open a picture of a kind that is read, its header read and its cost checked, no pixel decoded."""
-    path = None if isinstance(source, bytes) else Path(source)
+    path = None if isinstance(source, bytes) else source if isinstance(source, Path) else Path(source)
     called = re.split(r"[/\\]", called)[-1] if called else path.name or str(path) if path else ""
     name = repr(called) if called else "The picture"
     with _in_one_sentence(name, path):
-        with BytesIO(source) if isinstance(source, bytes) else _open_file(Path(source), name) as stream:
+        with BytesIO(source) if isinstance(source, bytes) else _open_file(path or Path(), name) as stream:
             start = _opener(stream, name, called)
             # Not Image.open(): it holds the size against Pillow's own process-wide limit, and the warning
             # that it gives below ours could be silenced only for every thread of the process.

@@ -85,6 +85,18 @@ def test_evaluate_asks_with_whole_pictures_and_says_so(run, dataset, tmp_path):
     assert code == DONE and "queries: the box of their object; boxes: seen on one map per picture" in printed
 
 
+def test_words_need_an_encoder_that_knows_some(run, dataset, tmp_path, refusal):
+    from tests.gallery import test_ilias as ilias
+
+    assert "Only ILIAS has text queries" in refusal("evaluate", dataset, "--query", "text")
+    for number, name in enumerate((ilias.POSITIVES[0], ilias.QUERIES[0])):
+        ilias.save(tmp_path / "ilias" / "ilias_core" / name, number)
+        (tmp_path / "ilias" / "ilias_core" / (name[:-4] + "_bbox.txt")).write_text("1 2 10 12\n")
+    (tmp_path / "ilias" / "ilias_core" / ilias.BIMP / "query" / "T000.txt").write_text("a toy")
+    code, _, said = run("evaluate", tmp_path / "ilias", "--query", "text")
+    assert code == REFUSED and "knows no words: use an open_clip encoder" in said
+
+
 def test_evaluate_keeps_the_aspect_where_the_encoder_can(dataset, tmp_path):
     file, kept = tmp_path / "numbers.json", tmp_path / "idx"
     options = ["evaluate", dataset, "--regions", "pyramid:1", "--index", kept]

@@ -292,6 +292,20 @@ class Backwards:
         return [dataclasses.replace(match, box=whole) for match in reversed(matches)]
 
 
+def test_a_query_may_be_words(engine):
+    """They are described as words, for a re-ranker too, and the file they are written in is not opened."""
+    told = []
+    engine.describe_text = lambda words: told.append(words) or engine.describe_query(None)
+    gallery = gallery_of(WORKED, [(1, CUP, [10])])
+    [plain] = evaluate(gallery, engine, levels=[2])
+    gallery = dataclasses.replace(gallery, queries=(dataclasses.replace(gallery.queries[0], text="a red cup"),))
+    [report] = evaluate(gallery, engine, levels=[2])
+    assert report.report == plain.report and told == ["a red cup"]
+    reranker = Backwards()
+    evaluate(gallery, engine, levels=[2], reranker=reranker)
+    assert reranker.asked[0][0].picture is None and reranker.asked[0][0].exclude == {10} and len(told) == 2
+
+
 def test_a_reranker_orders_before_the_scores(engine, tmp_path):
     path = tmp_path / "q.png"
     picture(1, (50, 50)).save(path)

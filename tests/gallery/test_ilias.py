@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
 
 import pytest
 
 from patchify_core.gallery import read_dataset, read_ilias, told_layout
-from tests.tiny import picture
+from patchify_core.gallery.ilias import ilias_id
+from patchify_core.index.build import build_index
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.regions import Pyramid
+from tests.imaging.test_tar_members import write_tar
+from tests.tiny import TinyEncoder, picture
 
 WIDTH, HEIGHT = 40, 30
 BIMP, FLEP = "bold_bimp_000", "bold_flep_001"
@@ -236,11 +243,88 @@ def test_no_object_at_all(tmp_path, refused):
     assert "subsets all, core, mini" in refused(read_ilias, tmp_path, "huge")
 
 
-def test_packed_distractors(lists, refused):
-    (lists / "yfcc100m").mkdir()
-    (lists / "yfcc100m" / "00000.tar").write_bytes(b"")
-    assert "1 .tar files and no picture" in refused(read_ilias, lists)
-    assert len(read_ilias(lists, "core").images) == 3
+def jpg(seed):
+    stream = io.BytesIO()
+    picture(seed, (WIDTH, HEIGHT)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+@pytest.fixture
+def packed(lists):
+    """Distractors in two archives, as they are published, with the list of all of them."""
+    shards = {"00000": ("aa11", "bb22"), "00001": ("cc33",)}
+    for number, (shard, keys) in enumerate(shards.items()):
+        files = {f"{key}.jpg": jpg(60 + number) for key in keys} | {f"{keys[0]}.json": b"{}"}
+        write_tar(lists / "yfcc100m" / f"{shard}.tar", files)
+    (lists / "image_ids" / "mini_ilias_yfcc100m_ids.txt").write_text("cc33\naa11\n")
+    listed = [f"{shard}.tar/{key}\n" for shard, keys in shards.items() for key in keys] + ["00002.tar/zz99\n"]
+    (lists / "image_ids" / "distractor_ids.txt.gz").write_bytes(gzip.compress("".join(listed).encode()))
+    return lists
+
+
+def test_packed_distractors_are_read_where_they_are(packed, tmp_path):
+    gallery = read_ilias(packed)
+    names = [image.file_name for image in gallery.images[3:]]
+    assert names == ["yfcc100m/00000.tar/aa11.jpg", "yfcc100m/00000.tar/bb22.jpg", "yfcc100m/00001.tar/cc33.jpg"]
+    assert [(i.width, i.height, i.path.read_bytes()) for i in gallery.images[3:4]] == [(WIDTH, HEIGHT, jpg(60))]
+    mini = read_ilias(packed, "mini")
+    assert [image.file_name for image in mini.images[3:]] == [names[0], names[2]]
+    before = sorted(packed.rglob("*"))
+    report = build_index(gallery, tmp_path / "idx", TinyEncoder(), Pyramid(2))
+    assert report.images == 6 and report.skipped == () and report.embedded + report.reused == 6
+    assert [path for path in sorted(packed.rglob("*")) if "idx" not in path.parts] == before  # nothing is unpacked
+    index = PatchIndex.load(tmp_path / "idx")
+    index.check_pictures(packed, content=True)
+    assert [ilias_id(image.file_name) for image in index.images[2:4]] == [
+        "bold_flep_001/pos/P001_00.jpg",
+        "00000.tar/aa11",
+    ]
+
+
+def test_an_archive_that_was_unpacked_is_not_read_twice(packed):
+    save(packed / "yfcc100m" / "00000" / "aa11.jpg", 60)
+    save(packed / "yfcc100m" / "00000" / "bb22.jpg", 61)
+    names = [image.file_name for image in read_ilias(packed).images[3:]]
+    assert names == ["yfcc100m/00001.tar/cc33.jpg", "yfcc100m/00000/aa11.jpg", "yfcc100m/00000/bb22.jpg"]
+
+
+def test_a_truncated_archive_is_named(packed, refused):
+    shard = packed / "yfcc100m" / "00001.tar"
+    shard.write_bytes(shard.read_bytes()[:2048])
+    assert "00001.tar'" in refused(read_ilias, packed) and len(read_ilias(packed, "core").images) == 3
+
+
+def test_the_list_of_all_distractors_is_compared(packed, refused):
+    gz = packed / "image_ids" / "distractor_ids.txt.gz"
+    whole = gz.read_bytes()
+    gz.write_bytes(gzip.compress(b"00000.tar/aa11\n00000.tar/bb22\n"))
+    assert "1 pictures in" in (said := refused(read_ilias, packed)) and "first: 'cc33'" in said
+    gz.write_bytes(gzip.compress(gzip.decompress(whole) + b"00001.tar/dd44\n"))
+    assert "1 distractors that" in (said := refused(read_ilias, packed)) and "'00001.tar/dd44'" in said
+    for content in (whole[:-9], whole[:20], b"no gzip"):
+        gz.write_bytes(content)
+        assert "distractor_ids.txt.gz' is cut short" in refused(read_ilias, packed)
+
+
+def test_text_queries(lists, refused):
+    (lists / "image_ids" / "text_query_ids.txt").write_text(f"{BIMP}/query/T000.txt\n{FLEP}/query/T001.txt\n")
+    (lists / "ilias_core" / FLEP / "query" / "T001.txt").write_bytes("\ufeffein blauer Krug \n".encode("utf-16-le"))
+    gallery = read_ilias(lists, text=True)
+    assert [(query.text, query.box, query.instance) for query in gallery.queries] == [
+        ("a toy with a hat", None, 1),
+        ("ein blauer Krug", None, 2),
+    ]
+    assert gallery.queries[0].file_name == f"ilias_core/{BIMP}/query/T000.txt" and len(gallery.images) == 3
+    assert len(read_dataset(lists, text=True).queries) == 2
+    assert "Only ILIAS has text queries" in refused(read_dataset, lists, "folder", text=True)
+    (lists / "ilias_core" / FLEP / "query" / "T001.txt").write_bytes(b" \n")
+    assert "T001.txt' describes nothing" in refused(read_ilias, lists, text=True)
+    (lists / "ilias_core" / FLEP / "query" / "T001.txt").write_bytes(b"\x80\x81")
+    assert "T001.txt' cannot be read as text" in refused(read_ilias, lists, text=True)
+    os.remove(lists / "ilias_core" / FLEP / "query" / "T001.txt")
+    assert "text_query_ids.txt" in refused(read_ilias, lists, text=True)
+    os.remove(lists / "image_ids" / "text_query_ids.txt")
+    assert f"no description or picture, first: 'ilias_core/{FLEP}/query'" in refused(read_ilias, lists, text=True)
 
 
 def test_missing_mini_distractors(distractors, refused):

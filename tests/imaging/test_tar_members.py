@@ -1,0 +1,101 @@
+"""imaging.tar_members: pictures read where they are in tar archives."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from patchify_core.errors import ArchiveError, PictureError
+from patchify_core.files import sha256_of_bytes, sha256_of_file
+from patchify_core.imaging.filenames import picture_path
+from patchify_core.imaging.pictures import picture_size, read_picture
+from patchify_core.imaging.tar_members import TarMember, list_members, tar_member
+from tests.tiny import picture
+
+FORMATS = [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]
+
+
+def png(seed):
+    stream = io.BytesIO()
+    picture(seed).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def write_tar(path, files, form=tarfile.GNU_FORMAT):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tarfile.open(path, "w", format=form) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+    return path
+
+
+@pytest.fixture
+def files():
+    return {"a.png": png(1), "inner/b.png": png(2), "f" * 90 + "/" + "n" * 90 + ".png": png(3), "empty.txt": b""}
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_members_are_read_where_they_are(tmp_path, files, form):
+    shard = write_tar(tmp_path / "00000.tar", files, form)
+    members = list_members(shard)
+    assert [member.relative_to(shard).as_posix() for member in members] == list(files)
+    for member, data in zip(members, files.values(), strict=True):
+        assert isinstance(member, Path) and member.archive == shard
+        assert member.read_bytes() == data and member.stat().st_size == len(data)
+        assert member.stat().st_mtime_ns == shard.stat().st_mtime_ns
+        assert sha256_of_file(member) == sha256_of_bytes(data)
+    assert picture_size(members[0]) == (24, 18) and read_picture(members[1]).size == (24, 18)
+    with pytest.raises(PictureError, match=r"empty\.txt"):
+        read_picture(members[3])
+
+
+def test_a_member_is_found_by_its_path_alone_and_in_another_process(tmp_path, files):
+    shard = write_tar(tmp_path / "shards" / "00000.tar", files)
+    member = picture_path(tmp_path, "shards/00000.tar/inner/b.png")
+    assert isinstance(member, TarMember) and member.read_bytes() == files["inner/b.png"]
+    assert pickle.loads(pickle.dumps(list_members(shard)[1])).read_bytes() == files["inner/b.png"]
+    with pytest.raises(FileNotFoundError):
+        picture_path(tmp_path, "shards/00000.tar/inner/c.png").read_bytes()
+    assert tar_member(tmp_path / "shards" / "x.png") is None
+    assert not isinstance(picture_path(tmp_path, "other.tar/a.png"), TarMember)
+
+
+def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path, files):
+    whole = write_tar(tmp_path / "x.tar", files).read_bytes()
+    end = len(whole.rstrip(b"\0")) // 512 * 512
+    for kept in (0, 1, 511, 512, 700, 1024, end // 2, end - 512, end, end + 512):
+        (tmp_path / "x.tar").write_bytes(whole[:kept])
+        with pytest.raises(ArchiveError, match=r"x\.tar' (is cut short or damaged|cannot be read)"):
+            list_members(tmp_path / "x.tar")
+
+
+@pytest.mark.parametrize("content", [b"not an archive" * 100, b"\x1f\x8b\x08" + bytes(600)])
+def test_what_is_no_archive(tmp_path, content):
+    (tmp_path / "x.tar").write_bytes(content)
+    with pytest.raises(ArchiveError, match="cannot be read as a tar archive"):
+        list_members(tmp_path / "x.tar")
+    with pytest.raises(ArchiveError, match="cannot be read"):
+        list_members(tmp_path / "nowhere.tar")
+
+
+def test_an_archive_that_shrinks_later_is_an_error_of_the_file(tmp_path, files):
+    shard = write_tar(tmp_path / "x.tar", files)
+    member = list_members(shard)[1]
+    shard.write_bytes(shard.read_bytes()[:1024])
+    with pytest.raises(OSError, match="cut short"):
+        member.read_bytes()
+
+
+def test_only_files_are_members(tmp_path):
+    with tarfile.open(tmp_path / "x.tar", "w") as tar:
+        for name, kind in (("folder", tarfile.DIRTYPE), ("link", tarfile.SYMTYPE), ("pipe", tarfile.FIFOTYPE)):
+            info = tarfile.TarInfo(name)
+            info.type, info.linkname = kind, "/etc/passwd"
+            tar.addfile(info)
+    assert list_members(tmp_path / "x.tar") == []
