@@ -207,7 +207,7 @@ class Gate:
             caller = f"{self._secret}:{scope['client'][0]}".encode("latin-1")
             scope["headers"] = [*filter(_is_for_tools, scope["headers"]), (HERE, caller)]
         if use in self._fronts:
-            await self._front(scope, receive, given)
+            await self._front({**scope, "path": self._path(scope["path"])}, receive, given)
             return
         if self._path(scope["path"]) == "/photos":  # Gradio's own page knows no other address than its root
             scope["path"] = f"{self._server.root_path}/"

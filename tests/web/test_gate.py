@@ -8,6 +8,7 @@ import logging
 import re
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from patchify_core.demo.settings import ServerSettings, networks
 from patchify_core.web import callers
 from patchify_core.web.bodies import Refused
 from patchify_core.web.gate import Gate
+from patchify_core.web.serving import Gates
 from patchify_core.web.used import found_use
 from tests.asgi import JOIN, JSON, SIZES, Inner, asked, gate, sentence
 
@@ -209,6 +211,25 @@ def test_what_is_asked_before_the_application_is_there_waits_or_is_told(inner, m
     for path, seen in (("/config", "/config"), ("/health", "/health"), ("/photos", "/")):
         assert asked(late, "GET", path)[0] == 200 and inner.seen[-1]["path"] == seen
     assert asked(late, "GET", "/")[1] == "first"
+
+
+def test_the_first_page_and_those_of_other_galleries_answer_below_a_path_whether_a_proxy_strips_it(inner):
+    server = ServerSettings(root_path="/patchify")
+
+    def gate_of(name: str, path: str) -> Gate:
+        below = replace(server, root_path=f"/patchify{path}")
+        return Gate(inner, (), below, SIZES, front=[Route("/", lambda request: PlainTextResponse(name))])
+
+    gates = Gates(gate_of("first", ""), {"/gallery/town": gate_of("town", "/gallery/town")}, "/patchify")
+    for root in ("", "/patchify"):
+        assert asked(gates, "GET", f"{root}/")[:2] == (200, "first")
+        for path in ("/gallery/town/", "/gallery/town"):
+            assert asked(gates, "GET", f"{root}{path}")[:2] == (200, "town")
+        assert asked(gates, "GET", f"{root}/gallery/town/config")[0] == 200 and inner.seen[-1]["path"] == "/config"
+        for path in ("/gallery/towns/", "/gallery/", "/gallery/town/nothing", "/gallery/town/../../x"):
+            status, said, _ = asked(gates, "GET", f"{root}{path}")
+            assert status == 404 and sentence(said)
+    assert asked(gates, "GET", "/patchify")[:2] == (200, "first")
 
 
 def test_methods_that_an_address_does_not_have_are_named(inner):
