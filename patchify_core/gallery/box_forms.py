@@ -23,7 +23,7 @@ _FAR, _FAR_SHARE = 0.05, 0.05
 
 
 class BoxForms:
-    """Counts what the boxes of a file look like.
+    """Count what the boxes of a file look like.
 
     Args:
         settings: From how many boxes on, and at which share of them, a form is told.

@@ -86,7 +86,7 @@ def read_coco(folder_or_json: Path | str, settings: GallerySettings = DEFAULTS) 
 
 
 class _CocoReader:
-    """Turns the parsed JSON into a gallery, collecting problems and notes on the way.
+    """Turn the parsed JSON into a gallery, collecting problems and notes on the way.
 
     Ids are remembered even of entries that turn out bad, so that one bad image is one problem and not one
     more for each of its annotations.

@@ -44,12 +44,12 @@ class ArchiveSettings:
     """What an archive may cost.
 
     Attributes:
-        members: entries, folders included.
-        directory_bytes: bytes of the table of contents, which is read as a whole.
-        member_bytes: bytes of one member, unpacked.
-        total_bytes: bytes of all members that are read, unpacked.
-        expansion: bytes that a member may become for each of its own; None for any number.
-        small_bytes: of a member that may become that in any case.
+        members: Entries, folders included.
+        directory_bytes: Bytes of the table of contents, which is read as a whole.
+        member_bytes: Bytes of one member, unpacked.
+        total_bytes: Bytes of all members that are read, unpacked.
+        expansion: Bytes that a member may become for each of its own; None for any number.
+        small_bytes: Of a member that may become that in any case.
     """
 
     members: int = 20_000
@@ -65,9 +65,9 @@ class Member:
     """One file of an archive: its bytes, or why there are none.
 
     Attributes:
-        name: as its maker meant it, with `/` between folders.
-        data: the file's bytes; None if it was left out.
-        refused: one sentence why it was left out; None if it was read.
+        name: As its maker meant it, with `/` between folders.
+        data: The file's bytes; None if it was left out.
+        refused: One sentence why it was left out; None if it was read.
     """
 
     name: str
@@ -81,10 +81,10 @@ def is_archive(head: bytes) -> bool:
 
 
 def names(path: Path, settings: ArchiveSettings | None = None) -> list[str]:
-    """What an archive lists, without reading any of it, with `/` between folders; a folder itself may end with it.
+    """List the names in an archive, with `/` between folders, which that of a folder may end with; no file is read.
 
     Raises:
-        ArchiveError: one sentence, if it is no zip archive, or its table of contents is damaged or too long.
+        ArchiveError: It is no zip archive, or its table of contents is damaged or too long.
     """
     with _opened(path, settings or ArchiveSettings()) as archive:
         return _names(archive.infolist())
@@ -93,19 +93,19 @@ def names(path: Path, settings: ArchiveSettings | None = None) -> list[str]:
 def members(
     path: Path, settings: ArchiveSettings | None = None, most: Callable[[str], int] | None = None
 ) -> Iterator[Member]:
-    """Reads the files of a zip archive one after the other, in its own order. Folders are passed over.
+    """Read the files of a zip archive one after the other, in its own order. Folders are passed over.
 
     Args:
-        path: the archive.
-        settings: what it may cost.
-        most: name of a member -> bytes that it may have, where that is less than the settings say.
+        path: The archive.
+        settings: What it may cost.
+        most: Name of a member -> bytes that it may have, where that is less than the settings say.
 
     Yields:
         A member with its bytes, or with the reason why it was left out: its name leads out of the archive, it is a
         link, encrypted, damaged, packed in an unknown way, or larger than is allowed.
 
     Raises:
-        ArchiveError: one sentence, if it is no zip archive, its table of contents is damaged or too long, or all that
+        ArchiveError: It is no zip archive, its table of contents is damaged or too long, or all that
             was read is more than is allowed (a zip bomb): what was yielded before may be kept.
     """
     settings = settings or ArchiveSettings()
@@ -223,7 +223,7 @@ def _directory(file: BinaryIO, end: int) -> _Directory:
 
 
 def _check_directory(directory: _Directory, settings: ArchiveSettings) -> None:
-    """Looks how long the table of contents is before `zipfile` reads all of it into memory."""
+    """Refuse a table of contents that is too long, before `zipfile` reads all of it into memory."""
     if directory.count > settings.members or directory.length > settings.directory_bytes:
         raise _too_many(settings)
 

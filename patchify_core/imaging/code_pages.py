@@ -138,7 +138,7 @@ def decoded(names: Sequence[bytes]) -> list[str]:
     """The names of one zip as text: UTF-8 if they are that, else in the code page that all of them fit best.
 
     Args:
-        names: as the zip has them, without those that it says the encoding of.
+        names: As the zip has them, without those that it says the encoding of.
 
     Returns:
         As many texts. What is in no code page becomes U+FFFD.

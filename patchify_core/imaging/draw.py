@@ -1,4 +1,4 @@
-"""Draws boxes on pictures, and a whole result list as one picture.
+"""Draw boxes on pictures, and a whole result list as one picture.
 
 Three steps: `frame` a picture to a tile, `box_on` it, `sheet` the tiles. Colours are RGB; pictures are (H, W, 3) uint8.
 """
@@ -42,10 +42,10 @@ class DrawSettings:
     """What a person may tune about drawings.
 
     Attributes:
-        tile: width and height of one tile in pixels.
-        columns: tiles beside each other.
+        tile: Width and height of one tile in pixels.
+        columns: Tiles beside each other.
         colour: RGB of the winning box.
-        thickness: of its line, in pixels.
+        thickness: Of its line, in pixels.
     """
 
     tile: tuple[int, int] = (320, 240)
@@ -58,11 +58,11 @@ PAPER, INK, MARGIN = (247, 246, 243), (28, 36, 48), 8
 
 
 def frame(picture: Image, size: tuple[int, int]) -> tuple[Picture, float, tuple[int, int]]:
-    """Fits a picture into a tile, keeping its shape.
+    """Fit a picture into a tile, keeping its shape.
 
     Args:
-        picture: upright RGB picture.
-        size: width and height of the tile in pixels.
+        picture: Upright RGB picture.
+        size: Width and height of the tile in pixels.
 
     Returns:
         The tile (H, W, 3) uint8, the scale from picture to tile pixels, and where its left upper corner lies there.
@@ -77,7 +77,7 @@ def frame(picture: Image, size: tuple[int, int]) -> tuple[Picture, float, tuple[
 
 
 def box_on(tile: Picture, box: ArrayLike, colour: tuple[int, int, int], thickness: int = 3) -> Picture:
-    """Draws a box (xyxy, pixels of the tile) with a dark rim, so that it shows on any picture, on a copy."""
+    """Draw a box (xyxy, pixels of the tile) with a dark rim, so that it shows on any picture, on a copy."""
     import cv2
 
     x1, y1, x2, y2 = (int(v) for v in np.round(as_boxes(box)[0]))
@@ -88,18 +88,18 @@ def box_on(tile: Picture, box: ArrayLike, colour: tuple[int, int, int], thicknes
 
 
 def sheet(matches: Sequence[Boxed], root: Path, settings: DrawSettings | None = None) -> Picture:
-    """All matches as tiles, best first, each with its winning box, rank and score.
+    """Put all matches on one picture as tiles, best first, each with its winning box, rank and score.
 
     Args:
-        matches: at least one.
-        root: folder that the matches' file names are relative to.
-        settings: see `DrawSettings`.
+        matches: At least one.
+        root: Folder that the matches' file names are relative to.
+        settings: See `DrawSettings`.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        PictureError: if a gallery picture cannot be read any more.
+        PictureError: A gallery picture cannot be read any more.
     """
     import cv2
 
@@ -124,10 +124,10 @@ def sheet(matches: Sequence[Boxed], root: Path, settings: DrawSettings | None = 
 
 
 def save(picture: Picture, path: Path) -> None:
-    """Writes a picture as the file name's ending says.
+    """Write a picture as the file name's ending says.
 
     Raises:
-        PatchifyError: if the ending is unknown or the file cannot be written.
+        PatchifyError: The ending is unknown or the file cannot be written.
     """
     from PIL import Image
 

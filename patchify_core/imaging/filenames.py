@@ -59,7 +59,7 @@ def printable(text: str) -> str:
 
 
 class FileNames:
-    """Finds files below a folder by the names that a dataset gives them.
+    """Find files below a folder by the names that a dataset gives them.
 
     Args:
         root: The folder.
@@ -262,7 +262,7 @@ def is_side_file(name: str) -> bool:
     """Whether a file is one that a system or a photo program keeps beside pictures.
 
     Args:
-        name: of the file, without folders; the case of its letters does not count.
+        name: Of the file, without folders; the case of its letters does not count.
 
     Example:
         >>> [is_side_file(name) for name in ("Thumbs.db", "IMG_1.xmp", "._IMG_1.jpg", "IMG_1.jpg", "thumbs.jpg")]
@@ -276,7 +276,7 @@ def is_side_folder(name: str) -> bool:
     """Whether a folder is for thumbnails, deleted files or snapshots, as NAS and operating systems make them.
 
     Args:
-        name: of the folder, without those around it; the case of its letters does not count.
+        name: Of the folder, without those around it; the case of its letters does not count.
 
     Example:
         >>> [is_side_folder(name) for name in ("@eaDir", "$RECYCLE.BIN", ".thumbnails", "recycled paper")]
