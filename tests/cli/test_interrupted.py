@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("tiny_everywhere")
 
 @pytest.mark.parametrize(("command", "kept"), [("index", True), ("evaluate", False)])
 def test_ctrl_c_says_whether_work_is_kept(run, dataset, tmp_path, monkeypatch, command, kept):
-    def stop(*args):
+    def stop(*args, **named):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("patchify_core.index.build.build_index", stop)
