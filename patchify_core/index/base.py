@@ -306,14 +306,17 @@ class PictureStream(ABC):
         regions: what patches they describe, P per picture.
         features: how they were made (`extract.checked_features`).
         projection: what was applied to them already, or None where they are as the encoder gave them.
-        maps: the pictures' packed feature maps, by row; None where none are kept.
     """
 
     encoder: EncoderInfo
     regions: Regions
     features: str = "crop"
     projection: Projection | None = None
-    maps: PackedMaps | None = None
+
+    @property
+    def maps(self) -> PackedMaps | None:
+        """The pictures' packed feature maps, by row; None where none are kept."""
+        return None
 
     @property
     def recipe(self) -> Recipe:

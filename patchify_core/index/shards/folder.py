@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
+from patchify_core.features.maps import PackedMaps
 from patchify_core.files import read_json, sha256_of_json, write_json
 from patchify_core.index.base import PatchStore, PictureStream
 from patchify_core.index.codec.projection import Projection
@@ -32,7 +33,6 @@ from patchify_core.index.shards.shard import (
     MAPS,
     OpenShard,
     damaged_shard,
-    finished_shard,
     open_shard,
     shard_name,
     suffixes_for,
@@ -121,8 +121,10 @@ class ShardFolder(PictureStream):
                 raise ValueError
         except (KeyError, TypeError, ValueError):
             raise damaged_shard(self.folder / STREAM_NAME) from None
-        self.maps = self if MAPS in self._suffixes else None
-        self._shard = lru_cache(KEPT_OPEN)(self._opened)
+        place, shards = self.folder, self._shards
+        self._shard = lru_cache(KEPT_OPEN)(
+            lambda number: open_shard(place, shards[number], str(shards[number]["name"]))
+        )
         for shard in self._shards:
             for suffix in sorted(self._suffixes):
                 if not (self.folder / f"{shard['name']}.{suffix}").is_file():
@@ -131,6 +133,11 @@ class ShardFolder(PictureStream):
     def __len__(self) -> int:
         """How many pictures there are."""
         return self._ends[-1]
+
+    @property
+    def maps(self) -> PackedMaps | None:
+        """The stream itself, if its shards have maps."""
+        return self if MAPS in self._suffixes else None
 
     def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
         """See `PictureStream.batch`.
@@ -184,10 +191,6 @@ class ShardFolder(PictureStream):
             yield self._shard(number), slice(at - first, end - first), slice(at - start, end - start)
             at = end
 
-    def _opened(self, number: int) -> OpenShard:
-        entry = self._shards[number]
-        return open_shard(self.folder, entry, str(entry["name"]))
-
     def _meta(self) -> dict[str, Any]:
         path = self.folder / STREAM_NAME
         if not path.is_file():
@@ -234,15 +237,17 @@ class GrowingShards:
         self.known: dict[str, tuple[int, int]] = {}
         self._fresh: dict[str, Embedded] = {}
         self._entries: dict[int, dict[str, Any]] = {}
-        self._shard = lru_cache(KEPT_OPEN)(self._opened)
+        # Not of `self`: a circle would keep the files open until somebody collects the garbage.
+        entries = self._entries
+        self._shard = lru_cache(KEPT_OPEN)(lambda at: open_shard(folder, entries[at], shard_name(at)))
         for left in folder.glob("shard-*.tmp"):
             left.unlink()
         for path in sorted(folder.glob("shard-*.json")):
-            number = int(path.stem.rpartition("-")[2])
-            entry = finished_shard(folder, number)
-            if entry is not None and suffixes_of(entry) == suffixes_for(recipe):
-                with suppress(IndexFolderError):  # its parts do not fit together
-                    self._know(number, entry)
+            number, entry = int(path.stem.rpartition("-")[2]), read_json(path)
+            if suffixes_of(entry) == suffixes_for(recipe):
+                self._entries[number] = entry
+                with suppress(IndexFolderError):  # it is torn, or its parts do not fit together
+                    self._know(number, [digest.tobytes().hex() for digest in self._shard(number).pictures.digests])
 
     def __len__(self) -> int:
         """Pictures added since the last flush."""
@@ -261,10 +266,11 @@ class GrowingShards:
         if not self._fresh:
             return
         # One past the highest, not the count: a shard may be missing, and none may ever be written over.
-        names = (path.stem.rpartition("-")[2] for path in self.folder.glob("shard-*.pictures"))
+        names = (path.stem.rpartition("-")[2] for path in self.folder.glob("shard-*.*"))
         number = max(map(int, names), default=-1) + 1
         images = [new.image for new in self._fresh.values()]
-        self._know(number, write_embedded(self.folder, number, images, self._fresh, self._recipe))
+        self._entries[number] = write_embedded(self.folder, number, images, self._fresh, self._recipe)
+        self._know(number, list(self._fresh))
         self._fresh.clear()
 
     def descriptors(self, digest: str) -> NDArray[np.float32]:
@@ -284,17 +290,12 @@ class GrowingShards:
         assert shard.maps is not None, "all shards have the same files"
         return shard.maps.packed(row)
 
-    def _know(self, number: int, entry: dict[str, Any]) -> None:
-        self._entries[number] = entry
-        digests = self._shard(number).pictures.digests
-        self.known.update({digest.tobytes().hex(): (number, row) for row, digest in enumerate(digests)})
+    def _know(self, number: int, digests: Sequence[str]) -> None:
+        self.known.update({digest: (number, row) for row, digest in enumerate(digests)})
 
     def _of(self, digest: str) -> tuple[OpenShard, int]:
         number, row = self.known[digest]
         return self._shard(number), row
-
-    def _opened(self, number: int) -> OpenShard:
-        return open_shard(self.folder, self._entries[number], shard_name(number))
 
 
 class GalleryStream(PictureStream):
@@ -319,11 +320,16 @@ class GalleryStream(PictureStream):
         """Reads nothing yet."""
         self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
         self.images, self._shards, self._old, self._rows = images, shards, old, rows
-        self.maps = self if recipe.maps else None
+        self._keeps_maps = recipe.maps
 
     def __len__(self) -> int:
         """How many pictures there are."""
         return len(self.images)
+
+    @property
+    def maps(self) -> PackedMaps | None:
+        """The stream itself, if maps are kept."""
+        return self if self._keeps_maps else None
 
     def pictures(self, start: int, stop: int) -> PictureTable:
         """See `PictureStream.pictures`."""
@@ -344,7 +350,7 @@ class GalleryStream(PictureStream):
         return self._shards.boxes(digest)
 
     def packed(self, row: int) -> bytes:
-        """The feature map of one picture; the stream is its own `maps`."""
+        """The packed feature map of one picture."""
         digest = self.images[row].sha256
         if digest in self._shards.known or self._old is None or self._old.maps is None:
             return self._shards.packed(digest)
