@@ -19,7 +19,7 @@ def crop(address: str, width: int, height: int, box: NDArray[np.floating] | Sequ
 
 
 def query_crop(question: Question, url: FileUrl) -> str:
-    """What was asked: the box's content, the whole picture, or the words."""
+    """The query: the content of its box, the whole picture, or the words."""
     if question.words is not None:
         return render("said", words=question.words)
     box = (0, 0, question.width, question.height) if question.box is None else question.box
