@@ -8,6 +8,12 @@ const tab = Math.random().toString(36).slice(2);
 const find = (selector) => element.querySelector(selector);
 const is = (name) => find(`[data-is="${name}"]`);
 const show = (node, visible) => { node.hidden = !visible; };
+const make = (tag, { data = {}, ...properties } = {}, ...children) => {
+  const node = Object.assign(document.createElement(tag), properties);
+  Object.assign(node.dataset, data);
+  node.append(...children);
+  return node;
+};
 
 let token = null;
 let status = null;
@@ -243,11 +249,7 @@ function drawSkipped() {
   const drawn = JSON.stringify(skipped.files); // a row that counts files changes while their number stays
   if (list.dataset.drawn === drawn) return;
   list.dataset.drawn = drawn;
-  list.replaceChildren(...skipped.files.map(({ file, reason }) => {
-    const row = document.createElement('li');
-    row.textContent = `${file}: ${reason}`;
-    return row;
-  }));
+  list.replaceChildren(...skipped.files.map(({ file, reason }) => make('li', { textContent: `${file}: ${reason}` })));
 }
 
 const address = (name, side) => `own/${token}/picture/${name.split('/').map(encodeURIComponent).join('/')}?side=${side}`;
@@ -259,21 +261,10 @@ function drawGrid() {
   const wanted = pictures.slice(0, shown);
   const have = [...grid.children].map((node) => node.dataset.name);
   if (have.length > wanted.length || wanted.some((picture, at) => at < have.length && have[at] !== picture.name)) grid.replaceChildren();
-  for (const picture of wanted.slice(grid.childElementCount)) {
-    const item = document.createElement('li');
-    item.dataset.name = picture.name;
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.className = 'pf-own-thumb';
-    button.dataset.name = picture.name;
-    button.title = picture.name;
-    const image = document.createElement('img');
-    image.loading = 'lazy';
-    image.alt = picture.name;
-    image.src = address(picture.name, 160);
-    button.append(image);
-    item.append(button);
-    grid.append(item);
+  for (const { name } of wanted.slice(grid.childElementCount)) {
+    const image = make('img', { loading: 'lazy', alt: name, src: address(name, 160) });
+    const button = make('button', { type: 'button', className: 'pf-own-thumb', title: name, data: { name } }, image);
+    grid.append(make('li', { data: { name } }, button));
   }
   [...grid.children].forEach((item, at) => {
     const button = item.firstChild;
@@ -310,31 +301,19 @@ function drawLook() {
   if (!picture) return;
   is('name').textContent = picture.name;
   const marks = status.marks.filter((mark) => mark.picture === picture.id);
-  const list = find('.pf-own-marks');
-  list.replaceChildren(...marks.map((mark) => {
-    const row = document.createElement('li');
-    const name = document.createElement('b');
-    name.textContent = mark.object;
-    const button = document.createElement('button');
-    button.type = 'button';
-    button.className = 'pf-btn ghost';
-    button.dataset.unmark = mark.object;
-    button.textContent = 'Remove';
-    button.setAttribute('aria-label', `Remove the box of ${mark.object}`);
-    row.append(name, button);
-    return row;
+  find('.pf-own-marks').replaceChildren(...marks.map(({ object }) => {
+    const button = make('button', { type: 'button', className: 'pf-btn ghost', data: { unmark: object } }, 'Remove');
+    button.setAttribute('aria-label', `Remove the box of ${object}`);
+    return make('li', {}, make('b', {}, object), button);
   }));
-  const boxes = marks.map((mark) => {
-    const node = document.createElement('span');
-    node.className = 'pf-own-saved';
-    const [x1, y1, x2, y2] = mark.box;
+  find('.pf-own-boxes').replaceChildren(...marks.map(({ box: [x1, y1, x2, y2] }) => {
+    const node = make('span', { className: 'pf-own-saved' });
     Object.assign(node.style, {
       left: `${(100 * x1) / picture.width}%`, top: `${(100 * y1) / picture.height}%`,
       width: `${(100 * (x2 - x1)) / picture.width}%`, height: `${(100 * (y2 - y1)) / picture.height}%`,
     });
     return node;
-  });
-  find('.pf-own-boxes').replaceChildren(...boxes);
+  }));
   const objects = [...new Set(status.marks.map((mark) => mark.object))];
   find('#pf-own-objects').replaceChildren(...objects.map((object) => new Option(object, object)));
 }
@@ -360,25 +339,13 @@ function drawScore() {
   if (score?.state === 'failed') text = score.error;
   is('scored').textContent = text;
   if (score?.state !== 'done') return is('scores').replaceChildren();
-  const table = document.createElement('table');
-  table.className = 'pf-tbl';
-  const head = table.createTHead().insertRow();
-  for (const name of ['', 'mAP', 'LocScore', 'top-1 correct']) {
-    const cell = document.createElement('th');
-    cell.scope = 'col';
-    cell.textContent = name;
-    head.append(cell);
-  }
-  const body = table.createTBody();
-  for (const row of score.rows) {
-    const line = body.insertRow();
-    const name = document.createElement('th');
-    name.scope = 'row';
-    name.textContent = WAYS[row.way] || row.way;
-    line.append(name);
-    for (const value of [row.map, row.locscore]) line.insertCell().textContent = value === null ? '—' : value.toFixed(3);
-    line.insertCell().textContent = `${Math.round(row['recall@1'] * row.queries)} of ${row.queries}`;
-  }
+  const head = ['', 'mAP', 'LocScore', 'top-1 correct'].map((name) => make('th', { scope: 'col' }, name));
+  const rows = score.rows.map((row) => make(
+    'tr', {}, make('th', { scope: 'row' }, WAYS[row.way] || row.way),
+    ...[row.map, row.locscore].map((value) => make('td', {}, value === null ? '—' : value.toFixed(3))),
+    make('td', {}, `${Math.round(row['recall@1'] * row.queries)} of ${row.queries}`),
+  ));
+  const table = make('table', { className: 'pf-tbl' }, make('thead', {}, make('tr', {}, ...head)), make('tbody', {}, ...rows));
   is('scores').replaceChildren(table);
 }
 

@@ -27,7 +27,7 @@ from patchify_core.retrieval.ranking import Ranking
 
 PICTURES = (10_000, 1_000_000, 10_000_000)
 MEMORY = 16 * 10**9
-"""Bytes of memory that an index is asked to fit in."""
+"""Bytes of memory that an index should fit in."""
 
 FLOAT = 4
 BITS = {"4": 4, "6": 6, "8": 8, "fp16": 16, "bf16": 16}

@@ -1,4 +1,4 @@
-"""Addresses that reopen what was asked: a question and its options as URL parameters, and back.
+"""Addresses that reopen a search: a query and its options as URL parameters, and back.
 
 An address is a stranger's: whatever is wrong in it is left out and said in one sentence, and the rest still counts.
 Nothing of it is repeated in what is said.
@@ -23,7 +23,7 @@ WHOLE = "whole"
 """Instead of a box: the whole picture."""
 
 NOBODY = "none"
-"""Instead of an object's name: nobody has said what it is."""
+"""Instead of an object's name: it is not known."""
 
 MAX_LENGTH = 8 * MAX_WORDS
 """Longest address that is read, in characters: words take most, in an alphabet of three bytes a letter."""
@@ -248,4 +248,4 @@ _MEANT = {
     "look": "the result that it opens is not a picture of this page",
     "tab": "the page has no such tab",
 }
-"""What is said about each parameter that cannot be read."""
+"""The words for each parameter that cannot be read."""

@@ -57,7 +57,7 @@ def is_possible(way: str, index: PatchStore) -> bool:
 
 
 def checked_way(way: str, index: PatchStore) -> str:
-    """The way as it was asked for.
+    """The kind of box as it was chosen.
 
     Raises:
         PatchifyError: if there is none of that name, or it needs feature maps and the index was made of crops.
@@ -151,7 +151,7 @@ def with_boxes(
 
 
 def similarity(question: Question, engine: Patchify, image_id: int) -> SimilarityMap | None:
-    """How well each place of a picture matches the question; None where the index has no maps.
+    """How well each place of a picture matches the query; None where the index has no maps.
 
     Raises:
         IndexFolderError: if the map is damaged or was taken away.

@@ -35,7 +35,7 @@ MAX_WORDS = 300
 
 @dataclass(frozen=True, eq=False)
 class Question:
-    """What one visitor is asking: with a picture (and maybe a box in it), or with words.
+    """One visitor's query: a picture (and maybe a box in it), or words.
 
     Attributes:
         name: what the picture is called on the page; the words if it is none.
@@ -196,7 +196,7 @@ class Asking:
         return len(self.shelf.offer(engine).index.regions.stages)
 
     def first(self) -> Question:
-        """What a page that was just opened has asked."""
+        """The query of a page that was just opened."""
         return self.example(self.examples[0].id)
 
     def example(self, query_id: int, engine: str | None = None) -> Question:
@@ -256,7 +256,7 @@ class Asking:
         return Question(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
 
     def in_words(self, words: object, engine: str | None = None) -> Question:
-        """What a visitor looks for, said in words; the object is unknown until they say.
+        """A query in words; its object is unknown until the visitor chooses it.
 
         Raises:
             PatchifyError: one sentence, if there are no words or too many.
@@ -311,14 +311,14 @@ class Asking:
         return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
 
     def with_instance(self, question: Question, instance: int | None) -> Question:
-        """The same query, said to be this object."""
+        """The same query, about this object."""
         named = replace(question, instance=instance)
         named.rankings.update(question.rankings)  # what it is called does not change what is found
         named.located.update(question.located)
         return named
 
     def with_engine(self, question: Question, engine: str) -> Question:
-        """The same query, asked of another index and so described by its encoder.
+        """The same query in another index, and so described by its encoder.
 
         Raises:
             EncoderError: if it was asked in words and that encoder knows pictures only, or it cannot be had.

@@ -141,7 +141,7 @@ class Shelf:
                     one.localizer.forget()
 
     def knows_words(self, name: str) -> bool:
-        """Whether the loaded encoder of this index can be asked with words."""
+        """Whether the loaded encoder of this index can search with words."""
         return isinstance(self.engine(name).encoder, TextEncoder)
 
 

@@ -1,4 +1,4 @@
-"""Reads what the browser sends, which is a stranger's: anything may be in it, or missing. Refusals become notices."""
+"""Reads what the browser sends, in which anything may be wrong or missing. Refusals become notices."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ class Asked:
     """What every event of the search comes with.
 
     Attributes:
-        question: what the visitor asks at present.
+        question: the visitor's query at present.
         level: number of the stage to search with, from 1, as the page has it.
         top: result cards.
         reranker: name of a re-ranker, or None.
         way: how boxes are found (`locating`), as the page has it.
-        forgotten: the server no longer knew what was asked, so `question` is that of a page that was just opened.
+        forgotten: the server no longer knew the query, so `question` is that of a page that was just opened.
     """
 
     question: Question

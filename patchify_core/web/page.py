@@ -17,7 +17,8 @@ from patchify_core.web.api import add_api
 from patchify_core.web.front import Choice
 from patchify_core.web.guarded import GuardedBlocks
 from patchify_core.web.tabs import MORE, Build
-from patchify_core.web.tabs.search import PLAIN, build_search_tab
+from patchify_core.web.tabs.parts import html
+from patchify_core.web.tabs.search import build_search_tab
 from patchify_core.web.visits import Visits, file_url
 
 
@@ -44,13 +45,13 @@ def build(
         delete_cache=(forget_s // 3, forget_s),
         analytics_enabled=False,
     ) as demo:
-        gr.HTML(views.header(file_url(ASSETS / "logo.svg")), elem_id="pf-header", **PLAIN)
+        html(views.header(file_url(ASSETS / "logo.svg")), "pf-header")
         with gr.Tabs(elem_id="pf-tabs", elem_classes=[] if more else ["is-alone"], overflow_behavior="wrap"):
             with gr.Tab("Search", id="search", elem_id="pf-tab-search"):
                 state = build_search_tab(visits, [title for title, _ in more], galleries)
-                gr.HTML(views.below(), elem_id="pf-below", **PLAIN)
+                html(views.below(), "pf-below")
                 encoder = shown_spec(showcase.index.encoder)
-                gr.HTML(views.footer(pictures_note(showcase.folder), encoder), elem_id="pf-foot", **PLAIN)
+                html(views.footer(pictures_note(showcase.folder), encoder), "pf-foot")
             for title, fill in more:
                 name = title.lower().replace(" ", "-")
                 with gr.Tab(title, id=name, elem_id=f"pf-tab-{name}") as tab:

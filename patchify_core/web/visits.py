@@ -1,4 +1,4 @@
-"""What a visitor does on the search tab: each action goes from what is asked to what is shown."""
+"""What a visitor does on the search tab: each action takes the query and its options, and gives what is shown."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Visits:
         return own or self.showcase
 
     def renewed(self, question: Question) -> Question:
-        """The question as it can be asked now: of a visitor's own pictures more may be indexed than before."""
+        """The query as it can be searched now: more of a visitor's own pictures may be indexed than before."""
         if isinstance(question.data, Held):
             question.data.touch()
         place = self.at(question)
@@ -114,12 +114,12 @@ class Visits:
             return place.answer(asked.question, level, asked.top, asked.reranker, locating.SOFT)
 
     def way(self, asked: Asked) -> str:
-        """How boxes are found: as asked, or in the best way that the index allows."""
+        """How boxes are found: as chosen, or in the best way that the index allows."""
         index = self.index_of(asked)
         return asked.way if locating.is_possible(asked.way, index) else locating.best_way(index)
 
     def shown(self, question: Question, asked: Asked) -> Parts:
-        """A new question, asked with the level and options of the former one."""
+        """A new query, searched with the level and options of the former one."""
         answer = self.answer(replace(asked, question=question))
         changed = asked.forgotten or question.engine != asked.question.engine
         return {
@@ -159,7 +159,7 @@ class Visits:
         return views.examples(shown, None if question.itself is None else OWN_ID + question.itself, file_url)
 
     def object_choice(self, before: Question, question: Question, name: str | None) -> Any:
-        """The choice of object: other pictures hold other objects, and a visitor may have named more by now."""
+        """The choice of object: other galleries have other objects, and a visitor may have named more by now."""
         known = self.objects_at(question)
         same = question.engine == before.engine and not question.is_private
         choices: dict[str, Any] = {} if same else {"choices": [UNKNOWN_OBJECT, *known]}
@@ -171,7 +171,7 @@ class Visits:
         return self.objects if place is self.showcase else _by_name(place.gallery)
 
     def index_of(self, asked: Asked) -> PatchIndex:
-        """The index that is asked."""
+        """The index that is searched."""
         return self.at(asked.question).shelf.offer(asked.question.engine).index
 
     def strip(self, answer: Answer, question: Question) -> str:
@@ -184,7 +184,7 @@ class Visits:
         return views.cards(answer, partial(self.picture, question=question), file_url)
 
     def picture(self, image_id: int, question: Question | None = None) -> tuple[int, int, Path]:
-        """Width, height and file of a picture of the gallery that a question asks; the bundled one by default."""
+        """Width, height and file of a picture of the gallery that is searched; the bundled one by default."""
         image = self.at(question).gallery.image(image_id)
         return image.width, image.height, image.path
 
@@ -193,7 +193,7 @@ class Visits:
         return None if question.instance is None else self.at(question).gallery.name(question.instance)
 
     def level_label(self, engine: str | None = None) -> str:
-        """What the choice of level is called: an index need not hold a pyramid."""
+        """The label of the choice of level: an index need not have a pyramid."""
         found = self._stages(engine)
         return "Pyramid: finest grid" if all(map(stages.grid_of, found)) else "Patches"
 
@@ -217,7 +217,7 @@ class Visits:
         return self.at_index(name).shelf.offer(name).index.regions.stages
 
     def box_choices(self) -> list[tuple[str, str]]:
-        """(label, name) of the ways to a box; which of them an index allows is said when one is chosen."""
+        """(label, name) of the kinds of box; a notice says so where the index does not allow the chosen one."""
         return [(label, way) for way, label in locating.NAMES.items()]
 
     def rerank_choices(self) -> list[tuple[str, str]]:
@@ -291,7 +291,7 @@ class Visits:
             return self.change_options(replace(asked, reranker=None)) | {"rerank": NO_RERANKING}
 
     def name_object(self, asked: Asked, name: str) -> Parts:
-        """The visitor said which object it is."""
+        """The visitor chose which object the query shows."""
         instance = self.objects_at(asked.question).get(name)
         question = self.at(asked.question).with_instance(asked.question, instance)
         # The name goes back too: an answer that was under way meanwhile may have put the former one there.
@@ -362,7 +362,7 @@ class Visits:
             return gr.skip()
 
     def search_own(self, asked: Asked, event: gr.EventData) -> Parts:
-        """One of a visitor's pictures becomes the query, asked of all of them; without one, the question stays."""
+        """One of a visitor's pictures becomes the query, in all of them; without one, the query stays."""
         name = sent(event, "name")
         own = f"{OWN}:{sent(event, 'token')}"
         place = self.at_index(own)
@@ -384,7 +384,7 @@ class Visits:
         return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
 
     def _taken_out(self, question: Question, engine: str) -> Question:
-        """A question about a visitor's own pictures, asked of a bundled index: their picture becomes an upload."""
+        """A query in a visitor's own pictures moves to a bundled index: their picture becomes an upload."""
         if question.words is not None:
             return self.showcase.in_words(question.words, engine)
         if question.path is None or own_address(question.path) is None:

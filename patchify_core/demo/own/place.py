@@ -112,7 +112,7 @@ class OwnPlace(ExampleGallery):
         return self.picture(query_id)
 
     def welcome(self, question: Question) -> Question:
-        """A question that was asked of another gallery, asked of this one."""
+        """A query of another gallery, searched in this one."""
         if question.engine == self.shelf.first:
             return question
         if token_in(question.engine) is not None:  # the same pictures, more of which are indexed by now

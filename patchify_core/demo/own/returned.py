@@ -55,7 +55,7 @@ DAMAGED = "That index is damaged or was edited: bring back the file as you downl
 
 
 def is_index(path: Path) -> bool:
-    """Whether an archive holds an index, as opposed to pictures."""
+    """Whether an archive contains an index, as opposed to pictures."""
     try:
         listed = names(path)
     except ArchiveError:  # whoever unpacks it will say so

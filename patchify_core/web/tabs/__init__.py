@@ -11,7 +11,7 @@ import gradio as gr
 
 from patchify_core.web.tabs.compression import build_compression_tab
 from patchify_core.web.tabs.evaluation import build_evaluation_tab
-from patchify_core.web.tabs.own import build_own_tab
+from patchify_core.web.tabs.search import build_own_tab
 from patchify_core.web.tabs.walk import build_walk_tab
 from patchify_core.web.visits import Visits
 

@@ -1,4 +1,4 @@
-"""The Compression tab: fewer bytes a patch, and what they do to a visitor's own question and to large galleries."""
+"""The Compression tab: fewer bytes per patch, and their effect on a visitor's query and on large galleries."""
 
 from __future__ import annotations
 
@@ -18,12 +18,11 @@ from patchify_core.demo.questions import Question
 from patchify_core.demo.shelf import DEFAULT, method_in_words
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
-from patchify_core.files import ASSETS
 from patchify_core.index.codec.factory import CODEBOOKS
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web import views
 from patchify_core.web.events import sent, warn
-from patchify_core.web.tabs.search import PLAIN, QUIET
+from patchify_core.web.tabs.parts import QUIET, html
 from patchify_core.web.views.compression import Effect
 from patchify_core.web.visits import Visits, file_url
 
@@ -31,7 +30,7 @@ SHOWN = 10
 """Results before and after."""
 
 FIRST_BYTES = 32
-"""Bytes a patch that the tab begins with, or the next size that there is: trained in a second or two."""
+"""Bytes per patch at first, or the next size that there is: trained in a second or two."""
 
 LOOK_S = 0.25
 """Seconds between two looks at whether a training has ended."""
@@ -54,10 +53,10 @@ def build_compression_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
         tab: what is opened.
     """
     choice = gr.State(None)
-    controls = gr.HTML("", elem_id="pf-squeeze", js_on_load=_script("compression.js"), **PLAIN)
-    training = gr.HTML("", elem_id="pf-training", js_on_load=_script("training.js"), **PLAIN)
-    effect = gr.HTML("", elem_id="pf-effect", **PLAIN)
-    gallery = gr.HTML("", elem_id="pf-scale", **PLAIN)
+    controls = html("", "pf-squeeze", "compression.js")
+    training = html("", "pf-training", "training.js")
+    effect = html("", "pf-effect")
+    gallery = html("", "pf-scale")
     squeeze = Squeeze(visits.showcase, Parts(choice, controls, training, effect, gallery))
     everything = list(squeeze.parts)
     wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": codecs.WAITING, **QUIET}
@@ -176,7 +175,7 @@ class Squeeze:
     # Parts ----------------------------------------------------------------------------------------------
 
     def _asked(self, question: Question | None) -> Question:
-        """The visitor's question, asked of the gallery's own index unless another one was chosen.
+        """The visitor's query, described for the gallery's own index unless another one was chosen.
 
         The one that a visit begins with may be coded already, and what codes cost is seen from whole descriptors.
         """
@@ -272,7 +271,3 @@ class Squeeze:
 
 def _kept_as(index: PatchIndex) -> str:
     return f"{index.factory}, {index.bytes_per_patch:,} bytes per patch ({method_in_words(index)})"
-
-
-def _script(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")

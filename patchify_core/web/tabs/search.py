@@ -1,4 +1,7 @@
-"""The search tab: a question on the left, its results on the right. What it does is in `visits`."""
+"""The search tab, with a query on the left and its results on the right, and the tab of a visitor's own pictures.
+
+What they do is in `visits` and `own_pictures`.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,15 @@ from typing import Any
 import gradio as gr
 from gradio.components import Component
 
-from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, Guard, say
 from patchify_core.web.front import Choice
 from patchify_core.web.guarded import ENCODER
+from patchify_core.web.tabs.parts import PLAIN, PRIVATE, QUIET, html
 from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
 
-PLAIN: dict[str, Any] = {"container": False, "padding": False, "apply_default_css": False}
-PRIVATE: dict[str, Any] = {"api_visibility": "private"}
-QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE}
+__all__ = ["PLAIN", "QUIET", "build_own_tab", "build_search_tab"]
 
 
 def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequence[Choice] = ()) -> gr.State:
@@ -41,10 +42,8 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     with gr.Row(elem_id="pf-main"):
         with gr.Column(elem_id="pf-left", scale=0, min_width=340):
             if len(galleries) > 1:
-                gr.HTML(views.galleries(galleries), elem_id="pf-galleries", **PLAIN)
-            query = gr.HTML(
-                views.query(question, file_url), elem_id="pf-query", js_on_load=_script("query.js"), **PLAIN
-            )
+                html(views.galleries(galleries), "pf-galleries")
+            query = html(views.query(question, file_url), "pf-query", "query.js")
             with gr.Row(elem_id="pf-say"):  # a row of its own, else it would be one form with the object's name
                 words = gr.Textbox(
                     label="or describe it in words",
@@ -59,12 +58,8 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                 label="Which object is it? (for the score)",
                 elem_id="pf-object",
             )
-            examples = gr.HTML(
-                views.examples(visits.examples, question.example, file_url),
-                elem_id="pf-examples",
-                js_on_load=_script("examples.js"),
-                **PLAIN,
-            )
+            thumbnails = views.examples(visits.examples, question.example, file_url)
+            examples = html(thumbnails, "pf-examples", "examples.js")
         with gr.Column(elem_id="pf-right", min_width=320):
             with gr.Row(elem_id="pf-options"):
                 level = gr.Radio(
@@ -97,12 +92,12 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                     min_width=200,
                     elem_id="pf-box-choice",
                 )
-                gr.HTML(views.about(shelf.offers.values()), elem_id="pf-about", **PLAIN)
-            strip = gr.HTML(views.strip(answer, name), elem_id="pf-strip", js_on_load=_script("options.js"), **PLAIN)
+                html(views.about(shelf.offers.values()), "pf-about")
+            strip = html(views.strip(answer, name), "pf-strip", "options.js")
             share = share_menu()
-            cards = gr.HTML(visits.cards(answer), elem_id="pf-results", js_on_load=_script("results.js"), **PLAIN)
-    status = gr.HTML("", elem_id="pf-status", html_template='<div role="status">${value}</div>', **PLAIN)
-    detail = gr.HTML("", elem_id="pf-detail", js_on_load=_script("detail.js"), **PLAIN)
+            cards = html(visits.cards(answer), "pf-results", "results.js")
+    status = html("", "pf-status", html_template='<div role="status">${value}</div>')
+    detail = html("", "pf-detail", "detail.js")
 
     parts = {
         "question": state,
@@ -168,12 +163,19 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     share.make(guard.event(sharing.make), asked, share, **aside)
     change(share.opened(sharing.load, None, address, **loading).then, sharing.open, address, anew=True)
     # What the script of another tab asks of this one.
-    own = gr.HTML("", elem_id="pf-own-link", js_on_load=_script("own-link.js"), **PLAIN)
+    own = html("", "pf-own-link", "own-link.js")
     on(own.search, visits.search_own, anew=True)
     own.known(visits.know_own, None, engine, **aside)
     query.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
     return state
 
 
-def _script(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def build_own_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
+    """Makes the tab for a visitor's own pictures, whose script calls the addresses of `own_pictures`.
+
+    Args:
+        visits: what visitors can do.
+        state: holds a visitor's `Question`.
+        tab: what is opened.
+    """
+    html(views.own(visits.settings, visits.own is not None), "pf-own", "own.js")

@@ -15,11 +15,11 @@ from patchify_core.demo.own.place import token_in
 from patchify_core.demo.questions import OWN, Question
 from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
-from patchify_core.files import ASSETS
 from patchify_core.imaging.boxes import checked_box
 from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, NOTICE, Asked, sent
 from patchify_core.web.slides import slide
+from patchify_core.web.tabs.parts import html
 from patchify_core.web.visits import Parts, Visits
 
 LINKS, FILES = ("link", "embed"), ("svg", "png", "csv", "json")
@@ -28,16 +28,7 @@ LINKS, FILES = ("link", "embed"), ("svg", "png", "csv", "json")
 
 def share_menu() -> gr.HTML:
     """The menu; what is made for it comes as its value, which is not shown."""
-    script = (ASSETS / "share.js").read_text(encoding="utf-8")
-    return gr.HTML(
-        "",
-        elem_id="pf-share",
-        html_template=views.share(),
-        js_on_load=script,
-        container=False,
-        padding=False,
-        apply_default_css=False,
-    )
+    return html("", "pf-share", "share.js", html_template=views.share())
 
 
 class Sharing:

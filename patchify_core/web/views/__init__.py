@@ -1,6 +1,6 @@
-"""Words what `showcase` answers as HTML.
+"""The HTML of what the page shows.
 
-Each has a template, which escapes every text. Boxes are drawn in percent of the picture, so they fit it at any size and
+Each view fills a template, which escapes every text. Boxes are drawn in percent of the picture, so they fit it at any size and
 stay sharp on any screen.
 """
 

@@ -35,7 +35,7 @@ CHARTS = (("map", "mAP"), ("locscore", "LocScore"))
 def controls(
     stops: Sequence[Stop], factory: str, codebooks: Sequence[str], codebook: str, dim: int, kept_as: str, turn: int = 0
 ) -> str:
-    """The choice of bytes a patch and of codebook.
+    """The choice of bytes per patch and of codebook.
 
     Args:
         stops: the sizes, the largest first.
@@ -67,10 +67,10 @@ def training(text: str, cancellable: bool = False) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """What a size does to one question.
+    """What a size does to one query.
 
     Attributes:
-        name: what is asked.
+        name: of the query.
         size: the chosen size in words.
         kept_as: how the page ships the descriptors, in words.
         before: as the page answers it.

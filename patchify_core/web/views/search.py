@@ -35,7 +35,7 @@ def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: Fi
 
 
 def loading(offer: Offer, ready: bool) -> str:
-    """What is said while another encoder is loaded."""
+    """The line that is shown while another encoder is loaded."""
     return render("loading", spec=shown_spec(offer.index.encoder), ready=ready)
 
 
