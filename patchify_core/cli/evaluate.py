@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -84,6 +85,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "command goes on after an interruption",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a row per query and level to FILE")
+    parser.add_argument(
+        "--similarities",
+        metavar="FILE",
+        help="write the finest level's rankings to FILE (.json) in the format that ILIAS' own evaluate.py reads",
+    )
     options.add_descriptor_options(parser)
     options.add_codec_options(parser)
     options.add_device_options(parser)
@@ -105,6 +111,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
     from patchify_core.encoders import TextEncoder, load_encoder
     from patchify_core.evaluation import record
+    from patchify_core.evaluation.export import IliasExport
     from patchify_core.evaluation.run import chosen_levels, evaluate
     from patchify_core.patchify import Patchify
 
@@ -141,6 +148,7 @@ def run(arguments: argparse.Namespace) -> int:
             "query": arguments.query,
             "resize": "aspect" if arguments.encoder.startswith("aspect:") else "squash",
         }
+        export = IliasExport(gallery, chosen[-1]) if arguments.similarities else None
         with _journal(arguments.json, settings, chosen, len(gallery.queries)) as journal:
             with progress_bar("searching", " queries") as progress:
                 reports = evaluate(
@@ -151,8 +159,10 @@ def run(arguments: argparse.Namespace) -> int:
                     progress,
                     reranker=reranker,
                     refiner=refiner,
-                    finished=journal.finished if journal else None,
+                    # Rankings are not in the journal, so to export them every query is searched again.
+                    finished=journal.finished if journal and not export else None,
                     record=journal.add if journal else None,
+                    ranked=export.add if export else None,
                 )
             bytes_per_image = engine.index.bytes_per_image
             numbers = record.run_as_json(gallery, reports, settings, bytes_per_image, built.images_per_s)
@@ -163,6 +173,8 @@ def run(arguments: argparse.Namespace) -> int:
                 record.write_csv(Path(arguments.csv), record.query_rows(gallery, reports, arguments.cutoff))
             if arguments.json:
                 record.write_json(Path(arguments.json), numbers)
+            if export:
+                record.write_json(Path(arguments.similarities), export.similarities, indent=None)
             if journal:
                 journal.remove()
     return 0
@@ -203,10 +215,13 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
             f"{on_maps[0]} searches feature maps, and crops have none: add --features pooled --keep-maps, or take "
             "another way."
         )
-    files = [Path(os.path.realpath(name)) for name in (arguments.json, arguments.csv) if name]
-    if len(set(files)) < len(files):
-        raise PatchifyError(f"{arguments.json} is named for JSON and for CSV: choose two files.")
-    for name in (arguments.json, arguments.csv):
+    if arguments.similarities and not arguments.similarities.endswith(".json"):
+        raise PatchifyError(f"ILIAS' evaluate.py reads .json files only: call {arguments.similarities} so.")
+    named = {"JSON": arguments.json, "CSV": arguments.csv, "similarities": arguments.similarities}
+    for (one, file), (other, same) in combinations(named.items(), 2):
+        if file and same and os.path.realpath(file) == os.path.realpath(same):
+            raise PatchifyError(f"{file} is named for {one} and for {other}: choose two files.")
+    for name in named.values():
         if name:
             check_writable(Path(name))
     if arguments.levels is None:
@@ -238,6 +253,8 @@ def _read(arguments: argparse.Namespace) -> Gallery:
         gallery = read_dataset(dataset, chosen, arguments.subset, progress, arguments.query == "text")
         if chosen == "coco":
             gallery = check_pictures(gallery, progress, all_needed=True, folder=dataset)
+    if arguments.similarities and (gallery.benchmark is None or gallery.benchmark.name != "ilias"):
+        raise GalleryError(f"--similarities is for ILIAS, and {dataset} is not read as ILIAS: leave it out.")
     if arguments.queries_from == "boxes":
         gallery = gallery.with_box_queries()
     if layout == "coco":

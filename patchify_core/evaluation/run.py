@@ -23,7 +23,7 @@ from patchify_core.evaluation.metrics import QueryScore, Report, score_found, su
 from patchify_core.evaluation.published import PublishedScore, published_scores
 from patchify_core.gallery import Gallery, Query
 from patchify_core.retrieval.localize import refine_matches
-from patchify_core.retrieval.ranking import Match, Ranking
+from patchify_core.retrieval.ranking import Match, Ranking, ids_and_scores
 from patchify_core.retrieval.searcher import Searcher
 
 if TYPE_CHECKING:
@@ -135,11 +135,7 @@ def find_in_matches(
             return np.array([match.box for match in found], np.float64).reshape(-1, 4)
         return refine(found)
 
-    if isinstance(matches, Ranking):
-        ids, scores = matches.image_ids, matches.scores
-    else:
-        ids = np.array([match.image_id for match in matches], np.int64)
-        scores = np.array([match.score for match in matches], np.float64)
+    ids, scores = ids_and_scores(matches)
     positives = gallery.positives(query.instance, query.exclude)
     return find_positives(ids, boxes_at, positives, gallery.ignored(query.instance), query.exclude, scores)
 
@@ -155,6 +151,7 @@ def evaluate(
     refiner: Refiner | None = None,
     finished: Mapping[int, QueryRecord] | None = None,
     record: Callable[[QueryRecord], None] | None = None,
+    ranked: Callable[[Query, int, Sequence[Match]], None] | None = None,
 ) -> list[LevelReport]:
     """Runs every query of a dataset.
 
@@ -169,6 +166,7 @@ def evaluate(
         refiner: finds the boxes that are scored, of the positives (and of the picture that came first).
         finished: queries that an earlier run of the same kind finished, by id: they are not searched again.
         record: called with each query that is finished here.
+        ranked: called with each query, level and ranking that is found here.
 
     Raises:
         GalleryError: if the dataset has no query with a positive, or the index lacks pictures of the dataset.
@@ -185,7 +183,7 @@ def evaluate(
     for done, query in enumerate(gallery.queries, 1):
         known = (finished or {}).get(query.id)
         if known is None:
-            known = _search_levels(query, gallery, engine, chosen, cutoff, reranker, refiner)
+            known = _search_levels(query, gallery, engine, chosen, cutoff, reranker, refiner, ranked)
             if record:
                 record(known)
         records[query.id] = known
@@ -216,6 +214,7 @@ def _search_levels(
     cutoff: int | None,
     reranker: Reranker | None,
     refiner: Refiner | None,
+    ranked: Callable[[Query, int, Sequence[Match]], None] | None,
 ) -> QueryRecord:
     """Describes the query once, then searches, re-ranks and looks for the positives at each level."""
     top = _depth(query, gallery, cutoff, reranker)
@@ -239,6 +238,8 @@ def _search_levels(
             start = time.perf_counter()
             ranking = reranker.rerank(engine, view, list(ranking), level)
             rerank_ms = _ms_since(start)
+        if ranked:
+            ranked(query, level, ranking)
         refine = _refining(engine, descriptor, refiner, level)
         found = find_in_matches(ranking, gallery, query, refine)
         best = _best(ranking[: len(query.exclude) + 1], query, refine)

@@ -141,6 +141,14 @@ class Ranking(Sequence[Match]):
         return [self.first[at] if at < front else next(made) for at in places]
 
 
+def ids_and_scores(ranking: Sequence[Match]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """(N,) gallery image ids and (N,) scores of a ranking, without making its matches if they are not there yet."""
+    if isinstance(ranking, Ranking):
+        return ranking.image_ids, ranking.scores
+    ids = np.array([match.image_id for match in ranking], np.int64)
+    return ids, np.array([match.score for match in ranking], np.float64)
+
+
 def as_matches(index: PatchStore, hits: Hits) -> list[Match]:
     """What a search of `index` found, with names and boxes, in the same order."""
     matches = []
