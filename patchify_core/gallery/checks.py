@@ -14,7 +14,8 @@ from patchify_core.files import sha256_of_file
 from patchify_core.gallery.folder import PictureWalk, first_pages
 from patchify_core.gallery.model import Gallery, GalleryImage, Query
 from patchify_core.gallery.published import Progress
-from patchify_core.imaging.pictures import PICTURE_SUFFIXES, Header, read_header
+from patchify_core.imaging.kinds import is_called_a_picture
+from patchify_core.imaging.pictures import Header, read_header
 
 
 def check_pictures(
@@ -54,7 +55,7 @@ def check_pictures(
             progress(number, len(pictures))
     folder = gallery.root if folder is None or not folder.is_dir() else folder
     known = {os.path.realpath(picture.path) for picture in pictures}
-    walk = (name for name in PictureWalk(folder) if os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES)
+    walk = filter(is_called_a_picture, PictureWalk(folder))
     others = sorted(name for name in walk if os.path.realpath(folder / name) not in known)
     notes = first_pages(paged)
     if others:

@@ -10,7 +10,8 @@ from pathlib import Path
 from patchify_core.errors import GalleryError, NotAPictureError, PictureError
 from patchify_core.gallery.model import Gallery, GalleryImage, is_text
 from patchify_core.imaging.filenames import is_hidden, is_side_file, is_side_folder
-from patchify_core.imaging.pictures import KINDS, PICTURE_SUFFIXES, Header, read_header
+from patchify_core.imaging.kinds import is_called_a_picture
+from patchify_core.imaging.pictures import KINDS, Header, read_header
 
 ENDINGS_NAMED = 6
 
@@ -162,7 +163,7 @@ def _header(root: Path, name: str) -> Header:
         PictureError: The picture cannot be read.
     """
     path = root / name
-    named = os.path.splitext(name)[1].lower() in PICTURE_SUFFIXES
+    named = is_called_a_picture(name)
     if os.path.islink(path) and os.path.exists(path) and not _is_within(path, root):
         kind = PictureError if named else NotAPictureError
         raise kind(f"{name!r} is a link that leads out of the folder: copy the picture into it.")

@@ -14,9 +14,16 @@ from typing import IO
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from patchify_core.errors import PictureError
-from patchify_core.imaging.blocks import Block, blocks_of_gif, blocks_of_jpeg, blocks_of_png, scans_of_jpeg
 from patchify_core.imaging.depth import is_deep_colour, is_deep_gray
-from patchify_core.imaging.headers import decoded_pixels, orientation
+from patchify_core.imaging.headers import (
+    Block,
+    blocks_of_gif,
+    blocks_of_jpeg,
+    blocks_of_png,
+    decoded_pixels,
+    orientation,
+    scans_of_jpeg,
+)
 from patchify_core.imaging.samples import TiffFile
 from patchify_core.imaging.tiff import demands, is_bomb
 
