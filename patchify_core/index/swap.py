@@ -81,7 +81,8 @@ class BuildFolder:
 
     def __exit__(self, *error: object) -> None:
         """Lets the next build in. What is in the folder stays, unless there is no work in it."""
-        if {path.name for path in self.folder.glob("*")} <= {HEAD_NAME, HOLDER_NAME}:
+        # Without the lock it may be another build's by now.
+        if self._lock is not None and {path.name for path in self.folder.glob("*")} <= {HEAD_NAME, HOLDER_NAME}:
             self.remove()
         self.close()
 

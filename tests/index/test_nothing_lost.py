@@ -396,6 +396,15 @@ def test_a_lock_on_a_folder_that_has_just_gone_is_none(tmp_path, monkeypatch):
             BuildFolder(tmp_path / "x")
 
 
+def test_a_build_that_has_ended_leaves_the_next_one_alone(tmp_path):
+    with BuildFolder(tmp_path / "x") as first:
+        first.remove()
+        with BuildFolder(tmp_path / "x") as second:
+            first.__exit__()
+            assert (second.folder / "maker.json").exists()
+    assert not second.folder.exists()  # there was no work in it
+
+
 def test_another_makers_build_deletes_no_index_that_was_moved_aside(photos, out, refused):
     """A kill between two renames leaves the only index in the journal's folder, where other shards are thrown away."""
     indexed(read_folder(photos), out)

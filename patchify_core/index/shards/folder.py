@@ -146,9 +146,11 @@ class ShardFolder(PictureStream):
             IndexFolderError: if a shard is missing or damaged; it says which.
         """
         found = np.empty((stop - start, self.regions.patches_per_image, self.dim), np.float32)
+        tables = []
         for shard, here, there in self._runs(start, stop):
+            tables.append(shard.pictures[here])
             found[there] = shard.descriptors[here]
-        return self.pictures(start, stop), found
+        return joined(tables), found
 
     def pictures(self, start: int, stop: int) -> PictureTable:
         """See `PictureStream.pictures`; errors are those of `batch`."""
@@ -239,7 +241,7 @@ class GrowingShards:
         self._entries: dict[int, dict[str, Any]] = {}
         # Not of `self`: a circle would keep the files open until somebody collects the garbage.
         entries = self._entries
-        self._shard = lru_cache(KEPT_OPEN)(lambda at: open_shard(folder, entries[at], shard_name(at)))
+        self._shard = lru_cache(KEPT_OPEN)(lambda at: open_shard(folder, entries[at], shard_name(at), check=False))
         for left in folder.glob("shard-*.tmp"):
             left.unlink()
         for path in sorted(folder.glob("shard-*.json")):
@@ -247,7 +249,8 @@ class GrowingShards:
             if suffixes_of(entry) == suffixes_for(recipe):
                 self._entries[number] = entry
                 with suppress(IndexFolderError):  # it is torn, or its parts do not fit together
-                    self._know(number, [digest.tobytes().hex() for digest in self._shard(number).pictures.digests])
+                    digests = open_shard(folder, entry, shard_name(number)).pictures.digests
+                    self._know(number, [digest.tobytes().hex() for digest in digests])
 
     def __len__(self) -> int:
         """Pictures added since the last flush."""
