@@ -21,7 +21,6 @@ let sending = null;  // { done, total } while photos are on their way
 let polling = null;
 let proposal = 0;  // number of the latest tap
 let asking = '';  // box and indexed pictures that the rankings are of
-let opened = null;  // name of the picture in the sheet
 let state = { step: 'photo', query: null, box: null, contains: [], sample: false };
 
 // The browser's memory -------------------------------------------------------------------------------------------
@@ -132,6 +131,7 @@ async function send(file) {
 
 async function newQuery(file) {
   notice('');
+  find('hint').textContent = '';
   document.body.classList.add('is-busy');
   await guarded(async () => {
     const name = await send(file);
@@ -276,8 +276,13 @@ function draw() {
   if (find('said').textContent !== said()) find('said').textContent = said();
   find('bar').value = found?.total ? found.indexed / found.total : 0;
   find('ask').textContent = found?.total ? 'Add more photos' : find('ask').dataset.first;
-  if (find('sample-photos')) find('sample-photos').hidden = !state.sample || Boolean(found?.total || sending);
-  document.querySelector('[data-do="delete"]').hidden = !token;
+  // What goes leaves its place empty, so that nothing jumps.
+  const left = (node, visible) => { node.style.visibility = visible ? '' : 'hidden'; };
+  if (find('sample-photos')) {
+    find('sample-photos').hidden = !state.sample;
+    left(find('sample-photos'), !found?.total && !sending);
+  }
+  left(document.querySelector('[data-do="delete"]'), token);
   document.querySelector('.sheet-bar').hidden = step !== 'photos' || !found?.total;
 }
 
