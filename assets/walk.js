@@ -1,5 +1,5 @@
-// The walk: which step, which patches and which one of them is looked at, the class's guess, and the full screen. All
-// numbers are in the page already; the server is asked for another part, task, index, level, box or result.
+// The walk: which step, which patches and which one of them is looked at, and the class's guess. All numbers are in the
+// page already; the server is asked for another part, task, index, level, box or result.
 const root = () => element.querySelector('.pf-walk');
 const find = (selector) => element.querySelector(selector);
 const all = (selector) => [...element.querySelectorAll(selector)];
@@ -23,7 +23,6 @@ const stageOf = (cell) => json('ends').findIndex((end) => cell < end) + 1;
 const part = () => root().dataset.part;
 const task = () => Number(root().dataset.task);
 const hides = () => guess !== null && !guess.done;  // no similarity is on the page then, but those of wrong guesses
-const presenting = () => document.documentElement.classList.contains('wk-presenting');
 const patches = (count) => `${count} patch${count === 1 ? '' : 'es'}`;
 const fill = (name, text) => { for (const node of all(`[data-fill="${name}"]`)) node.textContent = text; };
 
@@ -223,50 +222,6 @@ function begin() {
   goTo(2);
 }
 
-// For a class: all of the screen, large letters, and keys that a presenter has (those of a remote are Page Up and Down).
-function present(on) {
-  document.documentElement.classList.toggle('wk-presenting', on);
-  for (const button of all('[data-do="present"]')) {
-    button.setAttribute('aria-pressed', String(on));
-    button.textContent = on ? 'Leave full screen' : 'Full screen';
-  }
-  if (on) document.documentElement.requestFullscreen?.().catch(() => {});  // inside another page it may not: the window is filled
-  else if (document.fullscreenElement) document.exitFullscreen();
-  find('[data-do="present"]').focus({ preventScroll: true });
-  element.scrollTo?.(0, 0);
-}
-
-document.addEventListener('fullscreenchange', () => { if (!document.fullscreenElement && presenting()) present(false); });
-
-function press(selector) {
-  const button = find(selector);
-  if (button && !button.disabled && !button.hidden && !button.closest('[hidden]')) button.click();
-}
-
-const KEYS = {
-  ArrowRight: () => press(part() === 'exercise' ? '.wk-turn .pf-btn:last-child' : '[data-go="1"]'),
-  ArrowLeft: () => press(part() === 'exercise' ? '.wk-turn .pf-btn:first-child' : '[data-go="-1"]'),
-  ArrowDown: () => press('[data-way="next"]'),
-  ArrowUp: () => press('[data-way="prev"]'),
-  g: () => press('[data-do="guess"]'),
-  s: () => press('[data-do="reveal"]'),
-  Escape: () => present(false),
-};
-Object.assign(KEYS, { PageDown: KEYS.ArrowRight, PageUp: KEYS.ArrowLeft });
-
-document.addEventListener('keydown', (event) => {
-  if (!presenting() || event.altKey || event.ctrlKey || event.metaKey) return;
-  const target = event.target;
-  const own = target.matches?.('select, input') || (target.closest?.('.wk-cell') && target.matches(':focus-visible'));
-  const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
-  if (own && key.startsWith('Arrow')) return;  // among patches, and among the choices of a list
-  const act = KEYS[key] ?? (/^[1-9]$/.test(key) && find('.wk-stage') ? () => press(`[data-grid-of="${key}"]`) : null);
-  if (!act) return;
-  event.preventDefault();
-  event.stopPropagation();
-  act();
-}, true);
-
 element.addEventListener('pointerover', (event) => {
   const over = event.target.closest('.wk-cell, .wk-bar');
   if (!over || (hides() && !over.matches('.is-tried'))) return;
@@ -292,11 +247,6 @@ element.addEventListener('click', (event) => {
     guess = null;
     step = chosen === 'steps' ? 1 : step;
     return chosen ? ask('part', chosen) : ask('task', Number(number));
-  }
-  const print = on('[data-print]');
-  if (print) {
-    window.patchifyPaper = window.open('', '_blank');
-    return trigger('paper', { what: print.dataset.print });
   }
   const tab = on('.wk-tab');
   if (tab) return goTo(Number(tab.dataset.step));
@@ -344,7 +294,6 @@ element.addEventListener('click', (event) => {
     cellAt(current).focus({ preventScroll: true });
   }
   if (what === 'reveal') end('shown');
-  if (what === 'present') present(!presenting());
 });
 
 element.addEventListener('change', (event) => {
@@ -403,9 +352,6 @@ element.addEventListener('keydown', (event) => {
 watch('value', () => {
   const now = root();
   if (!now) return;
-  if (presenting()) {
-    for (const button of all('[data-do="present"]')) [button.textContent, button.ariaPressed] = ['Leave full screen', 'true'];
-  }
   for (const choice of all('input[type=radio]')) choice.checked = choice.defaultChecked;
   for (const list of all('select')) list.value = list.querySelector('option[selected]')?.value ?? list.value;
   if (part() !== 'plan') arrange(now);

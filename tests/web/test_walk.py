@@ -16,12 +16,11 @@ from patchify_core.demo import lookalikes
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.locating import MAP, SOFT, WINNING
-from patchify_core.demo.walk import SHOWN, Choice, asked_of, fitting, made_up, walk, worked_example
+from patchify_core.demo.walk import SHOWN, Choice, asked_of, fitting, walk, worked_example
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import views
-from patchify_core.web.handout import EXERCISE, handout
 from patchify_core.web.views import walk_scores
 from patchify_core.web.views.html import overlap, signed
 from patchify_core.web.views.walk import walk as worded
@@ -251,42 +250,6 @@ def test_pair_is_the_best_right_picture_and_the_best_of_a_look_alike(bundled) ->
 @pytest.mark.parametrize(("number", "asked"), [(7, None), (-1, None), ("0", None), (True, None), (0, 999), (1, 28)])
 def test_pairs_that_there_are_not_are_refused(bundled, refused, number, asked) -> None:
     assert "look-alike" in refused(lookalikes.hard_pair, bundled, number, asked, "pooled", 4)
-
-
-# Handout --------------------------------------------------------------------------------------------------
-
-
-def test_handout_has_the_searchs_numbers_and_carries_its_pictures(bundled) -> None:
-    text = handout(bundled)
-    shown = walk(bundled, bundled.first(), Choice())
-    assert not re.search(r'(src|href)="(?!data:)', text)
-    assert "<script" not in text
-    for line in shown.standing.lines:
-        assert f"<td>{line.row.running:.3f}</td>" in text
-    assert f"<td>{shown.standing.score.locscore:.3f}</td>" in text
-    winner = shown.look.winners[-1]
-    assert f"<b>{shown.look.explanation.scores[winner]:.3f}</b>" in text
-    answer = made_up(*EXERCISE)
-    assert answer.locscore == pytest.approx((1 * 0.8 + 2 / 3 * 0.5 + 3 / 6 * 0.9) / 4)
-    # In the answer, and nowhere before it.
-    assert text.count(f"= {answer.locscore:.3f}") == 1
-    assert text.index(f"= {answer.locscore:.3f}") > text.index('class="answer"')
-
-
-def test_handout_is_of_the_query_at_hand(bundled) -> None:
-    other = bundled.example(bundled.examples[5].id, "index")
-    shown = walk(bundled, other, Choice("index", level=3))
-    text = handout(bundled, shown)
-    assert f"One real query: {shown.name}" in text
-    assert f"{shown.standing.score.locscore:.3f}</td>" in text and "4×4" not in text.split("One real query")[1]
-    # One's own picture, of which nobody said what it is, has no arithmetic; the exercise stays.
-    unknown = walk(bundled, bundled.with_instance(other, None), Choice("index"))
-    text = handout(bundled, unknown)
-    assert "nothing to add up" in text and "Your turn" in text and "match, good box" not in text
-
-
-def test_handout_of_an_index_without_grids_and_of_a_small_gallery(folder) -> None:
-    assert "One real query" in handout(ExampleGallery(folder, TinyEncoder()))
 
 
 @pytest.mark.parametrize(("value", "text"), [(-0.0581, "−0.058"), (0.5, "0.500"), (-0.0001, "0.000"), (1, "1.000")])

@@ -40,11 +40,11 @@ def build_walk_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     walking = Walking(visits)
     held = gr.State(None, time_to_live=visits.settings.forget_s * 2)
     shown = gr.HTML(WAIT, elem_id="pf-walk", js_on_load=_script("walk.js"), **PLAIN)
-    paper = gr.HTML("", elem_id="pf-paper", html_template="<i></i>", js_on_load=_script("print.js"), **PLAIN)
+    paper = gr.HTML("", elem_id="pf-paper", html_template="<i></i>", js_on_load=_script("class.js"), **PLAIN)
     quiet: dict[str, Any] = {"concurrency_id": "walk", "concurrency_limit": 2, **QUIET}
     tab.select(walking.open, [state, held], [held, shown], **quiet)
     shown.choose(walking.change, [state, held], [held, shown], **quiet)
-    shown.paper(walking.printed, [state, held], paper, **quiet)
+    paper.paper(walking.printed, [state, held], paper, **quiet)
 
 
 @dataclass(frozen=True, eq=False)
