@@ -478,7 +478,8 @@ def _cut(path, share):
 
 
 def _save_as(path, array):
-    np.save(path, array, allow_pickle=True)
+    with open(path, "wb") as file:  # by its path numpy would give it another suffix
+        np.save(file, array, allow_pickle=True)
 
 
 TEAR = {

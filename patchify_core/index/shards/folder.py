@@ -269,7 +269,7 @@ class GrowingShards:
         if not self._fresh:
             return
         # One past the highest, not the count: a shard may be missing, and none may ever be written over.
-        names = (path.stem.rpartition("-")[2] for path in self.folder.glob("shard-*.*"))
+        names = (path.name.partition(".")[0].rpartition("-")[2] for path in self.folder.glob("shard-*.*"))
         number = max(map(int, names), default=-1) + 1
         images = [new.image for new in self._fresh.values()]
         self._entries[number] = write_embedded(self.folder, number, images, self._fresh, self._recipe)
