@@ -21,6 +21,7 @@ from patchify_core.demo.prepared import FILE, prepared
 from patchify_core.errors import PatchifyError
 from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, Front, page
 from patchify_core.web.showcase import write_showcase
+from patchify_core.web.try_page import sample
 
 
 @pytest.fixture(scope="module")
@@ -258,3 +259,30 @@ def test_a_showcase_that_cannot_be_written_says_so(sample_db, document, tmp_path
     monkeypatch.setattr(shutil, "copyfile", full)
     assert "No space left on device" in refused(write_showcase, document, sample_db, tmp_path / "site")
     assert not (tmp_path / "site" / "index.html").exists()
+
+
+def test_the_page_for_a_phone_is_there_without_gradio(sample_db, document):
+    """Its example: three photographs with the object and two without, none of which says so by its place."""
+    answer = client(sample_db, "/patchify").get("/try")
+    assert answer.status_code == 200 and len(answer.content) < 20_000
+    assert 'href="/patchify/photos?tab=your-pictures"' in answer.text
+    given = json.loads(re.search(r'id="sample">(.*?)</script>', answer.text, re.S)[1])
+    assert len(given["photos"]) == len(given["contain"]) == 5 and sum(given["contain"]) == 3
+    entry = next(one for one in document["examples"] if one["picture"] == given["query"])
+    pictures = document["pictures"]
+    known = {str(row["picture"]) for row in entry["positives"]} & pictures.keys()
+    assert [photo in {pictures[one][0] for one in known} for photo in given["photos"]] == given["contain"]
+    for name in (given["query"], *given["photos"], "try.js", "try-rank.js", "try.css", "box.js", "box.css"):
+        assert client(sample_db).get(f"/paper/{name}").status_code == 200, name
+
+
+def test_the_page_for_a_phone_does_without_an_example(tmp_path):
+    assert sample(None) == {} and sample({"examples": []}) == {}
+    answer = client(tmp_path).get("/try")
+    assert answer.status_code == 200 and "Use our example" not in answer.text
+
+
+def test_a_showcase_has_no_page_that_needs_a_server(sample_db, document, tmp_path):
+    write_showcase(document, sample_db, tmp_path / "out")
+    assert not [path for path in (tmp_path / "out").rglob("*") if path.name.startswith("try")]
+    assert 'href="try"' not in (tmp_path / "out" / "index.html").read_text(encoding="utf-8")

@@ -204,6 +204,7 @@ def test_what_is_asked_before_the_application_is_there_waits_or_is_told(inner, m
     assert (status, said) == (200, "first")
     status, said, _ = asked(late, "GET", "/health")
     assert status == 503 and "starting" in sentence(said)
+    assert asked(late, "POST", "/own")[0] == 503  # a page that is quicker than the application tries again
     monkeypatch.setattr("patchify_core.web.gate.START_S", 0.05)
     status, said, _ = asked(late, "GET", "/config")
     assert status == 503 and "starting" in sentence(said)

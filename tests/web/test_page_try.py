@@ -356,6 +356,7 @@ def test_a_lost_session_and_one_that_is_not_there_yet(browser, server, folder) -
         page.locator("#notice", has_text="check your connection").wait_for()
         page.context.set_offline(False)
         assert box_of(page) == before
+        page.get_by_role("button", name="1 Photo").click()
         page.get_by_role("button", name="Delete them now").click()
         page.locator("#notice", has_text="Everything was deleted.").wait_for()
 
