@@ -38,10 +38,13 @@ def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def fill(arguments: argparse.Namespace, values: Mapping[str, Any]) -> None:
-    """Gives every option that was left out its value."""
+    """Gives every option that was left out its value; the encoder gets the layer of --projection behind it."""
     for name, value in values.items():
         if getattr(arguments, name, None) is None:
             setattr(arguments, name, value)
+    layer = getattr(arguments, "projection", None)
+    if layer and "encoder" in values:
+        arguments.encoder = f"{arguments.encoder.partition('+projection@')[0]}+projection@{Path(layer).absolute()}"
 
 
 def changed(arguments: argparse.Namespace, *names: str) -> str | None:
@@ -152,6 +155,12 @@ def add_descriptor_options(command: argparse.ArgumentParser) -> None:
         metavar="SPEC",
         help="effnet-lite0 (default), effnet-lite1, effnet-lite2; open_clip:ARCH/TAG, open_clip:ARCH/FILE, timm:NAME "
         "(downloaded when first used), timm:NAME@FILE",
+    )
+    command.add_argument(
+        "--projection",
+        metavar="FILE",
+        help="a linear layer behind the encoder, such as ILIAS' published adaptation layers (.pth or .safetensors); "
+        "the same as --encoder SPEC+projection@FILE",
     )
     command.add_argument(
         "--regions",

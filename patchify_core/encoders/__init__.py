@@ -6,6 +6,7 @@ open_clip:ARCH/FILE                         the same with a local checkpoint (Py
 timm:NAME                                   any timm model, e.g. timm:vit_small_patch14_dinov2.lvd142m
 timm:NAME@FILE                              the same with a local checkpoint
 aspect:SPEC                                 any of these that can keep the aspect ratio of what it sees
+SPEC+projection@FILE                        any of these with a published linear layer behind it
 """
 
 from __future__ import annotations
@@ -44,6 +45,11 @@ def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None =
     Raises:
         EncoderError: if the spec is unknown or its weights cannot be had.
     """
+    inner, projection, layer = spec.partition("+projection@")
+    if projection and inner and layer:
+        from patchify_core.encoders.projected import projected
+
+        return projected(load_encoder(inner, settings), layer)
     family, _, rest = spec.partition(":")
     if family == "aspect" and rest:
         from patchify_core.encoders.aspect import keeping_aspect

@@ -1,0 +1,164 @@
+"""Encoders with a published linear layer behind them: `SPEC+projection@FILE`, x -> normalised (W x + b).
+
+ILIAS publishes such a layer per model, trained for instances (its `linear_adaptation`): a state dict with
+`layer.weight` (d, D) and perhaps `layer.bias` (d,), as .pth or .safetensors. The file's digest is part of the weights'
+digest, so that an index remembers which layer its descriptors went through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.encoders.base import Encoder, EncoderInfo, TextEncoder
+from patchify_core.encoders.checkpoints import checked_digest, local_checkpoint
+from patchify_core.encoders.devices import CPU_BATCH
+from patchify_core.encoders.maps import as_map_encoder
+from patchify_core.errors import EncoderError
+from patchify_core.files import sha256_of_bytes
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from PIL.Image import Image
+
+MARK = "+projection@"
+
+
+class ProjectedEncoder:
+    """An `Encoder`, and a `MapEncoder` where the one within is, whose descriptors went through a linear layer.
+
+    Args:
+        encoder: What describes.
+        file: The layer.
+
+    Raises:
+        EncoderError: If the file is none, is no such layer, or one for descriptors of another length.
+    """
+
+    def __init__(self, encoder: Encoder, file: str) -> None:
+        """Reads and checks the layer."""
+        path = local_checkpoint(file)
+        digest = checked_digest(path)
+        self._encoder = encoder
+        self._weight, self._bias = _layer(path)
+        inner = encoder.info
+        if self._weight.shape[1] != inner.dim:
+            raise EncoderError(
+                f"{path} projects descriptors of {self._weight.shape[1]} numbers, and {inner.spec} gives {inner.dim}: "
+                "give the layer that was trained for this encoder."
+            )
+        self._info = replace(
+            inner,
+            spec=f"{inner.spec}{MARK}{path}",
+            dim=len(self._weight),
+            weights_sha256=sha256_of_bytes(f"{inner.weights_sha256} {digest}".encode()),
+        )
+
+    @property
+    def info(self) -> EncoderInfo:
+        """What an index remembers of encoder and layer."""
+        return self._info
+
+    @property
+    def batch_size(self) -> int:
+        """Crops in one forward pass."""
+        size: int = getattr(self._encoder, "batch_size", CPU_BATCH)
+        return size
+
+    @property
+    def keeps_aspect(self) -> bool:
+        """Whether crops have shapes of their own."""
+        return getattr(self._encoder, "keeps_aspect", False)
+
+    def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
+        """See `Encoder.prepare`."""
+        return self._encoder.prepare(picture, box)
+
+    def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Describes a batch.
+
+        Args:
+            crops: N crops from `prepare`.
+
+        Returns:
+            (N, d) float32 with rows of length 1.
+        """
+        return self._projected(self._encoder.encode(crops))
+
+    @property
+    def stride(self) -> int:
+        """See `MapEncoder`."""
+        return as_map_encoder(self._encoder).stride
+
+    @property
+    def power(self) -> float:
+        """See `MapEncoder`."""
+        return as_map_encoder(self._encoder).power
+
+    @property
+    def pooled_like_crops(self) -> bool:
+        """See `MapEncoder`."""
+        return as_map_encoder(self._encoder).pooled_like_crops
+
+    def feature_map(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """See `MapEncoder`: cells are not projected."""
+        return as_map_encoder(self._encoder).feature_map(pixels)
+
+    def describe_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
+        """See `MapEncoder`; descriptors are projected."""
+        return self._projected(as_map_encoder(self._encoder).describe_pooled(pooled))
+
+    def _projected(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        found = rows @ self._weight.T + self._bias
+        lengths = np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.float32(1e-12))
+        return np.ascontiguousarray(found / lengths, np.float32)
+
+
+class ProjectedTextEncoder(ProjectedEncoder):
+    """The same around an encoder that knows words: they go through the layer too, into the space of the pictures."""
+
+    _encoder: Any
+
+    def encode_text(self, words: str) -> NDArray[np.float32]:
+        """See `TextEncoder`."""
+        return self._projected(self._encoder.encode_text(words)[None])[0]
+
+
+def projected(encoder: Encoder, file: str) -> ProjectedEncoder:
+    """The same encoder with a linear layer behind it.
+
+    Raises:
+        EncoderError: See `ProjectedEncoder`.
+    """
+    return ProjectedTextEncoder(encoder, file) if isinstance(encoder, TextEncoder) else ProjectedEncoder(encoder, file)
+
+
+def _layer(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight (d, D) and bias (d,) of a file that holds tensors alone."""
+    import torch
+
+    no_layer = EncoderError(
+        f"{path} is no linear layer (layer.weight of (d, D) and layer.bias of (d,)): give another file."
+    )
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        held: Any = load_file(path)
+    else:
+        held = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = {str(key).removeprefix("layer."): value for key, value in held.items()}
+    weight = tensors.get("weight")
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or not weight.numel():
+        raise no_layer
+    bias = tensors.get("bias", torch.zeros(len(weight)))
+    if not isinstance(bias, torch.Tensor) or bias.shape != weight.shape[:1] or tensors.keys() - {"weight", "bias"}:
+        raise no_layer
+    found = weight.float().numpy(), bias.float().numpy()
+    if not all(np.isfinite(part).all() for part in found):
+        raise EncoderError(f"{path} holds numbers that are not finite: download it again.")
+    return found
