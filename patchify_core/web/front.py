@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -28,6 +27,7 @@ from patchify_core.files import ASSETS
 from patchify_core.web.callers import CALLER
 from patchify_core.web.places import without_places
 from patchify_core.web.served import file_at
+from patchify_core.web.templating import PAGES
 from patchify_core.web.try_page import TRY_PARTS, try_route
 
 if TYPE_CHECKING:
@@ -68,8 +68,6 @@ PARTS = ("paper.css", "paper.js", "box.css", "box.js", "logo.svg", "preview.jpg"
 Choice = tuple[str, str, bool]
 """A gallery among those of a server: its title, its address, and whether it is the one that is shown."""
 
-_ENVIRONMENT = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True)
-
 
 def page(document: Mapping[str, Any], root: str = "", example: int | None = None, **links: Any) -> str:
     """The HTML of the first page.
@@ -88,7 +86,7 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
     data = {name: document[name] for name in ("levels", "first", "limits", "sizes", "overall")}
     data["examples"] = [first]
     data["pictures"] = {key: value for key, value in document["pictures"].items() if key in named}
-    return _ENVIRONMENT.get_template("paper.html").render(
+    return PAGES.get_template("paper.html").render(
         title=TITLE,
         description=DESCRIPTION,
         root=root,
@@ -149,7 +147,7 @@ class Front:
         """The addresses, each with what answers it."""
         return [
             Route("/", self._page),
-            try_route(_ENVIRONMENT, self.root, f"{self.root}{PHOTOS}", lambda: self.document),
+            try_route(self.root, f"{self.root}{PHOTOS}", lambda: self.document),
             Route("/paper/film.webp", self._film),
             Route("/paper/answer", self._answer),
             Route("/paper/{name:path}", self._part),

@@ -8,10 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from jinja2 import Environment
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
+
+from patchify_core.web.templating import PAGES
 
 PHOTOS = 5
 """Photographs that the page asks for, and that its example has."""
@@ -24,18 +25,17 @@ TRY_PARTS = ("try.css", "try.js", "try-rank.js", "box.css", "box.js")
 """Files of `assets` that the page has besides those of the first page."""
 
 
-def try_route(templates: Environment, root: str, full: str, answers: Callable[[], Mapping[str, Any] | None]) -> Route:
+def try_route(root: str, full: str, answers: Callable[[], Mapping[str, Any] | None]) -> Route:
     """The page's address, with what answers it.
 
     Args:
-        templates: where `try.html` is.
         root: what every address begins with.
         full: address of the page with all tools.
         answers: gives those of the first page (`demo.paper`), whose pictures serve as an example; None without any.
     """
 
     def page(request: Request) -> Response:
-        text = templates.get_template("try.html").render(root=root, full=full, sample=sample(answers()), photos=PHOTOS)
+        text = PAGES.get_template("try.html").render(root=root, full=full, sample=sample(answers()), photos=PHOTOS)
         return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
 
     return Route("/try", page)

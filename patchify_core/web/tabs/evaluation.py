@@ -23,7 +23,7 @@ from patchify_core.imaging.boxes import iou
 from patchify_core.web import views
 from patchify_core.web.events import sent, warn
 from patchify_core.web.front import PHOTOS
-from patchify_core.web.tabs.search import PLAIN, QUIET
+from patchify_core.web.tabs.parts import PLAIN, QUIET
 from patchify_core.web.views.trial import Shown, ShownFailure
 from patchify_core.web.visits import Visits, file_url
 

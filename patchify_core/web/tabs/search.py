@@ -15,11 +15,9 @@ from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, Guard, say
 from patchify_core.web.front import Choice
 from patchify_core.web.guarded import ENCODER
-from patchify_core.web.tabs.parts import PLAIN, PRIVATE, QUIET, html
+from patchify_core.web.tabs.parts import PRIVATE, QUIET, html
 from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
-
-__all__ = ["PLAIN", "QUIET", "build_own_tab", "build_search_tab"]
 
 
 def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequence[Choice] = ()) -> gr.State:

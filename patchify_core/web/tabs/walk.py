@@ -21,7 +21,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.web.events import sent, warn
 from patchify_core.web.handout import handout
-from patchify_core.web.tabs.search import PLAIN, QUIET
+from patchify_core.web.tabs.parts import PLAIN, QUIET
 from patchify_core.web.views.walk import plan_page
 from patchify_core.web.views.walk import walk as worded
 from patchify_core.web.visits import Visits, file_url

@@ -10,8 +10,7 @@ from patchify_core.demo import stages
 from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.walk import Walk, made_up
 from patchify_core.web.views.crops import query_crop
-from patchify_core.web.views.html import FileUrl
-from patchify_core.web.views.templating import rendered
+from patchify_core.web.views.html import FileUrl, rendered
 
 ROWS = 8
 """Lines of arithmetic and of the ranking that fit; what comes after them is summed up."""

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from jinja2 import StrictUndefined
+from markupsafe import Markup
 from numpy.typing import NDArray
 
-from patchify_core.demo import answers
+from patchify_core.demo import answers, stages
 from patchify_core.demo.answers import Result
 from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.questions import Question
-from patchify_core.web.templating import PARTS
+from patchify_core.web.templating import PAGES, PARTS
 
 FileUrl = Callable[[Path], str]
 
@@ -41,6 +43,21 @@ def render(template: str, **values: Any) -> str:
         values: what it uses, besides the functions of this module.
     """
     return PARTS.get_template(f"{template}.html").render(values)
+
+
+def rendered(template: str, **values: Any) -> Markup:
+    """A template whose line breaks are kept as they are: text with marked words, and pages that are printed.
+
+    Args:
+        template: its name.
+        values: what it uses, besides the functions and filters below.
+    """
+    return Markup(_TEXTS.get_template(template).render(values))
+
+
+def macro(template: str, name: str, *values: Any, **named: Any) -> Markup:
+    """One macro of such a template, filled."""
+    return Markup(getattr(_TEXTS.get_template(template).module, name)(*values, **named))
 
 
 def place(box: NDArray, width: int, height: int) -> str:
@@ -86,6 +103,23 @@ def query_address(question: Question, url: FileUrl) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(question.preview).decode()
 
 
-PARTS.globals |= {one.__name__: one for one in (place, verdict_text, overlap, signed, count, query_address)} | {
-    "WORDS": WORDS
-}
+def three(value: float | None) -> str:
+    """A score to three digits; a dash where there is none."""
+    return "–" if value is None or value != value else f"{value:.3f}"
+
+
+def two(value: float) -> str:
+    """A score to two digits."""
+    return f"{value:.2f}"
+
+
+def plural(number: int, one: str, many: str | None = None) -> str:
+    """A number of things, e.g. `1 query`, `36 queries`."""
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
+
+
+_TEXTS = PAGES.overlay(undefined=StrictUndefined, lstrip_blocks=True)
+# All environments share what their templates may use.
+PAGES.globals |= {one.__name__: one for one in (place, verdict_text, overlap, signed, count, query_address)}
+PAGES.globals |= {"WORDS": WORDS, "stages": stages}
+PAGES.filters |= {one.__name__: one for one in (three, two, plural, signed)}

@@ -11,8 +11,7 @@ from patchify_core.demo.answers import WRONG
 from patchify_core.demo.story import Curve, Failing, SizeBand
 from patchify_core.gallery import Gallery
 from patchify_core.gallery.model import GalleryImage
-from patchify_core.web.views.html import FileUrl
-from patchify_core.web.views.templating import rendered
+from patchify_core.web.views.html import FileUrl, rendered
 
 SETS = {
     "sample_db": ("Rendered scenes", "small objects among others; bundled with this page"),

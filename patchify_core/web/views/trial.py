@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from patchify_core.demo.answers import WRONG
 from patchify_core.demo.trials import Failure, Part, Trial
 from patchify_core.evaluation.compare import DEFAULTS, Difference
-from patchify_core.web.views.html import WORDS, FileUrl, overlap
-from patchify_core.web.views.templating import rendered
+from patchify_core.web.views.html import WORDS, FileUrl, overlap, rendered
 
 SCORES = (("map", "mAP"), ("locscore", "LocScore"), ("mean_iou", "mean IoU"), ("recall@1", "top-1 correct"))
 

@@ -10,8 +10,7 @@ from markupsafe import Markup
 from patchify_core.demo import studies as files
 from patchify_core.demo.studies import Studies, make_command
 from patchify_core.demo.trials import Trial
-from patchify_core.web.views.html import FileUrl
-from patchify_core.web.views.templating import macro, rendered, three
+from patchify_core.web.views.html import FileUrl, macro, rendered, three
 
 TITLES = {
     "encoders": "Encoders",

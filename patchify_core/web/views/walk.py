@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from patchify_core.demo.lesson import Lesson
 from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, Walk
 from patchify_core.web.views.crops import query_crop
-from patchify_core.web.views.html import FileUrl, query_address
-from patchify_core.web.views.templating import rendered
+from patchify_core.web.views.html import FileUrl, query_address, rendered
 from patchify_core.web.views.walk_lab import layers_of, where
 from patchify_core.web.views.walk_scores import locscore_step, pair_step, ranking_step
 

@@ -10,8 +10,7 @@ from patchify_core.demo.lookalikes import Pair
 from patchify_core.demo.walk import WORKED, Walk, worked_example
 from patchify_core.regions import Stage
 from patchify_core.web.views.crops import query_crop
-from patchify_core.web.views.html import FileUrl
-from patchify_core.web.views.templating import macro
+from patchify_core.web.views.html import FileUrl, macro
 
 TEMPLATE = "walk_scores.html"
 
