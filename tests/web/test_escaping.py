@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 
 from patchify_core.demo.codecs import Stop, sizes
 from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.links import Link
 from patchify_core.demo.locating import MAP
 from patchify_core.demo.shelf import Offer
+from patchify_core.demo.story import Curve, Failing
 from patchify_core.demo.studies import read_studies
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
@@ -90,6 +92,8 @@ def drawn(tmp_path_factory) -> Callable[[str], dict[str, list[str]]]:
         checked = Verification(name, 7, 7, rows, rows, 0.5, match.score)
         pointed = replace(match, verification=checked)
         details = [replace(looked, result=replace(looked.result, match=one)) for one in (match, pointed)]
+        curve = Curve(name, 8, 2, (1, 2), (0.1, 0.2), (0.1, 0.2), name)
+        failing = Failing(question, answer, 1, Link(example=1))
         effect = Effect(name, name, name, answer, answer, ranks, {})
         study = studies.found["compression"]
         called = {**study.datasets, name: study.datasets["elsewhere"]}
@@ -99,7 +103,9 @@ def drawn(tmp_path_factory) -> Callable[[str], dict[str, list[str]]]:
         missing = replace(studies, found={}, problems={"compression": name})
         return {
             "header": [views.header(name)],
-            "footer": [views.footer(164, name)],
+            "footer": [views.footer(name, name)],
+            "galleries": [views.galleries([(name, "/", True), (name, f"/{name}/", False)])],
+            "story": [views.story([curve], (), [failing], 1, gallery, url, "photos")],
             "examples": [views.examples([(1, name, Path("x.png"))], 1, url)],
             "query": [views.query(question, url), views.query(replace(question, words=name, engine=name), url)],
             "about": [views.about([offer])],
