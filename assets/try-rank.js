@@ -79,6 +79,7 @@ export function rankings({ sizeOf, addressOf, query, contains }) {
     found = answer;
     document.body.classList.toggle('has-found', Boolean(found?.total));
     find('finest').textContent = found?.grids.at(-1) ? `${found.grids.at(-1)}×${found.grids.at(-1)}` : '';
+    find('method').textContent = found?.method ?? '';
     fill(find('cards-whole'), false);
     fill(find('cards-patches'), true);
     tick();

@@ -133,6 +133,7 @@ async function newQuery(file) {
   notice('');
   find('hint').textContent = '';
   document.body.classList.add('is-busy');
+  find('sending').textContent = 'Sending your photo …';
   await guarded(async () => {
     const name = await send(file);
     if (!name) return;
@@ -145,6 +146,7 @@ async function newQuery(file) {
     await propose([width / 2, height / 2]);
   });
   document.body.classList.remove('is-busy');
+  find('sending').textContent = '';
 }
 
 async function addPhotos(files, contain = []) {
@@ -173,7 +175,7 @@ async function addPhotos(files, contain = []) {
 
 // Watching -------------------------------------------------------------------------------------------------------
 
-const isBusy = () => sending || status?.state === 'indexing' || (status && status.indexed < status.pictures && status.state !== 'failed');
+const isBusy = () => sending || status?.state === 'indexing' || (status?.state === 'done' && status.indexed < status.pictures);
 
 function watch(soon = 0) {
   clearTimeout(polling);

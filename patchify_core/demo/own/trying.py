@@ -16,6 +16,7 @@ from patchify_core.demo.decoding import DECODERS, memory_for
 from patchify_core.demo.own.collection import OwnPicture
 from patchify_core.demo.own.marks import numbers
 from patchify_core.demo.own.visitor import Visitor
+from patchify_core.demo.shelf import method_in_words
 from patchify_core.demo.stages import grid_of
 from patchify_core.encoders.maps import as_map_encoder
 from patchify_core.errors import PatchifyError
@@ -71,7 +72,8 @@ def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dic
         address: where the visitor comes from.
 
     Returns:
-        `whole` and `patches`: names, best first. `grids`: N of each level's N x N grid, None where it is no grid.
+        `whole` and `patches`: names, best first. `method`: how patches are encoded. `grids`: N of each level's N x N
+        grid, None where it is no grid.
         `pictures`: by name, `levels`: the best similarity of each level's own patches, and `box`: that of the best
         patch of all, xyxy as fractions of the picture's sides.
         `indexed` of `total` pictures take part.
@@ -90,6 +92,7 @@ def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dic
     found = {image_id: _scores(engine, known[1], image_id) for ids in lists.values() for image_id in ids}
     return {
         **{kind: [shown[image_id] for image_id in ids] for kind, ids in lists.items()},
+        "method": method_in_words(engine.index),
         "grids": [grid_of(stage) for stage in engine.index.regions.stages],
         "pictures": {shown[image_id]: scores for image_id, scores in found.items()},
         "indexed": len(shown.keys() & set(engine.index.row_of)),
