@@ -25,13 +25,13 @@ def measure() -> dict[str, Any]:
     from patchify_core.demo import locating
     from patchify_core.demo.examples import ExampleGallery
     from patchify_core.web import views
-    from patchify_core.web.events import Asked
+    from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits, file_url
 
     showcase = ExampleGallery(SAMPLE_DB)
     page = Visits(showcase)
     way, top = locating.best_way(showcase.index), page.settings.results
-    before = Asked(showcase.first(), showcase.levels, top, None, way)
+    before = SearchRequest(showcase.first(), showcase.levels, top, None, way)
     query = showcase.gallery.queries[0]
     stream = io.BytesIO()
     read_picture(query.path).resize((4000, 3000)).save(stream, "JPEG", quality=92)

@@ -149,7 +149,7 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     from patchify_core.demo import locating
     from patchify_core.demo.examples import ExampleGallery
     from patchify_core.web.api import rows_of
-    from patchify_core.web.events import Asked
+    from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits
 
     showcase = ExampleGallery(gallery)
@@ -157,7 +157,7 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     way, top = locating.best_way(showcase.index), visits.settings.results
 
     def answered(question: Any) -> tuple[str, list[int]]:
-        answer = visits.answer(Asked(question, showcase.levels, top, None, way))
+        answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))
         return visits.cards(answer), [result.match.image_id for result in answer.results]
 
     examples, order, programs = {}, {}, {}

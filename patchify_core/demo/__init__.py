@@ -1,13 +1,13 @@
 """What the page does, without Gradio.
 
-questions      what one visitor asks: a picture and a box, or words; `asking` makes questions
+queries        what one visitor asks, a picture and a box, or words, and how it comes about
 shelf          the indexes of one gallery that the page offers, each with its encoder, loaded when first chosen
-examples       answers questions: matches with verdicts, scores, a look into one match (`answers` holds their types)
-locating       which box a result is shown with: the winning patch's or a refined one, kept with the question
+examples       answers queries: matches with verdicts, scores, a look into one match (`answers` holds their types)
+locating       which box a result is shown with: the winning patch's or a refined one, kept with the query
 judging        verdicts and scores, by the gallery's annotations
 stages         what the nested sets of patches of an index are called on the page
-walk           the method step by step, on a question; `lookalikes` are what it is compared with
-links          a question as an address, and back; `exporting` writes its results as CSV and JSON
+walk           the method step by step, on a query; `lookalikes` are what it is compared with
+links          a query as an address, and back; `exporting` writes its results as CSV and JSON
 studies        the recorded runs that the page shows; `trials`, `sizes` and `codecs` try one out
 own            a visitor's own pictures
 keeping        what visitors leave is counted (`room`), lies in one folder (`home`), and ends

@@ -51,7 +51,7 @@ class Result:
 
 @dataclass(frozen=True, eq=False)
 class Answer:
-    """Everything the page shows for one question.
+    """Everything the page shows for one query.
 
     Attributes:
         results: the first matches.

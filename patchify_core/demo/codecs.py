@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
 from patchify_core.index.build import recode
@@ -284,7 +284,7 @@ class Codecs:
             return False
 
 
-def ranking(question: Question, coded: PatchIndex) -> Ranking:
+def ranking(question: UserQuery, coded: PatchIndex) -> Ranking:
     """All pictures as a coded index ranks them, with all of its patches.
 
     Args:
@@ -292,7 +292,7 @@ def ranking(question: Question, coded: PatchIndex) -> Ranking:
         coded: from `Codecs`.
     """
     query = question.descriptor
-    if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the question's
+    if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the query's
         query = coded.project(query[None])[0]
     return Ranking(coded, coded.search(query))
 

@@ -1,7 +1,7 @@
 """What the page can be asked, and its answers.
 
 Nothing here knows Gradio. A `ExampleGallery` is shared by all visitors and holds only what is the same for all of them
-(the bundled gallery and its indexes); what a visitor brings is in their own `Question`.
+(the bundled gallery and its indexes); what a visitor brings is in their own `UserQuery`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from patchify_core.demo.answers import MATCHES, Answer, Detail, Result
 from patchify_core.demo.judging import Judge
 from patchify_core.demo.locating import OBJECTS, WINNING, best_way, similarity, with_boxes
-from patchify_core.demo.questions import Asking, Question
+from patchify_core.demo.queries import UserQueries, UserQuery
 from patchify_core.demo.reranking import Rerankers
 from patchify_core.demo.shelf import is_papers
 from patchify_core.encoders import Encoder, EncoderSettings
@@ -33,8 +33,8 @@ PIECE = 4
 """Pictures whose boxes are found, for the score of an example, between two looks at whether somebody is waiting."""
 
 
-class ExampleGallery(Asking):
-    """Answers the questions of all visitors; see `Asking` for the arguments.
+class ExampleGallery(UserQueries):
+    """Answers the queries of all visitors; see `UserQueries` for the arguments.
 
     Attributes:
         prepared: ids of the examples whose answers are ready.
@@ -54,7 +54,7 @@ class ExampleGallery(Asking):
         self.prepared: set[int] = set()
 
     def answer(
-        self, question: Question, level: int, top: int, reranker: str | None = None, way: str = WINNING
+        self, question: UserQuery, level: int, top: int, reranker: str | None = None, way: str = WINNING
     ) -> Answer:
         """Searches, re-ranks if wanted, finds the boxes wanted, and scores the whole ranking if the object is known.
 
@@ -66,7 +66,7 @@ class ExampleGallery(Asking):
             way: how boxes are found (`locating`).
 
         Raises:
-            PatchifyError: one sentence, if the question cannot be re-ranked in this way, or the index has no maps to
+            PatchifyError: one sentence, if the query cannot be re-ranked in this way, or the index has no maps to
                 search boxes on.
             IndexFolderError: if a map is damaged or was taken away.
         """
@@ -108,10 +108,10 @@ class ExampleGallery(Asking):
             unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),
         )
 
-    def ranking(self, question: Question, level: int, reranker: str | None = None) -> Ranking:
+    def ranking(self, question: UserQuery, level: int, reranker: str | None = None) -> Ranking:
         """All pictures, best first; of a gallery of more than `WHOLE_UP_TO` the first `RANKED`.
 
-        It is kept with the question, because each part of the page needs it.
+        It is kept with the query, because each part of the page needs it.
         """
         key = level, reranker
         if key not in question.rankings:
@@ -126,7 +126,7 @@ class ExampleGallery(Asking):
 
     def detail(
         self,
-        question: Question,
+        question: UserQuery,
         image_id: int,
         level: int,
         top: int,
@@ -179,7 +179,7 @@ class ExampleGallery(Asking):
             ranking = self.ranking(question, level)
             with_boxes(question, engine, ranking[:PREPARED], way, level, OBJECTS, workers)
 
-            def boxed(matches: list[Match], question: Question = question) -> list[Match]:
+            def boxed(matches: list[Match], question: UserQuery = question) -> list[Match]:
                 found: list[Match] = []
                 for start in range(0, len(matches), PIECE):
                     stop()  # giving up in the middle of a score is not worth a way out of it
@@ -190,7 +190,7 @@ class ExampleGallery(Asking):
             self.prepared.add(query.id)
 
     def positives(
-        self, question: Question, score: QueryScore, level: int, reranker: str | None = None, way: str = WINNING
+        self, question: UserQuery, score: QueryScore, level: int, reranker: str | None = None, way: str = WINNING
     ) -> tuple[Result, ...]:
         """The pictures found that contain the object, each with its rank among the pictures that count.
 
@@ -212,7 +212,7 @@ class ExampleGallery(Asking):
             self.result(question, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True)
         )
 
-    def result(self, question: Question, rank: int, match: Match) -> Result:
+    def result(self, question: UserQuery, rank: int, match: Match) -> Result:
         """One match with its verdict; `rank` is the caller's."""
         index = self.shelf.offer(question.engine).index
         return self.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

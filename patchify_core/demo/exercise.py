@@ -28,7 +28,7 @@ LABELS = ("easy", "medium", "hard")
 
 
 @dataclass(frozen=True)
-class Task:
+class ExerciseTask:
     """One query and one picture that contains its object.
 
     Attributes:
@@ -46,7 +46,7 @@ class Task:
     label: str
 
 
-def exercise(showcase: ExampleGallery, engine: str) -> tuple[Task, ...]:
+def exercise(showcase: ExampleGallery, engine: str) -> tuple[ExerciseTask, ...]:
     """Tasks of different difficulty, the easiest first; each of another query and another picture.
 
     The difficulty is the winner's lead. Pictures that contain the object, and whose winner is not the picture itself,
@@ -75,6 +75,6 @@ def exercise(showcase: ExampleGallery, engine: str) -> tuple[Task, ...]:
             chosen.append(found[min(free, key=lambda n: abs(n - step))])
     chosen.sort(reverse=True)
     return tuple(
-        Task(query, name, image, lead, LABELS[len(LABELS) * n // len(chosen)])
+        ExerciseTask(query, name, image, lead, LABELS[len(LABELS) * n // len(chosen)])
         for n, (lead, query, image, name) in enumerate(chosen)
     )

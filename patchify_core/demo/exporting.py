@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.demo.answers import Answer, Result
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.evaluation.metrics import QueryScore
 
 COLUMNS = (
@@ -81,14 +81,14 @@ def safe_cell(text: str) -> str:
 
 
 def record(
-    question: Question,
+    question: UserQuery,
     answer: Answer,
     object_name: str | None,
     index: dict[str, Any],
     positives: Sequence[Result] = (),
     missed: Sequence[tuple[int, str]] = (),
 ) -> str:
-    """Question, options, scores and results as JSON, with all digits.
+    """Query, options, scores and results as JSON, with all digits.
 
     Args:
         question: what was asked; a visitor's own picture is named, and not included.

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.demo.answers import IGNORED, ITSELF, MATCH, OFF, RIGHT, UNKNOWN, WRONG, Result
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_found
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.gallery import Gallery, Query
@@ -24,7 +24,7 @@ NO_BOXES = np.zeros((0, 4))
 
 
 class Judge:
-    """Judges answers to questions about one gallery.
+    """Judges answers to queries about one gallery.
 
     Args:
         gallery: where the annotations are.
@@ -34,7 +34,7 @@ class Judge:
         """Takes the gallery."""
         self.gallery = gallery
 
-    def result(self, question: Question, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+    def result(self, question: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
         """One match with its verdict; `cell` is its winning patch's box, whatever the match's own is."""
         if match.image_id == question.itself:
             return Result(rank, match, cell, ITSELF, None, NO_BOXES)
@@ -52,7 +52,7 @@ class Judge:
 
     def score(
         self,
-        question: Question,
+        question: UserQuery,
         ranking: Sequence[Match],
         refine: Callable[[list[Match]], list[Match]] | None = None,
     ) -> QueryScore | None:
@@ -71,16 +71,16 @@ class Judge:
         found = find_in_matches(ranking, self.gallery, self.as_query(question), None if refine is None else boxes)
         return None if found is None else score_found(found)
 
-    def counted(self, question: Question, ranking: Ranking) -> NDArray[np.intp]:
-        """Positions, from 0, of the pictures of a ranking that count for a question's score, best first.
+    def counted(self, question: UserQuery, ranking: Ranking) -> NDArray[np.intp]:
+        """Positions, from 0, of the pictures of a ranking that count for a query's score, best first.
 
-        Ranks of a `QueryScore` are places among these. The question's object must be known.
+        Ranks of a `QueryScore` are places among these. The query's object must be known.
         """
         assert question.instance is not None
         out = self.left_out(question) | self.gallery.ignored(question.instance)
         return np.flatnonzero(~np.isin(ranking.image_ids, list(out)))
 
-    def ceiling(self, question: Question, index: PatchStore, patches: int) -> float | None:
+    def ceiling(self, question: UserQuery, index: PatchStore, patches: int) -> float | None:
         """The best LocScore that the first `patches` patches of each picture allow; None where there is no LocScore."""
         asked = self.as_query(question)
         positives = self.gallery.positives(asked.instance, asked.exclude)
@@ -89,15 +89,15 @@ class Judge:
             return None
         return grid_ceiling({i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}, boxes)
 
-    def left_out(self, question: Question) -> frozenset[int]:
-        """Ids of the gallery pictures that are left out of a question's score."""
+    def left_out(self, question: UserQuery) -> frozenset[int]:
+        """Ids of the gallery pictures that are left out of a query's score."""
         exclude: frozenset[int] = frozenset() if question.itself is None else frozenset({question.itself})
         if question.example is not None:
             exclude |= next(q.exclude for q in self.gallery.queries if q.id == question.example)
         return exclude
 
-    def as_query(self, question: Question) -> Query:
-        """The question in the dataset's own terms; a gallery picture is left out of its own score."""
+    def as_query(self, question: UserQuery) -> Query:
+        """The query in the dataset's own terms; a gallery picture is left out of its own score."""
         assert question.instance is not None
         return Query(
             id=question.example or 0,

@@ -182,7 +182,7 @@ class Held(Kept):
         self.crc = zlib.crc32(data)
 
     def __deepcopy__(self, memo: object) -> Held:
-        """There is only one: copies of a question share it."""
+        """There is only one: copies of a query share it."""
         return self
 
     @property
@@ -191,7 +191,7 @@ class Held(Kept):
         return len(self._data or b"") + COPIES * len(self.display or b"")
 
     def drop(self) -> None:
-        """Forgets the picture; the descriptor that was made of it stays with the question."""
+        """Forgets the picture; the descriptor that was made of it stays with the query."""
         self._data = self.display = None
 
     def read(self) -> bytes:

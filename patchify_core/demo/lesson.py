@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.exercise import Task, exercise
+from patchify_core.demo.exercise import ExerciseTask, exercise
 from patchify_core.demo.links import Link
 from patchify_core.demo.locating import WINNING
 from patchify_core.demo.paper import paper_index
 from patchify_core.demo.story import SizeBand, bands
-from patchify_core.demo.walk import Choice, Walk, walk, worked_example
+from patchify_core.demo.walk import Walk, WalkChoice, walk, worked_example
 from patchify_core.evaluation.metrics import QueryScore
 
 FLOAT = 4
@@ -31,7 +31,7 @@ class Lesson:
     """
 
     shown: Walk
-    tasks: tuple[Task, ...]
+    tasks: tuple[ExerciseTask, ...]
     smallest: SizeBand | None
     worked: QueryScore
 
@@ -57,7 +57,9 @@ def teaching_engine(showcase: ExampleGallery) -> str:
     return paper_index(showcase) or showcase.shelf.first
 
 
-def lesson(showcase: ExampleGallery, document: Mapping[str, Any] | None, tasks: Sequence[Task] | None = None) -> Lesson:
+def lesson(
+    showcase: ExampleGallery, document: Mapping[str, Any] | None, tasks: Sequence[ExerciseTask] | None = None
+) -> Lesson:
     """The lesson of a gallery.
 
     Args:
@@ -72,7 +74,7 @@ def lesson(showcase: ExampleGallery, document: Mapping[str, Any] | None, tasks: 
     query = showcase.examples[0].id if document is None else document["first"]
     sizes = [] if document is None else bands(document)
     return Lesson(
-        walk(showcase, showcase.example(query, engine), Choice(engine)),
+        walk(showcase, showcase.example(query, engine), WalkChoice(engine)),
         tuple(exercise(showcase, engine) if tasks is None else tasks),
         sizes[0] if sizes else None,
         worked_example(),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from patchify_core.demo.questions import MAX_WORDS, Question, checked_words
+from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
 from patchify_core.errors import PatchifyError
 
 Box = tuple[float, float, float, float]
@@ -104,7 +104,7 @@ def _short(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
-def link_of(question: Question, queries: Mapping[Path, int], objects: Mapping[int, str], **options: Any) -> Link:
+def link_of(question: UserQuery, queries: Mapping[Path, int], objects: Mapping[int, str], **options: Any) -> Link:
     """The address of what a visitor asks.
 
     Args:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 from patchify_core.features.extract import CROP
 from patchify_core.retrieval.localize.refine import WORKERS, map_at_once
@@ -78,7 +78,7 @@ def fitting_way(way: str, before: PatchStore, after: PatchStore) -> str:
 
 @dataclass(frozen=True)
 class KeptBoxes:
-    """A refiner on maps (`localize.Refiner`) that keeps what it found with the question.
+    """A refiner on maps (`localize.Refiner`) that keeps what it found with the query.
 
     Attributes:
         question: whose descriptor is looked for.
@@ -87,7 +87,7 @@ class KeptBoxes:
         workers: pictures that are searched at once.
     """
 
-    question: Question
+    question: UserQuery
     engine: Patchify
     objects: int = 1
     workers: int = WORKERS
@@ -96,7 +96,7 @@ class KeptBoxes:
     def boxes(
         self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
     ) -> list[NDArray[np.float64]]:
-        """See `localize.Refiner.boxes`; the query is the question's descriptor."""
+        """See `localize.Refiner.boxes`; `query` is its descriptor."""
         kept = self.question.located
         missing = [row for row in rows if row not in kept or kept[row][0] < self.objects]
         localizer = localizer_of(self.engine)
@@ -112,7 +112,7 @@ class KeptBoxes:
 
 
 def with_boxes(
-    question: Question,
+    question: UserQuery,
     engine: Patchify,
     matches: Sequence[Match],
     way: str,
@@ -150,7 +150,7 @@ def with_boxes(
     return refined
 
 
-def similarity(question: Question, engine: Patchify, image_id: int) -> SimilarityMap | None:
+def similarity(question: UserQuery, engine: Patchify, image_id: int) -> SimilarityMap | None:
     """How well each place of a picture matches the query; None where the index has no maps.
 
     Raises:

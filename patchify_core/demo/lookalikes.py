@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.gallery.model import GalleryImage
@@ -69,7 +69,7 @@ class Pair:
     among: LookAlikes
     number: int
     asked: int
-    question: Question
+    question: UserQuery
     right: Side | None
     other: Side | None
 
@@ -122,7 +122,7 @@ def hard_pair(showcase: ExampleGallery, number: object, asked: object, engine: s
 
 
 def _best(
-    showcase: ExampleGallery, question: Question, level: int, wanted: Iterable[int], among: LookAlikes
+    showcase: ExampleGallery, question: UserQuery, level: int, wanted: Iterable[int], among: LookAlikes
 ) -> Side | None:
     ranking = showcase.ranking(question, level)
     places = np.flatnonzero(np.isin(ranking.image_ids, list(wanted)))

@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from patchify_core.demo.answers import MATCHES
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.prepared import FORMAT, made_of, pictures_note
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.shelf import shown_spec
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
@@ -121,7 +121,7 @@ class Paper:
             for grid, patches in grids
         ]
 
-    def _found(self, question: Question) -> list[FoundPositives | None]:
+    def _found(self, question: UserQuery) -> list[FoundPositives | None]:
         """Where the positives are, at each level; None where the object is unknown or no picture contains it."""
         if question.instance is None:
             return [None for _ in self.levels]
@@ -129,7 +129,7 @@ class Paper:
         rankings = [self.gallery.ranking(question, level) for level in self.levels]
         return [find_in_matches(ranking, self.gallery.gallery, query) for ranking in rankings]
 
-    def _entry(self, question: Question, found: list[FoundPositives | None]) -> dict[str, Any]:
+    def _entry(self, question: UserQuery, found: list[FoundPositives | None]) -> dict[str, Any]:
         engine, gallery = self.gallery.shelf.engine(self.name), self.gallery
         levels, shown = [], set()
         for level, positives in zip(self.levels, found, strict=True):
@@ -168,7 +168,7 @@ class Paper:
             "patches": {str(i): [round(float(s), 4) for s in one.scores] for i, one in explained.items()},
         }
 
-    def _positives(self, question: Question, found: list[FoundPositives | None]) -> list[dict[str, Any]]:
+    def _positives(self, question: UserQuery, found: list[FoundPositives | None]) -> list[dict[str, Any]]:
         """Every picture that contains the object: its share of the picture, and rank and IoU at each level."""
         if question.instance is None or found[0] is None:
             return []
@@ -187,7 +187,7 @@ class Paper:
             )
         return sorted(rows, key=lambda row: row["ranks"][-1] or len(self.index.images))
 
-    def _bands(self, question: Question, found: list[FoundPositives | None]) -> list[dict[str, Any] | None]:
+    def _bands(self, question: UserQuery, found: list[FoundPositives | None]) -> list[dict[str, Any] | None]:
         """The scores over objects of one size alone, the others left out of the ranking (see `breakdown`)."""
         if question.instance is None or found[0] is None:
             return []

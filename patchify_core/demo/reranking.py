@@ -1,4 +1,4 @@
-"""The re-rankers that the page offers, and how a visitor's question is put to them."""
+"""The re-rankers that the page offers, and how a visitor's query is put to them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 from patchify_core.demo.decoding import decoded
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ class Rerankers:
         self,
         name: str,
         engine: Patchify,
-        question: Question,
+        question: UserQuery,
         ranking: Ranking,
         level: int,
         exclude: Collection[int] = (),
@@ -82,7 +82,7 @@ class Rerankers:
             As many pictures, best first.
 
         Raises:
-            PatchifyError: one sentence, if pictures are to be compared and the question is words.
+            PatchifyError: one sentence, if pictures are to be compared and the query is words.
         """
         from patchify_core.retrieval.rerank import QueryExpansion
         from patchify_core.retrieval.searcher import QueryView

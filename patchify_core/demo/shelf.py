@@ -2,7 +2,7 @@
 
 `folder/index` is always there; each folder below `folder/indexes` is another choice. A visit begins with the one called
 `PREFERRED` where there is one. They are the same for all visitors; which of them a visitor has chosen is in that
-visitor's question.
+visitor's query.
 """
 
 from __future__ import annotations

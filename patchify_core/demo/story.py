@@ -16,7 +16,7 @@ from patchify_core.demo.answers import Answer, Result
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.links import Link
 from patchify_core.demo.locating import WINNING
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.trials import EXACT, Trial
 from patchify_core.evaluation.study.plans import Configuration
 from patchify_core.features.extract import CROP
@@ -80,7 +80,7 @@ class Failing:
         link: what opens that very search.
     """
 
-    question: Question
+    question: UserQuery
     answer: Answer
     first_hit: int | None
     link: Link

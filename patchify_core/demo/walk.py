@@ -1,4 +1,4 @@
-"""The walk through the method: what each step shows, of a visitor's own question and one of its results.
+"""The walk through the method: what each step shows, of a visitor's own query and one of its results.
 
 Every number is one that the search has too: `ExampleGallery.answer`, `ranking`, `Patchify.explain`, `QueryScore.rows`.
 """
@@ -12,10 +12,10 @@ import numpy as np
 
 from patchify_core.demo.answers import OFF, RIGHT, WRONG, Answer, Result
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.exercise import Task
+from patchify_core.demo.exercise import ExerciseTask
 from patchify_core.demo.locating import NAMES, WINNING, checked_way, has_maps, is_possible
 from patchify_core.demo.lookalikes import LookAlikes, Pair, hard_pair, look_alikes
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import HitRow, QueryScore, score_query
 from patchify_core.gallery.model import GalleryImage
@@ -33,11 +33,11 @@ WORKED = (3, {2: 0.6, 5: 0.3})
 
 
 @dataclass(frozen=True)
-class Choice:
-    """What a visitor has chosen for their walk; it is theirs and does not change their question.
+class WalkChoice:
+    """What a visitor has chosen for their walk; it is theirs and does not change their query.
 
     Attributes:
-        engine: name of the index; None for the question's own.
+        engine: name of the index; None for the query's own.
         level: number of the stage to search with; None for the index's last.
         way: how boxes are found (`locating`).
         image: id of the picture that is looked into; None for the first right one.
@@ -124,7 +124,7 @@ class Walk:
         task: the task that is shown, from 0; None outside the exercise.
     """
 
-    question: Question
+    question: UserQuery
     name: str | None
     engines: tuple[tuple[str, str], ...]
     ways: tuple[tuple[str, str], ...]
@@ -139,15 +139,15 @@ class Walk:
     pair: Pair | None
     images: Mapping[int, GalleryImage]
     separate: bool
-    tasks: tuple[Task, ...] = ()
+    tasks: tuple[ExerciseTask, ...] = ()
     task: int | None = None
 
 
-def walk(showcase: ExampleGallery, question: Question, choice: Choice) -> Walk:
+def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> Walk:
     """What the steps show.
 
     Args:
-        showcase: where the question is answered.
+        showcase: where the query is answered.
         question: what is asked, described for the index that is chosen (see `asked_of`).
         choice: what was chosen; a level that the index does not have means its last.
 
@@ -186,8 +186,8 @@ def walk(showcase: ExampleGallery, question: Question, choice: Choice) -> Walk:
     )
 
 
-def task_walk(showcase: ExampleGallery, tasks: Sequence[Task], number: int, engine: str) -> Walk:
-    """The walk of one task: its query and its picture, with all patches; the visitor's own question stays what it is.
+def task_walk(showcase: ExampleGallery, tasks: Sequence[ExerciseTask], number: int, engine: str) -> Walk:
+    """The walk of one task: its query and its picture, with all patches; the visitor's own query stays what it is.
 
     Args:
         showcase: where it is answered.
@@ -201,12 +201,12 @@ def task_walk(showcase: ExampleGallery, tasks: Sequence[Task], number: int, engi
     if not 0 <= number < len(tasks):
         raise PatchifyError("The exercise has no such query: choose one of those shown.")
     task = tasks[number]
-    shown = walk(showcase, showcase.example(task.query, engine), Choice(engine, image=task.image))
+    shown = walk(showcase, showcase.example(task.query, engine), WalkChoice(engine, image=task.image))
     return replace(shown, tasks=tuple(tasks), task=number)
 
 
-def asked_of(showcase: ExampleGallery, question: Question, engine: object) -> Question:
-    """The same question, described for another index; the visitor's own stays what it is.
+def asked_of(showcase: ExampleGallery, question: UserQuery, engine: object) -> UserQuery:
+    """The same query, described for another index; the visitor's own stays what it is.
 
     Raises:
         PatchifyError: if there is no such index, or its encoder cannot be had or cannot be asked this.
@@ -216,11 +216,11 @@ def asked_of(showcase: ExampleGallery, question: Question, engine: object) -> Qu
     return showcase.with_engine(question, showcase.shelf.offer(str(engine)).name)
 
 
-def fitting(showcase: ExampleGallery, choice: Choice, engine: str) -> Choice:
+def fitting(showcase: ExampleGallery, choice: WalkChoice, engine: str) -> WalkChoice:
     """The choice after another index was chosen: boxes that it does not allow become winning patches."""
     index = showcase.shelf.offer(engine).index
     way = choice.way if is_possible(choice.way, index) else WINNING
-    return Choice(engine, None, way, choice.image, choice.pair)
+    return WalkChoice(engine, None, way, choice.image, choice.pair)
 
 
 def made_up(positives: int, hits: Mapping[int, float]) -> QueryScore:
@@ -249,7 +249,7 @@ def worked_example() -> QueryScore:
     return made_up(*WORKED)
 
 
-def _look(showcase: ExampleGallery, question: Question, level: int, image_id: int | None) -> Look:
+def _look(showcase: ExampleGallery, question: UserQuery, level: int, image_id: int | None) -> Look:
     ranking = showcase.ranking(question, level)
     results = (showcase.result(question, rank, match) for rank, match in enumerate(ranking, 1))
     if image_id is None:
@@ -267,7 +267,7 @@ def _look(showcase: ExampleGallery, question: Question, level: int, image_id: in
 
 
 def _standing(
-    showcase: ExampleGallery, question: Question, level: int, way: str, score: QueryScore | None
+    showcase: ExampleGallery, question: UserQuery, level: int, way: str, score: QueryScore | None
 ) -> Standing | None:
     if score is None or question.instance is None:
         return None

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe
-from patchify_core.encoders.square import Look, Sized, SquareEncoder
+from patchify_core.encoders.square import InputForm, Sized, SquareEncoder
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -122,7 +122,7 @@ class EffNetLite(SquareEncoder):
             pooling=f"gem:{GEM_POWER:g}",
             licence="Apache-2.0",
         )
-        look = Look(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
+        look = InputForm(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
         super().__init__(self._pooled, look, info, device, settings.engine)
 
     def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ from patchify_core.encoders.checkpoints import (
 from patchify_core.encoders.devices import choose_device, mixed_precision, use_threads
 from patchify_core.encoders.map_trials import checked, resized
 from patchify_core.encoders.maps import MapRecipe, no_maps
-from patchify_core.encoders.square import Look, Sized, SquareEncoder, square_side, unit_rows
+from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side, unit_rows
 from patchify_core.encoders.timm_models import timm_recipe, timm_sized
 from patchify_core.errors import EncoderError
 
@@ -86,7 +86,7 @@ class OpenClipEncoder(SquareEncoder):
             ) from error
         self.network = network.eval().requires_grad_(False).to(device)
         seen = network.visual.preprocess_cfg
-        look = Look(
+        look = InputForm(
             square_side(seen["size"], spec), tuple(seen["mean"]), tuple(seen["std"]), str(seen["interpolation"])
         )
         with torch.inference_mode():

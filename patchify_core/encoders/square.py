@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Look:
+class InputForm:
     """How a model wants to see pictures.
 
     Attributes:
@@ -88,7 +88,7 @@ class SquareEncoder:
     def __init__(
         self,
         describe: Callable[[Any], Any],
-        look: Look,
+        look: InputForm,
         info: EncoderInfo,
         device: torch.device,
         engine: str = ENGINES[0],

@@ -25,7 +25,7 @@ from patchify_core.encoders.checkpoints import (
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.map_trials import alike, cells_tried, checked, noise, resized, tried
 from patchify_core.encoders.maps import MapRecipe, Step
-from patchify_core.encoders.square import Look, Sized, SquareEncoder, square_side
+from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ class TimmEncoder(SquareEncoder):
         name, _, given = spec.removeprefix(PREFIX).partition("@")
         published = _published(name)
         seen = resolve_data_config(pretrained_cfg=published.to_dict())
-        look = Look(
+        look = InputForm(
             square_side(seen["input_size"][1:], spec),
             tuple(seen["mean"]),
             tuple(seen["std"]),

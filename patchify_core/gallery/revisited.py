@@ -85,7 +85,7 @@ def read_revisited(folder: Path | str, progress: Progress | None = None) -> Gall
 
 
 @dataclass(frozen=True, eq=False)
-class _Truth:
+class _Judgements:
     """Names without ending; per query its box (4,), and easy, hard and junk pictures counted from 0 in `images`."""
 
     images: list[str]
@@ -94,7 +94,7 @@ class _Truth:
     shown: dict[str, list[NDArray[np.int64]]]
 
 
-def _read_truth(path: Path) -> _Truth:
+def _read_truth(path: Path) -> _Judgements:
     other = GalleryError(
         f"{str(path)!r} is not the ground truth of revisited Oxford or Paris (imlist, qimlist, gnd with bbx, easy, "
         "hard, junk): download it again."
@@ -112,7 +112,7 @@ def _read_truth(path: Path) -> _Truth:
         raise other
     if any(len(box) != 4 for box in boxes):
         raise other
-    return _Truth(images, queries, boxes, shown)
+    return _Judgements(images, queries, boxes, shown)
 
 
 def _places(listed: Any, count: int) -> NDArray[np.int64]:

@@ -1,6 +1,6 @@
 """The Gradio page: the only room that imports Gradio or Starlette.
 
-visits         what a visitor does, as functions from a question to what is shown
+visits         what a visitor does, as functions from a query to what is shown
 events         reads what a browser sends, and turns refusals into notices
 views          words all that as HTML
 tabs           one module a tab of the page; `tabs.MORE` lists those beside the search

@@ -18,7 +18,7 @@ from gradio import FileData
 
 from patchify_core.demo import locating
 from patchify_core.demo.decoding import decoded
-from patchify_core.demo.questions import checked_words
+from patchify_core.demo.queries import checked_words
 from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.record import as_json

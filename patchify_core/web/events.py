@@ -13,7 +13,7 @@ import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal
 
 from patchify_core.demo.locating import WINNING
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.web.places import without_places
 from patchify_core.web.uploads import forget_folders
@@ -23,7 +23,7 @@ NO_RERANKING = "none"
 
 
 @dataclass(frozen=True, eq=False)
-class Asked:
+class SearchRequest:
     """What every event of the search comes with.
 
     Attributes:
@@ -35,7 +35,7 @@ class Asked:
         forgotten: the server no longer knew the query, so `question` is that of a page that was just opened.
     """
 
-    question: Question
+    question: UserQuery
     level: int
     top: int
     reranker: str | None
@@ -91,33 +91,33 @@ class Guard:
     """Stands between the page and what can be done on it: a refusal becomes a notice and leaves the page as it was.
 
     Attributes:
-        first: the question of a page that was just opened.
-        renewed: the visitor's question as it can be asked now.
+        first: the query of a page that was just opened.
+        renewed: the visitor's query as it can be asked now.
         parts: components of the page by the names under which handlers return new values.
     """
 
-    first: Question
-    renewed: Callable[[Question], Question]
+    first: UserQuery
+    renewed: Callable[[UserQuery], UserQuery]
     parts: Mapping[str, Any]
 
     def values(
         self,
         handler: Callable[..., Any],
         anew: bool = False,
-        otherwise: Callable[[Question], Any] | None = None,
+        otherwise: Callable[[UserQuery], Any] | None = None,
         elsewhere: bool = False,
     ) -> Callable[..., Any]:
-        """What Gradio calls with the fields of `Asked` and `started`, and with what the handler takes besides.
+        """What Gradio calls with the fields of `SearchRequest` and `started`, and with what the handler takes besides.
 
         Args:
-            handler: takes `Asked` and more; None from it changes nothing on the page.
+            handler: takes `SearchRequest` and more; None from it changes nothing on the page.
             anew: whether it asks something new, whatever was asked before.
             otherwise: what is returned after a refusal; by default nothing changes.
             elsewhere: whether it leads to another gallery, also from one that is gone.
         """
 
         def run(
-            question: Question | None,
+            question: UserQuery | None,
             level: int | None,
             top: int | None,
             reranker: str | None,
@@ -140,7 +140,7 @@ class Guard:
                         raise
                     lost = True
                 forgotten = lost or (question is None and started)
-                asked = Asked(now, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
+                asked = SearchRequest(now, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
                 answer = handler(asked, *more)
             except PatchifyError as error:
                 warn(str(error))
@@ -154,7 +154,7 @@ class Guard:
         guarded = self.values(handler, **options)
 
         def run(
-            question: Question | None,
+            question: UserQuery | None,
             level: int | None,
             top: int | None,
             reranker: str | None,

@@ -65,7 +65,7 @@ BOX = re.compile(r"\d{1,6}(?:\.\d{1,3})?(?:,\d{1,6}(?:\.\d{1,3})?){3}", re.ASCII
 PARTS = ("paper.css", "paper.js", "box.css", "box.js", "logo.svg", "preview.jpg")
 """Files of `assets` that the first page has."""
 
-Choice = tuple[str, str, bool]
+GalleryLink = tuple[str, str, bool]
 """A gallery among those of a server: its title, its address, and whether it is the one that is shown."""
 
 
@@ -132,7 +132,7 @@ class Front:
         folder: Path,
         root: str = "",
         code: str = "",
-        galleries: Sequence[Choice] = (),
+        galleries: Sequence[GalleryLink] = (),
     ) -> None:
         """Reads the answers that lie beside the gallery."""
         self.folder, self.root, self._code, self._galleries = folder, f"{root}/", code, galleries

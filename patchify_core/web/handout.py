@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.walk import Choice, Walk, walk
+from patchify_core.demo.walk import Walk, WalkChoice, walk
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.web.views.handout import handout_page
 
@@ -29,7 +29,7 @@ def handout(showcase: ExampleGallery, shown: Walk | None = None) -> str:
     Raises:
         PatchifyError: if a picture cannot be read any more.
     """
-    shown = shown or walk(showcase, showcase.first(), Choice())
+    shown = shown or walk(showcase, showcase.first(), WalkChoice())
     return handout_page(shown, partial(inlined, side=LARGE), partial(inlined, side=SMALL), EXERCISE)
 
 

@@ -25,7 +25,7 @@ from patchify_core.demo.prepared import titles
 from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
-from patchify_core.web.front import Choice, Front
+from patchify_core.web.front import Front, GalleryLink
 from patchify_core.web.logs import install as install_log
 from patchify_core.web.places import hide
 from patchify_core.web.serving import serve_front, serve_gradio
@@ -126,7 +126,7 @@ def launch(
         choices = titles(folders)
         paths = ["", *(f"/gallery/{name}" for name in list(choices)[1:])]
 
-        def switch(here: str) -> list[Choice]:
+        def switch(here: str) -> list[GalleryLink]:
             shown = zip(choices.values(), paths, strict=True)
             return [(title, f"{server.root_path}{path}/", path == here) for title, path in shown]
 

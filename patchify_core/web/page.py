@@ -14,7 +14,7 @@ from patchify_core.demo.shelf import shown_spec
 from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.api import add_api
-from patchify_core.web.front import Choice
+from patchify_core.web.front import GalleryLink
 from patchify_core.web.guarded import GuardedBlocks
 from patchify_core.web.tabs import MORE, Build
 from patchify_core.web.tabs.parts import html
@@ -27,7 +27,7 @@ def build(
     settings: PageSettings | None = None,
     more: Sequence[tuple[str, Build]] = MORE,
     own: Registry | None = None,
-    galleries: Sequence[Choice] = (),
+    galleries: Sequence[GalleryLink] = (),
 ) -> GuardedBlocks:
     """The page, with the first example already searched.
 

@@ -22,7 +22,7 @@ from patchify_core.demo import answers, stages
 from patchify_core.demo.answers import Answer, Result
 from patchify_core.demo.decoding import decoded
 from patchify_core.demo.locating import BOXES
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.web.views.html import WORDS, count, overlap, signed
 
@@ -78,7 +78,7 @@ class Place:
 
 
 def slide(
-    question: Question,
+    question: UserQuery,
     answer: Answer,
     object_name: str | None,
     picture: Callable[[int], tuple[int, int, Path]],
@@ -141,7 +141,7 @@ def _grid(number: int, frame: Place, set_: SlideSettings) -> list[Place]:
     ]
 
 
-def _query(question: Question, asked: str, top: float, set_: SlideSettings) -> str:
+def _query(question: UserQuery, asked: str, top: float, set_: SlideSettings) -> str:
     x, width = set_.margin, set_.query
     if question.words is not None:
         lines = _wrapped(asked, width - 40, 34)[:6]

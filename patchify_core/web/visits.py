@@ -17,14 +17,14 @@ from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.keeping import Held, Keeping
 from patchify_core.demo.own.collection import natural
 from patchify_core.demo.own.place import OwnPlace, gone, own_address, own_choice
-from patchify_core.demo.questions import OWN, Question
+from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.reranking import NAMES
 from patchify_core.demo.settings import PageSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web import views
-from patchify_core.web.events import NO_RERANKING, Asked, sent, sent_id, take_file, warn
+from patchify_core.web.events import NO_RERANKING, SearchRequest, sent, sent_id, take_file, warn
 from patchify_core.web.served import address_of
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Visits:
         self.objects = _by_name(gallery)
         self._turns = itertools.count(1)
 
-    def at(self, question: Question | None) -> ExampleGallery:
-        """Where a question is answered: gallery, indexes and annotations; None means that of a page just opened.
+    def at(self, question: UserQuery | None) -> ExampleGallery:
+        """Where a query is answered: gallery, indexes and annotations; None means that of a page just opened.
 
         Raises:
             PatchifyError: if it asks a visitor's own pictures, and they are not there any more.
@@ -81,7 +81,7 @@ class Visits:
         own = self.own.at(engine) if self.own is not None and isinstance(engine, str) else None
         return own or self.showcase
 
-    def renewed(self, question: Question) -> Question:
+    def renewed(self, question: UserQuery) -> UserQuery:
         """The query as it can be searched now: more of a visitor's own pictures may be indexed than before."""
         if isinstance(question.data, Held):
             question.data.touch()
@@ -90,13 +90,13 @@ class Visits:
 
     # What is shown --------------------------------------------------------------------------------------
 
-    def first_view(self) -> tuple[Question, Answer]:
+    def first_view(self) -> tuple[UserQuery, Answer]:
         """The first example, searched with all patches and shown with the best boxes there are."""
         question = self.showcase.first()
         way = locating.best_way(self.showcase.index)
-        return question, self.answer(Asked(question, self.showcase.levels, self.settings.results, None, way))
+        return question, self.answer(SearchRequest(question, self.showcase.levels, self.settings.results, None, way))
 
-    def answer(self, asked: Asked) -> Answer:
+    def answer(self, asked: SearchRequest) -> Answer:
         """Searches.
 
         A level or a kind of box that the index does not have, because another one was left, means its best. Where a map
@@ -113,12 +113,12 @@ class Visits:
             warn(str(error))
             return place.answer(asked.question, level, asked.top, asked.reranker, locating.SOFT)
 
-    def way(self, asked: Asked) -> str:
+    def way(self, asked: SearchRequest) -> str:
         """How boxes are found: as chosen, or in the best way that the index allows."""
         index = self.index_of(asked)
         return asked.way if locating.is_possible(asked.way, index) else locating.best_way(index)
 
-    def shown(self, question: Question, asked: Asked) -> Parts:
+    def shown(self, question: UserQuery, asked: SearchRequest) -> Parts:
         """A new query, searched with the level and options of the former one."""
         answer = self.answer(replace(asked, question=question))
         changed = asked.forgotten or question.engine != asked.question.engine
@@ -134,7 +134,7 @@ class Visits:
             **({"box": answer.way} if changed or answer.way != asked.way else {}),
         }
 
-    def results(self, answer: Answer, question: Question) -> Parts:
+    def results(self, answer: Answer, question: UserQuery) -> Parts:
         """The scores and the result cards."""
         return {"strip": self.strip(answer, question), "cards": self.cards(answer, question)}
 
@@ -148,7 +148,7 @@ class Visits:
             "words": gr.update(visible=self.at_index(engine).shelf.knows_words(engine)),
         }
 
-    def thumbnails(self, question: Question) -> str:
+    def thumbnails(self, question: UserQuery) -> str:
         """The examples, or a visitor's own pictures while those are searched."""
         place = self.at(question)
         if not isinstance(place, OwnPlace):
@@ -158,38 +158,38 @@ class Visits:
         shown = [(OWN_ID + image.id, image.file_name, image.path) for image in images[:OWN_SHOWN]]
         return views.examples(shown, None if question.itself is None else OWN_ID + question.itself, file_url)
 
-    def object_choice(self, before: Question, question: Question, name: str | None) -> Any:
+    def object_choice(self, before: UserQuery, question: UserQuery, name: str | None) -> Any:
         """The choice of object: other galleries have other objects, and a visitor may have named more by now."""
         known = self.objects_at(question)
         same = question.engine == before.engine and not question.is_private
         choices: dict[str, Any] = {} if same else {"choices": [UNKNOWN_OBJECT, *known]}
         return gr.update(value=name or UNKNOWN_OBJECT, **choices)
 
-    def objects_at(self, question: Question) -> dict[str, int]:
-        """Name -> id of the objects among which a question's may be."""
+    def objects_at(self, question: UserQuery) -> dict[str, int]:
+        """Name -> id of the objects among which a query's may be."""
         place = self.at(question)
         return self.objects if place is self.showcase else _by_name(place.gallery)
 
-    def index_of(self, asked: Asked) -> PatchIndex:
+    def index_of(self, asked: SearchRequest) -> PatchIndex:
         """The index that is searched."""
         return self.at(asked.question).shelf.offer(asked.question.engine).index
 
-    def strip(self, answer: Answer, question: Question) -> str:
-        """The scores of an answer, in the words that fit the question."""
+    def strip(self, answer: Answer, question: UserQuery) -> str:
+        """The scores of an answer, in the words that fit the query."""
         name, own = self.object_name(question), isinstance(self.at(question), OwnPlace)
         return views.strip(answer, name, question.words is not None, own, question.is_private)
 
-    def cards(self, answer: Answer, question: Question | None = None) -> str:
+    def cards(self, answer: Answer, question: UserQuery | None = None) -> str:
         """The result cards."""
         return views.cards(answer, partial(self.picture, question=question), file_url)
 
-    def picture(self, image_id: int, question: Question | None = None) -> tuple[int, int, Path]:
+    def picture(self, image_id: int, question: UserQuery | None = None) -> tuple[int, int, Path]:
         """Width, height and file of a picture of the gallery that is searched; the bundled one by default."""
         image = self.at(question).gallery.image(image_id)
         return image.width, image.height, image.path
 
-    def object_name(self, question: Question) -> str | None:
-        """Name of the object that the question is about, if it is known."""
+    def object_name(self, question: UserQuery) -> str | None:
+        """Name of the object that the query is about, if it is known."""
         return None if question.instance is None else self.at(question).gallery.name(question.instance)
 
     def level_label(self, engine: str | None = None) -> str:
@@ -226,7 +226,7 @@ class Visits:
 
     # What a visitor does --------------------------------------------------------------------------------
 
-    def pick_example(self, asked: Asked, event: gr.EventData) -> Parts:
+    def pick_example(self, asked: SearchRequest, event: gr.EventData) -> Parts:
         """An example was clicked."""
         identifier, place = sent_id(event), self.at(asked.question)
         if identifier <= OWN_ID:
@@ -236,12 +236,12 @@ class Visits:
         warn(str(gone()))  # thumbnails of pictures that were deleted: the page begins anew
         return self.shown(self.showcase.first(), replace(asked, forgotten=True))
 
-    def take_upload(self, asked: Asked, event: gr.EventData) -> Parts:
+    def take_upload(self, asked: SearchRequest, event: gr.EventData) -> Parts:
         """A picture was uploaded, dropped, pasted or taken."""
         held = self.keeping.hold(take_file(sent(event, "path")), decoding.host.asker())
         return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
 
-    def keep_query(self, question: Question) -> Parts:
+    def keep_query(self, question: UserQuery) -> Parts:
         """An upload was refused: the query is drawn anew, so that its preview goes."""
         return {"query": views.query(question, file_url, next(self._turns))}
 
@@ -249,18 +249,18 @@ class Visits:
         """The page was closed."""
         self.keeping.leave(str(request.session_hash or ""))
 
-    def say_words(self, asked: Asked, words: Any) -> Parts:
+    def say_words(self, asked: SearchRequest, words: Any) -> Parts:
         """Words were typed."""
         return self.shown(self.at(asked.question).in_words(words, asked.question.engine), asked)
 
-    def draw_box(self, asked: Asked, event: gr.EventData) -> Parts | None:
+    def draw_box(self, asked: SearchRequest, event: gr.EventData) -> Parts | None:
         """A box was drawn, moved or resized, or the whole picture chosen; None changes nothing."""
         if sent(event, "picture") != asked.question.key:
             # Drawn while another picture was on its way, which is there by now and must not get this box.
             return None
         return self.shown(self.at(asked.question).with_box(asked.question, sent(event, "box")), asked)
 
-    def search_again(self, asked: Asked, event: gr.EventData) -> Parts:
+    def search_again(self, asked: SearchRequest, event: gr.EventData) -> Parts:
         """A result becomes the query: its winning box."""
         image_id, question = sent_id(event), asked.question
         answer, place = self.answer(asked), self.at(question)
@@ -268,13 +268,13 @@ class Visits:
         box = found.result.match.box
         return self.shown(place.from_result(image_id, box, question.instance, question.engine), asked)
 
-    def change_options(self, asked: Asked) -> Parts:
+    def change_options(self, asked: SearchRequest) -> Parts:
         """The grid or the number of results changed."""
         answer = self.answer(asked)
         boxes = {} if answer.way == asked.way else {"box": answer.way}  # what is shown, not what cannot be
         return self.results(answer, asked.question) | boxes
 
-    def change_box(self, asked: Asked) -> Parts:
+    def change_box(self, asked: SearchRequest) -> Parts:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
         try:
             locating.checked_way(asked.way, self.index_of(asked))
@@ -282,7 +282,7 @@ class Visits:
             warn(str(error))
         return self.change_options(asked)
 
-    def change_reranking(self, asked: Asked) -> Parts:
+    def change_reranking(self, asked: SearchRequest) -> Parts:
         """Another re-ranker was chosen; one that cannot be used leaves none."""
         try:
             return self.change_options(asked)
@@ -290,7 +290,7 @@ class Visits:
             warn(str(error))
             return self.change_options(replace(asked, reranker=None)) | {"rerank": NO_RERANKING}
 
-    def name_object(self, asked: Asked, name: str) -> Parts:
+    def name_object(self, asked: SearchRequest, name: str) -> Parts:
         """The visitor chose which object the query shows."""
         instance = self.objects_at(asked.question).get(name)
         question = self.at(asked.question).with_instance(asked.question, instance)
@@ -298,7 +298,7 @@ class Visits:
         known = {"question": question, "object": name, "started": True}
         return known | self.change_options(replace(asked, question=question))
 
-    def look_into(self, asked: Asked, event: gr.EventData) -> str:
+    def look_into(self, asked: SearchRequest, event: gr.EventData) -> str:
         """A result was clicked."""
         place = self.at(asked.question)
         level = min(asked.level, place.levels_of(asked.question.engine))
@@ -331,8 +331,8 @@ class Visits:
         except PatchifyError as error:
             warn(str(error))
 
-    def use_engine(self, asked: Asked, engine: str) -> Parts:
-        """Asks the visitor's question of the chosen index."""
+    def use_engine(self, asked: SearchRequest, engine: str) -> Parts:
+        """Asks the visitor's query of the chosen index."""
         place, there = self.at(asked.question), self.at_index(engine)
         if not there.shelf.is_loaded(engine):  # a notice has said why
             return self.keep_engine(asked.question)
@@ -344,8 +344,8 @@ class Visits:
             question = there.with_engine(asked.question, engine)
         return self._moved(question, asked) | {"status": ""}
 
-    def keep_engine(self, question: Question) -> Parts:
-        """The choice goes back to the encoder of the question; nothing else changes."""
+    def keep_engine(self, question: UserQuery) -> Parts:
+        """The choice goes back to the encoder of the query; nothing else changes."""
         return {
             "engine": gr.update(value=own_choice(question.engine) or question.engine, interactive=True),
             "status": "",
@@ -361,7 +361,7 @@ class Visits:
         except PatchifyError:  # deleted meanwhile: whoever chooses them is told
             return gr.skip()
 
-    def search_own(self, asked: Asked, event: gr.EventData) -> Parts:
+    def search_own(self, asked: SearchRequest, event: gr.EventData) -> Parts:
         """One of a visitor's pictures becomes the query, in all of them; without one, the query stays."""
         name = sent(event, "name")
         own = f"{OWN}:{sent(event, 'token')}"
@@ -376,14 +376,14 @@ class Visits:
             question = place.welcome(asked.question)
         return self._moved(question, asked)
 
-    def _moved(self, question: Question, asked: Asked) -> Parts:
-        """A question to another index: what was the best level or box stays the best."""
+    def _moved(self, question: UserQuery, asked: SearchRequest) -> Parts:
+        """A query to another index: what was the best level or box stays the best."""
         before, after = len(self._stages(asked.question.engine)), len(self._stages(question.engine))
         level = after if asked.level >= before else min(asked.level, after)
         way = locating.fitting_way(asked.way, self.index_of(asked), self.index_of(replace(asked, question=question)))
         return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
 
-    def _taken_out(self, question: Question, engine: str) -> Question:
+    def _taken_out(self, question: UserQuery, engine: str) -> UserQuery:
         """A query in a visitor's own pictures moves to a bundled index: their picture becomes an upload."""
         if question.words is not None:
             return self.showcase.in_words(question.words, engine)

@@ -12,7 +12,7 @@ from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.exercise import CLEAR, LABELS, TASKS, exercise
 from patchify_core.demo.lesson import lesson, teaching_engine
 from patchify_core.demo.prepared import prepared
-from patchify_core.demo.walk import Choice, task_walk, walk
+from patchify_core.demo.walk import WalkChoice, task_walk, walk
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
@@ -75,7 +75,7 @@ def test_plan_says_what_the_library_says(bundled, tasks, sample_db) -> None:
     plan = lesson(bundled, document, tasks)
     assert teaching_engine(bundled) == plan.shown.question.engine == "index"
     assert plan.shown.question.example == document["first"]
-    shown = walk(bundled, bundled.example(document["first"], "index"), Choice("index"))
+    shown = walk(bundled, bundled.example(document["first"], "index"), WalkChoice("index"))
     page = plan_page(plan)
     entry = next(one for one in document["examples"] if one["id"] == document["first"])
     whole, patches = entry["levels"][0], entry["levels"][-1]

@@ -17,7 +17,7 @@ from PIL import Image
 
 from patchify_core.demo import answers, exporting
 from patchify_core.demo.answers import Answer, Result
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.ranking import Match
@@ -54,12 +54,12 @@ def files(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def a_question(files: Path, **more: object) -> Question:
+def a_question(files: Path, **more: object) -> UserQuery:
     given: dict[str, object] = {"path": files / "a.png"} | more
-    return Question("kettle", 400, 300, BOX, 1, np.zeros(2, np.float32), **given)  # type: ignore[arg-type]
+    return UserQuery("kettle", 400, 300, BOX, 1, np.zeros(2, np.float32), **given)  # type: ignore[arg-type]
 
 
-def drawn(files: Path, question: Question, answer: Answer, name: str | None = "kettle") -> ET.Element:
+def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
     text = slides.slide(question, answer, name, lambda image_id: (400, 300, files / "a.png"))
     return ET.fromstring(text)
 
@@ -110,10 +110,10 @@ def test_record_holds_question_scores_and_results(files) -> None:
 
 
 def test_record_of_words_and_of_an_own_picture_holds_no_picture() -> None:
-    words = Question("a kettle", 0, 0, None, None, np.zeros(2, np.float32), words="a kettle")
+    words = UserQuery("a kettle", 0, 0, None, None, np.zeros(2, np.float32), words="a kettle")
     answer = an_answer([], score=None, winning=None, baseline=None, ceiling=None)
     assert json.loads(exporting.record(words, answer, None, {}))["question"] == {"words": "a kettle", "object": None}
-    own = Question("your picture", 5, 5, None, None, np.zeros(2, np.float32), data=b"secret", display=b"secret")
+    own = UserQuery("your picture", 5, 5, None, None, np.zeros(2, np.float32), data=b"secret", display=b"secret")
     assert "secret" not in exporting.record(own, answer, None, {})
 
 
@@ -188,7 +188,7 @@ def test_words_and_own_pictures_are_drawn_too(files) -> None:
         [replace(a_result(1), verdict=answers.UNKNOWN, iou=None)], score=None, winning=None, baseline=None
     )
     words = '<script>alert("x")</script> & a very long question \u0007 about 日本 kettles, and more of them'
-    asked = Question(words, 0, 0, None, None, np.zeros(2, np.float32), words=words)
+    asked = UserQuery(words, 0, 0, None, None, np.zeros(2, np.float32), words=words)
     svg = drawn(files, asked, unknown, None)
     text = " ".join(node.text or "" for node in svg.iter(f"{SVG}text"))
     assert "日本" in text and "<script>" in text  # as words that are read, not as markup
@@ -196,7 +196,7 @@ def test_words_and_own_pictures_are_drawn_too(files) -> None:
     assert "not scored" in text and len(list(svg.iter(f"{SVG}image"))) == 1
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), (1, 2, 3)).save(stream, "PNG")
-    own = Question("your picture", 40, 30, None, None, np.zeros(2, np.float32), data=stream.getvalue())
+    own = UserQuery("your picture", 40, 30, None, None, np.zeros(2, np.float32), data=stream.getvalue())
     assert len(list(drawn(files, own, unknown, None).iter(f"{SVG}image"))) == 2
 
 

@@ -10,7 +10,7 @@ import pytest
 from patchify_core.demo.answers import IGNORED, ITSELF, MATCH, MATCHES, OFF, RIGHT, UNKNOWN, WRONG
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.judging import RIGHT_IOU, Judge
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.evaluation.metrics import score_found
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco
@@ -73,6 +73,6 @@ def test_the_query_itself_and_an_unknown_object_are_said_to_be_so(half):
 
 
 def test_an_object_in_no_picture_has_no_score(half):
-    nowhere = Question("x", 9, 9, None, 99, half.first().descriptor)
+    nowhere = UserQuery("x", 9, 9, None, 99, half.first().descriptor)
     assert Judge(half.gallery).ceiling(nowhere, half.index, 1) is None
     assert half.answer(half.with_instance(half.first(), 99), 1, 8).score is None

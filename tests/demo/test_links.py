@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from patchify_core.demo import links
 from patchify_core.demo.links import Link, LinkError, link_of, read
-from patchify_core.demo.questions import MAX_WORDS, Question, checked_words
+from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
 from patchify_core.errors import PatchifyError
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,30}", fullmatch=True)
@@ -117,9 +117,9 @@ def test_only_text_is_read(text: object) -> None:
     assert read(text)[0] == Link()
 
 
-def question(**more: object) -> Question:
+def question(**more: object) -> UserQuery:
     given: dict[str, object] = {"box": None, "instance": None, "descriptor": np.zeros(2, np.float32)} | more
-    return Question("a name", 640, 480, **given)  # type: ignore[arg-type]
+    return UserQuery("a name", 640, 480, **given)  # type: ignore[arg-type]
 
 
 QUERY = Path("queries/cake.jpg")
@@ -137,7 +137,7 @@ BOX = np.array([1.25, 2, 300.123456, 400.0])
         (question(words="kettle", instance=3), "words=kettle&object=birthday+cake"),
     ],
 )
-def test_every_kind_of_question_has_a_short_link(asked: Question, written: str) -> None:
+def test_every_kind_of_question_has_a_short_link(asked: UserQuery, written: str) -> None:
     link = link_of(asked, {QUERY: 7}, {3: "birthday cake"}, index="pooled", level=4, look=34)
     assert link.query() == f"{written}&index=pooled&level=4&look=34"
     assert link.asks

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from patchify_core.encoders import devices as cores
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.encoders.devices import BYTES_A_PIXEL, LARGEST_BATCH, SMALLEST_BATCH, batch_that_fits
-from patchify_core.encoders.square import Look, SquareEncoder
+from patchify_core.encoders.square import InputForm, SquareEncoder
 from patchify_core.errors import EncoderError
 
 SIDE = 6
@@ -55,7 +55,7 @@ def encoder_with_room_for(crops):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inputs.mean(dim=(2, 3)) + 2
 
-    look = Look(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    look = InputForm(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     return SquareEncoder(describe, look, INFO, torch.device("cpu")), given_sizes
 
 

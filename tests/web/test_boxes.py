@@ -14,7 +14,7 @@ import pytest
 from patchify_core.demo import locating
 from patchify_core.demo.examples import PIECE, ExampleGallery
 from patchify_core.demo.locating import MAP, OBJECTS, SOFT, WINNING
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.shelf import DEFAULT, PREFERRED, Shelf
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import score_matches
@@ -24,7 +24,7 @@ from patchify_core.regions import parse_regions
 from patchify_core.retrieval.localize import SimilarityMap
 from patchify_core.retrieval.ranking import Verification
 from patchify_core.web import events, views, visits
-from patchify_core.web.events import Asked
+from patchify_core.web.events import SearchRequest
 from patchify_core.web.tabs.sharing import Sharing
 from patchify_core.web.views.detail import heat
 from patchify_core.web.visits import Visits, file_url
@@ -206,7 +206,7 @@ def test_only_the_papers_own_form_is_called_so(ours) -> None:
 def test_ap_can_be_computed_again_from_what_is_exported(ours, level: int, way: str) -> None:
     page = Visits(ours)
     for example in ours.examples:
-        asked = Asked(ours.example(example.id), level, 1, None, way)  # a single result is shown
+        asked = SearchRequest(ours.example(example.id), level, 1, None, way)  # a single result is shown
         data = json.loads(Sharing(page, frozenset()).file(asked, "json"))
         score, positives = data["scores"]["shown"], data["positives"]
         assert len(positives) == score["positives"] > len(data["results"])
@@ -243,21 +243,21 @@ def test_examples_are_prepared_for_whoever_comes(ours, monkeypatch) -> None:
 def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said) -> None:
     page = Visits(ours)
     question = ours.example(ours.examples[0].id, DEFAULT)
-    changed = page.change_box(Asked(question, LEVEL, 5, None, MAP))
+    changed = page.change_box(SearchRequest(question, LEVEL, 5, None, MAP))
     assert changed["box"] == SOFT and len(said) == 1 and "one pass per picture" in said[0]
     assert changed["cards"].count("pf-patch") and "soft box" in changed["strip"]
-    assert "box" not in page.change_box(Asked(ours.first(), LEVEL, 5, None, MAP)) and len(said) == 1
+    assert "box" not in page.change_box(SearchRequest(ours.first(), LEVEL, 5, None, MAP)) and len(said) == 1
     # Left over from another index, it is no mistake of the visitor's.
-    assert page.answer(Asked(question, LEVEL, 5, None, MAP)).way == SOFT and len(said) == 1
-    assert page.answer(Asked(question, LEVEL, 5, None, "nonsense")).way == SOFT
+    assert page.answer(SearchRequest(question, LEVEL, 5, None, MAP)).way == SOFT and len(said) == 1
+    assert page.answer(SearchRequest(question, LEVEL, 5, None, "nonsense")).way == SOFT
 
 
 def test_another_index_changes_the_choice_of_boxes_with_it(ours) -> None:
     page, question = Visits(ours), ours.first()
     ours.shelf.engine(DEFAULT)
-    values = page.use_engine(Asked(question, LEVEL, 5, None, MAP), DEFAULT)
+    values = page.use_engine(SearchRequest(question, LEVEL, 5, None, MAP), DEFAULT)
     assert values["question"].engine == DEFAULT and values["box"] == SOFT
-    back = page.use_engine(Asked(values["question"], LEVEL, 5, None, SOFT), PREFERRED)
+    back = page.use_engine(SearchRequest(values["question"], LEVEL, 5, None, SOFT), PREFERRED)
     assert back["box"] == MAP
     assert set(page.keep_engine(question)) == {"engine", "status"} < set(values)
 
@@ -271,12 +271,12 @@ def test_damaged_maps_are_one_notice_and_soft_boxes(made, tmp_path, said) -> Non
     assert maps is not None
     maps.path.write_bytes(maps.path.read_bytes()[:200])
     page, question = Visits(showcase), showcase.first()
-    values = page.shown(question, Asked(question, LEVEL, 5, None, MAP))
+    values = page.shown(question, SearchRequest(question, LEVEL, 5, None, MAP))
     assert len(said) == 1 and "damaged" in said[0] and said[0].count(".") >= 1
     assert values["box"] == SOFT and "soft box" in values["strip"]
     said.clear()
     image = showcase.ranking(question, LEVEL)[0].image_id
-    html = page.look_into(Asked(question, LEVEL, 5, None, SOFT), event(image))
+    html = page.look_into(SearchRequest(question, LEVEL, 5, None, SOFT), event(image))
     assert len(said) == 1 and "pf-heat" not in html and "soft box" in html
     with pytest.raises(PatchifyError):
         showcase.prepare()
@@ -310,7 +310,7 @@ def size(showcase: ExampleGallery):
     return lambda image: (320, 240, showcase.gallery.image(image).path)
 
 
-def detail(showcase: ExampleGallery, question: Question, way: str) -> str:
+def detail(showcase: ExampleGallery, question: UserQuery, way: str) -> str:
     image = showcase.ranking(question, LEVEL)[0].image_id
     found = showcase.detail(question, image, LEVEL, 5, None, way)
     return views.detail(found, size(showcase)(image), question, file_url)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.walk import Choice, made_up, walk
+from patchify_core.demo.walk import WalkChoice, made_up, walk
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
@@ -22,7 +22,7 @@ def bundled(sample_db, lite0) -> ExampleGallery:
 
 def test_handout_has_the_searchs_numbers_and_carries_its_pictures(bundled) -> None:
     text = handout(bundled)
-    shown = walk(bundled, bundled.first(), Choice())
+    shown = walk(bundled, bundled.first(), WalkChoice())
     assert not re.search(r'(src|href)="(?!data:)', text)
     assert "<script" not in text
     for line in shown.standing.lines:
@@ -39,12 +39,12 @@ def test_handout_has_the_searchs_numbers_and_carries_its_pictures(bundled) -> No
 
 def test_handout_is_of_the_query_at_hand(bundled) -> None:
     other = bundled.example(bundled.examples[5].id, "index")
-    shown = walk(bundled, other, Choice("index", level=3))
+    shown = walk(bundled, other, WalkChoice("index", level=3))
     text = handout(bundled, shown)
     assert f"One real query: {shown.name}" in text
     assert f"{shown.standing.score.locscore:.3f}</td>" in text and "4×4" not in text.split("One real query")[1]
     # One's own picture, of which nobody said what it is, has no arithmetic; the exercise stays.
-    unknown = walk(bundled, bundled.with_instance(other, None), Choice("index"))
+    unknown = walk(bundled, bundled.with_instance(other, None), WalkChoice("index"))
     text = handout(bundled, unknown)
     assert "nothing to add up" in text and "Your turn" in text and "match, good box" not in text
 

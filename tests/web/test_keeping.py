@@ -33,7 +33,7 @@ from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import visits
-from patchify_core.web.events import Asked
+from patchify_core.web.events import SearchRequest
 from patchify_core.web.guarded import ENCODER, GuardedBlocks
 from patchify_core.web.pace import Pace
 from tests.tiny import TinyEncoder, picture, write_dataset
@@ -168,7 +168,7 @@ def test_a_query_is_counted_with_its_copy_and_told_apart_when_it_is_gone(showcas
     held.drop()
     assert question.key == key and question.preview == b"" and keeping.memory.bytes == 0
     assert "send it again" in refused(showcase.with_box, question, (1, 1, 20, 20))
-    answer = page.answer(Asked(question, 3, 5, None, "patch"))  # what was described is searched all the same
+    answer = page.answer(SearchRequest(question, 3, 5, None, "patch"))  # what was described is searched all the same
     assert len(answer.results) == 5
 
 
@@ -176,7 +176,7 @@ def test_an_upload_at_the_page_is_held_and_the_page_that_closes_lets_it_go(showc
     monkeypatch.setenv(GRADIO, str(tmp_path))
     page = visits.Visits(showcase, SETTINGS)
     (tmp_path / "a.png").write_bytes(png(3))
-    asked = Asked(showcase.first(), 3, 5, None, "patch")
+    asked = SearchRequest(showcase.first(), 3, 5, None, "patch")
     question = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
     assert isinstance(question.data, Held) and page.keeping.memory.bytes == question.data.size > 0
     page.leave(SimpleNamespace(session_hash=""))

@@ -46,7 +46,7 @@ from patchify_core.patchify import Patchify
 from patchify_core.regions import parse_regions
 from patchify_core.web import own_pictures as addresses
 from patchify_core.web import visits
-from patchify_core.web.events import Asked
+from patchify_core.web.events import SearchRequest
 from patchify_core.web.own_pictures import own_routes
 from patchify_core.web.tabs.sharing import Sharing
 from patchify_core.web.visits import file_url
@@ -762,14 +762,14 @@ def test_more_pictures_renew_a_question(visitor) -> None:
 
 def test_nothing_that_is_shared_has_the_token_in_it(boxed, bundled, all_visitors) -> None:
     page = visits.Visits(bundled, LIMITS, all_visitors)
-    asked = Asked(boxed.place.picture(1), 3, 5, None, "map")
+    asked = SearchRequest(boxed.place.picture(1), 3, 5, None, "map")
     for kind in ("svg", "csv", "json"):
         assert boxed.collection.token not in Sharing(page, frozenset({"search"})).file(asked, kind)
 
 
 def test_the_box_that_was_drawn_is_searched_with(boxed, bundled, all_visitors) -> None:
     page = visits.Visits(bundled, LIMITS, all_visitors)
-    asked = Asked(bundled.first(), 3, 5, None, "map")
+    asked = SearchRequest(bundled.first(), 3, 5, None, "map")
     picture = boxed.collection.pictures[0]
     data = {"token": boxed.collection.token, "name": picture.name, "box": [2, 3, 20, 18]}
     question = page.search_own(asked, SimpleNamespace(_data=data))["question"]
@@ -782,7 +782,7 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
     said: list[str] = []
     monkeypatch.setattr(visits, "warn", said.append)
     page = visits.Visits(bundled, LIMITS, all_visitors)
-    asked = Asked(boxed.place.picture(1), 3, 5, None, "map")
+    asked = SearchRequest(boxed.place.picture(1), 3, 5, None, "map")
     event = SimpleNamespace(_data={"id": visits.OWN_ID + 2})
     shown = page.pick_example(asked, event)
     assert shown["question"].itself == 2 and shown["question"].is_private and said == []

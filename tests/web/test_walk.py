@@ -16,7 +16,7 @@ from patchify_core.demo import lookalikes
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.judging import RIGHT_IOU
 from patchify_core.demo.locating import MAP, SOFT, WINNING
-from patchify_core.demo.walk import SHOWN, Choice, asked_of, fitting, walk, worked_example
+from patchify_core.demo.walk import SHOWN, WalkChoice, asked_of, fitting, walk, worked_example
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
@@ -63,7 +63,7 @@ def test_cells_and_winners_are_those_of_explain_at_every_level(showcase, engine)
     question = showcase.example(showcase.examples[0].id, engine)
     patchify = showcase.shelf.engine(engine)
     for level in range(1, showcase.levels_of(engine) + 1):
-        shown = walk(showcase, question, Choice(engine, level))
+        shown = walk(showcase, question, WalkChoice(engine, level))
         look = shown.look
         every = patchify.explain(question.descriptor, look.image.id)
         np.testing.assert_array_equal(look.explanation.scores, every.scores)
@@ -94,7 +94,7 @@ def test_where_a_patch_lies_is_said_for_every_kind_of_stage(showcase) -> None:
 def test_rows_add_up_to_the_score_of_the_search(bundled, way, level) -> None:
     for example in bundled.examples[:2]:
         question = bundled.example(example.id)
-        shown = walk(bundled, question, Choice(level=level, way=way))
+        shown = walk(bundled, question, WalkChoice(level=level, way=way))
         answer = bundled.answer(question, level, SHOWN, None, way)
         assert shown.standing is not None and answer.score is not None
         lines = shown.standing.lines
@@ -114,7 +114,7 @@ def test_rows_add_up_to_the_score_of_the_search(bundled, way, level) -> None:
 
 def test_ranking_first_wrong_and_whole_pictures_are_the_searchs(bundled) -> None:
     question = bundled.first()
-    shown = walk(bundled, question, Choice())
+    shown = walk(bundled, question, WalkChoice())
     ranking = bundled.ranking(question, bundled.levels)
     assert [r.match.image_id for r in shown.answer.results] == [m.image_id for m in ranking[:SHOWN]]
     positives = bundled.gallery.positives(question.instance)
@@ -126,15 +126,15 @@ def test_ranking_first_wrong_and_whole_pictures_are_the_searchs(bundled) -> None
     assert shown.whole.score.locscore == shown.answer.baseline.locscore
     # A picture that stands further down is looked into with its true rank.
     far = ranking[40].image_id
-    looked = walk(bundled, question, Choice(image=far)).look
+    looked = walk(bundled, question, WalkChoice(image=far)).look
     assert (looked.image.id, looked.result.rank) == (far, 41)
 
 
 def test_a_gallery_picture_is_left_out_of_its_own_arithmetic(bundled) -> None:
     question = bundled.first()
-    image = walk(bundled, question, Choice()).standing.lines[0].result.match
+    image = walk(bundled, question, WalkChoice()).standing.lines[0].result.match
     itself = bundled.from_result(image.image_id, image.box, question.instance)
-    standing = walk(bundled, itself, Choice()).standing
+    standing = walk(bundled, itself, WalkChoice()).standing
     assert standing.left_out == 1 and standing.counted == len(bundled.gallery.images) - 1
     assert image.image_id not in [line.result.match.image_id for line in standing.lines]
     assert standing.lines[-1].row.running == standing.score.locscore
@@ -149,7 +149,7 @@ def test_no_printed_iou_contradicts_its_verdict(value: float, digits: int) -> No
 
 
 def test_look_alikes_have_a_heading_of_their_own(showcase) -> None:
-    assert "wk-other" not in html(walk(showcase, showcase.first(), Choice()))
+    assert "wk-other" not in html(walk(showcase, showcase.first(), WalkChoice()))
 
 
 # What is missing ------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def test_look_alikes_have_a_heading_of_their_own(showcase) -> None:
 
 def test_unknown_object_says_so_and_shows_the_worked_example(showcase) -> None:
     question = showcase.with_instance(showcase.first(), None)
-    shown = walk(showcase, question, Choice())
+    shown = walk(showcase, question, WalkChoice())
     assert shown.standing is None and shown.name is None
     text = html(shown)
     assert "The object is not known" in text
@@ -167,7 +167,7 @@ def test_unknown_object_says_so_and_shows_the_worked_example(showcase) -> None:
 
 
 def test_object_without_pictures_says_that(showcase) -> None:
-    shown = walk(showcase, showcase.first(), Choice())
+    shown = walk(showcase, showcase.first(), WalkChoice())
     text = walk_scores.locscore_step(replace(shown, standing=None), file_url)
     assert "No picture of the gallery is annotated with" in text
 
@@ -186,7 +186,7 @@ def test_worked_example_is_computed() -> None:
 def test_texts_that_are_not_ours_are_escaped(showcase) -> None:
     evil = '<b>"x"</b>'
     question = showcase.first()
-    shown = walk(showcase, question, Choice())
+    shown = walk(showcase, question, WalkChoice())
     text = html(
         replace(shown, name=evil, question=replace(question, name=evil), engines=(("index", evil), ("b", evil)))
     )
@@ -200,12 +200,12 @@ def test_texts_that_are_not_ours_are_escaped(showcase) -> None:
 
 def test_choices_that_are_not_offered_are_refused_or_fitted(showcase, refused) -> None:
     question = showcase.first()
-    assert walk(showcase, question, Choice(level=99)).level == 3
-    assert walk(showcase, question, Choice(level=-5)).level == 1
-    assert "not in this gallery" in refused(walk, showcase, question, Choice(image=10**9))
-    assert "kind of box" in refused(walk, showcase, question, Choice(way="<b>"))
-    assert "feature map" in refused(walk, showcase, question, Choice(way=MAP))
-    assert "look-alikes" in refused(walk, showcase, question, Choice(pair=(0, None)))
+    assert walk(showcase, question, WalkChoice(level=99)).level == 3
+    assert walk(showcase, question, WalkChoice(level=-5)).level == 1
+    assert "not in this gallery" in refused(walk, showcase, question, WalkChoice(image=10**9))
+    assert "kind of box" in refused(walk, showcase, question, WalkChoice(way="<b>"))
+    assert "feature map" in refused(walk, showcase, question, WalkChoice(way=MAP))
+    assert "look-alikes" in refused(walk, showcase, question, WalkChoice(pair=(0, None)))
     for name in ("nothing", 5, ["index"]):
         assert "does not have that method" in refused(asked_of, showcase, question, name)
 
@@ -216,7 +216,7 @@ def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
     other = asked_of(showcase, question, "k1")
     assert (other.engine, question.engine) == ("k1", before)
     assert asked_of(showcase, question, None) is question
-    assert fitting(showcase, Choice(way=MAP, level=3, image=4), "k1") == Choice("k1", None, WINNING, 4)
+    assert fitting(showcase, WalkChoice(way=MAP, level=3, image=4), "k1") == WalkChoice("k1", None, WINNING, 4)
 
 
 # Look-alikes ----------------------------------------------------------------------------------------------
@@ -224,7 +224,7 @@ def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
 
 def test_galleries_without_look_alikes_have_no_buttons(showcase) -> None:
     assert lookalikes.look_alikes(showcase.gallery) == ()
-    assert "data-set" not in html(walk(showcase, showcase.first(), Choice()))
+    assert "data-set" not in html(walk(showcase, showcase.first(), WalkChoice()))
 
 
 def test_pair_is_the_best_right_picture_and_the_best_of_a_look_alike(bundled) -> None:

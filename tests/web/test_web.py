@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from patchify_core.demo import stages
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.questions import MAX_WORDS, Question, checked_words
+from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
 from patchify_core.demo.shelf import DEFAULT, Shelf, shown_spec
 from patchify_core.encoders import EncoderInfo
 from patchify_core.errors import EncoderError
@@ -226,7 +226,7 @@ def test_question_in_words_has_no_picture_and_no_box(folder, refused) -> None:
 
 
 def test_words_are_escaped() -> None:
-    question = Question("<b>x</b>", 0, 0, None, None, np.zeros(3, np.float32), words='<img src=x onerror="a()">')
+    question = UserQuery("<b>x</b>", 0, 0, None, None, np.zeros(3, np.float32), words='<img src=x onerror="a()">')
     html = views.query(question, file_url)
     assert "<img src=x" not in html and "onerror=&#34;" in html
 

@@ -1,4 +1,4 @@
-"""Answers questions about one visitor's pictures, as `showcase` does about the bundled gallery."""
+"""Answers queries about one visitor's pictures, as `showcase` does about the bundled gallery."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from patchify_core.demo.decoding import ready
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.home import PREFIX
 from patchify_core.demo.judging import Judge
-from patchify_core.demo.questions import OWN, Question
+from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.shelf import Offer, Shelf
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
@@ -55,7 +55,7 @@ class OwnShelf(Shelf):
 class OwnJudge(Judge):
     """Judges by the boxes that a visitor drew. Who drew a few has not said what all the others show."""
 
-    def result(self, question: Question, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+    def result(self, question: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
         """As `Judge.result`, except that a picture without a box of the object is not called wrong."""
         judged = super().result(question, rank, match, cell)
         return replace(judged, verdict=UNMARKED) if judged.verdict == WRONG else judged
@@ -65,7 +65,7 @@ class OwnPlace(ExampleGallery):
     """A visitor's indexed pictures and boxes, as they were when it was made.
 
     Args:
-        name: what questions about them say that they ask.
+        name: what queries about them say that they ask.
         gallery: the indexed pictures, with the boxes that were drawn.
         engine: index and encoder.
         bundled: the page's own gallery, whose re-rankers are used.
@@ -85,7 +85,7 @@ class OwnPlace(ExampleGallery):
         """What the pictures are called among the indexes of the page."""
         return self.shelf.offers[self.shelf.first].label
 
-    def picture(self, image_id: int) -> Question:
+    def picture(self, image_id: int) -> UserQuery:
         """One of the pictures as the query: its box if there is one, else all of it; it is left out of the score.
 
         Raises:
@@ -95,7 +95,7 @@ class OwnPlace(ExampleGallery):
         rows = self.gallery.annotations
         marked = (rows.image_ids == image_id).nonzero()[0]
         box = rows.boxes[marked[0]] if len(marked) else None
-        return Question(
+        return UserQuery(
             name=image.file_name,
             width=image.width,
             height=image.height,
@@ -107,11 +107,11 @@ class OwnPlace(ExampleGallery):
             engine=self.shelf.first,
         )
 
-    def example(self, query_id: int, engine: str | None = None) -> Question:
+    def example(self, query_id: int, engine: str | None = None) -> UserQuery:
         """There are no examples: a visitor's pictures take their place."""
         return self.picture(query_id)
 
-    def welcome(self, question: Question) -> Question:
+    def welcome(self, question: UserQuery) -> UserQuery:
         """A query of another gallery, searched in this one."""
         if question.engine == self.shelf.first:
             return question
@@ -127,7 +127,7 @@ class OwnPlace(ExampleGallery):
 
 
 def own_name(token: str, version: int) -> str:
-    """What questions about a visitor's pictures say that they ask."""
+    """What queries about a visitor's pictures say that they ask."""
     return f"{OWN}:{token}:{version}"
 
 

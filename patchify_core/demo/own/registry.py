@@ -113,7 +113,7 @@ class Registry:
         return visitor
 
     def at(self, engine: str) -> OwnPlace | None:
-        """What answers a question that asks the index of this name; None for a bundled one.
+        """What answers a query that asks the index of this name; None for a bundled one.
 
         Raises:
             PatchifyError: if those pictures are not there any more.

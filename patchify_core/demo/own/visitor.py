@@ -69,7 +69,7 @@ class Visitor:
 
     @property
     def place(self) -> OwnPlace:
-        """What answers questions about the indexed pictures.
+        """What answers queries about the indexed pictures.
 
         Raises:
             PatchifyError: if none is indexed yet.

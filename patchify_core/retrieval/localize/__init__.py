@@ -24,19 +24,19 @@ from patchify_core.retrieval.localize.refine import (
     refine_matches,
     refiner_of,
 )
-from patchify_core.retrieval.localize.search import BoxSearch, SearchSettings, expected_box
+from patchify_core.retrieval.localize.search import BoxSearch, BoxSearchSettings, expected_box
 from patchify_core.retrieval.localize.tap import TapSettings, box_around, tapped_box
 
 __all__ = [
     "REFINERS",
     "BoxSearch",
+    "BoxSearchSettings",
     "LocalizeSettings",
     "Localizer",
     "Location",
     "MapRefiner",
     "OutlineSettings",
     "Refiner",
-    "SearchSettings",
     "SimilarityMap",
     "SoftRefiner",
     "TapSettings",

@@ -20,7 +20,7 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.extract import Pooled
 from patchify_core.features.maps import PictureMap
 from patchify_core.imaging.filenames import picture_path
-from patchify_core.retrieval.localize.search import BoxSearch, Found, SearchSettings, overlap
+from patchify_core.retrieval.localize.search import BoxSearch, BoxSearchSettings, FoundBox, overlap
 
 if TYPE_CHECKING:
     from patchify_core.retrieval.searcher import Searcher
@@ -99,7 +99,7 @@ class LocalizeSettings:
     """What a person may tune about refined boxes; the defaults were measured (NUMBERS.md).
 
     Attributes:
-        search: see `SearchSettings`.
+        search: see `BoxSearchSettings`.
         outline: see `OutlineSettings`.
         tolerance: how much worse the outline's box may match than the searched one, in units of the search's sigma.
         objects: at most so many of one picture.
@@ -109,7 +109,7 @@ class LocalizeSettings:
         cached: pictures whose maps stay ready, some 6 MB each.
     """
 
-    search: SearchSettings = field(default_factory=SearchSettings)
+    search: BoxSearchSettings = field(default_factory=BoxSearchSettings)
     outline: OutlineSettings = field(default_factory=OutlineSettings)
     tolerance: float = 0.2
     objects: int = 1
@@ -204,7 +204,7 @@ class Localizer:
         return SimilarityMap(self.search_of(row).similarity(query))
 
     def _outlined(
-        self, search: BoxSearch, query: NDArray[np.float32], found: Found, taken: Sequence[NDArray[np.float64]]
+        self, search: BoxSearch, query: NDArray[np.float32], found: FoundBox, taken: Sequence[NDArray[np.float64]]
     ) -> Location:
         """The found box or the outline around it, away from those taken; in fractions of the picture."""
         score, evidence = search.match(query, found.box), found.score * found.sigma

@@ -63,7 +63,7 @@ Project = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
-class SearchSettings:
+class BoxSearchSettings:
     """What a person may tune about the search; the defaults were measured (NUMBERS.md).
 
     Attributes:
@@ -82,7 +82,7 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FoundBox:
     """What a search found.
 
     Attributes:
@@ -105,15 +105,15 @@ class BoxSearch:
         kept: the picture's map and thumbnail.
         encoder: the encoder that made the map.
         project: brings descriptors into the space that is searched (`PatchIndex.project`).
-        settings: see `SearchSettings`.
+        settings: see `BoxSearchSettings`.
     """
 
     def __init__(
-        self, kept: PictureMap, encoder: MapEncoder, project: Project, settings: SearchSettings | None = None
+        self, kept: PictureMap, encoder: MapEncoder, project: Project, settings: BoxSearchSettings | None = None
     ) -> None:
         """Sums the map; the coarse boxes are described when they are first asked about."""
         self.kept, self.encoder, self.project = kept, encoder, project
-        self.settings = settings or SearchSettings()
+        self.settings = settings or BoxSearchSettings()
         self._table = integral_image(kept.cells, encoder.power)
         self._coarse: NDArray[np.float32] | None = None  # descriptors of the coarse boxes, which no query changes
 
@@ -127,7 +127,7 @@ class BoxSearch:
 
     def search(
         self, query: NDArray[np.float32], away_from: Sequence[NDArray[np.float64]] = (), apart: float = 0.0
-    ) -> Found | None:
+    ) -> FoundBox | None:
         """The box that explains the match.
 
         Args:
@@ -163,7 +163,7 @@ class BoxSearch:
         box = expected_box(every[there], here, self.settings.temperature / max(float(here.std()), 1e-12))
         if any(overlap(taken[None], box)[0] > apart for taken in away_from):
             box = every[best]
-        return Found(box, every[best], float(all_values[best]), sigma)
+        return FoundBox(box, every[best], float(all_values[best]), sigma)
 
     def around(self, point: NDArray[np.float64], contrast: float, centred: float) -> NDArray[np.float64]:
         """The box of what is at a point: like that point, standing out, and with the point near its middle.

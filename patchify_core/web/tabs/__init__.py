@@ -16,7 +16,7 @@ from patchify_core.web.tabs.walk import build_walk_tab
 from patchify_core.web.visits import Visits
 
 Build = Callable[[Visits, gr.State, gr.Tab], None]
-"""Takes what visitors can do, the state that holds a visitor's `Question` (None at first, which
+"""Takes what visitors can do, the state that holds a visitor's `UserQuery` (None at first, which
 means `showcase.first()`), and the tab itself, whose `select` says when it is opened."""
 
 MORE: tuple[tuple[str, Build], ...] = (

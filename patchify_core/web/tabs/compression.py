@@ -14,7 +14,7 @@ from patchify_core.demo import codecs
 from patchify_core.demo.codecs import PICTURES, Codecs, Stop, Training, sizes
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.own.place import token_in
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.shelf import DEFAULT, method_in_words
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
@@ -37,7 +37,7 @@ LOOK_S = 0.25
 
 
 @dataclass(frozen=True)
-class CodecChoice:
+class ChosenCodec:
     """What a visitor chose: a codec and what it is trained on."""
 
     factory: str
@@ -49,7 +49,7 @@ def build_compression_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
 
     Args:
         visits: what visitors can do.
-        state: holds a visitor's `Question`.
+        state: holds a visitor's `UserQuery`.
         tab: what is opened.
     """
     choice = gr.State(None)
@@ -94,12 +94,12 @@ class Squeeze:
         self._turns: dict[str, int] = {}
         self._turn = 0
 
-    def open(self, question: Question | None, choice: CodecChoice | None, request: gr.Request) -> Iterator[Values]:
-        """The tab was opened: the visitor's question, which may be a new one, at the size that they chose."""
+    def open(self, question: UserQuery | None, choice: ChosenCodec | None, request: gr.Request) -> Iterator[Values]:
+        """The tab was opened: the visitor's query, which may be a new one, at the size that they chose."""
         yield from self._show(self._asked(question), choice, request.session_hash, None, anew=True)
 
     def change(
-        self, question: Question | None, choice: CodecChoice | None, event: gr.EventData, request: gr.Request
+        self, question: UserQuery | None, choice: ChosenCodec | None, event: gr.EventData, request: gr.Request
     ) -> Iterator[Values]:
         """Another size or codebook was chosen."""
         asked = self._asked(question)
@@ -109,7 +109,7 @@ class Squeeze:
             warn("The page sent no size or no codebook that there is: reload it.")
             yield gr.skip()
             return
-        yield from self._show(asked, CodecChoice(factory, codebook), request.session_hash, choice)
+        yield from self._show(asked, ChosenCodec(factory, codebook), request.session_hash, choice)
 
     def cancel(self, request: gr.Request) -> None:
         """The visitor does not want to wait. Who waits for them says so, as nobody else writes to their page."""
@@ -118,7 +118,7 @@ class Squeeze:
             if session in self._turns:
                 self._turns[session] = -abs(self._turns[session])
 
-    def _cancelled(self, question: Question, before: CodecChoice | None, turn: int) -> Values:
+    def _cancelled(self, question: UserQuery, before: ChosenCodec | None, turn: int) -> Values:
         """What changes after that: the choice goes back to what is shown."""
         if before is None:
             return self._say("The training was cancelled: choose a size.")
@@ -134,10 +134,10 @@ class Squeeze:
 
     def _show(
         self,
-        question: Question,
-        wanted: CodecChoice | None,
+        question: UserQuery,
+        wanted: ChosenCodec | None,
         session: str | None,
-        before: CodecChoice | None,
+        before: ChosenCodec | None,
         anew: bool = False,
     ) -> Iterator[Values]:
         """First what is known at once, then how the training goes, then the results."""
@@ -174,7 +174,7 @@ class Squeeze:
 
     # Parts ----------------------------------------------------------------------------------------------
 
-    def _asked(self, question: Question | None) -> Question:
+    def _asked(self, question: UserQuery | None) -> UserQuery:
         """The visitor's query, described for the gallery's own index unless another one was chosen.
 
         The one that a visit begins with may be coded already, and what codes cost is seen from whole descriptors.
@@ -186,25 +186,25 @@ class Squeeze:
             return asked
         return self._showcase.with_engine(asked, DEFAULT)
 
-    def _index(self, question: Question) -> PatchIndex:
+    def _index(self, question: UserQuery) -> PatchIndex:
         return self._showcase.shelf.offer(question.engine).index
 
-    def _fitting(self, question: Question, choice: CodecChoice | None) -> CodecChoice:
+    def _fitting(self, question: UserQuery, choice: ChosenCodec | None) -> ChosenCodec:
         """The choice, or where another encoder's index does not have it the one to begin with."""
         found = codecs.stops(self._index(question))
         if choice is not None and choice.factory in [stop.factory for stop in found]:
             return choice
         first = next((stop for stop in found if stop.bytes_per_patch <= FIRST_BYTES), found[-1])
-        return CodecChoice(first.factory, CODEBOOKS[0])
+        return ChosenCodec(first.factory, CODEBOOKS[0])
 
-    def _stop(self, question: Question, choice: CodecChoice) -> Stop:
+    def _stop(self, question: UserQuery, choice: ChosenCodec) -> Stop:
         return next(stop for stop in codecs.stops(self._index(question)) if stop.factory == choice.factory)
 
-    def _size_words(self, question: Question, choice: CodecChoice) -> str:
+    def _size_words(self, question: UserQuery, choice: ChosenCodec) -> str:
         size = f"{self._stop(question, choice).bytes_per_patch:,} bytes per patch"
         return f"{size}, {choice.codebook} codebook" if codecs.learns(choice.factory) else size
 
-    def _controls(self, question: Question, choice: CodecChoice, turn: int) -> str:
+    def _controls(self, question: UserQuery, choice: ChosenCodec, turn: int) -> str:
         index = self._index(question)
         found = codecs.stops(index)
         return views.controls(found, choice.factory, CODEBOOKS, choice.codebook, index.dim, _kept_as(index), turn)
@@ -219,7 +219,7 @@ class Squeeze:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
         return f"Learning {factory} from {patches:,} patches …"
 
-    def _effect(self, question: Question, choice: CodecChoice, coded: PatchIndex) -> str:
+    def _effect(self, question: UserQuery, choice: ChosenCodec, coded: PatchIndex) -> str:
         level = len(coded.regions.stages)
         before = self._showcase.answer(question, level, SHOWN)
         asked = replace(question)
@@ -234,7 +234,7 @@ class Squeeze:
             Effect(question.name, size, _kept_as(self._index(question)), before, after, *ranks), self._picture, file_url
         )
 
-    def _gallery(self, question: Question, choice: CodecChoice) -> str:
+    def _gallery(self, question: UserQuery, choice: ChosenCodec) -> str:
         index, studies = self._index(question), read_studies()
         stop, patches = self._stop(question, choice), index.patches_per_image
         exact = sizes(codecs.EXACT, index.dim, patches, PICTURES)

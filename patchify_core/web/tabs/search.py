@@ -13,14 +13,14 @@ from gradio.components import Component
 
 from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, Guard, say
-from patchify_core.web.front import Choice
+from patchify_core.web.front import GalleryLink
 from patchify_core.web.guarded import ENCODER
 from patchify_core.web.tabs.parts import PRIVATE, QUIET, html
 from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
 
 
-def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequence[Choice] = ()) -> gr.State:
+def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequence[GalleryLink] = ()) -> gr.State:
     """Makes the components of the tab, with the first example already searched.
 
     Args:
@@ -29,12 +29,12 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
         galleries: that the server shows; the choice among them is shown only if there are several.
 
     Returns:
-        The state that holds a visitor's `Question`; None until something is asked, and again once it is forgotten.
+        The state that holds a visitor's `UserQuery`; None until something is asked, and again once it is forgotten.
     """
     question, answer = visits.first_view()
     name, settings = visits.object_name(question), visits.settings
     shelf = visits.showcase.shelf
-    # `started` stays in the browser, so that a question that was forgotten is told from one that was never asked.
+    # `started` stays in the browser, so that a query that was forgotten is told from one that was never asked.
     state = gr.State(None, time_to_live=settings.forget_s * 2)
     started = gr.Checkbox(False, visible=False)
     with gr.Row(elem_id="pf-main"):
@@ -118,7 +118,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     everything = list(parts.values())
     asked = [state, level, top, rerank, box, started]
     guard = Guard(question, visits.renewed, parts)
-    # One queue for all that asks, and nothing dropped: a visitor's answers come in the order of their questions
+    # One queue for all that asks, and nothing dropped: a visitor's answers come in the order of their queries
     # (`guarded.FairQueue`), so the last one is always what stays on the page.
     encode: dict[str, Any] = {
         "concurrency_id": ENCODER,
@@ -151,7 +151,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     change(box.select, visits.change_box)
     change(rerank.select, visits.change_reranking)
     change(named.select, visits.name_object, named)
-    # Loading has a queue of its own, so that others go on searching; then the question waits its turn like all.
+    # Loading has a queue of its own, so that others go on searching; then the query waits its turn like all.
     announced = engine.select(guard.named(visits.announce_engine), engine, [engine, status], **aside)
     loaded = announced.then(visits.load_engine, engine, None, **loading)
     change(loaded.then, visits.use_engine, engine, otherwise=visits.keep_engine, elsewhere=True)
@@ -173,7 +173,7 @@ def build_own_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
 
     Args:
         visits: what visitors can do.
-        state: holds a visitor's `Question`.
+        state: holds a visitor's `UserQuery`.
         tab: what is opened.
     """
     html(views.own(visits.settings, visits.own is not None), "pf-own", "own.js")

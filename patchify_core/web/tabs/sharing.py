@@ -12,12 +12,12 @@ from patchify_core.demo import exporting, links, locating
 from patchify_core.demo.answers import Result
 from patchify_core.demo.links import Link, LinkError
 from patchify_core.demo.own.place import token_in
-from patchify_core.demo.questions import OWN, Question
+from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.boxes import checked_box
 from patchify_core.web import views
-from patchify_core.web.events import NO_RERANKING, NOTICE, Asked, sent
+from patchify_core.web.events import NO_RERANKING, NOTICE, SearchRequest, sent
 from patchify_core.web.slides import slide
 from patchify_core.web.tabs.parts import html
 from patchify_core.web.visits import Parts, Visits
@@ -45,7 +45,7 @@ class Sharing:
         gallery = visits.showcase.gallery
         self._queries = {query.path: query.id for query in gallery.queries}
 
-    def make(self, asked: Asked, event: gr.EventData) -> str:
+    def make(self, asked: SearchRequest, event: gr.EventData) -> str:
         """Something of the menu was chosen.
 
         Returns:
@@ -65,7 +65,7 @@ class Sharing:
             made["why"] = str(error)
         return json.dumps(made, ensure_ascii=False)
 
-    def link(self, asked: Asked, look: int | None = None) -> Link:
+    def link(self, asked: SearchRequest, look: int | None = None) -> Link:
         """The address of what is shown.
 
         Raises:
@@ -87,7 +87,7 @@ class Sharing:
             look=look,
         )
 
-    def file(self, asked: Asked, kind: str) -> str:
+    def file(self, asked: SearchRequest, kind: str) -> str:
         """The results as SVG, CSV or JSON."""
         question, answer = asked.question, self.visits.answer(asked)
         if kind == "csv":
@@ -121,7 +121,7 @@ class Sharing:
 
         return slide(question, answer, name, picture)
 
-    def _title(self, question: Question) -> str:
+    def _title(self, question: UserQuery) -> str:
         place = self.visits.at(question)
         return question.name if question.instance is None else place.gallery.name(question.instance)
 
@@ -143,7 +143,7 @@ class Sharing:
                 pass
         return text
 
-    def open(self, asked: Asked, text: Any) -> Parts:
+    def open(self, asked: SearchRequest, text: Any) -> Parts:
         """Shows what an address says, as far as it can be had; one notice says what of it could not.
 
         `share` is what the menu's script is told.
@@ -153,7 +153,7 @@ class Sharing:
         engine = self._engine(found, said)
         question = self._question(found, engine, said)
         options = self._options(found, engine, said)
-        asked_now = Asked(question, options["level"], options["top"], options["reranker"], options["way"], True)
+        asked_now = SearchRequest(question, options["level"], options["top"], options["reranker"], options["way"], True)
         try:
             shown = self.visits.shown(question, asked_now)
         except PatchifyError:
@@ -187,7 +187,7 @@ class Sharing:
             return shelf.first
         return found.index
 
-    def _question(self, found: Link, engine: str, said: list[str]) -> Question:
+    def _question(self, found: Link, engine: str, said: list[str]) -> UserQuery:
         """What is asked, or the first example where that is gone."""
         showcase = self.visits.showcase
         first = showcase.example(showcase.examples[0].id, engine)
@@ -218,7 +218,7 @@ class Sharing:
             return question
         return showcase.with_instance(question, instance)
 
-    def _gallery_picture(self, image_id: int, box: links.Box | str | None, engine: str, said: list[str]) -> Question:
+    def _gallery_picture(self, image_id: int, box: links.Box | str | None, engine: str, said: list[str]) -> UserQuery:
         import numpy as np
 
         showcase = self.visits.showcase
@@ -233,7 +233,7 @@ class Sharing:
         question = showcase.from_result(image_id, region, None, engine)
         return replace(question, box=None) if region is whole else question
 
-    def _boxed(self, question: Question, box: links.Box | str, said: list[str]) -> Question:
+    def _boxed(self, question: UserQuery, box: links.Box | str, said: list[str]) -> UserQuery:
         """A bundled query with another box than its own."""
         try:
             region = None if isinstance(box, str) else box

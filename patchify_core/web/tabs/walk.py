@@ -1,4 +1,4 @@
-"""The tab “How it works”: the method in steps on a visitor's own question, an exercise, and the plan of a lesson."""
+"""The tab “How it works”: the method in steps on a visitor's own query, an exercise, and the plan of a lesson."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from typing import Any
 import gradio as gr
 
 from patchify_core.demo import walk
-from patchify_core.demo.exercise import Task, exercise
+from patchify_core.demo.exercise import ExerciseTask, exercise
 from patchify_core.demo.lesson import Lesson, lesson, teaching_engine
 from patchify_core.demo.prepared import prepared
-from patchify_core.demo.questions import Question
-from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, Choice, Walk
+from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, Walk, WalkChoice
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.web.events import sent, warn
@@ -34,7 +34,7 @@ def build_walk_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
 
     Args:
         visits: what visitors can do.
-        state: holds a visitor's `Question`.
+        state: holds a visitor's `UserQuery`.
         tab: what is opened.
     """
     walking = Walking(visits)
@@ -48,20 +48,20 @@ def build_walk_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
 
 
 @dataclass(frozen=True, eq=False)
-class Held:
+class Walker:
     """What one visitor walks through.
 
     Attributes:
-        asked: their own question as their state has it; None for that of a page just opened.
+        asked: their own query as their state has it; None for that of a page just opened.
         base: the index that it asks now; another one where more of their own pictures are indexed since.
-        question: the same question, described for the index that the walk is about.
+        question: the same query, described for the index that the walk is about.
         choice: what they chose.
     """
 
-    asked: Question | None
+    asked: UserQuery | None
     base: str
-    question: Question
-    choice: Choice
+    question: UserQuery
+    choice: WalkChoice
 
 
 class Walking:
@@ -77,7 +77,7 @@ class Walking:
         self._turns = itertools.count(1)
 
     @cached_property
-    def _tasks(self) -> tuple[Task, ...]:
+    def _tasks(self) -> tuple[ExerciseTask, ...]:
         """The exercise, which is the same for all visitors."""
         return exercise(self._visits.showcase, teaching_engine(self._visits.showcase))
 
@@ -86,18 +86,18 @@ class Walking:
         showcase = self._visits.showcase
         return lesson(showcase, prepared(showcase.folder), self._tasks)
 
-    def open(self, question: Question | None, held: Held | None) -> list[Any]:
-        """The tab was opened: the visitor's question, from its first step if it is a new one."""
+    def open(self, question: UserQuery | None, held: Walker | None) -> list[Any]:
+        """The tab was opened: the visitor's query, from its first step if it is a new one."""
         try:
             base = self._base(question)
             if held is not None and _is_of(held, question, base):
                 return [gr.skip(), gr.skip()]
-            return self._shown(question, base, Choice(), None)
+            return self._shown(question, base, WalkChoice(), None)
         except PatchifyError as error:
             warn(str(error))
             return [None, f'<p class="pf-wait wk-wait">{escape(str(error))}</p>']
 
-    def change(self, question: Question | None, held: Held | None, event: gr.EventData) -> list[Any]:
+    def change(self, question: UserQuery | None, held: Walker | None, event: gr.EventData) -> list[Any]:
         """Another part, task, index, level, box, result or pair of look-alikes; after a refusal all is as it was."""
         try:
             base, before, last = self._before(question, held)
@@ -110,7 +110,7 @@ class Walking:
             warn(str(error))
             return [gr.skip(), gr.skip()]
 
-    def printed(self, question: Question | None, held: Held | None, event: gr.EventData) -> Any:
+    def printed(self, question: UserQuery | None, held: Walker | None, event: gr.EventData) -> Any:
         """A page to print: the handout of the query that is walked through, or the plan of the lesson.
 
         Returns:
@@ -128,23 +128,23 @@ class Walking:
             warn(str(error))
         return json.dumps(said, ensure_ascii=False)
 
-    def _before(self, question: Question | None, held: Held | None) -> tuple[Question, Choice, Held | None]:
-        """What is asked, what was chosen, and what was held, if that is of the same question.
+    def _before(self, question: UserQuery | None, held: Walker | None) -> tuple[UserQuery, WalkChoice, Walker | None]:
+        """What is asked, what was chosen, and what was held, if that is of the same query.
 
         Raises:
-            PatchifyError: if the server does not know the question any more.
+            PatchifyError: if the server does not know the query any more.
         """
         if question is None and held is not None and held.asked is not None:
             raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
         base = self._base(question)
         last = held if held is not None and _is_of(held, question, base) else None
-        return base, Choice() if last is None else last.choice, last
+        return base, WalkChoice() if last is None else last.choice, last
 
-    def _base(self, question: Question | None) -> Question:
+    def _base(self, question: UserQuery | None) -> UserQuery:
         """What is asked, of the visitor's own pictures as they are now; see `Visits.renewed`."""
         return self._visits.showcase.first() if question is None else self._visits.renewed(question)
 
-    def _wanted(self, base: Question, before: Choice, event: gr.EventData) -> Choice:
+    def _wanted(self, base: UserQuery, before: WalkChoice, event: gr.EventData) -> WalkChoice:
         """The choice with what the browser sent put in.
 
         Raises:
@@ -175,24 +175,24 @@ class Walking:
             raise PatchifyError("This gallery has no pictures for an exercise: its queries find no patch of a picture.")
         return walk.task_walk(self._visits.showcase, self._tasks, number, teaching_engine(self._visits.showcase))
 
-    def _walk(self, base: Question, choice: Choice, last: Held | None) -> tuple[Question, Walk]:
-        """The question as the chosen index has it, and its walk."""
+    def _walk(self, base: UserQuery, choice: WalkChoice, last: Walker | None) -> tuple[UserQuery, Walk]:
+        """The query as the chosen index has it, and its walk."""
         showcase = self._visits.at(base)
-        # Described anew only if it has to be: an encoder takes its time, and rankings are kept with the question.
+        # Described anew only if it has to be: an encoder takes its time, and rankings are kept with the query.
         if last is not None and last.question.engine == (choice.engine or base.engine):
             asked = last.question
         else:
             asked = walk.asked_of(showcase, base, choice.engine)
         return asked, walk.walk(showcase, asked, choice)
 
-    def _shown(self, question: Question | None, base: Question, choice: Choice, last: Held | None) -> list[Any]:
+    def _shown(self, question: UserQuery | None, base: UserQuery, choice: WalkChoice, last: Walker | None) -> list[Any]:
         """What is held from now on, and the tab.
 
         Args:
             question: as the visitor's state has it.
             base: see `_base`.
             choice: what was chosen.
-            last: what was held until now, if it is of the same question.
+            last: what was held until now, if it is of the same query.
         """
         plan = None
         if choice.part == STEPS or last is None:
@@ -208,12 +208,12 @@ class Walking:
             steps = plan.shown
         notebook = file_url(ASSETS / "patchify.ipynb")
         return [
-            Held(question, base.engine, asked, choice),
+            Walker(question, base.engine, asked, choice),
             worded(steps, file_url, notebook, next(self._turns), plan),
         ]
 
 
-def _is_of(held: Held, question: Question | None, base: Question) -> bool:
+def _is_of(held: Walker, question: UserQuery | None, base: UserQuery) -> bool:
     return held.asked is question and held.base == base.engine
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.web.views.html import FileUrl, query_address, render
 
 
@@ -18,7 +18,7 @@ def crop(address: str, width: int, height: int, box: NDArray[np.floating] | Sequ
     return render("crop", address=address, name=name, width=width, height=height, **part)
 
 
-def query_crop(question: Question, url: FileUrl) -> str:
+def query_crop(question: UserQuery, url: FileUrl) -> str:
     """The query: the content of its box, the whole picture, or the words."""
     if question.words is not None:
         return render("said", words=question.words)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchify_core.demo import stages
 from patchify_core.demo.answers import Detail
 from patchify_core.demo.locating import BOXES, MAP, SOFT, WINNING
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES
 from patchify_core.imaging.boxes import iou
 from patchify_core.retrieval.localize import SimilarityMap
@@ -47,7 +47,7 @@ class _Stage:
         return max(cell.score for cell in self.cells)
 
 
-def detail(found: Detail, size: tuple[int, int, Path], question: Question, url: FileUrl) -> str:
+def detail(found: Detail, size: tuple[int, int, Path], question: UserQuery, url: FileUrl) -> str:
     """The large view; `size` is width, height and file of the gallery picture."""
     result, (width, height, path) = found.result, size
     match, checked, scores = result.match, result.match.verification, found.explanation.scores
@@ -256,7 +256,7 @@ class PointPair:
     in_words: str
 
 
-def pair(checked: Verification, question: Question, width: int, height: int) -> PointPair:
+def pair(checked: Verification, question: UserQuery, width: int, height: int) -> PointPair:
     """Lays the query's picture and one of width x height pixels out, with the points that agree."""
     left, right, total = _layout(question.width, question.height, width, height)
     drawn = np.unique(np.linspace(0, checked.inliers - 1, min(checked.inliers, MOST_LINES)).astype(int))

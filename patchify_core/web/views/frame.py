@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from patchify_core.demo.links import PRIVATE
 from patchify_core.demo.settings import PageSettings
-from patchify_core.web.front import BIBTEX, Choice
+from patchify_core.web.front import BIBTEX, GalleryLink
 from patchify_core.web.views.html import render
 
 FILES = (
@@ -18,7 +18,7 @@ FILES = (
 """Kinds of files, their names, and what they are for."""
 
 
-def galleries(choices: Sequence[Choice]) -> str:
+def galleries(choices: Sequence[GalleryLink]) -> str:
     """The galleries of the server, each a link to its page."""
     return render("galleries", choices=choices)
 

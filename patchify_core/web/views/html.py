@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from patchify_core.demo import answers, stages
 from patchify_core.demo.answers import Result
 from patchify_core.demo.judging import RIGHT_IOU
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.web.templating import PAGES, PARTS
 
 FileUrl = Callable[[Path], str]
@@ -96,7 +96,7 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def query_address(question: Question, url: FileUrl) -> str:
+def query_address(question: UserQuery, url: FileUrl) -> str:
     """Where the browser gets the query picture from; a visitor's is inside the page, never a file for others."""
     if question.path is not None:
         return url(question.path)

@@ -11,7 +11,7 @@ import numpy as np
 from patchify_core.demo import stages
 from patchify_core.demo.answers import Answer
 from patchify_core.demo.locating import BOXES, has_maps
-from patchify_core.demo.questions import Question
+from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.demo.shelf import Offer, shown_spec
 from patchify_core.demo.stages import patches_in_words
@@ -19,7 +19,7 @@ from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web.views.html import FileUrl, Sizes, render
 
 
-def query(question: Question, url: FileUrl, turn: int = 0) -> str:
+def query(question: UserQuery, url: FileUrl, turn: int = 0) -> str:
     """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words.
 
     `turn` makes it another text than the last one, so that the script learns of an upload that was refused.

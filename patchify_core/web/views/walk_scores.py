@@ -21,7 +21,7 @@ def ranking_step(shown: Walk, url: FileUrl) -> Markup:
 
 
 def locscore_step(shown: Walk, url: FileUrl) -> Markup:
-    """LocScore line by line: of the visitor's own question, and of the worked example."""
+    """LocScore line by line: of the visitor's own query, and of the worked example."""
     return macro(TEMPLATE, "locscore", shown, url, WORKED, worked_example())
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 needs_madvise = pytest.mark.skipif(not hasattr(mmap, "MADV_WILLNEED"), reason="Windows takes no such advice")
 
 
-class Asked:
+class SearchRequest:
     """A mapping that notes what it is asked to read."""
 
     def __init__(self, size: int) -> None:
@@ -49,8 +49,8 @@ def mapped(path: Path) -> MappedCodes:
         return map_codes(file)
 
 
-def watched(found: MappedCodes) -> tuple[MappedCodes, Asked]:
-    asked = Asked(len(found.file))
+def watched(found: MappedCodes) -> tuple[MappedCodes, SearchRequest]:
+    asked = SearchRequest(len(found.file))
     return dataclasses.replace(found, file=asked), asked  # type: ignore[arg-type]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 from patchify_core.imaging.boxes import iou
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
-from patchify_core.retrieval.localize import Localizer, LocalizeSettings, SearchSettings
+from patchify_core.retrieval.localize import BoxSearchSettings, Localizer, LocalizeSettings
 from patchify_core.retrieval.localize.search import overlap
 from tests.scenes import ONE, SCENES, SIZE, TWO, asked, engine_of, row_named, scene, write_scenes
 from tests.tiny import TinyEncoder
@@ -271,7 +271,7 @@ def test_from_several_threads(engine, query, cached):
 
 
 def test_settings_reach_the_search(engine, query):
-    settings = LocalizeSettings(search=replace(SearchSettings(), contrast=0.0))
+    settings = LocalizeSettings(search=replace(BoxSearchSettings(), contrast=0.0))
     row = row_named(engine, "one.png")
     found = Localizer(engine, settings).search_of(row).search(query)
     assert found.score * found.sigma <= 1 + 1e-6  # a cosine and nothing else

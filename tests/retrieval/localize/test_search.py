@@ -15,7 +15,7 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.regions.grids import contrast, lattice
 from patchify_core.regions.salient import saliency
-from patchify_core.retrieval.localize import BoxSearch, SearchSettings
+from patchify_core.retrieval.localize import BoxSearch, BoxSearchSettings
 from patchify_core.retrieval.localize.search import CELLS, COARSE_STEP, _neighbours, overlap
 from tests.tiny import DIM, TinyEncoder
 
@@ -229,7 +229,7 @@ def test_coarse_to_fine_scores_as_looking_at_every_box_on_photographs(sample_db,
     for query in sample_gallery.queries[::12]:
         descriptor = engine.describe_query(query.path, query.box)
         for row in engine.index.search(descriptor, 2).rows.tolist():
-            search = BoxSearch(engine.index.maps[row], lite0, engine.index.project, SearchSettings())
+            search = BoxSearch(engine.index.maps[row], lite0, engine.index.project, BoxSearchSettings())
             shares.append(search.search(descriptor).score / exhaustive(search, descriptor)[0].max())
     assert len(shares) == 6
     assert min(shares) >= 0.98

@@ -1,4 +1,4 @@
-"""What one visitor asks, and how it comes about: from an example, an upload, words, a result, or another question.
+"""What one visitor asks, and how it comes about: from an example, an upload, words, a result, or another query.
 
 It lives in that visitor's state and nowhere else.
 """
@@ -30,11 +30,11 @@ OWN = "own"
 """What the name of an index of a visitor's own pictures begins with, before a colon."""
 
 MAX_WORDS = 300
-"""Longest question in words, in characters. Text encoders read some 77 tokens and cut off the rest."""
+"""Longest query in words, in characters. Text encoders read some 77 tokens and cut off the rest."""
 
 
 @dataclass(frozen=True, eq=False)
-class Question:
+class UserQuery:
     """One visitor's query: a picture (and maybe a box in it), or words.
 
     Attributes:
@@ -144,8 +144,8 @@ FIRST_EXAMPLES = (
 """Shown first: easy ones, look-alikes (the tea set, the blue pots) and two of the hardest."""
 
 
-class Asking:
-    """The bundled gallery, its indexes and their encoders, shared by all visitors, and the questions that they ask.
+class UserQueries:
+    """The bundled gallery, its indexes and their encoders, shared by all visitors, and the queries that they ask.
 
     Where no index is named, the one that a visit begins with is asked.
 
@@ -164,7 +164,7 @@ class Asking:
         folder: Path,
         encoder: Encoder | None = None,
         settings: EncoderSettings | None = None,
-        beside: Asking | None = None,
+        beside: UserQueries | None = None,
     ) -> None:
         """Reads the gallery and its indexes; no encoder is loaded yet."""
         self.folder = folder
@@ -174,7 +174,7 @@ class Asking:
         self.examples: tuple[Query, ...] = tuple(
             sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))
         )
-        self._described: dict[tuple[str, int], Question] = {}
+        self._described: dict[tuple[str, int], UserQuery] = {}
 
     @property
     def index(self) -> PatchIndex:
@@ -195,11 +195,11 @@ class Asking:
         """How many levels an index has."""
         return len(self.shelf.offer(engine).index.regions.stages)
 
-    def first(self) -> Question:
+    def first(self) -> UserQuery:
         """The query of a page that was just opened."""
         return self.example(self.examples[0].id)
 
-    def example(self, query_id: int, engine: str | None = None) -> Question:
+    def example(self, query_id: int, engine: str | None = None) -> UserQuery:
         """A bundled query with its annotated box. Descriptors of examples are kept: they are everybody's.
 
         Raises:
@@ -211,7 +211,7 @@ class Asking:
             query = next((q for q in self.gallery.queries if q.id == query_id), None)
             if query is None:
                 raise PatchifyError("There is no such example: choose one of those shown.")
-            made = Question(
+            made = UserQuery(
                 name=self.gallery.name(query.instance),
                 width=query.width,
                 height=query.height,
@@ -222,18 +222,18 @@ class Asking:
                 example=query.id,
                 engine=engine,
             )
-            self._described.setdefault(key, made)  # whoever was first: boxes are kept with the question
+            self._described.setdefault(key, made)  # whoever was first: boxes are kept with the query
         return self._described[key]
 
     def forget_examples(self) -> None:
         """Drops the kept descriptors of examples, and what was found with them."""
         self._described.clear()
 
-    def upload(self, data: bytes | Held, name: str = "your picture", engine: str | None = None) -> Question:
+    def upload(self, data: bytes | Held, name: str = "your picture", engine: str | None = None) -> UserQuery:
         """A visitor's picture, all of it; the object is unknown until they say.
 
         Args:
-            data: the file; it is kept with the question.
+            data: the file; it is kept with the query.
             name: what it is called.
             engine: which index is asked.
 
@@ -253,9 +253,9 @@ class Asking:
         descriptor, (width, height), shown = decoded(data.read() if isinstance(data, Held) else data, looked_at)
         if isinstance(data, Held):
             data.display, shown = shown, None
-        return Question(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
+        return UserQuery(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
 
-    def in_words(self, words: object, engine: str | None = None) -> Question:
+    def in_words(self, words: object, engine: str | None = None) -> UserQuery:
         """A query in words; its object is unknown until the visitor chooses it.
 
         Raises:
@@ -264,11 +264,11 @@ class Asking:
         """
         engine, words = engine or self.shelf.first, checked_words(words)
         descriptor = self.shelf.engine(engine).describe_text(words)
-        return Question(words, 0, 0, None, None, descriptor, words=words, engine=engine)
+        return UserQuery(words, 0, 0, None, None, descriptor, words=words, engine=engine)
 
     def from_result(
         self, image_id: int, box: NDArray[np.float64], instance: int | None, engine: str | None = None
-    ) -> Question:
+    ) -> UserQuery:
         """A gallery picture as the next query.
 
         Args:
@@ -281,7 +281,7 @@ class Asking:
         image = self.gallery.image(image_id)
         shows = instance is not None and image_id in self.gallery.positives(instance)
         descriptor = self.shelf.engine(engine).describe_query(image.path, box)
-        return Question(
+        return UserQuery(
             name=f"gallery picture {image_id}",
             width=image.width,
             height=image.height,
@@ -293,7 +293,7 @@ class Asking:
             engine=engine,
         )
 
-    def with_box(self, question: Question, box: ArrayLike | None) -> Question:
+    def with_box(self, question: UserQuery, box: ArrayLike | None) -> UserQuery:
         """The same picture with another box (xyxy in pixels, checked here); the whole picture if None.
 
         A box that has nothing in common with the one before it is round another object, so what that was is forgotten.
@@ -310,14 +310,14 @@ class Asking:
         instance = None if elsewhere else question.instance
         return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
 
-    def with_instance(self, question: Question, instance: int | None) -> Question:
+    def with_instance(self, question: UserQuery, instance: int | None) -> UserQuery:
         """The same query, about this object."""
         named = replace(question, instance=instance)
         named.rankings.update(question.rankings)  # what it is called does not change what is found
         named.located.update(question.located)
         return named
 
-    def with_engine(self, question: Question, engine: str) -> Question:
+    def with_engine(self, question: UserQuery, engine: str) -> UserQuery:
         """The same query in another index, and so described by its encoder.
 
         Raises:
