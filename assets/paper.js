@@ -258,6 +258,8 @@
       const [x1, y1, x2, y2] = region;
       place(box, [x1 / one.width, y1 / one.height, (x2 - x1) / one.width, (y2 - y1) / one.height]);
     }
+    const teach = find('teach');  // the walk through this query, by the paper's method too
+    if (teach) teach.href = teach.getAttribute('href').replace(/q=example-\d+/, `q=example-${one.id}`);
     find('query-name').textContent = one.known === false ? 'what your box shows' : one.name;
     for (const button of find('examples').children) button.setAttribute('aria-pressed', Number(button.dataset.example) === one.id);
   }

@@ -76,9 +76,9 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
         document: the answers (`demo.paper.Paper.document`).
         root: what every address begins with; empty for a folder of files.
         example: id of the query that is shown first; the document's own by default.
-        links: `search`, whether other boxes are answered; `live`, the address of the Gradio page; `code`, of the
-            source; `preview`, of the picture for link previews; `film`, whether animations can be saved;
-            `galleries`, the (title, address, whether it is this one) of each that can be chosen.
+        links: `search`, whether other boxes are answered; `live`, address of a server with all other pages, ended by a
+            slash; `code`, of the source; `preview`, of the picture for link previews; `film`, whether animations can be
+            saved; `galleries`, the (title, address, whether it is this one) of each that can be chosen.
     """
     known = {one["id"]: one for one in document["examples"]}
     first = known.get(example if example in known else document["first"])
@@ -93,6 +93,8 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
         home=root or "./",
         bibtex=BIBTEX,
         pictures_note=document["note"],
+        first=first["id"] if first else 0,
+        index=Path(document["index"]).name,
         levels=document["levels"],
         overall=document["overall"],
         queries=document["overall"][0]["queries"],
@@ -165,7 +167,7 @@ class Front:
                 self.document,
                 self.root,
                 int(asked[1]) if asked else None,
-                live=f"{self.root}{PHOTOS}",
+                live=self.root,
                 code=self._code,
                 preview=f"{address}{self.root}paper/preview.jpg",
                 film=True,

@@ -42,6 +42,7 @@ def write_showcase(
     names = {row[0] for row in document["pictures"].values()} | {one["picture"] for one in document["examples"]}
     sources = {name: folder / name for name in names} | {name: ASSETS / name for name in PARTS}
     preview = None if url is None else f"{url.rstrip('/')}/paper/preview.jpg"
+    address = None if live is None else f"{live.rstrip('/')}/"
     try:
         (out / "paper").mkdir(parents=True, exist_ok=True)
         write_json(out / "paper" / FILE, document)  # first: it says whose folder this is
@@ -55,7 +56,7 @@ def write_showcase(
             path.unlink()  # of pictures that the gallery does not have any more
         (out / ".nojekyll").touch()  # GitHub Pages serves the files as they are
         with atomic(out / "index.html") as file:
-            file.write(page(document, "", None, live=live, code=code, preview=preview, film=False).encode())
+            file.write(page(document, "", None, live=address, code=code, preview=preview, film=False).encode())
     except OSError as error:
         raise PatchifyError(f"The showcase could not be written to {out} ({error.strerror or error}).") from error
     return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -242,7 +242,9 @@ def test_a_showcase_is_brought_up_to_date_and_nothing_else_is_touched(sample_db,
     (out / "paper" / "gallery" / "gone.jpg").write_bytes(b"x")
     write_showcase(document, sample_db, out, live="https://example.org/live")
     assert not (out / "paper" / "gallery" / "gone.jpg").exists()
-    assert 'href="https://example.org/live">Use it on my photos' in (out / "index.html").read_text(encoding="utf-8")
+    html = (out / "index.html").read_text(encoding="utf-8")
+    assert 'href="https://example.org/live/try">Use it on my photos' in html
+    assert 'href="https://example.org/live/photos?q=example-' in html and 'href="try"' not in html
     other = tmp_path / "mine"
     other.mkdir()
     (other / "thesis.txt").write_text("years of work")
