@@ -35,7 +35,8 @@ def same_name_key(name: str) -> str:
         >>> same_name_key("Images\\My%20Photo.JPG") == same_name_key("./images/my photo.jpg")
         True
     """
-    while (decoded := _percent_decoded(name)) != name:
+    name = unicodedata.normalize("NFC", name)  # an accent apart would make an escape of the "%1À" in a name
+    while (decoded := unicodedata.normalize("NFC", _percent_decoded(name))) != name:
         name = decoded
     name = posixpath.normpath(name.replace("\\", "/"))
     # Unicode's canonical caseless matching (The Unicode Standard, 3.13, D145)
