@@ -22,7 +22,8 @@
   };
   const number = (value, digits) => (value === null || value === undefined ? '–' : value.toFixed(digits));
   // Never rounded up to a half that was not reached: a box is good from IoU 0.5 on.
-  const overlap = (value) => (value === null ? '' : `IoU ${(Math.floor(value * 100 + 1e-9) / 100).toFixed(2)}`);
+  const iou = (value) => (value < 0.5 && value.toFixed(2) === '0.50' ? '0.49' : number(value, 2));
+  const overlap = (value) => (value === null ? '' : `IoU ${iou(value)}`);
   const bands = () => data.sizes.map((one) => one.name.replace('>= ', '≥ '));
   const example = () => data.examples.find((one) => one.id === state.q) ?? data.examples[0];
   const entry = () => boxed.get(`${state.q} ${state.crop}`) ?? example();  // with another box, once it is answered
@@ -166,7 +167,8 @@
     dots.append(...results.map((result) => Object.assign(document.createElement('i'), { className: `${WORDS[result.verdict][0]}${counted(result.picture) ? '' : ' out'}` })));
     const matches = results.filter((result) => ['right', 'off', 'match'].includes(result.verdict) && counted(result.picture)).length;
     const known = entry().positives.filter((one) => counted(one.picture)).length;
-    const hits = say('span', entry().known === false ? 'not annotated, so no score' : known ? `${matches} of ${known} in the top ${results.length}` : `${matches} in the top ${results.length}`);
+    const hits = say('span', entry().known === false ? 'not annotated, so no score'
+      : state.size && !known ? 'in no picture at that size' : known ? `${matches} of ${known} in the top ${results.length}` : `${matches} in the top ${results.length}`);
     hits.className = 'hits';
     const score = (name, value, title) => {
       const part = document.createElement('span');
@@ -233,6 +235,15 @@
       find('said').textContent = `${one.name}: whole image ${one.levels[0].found}, patches ${gridName(level)} ${one.levels[level - 1].found} of the top ${one.levels[0].results.length}.`;
     }
     if (another || drawn.size !== state.size || drawn.level !== level) drawSizes();
+    const teach = find('teach');  // the walk through this query, by the paper's method too
+    if (teach) {
+      const address = new URL(teach.href);
+      address.searchParams.set('q', `example-${one.id}`);
+      if (state.crop === null) address.searchParams.delete('box');
+      else address.searchParams.set('box', state.crop);
+      address.searchParams.set('level', state.level);
+      teach.href = address;
+    }
     drawn = { q: one.id, crop: state.crop, level, size: state.size };
     drawLook();
   }
@@ -258,8 +269,6 @@
       const [x1, y1, x2, y2] = region;
       place(box, [x1 / one.width, y1 / one.height, (x2 - x1) / one.width, (y2 - y1) / one.height]);
     }
-    const teach = find('teach');  // the walk through this query, by the paper's method too
-    if (teach) teach.href = teach.getAttribute('href').replace(/q=example-\d+/, `q=example-${one.id}`);
     find('query-name').textContent = one.known === false ? 'what your box shows' : one.name;
     for (const button of find('examples').children) button.setAttribute('aria-pressed', Number(button.dataset.example) === one.id);
   }
@@ -360,7 +369,7 @@
       const row = document.createElement('tr');
       const shown = one.levels[at].results.findIndex((result) => result.picture === state.open);
       const rank = ranks?.ranks[at] ?? (shown < 0 ? null : shown + 1);
-      for (const [tag, text] of [['th', level.name], ['td', number(scored[best(level.patches)], 3)], ['td', rank ?? `below ${one.levels[at].results.length}`], ['td', ranks ? number(ranks.ious[at], 2) : '–']]) {
+      for (const [tag, text] of [['th', level.name], ['td', number(scored[best(level.patches)], 3)], ['td', rank ?? `below ${one.levels[at].results.length}`], ['td', ranks ? iou(ranks.ious[at]) : '–']]) {
         row.append(Object.assign(document.createElement(tag), { textContent: text, scope: tag === 'th' ? 'row' : '' }));
       }
       return row;

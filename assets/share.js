@@ -135,6 +135,7 @@ async function opened(made) {
     tabs.find((one) => one.textContent.trim().toLowerCase().replace(/\s+/g, '-') === made.tab)?.click();
   }
   if (made.look !== null) (await waitFor(`#pf-results [data-open="${made.look}"]`))?.click();
+  window.patchifyFollow();
 }
 
 const parameters = new URLSearchParams(location.search);
@@ -150,6 +151,8 @@ if (OPENS.some((name) => parameters.has(name))) open(location.search.slice(1, LO
 const out = element.querySelector('.pf-share-frame a');
 let following = null;
 let current = location.search;
+let mine = null;  // the picture of a visitor's own that is the query
+let newest = 0;  // number of the last address that was asked for; an answer to an older one is late
 const begun = document.querySelector('.pf-example[aria-pressed="true"]')?.dataset.example;
 
 // What Back takes back: another query, and a result that was opened. Other options belong to the step that they are of.
@@ -160,11 +163,12 @@ function step(search, name) {
 }
 
 function follow(made) {
+  if (made.number !== newest) return;
   const now = new URLSearchParams(location.search);
   for (const name of OPENS) now.delete(name);
   const said = [made.why ? '' : `${made.text}${chosenTab()}`, now.toString()].filter(Boolean).join('&');
-  const mine = made.why ? document.querySelector('.pf-stage')?.dataset.picture ?? 'mine' : null;
-  const before = step(location.search, history.state?.patchifyMine);
+  const before = step(location.search, mine);
+  mine = made.why ? document.querySelector('.pf-stage')?.dataset.picture ?? 'mine' : null;
   const after = step(`?${said}`, mine);
   // Inside another page, Back is that page's.
   const same = window.top !== window || (before.query === after.query && before.look === after.look);
@@ -174,25 +178,30 @@ function follow(made) {
 }
 
 window.addEventListener('popstate', () => {
-  const before = step(current, null);
-  const after = step(location.search, history.state?.patchifyMine);
-  if (current === location.search && !history.state?.patchifyMine) return;  // the part of the page after # changed
-  current = location.search;
+  const own = history.state?.patchifyMine ?? null;
+  if (current === location.search && mine === own) return;  // the part of the page after # changed
+  const before = step(current, mine);
+  const after = step(location.search, own);
+  [current, mine] = [location.search, own];
+  newest = 0;  // what is under way is of the page that was left
+  clearTimeout(following);
   const modal = document.querySelector('#pf-detail .pf-modal');
   if (before.query !== after.query) {
     modal?.querySelector('[data-do="close"]').click();
     // A visitor's own picture has no address: the notice says that it is not there, and what is shown instead.
-    open(history.state?.patchifyMine ? 'q=own' : location.search.slice(1, LONGEST));
+    open(own ? 'q=own' : location.search.slice(1, LONGEST));
   } else if (after.look === null) modal?.querySelector('[data-do="close"]').click();
   else document.querySelector(`#pf-results [data-open="${after.look}"]`)?.click();
 });
 
 window.patchifyFollow = () => {
   clearTimeout(following);
+  if (document.documentElement.classList.contains('pf-opening')) return;  // the address leads, until it is opened
   following = setTimeout(() => {
     number += 1;
     const look = document.querySelector('#pf-detail .pf-modal')?.dataset.image;
-    trigger('make', { kind: 'link', number: -number, look: look ? Number(look) : null });
+    newest = -number;
+    trigger('make', { kind: 'link', number: newest, look: look ? Number(look) : null });
   }, 400);
 };
 

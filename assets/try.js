@@ -227,7 +227,7 @@ async function propose(point) {
   });
   if (number !== proposal) return;
   stage.classList.remove('is-looking');
-  find('hint').textContent = 'Not your object? Tap it. Drag the corners to adjust the box.';
+  find('hint').textContent = 'Wrong object? Tap yours. Drag the corners to adjust the box.';
 }
 
 stage.addEventListener('pointerdown', () => { drew = false; }, true);
@@ -317,7 +317,7 @@ const sampled = async (name) => new File([await (await fetch(`${root}paper/${nam
 function go(step) {
   if (step !== 'photo' && !state.query) return;
   save({ step });
-  if (step === 'tap') find('hint').textContent = 'Not your object? Tap it. Drag the corners to adjust the box.';
+  if (step === 'tap') find('hint').textContent = 'Wrong object? Tap yours. Drag the corners to adjust the box.';
   if (step === 'photos') watch();
   scrollTo({ top: 0 });
 }

@@ -80,7 +80,7 @@ class Paper:
                 found[level][query.id] = positives
             examples.append(self._entry(question, positions) | {"id": query.id})
             progress(done, len(self.gallery.examples))
-        gain = [one["levels"][-1]["ap"] - one["levels"][0]["ap"] if one["levels"] else 0.0 for one in examples]
+        gain = [(one["levels"][-1]["ap"] or 0.0) - (one["levels"][0]["ap"] or 0.0) for one in examples]
         first = max(range(min(FIRST_WHICH, len(examples))), key=gain.__getitem__)
         return {
             "format": FORMAT,

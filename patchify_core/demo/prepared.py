@@ -31,9 +31,11 @@ def titles(folders: Sequence[Path]) -> dict[str, str]:
     found: dict[str, str] = {}
     for folder in folders:
         title = BUNDLED if _is_bundled(folder) else folder.resolve().name
-        name = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "gallery"
-        same = [one for one in found if re.fullmatch(rf"{name}(-\d+)?", one)]
-        found[f"{name}-{len(same) + 1}" if same else name] = f"{title} ({len(same) + 1})" if same else title
+        plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "gallery"
+        number = 1
+        while (name := plain if number == 1 else f"{plain}-{number}") in found:
+            number += 1
+        found[name] = title if title not in found.values() and number == 1 else f"{title} ({number})"
     return found
 
 

@@ -59,6 +59,9 @@ AT_ONCE, ANSWERS_KEPT = 1, 64
 """Other boxes of examples that are answered at a time, beside the queue of the Gradio page, and answers that are kept,
 some 40 kB each."""
 
+WAITING, WAITING_OF_ONE = 60, 30
+"""Boxes that may wait for it, in all and of one address. Whoever left still counts: nobody sees them leave."""
+
 BOX = re.compile(r"\d{1,6}(?:\.\d{1,3})?(?:,\d{1,6}(?:\.\d{1,3})?){3}", re.ASCII)
 """A box in an address: four numbers of pixels."""
 
@@ -126,7 +129,8 @@ class Front:
 
     Attributes:
         document: the answers; None as long as there are none, and then the Gradio page is the first one.
-        paper: answers other boxes of the examples; None until the gallery is loaded.
+        paper: answers other boxes of the examples; None until the gallery is loaded, and where it cannot be.
+        ready: whether the gallery is loaded.
     """
 
     def __init__(
@@ -140,6 +144,8 @@ class Front:
         self.folder, self.root, self._code, self._galleries = folder, f"{root}/", code, galleries
         self.document, self._filming = prepared(folder), Slots(FILMS, FILMS_OF_ONE)
         self.paper: Paper | None = None
+        self.ready = False
+        self._waiting = Slots(WAITING, WAITING_OF_ONE)
         self._turns = AddressTurns(lambda ticket, begun: len(begun) < AT_ONCE)
         self._boxed = lru_cache(maxsize=ANSWERS_KEPT)(self._make_answer)
         self._made = lru_cache(maxsize=FILMS_KEPT)(self._make_film)
@@ -182,13 +188,20 @@ class Front:
         number, box = (request.query_params.get(name, "") for name in ("q", "box"))
         if not re.fullmatch(r"\d{1,9}", number, re.ASCII) or not (box == "whole" or BOX.fullmatch(box)):
             return JSONResponse({"detail": "There is no such query: give an example and a box in pixels."}, 404)
+        if self.paper is None and self.ready:
+            return JSONResponse({"detail": "This gallery has no index as in the paper: search on the other page."}, 404)
         if self.paper is None:
             return JSONResponse({"detail": "The server is starting: try again in a few seconds."}, 503)
+        caller = CALLER.get()
+        if not self._waiting.take(caller):
+            return JSONResponse({"detail": "The server is busy: try again in a moment."}, 503)
         try:
-            async with self._turns.turn(CALLER.get()):
+            async with self._turns.turn(caller):
                 answer = await run_in_threadpool(self._boxed, int(number), box)
         except PatchifyError as error:
             return JSONResponse({"detail": without_places(str(error))}, 404)
+        finally:
+            self._waiting.give(caller)
         return Response(answer, media_type="application/json", headers={"Cache-Control": "max-age=60"})
 
     def _make_answer(self, query: int, box: str) -> bytes:

@@ -163,7 +163,7 @@ def launch(
         between = (tuple(zip(galleries, fronts.values(), strict=True)), closing, busy)
         head = f"<style>{UNTIL_STYLED}</style>{''.join(map(_script, SCRIPTS))}"
         for gallery, front in between[0]:
-            front.paper = None if paper_index(gallery) is None else Paper(gallery)
+            front.paper, front.ready = None if paper_index(gallery) is None else Paper(gallery), True
         for number, (path, showcase) in enumerate(zip(paths, galleries, strict=True)):
             page = build(showcase, settings, own=own, galleries=switch(path))
             page.guard(limits)
@@ -259,6 +259,11 @@ def _open(folders: Sequence[Path]) -> list[ExampleGallery]:
     galleries: list[ExampleGallery] = []
     for folder in folders:
         galleries.append(ExampleGallery(folder, beside=galleries[0] if galleries else None))
+        if not galleries[-1].examples:
+            raise PatchifyError(
+                f"{folder} marks no picture as a query, and the page begins with one: give some "
+                '"split": "query", as in sample_db/annotations.json.'
+            )
         try:
             galleries[-1].prepare(examples=1, workers=2)
         except IndexFolderError as error:  # a map is damaged: the page says so to whoever asks

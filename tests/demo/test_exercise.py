@@ -67,7 +67,7 @@ def test_small_gallery_has_a_small_exercise_and_a_plan(tmp_path) -> None:
     showcase = ExampleGallery(gallery.root, TinyEncoder())
     assert len(exercise(showcase, "index")) <= len(showcase.examples)
     page = plan_page(lesson(showcase, None))
-    assert "A lesson of 45 minutes" in page and "Objects under" not in page
+    assert "A 45-minute lesson" in page and "Objects under" not in page
 
 
 def test_plan_says_what_the_library_says(bundled, tasks, sample_db) -> None:

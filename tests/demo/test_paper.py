@@ -17,7 +17,12 @@ from patchify_core.demo.paper import Paper
 from patchify_core.demo.prepared import FILE, prepared
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import evaluate
+from patchify_core.gallery import read_coco
+from patchify_core.index.build import build_index
 from patchify_core.patchify import Patchify
+from patchify_core.regions import parse_regions
+from tests.page_server import write_gallery
+from tests.tiny import TinyEncoder
 
 
 @pytest.fixture(scope="module")
@@ -160,6 +165,21 @@ def test_another_box_is_answered_as_an_example_is(document, gallery, refused):
     assert {result["verdict"] for result in unknown["levels"][0]["results"]} == {"unknown"}
     assert "example" in refused(paper.answer, 1, entry["box"])
     assert refused(paper.answer, entry["id"], [9, 9, 2, 2])
+
+
+def test_an_example_of_an_object_in_no_picture_has_no_scores_and_the_others_have(tmp_path):
+    folder = write_gallery(tmp_path / "set")
+    data = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+    gone = {image["id"] for image in data["images"] if image["split"] == "gallery"}
+    data["annotations"] = [one for one in data["annotations"] if one["category_id"] != 1 or one["image_id"] not in gone]
+    (folder / "annotations.json").write_text(json.dumps(data), encoding="utf-8")
+    build_index(read_coco(folder), folder / "index", TinyEncoder(), parse_regions("pyramid:2"))
+    made = Paper(ExampleGallery(folder, TinyEncoder())).document()
+    scores = {one["name"]: one["levels"][-1]["ap"] for one in made["examples"]}
+    assert scores["rug"] is None and scores["quilt"] > 0 and made["overall"][0]["queries"] == 1
+    assert (
+        made["first"] == next(one["id"] for one in made["examples"] if one["name"] == "quilt") or scores["quilt"] == 0
+    )
 
 
 def test_the_film_shows_each_grid_and_then_the_winner(document, sample_db):

@@ -23,6 +23,13 @@ def test_the_bundled_gallery_is_called_what_it_shows_and_others_by_their_folders
     }
 
 
+def test_a_folder_that_is_called_like_a_numbered_one_keeps_its_name(tmp_path):
+    found = titles([tmp_path / name for name in ("town-2", "town", "a/town", "photos-2024", "photos")])
+    assert found == {
+        "town-2": "town-2", "town": "town", "town-3": "town (3)", "photos-2024": "photos-2024", "photos": "photos",
+    }  # fmt: skip
+
+
 @given(st.lists(st.text(string.printable.replace("/", "").replace("\\", ""), min_size=1, max_size=9), max_size=6))
 def test_each_gallery_has_a_name_of_its_own_that_an_address_can_carry(names):
     folders = [Path("/nowhere") / str(at) / name for at, name in enumerate(names)]

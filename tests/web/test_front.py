@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from patchify_core.demo.prepared import FILE, prepared
 from patchify_core.errors import PatchifyError
-from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, Front, page
+from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, WAITING_OF_ONE, Front, page
 from patchify_core.web.showcase import write_showcase
 from patchify_core.web.try_page import sample
 
@@ -161,6 +161,45 @@ def test_another_box_is_answered_once_the_gallery_is_there(sample_db, document):
     for wrong in ("", f"q={query}", *wrongs):
         answer = asked.get(f"/paper/answer?{wrong}")
         assert answer.status_code == 404 and answer.json()["detail"].endswith("."), wrong
+
+
+def test_boxes_that_wait_are_counted_whether_or_not_anybody_still_waits_for_them(sample_db, document, monkeypatch):
+    """Who asks and leaves is computed all the same; so they are refused beyond a number, and others are answered."""
+    front, query = Front(sample_db), document["examples"][0]["id"]
+    monkeypatch.setattr("patchify_core.web.front.CALLER", caller := ContextVar("caller", default=""))
+    going = threading.Event()
+
+    class Slow:
+        def answer(self, number, box):
+            going.wait(20)
+            return {}
+
+    front.paper = Slow()
+    route = next(route for route in front.routes() if route.path == "/paper/answer")
+
+    async def ask(address: str, number: int) -> int:
+        caller.set(address)
+        query_string = f"q={query}&box={number},0,500,400".encode()
+        scope = {"type": "http", "method": "GET", "path": "/", "headers": [], "query_string": query_string}
+        return (await route.endpoint(Request(scope))).status_code
+
+    async def flood() -> list[int]:
+        asked = [asyncio.create_task(ask("flood", number)) for number in range(200)]
+        await asyncio.sleep(0.05)
+        visitor = asyncio.create_task(ask("visitor", 999))
+        await asyncio.sleep(0.05)
+        going.set()
+        return [await visitor, *await asyncio.gather(*asked)]
+
+    visitor, *asked = asyncio.run(flood())
+    assert visitor == 200 and asked.count(200) == WAITING_OF_ONE and asked.count(503) == 200 - WAITING_OF_ONE
+
+
+def test_a_gallery_without_an_index_as_in_the_paper_says_so_and_not_that_it_starts(sample_db, document):
+    front = Front(sample_db)
+    front.ready = True
+    answer = TestClient(Starlette(routes=front.routes())).get(f"/paper/answer?q={document['first']}&box=whole")
+    assert answer.status_code == 404 and "no index as in the paper" in answer.json()["detail"]
 
 
 def test_a_flood_of_boxes_lets_others_have_their_turn(sample_db, document, monkeypatch):

@@ -113,11 +113,11 @@ def test_embedded_page_is_accessible(server, browser, size, theme) -> None:
 def test_keyboard_goes_where_eyes_go(server, browser) -> None:
     with visit(browser, server) as page:
         order = []
-        for _ in range(8):
+        for _ in range(9):
             page.keyboard.press("Tab")
             order.append(page.evaluate("() => document.activeElement.textContent.trim().slice(0, 24)"))
-        assert order[:3] == ["Skip to the results", "See the paper", "Use it on my photos"]
-        assert "Cite" in order[3] and "Search" in order
+        assert order[:4] == ["Skip to the results", "See the paper", "Use it on my photos", "Full tool"]
+        assert "Cite" in order[4] and "Search" in order
         page.get_by_role("tab", name="Search").focus()
         page.keyboard.press("ArrowLeft")
         last = page.get_by_role("tab").last

@@ -193,8 +193,16 @@ def test_health_names_each_gallery(url):
             assert json.loads(answer.read())["pictures"] == pictures
 
 
-def test_a_gallery_that_does_not_fit_is_refused_in_one_sentence(tmp_path, sample_db):
-    write_gallery(tmp_path / "half")  # no index
+@pytest.mark.parametrize("lacks", ["an index", "queries"])
+def test_a_gallery_that_does_not_fit_is_refused_in_one_sentence(tmp_path, sample_db, lite0, lacks):
+    folder = write_gallery(tmp_path / "half")
+    if lacks == "queries":
+        data = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+        data["images"] = [image for image in data["images"] if image["split"] == "gallery"]
+        known = {image["id"] for image in data["images"]}
+        data["annotations"] = [one for one in data["annotations"] if one["image_id"] in known]
+        (folder / "annotations.json").write_text(json.dumps(data), encoding="utf-8")
+        build_index(read_coco(folder), folder / "index", lite0, parse_regions("pyramid:1"))
     several = os.pathsep.join([str(sample_db), str(tmp_path / "half")])
     ended = subprocess.run(
         [sys.executable, "app.py", "--port", "54321"],

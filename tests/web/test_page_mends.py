@@ -157,6 +157,42 @@ def test_back_from_an_own_picture_returns_to_the_query_before(server, browser) -
         assert "not one of this page" in notice(page)
 
 
+def test_back_from_an_own_picture_on_a_page_just_opened_returns_to_its_example(server, browser) -> None:
+    """Neither of the two has an address of its own."""
+    with visit(browser, server) as page:
+        first, before = page.locator(".pf-query-img").get_attribute("alt"), first_row(page)
+        send(page, "mine.jpg", photo())
+        wait_for_new_results(page, before)
+        page.wait_for_function("() => history.state?.patchifyMine")
+        page.go_back()
+        page.wait_for_function("(name) => document.querySelector('.pf-query-img')?.alt === name", arg=first)
+
+
+def test_back_and_back_again_on_a_slow_line_keep_the_way_forward(server, browser) -> None:
+    """What the page on the way says of itself comes late, and is no step."""
+    with visit(browser, server) as page:
+        names = [page.locator(".pf-query-img").get_attribute("alt")]
+        for number in (3, 4, 5):
+            example(page, number)
+            chosen = page.locator(".pf-example").nth(number).get_attribute("data-example")
+            page.wait_for_function(f"() => location.search.includes('q=example-{chosen}&')")
+            names.append(page.locator(".pf-query-img").get_attribute("alt"))
+        network = page.context.new_cdp_session(page)
+        network.send("Network.enable")
+        slow = {"offline": False, "latency": 600, "downloadThroughput": -1, "uploadThroughput": -1}
+        network.send("Network.emulateNetworkConditions", slow)
+        page.go_back()
+        page.wait_for_timeout(900)
+        page.go_back()
+        shown = "(name) => document.querySelector('.pf-query-img')?.alt === name"
+        page.wait_for_function(shown, arg=names[1])
+        page.wait_for_timeout(2500)
+        for name in (names[2], names[3]):
+            page.go_forward()
+            page.wait_for_function(shown, arg=name)
+            page.wait_for_timeout(2500)
+
+
 def test_view_api_shows_the_api(page, server) -> None:
     page.goto(f"{server}?view=api")
     page.wait_for_url("**/gradio_api/openapi.json")

@@ -88,7 +88,7 @@ def box_of(page: Any) -> list[float]:
 
 
 def wait_for_box(page: Any) -> list[float]:
-    page.wait_for_function("() => document.getElementById('hint').textContent.startsWith('Not your object?')")
+    page.wait_for_function("() => document.getElementById('hint').textContent.startsWith('Wrong object?')")
     return box_of(page)
 
 

@@ -306,7 +306,7 @@ def test_parts_and_tasks_are_shown_and_the_question_stays(walking, showcase) -> 
     last, text = tab.change(None, exercise, sent(what="task", value=number))
     assert f'data-task="{number}"' in text and last.choice.task == number
     plan, text = tab.change(None, last, sent(what="part", value="plan"))
-    assert "A lesson of 45 minutes" in text and "wk-stage" not in text
+    assert "A 45-minute lesson" in text and "wk-stage" not in text
     steps, text = tab.change(None, plan, sent(what="part", value="steps"))
     assert text.count('class="wk-tab"') == 6
     assert steps.choice.image == held.choice.image and said == []
