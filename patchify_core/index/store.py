@@ -12,6 +12,7 @@ from pathlib import Path
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_file
 from patchify_core.gallery import Gallery
+from patchify_core.imaging.filenames import printable
 from patchify_core.index.base import PatchStore
 from patchify_core.index.integrity import META_NAME, standing
 from patchify_core.index.picture_table import IndexedImage
@@ -59,8 +60,9 @@ def check_same_collection(folder: Path, gallery: Gallery, called: str) -> None:
         return
     root, images = pictures_at(folder)
     if len(images) and not _any_shared(root, images, gallery):
+        first = printable(images[0].file_name)
         raise IndexFolderError(
-            f"{folder} is an index of other pictures (first: {images[0].file_name}), not of {called}: choose another "
+            f"{folder} is an index of other pictures (first: {first}), not of {called}: choose another "
             "--index, or leave it out."
         )
 
