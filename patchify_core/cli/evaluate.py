@@ -113,6 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation import record
     from patchify_core.evaluation.export import IliasExport
     from patchify_core.evaluation.run import chosen_levels, evaluate
+    from patchify_core.index.store import check_same_collection
     from patchify_core.patchify import Patchify
 
     folder = Path(arguments.index) if arguments.index else None
@@ -120,6 +121,8 @@ def run(arguments: argparse.Namespace) -> int:
     arguments.encoder = _resized(arguments.encoder, arguments.resize)
     levels = _checked(arguments)
     gallery = _read(arguments)
+    if folder is not None:  # a build would drop the pictures that it is of
+        check_same_collection(folder, gallery, arguments.dataset)
     reranker = _reranker(arguments.rerank, arguments.shortlist)
     encoder = load_encoder(arguments.encoder)
     if arguments.query == "text" and not isinstance(encoder, TextEncoder):

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
@@ -226,6 +226,30 @@ def listed_images(listed: Any) -> list[IndexedImage]:
             raise ValueError("no picture")
         image.file_name.encode()  # a name of half letters can neither be printed nor found
     return images
+
+
+def pictures_at(folder: Path) -> tuple[Path, Sequence[IndexedImage]]:
+    """Of which pictures an index folder of any kind is, without its descriptors.
+
+    Returns:
+        The folder that their names are relative to, as far as the index knows, and the pictures in row order.
+
+    Raises:
+        IndexFolderError: one sentence, if the folder is missing, damaged or of another format.
+    """
+    return steadily(folder, lambda place: _pictures_at(place, folder))
+
+
+def _pictures_at(place: Path, folder: Path) -> tuple[Path, Sequence[IndexedImage]]:
+    meta = _read_meta(place, folder)
+    try:
+        root = (folder / meta["root"]).resolve()
+        if meta["images"] is not None:
+            return root, listed_images(meta["images"])
+        with opened_whole(place, {PICTURES_NAME: meta["files"][PICTURES_NAME]}, folder) as at:
+            return root, read_table(at[PICTURES_NAME])
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise damaged(folder, META_NAME) from None
 
 
 def index_stands(out: Path) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
+from patchify_core.index.store import open_store
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
 from tests.cli import DONE, REFUSED, process
@@ -70,6 +71,99 @@ def test_evaluate_takes_a_big_index_as_it_is(run, dataset, tmp_path, refusal):
     assert "was made with regions pyramid:5, not pyramid:4" in said
     picture(99, (60, 48)).save(dataset / "gallery" / "3.png")
     assert "not the picture that was indexed" in refusal("evaluate", dataset, "--index", kept)
+
+
+def contents(folder):
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
+def add_picture(dataset):
+    picture(7, (60, 48)).save(dataset / "gallery" / "7.png")
+    path = dataset / "annotations.json"
+    data = json.loads(path.read_text(encoding="utf-8"))
+    data["images"].append(
+        {"id": 99, "file_name": "gallery/7.png", "width": 60, "height": 48, "split": "gallery"},
+    )
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+@pytest.fixture(params=["faiss", "milvus", "big"])
+def index_of(request, run, tmp_path):
+    """index_of(gallery, out): makes an index of each kind."""
+
+    def make(gallery, out):
+        if request.param == "big":
+            shards = tmp_path / f"{out.name}.shards"
+            assert run("embed", gallery, "--out", shards, "--regions", "pyramid:5")[0] == DONE
+            assert run("index", "--from-shards", shards, "--out", out, "--rescore", "Flat")[0] == DONE
+            return
+        if request.param == "milvus":
+            pytest.importorskip("milvus_lite", reason="Milvus Lite is not installed")
+        more = ["--store", "milvus", "--uri", tmp_path / "patches.db"] if request.param == "milvus" else []
+        assert run("index", gallery, "--out", out, "--regions", "pyramid:2", *more)[0] == DONE
+
+    make.kind = request.param
+    return make
+
+
+@pytest.mark.parametrize("named_alike", [False, True])
+def test_evaluate_refuses_an_index_of_other_pictures(
+    index_of, run, refusal, photos, dataset, tmp_path, monkeypatch, named_alike
+):
+    if named_alike:  # another camera's pictures of the same names, and as long
+        photos = tmp_path / "others"
+        (photos / "gallery").mkdir(parents=True)
+        for path in (dataset / "gallery").iterdir():
+            other = photos / "gallery" / path.name
+            picture(int(path.stem) + 200, (60, 48)).save(other)
+            for one in (path, other):
+                one.write_bytes(one.read_bytes().ljust(20_000, b"\0"))
+            assert path.stat().st_size == other.stat().st_size and path.read_bytes() != other.read_bytes()
+    kept = tmp_path / "my_index"
+    index_of(photos, kept)
+    before, beside = contents(kept), sorted(tmp_path.iterdir())
+    first = "gallery/0.png" if named_alike else "0000.png"
+    monkeypatch.setattr(TinyEncoder, "encode", lambda *_: pytest.fail("embedded"))
+    said = refusal("evaluate", dataset, "--index", kept, "--json", tmp_path / "numbers.json")
+    assert said == (
+        f"error: {kept} is an index of other pictures (first: {first}), not of {dataset}: choose another --index, or "
+        "leave it out.\n"
+    )
+    assert contents(kept) == before and sorted(tmp_path.iterdir()) == beside
+
+
+def test_evaluate_updates_the_index_of_a_dataset_that_changed(index_of, run, dataset, tmp_path):
+    kept = tmp_path / "my_index"
+    index_of(dataset, kept)
+    add_picture(dataset)
+    if index_of.kind == "big":  # never brought up to date, but known as the dataset's
+        code, _, said = run("evaluate", dataset, "--index", kept)
+        assert code == REFUSED and "does not hold exactly the pictures" in said
+        return
+    assert run("evaluate", dataset, "--index", kept)[0] == DONE
+    assert "gallery/7.png" in [image.file_name for image in open_store(kept).images]
+    # Moved, and one picture less: known by the bytes of the others.
+    moved = dataset.rename(tmp_path / "moved")
+    data = json.loads((moved / "annotations.json").read_text(encoding="utf-8"))
+    data["images"] = [image for image in data["images"] if image["id"] != 99]
+    (moved / "annotations.json").write_text(json.dumps(data), encoding="utf-8")
+    (moved / "gallery" / "7.png").unlink()
+    code, printed, said = run("evaluate", moved, "--index", kept)
+    assert code == DONE and "indexed before" in printed, said
+    assert len(open_store(kept).images) == 7
+
+
+def test_evaluate_knows_renamed_and_edited_pictures(run, photos, dataset, tmp_path):
+    kept = tmp_path / "my_index"
+    # The index of the dataset's folder of pictures has other names and another root, but the same bytes.
+    assert run("index", dataset / "gallery", "--out", kept, "--regions", "pyramid:2")[0] == DONE
+    code, printed, said = run("evaluate", dataset, "--index", kept)
+    assert code == DONE and "indexed before" in printed, said
+    # All pictures edited where they are: the same names in the same folder.
+    for path in (dataset / "gallery").iterdir():
+        picture(int(path.stem) + 300, (60, 48)).save(path)
+    code, printed, said = run("evaluate", dataset, "--index", kept)
+    assert code == DONE and "pictures/s indexed" in printed, said
 
 
 def test_evaluate_asks_with_whole_pictures_and_says_so(run, dataset, tmp_path):
