@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,7 @@ from patchify_core.files import sha256_of_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from PIL.Image import Image
 
 MARK = "+projection@"
@@ -45,13 +46,8 @@ class ProjectedEncoder:
         path = local_checkpoint(file)
         digest = checked_digest(path)
         self._encoder = encoder
-        self._weight, self._bias = _layer(path)
         inner = encoder.info
-        if self._weight.shape[1] != inner.dim:
-            raise EncoderError(
-                f"{path} projects descriptors of {self._weight.shape[1]} numbers, and {inner.spec} gives {inner.dim}: "
-                "give the layer that was trained for this encoder."
-            )
+        self._weight, self._bias = _layer(path, inner)
         self._info = replace(
             inner,
             spec=f"{inner.spec}{MARK}{path}",
@@ -138,8 +134,8 @@ def projected(encoder: Encoder, file: str) -> ProjectedEncoder:
     return ProjectedTextEncoder(encoder, file) if isinstance(encoder, TextEncoder) else ProjectedEncoder(encoder, file)
 
 
-def _layer(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weight (d, D) and bias (d,) of a file that holds tensors alone."""
+def _layer(path: Path, inner: EncoderInfo) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Weight (d, D) and bias (d,) of a file that holds tensors alone; their values are looked at last."""
     import torch
 
     no_layer = EncoderError(
@@ -151,14 +147,36 @@ def _layer(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         held: Any = load_file(path)
     else:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = {str(key).removeprefix("layer."): value for key, value in held.items()}
+    tensors: dict[str, Any] = {}
+    for key, value in held.items():
+        name = str(key).removeprefix("layer.")
+        if name in tensors:
+            raise EncoderError(f"{path} holds both '{name}' and 'layer.{name}': give a file with one of them.")
+        tensors[name] = value
     weight = tensors.get("weight")
-    if not isinstance(weight, torch.Tensor) or weight.ndim != 2 or not weight.numel():
+    if not _holds_numbers(weight) or weight.ndim != 2 or not weight.numel():
         raise no_layer
+    if weight.shape[1] != inner.dim:
+        raise EncoderError(
+            f"{path} projects descriptors of {weight.shape[1]} numbers, and {inner.spec} gives {inner.dim}: "
+            "give the layer that was trained for this encoder."
+        )
     bias = tensors.get("bias", torch.zeros(len(weight)))
-    if not isinstance(bias, torch.Tensor) or bias.shape != weight.shape[:1] or tensors.keys() - {"weight", "bias"}:
+    if not _holds_numbers(bias) or bias.shape != weight.shape[:1] or tensors.keys() - {"weight", "bias"}:
         raise no_layer
-    found = weight.float().numpy(), bias.float().numpy()
+    found = weight.float().numpy(force=True), bias.float().numpy(force=True)
     if not all(np.isfinite(part).all() for part in found):
         raise EncoderError(f"{path} holds numbers that are not finite: download it again.")
     return found
+
+
+def _holds_numbers(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether it is a plain tensor of real numbers, each of which lies in the file."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    if value.dtype.is_complex or value.dtype == torch.bool:
+        return False
+    # One number can be shown as any number of them, which no file has room for.
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

@@ -238,7 +238,7 @@ def _benchmark(
             for name in names
             if name in ids
         }
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise GalleryError(f"{str(taxonomy)!r} is not ILIAS' taxonomy: download it again.") from error
     return Benchmark("ilias", values, categories), notes
 

@@ -10,6 +10,7 @@ import io
 import os
 import stat
 import tarfile
+from collections import Counter
 from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
@@ -31,8 +32,9 @@ class TarMember(type(Path())):  # type: ignore[misc]
 
     @property
     def archive(self) -> Path:
-        """The archive."""
-        return next(Path(parent) for parent in self.parents if parent.name.lower().endswith(SUFFIX))
+        """The archive; folders around it and within it may be named like one."""
+        named = [Path(parent) for parent in self.parents if parent.name.lower().endswith(SUFFIX)]
+        return named[0] if len(named) == 1 else next((each for each in named if each.is_file()), named[0])
 
     def read_bytes(self) -> bytes:
         """Its bytes.
@@ -80,10 +82,17 @@ def list_members(archive: Path) -> list[TarMember]:
     """List the files of an archive, in its order; only their headers are read.
 
     Raises:
-        ArchiveError: One sentence: it cannot be read, is no tar archive, is compressed, or is cut short.
+        ArchiveError: One sentence: it cannot be read, is no tar archive, is compressed, is cut short, or holds two
+            files of one name, of which a path means the last.
     """
+    places = _read_places(archive)
+    name, count = max(Counter(name for name, _ in places).items(), key=lambda item: item[1], default=("", 0))
+    if count > 1:
+        raise ArchiveError(
+            f"{str(archive)!r} holds {count} files named {name!r}: pack it again with a name of its own for each."
+        )
     found = []
-    for name, place in _read_places(archive):
+    for name, place in places:
         member = TarMember(archive, name)
         member._place = place
         found.append(member)

@@ -53,6 +53,20 @@ def test_a_layer_without_a_bias(tmp_path):
     assert found == pytest.approx(plain / np.linalg.norm(plain), abs=1e-6)
 
 
+def test_a_layer_as_training_leaves_it(tmp_path):
+    """Parameters that want gradients, in half precision or as a view, are numbers all the same."""
+    plain = layer(tmp_path / "plain.pth")
+    state = torch.load(plain, weights_only=True)
+    expected = describe(picture(1), (0, 0, 24, 18), projected(TinyEncoder(), str(plain)))
+    parameters = {key: torch.nn.Parameter(value) for key, value in state.items()}
+    views = {key: torch.cat([value, value])[len(value) :] for key, value in state.items()}
+    for changes in (parameters, {**views, "layer.weight": state["layer.weight"].T.contiguous().T}):
+        path = str(layer(tmp_path / "layer.pth", **changes))
+        assert describe(picture(1), (0, 0, 24, 18), projected(TinyEncoder(), path)) == pytest.approx(expected, abs=1e-6)
+    path = str(layer(tmp_path / "half.pth", **{key: value.bfloat16() for key, value in parameters.items()}))
+    assert describe(picture(1), (0, 0, 24, 18), projected(TinyEncoder(), path)) == pytest.approx(expected, abs=0.02)
+
+
 def test_the_digest_is_of_encoder_and_layer(tmp_path):
     one, other = (projected(TinyEncoder(), str(layer(tmp_path / "x.pth", seed=seed))).info for seed in (0, 1))
     assert one.spec == other.spec and one.weights_sha256 != other.weights_sha256 != TinyEncoder().info.weights_sha256
@@ -87,11 +101,27 @@ def test_maps_and_words_go_through_it_where_the_encoder_has_them(tmp_path):
         {"layer.weight": torch.zeros(0, DIM), "layer.bias": torch.zeros(0)},
         {"layer.bias": torch.zeros(9)},
         {"other": torch.zeros(2)},
+        {"layer.weight": torch.ones(8, DIM).to_sparse()},
+        {"layer.bias": torch.ones(8).to_sparse()},
+        {"layer.weight": torch.zeros(8, DIM, device="meta")},
+        {"layer.bias": torch.zeros(8, device="meta")},
+        {"layer.weight": torch.ones(8, DIM, dtype=torch.complex64)},
+        {"layer.bias": torch.ones(8, dtype=torch.complex64)},
+        {"layer.weight": torch.ones(1, 1).expand(10**9, DIM)},
+        {"layer.weight": torch.ones(1, 1).expand(10**6, 10**6)},
+        {"layer.bias": torch.ones(1).expand(8)},
     ],
 )
 def test_what_is_no_layer(tmp_path, changes):
     path = layer(tmp_path / "layer.pth", **changes)
     with pytest.raises(EncoderError, match=r"layer\.pth is no linear layer"):
+        projected(TinyEncoder(), str(path))
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_a_tensor_by_two_names(tmp_path, name):
+    path = layer(tmp_path / "layer.pth", **{name: torch.ones({"weight": (8, DIM), "bias": (8,)}[name])})
+    with pytest.raises(EncoderError, match=rf"layer\.pth holds both '{name}' and 'layer\.{name}'"):
         projected(TinyEncoder(), str(path))
 
 

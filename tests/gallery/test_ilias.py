@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import os
+import tarfile
 
 import pytest
 
@@ -139,7 +140,7 @@ def test_without_lists_and_taxonomy_it_is_scored_all_the_same(core, refused):
     gallery = read_ilias(core)
     assert gallery.benchmark.values == {} and gallery.benchmark.categories == {}
     assert ["positive_ids.txt" in note or "taxonomy.json" in note for note in gallery.notes] == [True, True]
-    for content in (b"[1]", b"{", b'{"a": 3}'):
+    for content in (b"[1]", b"{", b'{"a": 3}', b"[" * 200_000, b'{"a": ' * 200_000):
         (core / "taxonomy.json").write_bytes(content)
         assert "taxonomy.json' is not ILIAS' taxonomy" in refused(read_ilias, core)
 
@@ -292,6 +293,14 @@ def test_a_truncated_archive_is_named(packed, refused):
     shard = packed / "yfcc100m" / "00001.tar"
     shard.write_bytes(shard.read_bytes()[:2048])
     assert "00001.tar'" in refused(read_ilias, packed) and len(read_ilias(packed, "core").images) == 3
+
+
+def test_an_archive_with_two_pictures_of_one_name_is_named(packed, refused):
+    with tarfile.open(packed / "yfcc100m" / "00001.tar", "a") as tar:
+        info = tarfile.TarInfo("./cc33.jpg")
+        info.size = len(jpg(70))
+        tar.addfile(info, io.BytesIO(jpg(70)))
+    assert "00001.tar' holds 2 files named 'cc33.jpg'" in refused(read_ilias, packed)
 
 
 def test_the_list_of_all_distractors_is_compared(packed, refused):

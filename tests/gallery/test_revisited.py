@@ -7,6 +7,7 @@ import json
 import os
 import pickle
 import pickletools
+import time
 
 import numpy as np
 import pytest
@@ -155,6 +156,17 @@ HOSTILE = {
     "a memo of two billion": b"\x80\x02Nr\xff\xff\xff\x7f.",
     "a frame of many bytes": b"\x80\x04\x95\xff\xff\xff\xff\xff\xff\xff\x0fN.",
     "bytes of many bytes": b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x0f.",
+    "lists shared in 40 levels": b"\x80\x02]" + b"2\x86" * 40 + b".",
+    "a dict's key shared in 40 levels": b"\x80\x02})" + b"2\x86" * 40 + b"Ns.",
+    "a set": b"\x80\x04\x8f(\x8f\x90.",
+    "an array that is shared": b"\x80\x02(" + pickle.dumps(np.arange(3000), 2)[2:-1] + b"2" * 3000 + b"l.",
+    "an array of nothing": pickle.dumps(np.zeros((1, 0)), 2).replace(b"K\x01K\x00\x86", b"J\xff\xff\xff\x7fK\x00\x86"),
+    "a function's defaults": b"c_codecs\nencode\n(N}S'__defaults__'\n(S'evil'\ntstb.",
+    "a function's attribute": b"c_codecs\nencode\n}S'x'\nNsb.",
+    "a class's attribute": b"cnumpy\nndarray\n}S'value'\nNsb.",
+    "a function alone": b"c_codecs\nencode\n.",
+    "a function as a key": b"\x80\x02}c_codecs\nencode\nNs.",
+    "a dtype alone": b"\x80\x02]cnumpy\ndtype\nX\x02\x00\x00\x00i8\x85Ra.",
     "nested without end": b"\x80\x02" + b"]" * 200_000 + b"a" * 199_999 + b".",
 }
 
@@ -164,6 +176,28 @@ def test_hostile_pickles(oxford, refused, case):
     (oxford / "gnd_roxford5k.pkl").write_bytes(HOSTILE[case])
     message = refused(read_revisited, oxford)
     assert "gnd_roxford5k.pkl" in message and "download it again" in message
+
+
+def test_a_hostile_pickle_changes_nothing_for_the_next_one():
+    for case in ("a function's defaults", "a function's attribute", "a class's attribute"):
+        with pytest.raises(PlainPickleError):
+            load_plain(io.BytesIO(HOSTILE[case]))
+    bytes_of_two = b"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00ab\x85R."
+    assert load_plain(io.BytesIO(bytes_of_two)) == b"ab"
+    assert (load_plain(io.BytesIO(pickle.dumps(np.arange(3), 2))) == [0, 1, 2]).all()
+
+
+def test_what_is_shared_is_no_more_than_it_is_worth():
+    row = list(range(100))
+    assert load_plain(io.BytesIO(pickle.dumps([row] * 10, 2))) == [row] * 10
+    start = time.perf_counter()
+    with pytest.raises(PlainPickleError, match="far more values than it has bytes"):
+        load_plain(io.BytesIO(b"\x80\x02)" + b"2\x86" * 23 + b"."))
+    assert time.perf_counter() - start < 1
+    text = b"X\x00\x00\x10\x00" + b"a" * (1 << 20)  # one megabyte, of which 1000 calls make bytes
+    calls = b"\x80\x02c_codecs\nencode\nq\x00" + text + b"\x85q\x01(" + b"h\x00h\x01R" * 1000 + b"l."
+    found = load_plain(io.BytesIO(calls))
+    assert len(found) == 1000 and len({id(each) for each in found}) == 1
 
 
 def test_a_file_too_large_is_not_read(oxford, refused, monkeypatch):

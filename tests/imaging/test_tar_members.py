@@ -99,3 +99,23 @@ def test_only_files_are_members(tmp_path):
             info.type, info.linkname = kind, "/etc/passwd"
             tar.addfile(info)
     assert list_members(tmp_path / "x.tar") == []
+
+
+def test_a_folder_named_like_an_archive_is_none(tmp_path):
+    shard = write_tar(tmp_path / "all.tar" / "00000.tar", {"x.tar/y.png": png(1), "x.tar": png(2)})
+    for member in (*list_members(shard)[:1], picture_path(tmp_path, "all.tar/00000.tar/x.tar/y.png")):
+        assert isinstance(member, TarMember) and member.archive == shard and member.read_bytes() == png(1)
+        assert member.stat().st_size == len(png(1)) and pickle.loads(pickle.dumps(member)).read_bytes() == png(1)
+    assert list_members(shard)[1].read_bytes() == png(2)
+
+
+@pytest.mark.parametrize("again", ["a.png", "./a.png", "/a.png"])
+def test_two_files_of_one_name_are_refused(tmp_path, again):
+    shard = write_tar(tmp_path / "x.tar", {"b.png": png(1), "a.png": png(2)})
+    with tarfile.open(shard, "a") as tar:
+        info = tarfile.TarInfo(again)
+        info.size = len(png(3))
+        tar.addfile(info, io.BytesIO(png(3)))
+    with pytest.raises(ArchiveError, match=r"x\.tar' holds 2 files named 'a\.png': pack it again"):
+        list_members(shard)
+    assert tar_member(shard / "a.png").read_bytes() == png(3)  # as tar itself unpacks it

@@ -40,6 +40,7 @@ from patchify_core.evaluation.run import evaluate
 from patchify_core.features.maps import PictureMap, pack
 from patchify_core.files import sha256_of_bytes, sha256_of_json
 from patchify_core.gallery import read_coco, read_folder
+from patchify_core.imaging.boxes import checked_box
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
@@ -982,7 +983,7 @@ def test_a_tap_proposes_a_box_before_anything_is_indexed(tried) -> None:
         ({"picture": "query.png"}, "no point: tap the object again."),
         ({"picture": "query.png", "point": [1, 2, 3]}, "no point: tap the object again."),
         ({"picture": "query.png", "point": ["1", None]}, "no point: tap the object again."),
-        ({"picture": "query.png", "point": [10**400, 1]}, "outside of the picture"),
+        ({"picture": "query.png", "point": [10**400, 1]}, "The point is outside of the picture: tap the object again."),
         ([], "not understood"),
     ],
 )
@@ -991,8 +992,28 @@ def test_taps_that_are_none_are_refused_in_a_sentence(tried, sent, said) -> None
     answer = client.post(f"{base}/tap", json=sent)
     assert answer.status_code == 400 and said in answer.json()["error"]
     for strange in (b'{"picture": "query.png", "point": [NaN, Infinity]}', b"[" * 5000):
-        assert client.post(f"{base}/tap", content=strange).status_code in (200, 400)
+        assert client.post(f"{base}/tap", content=strange).status_code == 400
     assert client.post("/own/strange/tap", json={"picture": "query.png", "point": [1, 1]}).status_code == 404
+
+
+def test_a_point_that_is_no_number_is_none(tried) -> None:
+    client, base = tried
+    for point in (b"[NaN, 1]", b"[1, NaN]"):
+        sent = client.post(f"{base}/tap", content=b'{"picture": "query.png", "point": ' + point + b"}")
+        assert sent.status_code == 400 and "no point: tap the object again." in sent.json()["error"]
+    far = client.post(f"{base}/tap", content=b'{"picture": "query.png", "point": [Infinity, -Infinity]}').json()["box"]
+    assert far[2] >= 239.9 and far[1] <= 0.1
+
+
+@pytest.mark.parametrize("size", [(1, 4000), (4000, 1), (3, 2)])
+def test_a_tap_on_a_thin_picture_gives_a_box_to_search_with(tried, size) -> None:
+    client, base = tried
+    stream = io.BytesIO()
+    Image.new("RGB", size, (90, 120, 60)).save(stream, "PNG")
+    client.post(f"{base}/files", params={"name": "thin.png"}, content=stream.getvalue())
+    point = [size[0] / 2, size[1] / 2]
+    box = client.post(f"{base}/tap", json={"picture": "thin.png", "point": point}).json()["box"]
+    assert checked_box(box, *size).tolist() == box
 
 
 def test_an_encoder_without_maps_gives_a_square_at_the_tap(tried, monkeypatch) -> None:

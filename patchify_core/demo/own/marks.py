@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -220,10 +221,13 @@ def numbers(sent: object, count: int = 4) -> list[float]:
     Raises:
         PatchifyError: one sentence, if it is something else.
     """
-    what = "no box: draw it" if count == 4 else "no point: tap the object"
+    what, again = ("point", "tap the object again") if count == 2 else ("box", "draw it again")
     if not isinstance(sent, list) or len(sent) != count or not all(isinstance(v, (int, float)) for v in sent):
-        raise PatchifyError(f"The page sent {what} again.")
+        raise PatchifyError(f"The page sent no {what}: {again}.")
     try:
-        return [float(value) for value in sent]
+        found = [float(value) for value in sent]
     except OverflowError:  # a whole number with more digits than a float has room for
-        raise PatchifyError("The box is outside of the picture: draw it again.") from None
+        raise PatchifyError(f"The {what} is outside of the picture: {again}.") from None
+    if any(math.isnan(value) for value in found):
+        raise PatchifyError(f"The page sent no {what}: {again}.")
+    return found

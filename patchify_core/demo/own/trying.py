@@ -25,7 +25,7 @@ from patchify_core.imaging.boxes import checked_box
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.localize.search import BoxSearch
-from patchify_core.retrieval.localize.tap import box_around, tapped_box
+from patchify_core.retrieval.localize.tap import box_around, box_in_pixels, tapped_box
 
 TOP = 10
 """Pictures of each ranking."""
@@ -43,14 +43,15 @@ def proposed(visitor: Visitor, name: str, point: object, address: str = "") -> l
         address: where the visitor comes from.
 
     Returns:
-        x1, y1, x2, y2 in pixels. Where nothing stands out, or the encoder has no feature maps, a square at the tap.
+        x1, y1, x2, y2 in pixels, at least one pixel wide and high. Where nothing stands out, or the encoder has no
+        feature maps, a square at the tap.
 
     Raises:
         PatchifyError: one sentence, if there is no such picture, or the point is none.
     """
     picture = visitor.collection.named(name)
     size = np.array([picture.width, picture.height], np.float64)
-    at = np.clip(np.nan_to_num(numbers(point, 2) / size), 0, 1)
+    at = np.clip(numbers(point, 2) / size, 0, 1)
 
     def propose(pixels: Image) -> NDArray[np.float64]:
         try:
@@ -59,7 +60,7 @@ def proposed(visitor: Visitor, name: str, point: object, address: str = "") -> l
             return box_around(at, picture.width / picture.height)
         return tapped_box(BoxSearch(extractor.picture_map(pixels), extractor.encoder, lambda rows: rows), at)
 
-    return [round(value, 1) for value in (_read(picture, propose, address) * np.tile(size, 2)).tolist()]
+    return box_in_pixels(_read(picture, propose, address), at, (picture.width, picture.height)).tolist()
 
 
 def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dict[str, Any]:

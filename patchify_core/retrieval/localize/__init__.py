@@ -25,7 +25,7 @@ from patchify_core.retrieval.localize.refine import (
     refiner_of,
 )
 from patchify_core.retrieval.localize.search import BoxSearch, BoxSearchSettings, expected_box
-from patchify_core.retrieval.localize.tap import TapSettings, box_around, tapped_box
+from patchify_core.retrieval.localize.tap import TapSettings, box_around, box_in_pixels, tapped_box
 
 __all__ = [
     "REFINERS",
@@ -41,6 +41,7 @@ __all__ = [
     "SoftRefiner",
     "TapSettings",
     "box_around",
+    "box_in_pixels",
     "expected_box",
     "load_refiner",
     "refine_matches",

@@ -72,3 +72,23 @@ def box_around(point: NDArray[np.float64], ratio: float, settings: TapSettings |
     half = (settings or TapSettings()).side / 2 * np.array([min(1.0, 1 / ratio), min(1.0, ratio)])
     middle = np.clip(point, half, 1 - half)
     return np.concatenate([middle - half, middle + half])
+
+
+def box_in_pixels(box: NDArray[np.float64], point: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
+    """The box of an object at a point, in pixels, as it can be searched with.
+
+    Args:
+        box: (4,) xyxy as fractions of the picture's sides (`tapped_box`, `box_around`).
+        point: (2,) x, y as fractions of the picture's sides, 0..1.
+        size: width and height of the picture in pixels.
+
+    Returns:
+        (4,) float64 xyxy in tenths of a pixel. Along a side where the box is less than one pixel, it is the pixel that
+        the point lies in: the whole side of a picture of one pixel.
+    """
+    sides = np.array(size, np.float64)
+    found = np.round(box * np.tile(sides, 2), 1)
+    pixel = np.minimum(np.floor(point * sides), sides - 1)
+    thin = found[2:] - found[:2] < 1
+    found[:2], found[2:] = np.where(thin, pixel, found[:2]), np.where(thin, pixel + 1, found[2:])
+    return found

@@ -12,10 +12,10 @@ from PIL import Image
 
 from patchify_core.encoders.maps import as_map_encoder
 from patchify_core.features.extract import Pooled
-from patchify_core.imaging.boxes import iou
+from patchify_core.imaging.boxes import checked_box, iou
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.retrieval.localize import BoxSearch, TapSettings, box_around, tapped_box
+from patchify_core.retrieval.localize import BoxSearch, TapSettings, box_around, box_in_pixels, tapped_box
 from tests.tiny import TinyEncoder, picture
 
 GOOD = 0.5
@@ -110,3 +110,22 @@ def test_one_bright_thing_is_found_wherever_it_is_tapped() -> None:
     for point in ((190, 120), (170, 90), (215, 165)):
         found = tapped_box(search, np.array(point) / (320, 240)) * (320, 240, 320, 240)
         assert iou(found, box).max() > 0.7, point
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.integers(1, 8000), st.integers(1, 8000), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1), st.floats(0, 1))
+def test_a_box_in_pixels_can_be_searched_with_and_contains_the_tap(width, height, x, y, before, after) -> None:
+    """However thin the picture or the box."""
+    point, size = np.array([x, y]), (width, height)
+    around = np.concatenate([point * (1 - before), point + (1 - point) * after])
+    for box in (around, box_around(point, width / height)):
+        found = box_in_pixels(box, point, size)
+        assert (checked_box(found.tolist(), *size) == found).all()
+        assert (found[:2] <= point * size + 0.051).all() and (found[2:] >= point * size - 0.051).all()
+
+
+def test_a_picture_of_one_pixel_is_taken_over_its_whole_side() -> None:
+    point = np.array([0.5, 0.5])
+    assert box_in_pixels(box_around(point, 1 / 8000), point, (1, 8000)).tolist() == [0, 4000, 1, 4001]
+    assert box_in_pixels(box_around(point, 8000), point, (8000, 1)).tolist() == [4000, 0, 4001, 1]
+    assert box_in_pixels(np.array([0.25, 0, 0.75, 1]), point, (240, 180)).tolist() == [60, 0, 180, 180]
