@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from patchify_core.demo.answers import OFF, RIGHT
+from patchify_core.demo.answers import MATCHES
 
 if TYPE_CHECKING:
     from patchify_core.demo.examples import ExampleGallery
@@ -61,7 +61,7 @@ def exercise(showcase: ExampleGallery, engine: str) -> tuple[ExerciseTask, ...]:
     for query in showcase.examples[:EXAMPLES]:
         question = showcase.example(query.id, engine)
         for rank, match in enumerate(showcase.ranking(question, level)[:LOOKED_AT], 1):
-            if showcase.result(question, rank, match).verdict not in (RIGHT, OFF) or match.patch == 0:
+            if showcase.result(question, rank, match).verdict not in MATCHES or match.patch == 0:
                 continue
             second, best = np.sort(patchify.explain(question.descriptor, match.image_id).scores)[-2:].tolist()
             if best - second >= CLEAR:

@@ -23,6 +23,19 @@ RIGHT_IOU = 0.5
 NO_BOXES = np.zeros((0, 4))
 
 
+def match_verdict(box: NDArray[np.float64], annotated: NDArray[np.float64]) -> tuple[str, float | None]:
+    """Verdict on a box in a picture that contains the object, and its IoU; None where no box is annotated there.
+
+    Args:
+        box: (4,) xyxy in pixels.
+        annotated: (M, 4) boxes of the object.
+    """
+    if not len(annotated):
+        return MATCH, None
+    overlap = float(iou(box, annotated).max())
+    return (RIGHT if overlap >= RIGHT_IOU else OFF), overlap
+
+
 class Judge:
     """Judges answers to queries about one gallery.
 
@@ -45,10 +58,8 @@ class Judge:
         if match.image_id not in self.gallery.positives(question.instance):
             return Result(rank, match, cell, WRONG, None, NO_BOXES)
         annotated = self.gallery.boxes_of(match.image_id, question.instance)
-        if not len(annotated):
-            return Result(rank, match, cell, MATCH, None, annotated)
-        overlap = float(iou(match.box, annotated).max())
-        return Result(rank, match, cell, RIGHT if overlap >= RIGHT_IOU else OFF, overlap, annotated)
+        verdict, overlap = match_verdict(match.box, annotated)
+        return Result(rank, match, cell, verdict, overlap, annotated)
 
     def score(
         self,

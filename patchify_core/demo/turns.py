@@ -11,6 +11,8 @@ from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
+from patchify_core.errors import PatchifyError
+
 
 class Turns:
     """A lock that goes to whoever has waited longest; `threading.Lock` may go to the same one again and again."""
@@ -52,6 +54,10 @@ class Turns:
     def __exit__(self, *error: object) -> None:
         """Ends it."""
         self.give()
+
+
+class BusyError(PatchifyError):
+    """Too many wait already."""
 
 
 class Slots:
@@ -148,3 +154,38 @@ class AddressTurns:
             self._order[ticket.address] = next(self._numbers)
             if ticket.begun.set_running_or_notify_cancel():  # else whoever waited has just given up, and will end it
                 ticket.begun.set_result(None)
+
+
+def turns_for(most: int, of_one: int) -> AddressTurns:
+    """So many at a time, and so many of one address."""
+    return AddressTurns(
+        lambda one, begun: len(begun) < most and sum(other.address == one.address for other in begun) < of_one
+    )
+
+
+class BoundedTurns:
+    """Turns for which only so many may wait: who left is worked for all the same, as nobody sees them leave.
+
+    Args:
+        at_once: how many have a turn at a time, in all and of one address.
+        waiting: how many may wait or have one, in all and of one address.
+    """
+
+    def __init__(self, at_once: tuple[int, int], waiting: tuple[int, int]) -> None:
+        """Nobody waits. Used by the event loop alone."""
+        self._turns, self._waiting = turns_for(*at_once), Slots(*waiting)
+
+    @asynccontextmanager
+    async def turn(self, address: str) -> AsyncIterator[None]:
+        """A turn, waited for in the event loop.
+
+        Raises:
+            BusyError: if too many wait already.
+        """
+        if not self._waiting.take(address):
+            raise BusyError("The server is busy: try again in a moment.")
+        try:
+            async with self._turns.turn(address):
+                yield
+        finally:
+            self._waiting.give(address)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from patchify_core.demo.answers import OFF, RIGHT, WRONG, Answer, Result
+from patchify_core.demo.answers import MATCHES, WRONG, Answer, Result
 from patchify_core.demo.examples import ExampleGallery
 from patchify_core.demo.exercise import ExerciseTask
 from patchify_core.demo.locating import NAMES, WINNING, checked_way, has_maps, is_possible
@@ -254,7 +254,7 @@ def _look(showcase: ExampleGallery, question: UserQuery, level: int, image_id: i
     results = (showcase.result(question, rank, match) for rank, match in enumerate(ranking, 1))
     if image_id is None:
         first = [next(results) for _ in range(min(SHOWN, len(ranking)))]
-        by_verdict = [result for verdict in (RIGHT, OFF) for result in first if result.verdict == verdict]
+        by_verdict = [result for verdict in MATCHES for result in first if result.verdict == verdict]
         result = (by_verdict or first)[0]
     else:
         wanted = next((one for one in results if one.match.image_id == image_id), None)

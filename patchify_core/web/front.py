@@ -21,7 +21,7 @@ from starlette.responses import FileResponse, HTMLResponse, JSONResponse, Redire
 from starlette.routing import Route
 
 from patchify_core.demo.prepared import FILE, prepared
-from patchify_core.demo.turns import AddressTurns, Slots
+from patchify_core.demo.turns import BoundedTurns, BusyError, Slots
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.files import ASSETS
 from patchify_core.web.callers import CALLER
@@ -55,9 +55,9 @@ THEIRS = ("words", "box", "object", "index", "boxes", "rerank", "top", "look", "
 FILMS, FILMS_OF_ONE, FILMS_KEPT = 4, 2, 64
 """Animations that are made at a time, in all and for one address, and that are kept, some 70 kB each."""
 
-AT_ONCE, ANSWERS_KEPT = 1, 64
-"""Other boxes of examples that are answered at a time, beside the queue of the Gradio page, and answers that are kept,
-some 40 kB each."""
+AT_ONCE, ANSWERS_KEPT = (1, 1), 64
+"""Other boxes of examples that are answered at a time, in all and of one address, beside the queue of the Gradio page;
+and answers that are kept, some 40 kB each."""
 
 WAITING, WAITING_OF_ONE = 60, 30
 """Boxes that may wait for it, in all and of one address. Whoever left still counts: nobody sees them leave."""
@@ -145,8 +145,7 @@ class Front:
         self.document, self._filming = prepared(folder), Slots(FILMS, FILMS_OF_ONE)
         self.paper: Paper | None = None
         self.ready = False
-        self._waiting = Slots(WAITING, WAITING_OF_ONE)
-        self._turns = AddressTurns(lambda ticket, begun: len(begun) < AT_ONCE)
+        self._turns = BoundedTurns(AT_ONCE, (WAITING, WAITING_OF_ONE))
         self._boxed = lru_cache(maxsize=ANSWERS_KEPT)(self._make_answer)
         self._made = lru_cache(maxsize=FILMS_KEPT)(self._make_film)
         self._text: tuple[Mapping[str, Any], bytes] | None = None
@@ -192,16 +191,13 @@ class Front:
             return JSONResponse({"detail": "This gallery has no index as in the paper: search on the other page."}, 404)
         if self.paper is None:
             return JSONResponse({"detail": "The server is starting: try again in a few seconds."}, 503)
-        caller = CALLER.get()
-        if not self._waiting.take(caller):
-            return JSONResponse({"detail": "The server is busy: try again in a moment."}, 503)
         try:
-            async with self._turns.turn(caller):
+            async with self._turns.turn(CALLER.get()):
                 answer = await run_in_threadpool(self._boxed, int(number), box)
+        except BusyError as error:
+            return JSONResponse({"detail": str(error)}, 503)
         except PatchifyError as error:
             return JSONResponse({"detail": without_places(str(error))}, 404)
-        finally:
-            self._waiting.give(caller)
         return Response(answer, media_type="application/json", headers={"Cache-Control": "max-age=60"})
 
     def _make_answer(self, query: int, box: str) -> bytes:

@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from patchify_core.demo.examples import ExampleGallery
     from patchify_core.web.guarded import GuardedBlocks
 
-
 STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css", "evaluation.css")
 """The page's looks: one file for what all tabs share, then one a part."""
 
@@ -142,8 +141,6 @@ def launch(
             import gradio  # noqa: F401
 
             if mcp:
-                from patchify_core.web.launch import offer_tools
-
                 offer_tools()
             from patchify_core.demo.own.registry import Registry
             from patchify_core.demo.paper import Paper, paper_index
@@ -161,6 +158,7 @@ def launch(
             return any(page.quiet_s() < QUIET_S for page in pages)
 
         between = (tuple(zip(galleries, fronts.values(), strict=True)), closing, busy)
+        theirs = own_routes(own)  # once: what visitors may do at a time is bounded for all galleries together
         head = f"<style>{UNTIL_STYLED}</style>{''.join(map(_script, SCRIPTS))}"
         for gallery, front in between[0]:
             front.paper, front.ready = None if paper_index(gallery) is None else Paper(gallery), True
@@ -168,7 +166,7 @@ def launch(
             page = build(showcase, settings, own=own, galleries=switch(path))
             page.guard(limits)
             pages.append(page)
-            ours = [*routes(showcase, page), *own_routes(own)]
+            ours = [*routes(showcase, page), *theirs]
             serve_gradio(running, ours, settings.forget_s, number)
             page.launch(
                 server_name=host,

@@ -25,7 +25,7 @@ from patchify_core.demo.own.registry import Registry
 from patchify_core.demo.own.returned import is_index
 from patchify_core.demo.own.trying import proposed, rankings
 from patchify_core.demo.own.visitor import INCOMING
-from patchify_core.demo.turns import AddressTurns, Slots
+from patchify_core.demo.turns import BoundedTurns, Slots, turns_for
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.archives import is_archive
 from patchify_core.imaging.kinds import other_archive
@@ -61,8 +61,8 @@ def own_routes(registry: Registry) -> list[Route]:
     Args:
         registry: all visitors' collections.
     """
-    unpacking, reading, answering = (_turns(*limits) for limits in (UNPACKED, READ, ANSWERED))
-    downloads, asked = Slots(DOWNLOADS, DOWNLOADS_OF_ONE), Slots(ASKED, ASKED_OF_ONE)
+    unpacking, reading = turns_for(*UNPACKED), turns_for(*READ)
+    downloads, answering = Slots(DOWNLOADS, DOWNLOADS_OF_ONE), BoundedTurns(ANSWERED, (ASKED, ASKED_OF_ONE))
 
     def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Refusals become one sentence; strangers' pages are not answered."""
@@ -144,13 +144,8 @@ def own_routes(registry: Registry) -> list[Route]:
     async def in_turn(request: Request, work: Callable[..., T], key: str) -> T:
         """Lets the network work on one of the visitor's pictures."""
         visitor, sent, address = registry.of(token(request)), await _json(request), caller_group(request)
-        if not asked.take(address):
-            raise PatchifyError("The server is busy: try again in a moment.")
-        try:
-            async with answering.turn(address):
-                return await run_in_threadpool(work, visitor, str(sent.get("picture")), sent.get(key), address)
-        finally:
-            asked.give(address)
+        async with answering.turn(address):
+            return await run_in_threadpool(work, visitor, str(sent.get("picture")), sent.get(key), address)
 
     async def tap(request: Request) -> Response:
         return JSONResponse({"box": await in_turn(request, proposed, "point")})
@@ -223,13 +218,6 @@ def own_routes(registry: Registry) -> list[Route]:
         Route(f"{base}/annotations.json", answered(annotations), methods=["GET"]),
         Route(f"{base}/picture/{{name:path}}", answered(picture), methods=["GET"]),
     ]
-
-
-def _turns(most: int, of_one: int) -> AddressTurns:
-    """So many at a time, and so many of one address."""
-    return AddressTurns(
-        lambda one, begun: len(begun) < most and sum(other.address == one.address for other in begun) < of_one
-    )
 
 
 def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:

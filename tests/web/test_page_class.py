@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
 
 from patchify_core import Patchify
 from patchify_core.gallery import read_coco
-from tests.browsing import CHROMIUM, ROOT, WITHOUT, first_row, jpeg, send, served, visit, wait_for_new_results
+from tests.browsing import CHROMIUM, ROOT, WITHOUT, first_row, jpeg, send, visit, wait_for_new_results
 from tests.page_server import blobs
 from tests.walking import cell, data, looked_at, open_walk, part, signed, turned
 from tests.web.test_page_access import faults
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield f"{url}photos"
-
-
-@pytest.fixture
-def page(server, browser):
-    with visit(browser, server) as page:
-        yield page
 
 
 def winner(page) -> int:

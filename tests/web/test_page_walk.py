@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import expect
@@ -19,7 +18,6 @@ from tests.browsing import (
     first_row,
     jpeg,
     send,
-    served,
     visit,
     wait_for_new_results,
 )
@@ -27,18 +25,6 @@ from tests.page_server import blobs
 from tests.walking import cell, data, looked_at, open_walk, part, read, turned
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield f"{url}photos"
-
-
-@pytest.fixture
-def page(server, browser):
-    with visit(browser, server) as page:
-        yield page
 
 
 def test_steps_are_walked_by_pointer_and_by_keyboard(page) -> None:

@@ -10,16 +10,15 @@ import gradio as gr
 
 from patchify_core.demo import story as told
 from patchify_core.demo import trials as tried
-from patchify_core.demo.answers import OFF, RIGHT, WRONG
+from patchify_core.demo.answers import WRONG
 from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.judging import RIGHT_IOU
+from patchify_core.demo.judging import match_verdict
 from patchify_core.demo.prepared import prepared
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.demo.trials import Failure, Trial
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation.record import gallery_digest
 from patchify_core.files import ASSETS
-from patchify_core.imaging.boxes import iou
 from patchify_core.web import views
 from patchify_core.web.events import sent, warn
 from patchify_core.web.front import PHOTOS
@@ -170,12 +169,9 @@ class Evaluation:
         image = gallery.image(image_id)
         holds = tuple(sorted(name for key, name in gallery.instances.items() if image_id in gallery.positives(key)))
         first = Shown(image.width, image.height, image.path, box, holds)
-        annotated = gallery.boxes_of(image_id, query.instance)
-        overlap = float(iou(box, annotated).max()) if len(annotated) else None
+        verdict, overlap = match_verdict(box, gallery.boxes_of(image_id, query.instance))
         if image_id not in gallery.positives(query.instance):
             verdict = WRONG
-        else:
-            verdict = RIGHT if overlap is not None and overlap >= RIGHT_IOU else OFF
         return ShownFailure(failure, asked, first, verdict, overlap)
 
 
