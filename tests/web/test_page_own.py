@@ -305,8 +305,6 @@ def test_leaving_deletes_everything(server, browser) -> None:
         assert own_folder(server, token).is_dir()
         page.close()
         deadline = time.monotonic() + 20
-        while own_folder(
-            server, token
-        ).exists():  # the test's server waits a second, not a minute, for a visitor to come back
+        while own_folder(server, token).exists():  # the test's server waits seconds, not a minute, for a return
             assert time.monotonic() < deadline
             time.sleep(0.2)
