@@ -286,12 +286,12 @@ def _file(given: str | Path | None, what: str, name: str, settings: LearnedSetti
     if given:
         return local_checkpoint(str(given), INSTEAD)
     option = "--rerank-detector" if what == "detector" else "--rerank-weights"
-    published = Path(FILES[what]).name
+    folder, _, published = FILES[what].rpartition("/")
     if settings.allow_hub:
         return _downloaded(FILES[what], option)
     lacks = "the detector that selects local descriptors" if what == "detector" else "its weights"
     raise PatchifyError(
-        f"Re-ranking with {name} needs {lacks}: download {published} from {PUBLISHED}{Path(FILES[what]).parent} and "
+        f"Re-ranking with {name} needs {lacks}: download {published} from {PUBLISHED}{folder} and "
         f"name it with {option} FILE, or add --allow-torch-hub, which downloads it."
     )
 

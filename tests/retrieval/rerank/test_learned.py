@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from dataclasses import replace
 
@@ -21,9 +20,8 @@ from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.rerank import LEARNED, learned
 from patchify_core.retrieval.rerank.networks import Detector
-from tests.cli import DONE
 from tests.retrieval.rerank.weights import SLOW, files, published_shapes, random_state, reranker, save
-from tests.tiny import DIM, STRIDE, TinyEncoder, picture, write_dataset, write_pictures
+from tests.tiny import DIM, STRIDE, TinyEncoder, picture, write_pictures
 
 # Searches ----------------------------------------------------------------------------------------------------------
 
@@ -79,14 +77,15 @@ def test_elvis_finds_the_picture_itself(engine, photos, tmp_path):
     """With weights under which a pair that is sure of itself votes, and others do not."""
     state = random_state(published_shapes("elvis", DIM))
     signs = torch.tensor([1.0, -1.0] * 8)
-    state |= {"f.0.weight": signs[:, None], "f.0.bias": -0.5 * signs, "f.1.weight": torch.ones(16)}
+    state |= {"f.0.weight": signs[:, None], "f.0.bias": -0.2 * signs, "f.1.weight": torch.ones(16)}
     state |= {"f.1.bias": torch.zeros(16), "f.3.weight": signs[None] * 2, "f.3.bias": torch.zeros(1)}
-    state |= {key: torch.zeros_like(state[key]) for key in ("dust_bin_mlp.2.weight", "dust_bin_mlp.2.bias")}
+    nothing = ("dust_bin_mlp.2.weight", "dust_bin_mlp.2.bias", "remap_local.0.bias", "remap_local.1.bias")
+    state |= {key: torch.zeros_like(state[key]) for key in nothing}
     chosen = replace(files(tmp_path, "elvis"), weights=save(tmp_path / "votes.pt", state), gallery_descriptors=200)
     ranked = reranker("elvis", chosen, weight=0.0, query_descriptors=200, steepness=0.02)
     for name in ("0002.png", "0006.png"):
         found = engine.search(photos / name, top=None, rerank=ranked)
-        assert found[0].file_name == name and found[0].score > found[1].score + 0.05
+        assert found[0].file_name == name and found[0].score > found[1].score + 0.2
 
 
 def test_excluded_pictures_take_no_part(engine, photos, tmp_path):
@@ -114,7 +113,7 @@ def test_zoom_says_at_which_scale_the_box_is_seen(engine, photos, tmp_path):
     for zoom, expected in ((True, (9, 12)), (False, (5, 6))):
         ranked = reranker("elvis", files(tmp_path, "elvis"), zoom=zoom, shortlist=1)
         start = len(engine.encoder.maps)
-        engine.search(photos / "0001.png", (0, 0, 30, 22.5), rerank=ranked)
+        engine.search(photos / "0001.png", (0, 0, 32, 24), rerank=ranked)
         assert expected in engine.encoder.maps[start:]
 
 
@@ -175,36 +174,3 @@ def test_patch_tokens_of_dinov2_with_registers(name, engine, photos, tmp_path):
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
         tokens = resized.forward_features((pixels - mean) / std)[0, 5:]
     np.testing.assert_allclose(cells.reshape(-1, 384), tokens, atol=2e-4)
-
-
-# Command line ------------------------------------------------------------------------------------------------------
-
-
-def options_of(chosen):
-    return ["--rerank-weights", chosen.weights, "--rerank-detector", chosen.detector]
-
-
-def test_search_with_a_learned_reranker(run, refusal, tiny_everywhere, engine, photos, tmp_path):
-    chosen = files(tmp_path, "elvis")
-    command = ["search", photos.parent / "idx", photos / "0003.png", "--json"]
-    code, printed, said = run(*command, "--rerank", "qe+elvis", *options_of(chosen))
-    rows = json.loads(printed)
-    assert code == DONE and said == "" and len(rows) == 8
-    assert [row["score"] for row in rows] == sorted((row["score"] for row in rows), reverse=True)
-    assert "--rerank-weights FILE" in refusal(*command, "--rerank", "ames")
-    assert "--rerank-weights is for learned re-ranking" in refusal(*command, *options_of(chosen))
-    assert "--allow-torch-hub is for learned" in refusal(*command, "--rerank", "sift", "--allow-torch-hub")
-    assert "There is no checkpoint" in refusal(*command, "--rerank", "ames", "--rerank-weights", tmp_path / "none.pt")
-
-
-def test_evaluate_with_a_learned_reranker(run, tiny_everywhere, tmp_path):
-    dataset = write_dataset(tmp_path / "set")
-    chosen, wide = files(tmp_path / "files", "ames"), files(tmp_path / "files", "ames", channels=768)
-    command = ["evaluate", dataset, "--regions", "pyramid:1", "--index", tmp_path / "idx", "--rerank", "ames"]
-    code, printed, said = run(*command, *options_of(wide))
-    assert code != DONE and "trained on cells of 768 numbers" in said and not (tmp_path / "idx").exists()
-    json_file = tmp_path / "s.json"
-    code, printed, said = run(*command, *options_of(chosen), "--shortlist", 2, "--json", json_file)
-    assert code == DONE and "re-ranked by ames" in printed, said
-    record = json.loads(json_file.read_text(encoding="utf-8"))["run"]
-    assert record["shortlist"] == 2 and record["rerank_recipe"] == [reranker("ames", chosen).recipe]
