@@ -166,7 +166,7 @@ class LearnedRerank:
         """
         if not np.isfinite(local):
             raise PatchifyError(f"{self.network.title} gave numbers that are not finite: check its weights, {INSTEAD}.")
-        weight, steepness = self.network.fusion
+        weight, steepness = self.network.fusions[self.network.binary]
         weight = weight if self.settings.weight is None else self.settings.weight
         steepness = steepness if self.settings.steepness is None else self.settings.steepness
         sigmoid = 0.5 + 0.5 * float(np.tanh(steepness * local / 2))  # a logit of any size does not overflow

@@ -65,11 +65,13 @@ class Matcher(nn.Module):
         title: what people call it.
         of_detector: whether it compares the detector's features of the cells, or the cells themselves.
         gallery_descriptors: descriptors of a gallery picture in the authors' evaluation.
+        fusions: lambda and gamma of that (see `learned`), of full and of binary descriptors.
     """
 
     title: ClassVar[str]
     of_detector: ClassVar[bool]
     gallery_descriptors: ClassVar[int]
+    fusions: ClassVar[tuple[tuple[float, float], tuple[float, float]]]
 
     def __init__(self, channels: int, binary: bool) -> None:
         """Makes the projection that both share."""
@@ -77,11 +79,6 @@ class Matcher(nn.Module):
         self.channels, self.binary = channels, binary
         first = [Signs(channels), nn.Linear(WIDTH, WIDTH)] if binary else [nn.Linear(channels, WIDTH)]
         self.remap_local = nn.Sequential(*first, nn.LayerNorm(WIDTH))
-
-    @property
-    def fusion(self) -> tuple[float, float]:
-        """Lambda and gamma of the authors' evaluation, see `learned`."""
-        raise NotImplementedError
 
     def describe(self, cells: torch.Tensor) -> torch.Tensor:
         """(N, C) cells of a picture -> (N, `WIDTH`), what `forward` takes."""
@@ -123,6 +120,7 @@ class Ames(Matcher):
     """
 
     title, of_detector, gallery_descriptors = "AMES", True, 50
+    fusions = (0.55, 0.3), (0.35, 0.1)  # of their README, for DINOv2
     LAYERS = 5
 
     def __init__(self, channels: int, binary: bool) -> None:
@@ -131,11 +129,6 @@ class Ames(Matcher):
         self.mtc_token = nn.Parameter(torch.zeros(WIDTH))
         self.decoder = nn.ModuleDict({"layers": nn.ModuleList(Layer() for _ in range(self.LAYERS))})
         self.classifier = nn.Linear(WIDTH, 1)
-
-    @property
-    def fusion(self) -> tuple[float, float]:
-        """Of their README, for descriptors of DINOv2."""
-        return (0.35, 0.1) if self.binary else (0.55, 0.3)
 
     def forward(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """See `Matcher.forward`: the logit of the matching token."""
@@ -154,10 +147,12 @@ class Elvis(Matcher):
     """ELViS (Suma et al., "ELViS: Efficient Visual Similarity from Local Descriptors ...", ICLR 2026).
 
     Cosine similarities of all pairs of descriptors are balanced by Sinkhorn's algorithm, in which each descriptor may
-    go to a dust bin instead. The best partner of each, of both pictures, casts a vote between 0 and 1.
+    go to a dust bin instead. The best partner of each, of both pictures, casts a vote between 0 and 1. Pictures with
+    few descriptors are not padded, as in the authors' demo.
     """
 
     title, of_detector, gallery_descriptors = "ELViS", False, 600
+    fusions = (0.5, 0.5), (0.5, 0.5)  # of their configuration for tests; the README names none
     STEPS, INVERSE_TEMPERATURE = 10, 10.0
 
     def __init__(self, channels: int, binary: bool) -> None:
@@ -167,11 +162,6 @@ class Elvis(Matcher):
         self.g = nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, 1))
         self.dust_bin = nn.Parameter(torch.tensor(1.0))
         self.dust_bin_mlp = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.GELU(), nn.Linear(WIDTH, 1), nn.Tanh())
-
-    @property
-    def fusion(self) -> tuple[float, float]:
-        """Of their configuration for tests."""
-        return 0.5, 0.5
 
     def describe(self, cells: torch.Tensor) -> torch.Tensor:
         """See `Matcher.describe`; rows of length 1."""
