@@ -74,10 +74,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
     parser.add_argument(
-        "--rerank", metavar="NAME", help="re-rank before scoring: qe, patch-qe, map, sift, xfeat, aliked, or A+B"
+        "--rerank",
+        metavar="NAME",
+        help="re-rank before scoring: qe, patch-qe, map, sift, xfeat, aliked, ames, elvis, or A+B",
     )
+    options.add_rerank_options(parser)
     options.add_refine_options(parser)
-    parser.add_argument("--shortlist", type=int, metavar="K", help="matches that sift, xfeat or aliked re-ranks")
+    parser.add_argument("--shortlist", type=int, metavar="K", help="matches that are re-ranked (not by qe or map)")
     parser.add_argument(
         "--json",
         metavar="FILE",
@@ -115,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation.run import chosen_levels, evaluate
     from patchify_core.index.store import check_same_collection
     from patchify_core.patchify import Patchify
+    from patchify_core.retrieval.rerank import LearnedRerank
 
     folder = Path(arguments.index) if arguments.index else None
     big = options.fill_from_index(arguments, folder)
@@ -123,8 +127,11 @@ def run(arguments: argparse.Namespace) -> int:
     gallery = _read(arguments)
     if folder is not None:  # a build would drop the pictures that it is of
         check_same_collection(folder, gallery, arguments.dataset)
-    reranker = _reranker(arguments.rerank, arguments.shortlist)
+    reranker = _reranker(arguments)
     encoder = load_encoder(arguments.encoder)
+    learned = [one for one in getattr(reranker, "parts", [reranker]) if isinstance(one, LearnedRerank)]
+    for one in learned:  # before the index is built rather than after it
+        one.encoder_for(encoder)
     if arguments.query == "text" and not isinstance(encoder, TextEncoder):
         raise PatchifyError(f"{arguments.encoder} knows no words: use an open_clip encoder, or leave --query text out.")
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
@@ -147,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
             "cutoff": arguments.cutoff,
             "rerank": reranker.name if reranker else None,
             "shortlist": reranker.shortlist if reranker else None,
+            **({"rerank_recipe": [one.recipe for one in learned]} if learned else {}),
             "refine": arguments.refine,
             "query": arguments.query,
             "resize": "aspect" if arguments.encoder.startswith("aspect:") else "squash",
@@ -281,20 +289,25 @@ def _read(arguments: argparse.Namespace) -> Gallery:
     return gallery
 
 
-def _reranker(name: str | None, shortlist: int | None) -> Reranker | None:
+def _reranker(arguments: argparse.Namespace) -> Reranker | None:
+    from patchify_core.retrieval.rerank import LEARNED, VERIFICATIONS, LearnedSettings, RerankSettings, load_reranker
+
+    name, shortlist = arguments.rerank, arguments.shortlist
+    settings = RerankSettings(learned=LearnedSettings(**options.learned_options(arguments)))
     if name is None:
         return None
-    from patchify_core.retrieval.rerank import VERIFICATIONS, RerankSettings, load_reranker
-
-    settings = RerankSettings()
     if shortlist is not None:
-        if not any(part.strip() in VERIFICATIONS for part in name.split("+")):
+        if not any(part.strip() in (*VERIFICATIONS, *LEARNED) for part in name.split("+")):
             load_reranker(name)  # an unknown name is the first thing to say
             raise PatchifyError(
                 f"{name} orders the whole ranking anew and has no shortlist: leave --shortlist out, or add "
-                f"{' or '.join(VERIFICATIONS)} with a plus."
+                f"{' or '.join((*VERIFICATIONS, *LEARNED))} with a plus."
             )
-        settings = replace(settings, verification=replace(settings.verification, shortlist=shortlist))
+        settings = replace(
+            settings,
+            verification=replace(settings.verification, shortlist=shortlist),
+            learned=replace(settings.learned, shortlist=shortlist),
+        )
     return load_reranker(name, settings)
 
 

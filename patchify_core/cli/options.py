@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from patchify_core.errors import IndexFolderError
+from patchify_core.errors import IndexFolderError, PatchifyError
 
 MADE_WITH = ("encoder", "regions", "features", "factory", "codebook", "rescore", "keep_maps")
 """Options that say how an index is made."""
@@ -272,6 +272,49 @@ def add_token_option(command: argparse.ArgumentParser) -> None:
         "--token",
         help="for a Milvus server: user:password or an API key (or set MILVUS_TOKEN, which no list of processes shows)",
     )
+
+
+def add_rerank_options(command: argparse.ArgumentParser) -> None:
+    """What learned re-ranking needs."""
+    command.add_argument(
+        "--rerank-weights", metavar="FILE", help="of ames or elvis: the authors' file, e.g. dinov2_elvis_gld.pt"
+    )
+    command.add_argument(
+        "--rerank-detector", metavar="FILE", help="of ames or elvis: the authors' detector, dinov2_detector.pt"
+    )
+    command.add_argument(
+        "--rerank-encoder",
+        metavar="SPEC",
+        help="of ames or elvis: the encoder of their local descriptors (default: the index's own); the published files "
+        "are for timm:vit_base_patch14_reg4_dinov2.lvd142m",
+    )
+    command.add_argument(
+        "--allow-torch-hub",
+        action="store_true",
+        help="download the files that are not named, through torch.hub from the authors' server, which has no TLS; "
+        "they are read as tensors, no code of theirs is run",
+    )
+
+
+def learned_options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Settings of learned re-ranking that were given, by their names in `LearnedSettings`.
+
+    Raises:
+        PatchifyError: if some were, and --rerank names no learned re-ranker.
+    """
+    from patchify_core.retrieval.rerank.names import LEARNED
+
+    names = {
+        "weights": "rerank_weights",
+        "detector": "rerank_detector",
+        "encoder": "rerank_encoder",
+        "allow_hub": "allow_torch_hub",
+    }
+    found = {name: value for name, option in names.items() if (value := getattr(arguments, option))}
+    if found and not set(LEARNED) & {part.strip() for part in (arguments.rerank or "").split("+")}:
+        option = names[next(iter(found))].replace("_", "-")
+        raise PatchifyError(f"--{option} is for learned re-ranking: add --rerank {' or --rerank '.join(LEARNED)}.")
+    return found
 
 
 def add_refine_options(command: argparse.ArgumentParser) -> None:

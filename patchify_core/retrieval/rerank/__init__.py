@@ -3,6 +3,7 @@
 qe, patch-qe            alpha query expansion with the whole pictures, or with the patches that won
 map                     the best box of each picture's feature map; on an index with pooled features
 sift, xfeat, aliked     geometric verification by local features; the last two need requirements-rerank.txt
+ames, elvis             networks that compare local descriptors, from their authors' files of weights
 A+B                     A first, then B
 """
 
@@ -14,19 +15,23 @@ from dataclasses import dataclass, field
 from patchify_core.errors import PatchifyError
 from patchify_core.retrieval.rerank.base import Chain, Reranker
 from patchify_core.retrieval.rerank.expansion import ExpansionSettings, QueryExpansion
+from patchify_core.retrieval.rerank.learned import LearnedRerank, LearnedSettings
 from patchify_core.retrieval.rerank.maps import MapRerank, MapRerankSettings
-from patchify_core.retrieval.rerank.names import EXPANSIONS, INSTALL, MAPS, RERANKERS, VERIFICATIONS
+from patchify_core.retrieval.rerank.names import EXPANSIONS, INSTALL, LEARNED, MAPS, RERANKERS, VERIFICATIONS
 from patchify_core.retrieval.rerank.verification import GeometricVerification, VerificationSettings
 
 __all__ = [
     "EXPANSIONS",
     "INSTALL",
+    "LEARNED",
     "MAPS",
     "RERANKERS",
     "VERIFICATIONS",
     "Chain",
     "ExpansionSettings",
     "GeometricVerification",
+    "LearnedRerank",
+    "LearnedSettings",
     "MapRerank",
     "MapRerankSettings",
     "QueryExpansion",
@@ -44,6 +49,7 @@ class RerankSettings:
     expansion: ExpansionSettings = field(default_factory=ExpansionSettings)
     verification: VerificationSettings = field(default_factory=VerificationSettings)
     maps: MapRerankSettings = field(default_factory=MapRerankSettings)
+    learned: LearnedSettings = field(default_factory=LearnedSettings)
 
 
 def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker:
@@ -54,7 +60,8 @@ def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker
         settings: see `RerankSettings`.
 
     Raises:
-        PatchifyError: one sentence, if the name is unknown or needs packages that are not installed.
+        PatchifyError: one sentence, if the name is unknown or needs packages that are not installed, or a file that is
+            not there or of another model.
     """
     settings = settings or RerankSettings()
     parts = [part.strip() for part in name.split("+")]
@@ -75,6 +82,8 @@ def _load_one(name: str, settings: RerankSettings) -> Reranker:
         return QueryExpansion(patches=name == "patch-qe", settings=settings.expansion)
     if name in MAPS:
         return MapRerank(settings.maps)
+    if name in LEARNED:
+        return LearnedRerank(name, settings.learned)
     features = settings.verification.features
     if name == "sift":
         from patchify_core.retrieval.rerank.local_features import Sift

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from patchify_core.errors import PatchifyError
 from patchify_core.files import sha256_of_file
@@ -56,6 +58,58 @@ class Reranker(Protocol):
             IndexFolderError: if a picture of the shortlist has vanished or changed since it was indexed.
         """
         ...
+
+
+def shortlisted(
+    reranker: Reranker, engine: Searcher, query: QueryView, matches: list[Match]
+) -> tuple[list[Match], list[int], Path]:
+    """The matches that a re-ranker compares pictures of, their rows in the index, and the pictures' folder.
+
+    Raises:
+        PatchifyError: one sentence, if the query is words.
+        IndexFolderError: if one of the pictures has vanished or changed since it was indexed.
+    """
+    if query.picture is None:
+        raise PatchifyError(
+            f"Re-ranking with {reranker.name} compares pictures: search with a picture, or re-rank words with patch-qe."
+        )
+    chosen = [match for match in matches if match.image_id not in query.exclude][: reranker.shortlist]
+    rows = [engine.index.row_of[match.image_id] for match in chosen]
+    root = engine.index.root or Path()
+    engine.index.check_pictures(root, content=True, rows=rows)
+    return chosen, rows, root
+
+
+def in_front(scored: list[Match], matches: list[Match]) -> list[Match]:
+    """The scored matches, best first, and behind them the others of `matches` in their order."""
+    done = {match.image_id for match in scored}
+    first = sorted(scored, key=lambda match: (-match.score, match.image_id))
+    return first + [match for match in matches if match.image_id not in done]
+
+
+Kind = TypeVar("Kind")
+
+
+class Kept(Generic[Kind]):
+    """What was made last, for several visitors of the page at once.
+
+    Args:
+        size: how many are kept.
+    """
+
+    def __init__(self, size: int) -> None:
+        """Starts empty."""
+        self._size, self._lock = size, Lock()
+        self._kept: OrderedDict[Hashable, Kind] = OrderedDict()
+
+    def get(self, key: Hashable, make: Callable[[], Kind]) -> Kind:
+        """What belongs to the key, made if it is not there."""
+        with self._lock:
+            value = self._kept.pop(key) if key in self._kept else make()
+            self._kept[key] = value
+            while len(self._kept) > self._size:
+                self._kept.popitem(last=False)
+            return value
 
 
 # Optional packages of learned local features -------------------------------------------------------------------

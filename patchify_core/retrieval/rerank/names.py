@@ -11,7 +11,16 @@ VERIFICATIONS = ("sift", "xfeat", "aliked")
 MAPS = ("map",)
 """Search the pictures' feature maps for the best box; on an index with pooled features."""
 
-RERANKERS = (*EXPANSIONS, *MAPS, *VERIFICATIONS)
+WEIGHTS = {"ames": "PATCHIFY_AMES", "elvis": "PATCHIFY_ELVIS"}
+"""Learned re-rankers, and the environment variable that may name the file of the weights of each."""
+
+DETECTOR = "PATCHIFY_RERANK_DETECTOR"
+"""The one that may name the file of the detector that they need."""
+
+LEARNED = tuple(WEIGHTS)
+"""Compare the pictures by a network, whose weights are a file that is given."""
+
+RERANKERS = (*EXPANSIONS, *MAPS, *VERIFICATIONS, *LEARNED)
 
 INSTALL = "pip install --no-deps -r requirements-rerank.txt"
 """Installs what the learned local features need. Without --no-deps pip would add a second OpenCV over the first."""

@@ -13,19 +13,17 @@ order among themselves.
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import PatchifyError
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.retrieval.ranking import Verification
+from patchify_core.retrieval.rerank.base import Kept, in_front, shortlisted
 from patchify_core.retrieval.rerank.local_features import LocalFeatures, LocalFeatureSettings, LocalMethod, cut, grown
 from patchify_core.retrieval.searcher import QueryView
 
@@ -206,8 +204,7 @@ class GeometricVerification:
     def __init__(self, method: LocalMethod, settings: VerificationSettings | None = None) -> None:
         """Starts with an empty cache."""
         self._method, self.settings = method, settings or VerificationSettings()
-        self._cache: OrderedDict[tuple[str, tuple[float, ...]], LocalFeatures] = OrderedDict()
-        self._lock = Lock()
+        self._kept: Kept[LocalFeatures] = Kept(self.settings.cached)
 
     @property
     def name(self) -> str:
@@ -221,14 +218,8 @@ class GeometricVerification:
 
     def rerank(self, engine: Searcher, query: QueryView, matches: list[Match], level: int | None) -> list[Match]:
         """See `Reranker.rerank`. Matches of the shortlist get a `verification` and a fused score."""
-        if query.picture is None:
-            raise PatchifyError(
-                f"Re-ranking with {self.name} compares pictures: search with a picture, or re-rank words with patch-qe."
-            )
-        chosen = [match for match in matches if match.image_id not in query.exclude][: self.shortlist]
-        rows = [engine.index.row_of[match.image_id] for match in chosen]
-        root = engine.index.root or Path()
-        engine.index.check_pictures(root, content=True, rows=rows)
+        chosen, rows, root = shortlisted(self, engine, query, matches)
+        assert query.picture is not None
         whole = np.array([0.0, 0.0, query.picture.width, query.picture.height])
         query_box = whole if query.box is None else query.box
         asked = self._method.extract(cut(query.picture, query_box, self.settings.features))
@@ -236,9 +227,7 @@ class GeometricVerification:
             self._verified(match, asked, self._features(engine, row, match.box, root), engine.index.images[row])
             for match, row in zip(chosen, rows, strict=True)
         ]
-        verified.sort(key=lambda match: (-match.score, match.image_id))
-        done = {match.image_id for match in verified}
-        return verified + [match for match in matches if match.image_id not in done]
+        return in_front(verified, matches)
 
     def verify(self, query: LocalFeatures, gallery: LocalFeatures, size: tuple[int, int], score: float) -> Verification:
         """Compares two crops.
@@ -278,13 +267,9 @@ class GeometricVerification:
         """Local features of the patch with its surroundings, remembered while there is room."""
         image = engine.index.images[row]
         region = grown(box, self.settings.surroundings, image.width, image.height)
-        key = (image.sha256, tuple(region.tolist()))
-        with self._lock:  # several visitors of the page may ask at once
-            found = self._cache.pop(key, None)
-            if found is None:
-                crop = cut(read_picture(picture_path(root, image.file_name)), region, self.settings.features)
-                found = replace(self._method.extract(crop), crop=crop.without_pixels())
-            self._cache[key] = found
-            while len(self._cache) > self.settings.cached:
-                self._cache.popitem(last=False)
-            return found
+
+        def extracted() -> LocalFeatures:
+            crop = cut(read_picture(picture_path(root, image.file_name)), region, self.settings.features)
+            return replace(self._method.extract(crop), crop=crop.without_pixels())
+
+        return self._kept.get((image.sha256, tuple(region.tolist())), extracted)
