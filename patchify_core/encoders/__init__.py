@@ -31,8 +31,27 @@ __all__ = [
     "MapEncoder",
     "TextEncoder",
     "as_map_encoder",
+    "at_hand",
     "load_encoder",
 ]
+
+
+def at_hand(spec: str) -> bool:
+    """Whether an encoder can be loaded without a download; True too for what `load_encoder` does not know.
+
+    Raises:
+        EncoderError: if its library has no such model.
+    """
+    spec = spec.partition("+projection@")[0].removeprefix("aspect:")
+    if spec.startswith("open_clip:"):
+        from patchify_core.encoders import open_clip
+
+        return open_clip.at_hand(spec)
+    if spec.startswith("timm:"):
+        from patchify_core.encoders import timm_models
+
+        return timm_models.at_hand(spec)
+    return True
 
 
 def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None = None) -> Encoder:
