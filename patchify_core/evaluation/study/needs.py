@@ -6,7 +6,6 @@ those of its architecture on this machine. A search is measured on random descri
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -76,7 +75,7 @@ def measure_encoder(spec: str, load: Callable[..., Encoder] = load_encoder) -> E
     picture, count = Image.fromarray(pixels), batch if on_gpu else torch.get_num_threads()
     start = time.perf_counter()
     crops = [encoder.prepare(picture, (0, 0, *PICTURE)) for _ in range(min(count, 8))]
-    cut_s = (time.perf_counter() - start) / len(crops) / (os.cpu_count() or 1)
+    cut_s = (time.perf_counter() - start) / len(crops)
     stacked = np.stack([crops[at % len(crops)] for at in range(count)])
     if on_gpu:
         encoder.encode(stacked)  # the first batch compiles and allocates
@@ -89,7 +88,8 @@ def measure_encoder(spec: str, load: Callable[..., Encoder] = load_encoder) -> E
     else:
         memory = weights + batch * stacked.shape[1] * stacked.shape[2] * BYTES_A_PIXEL
     dim = encoder.info.dim
-    rate = 1 / max(cut_s, described_s, 1e-9)
+    readers = getattr(encoder, "readers", 0)  # threads that cut crops while the network works
+    rate = 1 / max(1e-9, max(cut_s / readers, described_s) if readers else cut_s + described_s)
     return EncoderCost(encoder.info.spec, dim, weights, here, rate, _search_s(dim), memory, str(device))
 
 
