@@ -52,9 +52,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "default: all); repeatable",
     )
     parser.add_argument(
-        "--skip", action="append", default=[], metavar="NAME", help="leave out an encoder, regions, codec, codebook or "
-        "re-ranker; repeatable"
-    )  # fmt: skip
+        "--skip",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="leave out an encoder, regions, a codec, a codebook or a re-ranker; repeatable",
+    )
     parser.add_argument(
         "--encoder",
         action="append",

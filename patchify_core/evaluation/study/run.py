@@ -343,4 +343,4 @@ def _best(report: LevelReport, query: int) -> list[float] | None:
 
 def _is_entry(line: Any) -> bool:
     """Whether a line of the journal is that of a finished configuration."""
-    return isinstance(line, dict) and {"key", "rows", "refused"} <= line.keys()
+    return isinstance(line, dict) and {"key", "rows", "refused"} <= line.keys() and isinstance(line["key"], dict)
