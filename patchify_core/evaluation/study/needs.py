@@ -37,7 +37,7 @@ class EncoderCost:
     Attributes:
         spec: as an index remembers it.
         dim: numbers in a descriptor.
-        weights_bytes: of its network's parameters as float32; 0 where that is not known.
+        weights_bytes: of its network's parameters as float32, without those that are packed for the processor.
         here: whether it needs no download.
         patches_per_s: crops cut out and described in a second.
         search_s: seconds to compare a query with one patch.
