@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli.options import GOING_ON, add_device_options
 from patchify_core.cli.shared import QUICK_S, progress_bar, say_notes
+from patchify_core.cli.study import say_step
 
 if TYPE_CHECKING:
     from patchify_core.evaluation.study.needs import EncoderCost, Needs
@@ -79,8 +80,6 @@ def remains(arguments: argparse.Namespace) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Says what the cells take, runs those that are not finished and writes the tables; prints them as Markdown."""
-    from tqdm import tqdm
-
     from patchify_core import files
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_csv
@@ -116,10 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         def show(step: Step) -> None:
             progress(step.done, step.total)
-            one = step.configuration
-            level = f"L{one.levels[0] - 1}" if one.levels and one.regions == "pyramid:4" else ""
-            how = ", ".join(filter(None, (one.regions, level, one.factory, one.codebook, one.rerank)))
-            tqdm.write(f"{step.dataset}: {one.encoder}, {how}", file=sys.stderr)  # above the bars
+            say_step(step)
 
         numbers = run_study(
             "paper",
