@@ -213,16 +213,14 @@ def _in_words(
     free = shutil.disk_usage(disk).free
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     lines.append(f"disk: {_size(needs.disk_bytes)} in {out}, of {_size(free)} free{_short(needs.disk_bytes, free)}")
-    lines.append(
-        f"memory: {_size(needs.memory_bytes)}, of {_size(ram)}{_short(needs.memory_bytes, ram)}; "
-        f"on the GPU: {_size(needs.gpu_bytes)}"
-    )
+    of_ram = f", of {_size(ram)}{_short(needs.memory_bytes, ram)}" if ram else ""
+    lines.append(f"memory: {_size(needs.memory_bytes)}{of_ram}; on the GPU: {_size(needs.gpu_bytes)}")
     lines.append("Encoders and searches were measured here and now, on random pictures; reading pictures comes on top.")
     return "\n".join(lines)
 
 
 def _short(needed: int, there: int) -> str:
-    return " - NOT ENOUGH" if there and needed > there else ""
+    return " - NOT ENOUGH" if needed > there else ""
 
 
 def _size(count: float) -> str:

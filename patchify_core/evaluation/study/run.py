@@ -197,7 +197,7 @@ def run_study(
         had, with the reason.
     """
     beside = cells or (journal_beside(out) if out else None)
-    journal = open_cells(beside) if beside else None
+    journal = JsonLines(beside, '{"key": ') if beside else None
     known = finished_cells(journal.values) if journal else {}
     datasets = {gallery.called: _dataset(gallery) for gallery in galleries}
     rows: list[dict[str, Any]] = []
@@ -235,15 +235,6 @@ def run_study(
         if journal and not cells:
             journal.remove()
     return numbers
-
-
-def open_cells(path: Path) -> JsonLines:
-    """A file of finished configurations.
-
-    Raises:
-        PatchifyError: something else is in the way.
-    """
-    return JsonLines(path, '{"key": ')
 
 
 def finished_cells(lines: Iterable[Any]) -> dict[str, dict[str, Any]]:
