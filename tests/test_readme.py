@@ -69,6 +69,7 @@ def test_there_are_commands_of_every_kind():
         "evaluate",
         "compare",
         "study",
+        "reproduce",
         "bench",
         "showcase",
     }

@@ -64,7 +64,9 @@ def run(arguments: argparse.Namespace) -> int:
     options.fill(arguments, options.usual())
     if arguments.from_shards is not None:
         rest = [name for name in options.MADE_WITH if name not in ("factory", "codebook", "rescore")]
-        _check_unchanged(arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude")
+        _check_unchanged(
+            arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude", "format", "subset"
+        )
         return _from_shards(arguments, Path(arguments.from_shards), codec)
     if arguments.keep_codes:
         raise PatchifyError("--keep-codes is for big indexes: say with --from-shards what this one was built of.")

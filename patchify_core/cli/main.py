@@ -12,7 +12,20 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from patchify_core.cli import bench, compare, embed, evaluate, index, search, serve, showcase, study, tune, verify
+from patchify_core.cli import (
+    bench,
+    compare,
+    embed,
+    evaluate,
+    index,
+    reproduce,
+    search,
+    serve,
+    showcase,
+    study,
+    tune,
+    verify,
+)
 from patchify_core.errors import PatchifyError
 from patchify_core.version import __version__
 
@@ -27,6 +40,7 @@ COMMANDS: dict[str, ModuleType] = {
     "evaluate": evaluate,
     "compare": compare,
     "study": study,
+    "reproduce": reproduce,
     "bench": bench,
     "serve": serve,
     "showcase": showcase,

@@ -142,6 +142,13 @@ def add_gallery_options(
         help="leave these files or folders of a plain folder out, as in a .gitignore, e.g. 'drafts/' or '*.gif'; "
         "repeatable",
     )
+    command.add_argument(
+        "--format",
+        choices=["instre", "ilias", "revisited"],
+        help="read a published benchmark as evaluate does, ILIAS' distractors in their archives (default: a folder, or "
+        "a dataset with annotations.json)",
+    )
+    command.add_argument("--subset", metavar="NAME", help="of ILIAS: all (default), mini, core")
     command.add_argument("--json", action="store_true", help="print what was done as JSON")
     add_descriptor_options(command)
     add_ray_options(command)

@@ -48,10 +48,17 @@ def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[
 
 def read_pictures(arguments: argparse.Namespace) -> Gallery:
     """Reads the GALLERY of a command, compares it with its annotations, and says on stderr what is worth knowing."""
-    from patchify_core.gallery import read_gallery
+    from patchify_core.gallery import read_dataset, read_gallery
 
+    if arguments.subset and not arguments.format:
+        raise PatchifyError("--subset is a part of INSTRE or ILIAS: add --format, or leave it out.")
+    if arguments.exclude and arguments.format:
+        raise PatchifyError("The pictures of a benchmark are those that it lists: leave --exclude or --format out.")
     with progress_bar("reading", " pictures", QUICK_S) as progress:
-        gallery = read_gallery(arguments.gallery, arguments.exclude or (), check=True, progress=progress)
+        if arguments.format:
+            gallery = read_dataset(arguments.gallery, arguments.format, arguments.subset or "all", progress)
+        else:
+            gallery = read_gallery(arguments.gallery, arguments.exclude or (), check=True, progress=progress)
     say_notes(gallery)
     return gallery
 

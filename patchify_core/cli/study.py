@@ -53,10 +53,18 @@ def remains(arguments: argparse.Namespace) -> str:
     return ": descriptors are kept in --work, scores are not (--json FILE keeps them)"
 
 
-def run(arguments: argparse.Namespace) -> int:
-    """Compares configurations and prints the tables as Markdown."""
+def say_step(step: Step) -> None:
+    """Prints which configuration comes now, above the bars, not into them."""
     from tqdm import tqdm
 
+    chosen = step.configuration
+    levels = f"level {', '.join(map(str, chosen.levels))}" if chosen.levels else ""
+    more = filter(None, (levels, chosen.factory, chosen.codebook, chosen.rescore, chosen.rerank))
+    tqdm.write(f"{step.dataset}: {chosen.encoder}, {chosen.regions}, {', '.join(more)}", file=sys.stderr)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Compares configurations and prints the tables as Markdown."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.study.chart import draw_chart
     from patchify_core.evaluation.study.plans import plan
@@ -74,7 +82,7 @@ def run(arguments: argparse.Namespace) -> int:
     for gallery in galleries:
         if not gallery.queries:
             raise GalleryError(f"{gallery.root} has no queries, so there is nothing to score: a study needs a dataset.")
-    names = [gallery.root.resolve().name for gallery in galleries]
+    names = [gallery.called for gallery in galleries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise GalleryError(
@@ -86,10 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         def show(step: Step) -> None:
             progress(step.done, step.total)
-            chosen = step.configuration
-            more = filter(None, (chosen.factory, chosen.codebook, chosen.rescore, chosen.rerank))
-            # Above the bars, not into them.
-            tqdm.write(f"{step.dataset}: {chosen.encoder}, {chosen.regions}, {', '.join(more)}", file=sys.stderr)
+            say_step(step)
 
         numbers = run_study(
             arguments.what,

@@ -6,10 +6,13 @@ open_clip:ARCH/FILE                         the same with a local checkpoint (Py
 timm:NAME                                   any timm model, e.g. timm:vit_small_patch14_dinov2.lvd142m
 timm:NAME@FILE                              the same with a local checkpoint
 aspect:SPEC                                 any of these that can keep the aspect ratio of what it sees
+aspect:384:SPEC                             the same with 384 pixels for the larger side
 SPEC+projection@FILE                        any of these with a published linear layer behind it
 """
 
 from __future__ import annotations
+
+import re
 
 from patchify_core.encoders.base import Encoder, EncoderInfo, EncoderSettings, TextEncoder
 from patchify_core.encoders.checkpoints import nearest
@@ -31,8 +34,27 @@ __all__ = [
     "MapEncoder",
     "TextEncoder",
     "as_map_encoder",
+    "at_hand",
     "load_encoder",
 ]
+
+
+def at_hand(spec: str) -> bool:
+    """Whether an encoder can be loaded without a download; True too for what `load_encoder` does not know.
+
+    Raises:
+        EncoderError: if its library has no such model.
+    """
+    spec = re.sub(r"^aspect:([0-9]+:)?", "", spec.partition("+projection@")[0])
+    if spec.startswith("open_clip:"):
+        from patchify_core.encoders import open_clip
+
+        return open_clip.at_hand(spec)
+    if spec.startswith("timm:"):
+        from patchify_core.encoders import timm_models
+
+        return timm_models.at_hand(spec)
+    return True
 
 
 def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None = None) -> Encoder:
@@ -54,6 +76,9 @@ def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None =
     if family == "aspect" and rest:
         from patchify_core.encoders.aspect import keeping_aspect
 
+        side, colon, inner = rest.partition(":")
+        if colon and inner and re.fullmatch("[1-9][0-9]{0,5}", side):
+            return keeping_aspect(load_encoder(inner, settings), int(side))
         return keeping_aspect(load_encoder(rest, settings))
     if spec in LITE_MODELS:
         from patchify_core.encoders.effnet import EffNetLite

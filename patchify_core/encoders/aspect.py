@@ -1,8 +1,9 @@
-"""Encoders that see a box at its own aspect ratio: `aspect:SPEC`.
+"""Encoders that see a box at its own aspect ratio: `aspect:SPEC`, or `aspect:SIDE:SPEC` in SIDE pixels.
 
-The larger side of a box becomes the side of the model's square, as in ILIAS' own extraction; the shorter side becomes
-the nearest whole number of cells (where ILIAS pads to it). A convolutional network takes such a picture as it is; in a
-vision transformer the position embedding is interpolated to it, as timm and open_clip do.
+The larger side of a box becomes SIDE, by default the side of the model's square, as in ILIAS' own extraction (384 or
+512 by model); the shorter side becomes the nearest whole number of cells (where ILIAS pads to it). A convolutional
+network takes such a picture as it is; in a vision transformer the position embedding is interpolated to it, as timm and
+open_clip do.
 """
 
 from __future__ import annotations
@@ -23,37 +24,49 @@ if TYPE_CHECKING:
 
 PREFIX = "aspect:"
 
+LARGEST_SIDE = 2048
+"""Pixels; a vision transformer's memory grows with the fourth power of the side."""
+
 
 class AspectEncoder:
     """An `Encoder` whose crops keep their aspect ratio: each crop of a batch has a shape of its own.
 
     Args:
         encoder: What describes them.
+        side: Of the larger side, in pixels; None for that of the encoder's square.
 
     Raises:
-        EncoderError: If it takes squares only.
+        EncoderError: If it takes squares only, or the side is no whole number of its cells.
     """
 
     keeps_aspect = True
 
-    def __init__(self, encoder: Encoder) -> None:
+    def __init__(self, encoder: Encoder, side: int | None = None) -> None:
         """Tries the encoder on a picture half as high as wide."""
         if not isinstance(encoder, SquareEncoder):
             raise squares_only(encoder.info.spec)
         if encoder.engine_spec != "torch":
             raise EncoderError(f"{encoder.engine_spec} computes squares only: add --engine torch, or --resize squash.")
         self._encoder = encoder
-        self._stride = encoder.sized.stride
-        side = encoder.info.input_size
+        stride = self._stride = encoder.sized.stride
+        self._side, self._named = side or encoder.info.input_size, side is not None
+        if side is not None and (side % stride or not stride <= side <= LARGEST_SIDE):
+            near = min(max(1, round(side / stride)), LARGEST_SIDE // stride) * stride
+            raise EncoderError(
+                f"{encoder.info.spec} sees cells of {stride} pixels, and a side of {side} is no whole number of them "
+                f"up to {LARGEST_SIDE}: write {PREFIX}{near}:{encoder.info.spec}."
+            )
         try:
-            self._encoder.encode(np.zeros((1, self._cells(side / 2), side, 3), np.uint8))
+            self._encoder.encode(np.zeros((1, self._cells(self._side / 2), self._side, 3), np.uint8))
         except (RuntimeError, AssertionError, ValueError, AttributeError) as error:
             raise squares_only(encoder.info.spec) from error
 
     @property
     def info(self) -> EncoderInfo:
         """What an index remembers: the encoder's, under a name of its own."""
-        return replace(self._encoder.info, spec=f"{PREFIX}{self._encoder.info.spec}")
+        side = f"{self._side}:" if self._named else ""
+        info = self._encoder.info
+        return replace(info, spec=f"{PREFIX}{side}{info.spec}", input_size=self._side)
 
     @property
     def batch_size(self) -> int:
@@ -71,7 +84,7 @@ class AspectEncoder:
             (H, W, 3) uint8, the larger of H and W `info.input_size`, the other a multiple of the encoder's stride.
         """
         x1, y1, x2, y2 = (float(value) for value in box)
-        width, height, side = x2 - x1, y2 - y1, self._encoder.info.input_size
+        width, height, side = x2 - x1, y2 - y1, self._side
         wide = width >= height
         shorter = self._cells(side * (height / width if wide else width / height))
         return self._encoder.resized(picture, box, (side, shorter) if wide else (shorter, side))
@@ -97,11 +110,10 @@ class AspectEncoder:
         return found
 
     def _cells(self, length: float) -> int:
-        """The nearest length in whole cells, at least one and at most the encoder's side."""
-        side = self._encoder.info.input_size
-        if length >= side:
-            return side
-        return min(max(1, round(length / self._stride)) * self._stride, side)
+        """The nearest length in whole cells, at least one and at most the larger side."""
+        if length >= self._side:
+            return self._side
+        return min(max(1, round(length / self._stride)) * self._stride, self._side)
 
 
 class AspectTextEncoder(AspectEncoder):
@@ -115,13 +127,9 @@ class AspectTextEncoder(AspectEncoder):
         return found
 
 
-def keeping_aspect(encoder: Encoder) -> AspectEncoder:
-    """The same encoder, with crops that keep their aspect ratio.
-
-    Raises:
-        EncoderError: If it takes squares only.
-    """
-    return AspectTextEncoder(encoder) if isinstance(encoder, TextEncoder) else AspectEncoder(encoder)
+def keeping_aspect(encoder: Encoder, side: int | None = None) -> AspectEncoder:
+    """The same encoder, with crops that keep their aspect ratio. Args and errors as for `AspectEncoder`."""
+    return AspectTextEncoder(encoder, side) if isinstance(encoder, TextEncoder) else AspectEncoder(encoder, side)
 
 
 def squares_only(spec: str) -> EncoderError:

@@ -123,6 +123,8 @@ class EncoderSettings:
             By default what the environment variable PATCHIFY_DEVICE says, else `auto`.
         engine: one of `ENGINES`. By default what the environment variable PATCHIFY_ENGINE says, else `torch`.
             Descriptors by one engine are searched with the other's.
+        untrained: random weights where the trained ones would be downloaded: what an encoder costs can be measured
+            with them, and nothing else.
 
     Raises:
         EncoderError: if the device or the engine is none of these.
@@ -131,6 +133,7 @@ class EncoderSettings:
     threads: int = field(default_factory=_threads_of_environment)
     device: str = field(default_factory=_device_of_environment)
     engine: str = field(default_factory=_engine_of_environment)
+    untrained: bool = False
 
     def __post_init__(self) -> None:
         """Checks the form only; whether the machine has device and engine is seen when a network is loaded."""

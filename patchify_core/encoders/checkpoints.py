@@ -149,12 +149,9 @@ def hub_file(repository: str, names: Sequence[str], spec: str) -> Path:
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
+    if (found := cached_file(repository, names)) is not None:
+        return found
     repo, _, revision = repository.partition("@")
-    for name in names:
-        try:
-            return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=True))
-        except LocalEntryNotFoundError:
-            continue
     wanted = f"The weights of {spec}"
     require_hub(wanted)
     for name in names:
@@ -174,6 +171,20 @@ def hub_file(repository: str, names: Sequence[str], spec: str) -> Path:
                 raise EncoderError(f"The disk is too full for the weights of {spec}: free some space.") from error
             raise _unreachable(wanted) from error
     raise EncoderError(f"The hub's repository {repo} holds no weights that fit {spec}: choose another one, {WAY_OUT}.")
+
+
+def cached_file(repository: str, names: Sequence[str]) -> Path | None:
+    """The file that `hub_file` finds in the cache, without any network; None if it is not there."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    repo, _, revision = repository.partition("@")
+    for name in names:
+        try:
+            return Path(hf_hub_download(repo, name, revision=revision or None, local_files_only=True))
+        except LocalEntryNotFoundError:
+            continue
+    return None
 
 
 def require_hub(wanted: str) -> None:

@@ -7,6 +7,7 @@ Boxes are squashed to the model's square, not centre-cropped; see `square.py`.
 from __future__ import annotations
 
 import importlib.util
+import logging
 import os
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +21,7 @@ from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import (
     UNSTATED_LICENCE,
     WAY_OUT,
+    cached_file,
     checked_digest,
     hub_file,
     local_checkpoint,
@@ -64,26 +66,31 @@ class OpenClipEncoder(SquareEncoder):
         arch, _, weights = spec.removeprefix(PREFIX).partition("/")
         config = _config(arch, spec)
         tag = dict(open_clip.get_pretrained_cfg(arch, weights))
+        path: Path | None = None
         if tag:
-            path = _weights_of(tag, spec)
+            path = None if settings.untrained else hub_file(*_hub_names(tag), spec)
         else:
             path = _local(arch, weights)
             spec = f"{PREFIX}{arch}/{path}"
-        digest = checked_digest(path)
+        digest = "" if path is None else checked_digest(path)
+        if path is None:
+            logging.disable(logging.WARNING)  # that these weights are random is known
         try:
             network: Any = open_clip.create_model(
                 arch,
-                pretrained=str(path),
+                pretrained=None if path is None else str(path),
                 # Weights that were trained with QuickGELU are wrong with the exact one, and only the tag knows.
                 force_quick_gelu=bool(tag.get("quick_gelu")),
                 force_preprocess_cfg={key: (tag or _agreed(arch)).get(key) for key in _COLOURS},
-                require_pretrained=True,
+                require_pretrained=path is not None,
                 weights_only=True,
             )
         except Exception as error:  # other tensors than the architecture's fail in any way: key, shape, attribute ...
             raise EncoderError(
                 f"{path} is not a checkpoint of open_clip's {arch}: give the architecture it was made for, {WAY_OUT}."
             ) from error
+        finally:
+            logging.disable(logging.NOTSET)
         self.network = network.eval().requires_grad_(False).to(device)
         seen = network.visual.preprocess_cfg
         look = InputForm(
@@ -173,12 +180,26 @@ def _config(arch: str, spec: str) -> dict[str, Any]:
     return config
 
 
-def _weights_of(tag: dict[str, Any], spec: str) -> Path:
-    """The file that a tag stands for: safetensors where the hub has them, as in open_clip itself."""
+def at_hand(spec: str) -> bool:
+    """Whether the weights of a spec need no download.
+
+    Raises:
+        EncoderError: if open_clip has no such model.
+    """
+    import open_clip
+
+    arch, _, weights = spec.removeprefix(PREFIX).partition("/")
+    _config(arch, spec)
+    tag = dict(open_clip.get_pretrained_cfg(arch, weights))
+    return not tag or cached_file(*_hub_names(tag)) is not None
+
+
+def _hub_names(tag: dict[str, Any]) -> tuple[str, tuple[str, str]]:
+    """Repository and files that a tag stands for: safetensors where the hub has them, as in open_clip itself."""
     repository, name = os.path.split(tag["hf_hub"])
     name = name or "open_clip_pytorch_model.bin"
     safe = "open_clip_model.safetensors" if name == "open_clip_pytorch_model.bin" else Path(name).stem + ".safetensors"
-    return hub_file(repository, (safe, name), spec)
+    return repository, (safe, name)
 
 
 def _local(arch: str, weights: str) -> Path:

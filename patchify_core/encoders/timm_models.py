@@ -17,6 +17,7 @@ from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import (
     UNSTATED_LICENCE,
     WAY_OUT,
+    cached_file,
     checked_digest,
     hub_file,
     local_checkpoint,
@@ -68,17 +69,18 @@ class TimmEncoder(SquareEncoder):
             str(seen["interpolation"]),
         )
         licence = published.license or UNSTATED_LICENCE
+        path: Path | None = None
         if given:
             path = local_checkpoint(given)
             spec = f"{PREFIX}{name}@{path}"
             if "." not in name:  # no tag: the file may hold anything, timm's default weights or another's
                 licence = UNSTATED_LICENCE
-        else:
+        elif not settings.untrained:
             path = _published_file(published, spec)
         if licence == "unknown":
             licence = UNSTATED_LICENCE
-        digest = checked_digest(path)
-        network = _load(name, path, published)
+        digest = "" if path is None else checked_digest(path)
+        network = _untrained(name) if path is None else _load(name, path, published)
         self.network = network.eval().requires_grad_(False).to(device)
         with torch.inference_mode():
             found = network(torch.zeros(1, 3, look.side, look.side, device=device))
@@ -139,6 +141,23 @@ def _published_file(published: Any, spec: str) -> Path:
             f"The weights of {spec} cannot be downloaded now, and there is no copy on this machine: "
             f"connect it to the network, name a local checkpoint as {spec}@FILE, {WAY_OUT}."
         ) from error
+
+
+def at_hand(spec: str) -> bool:
+    """Whether the weights of a spec need no download.
+
+    Raises:
+        EncoderError: if timm has no such model.
+    """
+    name, _, given = spec.removeprefix(PREFIX).partition("@")
+    published = _published(name)
+    return bool(given) or bool(published.hf_hub_id and cached_file(published.hf_hub_id, HUB_NAMES))
+
+
+def _untrained(name: str) -> Any:
+    import timm
+
+    return timm.create_model(name, pretrained=False, num_classes=0)
 
 
 def _load(name: str, path: Path, published: Any) -> Any:

@@ -172,14 +172,14 @@ def write_json(path: Path, numbers: Mapping[str, Any], indent: int | None = 1) -
         file.write(json.dumps(numbers, indent=indent, allow_nan=False) + "\n")
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Writes `query_rows` as CSV: comma, UTF-8, an empty field for None; beside and renamed, as `write_json` does.
+def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = CSV_COLUMNS) -> None:
+    """Writes rows as CSV: comma, UTF-8, an empty field for None; beside and renamed, as `write_json` does.
 
     Raises:
         OSError: the file cannot be written.
     """
     text = StringIO(newline="")
-    writer = csv.DictWriter(text, CSV_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     with _beside(path) as file:

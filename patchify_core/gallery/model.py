@@ -103,6 +103,7 @@ class Gallery:
         skipped: (file name, sentence why) of each file that was left out, so that nothing vanishes silently.
         notes: Sentences on what was understood otherwise than it is written, or passed over, and is no fault.
         benchmark: Which published benchmark it is; None for any other dataset.
+        title: What tables call it; the name of its folder where it is empty.
     """
 
     root: Path
@@ -113,6 +114,12 @@ class Gallery:
     skipped: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     benchmark: Benchmark | None = None
+    title: str = ""
+
+    @property
+    def called(self) -> str:
+        """Its title, or the name of its folder."""
+        return self.title or self.root.resolve().name
 
     def with_whole_queries(self) -> Gallery:
         """The same gallery, whose queries are whole pictures instead of the box of their object."""

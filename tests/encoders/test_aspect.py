@@ -85,6 +85,30 @@ def test_clip_keeps_the_aspect_and_its_words(tmp_path, arch):
     assert isinstance(encoder, TextEncoder)
 
 
+def test_its_larger_side_can_be_chosen(tmp_path, lite):
+    spec = saved(tmp_path, "test_vit")
+    encoder = load_encoder(f"aspect:192:{spec}")
+    scene, box = picture(4, (320, 200)), (0, 0, 320, 200)
+    assert encoder.info.spec == f"aspect:192:{spec}" and encoder.info.input_size == 192
+    assert encoder.prepare(scene, box).shape == (128, 192, 3)  # 120, to whole cells of 16
+    assert load_encoder(encoder.info.spec).info == encoder.info
+    network = timm.create_model(
+        "test_vit", pretrained=True, num_classes=0, img_size=(128, 192), pretrained_cfg_overlay={"file": spec[14:]}
+    )
+    with torch.inference_mode():
+        inputs = load_encoder(spec).as_input(encoder.prepare(scene, box)[None])
+        expected = torch.nn.functional.normalize(network.eval()(inputs))[0].numpy()
+    assert describe(scene, [box], encoder)[0] == pytest.approx(expected, abs=1e-4)
+    same, plain = load_encoder("aspect:224:effnet-lite0"), describe(scene, [box], lite)
+    assert describe(scene, [box], same) == pytest.approx(plain, abs=1e-6) and same.info != lite.info
+
+
+@pytest.mark.parametrize(("side", "near"), [(200, 192), (1, 32), (99_999, 2048)])
+def test_a_side_that_is_no_whole_number_of_cells(side, near):
+    with pytest.raises(EncoderError, match=rf"side of {side} is no whole .*: write aspect:{near}:effnet-lite0\.$"):
+        load_encoder(f"aspect:{side}:effnet-lite0")
+
+
 def test_those_that_take_squares_only_say_so():
     with pytest.raises(EncoderError, match="takes squares only, so it cannot keep the aspect ratio"):
         keeping_aspect(TinyEncoder())
@@ -92,6 +116,8 @@ def test_those_that_take_squares_only_say_so():
         load_encoder("aspect:")
     with pytest.raises(EncoderError, match="Unknown encoder"):
         load_encoder("aspect:effnet-lite9")
+    with pytest.raises(EncoderError, match="Unknown encoder '0:effnet-lite0'"):
+        load_encoder("aspect:0:effnet-lite0")
 
 
 def test_words_are_described_where_the_encoder_knows_any(lite):

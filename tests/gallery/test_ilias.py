@@ -39,26 +39,33 @@ def save(path, seed):
     picture(seed, (WIDTH, HEIGHT)).save(path)
 
 
-@pytest.fixture
-def core(tmp_path):
+def write_core(folder):
     for number, (name, boxes) in enumerate(BOXES.items()):
-        path = tmp_path / "ilias_core" / name
+        path = folder / "ilias_core" / name
         save(path, number)
         lines = "".join(" ".join(map(str, box)) + "\n" for box in boxes)
         path.with_name(path.stem + "_bbox.txt").write_text(lines)
     for name in (BIMP, FLEP):  # other files of the archive
-        (tmp_path / "ilias_core" / name / "query" / f"T{name[-3:]}.txt").write_text("a toy with a hat")
-        (tmp_path / "ilias_core" / name / "pos" / f"P{name[-3:]}_00_url.txt").write_text("https://example.org/x")
-    return tmp_path
+        (folder / "ilias_core" / name / "query" / f"T{name[-3:]}.txt").write_text("a toy with a hat")
+        (folder / "ilias_core" / name / "pos" / f"P{name[-3:]}_00_url.txt").write_text("https://example.org/x")
+    return folder
+
+
+def write_lists(folder):
+    (folder / "image_ids").mkdir()
+    (folder / "image_ids" / "image_query_ids.txt").write_text("".join(f"{name},0.5\n" for name in QUERIES))
+    (folder / "image_ids" / "positive_ids.txt").write_text("".join(f"{name},0.125,17\n" for name in POSITIVES))
+    return folder
+
+
+@pytest.fixture
+def core(tmp_path):
+    return write_core(tmp_path)
 
 
 @pytest.fixture
 def lists(core):
-    folder = core / "image_ids"
-    folder.mkdir()
-    (folder / "image_query_ids.txt").write_text("".join(f"{name},0.5\n" for name in QUERIES))
-    (folder / "positive_ids.txt").write_text("".join(f"{name},0.125,17\n" for name in POSITIVES))
-    return core
+    return write_lists(core)
 
 
 @pytest.fixture

@@ -51,14 +51,18 @@ def write_truth(folder, images=IMAGES, queries=QUERIES, positives=POSITIVES, box
     return folder
 
 
-@pytest.fixture
-def tree(tmp_path):
+def write_tree(folder):
     for number, (name, boxes) in enumerate(BOXES.items()):
-        path = tmp_path / name
+        path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         picture(number, (WIDTH, HEIGHT)).save(path)
         path.with_suffix(".txt").write_text("".join(" ".join(map(str, box)) + "\n" for box in boxes))
-    return write_truth(tmp_path)
+    return write_truth(folder)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    return write_tree(tmp_path)
 
 
 def test_everything_is_where_the_protocol_puts_it(tree):

@@ -101,18 +101,21 @@ def plan(name: str, encoder: str = ENCODERS[0], skip: Collection[str] = ()) -> t
         near = difflib.get_close_matches(name, PLANS, n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
         raise PatchifyError(f"There is no study '{name}'{guess}: choose {', '.join(PLANS)}.")
-    configurations = PLANS[name](encoder)
+    return without(PLANS[name](encoder), skip, f"study of {name}")
+
+
+def without(configurations: Sequence[Configuration], skip: Collection[str], what: str) -> tuple[Configuration, ...]:
+    """The configurations that have none of some names; `what` they are, for the sentence. Errors as for `plan`."""
     names = {value for one in configurations for value in one.as_dict().values() if isinstance(value, str)}
     for unknown in sorted({*skip} - names):
         near = difflib.get_close_matches(unknown, sorted(names), n=1)
         guess = f" (did you mean {near[0]}?)" if near else ""
         raise PatchifyError(
-            f"The study of {name} compares nothing called '{unknown}'{guess}: what can be skipped is "
-            f"{', '.join(sorted(names))}."
+            f"The {what} compares nothing called '{unknown}'{guess}: what can be skipped is {', '.join(sorted(names))}."
         )
     left = tuple(one for one in configurations if not {*skip} & {*one.as_dict().values()})
     if not left:
-        raise PatchifyError(f"Nothing is left of the study of {name} without {', '.join(sorted({*skip}))}: skip less.")
+        raise PatchifyError(f"Nothing is left of the {what} without {', '.join(sorted({*skip}))}: skip less.")
     return left
 
 

@@ -57,11 +57,12 @@ def tables(numbers: dict[str, Any]) -> str:
     """All tables of one study's numbers (`run.run_study`), with its notes."""
     datasets = list(numbers["datasets"])
     blocks = _TABLES[numbers["study"]](numbers["rows"], datasets)
-    notes = [_note(refusal) for refusal in numbers["refused"]]
+    notes = [not_had(refusal) for refusal in numbers["refused"]]
     return "\n\n".join([*blocks, *sorted(set(notes))])
 
 
-def _note(refusal: Row) -> str:
+def not_had(refusal: Row) -> str:
+    """The note on a configuration that could not be had."""
     parts = [refusal["encoder"], refusal["regions"], refusal["factory"], refusal["codebook"], refusal["rerank"] or ""]
     return f"Not had on {refusal['dataset']} ({', '.join(part for part in parts if part)}): {refusal['why']}"
 
@@ -70,7 +71,7 @@ def _encoders(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     grouped = means(rows, ("encoder", "regions"))
     head = ["encoder", "regions", "patches", *_score_heads(datasets)]
     return [
-        _table(head, [[*key, str(_any(by)["patches"]), *_scores(by, datasets)] for key, by in grouped.items()]),
+        table(head, [[*key, str(_any(by)["patches"]), *_scores(by, datasets)] for key, by in grouped.items()]),
     ]
 
 
@@ -79,7 +80,7 @@ def _regions(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     grouped = means(whole, ("regions",))
     head = ["regions", "patches", *_score_heads(datasets)]
     body = [[f"`{key[0]}`", str(_any(by)["patches"]), *_scores(by, datasets)] for key, by in grouped.items()]
-    return [_table(head, body)]
+    return [table(head, body)]
 
 
 def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
@@ -103,7 +104,7 @@ def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
         [f"`{factory}`", str(_any(by)["bytes_per_patch"]), codebook, *_scores(by, datasets)]
         for (factory, codebook), by in books.items()
     ]
-    return [_table(head, body), _table(book_head, book_body)]
+    return [table(head, body), table(book_head, book_body)]
 
 
 def _rerank(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
@@ -113,7 +114,7 @@ def _rerank(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
         spec = next(row["regions"] for row in rows if row["level"] == level)
         head = [f"re-ranker on `{spec}`", *_score_heads(datasets), "ms a query"]
         body = [[key[0] or "none", *_scores(by, datasets), _milliseconds(by, datasets)] for key, by in grouped.items()]
-        blocks.append(_table(head, body))
+        blocks.append(table(head, body))
     return blocks
 
 
@@ -127,7 +128,7 @@ def _features(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     queries = means([row for row in rows if row["query"]], ("query",))
     query_head = ["query described by", *_score_heads(datasets)]
     query_body = [[_views(key[0]), *_scores(by, datasets)] for key, by in queries.items()]
-    return [_table(head, body), _table(query_head, query_body)]
+    return [table(head, body), table(query_head, query_body)]
 
 
 def _views(query: str) -> str:
@@ -150,7 +151,7 @@ def _boxes(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
         ]
         for (features, refine, rerank, _), by in grouped.items()
     ]
-    return [_table(head, body)]
+    return [table(head, body)]
 
 
 _TABLES: dict[str, Callable[[Sequence[Row], Sequence[str]], list[str]]] = {
@@ -193,6 +194,7 @@ def _milliseconds(by_dataset: dict[str, Mean], datasets: Sequence[str]) -> str:
     return f"{fmean(times):.0f}" if times else "—"
 
 
-def _table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
     lines = [head, ["---"] * len(head), *body]
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)

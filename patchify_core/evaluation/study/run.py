@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import platform
 import re
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from patchify_core.evaluation.results import FORMAT, STUDY
 from patchify_core.evaluation.run import LevelReport, evaluate
 from patchify_core.evaluation.study.plans import Configuration
 from patchify_core.features.extract import CROP, Pooled
-from patchify_core.files import JsonLines, sha256_of_bytes
+from patchify_core.files import JsonLines, sha256_of_bytes, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.build import BuildSettings, build_index, recode
 from patchify_core.index.codec.codes import CodeSettings
@@ -34,6 +34,9 @@ from patchify_core.regions import parse_regions
 from patchify_core.retrieval.localize import refiner_of
 from patchify_core.retrieval.rerank import Reranker, load_reranker
 from patchify_core.retrieval.searcher import Searcher
+
+LONGEST_NAME = 200
+"""Characters of a folder's name; a build adds a few, and file systems end at 255."""
 
 DIGITS = 4
 """Decimals of a query's own numbers: the file is shipped with the page."""
@@ -81,7 +84,7 @@ class Workbench:
         """Nothing is made yet."""
         self.folder, self._load = folder, load
         self._encoders: dict[str, RememberingEncoder] = {}
-        self._exact: tuple[tuple[Path, str, str, str], PatchIndex] | None = None
+        self._exact: tuple[tuple[Path, Path], PatchIndex] | None = None
 
     def engine(self, gallery: Gallery, configuration: Configuration, progress: Progress | None = None) -> Searcher:
         """The engine of a configuration; embeds the gallery if that was not done before (resumable).
@@ -102,6 +105,17 @@ class Workbench:
         settings.check(encoder.info.dim, exact.regions, len(exact.images))
         return _engine(recode(exact, settings), encoder, configuration)
 
+    def place(self, dataset: str, configuration: Configuration) -> Path:
+        """Where the exact descriptors of a dataset for a configuration are kept, or would be."""
+        features = configuration.features
+        # Folders of earlier versions contain crops, so they are named as those are.
+        parts = [dataset, configuration.encoder, parse_regions(configuration.regions).spec]
+        parts += [] if features == CROP else [features]
+        name = re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join(parts))
+        if len(name) > LONGEST_NAME:  # an encoder may be a file deep in folders
+            name = f"{name[:40]}-{name[40 - LONGEST_NAME :]}-{sha256_of_bytes(name.encode())[:8]}"
+        return self.folder / name
+
     def _encoder(self, spec: str) -> RememberingEncoder:
         if spec not in self._encoders:
             self._encoders = {spec: RememberingEncoder(self._load(spec))}  # one network in memory at a time
@@ -111,11 +125,9 @@ class Workbench:
         self, gallery: Gallery, encoder: Encoder, configuration: Configuration, progress: Progress | None
     ) -> PatchIndex:
         regions, features = parse_regions(configuration.regions), configuration.features
-        key = (gallery.root, encoder.info.spec, regions.spec, features)
+        out = self.place(gallery.called, replace(configuration, encoder=encoder.info.spec))
+        key = (gallery.root, out)
         if self._exact is None or self._exact[0] != key:
-            # Folders of earlier versions contain crops, so they are named as those are.
-            parts = [gallery.root.resolve().name, *key[1:3], *([] if features == CROP else [features])]
-            out = self.folder / re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join(parts))
             out.parent.mkdir(parents=True, exist_ok=True)
             settings = BuildSettings(features=features, keep_maps=features != CROP)
             built = build_index(gallery, out, encoder, regions, settings, progress)
@@ -159,6 +171,10 @@ def run_study(
     tell: Callable[[Step], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     command: str = "",
+    *,
+    cells: Path | None = None,
+    weights: Mapping[str, str] | None = None,
+    finished: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Runs an experiment.
 
@@ -171,34 +187,21 @@ def run_study(
         tell: called before each configuration.
         progress: called while pictures are embedded.
         command: how to make the file again, written into it.
+        cells: a file of finished configurations that stays, a JSON line each, instead of the `.partial`: experiments
+            that share configurations share it.
+        weights: encoder -> digest of its weights, which a finished configuration must have been measured with.
+        finished: called after each configuration that was measured now with the numbers so far.
 
     Returns:
         What was written: datasets, their queries, a row per configuration and level (`_row`), and what could not be
         had, with the reason.
     """
-    beside = journal_beside(out) if out else None
+    beside = cells or (journal_beside(out) if out else None)
     journal = JsonLines(beside, '{"key": ') if beside else None
-    finished = [entry for entry in journal.values if _is_entry(entry)] if journal else []
-    datasets = {gallery.root.resolve().name: _dataset(gallery) for gallery in galleries}
+    known = finished_cells(journal.values) if journal else {}
+    datasets = {gallery.called: _dataset(gallery) for gallery in galleries}
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    total = len(galleries) * len(configurations)
-    rerankers: dict[str, Reranker] = {}
-    # By encoder and regions, so that each exact index is loaded once a dataset.
-    for done, (gallery, configuration) in enumerate((g, c) for g in galleries for c in configurations):
-        dataset = gallery.root.resolve().name
-        key = {"dataset": dataset, "digest": datasets[dataset]["digest"], **configuration.as_dict()}
-        key["levels"] = configuration.levels and list(configuration.levels)
-        # What could not be had is tried again: a missing package may have been installed since.
-        entry = next((entry for entry in finished if entry["key"] == key and not entry["refused"]), None)
-        if entry is None:
-            if tell:
-                tell(Step(done, total, dataset, configuration))
-            entry = {"key": key, **_measured(gallery, configuration, workbench, rerankers, progress)}
-            if journal:
-                journal.add(entry)
-        rows += [{"dataset": dataset, **row} for row in entry["rows"]]
-        refused += [{"dataset": dataset, **configuration.as_dict(), "why": why} for why in entry["refused"]]
     numbers = {
         "program": STUDY,
         "format": FORMAT,
@@ -209,11 +212,47 @@ def run_study(
         "rows": rows,
         "refused": refused,
     }
+    total = len(galleries) * len(configurations)
+    rerankers: dict[str, Reranker] = {}
+    # By encoder and regions, so that each exact index is loaded once a dataset.
+    for done, (gallery, configuration) in enumerate((g, c) for g in galleries for c in configurations):
+        dataset = gallery.called
+        key = cell_key(dataset, datasets[dataset]["digest"], configuration, weights)
+        entry = known.get(sha256_of_json(key))
+        new = entry is None
+        if entry is None:
+            if tell:
+                tell(Step(done, total, dataset, configuration))
+            entry = {"key": key, **_measured(gallery, configuration, workbench, rerankers, progress)}
+            if journal and not (entry["refused"] and entry in journal.values):
+                journal.add(entry)
+        rows += [{"dataset": dataset, **row} for row in entry["rows"]]
+        refused += [{"dataset": dataset, **configuration.as_dict(), "why": why} for why in entry["refused"]]
+        if new and finished:
+            finished(numbers)
     if out:
         write_json(out, numbers, indent=None)  # it is long, and shipped with the page
-        if journal:
+        if journal and not cells:
             journal.remove()
     return numbers
+
+
+def finished_cells(lines: Iterable[Any]) -> dict[str, dict[str, Any]]:
+    """Digest of a configuration's key (`cell_key`) -> its line, of those lines of a file that could be had.
+
+    What could not is tried again: a missing package may have been installed since.
+    """
+    entries = [entry for entry in lines if _is_entry(entry) and not entry["refused"]]
+    return {sha256_of_json(entry["key"]): entry for entry in entries}
+
+
+def cell_key(
+    dataset: str, digest: str, configuration: Configuration, weights: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """What a finished configuration is known by, as JSON values; `digest` is `record.gallery_digest`."""
+    key = {"dataset": dataset, "digest": digest, **configuration.as_dict()}
+    key["levels"] = configuration.levels and list(configuration.levels)
+    return key if weights is None else key | {"weights": weights[configuration.encoder]}
 
 
 def _dataset(gallery: Gallery) -> dict[str, Any]:
@@ -279,6 +318,7 @@ def _row(
         **{f"recall@{k}": share for k, share in numbers.recall.items()},
         "ms_per_query": report.ms_per_query,
         "ms_per_rerank": report.ms_per_rerank,
+        **({"published": [asdict(score) for score in report.published]} if report.published else {}),
         "ap": [None if score is None else round(score.ap, DIGITS) for score in listed],
         "ls": [None if score is None or score.locscore is None else round(score.locscore, DIGITS) for score in listed],
         "first_hit": [None if score is None else score.first_hit for score in listed],
@@ -294,4 +334,4 @@ def _best(report: LevelReport, query: int) -> list[float] | None:
 
 def _is_entry(line: Any) -> bool:
     """Whether a line of the journal is that of a finished configuration."""
-    return isinstance(line, dict) and {"key", "rows", "refused"} <= line.keys()
+    return isinstance(line, dict) and {"key", "rows", "refused"} <= line.keys() and isinstance(line["key"], dict)

@@ -22,6 +22,7 @@ from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.files import read_json, sha256_of_bytes, sha256_of_file, sha256_of_json, write_json
 from patchify_core.gallery import GalleryImage
+from patchify_core.imaging.tar_members import tar_member
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Embedded, PicturePass
 from patchify_core.index.recipe import Recipe
@@ -257,7 +258,7 @@ class ShardWorker:
 
     def _is_same(self, name: str, size: int, mtime_ns: int, digest: str) -> bool:
         """Whether a picture is the one that was embedded; one whose time alone has changed is read to find out."""
-        path = self._root / name
+        path = self._path(name)
         try:
             found = path.stat()
             return found.st_size == size and (found.st_mtime_ns == mtime_ns or sha256_of_file(path) == digest)
@@ -266,16 +267,21 @@ class ShardWorker:
 
     def _is_broken(self, name: str, reason: str, size: int | None, mtime_ns: int | None) -> bool:
         """Whether a picture that was left out is as it was; what the disk did not deliver may be there now."""
-        path = self._root / name
+        path = self._path(name)
         try:
             found = path.stat()
             if size is None:
-                with open(path, "rb") as file:
+                with path.open("rb") as file:
                     file.read(1)
                 return False
             return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
         except OSError:
             return size is None
+
+    def _path(self, name: str) -> Path:
+        """A picture's file, which may be in an archive."""
+        path = self._root / name
+        return tar_member(path) or path
 
     # A new one ------------------------------------------------------------------------
 
@@ -302,7 +308,7 @@ class ShardWorker:
         embedded: dict[str, Embedded] = {}
         work = PicturePass(self._ready(), self._regions, self._settled)
         wanted = (
-            GalleryImage(number, name, self._root / name, width, height) for number, name, width, height in task.images
+            GalleryImage(number, name, self._path(name), width, height) for number, name, width, height in task.images
         )
         with closing(work.run(wanted)) as stream:
             for new in stream:
