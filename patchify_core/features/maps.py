@@ -3,7 +3,7 @@
 The last map of a network that ends in a rectifier is nearly empty: of EfficientNet-Lite's cells 94 % are 0. Values
 are rounded to 8 bits over the map's own range and packed by zlib, which takes some 35 KB for 20 x 15 cells of 1280
 channels, less than a projection to 256 dimensions in 8 bits would, and loses only the rounding. Beside the map stands
-a thumbnail, in which an object's outline is looked for.
+a thumbnail, some 15 KB, in which an object's outline is looked for.
 """
 
 from __future__ import annotations
@@ -24,15 +24,18 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-THUMBNAIL = 96
+THUMBNAIL = 208
 """Side of the thumbnail in pixels, whatever the picture's shape: positions in it are fractions of the picture."""
+
+_SIDES = (96, THUMBNAIL)
+"""Of thumbnails that are read: earlier versions wrote smaller ones."""
 
 _HEAD = struct.Struct("<HHHffI")  # height, width, channels, lowest value, step, bytes of the thumbnail
 _MAGIC = b"PFYMAPS1"
 _MOST_CELLS = 1 << 26  # x channels, of a map; a map of 73 x 73 cells of 1024 channels has a twelfth of it
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
-_QUALITY = 90  # of the thumbnail's JPEG
+_QUALITY = 85  # of the thumbnail's JPEG
 _KEEPS_OPEN = hasattr(os, "pread")  # everywhere but on Windows
 
 
@@ -42,7 +45,8 @@ class PictureMap:
 
     Attributes:
         cells: (h, w, C) float32, its feature map.
-        thumbnail: (THUMBNAIL, THUMBNAIL, 3) uint8 RGB, the picture squashed to a square.
+        thumbnail: (S, S, 3) uint8 RGB, the picture squashed to a square; S = THUMBNAIL, or 96 as earlier versions
+            wrote it.
     """
 
     cells: NDArray[np.float32]
@@ -65,7 +69,7 @@ def pack(kept: PictureMap) -> bytes:
     step = float(np.float32((high - low) / _LEVELS)) or 1.0  # 0 too where single precision has no number so small
     levels = np.rint((kept.cells - np.float32(low)) / np.float32(step)).astype(np.uint8)
     small = io.BytesIO()
-    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY, subsampling=0)
+    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY)
     jpeg = small.getvalue()
     return _HEAD.pack(height, width, channels, low, step, len(jpeg)) + jpeg + zlib.compress(levels.tobytes())
 
@@ -98,7 +102,7 @@ def unpack(data: bytes) -> PictureMap:
         start = _HEAD.size + size
         # Not Image.open(): its own limit on sizes comes as a warning, or as an error that is no ValueError.
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data[_HEAD.size : start])) as image:
-            if image.size != (THUMBNAIL, THUMBNAIL) or image.mode != "RGB":
+            if image.size not in [(side, side) for side in _SIDES] or image.mode != "RGB":
                 raise ValueError("not a thumbnail")
             small = np.asarray(image)
         count = height * width * channels

@@ -213,8 +213,17 @@ def jpeg_of(size, mode="RGB"):
 
 
 def test_a_thumbnail_of_another_size_or_kind_is_refused(packed):
-    assert unpack(with_jpeg(packed, jpeg_of((96, 96)))).thumbnail.shape == (96, 96, 3)
-    for jpeg in (jpeg_of((95, 96)), jpeg_of((96, 96), "L"), jpeg_of((96, 96), "CMYK"), b"", b"\xff\xd8\xff"):
+    for side in (96, THUMBNAIL):  # of earlier versions, and of this one
+        assert unpack(with_jpeg(packed, jpeg_of((side, side)))).thumbnail.shape == (side, side, 3)
+    for jpeg in (
+        jpeg_of((95, 96)),
+        jpeg_of((96, 256)),
+        jpeg_of((128, 128)),
+        jpeg_of((96, 96), "L"),
+        jpeg_of((96, 96), "CMYK"),
+        b"",
+        b"\xff\xd8\xff",
+    ):
         with pytest.raises(ValueError):
             unpack(with_jpeg(packed, jpeg))
 

@@ -1,8 +1,8 @@
 """The objects of a picture that match a query, and where each of them ends.
 
-The search on the map (`search`) gives a box, the outline around it (`outline`) another one; the outline is taken if the
-descriptor of its box matches the query nearly as well, for colours alone know nothing of the query. Further objects are
-looked for away from those found already (non-maximum suppression).
+The search on the map (`search`) gives a box, the outline around it (`outline_box`) another one. The better the
+descriptor of the outline's box matches the query, the more the outline counts, for colours alone know nothing of the
+query. Further objects are looked for away from those found already (non-maximum suppression).
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class OutlineSettings:
 
     Attributes:
         margin: how far around the box the object may reach, as a fraction of its side.
-        iterations: rounds of GrabCut; more did not give better boxes.
+        iterations: rounds of GrabCut; more did not give better boxes (NUMBERS.md).
     """
 
     margin: float = 0.35
@@ -101,7 +101,9 @@ class LocalizeSettings:
     Attributes:
         search: see `BoxSearchSettings`.
         outline: see `OutlineSettings`.
-        tolerance: how much worse the outline's box may match than the searched one, in units of the search's sigma.
+        tolerance: in units of the search's sigma: an outline whose box matches that much worse than the searched one
+            does not count; one that matches as well replaces it; between the two lies their weighted mean. With 0
+            outlines never count.
         objects: at most so many of one picture.
         another: a further object's evidence must be at least this share of the first one's, 0..1.
         apart: a further object's box is looked for among those whose overlap with a found one is at most this share of
@@ -111,7 +113,7 @@ class LocalizeSettings:
 
     search: BoxSearchSettings = field(default_factory=BoxSearchSettings)
     outline: OutlineSettings = field(default_factory=OutlineSettings)
-    tolerance: float = 0.2
+    tolerance: float = 1.0
     objects: int = 1
     another: float = 0.9
     apart: float = 0.1
@@ -125,14 +127,14 @@ class Location:
     Attributes:
         box: (4,) float64 xyxy in pixels of the upright gallery picture.
         score: cosine similarity of the query with the descriptor of the box, -1..1.
-        outlined: whether the box ends at the object's outline, rather than where the search left it.
+        outlined: how much the object's outline counts in the box, 0..1; the rest is the box that was searched for.
         evidence: cosine similarity of the query with the best box of the search plus what that box's contrast adds, for
             ranking pictures; about -1..1.
     """
 
     box: NDArray[np.float64]
     score: float
-    outlined: bool
+    outlined: float
     evidence: float
 
 
@@ -206,14 +208,17 @@ class Localizer:
     def _outlined(
         self, search: BoxSearch, query: NDArray[np.float32], found: FoundBox, taken: Sequence[NDArray[np.float64]]
     ) -> Location:
-        """The found box or the outline around it, away from those taken; in fractions of the picture."""
+        """The found box, drawn towards the outline around it, away from those taken; in fractions of the picture."""
         score, evidence = search.match(query, found.box), found.score * found.sigma
         outline = outline_box(search.kept.thumbnail, found.box.tolist(), self.settings.outline)
-        if outline is not None and all(overlap(one[None], outline)[0] <= self.settings.apart for one in taken):
-            outlined = search.match(query, outline)
-            if outlined >= score - self.settings.tolerance * found.sigma:
-                return Location(outline, outlined, True, evidence)
-        return Location(found.box, score, False, evidence)
+        if outline is None:
+            return Location(found.box, score, 0.0, evidence)
+        worse = (score - search.match(query, outline)) / found.sigma
+        weight = float(np.clip(1 - worse / self.settings.tolerance, 0, 1)) if self.settings.tolerance > 0 else 0.0
+        box = weight * outline + (1 - weight) * found.box
+        if weight == 0 or any(overlap(one[None], box)[0] > self.settings.apart for one in taken):
+            return Location(found.box, score, 0.0, evidence)
+        return Location(box, search.match(query, box), weight, evidence)
 
     def search_of(self, row: int) -> BoxSearch:
         """One picture's map, ready for questions; kept ready for the next ones."""

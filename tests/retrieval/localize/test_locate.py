@@ -13,7 +13,7 @@ from PIL import Image
 from patchify_core.imaging.boxes import iou
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
-from patchify_core.retrieval.localize import BoxSearchSettings, Localizer, LocalizeSettings
+from patchify_core.retrieval.localize import BoxSearchSettings, Localizer, LocalizeSettings, locate
 from patchify_core.retrieval.localize.search import overlap
 from tests.scenes import ONE, SCENES, SIZE, TWO, asked, engine_of, row_named, scene, write_scenes
 from tests.tiny import TinyEncoder
@@ -123,12 +123,28 @@ def test_a_score_is_the_boxs_own(engine, query):
 def test_an_outline_is_taken_only_if_it_matches(engine, query):
     row = row_named(engine, "one.png")
     taken = Localizer(engine).locate(query, row)[0]
-    left = Localizer(engine, LocalizeSettings(tolerance=-99.0)).locate(query, row)[0]
-    assert taken.outlined and not left.outlined
+    left = Localizer(engine, LocalizeSettings(tolerance=0.0)).locate(query, row)[0]
+    assert taken.outlined > 0.5 and not left.outlined
     np.testing.assert_allclose(taken.box, ONE[0], atol=2)
     sigma = Localizer(engine).search_of(row).search(query).sigma
-    assert taken.score >= left.score - 0.2 * sigma
+    assert taken.score >= left.score - sigma
     np.testing.assert_allclose(left.box, Localizer(engine).search_of(row).search(query).box * (*SIZE, *SIZE))
+
+
+@pytest.mark.parametrize("worse", [-1.0, 0.0, 0.2, 0.5, 1.0, 3.0])
+def test_the_worse_an_outline_matches_the_less_it_counts(engine, query, monkeypatch, worse):
+    localizer = Localizer(engine)
+    search = localizer.search_of(row_named(engine, "one.png"))
+    found, outline = search.search(query), np.array([0.1, 0.2, 0.4, 0.6])
+    monkeypatch.setattr(locate, "outline_box", lambda *_: outline)
+    matches = {tuple(found.box): 0.7, tuple(outline): 0.7 - worse * found.sigma}
+    monkeypatch.setattr(search, "match", lambda _, box: matches.get(tuple(box), 0.0))
+    weight = min(max(1 - worse, 0.0), 1.0)
+    drawn = localizer._outlined(search, query, found, [])
+    assert drawn.outlined == pytest.approx(weight)
+    np.testing.assert_allclose(drawn.box, weight * outline + (1 - weight) * found.box)
+    taken = localizer._outlined(search, query, found, [outline])  # another object's place
+    assert taken.outlined == 0 and (taken.box == found.box).all()
 
 
 def test_the_evidence_is_the_best_boxs_value_as_a_cosine(engine, query):

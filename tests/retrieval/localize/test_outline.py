@@ -15,12 +15,13 @@ from patchify_core.imaging.pictures import read_picture
 from patchify_core.retrieval.localize import OutlineSettings
 from patchify_core.retrieval.localize.locate import outline_box
 
-S = THUMBNAIL
+S = 96
+"""Side of the thumbnails of earlier versions."""
 
 
-def shown(box, colour=(230, 220, 210), noise=20, seed=0):
+def shown(box, colour=(230, 220, 210), noise=20, seed=0, side=S):
     """A bright rectangle (pixels of the thumbnail) on a dark, noisy ground."""
-    made = np.random.default_rng(seed).integers(20, 21 + noise, (S, S, 3)).astype(np.uint8)
+    made = np.random.default_rng(seed).integers(20, 21 + noise, (side, side, 3)).astype(np.uint8)
     x1, y1, x2, y2 = box
     made[y1:y2, x1:x2] = np.clip(
         np.array(colour) + np.random.default_rng(seed + 1).integers(-10, 11, (y2 - y1, x2 - x1, 3)), 0, 255
@@ -37,6 +38,17 @@ def test_a_bright_thing_on_dark_ground_is_found(x, y, width, height, seed):
     found = outline_box(shown(box, seed=seed), (rough / S).tolist())
     assert found is not None and found.shape == (4,) and found.dtype == np.float64
     np.testing.assert_allclose(found * S, box, atol=2)
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 180), st.integers(0, 180), st.integers(10, 28), st.integers(10, 28), st.integers(0, 99))
+def test_a_small_thing_is_found_to_the_pixel(x, y, width, height, seed):
+    """Less than 2 % of the picture."""
+    box = np.array([x, y, x + width, y + height])
+    rough = box + np.array([-0.15, -0.1, 0.1, 0.15]) * (width, height, width, height)
+    found = outline_box(shown(box, seed=seed, side=THUMBNAIL), (rough / THUMBNAIL).tolist())
+    assert found is not None
+    np.testing.assert_allclose(found * THUMBNAIL, box, atol=1)
 
 
 def test_a_box_of_a_part_grows_to_the_whole_as_far_as_the_margin_reaches():
