@@ -296,6 +296,9 @@ ELSEWHERE: tuple[tuple[str, str, str], ...] = (
         "0",
         "threads of an encoder on the command line, 0: as many as cores; the page uses one a search",
     ),
+    ("PATCHIFY_PRECISION", "auto", "half precision on CUDA where it is safe; or float32, bfloat16 or float16"),
+    ("PATCHIFY_COMPILE", "0", "1: torch.compile compiles encoders when they are loaded"),
+    ("PATCHIFY_READERS", "-1", "threads that read and cut pictures, -1: up to 8 with CUDA, else none"),
 )
 """(name, default, what) of the variables that the encoders read themselves (`encoders.base`)."""
 
