@@ -99,7 +99,9 @@ def small_network():
 
 def small_encoder(describe, engine, side=12, dim=8):
     info = EncoderInfo("small", dim, side, "0" * 64, "mean", "none")
-    return SquareEncoder(describe, InputForm(side, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), info, CPU, engine)
+    return SquareEncoder(
+        describe, InputForm(side, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), info, CPU, EncoderSettings(engine=engine)
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
