@@ -43,7 +43,10 @@ class EncoderInfo:
 
 
 class Encoder(Protocol):
-    """A frozen encoder. Implementations are deterministic on one machine and safe to call from one thread."""
+    """A frozen encoder. Implementations are deterministic on one machine and safe to call from one thread.
+
+    One that has `readers`, a number of threads, has its `prepare` called from so many at once (`EncoderSettings`).
+    """
 
     @property
     def info(self) -> EncoderInfo:

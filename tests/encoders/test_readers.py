@@ -131,7 +131,7 @@ def test_an_error_in_a_reader_is_one_sentence(tmp_path):
     listing["images"][4]["width"] += 5
     (dataset / "annotations.json").write_text(json.dumps(listing))
     with pytest.raises(GalleryError, match=r"4\.png"):
-        build_index(read_coco(dataset), tmp_path / "idx", reading(3), Pyramid(1), progress=lambda *at: done.append(at))
+        build_index(read_coco(dataset), tmp_path / "idx", reading(3), Pyramid(1))
     assert threads() == [] and not (tmp_path / "idx").exists()
 
 
