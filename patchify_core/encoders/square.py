@@ -230,12 +230,14 @@ class SquareEncoder:
 
     def _finite_at_last(self, work: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
         """What `work` gives; in float32 where half precision gave numbers that are not finite."""
+        half = self._half
         try:
             return work()
         except NotFinite:
-            if self._half is None:
+            if half is None:
                 raise
-        self._compute_in_float32("it gave numbers that are not finite")
+        if self._half is not None:  # no other thread has met them meanwhile
+            self._compute_in_float32("it gave numbers that are not finite")
         return work()
 
     def _within_memory(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
