@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import threading
 import warnings
@@ -310,6 +311,7 @@ class OpenVino:
                 return network(normalise(pixels))
 
         example = torch.zeros([self._side if length < 0 else length for length in shape], dtype=torch.uint8)
+        level = logging.root.level
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # torch's tracer warns of every size that a network computes with
@@ -329,6 +331,8 @@ class OpenVino:
                 f"OpenVINO cannot compute {self._spec}: choose the engine torch (--engine, or the variable "
                 "PATCHIFY_ENGINE)."
             ) from error
+        finally:
+            logging.root.setLevel(level)  # which the converter raises, and leaves so where it fails
 
 
 def import_openvino() -> ModuleType:

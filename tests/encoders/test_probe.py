@@ -5,6 +5,7 @@ Half precision on a processor is real; a GPU is played by stand-ins. Nothing her
 
 from __future__ import annotations
 
+import logging
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -46,6 +47,12 @@ def network(scale=1.0, offset=0.0):
 
 def crops_of(count, seed=5):
     return np.random.default_rng(seed).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+
+
+@pytest.fixture(autouse=True)
+def heard(caplog):
+    """Whatever a library that another test used has made of the root logger's level."""
+    caplog.set_level(logging.WARNING)
 
 
 @pytest.fixture(scope="module")
