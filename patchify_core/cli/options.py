@@ -227,6 +227,23 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
         help="what computes on the processor: torch (default), or openvino, which is faster "
         "(pip install --no-deps -r requirements-fast.txt)",
     )
+    command.add_argument(
+        "--precision",
+        metavar="KIND",
+        help="auto (default: half precision on CUDA if descriptors stay as they are, else float32), float32, bfloat16 "
+        "or float16",
+    )
+    command.add_argument(
+        "--compile",
+        action="store_const",
+        const="1",
+        help="have torch.compile compile the network, which takes a minute at the start (needs a C++ compiler)",
+    )
+    command.add_argument(
+        "--readers",
+        metavar="N",
+        help="threads that read and cut pictures while the network works (default: up to 8 with CUDA, else none)",
+    )
 
 
 def add_ray_options(command: argparse.ArgumentParser) -> None:
