@@ -12,7 +12,20 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-from patchify_core.cli import bench, compare, embed, evaluate, index, search, serve, showcase, study, tune, verify
+from patchify_core.cli import (
+    bench,
+    calibrate,
+    compare,
+    embed,
+    evaluate,
+    index,
+    search,
+    serve,
+    showcase,
+    study,
+    tune,
+    verify,
+)
 from patchify_core.errors import PatchifyError
 from patchify_core.version import __version__
 
@@ -23,6 +36,7 @@ COMMANDS: dict[str, ModuleType] = {
     "embed": embed,
     "search": search,
     "tune": tune,
+    "calibrate": calibrate,
     "verify": verify,
     "evaluate": evaluate,
     "compare": compare,
