@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(learned.model_dump(mode="json"), indent=1))
         return 0
-    print_rates(learned.learned)
+    print_rates(learned.learned.model_dump())
     print(f"absent below {learned.absent_below:.3f}, likely from {learned.likely_from:.3f}: written to {path}")
     return 0
 

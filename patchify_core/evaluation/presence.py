@@ -9,7 +9,7 @@ object, and, where there are several datasets, on each one after learning from t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,8 @@ from patchify_core.retrieval.presence import (
     BACKGROUND,
     EVEN,
     Calibration,
+    Learned,
+    Rate,
     Weights,
     features,
     logistic,
@@ -45,30 +47,15 @@ FEWEST_OBJECTS = 10
 """Objects below which a calibration would be a guess."""
 
 
-@dataclass(frozen=True)
-class Rate:
-    """A share with its 95 % Wilson interval. Queries about one object are not independent, so its trials are objects.
+def rate(hits: NDArray[np.bool_], objects: NDArray[np.int64]) -> Rate:
+    """The share of `hits` (Q,) with its Wilson interval, queries about `objects` (Q,).
 
-    Attributes:
-        share: 0..1.
-        low: lower end of the interval.
-        high: upper end.
-        queries: how many it is of.
+    Queries about one object are not independent, so the interval counts objects.
     """
-
-    share: float
-    low: float
-    high: float
-    queries: int
-
-    @classmethod
-    def of(cls, hits: NDArray[np.bool_], objects: NDArray[np.int64]) -> Rate:
-        """The share of `hits` (Q,), queries about `objects` (Q,)."""
-        share, n, z = float(hits.mean()), len(np.unique(objects)), 1.96
-        middle, spread = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-        ends = (middle + np.array([-spread, spread])) / (1 + z * z / n)
-        low, high = ends.clip(0, 1).tolist()
-        return cls(share, low, high, len(hits))
+    share, n, z = float(hits.mean()), len(np.unique(objects)), 1.96
+    middle, spread = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    low, high = ((middle + np.array([-spread, spread])) / (1 + z * z / n)).clip(0, 1).tolist()
+    return Rate(share=share, low=low, high=high, queries=len(hits))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +188,14 @@ def learn(examples: Examples, recipe: str, datasets: Sequence[Mapping[str, Any]]
             name: rates(examples.chosen(which), absent[which], likely[which]) for name, which in parts
         }
     first, later, low, high = _fitted(examples)
-    return Calibration(recipe=recipe, first=first, later=later, absent_below=low, likely_from=high, learned=learned)
+    return Calibration(
+        recipe=recipe,
+        first=first,
+        later=later,
+        absent_below=low,
+        likely_from=high,
+        learned=Learned.model_validate(learned),
+    )
 
 
 def measure(examples: Examples, calibration: Calibration) -> dict[str, Any]:
@@ -254,17 +248,9 @@ def _told(
 
 def rates(examples: Examples, absent: NDArray[np.bool_], likely: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
     """Hits and false alarms of "probably not here", and of "likely" with the object there and not there."""
-    there = examples.present
-
-    def rate(said: NDArray[np.bool_], which: NDArray[np.bool_]) -> dict[str, Any]:
-        return asdict(Rate.of(said[which], examples.objects[which]))
-
-    return {
-        "absent_hits": rate(absent, ~there),
-        "absent_false_alarms": rate(absent, there),
-        "likely_hits": rate(likely, there),
-        "likely_false_alarms": rate(likely, ~there),
-    }
+    there, said = examples.present, {"absent_": absent, "likely_": likely}
+    which = {"absent_hits": ~there, "absent_false_alarms": there, "likely_hits": there, "likely_false_alarms": ~there}
+    return {name: rate(said[name[:7]][chosen], examples.objects[chosen]).model_dump() for name, chosen in which.items()}
 
 
 def curve(examples: Examples, chances: NDArray[np.float64]) -> list[list[float]]:

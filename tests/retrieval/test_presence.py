@@ -32,8 +32,17 @@ WEIGHTS = st.tuples(st.floats(-50, 50), st.floats(0, 50), st.floats(0, 50))
 RANKINGS = st.lists(st.floats(-1, 1), min_size=BACKGROUND.stop, max_size=60).map(lambda s: sorted(s, reverse=True))
 
 
+RATE = {"share": 0.8, "low": 0.7, "high": 0.9, "queries": 20}
+LEARNED = {
+    "datasets": [{"name": "made"}],
+    "held_out": dict.fromkeys(("absent_hits", "absent_false_alarms", "likely_hits", "likely_false_alarms"), RATE),
+    "curve": [[0.05, 0.8]],
+    "reliability": {"first": [[0.5, 0.5, 10]], "later": []},
+}
+
+
 def made(first=(-6.0, 8.0, 10.0), later=(-5.0, 8.0, 10.0), **values):
-    given = {"recipe": "0" * 64, "absent_below": 0.2, "likely_from": 0.7, "learned": {}, **values}
+    given = {"recipe": "0" * 64, "absent_below": 0.2, "likely_from": 0.7, "learned": LEARNED, **values}
     return Calibration(first=first, later=later, **given)
 
 
@@ -93,9 +102,9 @@ def test_the_bundled_indexes_have_a_calibration_and_say_how_good_it_is(name):
     found = find_calibration(index, None)
     assert found is not None and found == find_calibration(index, SAMPLE_DB / name)
     assert found == read_calibration(calibration_path(SAMPLE_DB / name))
-    rates = found.learned["held_out"]
-    assert rates["absent_hits"]["share"] > 0.7 and rates["absent_false_alarms"]["share"] < 0.08
-    assert [one["name"] for one in found.learned["datasets"]] == ["sample_db", "davis20", "dreambooth30"]
+    rates = found.learned.held_out
+    assert rates["absent_hits"].share > 0.8 and rates["absent_false_alarms"].share < 0.06
+    assert [one["name"] for one in found.learned.datasets] == ["sample_db", "davis20", "dreambooth30"]
 
 
 def test_no_recipe_takes_the_numbers_of_another(tmp_path):
@@ -122,6 +131,9 @@ def test_no_recipe_takes_the_numbers_of_another(tmp_path):
         {"absent_below": 0.9},
         {"likely_from": 2},
         {"learned": None},
+        {"learned": LEARNED | {"held_out": {"absent_hits": RATE}}},
+        {"learned": LEARNED | {"curve": [[0.5]]}},
+        {"learned": LEARNED | {"reliability": {}}},
         {"more": 1},
     ],
 )
