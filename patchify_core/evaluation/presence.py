@@ -188,14 +188,8 @@ def learn(examples: Examples, recipe: str, datasets: Sequence[Mapping[str, Any]]
             name: rates(examples.chosen(which), absent[which], likely[which]) for name, which in parts
         }
     first, later, low, high = _fitted(examples)
-    return Calibration(
-        recipe=recipe,
-        first=first,
-        later=later,
-        absent_below=low,
-        likely_from=high,
-        learned=Learned.model_validate(learned),
-    )
+    known = Learned.model_validate(learned)
+    return Calibration(recipe=recipe, first=first, later=later, absent_below=low, likely_from=high, learned=known)
 
 
 def measure(examples: Examples, calibration: Calibration) -> dict[str, Any]:
