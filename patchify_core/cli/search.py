@@ -99,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
         likely = "" if known is None else f"{known.probabilities[rank - 1]:5.2f}  "
         print(f"{rank:>4}  {match.score:6.3f}  {likely}{corners:<22}  {inliers}{printable(rows[rank - 1]['file'])}")
     if known is not None:
-        print(f"the object is in these pictures: {known.verdict} ({known.probabilities[0]:.2f})")
+        print(f"{known.verdict}: the first result contains the object with probability {known.probabilities[0]:.2f}")
     return 0
 
 

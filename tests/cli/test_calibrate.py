@@ -74,7 +74,7 @@ def test_an_index_says_nothing_until_something_was_learned(run, refusal, many, k
     assert chances == sorted(chances, reverse=True) and all(0 <= chance <= 1 for chance in chances)
     assert known[0]["verdict"] == "likely" and known[-1]["verdict"] != "likely"
     said = run(*query)[1]
-    assert "prob." in said and "the object is in these pictures: likely" in said
+    assert "prob." in said and "likely: the first result contains the object with probability" in said
     assert said.count("the rest is more likely wrong than right") == 1
 
 
