@@ -72,6 +72,7 @@ class Answer:
         unmoved: whether re-ranking left every picture at its rank.
         presence: how likely the results contain the object, the query's own picture apart; None where that was not
             learned for this way to search.
+        calibrated: whether that was learned for the index, and for some way to search it.
     """
 
     results: tuple[Result, ...]
@@ -90,6 +91,7 @@ class Answer:
     paper: bool = False
     unmoved: bool = False
     presence: Presence | None = None
+    calibrated: bool = False
 
     @property
     def last_likely(self) -> int | None:

@@ -20,7 +20,7 @@ from patchify_core.demo.shelf import is_papers
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import QueryScore
-from patchify_core.retrieval.presence import Presence
+from patchify_core.retrieval.presence import BACKGROUND, Presence
 from patchify_core.retrieval.ranking import Match, Ranking
 
 PREPARED = 10
@@ -108,6 +108,7 @@ class ExampleGallery(UserQueries):
             paper=is_papers(engine.index),
             unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),
             presence=self.presence(question, ranking, top) if reranker is None and level == len(stages) else None,
+            calibrated=len(ranking) >= BACKGROUND.stop and self.shelf.calibration(question.engine) is not None,
         )
 
     def presence(self, question: UserQuery, ranking: Ranking, top: int) -> Presence | None:

@@ -33,6 +33,9 @@ def test_nothing_is_said_of_other_ways_to_search(gallery):
     assert gallery.answer(question, last, 10, "patch-qe").presence is None
     assert gallery.answer(replace(question, words="a cake"), last, 10).presence is None
     assert gallery.answer(gallery.example(question.example, "salient"), 2, 10).presence is None
+    reranked = gallery.answer(question, last, 10, "patch-qe")
+    shown = views.cards(reranked, lambda image: (4, 3, gallery.gallery.image(image).path), str)
+    assert "No verdict" in shown and "pf-rest" not in shown
     paper = gallery.answer(gallery.example(question.example, "index"), 4, 10)
     assert paper.presence is not None
     salient = gallery.answer(gallery.example(question.example, "salient"), 2, 10)
