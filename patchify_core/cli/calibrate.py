@@ -17,6 +17,7 @@ from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError
 if TYPE_CHECKING:
     from patchify_core.gallery import Gallery
     from patchify_core.patchify import Patchify
+    from patchify_core.retrieval.presence import Calibration
 
 HELP = "learn from annotated datasets how likely a result contains the query's object, and when it is not there"
 
@@ -99,6 +100,19 @@ def _engine_of(gallery: Gallery, engine: Patchify, folder: Path) -> Patchify:
     with progress_bar(f"indexing {gallery.root.name}", " pictures") as progress:
         build_index(gallery, folder, engine.encoder, progress=progress, like=engine.index)
     return Patchify.open(folder, engine.encoder)
+
+
+def calibration_of(engine: Patchify, folder: Path) -> Calibration:
+    """What was learned for the recipe of the index; refuses where nothing was."""
+    from patchify_core.retrieval.presence import find_calibration
+
+    found = find_calibration(engine.index, folder)
+    if found is None:
+        raise PatchifyError(
+            "For an index made like this one nothing was learned that tells absent objects: run the calibrate command "
+            "on an index that is kept (--index), or leave --absent out."
+        )
+    return found
 
 
 def print_rates(numbers: Mapping[str, Any]) -> None:

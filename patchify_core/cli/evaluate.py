@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli import options
-from patchify_core.cli.calibrate import print_rates
+from patchify_core.cli.calibrate import calibration_of, print_rates
 from patchify_core.cli.shared import QUICK_S, build, check_writable, progress_bar, say_notes
 from patchify_core.errors import GalleryError, PatchifyError
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from patchify_core.gallery import Gallery
     from patchify_core.index.build import BuildReport
     from patchify_core.patchify import Patchify
-    from patchify_core.retrieval.presence import Calibration
     from patchify_core.retrieval.rerank import Reranker
 
 HELP = "score a dataset: mAP, LocScore, recall@k for every level"
@@ -145,7 +144,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
         engine = Patchify.open(out, encoder)
         built = built or _unchanged(gallery, engine)
-        calibration = _calibration(engine, out) if arguments.absent else None
+        calibration = calibration_of(engine, out) if arguments.absent else None
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
         chosen = chosen_levels(levels, engine)
         settings = {
@@ -195,19 +194,6 @@ def run(arguments: argparse.Namespace) -> int:
             if journal:
                 journal.remove()
     return 0
-
-
-def _calibration(engine: Patchify, folder: Path) -> Calibration:
-    """What was learned for the recipe of the index; refuses where nothing was."""
-    from patchify_core.retrieval.presence import find_calibration
-
-    found = find_calibration(engine.index, folder)
-    if found is None:
-        raise PatchifyError(
-            "For an index made like this one nothing was learned that tells absent objects: run the calibrate command "
-            "on an index that is kept (--index), or leave --absent out."
-        )
-    return found
 
 
 def _resized(encoder: str, resize: str | None) -> str:
