@@ -14,6 +14,7 @@ from types import ModuleType
 
 from patchify_core.cli import (
     bench,
+    calibrate,
     compare,
     embed,
     evaluate,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, ModuleType] = {
     "embed": embed,
     "search": search,
     "tune": tune,
+    "calibrate": calibrate,
     "verify": verify,
     "evaluate": evaluate,
     "compare": compare,
