@@ -33,7 +33,7 @@ from patchify_core.index.folder import index_stands, read_meta, recipe_of
 from patchify_core.index.integrity import META_NAME, standing
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import IndexedImage
-from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.recipe import CODES, EVERYTHING, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
 from patchify_core.index.swap import BuildFolder, explained, root_from
 from patchify_core.regions import Pyramid, Regions
@@ -323,6 +323,19 @@ def coded(
         boxes = np.concatenate([stream.boxes(at, min(at + _RUN, total)) for at in range(0, total, _RUN)])
     recipe = Recipe.of(stream.encoder, regions, stream.features, settings, stream.maps is not None)
     return PatchIndex(replace(recipe, factory=factory), Pictures(images, boxes=boxes), made)
+
+
+def standing_codec(out: Path) -> dict[str, str | None] | None:
+    """How the index that stands at `out` is coded: `factory`, `codebook` and `rescore`; None where none stands.
+
+    Raises:
+        IndexFolderError: if something else stands there, or it cannot be read.
+    """
+    with explained(out):
+        if not index_stands(out):
+            return None
+        recipe = recipe_of(read_meta(out), out)
+        return {part: getattr(recipe, part) for part in CODES}
 
 
 def recode(

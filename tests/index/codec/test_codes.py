@@ -35,6 +35,9 @@ CODECS = (
     "PCAH8,PQ4x4",
     "PCAH8,PQ4x4fs",
     "PCAH8,IVF4,PQ4x4",
+    "HNSW8,Flat",
+    "HNSW8,SQ8",
+    "PCAH8,HNSW8,SQfp16",
 )
 
 
@@ -225,7 +228,7 @@ def test_a_small_sample_is_too_few_as_well(refused):
 
 
 def test_codecs_that_learn_nothing_take_a_single_picture():
-    for factory in ("Flat", "SQ8", "SQfp16"):
+    for factory in ("Flat", "SQ8", "SQfp16", "HNSW8,SQ8"):
         CodeSettings(factory).check_enough(DIM, REGIONS, 1)
         assert coded(pictures_of(1), CodeSettings(factory)).codes.ntotal == PATCHES
 

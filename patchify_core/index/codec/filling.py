@@ -1,0 +1,107 @@
+"""Fills codecs: an empty one of the same training, codes copied byte for byte, and links of a graph."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.index.codec.factory import compared
+
+if TYPE_CHECKING:
+    import faiss
+
+_LINKED_TOGETHER = 256
+"""Pictures that are linked into a graph at a time: each call costs it a look at all that are there."""
+
+
+class Filler:
+    """Fills a codec, picture by picture.
+
+    Args:
+        codes: a trained codec.
+        old: one of the same training, that codes are copied from.
+    """
+
+    def __init__(self, codes: faiss.Index, old: faiss.Index | None = None) -> None:
+        """Nothing is added yet."""
+        import faiss
+
+        self._codes, self._old, self._waiting = codes, old, list[NDArray[np.float32]]()
+        self._together = _LINKED_TOGETHER if isinstance(codes, faiss.IndexHNSW) else 1
+
+    def add(self, vectors: NDArray[np.float32]) -> None:
+        """Codes the (P, d) float32 descriptors of a picture."""
+        self._waiting.append(vectors)
+        if len(self._waiting) >= self._together:
+            self.flush()
+
+    def copy(self, first: int, count: int) -> None:
+        """Appends `count` of the old codes from number `first` on.
+
+        Those of a graph are decoded, linked, and coded again to the same bytes: a scalar quantizer decodes to the
+        middle of a step.
+        """
+        assert self._old is not None, "there is what to copy from"
+        if self._together > 1:
+            self.add(np.asarray(compared(self._old).reconstruct_n(first, count)))
+        else:
+            _copy(self._old, first, count, self._codes)
+
+    def flush(self) -> None:
+        """Adds what waits to be added together."""
+        if self._waiting:
+            self._codes.add(np.concatenate(self._waiting))
+            self._waiting.clear()
+
+
+def emptied(codes: faiss.Index) -> faiss.Index:
+    """A trained codec of the same kind without codes."""
+    import faiss
+
+    if isinstance(codes, faiss.IndexFlat):
+        return faiss.IndexFlatIP(codes.d)
+    if isinstance(codes, faiss.IndexScalarQuantizer):
+        # Not by a copy, which would have all of the old codes in memory once more.
+        empty = faiss.IndexScalarQuantizer(codes.d, codes.sq.qtype, faiss.METRIC_INNER_PRODUCT)
+        faiss.copy_array_to_vector(faiss.vector_to_array(codes.sq.trained), empty.sq.trained)
+        empty.is_trained = True
+        return empty
+    copy = faiss.clone_index(codes)
+    copy.reset()
+    inverted = faiss.try_extract_index_ivf(copy)
+    if inverted is not None:
+        inverted.set_direct_map_type(0)  # none: it was the old index's, and loading makes one
+    return copy
+
+
+def _copy(old: faiss.Index, first: int, count: int, new: faiss.Index) -> None:
+    """Appends `count` codes of `old` from number `first` on to `new`, a codec of the same training.
+
+    Not decoded and coded again: the nearest list or centroid of what a code decodes to can be another one, and the
+    pictures of an index would wander with every update.
+    """
+    import faiss
+
+    inner_old: Any = faiss.downcast_index(old)
+    inner_new: Any = faiss.downcast_index(new)
+    if isinstance(inner_old, faiss.IndexPreTransform):
+        inner_old, inner_new = faiss.downcast_index(inner_old.index), faiss.downcast_index(inner_new.index)
+    if isinstance(inner_old, faiss.IndexIVF):
+        lists: Any = inner_old.invlists
+        entries = inner_old.direct_map.array
+        for at in range(count):
+            entry, number = entries.at(first + at), int(inner_new.ntotal) + at
+            where, offset = entry >> 32, entry & 0xFFFFFFFF
+            code = lists.get_single_code(where, offset)
+            inner_new.invlists.add_entry(where, number, code)
+        inner_new.ntotal += count
+    elif isinstance(inner_old, faiss.IndexFlatCodes):
+        size = int(inner_old.code_size)
+        stored = faiss.rev_swig_ptr(inner_old.codes.data(), int(inner_old.ntotal) * size)
+        inner_new.add_sa_codes(np.ascontiguousarray(stored[first * size : (first + count) * size].reshape(count, size)))
+    else:  # fast-scan, whose codes are interleaved; it has no lists, and of equal centroids takes the first
+        new.add(np.asarray(old.reconstruct_n(first, count)))
+        return
+    new.ntotal = inner_new.ntotal
