@@ -247,16 +247,14 @@ class PatchIndex(PatchStore):
         FAISS cannot be asked for one hit a picture, nor every codec for certain patches, so it is asked for more and
         more patches until they hold enough pictures.
         """
-        import faiss
-
         every = int(self.codes.ntotal)
         fetch, enough = min(every, max(LEAST_FETCH, 4 * pictures)), 2 * pictures
         search: FindPatches = self.codes.search
-        graph = isinstance(self.codes, faiss.IndexHNSW)
         if self.plan is not None:
             fetch, search = min(every, max(LEAST_FETCH, self.plan.fetch * pictures)), self._planned(query, used)
+        graph = self._stored is not self.codes
         if graph:
-            enough = pictures  # its own scores are those of the decoded codes
+            search = self._walked
         while True:
             if graph and (used < self.patches_per_image or fetch * WALK_SHARE > every):
                 return self._search_every_code(query, pictures, used).rows
@@ -267,9 +265,20 @@ class PatchIndex(PatchStore):
             rows = rows[cells < used]
             _, first = np.unique(rows, return_index=True)
             # Twice as many as wanted: the codec's own scores are rounded, the last ones may be better than they seem.
-            if len(first) >= min(enough, len(self.images)) or fetch == every or len(found) < fetch:
+            # What a walk misses is mostly single patches, beside others of the same picture.
+            sure = pictures if graph else enough
+            if len(first) >= min(sure, len(self.images)) or fetch == every or len(found) < fetch:
                 return rows[np.sort(first)][:enough]
             fetch = min(4 * fetch, every)
+
+    def _walked(self, query: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Similarities and patches that a walk over the graph finds."""
+        import faiss
+
+        codes: Any = self.codes
+        options = faiss.SearchParametersHNSW(efSearch=max(codes.hnsw.efSearch, count))  # type: ignore[attr-defined]
+        scores, patches = codes.search(query, count, params=options)
+        return scores, patches
 
     def _planned(self, query: NDArray[np.float32], used: int) -> FindPatches:
         """(query, how many) -> similarities and patches, of the lists that the plan says.

@@ -35,8 +35,8 @@ PRESETS = {
 UNTRAINED = re.compile(r"(HNSW[0-9]+,)?(Flat|SQfp16|SQbf16)")
 """Codecs that learn nothing."""
 
-GRAPH_BUILD = 100
-"""Candidates that a patch is linked among (`efConstruction`): with FAISS's own 40 some patches cannot be reached."""
+GRAPH_BUILD, GRAPH_SEARCH = 200, 128
+"""Candidates that a patch is linked among, and that a search keeps: of FAISS's own 40 and 16 some are never found."""
 
 
 TRAINING_PATCHES = 50_000
@@ -158,7 +158,7 @@ def make_codec(compression: Compression, dim: int, seed: int = 0) -> faiss.Index
         if isinstance(part, faiss.IndexIVF):
             part.nprobe = max(1, min(part.nlist, 8 + part.nlist // 16))
         if isinstance(part, faiss.IndexHNSW):
-            part.hnsw.efConstruction = GRAPH_BUILD
+            part.hnsw.efConstruction, part.hnsw.efSearch = GRAPH_BUILD, GRAPH_SEARCH
     return codec
 
 
