@@ -219,9 +219,8 @@ def encode_codes(
             if fine is not None:
                 train(fine, flat, str(settings.rescore))
             del sample, flat
-    fillers = [Filler(codes, None if like is None else like.codes)]
-    if fine is not None:
-        fillers.append(Filler(fine, None if like is None else like.fine))
+    coarse = Filler(codes, None if like is None else like.codes)
+    fillers = [coarse] if fine is None else [coarse, Filler(fine, None if like is None else like.fine)]
     for row in range(pictures):
         was = known(row)
         if was is not None and like is not None:
@@ -235,7 +234,7 @@ def encode_codes(
             filler.add(np.ascontiguousarray(vectors, np.float32))
     for filler in fillers:
         filler.flush()
-    return Codes(factory, codes, projection, fine)
+    return Codes(factory, coarse.codes, projection, fine)
 
 
 def sampled(

@@ -16,43 +16,65 @@ _LINKED_TOGETHER = 256
 """Pictures that are linked into a graph at a time: each call costs it a look at all that are there."""
 
 
+_DECODED_TOGETHER = 8192
+"""Codes that are copied from a graph to another at a time."""
+
+
 class Filler:
     """Fills a codec, picture by picture.
 
     Args:
-        codes: a trained codec.
+        codes: trained and empty.
         old: one of the same training, that codes are copied from.
+
+    Attributes:
+        codes: the filled codec, once `flush` was called.
     """
 
     def __init__(self, codes: faiss.Index, old: faiss.Index | None = None) -> None:
         """Nothing is added yet."""
         import faiss
 
-        self._codes, self._old, self._waiting = codes, old, list[NDArray[np.float32]]()
-        self._together = _LINKED_TOGETHER if isinstance(codes, faiss.IndexHNSW) else 1
+        self.codes, self._old = codes, old
+        self._graph = isinstance(codes, faiss.IndexHNSW)
+        self._waiting: list[NDArray[np.float32]] = []
+        self._same = 0
+        """Codes of the old graph that have the same numbers in the new one, as long as there are no others."""
 
     def add(self, vectors: NDArray[np.float32]) -> None:
         """Codes the (P, d) float32 descriptors of a picture."""
         self._waiting.append(vectors)
-        if len(self._waiting) >= self._together:
+        if not self._graph or len(self._waiting) >= _LINKED_TOGETHER:
             self.flush()
 
     def copy(self, first: int, count: int) -> None:
         """Appends `count` of the old codes from number `first` on.
 
-        Those of a graph are decoded, linked, and coded again to the same bytes: a scalar quantizer decodes to the
-        middle of a step.
+        A graph that only grows keeps its links. Else its codes are decoded, linked, and coded again to the same bytes:
+        a scalar quantizer decodes to the middle of a step.
         """
         assert self._old is not None, "there is what to copy from"
-        if self._together > 1:
-            self.add(np.asarray(compared(self._old).reconstruct_n(first, count)))
+        if not self._graph:
+            _copy(self._old, first, count, self.codes)
+        elif first == self._same and not self._waiting and not self.codes.ntotal:
+            self._same += count
         else:
-            _copy(self._old, first, count, self._codes)
+            self.add(np.asarray(compared(self._old).reconstruct_n(first, count)))
 
     def flush(self) -> None:
         """Adds what waits to be added together."""
+        import faiss
+
+        if self._same and self._old is not None:
+            same, self._same = self._same, 0
+            if same == self._old.ntotal:
+                self.codes = faiss.clone_index(self._old)
+            else:
+                for at in range(0, same, _DECODED_TOGETHER):
+                    count = min(_DECODED_TOGETHER, same - at)
+                    self.codes.add(np.asarray(compared(self._old).reconstruct_n(at, count)))
         if self._waiting:
-            self._codes.add(np.concatenate(self._waiting))
+            self.codes.add(np.concatenate(self._waiting))
             self._waiting.clear()
 
 
