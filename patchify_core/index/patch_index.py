@@ -202,7 +202,8 @@ class PatchIndex(PatchStore):
         (or `top`), and the others follow with coarse scores as they were.
         """
         query = self.checked_query(query, top)
-        used = self.regions.stages[self.checked_level(level) - 1].patches
+        # Without a level the regions are not asked: they take as long as a tenth of a walk.
+        used = self.patches_per_image if level is None else self.regions.stages[self.checked_level(level) - 1].patches
         wanted = len(self.images) if top is None else min(top, len(self.images))
         proposed = wanted if self.fine is None else min(max(wanted, RESCORED), len(self.images))
         if self._exhaustive:
@@ -248,13 +249,14 @@ class PatchIndex(PatchStore):
         more patches until they hold enough pictures.
         """
         every = int(self.codes.ntotal)
+        # Twice as many as wanted: the codec's own scores are rounded, the last ones may be better than they seem.
         fetch, enough = min(every, max(LEAST_FETCH, 4 * pictures)), 2 * pictures
         search: FindPatches = self.codes.search
         if self.plan is not None:
             fetch, search = min(every, max(LEAST_FETCH, self.plan.fetch * pictures)), self._planned(query, used)
         graph = self._stored is not self.codes
         if graph:
-            search = self._walked
+            search, enough = self._walked, pictures  # a walk compares with the codes themselves
         while True:
             if graph and (used < self.patches_per_image or fetch * WALK_SHARE > every):
                 return self._search_every_code(query, pictures, used).rows
@@ -264,10 +266,7 @@ class PatchIndex(PatchStore):
             rows, cells = np.divmod(found, self.patches_per_image)
             rows = rows[cells < used]
             _, first = np.unique(rows, return_index=True)
-            # Twice as many as wanted: the codec's own scores are rounded, the last ones may be better than they seem.
-            # What a walk misses is mostly single patches, beside others of the same picture.
-            sure = pictures if graph else enough
-            if len(first) >= min(sure, len(self.images)) or fetch == every or len(found) < fetch:
+            if len(first) >= min(enough, len(self.images)) or fetch == every or len(found) < fetch:
                 return rows[np.sort(first)][:enough]
             fetch = min(4 * fetch, every)
 

@@ -28,7 +28,7 @@ PRESETS = {
     "small": "PCAH256,SQ8",
     "tiny": "PCAH128,PQ64",
     "huge": "PCAH128,IVF{lists},PQ32",
-    "fast": "HNSW16,SQfp16",
+    "fast": "HNSW16,Flat",
 }
 """Names for factory strings. `{lists}` becomes the number of inverted lists that suits the number of patches."""
 
