@@ -35,8 +35,8 @@ PRESETS = {
 UNTRAINED = re.compile(r"(HNSW[0-9]+,)?(Flat|SQfp16|SQbf16)")
 """Codecs that learn nothing."""
 
-GRAPH_BUILD, GRAPH_SEARCH = 200, 128
-"""Candidates that a patch is linked among, and that a search keeps: of FAISS's own 40 and 16 some are never found."""
+GRAPH_BUILD, GRAPH_SEARCH = 100, 200
+"""Candidates that a patch is linked among, and that a search keeps; with FAISS's own 40 and 16 some are not found."""
 
 
 TRAINING_PATCHES = 50_000
