@@ -189,14 +189,14 @@ def add_codec_options(command: argparse.ArgumentParser) -> None:
         dest="factory",
         choices=["exact", "small", "tiny", "huge", "fast"],
         help="how descriptors are kept, without knowing FAISS: exact (float32), small (256 bytes per patch), "
-        "tiny (64), huge (32, for millions of pictures), fast (16-bit floats in a graph); without it, index chooses "
-        "by the number of pictures and says why, and evaluate takes exact",
+        "tiny (64), huge (32, for millions of pictures), fast (float32 in a graph); without any of these options "
+        "index chooses by the number of pictures, and says why",
     )
     codec.add_argument(
         "--factory",
         dest="factory",
         metavar="FAISS",
-        help="the same as a FAISS factory string: Flat, SQ8, PQ64, HNSW16,SQ8, ...; PCAH128,... projects to 128 "
+        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, HNSW16,SQ8, ...; PCAH128,... projects to 128 "
         "dimensions first",
     )
     command.add_argument(
