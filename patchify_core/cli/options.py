@@ -196,8 +196,8 @@ def add_codec_options(command: argparse.ArgumentParser) -> None:
         "--factory",
         dest="factory",
         metavar="FAISS",
-        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, HNSW16,SQ8, ...; PCAH128,... projects to 128 "
-        "dimensions first",
+        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, HNSW16,SQ8, ...; PCAH128,... projects to "
+        "128 dimensions first",
     )
     command.add_argument(
         "--codebook",
