@@ -329,13 +329,11 @@ def standing_codec(out: Path) -> dict[str, str | None] | None:
     """How the index that stands at `out` is coded: `factory`, `codebook` and `rescore`; None where none stands.
 
     Raises:
-        IndexFolderError: if something else stands there, or it cannot be read.
+        IndexFolderError: if something else stands there, or an index that a gallery is not built into.
     """
     with explained(out):
-        if not index_stands(out):
-            return None
-        recipe = recipe_of(read_meta(out), out)
-        return {part: getattr(recipe, part) for part in CODES}
+        recipe = _standing_recipe(out)
+        return None if recipe is None else {part: getattr(recipe, part) for part in CODES}
 
 
 def recode(
@@ -366,6 +364,15 @@ def _digest(out: Path) -> str | None:
 
 def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
     """The index that stands at `out`, if there is one and it was made the same way."""
+    had = _standing_recipe(out)
+    if had is None:
+        return None
+    refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
+    return PatchIndex.load(out)
+
+
+def _standing_recipe(out: Path) -> Recipe | None:
+    """The recipe of the index that stands at `out`; raises IndexFolderError where no gallery is built into its kind."""
     if not index_stands(out):
         return None
     meta = read_meta(out)
@@ -377,9 +384,7 @@ def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
         raise IndexFolderError(
             f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."
         )
-    had = recipe_of(meta, out)
-    refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
-    return PatchIndex.load(out)
+    return recipe_of(meta, out)
 
 
 def _check_like(like: PatchIndex, wanted: RecipeFor) -> None:
