@@ -194,16 +194,17 @@ def add_codec_options(command: argparse.ArgumentParser) -> None:
     codec.add_argument(
         "--preset",
         dest="factory",
-        choices=["exact", "small", "tiny", "huge"],
-        help="how descriptors are kept, without knowing FAISS: exact (float32, default), small (256 bytes per patch), "
-        "tiny (64), huge (32, for millions of pictures)",
+        choices=["exact", "small", "tiny", "huge", "fast"],
+        help="how descriptors are kept, without knowing FAISS: exact (float32), small (256 bytes per patch), "
+        "tiny (64), huge (32, for millions of pictures), fast (float32 in a graph); without any of these options "
+        "index chooses by the number of pictures, and says why",
     )
     codec.add_argument(
         "--factory",
         dest="factory",
         metavar="FAISS",
-        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, ...; PCAH128,... projects to 128 "
-        "dimensions first",
+        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, HNSW16,SQ8, ...; PCAH128,... projects to "
+        "128 dimensions first",
     )
     command.add_argument(
         "--codebook",
