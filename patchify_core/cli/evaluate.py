@@ -70,9 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="INDEX",
         help="keep the index here and reuse it as it was made (default: a temporary one)",
     )
-    parser.add_argument(
-        "--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all of the index's)"
-    )
+    parser.add_argument("--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all there are)")
     parser.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
     parser.add_argument(
         "--rerank",
