@@ -17,7 +17,7 @@ import numpy as np
 
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
-from patchify_core.index import faiss_files
+from patchify_core.index import faiss_files, patch_index
 from patchify_core.index.base import Pictures
 from patchify_core.index.big import build_big
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
@@ -44,7 +44,17 @@ KINDS = (
         "IVF4,SQ8",
         "IVF4,PQ4x4",
     ),
-    *("IVF16_HNSW4,PQ4x4", "OPQ4_8,PQ4x4", "OPQ4,IVF4,SQ8", "OPQ4,PQ4x4fs", "big", "big,SQ8", "big,Flat"),
+    *(
+        "IVF16_HNSW4,PQ4x4",
+        "OPQ4_8,PQ4x4",
+        "OPQ4,IVF4,SQ8",
+        "OPQ4,PQ4x4fs",
+        "HNSW4,SQ8",
+        "HNSW4,Flat",
+        "big",
+        "big,SQ8",
+        "big,Flat",
+    ),
 )
 LENGTHS = {"i": 4, "q": 8, "Q": 8, "B": 1}
 EVIL = (
@@ -198,6 +208,7 @@ def use(folder: Path) -> str:
 def main(folder: Path, kind: str) -> None:
     """Prints what is done before it is done, so that a crash can be told from the last line."""
     faiss.omp_set_num_threads(1)
+    patch_index.WALK_SHARE = 0  # a graph is walked however small it is
     build(kind, folder)
     assert use(folder) == "searched"
     for path in sorted(folder.iterdir()):

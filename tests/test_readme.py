@@ -65,6 +65,7 @@ def test_there_are_commands_of_every_kind():
         "index",
         "embed",
         "tune",
+        "calibrate",
         "search",
         "evaluate",
         "compare",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli import options
+from patchify_core.cli.calibrate import calibration_of, print_rates
 from patchify_core.cli.shared import QUICK_S, build, check_writable, progress_bar, say_notes
 from patchify_core.errors import GalleryError, PatchifyError
 
@@ -69,9 +70,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="INDEX",
         help="keep the index here and reuse it as it was made (default: a temporary one)",
     )
-    parser.add_argument(
-        "--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all of the index's)"
-    )
+    parser.add_argument("--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all there are)")
     parser.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
     parser.add_argument(
         "--rerank",
@@ -92,6 +91,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--similarities",
         metavar="FILE",
         help="write the finest level's rankings to FILE (.json) in the format that ILIAS' own evaluate.py reads",
+    )
+    parser.add_argument(
+        "--absent",
+        action="store_true",
+        help="also tell how well the index' calibration (calibrate) says that an object is not in the gallery: every "
+        "query is searched again, and its positives removed",
     )
     options.add_descriptor_options(parser)
     options.add_codec_options(parser)
@@ -115,6 +120,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.encoders import TextEncoder, load_encoder
     from patchify_core.evaluation import record
     from patchify_core.evaluation.export import IliasExport
+    from patchify_core.evaluation.presence import examples_of, measure
     from patchify_core.evaluation.run import chosen_levels, evaluate
     from patchify_core.index.store import check_same_collection
     from patchify_core.patchify import Patchify
@@ -143,6 +149,7 @@ def run(arguments: argparse.Namespace) -> int:
             raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
         engine = Patchify.open(out, encoder)
         built = built or _unchanged(gallery, engine)
+        calibration = calibration_of(engine, out) if arguments.absent else None
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
         chosen = chosen_levels(levels, engine)
         settings = {
@@ -180,6 +187,10 @@ def run(arguments: argparse.Namespace) -> int:
             _print(arguments, gallery, reports, numbers["left_out"])
             speed = f"{built.images_per_s:.2f} pictures/s indexed" if built.embedded else "indexed before"
             print(f"{speed}, {bytes_per_image:.0f} bytes a picture")
+            if calibration is not None:
+                with progress_bar("without its object", " queries") as progress:
+                    numbers["absent"] = measure(examples_of(gallery, engine, progress=progress), calibration)
+                print_rates(numbers["absent"])
             if arguments.csv:
                 record.write_csv(Path(arguments.csv), record.query_rows(gallery, reports, arguments.cutoff))
             if arguments.json:

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 
 HELP = "build or update an index of a dataset or a folder of pictures"
 
+CODEC = ("factory", "codebook", "rescore")
+"""Options that say how descriptors are coded."""
+
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
@@ -61,9 +64,10 @@ def run(arguments: argparse.Namespace) -> int:
     if (arguments.gallery is None) == (arguments.from_shards is None):
         raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
     codec = options.given(arguments, "factory", "codebook")
+    free = not options.given(arguments, *CODEC, "memory", "like") and arguments.store in (None, "faiss")
     options.fill(arguments, options.usual())
     if arguments.from_shards is not None:
-        rest = [name for name in options.MADE_WITH if name not in ("factory", "codebook", "rescore")]
+        rest = [name for name in options.MADE_WITH if name not in CODEC]
         _check_unchanged(
             arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude", "format", "subset"
         )
@@ -72,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise PatchifyError("--keep-codes is for big indexes: say with --from-shards what this one was built of.")
     if ray_settings(arguments) is not None:
         return _with_ray(arguments, codec)
-    return _from_pictures(arguments)
+    return _from_pictures(arguments, free)
 
 
 def remains(arguments: argparse.Namespace) -> str:
@@ -80,8 +84,13 @@ def remains(arguments: argparse.Namespace) -> str:
     return options.GOING_ON
 
 
-def _from_pictures(arguments: argparse.Namespace) -> int:
-    """Builds or updates an index of a gallery in this process."""
+def _from_pictures(arguments: argparse.Namespace, free: bool) -> int:
+    """Builds or updates an index of a gallery in this process.
+
+    Args:
+        arguments: parsed and filled.
+        free: whether nothing on the command line says how descriptors are coded.
+    """
     from patchify_core.encoders import load_encoder
     from patchify_core.index.build import build_index
     from patchify_core.index.patch_index import PatchIndex
@@ -92,6 +101,8 @@ def _from_pictures(arguments: argparse.Namespace) -> int:
         gallery = read_pictures(arguments)
         if arguments.memory is not None:
             _choose(arguments, len(gallery.images), regions.patches_per_image)
+        elif free:
+            _choose_fast(arguments, len(gallery.images), regions.patches_per_image)
         report = build(gallery, Path(arguments.out), load_encoder(arguments.encoder), arguments)
     else:
         _check_unchanged(arguments, "--like", arguments.like, *options.MADE_WITH, "store", "memory")
@@ -125,6 +136,23 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
         )
     arguments.factory = chosen.factory
     print(f"{chosen.factory}: {chosen.why}", file=sys.stderr)
+
+
+def _choose_fast(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
+    """Takes the codec of the index that stands, or one that suits the number of pictures, and says which and why."""
+    from patchify_core.encoders import load_encoder
+    from patchify_core.index.big.choice import choose_fast
+    from patchify_core.index.build import standing_codec
+    from patchify_core.index.codec.factory import parse_factory
+
+    made = standing_codec(Path(arguments.out))
+    if made is not None:
+        options_of, why = made, f"as {arguments.out} was made."
+    else:
+        chosen = choose_fast(pictures, patches, load_encoder(arguments.encoder).info.dim)
+        options_of, why = {"factory": chosen.factory, "rescore": chosen.rescore}, chosen.why
+    vars(arguments).update(options_of)
+    print(f"{parse_factory(arguments.factory, pictures * patches).factory}: {why}", file=sys.stderr)
 
 
 def _codec_or_memory() -> PatchifyError:

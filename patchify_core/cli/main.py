@@ -14,6 +14,7 @@ from types import ModuleType
 
 from patchify_core.cli import (
     bench,
+    calibrate,
     compare,
     embed,
     evaluate,
@@ -36,6 +37,7 @@ COMMANDS: dict[str, ModuleType] = {
     "embed": embed,
     "search": search,
     "tune": tune,
+    "calibrate": calibrate,
     "verify": verify,
     "evaluate": evaluate,
     "compare": compare,
@@ -70,9 +72,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a file's name may not fit the terminal's encoding
     # Where encoders and Milvus look, whoever uses them.
-    for option, variable in (("device", "PATCHIFY_DEVICE"), ("engine", "PATCHIFY_ENGINE"), ("token", "MILVUS_TOKEN")):
+    for option in ("device", "engine", "precision", "compile", "readers", "token"):
         if value := getattr(arguments, option, None):
-            os.environ[variable] = value
+            os.environ["MILVUS_TOKEN" if option == "token" else f"PATCHIFY_{option.upper()}"] = value
     try:
         code: int = command.run(arguments)
         sys.stdout.flush()

@@ -194,16 +194,17 @@ def add_codec_options(command: argparse.ArgumentParser) -> None:
     codec.add_argument(
         "--preset",
         dest="factory",
-        choices=["exact", "small", "tiny", "huge"],
-        help="how descriptors are kept, without knowing FAISS: exact (float32, default), small (256 bytes per patch), "
-        "tiny (64), huge (32, for millions of pictures)",
+        choices=["exact", "small", "tiny", "huge", "fast"],
+        help="how descriptors are kept, without knowing FAISS: exact (float32), small (256 bytes per patch), "
+        "tiny (64), huge (32, for millions of pictures), fast (float32 in a graph); without any of these options "
+        "index chooses by the number of pictures, and says why",
     )
     codec.add_argument(
         "--factory",
         dest="factory",
         metavar="FAISS",
-        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, ...; PCAH128,... projects to 128 "
-        "dimensions first",
+        help="the same as a FAISS factory string: Flat (default), SQ8, PQ64, HNSW16,SQ8, ...; PCAH128,... projects to "
+        "128 dimensions first",
     )
     command.add_argument(
         "--codebook",
@@ -226,6 +227,23 @@ def add_device_options(command: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="what computes on the processor: torch (default), or openvino, which is faster "
         "(pip install --no-deps -r requirements-fast.txt)",
+    )
+    command.add_argument(
+        "--precision",
+        metavar="KIND",
+        help="auto (default: half precision on CUDA if descriptors stay as they are, else float32), float32, bfloat16 "
+        "or float16",
+    )
+    command.add_argument(
+        "--compile",
+        action="store_const",
+        const="1",
+        help="have torch.compile compile the network, which takes a minute at the start (needs a C++ compiler)",
+    )
+    command.add_argument(
+        "--readers",
+        metavar="N",
+        help="threads that read and cut pictures while the network works (default: up to 8 with CUDA, else none)",
     )
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from patchify_core.cli.options import (
     add_device_options,
@@ -18,6 +20,14 @@ from patchify_core.cli.options import (
 from patchify_core.cli.shared import check_writable
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.filenames import printable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from patchify_core.patchify import Patchify
+    from patchify_core.retrieval.presence import Presence
+    from patchify_core.retrieval.ranking import Match
 
 HELP = "find the pictures that contain the query's object"
 
@@ -77,17 +87,40 @@ def run(arguments: argparse.Namespace) -> int:
     if picture is not None and read_header(picture).more:
         print(f"note: {first_pages([printable(picture.name)])[0]}", file=sys.stderr)
     root = engine.index.root or Path()
+    known = None if arguments.rerank or arguments.level or picture is None else _known(engine, arguments, box, matches)
     rows = matches_as_json(engine, matches)  # first, because it finds out whether the pictures are the indexed ones
     if arguments.draw:
         save(sheet(matches, root), Path(arguments.draw))
+    if known is not None:
+        for row, chance, verdict in zip(rows, known.probabilities, known.verdicts, strict=True):
+            row |= {"probability": chance, "verdict": verdict}
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
     verified = any(match.verification for match in matches)
-    print(f"{'rank':>4}  {'score':>6}  {'box x1,y1,x2,y2':<22}  {'inliers  ' if verified else ''}file")
+    columns = "prob.  " if known is not None else "", "inliers  " if verified else ""
+    print(f"{'rank':>4}  {'score':>6}  {columns[0]}{'box x1,y1,x2,y2':<22}  {columns[1]}file")
     for rank, match in enumerate(matches, 1):
+        if known is not None and 0 < known.above == rank - 1:
+            print("      the rest is more likely wrong than right")
         corners = ",".join(f"{value:.0f}" for value in match.box)
         count = match.verification.inliers if match.verification else "-"
         inliers = f"{count:>7}  " if verified else ""
-        print(f"{rank:>4}  {match.score:6.3f}  {corners:<22}  {inliers}{printable(rows[rank - 1]['file'])}")
+        likely = "" if known is None else f"{known.probabilities[rank - 1]:5.2f}  "
+        print(f"{rank:>4}  {match.score:6.3f}  {likely}{corners:<22}  {inliers}{printable(rows[rank - 1]['file'])}")
+    if known is not None:
+        print(f"{known.verdict}: the first result contains the object with probability {known.probabilities[0]:.2f}")
     return 0
+
+
+def _known(
+    engine: Patchify, arguments: argparse.Namespace, box: NDArray[np.float64] | None, matches: Sequence[Match]
+) -> Presence | None:
+    """How likely each match contains the object; None where that was not learned for the recipe of this index."""
+    from patchify_core.retrieval.presence import BACKGROUND, find_calibration
+
+    calibration = find_calibration(engine.index, Path(arguments.index))
+    if calibration is None:
+        return None
+    ranked = engine.ranking(engine.describe_query(arguments.picture, box), top=BACKGROUND.stop).scores
+    return calibration.presence([match.score for match in matches], ranked)

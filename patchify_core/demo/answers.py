@@ -14,6 +14,7 @@ from patchify_core.retrieval.ranking import Explanation, Match
 if TYPE_CHECKING:
     from patchify_core.regions import Stage
     from patchify_core.retrieval.localize import SimilarityMap
+    from patchify_core.retrieval.presence import Presence
 
 RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
 UNMARKED, MATCH = "unmarked", "match"
@@ -69,6 +70,9 @@ class Answer:
         ranked: how many of the pictures are ranked, where it is not all of them; else 0.
         paper: whether the index is made as in the paper (`shelf.is_papers`).
         unmoved: whether re-ranking left every picture at its rank.
+        presence: how likely the results contain the object, the query's own picture apart; None where that was not
+            learned for this way to search.
+        calibrated: whether that was learned for the index, and for some way to search it.
     """
 
     results: tuple[Result, ...]
@@ -86,6 +90,17 @@ class Answer:
     ranked: int = 0
     paper: bool = False
     unmoved: bool = False
+    presence: Presence | None = None
+    calibrated: bool = False
+
+    @property
+    def last_likely(self) -> int | None:
+        """Rank of the last result above the line from which on each is more likely wrong; None for no such line."""
+        if self.presence is None:
+            return None
+        ranks = [result.rank for result in self.results if result.verdict != ITSELF]
+        above = self.presence.above
+        return ranks[above - 1] if 0 < above < len(ranks) else None
 
 
 @dataclass(frozen=True, eq=False)

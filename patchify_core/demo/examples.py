@@ -20,6 +20,7 @@ from patchify_core.demo.shelf import is_papers
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import QueryScore
+from patchify_core.retrieval.presence import BACKGROUND, Presence
 from patchify_core.retrieval.ranking import Match, Ranking
 
 PREPARED = 10
@@ -106,7 +107,23 @@ class ExampleGallery(UserQueries):
             ranked=len(ranking) if len(ranking) < len(self.gallery.images) else 0,
             paper=is_papers(engine.index),
             unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),
+            presence=self.presence(question, ranking, top) if reranker is None and level == len(stages) else None,
+            calibrated=len(ranking) >= BACKGROUND.stop and self.shelf.calibration(question.engine) is not None,
         )
+
+    def presence(self, question: UserQuery, ranking: Ranking, top: int) -> Presence | None:
+        """How likely the first results contain the object, the query's own picture apart; None where that is unknown.
+
+        Args:
+            question: what is asked.
+            ranking: at the last level, not re-ranked.
+            top: results that are shown.
+        """
+        calibration = None if question.words is not None else self.shelf.calibration(question.engine)
+        if calibration is None:
+            return None
+        others = ranking.image_ids != question.itself
+        return calibration.presence(ranking.scores[:top][others[:top]], ranking.scores[others])
 
     def ranking(self, question: UserQuery, level: int, reranker: str | None = None) -> Ranking:
         """All pictures, best first; of a gallery of more than `WHOLE_UP_TO` the first `RANKED`.

@@ -21,6 +21,7 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.store import PatchStore
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.localize import MapRefiner
+from patchify_core.retrieval.presence import Calibration, find_calibration
 
 DEFAULT = "index"
 """Name of the index that must be there: the gallery's own, which the other indexes' pictures are compared with."""
@@ -92,6 +93,7 @@ class Shelf:
         labels = _labels(found)
         self.offers = {name: Offer(name, labels[name], index, folders[name]) for name, index in found.items()}
         self._settings = settings or ONE_THREAD
+        self._calibrations: dict[str, Calibration | None] = {}
         self._engines: dict[str, Patchify] = {}
         self._encoders: dict[str, Encoder] = {}
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
@@ -128,6 +130,17 @@ class Shelf:
                     self._encoders[spec] = load_encoder(spec, self._settings)
                 self._engines[name] = Patchify(offer.index, self._encoders[spec])
             return self._engines[name]
+
+    def calibration(self, name: str) -> Calibration | None:
+        """What was learned about the results of this index; None where nothing was, or the file of it is damaged."""
+        if name not in self._calibrations:
+            offer = self.offer(name)
+            try:
+                self._calibrations[name] = find_calibration(offer.index, offer.folder)
+            except PatchifyError as error:
+                log.warning("The page does not say how likely results are: %s", error)
+                self._calibrations[name] = None
+        return self._calibrations[name]
 
     def is_loaded(self, name: str) -> bool:
         """Whether `engine(name)` will answer at once."""

@@ -73,6 +73,11 @@ class AspectEncoder:
         """Crops in one forward pass."""
         return self._encoder.batch_size
 
+    @property
+    def readers(self) -> int:
+        """Threads that read and cut pictures, see `EncoderSettings`."""
+        return self._encoder.readers
+
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
         """Crops from the picture's own pixels and resizes the larger side to the encoder's.
 

@@ -43,7 +43,10 @@ class EncoderInfo:
 
 
 class Encoder(Protocol):
-    """A frozen encoder. Implementations are deterministic on one machine and safe to call from one thread."""
+    """A frozen encoder. Implementations are deterministic on one machine and safe to call from one thread.
+
+    One that has `readers`, a number of threads, has its `prepare` called from so many at once (`EncoderSettings`).
+    """
 
     @property
     def info(self) -> EncoderInfo:
@@ -96,20 +99,26 @@ os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 ENGINES = ("torch", "openvino")
 """What can compute a network, see `encoders.engines`; the first one is the default and needs nothing more."""
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+"""With which numbers torch computes a network, see `EncoderSettings`."""
 
-def _threads_of_environment() -> int:
-    text = os.environ.get("PATCHIFY_THREADS", "").strip() or "0"
-    if not (text.isascii() and text.isdigit() and len(text) < 4):
-        raise EncoderError(f"PATCHIFY_THREADS is {text!r}: give it a number of threads from 0 to 999.")
+
+def _threads_of_environment(variable: str, usual: str = "0") -> int:
+    text = os.environ.get(variable, "").strip() or usual
+    if text != usual and not (text.isascii() and text.isdigit() and len(text) < 4):
+        raise EncoderError(f"{variable} is {text!r}: give it a number of threads from 0 to 999.")
     return int(text)
 
 
-def _device_of_environment() -> str:
-    return os.environ.get("PATCHIFY_DEVICE", "").strip().lower() or "auto"
+def _word_of_environment(variable: str, usual: str) -> str:
+    return os.environ.get(variable, "").strip().lower() or usual
 
 
-def _engine_of_environment() -> str:
-    return os.environ.get("PATCHIFY_ENGINE", "").strip().lower() or ENGINES[0]
+def _compile_of_environment() -> bool:
+    text = _word_of_environment("PATCHIFY_COMPILE", "0")
+    if text not in ("0", "1"):
+        raise EncoderError(f"PATCHIFY_COMPILE is {text!r}: give it 1 to compile the network, or 0.")
+    return text == "1"
 
 
 @dataclass(frozen=True)
@@ -123,16 +132,30 @@ class EncoderSettings:
             By default what the environment variable PATCHIFY_DEVICE says, else `auto`.
         engine: one of `ENGINES`. By default what the environment variable PATCHIFY_ENGINE says, else `torch`.
             Descriptors by one engine are searched with the other's.
+        precision: one of `PRECISIONS`. `auto` is half precision on CUDA and float32 elsewhere. Half precision is kept
+            only if it describes a probe as float32 does (`encoders.probe`); else the network computes in float32, and
+            says so. By default what the environment variable PATCHIFY_PRECISION says, else `auto`.
+        compile: whether torch.compile compiles the network, which takes a minute when it is loaded; where it cannot,
+            that is said and the network runs as it is. By default whether PATCHIFY_COMPILE is 1.
+        readers: threads that read pictures and cut them while the network works; 0 leaves that to the thread that
+            waits for the network, -1 chooses: as many as the network's processor threads and at most 8 with CUDA,
+            else 0. By default what the environment variable PATCHIFY_READERS says, else -1.
         untrained: random weights where the trained ones would be downloaded: what an encoder costs can be measured
             with them, and nothing else.
 
+    An index remembers neither precision nor compile nor readers: whatever they are, descriptors agree to a cosine above
+    0.999, as those of two devices or engines do, and may be mixed.
+
     Raises:
-        EncoderError: if the device or the engine is none of these.
+        EncoderError: if one of them is none of these, or is not for that engine.
     """
 
-    threads: int = field(default_factory=_threads_of_environment)
-    device: str = field(default_factory=_device_of_environment)
-    engine: str = field(default_factory=_engine_of_environment)
+    threads: int = field(default_factory=lambda: _threads_of_environment("PATCHIFY_THREADS"))
+    device: str = field(default_factory=lambda: _word_of_environment("PATCHIFY_DEVICE", "auto"))
+    engine: str = field(default_factory=lambda: _word_of_environment("PATCHIFY_ENGINE", ENGINES[0]))
+    precision: str = field(default_factory=lambda: _word_of_environment("PATCHIFY_PRECISION", "auto"))
+    compile: bool = field(default_factory=_compile_of_environment)
+    readers: int = field(default_factory=lambda: _threads_of_environment("PATCHIFY_READERS", "-1"))
     untrained: bool = False
 
     def __post_init__(self) -> None:
@@ -142,4 +165,14 @@ class EncoderSettings:
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII):
             raise EncoderError(
                 f"The device (PATCHIFY_DEVICE) is {self.device!r}: choose auto, cpu, cuda, cuda:1 or mps."
+            )
+        if self.precision not in PRECISIONS:
+            raise EncoderError(
+                f"The precision (PATCHIFY_PRECISION) is {self.precision!r}: choose {', '.join(PRECISIONS[:-1])} or "
+                f"{PRECISIONS[-1]}."
+            )
+        if self.engine != ENGINES[0] and (self.compile or self.precision not in ("auto", "float32")):
+            raise EncoderError(
+                f"The engine {self.engine} computes in float32 and compiles by itself: leave --precision and --compile "
+                f"out, or choose the engine {ENGINES[0]}."
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import sys
 import threading
 import warnings
@@ -65,16 +66,82 @@ def use_threads(settings: EncoderSettings) -> None:
         torch.set_num_threads(settings.threads)
 
 
-def mixed_precision(device: torch.device) -> AbstractContextManager[Any]:
-    """Half precision where that is faster, which is on CUDA; nothing elsewhere.
+def half_precisions(device: torch.device, asked: str) -> tuple[torch.dtype, ...]:
+    """The kinds of half precision to try, in this order, before float32; none where it would not be faster.
 
-    bfloat16 where the card has it: large activations of some vision transformers overflow float16.
+    Args:
+        device: where the network runs.
+        asked: `EncoderSettings.precision`. With `auto` bfloat16 comes first where the card has it: large activations
+            of some vision transformers overflow float16. float16 has three more bits for networks that need them.
     """
     import torch
 
+    if asked != "auto":
+        return () if asked == "float32" else (getattr(torch, asked),)
     if device.type != "cuda":
-        return nullcontext()
-    return torch.autocast("cuda", torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16)
+        return ()
+    # Cards before 2020 emulate bfloat16, slower than float32.
+    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    return (torch.bfloat16, torch.float16) if has_it else (torch.float16,)
+
+
+def mixed_precision(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Has torch compute in half precision what it holds safe; nothing where `half` is None."""
+    import torch
+
+    return nullcontext() if half is None else torch.autocast(device.type, half)
+
+
+MOST_READERS = 8
+"""Threads that read and cut pictures for one GPU, unless another number is asked for."""
+
+
+def readers_for(device: torch.device, settings: EncoderSettings) -> int:
+    """How many threads read and cut pictures for a network on that device; see `EncoderSettings.readers`."""
+    import torch
+
+    if settings.readers >= 0:
+        return settings.readers
+    return min(MOST_READERS, torch.get_num_threads()) if device.type == "cuda" else 0
+
+
+class Uploads:
+    """Copies batches to a CUDA device while it computes: from pinned memory, on a stream of their own.
+
+    Args:
+        device: where the network runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Makes the stream."""
+        import torch
+
+        self._device, self._stream = device, torch.cuda.Stream(device)
+
+    def begin(self, crops: NDArray[np.uint8]) -> torch.Tensor | NDArray[np.uint8]:
+        """Begins to copy a batch; gives it back as it is where the device has no room for it."""
+        import torch
+
+        try:
+            with torch.cuda.stream(self._stream):
+                # torch keeps the pinned copy until the device has read it.
+                return torch.from_numpy(crops).pin_memory().to(self._device, non_blocking=True)
+        except torch.OutOfMemoryError:
+            return crops
+
+    def wait(self) -> None:
+        """Has what the calling thread computes from now on begin after the copies that were begun."""
+        import torch
+
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+
+
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a device has too little memory: torch has an error for that, MPS and CUDA's libraries a text."""
+    import torch
+
+    text = str(error)
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "ALLOC_FAILED" in text
 
 
 CPU_BATCH, CPU_BATCH_A_THREAD = 32, 8
@@ -244,6 +311,7 @@ class OpenVino:
                 return network(normalise(pixels))
 
         example = torch.zeros([self._side if length < 0 else length for length in shape], dtype=torch.uint8)
+        level = logging.root.level
         try:
             with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
                 warnings.simplefilter("ignore")  # torch's tracer warns of every size that a network computes with
@@ -263,6 +331,8 @@ class OpenVino:
                 f"OpenVINO cannot compute {self._spec}: choose the engine torch (--engine, or the variable "
                 "PATCHIFY_ENGINE)."
             ) from error
+        finally:
+            logging.root.setLevel(level)  # which the converter raises, and leaves so where it fails
 
 
 def import_openvino() -> ModuleType:

@@ -112,7 +112,13 @@ class EffNetLite(SquareEncoder):
                 f"The weights of {model.spec} do not fit its network: install the versions that requirements.txt names."
             ) from error
         self.network = network.to(device).to(memory_format=torch.channels_last)
-        if settings.engine == "torch" and can_fuse(device):
+        # Fused layers compute in float32 only, and are the compiler's work where it does it.
+        if (
+            settings.engine == "torch"
+            and can_fuse(device)
+            and settings.precision in ("auto", "float32")
+            and not settings.compile
+        ):
             self.network.fuse()
         info = EncoderInfo(
             spec=model.spec,
@@ -123,7 +129,7 @@ class EffNetLite(SquareEncoder):
             licence="Apache-2.0",
         )
         look = InputForm(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
-        super().__init__(self._pooled, look, info, device, settings.engine)
+        super().__init__(self._pooled, look, info, device, settings)
 
     def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) -> (N, D), the generalised mean of the last feature map."""

@@ -28,7 +28,7 @@ from patchify_core.encoders.checkpoints import (
     nearest,
     require_hub,
 )
-from patchify_core.encoders.devices import choose_device, mixed_precision, use_threads
+from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.map_trials import checked, resized
 from patchify_core.encoders.maps import MapRecipe, no_maps
 from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side, unit_rows
@@ -100,7 +100,7 @@ class OpenClipEncoder(SquareEncoder):
             blank = torch.zeros(1, 3, look.side, look.side, device=device)
             dim = int(network.encode_image(blank).shape[-1])
         info = EncoderInfo(spec, dim, look.side, digest, "image tower", UNSTATED_LICENCE)
-        super().__init__(network.encode_image, look, info, device, settings.engine)
+        super().__init__(network.encode_image, look, info, device, settings)
         self._arch, self._text_config = arch, config["text_cfg"]
         self._tokenizer: Any = None
 
@@ -140,7 +140,7 @@ class OpenClipEncoder(SquareEncoder):
         if self._tokenizer is None:
             self._tokenizer = self._load_tokenizer()
         tokens = self._tokenizer([words]).to(self.device)
-        with torch.inference_mode(), mixed_precision(self.device):
+        with torch.inference_mode():  # in full precision: it is one short pass
             row: NDArray[np.float32] = unit_rows(self.network.encode_text(tokens), self._info.spec)[0]
             return row
 

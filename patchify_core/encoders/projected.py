@@ -66,6 +66,16 @@ class ProjectedEncoder:
         return size
 
     @property
+    def readers(self) -> int:
+        """Threads that read and cut pictures, see `EncoderSettings`."""
+        number: int = getattr(self._encoder, "readers", 0)
+        return number
+
+    def stage(self, crops: NDArray[np.uint8]) -> Any:
+        """See `SquareEncoder.stage`."""
+        return self._encoder.stage(crops) if hasattr(self._encoder, "stage") else crops
+
+    @property
     def keeps_aspect(self) -> bool:
         """Whether crops have shapes of their own."""
         return getattr(self._encoder, "keeps_aspect", False)

@@ -7,6 +7,7 @@ that is not square. Colours and interpolation stay the model's own; for a square
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +16,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import ENGINES, EncoderInfo
+from patchify_core.encoders.base import ENGINES, EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import WAY_OUT
-from patchify_core.encoders.devices import OpenVino, batch_that_fits, in_parts, mixed_precision
+from patchify_core.encoders.devices import (
+    OpenVino,
+    Uploads,
+    batch_that_fits,
+    half_precisions,
+    in_parts,
+    mixed_precision,
+    ran_out_of_memory,
+    readers_for,
+)
 from patchify_core.encoders.maps import MapRecipe, no_maps
+from patchify_core.encoders.probe import Compiled, disagreement, probe
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +89,11 @@ class SquareEncoder:
         look: how it wants to see pictures.
         info: what an index remembers.
         device: where `describe` lives.
-        engine: what computes it, see `EncoderSettings`.
+        settings: what computes it, and with which numbers.
+
+    Attributes:
+        batch_size: crops in a forward pass; smaller once they did not fit into the device's memory.
+        readers: threads that read and cut pictures, see `EncoderSettings`.
 
     Raises:
         EncoderError: if the engine is not installed or cannot compute it.
@@ -91,15 +108,53 @@ class SquareEncoder:
         look: InputForm,
         info: EncoderInfo,
         device: torch.device,
-        engine: str = ENGINES[0],
+        settings: EncoderSettings | None = None,
     ) -> None:
-        """Takes the parts as they are, or converts them for the engine."""
+        """Takes the parts as they are, or converts them for the engine; tries half precision and the compiler."""
+        settings = settings or EncoderSettings()
         self._describe, self.look, self._info, self.device = describe, look, info, device
-        self.batch_size = batch_that_fits(device, look.side)
+        self.batch_size, self._most = batch_that_fits(device, look.side), 0
+        self.readers = readers_for(device, settings)
+        self._uploads = Uploads(device) if device.type == "cuda" else None
+        self._half: torch.dtype | None = None
         self._mean, self._std = _per_channel(look.mean, device), _per_channel(look.std, device)
         self._engine: OpenVino | None = None
-        if engine == "openvino":
+        if settings.engine == "openvino":
             self._engine = OpenVino(self._normalised, describe, look.side, info.dim, info.spec)
+        halves = half_precisions(device, settings.precision)
+        if halves or settings.compile:
+            self._choose(halves, settings.compile)
+
+    def _choose(self, halves: Sequence[torch.dtype], compiled: bool) -> None:
+        """Takes the first kind of half precision that agrees with float32 on the probe, and compiles the network."""
+        crops = probe(self.look.side)
+        exact = self._within_memory(crops)
+        wrong: str | None = None
+        for self._half in halves:
+            wrong = disagreement(lambda: self._within_memory(crops), exact)
+            if wrong is None:
+                break
+        if wrong is not None:
+            self._compute_in_float32(wrong)
+        if compiled:
+            self._describe = fast = Compiled(self._describe, self._info.spec)
+            if wrong := disagreement(lambda: self._within_memory(crops), exact):
+                fast.give_up(wrong)
+
+    def _compute_in_float32(self, why: str) -> None:
+        """From now on, and says why."""
+        half, self._half = self.precision, None
+        log.warning("%s computes in float32, not in %s: %s.", self._info.spec, half, why)
+
+    @property
+    def precision(self) -> str:
+        """What the network computes with: `float32`, or `bfloat16` or `float16` where that is safe."""
+        return "float32" if self._half is None else str(self._half).removeprefix("torch.")
+
+    @property
+    def compiled(self) -> bool:
+        """Whether the network for crops runs compiled."""
+        return isinstance(self._describe, Compiled) and self._describe.works
 
     @property
     def info(self) -> EncoderInfo:
@@ -131,10 +186,24 @@ class SquareEncoder:
         x1, y1, x2, y2 = (float(v) for v in box)
         return np.asarray(picture.resize(size, how, box=(x1, y1, x2, y2)))
 
-    def as_input(self, crops: NDArray[np.uint8]) -> torch.Tensor:
+    def stage(self, crops: NDArray[np.uint8]) -> Any:
+        """Begins to copy a batch to the device, so that it lies there once the network has done the one before.
+
+        Args:
+            crops: (N, S, S, 3) uint8, C-contiguous, not changed any more.
+
+        Returns:
+            What `encode` takes in their place: a tensor on a CUDA device, elsewhere `crops`.
+        """
+        return crops if self._uploads is None else self._uploads.begin(crops)
+
+    def as_input(self, crops: NDArray[np.uint8] | torch.Tensor) -> torch.Tensor:
         """(N, S, S, 3) uint8 -> (N, 3, S, S) float32 on the device, normalised as in the model's training."""
         import torch
 
+        if self._uploads is not None and isinstance(crops, torch.Tensor):
+            self._uploads.wait()
+            return self._normalised(crops)
         # To the device as bytes: a quarter of the floats.
         return self._normalised(torch.from_numpy(np.ascontiguousarray(crops)).to(self.device))
 
@@ -145,8 +214,11 @@ class SquareEncoder:
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         """The model's own descriptors of a batch; one that does not fit into the device's memory is halved.
 
+        Numbers in half precision that are not finite are computed again in float32, as all later ones are.
+
         Args:
-            crops: (N, S, S, 3) uint8 from `prepare`; of another size for an encoder that is `sized`.
+            crops: (N, S, S, 3) uint8 from `prepare`; of another size for an encoder that is `sized`. Or what `stage`
+                made of them.
 
         Returns:
             (N, D) float32 with rows of length 1.
@@ -154,30 +226,54 @@ class SquareEncoder:
         Raises:
             EncoderError: if the network gives numbers that are not finite, or not even one crop fits into memory.
         """
-        import torch
+        return self._finite_at_last(lambda: self._within_memory(crops))
 
+    def _finite_at_last(self, work: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """What `work` gives; in float32 where half precision gave numbers that are not finite."""
+        half = self._half
+        try:
+            return work()
+        except NotFinite:
+            if half is None:
+                raise
+        if self._half is not None:  # no other thread has met them meanwhile
+            self._compute_in_float32("it gave numbers that are not finite")
+        return work()
+
+    def _within_memory(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A batch in parts that fit: whole, until memory ran out once."""
+        most = self._most or max(len(crops), 1)
+        parts = [self._halved(crops[at : at + most]) for at in range(0, max(len(crops), 1), most)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+
+    def _halved(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A batch, or its halves where it does not fit into the device's memory."""
         try:
             return self._encode(crops)
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             if len(crops) == 1:
                 what = f"{self._info.spec} does not fit into the memory of {self.device}"
                 raise EncoderError(f"{what}: set PATCHIFY_DEVICE=cpu, {WAY_OUT}.") from None
         # Outside the handler, whose traceback would keep the failed batch's memory.
         half = len(crops) // 2
-        self.batch_size = min(self.batch_size, half)
-        return np.concatenate([self.encode(crops[:half]), self.encode(crops[half:])])
+        self.batch_size = self._most = min(self.batch_size, half)
+        return np.concatenate([self._halved(crops[:half]), self._halved(crops[half:])])
 
     def _encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
         if self._engine is not None:
             return unit_rows(torch.from_numpy(self._engine.describe(crops)), self._info.spec)
+        if self.compiled:  # its own threads share a batch
+            return self._encode_part(crops)
         return in_parts(self._encode_part, crops, self.device)
 
     def _encode_part(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode(), mixed_precision(self.device):  # both are a thread's own
+        with torch.inference_mode(), mixed_precision(self.device, self._half):  # both are a thread's own
             return unit_rows(self._network_for(crops)(self.as_input(crops)), self._info.spec)
 
     def _network_for(self, crops: NDArray[np.uint8]) -> Callable[[Any], Any]:
@@ -207,7 +303,20 @@ class SquareEncoder:
 
     @cached_property
     def _recipe(self) -> MapRecipe:
-        return self._map_recipe()
+        """The recipe, once the map of a probe in half precision is that in float32, which is else computed with."""
+        recipe = self._map_recipe()
+        if (half := self._half) is not None:
+            pixels = probe(max(1, self.look.side // recipe.stride) * recipe.stride)
+
+            def described() -> NDArray[np.float32]:
+                return self._rows(np.stack([self._map(recipe, each).mean((0, 1)) for each in pixels]), recipe)
+
+            self._half = None
+            exact = described()
+            self._half = half
+            if wrong := disagreement(described, exact):
+                self._compute_in_float32(wrong)
+        return recipe
 
     @property
     def stride(self) -> int:
@@ -226,8 +335,6 @@ class SquareEncoder:
 
     def feature_map(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """(H, W, 3) uint8, sides multiples of `stride` -> (H / stride, W / stride, C) float32; see `MapEncoder`."""
-        import torch
-
         recipe = self._recipe
         height, width = pixels.shape[:2]
         if pixels.shape[2:] != (3,) or not height or not width or height % recipe.stride or width % recipe.stride:
@@ -235,21 +342,32 @@ class SquareEncoder:
         if self._engine is not None and self._any_size:
             return _finite(self._engine.cells(recipe.cells, pixels), self._info.spec)
         try:
-            with torch.inference_mode(), mixed_precision(self.device):
-                inputs = self.as_input(np.array(pixels[None]))  # a copy: torch warns of a picture's read-only pixels
-                found = recipe.cells(inputs)[0].float().contiguous().cpu()
-        except torch.OutOfMemoryError:
+            return self._finite_at_last(lambda: self._map(recipe, pixels))
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
             what = f"A picture of {width} x {height} px does not fit into the memory of {self.device}"
             raise EncoderError(f"{what}: describe smaller pictures, or set PATCHIFY_DEVICE=cpu.") from None
+
+    def _map(self, recipe: MapRecipe, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """(H, W, 3) uint8 -> (H', W', C) float32."""
+        import torch
+
+        with torch.inference_mode(), mixed_precision(self.device, self._half):
+            inputs = self.as_input(np.array(pixels[None]))  # a copy: torch warns of a picture's read-only pixels
+            found = recipe.cells(inputs)[0].float().contiguous().cpu()
         return _finite(found.numpy(), self._info.spec)
 
     def describe_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
         """(N, C) float32 pooled cells -> (N, D) float32 with rows of length 1; see `MapEncoder`."""
+        return self._rows(pooled, self._recipe)
+
+    def _rows(self, pooled: NDArray[np.float32], recipe: MapRecipe) -> NDArray[np.float32]:
         import torch
 
         with torch.inference_mode():  # in full precision: this is one layer at most
             means = torch.from_numpy(np.ascontiguousarray(pooled, np.float32)).to(self.device)
-            return unit_rows(self._recipe.project(means), self._info.spec)
+            return unit_rows(recipe.project(means), self._info.spec)
 
 
 def _per_channel(values: tuple[float, ...], device: torch.device) -> torch.Tensor | float:
@@ -272,7 +390,11 @@ def unit_rows(found: torch.Tensor, spec: str) -> NDArray[np.float32]:
     return _finite(F.normalize(found.float(), dim=-1).cpu().numpy(), spec)
 
 
+class NotFinite(EncoderError):
+    """A network gave infinity or no number at all."""
+
+
 def _finite(found: NDArray[np.float32], spec: str) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
-        raise EncoderError(f"{spec} gave numbers that are not finite: set PATCHIFY_DEVICE=cpu, {WAY_OUT}.")
+        raise NotFinite(f"{spec} gave numbers that are not finite: set PATCHIFY_DEVICE=cpu, {WAY_OUT}.")
     return found

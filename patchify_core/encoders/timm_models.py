@@ -89,7 +89,7 @@ class TimmEncoder(SquareEncoder):
         pool = getattr(network, "global_pool", "")  # transformers name it here, others keep it in their head
         pooling = pool if isinstance(pool, str) and pool else "the model's own"
         info = EncoderInfo(spec, found.shape[1], look.side, digest, pooling, licence)
-        super().__init__(network, look, info, device, settings.engine)
+        super().__init__(network, look, info, device, settings)
 
     @cached_property
     def sized(self) -> Sized:

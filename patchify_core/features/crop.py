@@ -2,7 +2,8 @@
 
 Patches of several pictures share a batch, so that small pyramids keep the processor as busy as large ones. While the
 network works on one batch, pictures are read and cut for the next one (`readahead`); two batches of pixels are in
-memory, however many pictures there are.
+memory, however many pictures there are. With `encoder.readers`, so many threads read and as many cut, each a picture
+ahead: Pillow decodes and scales without Python's lock, so it takes no further process. Batches stay the same.
 """
 
 from __future__ import annotations
@@ -118,6 +119,14 @@ def _batches(
     pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]], encoder: Encoder, batch_size: int
 ) -> Iterator[_Batch[Key]]:
     """Cuts the pictures into crops; every batch is full except the last one."""
+    readers: int = getattr(encoder, "readers", 0)
+    stage: Callable[[Any], Any] = getattr(encoder, "stage", lambda crops: crops)
+
+    def cut(item: tuple[Key, Image, NDArray[np.float64]]) -> tuple[Key, int, Iterable[NDArray[np.uint8]]]:
+        key, picture, boxes = item
+        cuts = (encoder.prepare(picture, box) for box in boxes)
+        return key, len(boxes), list(cuts) if readers else cuts
+
     shape = (batch_size, encoder.info.input_size, encoder.info.input_size, 3)
     ragged = getattr(encoder, "keeps_aspect", False)
 
@@ -126,16 +135,16 @@ def _batches(
 
     crops, filled = room(), 0
     begun: list[tuple[Key, int]] = []
-    for key, picture, boxes in pictures:
-        begun.append((key, len(boxes)))
-        for box in boxes:
-            crops[filled] = encoder.prepare(picture, box)
+    for key, patches, cuts in in_order(cut, pictures, readers):
+        begun.append((key, patches))
+        for crop in cuts:
+            crops[filled] = crop
             filled += 1
             if filled == batch_size:
-                yield _Batch(crops, begun)
+                yield _Batch(stage(crops), begun)
                 crops, filled, begun = room(), 0, []
     if filled:
-        yield _Batch(crops[:filled], begun)
+        yield _Batch(stage(crops[:filled]), begun)
 
 
 # Reading ahead -------------------------------------------------------------------------------------------------
@@ -145,14 +154,22 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 1) -> Iterator[Result]:
+def in_order(work: Callable[[Item], Result], items: Iterable[Item], readers: int) -> Iterator[Result]:
+    """`map(work, items)` by so many threads, an item ahead each; by the caller's alone where they are 0."""
+    return map_ahead(work, items, readers, readers) if readers else map(work, items)
+
+
+def map_ahead(
+    work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 1, threads: int = 1
+) -> Iterator[Result]:
     """`map(work, items)`, except that up to `ahead` further items are read while the work on one goes on.
 
     Args:
-        work: called in one other thread, in order, never twice at once.
+        work: called in one other thread, in order, never twice at once; or in that many other `threads`.
         items: read lazily in the caller's thread: nothing before the first result is asked for, and never more than
             `ahead` items beyond the one whose result is next. So many items are in memory at once, plus one.
         ahead: at least 1.
+        threads: how many work at once.
 
     Yields:
         The results, in order.
@@ -162,7 +179,8 @@ def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int 
         Exception: what `work` or `items` raised, after the results of all items before. What is no error but a wish to
             stop (KeyboardInterrupt) comes through at once, without them.
 
-    Whatever ends it (an error, the last result, or the generator being closed), the thread has ended too.
+    Whatever ends it (an error, the last result, or the generator being closed), the threads have ended too, and `items`
+    is closed if it is a generator.
 
     Example:
         >>> list(map_ahead(str.upper, ["a", "b"]))
@@ -173,7 +191,7 @@ def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int 
     iterator = iter(items)
     failed: Exception | None = None
     running: deque[Future[Result]] = deque()
-    with ThreadPoolExecutor(1, thread_name_prefix="patchify-ahead") as worker:
+    with ThreadPoolExecutor(threads, thread_name_prefix="patchify-ahead") as worker:
         try:
             while failed is None:
                 try:
@@ -192,5 +210,7 @@ def map_ahead(work: Callable[[Item], Result], items: Iterable[Item], ahead: int 
         finally:
             for waiting in running:
                 waiting.cancel()
+            if isinstance(iterator, Generator):
+                iterator.close()
     if failed is not None:
         raise failed

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from patchify_core.encoders.base import Encoder
 from patchify_core.encoders.maps import MapEncoder, as_map_encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.features.crop import Described, FeatureSettings, Key, describe, describe_many, map_ahead
+from patchify_core.features.crop import Described, FeatureSettings, Key, describe, describe_many, in_order, map_ahead
 from patchify_core.features.maps import PictureMap, pack, thumbnail
 from patchify_core.features.pooled import PooledSettings, describe_boxes, fractions, picture_pixels, query_views
 from patchify_core.imaging.pictures import read_picture, read_reduced
@@ -35,6 +35,11 @@ class Extractor(Protocol):
     @property
     def spec(self) -> str:
         """How an index and the command line call it, e.g. `pooled:640`."""
+        ...
+
+    @property
+    def encoder(self) -> Encoder:
+        """What describes."""
         ...
 
     def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
@@ -143,7 +148,8 @@ class Pooled:
 
     def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
         """One `Described` a picture, in order; the next picture is read while the network works on one."""
-        yield from map_ahead(self._described, (self._prepared(*picture) for picture in pictures))
+        readers: int = getattr(self.encoder, "readers", 0)
+        yield from map_ahead(self._described, in_order(lambda picture: self._prepared(*picture), pictures, readers))
 
     def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
         """See `pooled.query_views`."""

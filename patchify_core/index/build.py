@@ -33,7 +33,7 @@ from patchify_core.index.folder import index_stands, read_meta, recipe_of
 from patchify_core.index.integrity import META_NAME, standing
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.picture_table import IndexedImage
-from patchify_core.index.recipe import EVERYTHING, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.recipe import CODES, EVERYTHING, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
 from patchify_core.index.swap import BuildFolder, explained, root_from
 from patchify_core.regions import Pyramid, Regions
@@ -325,6 +325,17 @@ def coded(
     return PatchIndex(replace(recipe, factory=factory), Pictures(images, boxes=boxes), made)
 
 
+def standing_codec(out: Path) -> dict[str, str | None] | None:
+    """How the index that stands at `out` is coded: `factory`, `codebook` and `rescore`; None where none stands.
+
+    Raises:
+        IndexFolderError: if something else stands there, or an index that a gallery is not built into.
+    """
+    with explained(out):
+        recipe = _standing_recipe(out)
+        return None if recipe is None else {part: getattr(recipe, part) for part in CODES}
+
+
 def recode(
     index: PatchIndex, settings: CodeSettings, descriptors: Callable[[int], NDArray[np.float32]] | None = None
 ) -> PatchIndex:
@@ -353,6 +364,15 @@ def _digest(out: Path) -> str | None:
 
 def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
     """The index that stands at `out`, if there is one and it was made the same way."""
+    had = _standing_recipe(out)
+    if had is None:
+        return None
+    refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
+    return PatchIndex.load(out)
+
+
+def _standing_recipe(out: Path) -> Recipe | None:
+    """The recipe of the index that stands at `out`; raises IndexFolderError where no gallery is built into its kind."""
     if not index_stands(out):
         return None
     meta = read_meta(out)
@@ -364,9 +384,7 @@ def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
         raise IndexFolderError(
             f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."
         )
-    had = recipe_of(meta, out)
-    refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
-    return PatchIndex.load(out)
+    return recipe_of(meta, out)
 
 
 def _check_like(like: PatchIndex, wanted: RecipeFor) -> None:

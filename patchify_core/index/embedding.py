@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError, PictureError
+from patchify_core.features.crop import in_order
 from patchify_core.features.extract import Extractor
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import GalleryImage, check_size
@@ -118,7 +119,8 @@ class PicturePass:
 
     def _new(self, images: Iterable[GalleryImage]) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
         seen: set[str] = set()
-        for image in images:
+
+        def read(image: GalleryImage) -> Skipped | _Read:
             name, length, mtime = image.file_name, None, None
             try:
                 changed = image.path.stat().st_mtime_ns  # before it is read: if it changes meanwhile, that will show
@@ -130,20 +132,31 @@ class PicturePass:
                 check_size(name, (image.width, image.height), size)
             except (OSError, PictureError) as error:
                 reason = f"it cannot be read ({error.strerror})" if isinstance(error, OSError) else str(error)
-                self.skipped.append(Skipped(name, reason, length, mtime))
+                return Skipped(name, reason, length, mtime)
+            indexed = IndexedImage(image.id, name, image.width, image.height, length, digest)
+            return indexed, changed, None if picture is None else (picture, *boxes_for(self._regions, picture, size))
+
+        for found in in_order(read, images, getattr(self._extractor.encoder, "readers", 0)):
+            if isinstance(found, Skipped):
+                self.skipped.append(found)
                 self._settled()
                 continue
-            indexed = IndexedImage(image.id, name, image.width, image.height, length, digest)
+            indexed, changed, new = found
             self.images.append(indexed)
             self.times.append(changed)
-            if picture is None:
+            # Two readers may have had two copies of a picture at once: by now the second one is known.
+            if new is None or indexed.sha256 in seen:
                 self.reused += 1
                 self._settled()
                 continue
-            seen.add(digest)
-            cut, kept = boxes_for(self._regions, picture, size)
-            self._coming[digest] = indexed, kept
-            yield digest, picture, cut
+            seen.add(indexed.sha256)
+            picture, cut, kept = new
+            self._coming[indexed.sha256] = indexed, kept
+            yield indexed.sha256, picture, cut
+
+
+_Read = tuple[IndexedImage, int, tuple["Image", NDArray[np.float64], NDArray[np.float32] | None] | None]
+"""Which picture, and when it was changed; unless it is known: its pixels, the boxes to cut and those to keep."""
 
 
 def nothing_read(root: Path, skipped: Sequence[tuple[str, str]], undone: str) -> GalleryError:

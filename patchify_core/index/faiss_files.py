@@ -36,6 +36,9 @@ _BLOCK = 32
 _WIDEST_WALK = 1 << 16
 """Candidates that a walk over a graph keeps, at most."""
 
+_NODES = 1 << 16
+"""Nodes of a graph whose links are looked at together."""
+
 
 def check_faiss_file(data: bytes | mmap.mmap, ids: bool = True) -> None:
     """Goes through a file that `faiss.write_index` wrote, or another one that is said to be such.
@@ -49,7 +52,7 @@ def check_faiss_file(data: bytes | mmap.mmap, ids: bool = True) -> None:
         ValueError: if FAISS should not get to read it.
     """
     file = _Fields(data)
-    _index(file, {b"IxFI", b"IxSQ", b"IxPq", b"IPfs", b"IwFl", b"IwSq", b"IwPQ", b"IxPT"}, ids)
+    _index(file, {b"IxFI", b"IxSQ", b"IxPq", b"IPfs", b"IwFl", b"IwSq", b"IwPQ", b"IxPT", b"IHNf", b"IHNs"}, ids)
     _must(file.at == len(file.data))
 
 
@@ -156,14 +159,14 @@ def _index(file: _Fields, kinds: set[bytes], ids: bool) -> tuple[int, int]:
         _must(how == 0 and signs == 0)
     elif kind == b"IPfs":
         _fast_scan(file, dim, total)
-    elif kind == b"IHNf":
+    elif kind in (b"IHNf", b"IHNs"):
         _graph(file, total)
-        _must(_index(file, {b"IxFI"}, ids) == (dim, total))
+        _must(_index(file, {b"IxFI" if kind == b"IHNf" else b"IxSQ"}, ids) == (dim, total))
     elif kind == b"IxPT":
         (transforms,) = file.read("i")
         _must(transforms == 1)
         rotated = _rotation(file, dim)
-        _must(_index(file, kinds - {b"IxPT"}, ids) == (rotated, total))
+        _must(_index(file, kinds - {b"IxPT", b"IHNf", b"IHNs"}, ids) == (rotated, total))
     else:
         _inverted_file(file, kind, dim, total, ids)
     return dim, total
@@ -265,7 +268,11 @@ def _graph(file: _Fields, total: int) -> None:
     _must(0 <= entry < total and highest == int(levels[entry]) - 1 == int(levels.max()) - 1)
     _must(0 < breadth <= _WIDEST_WALK and 0 < walk <= _WIDEST_WALK)
     _must(-1 <= int(neighbours.min()) and int(neighbours.max()) < total)
-    places = np.arange(len(neighbours)) - np.repeat(ends[:-1].astype(np.int64), begins[levels])
-    level = np.searchsorted(begins, places, side="right") - 1
-    # A walk on a level goes on from every neighbour there: it must be on this level too.
-    _must(bool((levels[neighbours][neighbours >= 0] > level[neighbours >= 0]).all()))
+    for first in range(0, total, _NODES):  # those of a large graph take gigabytes at once
+        sizes = begins[levels[first : first + _NODES]]
+        begin = int(ends[first])
+        near = neighbours[begin : begin + int(sizes.sum())]
+        places = np.arange(len(near)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        level = np.searchsorted(begins, places, side="right") - 1
+        # A walk on a level goes on from every neighbour there: it must be on this level too.
+        _must(bool((levels[near][near >= 0] > level[near >= 0]).all()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from patchify_core.errors import IndexFolderError
 from patchify_core.index.base import Hits, PatchStore, Pictures
 from patchify_core.index.codec.codes import Codes
-from patchify_core.index.codec.factory import visits_everything
+from patchify_core.index.codec.factory import compared, visits_everything
 from patchify_core.index.picture_table import PictureTable
 from patchify_core.index.recipe import Recipe
 
@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 
 RESCORED = 100
 """Pictures that finer codes re-score, at least."""
+
+LEAST_FETCH = 64
+"""Patches that a codec which does not compare the query with every code is asked for, at least."""
+
+RUN = 256
+"""Pictures whose patches are decoded together."""
+
+WALK_SHARE = 32
+"""A walk over a graph looks at some thirty times as many patches as it is asked for, here and there: where these are
+all that there are, comparing with one after the other is as fast, and misses none."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +107,7 @@ class PatchIndex(PatchStore):
         self.codes, self.fine, self.plan = codes.codes, codes.fine, plan
         self.located = None if on_disk is None else on_disk.located
         self.ahead = None if on_disk is None else on_disk.ahead
-        self._exhaustive = visits_everything(self.codes)
+        self._exhaustive, self._stored = visits_everything(self.codes), compared(self.codes)
         self._of_level: dict[int, NDArray[np.uint8]] = {}
 
     @property
@@ -112,16 +122,36 @@ class PatchIndex(PatchStore):
 
     @property
     def bytes_per_patch(self) -> int:
-        """Bytes of codes that one patch costs, finer codes included."""
-        return int(self.codes.sa_code_size() + (self.fine.sa_code_size() if self.fine is not None else 0))
+        """Bytes of codes that one patch costs, finer codes included; the links of a graph come on top."""
+        return int(self._stored.sa_code_size() + (self.fine.sa_code_size() if self.fine is not None else 0))
 
     def descriptors_of(self, row: int) -> NDArray[np.float32]:
         """(P, dim) float32 descriptors of the picture in `row` as stored (decoded from the finest codes)."""
+        return self._decoded(np.array([row]), self.patches_per_image)
+
+    def _decoded(self, rows: NDArray[np.int64], used: int) -> NDArray[np.float32]:
+        """(K * used, dim) float32 descriptors of the first patches of these pictures, from the finest codes."""
+        import faiss
+
+        patches = (rows[:, None] * self.patches_per_image + np.arange(used)).ravel()
         if self.fine is None and self.located is not None:
-            first = row * self.patches_per_image
-            return self.located.decode(np.arange(first, first + self.patches_per_image))
-        codes = self.codes if self.fine is None else self.fine
-        return np.asarray(codes.reconstruct_n(row * self.patches_per_image, self.patches_per_image))
+            return self.located.decode(patches)
+        codes = self._stored if self.fine is None else self.fine
+        if isinstance(codes, faiss.IndexPreTransform):  # the last digits depend on how many are rotated back at once
+            every = self.patches_per_image
+            return np.concatenate([codes.reconstruct_n(row * every, every)[:used] for row in rows.tolist()])
+        if isinstance(codes, (faiss.IndexScalarQuantizer, faiss.IndexPQ)):  # else FAISS makes a decoder for each
+            return np.asarray(codes.sa_decode(self._bytes[patches]))
+        return np.asarray(codes.reconstruct_batch(patches))
+
+    @cached_property
+    def _bytes(self) -> NDArray[np.uint8]:
+        """(N P, bytes per code) the finest codes, where they lie one after the other; not a copy."""
+        import faiss
+
+        codes: Any = self._stored if self.fine is None else self.fine
+        size = int(codes.code_size)
+        return np.asarray(faiss.rev_swig_ptr(codes.codes.data(), int(codes.ntotal) * size)).reshape(-1, size)
 
     def cell_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
         """See `PatchStore.cell_scores`; the very similarities that `search` gives, to the last bit.
@@ -146,9 +176,13 @@ class PatchIndex(PatchStore):
 
     def _decoded_scores(self, query: NDArray[np.float32], row: int) -> NDArray[np.float32]:
         """(P,) similarities with one picture's decoded patches: one arithmetic for a search and for `cell_scores`."""
-        scores: NDArray[np.float32] = np.einsum("pd,d->p", self.descriptors_of(row), query)
+        return self._similarities(query, np.array([row]), self.patches_per_image)[0]
+
+    def _similarities(self, query: NDArray[np.float32], rows: NDArray[np.int64], used: int) -> NDArray[np.float32]:
+        """(K, used) similarities with the first `used` decoded patches of each of the pictures in `rows`."""
+        scores: NDArray[np.float32] = np.einsum("pd,d->p", self._decoded(rows, used), query)
         self._check_found(scores)
-        return scores
+        return scores.reshape(len(rows), used)
 
     def _check_found(self, scores: NDArray[np.float32] | None, patches: NDArray[np.int64] | None = None) -> None:
         """Raises IndexFolderError for what no search finds in an index that was built: no index is trusted that far."""
@@ -168,7 +202,8 @@ class PatchIndex(PatchStore):
         (or `top`), and the others follow with coarse scores as they were.
         """
         query = self.checked_query(query, top)
-        used = self.regions.stages[self.checked_level(level) - 1].patches
+        # Without a level the regions are not asked: they take as long as a tenth of a walk.
+        used = self.patches_per_image if level is None else self.regions.stages[self.checked_level(level) - 1].patches
         wanted = len(self.images) if top is None else min(top, len(self.images))
         proposed = wanted if self.fine is None else min(max(wanted, RESCORED), len(self.images))
         if self._exhaustive:
@@ -197,7 +232,7 @@ class PatchIndex(PatchStore):
             options = faiss.SearchParameters(sel=selector)  # type: ignore[call-arg]
         fetch = pictures * used
         while True:
-            scores, patches = (found[0] for found in self.codes.search(query[None], fetch, params=options))
+            scores, patches = (found[0] for found in self._stored.search(query[None], fetch, params=options))
             self._check_found(scores, patches)
             rows, cells = np.divmod(patches, self.patches_per_image)
             order = np.lexsort((cells, self.image_ids[rows], -scores))
@@ -214,21 +249,35 @@ class PatchIndex(PatchStore):
         more patches until they hold enough pictures.
         """
         every = int(self.codes.ntotal)
-        fetch = min(every, max(64, 4 * pictures))
+        # Twice as many as wanted: the codec's own scores are rounded, the last ones may be better than they seem.
+        fetch, enough = min(every, max(LEAST_FETCH, 4 * pictures)), 2 * pictures
         search: FindPatches = self.codes.search
         if self.plan is not None:
-            fetch, search = min(every, max(64, self.plan.fetch * pictures)), self._planned(query, used)
+            fetch, search = min(every, max(LEAST_FETCH, self.plan.fetch * pictures)), self._planned(query, used)
+        graph = self._stored is not self.codes
+        if graph:
+            search, enough = self._walked, pictures  # a walk compares with the codes themselves
         while True:
+            if graph and (used < self.patches_per_image or fetch * WALK_SHARE > every):
+                return self._search_every_code(query, pictures, used).rows
             _, patches = search(query[None], fetch)
             found = patches[0][patches[0] >= 0]
             self._check_found(None, found)
             rows, cells = np.divmod(found, self.patches_per_image)
             rows = rows[cells < used]
             _, first = np.unique(rows, return_index=True)
-            # Twice as many as wanted: the codec's own scores are rounded, the last ones may be better than they seem.
-            if len(first) >= min(2 * pictures, len(self.images)) or fetch == every or len(found) < fetch:
-                return rows[np.sort(first)][: 2 * pictures]
+            if len(first) >= min(enough, len(self.images)) or fetch == every or len(found) < fetch:
+                return rows[np.sort(first)][:enough]
             fetch = min(4 * fetch, every)
+
+    def _walked(self, query: NDArray[np.float32], count: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Similarities and patches that a walk over the graph finds."""
+        import faiss
+
+        codes: Any = self.codes
+        options = faiss.SearchParametersHNSW(efSearch=max(codes.hnsw.efSearch, count))  # type: ignore[attr-defined]
+        scores, patches = codes.search(query, count, params=options)
+        return scores, patches
 
     def _planned(self, query: NDArray[np.float32], used: int) -> FindPatches:
         """(query, how many) -> similarities and patches, of the lists that the plan says.
@@ -268,11 +317,10 @@ class PatchIndex(PatchStore):
 
     def _scored(self, query: NDArray[np.float32], rows: NDArray[np.int64], used: int) -> Hits:
         """The pictures in `rows`, ranked by the similarity of their decoded patches."""
-        scores = np.empty((len(rows), used), np.float32)
         if self.ahead is not None:
             self.ahead.patches(rows * self.patches_per_image, used)
-        for at, row in enumerate(rows.tolist()):
-            scores[at] = self._decoded_scores(query, row)[:used]
+        runs = [self._similarities(query, rows[at : at + RUN], used) for at in range(0, len(rows), RUN)]
+        scores = np.concatenate(runs) if runs else np.empty((0, used), np.float32)
         cells = scores.argmax(axis=1).astype(np.int64)
         best = scores.max(axis=1, initial=-np.inf)
         order = np.lexsort((self.image_ids[rows], -best))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -99,7 +100,9 @@ def small_network():
 
 def small_encoder(describe, engine, side=12, dim=8):
     info = EncoderInfo("small", dim, side, "0" * 64, "mean", "none")
-    return SquareEncoder(describe, InputForm(side, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), info, CPU, engine)
+    return SquareEncoder(
+        describe, InputForm(side, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), info, CPU, EncoderSettings(engine=engine)
+    )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 9])
@@ -134,8 +137,10 @@ def test_what_cannot_be_converted_is_one_sentence(refused):
     def strange(inputs):
         raise ArithmeticError
 
+    level = logging.root.level
     said = refused(small_encoder, strange, "openvino")
     assert "OpenVINO cannot compute small" in said and "--engine" in said
+    assert logging.root.level == level  # or warnings would be heard no more
 
 
 def test_an_engine_that_is_not_installed_says_what_to_install(monkeypatch, refused):

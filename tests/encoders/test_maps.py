@@ -143,10 +143,19 @@ def tokens_of(network, pixels, encoder):
 
 
 @pytest.mark.parametrize(
-    "name", ["test_vit", "test_vit2", "test_vit3", "vit_small_patch14_dinov2", "vit_small_patch16_dinov3"]
+    ("name", "prefix"),
+    [
+        ("test_vit", 1),
+        ("test_vit2", 1),
+        ("test_vit3", 1),
+        ("vit_small_patch14_dinov2", 1),
+        ("vit_small_patch14_reg4_dinov2", 5),  # class token and four registers
+        ("vit_small_patch16_dinov3", 5),
+    ],
 )
-def test_cells_of_a_vision_transformer_are_its_tokens(name, timm_encoder):
+def test_cells_of_a_vision_transformer_are_its_tokens(name, prefix, timm_encoder):
     encoder = timm_encoder(name)
+    assert encoder.network.num_prefix_tokens == prefix
     side, stride = encoder.info.input_size, encoder.stride
     crop = pixels_of(4, side, side)
     own = tokens_of(encoder.network, crop, encoder).reshape(side // stride, side // stride, -1)
@@ -161,8 +170,9 @@ def test_cells_of_a_vision_transformer_are_its_tokens(name, timm_encoder):
     np.testing.assert_array_equal(encoder.feature_map(crop), own)
 
 
-def test_a_class_tokens_head_describes_the_mean_of_the_tokens(timm_encoder):
-    encoder = timm_encoder("vit_small_patch14_dinov2")
+@pytest.mark.parametrize("name", ["vit_small_patch14_dinov2", "vit_small_patch14_reg4_dinov2"])
+def test_a_class_tokens_head_describes_the_mean_of_the_tokens(name, timm_encoder):
+    encoder = timm_encoder(name)
     assert not encoder.pooled_like_crops and encoder.info.pooling == "token"
     pooled = np.random.default_rng(0).normal(size=(5, 384)).astype(np.float32)
     expected = pooled / np.linalg.norm(pooled, axis=1, keepdims=True)  # the norm came before: nothing else follows

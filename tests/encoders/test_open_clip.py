@@ -304,16 +304,18 @@ def test_auto_takes_the_fastest_kind(monkeypatch):
 
 
 def test_half_precision_is_for_cuda_alone(monkeypatch):
-    from patchify_core.encoders.devices import mixed_precision
+    from patchify_core.encoders.devices import half_precisions, mixed_precision
 
     for kind in ("cpu", "mps"):
-        with mixed_precision(torch.device(kind)):
+        assert half_precisions(torch.device(kind), "auto") == ()
+        with mixed_precision(torch.device(kind), None):
             assert not torch.is_autocast_enabled("cuda")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
-    assert mixed_precision(torch.device("cuda")).fast_dtype == torch.bfloat16
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
-    assert mixed_precision(torch.device("cuda")).fast_dtype == torch.float16
+    cuda = torch.device("cuda")
+    for has_it, first in ((True, torch.bfloat16), (False, torch.float16)):
+        # A card that only emulates it is one that has not got it.
+        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True, has_it=has_it: has_it)
+        assert mixed_precision(cuda, half_precisions(cuda, "auto")[0]).fast_dtype == first
 
 
 def test_numbers_that_are_not_finite_are_refused(weights, refused):

@@ -63,6 +63,7 @@ def test_a_local_checkpoint_is_an_encoder(name, weights):
     ("name", "side", "pooling", "licence"),
     [
         ("vit_small_patch14_dinov2.lvd142m", 518, "token", "apache-2.0"),
+        ("vit_small_patch14_reg4_dinov2.lvd142m", 518, "token", "apache-2.0"),
         ("vit_small_patch16_dinov3.lvd1689m", 256, "avg", "dinov3-license"),
     ],
 )

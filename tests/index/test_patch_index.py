@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from patchify_core.encoders import EncoderInfo
 from patchify_core.files import sha256_of_bytes
+from patchify_core.index import patch_index
 from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.patch_index import RESCORED, PatchIndex
@@ -210,6 +211,8 @@ APPROXIMATE = {
     "projection, IVF, PQ": ("PCAH8,IVF4,PQ4x4", None),
     "PQ, finer": ("PQ4x4", "SQfp16"),
     "projection, IVF, finer": ("PCAH8,IVF4,PQ4x4", "Flat"),
+    "graph": ("HNSW8,SQ8", None),
+    "projection, graph, finer": ("PCAH8,HNSW8,SQ4", "SQfp16"),
 }
 
 
@@ -289,6 +292,57 @@ def test_no_list_that_is_visited_may_hold_a_patch_of_the_level():
     assert len(index.search(towards, 5).rows) == 5
     none = index.search(towards, 5, 1)
     assert none.rows.tolist() == none.scores.tolist() == none.cells.tolist() == []
+
+
+WALKED = 800  # pictures: a walk to the best ten of them looks at fewer patches than there are
+
+
+@pytest.fixture(scope="module", params=[("HNSW16,SQfp16", None), ("PCAH8,HNSW16,SQ4", "Flat"), ("HNSW16,Flat", None)])
+def graph(request):
+    return coded_index(*request.param, pictures=WALKED, ids=np.random.default_rng(6).permutation(WALKED))
+
+
+def test_a_walk_finds_what_comparing_with_every_patch_finds(graph, monkeypatch):
+    index, vectors = graph
+    found = []
+    for row in range(0, WALKED, 40):
+        query = index.project(unit_rows(np.random.default_rng(row), 1) * 0.1 + vectors[row, 1:2])[0]
+        query /= np.linalg.norm(query)
+        wanted = slow_decoded(index, query, None)[:10]
+        with monkeypatch.context() as patched:
+            patched.setattr(patch_index, "WALK_SHARE", 0)  # finer codes order a hundred pictures: many for so few
+            patched.setattr(index, "_search_every_code", None)  # a walk it is
+            hits = index.search(query, 10)
+        found.append(len({*hits.rows.tolist()} & {row for row, _ in wanted}) / 10)
+    assert np.mean(found) >= 0.97
+
+
+@given(seed=st.integers(0, 2**32 - 1), top=st.integers(1, 40), level=st.none() | st.integers(1, 2))
+@settings(PROPERTY, max_examples=20)
+def test_what_a_walk_finds_has_the_scores_that_its_cells_have(graph, seed, top, level):
+    index, _ = graph
+    query = index.project(unit_rows(np.random.default_rng(seed), 1))[0]
+    hits = index.search(query, top, level)
+    assert len(hits.rows) == top == len({*hits.rows.tolist()})
+    order = np.lexsort((index.image_ids[hits.rows], -hits.scores))
+    assert order.tolist() == list(range(top))
+    for row, cell, score in zip(hits.rows.tolist(), hits.cells.tolist(), hits.scores, strict=True):
+        cells = index.cell_scores(query, row)[: patches_up_to(level or 2)]
+        assert cells[cell] == score and cells.argmax() == cell  # to the last bit
+    if level == 1 and index.rescore is None:  # where few patches count, each of them is compared
+        assert hits.rows.tolist() == [row for row, _ in slow_decoded(index, query, 1)[:top]]
+
+
+def test_a_whole_ranking_of_a_graph_misses_none(graph):
+    index, vectors = graph
+    hits = index.search(index.project(vectors[5, :1])[0])
+    assert sorted(hits.rows.tolist()) == list(range(WALKED))
+
+
+def test_a_graph_among_pictures_that_are_all_the_same():
+    same = np.tile(unit_rows(np.random.default_rng(0), 1), (WALKED * 5, 1))
+    index = index_of(range(WALKED, 0, -1), 2, same, "HNSW16,Flat")
+    assert len({*index.search(same[0], 10).rows.tolist()}) == 10
 
 
 @pytest.mark.parametrize("top", [1, 10, None])

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from patchify_core.demo.prepared import prepared
+from patchify_core.retrieval.presence import calibration_path, read_calibration
 from tests.browsing import CHROMIUM, ROOT, WITHOUT, elsewhere, served, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
@@ -101,3 +102,25 @@ def test_old_link_opens_the_tab(server, browser) -> None:
     with visit(browser, f"{server}?tab=evaluation") as page:
         page.locator(".ev-chart").first.wait_for()
         page.locator(".pf-trials").wait_for()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (390, "dark")])
+def test_reliability_is_drawn_and_told(server, browser, width, scheme) -> None:
+    with visit(browser, server, viewport={"width": width, "height": 800}, color_scheme=scheme) as page:
+        assert page.get_by_role("status").filter(has_text="Likely here").is_visible()
+        assert page.locator(".pf-cards > .pf-rest").inner_text() == "The rest probably does not contain it"
+        open_story(page)
+        drawn = page.locator(".ev-reliable")
+        folders = ROOT / "sample_db/indexes/pooled", ROOT / "sample_db/index"
+        known = [read_calibration(calibration_path(folder)) for folder in folders]
+        assert drawn.count() == len(known)
+        for number, one in enumerate(known):
+            shown = drawn.nth(number)
+            assert shown.locator("circle.ap").count() == len(one.learned.reliability["first"])
+            assert shown.locator("rect.loc").count() == len(one.learned.reliability["later"])
+            hits = f"{100 * one.learned.held_out['absent_hits'].share:.0f} %"
+            assert hits in shown.locator("figcaption").inner_text()
+            command = "patchify_core calibrate sample_db davis20 dreambooth30 --index"
+            assert command in shown.locator("code").inner_text()
+            box = shown.bounding_box()
+            assert box["x"] >= 0 and box["x"] + box["width"] <= width

@@ -25,6 +25,7 @@ from patchify_core.bench.scale.stages import ScaleStage, run_stage
 from patchify_core.errors import PatchifyError
 from patchify_core.files import atomic, write_json
 from patchify_core.index.big.build import check_finer
+from patchify_core.index.big.choice import GRAPH_PICTURES
 
 IMAGES = (10_000, 100_000)
 OUT = Path("bench-scale")
@@ -108,6 +109,8 @@ def measure(
             say_peer(theirs("Patchify (lists and codes)", row["build"] | row["search"], row))
             if "refined" in row:
                 say_peer(theirs("Patchify (the same with finer codes)", row["build"] | row["refined"], row))
+            if "graph" in row:
+                say_peer(theirs("Patchify (--preset fast)", row["graph"], row))
             if "flat" in row:
                 say_peer(theirs("Patchify (exact, grouped)", row["flat"], row))
             _peers(row, work, memory, seed, least_s)
@@ -171,6 +174,7 @@ def _row(
 ) -> dict[str, Any]:
     """All stages of our own of one size."""
     names = ["exact", "build", "search"] + (["finer", "refined"] if rescore else [])
+    names += ["graph"] if size <= GRAPH_PICTURES else []
     names += ["flat"] if size <= FLAT_LIMIT else []
     row: dict[str, Any] = {"images": size, "growth": None}
     for name in names:

@@ -98,10 +98,10 @@ def theirs(name: str, answer: dict[str, Any], row: dict[str, Any]) -> Cells:
 def as_good_as(answer: dict[str, Any], row: dict[str, Any]) -> float | None:
     """p50 in ms of the fastest of our ways that finds as much of the exact first ten; None if none does.
 
-    Our ways are the index at every number of probes that was measured, with and without finer codes, and, where that
-    was, exact descriptors.
+    Our ways are the index at every number of probes that was measured, with and without finer codes, and, where they
+    were, a graph at every number of candidates and exact descriptors.
     """
-    stages = [row[name] for name in ("search", "refined", "flat") if name in row]
+    stages = [row[name] for name in ("search", "refined", "graph", "flat") if name in row]
     ways = [way for stage in stages for way in (stage, *stage.get("curve", ()))]
     enough = [way["p50_ms"] for way in ways if way["overlap"] >= answer["overlap"]]
     return min(enough) if enough else None

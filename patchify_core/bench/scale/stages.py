@@ -41,8 +41,9 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.recipe import Recipe
 
 TOP = 10
-INDEX, EXACT = "index", "exact.npz"
+INDEX, GRAPH, EXACT = "index", "index-fast", "exact.npz"
 MORE_PROBES = (16, 32, 64, 128, 256, 512)
+MORE_CANDIDATES = (64, 128, 256, 512, 1024)
 
 
 WORK = "import sys; from patchify_core.bench.scale.stages import work; sys.exit(work(sys.argv[1]))"
@@ -59,7 +60,7 @@ class ScaleStage:
     """A stage of a row.
 
     Attributes:
-        name: `exact`, `build`, `search`, `finer`, `refined`, `flat`, or `peer-` and a key of `PEERS`.
+        name: `exact`, `build`, `search`, `finer`, `refined`, `graph`, `flat`, or `peer-` and a key of `PEERS`.
         folder: of the row.
         source: file of the `ScaleSource`.
         pictures: N.
@@ -163,8 +164,19 @@ def _finer(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     }
 
 
-def _search(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
-    folder = Path(stage.folder) / INDEX
+def _graph(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
+    """The preset `fast`, built and searched."""
+    from patchify_core.index.big import ScaleSettings, build_fitting
+
+    progress = _progress(f"graph, {stage.pictures:,}")
+    with watched() as watch:
+        report = build_fitting(stream, Path(stage.folder) / GRAPH, ScaleSettings(factory="fast"), progress)
+    answer = {"build_s": watch.seconds, "timing": watch.as_dict(), "disk_bytes": report.bytes}
+    return answer | {"build_memory": memory()} | _search(stage, stream, GRAPH)
+
+
+def _search(stage: ScaleStage, stream: SyntheticPictures, name: str = INDEX) -> dict[str, Any]:
+    folder = Path(stage.folder) / name
     uncached(folder)
     with watched() as watch:
         index = PatchIndex.load(folder)
@@ -187,15 +199,24 @@ def _search(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     answer |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
     answer["search_memory"] = memory()
     answer["curve"] = []
+    codes: Any = index.codes
+
+    def measured(**knob: int) -> None:
+        curve = knob | latencies(search, queries, stage.least_s / 4)
+        curve |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
+        answer["curve"].append(curve)
+
     plan = index.plan
     if plan is not None:
         answer["probes"] = plan.probes
         for probes in MORE_PROBES:
-            if probes <= int(index.codes.nlist):  # type: ignore[attr-defined]
+            if probes <= int(codes.nlist):
                 index.plan = replace(plan, probes=probes)
-                curve = {"probes": probes} | latencies(search, queries, stage.least_s / 4)
-                curve |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
-                answer["curve"].append(curve)
+                measured(probes=probes)
+    if name == GRAPH:
+        answer["candidates"] = int(codes.hnsw.efSearch)
+        for codes.hnsw.efSearch in MORE_CANDIDATES:
+            measured(candidates=codes.hnsw.efSearch)
     return answer
 
 
@@ -339,6 +360,7 @@ STAGES: dict[str, Callable[[ScaleStage, SyntheticPictures], dict[str, Any]]] = {
     "search": _search,
     "finer": _finer,
     "refined": _search,
+    "graph": _graph,
     "flat": _flat,
     **{f"peer-{key}": _peer for key in PEERS},
 }

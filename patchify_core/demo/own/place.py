@@ -31,6 +31,7 @@ class OwnShelf(Shelf):
         self.first = name
         assert isinstance(engine.index, PatchIndex)  # visitors' pictures are kept nowhere else
         self.offers = {name: Offer(name, label, engine.index)}
+        self._calibrations = {}
         self._engine = engine
 
     def offer(self, name: str) -> Offer:

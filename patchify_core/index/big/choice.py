@@ -27,6 +27,12 @@ ID_BYTES, LIST_BYTES = 8, 2
 EXHAUSTIVE_PATCHES = 1_000_000
 """Up to so many patches every code is compared with: that takes less than 0.1 s on one core."""
 
+EXACT_NUMBERS = 25_000_000
+"""Up to so many numbers in all, exact search answers within 5 ms: 100 MB, which one core reads at 20 GB/s."""
+
+GRAPH_PICTURES = 100_000
+"""Up to so many pictures are linked into a graph: it is all in memory and takes some 4 ms per picture to build."""
+
 MOST_LISTS = 65_536
 PROBED = 64
 """Lists that a search visits until `tune` has measured better."""
@@ -100,6 +106,42 @@ def choose(pictures: int, patches: int, memory_gb: float, dim: int) -> CodecChoi
         f"can hold them is {smallest:g} GB ({min(kind.code_bytes for kind in kinds)} bytes a patch); give more, or cut "
         "pictures into fewer patches."
     )
+
+
+@dataclass(frozen=True)
+class FastChoice:
+    """What a new index is coded with where nothing is said.
+
+    Attributes:
+        factory: factory string or preset (`factory.parse_factory`).
+        rescore: factory of finer codes; None for none.
+        why: one sentence for a person.
+    """
+
+    factory: str
+    rescore: str | None
+    why: str
+
+
+def choose_fast(pictures: int, patches: int, dim: int) -> FastChoice:
+    """The most accurate way to keep a collection that answers within about 5 ms.
+
+    Args:
+        pictures: how many there are.
+        patches: of each picture.
+        dim: of the encoder's descriptors.
+
+    Example:
+        >>> [choose_fast(n, 30, 1280).factory for n in (164, 10_000, 1_000_000)]
+        ['exact', 'fast', 'huge']
+    """
+    many = f"{pictures:,} pictures of {patches} patches"
+    if pictures * patches * dim <= EXACT_NUMBERS:
+        return FastChoice("exact", None, f"exact, since a query is compared with {many} within 5 ms.")
+    slow = f"since comparing with each of {many} would take more than 5 ms; --preset exact does that."
+    if pictures <= GRAPH_PICTURES:
+        return FastChoice("fast", None, f"a graph of nearest patches, {slow}")
+    return FastChoice("huge", "SQ8", f"inverted lists, and finer codes to order the first pictures, {slow}")
 
 
 def _kinds(dim: int) -> list[_Kind]:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ from patchify_core.index.codec.factory import (
     too_few,
     train,
 )
+from patchify_core.index.codec.filling import Filler, emptied
 from patchify_core.index.codec.projection import Projection
 from patchify_core.regions import Regions
 
@@ -90,7 +91,7 @@ class CodeSettings:
             )
         if self.rescore is not None:
             finer = parse_factory(self.rescore)
-            if finer.projection is not None or "IVF" in finer.codec:
+            if finer.projection is not None or "IVF" in finer.codec or "HNSW" in finer.codec:
                 raise PatchifyError(
                     f"--rescore {self.rescore}: finer codes are kept beside the others, in the same projection; choose "
                     "Flat, SQfp16, SQ8 or a PQ."
@@ -139,7 +140,7 @@ class CodeSettings:
     @property
     def codebook_kept(self) -> str:
         """`codebook`, or the default's name where the codec learns nothing, so that it cannot differ in name alone."""
-        return CodeSettings.codebook if parse_factory(self.factory).codec in UNTRAINED else self.codebook
+        return CodeSettings.codebook if UNTRAINED.fullmatch(parse_factory(self.factory).codec) else self.codebook
 
     @property
     def rescore_factory(self) -> str | None:
@@ -196,8 +197,8 @@ def encode_codes(
     compression = parse_factory(settings.factory, pictures * patches)
     fine: faiss.Index | None
     if like is not None:
-        projection, codes = like.projection, _emptied(like.codes)
-        fine = None if like.fine is None else _emptied(like.fine)
+        projection, codes = like.projection, emptied(like.codes)
+        fine = None if like.fine is None else emptied(like.fine)
         factory = like.factory
     else:
         projection, fine, factory = None, None, compression.factory
@@ -218,21 +219,22 @@ def encode_codes(
             if fine is not None:
                 train(fine, flat, str(settings.rescore))
             del sample, flat
+    coarse = Filler(codes, None if like is None else like.codes)
+    fillers = [coarse] if fine is None else [coarse, Filler(fine, None if like is None else like.fine)]
     for row in range(pictures):
         was = known(row)
         if was is not None and like is not None:
-            _copy(like.codes, was * patches, patches, codes)
-            if fine is not None and like.fine is not None:
-                _copy(like.fine, was * patches, patches, fine)
+            for filler in fillers:
+                filler.copy(was * patches, patches)
             continue
         vectors = descriptors(row)
         if projection is not None:
             vectors = projection(vectors)
-        vectors = np.ascontiguousarray(vectors, np.float32)
-        codes.add(vectors)
-        if fine is not None:
-            fine.add(vectors)
-    return Codes(factory, codes, projection, fine)
+        for filler in fillers:
+            filler.add(np.ascontiguousarray(vectors, np.float32))
+    for filler in fillers:
+        filler.flush()
+    return Codes(factory, coarse.codes, projection, fine)
 
 
 def sampled(
@@ -248,57 +250,6 @@ def sampled(
     for at, row in enumerate(chosen.tolist()):
         sample[at] = descriptors(row)
     return sample
-
-
-def _emptied(codes: faiss.Index) -> faiss.Index:
-    """A trained codec of the same kind without codes."""
-    import faiss
-
-    if isinstance(codes, faiss.IndexFlat):
-        return faiss.IndexFlatIP(codes.d)
-    if isinstance(codes, faiss.IndexScalarQuantizer):
-        # Not by a copy, which would have all of the old codes in memory once more.
-        empty = faiss.IndexScalarQuantizer(codes.d, codes.sq.qtype, faiss.METRIC_INNER_PRODUCT)
-        faiss.copy_array_to_vector(faiss.vector_to_array(codes.sq.trained), empty.sq.trained)
-        empty.is_trained = True
-        return empty
-    copy = faiss.clone_index(codes)
-    copy.reset()
-    inverted = faiss.try_extract_index_ivf(copy)
-    if inverted is not None:
-        inverted.set_direct_map_type(0)  # none: it was the old index's, and loading makes one
-    return copy
-
-
-def _copy(old: faiss.Index, first: int, count: int, new: faiss.Index) -> None:
-    """Appends `count` codes of `old` from number `first` on to `new`, a codec of the same training.
-
-    Not decoded and coded again: the nearest list or centroid of what a code decodes to can be another one, and the
-    pictures of an index would wander with every update.
-    """
-    import faiss
-
-    inner_old: Any = faiss.downcast_index(old)
-    inner_new: Any = faiss.downcast_index(new)
-    if isinstance(inner_old, faiss.IndexPreTransform):
-        inner_old, inner_new = faiss.downcast_index(inner_old.index), faiss.downcast_index(inner_new.index)
-    if isinstance(inner_old, faiss.IndexIVF):
-        lists: Any = inner_old.invlists
-        entries = inner_old.direct_map.array
-        for at in range(count):
-            entry, number = entries.at(first + at), int(inner_new.ntotal) + at
-            where, offset = entry >> 32, entry & 0xFFFFFFFF
-            code = lists.get_single_code(where, offset)
-            inner_new.invlists.add_entry(where, number, code)
-        inner_new.ntotal += count
-    elif isinstance(inner_old, faiss.IndexFlatCodes):
-        size = int(inner_old.code_size)
-        stored = faiss.rev_swig_ptr(inner_old.codes.data(), int(inner_old.ntotal) * size)
-        inner_new.add_sa_codes(np.ascontiguousarray(stored[first * size : (first + count) * size].reshape(count, size)))
-    else:  # fast-scan, whose codes are interleaved; it has no lists, and of equal centroids takes the first
-        new.add(np.asarray(old.reconstruct_n(first, count)))
-        return
-    new.ntotal = inner_new.ntotal
 
 
 def choose(descriptors: NDArray[np.float32], codebook: str, seed: int = 0) -> NDArray[np.intp]:

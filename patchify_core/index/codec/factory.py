@@ -28,11 +28,15 @@ PRESETS = {
     "small": "PCAH256,SQ8",
     "tiny": "PCAH128,PQ64",
     "huge": "PCAH128,IVF{lists},PQ32",
+    "fast": "HNSW16,Flat",
 }
 """Names for factory strings. `{lists}` becomes the number of inverted lists that suits the number of patches."""
 
-UNTRAINED = ("Flat", "SQfp16", "SQbf16")
+UNTRAINED = re.compile(r"(HNSW[0-9]+,)?(Flat|SQfp16|SQbf16)")
 """Codecs that learn nothing."""
+
+GRAPH_BUILD, GRAPH_SEARCH = 100, 200
+"""Candidates that a patch is linked among, and that a search keeps; with FAISS's own 40 and 16 some are not found."""
 
 
 TRAINING_PATCHES = 50_000
@@ -45,6 +49,7 @@ ROTATION_CENTROIDS = 256
 """Centroids of the quantizer that FAISS learns an OPQ rotation with, whatever comes after it."""
 
 CODECS = re.compile(
+    r"HNSW([4-9]|[1-5][0-9]|6[0-4]),(Flat|SQ([468]|fp16|bf16))|"
     r"(OPQ(?P<rotated>[1-9][0-9]{0,3})(_(?P<width>[1-9][0-9]{0,3}))?,)?"
     r"((IVF[1-9][0-9]{0,5}(_HNSW([4-9]|[1-9][0-9]))?,)?"
     r"(Flat|SQ([468]|fp16|bf16)|PQ(?P<parts>[1-9][0-9]{0,3})(x([4-9]|1[0-2]))?)|PQ(?P<fast>[1-9][0-9]{0,3})x4fs)"
@@ -152,6 +157,8 @@ def make_codec(compression: Compression, dim: int, seed: int = 0) -> faiss.Index
             part.do_polysemous_training = False
         if isinstance(part, faiss.IndexIVF):
             part.nprobe = max(1, min(part.nlist, 8 + part.nlist // 16))
+        if isinstance(part, faiss.IndexHNSW):
+            part.hnsw.efConstruction, part.hnsw.efSearch = GRAPH_BUILD, GRAPH_SEARCH
     return codec
 
 
@@ -224,6 +231,13 @@ def visits_everything(codec: faiss.Index) -> bool:
     return isinstance(codec, (faiss.IndexFlat, faiss.IndexScalarQuantizer))
 
 
+def compared(codec: faiss.Index) -> faiss.Index:
+    """What holds the codes that a search compares with: a graph's storage, else the codec itself."""
+    import faiss
+
+    return faiss.downcast_index(codec.storage) if isinstance(codec, faiss.IndexHNSW) else codec
+
+
 def _parts(codec: faiss.Index) -> list[faiss.Index]:
     """The index, and the one inside it where a rotation comes first; each as what it is."""
     import faiss
@@ -239,5 +253,5 @@ def _unknown(compression: Compression) -> PatchifyError:
     guess = f" (did you mean {names[near[0]]}?)" if near else ""
     return PatchifyError(
         f"The factory {shown!r} is not known{guess}: choose {', '.join(PRESETS)}, or FAISS's Flat, SQ4, SQ6, SQ8, "
-        "SQfp16, SQbf16, PQ64, PQ64x4fs, or PQ and SQ after OPQ32 or IVF256, as in IVF256,SQ8."
+        "SQfp16, SQbf16, PQ64, PQ64x4fs, or PQ and SQ after OPQ32 or IVF256, as in IVF256,SQ8, or SQ after HNSW16."
     )

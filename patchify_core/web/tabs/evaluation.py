@@ -19,6 +19,7 @@ from patchify_core.demo.trials import Failure, Trial
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation.record import gallery_digest
 from patchify_core.files import ASSETS
+from patchify_core.retrieval.presence import Calibration
 from patchify_core.web import views
 from patchify_core.web.events import sent, warn
 from patchify_core.web.front import PHOTOS
@@ -96,7 +97,18 @@ class Evaluation:
             self._showcase.gallery,
             file_url,
             PHOTOS,
+            self._calibrated(),
         )
+
+    def _calibrated(self) -> list[tuple[str, str, Calibration]]:
+        """Label, folder and calibration of each index that has one."""
+        shelf = self._showcase.shelf
+        found = [(offer, shelf.calibration(name)) for name, offer in shelf.offers.items()]
+        return [
+            (offer.label, str(offer.folder.relative_to(self._showcase.folder.parent)), calibration)
+            for offer, calibration in found
+            if calibration is not None and offer.folder is not None
+        ]
 
     def _document(self) -> Mapping[str, Any] | None:
         """The answers beside the gallery; None also if the page does not offer their index, so no card could open."""

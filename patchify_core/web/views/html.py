@@ -113,6 +113,16 @@ def two(value: float) -> str:
     return f"{value:.2f}"
 
 
+def percent(share: float) -> str:
+    """A probability in per cent, which is never said to be none or certain.
+
+    Example:
+        >>> [percent(value) for value in (0.0, 0.504, 0.9999)]
+        ['1 %', '50 %', '99 %']
+    """
+    return f"{min(max(round(100 * share), 1), 99)} %"
+
+
 def plural(number: int, one: str, many: str | None = None) -> str:
     """A number of things, e.g. `1 query`, `36 queries`."""
     return f"{number:,} {one if number == 1 else many or one + 's'}"
@@ -120,6 +130,6 @@ def plural(number: int, one: str, many: str | None = None) -> str:
 
 _TEXTS = PAGES.overlay(undefined=StrictUndefined, lstrip_blocks=True)
 # All environments share what their templates may use.
-PAGES.globals |= {one.__name__: one for one in (place, verdict_text, overlap, signed, count, query_address)}
+PAGES.globals |= {one.__name__: one for one in (place, verdict_text, overlap, signed, count, percent, query_address)}
 PAGES.globals |= {"WORDS": WORDS, "stages": stages}
 PAGES.filters |= {one.__name__: one for one in (three, two, plural, signed)}

@@ -11,6 +11,7 @@ from patchify_core.demo.answers import WRONG
 from patchify_core.demo.story import Curve, Failing, SizeBand
 from patchify_core.gallery import Gallery
 from patchify_core.gallery.model import GalleryImage
+from patchify_core.retrieval.presence import Calibration, Learned
 from patchify_core.web.views.html import FileUrl, rendered
 
 SETS = {
@@ -23,6 +24,9 @@ SETS = {
 WIDTH, HEIGHT = 400, 218
 LEFT, RIGHT, TOP, BOTTOM = 32, 106, 12, 186
 """Of a chart, in units of its drawing: its size, and the edges of what is plotted (the right one as a margin)."""
+
+SIDE, BOTTOM_SIDE = 260, 232
+"""Of a reliability diagram: its width, which is its height too, and where its lower edge is."""
 
 APART = 15
 """Smallest distance of two labels."""
@@ -62,6 +66,7 @@ def story(
     gallery: Gallery,
     url: FileUrl,
     page: str,
+    calibrated: Sequence[tuple[str, str, Calibration]] = (),
 ) -> Markup:
     """The charts, the bars and the cards; a part without numbers is left out.
 
@@ -73,6 +78,7 @@ def story(
         gallery: where its pictures are.
         url: address of a picture.
         page: address of the page that a card opens, without parameters.
+        calibrated: label and folder of each index of which it is known how likely its results are, and that.
     """
     best = max(bands, key=lambda band: band.ap[-1] - band.ap[0], default=None)
     return rendered(
@@ -89,6 +95,8 @@ def story(
         shows=_shows(gallery),
         url=url,
         page=page,
+        calibrated=[(*one, [_diagram(one[2].learned, kind) for kind in ("first", "later")]) for one in calibrated],
+        sides=(SIDE, LEFT, BOTTOM_SIDE),
         WRONG=WRONG,
     )
 
@@ -109,6 +117,15 @@ def chart(curve: Curve) -> Chart:
         tuple(map(_height, curve.locscore or ())),
         _spread([Label(f"{name} {value:.2f}", kind, _height(value)) for name, kind, value in labels]),
     )
+
+
+def _diagram(learned: Learned, kind: str) -> list[tuple[float, float, float, float, int]]:
+    """x, y in units of the drawing, probability, share that is right and number of results of each point."""
+    points = learned.reliability[kind]
+    return [
+        (LEFT + chance * (SIDE - LEFT - TOP), BOTTOM_SIDE - right * (BOTTOM_SIDE - TOP), chance, right, number)
+        for chance, right, number in points
+    ]
 
 
 def _height(value: float) -> float:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.errors import PatchifyError
-from patchify_core.index.big.choice import CodecChoice, choose, lists_of
+from patchify_core.index.big.choice import CodecChoice, choose, choose_fast, lists_of
 from patchify_core.index.codec.factory import make_codec, parse_factory
 
 PICTURES, BUDGETS = st.integers(1, 50_000_000), st.floats(0.1, 500)
@@ -50,6 +50,16 @@ def test_more_pictures_never_get_more_bytes(one: int, two: int, memory: float, d
         if bool(few.lists) == bool(many.lists):
             assert few.bytes_per_patch >= many.bytes_per_patch
     assert lists_of(min(one, two)) <= lists_of(max(one, two))
+
+
+def test_without_a_budget_the_number_of_pictures_chooses() -> None:
+    for pictures in (0, 1, 164, 651, 652, 10_000, 100_000, 100_001, 10**9):
+        found = choose_fast(pictures, 30, 1280)
+        assert found.factory == ("exact" if pictures <= 651 else "fast" if pictures <= 100_000 else "huge")
+        assert (found.rescore is None) == (found.factory != "huge")
+        assert f"{pictures:,} pictures of 30 patches" in found.why and "5 ms" in found.why
+        assert ("--preset exact" in found.why) == (found.factory != "exact") and found.why.count(".") == 1
+    assert choose_fast(6_000, 30, 128).factory == "exact" and choose_fast(7_000, 30, 128).factory == "fast"
 
 
 def test_the_page_of_the_issue() -> None:

@@ -113,7 +113,12 @@ def test_a_search_asks_before_it_touches(built: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(faiss.IndexIVFPQ, "search_preassigned_c", visit)
     monkeypatch.setattr(index.ahead, "lists", lambda numbers: order.append(f"{len(numbers)} lists"))
     monkeypatch.setattr(index.ahead, "patches", lambda firsts, count: order.append(f"{count} patches"))
-    monkeypatch.setattr(index, "_decoded_scores", lambda query, row: order.append("score") or np.zeros(5))
+
+    def score(query, rows, used):  # type: ignore[no-untyped-def]
+        order.append("score")
+        return np.zeros((len(rows), used))
+
+    monkeypatch.setattr(index, "_similarities", score)
     index.search(index.project(Clusters().vectors[3, :1])[0], 2)
     probes = index.plan.probes  # type: ignore[union-attr]
     assert order[:3] == [f"{probes} lists", "visit", "5 patches"] and set(order[3:]) == {"score"}

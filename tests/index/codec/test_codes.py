@@ -35,6 +35,9 @@ CODECS = (
     "PCAH8,PQ4x4",
     "PCAH8,PQ4x4fs",
     "PCAH8,IVF4,PQ4x4",
+    "HNSW8,Flat",
+    "HNSW8,SQ8",
+    "PCAH8,HNSW8,SQfp16",
 )
 
 
@@ -118,6 +121,31 @@ def test_an_update_of_an_inverted_file_searches_like_a_whole_one():
     np.testing.assert_array_equal(faiss.serialize_index(new.codes), faiss.serialize_index(whole.codes))
     found, other = (made.codes.search(pictures[3], 20) for made in (new, whole))
     np.testing.assert_array_equal(found[1], other[1])
+
+
+def links_of(graph):
+    levels, ends = (faiss.vector_to_array(part) for part in (graph.hnsw.levels, graph.hnsw.offsets))
+    return levels.tolist(), ends.tolist(), faiss.vector_to_array(graph.hnsw.neighbors).tolist()
+
+
+@pytest.mark.parametrize("factory", ["HNSW8,SQ8", "PCAH8,HNSW8,Flat"])
+def test_a_graph_that_only_grows_keeps_its_links(factory):
+    pictures, settings = pictures_of(700), CodeSettings(factory)
+    old = coded(pictures[:600], settings)
+    before = links_of(old.codes)
+    nothing_new = encode_codes(None, 600, REGIONS, DIM, settings, old, lambda row: row)
+    assert links_of(nothing_new.codes) == before
+    grown = encode_codes(pictures.__getitem__, 700, REGIONS, DIM, settings, old, lambda row: row if row < 600 else None)
+    assert links_of(grown.codes)[0][: 600 * PATCHES] == before[0] and grown.codes.ntotal == 700 * PATCHES
+    fewer = encode_codes(None, 599, REGIONS, DIM, settings, old, lambda row: row)
+    moved = encode_codes(None, 600, REGIONS, DIM, settings, old, lambda row: (row + 1) % 600)
+    assert links_of(old.codes) == before
+    for made, order in ((nothing_new, range(600)), (fewer, range(599)), (moved, [*range(1, 600), 0])):
+        np.testing.assert_array_equal(decoded(made.codes), decoded(old.codes)[list(order)])
+    np.testing.assert_array_equal(decoded(grown.codes), decoded(coded(pictures, settings, like=old).codes))
+    query = decoded(old.codes)[77, 2]
+    for made, there in ((grown, 77), (fewer, 77), (moved, 76)):
+        assert made.codes.search(query[None], 1)[1][0, 0] == there * PATCHES + 2
 
 
 def test_the_rotation_of_opq_is_kept_by_an_update(capfd):
@@ -225,7 +253,7 @@ def test_a_small_sample_is_too_few_as_well(refused):
 
 
 def test_codecs_that_learn_nothing_take_a_single_picture():
-    for factory in ("Flat", "SQ8", "SQfp16"):
+    for factory in ("Flat", "SQ8", "SQfp16", "HNSW8,SQ8"):
         CodeSettings(factory).check_enough(DIM, REGIONS, 1)
         assert coded(pictures_of(1), CodeSettings(factory)).codes.ntotal == PATCHES
 

@@ -75,7 +75,8 @@ def test_lists_have_enough_patches_each():
 # Some of these are FAISS's own and end the process, lose descriptors, or fail when hours of work are done.
 UNKNOWN = (
     "foo exakt PQ PQ0 PQ8x PQ8x13 SQ SQ5 SQ8_direct SQ8_uniform IVF IVF0,Flat IVF-1,Flat IVF9999999,Flat IVF4 "
-    "IVF4,PQ8x4fs IVF4,PQ8x4fsr PQ8x4fs_64 IVF4,PQ8+4 IVF4,RaBitQ RaBitQ HNSW0 HNSW16 HNSW16_PQ8 NSG16 RQ8x8 LSQ2x4 "
+    "IVF4,PQ8x4fs IVF4,PQ8x4fsr PQ8x4fs_64 IVF4,PQ8+4 IVF4,RaBitQ RaBitQ HNSW0 HNSW16 HNSW0,SQ8 HNSW16,PQ8 HNSW16_PQ8 "
+    "IVF4,HNSW8,SQ8 NSG16 RQ8x8 LSQ2x4 "
     "PRQ2x2x4 LSH ITQ,LSH PQ8,RFlat PQ8,Refine(SQ8) Refine BFlat BIVF4 IDMap,Flat Flat,IDMap IMI2x2,Flat PCA16,Flat "
     "PCAW16,Flat RR16,PQ8 L2norm,Flat Pad64,Flat Flat,Flat flat sq8 PCAH16,PCAH8,Flat PCAH16,,Flat OPQ0,PQ4 PQ٣ "
     "<b> %s%n Flat\nx \0 " + "x" * 5000
@@ -89,7 +90,7 @@ def test_what_is_not_understood_is_refused_in_our_own_words(text, refused):
             make_codec(parse_factory(text), 32)
         return
     message = refused(lambda: make_codec(parse_factory(text), 32))
-    assert "is not known" in message and "exact, small, tiny, huge" in message and len(message) < 400
+    assert "is not known" in message and "exact, small, tiny, huge, fast" in message and len(message) < 400
     assert ".cpp" not in message and "faiss" not in message
 
 

@@ -1,0 +1,232 @@
+"""How likely it is that a result contains the query's object, where that was learned for the recipe of an index.
+
+A search always returns its best pictures, right or not. A logistic model of two features of a query's ranked scores
+says how much each is worth: the score itself, and its margin above the background, the mean score that this query has
+with pictures further down (`BACKGROUND`). Neither falls as the score rises, so the order of the results never changes.
+
+Scores of two recipes do not compare, so a calibration names the digest of the recipe that it was learned for
+(`recipe_digest`), and an index with another recipe has none. It is a JSON file beside the index folder, where a build
+does not delete it; `evaluation.presence` learns it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from patchify_core.errors import PatchifyError
+from patchify_core.files import SAMPLE_DB, read_json, sha256_of_bytes, sha256_of_json, write_json
+from patchify_core.index.base import PatchStore
+
+LIKELY, UNSURE, ABSENT = "likely", "unsure", "probably not here"
+"""Verdicts on a result, and on a whole query: that on its first result."""
+
+BACKGROUND = slice(10, 30)
+"""Places, from 0, of the scores whose mean is the background; a gallery of fewer pictures has none."""
+
+EVEN = 0.5
+"""Probability below which a result is more likely wrong than right."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Weights = tuple[float, float, float]
+
+PROGRAM, FORMAT = "patchify calibrate", 1
+
+
+class Rate(BaseModel):
+    """A share of some queries, with the ends of its 95 % interval."""
+
+    share: Share
+    low: Share
+    high: Share
+    queries: Annotated[int, Field(ge=1)]
+
+
+class Learned(BaseModel):
+    """On what a calibration was learned, and how well it does there (`evaluation.presence.learn`).
+
+    Attributes:
+        datasets: of each its `name`, digest, and numbers of pictures, queries and objects.
+        held_out: rates on objects that it was not learned from.
+        curve: false alarms and hits of "probably not here".
+        reliability: of first and of later results: mean probability, share that is right, number of results.
+        transfer: rates on each dataset after learning from the others.
+    """
+
+    datasets: list[dict[str, str | int]]
+    held_out: dict[str, Rate]
+    curve: list[tuple[Share, Share]]
+    reliability: dict[str, list[tuple[Share, Share, int]]]
+    transfer: dict[str, dict[str, Rate]] = {}
+
+    @model_validator(mode="after")
+    def _whole(self) -> Learned:
+        """What the page and the command line show must be there."""
+        rates = {"absent_hits", "absent_false_alarms", "likely_hits", "likely_false_alarms"}
+        if any({*one} != rates for one in (self.held_out, *self.transfer.values())):
+            raise ValueError("other rates")
+        if {*self.reliability} != {"first", "later"} or any("name" not in one for one in self.datasets):
+            raise ValueError("other results")
+        return self
+
+
+class Calibration(BaseModel):
+    """A model for one recipe.
+
+    Attributes:
+        program: always `PROGRAM`.
+        format: always `FORMAT`.
+        recipe: `recipe_digest` of the indexes that it is for.
+        first: intercept, weight of the score, weight of its margin (the last two 0 or more), for first results.
+        later: the same for the others: where one picture contains the object, more do.
+        absent_below: where a query's first result is less probable, its object is probably not in the gallery.
+        likely_from: results at least as probable are likely to contain it.
+        learned: on what, and how well it does there.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    program: str = Field(default=PROGRAM, pattern=f"^{PROGRAM}$")
+    format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
+    recipe: str = Field(pattern="^[0-9a-f]{64}$")
+    first: Weights
+    later: Weights
+    absent_below: float = Field(ge=0, le=EVEN)
+    likely_from: float = Field(ge=EVEN, le=1)
+    learned: Learned
+
+    def presence(self, scores: ArrayLike, ranked: ArrayLike) -> Presence | None:
+        """How likely each result contains the object.
+
+        Args:
+            scores: (K,) cosine similarities of the results in question, best first.
+            ranked: (N,) those of the query's ranking at the index' last level, best first and not re-ranked; at least
+                the first `BACKGROUND.stop`.
+
+        Returns:
+            None where there are no results, or too few pictures to say anything.
+        """
+        rows = features(scores, ranked)
+        if rows is None or not len(rows):
+            return None
+        chances = probabilities(rows, self.first, self.later).tolist()
+        return Presence(tuple(chances), tuple(map(self.verdict, chances)))
+
+    def verdict(self, probability: float) -> str:
+        """`LIKELY`, `UNSURE` or `ABSENT`."""
+        if probability >= self.likely_from:
+            return LIKELY
+        return ABSENT if probability < self.absent_below else UNSURE
+
+
+@dataclass(frozen=True)
+class Presence:
+    """What is known of a query's results.
+
+    Attributes:
+        probabilities: of each result, that it contains the object, 0..1; none is larger than the one before it.
+        verdicts: of each result.
+    """
+
+    probabilities: tuple[float, ...]
+    verdicts: tuple[str, ...]
+
+    @property
+    def verdict(self) -> str:
+        """On the whole query: that on its first result."""
+        return self.verdicts[0]
+
+    @property
+    def above(self) -> int:
+        """How many results stand above the line from which on each is more likely wrong than right."""
+        return sum(chance >= EVEN for chance in self.probabilities)
+
+
+def features(scores: ArrayLike, ranked: ArrayLike) -> NDArray[np.float64] | None:
+    """(K, 2) score and margin of results, see `Calibration.presence`; None where the ranking has no background."""
+    found, others = np.asarray(scores, np.float64), np.asarray(ranked, np.float64)
+    if len(others) < BACKGROUND.stop:
+        return None
+    return np.column_stack([found, found - others[BACKGROUND].mean()])
+
+
+def logistic(rows: NDArray[np.float64], weights: ArrayLike) -> NDArray[np.float64]:
+    """1 / (1 + exp(-(intercept + rows @ weights))) of (..., F) rows and (1 + F,) weights, without overflow."""
+    intercept, *slopes = np.asarray(weights, np.float64)
+    return 0.5 * (1 + np.tanh(0.5 * (intercept + rows @ np.array(slopes))))
+
+
+def probabilities(rows: NDArray[np.float64], first: Weights, later: Weights) -> NDArray[np.float64]:
+    """(..., K) probabilities of rankings' results (..., K, 2), K at least 1; none is larger than the first one's."""
+    top = logistic(rows[..., :1, :], first)
+    return np.concatenate([top, np.minimum(logistic(rows[..., 1:, :], later), top)], axis=-1)
+
+
+def recipe_digest(index: PatchStore) -> str:
+    """Digest of all that the scores of an index depend on, beside its pictures: recipe and learned projection.
+
+    Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves no probability by 0.03.
+    """
+    recipe = index.recipe.as_dict()
+    plain = recipe["factory"].removesuffix("SQ8") + "Flat" if recipe["factory"].endswith("SQ8") else recipe["factory"]
+    if plain.split(",")[-1] == "Flat" and "IVF" not in plain:
+        recipe |= {"factory": plain, "codebook": None}
+    projection = None if index.projection is None else sha256_of_bytes(index.projection.to_bytes())
+    return sha256_of_json(recipe | {"projection": projection})
+
+
+def calibration_path(folder: Path) -> Path:
+    """Where the calibration of an index folder is: beside it."""
+    real = folder.resolve()
+    return real.with_name(f"{real.name}.calibration.json")
+
+
+def find_calibration(index: PatchStore, folder: Path | None) -> Calibration | None:
+    """The calibration of an index: beside its folder, or a bundled one of the same recipe.
+
+    Args:
+        index: what is searched.
+        folder: where it is; None where only the bundled ones come into question.
+
+    Returns:
+        None where there is none for this recipe; one of another recipe counts as none.
+
+    Raises:
+        PatchifyError: one sentence, if the file beside the index is damaged.
+    """
+    digest = recipe_digest(index)
+    paths = [] if folder is None else [calibration_path(folder)]
+    paths += [SAMPLE_DB / "index.calibration.json", *sorted(SAMPLE_DB.glob("indexes/*.calibration.json"))]
+    found = (read_calibration(path) for path in paths if path.exists())
+    return next((one for one in found if one.recipe == digest), None)
+
+
+def read_calibration(path: Path) -> Calibration:
+    """Reads a calibration.
+
+    Raises:
+        PatchifyError: one sentence, if the file is missing, damaged or something else.
+    """
+    try:
+        read = Calibration.model_validate(read_json(path))
+        if min(*read.first[1:], *read.later[1:]) < 0:
+            raise ValueError("results out of order")
+    except (ValidationError, ValueError):
+        raise PatchifyError(
+            f"{path} is no calibration that this version reads: delete it, or make it anew with the calibrate command."
+        ) from None
+    return read
+
+
+def write_calibration(calibration: Calibration, path: Path) -> None:
+    """Writes a calibration, whole or not at all.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    write_json(path, calibration.model_dump(mode="json"), indent=1, sync=True)

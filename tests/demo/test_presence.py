@@ -1,0 +1,60 @@
+"""The page says how likely results are where that was learned for this way to search, and nothing anywhere else."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from patchify_core.demo.examples import ExampleGallery
+from patchify_core.retrieval.presence import EVEN
+from patchify_core.web import views
+
+
+@pytest.fixture(scope="module")
+def gallery(sample_db, lite0) -> ExampleGallery:
+    return ExampleGallery(sample_db, lite0)
+
+
+def test_an_answer_says_how_likely_its_results_are_and_where_the_line_is(gallery):
+    question = gallery.first()
+    answer = gallery.answer(question, gallery.levels, 10)
+    assert len(answer.presence.probabilities) == 10 and answer.presence.verdict == "likely"
+    below = [result.rank for result in answer.results[answer.last_likely :]]
+    assert below and all(answer.presence.probabilities[rank - 1] < EVEN for rank in below)
+    shown = views.cards(answer, lambda image: (4, 3, gallery.gallery.image(image).path), str)
+    assert shown.count("pf-rest") == 1 and "Likely here</b> The best result contains the object" in shown
+    assert shown.index("pf-rest") > shown.index(f'<span class="pf-rank">{answer.last_likely}<')
+
+
+def test_nothing_is_said_of_other_ways_to_search(gallery):
+    question, last = gallery.first(), gallery.levels
+    assert gallery.answer(question, 1, 10).presence is None
+    assert gallery.answer(question, last, 10, "patch-qe").presence is None
+    assert gallery.answer(replace(question, words="a cake"), last, 10).presence is None
+    assert gallery.answer(gallery.example(question.example, "salient"), 2, 10).presence is None
+    reranked = gallery.answer(question, last, 10, "patch-qe")
+    shown = views.cards(reranked, lambda image: (4, 3, gallery.gallery.image(image).path), str)
+    assert "No verdict" in shown and "pf-rest" not in shown
+    paper = gallery.answer(gallery.example(question.example, "index"), 4, 10)
+    assert paper.presence is not None
+    salient = gallery.answer(gallery.example(question.example, "salient"), 2, 10)
+    shown = views.cards(salient, lambda image: (4, 3, gallery.gallery.image(image).path), str)
+    assert "pf-presence" not in shown and "pf-rest" not in shown
+
+
+def test_the_querys_own_picture_does_not_count(gallery):
+    question = gallery.first()
+    found = gallery.answer(question, gallery.levels, 10).results[0].match
+    again = gallery.from_result(found.image_id, found.box, question.instance)
+    answer = gallery.answer(again, gallery.levels, 10)
+    assert answer.results[0].match.image_id == found.image_id and len(answer.presence.probabilities) == 9
+    one = gallery.shelf.calibration(again.engine)
+    ranking = gallery.ranking(again, gallery.levels)
+    others = ranking.scores[1:]
+    assert answer.presence == one.presence(others[:9], others)
+
+
+def test_a_handful_of_pictures_says_nothing(gallery):
+    ranking = gallery.engine.ranking(gallery.first().descriptor, top=20)
+    assert gallery.presence(gallery.first(), ranking, 10) is None
