@@ -24,18 +24,19 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-THUMBNAIL = 208
-"""Side of the thumbnail in pixels, whatever the picture's shape: positions in it are fractions of the picture."""
+THUMBNAIL, SMALL_THUMBNAIL = 208, 96
+"""Side of the thumbnail in pixels, whatever the picture's shape: positions in it are fractions of the picture.
 
-_SIDES = (96, THUMBNAIL)
-"""Of thumbnails that are read: earlier versions wrote smaller ones."""
+A picture with a smaller side gets a small one, as all did in earlier versions: enlarged, the noise of its pixels would
+be larger than what ends at them.
+"""
 
 _HEAD = struct.Struct("<HHHffI")  # height, width, channels, lowest value, step, bytes of the thumbnail
 _MAGIC = b"PFYMAPS1"
 _MOST_CELLS = 1 << 26  # x channels, of a map; a map of 73 x 73 cells of 1024 channels has a twelfth of it
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
-_QUALITY = 85  # of the thumbnail's JPEG
+_QUALITY = 90  # of the thumbnail's JPEG
 _KEEPS_OPEN = hasattr(os, "pread")  # everywhere but on Windows
 
 
@@ -45,8 +46,7 @@ class PictureMap:
 
     Attributes:
         cells: (h, w, C) float32, its feature map.
-        thumbnail: (S, S, 3) uint8 RGB, the picture squashed to a square; S = THUMBNAIL, or 96 as earlier versions
-            wrote it.
+        thumbnail: (S, S, 3) uint8 RGB, the picture squashed to a square, S = THUMBNAIL or SMALL_THUMBNAIL.
     """
 
     cells: NDArray[np.float32]
@@ -54,10 +54,11 @@ class PictureMap:
 
 
 def thumbnail(picture: Image) -> NDArray[np.uint8]:
-    """The picture squashed to (THUMBNAIL, THUMBNAIL, 3) uint8 RGB."""
+    """The picture squashed to (S, S, 3) uint8 RGB, S = THUMBNAIL or SMALL_THUMBNAIL."""
     from PIL.Image import Resampling
 
-    return np.asarray(picture.resize((THUMBNAIL, THUMBNAIL), Resampling.BOX, reducing_gap=3.0))
+    side = THUMBNAIL if min(picture.size) >= THUMBNAIL else SMALL_THUMBNAIL
+    return np.asarray(picture.resize((side, side), Resampling.BOX, reducing_gap=3.0))
 
 
 def pack(kept: PictureMap) -> bytes:
@@ -69,7 +70,7 @@ def pack(kept: PictureMap) -> bytes:
     step = float(np.float32((high - low) / _LEVELS)) or 1.0  # 0 too where single precision has no number so small
     levels = np.rint((kept.cells - np.float32(low)) / np.float32(step)).astype(np.uint8)
     small = io.BytesIO()
-    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY)
+    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY, subsampling=0)
     jpeg = small.getvalue()
     return _HEAD.pack(height, width, channels, low, step, len(jpeg)) + jpeg + zlib.compress(levels.tobytes())
 
@@ -102,7 +103,7 @@ def unpack(data: bytes) -> PictureMap:
         start = _HEAD.size + size
         # Not Image.open(): its own limit on sizes comes as a warning, or as an error that is no ValueError.
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data[_HEAD.size : start])) as image:
-            if image.size not in [(side, side) for side in _SIDES] or image.mode != "RGB":
+            if image.size not in [(side, side) for side in (THUMBNAIL, SMALL_THUMBNAIL)] or image.mode != "RGB":
                 raise ValueError("not a thumbnail")
             small = np.asarray(image)
         count = height * width * channels

@@ -20,6 +20,7 @@ from PIL import Image
 from patchify_core.features import maps as maps_module
 from patchify_core.features.maps import (
     _HEAD,
+    SMALL_THUMBNAIL,
     THUMBNAIL,
     KeptMaps,
     PictureMap,
@@ -87,17 +88,18 @@ def test_differences_too_small_for_a_step(spread):
     assert np.isfinite(found).all() and np.abs(found - cells).max() <= 1e-37
 
 
-def test_the_thumbnail_comes_back_as_a_jpeg_of_good_quality():
-    shown = small(3)
+@pytest.mark.parametrize(("size", "side"), [((120, 90), SMALL_THUMBNAIL), ((640, 480), THUMBNAIL)])
+def test_the_thumbnail_comes_back_as_a_jpeg_of_good_quality(size, side):
+    shown = thumbnail(picture(3, size))
     found = unpack(pack(PictureMap(relu_cells(1, 2, 2, 3), shown))).thumbnail
-    assert found.shape == (THUMBNAIL, THUMBNAIL, 3) and found.dtype == np.uint8
+    assert found.shape == (side, side, 3) and found.dtype == np.uint8
     assert np.abs(found.astype(int) - shown).mean() < 3
 
 
-@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (4000, 3), (96, 96), (640, 480)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 5000), (4000, 3), (96, 96), (640, 207), (640, 480), (208, 5000)])
 def test_a_thumbnail_is_a_square_whatever_the_picture(size):
-    shown = thumbnail(Image.new("RGB", size, (200, 30, 10)))
-    assert shown.shape == (96, 96, 3) and shown.dtype == np.uint8
+    shown, side = thumbnail(Image.new("RGB", size, (200, 30, 10))), 208 if min(size) >= 208 else 96
+    assert shown.shape == (side, side, 3) and shown.dtype == np.uint8
     assert (shown == (200, 30, 10)).all()
 
 
@@ -132,7 +134,7 @@ def unpack_or_refuse(data):
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 30e6
-    assert found.thumbnail.shape == (THUMBNAIL, THUMBNAIL, 3) and found.thumbnail.dtype == np.uint8
+    assert found.thumbnail.shape[0] in (SMALL_THUMBNAIL, THUMBNAIL) and found.thumbnail.dtype == np.uint8
     assert found.cells.ndim == 3 and found.cells.dtype == np.float32
     return found
 
@@ -213,11 +215,11 @@ def jpeg_of(size, mode="RGB"):
 
 
 def test_a_thumbnail_of_another_size_or_kind_is_refused(packed):
-    for side in (96, THUMBNAIL):  # of earlier versions, and of this one
+    for side in (SMALL_THUMBNAIL, THUMBNAIL):
         assert unpack(with_jpeg(packed, jpeg_of((side, side)))).thumbnail.shape == (side, side, 3)
     for jpeg in (
         jpeg_of((95, 96)),
-        jpeg_of((96, 256)),
+        jpeg_of((96, 208)),
         jpeg_of((128, 128)),
         jpeg_of((96, 96), "L"),
         jpeg_of((96, 96), "CMYK"),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from patchify_core.features.maps import THUMBNAIL, PictureMap
+from patchify_core.features.maps import SMALL_THUMBNAIL, PictureMap
 from patchify_core.features.pooled import describe_boxes
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
@@ -34,7 +34,7 @@ def smooth_map(seed, height=15, width=20, kind="sparse"):
     cells = rng.normal(size=(height, width, DIM))
     cells = cv2.GaussianBlur(cells, (0, 0), rng.uniform(0.8, 2.5))
     cells = cells / cells.std() + (0 if kind == "sparse" else 1)
-    shown = np.full((THUMBNAIL, THUMBNAIL, 3), rng.integers(60, 180, 3), np.uint8)
+    shown = np.full((SMALL_THUMBNAIL, SMALL_THUMBNAIL, 3), rng.integers(60, 180, 3), np.uint8)
     for _ in range(4):
         x, y = rng.integers(0, 70, 2)
         shown[y : y + rng.integers(12, 50), x : x + rng.integers(12, 50)] = rng.integers(0, 256, 3)
@@ -112,7 +112,7 @@ def test_descriptors_go_through_the_projection_of_the_index():
 
 def test_a_map_without_any_difference_gives_a_box_all_the_same():
     """Nothing to tell apart: every cosine is the same, and the thumbnail is one colour."""
-    kept = PictureMap(np.ones((4, 5, DIM), np.float32), np.full((THUMBNAIL, THUMBNAIL, 3), 90, np.uint8))
+    kept = PictureMap(np.ones((4, 5, DIM), np.float32), np.full((SMALL_THUMBNAIL, SMALL_THUMBNAIL, 3), 90, np.uint8))
     search = BoxSearch(kept, TinyEncoder(), unchanged)
     query = np.full(DIM, DIM**-0.5, np.float32)
     found = search.search(query)
@@ -160,7 +160,7 @@ def test_of_two_equal_objects_one_is_found_and_not_the_middle():
     cells[..., -1] = 1
     for x in (3, 23):
         cells[5:11, x : x + 6] = np.eye(DIM, dtype=np.float32)[:3].sum(axis=0)
-    shown = np.full((THUMBNAIL, THUMBNAIL, 3), 90, np.uint8)
+    shown = np.full((SMALL_THUMBNAIL, SMALL_THUMBNAIL, 3), 90, np.uint8)
     for x in (9, 69):
         shown[30:66, x : x + 18] = 220, 40, 30
     search = BoxSearch(PictureMap(cells, shown), TinyEncoder(), unchanged)
