@@ -52,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation import presence
     from patchify_core.gallery import read_dataset
     from patchify_core.patchify import Patchify
-    from patchify_core.retrieval.presence import calibration_path, recipe_digest, write_calibration
+    from patchify_core.retrieval.presence import RecipeName, calibration_path, write_calibration
 
     galleries = [read_dataset(dataset) for dataset in arguments.datasets]
     if arguments.queries_from == "boxes":
@@ -71,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
             searched = _engine_of(gallery, engine, work / f"{one['name']}-{one['digest'][:12]}")
             with progress_bar("searching", " queries") as progress:
                 parts.append(presence.examples_of(gallery, searched, number, progress))
-    learned = presence.learn(presence.joined(parts), recipe_digest(engine.index), datasets)
+    learned = presence.learn(presence.joined(parts), RecipeName.of(engine.index), datasets)
     path = calibration_path(Path(arguments.index))
     write_calibration(learned, path)
     if arguments.json:

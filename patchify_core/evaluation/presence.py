@@ -24,6 +24,7 @@ from patchify_core.retrieval.presence import (
     Calibration,
     Learned,
     Rate,
+    RecipeName,
     Weights,
     features,
     logistic,
@@ -159,12 +160,12 @@ def fit(rows: NDArray[np.float64], right: NDArray[np.bool_]) -> Weights:
     return float(found[0] - weights @ mean), float(weights[0]), float(weights[1])
 
 
-def learn(examples: Examples, recipe: str, datasets: Sequence[Mapping[str, Any]]) -> Calibration:
+def learn(examples: Examples, recipe: RecipeName, datasets: Sequence[Mapping[str, Any]]) -> Calibration:
     """Learns a calibration from all examples, and measures it on objects that are held out.
 
     Args:
         examples: of all datasets, in the order of `datasets`.
-        recipe: digest of the recipe that they were made with.
+        recipe: that they were made with.
         datasets: of each its `name` and more (`about`), which are written down.
 
     Raises:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-THUMBNAIL, SMALL_THUMBNAIL = 208, 96
+THUMBNAIL, SMALL_THUMBNAIL = 192, 96
 """Side of the thumbnail in pixels, whatever the picture's shape: positions in it are fractions of the picture.
 
 A picture with a smaller side gets a small one, as all did in earlier versions: enlarged, the noise of its pixels would
@@ -36,7 +36,7 @@ _MAGIC = b"PFYMAPS1"
 _MOST_CELLS = 1 << 26  # x channels, of a map; a map of 73 x 73 cells of 1024 channels has a twelfth of it
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
-_QUALITY = 90  # of the thumbnail's JPEG
+_QUALITY = {THUMBNAIL: 85, SMALL_THUMBNAIL: 90}  # of the thumbnail's JPEG
 _KEEPS_OPEN = hasattr(os, "pread")  # everywhere but on Windows
 
 
@@ -70,7 +70,7 @@ def pack(kept: PictureMap) -> bytes:
     step = float(np.float32((high - low) / _LEVELS)) or 1.0  # 0 too where single precision has no number so small
     levels = np.rint((kept.cells - np.float32(low)) / np.float32(step)).astype(np.uint8)
     small = io.BytesIO()
-    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY, subsampling=0)
+    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY.get(len(kept.thumbnail), 85), subsampling=0)
     jpeg = small.getvalue()
     return _HEAD.pack(height, width, channels, low, step, len(jpeg)) + jpeg + zlib.compress(levels.tobytes())
 

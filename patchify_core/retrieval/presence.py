@@ -4,9 +4,9 @@ A search always returns its best pictures, right or not. A logistic model of two
 says how much each is worth: the score itself, and its margin above the background, the mean score that this query has
 with pictures further down (`BACKGROUND`). Neither falls as the score rises, so the order of the results never changes.
 
-Scores of two recipes do not compare, so a calibration names the digest of the recipe that it was learned for
-(`recipe_digest`), and an index with another recipe has none. It is a JSON file beside the index folder, where a build
-does not delete it; `evaluation.presence` learns it.
+Scores of two recipes do not compare, so a calibration names the recipe that it was learned for (`RecipeName`), and an
+index with another recipe has none. It is a JSON file beside the index folder, where a build does not delete it;
+`evaluation.presence` learns it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from patchify_core.errors import PatchifyError
-from patchify_core.files import SAMPLE_DB, read_json, sha256_of_bytes, sha256_of_json, write_json
+from patchify_core.files import SAMPLE_DB, read_json, sha256_of_json, write_json
 from patchify_core.index.base import PatchStore
 
 LIKELY, UNSURE, ABSENT = "likely", "unsure", "probably not here"
@@ -36,6 +36,47 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Weights = tuple[float, float, float]
 
 PROGRAM, FORMAT = "patchify calibrate", 1
+
+
+TRIED = 8
+
+SAME_COSINES = 0.001
+"""Two projections that were learned from the same pictures differ less: by rounding, of another processor perhaps."""
+
+
+class RecipeName(BaseModel):
+    """All that the scores of an index depend on, beside its pictures.
+
+    Attributes:
+        digest: of its recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves
+            no probability by 0.03.
+        cosines: of each two of `TRIED` fixed vectors after the learned projection; none where nothing is projected. A
+            digest of its numbers would change with their last bit, and with the sign of an axis.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    digest: str = Field(pattern="^[0-9a-f]{64}$")
+    cosines: tuple[float, ...] = ()
+
+    @classmethod
+    def of(cls, index: PatchStore) -> RecipeName:
+        """The name of an index' recipe."""
+        recipe, cosines = index.recipe.as_dict(), []
+        factory = recipe["factory"]
+        plain = factory.removesuffix("SQ8") + "Flat" if factory.endswith("SQ8") else factory
+        if plain.split(",")[-1] == "Flat" and "IVF" not in plain:
+            recipe |= {"factory": plain, "codebook": None}
+        if index.projection is not None:
+            tried = np.random.default_rng(0).random((TRIED, len(index.projection.mean)), np.float32) ** 3
+            found = index.projection(tried / np.linalg.norm(tried, axis=1, keepdims=True))
+            cosines = (found @ found.T)[np.triu_indices(TRIED, 1)].astype(float).round(6).tolist()
+        return cls(digest=sha256_of_json(recipe), cosines=tuple(cosines))
+
+    def is_of(self, other: RecipeName) -> bool:
+        """Whether both name one recipe."""
+        same = self.digest == other.digest and len(self.cosines) == len(other.cosines)
+        return same and bool(np.allclose(self.cosines, other.cosines, rtol=0, atol=SAME_COSINES))
 
 
 class Rate(BaseModel):
@@ -81,7 +122,7 @@ class Calibration(BaseModel):
     Attributes:
         program: always `PROGRAM`.
         format: always `FORMAT`.
-        recipe: `recipe_digest` of the indexes that it is for.
+        recipe: of the indexes that it is for.
         first: intercept, weight of the score, weight of its margin (the last two 0 or more), for first results.
         later: the same for the others: where one picture contains the object, more do.
         absent_below: where a query's first result is less probable, its object is probably not in the gallery.
@@ -93,7 +134,7 @@ class Calibration(BaseModel):
 
     program: str = Field(default=PROGRAM, pattern=f"^{PROGRAM}$")
     format: int = Field(default=FORMAT, ge=FORMAT, le=FORMAT)
-    recipe: str = Field(pattern="^[0-9a-f]{64}$")
+    recipe: RecipeName
     first: Weights
     later: Weights
     absent_below: float = Field(ge=0, le=EVEN)
@@ -167,19 +208,6 @@ def probabilities(rows: NDArray[np.float64], first: Weights, later: Weights) -> 
     return np.concatenate([top, np.minimum(logistic(rows[..., 1:, :], later), top)], axis=-1)
 
 
-def recipe_digest(index: PatchStore) -> str:
-    """Digest of all that the scores of an index depend on, beside its pictures: recipe and learned projection.
-
-    Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves no probability by 0.03.
-    """
-    recipe = index.recipe.as_dict()
-    plain = recipe["factory"].removesuffix("SQ8") + "Flat" if recipe["factory"].endswith("SQ8") else recipe["factory"]
-    if plain.split(",")[-1] == "Flat" and "IVF" not in plain:
-        recipe |= {"factory": plain, "codebook": None}
-    projection = None if index.projection is None else sha256_of_bytes(index.projection.to_bytes())
-    return sha256_of_json(recipe | {"projection": projection})
-
-
 def calibration_path(folder: Path) -> Path:
     """Where the calibration of an index folder is: beside it."""
     real = folder.resolve()
@@ -199,11 +227,11 @@ def find_calibration(index: PatchStore, folder: Path | None) -> Calibration | No
     Raises:
         PatchifyError: one sentence, if the file beside the index is damaged.
     """
-    digest = recipe_digest(index)
+    recipe = RecipeName.of(index)
     paths = [] if folder is None else [calibration_path(folder)]
     paths += [SAMPLE_DB / "index.calibration.json", *sorted(SAMPLE_DB.glob("indexes/*.calibration.json"))]
     found = (read_calibration(path) for path in paths if path.exists())
-    return next((one for one in found if one.recipe == digest), None)
+    return next((one for one in found if one.recipe.is_of(recipe)), None)
 
 
 def read_calibration(path: Path) -> Calibration:

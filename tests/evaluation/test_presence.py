@@ -24,8 +24,10 @@ from patchify_core.evaluation.presence import (
 )
 from patchify_core.gallery import read_dataset
 from patchify_core.patchify import Patchify
+from patchify_core.retrieval.presence import RecipeName
 from tests.tiny import TinyEncoder, write_dataset
 
+RECIPE = RecipeName(digest="0" * 64)
 ABOUT = {"name": "made", "digest": "", "pictures": 0, "queries": 0, "objects": 0}
 
 
@@ -69,7 +71,7 @@ def test_weights_are_finite_and_never_negative_whatever_the_labels(seed, size):
 
 
 def test_objects_that_stand_out_are_told_from_those_that_are_not_there():
-    learned = learn(rankings(), "0" * 64, [ABOUT]).learned.model_dump()
+    learned = learn(rankings(), RECIPE, [ABOUT]).learned.model_dump()
     rates = learned["held_out"]
     assert rates["absent_hits"]["share"] > 0.95 and rates["absent_false_alarms"]["share"] < 0.1
     assert all(abs(chance - right) < 0.15 for chance, right, count in learned["reliability"]["later"] if count > 200)
@@ -77,7 +79,7 @@ def test_objects_that_stand_out_are_told_from_those_that_are_not_there():
 
 
 def test_where_nothing_stands_out_nothing_is_told():
-    rates = learn(rankings(apart=0.0), "0" * 64, [ABOUT]).learned.model_dump()["held_out"]
+    rates = learn(rankings(apart=0.0), RECIPE, [ABOUT]).learned.model_dump()["held_out"]
     assert rates["absent_hits"]["share"] < 0.25
 
 
@@ -85,7 +87,7 @@ def test_no_object_is_judged_by_what_was_learned_from_it(monkeypatch):
     made, seen = rankings(60), []
     chosen = Examples.chosen
     monkeypatch.setattr(Examples, "chosen", lambda self, which: seen.append(which) or chosen(self, which))
-    learn(made, "0" * 64, [ABOUT])
+    learn(made, RECIPE, [ABOUT])
     assert len(seen) == FOLDS
     for used in seen:
         assert not set(made.objects[used]) & set(made.objects[~used])
@@ -93,13 +95,13 @@ def test_no_object_is_judged_by_what_was_learned_from_it(monkeypatch):
 
 def test_several_datasets_are_each_judged_by_the_others():
     both = joined([rankings(), rankings(seed=1, number=1)])
-    transfer = learn(both, "0" * 64, [ABOUT | {"name": "a"}, ABOUT | {"name": "b"}]).learned.model_dump()["transfer"]
+    transfer = learn(both, RECIPE, [ABOUT | {"name": "a"}, ABOUT | {"name": "b"}]).learned.model_dump()["transfer"]
     assert {*transfer} == {"a", "b"} and all(one["absent_hits"]["queries"] == 200 for one in transfer.values())
 
 
 def test_measured_rates_are_those_counted_by_hand():
     made = rankings(80, apart=0.15)
-    model = learn(rankings(seed=3, apart=0.15), "0" * 64, [ABOUT])
+    model = learn(rankings(seed=3, apart=0.15), RECIPE, [ABOUT])
     first = [
         model.presence(made.rows[n, :1, 0], [made.rows[n, 0, 0], *[0.3] * 40]).probabilities[0]
         for n in range(len(made.present))
@@ -124,7 +126,7 @@ def test_a_reliability_table_counts_every_result_once():
 
 def test_too_few_objects_or_pictures_are_refused(tmp_path):
     with pytest.raises(GalleryError, match="There are 5 objects to learn from, and it takes 10"):
-        learn(rankings(objects=5), "0" * 64, [ABOUT])
+        learn(rankings(objects=5), RECIPE, [ABOUT])
     dataset = write_dataset(tmp_path / "dataset")
     engine = Patchify.build(dataset, tmp_path / "index", TinyEncoder())
     with pytest.raises(GalleryError, match="30 pictures that do not contain its object"):

@@ -21,10 +21,10 @@ from patchify_core.retrieval.presence import (
     LIKELY,
     UNSURE,
     Calibration,
+    RecipeName,
     calibration_path,
     find_calibration,
     read_calibration,
-    recipe_digest,
     write_calibration,
 )
 
@@ -42,7 +42,13 @@ LEARNED = {
 
 
 def made(first=(-6.0, 8.0, 10.0), later=(-5.0, 8.0, 10.0), **values):
-    given = {"recipe": "0" * 64, "absent_below": 0.2, "likely_from": 0.7, "learned": LEARNED, **values}
+    given = {
+        "recipe": RecipeName(digest="0" * 64),
+        "absent_below": 0.2,
+        "likely_from": 0.7,
+        "learned": LEARNED,
+        **values,
+    }
     return Calibration(first=first, later=later, **given)
 
 
@@ -89,11 +95,15 @@ def test_verdicts():
 
 def test_the_recipe_is_all_that_scores_depend_on():
     indexes = {name: PatchIndex.load(SAMPLE_DB / name) for name in ("index", "indexes/pooled", "indexes/salient")}
-    digests = {name: recipe_digest(index) for name, index in indexes.items()}
-    assert len(set(digests.values())) == 3
+    names = {name: RecipeName.of(index) for name, index in indexes.items()}
+    for one in names:
+        assert [other for other in names if names[one].is_of(names[other])] == [one]
     pooled = indexes["indexes/pooled"]
-    pooled.projection = type(pooled.projection)(pooled.projection.mean + np.float32(1e-3), pooled.projection.axes)
-    assert recipe_digest(pooled) != digests["indexes/pooled"]
+    mean, axes = pooled.projection.mean, pooled.projection.axes
+    signs = np.where(np.arange(axes.shape[1]) % 3, 1, -1).astype(np.float32)
+    for moved, same in ((1e-12, True), (1e-3, False)):  # learned again, on another processor; of other pictures
+        pooled.projection = type(pooled.projection)(mean + np.float32(moved), axes * signs)
+        assert RecipeName.of(pooled).is_of(names["indexes/pooled"]) == same
 
 
 @pytest.mark.parametrize("name", ["index", "indexes/pooled"])
@@ -113,7 +123,7 @@ def test_no_recipe_takes_the_numbers_of_another(tmp_path):
     (tmp_path / "index").mkdir()
     write_calibration(made(), calibration_path(tmp_path / "index"))
     assert find_calibration(salient, tmp_path / "index") is None
-    mine = made(recipe=recipe_digest(salient))
+    mine = made(recipe=RecipeName.of(salient))
     write_calibration(mine, calibration_path(tmp_path / "index"))
     assert find_calibration(salient, tmp_path / "index") == mine
 
@@ -123,7 +133,9 @@ def test_no_recipe_takes_the_numbers_of_another(tmp_path):
     [
         {"program": "other"},
         {"format": 2},
-        {"recipe": "short"},
+        {"recipe": {"digest": "short"}},
+        {"recipe": "0" * 64},
+        {"recipe": {"digest": "0" * 64, "cosines": ["x"]}},
         {"first": [1, 2]},
         {"first": [0, -1, 2]},
         {"later": [0, 1, -2]},

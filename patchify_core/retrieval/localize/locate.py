@@ -36,7 +36,7 @@ class OutlineSettings:
     """
 
     margin: float = 0.35
-    iterations: int = 1
+    iterations: int = 2
 
 
 def outline_box(

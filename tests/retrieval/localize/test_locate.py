@@ -125,7 +125,7 @@ def test_an_outline_is_taken_only_if_it_matches(engine, query):
     taken = Localizer(engine).locate(query, row)[0]
     left = Localizer(engine, LocalizeSettings(tolerance=0.0)).locate(query, row)[0]
     assert taken.outlined > 0.5 and not left.outlined
-    np.testing.assert_allclose(taken.box, ONE[0], atol=3)  # two pixels of the thumbnail
+    np.testing.assert_allclose(taken.box, ONE[0], atol=2)
     sigma = Localizer(engine).search_of(row).search(query).sigma
     assert taken.score >= left.score - sigma
     np.testing.assert_allclose(left.box, Localizer(engine).search_of(row).search(query).box * (*SIZE, *SIZE))
