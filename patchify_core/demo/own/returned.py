@@ -45,7 +45,7 @@ MOST_MEMBERS = 20
 """Files in an archive that may be an index."""
 
 MAP_BYTES = 200_000
-"""Of a picture's feature map, at most; the bundled encoder's take 53 kB."""
+"""Of a picture's feature map, at most; the bundled encoder's take 59 kB."""
 
 ROOM_FOR_SHAPES = 2
 """Times that a map may be as long as the longest of the bundled index's."""
