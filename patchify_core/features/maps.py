@@ -36,7 +36,7 @@ _MAGIC = b"PFYMAPS1"
 _MOST_CELLS = 1 << 26  # x channels, of a map; a map of 73 x 73 cells of 1024 channels has a twelfth of it
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
-_QUALITY = {THUMBNAIL: 85, SMALL_THUMBNAIL: 90}  # of the thumbnail's JPEG
+_QUALITY = {THUMBNAIL: 85, SMALL_THUMBNAIL: 90}  # of a thumbnail's JPEG, by its side: there are no other sides
 _KEEPS_OPEN = hasattr(os, "pread")  # everywhere but on Windows
 
 
@@ -70,7 +70,7 @@ def pack(kept: PictureMap) -> bytes:
     step = float(np.float32((high - low) / _LEVELS)) or 1.0  # 0 too where single precision has no number so small
     levels = np.rint((kept.cells - np.float32(low)) / np.float32(step)).astype(np.uint8)
     small = io.BytesIO()
-    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY.get(len(kept.thumbnail), 85), subsampling=0)
+    Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY[len(kept.thumbnail)], subsampling=0)
     jpeg = small.getvalue()
     return _HEAD.pack(height, width, channels, low, step, len(jpeg)) + jpeg + zlib.compress(levels.tobytes())
 
@@ -103,7 +103,7 @@ def unpack(data: bytes) -> PictureMap:
         start = _HEAD.size + size
         # Not Image.open(): its own limit on sizes comes as a warning, or as an error that is no ValueError.
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data[_HEAD.size : start])) as image:
-            if image.size not in [(side, side) for side in (THUMBNAIL, SMALL_THUMBNAIL)] or image.mode != "RGB":
+            if image.size not in [(side, side) for side in _QUALITY] or image.mode != "RGB":
                 raise ValueError("not a thumbnail")
             small = np.asarray(image)
         count = height * width * channels
