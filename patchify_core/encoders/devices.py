@@ -92,6 +92,11 @@ def mixed_precision(device: torch.device, half: torch.dtype | None) -> AbstractC
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
 
+def precision_name(half: torch.dtype | None) -> str:
+    """Names what `mixed_precision` computes with: `float32`, or `bfloat16` or `float16`."""
+    return "float32" if half is None else str(half).removeprefix("torch.")
+
+
 MOST_READERS = 8
 """Threads that read and cut pictures for one GPU, unless another number is asked for."""
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from patchify_core.encoders.devices import (
     half_precisions,
     in_parts,
     mixed_precision,
+    precision_name,
     ran_out_of_memory,
     readers_for,
 )
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 log = logging.getLogger(__name__)
+_one_at_a_time = Lock()
 
 
 @dataclass(frozen=True)
@@ -128,28 +131,30 @@ class SquareEncoder:
     def _choose(self, halves: Sequence[torch.dtype], compiled: bool) -> None:
         """Takes the first kind of half precision that agrees with float32 on the probe, and compiles the network."""
         crops = probe(self.look.side)
-        exact = self._within_memory(crops)
+        exact = self._within_memory(crops, None)
         wrong: str | None = None
         for self._half in halves:
-            wrong = disagreement(lambda: self._within_memory(crops), exact)
+            wrong = disagreement(partial(self._within_memory, crops, self._half), exact)
             if wrong is None:
                 break
         if wrong is not None:
             self._compute_in_float32(wrong)
         if compiled:
             self._describe = fast = Compiled(self._describe, self._info.spec)
-            if wrong := disagreement(lambda: self._within_memory(crops), exact):
+            if wrong := disagreement(partial(self._within_memory, crops, self._half), exact):
                 fast.give_up(wrong)
 
     def _compute_in_float32(self, why: str) -> None:
-        """From now on, and says why."""
-        half, self._half = self.precision, None
-        log.warning("%s computes in float32, not in %s: %s.", self._info.spec, half, why)
+        """From now on, and says why, once."""
+        with _one_at_a_time:
+            half, self._half = self._half, None
+        if half is not None:
+            log.warning("%s computes in float32, not in %s: %s.", self._info.spec, precision_name(half), why)
 
     @property
     def precision(self) -> str:
         """What the network computes with: `float32`, or `bfloat16` or `float16` where that is safe."""
-        return "float32" if self._half is None else str(self._half).removeprefix("torch.")
+        return precision_name(self._half)
 
     @property
     def compiled(self) -> bool:
@@ -208,7 +213,7 @@ class SquareEncoder:
         return self._normalised(torch.from_numpy(np.ascontiguousarray(crops)).to(self.device))
 
     def _normalised(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(N, H, W, 3) uint8 -> (N, 3, H, W) float32 with the channels last in memory, as `pixels` has them."""
+        """(N, H, W, 3) uint8 -> (N, 3, H, W) float32, the channels last in memory."""
         return pixels.permute(0, 3, 1, 2).float().div_(255).sub_(self._mean).div_(self._std)
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -226,30 +231,29 @@ class SquareEncoder:
         Raises:
             EncoderError: if the network gives numbers that are not finite, or not even one crop fits into memory.
         """
-        return self._finite_at_last(lambda: self._within_memory(crops))
+        return self._finite_at_last(partial(self._within_memory, crops))
 
-    def _finite_at_last(self, work: Callable[[], NDArray[np.float32]]) -> NDArray[np.float32]:
-        """What `work` gives; in float32 where half precision gave numbers that are not finite."""
+    def _finite_at_last(self, work: Callable[[torch.dtype | None], NDArray[np.float32]]) -> NDArray[np.float32]:
+        """What `work` gives, all of it in one precision; in float32 where half precision gave what is not finite."""
         half = self._half
         try:
-            return work()
+            return work(half)
         except NotFinite:
             if half is None:
                 raise
-        if self._half is not None:  # no other thread has met them meanwhile
-            self._compute_in_float32("it gave numbers that are not finite")
-        return work()
+        self._compute_in_float32("it gave numbers that are not finite")
+        return work(None)
 
-    def _within_memory(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _within_memory(self, crops: NDArray[np.uint8], half: torch.dtype | None) -> NDArray[np.float32]:
         """A batch in parts that fit: whole, until memory ran out once."""
         most = self._most or max(len(crops), 1)
-        parts = [self._halved(crops[at : at + most]) for at in range(0, max(len(crops), 1), most)]
+        parts = [self._halved(crops[at : at + most], half) for at in range(0, max(len(crops), 1), most)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
-    def _halved(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _halved(self, crops: NDArray[np.uint8], half: torch.dtype | None) -> NDArray[np.float32]:
         """A batch, or its halves where it does not fit into the device's memory."""
         try:
-            return self._encode(crops)
+            return self._encode(crops, half)
         except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
@@ -257,28 +261,27 @@ class SquareEncoder:
                 what = f"{self._info.spec} does not fit into the memory of {self.device}"
                 raise EncoderError(f"{what}: set PATCHIFY_DEVICE=cpu, {WAY_OUT}.") from None
         # Outside the handler, whose traceback would keep the failed batch's memory.
-        half = len(crops) // 2
-        self.batch_size = self._most = min(self.batch_size, half)
-        return np.concatenate([self._halved(crops[:half]), self._halved(crops[half:])])
+        most = len(crops) // 2
+        self.batch_size = self._most = min(self.batch_size, most)
+        return np.concatenate([self._halved(crops[:most], half), self._halved(crops[most:], half)])
 
-    def _encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _encode(self, crops: NDArray[np.uint8], half: torch.dtype | None) -> NDArray[np.float32]:
         import torch
 
         if self._engine is not None:
             return unit_rows(torch.from_numpy(self._engine.describe(crops)), self._info.spec)
         if self.compiled:  # its own threads share a batch
-            return self._encode_part(crops)
-        return in_parts(self._encode_part, crops, self.device)
+            return self._encode_part(half, crops)
+        return in_parts(partial(self._encode_part, half), crops, self.device)
 
-    def _encode_part(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _encode_part(self, half: torch.dtype | None, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
         import torch
 
-        with torch.inference_mode(), mixed_precision(self.device, self._half):  # both are a thread's own
+        with torch.inference_mode(), mixed_precision(self.device, half):  # both are a thread's own
             return unit_rows(self._network_for(crops)(self.as_input(crops)), self._info.spec)
 
     def _network_for(self, crops: NDArray[np.uint8]) -> Callable[[Any], Any]:
-        height, width = crops.shape[1:3]
-        return self._describe if height == width == self.look.side else self.sized.at(height, width)
+        return self._describe if crops.shape[1:3] == (self.look.side,) * 2 else self.sized.at(*crops.shape[1:3])
 
     @cached_property
     def sized(self) -> Sized:
@@ -308,13 +311,10 @@ class SquareEncoder:
         if (half := self._half) is not None:
             pixels = probe(max(1, self.look.side // recipe.stride) * recipe.stride)
 
-            def described() -> NDArray[np.float32]:
-                return self._rows(np.stack([self._map(recipe, each).mean((0, 1)) for each in pixels]), recipe)
+            def described(half: torch.dtype | None) -> NDArray[np.float32]:
+                return self._rows(np.stack([self._map(recipe, each, half).mean((0, 1)) for each in pixels]), recipe)
 
-            self._half = None
-            exact = described()
-            self._half = half
-            if wrong := disagreement(described, exact):
+            if wrong := disagreement(partial(described, half), described(None)):
                 self._compute_in_float32(wrong)
         return recipe
 
@@ -342,18 +342,18 @@ class SquareEncoder:
         if self._engine is not None and self._any_size:
             return _finite(self._engine.cells(recipe.cells, pixels), self._info.spec)
         try:
-            return self._finite_at_last(lambda: self._map(recipe, pixels))
+            return self._finite_at_last(partial(self._map, recipe, pixels))
         except RuntimeError as error:
             if not ran_out_of_memory(error):
                 raise
             what = f"A picture of {width} x {height} px does not fit into the memory of {self.device}"
             raise EncoderError(f"{what}: describe smaller pictures, or set PATCHIFY_DEVICE=cpu.") from None
 
-    def _map(self, recipe: MapRecipe, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _map(self, recipe: MapRecipe, pixels: NDArray[np.uint8], half: torch.dtype | None) -> NDArray[np.float32]:
         """(H, W, 3) uint8 -> (H', W', C) float32."""
         import torch
 
-        with torch.inference_mode(), mixed_precision(self.device, self._half):
+        with torch.inference_mode(), mixed_precision(self.device, half):
             inputs = self.as_input(np.array(pixels[None]))  # a copy: torch warns of a picture's read-only pixels
             found = recipe.cells(inputs)[0].float().contiguous().cpu()
         return _finite(found.numpy(), self._info.spec)
