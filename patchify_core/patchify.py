@@ -90,44 +90,40 @@ class Patchify(Searcher):
         """Finds the gallery pictures that contain the query's object, best first.
 
         Args:
-            picture: see `describe_query`; either this or `text`.
-            box: see `describe_query`.
+            picture: see `view`, as `box` and `text`.
+            box: see `view`.
             top: pictures wanted; None for the whole ranking.
             level: finest grid to use (1 = whole pictures, the global baseline); None for all of the index's.
-            text: see `describe_text`.
+            text: see `view`.
             rerank: orders the best matches anew (`rerank.load_reranker`): a name or a loaded re-ranker.
             refine: finds better boxes than the winning patches (`localize.load_refiner`): a name or a loaded refiner.
 
         Raises:
             PatchifyError: one sentence, for a bad picture, box, text, `top`, `level`, `rerank` or `refine`.
         """
-        if (picture is None) == (text is None):
-            raise PatchifyError("Search with either a picture or words: exactly one of the two.")
-        if picture is None and box is not None:
-            raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
-        refiner = self.refiner(refine) if isinstance(refine, str) else refine
-        if rerank is not None:
-            reranker = load_reranker(rerank) if isinstance(rerank, str) else rerank
-            view = self.view_query(picture, box) if picture is not None else self.view_text(text or "")
-            query, matches = view.descriptor, self.search_view(view, reranker, top, level)
-        else:
-            query = self.describe_text(text or "") if picture is None else self.describe_query(picture, box)
-            matches = self.search_descriptor(query, top, level)
-        return matches if refiner is None else self.refine(query, matches, refiner, level)
+        return self.search_view(self.view(picture, box, text), top, level, rerank=rerank, refine=refine)
 
     def search_view(
         self,
         query: QueryView,
-        reranker: Reranker,
         top: int | None = SearchSettings.top,
         level: int | None = None,
+        *,
+        rerank: str | Reranker | None = None,
+        refine: str | Refiner | None = None,
     ) -> list[Match]:
-        """As `search` with a re-ranker, for a query that is described already."""
-        if top is not None and top < 1:
-            raise PatchifyError(f"Ask for at least 1 result, not {top}.")
-        found = None if top is None else max(top, reranker.shortlist + len(query.exclude))
-        matches = self.search_descriptor(query.descriptor, found, level)
-        return self.rerank(query, matches, reranker, level)[:top]
+        """As `search`, for a query that is described already (`view`)."""
+        reranker = load_reranker(rerank) if isinstance(rerank, str) else rerank
+        refiner = self.refiner(refine) if isinstance(refine, str) else refine
+        if reranker is None:
+            matches = self.search_descriptor(query.descriptor, top, level)
+        else:
+            if top is not None and top < 1:
+                raise PatchifyError(f"Ask for at least 1 result, not {top}.")
+            first = None if top is None else max(top, reranker.shortlist + len(query.exclude))
+            matches = self.search_descriptor(query.descriptor, first, level)
+            matches = self.rerank(query, matches, reranker, level)[:top]
+        return matches if refiner is None else self.refine(query.descriptor, matches, refiner, level)
 
     def rerank(
         self, query: QueryView, matches: list[Match], reranker: str | Reranker, level: int | None = None
@@ -135,7 +131,7 @@ class Patchify(Searcher):
         """Orders matches anew: as many, best first.
 
         Args:
-            query: what was searched for (`view_query`, `view_text`).
+            query: what was searched for (`view`).
             matches: what `search_descriptor` found for it, best first.
             reranker: a name for `rerank.load_reranker`, or a loaded re-ranker.
             level: the level that they were found at.

@@ -24,7 +24,7 @@ def measure() -> dict[str, Any]:
     maps = engine.index.maps
     assert maps is not None, "the bundled index keeps its maps"
     queries = read_coco(SAMPLE_DB).queries[:: 36 // QUERIES][:QUERIES]
-    descriptors = [engine.describe_query(query.path, query.box) for query in queries]
+    descriptors = [engine.describe(query) for query in queries]
     shown = [
         [engine.index.row_of[match.image_id] for match in engine.search_descriptor(query, SHOWN)]
         for query in descriptors

@@ -24,7 +24,7 @@ def measure() -> dict[str, Any]:
     engine = Patchify.open(SAMPLE_DB / "index")
     root = engine.index.root or Path()
     queries = read_coco(SAMPLE_DB).queries[:: 36 // QUERIES][:QUERIES]
-    views = [engine.view_query(query.path, query.box) for query in queries]
+    views = [engine.view(query.path, query.box) for query in queries]
     shortlists = [engine.search_descriptor(view.descriptor, SHORTLIST) for view in views]
     again, expansion = load_reranker("sift"), load_reranker("patch-qe")
 

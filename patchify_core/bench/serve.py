@@ -148,13 +148,13 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     """Answers all queries of the visitors, without a server."""
     from patchify_core.demo import locating
     from patchify_core.demo.examples import ExampleGallery
-    from patchify_core.web.api import rows_of
+    from patchify_core.web.api import Programs
     from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    way, top = locating.best_way(showcase.index), visits.settings.results
+    way, top, endpoints = locating.best_way(showcase.index), visits.settings.results, Programs(visits)
 
     def answered(question: Any) -> tuple[str, list[int]]:
         answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))
@@ -163,8 +163,7 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     examples, order, programs = {}, {}, {}
     for query in showcase.examples[:EXAMPLES]:
         examples[query.id], order[query.id] = answered(showcase.example(query.id))
-        matches = showcase.engine.search(query.path, query.box, PROGRAM_TOP)
-        programs[query.id] = rows_of(showcase.engine, matches)
+        programs[query.id] = endpoints.search_by_example(query.id, top=PROGRAM_TOP)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli.options import add_device_options
-from patchify_core.cli.shared import progress_bar, say_notes
-from patchify_core.errors import GalleryError, IndexFolderError, PatchifyError
+from patchify_core.cli.shared import progress_bar, read_annotated
+from patchify_core.errors import IndexFolderError, PatchifyError
 
 if TYPE_CHECKING:
     from patchify_core.gallery import Gallery
@@ -50,19 +50,10 @@ def remains(arguments: argparse.Namespace) -> str:
 def run(arguments: argparse.Namespace) -> int:
     """Searches with every query, learns, prints how well it does and writes the calibration beside the index."""
     from patchify_core.evaluation import presence
-    from patchify_core.gallery import read_dataset
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.presence import RecipeName, calibration_path, write_calibration
 
-    galleries = [read_dataset(dataset) for dataset in arguments.datasets]
-    if arguments.queries_from == "boxes":
-        galleries = [gallery.with_box_queries() for gallery in galleries]
-    for gallery in galleries:
-        say_notes(gallery)
-        if not gallery.queries:
-            raise GalleryError(
-                f"{gallery.root} has no queries to learn from: add --queries-from boxes, or annotate it."
-            )
+    galleries = [read_annotated(Path(one), queries_from=arguments.queries_from) for one in arguments.datasets]
     engine = Patchify.open(arguments.index)
     parts, datasets = [], list(map(presence.about, galleries))
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:

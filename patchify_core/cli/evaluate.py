@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli import options
 from patchify_core.cli.calibrate import calibration_of, print_rates
-from patchify_core.cli.shared import QUICK_S, build, check_writable, progress_bar, say_notes
+from patchify_core.cli.shared import build, check_writable, progress_bar, read_annotated
 from patchify_core.errors import GalleryError, PatchifyError
 
 if TYPE_CHECKING:
@@ -130,7 +130,15 @@ def run(arguments: argparse.Namespace) -> int:
     big = options.fill_from_index(arguments, folder)
     arguments.encoder = _resized(arguments.encoder, arguments.resize)
     levels = _checked(arguments)
-    gallery = _read(arguments)
+    gallery = read_annotated(
+        Path(arguments.dataset),
+        arguments.format,
+        arguments.subset,
+        query=arguments.query,
+        queries_from=arguments.queries_from,
+    )
+    if arguments.similarities and (gallery.benchmark is None or gallery.benchmark.name != "ilias"):
+        raise GalleryError(f"--similarities is for ILIAS, and {gallery.root} is not read as ILIAS: leave it out.")
     if folder is not None:  # a build would drop the pictures that it is of
         check_same_collection(folder, gallery, arguments.dataset)
     reranker = _reranker(arguments)
@@ -254,50 +262,6 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
         raise PatchifyError(
             f"--levels takes numbers with commas between, for example 1,4, not {arguments.levels!r}."
         ) from None
-
-
-def _read(arguments: argparse.Namespace) -> Gallery:
-    """Reads the dataset and refuses what cannot be scored, before anything is embedded."""
-    from patchify_core.gallery import check_pictures, note_copies, other_annotation_files, read_dataset, told_layout
-
-    dataset = Path(arguments.dataset)
-    layout = told_layout(dataset) if arguments.format == "auto" else arguments.format
-    if layout == "folder" and dataset.is_dir():
-        found = [str(path) for path in other_annotation_files(dataset)[:3]]
-        raise GalleryError(
-            f"{dataset} is in no layout that is known, but there are COCO files: name one of them ({', '.join(found)})."
-            if found
-            else f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
-            "export its annotations as COCO (patchify_core/gallery/BENCHMARKS.md)."
-        )
-    with progress_bar("reading", " pictures", QUICK_S) as progress:
-        chosen = layout if layout in ("instre", "ilias", "revisited") else "coco"
-        gallery = read_dataset(dataset, chosen, arguments.subset, progress, arguments.query == "text")
-        if chosen == "coco":
-            gallery = check_pictures(gallery, progress, all_needed=True, folder=dataset)
-    if arguments.similarities and (gallery.benchmark is None or gallery.benchmark.name != "ilias"):
-        raise GalleryError(f"--similarities is for ILIAS, and {dataset} is not read as ILIAS: leave it out.")
-    if arguments.queries_from == "boxes":
-        gallery = gallery.with_box_queries()
-    if layout == "coco":
-        gallery = note_copies(gallery)
-    if arguments.query == "whole":
-        gallery = gallery.with_whole_queries()
-    say_notes(gallery)
-    if not gallery.queries:
-        raise GalleryError(
-            f"No annotation of {dataset} can be a query: it takes a box of a pixel or more, not ignored (ignore, "
-            "iscrowd)."
-            if arguments.queries_from == "boxes"
-            else f'{dataset} marks no image as a query: give some "split": "query", as in sample_db/annotations.json, '
-            "or add --queries-from boxes, which makes every annotated box a query and excludes its own picture."
-        )
-    if not any(gallery.positives(query.instance, query.exclude) for query in gallery.queries):
-        raise GalleryError(
-            f"No query of {dataset} has a positive, another gallery picture annotated with the same category and not "
-            "ignored (ignore, iscrowd), so there is nothing to score: check its annotations."
-        )
-    return gallery
 
 
 def _reranker(arguments: argparse.Namespace) -> Reranker | None:

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from patchify_core.cli.options import (
     add_device_options,
@@ -20,14 +18,6 @@ from patchify_core.cli.options import (
 from patchify_core.cli.shared import check_writable
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.filenames import printable
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from patchify_core.patchify import Patchify
-    from patchify_core.retrieval.presence import Presence
-    from patchify_core.retrieval.ranking import Match
 
 HELP = "find the pictures that contain the query's object"
 
@@ -64,6 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.imaging.pictures import read_header
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.listing import matches_as_json
+    from patchify_core.retrieval.presence import find_calibration
     from patchify_core.retrieval.rerank import LearnedSettings, RerankSettings, load_reranker
 
     if (arguments.picture is None) == (arguments.text is None):
@@ -75,25 +66,19 @@ def run(arguments: argparse.Namespace) -> int:
         check_writable(Path(arguments.draw))
     engine = Patchify.open(arguments.index)
     picture = None if arguments.picture is None else Path(arguments.picture)
-    matches = engine.search(
-        picture,
-        box,
-        level=arguments.level,
-        text=arguments.text,
-        rerank=reranker,
-        refine=arguments.refine,
-        **given(arguments, "top"),
-    )
+    query = engine.view(picture, box, arguments.text)
+    options = {"level": arguments.level, "rerank": reranker, "refine": arguments.refine}
+    matches = engine.search_view(query, **options, **given(arguments, "top"))
     if picture is not None and read_header(picture).more:
         print(f"note: {first_pages([printable(picture.name)])[0]}", file=sys.stderr)
     root = engine.index.root or Path()
-    known = None if arguments.rerank or arguments.level or picture is None else _known(engine, arguments, box, matches)
-    rows = matches_as_json(engine, matches)  # first, because it finds out whether the pictures are the indexed ones
+    known = None
+    if picture is not None and not arguments.rerank and not arguments.level:
+        calibration = find_calibration(engine.index, Path(arguments.index))
+        known = None if calibration is None else calibration.presence_of(engine, query.descriptor, matches)
+    rows = matches_as_json(engine, matches, known)  # first: it finds out whether the pictures are the indexed ones
     if arguments.draw:
         save(sheet(matches, root), Path(arguments.draw))
-    if known is not None:
-        for row, chance, verdict in zip(rows, known.probabilities, known.verdicts, strict=True):
-            row |= {"probability": chance, "verdict": verdict}
     if arguments.json:
         print(json.dumps(rows, indent=1))
         return 0
@@ -111,16 +96,3 @@ def run(arguments: argparse.Namespace) -> int:
     if known is not None:
         print(f"{known.verdict}: the first result contains the object with probability {known.probabilities[0]:.2f}")
     return 0
-
-
-def _known(
-    engine: Patchify, arguments: argparse.Namespace, box: NDArray[np.float64] | None, matches: Sequence[Match]
-) -> Presence | None:
-    """How likely each match contains the object; None where that was not learned for the recipe of this index."""
-    from patchify_core.retrieval.presence import BACKGROUND, find_calibration
-
-    calibration = find_calibration(engine.index, Path(arguments.index))
-    if calibration is None:
-        return None
-    ranked = engine.ranking(engine.describe_query(arguments.picture, box), top=BACKGROUND.stop).scores
-    return calibration.presence([match.score for match in matches], ranked)

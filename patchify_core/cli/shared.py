@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli.options import flag
-from patchify_core.errors import PatchifyError
+from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.imaging.filenames import printable
 
 if TYPE_CHECKING:
@@ -60,6 +60,60 @@ def read_pictures(arguments: argparse.Namespace) -> Gallery:
         else:
             gallery = read_gallery(arguments.gallery, arguments.exclude or (), check=True, progress=progress)
     say_notes(gallery)
+    return gallery
+
+
+def read_annotated(
+    dataset: Path, layout: str = "auto", subset: str = "all", *, query: str = "box", queries_from: str = "dataset"
+) -> Gallery:
+    """Reads a dataset that will be scored, and says on stderr what is worth knowing.
+
+    Args:
+        dataset: its folder, or a COCO file.
+        layout: as `read_dataset` takes it.
+        subset: as `read_dataset` takes it.
+        query: what a query is: the `box` of its object, its `whole` picture, or its `text`.
+        queries_from: `boxes` makes every annotated box a query.
+
+    Raises:
+        GalleryError: one sentence, before anything is embedded, if there is nothing to score.
+    """
+    from patchify_core.gallery import check_pictures, note_copies, other_annotation_files, read_dataset, told_layout
+
+    layout = told_layout(dataset) if layout == "auto" else layout
+    if layout == "folder" and dataset.is_dir():
+        files = [str(path) for path in other_annotation_files(dataset)[:3]]
+        raise GalleryError(
+            f"{dataset} is in no layout that is known, but there are COCO files: name one of them ({', '.join(files)})."
+            if files
+            else f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
+            "export its annotations as COCO (patchify_core/gallery/BENCHMARKS.md)."
+        )
+    with progress_bar("reading", " pictures", QUICK_S) as progress:
+        chosen = layout if layout in ("instre", "ilias", "revisited") else "coco"
+        gallery = read_dataset(dataset, chosen, subset, progress, query == "text")
+        if chosen == "coco":
+            gallery = check_pictures(gallery, progress, all_needed=True, folder=dataset)
+    if queries_from == "boxes":
+        gallery = gallery.with_box_queries()
+    if layout == "coco":
+        gallery = note_copies(gallery)
+    if query == "whole":
+        gallery = gallery.with_whole_queries()
+    say_notes(gallery)
+    if not gallery.queries:
+        raise GalleryError(
+            f"No annotation of {dataset} can be a query: it takes a box of a pixel or more, not ignored (ignore, "
+            "iscrowd)."
+            if queries_from == "boxes"
+            else f'{dataset} marks no image as a query: give some "split": "query", as in sample_db/annotations.json, '
+            "or add --queries-from boxes, which makes every annotated box a query and excludes its own picture."
+        )
+    if not any(gallery.positives(one.instance, one.exclude) for one in gallery.queries):
+        raise GalleryError(
+            f"No query of {dataset} has a positive, another gallery picture annotated with the same category and not "
+            "ignored (ignore, iscrowd), so there is nothing to score: check its annotations."
+        )
     return gallery
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from patchify_core.cli.options import GOING_ON, add_device_options, given
-from patchify_core.cli.shared import check_writable, progress_bar
+from patchify_core.cli.shared import check_writable, progress_bar, read_annotated
 from patchify_core.errors import GalleryError, PatchifyError
 
 if TYPE_CHECKING:
@@ -70,7 +70,6 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation.study.plans import plan
     from patchify_core.evaluation.study.report import tables
     from patchify_core.evaluation.study.run import Workbench, run_study
-    from patchify_core.gallery import read_dataset
 
     configurations = plan(arguments.what, skip=arguments.skip, **given(arguments, "encoder"))
     if arguments.chart and arguments.what != "compression":
@@ -78,10 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     for file in (arguments.json, arguments.chart):
         if file:
             check_writable(Path(file))
-    galleries = [read_dataset(folder, arguments.format) for folder in arguments.datasets]
-    for gallery in galleries:
-        if not gallery.queries:
-            raise GalleryError(f"{gallery.root} has no queries, so there is nothing to score: a study needs a dataset.")
+    galleries = [read_annotated(Path(folder), arguments.format) for folder in arguments.datasets]
     names = [gallery.called for gallery in galleries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:

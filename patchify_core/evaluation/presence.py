@@ -100,9 +100,7 @@ def examples_of(
     for done, query in enumerate(gallery.queries, 1):
         positives = gallery.positives(query.instance, query.exclude)
         if positives:
-            words = query.text
-            asked = engine.describe_query(query.path, query.box) if words is None else engine.describe_text(words)
-            ranking = engine.ranking(asked)
+            ranking = engine.ranking(engine.describe(query))
             counted = ~np.isin(ranking.image_ids, list(query.exclude | gallery.ignored(query.instance)))
             scores, right = ranking.scores[counted], np.isin(ranking.image_ids[counted], list(positives))
             for kept, there in ((np.ones_like(right), True), (~right, False)):

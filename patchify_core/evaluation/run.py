@@ -220,13 +220,9 @@ def _search_levels(
     top = _depth(query, gallery, cutoff, reranker)
     view = None
     if reranker is not None:
-        view = engine.view_query(query.path, query.box) if query.text is None else engine.view_text(query.text)
+        view = engine.view(query.path, query.box) if query.text is None else engine.view(text=query.text)
         view = replace(view, exclude=query.exclude)
-        descriptor = view.descriptor
-    elif query.text is None:
-        descriptor = engine.describe_query(query.path, query.box)
-    else:
-        descriptor = engine.describe_text(query.text)
+    descriptor = engine.describe(query) if view is None else view.descriptor
     outcomes = {}
     for level in levels:
         start = time.perf_counter()

@@ -7,28 +7,36 @@ from pathlib import Path
 from typing import Any
 
 from patchify_core.imaging.filenames import picture_path
+from patchify_core.retrieval.presence import Presence
 from patchify_core.retrieval.ranking import Explanation, Match
 from patchify_core.retrieval.searcher import Searcher
 
 
-def matches_as_json(engine: Searcher, matches: Sequence[Match]) -> list[dict[str, Any]]:
+def matches_as_json(
+    engine: Searcher, matches: Sequence[Match], presence: Presence | None = None
+) -> list[dict[str, Any]]:
     """The matches as `search --json` prints them, best first.
 
     Args:
         engine: that found them.
         matches: best first.
+        presence: how likely each contains the object, where that is known.
 
     Returns:
         Of each its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture) and
         winning `patch`; `others`, the boxes of further objects, where there are any; `verification` where pictures were
-        compared.
+        compared; `probability` and `verdict` where they are known.
 
     Raises:
         IndexFolderError: if one of the pictures is not the one that was indexed: its box would lie on another one.
     """
     root = engine.index.root or Path()
     engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])
-    return [_as_json(rank, match, root) for rank, match in enumerate(matches, 1)]
+    rows = [_as_json(rank, match, root) for rank, match in enumerate(matches, 1)]
+    if presence is not None:
+        for row, chance, verdict in zip(rows, presence.probabilities, presence.verdicts, strict=True):
+            row |= {"probability": chance, "verdict": verdict}
+    return rows
 
 
 def explanation_as_json(engine: Searcher, found: Explanation) -> dict[str, Any]:

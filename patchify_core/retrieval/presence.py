@@ -11,9 +11,10 @@ index with another recipe has none. It is a JSON file beside the index folder, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -31,6 +32,10 @@ BACKGROUND = slice(10, 30)
 
 EVEN = 0.5
 """Probability below which a result is more likely wrong than right."""
+
+if TYPE_CHECKING:
+    from patchify_core.retrieval.ranking import Match
+    from patchify_core.retrieval.searcher import Searcher
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Weights = tuple[float, float, float]
@@ -157,6 +162,17 @@ class Calibration(BaseModel):
             return None
         chances = probabilities(rows, self.first, self.later).tolist()
         return Presence(tuple(chances), tuple(map(self.verdict, chances)))
+
+    def presence_of(self, engine: Searcher, query: NDArray[np.float32], matches: Sequence[Match]) -> Presence | None:
+        """The same for what a search at the last level found, not re-ranked.
+
+        Args:
+            engine: that found them.
+            query: (D,) described by it.
+            matches: best first.
+        """
+        ranked = engine.ranking(query, top=BACKGROUND.stop).scores
+        return self.presence([match.score for match in matches], ranked)
 
     def verdict(self, probability: float) -> str:
         """`LIKELY`, `UNSURE` or `ABSENT`."""

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.encoders import Encoder, TextEncoder
-from patchify_core.errors import EncoderError
+from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features.extract import load_extractor
 from patchify_core.features.pooled import mean_direction
 from patchify_core.imaging.boxes import checked_box
@@ -20,6 +20,8 @@ from patchify_core.retrieval.ranking import Explanation, Match, Ranking, as_matc
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+    from patchify_core.gallery import Query
 
 
 @dataclass(frozen=True)
@@ -112,15 +114,35 @@ class Searcher:
             )
         return self.index.project(self.encoder.encode_text(words)[None])[0]
 
-    def view_query(self, picture: str | Path | bytes | Image, box: ArrayLike | None = None) -> QueryView:
-        """A query picture as re-rankers need it; the arguments and errors are those of `describe_query`."""
+    def describe(self, query: Query) -> NDArray[np.float32]:
+        """One descriptor (dim,) of a dataset's query: of its words, or else of its object in its picture."""
+        return self.describe_query(query.path, query.box) if query.text is None else self.describe_text(query.text)
+
+    def view(
+        self,
+        picture: str | Path | bytes | Image | None = None,
+        box: ArrayLike | None = None,
+        text: str | None = None,
+    ) -> QueryView:
+        """What is searched for, described once: for a search, and for whatever looks at its results.
+
+        Args:
+            picture: see `describe_query`; either this or `text`.
+            box: see `describe_query`.
+            text: see `describe_text`.
+
+        Raises:
+            PatchifyError: one sentence, for both or neither, a box with words, or a picture, box or text that is bad.
+        """
+        if (picture is None) == (text is None):
+            raise PatchifyError("Search with either a picture or words: exactly one of the two.")
+        if picture is None:
+            if box is not None:
+                raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
+            return QueryView(self.describe_text(text or ""))
         image = _upright(picture)
         region = None if box is None else checked_box(box, image.width, image.height)
         return QueryView(self.describe_query(image, region), image, region)
-
-    def view_text(self, words: str) -> QueryView:
-        """Words as re-rankers need them; the errors are those of `describe_text`."""
-        return QueryView(self.describe_text(words))
 
     def search_descriptor(
         self, query: NDArray[np.float32], top: int | None = SearchSettings.top, level: int | None = None

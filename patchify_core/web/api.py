@@ -26,8 +26,8 @@ from patchify_core.evaluation.run import LevelReport, QueryRecord, chosen_levels
 from patchify_core.gallery import Query
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
-from patchify_core.retrieval.ranking import Match
 from patchify_core.retrieval.rerank import Reranker, load_reranker
+from patchify_core.retrieval.searcher import QueryView
 from patchify_core.web import inputs
 from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted
 from patchify_core.web.places import without_places
@@ -36,6 +36,7 @@ from patchify_core.web.visits import Visits
 Refine = Literal["soft", "map"] | None
 Picture = FileData | str
 Rows = list[dict[str, Any]]
+"""What `search --json` prints, with files named from the gallery's folder on."""
 
 TOO_SLOW = ("aliked",)
 """Re-rankers that take half a minute a search: other callers would wait for them."""
@@ -121,12 +122,13 @@ class Programs:
             rerank: Re-rank the best matches: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
 
         Returns:
-            A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
+            A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch,
+            and where it is known the probability that the picture contains the object
         """
         data = inputs.picture_bytes(picture, self._upload_mb)
-        engine, options = self._asked(top, level, index, refine, rerank)
+        engine, answer = self._asked(top, level, index, refine, rerank)
         region = inputs.box_of(box)
-        return rows_of(engine, decoded(data, lambda picture: engine.search(picture, region, **options)))
+        return decoded(data, lambda picture: answer(engine.view(picture, region)))
 
     def search_by_example(
         self,
@@ -150,12 +152,12 @@ class Programs:
             rerank: Re-rank the best matches: qe, patch-qe, map, sift, xfeat, or two with a plus between them.
 
         Returns:
-            A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
+            A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch,
+            and where it is known the probability that the picture contains the object
         """
         query = self._example(example)
-        engine, options = self._asked(top, level, index, refine, rerank)
-        region = query.box if box is None else inputs.box_of(box)
-        return rows_of(engine, engine.search(query.path, region, **options))
+        engine, answer = self._asked(top, level, index, refine, rerank)
+        return answer(engine.view(query.path, query.box if box is None else inputs.box_of(box)))
 
     def search_by_words(
         self,
@@ -180,8 +182,8 @@ class Programs:
             A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
         """
         text = checked_words(words)
-        engine, options = self._asked(top, level, index, refine, rerank)
-        return rows_of(engine, engine.search(text=text, **options))
+        engine, answer = self._asked(top, level, index, refine, rerank)
+        return answer(engine.view(text=text))
 
     def explain_match(
         self,
@@ -326,14 +328,16 @@ class Programs:
 
     # What the arguments mean ----------------------------------------------------------------------------
 
-    def _asked(self, top: Any, level: Any, index: Any, refine: Any, rerank: Any) -> tuple[Patchify, dict[str, Any]]:
-        """The index that is asked, and the options of `Patchify.search`.
+    def _asked(
+        self, top: Any, level: Any, index: Any, refine: Any, rerank: Any
+    ) -> tuple[Patchify, Callable[[QueryView], Rows]]:
+        """The index that is asked, and the search in it as the options say: a described query -> what is answered.
 
         Raises:
             PatchifyError: one sentence, for whatever does not do.
         """
         finest = None if level is None else inputs.whole("level", level)
-        options = {
+        options: dict[str, Any] = {
             "top": inputs.whole("top", top, 1, inputs.MOST),
             "level": finest,
             "refine": inputs.refiner_of(refine),
@@ -341,7 +345,17 @@ class Programs:
         }
         engine = self._engine(index)
         engine.index.checked_level(finest)
-        return engine, options
+        calibration = None if finest or options["rerank"] else self._showcase.shelf.calibration(self._index_name(index))
+
+        def answer(query: QueryView) -> Rows:
+            matches = engine.search_view(query, **options)
+            known = None
+            if calibration is not None and query.picture is not None:
+                known = calibration.presence_of(engine, query.descriptor, matches)
+            rows = matches_as_json(engine, matches, known)
+            return [row | {"file": match.file_name} for row, match in zip(rows, matches, strict=True)]
+
+        return engine, answer
 
     def _index_name(self, index: Any) -> str:
         name = self._showcase.shelf.first if index is None else index
@@ -379,12 +393,6 @@ class Programs:
         if key not in self._rerankers:
             self._rerankers[key] = load_reranker(key)
         return self._rerankers[key]
-
-
-def rows_of(engine: Patchify, matches: Sequence[Match]) -> Rows:
-    """The matches as `search --json` prints them, whose files are named from the gallery's folder on."""
-    rows = matches_as_json(engine, matches)
-    return [row | {"file": match.file_name} for row, match in zip(rows, matches, strict=True)]
 
 
 def _without(numbers: dict[str, Any], key: str) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def test_evaluate_tells_how_well_absence_is_known(run, many, kept, tmp_path):
 
 
 def test_datasets_without_queries_or_with_too_few_objects_are_refused(run, refusal, photos, kept, dataset, tmp_path):
-    assert "has no queries to learn from" in refusal("calibrate", photos, "--index", kept)
+    assert "so there is nothing to score" in refusal("calibrate", photos, "--index", kept)
     assert run("index", dataset, "--out", tmp_path / "small")[0] == DONE
     assert "30 pictures that do not contain its object" in run("calibrate", dataset, "--index", tmp_path / "small")[2]
     assert not (tmp_path / "small.calibration.json").exists()

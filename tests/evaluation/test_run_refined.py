@@ -83,8 +83,8 @@ def test_re_ranked_and_refined(gallery, engine, name):
     [report] = evaluate(gallery, engine, [3], reranker=reranker, refiner=refiner)
     slow = []
     for query in gallery.queries:
-        view = replace(engine.view_query(query.path, query.box), exclude=query.exclude)
-        matches = engine.search_view(view, reranker, None, 3)
+        view = replace(engine.view(query.path, query.box), exclude=query.exclude)
+        matches = engine.search_view(view, None, 3, rerank=reranker)
         slow.append(score_matches(engine.refine(view.descriptor, matches, refiner, 3), gallery, query))
     assert_scores(report, slow)
     assert report.ms_per_rerank is not None
@@ -96,8 +96,8 @@ def test_verified_boxes_are_scored_as_they_are(gallery, engine):
     [report] = evaluate(gallery, engine, [3], reranker=reranker, refiner=refiner)
     slow = []
     for query in gallery.queries:
-        view = engine.view_query(query.path, query.box)
-        matches = engine.search_view(view, reranker, None, 3)
+        view = engine.view(query.path, query.box)
+        matches = engine.search_view(view, None, 3, rerank=reranker)
         slow.append(score_matches(engine.refine(view.descriptor, matches, refiner, 3), gallery, query))
     assert_scores(report, slow)
 

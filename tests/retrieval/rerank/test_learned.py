@@ -51,7 +51,7 @@ def slow_descriptors(chosen, name, pixels, count):
 @pytest.mark.parametrize("name", LEARNED)
 def test_the_shortlist_is_ordered_by_the_fused_score(name, engine, photos, tmp_path):
     chosen = files(tmp_path, name, seed=4)
-    view = engine.view_query(photos / "0003.png", (6, 3, 42, 30))
+    view = engine.view(photos / "0003.png", (6, 3, 42, 30))
     plain = engine.search_descriptor(view.descriptor)
     found = reranker(name, chosen, shortlist=5, steepness=0.7, weight=0.2).rerank(engine, view, plain, None)
     state = {k: v.double().numpy() for k, v in torch.load(chosen.weights, weights_only=True)["state"].items()}
@@ -89,7 +89,7 @@ def test_elvis_finds_the_picture_itself(engine, photos, tmp_path):
 
 
 def test_excluded_pictures_take_no_part(engine, photos, tmp_path):
-    view = engine.view_query(photos / "0001.png")
+    view = engine.view(photos / "0001.png")
     plain = engine.search_descriptor(view.descriptor)
     found = reranker("elvis", files(tmp_path, "elvis"), shortlist=3).rerank(
         engine, replace(view, exclude=frozenset({plain[0].image_id})), plain, None
@@ -134,7 +134,7 @@ def test_words_and_changed_pictures_are_refused(engine, photos, tmp_path):
     from patchify_core.retrieval.searcher import QueryView
 
     ranked = reranker("elvis", files(tmp_path, "elvis"))
-    view = engine.view_query(photos / "0001.png")
+    view = engine.view(photos / "0001.png")
     plain = engine.search_descriptor(view.descriptor)
     with pytest.raises(PatchifyError, match="elvis compares pictures"):
         engine.rerank(QueryView(view.descriptor), plain, ranked)

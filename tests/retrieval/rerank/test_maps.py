@@ -25,7 +25,7 @@ def engine_of(folder, out, **settings):
 
 def test_the_shortlist_is_ordered_by_cell_and_box_together(pictures, tmp_path):
     engine = engine_of(pictures, tmp_path / "index", features="pooled:64", keep_maps=True)
-    view = engine.view_query(sorted(pictures.glob("*"))[4], (8, 8, 40, 40))
+    view = engine.view(sorted(pictures.glob("*"))[4], (8, 8, 40, 40))
     plain = engine.search_descriptor(view.descriptor)
     settings = MapRerankSettings(shortlist=5, weight=0.3)
     found = MapRerank(settings).rerank(engine, view, plain, None)
@@ -44,7 +44,7 @@ def test_excluded_pictures_take_no_part(pictures, tmp_path):
     from dataclasses import replace
 
     engine = engine_of(pictures, tmp_path / "index", features="pooled:64", keep_maps=True)
-    view = engine.view_query(sorted(pictures.glob("*"))[0])
+    view = engine.view(sorted(pictures.glob("*"))[0])
     plain = engine.search_descriptor(view.descriptor)
     best = plain[0].image_id
     found = MapRerank(MapRerankSettings(shortlist=3)).rerank(

@@ -176,7 +176,7 @@ def test_a_search_takes_a_loaded_reranker(engine):
     loaded = QueryExpansion(patches=True, settings=ExpansionSettings(0))
     plain = engine.search(picture(3), top=None)
     assert ids(engine.search(picture(3), top=None, rerank=loaded)) == ids(plain)
-    assert ids(engine.rerank(engine.view_query(picture(3)), plain, loaded)) == ids(plain)
+    assert ids(engine.rerank(engine.view(picture(3)), plain, loaded)) == ids(plain)
 
 
 @pytest.mark.parametrize("asked", [{"rerank": "magic"}, {"top": 0, "rerank": "qe"}, {"level": 9, "rerank": "qe"}])
@@ -185,7 +185,7 @@ def test_what_cannot_be_asked_of_a_reranked_search(engine, asked, refused):
 
 
 def test_a_view_has_the_upright_picture_and_the_box_inside_it(engine):
-    view = engine.view_query(picture(3, (60, 42)), (-10, 5, 30, 500))
+    view = engine.view(picture(3, (60, 42)), (-10, 5, 30, 500))
     assert view.picture.size == (60, 42) and view.box.tolist() == [0, 5, 30, 42]
     np.testing.assert_array_equal(view.descriptor, engine.describe_query(picture(3, (60, 42)), (0, 5, 30, 42)))
-    assert engine.view_query(picture(3)).box is None
+    assert engine.view(picture(3)).box is None

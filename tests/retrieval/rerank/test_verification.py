@@ -183,7 +183,7 @@ def test_the_tail_stays_as_it_was(engine, query):
 def test_excluded_pictures_take_no_place_in_the_shortlist(engine, query):
     plain = engine.search(query, QUERY_BOX, top=None)
     reranker = load_reranker("sift", RerankSettings(verification=VerificationSettings(shortlist=3)))
-    view = dataclasses.replace(engine.view_query(query, QUERY_BOX), exclude=frozenset({plain[0].image_id}))
+    view = dataclasses.replace(engine.view(query, QUERY_BOX), exclude=frozenset({plain[0].image_id}))
     got = engine.rerank(view, plain, reranker)
     assert {m.image_id for m in got[:3]} == {m.image_id for m in plain[1:4]}
     assert [m.image_id for m in got[3:]] == [plain[0].image_id, *(m.image_id for m in plain[4:])]
@@ -196,7 +196,7 @@ def test_a_search_compares_a_whole_shortlist_however_few_are_asked_for(engine, q
 
 
 def test_after_an_expansion_the_pictures_are_compared_too(engine, query):
-    view = engine.view_query(query, QUERY_BOX)
+    view = engine.view(query, QUERY_BOX)
     expansion = load_reranker("patch-qe")
     middle = {m.image_id: m for m in engine.rerank(view, engine.search_descriptor(view.descriptor, None), expansion)}
     got = engine.search(query, QUERY_BOX, top=None, rerank="patch-qe+sift")
@@ -254,7 +254,7 @@ def test_gallery_features_are_kept_and_bounded(engine, query, monkeypatch):
     extract = reranker._method.extract
     monkeypatch.setattr(reranker._method, "extract", lambda crop: (extracted.append(crop), extract(crop))[1])
     few = engine.search(query, QUERY_BOX)[:3]
-    view = engine.view_query(query, QUERY_BOX)
+    view = engine.view(query, QUERY_BOX)
     first = engine.rerank(view, few, reranker)
     assert len(extracted) == 4  # the query and three pictures
     second = engine.rerank(view, few, reranker)
