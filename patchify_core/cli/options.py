@@ -356,5 +356,5 @@ def add_refine_options(command: argparse.ArgumentParser) -> None:
         dest="refine",
         action="store_const",
         const="soft",
-        help="the same as --refine soft: scores of all scales count in units of their own spread",
+        help=argparse.SUPPRESS,  # what --refine soft was once called
     )

@@ -73,6 +73,6 @@ def test_study_refuses_before_the_work(run, dataset, tmp_path, monkeypatch, what
 
 def test_study_needs_queries_and_names_that_differ(refusal, photos, dataset, tmp_path):
     work = ["--work", tmp_path / "work"]
-    assert "has no queries, so there is nothing to score" in refusal("study", "rerank", photos, *work)
+    assert "so there is nothing to score" in refusal("study", "rerank", photos, *work)
     again = write_dataset(tmp_path / "other" / dataset.name)
     assert f"Two of the datasets are called {dataset.name}" in refusal("study", "rerank", dataset, again, *work)
