@@ -70,7 +70,7 @@ def served(
         yield url, log
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}

@@ -6,6 +6,9 @@ import os
 
 # Before numpy is loaded: threads of BLAS that wait for each other make k-means on a few vectors take seconds.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# OpenMP's threads spin while they wait for each other. Beside a second worker, servers and browsers no core is free for
+# that: one pass of a small network took 17 times the processor time of the same pass with its waiting threads asleep.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("PATCHIFY_DEVICE", "cpu")  # the numbers that the tests know are the processor's
 
 from collections.abc import Callable, Iterator
