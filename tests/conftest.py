@@ -11,6 +11,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 os.environ.setdefault("PATCHIFY_DEVICE", "cpu")  # the numbers that the tests know are the processor's
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,51 @@ from tests.browsing import chromium
 from tests.tiny import TinyEncoder
 
 ROOT = Path(__file__).parents[1]
+
+SLOWEST = (
+    "bench/test_bench.py",
+    "encoders/test_maps.py",
+    "web/test_page_access.py",
+    "web/test_page_galleries.py",
+    "web/test_page_own.py",
+    "index/shards/test_ray.py",
+    "web/test_page.py",
+    "web/test_page_mends.py",
+    "encoders/test_aspect.py",
+    "web/test_strangers.py",
+    "web/test_page_try.py",
+    "web/test_page_share.py",
+    "web/test_page_evaluation.py",
+    "encoders/test_engines.py",
+    "retrieval/rerank/test_learned.py",
+    "bench/test_scale.py",
+    "web/test_page_tabs.py",
+    "web/test_page_class.py",
+    "web/test_page_walk.py",
+    "web/test_page_hosted.py",
+    "retrieval/localize/test_tap.py",
+    "cli/test_index.py",
+    "cli/test_evaluate.py",
+    "demo/test_memory.py",
+    "index/test_nothing_lost.py",
+)
+"""Files that take longest, measured with `--durations`. They come first: a worker that got one of them last would still
+be at it when the others have nothing left to do."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The order is that of `pytest_collection_modifyitems`; xdist's own takes files of few tests for quick ones."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the slowest files first, then those with the most tests."""
+    files = [item.path.relative_to(ROOT / "tests").as_posix() for item in items]
+    tests = Counter(files)
+    rank = {file: SLOWEST.index(file) if file in SLOWEST else len(SLOWEST) for file in tests}
+    order = sorted(range(len(items)), key=lambda at: (rank[files[at]], -tests[files[at]], files[at]))
+    items[:] = [items[at] for at in order]
 
 
 @pytest.fixture(scope="module")
