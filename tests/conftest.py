@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 
 # Before numpy is loaded: threads of BLAS that wait for each other make k-means on a few vectors take seconds.
@@ -53,7 +54,6 @@ SLOWEST = (
     "retrieval/localize/test_tap.py",
     "cli/test_index.py",
     "cli/test_evaluate.py",
-    "demo/test_memory.py",
     "index/test_nothing_lost.py",
 )
 """Files that take longest, measured with `--durations`. They come first: a worker that got one of them last would still
@@ -73,6 +73,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     rank = {file: SLOWEST.index(file) if file in SLOWEST else len(SLOWEST) for file in tests}
     order = sorted(range(len(items)), key=lambda at: (rank[files[at]], -tests[files[at]], files[at]))
     items[:] = [items[at] for at in order]
+
+
+def pytest_collection_finish() -> None:
+    """Takes the thousands of tests, which stay to the end, out of what Python looks through for garbage."""
+    gc.freeze()
+
+
+@pytest.fixture
+def little_to_collect() -> None:
+    """The same for all that other tests have loaded: to look through it once takes a second or more."""
+    gc.freeze()
 
 
 @pytest.fixture(scope="module")

@@ -125,15 +125,6 @@ def test_closing_early_leaves_no_thread_and_does_no_more_work():
     assert workers() == [] and len(done) <= 3
 
 
-@pytest.fixture
-def little_to_collect():
-    """What is there already is left alone: after thousands of other tests one look at all of it takes a second."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
 def test_items_are_let_go(little_to_collect):
     class Thing:
         pass
