@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from patchify_core.cli.main import main
 from patchify_core.demo.own.marks import RememberingPatchify
@@ -29,6 +30,10 @@ from tests.browsing import chromium
 from tests.tiny import TinyEncoder
 
 ROOT = Path(__file__).parents[1]
+
+if not os.environ.get("CI"):  # there Hypothesis has such a profile of its own
+    settings.register_profile("unhurried", deadline=None)  # others may be at work on the same cores
+    settings.load_profile("unhurried")
 
 SLOWEST = (
     "bench/test_bench.py",
