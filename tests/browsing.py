@@ -70,7 +70,7 @@ def served(
         yield url, log
     finally:
         process.terminate()
-        process.wait(20)
+        process.wait(60)
 
 
 PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -95,8 +95,9 @@ def file_server(folder: Path) -> Iterator[int]:
 @contextmanager
 def chromium() -> Iterator[Any]:
     """A browser."""
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=30_000)  # as long as everything else of Playwright waits
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

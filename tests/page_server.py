@@ -20,6 +20,9 @@ from patchify_core.regions import parse_regions
 from tests.tiny import INFO, TinyEncoder
 
 SLOW = replace(INFO, spec="slow")
+LEFT_S = 10.0
+"""Seconds after which a visitor who left is not waited for any more: a test need not wait for a minute."""
+
 ARCH = "page-clip"
 CONFIG = {
     "embed_dim": 24,
@@ -102,7 +105,7 @@ def main() -> None:
     from patchify_core.demo.own import registry
     from patchify_core.web.launch import launch, leave
 
-    registry.LEFT_S, registry.SWEEP_S = 5.0, 0.3  # so that a test need not wait for a minute
+    registry.LEFT_S, registry.SWEEP_S = LEFT_S, 0.3
 
     open_clip.add_model_config(arguments.folder / f"{ARCH}.json")
     real = encoders.load_encoder

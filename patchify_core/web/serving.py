@@ -62,13 +62,21 @@ class TimedConnection(H11Protocol):
         self.since = self.loop.time()
         self._expect_request()
         if len(self.connections) > self.most:
-            _surplus(self, [one for one in self.connections if isinstance(one, TimedConnection)]).abort()
+            # Several may come before one that was ended is forgotten: it makes room once, not for each of them.
+            alive = [one for one in self.connections if isinstance(one, TimedConnection) and not one.is_ending]
+            if len(alive) > self.most:
+                _surplus(self, alive).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets the deadlines."""
         super().connection_lost(exc)
         _cancel(self._head)
         _cancel(self._unread)
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it is closed as soon as the loop comes to it."""
+        return bool(self.transport.is_closing())
 
     @property
     def is_idle(self) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from dataclasses import replace
 
@@ -98,11 +100,24 @@ def test_every_benchmark_is_on_the_command_line():
 # Visitors ---------------------------------------------------------------------------------------------------
 
 
-def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
+@pytest.fixture
+def hasty(sample_db, tmp_path, monkeypatch):
+    """Visitors in a hurry, of the bundled gallery with the two examples that they click: the server prepares all."""
+    folder = tmp_path / "gallery"
+    shutil.copytree(sample_db, folder)
+    listing = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
+    queries = [image["id"] for image in listing["images"] if image["split"] == "query"]
+    for kind, key in (("images", "id"), ("annotations", "image_id")):
+        listing[kind] = [row for row in listing[kind] if row[key] not in queries[2:]]
+    (folder / "annotations.json").write_text(json.dumps(listing), encoding="utf-8")
+    monkeypatch.setattr(serve, "SAMPLE_DB", folder)
     monkeypatch.setattr(serve, "THINK_S", (0.05, 0.1))
     monkeypatch.setattr(serve, "EXAMPLES", 2)
     monkeypatch.setattr(serve, "UPLOADS", 1)
     monkeypatch.setattr(serve, "SETTLE_S", 0.0)
+
+
+def test_visitors_are_answered_and_what_is_wrong_is_seen(hasty, monkeypatch, capsys):
     real = serve.expect
 
     def examples_wrong(gallery):
@@ -124,11 +139,7 @@ def test_visitors_are_answered_and_what_is_wrong_is_seen(monkeypatch, capsys):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has all of 127.0.0.0/8 on its loopback")
-def test_floods_of_new_visitors_from_other_addresses_keep_visitors_from_nothing(monkeypatch, capsys):
-    monkeypatch.setattr(serve, "THINK_S", (0.05, 0.1))
-    monkeypatch.setattr(serve, "EXAMPLES", 2)
-    monkeypatch.setattr(serve, "UPLOADS", 1)
-    monkeypatch.setattr(serve, "SETTLE_S", 0.0)
+def test_floods_of_new_visitors_from_other_addresses_keep_visitors_from_nothing(hasty, monkeypatch, capsys):
     monkeypatch.setenv("PATCHIFY_QUEUE", "50")  # more than there are addresses
     numbers = serve.measure(2, 6.0, flood_sessions=90, flood_addresses=90)
     assert numbers["errors"] == numbers["mixed"] == numbers["busy"] == 0, numbers["trouble"]

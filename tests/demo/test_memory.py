@@ -32,7 +32,7 @@ def test_freed_memory_is_given_back():
     assert before - resident_mb() > 100 and all(piece.all() for piece in kept)
 
 
-def test_memory_is_given_back_once_visitors_have_gone(monkeypatch):
+def test_memory_is_given_back_once_visitors_have_gone(monkeypatch, little_to_collect):
     monkeypatch.setattr(launch, "LOOK_S", 0.01)
     given: list[int] = []
     looks = iter([False, False, True, True, False, False, True, False, False])
@@ -51,21 +51,21 @@ def test_memory_is_given_back_once_visitors_have_gone(monkeypatch):
     assert given == [1, 5, 8]
 
 
-def test_memory_is_given_back_while_examples_are_still_being_prepared(monkeypatch):
+def test_memory_is_given_back_while_examples_are_still_being_prepared(monkeypatch, little_to_collect):
     monkeypatch.setattr(launch, "LOOK_S", 0.01)
     closing, given = threading.Event(), threading.Event()
-    monkeypatch.setattr(launch, "_prepare", lambda *arguments: closing.wait(20))
+    monkeypatch.setattr(launch, "_prepare", lambda *arguments: closing.wait(60))
     monkeypatch.setattr(launch, "give_back", given.set)
     thread = threading.Thread(target=launch._between, args=((), closing, lambda: False))
     thread.start()
     try:
-        assert given.wait(10)
+        assert given.wait(60)
     finally:
         closing.set()
-        thread.join(20)
+        thread.join(60)
 
 
-def test_maps_that_are_ready_are_let_go_of_when_nobody_has_asked_for_long(monkeypatch):
+def test_maps_that_are_ready_are_let_go_of_when_nobody_has_asked_for_long(monkeypatch, little_to_collect):
     for name in ("LOOK_S", "REST_S"):
         monkeypatch.setattr(launch, name, 0.02)
     rested: list[int] = []

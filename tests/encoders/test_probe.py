@@ -51,8 +51,10 @@ def crops_of(count, seed=5):
 
 @pytest.fixture(autouse=True)
 def heard(caplog):
-    """Whatever a library that another test used has made of the root logger's level."""
+    """Whatever a library that another test used has made of the root logger's level, and nothing of what it writes."""
     caplog.set_level(logging.WARNING)
+    with caplog.filtering(logging.Filter("patchify_core")):
+        yield
 
 
 @pytest.fixture(scope="module")

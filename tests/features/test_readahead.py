@@ -50,20 +50,20 @@ def test_items_are_read_when_needed_and_here(count, ahead):
     assert reader <= {threading.get_ident()} and len(worked) <= 1 and not worked & reader
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(120)
 def test_the_next_item_is_read_while_the_work_goes_on():
     """With one after the other, each would wait for the other for ever."""
     second_is_read, first_is_worked_on = threading.Event(), threading.Event()
 
     def items():
         yield 1
-        assert first_is_worked_on.wait(10)
+        assert first_is_worked_on.wait(60)
         second_is_read.set()
         yield 2
 
     def work(item):
         first_is_worked_on.set()
-        assert second_is_read.wait(10)
+        assert second_is_read.wait(60)
         return item
 
     assert list(map_ahead(work, items())) == [1, 2]
@@ -125,7 +125,7 @@ def test_closing_early_leaves_no_thread_and_does_no_more_work():
     assert workers() == [] and len(done) <= 3
 
 
-def test_items_are_let_go():
+def test_items_are_let_go(little_to_collect):
     class Thing:
         pass
 

@@ -190,10 +190,10 @@ def test_a_hostile_pickle_changes_nothing_for_the_next_one():
 def test_what_is_shared_is_no_more_than_it_is_worth():
     row = list(range(100))
     assert load_plain(io.BytesIO(pickle.dumps([row] * 10, 2))) == [row] * 10
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(PlainPickleError, match="far more values than it has bytes"):
         load_plain(io.BytesIO(b"\x80\x02)" + b"2\x86" * 23 + b"."))
-    assert time.perf_counter() - start < 1
+    assert time.thread_time() - start < 1
     text = b"X\x00\x00\x10\x00" + b"a" * (1 << 20)  # one megabyte, of which 1000 calls make bytes
     calls = b"\x80\x02c_codecs\nencode\nq\x00" + text + b"\x85q\x01(" + b"h\x00h\x01R" * 1000 + b"l."
     found = load_plain(io.BytesIO(calls))

@@ -129,7 +129,7 @@ def test_bomb_is_refused_fast_and_undecoded(tmp_path, monkeypatch):
         raise AssertionError("decoded")
 
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", decode)
-    start = time.perf_counter()
+    start = time.thread_time()
     for function in (read_picture, picture_size):
         with pytest.raises(PictureError, match="scale it down"):
             function(path)
@@ -137,7 +137,7 @@ def test_bomb_is_refused_fast_and_undecoded(tmp_path, monkeypatch):
         lazy._size = (20_000, 10_000)  # stands for a picture that someone opened but did not load
         with pytest.raises(PictureError, match=r"The picture is too large at 20000 × 10000"):
             upright(lazy)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_limit_is_a_setting_and_inclusive():

@@ -11,15 +11,19 @@ import pytest
 from tests.browsing import PHONE, served, visit
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uploads(tmp_path_factory) -> Path:
-    """Where the server puts what visitors send; empty at first."""
+    """Where the server puts what visitors send."""
     return tmp_path_factory.mktemp("uploads")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server(uploads: Path, tmp_path_factory) -> Iterator[str]:
-    """The demo on a free port: the address of the lane for own photos. Some files have another server."""
+    """The demo on a free port: the address of the lane for own photos.
+
+    Started once: each visit is a new visitor, who leaves nothing to the next. Files whose tests change the server, its
+    settings or its gallery have one of their own, of the same name.
+    """
     with served(["app.py"], tmp_path_factory.mktemp("server"), uploads) as (url, _):
         yield f"{url}photos"
 

@@ -123,7 +123,7 @@ def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_en
 
 def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str = "uniform") -> codecs.Training:
     training = made.want("index", showcase.index, factory, codebook)
-    assert training.done.wait(20)
+    assert training.done.wait(60)
     made.leave(training)
     return training
 
@@ -210,7 +210,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
     asked = ["SQ8", "PCAH8,SQ8", "PCAH8,PQ4x4", "SQ8"]
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in asked]
     assert trainings[0] is trainings[3]
-    assert all(training.done.wait(20) for training in trainings)
+    assert all(training.done.wait(60) for training in trainings)
     assert most == 1
     assert sorted(calls) == sorted(set(asked))
 
@@ -221,7 +221,7 @@ def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch)
 
     def held(descriptors, *arguments):
         begun.set()
-        assert go.wait(20)
+        assert go.wait(60)
         made = real(descriptors, *arguments)
         coded.append(made)
         return made
@@ -229,10 +229,10 @@ def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch)
     monkeypatch.setattr(build, "encode_codes", held)
     made = Codecs()
     training = made.want("index", showcase.index, "PCAH8,PQ4x4", "uniform")
-    assert begun.wait(20)
+    assert begun.wait(60)
     made.leave(training)
     go.set()
-    assert training.done.wait(20)
+    assert training.done.wait(60)
     assert training.index is None and "given up" in str(training.error)
     assert coded == []
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is not None  # whoever asks next gets it
@@ -244,12 +244,12 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
     go = threading.Event()
     real = build.encode_codes
     monkeypatch.setattr(codecs, "WAITING", 2)
-    monkeypatch.setattr(build, "encode_codes", lambda *arguments: go.wait(20) and real(*arguments))
+    monkeypatch.setattr(build, "encode_codes", lambda *arguments: go.wait(60) and real(*arguments))
     made = Codecs()
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]
     assert "try again" in refused(made.want, "index", showcase.index, "PCAH8,PQ4x4", "uniform")
     go.set()
-    assert all(training.done.wait(20) for training in trainings)
+    assert all(training.done.wait(60) for training in trainings)
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is not None
 
 

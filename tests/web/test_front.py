@@ -7,7 +7,6 @@ import json
 import re
 import shutil
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from pathlib import Path
@@ -171,7 +170,7 @@ def test_boxes_that_wait_are_counted_whether_or_not_anybody_still_waits_for_them
 
     class Slow:
         def answer(self, number, box):
-            going.wait(20)
+            going.wait(60)
             return {}
 
     front.paper = Slow()
@@ -206,10 +205,11 @@ def test_a_flood_of_boxes_lets_others_have_their_turn(sample_db, document, monke
     """One address asks for twenty at once; another one that comes later waits for two of them at most."""
     front, query, done = Front(sample_db), document["examples"][0]["id"], []
     monkeypatch.setattr("patchify_core.web.front.CALLER", caller := ContextVar("caller", default=""))
+    everybody_has_asked = threading.Event()
 
     class Slow:
         def answer(self, number, box):
-            time.sleep(0.05)
+            everybody_has_asked.wait(60)
             done.append(box[0])
             return {}
 
@@ -225,7 +225,10 @@ def test_a_flood_of_boxes_lets_others_have_their_turn(sample_db, document, monke
     async def both() -> list[int]:
         flood = [asyncio.create_task(ask("flood", number)) for number in range(20)]
         await asyncio.sleep(0.02)
-        return await asyncio.gather(asyncio.create_task(ask("visitor", 99)), *flood)
+        visitor = asyncio.create_task(ask("visitor", 99))
+        await asyncio.sleep(0.2)
+        everybody_has_asked.set()
+        return await asyncio.gather(visitor, *flood)
 
     assert set(asyncio.run(both())) == {200}
     assert done.index(99.0) <= 2 and len(done) == 21
@@ -237,7 +240,7 @@ def test_a_flood_of_films_takes_no_threads_from_others(sample_db, document, monk
 
     def slow(*arguments):
         going.release()
-        may_end.wait(20)
+        may_end.wait(60)
         return b"film"
 
     monkeypatch.setattr("patchify_core.demo.film.film", slow)
@@ -246,7 +249,7 @@ def test_a_flood_of_films_takes_no_threads_from_others(sample_db, document, monk
     with ThreadPoolExecutor(3) as pool, front:
         first = [pool.submit(front.get, address) for address in addresses[:2]]
         for _ in first:
-            assert going.acquire(timeout=10)
+            assert going.acquire(timeout=60)
         assert front.get(addresses[2]).status_code == 503
         may_end.set()
         assert [one.result().status_code for one in first] == [200, 200]

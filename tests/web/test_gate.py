@@ -182,14 +182,14 @@ def test_the_server_starts_at_once_and_the_application_when_it_is_there(inner, c
             late.open(application, ())
         running = asyncio.create_task(late({"type": "lifespan"}, messages.get, said.put))
         messages.put_nowait({"type": "lifespan.startup"})
-        first = await asyncio.wait_for(said.get(), 5)
+        first = await asyncio.wait_for(said.get(), 60)
         if comes == "while it waits":
             threading.Thread(target=late.open, args=(application, ())).start()
         while comes != "never" and not heard:
             await asyncio.sleep(0.01)
         messages.put_nowait({"type": "lifespan.shutdown"})
-        second = await asyncio.wait_for(said.get(), 5)
-        await asyncio.wait_for(running, 5)
+        second = await asyncio.wait_for(said.get(), 60)
+        await asyncio.wait_for(running, 60)
         return [first["type"], second["type"]]
 
     assert asyncio.run(main()) == ["lifespan.startup.complete", "lifespan.shutdown.complete"]

@@ -359,7 +359,7 @@ def test_a_killed_servers_folders_go_with_the_next_start_and_a_living_ones_stay(
     try:
         dead, living = (process.stdout.readline().strip() for process in started)
         started[0].kill()
-        started[0].wait(20)
+        started[0].wait(60)
         assert {p.name for p in parent.iterdir() if p.is_dir()} == {dead, living} and len(list(named.iterdir())) == 2
         monkeypatch.setattr(tempfile, "tempdir", str(parent))
         environ = {GRADIO: str(named)}
@@ -377,7 +377,7 @@ def test_a_killed_servers_folders_go_with_the_next_start_and_a_living_ones_stay(
     finally:
         for process in started:
             process.kill()
-            process.wait(20)
+            process.wait(60)
             process.stdout.close()
 
 

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 
 from patchify_core.demo.prepared import prepared
 from patchify_core.retrieval.presence import calibration_path, read_calibration
-from tests.browsing import CHROMIUM, ROOT, WITHOUT, elsewhere, served, visit
+from tests.browsing import CHROMIUM, ROOT, WITHOUT, elsewhere, visit
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[str]:
-    with served(["app.py"], tmp_path_factory.mktemp("server")) as (url, _):
-        yield f"{url}photos"
 
 
 def open_story(page) -> None:

@@ -225,13 +225,14 @@ def test_the_grids_come_in_turn_and_glow_by_similarity(browser, site, document) 
     entry = entry_of(document)
     chosen = results(entry, 4)[1]
     patches = entry["patches"][str(chosen)]
+    watch = (
+        "() => { window.grids = new Set(); setInterval(() => {"
+        " const cells = [...document.querySelectorAll('#look-pic .cell:not(.best)')];"
+        " const glow = cells.map((one) => one.style.getPropertyValue('--glow'));"
+        " if (cells.length) window.grids.add(JSON.stringify(glow)); }, 20); }"
+    )
     with visiting(browser, site) as page:
-        page.evaluate(
-            "() => { window.grids = new Set(); setInterval(() => {"
-            " const cells = [...document.querySelectorAll('#look-pic .cell:not(.best)')];"
-            " const glow = cells.map((one) => one.style.getPropertyValue('--glow'));"
-            " if (cells.length) window.grids.add(JSON.stringify(glow)); }, 20); }"
-        )
+        page.evaluate(watch)
         page.locator("#cards-patches .open").nth(1).click()
         page.locator("dialog[open] .cell.best").wait_for()
         seen = {len(json.loads(one)): json.loads(one) for one in page.evaluate("() => [...window.grids]")}
@@ -242,8 +243,10 @@ def test_the_grids_come_in_turn_and_glow_by_similarity(browser, site, document) 
         page.get_by_role("button", name="Replay").click()
         page.wait_for_function("() => window.grids.size >= 4")
     with visiting(browser, site, reduced_motion="reduce") as page:
+        page.evaluate(watch)
         page.locator("#cards-patches .open").nth(1).click()
-        page.locator("dialog[open] .cell.best").wait_for(timeout=1000)  # at once
+        page.locator("dialog[open] .cell.best").wait_for()
+        assert page.evaluate("() => window.grids.size") == 0  # the end at once
         assert page.evaluate("() => document.getAnimations().length") == 0
 
 

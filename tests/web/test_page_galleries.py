@@ -53,7 +53,7 @@ def url(tmp_path_factory, sample_db, lite0) -> Iterator[str]:
 
 def first_page(url: str) -> str:
     """The first page of a gallery, once its answers are computed; until then its address leads to the other page."""
-    until = time.monotonic() + 60
+    until = time.monotonic() + 180
     while time.monotonic() < until:
         with urllib.request.urlopen(url) as answer:
             if answer.url == url:

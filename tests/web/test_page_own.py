@@ -18,7 +18,7 @@ from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from tests.browsing import CHROMIUM, WITHOUT, choose, first_row, served, visit, wait_for_new_results
-from tests.page_server import write_gallery
+from tests.page_server import LEFT_S, write_gallery
 from tests.tiny import TinyEncoder, picture, zipped
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason=WITHOUT)]
@@ -290,7 +290,7 @@ def test_closing_the_page_does_not_undo_a_deletion(server, browser) -> None:
         page.get_by_role("button", name="Delete everything").click()
         page.get_by_role("button", name="Undo").wait_for()
         page.close()
-        deadline = time.monotonic() + 4  # sooner than after a visit that just ends
+        deadline = time.monotonic() + LEFT_S - 1  # sooner than after a visit that just ends
         while own_folder(server, token).exists():
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -304,7 +304,7 @@ def test_leaving_deletes_everything(server, browser) -> None:
         token = page.evaluate("localStorage.getItem('patchify-own')")
         assert own_folder(server, token).is_dir()
         page.close()
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + LEFT_S + 60
         while own_folder(server, token).exists():  # the test's server waits seconds, not a minute, for a return
             assert time.monotonic() < deadline
             time.sleep(0.2)

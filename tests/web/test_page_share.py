@@ -47,7 +47,18 @@ def copy_link(page, button: str = "Copy link") -> str:
     return copied(page)
 
 
-def shown(page) -> dict[str, object]:
+def shown(page, wanted: dict[str, object] | None = None) -> dict[str, object]:
+    """What the page shows; where something is `wanted`, that has some seconds to come."""
+    found = what_is_shown(page)
+    for _ in range(50):  # Gradio puts one answer's parts on the page one after the other
+        if wanted is None or found == wanted:
+            break
+        page.wait_for_timeout(300)
+        found = what_is_shown(page)
+    return found
+
+
+def what_is_shown(page) -> dict[str, object]:
     """What a visitor sees: the query, every choice, every result with its box, the scores."""
     return page.evaluate(
         "() => ({ query: document.querySelector('.pf-query-img').alt,"
@@ -68,7 +79,7 @@ def opened(browser, link: str, **options):
 
 def wait_until_opened(page) -> None:
     page.wait_for_function("() => !document.documentElement.classList.contains('pf-opening')")
-    page.wait_for_timeout(300)  # Gradio puts one answer's parts on the page one after the other
+    page.wait_for_timeout(300)
 
 
 # Links ------------------------------------------------------------------------------------------------------
@@ -95,7 +106,7 @@ def test_link_reopens_query_options_and_result(page, browser) -> None:
     link, seen = copy_link(page), shown(page)
     with opened(browser, link) as other:
         wait_until_opened(other)
-        assert shown(other) == seen
+        assert shown(other, seen) == seen
     # From the large view, the link opens that view.
     page.locator(".pf-open").nth(2).click()
     page.locator(".pf-modal").wait_for()
@@ -125,6 +136,7 @@ def test_link_reopens_a_result_that_asks_and_another_index(page, browser) -> Non
     assert parse_qs(urlsplit(link).query)["index"] == ["index"] and "q=picture-" in link and "look" not in link
     with opened(browser, link) as other:
         wait_until_opened(other)
+        other.wait_for_function("(all) => document.querySelector('.pf-cards').innerText === all", arg=seen["cards"])
         again = shown(other)
         # The box that asks is written to a thousandth of a pixel; those that are found may move as little.
         boxes, boxes_seen = (
@@ -268,7 +280,8 @@ def test_embedded_in_a_website(page, browser, website, width, columns) -> None:
     inner.wait_for_function("(cards) => document.querySelector('.pf-cards').innerText !== cards", arg=asked["cards"])
     name = inner.locator(".pf-query-img").get_attribute("alt")
     chosen = frame.locator(".pf-example").nth(1).get_attribute("data-example")
-    outside.wait_for_timeout(900)
+    inner.wait_for_function(f"() => location.search.includes('q=example-{chosen}&')")  # a moment later
+    outside.wait_for_timeout(100)
     with context.expect_page() as opening:
         way_out.click()
     assert f"q=example-{chosen}&" in opening.value.url and "embed" not in opening.value.url

@@ -267,6 +267,8 @@ def test_a_late_answer_to_an_earlier_tap_changes_nothing(browser, server, folder
         held: list[Any] = []
         page.route("**/tap", lambda route: route.continue_() if held else held.append(route))
         tap(page, 20, 20)
+        while not held:
+            page.wait_for_timeout(50)
         page.wait_for_timeout(200)
         tap(page, 180, 140)
         page.wait_for_function("() => document.querySelector('.pf-draw-box').dataset.box.split(',')[2] > 150")
@@ -375,6 +377,7 @@ def test_reload_and_rotation_keep_everything(browser, server, folder) -> None:
         box = box_of(page)
         for size in ({"width": 844, "height": 390}, PHONE):
             page.set_viewport_size(size)
+            page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
             page.wait_for_timeout(200)
             stage, drawn = page.locator("#stage").bounding_box(), page.locator(".pf-draw-box").bounding_box()
             assert (drawn["x"] - stage["x"]) / stage["width"] == pytest.approx(box[0] / 200, abs=0.01)

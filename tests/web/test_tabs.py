@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests.browsing import (
     CHROMIUM,
@@ -72,7 +73,7 @@ def test_tabs_stand_beside_the_search_and_know_what_was_asked(page) -> None:
     page.get_by_role("button", name="Ask").click()
     page.wait_for_function("() => document.querySelector('[role=tabpanel] textarea, input')")
     asked = page.get_by_label("Asked")
-    page.wait_for_timeout(500)
+    expect(asked).to_have_value(re.compile("."))
     assert asked.input_value() == "nothing"
     page.get_by_role("tab", name="Search").click()
     before = first_row(page)

@@ -158,7 +158,7 @@ def test_loading_one_encoder_keeps_nobody_from_another(folder, monkeypatch) -> N
     go = threading.Event()
 
     def load(spec: str, settings: object = None) -> TinyEncoder:
-        assert spec != "other" or go.wait(10)
+        assert spec != "other" or go.wait(60)
         return made(spec)
 
     monkeypatch.setattr(encoders, "load_encoder", load)
