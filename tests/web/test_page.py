@@ -163,8 +163,9 @@ def test_similarity_map_fades_in_the_browser_alone(page) -> None:
     )
     assert cover[0] == cover[1]
     assert page.locator(".pf-cell:visible").count() == 0
-    page.wait_for_timeout(1000)  # what the page still fetches for itself has come
     asked = len(page.requests)
+    while page.wait_for_timeout(1500) or len(page.requests) != asked:  # what the page fetches for itself comes first
+        asked = len(page.requests)
     slider.focus()
     for _ in range(3):
         page.keyboard.press("ArrowLeft")  # moves the slider, not to another result
