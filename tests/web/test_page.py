@@ -163,9 +163,10 @@ def test_similarity_map_fades_in_the_browser_alone(page) -> None:
     )
     assert cover[0] == cover[1]
     assert page.locator(".pf-cell:visible").count() == 0
-    asked = len(page.requests)
-    while page.wait_for_timeout(1500) or len(page.requests) != asked:  # what the page fetches for itself comes first
+    asked = -1
+    while len(page.requests) != asked:  # what the page fetches for itself has come
         asked = len(page.requests)
+        page.wait_for_timeout(1500)
     slider.focus()
     for _ in range(3):
         page.keyboard.press("ArrowLeft")  # moves the slider, not to another result
