@@ -51,10 +51,8 @@ def crops_of(count, seed=5):
 
 @pytest.fixture(autouse=True)
 def heard(caplog):
-    """Whatever a library that another test used has made of the root logger's level, and nothing of what it writes."""
+    """Whatever a library that another test used has made of the root logger's level."""
     caplog.set_level(logging.WARNING)
-    with caplog.filtering(logging.Filter("patchify_core")):
-        yield
 
 
 @pytest.fixture(scope="module")
