@@ -155,7 +155,8 @@ def shares(found: Sequence[Look], limit: float) -> Shares:
     several = np.array([one.all_found for one in found if one.copies > 1]).reshape(-1, len(IOUS))
     once = np.array([one.second for one in found if one.copies == 1])
     count, alone = len(several) or np.nan, len(once) or np.nan
-    return Shares(limit, tuple(((several >= limit).sum(axis=0) / count).tolist()), float((once >= limit).sum() / alone))
+    least = max(limit, float(np.nextafter(NEVER, 0)))  # what is never reached is not reached without a limit either
+    return Shares(limit, tuple(((several >= least).sum(axis=0) / count).tolist()), float((once >= least).sum() / alone))
 
 
 def limit_for(found: Sequence[Look], second: float) -> float:
@@ -179,7 +180,7 @@ def told(name: str, found: Sequence[Look]) -> str:
         *(f"all found in {counts[0]} pictures of several, IoU {least}" for least in IOUS),
     ]
     rows = [shares(found, LocalizeSettings().another), *curve(found)]
-    return table(head, [[f"{one.limit:.3f}", *(f"{v:.1%}" for v in (one.second, *one.all_found))] for one in rows])
+    return table(head, [[f"{one.limit:.3g}", *(f"{v:.1%}" for v in (one.second, *one.all_found))] for one in rows])
 
 
 def as_json(found: Sequence[Look]) -> dict[str, Any]:

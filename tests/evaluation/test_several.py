@@ -74,12 +74,14 @@ def made_looks(seed, count=60):
 @pytest.mark.parametrize("seed", range(4))
 def test_shares_are_counted_by_hand(seed):
     found = made_looks(seed)
-    for limit in (-1.0, 0.0, 0.5, 0.6, 2.0):
+    for limit in (NEVER, -1.0, 0.0, 0.5, 0.6, 2.0):
         told = shares(found, limit)
         several, once = [one for one in found if one.copies > 1], [one for one in found if one.copies == 1]
-        assert told.second == pytest.approx(np.mean([one.second >= limit for one in once]))
+        assert told.second == pytest.approx(np.mean([one.second >= limit and one.second > NEVER for one in once]))
         for at in range(len(IOUS)):
-            assert told.all_found[at] == pytest.approx(np.mean([one.all_found[at] >= limit for one in several]))
+            assert told.all_found[at] == pytest.approx(
+                np.mean([one.all_found[at] >= limit and one.all_found[at] > NEVER for one in several])
+            )
 
 
 @pytest.mark.parametrize("seed", range(4))
