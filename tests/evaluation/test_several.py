@@ -76,12 +76,11 @@ def test_shares_are_counted_by_hand(seed):
     found = made_looks(seed)
     for limit in (NEVER, -1.0, 0.0, 0.5, 0.6, 2.0):
         told = shares(found, limit)
-        several, once = [one for one in found if one.copies > 1], [one for one in found if one.copies == 1]
-        assert told.second == pytest.approx(np.mean([one.second >= limit and one.second > NEVER for one in once]))
-        for at in range(len(IOUS)):
-            assert told.all_found[at] == pytest.approx(
-                np.mean([one.all_found[at] >= limit and one.all_found[at] > NEVER for one in several])
-            )
+        once = [one.second >= limit and one.second > NEVER for one in found if one.copies == 1]
+        assert told.second == pytest.approx(np.mean(once))
+        for at, share in enumerate(told.all_found):
+            limits = [one.all_found[at] for one in found if one.copies > 1]
+            assert share == pytest.approx(np.mean([highest >= limit and highest > NEVER for highest in limits]))
 
 
 @pytest.mark.parametrize("seed", range(4))
