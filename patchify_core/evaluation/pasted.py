@@ -142,7 +142,7 @@ def scenes(gallery: Gallery, look_alikes: Mapping[int, Sequence[int]], seed: int
         made = 0
         for image_id in rng.permutation(_once(gallery, instance, SHARES)).tolist():
             query = asking[made % len(asking)]
-            mine = [piece for image, piece in pieces[instance] if image != image_id]
+            mine = [piece for image, piece in pieces[instance] if image not in {image_id, *query.exclude}]
             others = [piece for one in alike if image_id not in gallery.positives(one) for _, piece in pieces[one]]
             if made == EACH or not mine or not others or image_id in query.exclude:
                 continue

@@ -106,7 +106,12 @@ def looks(
         PatchifyError: if the index was made of crops.
     """
     localizer = Localizer(engine, LocalizeSettings(another=NEVER))
-    described = {query.id: engine.describe_query(query.path, query.box) for query in gallery.queries}
+    described = {
+        query.id: engine.describe_query(query.path, query.box)
+        if query.text is None
+        else engine.describe_text(query.text)
+        for query in gallery.queries
+    }
 
     def judged(
         search: BoxSearch, query: Query, copies: NDArray[np.float64], size: tuple[int, int], pasted: bool
