@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,14 +14,20 @@ from patchify_core.errors import GalleryError, PatchifyError
 
 if TYPE_CHECKING:
     from patchify_core.evaluation.study.run import Step
+    from patchify_core.gallery import Gallery
 
-HELP = "compare encoders, regions, compressions, re-rankers, features or boxes over datasets"
+HELP = "compare encoders, regions, compressions, re-rankers, features or boxes over datasets, or count several copies"
+
+SEVERAL = "several"
+"""The study that counts found copies (`evaluation.several`) and compares nothing."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Declares the options."""
     parser.add_argument(
-        "what", choices=["encoders", "regions", "compression", "rerank", "features", "boxes"], help="what is compared"
+        "what",
+        choices=["encoders", "regions", "compression", "rerank", "features", "boxes", SEVERAL],
+        help="what is compared; several: are all copies of an object in one picture found?",
     )
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="folders of datasets")
     parser.add_argument("--format", choices=["auto", "coco", "instre", "ilias"], default="auto", help="their layout")
@@ -43,6 +50,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "aliked, which takes long; repeatable",
     )
     parser.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes per picture (compression)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="several: other pasted pictures (default 0)")
     add_device_options(parser)
 
 
@@ -71,7 +79,10 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation.study.report import tables
     from patchify_core.evaluation.study.run import Workbench, run_study
 
-    configurations = plan(arguments.what, skip=arguments.skip, **given(arguments, "encoder"))
+    several = arguments.what == SEVERAL
+    if several and arguments.skip:
+        raise PatchifyError("The study of several copies compares nothing: leave --skip out.")
+    configurations = () if several else plan(arguments.what, skip=arguments.skip, **given(arguments, "encoder"))
     if arguments.chart and arguments.what != "compression":
         raise PatchifyError(f"--chart draws the compression study, not {arguments.what}: leave it out.")
     for file in (arguments.json, arguments.chart):
@@ -84,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
         raise GalleryError(
             f"Two of the datasets are called {twice}: rename one folder, or their rows could not be told apart."
         )
+    if several:
+        return count_copies(arguments, galleries)
     skipped = "".join(f" --skip {name}" for name in arguments.skip)
     command = f"python -m patchify_core study {arguments.what} {' '.join(names)}{skipped} --work FOLDER --json FILE"
     with progress_bar("study", " configurations") as progress, progress_bar("indexing", " pictures") as indexed:
@@ -106,4 +119,25 @@ def run(arguments: argparse.Namespace) -> int:
     print(tables(numbers))
     if arguments.chart:
         Path(arguments.chart).write_text(draw_chart(numbers), encoding="utf-8")
+    return 0
+
+
+def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) -> int:
+    """Prints how often all copies are found and how often a second box is drawn on one, and writes it as JSON."""
+    from patchify_core.encoders import load_encoder
+    from patchify_core.evaluation.record import write_json
+    from patchify_core.evaluation.several import as_json, looks, told
+    from patchify_core.evaluation.study.plans import MAP_FACTORY, Configuration
+    from patchify_core.evaluation.study.run import Workbench
+
+    configuration = Configuration(**given(arguments, "encoder"), features="pooled:640", factory=MAP_FACTORY)
+    workbench, found = Workbench(Path(arguments.work), load_encoder), {}
+    for gallery in galleries:
+        with progress_bar("indexing", " pictures") as indexed:
+            engine = workbench.engine(gallery, configuration, indexed)
+        with progress_bar(gallery.called, " queries") as progress:
+            found[gallery.called] = looks(gallery, engine, arguments.seed, progress)
+        print(told(gallery.called, found[gallery.called]), end="\n\n", flush=True)
+    if arguments.json:
+        write_json(Path(arguments.json), {name: as_json(looked) for name, looked in found.items()})
     return 0

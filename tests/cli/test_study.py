@@ -7,6 +7,7 @@ import json
 import pytest
 
 from patchify_core.evaluation import run as evaluation
+from patchify_core.retrieval.localize import LocalizeSettings
 from tests.cli import DONE, INTERRUPTED, REFUSED
 from tests.tiny import write_dataset
 
@@ -76,3 +77,25 @@ def test_study_needs_queries_and_names_that_differ(refusal, photos, dataset, tmp
     assert "so there is nothing to score" in refusal("study", "rerank", photos, *work)
     again = write_dataset(tmp_path / "other" / dataset.name)
     assert f"Two of the datasets are called {dataset.name}" in refusal("study", "rerank", dataset, again, *work)
+
+
+def test_study_of_several_copies(run, dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr("patchify_core.evaluation.study.plans.MAP_FACTORY", "Flat")  # the tiny encoder has 24 numbers
+    file = tmp_path / "several.json"
+    command = ["study", "several", dataset, "--work", tmp_path / "work", "--json", file]
+    code, printed, _ = run(*command)
+    assert code == DONE and printed.startswith(f"| {dataset.name}: limit | second box in ")
+    numbers = json.loads(file.read_text(encoding="utf-8"))[dataset.name]
+    assert numbers["pictures"]["own once"] == 6
+    assert numbers["shipped"]["limit"] == LocalizeSettings().another and 0 <= numbers["shipped"]["second"] <= 1
+    assert [one["second"] for one in numbers["curve"]] == sorted(one["second"] for one in numbers["curve"])
+    assert run(*command)[1] == printed  # the same pictures, the same numbers
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [(["--skip", "sift"], "leave --skip out"), (["--chart", "c.svg"], "not several"), (["--json", "."], "be written")],
+)
+def test_study_of_several_copies_refuses_before_the_work(refusal, dataset, tmp_path, more, said):
+    assert said in refusal("study", "several", dataset, "--work", tmp_path / "work", *more)
+    assert not (tmp_path / "work").exists()

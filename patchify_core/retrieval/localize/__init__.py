@@ -12,9 +12,9 @@ from patchify_core.retrieval.localize.locate import (
     Localizer,
     LocalizeSettings,
     Location,
-    OutlineSettings,
     SimilarityMap,
 )
+from patchify_core.retrieval.localize.outline import OutlineSettings
 from patchify_core.retrieval.localize.refine import (
     REFINERS,
     MapRefiner,

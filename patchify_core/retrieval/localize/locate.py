@@ -20,78 +20,11 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.extract import Pooled
 from patchify_core.features.maps import PictureMap
 from patchify_core.imaging.filenames import picture_path
+from patchify_core.retrieval.localize.outline import OutlineSettings, outline_box
 from patchify_core.retrieval.localize.search import BoxSearch, BoxSearchSettings, FoundBox, overlap
 
 if TYPE_CHECKING:
     from patchify_core.retrieval.searcher import Searcher
-
-
-@dataclass(frozen=True)
-class OutlineSettings:
-    """What a person may tune about outlines.
-
-    Attributes:
-        margin: how far around the box the object may reach, as a fraction of its side.
-        iterations: rounds of GrabCut; more did not give better boxes (NUMBERS.md).
-    """
-
-    margin: float = 0.35
-    iterations: int = 2
-
-
-def outline_box(
-    thumbnail: NDArray[np.uint8], box: Sequence[float], settings: OutlineSettings | None = None
-) -> NDArray[np.float64] | None:
-    """The box of the object that a box holds or touches.
-
-    Args:
-        thumbnail: (S, S, 3) uint8 RGB, the whole picture squashed to a square.
-        box: (4,) xyxy as fractions of the picture's sides.
-        settings: see `OutlineSettings`.
-
-    Returns:
-        (4,) float64 xyxy as fractions: the largest connected piece of foreground. None if there is none, or nothing
-        to tell it from.
-    """
-    import cv2
-
-    settings = settings or OutlineSettings()
-    side = len(thumbnail)
-    x1, y1, x2, y2 = (float(v) for v in box)
-    dx, dy = settings.margin * (x2 - x1), settings.margin * (y2 - y1)
-    mask = np.full((side, side), cv2.GC_BGD, np.uint8)
-    mask[_pixels((x1 - dx, y1 - dy, x2 + dx, y2 + dy), side)] = cv2.GC_PR_BGD
-    mask[_pixels((x1, y1, x2, y2), side)] = cv2.GC_PR_FGD
-    if (mask == cv2.GC_BGD).mean() < 0.02:  # nearly everything is in question: the picture's rim stands for background
-        mask[:2] = mask[-2:] = cv2.GC_BGD
-        mask[:, :2] = mask[:, -2:] = cv2.GC_BGD
-    sure = mask == cv2.GC_BGD
-    if not (mask == cv2.GC_PR_FGD).any() or not sure.any():
-        return None
-    cv2.setRNGSeed(0)  # k-means starts from random centres; this generator is the thread's own
-    try:
-        cv2.grabCut(
-            thumbnail,
-            mask,
-            (0, 0, side, side),  # not looked at: the mask says it all
-            np.zeros((1, 65)),
-            np.zeros((1, 65)),
-            settings.iterations,
-            cv2.GC_INIT_WITH_MASK,
-        )
-    except cv2.error:  # a colour model without any pixel
-        return None
-    foreground = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
-    count, _, pieces, _ = cv2.connectedComponentsWithStats(foreground)
-    if count < 2:
-        return None
-    left, top, width, height, _ = pieces[1 + int(pieces[1:, cv2.CC_STAT_AREA].argmax())].tolist()
-    return np.array([left, top, left + width, top + height], np.float64) / side
-
-
-def _pixels(box: tuple[float, float, float, float], side: int) -> tuple[slice, slice]:
-    x1, y1, x2, y2 = (min(max(round(v * side), 0), side) for v in box)
-    return slice(y1, y2), slice(x1, x2)
 
 
 @dataclass(frozen=True)
@@ -105,7 +38,8 @@ class LocalizeSettings:
             does not count; one that matches as well replaces it; between the two lies their weighted mean. With 0
             outlines never count.
         objects: at most so many of one picture.
-        another: a further object's evidence must be at least this share of the first one's, 0..1.
+        another: `Location.alike` of a further object must be at least this, 0..1. It was chosen for second boxes in at
+            most 5 % of the pictures of one object (`study several`). With a tolerance of 0 there are no further ones.
         apart: a further object's box is looked for among those whose overlap with a found one is at most this share of
             the smaller of the two.
         cached: pictures whose maps stay ready, some 6 MB each.
@@ -115,7 +49,7 @@ class LocalizeSettings:
     outline: OutlineSettings = field(default_factory=OutlineSettings)
     tolerance: float = 1.0
     objects: int = 1
-    another: float = 0.9
+    another: float = 0.56
     apart: float = 0.1
     cached: int = 16
 
@@ -130,12 +64,16 @@ class Location:
         outlined: how much the object's outline counts in the box, 0..1; the rest is the box that was searched for.
         evidence: cosine similarity of the query with the best box of the search plus what that box's contrast adds, for
             ranking pictures; about -1..1.
+        alike: how sure it is that this is one more of the first object, about 0..1: the share of the first one's
+            evidence, times `outlined`. Parts of the first object, and what happens to match a little, seldom have an
+            outline of their own that matches as well. 1 for the first.
     """
 
     box: NDArray[np.float64]
     score: float
     outlined: float
     evidence: float
+    alike: float = 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,19 +125,29 @@ class Localizer:
             IndexFolderError: if the map has to be made and the picture has vanished or changed, or the kept map is
                 damaged.
         """
-        search = self.search_of(row)
         image = self.engine.index.images[row]
         size = np.array([image.width, image.height] * 2, np.float64)
+        found = self.objects_of(self.search_of(row), query, objects)
+        return [replace(one, box=one.box * size) for one in found]
+
+    def objects_of(self, search: BoxSearch, query: NDArray[np.float32], objects: int | None = None) -> list[Location]:
+        """Where the query's object is on any map (`made_ready`); as `locate`, with boxes as fractions of the sides."""
         found: list[Location] = []
         while len(found) < (objects or self.settings.objects):
             taken = [one.box for one in found]
             another = search.search(query, taken, self.settings.apart)
             if another is None:
                 break
-            if found and another.score * another.sigma < self.settings.another * found[0].evidence:
+            share = another.score * another.sigma / max(found[0].evidence, 1e-6) if found else 1.0
+            limit = self.settings.another if found else -np.inf
+            if share < limit:  # an outline can only lower it, and takes longest
                 break
-            found.append(self._outlined(search, query, another, taken))
-        return [replace(one, box=one.box * size) for one in found]
+            one = self._outlined(search, query, another, taken)
+            alike = share * one.outlined if found else 1.0
+            if alike < limit:
+                break
+            found.append(replace(one, alike=alike))
+        return found
 
     def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
         """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
@@ -226,12 +174,16 @@ class Localizer:
             if row in self._ready:
                 self._ready.move_to_end(row)
                 return self._ready[row]
-        made = BoxSearch(self._map(row), self.extractor.encoder, self.engine.index.project, self.settings.search)
+        made = self.made_ready(self._map(row))
         with self._lock:
             self._ready[row] = made
             while len(self._ready) > self.settings.cached:
                 self._ready.popitem(last=False)
         return made
+
+    def made_ready(self, kept: PictureMap) -> BoxSearch:
+        """A map, of one of the index's pictures or of any other, ready for questions."""
+        return BoxSearch(kept, self.extractor.encoder, self.engine.index.project, self.settings.search)
 
     def forget(self) -> None:
         """Lets go of the maps that are ready; each is made again when it is needed."""

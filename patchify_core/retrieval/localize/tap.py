@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.retrieval.localize.locate import outline_box
+from patchify_core.retrieval.localize.outline import outline_box
 from patchify_core.retrieval.localize.search import BoxSearch
 
 

@@ -15,8 +15,8 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.localize import BoxSearchSettings, Localizer, LocalizeSettings, locate
 from patchify_core.retrieval.localize.search import overlap
-from tests.scenes import ONE, SCENES, SIZE, TWO, asked, engine_of, row_named, scene, write_scenes
-from tests.tiny import TinyEncoder
+from tests.scenes import ONE, SCENES, SIZE, TWO, asked, engine_of, row_named, scene, thing, write_scenes
+from tests.tiny import TinyEncoder, picture
 
 
 @pytest.fixture(scope="module")
@@ -85,6 +85,37 @@ def test_how_alike_another_object_must_be(engine, query):
     assert len(Localizer(engine, LocalizeSettings(another=1.01)).locate(query, row_named(engine, "two.png"), 5)) == 1
     found = Localizer(engine, LocalizeSettings(another=0.0, apart=0.2)).locate(query, row, 4)
     assert len(found) > 1
+
+
+def test_a_copy_in_another_light_is_found_too(tmp_path):
+    """It has less evidence than the first one, but an outline that matches; the background has neither."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    copy = Image.blend(picture(1003, (50, 40), cells=3), thing(), 0.8)
+    made = scene(TWO[:1], seed=2)
+    made.paste(copy, TWO[1][:2])
+    made.save(folder / "two.png")
+    scene(TWO[:1], seed=20).save(folder / "one.png")
+    engine = engine_of(folder, tmp_path / "idx")
+    localizer, query = Localizer(engine), asked(engine)
+    found = localizer.locate(query, row_named(engine, "two.png"), 3)
+    overlaps, which = matched(found, TWO)
+    assert sorted(which) == [0, 1] and min(overlaps) > 0.75
+    assert found[1].evidence < 0.9 * found[0].evidence
+    assert len(localizer.locate(query, row_named(engine, "one.png"), 3)) == 1
+
+
+def test_how_alike_a_further_object_is(engine, query):
+    """The share of the first one's evidence times how much the outline counts; no limit changes it."""
+    everything, usual = Localizer(engine, LocalizeSettings(another=-np.inf)), Localizer(engine)
+    for row in range(len(engine.index.images)):
+        first, *further = everything.locate(query, row, 4)
+        assert first.alike == 1
+        for one in further:
+            assert one.alike == pytest.approx(one.evidence / max(first.evidence, 1e-6) * one.outlined)
+        told = [one.alike for one in further]
+        drawn = next((at for at, alike in enumerate(told) if alike < usual.settings.another), len(told))
+        assert [one.alike for one in usual.locate(query, row, 4)] == [1, *told[:drawn]]
 
 
 @pytest.mark.parametrize("apart", [0.0, 0.2, 0.5])

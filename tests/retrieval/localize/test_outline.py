@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from patchify_core.features.maps import THUMBNAIL, thumbnail
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.retrieval.localize import OutlineSettings
-from patchify_core.retrieval.localize.locate import outline_box
+from patchify_core.retrieval.localize.outline import outline_box
 
 S = 96
 """Side of the thumbnails of earlier versions."""
