@@ -93,7 +93,7 @@ LITE_MODELS = {
     )
 }
 _LITE0 = LITE_MODELS["effnet-lite0"]
-LITE_MODELS["effnet-lite0-block"] = replace(_LITE0, spec="effnet-lite0-block", block=0.7)
+LITE_MODELS["effnet-lite0-block"] = replace(_LITE0, spec="effnet-lite0-block", block=0.85)
 
 
 class EffNetLite(SquareEncoder):

@@ -278,14 +278,14 @@ def test_the_second_part_is_gem_of_the_last_blocks_positive_part(lite0, block, s
         heads = plain.forward_features(block.as_input(crops)).numpy()
     assert seen[0].shape == (2, 320, 7, 7) and (seen[0] < 0).any() and (heads[0] >= 0).all()
     for row, other, head, last in zip(block.encode(crops), lite0.encode(crops), heads, seen[0], strict=True):
-        both = np.concatenate([slow_gem(head), 0.7 * slow_gem(last)])
-        np.testing.assert_allclose(row, both / np.sqrt(1 + 0.7**2), rtol=1e-4, atol=1e-7)
-        np.testing.assert_allclose(row[:1280] * np.sqrt(1 + 0.7**2), other, rtol=1e-4, atol=1e-7)
+        both = np.concatenate([slow_gem(head), 0.85 * slow_gem(last)])
+        np.testing.assert_allclose(row, both / np.sqrt(1 + 0.85**2), rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(row[:1280] * np.sqrt(1 + 0.85**2), other, rtol=1e-4, atol=1e-7)
 
 
 def test_two_encoders_of_the_same_weights_are_not_mixed(lite0, block, sample_gallery, tmp_path, refused):
     lite, theirs = lite0.info, block.info
-    assert (theirs.spec, theirs.dim, theirs.pooling) == ("effnet-lite0-block", 1600, "gem:3+0.7*block")
+    assert (theirs.spec, theirs.dim, theirs.pooling) == ("effnet-lite0-block", 1600, "gem:3+0.85*block")
     assert theirs.weights_sha256 == lite.weights_sha256
     gallery = dataclasses.replace(sample_gallery, images=sample_gallery.images[:3], queries=())
     for encoder, other in ((lite0, block), (block, lite0)):

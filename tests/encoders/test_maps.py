@@ -69,7 +69,7 @@ def test_the_map_of_a_picture_of_any_shape(height, width, lite0):
 
 
 def test_a_kept_map_of_two_parts_describes_as_the_map_does(sample_gallery):
-    encoder = load_encoder("effnet-lite0-block")
+    encoder, weight = load_encoder("effnet-lite0-block"), LITE_MODELS["effnet-lite0-block"].block
     boxes = [[0, 0, 1, 1], [0.1, 0.1, 0.4, 0.5], [0.3, 0.5, 0.45, 0.7], [0.8, 0.8, 0.9, 0.9]]
     for image in sample_gallery.images[:3]:
         scene = read_picture(image.path)
@@ -79,8 +79,8 @@ def test_a_kept_map_of_two_parts_describes_as_the_map_does(sample_gallery):
         assert 0.4 < last.max() / head.max() < 1.2  # one range for both: 8 bits serve neither badly
         kept = unpack(pack(PictureMap(cells, thumbnail(scene)))).cells
         found, same = (describe_boxes(each, boxes, encoder) for each in (kept, cells))
-        assert (found[:, :1280] * same[:, :1280]).sum(1) == pytest.approx(1 / 1.49, abs=1e-4)
-        assert (found[:, 1280:] * same[:, 1280:]).sum(1) == pytest.approx(0.49 / 1.49, abs=1e-4)
+        assert (found[:, :1280] * same[:, :1280]).sum(1) == pytest.approx(1 / (1 + weight**2), abs=1e-4)
+        assert (found[:, 1280:] * same[:, 1280:]).sum(1) == pytest.approx(1 - 1 / (1 + weight**2), abs=1e-4)
 
 
 def test_a_cell_is_where_the_picture_is(lite0):
