@@ -155,12 +155,12 @@ class EffNetLite(SquareEncoder):
         """(N, 3, H, W) -> (N, D, H / 32, W / 32), at least `GEM_FLOOR`: the last map and, if wanted, the block's."""
         import torch
 
-        block = self.network.forward_blocks(inputs)
-        maps = self.network.head(block)
         if self._block:
-            maps = torch.cat((maps, block / BLOCK_SCALE), 1)
-        found: torch.Tensor = maps.clamp(min=GEM_FLOOR)
-        return found
+            block = self.network.forward_blocks(inputs)
+            maps = torch.cat((self.network.head(block), block / BLOCK_SCALE), 1)
+        else:
+            maps = self.network.forward_features(inputs)
+        return maps.clamp(min=GEM_FLOOR)
 
     def _weighted(self, pooled: torch.Tensor) -> torch.Tensor:
         """(N, D) -> (N, D), each of its parts with the length that it has in a descriptor."""
