@@ -160,8 +160,8 @@ def add_descriptor_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--encoder",
         metavar="SPEC",
-        help="effnet-lite0 (default), effnet-lite1, effnet-lite2; open_clip:ARCH/TAG, open_clip:ARCH/FILE, timm:NAME "
-        "(downloaded when first used), timm:NAME@FILE",
+        help="effnet-lite0 (default), effnet-lite1, effnet-lite2, effnet-lite0-block; open_clip:ARCH/TAG, "
+        "open_clip:ARCH/FILE, timm:NAME (downloaded when first used), timm:NAME@FILE",
     )
     command.add_argument(
         "--projection",

@@ -1,6 +1,7 @@
 """A registry of encoder specs: `load_encoder("effnet-lite0")` is a frozen encoder, or one sentence saying why not.
 
 effnet-lite0, effnet-lite1, effnet-lite2    bundled: their weights come inside pip packages
+effnet-lite0-block                          the first of them with a second part, from its last block
 open_clip:ARCH/TAG                          any open_clip model; downloaded when first used; takes words as a query
 open_clip:ARCH/FILE                         the same with a local checkpoint (PyTorch or safetensors)
 timm:NAME                                   any timm model, e.g. timm:vit_small_patch14_dinov2.lvd142m

@@ -3,12 +3,17 @@
 The descriptor is the generalised mean (GeM, Radenovic et al., TPAMI 2019) of the last feature map with p = 3,
 L2-normalised. The network is `lite.LiteNetwork`: timm's would import torchvision and torch's compiler too, which takes
 two seconds and 200 MB.
+
+`effnet-lite0-block` concatenates to it what the same pass has just before that map: the positive part of the last
+block's output, pooled alike, of length 1 and then times `LiteModel.block`. The head, which widens 320 channels to 1280,
+keeps what tells ImageNet's classes apart; the block still has more of what tells two things of one class apart
+(hypercolumns, Hariharan et al., CVPR 2015).
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,13 +31,20 @@ GEM_POWER = 3.0
 GEM_FLOOR = 1e-6
 """Activations are clamped to this before they are raised, as in the GeM paper: a root of 0 has no finite slope."""
 
+BLOCK_SCALE = 4.0
+"""What the block's output is divided by, which no descriptor shows: the head ends in ReLU6 and the block in numbers up
+to 22 (two development sets), and a kept map rounds both to 8 bits over one range."""
+
 MAP_STRIDE = 32
 """Input pixels per cell of the last feature map: five layers halve it."""
 
 
 @dataclass(frozen=True)
 class LiteModel:
-    """One bundled model: its name here and in timm, its scales, where its weights lie and what they must be."""
+    """One bundled model: its name here and in timm, its scales, where its weights lie and what they must be.
+
+    `block` is the length of the last block's part of a descriptor, where the head's part has length 1; 0 leaves it out.
+    """
 
     spec: str
     architecture: str
@@ -42,6 +54,7 @@ class LiteModel:
     locator: str
     input_size: int
     weights_sha256: str
+    block: float = 0.0
 
 
 LITE_MODELS = {
@@ -79,6 +92,8 @@ LITE_MODELS = {
         ),
     )
 }
+_LITE0 = LITE_MODELS["effnet-lite0"]
+LITE_MODELS["effnet-lite0-block"] = replace(_LITE0, spec="effnet-lite0-block", block=0.85)
 
 
 class EffNetLite(SquareEncoder):
@@ -101,6 +116,7 @@ class EffNetLite(SquareEncoder):
 
         from patchify_core.encoders.lite import LiteNetwork, can_fuse
 
+        self._block = model.block
         settings = settings or EncoderSettings()
         device = choose_device(settings)
         use_threads(settings)
@@ -122,20 +138,39 @@ class EffNetLite(SquareEncoder):
             self.network.fuse()
         info = EncoderInfo(
             spec=model.spec,
-            dim=network.num_features,
+            dim=network.num_features + (network.block_features if model.block else 0),
             input_size=model.input_size,
             weights_sha256=model.weights_sha256,
-            pooling=f"gem:{GEM_POWER:g}",
+            pooling=f"gem:{GEM_POWER:g}" + (f"+{model.block:g}*block" if model.block else ""),
             licence="Apache-2.0",
         )
         look = InputForm(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
         super().__init__(self._pooled, look, info, device, settings)
 
     def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, S, S) -> (N, D), the generalised mean of the last feature map."""
-        maps = self.network.forward_features(inputs)
-        pooled: torch.Tensor = maps.clamp(min=GEM_FLOOR).pow(GEM_POWER).mean(dim=(2, 3)).pow(1 / GEM_POWER)
-        return pooled
+        """(N, 3, S, S) -> (N, D), the generalised mean of the maps."""
+        return self._weighted(self._maps(inputs).pow(GEM_POWER).mean(dim=(2, 3)).pow(1 / GEM_POWER))
+
+    def _maps(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, D, H / 32, W / 32), at least `GEM_FLOOR`: the last map and, if wanted, the block's."""
+        import torch
+
+        if self._block:
+            block = self.network.forward_blocks(inputs)
+            maps = torch.cat((self.network.head(block), block / BLOCK_SCALE), 1)
+        else:
+            maps = self.network.forward_features(inputs)
+        return maps.clamp(min=GEM_FLOOR)
+
+    def _weighted(self, pooled: torch.Tensor) -> torch.Tensor:
+        """(N, D) -> (N, D), each of its parts with the length that it has in a descriptor."""
+        import torch
+        from torch.nn.functional import normalize
+
+        if not self._block:
+            return pooled
+        head, block = pooled.tensor_split((self.network.num_features,), 1)
+        return torch.cat((normalize(head), self._block * normalize(block)), 1)
 
     @cached_property
     def sized(self) -> Sized:
@@ -143,13 +178,12 @@ class EffNetLite(SquareEncoder):
         return Sized(MAP_STRIDE, lambda *size: self._pooled)
 
     def _map_recipe(self) -> MapRecipe:
-        """The cells are those that `_pooled` pools; nothing but the normalisation follows."""
-        return MapRecipe(MAP_STRIDE, GEM_POWER, True, self._cells, lambda pooled: pooled)
+        """The cells are those that `_pooled` pools, and what follows is the same."""
+        return MapRecipe(MAP_STRIDE, GEM_POWER, True, self._cells, self._weighted)
 
     def _cells(self, inputs: torch.Tensor) -> torch.Tensor:
         """(1, 3, H, W) -> (1, H / 32, W / 32, D), at least `GEM_FLOOR`."""
-        cells: torch.Tensor = self.network.forward_features(inputs).clamp(min=GEM_FLOOR).permute(0, 2, 3, 1)
-        return cells
+        return self._maps(inputs).permute(0, 2, 3, 1)
 
 
 def _packaged_weights(model: LiteModel) -> Path:

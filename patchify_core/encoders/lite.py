@@ -122,6 +122,7 @@ class LiteNetwork(nn.Module):
                 blocks.append(Block(layers, stride == 1 and inputs == outputs))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
+        self.block_features = inputs
         self.head = layer("_conv_head", "_bn1", (inputs, HEAD, 1))
         if surplus := {name for name in weights if not name.startswith("_fc.")} - used:
             raise ValueError(f"{min(surplus)} belongs to no layer")
@@ -129,7 +130,12 @@ class LiteNetwork(nn.Module):
 
     def forward_features(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, 1280, ceil(H / 32), ceil(W / 32)), the last feature map."""
-        found: torch.Tensor = self.head(self.blocks(self.stem(inputs)))
+        found: torch.Tensor = self.head(self.forward_blocks(inputs))
+        return found
+
+    def forward_blocks(self, inputs: torch.Tensor) -> torch.Tensor:
+        """(N, 3, H, W) -> (N, `block_features`, ceil(H / 32), ceil(W / 32)), what the head takes; of either sign."""
+        found: torch.Tensor = self.blocks(self.stem(inputs))
         return found
 
     def fuse(self) -> None:

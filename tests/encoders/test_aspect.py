@@ -32,8 +32,9 @@ def test_its_crops_have_the_boxes_shape(lite):
     assert lite.info.spec == "aspect:effnet-lite0" and lite.info.input_size == 224
 
 
-def test_square_boxes_are_described_as_ever(lite):
-    scene, plain = picture(2, (300, 200)), load_encoder("effnet-lite0")
+@pytest.mark.parametrize("spec", ["effnet-lite0", "effnet-lite0-block"])
+def test_square_boxes_are_described_as_ever(spec):
+    scene, plain, lite = picture(2, (300, 200)), load_encoder(spec), load_encoder(f"aspect:{spec}")
     square = [(10, 10, 110, 110), (50, 20, 200, 170)]
     assert describe(scene, square, lite) == pytest.approx(describe(scene, square, plain), abs=1e-5)
     wide = [(0, 0, 300, 100)]

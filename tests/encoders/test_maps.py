@@ -15,6 +15,9 @@ import torch
 from patchify_core.encoders import MapEncoder, as_map_encoder, load_encoder
 from patchify_core.encoders.effnet import GEM_FLOOR, LITE_MODELS
 from patchify_core.encoders.square import SquareEncoder
+from patchify_core.features.maps import PictureMap, pack, thumbnail, unpack
+from patchify_core.features.pooled import describe_boxes, picture_cells
+from patchify_core.imaging.pictures import read_picture
 from tests.tiny import picture
 
 
@@ -63,6 +66,21 @@ def test_the_map_of_a_picture_of_any_shape(height, width, lite0):
     cells = assert_maps(lite0, height, width)
     assert cells.shape[2] == 1280
     assert cells.min() == np.float32(GEM_FLOOR) and cells.max() > 1
+
+
+def test_a_kept_map_of_two_parts_describes_as_the_map_does(sample_gallery):
+    encoder, weight = load_encoder("effnet-lite0-block"), LITE_MODELS["effnet-lite0-block"].block
+    boxes = [[0, 0, 1, 1], [0.1, 0.1, 0.4, 0.5], [0.3, 0.5, 0.45, 0.7], [0.8, 0.8, 0.9, 0.9]]
+    for image in sample_gallery.images[:3]:
+        scene = read_picture(image.path)
+        cells = picture_cells(scene, encoder, 640)
+        head, last = cells[..., :1280], cells[..., 1280:]
+        assert cells.shape[2] == 1600 and cells.min() == np.float32(GEM_FLOOR)
+        assert 0.4 < last.max() / head.max() < 1.2  # one range for both: 8 bits serve neither badly
+        kept = unpack(pack(PictureMap(cells, thumbnail(scene)))).cells
+        found, same = (describe_boxes(each, boxes, encoder) for each in (kept, cells))
+        assert (found[:, :1280] * same[:, :1280]).sum(1) == pytest.approx(1 / (1 + weight**2), abs=1e-4)
+        assert (found[:, 1280:] * same[:, 1280:]).sum(1) == pytest.approx(1 - 1 / (1 + weight**2), abs=1e-4)
 
 
 def test_a_cell_is_where_the_picture_is(lite0):

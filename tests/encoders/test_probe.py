@@ -123,12 +123,13 @@ def test_half_precision_of_a_real_network_keeps_the_descriptors(kind, spec, samp
 
 
 @pytest.mark.parametrize("kind", ["bfloat16", "float16"])
-def test_the_bundled_network_in_half_precision_or_not(kind, lite0, sample_gallery, caplog):
-    half = load_encoder("effnet-lite0", EncoderSettings(precision=kind))
+@pytest.mark.parametrize("bundled", ["effnet-lite0", "effnet-lite0-block"])
+def test_the_bundled_network_in_half_precision_or_not(bundled, kind, sample_gallery, caplog):
+    half, exact = load_encoder(bundled, EncoderSettings(precision=kind)), load_encoder(bundled)
     assert half.precision == kind or "computes in float32, not in" in caplog.text
     image = sample_gallery.images[0]
     boxes = Pyramid(3).boxes(image.width, image.height)
-    found, expected = (describe(read_picture(image.path), boxes, encoder) for encoder in (half, lite0))
+    found, expected = (describe(read_picture(image.path), boxes, encoder) for encoder in (half, exact))
     assert (found * expected).sum(1).min() > SAME_COSINE
 
 
