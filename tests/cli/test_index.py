@@ -133,6 +133,20 @@ def test_index_keeps_descriptors_as_it_is_told(run, photos, tmp_path):
     assert code == REFUSED and "was made with rescore SQ8, not none:" in said
 
 
+@pytest.mark.parametrize("preset", ["small", "tiny"])
+def test_a_preset_of_a_few_pictures_is_searched_checked_and_added_to(run, photos, tmp_path, preset):
+    command = ("index", photos, "--out", tmp_path / "idx", "--preset", preset)
+    assert run(*command)[0] == 0 and meta_of(tmp_path / "idx")["factory"] == "SQ8"
+    write_pictures(photos, range(20, 50), (64, 48))
+    code, printed, _ = run(*command)  # enough for a projection by now, but the codes there are go on
+    assert code == 0 and "30 embedded, 6 already known" in printed
+    assert meta_of(tmp_path / "idx")["factory"] == "SQ8"
+    assert run("verify", tmp_path / "idx")[0] == 0
+    picture = sorted(photos.glob("*.png"))[0]
+    code, printed, _ = run("search", tmp_path / "idx", picture, "--top", "1")
+    assert code == 0 and picture.name in printed
+
+
 def test_index_chooses_by_the_number_of_pictures_and_says_why(run, photos, tmp_path, monkeypatch):
     out = ["--out", tmp_path / "idx"]
     code, _, said = run("index", photos, *out)
@@ -217,7 +231,7 @@ def test_out_that_is_something_else(run, photos, tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--preset", "small"], "the encoder gives 24: write PCAH24 at most"),
+        (["--preset", "huge"], "the encoder gives 24: write PCAH24 at most"),
         (["--factory", "PQ4"], "needs at least 256 patches to train on and has 84"),
         (["--factory", "PCAH9,PQ3", "--regions", "pyramid:1"], "needs at least 256 patches to train on and has 6"),
         (["--factory", "PCAH9,PQ3x4", "--regions", "pyramid:1"], "needs at least 16 patches to train on and has 6"),

@@ -10,16 +10,19 @@ import pytest
 
 from patchify_core.encoders import DEFAULT_ENCODER
 from patchify_core.evaluation.record import gallery_digest
-from patchify_core.evaluation.run import score_matches
+from patchify_core.evaluation.run import evaluate, score_matches
 from patchify_core.evaluation.study.report import tables
 from patchify_core.features.crop import describe
 from patchify_core.features.extract import load_extractor
 from patchify_core.features.pooled import describe_boxes, fractions
 from patchify_core.files import ASSETS
 from patchify_core.imaging.pictures import read_picture
+from patchify_core.index.build import recode
+from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import PRESETS
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.regions import Pyramid
+from patchify_core.retrieval.searcher import Searcher
 
 MEGABYTE = 1_000_000
 
@@ -67,6 +70,13 @@ def test_the_index_holds_what_the_encoder_says(row, sample_engine, sample_galler
     assert (similarity[np.arange(len(cells)), cells] > 0.999).all()
     assert similarity.argmax(axis=1).tolist() == cells  # and each one is itself, not its neighbour
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=0.01)
+
+
+@pytest.mark.parametrize(("preset", "lost"), [("small", 0.01), ("tiny", 0.02)])
+def test_a_preset_scores_nearly_what_the_index_does(preset, lost, sample_engine, sample_gallery):
+    coded = Searcher(recode(sample_engine.index, CodeSettings(preset)), sample_engine.encoder)
+    exact, kept = (evaluate(sample_gallery, engine, (4,))[0].report for engine in (sample_engine, coded))
+    assert kept.map > exact.map - lost and kept.locscore > exact.locscore - lost
 
 
 def test_nothing_is_large(sample_db):

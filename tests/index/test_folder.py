@@ -11,14 +11,18 @@ import faiss
 import numpy as np
 import pytest
 
+from patchify_core.cli.check import verify
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
 from patchify_core.index.base import Pictures
-from patchify_core.index.codec.codes import Codes
+from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
+from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.folder import FORMAT, read_meta
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.recipe import Recipe
 from patchify_core.regions import parse_regions
-from tests.index.test_patch_index import DIM, FACTORIES, coded_index, random_index, unit_rows
+from tests.index.test_patch_index import DIM, ENCODER, FACTORIES, coded_index, random_index, unit_rows
 
 
 @pytest.fixture
@@ -42,6 +46,42 @@ def test_round_trip(factory, tmp_path):
     hits, again = index.search(query), loaded.search(query)
     for part in ("rows", "scores", "cells"):
         np.testing.assert_array_equal(getattr(again, part), getattr(hits, part))
+
+
+@pytest.mark.parametrize("name", ["small", "tiny"])
+@pytest.mark.parametrize("pictures", [1, 10, 20])
+def test_a_preset_of_any_number_of_pictures_is_written_read_and_added_to(name, pictures, tmp_path):
+    dim, regions, settings = 272, parse_regions("pyramid:3"), CodeSettings(name)
+    encoder = dataclasses.replace(ENCODER, dim=dim)
+    vectors = np.random.default_rng(0).normal(size=(30, 14, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=2, keepdims=True)
+
+    def written(codes, count):
+        images = [IndexedImage(n + 1, f"{n}.png", 40, 30, 7, f"{n:064d}") for n in range(count)]
+        recipe = Recipe(encoder, regions, factory=codes.factory)
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        PatchIndex(recipe, Pictures(images), codes).write(folder, "../pictures")
+        assert verify(folder).damage == ()
+        return PatchIndex.load(folder)
+
+    settings.check(dim, regions, pictures)
+    settings.check_enough(dim, regions, pictures)
+    made = encode_codes(vectors.__getitem__, pictures, regions, dim, settings)
+    assert made.factory == parse_factory(name, pictures * 14, dim).factory
+    index = written(made, pictures)
+    grown = encode_codes(
+        vectors.__getitem__, 30, regions, dim, settings, made, lambda row: row if row < pictures else None
+    )
+    more = written(grown, 30)
+    assert more.factory == index.factory == settings.factory_beside(index.factory)
+    for row in {0, pictures - 1}:
+        np.testing.assert_array_equal(more.descriptors_of(row), index.descriptors_of(row))
+        for one in (index, more):
+            query = one.project(vectors[row, 3:4])[0]
+            hits = one.search(query)
+            assert (hits.rows[0], hits.cells[0]) == (row, 3)
+            assert hits.scores[0] == one.cell_scores(query, row)[3]
 
 
 def test_index_and_pictures_can_move_together(folder, tmp_path):

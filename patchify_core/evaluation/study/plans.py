@@ -28,6 +28,7 @@ FACTORIES = (
     "PCAH256,Flat",
     "PCAH256,SQ8",
     "PCAH128,SQ8",
+    "PCAH256,PQ64",
     "PCAH128,PQ64",
     "PCAH128,PQ32",
     "PCAH128,PQ16",
@@ -38,6 +39,9 @@ EQUAL_BYTES = ("PCAH128,PQ64x4", "PCAH128,PQ32x4", "PCAH128,PQ16x4")
 """32, 16 and 8 bytes per patch with 16 centroids per part, so that even 16 whole pictures are enough to train on."""
 
 CODEBOOKS = ("global", "uniform", "informative", "distinctive")
+NORMAL_SIZE = "PCAH128,PQ16"
+"""256 centroids per part, as in large collections; a codebook of whole pictures alone takes 256 pictures."""
+
 SEEDS = (0, 1, 2)
 
 MAP_FACTORY = "PCAH256,SQ8"
@@ -137,9 +141,10 @@ def _compression(encoder: str) -> Sequence[Configuration]:
     rescored = [Configuration(encoder, levels=last, factory="PCAH128,PQ16", rescore="SQ8", seed=seed) for seed in SEEDS]
     books = [
         Configuration(encoder, levels=last, factory=factory, codebook=codebook, seed=seed)
-        for factory in EQUAL_BYTES
+        for factory in (*EQUAL_BYTES, NORMAL_SIZE)
         for codebook in CODEBOOKS
         for seed in SEEDS
+        if (factory, codebook) != (NORMAL_SIZE, "uniform")  # one of `sizes`
     ]
     return [*sizes, *rescored, *books]
 

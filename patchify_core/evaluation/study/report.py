@@ -98,7 +98,10 @@ def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
         ]
         for (factory, rescore), by in sizes.items()
     ]
-    books = means([row for row in rows if "x4" in row["factory"]], ("factory", "codebook"))
+    compared = {row["factory"] for row in rows if row["codebook"] != "uniform"}
+    books = means(
+        [row for row in rows if "x4" in row["factory"] or row["factory"] in compared], ("factory", "codebook")
+    )
     book_head = ["codec", "bytes a patch", "trained on", *_score_heads(datasets)]
     book_body = [
         [f"`{factory}`", str(_any(by)["bytes_per_patch"]), codebook, *_scores(by, datasets)]

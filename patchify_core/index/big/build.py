@@ -273,7 +273,7 @@ def _in_memory(stream: PictureStream, settings: ScaleSettings) -> tuple[CodeSett
     stream.check_boxes()
     projected, patches, seed = stream.projection is not None, stream.regions.patches_per_image, settings.seed
     if settings.factory is not None:
-        asked = parse_factory(settings.factory, len(stream) * patches)
+        asked = parse_factory(settings.factory, len(stream) * patches, stream.dim)
         if len(stream) > MOST_RECORDS:
             raise PatchifyError(
                 f"{asked.factory} would have {len(stream):,} pictures in memory, and {MOST_RECORDS:,} is the most: "

@@ -153,7 +153,8 @@ def _kinds(dim: int) -> list[_Kind]:
     exact = "" if dim == kept else f"PCAH{kept},"
     for parts in (64, 32, 16, 8):
         if parts <= kept and kept % parts == 0:
-            kinds.append(_Kind(f"{exact}PQ{parts}", parts, True, f"product quantization to {parts} bytes"))
+            every = PRESETS["tiny"] if parts == 64 and dim >= 256 else f"{exact}PQ{parts}"
+            kinds.append(_Kind(every, parts, True, f"product quantization to {parts} bytes"))
             words = f"inverted lists and product quantization to {parts} bytes"
             kinds.append(_Kind(f"{exact}IVF{{lists}},PQ{parts}", parts, False, words))
     return kinds

@@ -24,11 +24,11 @@ from numpy.typing import NDArray
 from patchify_core.errors import PatchifyError
 from patchify_core.index.codec.factory import (
     CODEBOOKS,
-    PRESETS,
     TRAINING_PATCHES,
     UNTRAINED,
     make_codec,
     needed_to_train,
+    of_preset,
     parse_factory,
     too_few,
     train,
@@ -80,7 +80,7 @@ class CodeSettings:
         Raises:
             PatchifyError: one sentence, if codec or codebook are unknown or do not fit.
         """
-        compression = parse_factory(self.factory, pictures * regions.patches_per_image)
+        compression = parse_factory(self.factory, pictures * regions.patches_per_image, dim)
         make_codec(compression, dim)
         if self.codebook not in CODEBOOKS:
             raise PatchifyError(f"Unknown codebook '{self.codebook}': choose {', '.join(CODEBOOKS)}.")
@@ -110,7 +110,7 @@ class CodeSettings:
             PatchifyError: if there are too few; it says how many patches are needed.
         """
         patches = regions.patches_per_image
-        compression = parse_factory(self.factory, pictures * patches)
+        compression = parse_factory(self.factory, pictures * patches, dim)
         sampled = min(pictures, self.sampled_pictures(patches))
         share = {"global": 1 / patches, "distinctive": DISTINCTIVE_SHARE}.get(self.codebook, 1)
         learners = [(compression, max(1, round(share * sampled * patches)))]
@@ -131,11 +131,8 @@ class CodeSettings:
 
     def factory_beside(self, kept: str | None) -> str:
         """`factory` as a factory string that an index with the factory `kept` must have to go on with this build."""
-        head, lists, tail = PRESETS.get(self.factory.strip().lower(), "").partition("{lists}")
-        # The number of lists was chosen when the index was begun.
-        if kept is not None and lists and kept.startswith(head) and kept.endswith(tail):
-            return kept
-        return parse_factory(self.factory).factory
+        # What a preset stands for was chosen when the index was begun, from the patches that there were.
+        return kept if kept is not None and of_preset(self.factory, kept) else parse_factory(self.factory).factory
 
     @property
     def codebook_kept(self) -> str:
@@ -194,7 +191,7 @@ def encode_codes(
         PatchifyError: if there are too few patches to learn from; it says how many are needed.
     """
     patches = regions.patches_per_image
-    compression = parse_factory(settings.factory, pictures * patches)
+    compression = parse_factory(settings.factory, pictures * patches, dim)
     fine: faiss.Index | None
     if like is not None:
         projection, codes = like.projection, emptied(like.codes)

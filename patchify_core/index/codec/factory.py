@@ -26,11 +26,19 @@ CODEBOOKS = ("uniform", "global", "informative", "distinctive")
 PRESETS = {
     "exact": "Flat",
     "small": "PCAH256,SQ8",
-    "tiny": "PCAH128,PQ64",
+    "tiny": "PCAH256,PQ64",
     "huge": "PCAH128,IVF{lists},PQ32",
     "fast": "HNSW16,Flat",
 }
 """Names for factory strings. `{lists}` becomes the number of inverted lists that suits the number of patches."""
+
+FALLBACKS = {"small": ("PCAH128,SQ8", "SQ8"), "tiny": ("PCAH128,SQ4", "SQ8")}
+"""What a preset takes instead, the first that can be learned, where there are too few patches for its projection or the
+encoder gives fewer numbers. Up to 128 patches a projection would be larger than all the codes."""
+
+EARLIER = {"tiny": ("PCAH128,PQ64",)}
+"""What presets of earlier versions stood for: such an index goes on as it is. Of a mixed gallery 128 numbers lose more
+than 64 bytes do."""
 
 UNTRAINED = re.compile(r"(HNSW[0-9]+,)?(Flat|SQfp16|SQbf16)")
 """Codecs that learn nothing."""
@@ -76,19 +84,46 @@ class Compression:
     codec: str
     projection: int | None
 
+    def can_project(self, patches: int, dim: int) -> bool:
+        """Whether its projection can be learned from so many patches of `dim` numbers; 0 for what is not known."""
+        axes = self.projection or 0
+        return (not patches or patches > axes) and (not dim or dim >= axes)
 
-def parse_factory(text: str, patches: int = 0) -> Compression:
+
+def parse_factory(text: str, patches: int = 0, dim: int = 0) -> Compression:
     """Reads a preset's name or a factory string.
 
     Args:
         text: e.g. `tiny`, `Flat`, `PCAH128,PQ64`.
-        patches: number of patches that will be indexed, for presets that depend on it.
+        patches: number of patches that will be indexed, for presets that depend on it; 0 where it is not known.
+        dim: of the encoder's descriptors, likewise.
 
     Raises:
         PatchifyError: if the string is empty or its projection cannot be read. Whether FAISS understands its part is
             seen by `make_codec`.
     """
-    factory = PRESETS.get(text.strip().lower(), text.strip()).replace("{lists}", str(lists_for(patches)))
+    name = text.strip().lower()
+    usual = _read(PRESETS.get(name, text.strip()).replace("{lists}", str(lists_for(patches))), text)
+    choices = [usual, *(_read(simpler, text) for simpler in FALLBACKS.get(name, ()))]
+    return next((choice for choice in choices if choice.can_project(patches, dim)), choices[-1])
+
+
+def of_preset(text: str, factory: str) -> bool:
+    """Whether a factory string is what a preset of this name stands for, whatever the number of patches or the version.
+
+    Example:
+        >>> [of_preset("huge", "PCAH128,IVF512,PQ32"), of_preset("tiny", "SQ8"), of_preset("PQ64", "PQ64")]
+        [True, True, False]
+    """
+    name = text.strip().lower()
+    head, lists, tail = PRESETS.get(name, "").partition("{lists}")
+    if lists:
+        return factory.startswith(head) and factory.endswith(tail)
+    return factory in (head, *FALLBACKS.get(name, ()), *EARLIER.get(name, ()))
+
+
+def _read(factory: str, text: str) -> Compression:
+    """A factory string, which a person wrote as `text`; errors as for `parse_factory`."""
     head, comma, rest = factory.partition(",")
     found = re.fullmatch(r"PCAH([0-9]{1,5})", head)
     if head.upper().startswith("PCAH") and not (found and comma and rest and int(found[1])):

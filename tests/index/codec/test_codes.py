@@ -266,7 +266,7 @@ def recipe(settings):
 
 
 def test_a_preset_and_its_factory_string_are_the_same():
-    for one, other in (("tiny", "PCAH128,PQ64"), (" Exact ", "Flat"), ("SMALL", "PCAH256,SQ8")):
+    for one, other in (("tiny", "PCAH256,PQ64"), (" Exact ", "Flat"), ("SMALL", "PCAH256,SQ8")):
         assert recipe(CodeSettings(one)) == recipe(CodeSettings(other))
     assert recipe(CodeSettings(rescore="exact")) == recipe(CodeSettings(rescore="Flat"))
     assert recipe(CodeSettings(rescore="Flat")) != recipe(CodeSettings())
@@ -278,6 +278,13 @@ def test_huge_keeps_the_number_of_lists_that_it_began_with():
     assert CodeSettings("PCAH128,IVF256,PQ32").factory_beside(kept) == "PCAH128,IVF256,PQ32"
     for other in ("PCAH128,IVF512,PQ64", "Flat"):
         assert CodeSettings("huge").factory_beside(other) != other
+
+
+def test_presets_go_on_with_the_codec_that_few_patches_or_an_earlier_version_chose():
+    for kept in ("PCAH256,PQ64", "PCAH128,PQ64", "PCAH128,SQ4", "SQ8"):
+        assert CodeSettings("tiny").factory_beside(kept) == kept
+        assert CodeSettings("PCAH256,SQ4").factory_beside(kept) == "PCAH256,SQ4"
+    assert CodeSettings("tiny").factory_beside("PCAH256,SQ8") == "PCAH256,PQ64"
 
 
 def test_codes_without_anything_more():

@@ -10,6 +10,8 @@ import pytest
 
 from patchify_core.cli.options import add_codec_options
 from patchify_core.index.codec.factory import (
+    EARLIER,
+    FALLBACKS,
     PATCHES_PER_CENTROID,
     PRESETS,
     TRAINING_PATCHES,
@@ -17,6 +19,7 @@ from patchify_core.index.codec.factory import (
     lists_for,
     make_codec,
     needed_to_train,
+    of_preset,
     parse_factory,
     train,
     visits_everything,
@@ -30,7 +33,7 @@ from patchify_core.index.codec.factory import (
         (" SQ8 ", "SQ8", "SQ8", None),
         ("exact", "Flat", "Flat", None),
         ("Small", "PCAH256,SQ8", "SQ8", 256),
-        ("TINY", "PCAH128,PQ64", "PQ64", 128),
+        ("TINY", "PCAH256,PQ64", "PQ64", 256),
         ("huge", "PCAH128,IVF256,PQ32", "IVF256,PQ32", 128),
         ("PCAH64,OPQ32,PQ32", "PCAH64,OPQ32,PQ32", "OPQ32,PQ32", 64),
         ("IVF4,PQ8", "IVF4,PQ8", "IVF4,PQ8", None),
@@ -38,6 +41,28 @@ from patchify_core.index.codec.factory import (
 )
 def test_what_is_understood(text, factory, codec, projection):
     assert parse_factory(text, 12_000) == Compression(factory, codec, projection)
+
+
+@pytest.mark.parametrize("name", [*FALLBACKS, "exact", "fast", "PCAH256,SQ8"])
+def test_a_preset_takes_the_first_that_can_be_learned(name):
+    usual = parse_factory(name)
+    choices = [usual, *map(parse_factory, FALLBACKS.get(name, ()))]
+    for patches in (0, 1, 128, 129, 256, 257, 10**6):
+        for dim in (0, 16, 128, 255, 256, 1280):
+            chosen = parse_factory(name, patches, dim)
+            fitting = [one for one in choices if one.can_project(patches, dim)]
+            assert chosen == (fitting or [usual])[0]
+            if patches and dim and name in FALLBACKS:  # whatever the number, it can be made and trained
+                assert needed_to_train(make_codec(chosen, dim)) <= patches
+    assert parse_factory(name, 10**6, 1280) == usual
+
+
+def test_an_index_of_a_preset_goes_on_with_what_it_began_with():
+    for name, factory in PRESETS.items():
+        began = {factory.replace("{lists}", "512"), *FALLBACKS.get(name, ()), *EARLIER.get(name, ())}
+        assert all(of_preset(f" {name.upper()} ", one) for one in began)
+        assert not any(of_preset(name, one) for one in ("", "PQ64", "PCAH128,IVF512,PQ64", "PCAH64,SQ8"))
+        assert all(make_codec(parse_factory(one), 1280).ntotal == 0 for one in began)
 
 
 @pytest.mark.parametrize(
