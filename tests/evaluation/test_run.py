@@ -23,6 +23,7 @@ from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.recipe import Recipe
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
+from patchify_core.retrieval.searcher import QueryView
 from tests.tiny import TinyEncoder, picture
 
 CUP, HAT, FOX = 1, 2, 3
@@ -43,6 +44,9 @@ class Stub(Patchify):
 
     def describe_query(self, picture, box=None):
         return np.array([1, 0], np.float32)
+
+    def view(self, picture=None, box=None, text=None):
+        return QueryView(self.describe_query(picture, box))
 
 
 @pytest.fixture
