@@ -23,7 +23,6 @@ from patchify_core.index.picture_table import IndexedImage
 from patchify_core.index.recipe import Recipe
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
-from patchify_core.retrieval.searcher import QueryView
 from tests.tiny import TinyEncoder, picture
 
 CUP, HAT, FOX = 1, 2, 3
@@ -44,9 +43,6 @@ class Stub(Patchify):
 
     def describe_query(self, picture, box=None):
         return np.array([1, 0], np.float32)
-
-    def view(self, picture=None, box=None, text=None):
-        return QueryView(self.describe_query(picture, box))
 
 
 @pytest.fixture
@@ -127,7 +123,9 @@ def test_averages_are_over_queries_that_have_positives(engine):
 
 def test_score_matches_without_positives(engine):
     gallery = gallery_of(WORKED, [(1, FOX, ())])
-    assert score_matches(engine.search("any", top=None), gallery, gallery.queries[0]) is None
+    assert (
+        score_matches(engine.search_descriptor(engine.describe_query("any"), None), gallery, gallery.queries[0]) is None
+    )
 
 
 @pytest.mark.parametrize("change", ["one less", "one more", "another name", "another id"])
