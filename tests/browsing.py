@@ -113,12 +113,25 @@ def visit(browser: Any, url: str, **options: Any) -> Iterator[Any]:
     page.on("pageerror", lambda error: page.thrown.append(str(error)))
     page.on("request", lambda request: page.requests.append(request.url))
     page.goto(url)
-    page.wait_for_selector(".pf-card img", state="attached")  # a link may open another tab before anyone looks
-    page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
-    page.wait_for_selector("#pf-level[role=radiogroup]", state="attached")  # the scripts of the page have run
+    is_ready(page)
     yield page
     assert page.thrown == [], page.thrown
     context.close()
+
+
+def is_ready(page: Any) -> None:
+    """Waits until a click will be heard."""
+    page.wait_for_selector(".pf-card img", state="attached")  # a link may open another tab before anyone looks
+    page.wait_for_function("() => document.querySelector('#pf-results .pf-open') !== null")
+    page.wait_for_selector("#pf-level[role=radiogroup]", state="attached")  # the scripts of the page have run
+
+
+def is_quiet(page: Any) -> None:
+    """Waits until the page has fetched what it fetches by itself."""
+    before = -1
+    while len(page.requests) != before:
+        before = len(page.requests)
+        page.wait_for_timeout(1500)
 
 
 def elsewhere(requests: Sequence[str], url: str) -> list[str]:

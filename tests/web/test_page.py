@@ -20,6 +20,8 @@ from tests.browsing import (
     choose,
     elsewhere,
     first_row,
+    is_quiet,
+    is_ready,
     jpeg,
     notice,
     send,
@@ -163,10 +165,8 @@ def test_similarity_map_fades_in_the_browser_alone(page) -> None:
     )
     assert cover[0] == cover[1]
     assert page.locator(".pf-cell:visible").count() == 0
-    asked = -1
-    while len(page.requests) != asked:  # what the page fetches for itself has come
-        asked = len(page.requests)
-        page.wait_for_timeout(1500)
+    is_quiet(page)
+    asked = len(page.requests)
     slider.focus()
     for _ in range(3):
         page.keyboard.press("ArrowLeft")  # moves the slider, not to another result
@@ -441,8 +441,8 @@ def test_the_last_click_stays_on_a_line_that_delays_the_one_before(page) -> None
         };
     """)
     page.reload()
-    page.locator(".pf-example").first.wait_for()
-    page.wait_for_timeout(1500)
+    is_ready(page)
+    is_quiet(page)
     page.evaluate("() => { window.delays = [1000]; }")
     for number in (2, 6):
         page.locator(".pf-example").nth(number).click(no_wait_after=True)
