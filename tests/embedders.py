@@ -1,6 +1,6 @@
 """An encoder for workers in other processes: it writes down what it embeds, and ends its process when told to.
 
-The folder `PATCHIFY_TEST_FOLDER` is where it writes `log` (a line a picture: process, picture) and looks for orders:
+The folder `PATCHIFY_TEST_FOLDER` is where it writes `log` (a line per picture: process, picture) and looks for orders:
 `once-PICTURE` ends the first process that is given the picture, `always-PICTURE` every one. A picture is called by its
 digest (`called`).
 """

@@ -98,13 +98,13 @@ HEADLINES = {
     "patches, as in the paper": ("encoders", {"encoder": "effnet-lite0", "regions": "pyramid:4"}),
     "one pass per picture (ours)": (
         "features",
-        {"features": "`pooled:640`", "kept as": "`PCAH256,SQ8`", "patches": "30"},
+        {"features": "`pooled:640`", "codec": "`PCAH256,SQ8`", "patches": "30"},
     ),
     "… with refined boxes (ours)": (
         "boxes",
         {"features": "`pooled:640`", "box": "`--refine map`", "ranking": "by patches", "patches": "30"},
     ),
-    "patches at 64 bytes instead of 5,120": ("compression", {"kept as": "`PCAH128,PQ64`"}),
+    "patches at 64 bytes instead of 5,120": ("compression", {"codec": "`PCAH128,PQ64`"}),
 }
 
 

@@ -194,7 +194,7 @@ def run(arguments: argparse.Namespace) -> int:
             numbers = record.run_as_json(gallery, reports, settings, bytes_per_image, built.images_per_s)
             _print(arguments, gallery, reports, numbers["left_out"])
             speed = f"{built.images_per_s:.2f} pictures/s indexed" if built.embedded else "indexed before"
-            print(f"{speed}, {bytes_per_image:.0f} bytes a picture")
+            print(f"{speed}, {bytes_per_image:.0f} bytes per picture")
             if calibration is not None:
                 with progress_bar("without its object", " queries") as progress:
                     numbers["absent"] = measure(examples_of(gallery, engine, progress=progress), calibration)

@@ -117,7 +117,7 @@ def words(size: float) -> str:
 
 
 def _parts(factory: str, dim: int) -> tuple[str, int, int, int]:
-    """Kind of codec, codes a patch, bits a code, and how many numbers they stand for."""
+    """Kind of codec, codes per patch, bits per code, and how many numbers they stand for."""
     compression = parse_factory(factory)
     found = CODECS.fullmatch(compression.codec)
     codec = compression.codec
@@ -142,7 +142,7 @@ WAITING = 8
 
 @dataclass(frozen=True)
 class Stop:
-    """One stop of the slider: how descriptors are kept, and how many bytes a patch then has."""
+    """One stop of the slider: how descriptors are kept, and how many bytes per patch then has."""
 
     factory: str
     bytes_per_patch: int

@@ -294,7 +294,7 @@ ELSEWHERE: tuple[tuple[str, str, str], ...] = (
     (
         "PATCHIFY_THREADS",
         "0",
-        "threads of an encoder on the command line, 0: as many as cores; the page uses one a search",
+        "threads of an encoder on the command line, 0: as many as cores; the page uses one per search",
     ),
     ("PATCHIFY_PRECISION", "auto", "half precision on CUDA where it is safe; or float32, bfloat16 or float16"),
     ("PATCHIFY_COMPILE", "0", "1: torch.compile compiles encoders when they are loaded"),

@@ -1,4 +1,4 @@
-"""One pass a picture: encoders that give the cells of a whole picture's feature map, before these are pooled.
+"""One pass per picture: encoders that give the cells of a whole picture's feature map, before these are pooled.
 
 A descriptor of a crop costs a forward pass a crop. Run over the whole picture once, the same network gives a map of
 cells, and the descriptor of any box is the generalised mean of the cells in it: `MapEncoder` is that network seen in

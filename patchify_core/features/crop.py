@@ -1,4 +1,4 @@
-"""Picture + boxes + encoder -> descriptors, one forward pass a patch (the paper's form).
+"""Picture + boxes + encoder -> descriptors, one forward pass per patch (the paper's form).
 
 Patches of several pictures share a batch, so that small pyramids keep the processor as busy as large ones. While the
 network works on one batch, pictures are read and cut for the next one (`readahead`); two batches of pixels are in

@@ -1,4 +1,4 @@
-"""The two ways from a picture and its boxes to descriptors: one forward pass a patch, or one a picture.
+"""The two ways from a picture and its boxes to descriptors: one forward pass per patch, or one per picture.
 
 crop           the paper's form: each box is cut out of the picture and goes through the network alone (`features`)
 pooled:640     one pass over the picture at 640 pixels along its longer side; boxes are pooled from its map (`pooled`)
@@ -75,8 +75,8 @@ def checked_features(spec: str) -> str:
     match = re.fullmatch(r"pooled(?::(\d{1,5}))?", spec, re.ASCII)
     if spec != CROP and match is None:
         raise PatchifyError(
-            f"Unknown features '{spec}': choose crop (one forward pass a patch), or pooled (one a picture; pooled:896 "
-            "for a larger map)."
+            f"Unknown features '{spec}': choose crop (one forward pass per patch), or pooled (one per picture; "
+            "pooled:896 for a larger map)."
         )
     return CROP if match is None else f"{POOLED}:{_settings(spec).long_side}"
 
@@ -107,7 +107,7 @@ def load_extractor(spec: str, encoder: Encoder, keep_maps: bool = False) -> Extr
 
 
 class Crops:
-    """One forward pass a patch; see `Extractor`."""
+    """One forward pass per patch; see `Extractor`."""
 
     spec = CROP
 
@@ -130,7 +130,7 @@ class Crops:
 
 
 class Pooled:
-    """One forward pass a picture; see `Extractor`."""
+    """One forward pass per picture; see `Extractor`."""
 
     def __init__(self, encoder: MapEncoder, settings: PooledSettings | None = None, keep_maps: bool = False) -> None:
         """Takes a frozen encoder that can run over whole pictures."""

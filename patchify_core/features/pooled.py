@@ -1,4 +1,4 @@
-"""One pass a picture: descriptors of any box pooled from one feature map of the whole picture (`--features pooled`).
+"""One pass per picture: descriptors of any box pooled from one feature map of the whole picture (`--features pooled`).
 
 The generalised mean of a map f over a box B with exponent p is
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PATCHES = 1000
-"""Most patches a picture may be cut into. Each costs a forward pass and a descriptor, so more is a slip."""
+"""Most patches that a picture may be cut into. Each costs a forward pass and a descriptor, so more is a slip."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Regions(Protocol):
         ...
 
     def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
-        """One row of `boxes`, (4,), without making the others: a ranking needs one a picture.
+        """One row of `boxes`, (4,), without making the others: a ranking needs one per picture.
 
         Args:
             width: picture width in pixels, at least 1.

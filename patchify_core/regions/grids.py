@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_LEVELS = 6
-"""Finest grid that may be asked for: 6x6, 91 patches a picture."""
+"""Finest grid that may be asked for: 6x6, 91 patches per picture."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Pyramid:
         return self.boxes(*picture.size)
 
     def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
-        """One row of `boxes`, (4,) float64 xyxy in pixels, without making the others: a ranking needs one a picture.
+        """One row of `boxes`, (4,) float64 xyxy in pixels, without making the others: a ranking needs one per picture.
 
         Args:
             width: picture width in pixels, at least 1.

@@ -29,7 +29,7 @@ DEEPEST = 32
 """How deep its lists and objects may be nested."""
 
 PACE_S, STALL_S, SLOWEST = 30.0, 15.0, 2_000
-"""In each PACE_S seconds SLOWEST bytes a second must come, or the rest of the body; nothing for STALL_S ends it."""
+"""In each PACE_S seconds SLOWEST bytes per second must come, or the rest of the body; nothing for STALL_S ends it."""
 
 CALL_S = 300.0
 """Seconds that a body may take that is kept in memory until it is whole. What comes must keep the pace for that too: a

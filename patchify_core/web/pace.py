@@ -20,7 +20,7 @@ class Pace:
 
     Attributes:
         piece_s: seconds in which the next piece must come or go.
-        least: bytes a second that must come on average.
+        least: bytes per second that must come on average.
         grace_s: seconds after which the average counts.
     """
 

@@ -67,7 +67,7 @@ def whole(photos, tmp_path):
 
 def test_an_index_remembers_how_it_was_made(photos, out, tiny):
     report = indexed(read_folder(photos), out, tiny, **KEPT)
-    assert (report.embedded, len(tiny.maps), tiny.batches) == (COUNT, COUNT, [])  # one pass a picture
+    assert (report.embedded, len(tiny.maps), tiny.batches) == (COUNT, COUNT, [])  # one pass per picture
     index = PatchIndex.load(out)
     assert index.features == "pooled:64" and len(index.maps) == COUNT
     for row in range(COUNT):

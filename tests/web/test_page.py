@@ -120,7 +120,7 @@ def test_boxes_lie_where_the_index_says(page) -> None:
     page.wait_for_function("() => !document.querySelector('.pf-card .pf-patch')")
     shown = boxes_shown(page, ".pf-box")
     np.testing.assert_allclose([row[1:] for row in shown], [match.box for match in plain], atol=4)
-    # The paper's own way, one pass a patch, has the same ranking as the index on the disk.
+    # The paper's own way, one pass per patch, has the same ranking as the index on the disk.
     before = first_row(page)
     choose(page, "#pf-encoder", "Paper: every patch encoded separately")
     wait_for_new_results(page, before)

@@ -208,7 +208,7 @@ def draw(rows: Sequence[dict[str, Any]]) -> str:
             f'<circle cx="{LEFT}" cy="{y - 4}" r="5" fill="{PALETTE[at % len(PALETTE)]}"/>'
             f'<text x="{LEFT + 10}" y="{y}">{escape(line.name)}</text>'
         )
-    label = "Milliseconds a query and share of the exact answers found, against the number of pictures"
+    label = "Milliseconds per query and share of the exact answers found, against the number of pictures"
     return svg(groups, 2 * WIDTH, HEIGHT + 20 + LEGEND_LINE * len(right), label)
 
 

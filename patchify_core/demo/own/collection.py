@@ -327,9 +327,9 @@ class Collection:
         """Why no further picture of so many bytes can be taken; empty if it can."""
         settings = self.settings
         if len(self._pictures) >= settings.own_pictures:
-            return f"There is room for {settings.own_pictures:,} pictures a visit."
+            return f"There is room for {settings.own_pictures:,} pictures per visit."
         if self.bytes + more > settings.own_mb * MEGABYTE:
-            return f"There is room for {settings.own_mb:,} MB of pictures a visit."
+            return f"There is room for {settings.own_mb:,} MB of pictures per visit."
         if not self._room(more):
             return CROWDED
         return ""

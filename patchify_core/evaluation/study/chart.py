@@ -163,10 +163,10 @@ def draw_chart(numbers: dict[str, Any]) -> str:
     for at, (name, title) in enumerate((("map", "mAP"), ("locscore", "LocScore"))):
         lines = by_dataset(numbers, name)
         if lines:
-            groups.append(line_chart(title, "bytes a picture (30 patches)", "", lines, at * WIDTH))
+            groups.append(line_chart(title, "bytes per picture (30 patches)", "", lines, at * WIDTH))
     all_lines = by_dataset(numbers, "map")
     groups.append(legend(all_lines, HEIGHT + 14))
-    return svg(groups, 2 * WIDTH, HEIGHT + 26, "mAP and LocScore against bytes a picture, one line a dataset")
+    return svg(groups, 2 * WIDTH, HEIGHT + 26, "mAP and LocScore against bytes per picture, one line per dataset")
 
 
 def by_dataset(numbers: Mapping[str, Any], name: str) -> list[ChartLine]:

@@ -88,7 +88,7 @@ def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     sizes = means(
         [row for row in rows if row["codebook"] == "uniform" and "x4" not in row["factory"]], ("factory", "rescore")
     )
-    head = ["kept as", "bytes a patch", "bytes a picture", *_score_heads(datasets)]
+    head = ["codec", "bytes per patch", "bytes per picture", *_score_heads(datasets)]
     body = [
         [
             f"`{factory}`" + (f" + `{rescore}`" if rescore else ""),
@@ -102,7 +102,7 @@ def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     books = means(
         [row for row in rows if "x4" in row["factory"] or row["factory"] in compared], ("factory", "codebook")
     )
-    book_head = ["codec", "bytes a patch", "trained on", *_score_heads(datasets)]
+    book_head = ["codec", "bytes per patch", "trained on", *_score_heads(datasets)]
     book_body = [
         [f"`{factory}`", str(_any(by)["bytes_per_patch"]), codebook, *_scores(by, datasets)]
         for (factory, codebook), by in books.items()
@@ -115,7 +115,7 @@ def _rerank(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     for level in sorted({row["level"] for row in rows}):
         grouped = means([row for row in rows if row["level"] == level], ("rerank",))
         spec = next(row["regions"] for row in rows if row["level"] == level)
-        head = [f"re-ranker on `{spec}`", *_score_heads(datasets), "ms a query"]
+        head = [f"re-ranker on `{spec}`", *_score_heads(datasets), "ms per query"]
         body = [[key[0] or "none", *_scores(by, datasets), _milliseconds(by, datasets)] for key, by in grouped.items()]
         blocks.append(table(head, body))
     return blocks
@@ -123,7 +123,7 @@ def _rerank(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
 
 def _features(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
     ways = means([row for row in rows if not row["query"]], ("features", "factory", "level"))
-    head = ["features", "kept as", "patches", *_score_heads(datasets)]
+    head = ["features", "codec", "patches", *_score_heads(datasets)]
     body = [
         [f"`{features}`", f"`{factory}`", str(_any(by)["patches"]), *_scores(by, datasets)]
         for (features, factory, _), by in ways.items()

@@ -103,8 +103,8 @@ def choose(pictures: int, patches: int, memory_gb: float, dim: int) -> CodecChoi
     smallest = math.ceil(min(sizes) * 10) / 10
     raise PatchifyError(
         f"{pictures:,} pictures of {patches} patches do not fit {memory_gb:g} GB of memory: the smallest budget that "
-        f"can hold them is {smallest:g} GB ({min(kind.code_bytes for kind in kinds)} bytes a patch); give more, or cut "
-        "pictures into fewer patches."
+        f"can hold them is {smallest:g} GB ({min(kind.code_bytes for kind in kinds)} bytes per patch); give more, or "
+        "cut pictures into fewer patches."
     )
 
 

@@ -43,7 +43,7 @@ class Refiner(Protocol):
             level: the level that the pictures were found at; None for all of the index's.
 
         Returns:
-            One (M, 4) float64 array of xyxy pixel boxes a picture, M at least 1, the best box first.
+            One (M, 4) float64 array of xyxy pixel boxes per picture, M at least 1, the best box first.
 
         Raises:
             IndexFolderError: if something that is needed has vanished since the index was opened.
