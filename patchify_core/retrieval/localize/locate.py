@@ -49,7 +49,7 @@ class LocalizeSettings:
     outline: OutlineSettings = field(default_factory=OutlineSettings)
     tolerance: float = 1.0
     objects: int = 1
-    another: float = 0.56
+    another: float = 0.6
     apart: float = 0.1
     cached: int = 16
 
