@@ -32,6 +32,10 @@ TEMPERATURE = 0.4
 """In standard deviations of the scores (measured: `evaluate --refine soft`; 0.3 to 0.5 are equally good)."""
 
 
+FLAT = 0.001
+"""Least spread of cosines that is counted with: where a picture is alike everywhere, rounding is no difference."""
+
+
 def expected_box(boxes: ArrayLike, scores: ArrayLike, temperature: float = TEMPERATURE) -> NDArray[np.float64]:
     """The mean of the boxes, weighted by how well they match.
 
@@ -143,7 +147,7 @@ class BoxSearch:
         if self._coarse is None:
             self._coarse = self._describe_steps(coarse, grid)
         matches = self._coarse @ query
-        sigma = max(float(matches.std()), 1e-6)
+        sigma = max(float(matches.std()), FLAT)
         values = matches / sigma + self.settings.contrast * self._coarse_contrast
         allowed, fine_allowed = np.ones(len(coarse), bool), np.ones(len(fine), bool)
         for taken in away_from:
@@ -182,7 +186,7 @@ class BoxSearch:
         boxes = lattice(CELLS)
         boxes = boxes[((boxes[:, :2] <= point * CELLS) & (boxes[:, 2:] >= point * CELLS)).all(axis=1)]
         grid = self._grid()
-        sigma = max(float((self._describe_steps(lattice(CELLS, COARSE_STEP), grid) @ query).std()), 1e-6)
+        sigma = max(float((self._describe_steps(lattice(CELLS, COARSE_STEP), grid) @ query).std()), FLAT)
         middles, halves = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]) / 2
         away = np.abs(middles - point * CELLS) / halves
         values = self._describe_steps(boxes, grid) @ query / sigma + contrast * self._contrast(boxes)
