@@ -185,7 +185,7 @@ def told(name: str, found: Sequence[Look]) -> str:
         *(f"all found in {counts[0]} pictures of several, IoU {least}" for least in IOUS),
     ]
     rows = [shares(found, LocalizeSettings().another), *curve(found)]
-    return table(head, [[f"{one.limit:.3g}", *(f"{v:.1%}" for v in (one.second, *one.all_found))] for one in rows])
+    return table(head, [[f"{one.limit:.3f}", *(f"{v:.1%}" for v in (one.second, *one.all_found))] for one in rows])
 
 
 def as_json(found: Sequence[Look]) -> dict[str, Any]:
