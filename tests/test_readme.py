@@ -104,7 +104,7 @@ HEADLINES = {
         "boxes",
         {"features": "`pooled:640`", "box": "`--refine map`", "ranking": "by patches", "patches": "30"},
     ),
-    "patches at 64 bytes instead of 5,120": ("compression", {"codec": "`PCAH128,PQ64`"}),
+    "patches at 64 bytes instead of 5,120": ("compression", {"codec": "`PCAH256,PQ64`"}),
 }
 
 

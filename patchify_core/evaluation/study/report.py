@@ -99,9 +99,8 @@ def _compression(rows: Sequence[Row], datasets: Sequence[str]) -> list[str]:
         for (factory, rescore), by in sizes.items()
     ]
     compared = {row["factory"] for row in rows if row["codebook"] != "uniform"}
-    books = means(
-        [row for row in rows if "x4" in row["factory"] or row["factory"] in compared], ("factory", "codebook")
-    )
+    trained = [row for row in rows if row["factory"] in compared and not row["rescore"]]
+    books = means(sorted(trained, key=lambda row: (-row["bytes_per_patch"], row["factory"])), ("factory", "codebook"))
     book_head = ["codec", "bytes per patch", "trained on", *_score_heads(datasets)]
     book_body = [
         [f"`{factory}`", str(_any(by)["bytes_per_patch"]), codebook, *_scores(by, datasets)]
