@@ -126,7 +126,7 @@ def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) ->
     """Prints how often all copies are found and how often a second box is drawn on one, and writes it as JSON."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_json
-    from patchify_core.evaluation.several import as_json, looks, told
+    from patchify_core.evaluation.several import as_json, as_table, looks
     from patchify_core.evaluation.study.plans import MAP_FACTORY, Configuration
     from patchify_core.evaluation.study.run import Workbench
 
@@ -137,7 +137,7 @@ def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) ->
             engine = workbench.engine(gallery, configuration, indexed)
         with progress_bar(gallery.called, " queries") as progress:
             found[gallery.called] = looks(gallery, engine, arguments.seed, progress)
-        print(told(gallery.called, found[gallery.called]), end="\n\n", flush=True)
+        print(as_table(gallery.called, found[gallery.called]), end="\n\n", flush=True)
     if arguments.json:
         write_json(Path(arguments.json), {name: as_json(looked) for name, looked in found.items()})
     return 0

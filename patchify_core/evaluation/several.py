@@ -106,12 +106,7 @@ def looks(
         PatchifyError: if the index was made of crops.
     """
     localizer = Localizer(engine, LocalizeSettings(another=NEVER))
-    described = {
-        query.id: engine.describe_query(query.path, query.box)
-        if query.text is None
-        else engine.describe_text(query.text)
-        for query in gallery.queries
-    }
+    described = {query.id: engine.describe(query) for query in gallery.queries}
 
     def judged(
         search: BoxSearch, query: Query, copies: NDArray[np.float64], size: tuple[int, int], pasted: bool
@@ -176,7 +171,7 @@ def curve(found: Sequence[Look]) -> list[Shares]:
     return [shares(found, limit_for(found, second)) for second in CURVE]
 
 
-def told(name: str, found: Sequence[Look]) -> str:
+def as_table(name: str, found: Sequence[Look]) -> str:
     """A Markdown table of the shares of one dataset's looks: at the limit that is shipped, then the curve."""
     counts = [sum((one.copies > 1) == several for one in found) for several in (True, False)]
     head = [
