@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -32,10 +33,17 @@ QUICK_S = 1.0
 
 @contextmanager
 def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left on stderr, as a (done, total) callback, shown once `delay` seconds have passed."""
-    from tqdm import tqdm
+    """A bar with rate and time left on stderr, as a (done, total) callback, shown once `delay` seconds have passed.
 
-    with tqdm(desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.3, delay=delay) as bar:
+    What the package logs meanwhile stands on lines of its own above the bar.
+    """
+    from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
+
+    with (
+        logging_redirect_tqdm([logging.getLogger("patchify_core")]),
+        tqdm(desc=label, unit=unit, file=sys.stderr, dynamic_ncols=True, mininterval=0.3, delay=delay) as bar,
+    ):
 
         def show(done: int, total: int) -> None:
             if done < bar.n:

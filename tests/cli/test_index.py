@@ -134,11 +134,17 @@ def test_index_keeps_descriptors_as_it_is_told(run, photos, tmp_path):
 
 
 @pytest.mark.parametrize("preset", ["small", "tiny"])
-def test_a_preset_of_a_few_pictures_is_searched_checked_and_added_to(run, photos, tmp_path, preset):
+def test_a_preset_of_a_few_pictures_is_searched_checked_and_added_to(run, photos, tmp_path, preset, caplog):
     command = ("index", photos, "--out", tmp_path / "idx", "--preset", preset)
-    assert run(*command)[0] == 0 and meta_of(tmp_path / "idx")["factory"] == "SQ8"
+    code, _, printed = run(*command)
+    assert code == 0 and meta_of(tmp_path / "idx")["factory"] == "SQ8"
+    [said] = caplog.messages
+    assert said in printed.replace("\r", "\n").splitlines()  # not at the end of the bar
+    assert said.startswith(f"{preset} is SQ8 here: ") and said.endswith(" are too few to learn its projection from.")
     write_pictures(photos, range(20, 50), (64, 48))
+    caplog.clear()
     code, printed, _ = run(*command)  # enough for a projection by now, but the codes there are go on
+    assert not caplog.messages
     assert code == 0 and "30 embedded, 6 already known" in printed
     assert meta_of(tmp_path / "idx")["factory"] == "SQ8"
     assert run("verify", tmp_path / "idx")[0] == 0

@@ -14,6 +14,7 @@ bytes; the one that won on more of the sets has the paper's name.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ from patchify_core.index.codec.factory import (
     CODEBOOKS,
     TRAINING_PATCHES,
     UNTRAINED,
+    is_fallback,
     make_codec,
     needed_to_train,
     of_preset,
@@ -40,6 +42,8 @@ from patchify_core.regions import Regions
 if TYPE_CHECKING:
     import faiss
 
+
+log = logging.getLogger(__name__)
 
 DISTINCTIVE_SHARE = 0.5
 """Share of the patches that `distinctive` keeps."""
@@ -199,6 +203,9 @@ def encode_codes(
         factory = like.factory
     else:
         projection, fine, factory = None, None, compression.factory
+        if is_fallback(settings.factory, factory):
+            few = f"{pictures * patches:,} patches of {dim:,} numbers"
+            log.warning("%s is %s here: %s are too few to learn its projection from.", settings.factory, factory, few)
         codes = make_codec(compression, dim, settings.seed)
         if settings.rescore is not None:
             fine = make_codec(parse_factory(settings.rescore), codes.d, settings.seed)

@@ -108,6 +108,11 @@ def parse_factory(text: str, patches: int = 0, dim: int = 0) -> Compression:
     return next((choice for choice in choices if choice.can_project(patches, dim)), choices[-1])
 
 
+def is_fallback(text: str, factory: str) -> bool:
+    """Whether a factory string is what a preset of this name takes only where it must (`FALLBACKS`)."""
+    return factory in FALLBACKS.get(text.strip().lower(), ())
+
+
 def of_preset(text: str, factory: str) -> bool:
     """Whether a factory string is what a preset of this name stands for, whatever the number of patches or the version.
 
@@ -119,7 +124,7 @@ def of_preset(text: str, factory: str) -> bool:
     head, lists, tail = PRESETS.get(name, "").partition("{lists}")
     if lists:
         return factory.startswith(head) and factory.endswith(tail)
-    return factory in (head, *FALLBACKS.get(name, ()), *EARLIER.get(name, ()))
+    return factory == head or is_fallback(name, factory) or factory in EARLIER.get(name, ())
 
 
 def _read(factory: str, text: str) -> Compression:
