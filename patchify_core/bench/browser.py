@@ -40,7 +40,6 @@ class Browser:
     """
 
     def __init__(self, url: str, address: str | None = None) -> None:
-        """Opens nothing yet."""
         import httpx
 
         limits = httpx.Limits(max_connections=None, keepalive_expiry=2.0)  # sooner than the server closes them

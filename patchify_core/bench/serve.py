@@ -314,7 +314,6 @@ class PeakMemory:
     """The most memory that the server had, looked at four times a second."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        """Looks for the first time."""
         self._process, self.mb = process, resident_mb(process)
 
     async def watch(self) -> None:

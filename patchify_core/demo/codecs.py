@@ -197,7 +197,6 @@ class Codecs:
     """The trained codecs of all visitors."""
 
     def __init__(self) -> None:
-        """Nothing is trained yet."""
         self._lock = threading.Lock()
         self._turn = threading.Lock()
         self._ready: OrderedDict[tuple[str, str, str], PatchIndex] = OrderedDict()

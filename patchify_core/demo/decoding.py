@@ -82,7 +82,6 @@ class Decoders:
     """
 
     def __init__(self, settings: DecodingSettings | None = None) -> None:
-        """Nothing is decoded yet."""
         self.settings = settings or DecodingSettings()
         self._turns = AddressTurns(self._fits)
 

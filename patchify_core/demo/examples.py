@@ -48,7 +48,6 @@ class ExampleGallery(UserQueries):
         settings: EncoderSettings | None = None,
         beside: ExampleGallery | None = None,
     ) -> None:
-        """Looks which re-rankers there are; nothing is loaded yet."""
         super().__init__(folder, encoder, settings, beside)
         self.rerankers: Rerankers = Rerankers() if beside is None else beside.rerankers
         self.judge = Judge(self.gallery)

@@ -37,7 +37,6 @@ class Home:
     """
 
     def __init__(self, folder: Path, uploads: Path | None = None) -> None:
-        """Makes and locks them."""
         self.folder = folder
         self.uploads = (uploads or folder.parent) / _uploads_name(folder)
         for made in (self.folder, self.uploads):

@@ -44,7 +44,6 @@ class Judge:
     """
 
     def __init__(self, gallery: Gallery) -> None:
-        """Takes the gallery."""
         self.gallery = gallery
 
     def result(self, question: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:

@@ -53,7 +53,6 @@ class Kept:
     """
 
     def __init__(self, owner: Owner) -> None:
-        """It was just used."""
         self.owner, self.used = owner, time.monotonic()
         self.left: float | None = None
 
@@ -91,7 +90,6 @@ class Room(Generic[K]):
     """
 
     def __init__(self, most: int, share: int | None = None, others: Callable[[], int] = int) -> None:
-        """It is empty."""
         self.most, self.share, self.others = most, most if share is None else share, others
         self._lock = threading.RLock()
         self._kept: WeakSet[K] = WeakSet()  # what nobody refers to any more takes no room
@@ -175,7 +173,6 @@ class Held(Kept):
     """A visitor's query picture: the file as it was sent, and the small copy that is shown to them."""
 
     def __init__(self, data: bytes, owner: Owner = NOBODY) -> None:
-        """Takes the bytes; the copy comes later."""
         super().__init__(owner)
         self._data: bytes | None = data
         self.display: bytes | None = None
@@ -216,7 +213,6 @@ class Unread(Kept):
     """
 
     def __init__(self, messages: Any, owner: Owner) -> None:
-        """There are none."""
         super().__init__(owner)
         self._messages, self._bytes = messages, 0
 
@@ -246,7 +242,6 @@ class Parcel(Kept):
     """The folder of one upload: on its way, or arrived and not read yet. Whoever reads it deletes it."""
 
     def __init__(self, folder: Path, owner: Owner) -> None:
-        """Nothing has arrived yet."""
         super().__init__(owner)
         self.folder, self.arriving, self._bytes, self.dropped = folder, True, 0, False
 
@@ -281,7 +276,6 @@ class Keeping:
     """
 
     def __init__(self, settings: PageSettings, uploads: Path | None = None) -> None:
-        """Nothing is kept yet."""
         self.settings, self.uploads = settings, uploads
         self.memory: Room[Kept] = Room(settings.memory_mb * MEGABYTE)
         total = settings.own_total_mb * MEGABYTE

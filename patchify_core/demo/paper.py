@@ -52,7 +52,6 @@ class Paper:
     """
 
     def __init__(self, gallery: ExampleGallery) -> None:
-        """Chooses the index; no encoder is loaded yet."""
         name = paper_index(gallery)
         if name is None:
             raise PatchifyError(

@@ -166,7 +166,6 @@ class UserQueries:
         settings: EncoderSettings | None = None,
         beside: UserQueries | None = None,
     ) -> None:
-        """Reads the gallery and its indexes; no encoder is loaded yet."""
         self.folder = folder
         self.gallery: Gallery = read_coco(folder)
         self.shelf: Shelf = Shelf(folder, encoder, settings, None if beside is None else beside.shelf)

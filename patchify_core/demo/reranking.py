@@ -48,7 +48,6 @@ class Rerankers:
     """Those that this machine has, each loaded when it is first chosen and then shared by all visitors."""
 
     def __init__(self) -> None:
-        """Looks which of them there are; loads nothing."""
         self.names = tuple(filter(available, NAMES))
         self._loaded: dict[str, Reranker] = {}
         self._loading = threading.Lock()

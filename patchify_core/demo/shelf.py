@@ -78,7 +78,6 @@ class Shelf:
         settings: EncoderSettings | None = None,
         beside: Shelf | None = None,
     ) -> None:
-        """Checks every picture's digest (`DIGESTS_UP_TO`), so that no box can be drawn on another picture."""
         first = PatchIndex.load(folder / "index")
         first.check_pictures(folder, content=len(first.images) <= DIGESTS_UP_TO)
         found, folders = {DEFAULT: first}, {DEFAULT: folder / "index"}

@@ -18,7 +18,6 @@ class Turns:
     """A lock that goes to whoever has waited longest; `threading.Lock` may go to the same one again and again."""
 
     def __init__(self) -> None:
-        """Nobody has it."""
         self._guard = threading.Lock()
         self._waiting: deque[threading.Event] = deque()
         self._taken = False
@@ -69,7 +68,6 @@ class Slots:
     """
 
     def __init__(self, most: int, of_one: int) -> None:
-        """All are free. Used by the event loop alone."""
         self.most, self.of_one = most, of_one
         self._taken: Counter[str] = Counter()
 
@@ -109,7 +107,6 @@ class AddressTurns:
     """
 
     def __init__(self, fits: Callable[[Ticket, Collection[Ticket]], bool]) -> None:
-        """Nobody waits."""
         self._fits, self._lock, self._numbers = fits, threading.Lock(), itertools.count()
         self._waiting: list[Ticket] = []
         self._begun: list[Ticket] = []
@@ -172,7 +169,6 @@ class BoundedTurns:
     """
 
     def __init__(self, at_once: tuple[int, int], waiting: tuple[int, int]) -> None:
-        """Nobody waits. Used by the event loop alone."""
         self._turns, self._waiting = turns_for(*at_once), Slots(*waiting)
 
     @asynccontextmanager

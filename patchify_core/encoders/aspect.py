@@ -42,7 +42,6 @@ class AspectEncoder:
     keeps_aspect = True
 
     def __init__(self, encoder: Encoder, side: int | None = None) -> None:
-        """Tries the encoder on a picture half as high as wide."""
         if not isinstance(encoder, SquareEncoder):
             raise squares_only(encoder.info.spec)
         if encoder.engine_spec != "torch":

@@ -118,7 +118,6 @@ class Uploads:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Makes the stream."""
         import torch
 
         self._device, self._stream = device, torch.cuda.Stream(device)
@@ -258,7 +257,6 @@ class OpenVino:
     """
 
     def __init__(self, normalise: Network, describe: Network, side: int, dim: int, spec: str) -> None:
-        """Converts and compiles the network for crops."""
         import torch
 
         self._openvino = import_openvino()

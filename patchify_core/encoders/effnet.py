@@ -111,7 +111,6 @@ class EffNetLite(SquareEncoder):
     _any_size = True
 
     def __init__(self, model: LiteModel, settings: EncoderSettings | None = None, weights: Path | None = None) -> None:
-        """Loads and checks the weights; takes about a second."""
         import torch
 
         from patchify_core.encoders.lite import LiteNetwork, can_fuse

@@ -36,7 +36,6 @@ class Convolution(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d, active: bool) -> None:
-        """Takes the parts."""
         super().__init__()
         self.conv, self.active = conv, active
 
@@ -57,7 +56,6 @@ class Block(nn.Module):
     """
 
     def __init__(self, layers: list[nn.Module], skip: bool) -> None:
-        """Takes the parts."""
         super().__init__()
         self.layers, self.skip = nn.Sequential(*layers), skip
 
@@ -84,7 +82,6 @@ class LiteNetwork(nn.Module):
     num_features = HEAD
 
     def __init__(self, width: float, depth: float, weights: Mapping[str, torch.Tensor]) -> None:
-        """Folds the batch norms; the network is frozen and in evaluation mode."""
         super().__init__()
         used: set[str] = set()
 
@@ -188,7 +185,6 @@ class FusedConvolution(nn.Module):
     """
 
     def __init__(self, conv: nn.Conv2d, active: bool) -> None:
-        """Lays out the weights; the old layer can be let go."""
         super().__init__()
         self._activation: tuple[str, list[float]] = ("hardtanh", [0.0, 6.0]) if active else ("none", [])
         padding = [int(pixels) for pixels in conv.padding]

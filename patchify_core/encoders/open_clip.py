@@ -56,7 +56,6 @@ class OpenClipEncoder(SquareEncoder):
     """
 
     def __init__(self, spec: str, settings: EncoderSettings | None = None) -> None:
-        """Finds, checks and loads the weights; the first time a tag is used they are downloaded."""
         import open_clip
         import torch
 

@@ -73,7 +73,6 @@ class Compiled:
     """
 
     def __init__(self, network: Callable[[Any], Any], spec: str) -> None:
-        """Compiles nothing yet."""
         import torch
 
         self.network, self._spec = network, spec

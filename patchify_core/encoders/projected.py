@@ -41,7 +41,6 @@ class ProjectedEncoder:
     """
 
     def __init__(self, encoder: Encoder, file: str) -> None:
-        """Reads and checks the layer."""
         path = local_checkpoint(file)
         digest = checked_digest(path)
         self._encoder = encoder

@@ -113,7 +113,6 @@ class SquareEncoder:
         device: torch.device,
         settings: EncoderSettings | None = None,
     ) -> None:
-        """Takes the parts as they are, or converts them for the engine; tries half precision and the compiler."""
         settings = settings or EncoderSettings()
         self._describe, self.look, self._info, self.device = describe, look, info, device
         self.batch_size, self._most = batch_that_fits(device, look.side), 0

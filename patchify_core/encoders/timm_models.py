@@ -52,7 +52,6 @@ class TimmEncoder(SquareEncoder):
     """
 
     def __init__(self, spec: str, settings: EncoderSettings | None = None) -> None:
-        """Finds, checks and loads the weights; the first time a name is used they are downloaded."""
         import torch
         from timm.data import resolve_data_config
 

@@ -25,7 +25,6 @@ class IliasExport:
     """
 
     def __init__(self, gallery: Gallery, level: int) -> None:
-        """Takes the gallery whose ids are written."""
         self.level, self.similarities = level, dict[str, dict[str, float]]()
         self._gallery = gallery
         self._ids = {image.id: ilias_id(image.file_name) for image in gallery.images}

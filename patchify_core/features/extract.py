@@ -112,7 +112,6 @@ class Crops:
     spec = CROP
 
     def __init__(self, encoder: Encoder) -> None:
-        """Takes a frozen encoder."""
         self.encoder = encoder
 
     def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
@@ -133,7 +132,6 @@ class Pooled:
     """One forward pass per picture; see `Extractor`."""
 
     def __init__(self, encoder: MapEncoder, settings: PooledSettings | None = None, keep_maps: bool = False) -> None:
-        """Takes a frozen encoder that can run over whole pictures."""
         self.encoder, self.settings, self.keep_maps = encoder, settings or PooledSettings(), keep_maps
 
     @property

@@ -137,7 +137,6 @@ class KeptMaps:
     """
 
     def __init__(self, path: Path, opened: BinaryIO | None = None) -> None:
-        """Reads the table of contents alone."""
         self.path = path
         if opened is not None:
             self._open(opened)

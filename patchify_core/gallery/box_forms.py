@@ -30,7 +30,6 @@ class BoxForms:
     """
 
     def __init__(self, settings: GallerySettings) -> None:
-        """Begin with no box."""
         self._settings = settings
         self._boxes = self._outside = self._corners = self._fractions = self._fitting = self._far = 0
 

@@ -89,7 +89,6 @@ class PictureWalk:
     """
 
     def __init__(self, root: Path, exclude: Sequence[str] = ()) -> None:
-        """Compile the patterns."""
         from pathspec import GitIgnoreSpec
 
         self.root, self.skipped, self.hidden = root, list[tuple[str, str]](), ""

@@ -105,7 +105,6 @@ class Boxes:
     """
 
     def __init__(self, root: Path) -> None:
-        """Reads nothing yet."""
         self._root = root
         self._unusable: list[str] = []
         self._cut: list[str] = []

@@ -68,7 +68,6 @@ class FileNames:
     """
 
     def __init__(self, root: Path, prefix: str = "") -> None:
-        """Look at nothing yet: files are listed when a name is first not found as it is written."""
         self.root, self.prefix = root, prefix
         self.respelled: dict[str, str] = {}
         """Name as given -> name on the disk, of each file that was found under another spelling."""

@@ -132,7 +132,6 @@ class PatchStore(ABC):
     """
 
     def __init__(self, recipe: Recipe, pictures: Pictures, projection: Projection | None) -> None:
-        """Checks the parts against each other."""
         pictures.check(recipe)
         recipe.check_projection(projection)
         self.recipe, self.projection = recipe, projection

@@ -97,7 +97,6 @@ class PicturePass:
         settled: Callable[[], None] = lambda: None,
         known: Callable[[str], bool] = lambda digest: False,
     ) -> None:
-        """Reads nothing yet."""
         self._extractor, self._regions, self._settled, self._known = extractor, regions, settled, known
         # Of the few pictures on their way through the encoder, by digest.
         self._coming: dict[str, tuple[IndexedImage, NDArray[np.float32] | None]] = {}

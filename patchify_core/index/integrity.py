@@ -57,7 +57,6 @@ class Digests:
     """
 
     def __init__(self, block_bytes: int = BLOCK_BYTES) -> None:
-        """Starts with nothing."""
         self.size = 0
         self._whole, self._block_bytes = hashlib.sha256(), block_bytes
         self._blocks: list[str] = []

@@ -122,7 +122,6 @@ class ReadAhead:
     """
 
     def __init__(self, coarse: MappedCodes, fine: MappedCodes | None = None) -> None:
-        """Finds out where everything begins."""
         self._coarse, self._fine = coarse, fine
         self._begins, self._sizes, self._entry = coarse.lists
         if fine is not None:
@@ -168,7 +167,6 @@ class PatchCodes:
     """
 
     def __init__(self, mapped: MappedCodes, lists: NDArray[Any]) -> None:
-        """Finds out where every list begins."""
         import faiss
 
         codes = mapped.codes

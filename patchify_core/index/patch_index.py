@@ -97,7 +97,6 @@ class PatchIndex(PatchStore):
         plan: SearchPlan | None = None,
         on_disk: OnDisk | None = None,
     ) -> None:
-        """Checks that codes, recipe and pictures fit together."""
         super().__init__(recipe, pictures, codes.projection)
         codes.check(len(self.images) * self.patches_per_image, recipe.dim)
         if (codes.fine is None) != (recipe.rescore is None):

@@ -77,7 +77,6 @@ class PictureTable(Sequence[IndexedImage]):
         text: NDArray[np.uint8],
         first: int = 0,
     ) -> None:
-        """Takes the columns as they are, without a copy."""
         self.ids, self.widths, self.heights, self.sizes = ids, widths, heights, sizes
         self.digests, self.ends, self.text, self.first = digests, ends, text, first
         count = len(ids)
@@ -222,7 +221,6 @@ class RowOf(Mapping[int, int]):
     """Row of each gallery image id, looked up in the table's columns instead of a dictionary."""
 
     def __init__(self, table: PictureTable) -> None:
-        """Keeps the table."""
         self._table = table
 
     def __getitem__(self, image_id: int) -> int:

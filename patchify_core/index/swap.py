@@ -57,7 +57,6 @@ class BuildFolder:
     journal: JsonLines
 
     def __init__(self, out: Path) -> None:
-        """Locks the folder, writes down who did, and moves an old index back that a kill left aside."""
         self.out, self.folder = out, private_of(out)
         self._head = self.folder / HEAD_NAME
         there = self.folder.exists() and not self._head.exists()

@@ -94,7 +94,6 @@ class Ranking(Sequence[Match]):
     """
 
     def __init__(self, index: PatchStore, hits: Hits, first: Sequence[Match] = ()) -> None:
-        """Takes the parts as they are."""
         self.searched, self.hits, self.first = index, hits, tuple(first)
 
     @cached_property

@@ -70,7 +70,6 @@ class Searcher:
     """
 
     def __init__(self, index: PatchStore, encoder: Encoder) -> None:
-        """Checks that the two fit together."""
         index.check_encoder(encoder.info)
         self.index, self.encoder = index, encoder
         self.extractor = load_extractor(index.features, encoder)

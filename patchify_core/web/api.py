@@ -94,7 +94,6 @@ class Programs:
     """
 
     def __init__(self, visits: Visits) -> None:
-        """Loads nothing yet."""
         self._showcase, self._upload_mb = visits.showcase, visits.settings.upload_mb
         self._rerankers: dict[str, Reranker] = {}
         self._reports: dict[tuple[str, int, str | None, str | None], LevelReport] = {}

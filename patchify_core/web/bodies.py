@@ -52,7 +52,6 @@ class Refused(Exception):
     """
 
     def __init__(self, status: int, sentence: str) -> None:
-        """The refusal as an answer."""
         super().__init__(sentence)
         self.status, self.sentence = status, sentence
 
@@ -95,7 +94,6 @@ class Body:
     """
 
     def __init__(self, receive: Receive, most: int, longest_s: float = math.inf) -> None:
-        """Nothing is received yet."""
         self._receive, self._most, self._longest = receive, most, longest_s
         self._start, self._done = time.monotonic(), False
         self._pending: asyncio.Future[Message] | None = None
@@ -150,7 +148,6 @@ class Reader:
     """
 
     def __init__(self, most: int) -> None:
-        """Nothing is being read."""
         self._most = most
         self._callers: dict[Body, str] = {}
 

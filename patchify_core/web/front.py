@@ -140,7 +140,6 @@ class Front:
         code: str = "",
         galleries: Sequence[GalleryLink] = (),
     ) -> None:
-        """Reads the answers that lie beside the gallery."""
         self.folder, self.root, self._code, self._galleries = folder, f"{root}/", code, galleries
         self.document, self._filming = prepared(folder), Slots(FILMS, FILMS_OF_ONE)
         self.paper: Paper | None = None

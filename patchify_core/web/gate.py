@@ -90,7 +90,6 @@ class Gate:
         tools: bool = False,
         front: Sequence[Route] = (),
     ) -> None:
-        """Opens nothing yet."""
         self._server, self._opened = server, Future()  # type: ServerSettings, Future[App]
         self._used = tuple(use for use in USED if tools or not use.tools)
         self._front, self._fronts = Starlette(routes=list(front)), our_uses(front)
@@ -274,7 +273,6 @@ class OneReply:
     """
 
     def __init__(self, send: Send, origin: str | None) -> None:
-        """Nothing is sent yet."""
         self._send, self._origin = send, origin
         self._begun, self._ended, self._counted, self._dropped = False, False, False, False
         self.body: Body | None = None

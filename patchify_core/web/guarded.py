@@ -141,7 +141,6 @@ class FairQueue(Queue):
     """
 
     def __init__(self, blocks: gr.Blocks, settings: QueueSettings) -> None:
-        """Takes the place of the queue that `Blocks.queue` makes."""
         super().__init__(
             live_updates=True,
             concurrency_count=blocks.max_threads,
@@ -351,7 +350,6 @@ class FairStates(StateHolder):
     """
 
     def __init__(self, idle_s: float) -> None:
-        """Keeps nothing yet."""
         super().__init__()
         self._idle = datetime.timedelta(seconds=idle_s)
         self._owners: dict[str, str] = {}

@@ -19,7 +19,6 @@ class GradioHost(Host):
     """The requests of one server of Gradio's."""
 
     def __init__(self) -> None:
-        """Nobody is beside a queue."""
         self._lock, self._slots = threading.Lock(), Slots(BESIDE, BESIDE_OF_ONE)
 
     def asker(self) -> Owner:

@@ -44,7 +44,6 @@ class Handler(logging.StreamHandler):
     """Writes to the standard error, as Python does where nothing else is said."""
 
     def __init__(self) -> None:
-        """Warnings and worse."""
         super().__init__(sys.stderr)
         self.setLevel(logging.WARNING)
         self.setFormatter(Plain("%(levelname)s %(name)s: %(message)s"))

@@ -69,7 +69,6 @@ class Download(StreamingResponse):
     def __init__(
         self, pieces: Iterator[bytes], ended: Callable[[], None], pace: Pace | None = None, **options: Any
     ) -> None:
-        """Sends nothing yet."""
         super().__init__(pieces, **options)
         self._pieces, self._ended, self._pace = pieces, ended, pace or PACE
 

@@ -206,7 +206,6 @@ class Gates:
     """
 
     def __init__(self, first: Gate, others: Mapping[str, Gate], root_path: str = "") -> None:
-        """Opens nothing yet."""
         self.first, self.others, self._root = first, others, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -238,7 +237,6 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, gates: Gates, host: str, port: int) -> None:
-        """Starts it; the first page is answered when this returns."""
         host = host.strip("[]")
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
         with socket.create_server((host, port), family=family):

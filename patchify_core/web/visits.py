@@ -60,7 +60,6 @@ class Visits:
     def __init__(
         self, showcase: ExampleGallery, settings: PageSettings | None = None, own: Registry | None = None
     ) -> None:
-        """Takes the names of examples and objects; nothing is computed yet."""
         self.showcase, self.settings, self.own = showcase, settings or PageSettings(), own
         self.keeping = Keeping(self.settings) if own is None else own.keeping
         gallery = showcase.gallery

@@ -211,7 +211,6 @@ class SyntheticPictures(PictureStream):
     features = "crop"
 
     def __init__(self, source: ScaleSource, pictures: int, seed: int = 0, mixing: Mixing | None = None) -> None:
-        """Draws where the answers go; nothing else is made yet."""
         self.source, self.seed, self.mixing = source, seed, mixing or Mixing()
         self.encoder, self.regions, self.projection = source.encoder, source.regions, source.projection
         self._pictures = pictures

@@ -48,7 +48,6 @@ class Peer:
     in_engine: ClassVar[bool] = False
 
     def __init__(self, folder: Path, stream: SyntheticPictures) -> None:
-        """Keeps where it may write, and what it shall hold."""
         self.folder, self.stream = folder, stream
         self.patches = stream.regions.patches_per_image
 

@@ -135,7 +135,6 @@ class Collection:
     """
 
     def __init__(self, token: str, folder: Path, settings: PageSettings, room: Callable[[int], bool]) -> None:
-        """Makes the folder."""
         self.token, self.folder, self.settings = token, folder, settings
         self._room = room
         self.lock = threading.RLock()

@@ -82,7 +82,6 @@ class Indexer:
         published: Callable[[PatchIndex, int], None],
         room: Callable[[int], None] = lambda pictures: None,
     ) -> None:
-        """Indexes nothing yet."""
         self.collection, self.template, self._bundled, self._room = collection, template, template, room
         self._encoder, self._turns, self._published = encoder, turns, published
         self.index: PatchIndex | None = None

@@ -46,7 +46,6 @@ class Marks:
     """A visitor's boxes: at most one of each object on a picture."""
 
     def __init__(self) -> None:
-        """There are none."""
         self._lock = threading.Lock()
         self._marks: dict[tuple[int, str], Mark] = {}
         self._objects: dict[str, int] = {}
@@ -149,7 +148,6 @@ class RememberingPatchify(Patchify):
     """An engine that describes a query file with a box once, in whatever ways it is searched with."""
 
     def __init__(self, index: PatchStore, encoder: Encoder) -> None:
-        """Remembers nothing yet."""
         super().__init__(index, encoder)
         self._known: dict[tuple[Path, bytes], NDArray[np.float32]] = {}
 

@@ -27,7 +27,6 @@ class OwnShelf(Shelf):
     """The one index of a visitor's pictures, in the place of a `Shelf`."""
 
     def __init__(self, name: str, label: str, engine: Patchify) -> None:
-        """Takes index and encoder."""
         self.first = name
         assert isinstance(engine.index, PatchIndex)  # visitors' pictures are kept nowhere else
         self.offers = {name: Offer(name, label, engine.index)}
@@ -73,7 +72,6 @@ class OwnPlace(ExampleGallery):
     """
 
     def __init__(self, name: str, gallery: Gallery, engine: Patchify, bundled: ExampleGallery) -> None:
-        """Takes the parts; nothing is computed."""
         self.folder, self.gallery = gallery.root, gallery
         label = f"your {len(gallery.images):,} picture{'' if len(gallery.images) == 1 else 's'}"
         self.shelf = OwnShelf(name, label, engine)

@@ -47,7 +47,6 @@ class Registry:
     def __init__(
         self, bundled: ExampleGallery, settings: PageSettings, folder: Path | None = None, home: Home | None = None
     ) -> None:
-        """Makes the folder, and deletes what a server that ended badly left there."""
         self._bundled, self.settings = bundled, settings
         self._turns, self._lock = Turns(), threading.Lock()
         self._visitors: dict[str, Visitor] = {}

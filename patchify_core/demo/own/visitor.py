@@ -48,7 +48,6 @@ class Visitor:
         keeping: Keeping,
         owner: Owner | None = None,
     ) -> None:
-        """Indexes nothing yet."""
         self.collection, self.marks, self._bundled, self._turns = collection, Marks(), bundled, turns
         self.keeping, self.owner = keeping, owner or Owner(collection.token)
         self.indexer = Indexer(

@@ -50,7 +50,6 @@ class RememberingEncoder:
     """An encoder that encodes a crop once: every configuration gets the same queries."""
 
     def __init__(self, encoder: Encoder) -> None:
-        """Wraps an encoder, which stays to be had as `plain` for what is encoded once anyway."""
         self.plain = encoder
         self._known: dict[str, NDArray[np.float32]] = {}
 
@@ -81,7 +80,6 @@ class Workbench:
     """
 
     def __init__(self, folder: Path, load: Callable[[str], Encoder] = load_encoder) -> None:
-        """Nothing is made yet."""
         self.folder, self._load = folder, load
         self._encoders: dict[str, RememberingEncoder] = {}
         self._exact: tuple[tuple[Path, Path], PatchIndex] | None = None

@@ -32,7 +32,6 @@ class Filler:
     """
 
     def __init__(self, codes: faiss.Index, old: faiss.Index | None = None) -> None:
-        """Nothing is added yet."""
         import faiss
 
         self._graph = isinstance(codes, faiss.IndexHNSW)

@@ -72,7 +72,6 @@ class MilvusCollection:
     """
 
     def __init__(self, connection: MilvusConnection, name: str, recipe: Recipe, projection: Projection | None) -> None:
-        """Asks nothing yet: see `check`, `make`, `load`."""
         self.connection, self.name = connection, name
         self.maker = maker_of(recipe, projection)
         self.dim = recipe.encoder.dim if projection is None else projection.dim

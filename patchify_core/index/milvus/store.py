@@ -87,7 +87,6 @@ class MilvusStore(PatchStore):
     """
 
     def __init__(self, listing: Listing, connection: MilvusConnection) -> None:
-        """Checks the collection and has it loaded."""
         super().__init__(listing.recipe, listing.pictures, listing.projection)
         self.listing, self.connection = listing, connection
         self.collection = MilvusCollection(connection, listing.collection, listing.recipe, listing.projection)

@@ -31,7 +31,6 @@ class CollectionWriter:
     """
 
     def __init__(self, collection: MilvusCollection, projection: Projection | None = None) -> None:
-        """Asks the collection what it holds, and deletes what is there only in part."""
         self.collection = collection
         self._projection = projection
         self._dim = collection.dim if projection is None else len(projection.mean)

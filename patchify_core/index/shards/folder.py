@@ -102,7 +102,6 @@ class ShardFolder(PictureStream):
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Reads the list of shards and sees that all are there; a shard is checked at its first use."""
         self.folder = Path(folder)
         meta = self._meta()
         try:
@@ -234,7 +233,6 @@ class GrowingShards:
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
-        """Takes over what an earlier build left; pictures of a torn shard are embedded again."""
         self.folder, self._recipe = folder, recipe
         self.known: dict[str, tuple[int, int]] = {}
         self._fresh: dict[str, Embedded] = {}
@@ -320,7 +318,6 @@ class GalleryStream(PictureStream):
         old: PatchStore | None,
         rows: Mapping[str, int],
     ) -> None:
-        """Reads nothing yet."""
         self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
         self.images, self._shards, self._old, self._rows = images, shards, old, rows
         self._keeps_maps = recipe.maps

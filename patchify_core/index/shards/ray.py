@@ -45,7 +45,6 @@ class Actor:
     """One worker as Ray Data calls it: a batch is one task, the answer one report. It raises nothing on purpose."""
 
     def __init__(self, plan: EmbedPlan, load: Load) -> None:
-        """Sees that this machine has the same version."""
         self._error = ""
         if plan.version != __version__:
             self._error = (

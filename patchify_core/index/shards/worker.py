@@ -190,7 +190,6 @@ class ShardWorker:
     """
 
     def __init__(self, plan: EmbedPlan, load: Load, settled: Callable[[], None] = lambda: None) -> None:
-        """Reads and loads nothing yet."""
         self.plan, self._load, self._settled = plan, load, settled
         self._root, self._out = Path(plan.root), Path(plan.out)
         self._regions = plan.recipe.regions

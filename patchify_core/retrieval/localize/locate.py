@@ -100,7 +100,6 @@ class Localizer:
     """
 
     def __init__(self, engine: Searcher, settings: LocalizeSettings | None = None) -> None:
-        """Checks that the index can be asked."""
         if not isinstance(engine.extractor, Pooled):
             raise PatchifyError(
                 "A box is searched for on the feature maps of pooled features, and this index was made of crops: make "

@@ -57,7 +57,6 @@ class SoftRefiner:
     name = "soft"
 
     def __init__(self, engine: Searcher) -> None:
-        """Takes the engine that searched."""
         self.index = engine.index
 
     def boxes(

@@ -115,7 +115,6 @@ class BoxSearch:
     def __init__(
         self, kept: PictureMap, encoder: MapEncoder, project: Project, settings: BoxSearchSettings | None = None
     ) -> None:
-        """Sums the map; the coarse boxes are described when they are first asked about."""
         self.kept, self.encoder, self.project = kept, encoder, project
         self.settings = settings or BoxSearchSettings()
         self._table = integral_image(kept.cells, encoder.power)

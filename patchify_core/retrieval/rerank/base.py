@@ -98,7 +98,6 @@ class Kept(Generic[Kind]):
     """
 
     def __init__(self, size: int) -> None:
-        """Starts empty."""
         self._size, self._lock = size, Lock()
         self._kept: OrderedDict[Hashable, Kind] = OrderedDict()
 
@@ -161,7 +160,6 @@ class Chain:
     """
 
     def __init__(self, parts: Sequence[Reranker]) -> None:
-        """Keeps them."""
         self.parts = tuple(parts)
 
     @property

@@ -66,7 +66,6 @@ class QueryExpansion:
     needs_picture = False
 
     def __init__(self, *, patches: bool, settings: ExpansionSettings | None = None) -> None:
-        """Keeps both."""
         self._patches, self.settings = patches, settings or ExpansionSettings()
 
     @property

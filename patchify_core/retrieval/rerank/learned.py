@@ -115,7 +115,6 @@ class LearnedRerank:
     needs_picture = True
 
     def __init__(self, name: str, settings: LearnedSettings | None = None) -> None:
-        """Loads the networks, and the encoder if one is named."""
         from patchify_core.encoders.devices import choose_device
         from patchify_core.retrieval.rerank.networks import Detector
 

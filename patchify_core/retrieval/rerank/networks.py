@@ -26,7 +26,6 @@ class Detector(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        """Makes the layers; both convolutions see one cell at a time."""
         super().__init__()
         self.conv1, self.bn = nn.Conv2d(channels, channels, 1), nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, 1, 1)
@@ -45,7 +44,6 @@ class Signs(nn.Module):
     """
 
     def __init__(self, channels: int) -> None:
-        """Makes the projection."""
         super().__init__()
         self.W = nn.Parameter(torch.zeros(channels, WIDTH))
 
@@ -74,7 +72,6 @@ class Matcher(nn.Module):
     fusions: ClassVar[tuple[tuple[float, float], tuple[float, float]]]
 
     def __init__(self, channels: int, binary: bool) -> None:
-        """Makes the projection that both share."""
         super().__init__()
         self.channels, self.binary = channels, binary
         first = [Signs(channels), nn.Linear(WIDTH, WIDTH)] if binary else [nn.Linear(channels, WIDTH)]
@@ -96,7 +93,6 @@ class Layer(nn.Module):
     HEADS, INNER = 2, 1024
 
     def __init__(self) -> None:
-        """Makes the layer."""
         super().__init__()
         self.self_attn = nn.MultiheadAttention(WIDTH, self.HEADS, batch_first=True)
         self.cross_attn = nn.MultiheadAttention(WIDTH, self.HEADS, batch_first=True)
@@ -124,7 +120,6 @@ class Ames(Matcher):
     LAYERS = 5
 
     def __init__(self, channels: int, binary: bool) -> None:
-        """Makes the network."""
         super().__init__(channels, binary)
         self.mtc_token = nn.Parameter(torch.zeros(WIDTH))
         self.decoder = nn.ModuleDict({"layers": nn.ModuleList(Layer() for _ in range(self.LAYERS))})
@@ -156,7 +151,6 @@ class Elvis(Matcher):
     STEPS, INVERSE_TEMPERATURE = 10, 10.0
 
     def __init__(self, channels: int, binary: bool) -> None:
-        """Makes the network; `g` is used in training only, and is in the checkpoints."""
         super().__init__(channels, binary)
         self.f = nn.Sequential(nn.Linear(1, 16), nn.LayerNorm(16, eps=1e-6), nn.GELU(), nn.Linear(16, 1))
         self.g = nn.Sequential(nn.Linear(1, 64), nn.GELU(), nn.Linear(64, 1))

@@ -202,7 +202,6 @@ class GeometricVerification:
     needs_picture = True
 
     def __init__(self, method: LocalMethod, settings: VerificationSettings | None = None) -> None:
-        """Starts with an empty cache."""
         self._method, self.settings = method, settings or VerificationSettings()
         self._kept: Kept[LocalFeatures] = Kept(self.settings.cached)
 

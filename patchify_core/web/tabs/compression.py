@@ -88,7 +88,6 @@ class Squeeze:
     """
 
     def __init__(self, showcase: ExampleGallery, parts: Parts) -> None:
-        """Trains nothing yet."""
         self._showcase, self.parts, self._codecs = showcase, parts, Codecs()
         self._lock = threading.Lock()
         self._turns: dict[str, int] = {}

@@ -57,7 +57,6 @@ class Evaluation:
     """
 
     def __init__(self, showcase: ExampleGallery) -> None:
-        """Reads nothing yet."""
         self._showcase, self._bundled = showcase, showcase.folder.resolve().name
         self._failing: tuple[str, list[told.Failing]] = "", []
 

@@ -40,7 +40,6 @@ class Sharing:
     """
 
     def __init__(self, visits: Visits, tabs: frozenset[str]) -> None:
-        """Takes the names of what can be linked."""
         self.visits, self.tabs = visits, tabs
         gallery = visits.showcase.gallery
         self._queries = {query.path: query.id for query in gallery.queries}

@@ -72,7 +72,6 @@ class Walking:
     """
 
     def __init__(self, visits: Visits) -> None:
-        """Computes nothing yet."""
         self._visits = visits
         self._turns = itertools.count(1)
 
