@@ -20,8 +20,8 @@ from patchify_core.demo.storage import Held
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, Query, read_coco
-from patchify_core.gallery.model import is_text
 from patchify_core.imaging.boxes import checked_box, iou
+from patchify_core.imaging.filenames import is_unicode
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.ranking import Ranking
@@ -119,7 +119,7 @@ def checked_words(words: object) -> str:
         raise PatchifyError(
             f"That is {len(words):,} characters, and only {MAX_WORDS} are read: describe the object in a few words."
         )
-    if not is_text(words) or "\0" in words:
+    if not is_unicode(words) or "\0" in words:
         raise PatchifyError("The words contain invalid characters: type them again.")
     return " ".join(words.split())
 

@@ -17,7 +17,7 @@ from patchify_core.evaluation.published import ILIAS_RANKS
 from patchify_core.evaluation.results import Row
 from patchify_core.evaluation.study.plans import CODEBOOKS, Configuration, without
 from patchify_core.evaluation.study.report import Mean, means, not_had, table
-from patchify_core.gallery import told_layout
+from patchify_core.gallery import detect_layout
 from patchify_core.regions import parse_regions
 
 ENCODERS = (
@@ -56,7 +56,7 @@ class PaperSet:
 
     def is_in(self, data: Path) -> bool:
         """Whether it lies in a folder of benchmarks."""
-        return (data / self.folder).is_dir() and told_layout(data / self.folder) == self.format
+        return (data / self.folder).is_dir() and detect_layout(data / self.folder) == self.format
 
 
 _INSTRE = "http://123.57.42.89/instre/home.html"
