@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import read_dataset, read_gallery
-from patchify_core.index.store import open_store
+from patchify_core.index import open_store
 from patchify_core.retrieval.localize import Refiner, refine_matches, refiner_of
 from patchify_core.retrieval.ranking import Match
 from patchify_core.retrieval.rerank import Reranker, load_reranker

@@ -15,7 +15,7 @@ from patchify_core.files import sha256_of_file
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.index.folder import PICTURES_NAME, checked_files, load_index, read_meta
 from patchify_core.index.integrity import META_NAME, damaged, is_whole, opened, standing, steadily, unreadable
-from patchify_core.index.picture_table import IndexedImage, read_table
+from patchify_core.index.pictures import IndexedImage, read_table
 
 LARGE_BYTES = 1 << 28
 """From here on a bar shows how far it is: a second's work or so."""

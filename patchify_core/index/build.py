@@ -26,15 +26,15 @@ from patchify_core.encoders.base import Encoder, EncoderInfo
 from patchify_core.errors import IndexFolderError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.embedding import PicturePass, Timed, nothing_read
-from patchify_core.index.folder import index_stands, read_meta, recipe_of
+from patchify_core.index.folder import index_exists, read_meta, recipe_of
 from patchify_core.index.integrity import META_NAME, standing
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import CODES, EVERYTHING, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder, explained, root_from
 from patchify_core.regions import Pyramid, Regions
 
@@ -373,7 +373,7 @@ def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
 
 def _standing_recipe(out: Path) -> Recipe | None:
     """The recipe of the index that stands at `out`; raises IndexFolderError where no gallery is built into its kind."""
-    if not index_stands(out):
+    if not index_exists(out):
         return None
     meta = read_meta(out)
     if "store" in meta:

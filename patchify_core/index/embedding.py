@@ -21,7 +21,7 @@ from patchify_core.features.extract import Extractor
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import GalleryImage, check_size
 from patchify_core.imaging.pictures import picture_size
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage
 from patchify_core.regions import Regions, boxes_for
 
 if TYPE_CHECKING:

@@ -16,7 +16,6 @@ from typing import Any
 from patchify_core.errors import PatchifyError
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import Progress
-from patchify_core.index.base import PictureStream
 from patchify_core.index.big.choice import PROBED, CodecChoice, choose, lists_of, parse_lists
 from patchify_core.index.big.learned import Learned, Wanted, learn
 from patchify_core.index.big.parts import (
@@ -38,15 +37,16 @@ from patchify_core.index.folder import (
     PICTURES_NAME,
     PROJECTION_NAME,
     FileContent,
-    index_stands,
+    index_exists,
     maps_file,
     projection_pieces,
     read_meta,
     recipe_of,
     write_folder,
 )
-from patchify_core.index.picture_table import table_pieces
+from patchify_core.index.pictures import table_pieces
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder, root_from
 
 NO_PICTURES = "no-pictures"
@@ -385,6 +385,6 @@ def _write(
 
 def check_replaceable(out: Path, stream: PictureStream) -> None:
     """Raises IndexFolderError unless nothing stands at `out`, or an index of the same kind of descriptors."""
-    if not index_stands(out):
+    if not index_exists(out):
         return
     refuse(recipe_of(read_meta(out), out).differences(stream.recipe, DESCRIPTORS), out, OTHER_INDEX)

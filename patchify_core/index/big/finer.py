@@ -22,7 +22,6 @@ import numpy as np
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Progress
-from patchify_core.index.base import PictureStream
 from patchify_core.index.big.build import ScaleSettings, check_finer, check_replaceable
 from patchify_core.index.big.choice import parse_lists
 from patchify_core.index.big.learned import Learned, learn_finer
@@ -33,7 +32,8 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import FAISS_NAME, FINE_NAME, LISTS_NAME, read_meta
 from patchify_core.index.integrity import write_listed, write_meta
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.pictures import PictureTable
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder
 
 

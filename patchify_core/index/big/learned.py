@@ -20,10 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.files import atomic, sha256_of_bytes
-from patchify_core.index.base import PictureStream
 from patchify_core.index.codec.factory import make_codec, needed_to_train, parse_factory, too_few, train
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.faiss_files import check_faiss_file
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder
 
 if TYPE_CHECKING:

@@ -22,11 +22,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.gallery import Progress
-from patchify_core.index.base import PictureStream
 from patchify_core.index.big.learned import Coder, Learned
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import is_whole, npy_head, write_listed
-from patchify_core.index.picture_table import PictureTable, joined, read_table, table_pieces
+from patchify_core.index.pictures import PictureTable, joined, read_table, table_pieces
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder
 
 if TYPE_CHECKING:

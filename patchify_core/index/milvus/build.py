@@ -18,12 +18,11 @@ from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
 from patchify_core.features.extract import checked_features
 from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.build import BuildReport, BuildSettings, StoreBuilder, run_build
 from patchify_core.index.codec.codes import CodeSettings, sampled
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.folder import index_stands, read_meta
+from patchify_core.index.folder import index_exists, read_meta
 from patchify_core.index.milvus.collection import (
     NEW_PROJECTION,
     MilvusCollection,
@@ -35,8 +34,9 @@ from patchify_core.index.milvus.collection import (
 from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.store import Listing, read_listing, write_listing
 from patchify_core.index.milvus.writer import CollectionWriter
-from patchify_core.index.picture_table import PictureTable, joined
+from patchify_core.index.pictures import Pictures, PictureTable, joined
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder, root_from
 from patchify_core.regions import Regions
 
@@ -275,7 +275,7 @@ class _CollectionBuilder(StoreBuilder):
 
 def _listing_at(out: Path, recipe: Recipe) -> Listing | None:
     """The index folder that stands at `out`, if it was made the same way; None if there is none."""
-    if not index_stands(out):
+    if not index_exists(out):
         return None
     if "store" not in read_meta(out):
         raise IndexFolderError(

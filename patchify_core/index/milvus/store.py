@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.index.base import Hits, PatchStore, Pictures
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import (
     BOXES_NAME,
@@ -41,8 +40,9 @@ from patchify_core.index.milvus.collection import UNROUNDED, MilvusCollection
 from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.finding import Finder, FoundPatches, compared_again
 from patchify_core.index.patch_index import RESCORED
-from patchify_core.index.picture_table import PictureTable, read_table, table_pieces
+from patchify_core.index.pictures import Pictures, PictureTable, read_table, table_pieces
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.store import Hits, PatchStore
 
 _FILES = frozenset({PICTURES_NAME, NUMBERS_NAME, PROJECTION_NAME, BOXES_NAME})
 

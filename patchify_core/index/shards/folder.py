@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from patchify_core.errors import IndexFolderError
 from patchify_core.features.maps import PackedMaps
 from patchify_core.files import read_json, sha256_of_json, write_json
-from patchify_core.index.base import PatchStore, PictureStream
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Embedded
 from patchify_core.index.integrity import is_whole, write_listed
-from patchify_core.index.picture_table import IndexedImage, PictureTable, joined
+from patchify_core.index.pictures import IndexedImage, PictureTable, joined
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.shard import (
     BOXES,
@@ -39,6 +38,7 @@ from patchify_core.index.shards.shard import (
     suffixes_of,
     write_embedded,
 )
+from patchify_core.index.store import PatchStore, PictureStream
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1

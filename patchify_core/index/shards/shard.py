@@ -21,7 +21,7 @@ from patchify_core.features.maps import KeptMaps, write_maps_to
 from patchify_core.files import atomic, read_json, write_json
 from patchify_core.index.embedding import Embedded
 from patchify_core.index.integrity import is_whole, listed_file, write_listed
-from patchify_core.index.picture_table import IndexedImage, PictureTable, read_table, table_pieces
+from patchify_core.index.pictures import IndexedImage, PictureTable, read_table, table_pieces
 from patchify_core.index.recipe import Recipe
 
 KINDS = {"float32": "<f4", "float16": "<f2"}
