@@ -106,7 +106,7 @@ class PicturePass:
         self.reused = 0
 
     def run(self, images: Iterable[GalleryImage]) -> Generator[Embedded]:
-        """Yields each picture that is new, in order; to be closed where it is not read to its end.
+        """Yield each picture that is new, in order; to be closed where it is not read to its end.
 
         Raises:
             GalleryError: if annotations give a picture another size than it has.

@@ -38,7 +38,7 @@ from patchify_core.index.integrity import (
     listed_file,
     npy_array,
     npy_bytes,
-    opened_whole,
+    open_intact,
     standing,
     steadily,
     unreadable,
@@ -155,7 +155,7 @@ def _load(place: Path, folder: Path) -> PatchIndex:
         raise
     except (KeyError, TypeError, AttributeError, ValueError):
         raise damaged(folder, META_NAME) from None
-    with opened_whole(place, files, folder) as at:
+    with open_intact(place, files, folder) as at:
         try:
             if images is None:
                 return _mapped(at, folder, recipe, root, plan)
@@ -260,7 +260,7 @@ def _pictures_at(place: Path, folder: Path) -> tuple[Path, Sequence[IndexedImage
         root = (folder / meta["root"]).resolve()
         if meta["images"] is not None:
             return root, listed_images(meta["images"])
-        with opened_whole(place, {PICTURES_NAME: meta["files"][PICTURES_NAME]}, folder) as at:
+        with open_intact(place, {PICTURES_NAME: meta["files"][PICTURES_NAME]}, folder) as at:
             return root, read_table(at[PICTURES_NAME])
     except (KeyError, TypeError, AttributeError, ValueError):
         raise damaged(folder, META_NAME) from None

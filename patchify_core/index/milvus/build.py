@@ -85,7 +85,7 @@ def stream_to_milvus(
     settings: CodeSettings | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Brings descriptors that were made elsewhere, for instance by `embed --ray`, into a collection.
+    """Bring descriptors that were made elsewhere, for instance by `embed --ray`, into a collection.
 
     Args:
         stream: of the descriptors; a picture without a digest is known by its id and name.
@@ -164,16 +164,16 @@ class _CollectionBuilder(StoreBuilder):
         self.maker = maker_of(recipe) | {"store": "milvus", "projected": self._projected}
         self.written = 0
 
-    def look(self, out: Path) -> None:
-        """See `StoreBuilder.look`."""
+    def check(self, out: Path) -> None:
+        """See `StoreBuilder.check`."""
         address = self._target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
         self._old = _listing_at(out, self._recipe)
 
     @contextmanager
-    def opened(self, work: BuildFolder) -> Iterator[Container[str]]:
-        """See `StoreBuilder.opened`."""
+    def prepare(self, work: BuildFolder) -> Iterator[Container[str]]:
+        """See `StoreBuilder.prepare`."""
         old, address = self._old, self._target.address
         gallery = self._root.resolve().as_posix()
         name = self._target.collection or (
@@ -216,8 +216,8 @@ class _CollectionBuilder(StoreBuilder):
         collection.load()
         return CollectionWriter(collection, self._projection if self._given is None else None)
 
-    def take(self, stream: PictureStream, work: BuildFolder) -> None:
-        """See `StoreBuilder.take`."""
+    def fill(self, stream: PictureStream, work: BuildFolder) -> None:
+        """See `StoreBuilder.fill`."""
         if self._projected is not None and self._projection is None:
             self._projection = self._learned(stream)
             # Kept before it is used: vectors of another one could not be mixed with those that are written with it.
@@ -248,7 +248,7 @@ class _CollectionBuilder(StoreBuilder):
         writer.tidy(numbers)  # only now: the old folder listed what vanished
 
     def _filled(self, stream: PictureStream, writer: CollectionWriter) -> PictureTable:
-        """Writes the pictures that the collection does not have; returns all of them."""
+        """Write the pictures that the collection does not have; returns all of them."""
         tables, total = [], len(stream)
         for start in range(0, total, writer.batch):
             stop = min(start + writer.batch, total)
