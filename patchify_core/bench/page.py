@@ -22,15 +22,15 @@ RUNS = 7
 def measure() -> dict[str, Any]:
     """Prints seconds on the server, and returns them with the ratio to the bare forward pass of one crop."""
     start_up = _start_up()
-    from patchify_core.demo import locating
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo import box_methods
+    from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.web import views
     from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits, file_url
 
     showcase = ExampleGallery(SAMPLE_DB)
     page = Visits(showcase)
-    way, top = locating.best_way(showcase.index), page.settings.results
+    way, top = box_methods.best_way(showcase.index), page.settings.results
     before = SearchRequest(showcase.first(), showcase.levels, top, None, way)
     query = showcase.gallery.queries[0]
     stream = io.BytesIO()
@@ -54,7 +54,7 @@ def measure() -> dict[str, Any]:
 
     def refine() -> None:
         question.located.clear()
-        locating.with_boxes(question, showcase.engine, shown, way, showcase.levels, locating.OBJECTS)
+        box_methods.with_boxes(question, showcase.engine, shown, way, showcase.levels, box_methods.OBJECTS)
 
     def look() -> None:
         known = showcase.example(query.id)
@@ -66,7 +66,7 @@ def measure() -> dict[str, Any]:
             "example query, prepared: scored and worded": prepared,
             "example query, described, searched, boxed, scored and worded": example,
             "12-megapixel upload, the same but not scored": upload,
-            f"boxes of the {top} shown results, up to {locating.OBJECTS} objects each": refine,
+            f"boxes of the {top} shown results, up to {box_methods.OBJECTS} objects each": refine,
             "a result looked into, with its similarity map": look,
             "bare forward pass of one crop": lambda: encoder.encode(crop),
         },

@@ -34,7 +34,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers the gallery's examples, unless answers lie beside it, and writes the folder."""
-    from patchify_core.demo.prepared import FILE, prepared
+    from patchify_core.demo.gallery_info import FILE, prepared
     from patchify_core.demo.settings import checked_address
     from patchify_core.files import SAMPLE_DB, write_json
     from patchify_core.web.showcase import write_showcase
@@ -49,7 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     folder = SAMPLE_DB if arguments.gallery is None else Path(arguments.gallery)
     document = prepared(folder)
     if document is None:
-        from patchify_core.demo.examples import ExampleGallery
+        from patchify_core.demo.example_gallery import ExampleGallery
         from patchify_core.demo.paper import Paper
 
         paper = Paper(ExampleGallery(folder))

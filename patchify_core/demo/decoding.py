@@ -18,10 +18,10 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from patchify_core.demo.home import PREFIX
-from patchify_core.demo.keeping import Owner
 from patchify_core.demo.memory import give_back
-from patchify_core.demo.turns import AddressTurns, Ticket
+from patchify_core.demo.queueing import AddressTurns, Ticket
+from patchify_core.demo.server_folders import PREFIX
+from patchify_core.demo.storage import Owner
 from patchify_core.errors import PictureError
 from patchify_core.imaging.pictures import read_header, read_picture
 

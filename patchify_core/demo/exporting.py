@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.answers import Answer, Result
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import Answer, Result
 from patchify_core.evaluation.metrics import QueryScore
 
 COLUMNS = (

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery

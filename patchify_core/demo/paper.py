@@ -13,11 +13,11 @@ from typing import Any
 
 from numpy.typing import ArrayLike
 
-from patchify_core.demo.answers import MATCHES
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.prepared import FORMAT, made_of, pictures_note
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import FORMAT, made_of, pictures_note
+from patchify_core.demo.indexes import shown_spec
 from patchify_core.demo.queries import UserQuery
-from patchify_core.demo.shelf import shown_spec
+from patchify_core.demo.results import MATCHES
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, in_bands, object_shares

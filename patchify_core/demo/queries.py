@@ -15,8 +15,8 @@ from numpy.typing import ArrayLike, NDArray
 from PIL.Image import Image
 
 from patchify_core.demo.decoding import decoded, ready
-from patchify_core.demo.keeping import Held
-from patchify_core.demo.shelf import DEFAULT, Shelf
+from patchify_core.demo.indexes import DEFAULT, Shelf
+from patchify_core.demo.storage import Held
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, Query, read_coco

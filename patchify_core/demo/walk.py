@@ -5,17 +5,16 @@ Every number is one that the search has too: `ExampleGallery.answer`, `ranking`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
-from patchify_core.demo.answers import MATCHES, WRONG, Answer, Result
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.exercise import ExerciseTask
-from patchify_core.demo.locating import NAMES, WINNING, checked_way, has_maps, is_possible
+from patchify_core.demo.box_methods import NAMES, WINNING, checked_way, has_maps, is_possible
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.lookalikes import LookAlikes, Pair, hard_pair, look_alikes
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import MATCHES, WRONG, Answer, Result
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import HitRow, QueryScore, score_query
 from patchify_core.gallery.model import GalleryImage
@@ -30,6 +29,25 @@ STEPS, EXERCISE, PLAN = "steps", "exercise", "plan"
 
 WORKED = (3, {2: 0.6, 5: 0.3})
 """The worked example of docs/METHOD.md: pictures that contain the object, and rank -> IoU of those found."""
+
+
+@dataclass(frozen=True)
+class ExerciseTask:
+    """One query and one picture that contains its object.
+
+    Attributes:
+        query: id of the bundled query.
+        name: of its object.
+        image: id of the gallery picture.
+        lead: how far the winning patch is ahead of the next one, in cosine similarity.
+        label: one of `LABELS`.
+    """
+
+    query: int
+    name: str
+    image: int
+    lead: float
+    label: str
 
 
 @dataclass(frozen=True)
@@ -184,25 +202,6 @@ def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> W
         images={one.match.image_id: showcase.gallery.image(one.match.image_id) for one in named},
         separate=not has_maps(index),
     )
-
-
-def task_walk(showcase: ExampleGallery, tasks: Sequence[ExerciseTask], number: int, engine: str) -> Walk:
-    """The walk of one task: its query and its picture, with all patches; the visitor's own query stays what it is.
-
-    Args:
-        showcase: where it is answered.
-        tasks: of the exercise (`exercise.exercise`).
-        number: which one, from 0.
-        engine: name of the index that they were made with.
-
-    Raises:
-        PatchifyError: if there is no such task.
-    """
-    if not 0 <= number < len(tasks):
-        raise PatchifyError("The exercise has no such query: choose one of those shown.")
-    task = tasks[number]
-    shown = walk(showcase, showcase.example(task.query, engine), WalkChoice(engine, image=task.image))
-    return replace(shown, tasks=tuple(tasks), task=number)
 
 
 def asked_of(showcase: ExampleGallery, question: UserQuery, engine: object) -> UserQuery:

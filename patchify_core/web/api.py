@@ -16,10 +16,10 @@ from typing import Any, Literal
 import gradio as gr
 from gradio import FileData
 
-from patchify_core.demo import locating
+from patchify_core.demo import box_methods
 from patchify_core.demo.decoding import decoded
+from patchify_core.demo.indexes import shown_spec
 from patchify_core.demo.queries import checked_words
-from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.record import as_json
 from patchify_core.evaluation.run import LevelReport, QueryRecord, chosen_levels, evaluate
@@ -249,7 +249,7 @@ class Programs:
                     "patches": offer.index.patches_per_image,
                     "dimensions": offer.index.dim,
                     "words": offer.index.encoder.spec.startswith("open_clip:"),
-                    "refine": [way for way in ("soft", "map") if locating.is_possible(way, offer.index)],
+                    "refine": [way for way in ("soft", "map") if box_methods.is_possible(way, offer.index)],
                 }
                 for name, offer in shelf.offers.items()
             ],

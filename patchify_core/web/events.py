@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from patchify_core.demo.locating import WINNING
+from patchify_core.demo.box_methods import WINNING
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.web.places import without_places

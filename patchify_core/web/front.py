@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from patchify_core.demo.prepared import FILE, prepared
-from patchify_core.demo.turns import BoundedTurns, BusyError, Slots
+from patchify_core.demo.gallery_info import FILE, prepared
+from patchify_core.demo.queueing import BoundedTurns, BusyError, Slots
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.files import ASSETS
 from patchify_core.web.callers import CALLER
@@ -223,7 +223,7 @@ class Front:
         return Response(made, media_type="image/webp", headers=headers)
 
     def _make_film(self, query: int, picture: int) -> bytes:
-        from patchify_core.demo.film import film
+        from patchify_core.demo.animation import film
 
         return film(self.document or {}, self.folder, query, picture)
 

@@ -24,8 +24,8 @@ from gradio.utils import error_payload
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
 from patchify_core.demo import decoding
-from patchify_core.demo.keeping import Keeping, Owner
 from patchify_core.demo.settings import QueueSettings
+from patchify_core.demo.storage import Keeping, Owner
 from patchify_core.web.bodies import SMALL
 from patchify_core.web.callers import CALLER, caller_group
 from patchify_core.web.events import NOTICE

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from patchify_core.demo.decoding import Host
-from patchify_core.demo.keeping import Owner
-from patchify_core.demo.turns import Slots
+from patchify_core.demo.queueing import Slots
+from patchify_core.demo.storage import Owner
 from patchify_core.web.callers import caller_group
 
 BESIDE, BESIDE_OF_ONE = 16, 8

@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from patchify_core.demo.home import Home
+from patchify_core.demo.gallery_info import titles
 from patchify_core.demo.memory import few_arenas, give_back
-from patchify_core.demo.prepared import titles
+from patchify_core.demo.server_folders import Home
 from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
@@ -33,7 +33,7 @@ from patchify_core.web.serving import serve_front, serve_gradio
 if TYPE_CHECKING:
     import gradio as gr
 
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.web.guarded import GuardedBlocks
 
 STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css", "evaluation.css")
@@ -252,7 +252,7 @@ def _signals(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
 
 def _open(folders: Sequence[Path]) -> list[ExampleGallery]:
     """The galleries, each with what its first view shows found already; they share their encoders."""
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo.example_gallery import ExampleGallery
 
     galleries: list[ExampleGallery] = []
     for folder in folders:

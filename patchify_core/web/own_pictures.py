@@ -20,12 +20,12 @@ from starlette.routing import Route
 
 from patchify_core.demo.decoding import DECODERS, memory_for
 from patchify_core.demo.own.collection import MEGABYTE
-from patchify_core.demo.own.place import gone
+from patchify_core.demo.own.gallery import gone
+from patchify_core.demo.own.index_archive import is_index
+from patchify_core.demo.own.phone import proposed, rankings
 from patchify_core.demo.own.registry import Registry
-from patchify_core.demo.own.returned import is_index
-from patchify_core.demo.own.trying import proposed, rankings
 from patchify_core.demo.own.visitor import INCOMING
-from patchify_core.demo.turns import BoundedTurns, Slots, turns_for
+from patchify_core.demo.queueing import BoundedTurns, Slots, turns_for
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.archives import is_archive
 from patchify_core.imaging.kinds import other_archive

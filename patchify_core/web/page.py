@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import pictures_note
+from patchify_core.demo.indexes import shown_spec
 from patchify_core.demo.own.registry import Registry
-from patchify_core.demo.prepared import pictures_note
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.shelf import shown_spec
 from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.api import add_api

@@ -18,7 +18,7 @@ from patchify_core.web.served import ADDRESS, file_at
 if TYPE_CHECKING:
     import gradio as gr
 
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo.example_gallery import ExampleGallery
 
 
 def routes(showcase: ExampleGallery, page: gr.Blocks) -> list[Route]:

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from patchify_core.demo import answers, stages
-from patchify_core.demo.answers import Answer, Result
+from patchify_core.demo import results, stages
+from patchify_core.demo.box_methods import BOXES
 from patchify_core.demo.decoding import decoded
-from patchify_core.demo.locating import BOXES
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
+from patchify_core.demo.results import Answer, Result
 from patchify_core.web.views.html import WORDS, count, overlap, signed
 
 
@@ -54,10 +54,10 @@ class SlideSettings:
 
 INK, SOFT, PAPER, CARD, LINE, ASK, PATCH = "#1c2430", "#566173", "#f7f6f3", "#ffffff", "#dedbd3", "#2a5bd7", "#ff9cf3"
 COLOURS = {
-    answers.RIGHT: ("#1fbf6b", "#157a45"),
-    answers.MATCH: ("#1fbf6b", "#157a45"),
-    answers.OFF: ("#ffab1f", "#9a5b00"),
-    answers.WRONG: ("#ff5252", "#c02a2a"),
+    results.RIGHT: ("#1fbf6b", "#157a45"),
+    results.MATCH: ("#1fbf6b", "#157a45"),
+    results.OFF: ("#ffab1f", "#9a5b00"),
+    results.WRONG: ("#ff5252", "#c02a2a"),
 }
 """Colours of the box and of the words of each verdict, as on the page in light; others are grey."""
 

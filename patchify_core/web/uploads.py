@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
-from patchify_core.demo.keeping import Keeping, Owner, Parcel
+from patchify_core.demo.storage import Keeping, Owner, Parcel
 from patchify_core.errors import PatchifyError
 from patchify_core.web.callers import caller_group
 from patchify_core.web.pace import paced

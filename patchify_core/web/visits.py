@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from patchify_core.demo import decoding, locating, stages
-from patchify_core.demo.answers import Answer
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.keeping import Held, Keeping
+from patchify_core.demo import box_methods, decoding, stages
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own.collection import natural
-from patchify_core.demo.own.place import OwnPlace, gone, own_address, own_choice
+from patchify_core.demo.own.gallery import OwnPlace, gone, own_address, own_choice
 from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.reranking import NAMES
+from patchify_core.demo.results import Answer
 from patchify_core.demo.settings import PageSettings
+from patchify_core.demo.storage import Held, Keeping
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
@@ -92,7 +92,7 @@ class Visits:
     def first_view(self) -> tuple[UserQuery, Answer]:
         """The first example, searched with all patches and shown with the best boxes there are."""
         question = self.showcase.first()
-        way = locating.best_way(self.showcase.index)
+        way = box_methods.best_way(self.showcase.index)
         return question, self.answer(SearchRequest(question, self.showcase.levels, self.settings.results, None, way))
 
     def answer(self, asked: SearchRequest) -> Answer:
@@ -107,15 +107,15 @@ class Visits:
         try:
             return place.answer(asked.question, level, asked.top, asked.reranker, way)
         except IndexFolderError as error:
-            if way != locating.MAP:
+            if way != box_methods.MAP:
                 raise
             warn(str(error))
-            return place.answer(asked.question, level, asked.top, asked.reranker, locating.SOFT)
+            return place.answer(asked.question, level, asked.top, asked.reranker, box_methods.SOFT)
 
     def way(self, asked: SearchRequest) -> str:
         """How boxes are found: as chosen, or in the best way that the index allows."""
         index = self.index_of(asked)
-        return asked.way if locating.is_possible(asked.way, index) else locating.best_way(index)
+        return asked.way if box_methods.is_possible(asked.way, index) else box_methods.best_way(index)
 
     def shown(self, question: UserQuery, asked: SearchRequest) -> Parts:
         """A new query, searched with the level and options of the former one."""
@@ -217,7 +217,7 @@ class Visits:
 
     def box_choices(self) -> list[tuple[str, str]]:
         """(label, name) of the kinds of box; a notice says so where the index does not allow the chosen one."""
-        return [(label, way) for way, label in locating.NAMES.items()]
+        return [(label, way) for way, label in box_methods.NAMES.items()]
 
     def rerank_choices(self) -> list[tuple[str, str]]:
         """(label, name) of the re-rankers that this machine has."""
@@ -276,7 +276,7 @@ class Visits:
     def change_box(self, asked: SearchRequest) -> Parts:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
         try:
-            locating.checked_way(asked.way, self.index_of(asked))
+            box_methods.checked_way(asked.way, self.index_of(asked))
         except PatchifyError as error:
             warn(str(error))
         return self.change_options(asked)
@@ -307,7 +307,7 @@ class Visits:
             found = place.detail(*options, way)
         except IndexFolderError as error:  # the map is damaged: all but what needs it is shown
             warn(str(error))
-            way = locating.SOFT if way == locating.MAP else way
+            way = box_methods.SOFT if way == box_methods.MAP else way
             found = place.detail(*options, way, with_map=False)
         shown = self.picture(found.result.match.image_id, asked.question)
         return views.detail(found, shown, asked.question, file_url)
@@ -379,7 +379,7 @@ class Visits:
         """A query to another index: what was the best level or box stays the best."""
         before, after = len(self._stages(asked.question.engine)), len(self._stages(question.engine))
         level = after if asked.level >= before else min(asked.level, after)
-        way = locating.fitting_way(asked.way, self.index_of(asked), self.index_of(replace(asked, question=question)))
+        way = box_methods.fitting_way(asked.way, self.index_of(asked), self.index_of(replace(asked, question=question)))
         return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
 
     def _taken_out(self, question: UserQuery, engine: str) -> UserQuery:

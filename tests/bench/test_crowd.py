@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from patchify_core.bench.crowd import make_crowd
-from patchify_core.demo import examples as module
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo import example_gallery as module
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.gallery import read_coco
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web.views import strip

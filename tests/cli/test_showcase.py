@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from patchify_core.demo.prepared import FILE, prepared
+from patchify_core.demo.gallery_info import FILE, prepared
 from tests.tiny import TinyEncoder, write_dataset
 
 

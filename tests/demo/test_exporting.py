@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core.demo import answers, exporting
-from patchify_core.demo.answers import Answer, Result
+from patchify_core.demo import exporting, results
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import Answer, Result
 from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.ranking import Match
@@ -28,9 +28,9 @@ BOX, CELL = np.array([10.5, 20, 60, 70.25]), np.array([0, 0, 50, 50.0])
 SCORE = QueryScore(0.9, 0.6, 0.66, 2, 2, 1, np.array([1, 2]), np.array([1.0, 1.0]), np.array([0.6, 0.6]))
 
 
-def a_result(rank: int, name: str = "gallery/a.jpg", verdict: str = answers.RIGHT) -> Result:
+def a_result(rank: int, name: str = "gallery/a.jpg", verdict: str = results.RIGHT) -> Result:
     match = Match(rank + 100, 0.9 - rank / 100, BOX, 3, name)
-    return Result(rank, match, CELL, verdict, 0.61 if verdict == answers.RIGHT else None, BOX[None])
+    return Result(rank, match, CELL, verdict, 0.61 if verdict == results.RIGHT else None, BOX[None])
 
 
 def an_answer(results: list[Result], **more: object) -> Answer:
@@ -68,7 +68,7 @@ def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "
 
 
 def test_table_has_every_result_with_all_digits() -> None:
-    text = exporting.table(an_answer([a_result(1), a_result(2, verdict=answers.WRONG)]))
+    text = exporting.table(an_answer([a_result(1), a_result(2, verdict=results.WRONG)]))
     assert text.startswith("\ufeff")
     rows = list(csv.DictReader(io.StringIO(text[1:])))
     assert [row["rank"] for row in rows] == ["1", "2"]
@@ -185,7 +185,7 @@ def test_pictures_of_any_shape_keep_it(files) -> None:
 
 def test_words_and_own_pictures_are_drawn_too(files) -> None:
     unknown = an_answer(
-        [replace(a_result(1), verdict=answers.UNKNOWN, iou=None)], score=None, winning=None, baseline=None
+        [replace(a_result(1), verdict=results.UNKNOWN, iou=None)], score=None, winning=None, baseline=None
     )
     words = '<script>alert("x")</script> & a very long question \u0007 about 日本 kettles, and more of them'
     asked = UserQuery(words, 0, 0, None, None, np.zeros(2, np.float32), words=words)

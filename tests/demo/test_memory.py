@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.memory import give_back
 from patchify_core.web import launch
 

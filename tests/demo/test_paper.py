@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.film import GRID_MS, WINNER_MS, film
+from patchify_core.demo.animation import GRID_MS, WINNER_MS, film
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import FILE, prepared
 from patchify_core.demo.paper import Paper
-from patchify_core.demo.prepared import FILE, prepared
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.retrieval.presence import EVEN
 from patchify_core.web import views
 

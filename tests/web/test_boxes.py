@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from patchify_core.demo import locating
-from patchify_core.demo.examples import PIECE, ExampleGallery
-from patchify_core.demo.locating import MAP, OBJECTS, SOFT, WINNING
+from patchify_core.demo import box_methods
+from patchify_core.demo.box_methods import MAP, OBJECTS, SOFT, WINNING
+from patchify_core.demo.example_gallery import PIECE, ExampleGallery
+from patchify_core.demo.indexes import DEFAULT, PREFERRED, Shelf
 from patchify_core.demo.queries import UserQuery
-from patchify_core.demo.shelf import DEFAULT, PREFERRED, Shelf
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import score_matches
 from patchify_core.gallery import read_coco
@@ -69,7 +69,7 @@ def said(monkeypatch) -> list[str]:
 
 def located(showcase: ExampleGallery, monkeypatch, engine: str = PREFERRED) -> list[tuple[int, int | None]]:
     """Whatever is searched for on a map from now on: (row, objects)."""
-    localizer, calls = locating.localizer_of(showcase.shelf.engine(engine)), []
+    localizer, calls = box_methods.localizer_of(showcase.shelf.engine(engine)), []
     real = localizer.locate
 
     def counted(query, row, objects=None):
@@ -98,8 +98,8 @@ def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path
 
 def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
     maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
-    assert (locating.best_way(maps), locating.best_way(crops)) == (MAP, SOFT)
-    assert "does not have that kind" in refused(locating.checked_way, "salient", maps)
+    assert (box_methods.best_way(maps), box_methods.best_way(crops)) == (MAP, SOFT)
+    assert "does not have that kind" in refused(box_methods.checked_way, "salient", maps)
     assert "Fast: one pass per picture" in refused(
         ours.answer, ours.example(ours.examples[0].id, DEFAULT), LEVEL, 5, None, MAP
     )
@@ -110,8 +110,8 @@ def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
 )
 def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, way, to_crops, to_maps) -> None:
     maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
-    assert locating.fitting_way(way, maps, crops) == to_crops
-    assert locating.fitting_way(to_crops, crops, maps) == to_maps
+    assert box_methods.fitting_way(way, maps, crops) == to_crops
+    assert box_methods.fitting_way(to_crops, crops, maps) == to_maps
 
 
 # Boxes ----------------------------------------------------------------------------------------------------
@@ -155,9 +155,9 @@ def test_what_was_found_is_kept_with_its_question_alone(ours, monkeypatch) -> No
 
 def test_further_objects_are_looked_for_only_where_the_picture_matches_well(ours, monkeypatch) -> None:
     calls, question = located(ours, monkeypatch), ours.first()
-    scores = (1.0, locating.TWICE_FROM, 0.99 * locating.TWICE_FROM, 0.1)
+    scores = (1.0, box_methods.TWICE_FROM, 0.99 * box_methods.TWICE_FROM, 0.1)
     ranking = [replace(m, score=score) for m, score in zip(ours.ranking(question, LEVEL), scores, strict=False)]
-    locating.with_boxes(question, ours.engine, ranking, MAP, LEVEL, OBJECTS)
+    box_methods.with_boxes(question, ours.engine, ranking, MAP, LEVEL, OBJECTS)
     assert sorted(objects for _, objects in calls) == [1, 1, OBJECTS, OBJECTS]
     assert [ours.engine.index.images[row].id for row, objects in calls if objects > 1] == [
         match.image_id for match in ranking[:2]
@@ -321,7 +321,7 @@ def test_map_lies_over_the_picture_and_says_its_range(ours) -> None:
     html = detail(ours, question, MAP)
     assert html.count('class="pf-heat"') == 1 and 'data-show="map"' in html
     image = ours.ranking(question, LEVEL)[0].image_id
-    values = locating.similarity(question, ours.engine, image).values
+    values = box_methods.similarity(question, ours.engine, image).values
     scale = html[html.index("pf-range") :]
     assert re.findall(r"<b>(-?\d\.\d\d)</b>", scale)[:2] == [f"{values.min():.2f}", f"{values.max():.2f}"]
     assert f"with {values.max():.2f}; where it matches least the similarity is {values.min():.2f}." in html

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.demo import codecs
-from patchify_core.demo.codecs import (
+from patchify_core.demo import compression
+from patchify_core.demo.compression import (
     MEMORY,
     Codecs,
     Stop,
@@ -25,7 +25,7 @@ from patchify_core.demo.codecs import (
     words,
     words_of,
 )
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
 from patchify_core.index import build
@@ -106,8 +106,8 @@ def showcase(tmp_path_factory) -> ExampleGallery:
 @pytest.fixture
 def live(monkeypatch) -> None:
     """Codecs that a tiny encoder's 24 numbers can have."""
-    monkeypatch.setattr(codecs, "FACTORIES", LIVE)
-    monkeypatch.setattr(codecs, "EQUAL_BYTES", ())
+    monkeypatch.setattr(compression, "FACTORIES", LIVE)
+    monkeypatch.setattr(compression, "EQUAL_BYTES", ())
 
 
 def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_engine) -> None:
@@ -121,7 +121,7 @@ def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_en
     ]
 
 
-def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str = "uniform") -> codecs.Training:
+def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str = "uniform") -> compression.Training:
     training = made.want("index", showcase.index, factory, codebook)
     assert training.done.wait(60)
     made.leave(training)
@@ -169,7 +169,7 @@ def test_trained_codecs_are_everybodys_and_bounded(live, showcase, monkeypatch) 
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is first.index
     # Where there is no codebook its choice makes no other codec.
     assert wanted(made, showcase, "SQ8", "informative").index is wanted(made, showcase, "SQ8", "uniform").index
-    monkeypatch.setattr(codecs, "KEPT", 1)
+    monkeypatch.setattr(compression, "KEPT", 1)
     wanted(made, showcase, "PCAH8,SQ8")
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is not first.index
 
@@ -243,7 +243,7 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
 ) -> None:
     go = threading.Event()
     real = build.encode_codes
-    monkeypatch.setattr(codecs, "WAITING", 2)
+    monkeypatch.setattr(compression, "WAITING", 2)
     monkeypatch.setattr(build, "encode_codes", lambda *arguments: go.wait(60) and real(*arguments))
     made = Codecs()
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]

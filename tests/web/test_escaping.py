@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from patchify_core.demo.codecs import Stop, sizes
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.box_methods import MAP
+from patchify_core.demo.compression import Stop, sizes
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.indexes import Offer
 from patchify_core.demo.links import Link
-from patchify_core.demo.locating import MAP
-from patchify_core.demo.shelf import Offer
-from patchify_core.demo.story import Curve, Failing
+from patchify_core.demo.overview import Curve, Failing
 from patchify_core.demo.studies import read_studies
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index

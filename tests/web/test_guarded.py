@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from patchify_core.demo.codecs import words
+from patchify_core.demo.compression import words
 from patchify_core.demo.settings import QueueSettings
 from patchify_core.web import uploads
 from patchify_core.web.callers import CALLER

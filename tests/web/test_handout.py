@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.walk import WalkChoice, made_up, walk
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index

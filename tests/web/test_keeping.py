@@ -20,13 +20,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.demo import home
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import GRADIO, LOCK_PREFIX, PREFIX, UPLOADS_PREFIX, Home, delete_dead
-from patchify_core.demo.keeping import IDLE_S, LEFT_S, UNFETCHED_S, UNREAD_S, Held, Keeping, Kept, Owner, Room
+from patchify_core.demo import server_folders
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own import registry
 from patchify_core.demo.own.registry import Registry
+from patchify_core.demo.server_folders import GRADIO, LOCK_PREFIX, PREFIX, UPLOADS_PREFIX, Home, delete_dead
 from patchify_core.demo.settings import MEGABYTE, PageSettings, QueueSettings
+from patchify_core.demo.storage import IDLE_S, LEFT_S, UNFETCHED_S, UNREAD_S, Held, Keeping, Kept, Owner, Room
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ROOT
 from patchify_core.gallery import read_coco
@@ -347,7 +347,7 @@ def test_a_killed_servers_folders_go_with_the_next_start_and_a_living_ones_stay(
     parent, named = tmp_path / "tmp", tmp_path / "named"
     parent.mkdir()
     code = (
-        "import sys, time; from patchify_core.demo.home import Home; made = Home.make();"
+        "import sys, time; from patchify_core.demo.server_folders import Home; made = Home.make();"
         "(made.folder / 'token').mkdir(); (made.uploads / 'x').mkdir(); print(made.folder.name, flush=True);"
         "time.sleep(100)"
     )
@@ -393,7 +393,7 @@ def test_uploads_of_a_dead_server_go_though_its_other_folder_has_gone(tmp_path):
 
 
 def test_uploads_of_a_server_whose_other_folder_is_gone_go_by_age(tmp_path):
-    for name, age in (("old", home.STALE_S + 10), ("new", 0)):
+    for name, age in (("old", server_folders.STALE_S + 10), ("new", 0)):
         folder = tmp_path / f"{UPLOADS_PREFIX}{name}"
         folder.mkdir()
         os.utime(folder, (time.time() - age,) * 2)

@@ -25,16 +25,16 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from patchify_core.demo.answers import UNMARKED, WRONG
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import STALE_S, delete_dead
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own import indexing, registry
 from patchify_core.demo.own.collection import LONGEST, clean, unused
+from patchify_core.demo.own.gallery import PREFIX, OwnPlace, own_address, token_in
 from patchify_core.demo.own.indexing import CANCELLED, DONE, FAILED, INDEXING
-from patchify_core.demo.own.place import PREFIX, OwnPlace, own_address, token_in
 from patchify_core.demo.own.registry import Registry, Visitor
+from patchify_core.demo.queueing import Turns
+from patchify_core.demo.results import UNMARKED, WRONG
+from patchify_core.demo.server_folders import STALE_S, delete_dead
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.turns import Turns
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import evaluate
 from patchify_core.features.maps import PictureMap, pack
@@ -1020,7 +1020,7 @@ def test_an_encoder_without_maps_gives_a_square_at_the_tap(tried, monkeypatch) -
     def fail(*arguments: object) -> None:
         raise PatchifyError("It has no maps.")
 
-    monkeypatch.setattr("patchify_core.demo.own.trying.as_map_encoder", fail)
+    monkeypatch.setattr("patchify_core.demo.own.phone.as_map_encoder", fail)
     client, base = tried
     box = client.post(f"{base}/tap", json={"picture": "query.png", "point": [120, 90]}).json()["box"]
     assert box == [84.0, 54.0, 156.0, 126.0]

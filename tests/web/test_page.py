@@ -593,7 +593,7 @@ def test_only_uploads_are_taken(path, tmp_path, monkeypatch) -> None:
 
 @pytest.mark.parametrize("box", ["abc", {"x": 1}, [], [[]], 0, [1, 2, 3], ["a"] * 4, [10**400, 1, 2, 3], [None] * 4])
 def test_crafted_boxes_are_refused(box) -> None:
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.demo.queries import UserQuery
     from patchify_core.errors import BoxError
 

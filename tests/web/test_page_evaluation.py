@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo.gallery_info import prepared
 from patchify_core.retrieval.presence import calibration_path, read_calibration
 from tests.browsing import CHROMIUM, ROOT, WITHOUT, elsewhere, visit
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo.gallery_info import prepared
 from patchify_core.web.front import PARTS
 from patchify_core.web.showcase import write_showcase
 from tests.browsing import CHROMIUM, WITHOUT

@@ -30,13 +30,13 @@ from starlette.routing import Route
 
 from patchify_core.demo import decoding
 from patchify_core.demo.decoding import Decoders, DecodingSettings, decoded
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import PREFIX
-from patchify_core.demo.keeping import LEFT_S, Keeping, Owner
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own import registry
 from patchify_core.demo.own.registry import Registry
+from patchify_core.demo.queueing import AddressTurns, Slots
+from patchify_core.demo.server_folders import PREFIX
 from patchify_core.demo.settings import PageSettings, QueueSettings
-from patchify_core.demo.turns import AddressTurns, Slots
+from patchify_core.demo.storage import LEFT_S, Keeping, Owner
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.pictures import read_picture

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.demo import lookalikes
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.judging import RIGHT_IOU
-from patchify_core.demo.locating import MAP, SOFT, WINNING
+from patchify_core.demo.box_methods import MAP, SOFT, WINNING
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.results import RIGHT_IOU
 from patchify_core.demo.walk import SHOWN, WalkChoice, asked_of, fitting, walk, worked_example
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index

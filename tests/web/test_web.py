@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.demo import stages
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.indexes import DEFAULT, Shelf, shown_spec
 from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
-from patchify_core.demo.shelf import DEFAULT, Shelf, shown_spec
 from patchify_core.encoders import EncoderInfo
 from patchify_core.errors import EncoderError
 from patchify_core.gallery import read_coco
@@ -101,9 +101,9 @@ def test_without_other_indexes_there_is_one_offer(tmp_path) -> None:
 
 def test_index_that_does_not_load_or_fit_is_left_out_with_one_line(folder, caplog, tmp_path, monkeypatch) -> None:
     # Libraries that other tests load (OpenVINO's converter, say) set up logging to their own liking.
-    monkeypatch.setattr(logging.getLogger("patchify_core.demo.shelf"), "disabled", False)
+    monkeypatch.setattr(logging.getLogger("patchify_core.demo.indexes"), "disabled", False)
     monkeypatch.setattr(logging.root.manager, "disable", 0)
-    caplog.set_level(logging.WARNING, logger="patchify_core.demo.shelf")
+    caplog.set_level(logging.WARNING, logger="patchify_core.demo.indexes")
     (folder / "indexes" / "gone" / "index.faiss").write_bytes(b"cut")
     (folder / "indexes" / "empty").mkdir()
     (folder / "indexes" / "notes.txt").write_text("not a folder")

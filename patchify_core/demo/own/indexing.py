@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from patchify_core.demo.own.collection import Collection, OwnPicture
-from patchify_core.demo.turns import Turns
+from patchify_core.demo.queueing import Turns
 from patchify_core.encoders import Encoder
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.gallery import Gallery, GalleryImage

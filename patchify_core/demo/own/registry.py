@@ -11,14 +11,14 @@ from collections.abc import Set
 from functools import partial
 from pathlib import Path
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import Home
-from patchify_core.demo.keeping import LEFT_S, Keeping, Owner
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own.collection import CROWDED, MEGABYTE, Collection
-from patchify_core.demo.own.place import OwnPlace, gone, token_in
+from patchify_core.demo.own.gallery import OwnPlace, gone, token_in
 from patchify_core.demo.own.visitor import Visitor
+from patchify_core.demo.queueing import Turns
+from patchify_core.demo.server_folders import Home
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.turns import Turns
+from patchify_core.demo.storage import LEFT_S, Keeping, Owner
 from patchify_core.errors import PatchifyError
 
 MOST_VISITORS = 200

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.keeping import NO_MEMORY, Keeping, Owner
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.own.boxes import Marks, as_coco, score
 from patchify_core.demo.own.collection import MEGABYTE, Collection
+from patchify_core.demo.own.gallery import OwnPlace, gone, own_name
+from patchify_core.demo.own.index_archive import bring_back, packed, returned_boxes
 from patchify_core.demo.own.indexing import Indexer, StopWorkError
-from patchify_core.demo.own.marks import Marks, as_coco, score
-from patchify_core.demo.own.place import OwnPlace, gone, own_name
-from patchify_core.demo.own.returned import bring_back, packed, returned_boxes
-from patchify_core.demo.turns import Turns
+from patchify_core.demo.queueing import Turns
+from patchify_core.demo.storage import NO_MEMORY, Keeping, Owner
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery

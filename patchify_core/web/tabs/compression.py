@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import gradio as gr
 from gradio.components import Component
 
-from patchify_core.demo import codecs
-from patchify_core.demo.codecs import PICTURES, Codecs, Stop, Training, sizes
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.own.place import token_in
+from patchify_core.demo import compression
+from patchify_core.demo.compression import PICTURES, Codecs, Stop, Training, sizes
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.indexes import DEFAULT, method_in_words
+from patchify_core.demo.own.gallery import token_in
 from patchify_core.demo.queries import UserQuery
-from patchify_core.demo.shelf import DEFAULT, method_in_words
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
 from patchify_core.index.codec.factory import CODEBOOKS
@@ -59,7 +59,7 @@ def build_compression_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     gallery = html("", "pf-scale")
     squeeze = Squeeze(visits.showcase, Parts(choice, controls, training, effect, gallery))
     everything = list(squeeze.parts)
-    wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": codecs.WAITING, **QUIET}
+    wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": compression.WAITING, **QUIET}
     tab.select(squeeze.open, [state, choice], everything, **wait)
     controls.chosen(squeeze.change, [state, choice], everything, **wait)
     training.cancel(squeeze.cancel, None, None, concurrency_id="cancel", concurrency_limit=2, **QUIET)
@@ -103,7 +103,7 @@ class Squeeze:
         """Another size or codebook was chosen."""
         asked = self._asked(question)
         factory, codebook = sent(event, "factory"), sent(event, "codebook")
-        known = [stop.factory for stop in codecs.stops(self._index(asked))]
+        known = [stop.factory for stop in compression.stops(self._index(asked))]
         if factory not in known or codebook not in CODEBOOKS:
             warn("The page sent no size or no codebook that there is: reload it.")
             yield gr.skip()
@@ -190,22 +190,22 @@ class Squeeze:
 
     def _fitting(self, question: UserQuery, choice: ChosenCodec | None) -> ChosenCodec:
         """The choice, or where another encoder's index does not have it the one to begin with."""
-        found = codecs.stops(self._index(question))
+        found = compression.stops(self._index(question))
         if choice is not None and choice.factory in [stop.factory for stop in found]:
             return choice
         first = next((stop for stop in found if stop.bytes_per_patch <= FIRST_BYTES), found[-1])
         return ChosenCodec(first.factory, CODEBOOKS[0])
 
     def _stop(self, question: UserQuery, choice: ChosenCodec) -> Stop:
-        return next(stop for stop in codecs.stops(self._index(question)) if stop.factory == choice.factory)
+        return next(stop for stop in compression.stops(self._index(question)) if stop.factory == choice.factory)
 
     def _size_words(self, question: UserQuery, choice: ChosenCodec) -> str:
         size = f"{self._stop(question, choice).bytes_per_patch:,} bytes per patch"
-        return f"{size}, {choice.codebook} codebook" if codecs.learns(choice.factory) else size
+        return f"{size}, {choice.codebook} codebook" if compression.learns(choice.factory) else size
 
     def _controls(self, question: UserQuery, choice: ChosenCodec, turn: int) -> str:
         index = self._index(question)
-        found = codecs.stops(index)
+        found = compression.stops(index)
         return views.controls(found, choice.factory, CODEBOOKS, choice.codebook, index.dim, _kept_as(index), turn)
 
     def _progress(self, training: Training, index: PatchIndex) -> str:
@@ -213,7 +213,7 @@ class Squeeze:
         patches = len(index.images) * index.patches_per_image
         if not training.begun:
             return "Waiting until another codebook is trained …"
-        count = codecs.words_of(factory, index.dim)
+        count = compression.words_of(factory, index.dim)
         if count:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
         return f"Learning {factory} from {patches:,} patches …"
@@ -222,7 +222,7 @@ class Squeeze:
         level = len(coded.regions.stages)
         before = self._showcase.answer(question, level, SHOWN)
         asked = replace(question)
-        asked.rankings[(level, None)] = codecs.ranking(question, coded)
+        asked.rankings[(level, None)] = compression.ranking(question, coded)
         after = self._showcase.answer(asked, level, SHOWN)
         ranks = [
             {image: rank for rank, image in enumerate(one.rankings[(level, None)].image_ids.tolist(), 1)}
@@ -236,7 +236,7 @@ class Squeeze:
     def _gallery(self, question: UserQuery, choice: ChosenCodec) -> str:
         index, studies = self._index(question), read_studies()
         stop, patches = self._stop(question, choice), index.patches_per_image
-        exact = sizes(codecs.EXACT, index.dim, patches, PICTURES)
+        exact = sizes(compression.EXACT, index.dim, patches, PICTURES)
         small = sizes(choice.factory, index.dim, patches, PICTURES)
         pairs = list(zip(exact, small, strict=True))
         return views.gallery(studies, self._dataset(studies), stop, choice.codebook, patches, pairs, file_url)

@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from patchify_core.demo import exporting, links, locating
-from patchify_core.demo.answers import Result
+from patchify_core.demo import box_methods, exporting, links
+from patchify_core.demo.indexes import shown_spec
 from patchify_core.demo.links import Link, LinkError
-from patchify_core.demo.own.place import token_in
+from patchify_core.demo.own.gallery import token_in
 from patchify_core.demo.queries import OWN, UserQuery
-from patchify_core.demo.shelf import shown_spec
+from patchify_core.demo.results import Result
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.boxes import checked_box
 from patchify_core.web import views
@@ -246,7 +246,7 @@ class Sharing:
         visits, index = self.visits, self.visits.showcase.shelf.offer(engine).index
         levels = visits.showcase.levels_of(engine)
         level, top = levels, visits.settings.results
-        way, reranker = locating.best_way(index), None
+        way, reranker = box_methods.best_way(index), None
         if found.level is not None and 1 <= found.level <= levels:
             level = found.level
         elif found.level is not None:
@@ -255,7 +255,7 @@ class Sharing:
             top = found.top
         elif found.top is not None:
             said.append("the page does not show that number of results")
-        if found.boxes is not None and locating.is_possible(found.boxes, index):
+        if found.boxes is not None and box_methods.is_possible(found.boxes, index):
             way = found.boxes
         elif found.boxes is not None:
             said.append("its method has no such kind of box")

@@ -12,11 +12,10 @@ from typing import Any
 import gradio as gr
 
 from patchify_core.demo import walk
-from patchify_core.demo.exercise import ExerciseTask, exercise
-from patchify_core.demo.lesson import Lesson, lesson, teaching_engine
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo.gallery_info import prepared
+from patchify_core.demo.lesson import Lesson, exercise, lesson, task_walk, teaching_engine
 from patchify_core.demo.queries import UserQuery
-from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, Walk, WalkChoice
+from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, ExerciseTask, Walk, WalkChoice
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.web.events import sent, warn
@@ -172,7 +171,7 @@ class Walking:
         """One task of the exercise."""
         if not self._tasks:
             raise PatchifyError("This gallery has no pictures for an exercise: its queries find no patch of a picture.")
-        return walk.task_walk(self._visits.showcase, self._tasks, number, teaching_engine(self._visits.showcase))
+        return task_walk(self._visits.showcase, self._tasks, number, teaching_engine(self._visits.showcase))
 
     def _walk(self, base: UserQuery, choice: WalkChoice, last: Walker | None) -> tuple[UserQuery, Walk]:
         """The query as the chosen index has it, and its walk."""

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.demo import stages
-from patchify_core.demo.answers import Detail
-from patchify_core.demo.locating import BOXES, MAP, SOFT, WINNING
+from patchify_core.demo.box_methods import BOXES, MAP, SOFT, WINNING
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES
+from patchify_core.demo.results import Detail
 from patchify_core.imaging.boxes import iou
 from patchify_core.retrieval.localize import SimilarityMap
 from patchify_core.retrieval.ranking import Verification

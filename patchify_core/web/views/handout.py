@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from patchify_core.demo import stages
-from patchify_core.demo.judging import RIGHT_IOU
+from patchify_core.demo.results import RIGHT_IOU
 from patchify_core.demo.walk import Walk, made_up
 from patchify_core.web.views.crops import query_crop
 from patchify_core.web.views.html import FileUrl, rendered

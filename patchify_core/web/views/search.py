@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 
 from patchify_core.demo import stages
-from patchify_core.demo.answers import Answer
-from patchify_core.demo.locating import BOXES, has_maps
+from patchify_core.demo.box_methods import BOXES, has_maps
+from patchify_core.demo.indexes import Offer, shown_spec
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
-from patchify_core.demo.shelf import Offer, shown_spec
+from patchify_core.demo.results import Answer
 from patchify_core.demo.stages import patches_in_words
 from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web.views.html import FileUrl, Sizes, render

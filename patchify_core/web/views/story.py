@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from patchify_core.demo.answers import WRONG
-from patchify_core.demo.story import Curve, Failing, SizeBand
+from patchify_core.demo.overview import Curve, Failing, SizeBand
+from patchify_core.demo.results import WRONG
 from patchify_core.gallery import Gallery
 from patchify_core.gallery.model import GalleryImage
 from patchify_core.retrieval.presence import Calibration, Learned

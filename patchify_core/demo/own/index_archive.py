@@ -19,8 +19,8 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
+from patchify_core.demo.own.boxes import MOST
 from patchify_core.demo.own.collection import EXPANSION
-from patchify_core.demo.own.marks import MOST
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, packed_shape, unpack
 from patchify_core.imaging.archives import ArchiveSettings, members, names

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from PIL.Image import Image
 
 from patchify_core.demo.decoding import DECODERS, memory_for
+from patchify_core.demo.indexes import method_in_words
+from patchify_core.demo.own.boxes import numbers
 from patchify_core.demo.own.collection import OwnPicture
-from patchify_core.demo.own.marks import numbers
 from patchify_core.demo.own.visitor import Visitor
-from patchify_core.demo.shelf import method_in_words
 from patchify_core.demo.stages import grid_of
 from patchify_core.encoders.maps import as_map_encoder
 from patchify_core.errors import PatchifyError

@@ -7,10 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from patchify_core.demo.answers import IGNORED, ITSELF, MATCH, MATCHES, OFF, RIGHT, UNKNOWN, WRONG
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.judging import RIGHT_IOU, Judge
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import IGNORED, ITSELF, MATCH, MATCHES, OFF, RIGHT, RIGHT_IOU, UNKNOWN, WRONG, Judge
 from patchify_core.evaluation.metrics import score_found
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco

@@ -11,12 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from patchify_core.demo.answers import MATCHES, Answer, Detail, Result
-from patchify_core.demo.judging import Judge
-from patchify_core.demo.locating import OBJECTS, WINNING, best_way, similarity, with_boxes
+from patchify_core.demo.box_methods import OBJECTS, WINNING, best_way, similarity, with_boxes
+from patchify_core.demo.indexes import is_papers
 from patchify_core.demo.queries import UserQueries, UserQuery
 from patchify_core.demo.reranking import Rerankers
-from patchify_core.demo.shelf import is_papers
+from patchify_core.demo.results import MATCHES, Answer, Detail, Judge, Result
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import QueryScore

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from patchify_core.demo.locating import MAP, SOFT, has_maps
+from patchify_core.demo.box_methods import MAP, SOFT, has_maps
 from patchify_core.demo.own.collection import OwnPicture
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError

@@ -9,13 +9,12 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.answers import UNMARKED, WRONG, Result
 from patchify_core.demo.decoding import ready
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import PREFIX
-from patchify_core.demo.judging import Judge
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.indexes import Offer, Shelf
 from patchify_core.demo.queries import OWN, UserQuery
-from patchify_core.demo.shelf import Offer, Shelf
+from patchify_core.demo.results import UNMARKED, WRONG, Judge, Result
+from patchify_core.demo.server_folders import PREFIX
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex

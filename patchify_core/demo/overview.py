@@ -12,11 +12,11 @@ from operator import itemgetter
 from pathlib import PurePosixPath
 from typing import Any
 
-from patchify_core.demo.answers import Answer, Result
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.box_methods import WINNING
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.links import Link
-from patchify_core.demo.locating import WINNING
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import Answer, Result
 from patchify_core.demo.trials import EXACT, Trial
 from patchify_core.evaluation.study.plans import Configuration
 from patchify_core.features.extract import CROP

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.demo.prepared import BUNDLED, pictures_note, titles
+from patchify_core.demo.gallery_info import BUNDLED, pictures_note, titles
 from patchify_core.files import SAMPLE_DB
 
 

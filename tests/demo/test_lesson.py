@@ -1,4 +1,4 @@
-"""demo.exercise and demo.lesson: what a class is given comes from the gallery, number for number."""
+"""demo.lesson: what a class is given comes from the gallery, number for number."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from patchify_core.demo.answers import OFF, RIGHT
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.exercise import CLEAR, LABELS, TASKS, exercise
-from patchify_core.demo.lesson import lesson, teaching_engine
-from patchify_core.demo.prepared import prepared
-from patchify_core.demo.walk import WalkChoice, task_walk, walk
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import prepared
+from patchify_core.demo.lesson import CLEAR, LABELS, TASKS, exercise, lesson, task_walk, teaching_engine
+from patchify_core.demo.results import OFF, RIGHT
+from patchify_core.demo.walk import WalkChoice, walk
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions

@@ -6,9 +6,9 @@ import itertools
 
 import pytest
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.prepared import prepared
-from patchify_core.demo.story import bands, curves, engine_of, failing
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import prepared
+from patchify_core.demo.overview import bands, curves, engine_of, failing
 from patchify_core.demo.studies import read_studies
 from patchify_core.demo.trials import EXACT, first_choice, plain_codec, plain_regions, trials
 from patchify_core.evaluation.breakdown import break_down
