@@ -14,8 +14,8 @@ from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_file
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.index.folder import PICTURES_NAME, checked_files, load_index, read_meta
-from patchify_core.index.integrity import META_NAME, damaged, is_whole, opened, standing, steadily, unreadable
-from patchify_core.index.picture_table import IndexedImage, read_table
+from patchify_core.index.integrity import META_NAME, damaged, is_intact, open_files, standing, steadily, unreadable
+from patchify_core.index.pictures import IndexedImage, read_table
 
 LARGE_BYTES = 1 << 28
 """From here on a bar shows how far it is: a second's work or so."""
@@ -91,7 +91,7 @@ class _Check:
         if self.meta["images"] is not None:
             return [IndexedImage(**image) for image in self.meta["images"]]
         try:
-            with opened(self.place, [PICTURES_NAME], self.folder) as at:
+            with open_files(self.place, [PICTURES_NAME], self.folder) as at:
                 return read_table(at[PICTURES_NAME])
         except (IndexFolderError, OSError, ValueError):
             return []
@@ -128,8 +128,8 @@ class _Check:
     def _damage_of(self, name: str) -> str | None:
         listed = self.files[name]
         try:
-            with opened(self.place, [name], self.folder) as at:
-                return None if is_whole(at[name], listed, self._passed) else str(damaged(self.folder, name))
+            with open_files(self.place, [name], self.folder) as at:
+                return None if is_intact(at[name], listed, self._passed) else str(damaged(self.folder, name))
         except (KeyError, TypeError):
             raise damaged(self.folder, META_NAME) from None
         except IndexFolderError as error:

@@ -63,7 +63,7 @@ class Digests:
         self._block = hashlib.sha256()
 
     def update(self, data: bytes | memoryview) -> None:
-        """Takes the next bytes."""
+        """Take the next bytes."""
         self._whole.update(data)
         rest = memoryview(data)
         while len(rest):
@@ -103,7 +103,7 @@ def listed_file(path: Path) -> dict[str, Any]:
 
 
 def write_listed(path: Path, pieces: Iterable[bytes | memoryview], tag: str | None = None) -> dict[str, Any]:
-    """Writes a file from its beginning to its end; returns what `meta.json` lists of it.
+    """Write a file from its beginning to its end; returns what `meta.json` lists of it.
 
     Args:
         path: the file.
@@ -122,7 +122,7 @@ def write_listed(path: Path, pieces: Iterable[bytes | memoryview], tag: str | No
 
 
 def write_meta(folder: Path, meta: dict[str, Any]) -> None:
-    """Writes `meta.json` with its own digest; whatever it lists must be there.
+    """Write `meta.json` with its own digest; whatever it lists must be there.
 
     Raises:
         OSError: if it cannot be written.
@@ -131,7 +131,7 @@ def write_meta(folder: Path, meta: dict[str, Any]) -> None:
     (folder / META_NAME).write_text(text + "\n", encoding="utf-8")
 
 
-def is_whole(
+def is_intact(
     file: BinaryIO,
     listed: dict[str, Any],
     passed: Callable[[int], None] = lambda size: None,
@@ -203,7 +203,7 @@ def standing(folder: Path) -> Path:
 
 
 def steadily(folder: Path, read: Callable[[Path], Found]) -> Found:
-    """Calls `read(place)` with the place of the index, again if a build swapped it meanwhile and it failed.
+    """Call `read(place)` with the place of the index, again if a build swapped it meanwhile and it failed.
 
     Args:
         folder: the index folder.
@@ -234,8 +234,8 @@ def _version(place: Path) -> tuple[int, int, int] | None:
 
 
 @contextmanager
-def opened(place: Path, names: Iterable[str], folder: Path) -> Iterator[dict[str, BinaryIO]]:
-    """Opens the files of an index together, so that they are of one version even if a build swaps them meanwhile.
+def open_files(place: Path, names: Iterable[str], folder: Path) -> Iterator[dict[str, BinaryIO]]:
+    """Open the files of an index together, so that they are of one version even if a build swaps them meanwhile.
 
     Args:
         place: where they are.
@@ -258,8 +258,8 @@ def opened(place: Path, names: Iterable[str], folder: Path) -> Iterator[dict[str
 
 
 @contextmanager
-def opened_whole(place: Path, files: dict[str, dict[str, Any]], folder: Path) -> Iterator[dict[str, BinaryIO]]:
-    """Opens the files of an index together, as `opened` does, and checks that each is the one that was written.
+def open_intact(place: Path, files: dict[str, dict[str, Any]], folder: Path) -> Iterator[dict[str, BinaryIO]]:
+    """Open the files of an index together, as `opened` does, and checks that each is the one that was written.
 
     Args:
         place: where they are.
@@ -272,10 +272,10 @@ def opened_whole(place: Path, files: dict[str, dict[str, Any]], folder: Path) ->
     Raises:
         IndexFolderError: one sentence, if one is missing, damaged or may not be read.
     """
-    with opened(place, files, folder) as at:
+    with open_files(place, files, folder) as at:
         for name, file in at.items():
             try:
-                whole = is_whole(file, files[name])
+                whole = is_intact(file, files[name])
             except (KeyError, TypeError):
                 raise damaged(folder, META_NAME) from None
             except OSError as error:

@@ -79,14 +79,14 @@ class BuildFolder:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Lets the next build in. What is in the folder stays, unless there is no work in it."""
+        """Let the next build in. What is in the folder stays, unless there is no work in it."""
         # Without the lock it may be another build's by now.
         if self._lock is not None and {path.name for path in self.folder.glob("*")} <= {HEAD_NAME, HOLDER_NAME}:
             self.remove()
         self.close()
 
-    def take_over(self, maker: dict[str, Any]) -> None:
-        """Keeps what an earlier build of the same kind left, and deletes what one of another kind left.
+    def resume(self, maker: dict[str, Any]) -> None:
+        """Keep what an earlier build of the same kind left, and deletes what one of another kind left.
 
         Args:
             maker: What the work is for, as plain JSON values.
@@ -107,7 +107,7 @@ class BuildFolder:
         return lines[-1] if lines else None
 
     def swap_in(self, write: Callable[[Path], None]) -> None:
-        """Writes an index beside `out` and renames it into place.
+        """Write an index beside `out` and renames it into place.
 
         Args:
             write: Writes the new index into the empty folder that it is given.
@@ -137,7 +137,7 @@ class BuildFolder:
         _sync_names(out.parent)  # before anything is deleted: a power cut must find the old one or the new one
 
     def remove(self) -> None:
-        """Deletes the folder: the index has everything. What cannot be deleted stays for the next build to use."""
+        """Delete the folder: the index has everything. What cannot be deleted stays for the next build to use."""
         with suppress(OSError):
             # Were the head to go first, a kill would leave a folder that is not known as ours any more.
             for path in self.folder.iterdir():
@@ -149,14 +149,14 @@ class BuildFolder:
         self.close()
 
     def close(self) -> None:
-        """Lets the next build in; may be called again."""
+        """Let the next build in; may be called again."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
 
 def _rename(source: Path, target: Path) -> None:
-    """Moves a folder; on Windows, once no reader has a file of it open."""
+    """Move a folder; on Windows, once no reader has a file of it open."""
     until = time.monotonic() + (WINDOWS_WAITS_S if sys.platform == "win32" else 0)
     while True:
         try:
@@ -168,7 +168,7 @@ def _rename(source: Path, target: Path) -> None:
 
 
 def _sync_names(folder: Path) -> None:
-    """Has the disk keep the folder's names as they are now; Windows knows no such thing, and does it itself."""
+    """Have the disk keep the folder's names as they are now; Windows knows no such thing, and does it itself."""
     if sys.platform == "win32":
         return
     try:
@@ -193,8 +193,8 @@ def root_from(out: Path, root: Path) -> str:
 
 
 @contextmanager
-def explained(out: Path) -> Iterator[None]:
-    """Turns what the disk says into one sentence; work that is already journalled stays for the next run."""
+def disk_errors(out: Path) -> Iterator[None]:
+    """Turn what the disk says into one sentence; work that is already journalled stays for the next run."""
     again = "the pictures embedded so far are kept; run the same command again"
     try:
         yield

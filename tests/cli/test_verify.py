@@ -174,7 +174,7 @@ def test_an_index_whose_swap_was_cut(home, run):
 
 def test_a_build_that_ends_meanwhile_is_no_damage(home, monkeypatch):
     """The index is swapped after its description was read: it is looked at again, as it is then."""
-    real, calls = check.is_whole, []
+    real, calls = check.is_intact, []
 
     def swapping(*arguments):
         calls.append(arguments)
@@ -184,7 +184,7 @@ def test_a_build_that_ends_meanwhile_is_no_damage(home, monkeypatch):
             build_index(read_folder(home / "photos"), home / "idx", TinyEncoder(), Pyramid(2), settings)
         return real(*arguments)
 
-    monkeypatch.setattr(check, "is_whole", swapping)
+    monkeypatch.setattr(check, "is_intact", swapping)
     found = check.verify(home / "idx")
     assert found.damage == () and found.images == 13 and found.pictures == ()
 

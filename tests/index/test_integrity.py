@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from patchify_core.errors import IndexFolderError
 from patchify_core.index import integrity
 from patchify_core.index.folder import read_meta
-from patchify_core.index.integrity import Digests, is_whole, listed_file, standing, steadily
+from patchify_core.index.integrity import Digests, is_intact, listed_file, standing, steadily
 from patchify_core.index.patch_index import PatchIndex
 from tests.index.test_patch_index import random_index
 
@@ -54,7 +54,7 @@ def test_every_changed_byte_and_length_is_noticed(tmp_path, monkeypatch, size, p
     def whole(content):
         path.write_bytes(content)
         with open(path, "rb") as file:
-            return is_whole(file, entry, threads=3)
+            return is_intact(file, entry, threads=3)
 
     assert whole(data)
     assert not whole(data + b"x") and (not size or not whole(data[:-1]))
@@ -67,14 +67,14 @@ def test_a_list_of_blocks_that_is_not_one_proves_nothing(tmp_path, change):
     (tmp_path / "x").write_bytes(bytes(300))
     entry = listed(bytes(300), 1, 100) | change
     with open(tmp_path / "x", "rb") as file:
-        assert not is_whole(file, entry)
+        assert not is_intact(file, entry)
 
 
 def test_what_was_read_is_told(tmp_path):
     (tmp_path / "x").write_bytes(bytes(5000))
     told = []
     with open(tmp_path / "x", "rb") as file:
-        assert is_whole(file, listed(bytes(5000), 1, 1000), told.append)
+        assert is_intact(file, listed(bytes(5000), 1, 1000), told.append)
     assert sum(told) == 5000 and len(told) == 5
 
 
@@ -221,7 +221,7 @@ def test_a_file_cut_while_it_is_read_is_not_whole(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(bytes(100))
     monkeypatch.setattr(integrity, "_read_at", lambda file, at, size, lock: b"")
     with open(tmp_path / "x", "rb") as file:
-        assert not is_whole(file, listed(bytes(100), 1, 1000))
+        assert not is_intact(file, listed(bytes(100), 1, 1000))
 
 
 def test_reading_at_a_place_without_pread(monkeypatch):

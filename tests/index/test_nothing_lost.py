@@ -411,12 +411,12 @@ def test_another_makers_build_deletes_no_index_that_was_moved_aside(photos, out,
     before = snapshot(out)
     private = out.with_name("idx.partial")
     with BuildFolder(out) as work:
-        work.take_over({"one": "maker"})
+        work.resume({"one": "maker"})
         (private / "shard-00000.json").touch()
         work.journal.add({"piece": "part-00000"})
     out.rename(private / OLD_NAME)
     with BuildFolder(out) as work:
-        work.take_over({"another": "maker"})
+        work.resume({"another": "maker"})
         assert not list(private.glob("shard-*")) and work.finished("part-00000") is None
         (private / "part-00000.codes").touch()
     assert snapshot(out) == before

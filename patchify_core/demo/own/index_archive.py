@@ -24,12 +24,12 @@ from patchify_core.demo.own.collection import EXPANSION
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, packed_shape, unpack
 from patchify_core.imaging.archives import ArchiveSettings, members, names
-from patchify_core.index.base import Pictures
 from patchify_core.index.big.parts import framed
 from patchify_core.index.build import BuildSettings
 from patchify_core.index.codec.codes import Codes, encode_codes
 from patchify_core.index.folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.pictures import Pictures
 from patchify_core.index.recipe import Recipe
 
 PIECE = 1 << 18

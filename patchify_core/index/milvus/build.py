@@ -18,12 +18,11 @@ from patchify_core.errors import IndexFolderError, PatchifyError, StoreError
 from patchify_core.features.extract import checked_features
 from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.build import BuildReport, BuildSettings, StoreBuilder, run_build
 from patchify_core.index.codec.codes import CodeSettings, sampled
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.folder import index_stands, read_meta
+from patchify_core.index.folder import index_exists, read_meta
 from patchify_core.index.milvus.collection import (
     NEW_PROJECTION,
     MilvusCollection,
@@ -35,8 +34,9 @@ from patchify_core.index.milvus.collection import (
 from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.store import Listing, read_listing, write_listing
 from patchify_core.index.milvus.writer import CollectionWriter
-from patchify_core.index.picture_table import PictureTable, joined
+from patchify_core.index.pictures import Pictures, PictureTable, joined
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder, root_from
 from patchify_core.regions import Regions
 
@@ -85,7 +85,7 @@ def stream_to_milvus(
     settings: CodeSettings | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Brings descriptors that were made elsewhere, for instance by `embed --ray`, into a collection.
+    """Bring descriptors that were made elsewhere, for instance by `embed --ray`, into a collection.
 
     Args:
         stream: of the descriptors; a picture without a digest is known by its id and name.
@@ -164,16 +164,16 @@ class _CollectionBuilder(StoreBuilder):
         self.maker = maker_of(recipe) | {"store": "milvus", "projected": self._projected}
         self.written = 0
 
-    def look(self, out: Path) -> None:
-        """See `StoreBuilder.look`."""
+    def check(self, out: Path) -> None:
+        """See `StoreBuilder.check`."""
         address = self._target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
         self._old = _listing_at(out, self._recipe)
 
     @contextmanager
-    def opened(self, work: BuildFolder) -> Iterator[Container[str]]:
-        """See `StoreBuilder.opened`."""
+    def prepare(self, work: BuildFolder) -> Iterator[Container[str]]:
+        """See `StoreBuilder.prepare`."""
         old, address = self._old, self._target.address
         gallery = self._root.resolve().as_posix()
         name = self._target.collection or (
@@ -216,8 +216,8 @@ class _CollectionBuilder(StoreBuilder):
         collection.load()
         return CollectionWriter(collection, self._projection if self._given is None else None)
 
-    def take(self, stream: PictureStream, work: BuildFolder) -> None:
-        """See `StoreBuilder.take`."""
+    def fill(self, stream: PictureStream, work: BuildFolder) -> None:
+        """See `StoreBuilder.fill`."""
         if self._projected is not None and self._projection is None:
             self._projection = self._learned(stream)
             # Kept before it is used: vectors of another one could not be mixed with those that are written with it.
@@ -248,7 +248,7 @@ class _CollectionBuilder(StoreBuilder):
         writer.tidy(numbers)  # only now: the old folder listed what vanished
 
     def _filled(self, stream: PictureStream, writer: CollectionWriter) -> PictureTable:
-        """Writes the pictures that the collection does not have; returns all of them."""
+        """Write the pictures that the collection does not have; returns all of them."""
         tables, total = [], len(stream)
         for start in range(0, total, writer.batch):
             stop = min(start + writer.batch, total)
@@ -275,7 +275,7 @@ class _CollectionBuilder(StoreBuilder):
 
 def _listing_at(out: Path, recipe: Recipe) -> Listing | None:
     """The index folder that stands at `out`, if it was made the same way; None if there is none."""
-    if not index_stands(out):
+    if not index_exists(out):
         return None
     if "store" not in read_meta(out):
         raise IndexFolderError(

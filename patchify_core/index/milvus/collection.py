@@ -92,7 +92,7 @@ class MilvusCollection:
         return bool(self.call("say whether a collection is there", "has_collection"))
 
     def check(self, gallery: str | None = None) -> None:
-        """Refuses a collection that another maker made, or one of another gallery.
+        """Refuse a collection that another maker made, or one of another gallery.
 
         Args:
             gallery: root of the gallery that it must hold; None where that is known already.
@@ -126,7 +126,7 @@ class MilvusCollection:
             )
 
     def make(self, gallery: str, kind: str) -> None:
-        """Makes it, empty, with an index of `kind`.
+        """Make it, empty, with an index of `kind`.
 
         Raises:
             StoreError: one sentence, if the server refuses, for instance because it has no such index.
@@ -151,7 +151,7 @@ class MilvusCollection:
             raise
 
     def use_index(self, kind: str) -> None:
-        """Has the server keep an index of this kind, in the place of another one if there is one.
+        """Have the server keep an index of this kind, in the place of another one if there is one.
 
         Raises:
             StoreError: one sentence, if it has no such kind.
@@ -187,7 +187,7 @@ class MilvusCollection:
         return str((found or {}).get("index_type", ""))
 
     def load(self) -> None:
-        """Has the server ready to search it."""
+        """Have the server ready to search it."""
         self.kind = self.kind or self.index_kind()
         self.call("load a collection", "load_collection", timeout=WAIT_S)
 
@@ -252,7 +252,7 @@ def default_name(gallery: str, recipe: Recipe, projected: int | None) -> str:
 
 
 def checked_name(name: str) -> str:
-    """Raises StoreError unless Milvus takes this as a collection's name."""
+    """Raise StoreError unless Milvus takes this as a collection's name."""
     if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,254}", name):
         raise StoreError(f"'{name}' cannot be a collection's name: use letters, digits and _, beginning with a letter.")
     return name

@@ -52,7 +52,7 @@ class Address:
     def of(
         cls, uri: str | None, token: str | None = None, ca: str | None = None, server_name: str | None = None
     ) -> Address:
-        """Checks what a person gave; without a token that of the environment variable `MILVUS_TOKEN` counts.
+        """Check what a person gave; without a token that of the environment variable `MILVUS_TOKEN` counts.
 
         Raises:
             StoreError: if the address is missing or none, or a file that it names is not there.
@@ -106,7 +106,7 @@ class MilvusConnection:
     """An open connection; a context manager. `call` is how everything is asked."""
 
     def __init__(self, address: Address) -> None:
-        """Connects.
+        """Connect.
 
         Raises:
             StoreError: one sentence within `CONNECT_S` or so, if that does not succeed.
@@ -123,7 +123,7 @@ class MilvusConnection:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Closes it."""
+        """Close it."""
         self.close()
 
     @property
@@ -132,7 +132,7 @@ class MilvusConnection:
         return self._client
 
     def call(self, doing: str, method: Any, *arguments: Any, timeout: float = READ_S, **named: Any) -> Any:
-        """Calls a method of the client.
+        """Call a method of the client.
 
         Args:
             doing: what the server is asked to do, as words after "could not".
@@ -157,7 +157,7 @@ class MilvusConnection:
             raise
 
     def close(self) -> None:
-        """Ends it, and lets others have the file; may be called again."""
+        """End it, and lets others have the file; may be called again."""
         self._end()
 
 
@@ -198,7 +198,7 @@ def _closed(client: Any, address: Address) -> None:
 
 
 def _release(path: str) -> None:
-    """Ends Milvus Lite's hold on a file with the last connection to it."""
+    """End Milvus Lite's hold on a file with the last connection to it."""
     from milvus_lite.server_manager import server_manager_instance
 
     with _lock:

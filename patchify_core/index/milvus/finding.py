@@ -106,7 +106,7 @@ class Finder:
             limit = min(2 * limit, len(self.numbers), self.most)
 
     def _by_patches(self, query: NDArray[np.float32], wanted: int, used: int, which: str) -> FoundPatches | None:
-        """Asks for more and more patches; None where the most that the server gives are not enough."""
+        """Ask for more and more patches; None where the most that the server gives are not enough."""
         available = len(self.numbers) * used
         fetch = min(self.most, available, max(64, 4 * wanted) if wanted < len(self.numbers) else available)
         while True:

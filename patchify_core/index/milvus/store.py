@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.index.base import Hits, PatchStore, Pictures
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import (
     BOXES_NAME,
@@ -34,15 +33,16 @@ from patchify_core.index.integrity import (
     META_NAME,
     damaged,
     npy_array,
-    opened_whole,
+    open_intact,
     steadily,
 )
 from patchify_core.index.milvus.collection import UNROUNDED, MilvusCollection
 from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.finding import Finder, FoundPatches, compared_again
 from patchify_core.index.patch_index import RESCORED
-from patchify_core.index.picture_table import PictureTable, read_table, table_pieces
+from patchify_core.index.pictures import Pictures, PictureTable, read_table, table_pieces
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.store import Hits, PatchStore
 
 _FILES = frozenset({PICTURES_NAME, NUMBERS_NAME, PROJECTION_NAME, BOXES_NAME})
 
@@ -98,7 +98,7 @@ class MilvusStore(PatchStore):
 
     @classmethod
     def open(cls, folder: str | Path, token: str | None = None) -> MilvusStore:
-        """Opens the index folder and the collection that it names.
+        """Open the index folder and the collection that it names.
 
         Args:
             folder: made by the index command with `--store milvus`.
@@ -117,7 +117,7 @@ class MilvusStore(PatchStore):
             raise
 
     def close(self) -> None:
-        """Ends the connection."""
+        """End the connection."""
         self.connection.close()
 
     @property
@@ -187,7 +187,7 @@ def is_listing(folder: Path) -> bool:
 
 
 def write_listing(listing: Listing, folder: Path, out: Path, root: str) -> None:
-    """Writes the files into an existing folder; `swap.swap_in` puts it at `out`.
+    """Write the files into an existing folder; `swap.swap_in` puts it at `out`.
 
     Raises:
         OSError: if a file cannot be written.
@@ -206,7 +206,7 @@ def write_listing(listing: Listing, folder: Path, out: Path, root: str) -> None:
 
 
 def read_listing(folder: Path, token: str | None = None) -> Listing:
-    """Reads an index folder of a `MilvusStore`; every byte is checked first.
+    """Read an index folder of a `MilvusStore`; every byte is checked first.
 
     Raises:
         IndexFolderError: one sentence, if it is missing, damaged or of another kind.
@@ -233,7 +233,7 @@ def _read(place: Path, folder: Path, token: str | None) -> Listing:
         name, kind = str(store["collection"]), str(store["index"])
     except (KeyError, TypeError, AttributeError):
         raise damaged(folder, META_NAME) from None
-    with opened_whole(place, files, folder) as at:
+    with open_intact(place, files, folder) as at:
         try:
             images, numbers = read_table(at[PICTURES_NAME]), npy_array(at[NUMBERS_NAME].read())
             projection, boxes, _ = read_beside(at, folder)

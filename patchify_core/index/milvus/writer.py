@@ -54,7 +54,7 @@ class CollectionWriter:
         return len(self._fresh)
 
     def add(self, digest: str, rows: NDArray[np.float32]) -> None:
-        """Takes one picture; it is `known` once it is flushed.
+        """Take one picture; it is `known` once it is flushed.
 
         Args:
             digest: of the picture's bytes.
@@ -64,7 +64,7 @@ class CollectionWriter:
         self._fresh[digest] = rows
 
     def flush(self) -> None:
-        """Writes what is fresh.
+        """Write what is fresh.
 
         Raises:
             StoreError: one sentence, if the server does not take it.
@@ -103,7 +103,7 @@ class CollectionWriter:
         self.known |= numbers
 
     def finish(self, digests: Iterable[str]) -> NDArray[np.int64]:
-        """Writes what is fresh and has the server make its index; what vanished is there until `tidy`.
+        """Write what is fresh and has the server make its index; what vanished is there until `tidy`.
 
         Args:
             digests: of the gallery's pictures, in order; a picture may be there twice.
@@ -126,7 +126,7 @@ class CollectionWriter:
         return np.array([self.known[digest] for digest in digests], np.int64)
 
     def tidy(self, numbers: NDArray[np.int64]) -> None:
-        """Deletes all other pictures than these, once no index folder lists them any more.
+        """Delete all other pictures than these, once no index folder lists them any more.
 
         Args:
             numbers: (N,) int64 of the pictures that stay.

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 from patchify_core.gallery import read_gallery
+from patchify_core.index import open_store
 from patchify_core.index.build import build_index
 from patchify_core.index.milvus.collection import build_params, checked_kind, checked_name, code_bytes, search_params
 from patchify_core.index.milvus.connect import Address
 from patchify_core.index.milvus.finding import FoundPatches, compared_again
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.store import PatchStore, open_store
+from patchify_core.index.store import PatchStore
 from tests.tiny import write_pictures
 
 
