@@ -30,8 +30,8 @@ def measure() -> dict[str, Any]:
 
     showcase = ExampleGallery(SAMPLE_DB)
     page = Visits(showcase)
-    way, top = box_methods.best_method(showcase.index), page.settings.results
-    before = SearchRequest(showcase.first(), showcase.levels, top, None, way)
+    box_method, top = box_methods.best_method(showcase.index), page.settings.results
+    before = SearchRequest(showcase.first(), showcase.levels, top, None, box_method)
     query = showcase.gallery.queries[0]
     stream = io.BytesIO()
     read_picture(query.path).resize((4000, 3000)).save(stream, "JPEG", quality=92)
@@ -54,11 +54,11 @@ def measure() -> dict[str, Any]:
 
     def refine() -> None:
         question.located.clear()
-        box_methods.with_boxes(question, showcase.engine, shown, way, showcase.levels, box_methods.OBJECTS)
+        box_methods.with_boxes(question, showcase.engine, shown, box_method, showcase.levels, box_methods.OBJECTS)
 
     def look() -> None:
         known = showcase.example(query.id)
-        found = showcase.detail(known, shown[0].image_id, showcase.levels, top, way=way)
+        found = showcase.detail(known, shown[0].image_id, showcase.levels, top, box_method=box_method)
         views.detail(found, page.picture(shown[0].image_id), known, file_url)
 
     seconds = in_turn(

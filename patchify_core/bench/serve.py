@@ -154,10 +154,10 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    way, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
+    box_method, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
 
     def answered(question: Any) -> tuple[str, list[int]]:
-        answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))
+        answer = visits.answer(SearchRequest(question, showcase.levels, top, None, box_method))
         return visits.cards(answer), [result.match.image_id for result in answer.results]
 
     examples, order, programs = {}, {}, {}

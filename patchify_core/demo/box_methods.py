@@ -51,29 +51,29 @@ def best_method(index: PatchStore) -> str:
     return MAP if has_maps(index) else SOFT
 
 
-def is_possible(way: str, index: PatchStore) -> bool:
+def is_possible(box_method: str, index: PatchStore) -> bool:
     """Whether an index allows a way."""
-    return way in NAMES and (way != MAP or has_maps(index))
+    return box_method in NAMES and (box_method != MAP or has_maps(index))
 
 
-def checked_method(way: str, index: PatchStore) -> str:
+def checked_method(box_method: str, index: PatchStore) -> str:
     """The kind of box as it was chosen.
 
     Raises:
         PatchifyError: if there is none of that name, or it needs feature maps and the index was made of crops.
     """
-    if way not in NAMES:
+    if box_method not in NAMES:
         raise PatchifyError("The page does not have that kind of box: choose one of those shown.")
-    if not is_possible(way, index):
+    if not is_possible(box_method, index):
         raise PatchifyError(
             "This method keeps no feature maps to refine boxes on: choose “Fast: one pass per picture” under Method."
         )
-    return way
+    return box_method
 
 
-def fitting_method(way: str, before: PatchStore, after: PatchStore) -> str:
+def fitting_method(box_method: str, before: PatchStore, after: PatchStore) -> str:
     """The way after another index was chosen: the best one stays the best one, others stay what they are."""
-    return best_method(after) if way == best_method(before) else way
+    return best_method(after) if box_method == best_method(before) else box_method
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def with_boxes(
     question: UserQuery,
     engine: Patchify,
     matches: Sequence[Match],
-    way: str,
+    box_method: str,
     level: int,
     objects: int = 1,
     workers: int = WORKERS,
@@ -126,7 +126,7 @@ def with_boxes(
         question: what was asked.
         engine: that found the matches.
         matches: what was found, best first.
-        way: see `checked_method`.
+        box_method: see `checked_method`.
         level: the level that they were found at.
         objects: looked for in each picture, at most; see `TWICE_FROM`.
         workers: pictures that are searched at once.
@@ -135,10 +135,10 @@ def with_boxes(
         PatchifyError: see `checked_method`.
         IndexFolderError: if a map is damaged or was taken away.
     """
-    checked_method(way, engine.index)
-    if way == WINNING or not matches:
+    checked_method(box_method, engine.index)
+    if box_method == WINNING or not matches:
         return list(matches)
-    if way == SOFT:
+    if box_method == SOFT:
         return engine.refine(question.descriptor, list(matches), SOFT, level)
     good = 0
     if objects > 1:

@@ -53,7 +53,7 @@ class ExampleGallery(UserQueries):
         self.prepared: set[int] = set()
 
     def answer(
-        self, question: UserQuery, level: int, top: int, reranker: str | None = None, way: str = WINNING
+        self, question: UserQuery, level: int, top: int, reranker: str | None = None, box_method: str = WINNING
     ) -> Answer:
         """Searches, re-ranks if wanted, finds the boxes wanted, and scores the whole ranking if the object is known.
 
@@ -62,7 +62,7 @@ class ExampleGallery(UserQueries):
             level: number of the stage to search with.
             top: results that are shown.
             reranker: name of a re-ranker, or None.
-            way: how boxes are found (`locating`).
+            box_method: how boxes are found (`box_methods`).
 
         Raises:
             PatchifyError: one sentence, if the query cannot be re-ranked in this way, or the index has no maps to
@@ -72,17 +72,17 @@ class ExampleGallery(UserQueries):
         engine = self.indexes.engine(question.engine)
         stages = engine.index.regions.stages
         ranking = self.ranking(question, level, reranker)
-        shown = with_boxes(question, engine, ranking[:top], way, level, OBJECTS)
+        shown = with_boxes(question, engine, ranking[:top], box_method, level, OBJECTS)
         results = tuple(self.result(question, rank, match) for rank, match in enumerate(shown, 1))
         score = winning = plain = baseline = ceiling = None
         before = ranking if reranker is None else self.ranking(question, level)
         if question.instance is not None:
 
             def refine(matches: list[Match]) -> list[Match]:
-                return with_boxes(question, engine, matches, way, level)
+                return with_boxes(question, engine, matches, box_method, level)
 
             score = self.judge.score(question, ranking, refine)
-            if way != WINNING:
+            if box_method != WINNING:
                 winning = self.judge.score(question, ranking)
             if reranker is not None:
                 plain = self.judge.score(question, before, refine)
@@ -94,7 +94,7 @@ class ExampleGallery(UserQueries):
             stages,
             level,
             reranker,
-            way,
+            box_method,
             score,
             winning,
             plain,
@@ -146,7 +146,7 @@ class ExampleGallery(UserQueries):
         level: int,
         top: int,
         reranker: str | None = None,
-        way: str = WINNING,
+        box_method: str = WINNING,
         with_map: bool = True,
     ) -> Detail:
         """The similarity of every patch of one shown result, and of every place where the index has maps.
@@ -157,7 +157,7 @@ class ExampleGallery(UserQueries):
             level: see `answer`.
             top: see `answer`.
             reranker: see `answer`.
-            way: see `answer`.
+            box_method: see `answer`.
             with_map: whether the similarity of every place is wanted.
 
         Raises:
@@ -165,13 +165,13 @@ class ExampleGallery(UserQueries):
             IndexFolderError: if its map is damaged or was taken away.
         """
         engine = self.indexes.engine(question.engine)
-        shown = with_boxes(question, engine, self.ranking(question, level, reranker)[:top], way, level, OBJECTS)
+        shown = with_boxes(question, engine, self.ranking(question, level, reranker)[:top], box_method, level, OBJECTS)
         for rank, match in enumerate(shown, 1):
             if match.image_id == image_id:
                 explanation = engine.explain(question.descriptor, image_id, level)
                 stages = engine.index.regions.stages[:level]
                 places = similarity(question, engine, image_id) if with_map else None
-                return Detail(self.result(question, rank, match), explanation, stages, len(shown), way, places)
+                return Detail(self.result(question, rank, match), explanation, stages, len(shown), box_method, places)
         raise PatchifyError("That picture is no longer among the results: choose one of those shown.")
 
     def prepare(self, examples: int | None = None, workers: int = 1, stop: Callable[[], bool] = lambda: False) -> None:
@@ -186,26 +186,28 @@ class ExampleGallery(UserQueries):
             IndexFolderError: if a map is damaged or was taken away.
         """
         engine, level = self.engine, self.levels
-        way = best_method(engine.index)
+        box_method = best_method(engine.index)
         for query in self.examples[:examples]:
             if stop():
                 return
             question = self.example(query.id)
             ranking = self.ranking(question, level)
-            with_boxes(question, engine, ranking[:PREPARED], way, level, OBJECTS, workers)
+            with_boxes(question, engine, ranking[:PREPARED], box_method, level, OBJECTS, workers)
 
             def boxed(matches: list[Match], question: UserQuery = question) -> list[Match]:
                 found: list[Match] = []
                 for start in range(0, len(matches), PIECE):
                     stop()  # giving up in the middle of a score is not worth a way out of it
-                    found += with_boxes(question, engine, matches[start : start + PIECE], way, level, workers=workers)
+                    found += with_boxes(
+                        question, engine, matches[start : start + PIECE], box_method, level, workers=workers
+                    )
                 return found
 
             self.judge.score(question, ranking, boxed)
             self.prepared.add(query.id)
 
     def positives(
-        self, question: UserQuery, score: QueryScore, level: int, reranker: str | None = None, way: str = WINNING
+        self, question: UserQuery, score: QueryScore, level: int, reranker: str | None = None, box_method: str = WINNING
     ) -> tuple[Result, ...]:
         """The pictures found that contain the object, each with its rank among the pictures that count.
 
@@ -214,7 +216,7 @@ class ExampleGallery(UserQueries):
             score: of its ranking (`answer`).
             level: see `answer`.
             reranker: see `answer`.
-            way: see `answer`.
+            box_method: see `answer`.
 
         Raises:
             PatchifyError: see `answer`.
@@ -222,7 +224,9 @@ class ExampleGallery(UserQueries):
         """
         ranking = self.ranking(question, level, reranker)
         places = self.judge.counted(question, ranking)[score.ranks - 1].tolist()
-        matches = with_boxes(question, self.indexes.engine(question.engine), [ranking[at] for at in places], way, level)
+        matches = with_boxes(
+            question, self.indexes.engine(question.engine), [ranking[at] for at in places], box_method, level
+        )
         return tuple(
             self.result(question, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True)
         )

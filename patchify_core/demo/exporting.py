@@ -114,7 +114,7 @@ def as_json(
         "options": {
             "level": answer.level,
             "patches": answer.stages[answer.level - 1].patches,
-            "boxes": answer.way,
+            "boxes": answer.box_method,
             "reranker": answer.reranker,
         },
         "pictures": answer.pictures,

@@ -60,7 +60,7 @@ class Link:
         object: name of the object that it is said to be; `none` where nobody has said.
         index: name of the index that is asked (see `shelf`).
         level: number of the set of patches, from 1.
-        boxes: how boxes are found (see `locating`).
+        boxes: how boxes are found (see `box_methods`).
         rerank: name of a re-ranker.
         top: results that are shown.
         look: id of the gallery picture that is looked into.

@@ -53,7 +53,7 @@ class UserQuery:
         engine: name of the index (see `shelf`) that is asked.
         rankings: whole rankings that were made already, by level and re-ranker: a look into a result needs the one
             that is shown, which re-ranking makes slowly.
-        located: boxes that a search on maps found already (`locating`): the picture's row in the index -> how many
+        located: boxes that a search on maps found already (`box_methods`): the picture's row in the index -> how many
             objects were looked for, and their (M, 4) boxes.
     """
 

@@ -69,7 +69,7 @@ class Answer:
         stages: the nested sets of patches that the index has.
         level: number of the stage that was searched with, from 1.
         reranker: what the shortlist was re-ranked by, or None.
-        way: how boxes were found (`locating`).
+        box_method: how boxes were found (`box_methods`).
         score: of the whole ranking that is shown; None when the object is unknown.
         winning: of the same ranking with the boxes as they were before they were refined; None if they were not.
         plain: of the ranking before it was re-ranked; None if it was not.
@@ -89,7 +89,7 @@ class Answer:
     stages: tuple[Stage, ...]
     level: int
     reranker: str | None
-    way: str
+    box_method: str
     score: QueryScore | None
     winning: QueryScore | None
     plain: QueryScore | None
@@ -122,7 +122,7 @@ class Detail:
         explanation: the similarity of every patch.
         stages: the nested sets of patches up to that level.
         results_shown: results on the page.
-        way: how boxes were found (`locating`).
+        box_method: how boxes were found (`box_methods`).
         places: the similarity of every place; None where the index has no feature maps.
     """
 
@@ -130,7 +130,7 @@ class Detail:
     explanation: Explanation
     stages: tuple[Stage, ...]
     results_shown: int
-    way: str
+    box_method: str
     places: SimilarityMap | None
 
 

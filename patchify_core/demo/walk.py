@@ -57,7 +57,7 @@ class WalkChoice:
     Attributes:
         engine: name of the index; None for the query's own.
         level: number of the stage to search with; None for the index's last.
-        way: how boxes are found (`locating`).
+        box_method: how boxes are found (`box_methods`).
         image: id of the picture that is looked into; None for the first right one.
         pair: set of look-alikes and the object asked for; None for none.
         part: what the tab shows: the steps, the class's exercise, or the plan of a lesson.
@@ -66,7 +66,7 @@ class WalkChoice:
 
     engine: str | None = None
     level: int | None = None
-    way: str = WINNING
+    box_method: str = WINNING
     image: int | None = None
     pair: tuple[int, int | None] | None = None
     part: str = STEPS
@@ -126,10 +126,10 @@ class Walk:
         question: what is asked, described for the index that is walked through.
         name: the object's name; None if nobody said what it is.
         engines: (name, label) of the indexes.
-        ways: (name, label) of the ways to a box that this index allows.
+        box_methods: (name, label) of the ways to a box that this index allows.
         stages: the index's nested sets of patches.
         level: number of the stage that is searched with.
-        way: how boxes are found.
+        box_method: how boxes are found.
         answer: what the Search tab answers with the same options.
         whole: the same for whole pictures alone; None if the index has none.
         look: the picture that is looked into.
@@ -145,10 +145,10 @@ class Walk:
     question: UserQuery
     name: str | None
     engines: tuple[tuple[str, str], ...]
-    ways: tuple[tuple[str, str], ...]
+    box_methods: tuple[tuple[str, str], ...]
     stages: tuple[Stage, ...]
     level: int
-    way: str
+    box_method: str
     answer: Answer
     whole: Answer | None
     look: Look
@@ -176,11 +176,11 @@ def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> W
     engine = showcase.indexes.engine(question.engine)
     index, levels = engine.index, showcase.levels_of(question.engine)
     level = levels if choice.level is None else min(max(1, choice.level), levels)
-    way = checked_method(choice.way, index)
-    answer = showcase.answer(question, level, SHOWN, None, way)
+    box_method = checked_method(choice.box_method, index)
+    answer = showcase.answer(question, level, SHOWN, None, box_method)
     found = index.regions.stages
     whole = showcase.answer(question, 1, SHOWN) if found[0].patches == 1 else None
-    standing = _standing(showcase, question, level, way, answer.score)
+    standing = _standing(showcase, question, level, box_method, answer.score)
     named = [*answer.results, *(whole.results if whole else ())]
     if standing is not None:
         named += [line.result for line in standing.lines]
@@ -189,10 +189,10 @@ def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> W
         question=question,
         name=None if question.instance is None else showcase.gallery.name(question.instance),
         engines=tuple((name, offer.label) for name, offer in showcase.indexes.choices.items()),
-        ways=tuple((name, label) for name, label in NAMES.items() if is_possible(name, index)),
+        box_methods=tuple((name, label) for name, label in NAMES.items() if is_possible(name, index)),
         stages=found,
         level=level,
-        way=way,
+        box_method=box_method,
         answer=answer,
         whole=whole,
         look=_look(showcase, question, level, choice.image),
@@ -218,8 +218,8 @@ def described_for(showcase: ExampleGallery, question: UserQuery, engine: object)
 def fitting(showcase: ExampleGallery, choice: WalkChoice, engine: str) -> WalkChoice:
     """The choice after another index was chosen: boxes that it does not allow become winning patches."""
     index = showcase.indexes.choice(engine).index
-    way = choice.way if is_possible(choice.way, index) else WINNING
-    return WalkChoice(engine, None, way, choice.image, choice.pair)
+    box_method = choice.box_method if is_possible(choice.box_method, index) else WINNING
+    return WalkChoice(engine, None, box_method, choice.image, choice.pair)
 
 
 def made_up_score(positives: int, hits: Mapping[int, float]) -> QueryScore:
@@ -266,13 +266,13 @@ def _look(showcase: ExampleGallery, question: UserQuery, level: int, image_id: i
 
 
 def _standing(
-    showcase: ExampleGallery, question: UserQuery, level: int, way: str, score: QueryScore | None
+    showcase: ExampleGallery, question: UserQuery, level: int, box_method: str, score: QueryScore | None
 ) -> ScoreBreakdown | None:
     if score is None or question.instance is None:
         return None
     ranking = showcase.ranking(question, level)
     counted = showcase.judge.counted(question, ranking)
-    positives = showcase.positives(question, score, level, None, way)
+    positives = showcase.positives(question, score, level, None, box_method)
     lines = tuple(
         Line(row, found, result) for found, (row, result) in enumerate(zip(score.rows(), positives, strict=True), 1)
     )

@@ -31,7 +31,7 @@ class SearchRequest:
         level: number of the stage to search with, from 1, as the page has it.
         top: result cards.
         reranker: name of a re-ranker, or None.
-        way: how boxes are found (`locating`), as the page has it.
+        box_method: how boxes are found (`box_methods`), as the page has it.
         forgotten: the server no longer knew the query, so `question` is that of a page that was just opened.
     """
 
@@ -39,7 +39,7 @@ class SearchRequest:
     level: int
     top: int
     reranker: str | None
-    way: str
+    box_method: str
     forgotten: bool = False
 
 
@@ -121,7 +121,7 @@ class Guard:
             level: int | None,
             top: int | None,
             reranker: str | None,
-            way: str | None,
+            box_method: str | None,
             started: bool,
             *more: Any,
         ) -> Any:
@@ -140,7 +140,9 @@ class Guard:
                         raise
                     lost = True
                 forgotten = lost or (question is None and started)
-                asked = SearchRequest(now, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
+                asked = SearchRequest(
+                    now, level, top, chosen, box_method if isinstance(box_method, str) else WINNING, forgotten
+                )
                 answer = handler(asked, *more)
             except PatchifyError as error:
                 warn(str(error))
@@ -158,11 +160,11 @@ class Guard:
             level: int | None,
             top: int | None,
             reranker: str | None,
-            way: str | None,
+            box_method: str | None,
             started: bool,
             event: gr.EventData,
         ) -> Any:
-            return guarded(question, level, top, reranker, way, started, event)
+            return guarded(question, level, top, reranker, box_method, started, event)
 
         return run
 

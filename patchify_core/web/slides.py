@@ -270,7 +270,9 @@ def _summary(answer: Answer, object_name: str | None) -> str:
 def _key(answer: Answer, frame: Place, set_: SlideSettings) -> str:
     """What the lines mean, and where it is from."""
     y = set_.height - set_.margin + 2.0
-    names = "box by points" if any(r.by_points for r in answer.results) else BOXES.get(answer.way, "winning patch")
+    names = (
+        "box by points" if any(r.by_points for r in answer.results) else BOXES.get(answer.box_method, "winning patch")
+    )
     said = f"Solid: {names}"
     if any(result.moved for result in answer.results):
         said += " · dotted: winning patch"

@@ -92,8 +92,10 @@ class Visits:
     def first_view(self) -> tuple[UserQuery, Answer]:
         """The first example, searched with all patches and shown with the best boxes there are."""
         question = self.showcase.first()
-        way = box_methods.best_method(self.showcase.index)
-        return question, self.answer(SearchRequest(question, self.showcase.levels, self.settings.results, None, way))
+        box_method = box_methods.best_method(self.showcase.index)
+        return question, self.answer(
+            SearchRequest(question, self.showcase.levels, self.settings.results, None, box_method)
+        )
 
     def answer(self, asked: SearchRequest) -> Answer:
         """Searches.
@@ -103,19 +105,19 @@ class Visits:
         """
         place = self.at(asked.question)
         level = min(asked.level, place.levels_of(asked.question.engine))
-        way = self.way(asked)
+        box_method = self.box_method(asked)
         try:
-            return place.answer(asked.question, level, asked.top, asked.reranker, way)
+            return place.answer(asked.question, level, asked.top, asked.reranker, box_method)
         except IndexFolderError as error:
-            if way != box_methods.MAP:
+            if box_method != box_methods.MAP:
                 raise
             warn(str(error))
             return place.answer(asked.question, level, asked.top, asked.reranker, box_methods.SOFT)
 
-    def way(self, asked: SearchRequest) -> str:
+    def box_method(self, asked: SearchRequest) -> str:
         """How boxes are found: as chosen, or in the best way that the index allows."""
         index = self.index_of(asked)
-        return asked.way if box_methods.is_possible(asked.way, index) else box_methods.best_method(index)
+        return asked.box_method if box_methods.is_possible(asked.box_method, index) else box_methods.best_method(index)
 
     def shown(self, question: UserQuery, asked: SearchRequest) -> Parts:
         """A new query, searched with the level and options of the former one."""
@@ -130,7 +132,7 @@ class Visits:
             "started": True,
             **(self.engine_parts(question.engine, answer.level, asked.question.engine) if changed else {}),
             **self.results(answer, question),
-            **({"box": answer.way} if changed or answer.way != asked.way else {}),
+            **({"box": answer.box_method} if changed or answer.box_method != asked.box_method else {}),
         }
 
     def results(self, answer: Answer, question: UserQuery) -> Parts:
@@ -217,7 +219,7 @@ class Visits:
 
     def box_choices(self) -> list[tuple[str, str]]:
         """(label, name) of the kinds of box; a notice says so where the index does not allow the chosen one."""
-        return [(label, way) for way, label in box_methods.NAMES.items()]
+        return [(label, box_method) for box_method, label in box_methods.NAMES.items()]
 
     def rerank_choices(self) -> list[tuple[str, str]]:
         """(label, name) of the re-rankers that this machine has."""
@@ -263,20 +265,24 @@ class Visits:
         """A result becomes the query: its winning box."""
         image_id, question = sent_id(event), asked.question
         answer, place = self.answer(asked), self.at(question)
-        found = place.detail(question, image_id, answer.level, asked.top, asked.reranker, answer.way, with_map=False)
+        found = place.detail(
+            question, image_id, answer.level, asked.top, asked.reranker, answer.box_method, with_map=False
+        )
         box = found.result.match.box
         return self.shown(place.from_result(image_id, box, question.instance, question.engine), asked)
 
     def change_options(self, asked: SearchRequest) -> Parts:
         """The grid or the number of results changed."""
         answer = self.answer(asked)
-        boxes = {} if answer.way == asked.way else {"box": answer.way}  # what is shown, not what cannot be
+        boxes = (
+            {} if answer.box_method == asked.box_method else {"box": answer.box_method}
+        )  # what is shown, not what cannot be
         return self.results(answer, asked.question) | boxes
 
     def change_box(self, asked: SearchRequest) -> Parts:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
         try:
-            box_methods.checked_method(asked.way, self.index_of(asked))
+            box_methods.checked_method(asked.box_method, self.index_of(asked))
         except PatchifyError as error:
             warn(str(error))
         return self.change_options(asked)
@@ -301,14 +307,14 @@ class Visits:
         """A result was clicked."""
         place = self.at(asked.question)
         level = min(asked.level, place.levels_of(asked.question.engine))
-        way = self.way(asked)
+        box_method = self.box_method(asked)
         options = (asked.question, sent_id(event), level, asked.top, asked.reranker)
         try:
-            found = place.detail(*options, way)
+            found = place.detail(*options, box_method)
         except IndexFolderError as error:  # the map is damaged: all but what needs it is shown
             warn(str(error))
-            way = box_methods.SOFT if way == box_methods.MAP else way
-            found = place.detail(*options, way, with_map=False)
+            box_method = box_methods.SOFT if box_method == box_methods.MAP else box_method
+            found = place.detail(*options, box_method, with_map=False)
         shown = self.picture(found.result.match.image_id, asked.question)
         return views.detail(found, shown, asked.question, file_url)
 
@@ -379,10 +385,10 @@ class Visits:
         """A query to another index: what was the best level or box stays the best."""
         before, after = len(self._stages(asked.question.engine)), len(self._stages(question.engine))
         level = after if asked.level >= before else min(asked.level, after)
-        way = box_methods.fitting_method(
-            asked.way, self.index_of(asked), self.index_of(replace(asked, question=question))
+        box_method = box_methods.fitting_method(
+            asked.box_method, self.index_of(asked), self.index_of(replace(asked, question=question))
         )
-        return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
+        return self.shown(question, replace(asked, level=level, box_method=box_method, forgotten=True))
 
     def _taken_out(self, question: UserQuery, engine: str) -> UserQuery:
         """A query in a visitor's own pictures moves to a bundled index: their picture becomes an upload."""

@@ -93,7 +93,7 @@ def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path
     (alone.root / "indexes" / "pooled").mkdir(parents=True)  # and one that cannot be read is none
     assert GalleryIndexes(alone.root).first == DEFAULT
     page = Visits(ExampleGallery(alone.root, TinyEncoder()))
-    assert page.first_view()[1].way == SOFT
+    assert page.first_view()[1].box_method == SOFT
 
 
 def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
@@ -106,22 +106,24 @@ def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "to_crops", "to_maps"), [(WINNING, WINNING, WINNING), (SOFT, SOFT, MAP), (MAP, SOFT, MAP)]
+    ("box_method", "to_crops", "to_maps"), [(WINNING, WINNING, WINNING), (SOFT, SOFT, MAP), (MAP, SOFT, MAP)]
 )
-def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, way, to_crops, to_maps) -> None:
+def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, box_method, to_crops, to_maps) -> None:
     maps, crops = ours.indexes.choice(PREFERRED).index, ours.indexes.choice(DEFAULT).index
-    assert box_methods.fitting_method(way, maps, crops) == to_crops
+    assert box_methods.fitting_method(box_method, maps, crops) == to_crops
     assert box_methods.fitting_method(to_crops, crops, maps) == to_maps
 
 
 # Boxes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [SOFT, MAP])
-def test_boxes_and_scores_are_the_librarys_over_the_whole_ranking(ours, way) -> None:
+@pytest.mark.parametrize("box_method", [SOFT, MAP])
+def test_boxes_and_scores_are_the_librarys_over_the_whole_ranking(ours, box_method) -> None:
     question = ours.first()
-    answer, plain = ours.answer(question, LEVEL, 5, None, way), ours.answer(question, LEVEL, 5)
-    whole = ours.engine.refine(question.descriptor, list(ours.ranking(question, LEVEL)), way, LEVEL)  # every picture
+    answer, plain = ours.answer(question, LEVEL, 5, None, box_method), ours.answer(question, LEVEL, 5)
+    whole = ours.engine.refine(
+        question.descriptor, list(ours.ranking(question, LEVEL)), box_method, LEVEL
+    )  # every picture
     for result, match, cell in zip(answer.results, whole, plain.results, strict=False):
         np.testing.assert_allclose(result.match.box, match.box)
         np.testing.assert_array_equal(result.cell, cell.match.box)
@@ -130,7 +132,7 @@ def test_boxes_and_scores_are_the_librarys_over_the_whole_ranking(ours, way) -> 
     expected = score_matches(whole, ours.gallery, query)
     assert answer.score.locscore == pytest.approx(expected.locscore) and answer.score.ap == expected.ap
     assert answer.winning.locscore == plain.score.locscore and plain.winning is None
-    assert answer.baseline.locscore == plain.baseline.locscore and answer.way == way
+    assert answer.baseline.locscore == plain.baseline.locscore and answer.box_method == box_method
 
 
 def test_what_was_found_is_kept_with_its_question_alone(ours, monkeypatch) -> None:
@@ -202,11 +204,11 @@ def test_only_the_papers_own_form_is_called_so(ours) -> None:
         assert ("as in the paper" in views.strip(ours.answer(question, LEVEL, 5, None, SOFT), "rug")) is form
 
 
-@pytest.mark.parametrize(("level", "way"), [(1, WINNING), (LEVEL, WINNING), (LEVEL, MAP)])
-def test_ap_can_be_computed_again_from_what_is_exported(ours, level: int, way: str) -> None:
+@pytest.mark.parametrize(("level", "box_method"), [(1, WINNING), (LEVEL, WINNING), (LEVEL, MAP)])
+def test_ap_can_be_computed_again_from_what_is_exported(ours, level: int, box_method: str) -> None:
     page = Visits(ours)
     for example in ours.examples:
-        asked = SearchRequest(ours.example(example.id), level, 1, None, way)  # a single result is shown
+        asked = SearchRequest(ours.example(example.id), level, 1, None, box_method)  # a single result is shown
         data = json.loads(Sharing(page, frozenset()).file(asked, "json"))
         score, positives = data["scores"]["shown"], data["positives"]
         assert len(positives) == score["positives"] > len(data["results"])
@@ -248,8 +250,8 @@ def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said)
     assert changed["cards"].count("pf-patch") and "soft box" in changed["strip"]
     assert "box" not in page.change_box(SearchRequest(ours.first(), LEVEL, 5, None, MAP)) and len(said) == 1
     # Left over from another index, it is no mistake of the visitor's.
-    assert page.answer(SearchRequest(question, LEVEL, 5, None, MAP)).way == SOFT and len(said) == 1
-    assert page.answer(SearchRequest(question, LEVEL, 5, None, "nonsense")).way == SOFT
+    assert page.answer(SearchRequest(question, LEVEL, 5, None, MAP)).box_method == SOFT and len(said) == 1
+    assert page.answer(SearchRequest(question, LEVEL, 5, None, "nonsense")).box_method == SOFT
 
 
 def test_another_index_changes_the_choice_of_boxes_with_it(ours) -> None:
@@ -310,9 +312,9 @@ def size(showcase: ExampleGallery):
     return lambda image: (320, 240, showcase.gallery.image(image).path)
 
 
-def detail(showcase: ExampleGallery, question: UserQuery, way: str) -> str:
+def detail(showcase: ExampleGallery, question: UserQuery, box_method: str) -> str:
     image = showcase.ranking(question, LEVEL)[0].image_id
-    found = showcase.detail(question, image, LEVEL, 5, None, way)
+    found = showcase.detail(question, image, LEVEL, 5, None, box_method)
     return views.detail(found, size(showcase)(image), question, file_url)
 
 

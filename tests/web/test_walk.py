@@ -89,13 +89,13 @@ def test_where_a_patch_lies_is_said_for_every_kind_of_stage(showcase) -> None:
     assert where(stages["k2"], 0).startswith("patch 1 of sliding")
 
 
-@pytest.mark.parametrize("way", [WINNING, SOFT, MAP])
+@pytest.mark.parametrize("box_method", [WINNING, SOFT, MAP])
 @pytest.mark.parametrize("level", [1, 3, 4])
-def test_rows_add_up_to_the_score_of_the_search(bundled, way, level) -> None:
+def test_rows_add_up_to_the_score_of_the_search(bundled, box_method, level) -> None:
     for example in bundled.examples[:2]:
         question = bundled.example(example.id)
-        shown = walk(bundled, question, WalkChoice(level=level, way=way))
-        answer = bundled.answer(question, level, SHOWN, None, way)
+        shown = walk(bundled, question, WalkChoice(level=level, box_method=box_method))
+        answer = bundled.answer(question, level, SHOWN, None, box_method)
         assert shown.standing is not None and answer.score is not None
         lines = shown.standing.lines
         assert lines[-1].row.running == answer.score.locscore == shown.standing.score.locscore
@@ -203,8 +203,8 @@ def test_choices_that_are_not_offered_are_refused_or_fitted(showcase, refused) -
     assert walk(showcase, question, WalkChoice(level=99)).level == 3
     assert walk(showcase, question, WalkChoice(level=-5)).level == 1
     assert "not in this gallery" in refused(walk, showcase, question, WalkChoice(image=10**9))
-    assert "kind of box" in refused(walk, showcase, question, WalkChoice(way="<b>"))
-    assert "feature map" in refused(walk, showcase, question, WalkChoice(way=MAP))
+    assert "kind of box" in refused(walk, showcase, question, WalkChoice(box_method="<b>"))
+    assert "feature map" in refused(walk, showcase, question, WalkChoice(box_method=MAP))
     assert "look-alikes" in refused(walk, showcase, question, WalkChoice(pair=(0, None)))
     for name in ("nothing", 5, ["index"]):
         assert "does not have that method" in refused(described_for, showcase, question, name)
@@ -216,7 +216,7 @@ def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
     other = described_for(showcase, question, "k1")
     assert (other.engine, question.engine) == ("k1", before)
     assert described_for(showcase, question, None) is question
-    assert fitting(showcase, WalkChoice(way=MAP, level=3, image=4), "k1") == WalkChoice("k1", None, WINNING, 4)
+    assert fitting(showcase, WalkChoice(box_method=MAP, level=3, image=4), "k1") == WalkChoice("k1", None, WINNING, 4)
 
 
 # Look-alikes ----------------------------------------------------------------------------------------------

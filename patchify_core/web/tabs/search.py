@@ -84,7 +84,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                 )
                 box = gr.Dropdown(
                     visits.box_choices(),
-                    value=answer.way,
+                    value=answer.box_method,
                     label="Box",
                     filterable=False,
                     min_width=200,

@@ -80,7 +80,7 @@ class Sharing:
             self.visits.showcase.gallery.instances,
             index=question.engine,
             level=level,
-            boxes=self.visits.way(asked),
+            boxes=self.visits.box_method(asked),
             rerank=asked.reranker,
             top=asked.top,
             look=look,
@@ -105,7 +105,7 @@ class Sharing:
             found: tuple[Result, ...] = ()
             missed: list[tuple[int, str]] = []
             if answer.score is not None and question.instance is not None:
-                found = place.positives(question, answer.score, answer.level, answer.reranker, answer.way)
+                found = place.positives(question, answer.score, answer.level, answer.reranker, answer.box_method)
                 there = {result.match.image_id for result in found}
                 ids = place.gallery.positives(question.instance, place.judge.left_out(question))
                 missed = [
@@ -152,7 +152,9 @@ class Sharing:
         engine = self._engine(found, said)
         question = self._question(found, engine, said)
         options = self._options(found, engine, said)
-        asked_now = SearchRequest(question, options["level"], options["top"], options["reranker"], options["way"], True)
+        asked_now = SearchRequest(
+            question, options["level"], options["top"], options["reranker"], options["box_method"], True
+        )
         try:
             shown = self.visits.shown(question, asked_now)
         except PatchifyError:
@@ -246,7 +248,7 @@ class Sharing:
         visits, index = self.visits, self.visits.showcase.indexes.choice(engine).index
         levels = visits.showcase.levels_of(engine)
         level, top = levels, visits.settings.results
-        way, reranker = box_methods.best_method(index), None
+        box_method, reranker = box_methods.best_method(index), None
         if found.level is not None and 1 <= found.level <= levels:
             level = found.level
         elif found.level is not None:
@@ -256,11 +258,11 @@ class Sharing:
         elif found.top is not None:
             said.append("the page does not show that number of results")
         if found.boxes is not None and box_methods.is_possible(found.boxes, index):
-            way = found.boxes
+            box_method = found.boxes
         elif found.boxes is not None:
             said.append("its method has no such kind of box")
         if found.rerank is not None and found.rerank in visits.showcase.rerankers.names:
             reranker = found.rerank
         elif found.rerank is not None and found.rerank != NO_RERANKING:
             said.append("the page has no such re-ranker")
-        return {"level": level, "top": top, "way": way, "reranker": reranker}
+        return {"level": level, "top": top, "box_method": box_method, "reranker": reranker}

@@ -157,7 +157,7 @@ class Walking:
         if what == "engine":
             return walk.fitting(showcase, before, showcase.indexes.choice(value).name)
         if what == "way" and isinstance(value, str):
-            return replace(before, way=value)
+            return replace(before, box_method=value)
         if what == "level" and type(value) is int:
             return replace(before, level=value)
         if what == "image" and type(value) is int:

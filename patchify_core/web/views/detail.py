@@ -64,7 +64,7 @@ def detail(found: Detail, size: tuple[int, int, Path], question: UserQuery, url:
     if checked is not None and checked.inliers:
         shown = "points"
     else:
-        shown = "map" if found.places is not None and found.way == MAP else str(winning)
+        shown = "map" if found.places is not None and found.box_method == MAP else str(winning)
     kinds = [("win", _box_in_words(found))]
     kinds += [("oth", "further object")] * bool(len(match.others)) + [("pat", "winning patch")] * result.moved
     kinds += [("tru", "annotated box")] * annotated
@@ -79,7 +79,7 @@ def detail(found: Detail, size: tuple[int, int, Path], question: UserQuery, url:
         height=height,
         path=path,
         url=url,
-        way=found.way,
+        box_method=found.box_method,
         WINNING=WINNING,
         SOFT=SOFT,
         opacity=OPACITY,
@@ -107,7 +107,7 @@ def _box_in_words(found: Detail) -> str:
         return "box by the points"
     if not found.result.moved:
         return "winning patch"
-    return BOXES[found.way]
+    return BOXES[found.box_method]
 
 
 def _stages(found: Detail) -> list[_Stage]:

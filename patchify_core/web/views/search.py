@@ -119,7 +119,7 @@ def _rows(answer: Answer) -> list[_Row]:
     elif answer.winning is None:
         rows.append(_Row("Patchify", patches, answer.score, ceiling, "ours"))
     else:  # a refined box can be better than any patch
-        rows.append(_Row(f"{BOXES[answer.way].capitalize()}es", patches, answer.score, None, "ours"))
+        rows.append(_Row(f"{BOXES[answer.box_method].capitalize()}es", patches, answer.score, None, "ours"))
         paper = "as in the paper" if answer.paper else ""
         rows.append(_Row("Winning patches", paper, answer.winning, ceiling, "plain"))
     if answer.baseline is not None:
@@ -132,6 +132,6 @@ def _key(answer: Answer) -> list[tuple[str, str]]:
     if not any(result.moved for result in answer.results):
         return []
     points = any(result.by_points for result in answer.results)
-    names = " or ".join(filter(None, (BOXES.get(answer.way, ""), "box by points" if points else "")))
+    names = " or ".join(filter(None, (BOXES.get(answer.box_method, ""), "box by points" if points else "")))
     others = any(len(result.match.others) for result in answer.results)
     return [("win", names), *([("oth", "further object")] if others else []), ("pat", "winning patch")]
