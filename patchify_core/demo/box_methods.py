@@ -81,13 +81,13 @@ class CachingRefiner:
     """A refiner on maps (`localize.Refiner`) that keeps what it found with the query.
 
     Attributes:
-        question: whose descriptor is looked for.
+        query: whose descriptor is looked for.
         engine: an index with pooled features and its encoder.
         objects: looked for in each picture, at most.
         workers: pictures that are searched at once.
     """
 
-    question: UserQuery
+    query: UserQuery
     engine: Patchify
     objects: int = 1
     workers: int = WORKERS
@@ -97,7 +97,7 @@ class CachingRefiner:
         self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
     ) -> list[NDArray[np.float64]]:
         """See `localize.Refiner.boxes`; `query` is its descriptor."""
-        kept = self.question.located
+        kept = self.query.located
         missing = [row for row in rows if row not in kept or kept[row][0] < self.objects]
         localizer = localizer_of(self.engine)
 
@@ -112,7 +112,7 @@ class CachingRefiner:
 
 
 def with_boxes(
-    question: UserQuery,
+    query: UserQuery,
     engine: Patchify,
     matches: Sequence[Match],
     box_method: str,
@@ -123,7 +123,7 @@ def with_boxes(
     """The same matches in the same order, with the boxes of one way; boxes found point by point stay.
 
     Args:
-        question: what was asked.
+        query: what was asked.
         engine: that found the matches.
         matches: what was found, best first.
         box_method: see `checked_method`.
@@ -139,18 +139,18 @@ def with_boxes(
     if box_method == WINNING or not matches:
         return list(matches)
     if box_method == SOFT:
-        return engine.refine(question.descriptor, list(matches), SOFT, level)
+        return engine.refine(query.descriptor, list(matches), SOFT, level)
     good = 0
     if objects > 1:
         good = next((at for at, m in enumerate(matches) if m.score < TWICE_FROM * matches[0].score), len(matches))
     refined = []
     for part, wanted in ((matches[:good], objects), (matches[good:], 1)):
-        refiner = CachingRefiner(question, engine, wanted, workers)
-        refined += engine.refine(question.descriptor, list(part), refiner, level)
+        refiner = CachingRefiner(query, engine, wanted, workers)
+        refined += engine.refine(query.descriptor, list(part), refiner, level)
     return refined
 
 
-def similarity(question: UserQuery, engine: Patchify, image_id: int) -> SimilarityMap | None:
+def similarity(query: UserQuery, engine: Patchify, image_id: int) -> SimilarityMap | None:
     """How well each place of a picture matches the query; None where the index has no maps.
 
     Raises:
@@ -158,7 +158,7 @@ def similarity(question: UserQuery, engine: Patchify, image_id: int) -> Similari
     """
     if not has_maps(engine.index):
         return None
-    return localizer_of(engine).similarity(question.descriptor, engine.index.row_of[image_id])
+    return localizer_of(engine).similarity(query.descriptor, engine.index.row_of[image_id])
 
 
 def localizer_of(engine: Patchify) -> Localizer:

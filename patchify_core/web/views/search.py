@@ -19,14 +19,14 @@ from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web.views.html import FileUrl, Sizes, render
 
 
-def query(question: UserQuery, url: FileUrl, turn: int = 0) -> str:
+def query(query: UserQuery, url: FileUrl, turn: int = 0) -> str:
     """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words.
 
     `turn` makes it another text than the last one, so that the script learns of an upload that was refused.
     """
-    box = np.array([0, 0, question.width, question.height], float) if question.box is None else question.box
+    box = np.array([0, 0, query.width, query.height], float) if query.box is None else query.box
     corners = ",".join(f"{value:.1f}" for value in box)
-    return render("query", question=question, url=url, turn=turn, box=box, corners=corners)
+    return render("query", query=query, url=url, turn=turn, box=box, corners=corners)
 
 
 def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: FileUrl) -> str:
