@@ -30,7 +30,7 @@ def measure() -> dict[str, Any]:
 
     showcase = ExampleGallery(SAMPLE_DB)
     page = Visits(showcase)
-    way, top = box_methods.best_way(showcase.index), page.settings.results
+    way, top = box_methods.best_method(showcase.index), page.settings.results
     before = SearchRequest(showcase.first(), showcase.levels, top, None, way)
     query = showcase.gallery.queries[0]
     stream = io.BytesIO()

@@ -154,7 +154,7 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    way, top, endpoints = box_methods.best_way(showcase.index), visits.settings.results, Programs(visits)
+    way, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
 
     def answered(question: Any) -> tuple[str, list[int]]:
         answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))

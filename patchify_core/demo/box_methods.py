@@ -46,7 +46,7 @@ def has_maps(index: PatchStore) -> bool:
     return index.features != CROP
 
 
-def best_way(index: PatchStore) -> str:
+def best_method(index: PatchStore) -> str:
     """The best way to a box that an index allows."""
     return MAP if has_maps(index) else SOFT
 
@@ -56,7 +56,7 @@ def is_possible(way: str, index: PatchStore) -> bool:
     return way in NAMES and (way != MAP or has_maps(index))
 
 
-def checked_way(way: str, index: PatchStore) -> str:
+def checked_method(way: str, index: PatchStore) -> str:
     """The kind of box as it was chosen.
 
     Raises:
@@ -71,13 +71,13 @@ def checked_way(way: str, index: PatchStore) -> str:
     return way
 
 
-def fitting_way(way: str, before: PatchStore, after: PatchStore) -> str:
+def fitting_method(way: str, before: PatchStore, after: PatchStore) -> str:
     """The way after another index was chosen: the best one stays the best one, others stay what they are."""
-    return best_way(after) if way == best_way(before) else way
+    return best_method(after) if way == best_method(before) else way
 
 
 @dataclass(frozen=True)
-class KeptBoxes:
+class CachingRefiner:
     """A refiner on maps (`localize.Refiner`) that keeps what it found with the query.
 
     Attributes:
@@ -126,16 +126,16 @@ def with_boxes(
         question: what was asked.
         engine: that found the matches.
         matches: what was found, best first.
-        way: see `checked_way`.
+        way: see `checked_method`.
         level: the level that they were found at.
         objects: looked for in each picture, at most; see `TWICE_FROM`.
         workers: pictures that are searched at once.
 
     Raises:
-        PatchifyError: see `checked_way`.
+        PatchifyError: see `checked_method`.
         IndexFolderError: if a map is damaged or was taken away.
     """
-    checked_way(way, engine.index)
+    checked_method(way, engine.index)
     if way == WINNING or not matches:
         return list(matches)
     if way == SOFT:
@@ -145,7 +145,7 @@ def with_boxes(
         good = next((at for at, m in enumerate(matches) if m.score < TWICE_FROM * matches[0].score), len(matches))
     refined = []
     for part, wanted in ((matches[:good], objects), (matches[good:], 1)):
-        refiner = KeptBoxes(question, engine, wanted, workers)
+        refiner = CachingRefiner(question, engine, wanted, workers)
         refined += engine.refine(question.descriptor, list(part), refiner, level)
     return refined
 

@@ -193,7 +193,7 @@ class _Unwanted(Exception):
     """Nobody waits for this training any more."""
 
 
-class Codecs:
+class CodecTrainer:
     """The trained codecs of all visitors."""
 
     def __init__(self) -> None:
@@ -288,7 +288,7 @@ def ranking(question: UserQuery, coded: PatchIndex) -> Ranking:
 
     Args:
         question: what is asked, described in the space of the index that was coded.
-        coded: from `Codecs`.
+        coded: from `CodecTrainer`.
     """
     query = question.descriptor
     if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the query's
@@ -296,7 +296,7 @@ def ranking(question: UserQuery, coded: PatchIndex) -> Ranking:
     return Ranking(coded, coded.search(query))
 
 
-def words_of(factory: str, dim: int) -> int:
+def centroids(factory: str, dim: int) -> int:
     """Centroids ("words") that each part of a descriptor is replaced by one of; 0 for a codec without."""
     codec = make_codec(parse_factory(factory), dim)
     return needed_to_train(codec) if learns(factory) else 0

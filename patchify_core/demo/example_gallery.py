@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from patchify_core.demo.box_methods import OBJECTS, WINNING, best_way, similarity, with_boxes
-from patchify_core.demo.indexes import is_papers
+from patchify_core.demo.box_methods import OBJECTS, WINNING, best_method, similarity, with_boxes
+from patchify_core.demo.indexes import is_paper_method
 from patchify_core.demo.queries import UserQueries, UserQuery
 from patchify_core.demo.reranking import Rerankers
 from patchify_core.demo.results import MATCHES, Answer, Detail, Judge, Result
@@ -69,7 +69,7 @@ class ExampleGallery(UserQueries):
                 search boxes on.
             IndexFolderError: if a map is damaged or was taken away.
         """
-        engine = self.shelf.engine(question.engine)
+        engine = self.indexes.engine(question.engine)
         stages = engine.index.regions.stages
         ranking = self.ranking(question, level, reranker)
         shown = with_boxes(question, engine, ranking[:top], way, level, OBJECTS)
@@ -103,10 +103,10 @@ class ExampleGallery(UserQueries):
             pictures=len(self.gallery.images),
             found=sum(result.verdict in MATCHES for result in results),
             ranked=len(ranking) if len(ranking) < len(self.gallery.images) else 0,
-            paper=is_papers(engine.index),
+            paper=is_paper_method(engine.index),
             unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),
             presence=self.presence(question, ranking, top) if reranker is None and level == len(stages) else None,
-            calibrated=len(ranking) >= BACKGROUND.stop and self.shelf.calibration(question.engine) is not None,
+            calibrated=len(ranking) >= BACKGROUND.stop and self.indexes.calibration(question.engine) is not None,
         )
 
     def presence(self, question: UserQuery, ranking: Ranking, top: int) -> Presence | None:
@@ -117,7 +117,7 @@ class ExampleGallery(UserQueries):
             ranking: at the last level, not re-ranked.
             top: results that are shown.
         """
-        calibration = None if question.words is not None else self.shelf.calibration(question.engine)
+        calibration = None if question.words is not None else self.indexes.calibration(question.engine)
         if calibration is None:
             return None
         others = ranking.image_ids != question.itself
@@ -130,7 +130,7 @@ class ExampleGallery(UserQueries):
         """
         key = level, reranker
         if key not in question.rankings:
-            engine = self.shelf.engine(question.engine)
+            engine = self.indexes.engine(question.engine)
             if reranker is None:
                 top = RANKED if len(self.gallery.images) > WHOLE_UP_TO else None
                 question.rankings[key] = engine.ranking(question.descriptor, level, top)
@@ -164,7 +164,7 @@ class ExampleGallery(UserQueries):
             PatchifyError: if that picture is not among the results any more.
             IndexFolderError: if its map is damaged or was taken away.
         """
-        engine = self.shelf.engine(question.engine)
+        engine = self.indexes.engine(question.engine)
         shown = with_boxes(question, engine, self.ranking(question, level, reranker)[:top], way, level, OBJECTS)
         for rank, match in enumerate(shown, 1):
             if match.image_id == image_id:
@@ -186,7 +186,7 @@ class ExampleGallery(UserQueries):
             IndexFolderError: if a map is damaged or was taken away.
         """
         engine, level = self.engine, self.levels
-        way = best_way(engine.index)
+        way = best_method(engine.index)
         for query in self.examples[:examples]:
             if stop():
                 return
@@ -222,12 +222,12 @@ class ExampleGallery(UserQueries):
         """
         ranking = self.ranking(question, level, reranker)
         places = self.judge.counted(question, ranking)[score.ranks - 1].tolist()
-        matches = with_boxes(question, self.shelf.engine(question.engine), [ranking[at] for at in places], way, level)
+        matches = with_boxes(question, self.indexes.engine(question.engine), [ranking[at] for at in places], way, level)
         return tuple(
             self.result(question, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True)
         )
 
     def result(self, question: UserQuery, rank: int, match: Match) -> Result:
         """One match with its verdict; `rank` is the caller's."""
-        index = self.shelf.offer(question.engine).index
+        index = self.indexes.choice(question.engine).index
         return self.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

@@ -42,7 +42,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula if a text begins with it."""
 
 
-def table(answer: Answer) -> str:
+def as_csv(answer: Answer) -> str:
     """The results as CSV (RFC 4180), a row each, best first, with a byte order mark so that Excel reads UTF-8.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front: file names are strangers'.
@@ -80,7 +80,7 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def record(
+def as_json(
     question: UserQuery,
     answer: Answer,
     object_name: str | None,

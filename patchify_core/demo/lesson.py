@@ -72,7 +72,7 @@ class Lesson:
 
 def teaching_engine(showcase: ExampleGallery) -> str:
     """Name of the index that a class is taught with: the paper's method if the gallery has it."""
-    return paper_index(showcase) or showcase.shelf.first
+    return paper_index(showcase) or showcase.indexes.first
 
 
 def lesson(
@@ -109,7 +109,7 @@ def exercise(showcase: ExampleGallery, engine: str) -> tuple[ExerciseTask, ...]:
         showcase: whose examples are asked.
         engine: name of the index.
     """
-    patchify, level = showcase.shelf.engine(engine), showcase.levels_of(engine)
+    patchify, level = showcase.indexes.engine(engine), showcase.levels_of(engine)
     found: list[tuple[float, int, int, str]] = []
     for query in showcase.examples[:EXAMPLES]:
         question = showcase.example(query.id, engine)

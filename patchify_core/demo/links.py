@@ -104,7 +104,7 @@ def _short(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
-def link_of(question: UserQuery, queries: Mapping[Path, int], objects: Mapping[int, str], **options: Any) -> Link:
+def link_to(question: UserQuery, queries: Mapping[Path, int], objects: Mapping[int, str], **options: Any) -> Link:
     """The address of what a visitor asks.
 
     Args:
@@ -132,7 +132,7 @@ def link_of(question: UserQuery, queries: Mapping[Path, int], objects: Mapping[i
     raise LinkError(PRIVATE)
 
 
-def read(text: object) -> tuple[Link, tuple[str, ...]]:
+def parse_link(text: object) -> tuple[Link, tuple[str, ...]]:
     """What an address says, as far as it can be read at all; whether there is such a picture or index is not known yet.
 
     Args:

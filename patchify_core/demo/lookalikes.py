@@ -128,7 +128,7 @@ def _best(
     places = np.flatnonzero(np.isin(ranking.image_ids, list(wanted)))
     if not len(places):
         return None
-    match, engine, gallery = ranking[int(places[0])], showcase.shelf.engine(question.engine), showcase.gallery
+    match, engine, gallery = ranking[int(places[0])], showcase.indexes.engine(question.engine), showcase.gallery
     has_whole = engine.index.regions.stages[0].patches == 1
     whole = float(engine.explain(question.descriptor, match.image_id, 1).scores[0]) if has_whole else None
     shows = tuple(name for one, name, _ in among.members if match.image_id in gallery.positives(one))

@@ -70,7 +70,7 @@ class SizeBand:
 
 
 @dataclass(frozen=True, eq=False)
-class Failing:
+class FailedQuery:
     """A query that went badly, as the search answers it.
 
     Attributes:
@@ -163,12 +163,12 @@ def bands(document: Mapping[str, Any]) -> list[SizeBand]:
     return found
 
 
-def engine_of(document: Mapping[str, Any]) -> str:
+def answers_index(document: Mapping[str, Any]) -> str:
     """Name of the index that the answers beside a gallery were made with."""
     return PurePosixPath(document["index"]).name
 
 
-def failing(gallery: ExampleGallery, document: Mapping[str, Any], count: int = 6) -> list[Failing]:
+def failed_queries(gallery: ExampleGallery, document: Mapping[str, Any], count: int = 6) -> list[FailedQuery]:
     """The queries with the lowest AP at the finest grid, the worst first; never one whose AP is 1.
 
     Args:
@@ -178,7 +178,7 @@ def failing(gallery: ExampleGallery, document: Mapping[str, Any], count: int = 6
     """
     scored = [(one["levels"][-1]["ap"], one["id"]) for one in document["examples"] if one["levels"]]
     worst = sorted((ap, query) for ap, query in scored if ap is not None and ap < 1)[:count]
-    engine = engine_of(document)
+    engine = answers_index(document)
     level, found = len(document["levels"]), []
     for _, query in worst:
         question = gallery.example(query, engine)
@@ -186,5 +186,5 @@ def failing(gallery: ExampleGallery, document: Mapping[str, Any], count: int = 6
         if answer.score is not None:
             ranks = answer.score.ranks
             link = Link(example=query, index=engine, level=level, boxes=WINNING, top=SHOWN)
-            found.append(Failing(question, answer, int(ranks[0]) if len(ranks) else None, link))
+            found.append(FailedQuery(question, answer, int(ranks[0]) if len(ranks) else None, link))
     return found

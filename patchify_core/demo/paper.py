@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike
 
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.gallery_info import FORMAT, made_of, pictures_note
-from patchify_core.demo.indexes import shown_spec
+from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.results import MATCHES
 from patchify_core.demo.stages import grid_of
@@ -35,7 +35,7 @@ FIRST_WHICH = 12
 
 def paper_index(gallery: ExampleGallery) -> str | None:
     """Name of the index made as in the paper, every patch of a pyramid encoded on its own; None without one."""
-    for name, offer in gallery.shelf.offers.items():
+    for name, offer in gallery.indexes.choices.items():
         if offer.index.features == CROP and all(map(grid_of, offer.index.regions.stages)):
             return name
     return None
@@ -58,8 +58,8 @@ class Paper:
                 f"{gallery.folder} has no index with a pass per patch: build one with index --regions pyramid:4."
             )
         self.gallery, self.name = gallery, name
-        self.index = gallery.shelf.offer(name).index
-        folder = gallery.shelf.offer(name).folder
+        self.index = gallery.indexes.choice(name).index
+        folder = gallery.indexes.choice(name).folder
         assert folder is not None  # it is none of a visitor's own
         self.folder = folder
         self.levels = range(1, len(self.index.regions.stages) + 1)
@@ -85,7 +85,7 @@ class Paper:
             "format": FORMAT,
             "made_of": made_of(self.gallery.folder, self.folder),
             "index": self.folder.relative_to(self.gallery.folder).as_posix(),
-            "encoder": shown_spec(self.index.encoder),
+            "encoder": public_spec(self.index.encoder),
             "dim": self.index.dim,
             "gallery": len(self.gallery.gallery.images),
             "note": pictures_note(self.gallery.folder),
@@ -129,7 +129,7 @@ class Paper:
         return [find_in_matches(ranking, self.gallery.gallery, query) for ranking in rankings]
 
     def _entry(self, question: UserQuery, found: list[FoundPositives | None]) -> dict[str, Any]:
-        engine, gallery = self.gallery.shelf.engine(self.name), self.gallery
+        engine, gallery = self.gallery.indexes.engine(self.name), self.gallery
         levels, shown = [], set()
         for level, positives in zip(self.levels, found, strict=True):
             ranking = gallery.ranking(question, level)

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL.Image import Image
 
-from patchify_core.demo.decoding import decoded, ready
-from patchify_core.demo.indexes import DEFAULT, Shelf
-from patchify_core.demo.storage import Held
+from patchify_core.demo.decoding import decode, decode_untrusted
+from patchify_core.demo.indexes import DEFAULT, GalleryIndexes
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, Query, read_coco
@@ -45,7 +45,7 @@ class UserQuery:
         instance: which bundled object it is, if the visitor says; None means that nothing can be scored.
         descriptor: (dim,) float32 of the box or the words, as the index `engine` stores descriptors.
         path: a bundled picture, or None.
-        data: a visitor's own picture, or None: in memory only, and there as long as there is room (`keeping.Held`).
+        data: a visitor's own picture, or None; in memory only, dropped when room runs out (`storage.StoredPicture`).
         display: a small upright JPEG of `data`, made once, to be shown to that visitor; None where `data` has it.
         words: what was asked in words, or None.
         example: id of the bundled query that this is, or None.
@@ -64,7 +64,7 @@ class UserQuery:
     instance: int | None
     descriptor: NDArray[np.float32]
     path: Path | None = None
-    data: bytes | Held | None = None
+    data: bytes | StoredPicture | None = None
     display: bytes | None = None
     words: str | None = None
     example: int | None = None
@@ -85,12 +85,12 @@ class UserQuery:
             return ""
         if self.path is not None:
             return self.path.name
-        return f"{self.data.crc if isinstance(self.data, Held) else zlib.crc32(self.data or b''):08x}"
+        return f"{self.data.crc if isinstance(self.data, StoredPicture) else zlib.crc32(self.data or b''):08x}"
 
     @property
     def preview(self) -> bytes:
         """The small upright JPEG that is shown to the visitor; empty where there is none."""
-        return (self.data.display if isinstance(self.data, Held) else self.display) or b""
+        return (self.data.display if isinstance(self.data, StoredPicture) else self.display) or b""
 
     @property
     def source(self) -> Path | bytes:
@@ -101,7 +101,7 @@ class UserQuery:
         """
         if self.path is not None:
             return self.path
-        source = self.data.read() if isinstance(self.data, Held) else self.data
+        source = self.data.read() if isinstance(self.data, StoredPicture) else self.data
         if source is None:
             raise PatchifyError("Your query is words, so there is no picture to use: upload one or choose an example.")
         return source
@@ -168,7 +168,9 @@ class UserQueries:
     ) -> None:
         self.folder = folder
         self.gallery: Gallery = read_coco(folder)
-        self.shelf: Shelf = Shelf(folder, encoder, settings, None if beside is None else beside.shelf)
+        self.indexes: GalleryIndexes = GalleryIndexes(
+            folder, encoder, settings, None if beside is None else beside.indexes
+        )
         order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
         self.examples: tuple[Query, ...] = tuple(
             sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))
@@ -178,21 +180,21 @@ class UserQueries:
     @property
     def index(self) -> PatchIndex:
         """The index that a visit begins with."""
-        return self.shelf.offer(self.shelf.first).index
+        return self.indexes.choice(self.indexes.first).index
 
     @property
     def engine(self) -> Patchify:
         """That index and its encoder, which is loaded when it is first needed."""
-        return self.shelf.engine(self.shelf.first)
+        return self.indexes.engine(self.indexes.first)
 
     @property
     def levels(self) -> int:
         """How many levels that index has."""
-        return self.levels_of(self.shelf.first)
+        return self.levels_of(self.indexes.first)
 
     def levels_of(self, engine: str) -> int:
         """How many levels an index has."""
-        return len(self.shelf.offer(engine).index.regions.stages)
+        return len(self.indexes.choice(engine).index.regions.stages)
 
     def first(self) -> UserQuery:
         """The query of a page that was just opened."""
@@ -204,7 +206,7 @@ class UserQueries:
         Raises:
             PatchifyError: if there is no such example.
         """
-        engine = engine or self.shelf.first
+        engine = engine or self.indexes.first
         key = engine, query_id
         if key not in self._described:
             query = next((q for q in self.gallery.queries if q.id == query_id), None)
@@ -216,7 +218,7 @@ class UserQueries:
                 height=query.height,
                 box=query.box,
                 instance=query.instance,
-                descriptor=self.shelf.engine(engine).describe_query(query.path, query.box),
+                descriptor=self.indexes.engine(engine).describe_query(query.path, query.box),
                 path=query.path,
                 example=query.id,
                 engine=engine,
@@ -228,7 +230,7 @@ class UserQueries:
         """Drops the kept descriptors of examples, and what was found with them."""
         self._described.clear()
 
-    def upload(self, data: bytes | Held, name: str = "your picture", engine: str | None = None) -> UserQuery:
+    def upload(self, data: bytes | StoredPicture, name: str = "your picture", engine: str | None = None) -> UserQuery:
         """A visitor's picture, all of it; the object is unknown until they say.
 
         Args:
@@ -239,8 +241,8 @@ class UserQueries:
         Raises:
             PictureError: one sentence, if it is not a picture that can be searched.
         """
-        engine = engine or self.shelf.first
-        patchify = self.shelf.engine(engine)
+        engine = engine or self.indexes.first
+        patchify = self.indexes.engine(engine)
 
         def looked_at(picture: Image) -> tuple[NDArray[np.float32], tuple[int, int], bytes]:
             descriptor, size, stream = patchify.describe_query(picture), picture.size, io.BytesIO()
@@ -249,8 +251,8 @@ class UserQueries:
             return descriptor, size, stream.getvalue()
 
         shown: bytes | None
-        descriptor, (width, height), shown = decoded(data.read() if isinstance(data, Held) else data, looked_at)
-        if isinstance(data, Held):
+        descriptor, (width, height), shown = decode(data.read() if isinstance(data, StoredPicture) else data, looked_at)
+        if isinstance(data, StoredPicture):
             data.display, shown = shown, None
         return UserQuery(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
 
@@ -261,8 +263,8 @@ class UserQueries:
             PatchifyError: one sentence, if there are no words or too many.
             EncoderError: if the encoder knows pictures only.
         """
-        engine, words = engine or self.shelf.first, checked_words(words)
-        descriptor = self.shelf.engine(engine).describe_text(words)
+        engine, words = engine or self.indexes.first, checked_words(words)
+        descriptor = self.indexes.engine(engine).describe_text(words)
         return UserQuery(words, 0, 0, None, None, descriptor, words=words, engine=engine)
 
     def from_result(
@@ -276,10 +278,10 @@ class UserQueries:
             instance: the object asked for so far; kept if the picture is known to show it.
             engine: which index is asked.
         """
-        engine = engine or self.shelf.first
+        engine = engine or self.indexes.first
         image = self.gallery.image(image_id)
         shows = instance is not None and image_id in self.gallery.positives(instance)
-        descriptor = self.shelf.engine(engine).describe_query(image.path, box)
+        descriptor = self.indexes.engine(engine).describe_query(image.path, box)
         return UserQuery(
             name=f"gallery picture {image_id}",
             width=image.width,
@@ -303,8 +305,8 @@ class UserQueries:
         """
         source = question.source
         region = None if box is None else checked_box(box, question.width, question.height)
-        patchify = self.shelf.engine(question.engine)
-        descriptor = ready(source, lambda picture: patchify.describe_query(picture, region))
+        patchify = self.indexes.engine(question.engine)
+        descriptor = decode_untrusted(source, lambda picture: patchify.describe_query(picture, region))
         elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
         instance = None if elsewhere else question.instance
         return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
@@ -322,11 +324,13 @@ class UserQueries:
         Raises:
             EncoderError: if it was asked in words and that encoder knows pictures only, or it cannot be had.
         """
-        patchify = self.shelf.engine(engine)
+        patchify = self.indexes.engine(engine)
         if question.words is not None:
             descriptor = patchify.describe_text(question.words)
         elif question.example is not None:
             return self.with_instance(self.example(question.example, engine), question.instance)
         else:
-            descriptor = ready(question.source, lambda picture: patchify.describe_query(picture, question.box))
+            descriptor = decode_untrusted(
+                question.source, lambda picture: patchify.describe_query(picture, question.box)
+            )
         return replace(question, descriptor=descriptor, engine=engine)

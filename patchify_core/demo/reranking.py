@@ -8,7 +8,7 @@ import threading
 from collections.abc import Collection
 from typing import TYPE_CHECKING
 
-from patchify_core.demo.decoding import decoded
+from patchify_core.demo.decoding import decode
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 from patchify_core.retrieval.rerank.names import DETECTOR, WEIGHTS
@@ -110,4 +110,4 @@ class Rerankers:
                 return engine.ranking(reranker.expand(engine, view, head), level, len(ranking))
             return ranking.with_first(reranker.rerank(engine, view, head, level))
 
-        return decoded(question.source, ordered) if reranker.needs_picture else ordered(None)
+        return decode(question.source, ordered) if reranker.needs_picture else ordered(None)

@@ -78,7 +78,7 @@ class Answer:
         pictures: size of the gallery.
         found: positives among the shown results.
         ranked: how many of the pictures are ranked, where it is not all of them; else 0.
-        paper: whether the index is made as in the paper (`shelf.is_papers`).
+        paper: whether the index is made as in the paper (`shelf.is_paper_method`).
         unmoved: whether re-ranking left every picture at its rank.
         presence: how likely the results contain the object, the query's own picture apart; None where that was not
             learned for this way to search.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from patchify_core.demo.box_methods import NAMES, WINNING, checked_way, has_maps, is_possible
+from patchify_core.demo.box_methods import NAMES, WINNING, checked_method, has_maps, is_possible
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.lookalikes import LookAlikes, Pair, hard_pair, look_alikes
 from patchify_core.demo.queries import UserQuery
@@ -100,7 +100,7 @@ class Line:
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class ScoreBreakdown:
     """How a ranking is scored, line by line.
 
     Attributes:
@@ -152,7 +152,7 @@ class Walk:
     answer: Answer
     whole: Answer | None
     look: Look
-    standing: Standing | None
+    standing: ScoreBreakdown | None
     sets: tuple[LookAlikes, ...]
     pair: Pair | None
     images: Mapping[int, GalleryImage]
@@ -166,17 +166,17 @@ def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> W
 
     Args:
         showcase: where the query is answered.
-        question: what is asked, described for the index that is chosen (see `asked_of`).
+        question: what is asked, described for the index that is chosen (see `described_for`).
         choice: what was chosen; a level that the index does not have means its last.
 
     Raises:
         PatchifyError: one sentence, if the index does not allow such boxes, or a picture or look-alike that was chosen
             is not there.
     """
-    engine = showcase.shelf.engine(question.engine)
+    engine = showcase.indexes.engine(question.engine)
     index, levels = engine.index, showcase.levels_of(question.engine)
     level = levels if choice.level is None else min(max(1, choice.level), levels)
-    way = checked_way(choice.way, index)
+    way = checked_method(choice.way, index)
     answer = showcase.answer(question, level, SHOWN, None, way)
     found = index.regions.stages
     whole = showcase.answer(question, 1, SHOWN) if found[0].patches == 1 else None
@@ -188,7 +188,7 @@ def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> W
     return Walk(
         question=question,
         name=None if question.instance is None else showcase.gallery.name(question.instance),
-        engines=tuple((name, offer.label) for name, offer in showcase.shelf.offers.items()),
+        engines=tuple((name, offer.label) for name, offer in showcase.indexes.choices.items()),
         ways=tuple((name, label) for name, label in NAMES.items() if is_possible(name, index)),
         stages=found,
         level=level,
@@ -204,7 +204,7 @@ def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> W
     )
 
 
-def asked_of(showcase: ExampleGallery, question: UserQuery, engine: object) -> UserQuery:
+def described_for(showcase: ExampleGallery, question: UserQuery, engine: object) -> UserQuery:
     """The same query, described for another index; the visitor's own stays what it is.
 
     Raises:
@@ -212,17 +212,17 @@ def asked_of(showcase: ExampleGallery, question: UserQuery, engine: object) -> U
     """
     if engine is None or engine == question.engine:
         return question
-    return showcase.with_engine(question, showcase.shelf.offer(str(engine)).name)
+    return showcase.with_engine(question, showcase.indexes.choice(str(engine)).name)
 
 
 def fitting(showcase: ExampleGallery, choice: WalkChoice, engine: str) -> WalkChoice:
     """The choice after another index was chosen: boxes that it does not allow become winning patches."""
-    index = showcase.shelf.offer(engine).index
+    index = showcase.indexes.choice(engine).index
     way = choice.way if is_possible(choice.way, index) else WINNING
     return WalkChoice(engine, None, way, choice.image, choice.pair)
 
 
-def made_up(positives: int, hits: Mapping[int, float]) -> QueryScore:
+def made_up_score(positives: int, hits: Mapping[int, float]) -> QueryScore:
     """The score of a ranking that is made up for teaching, by `metrics.score_query`.
 
     Args:
@@ -245,7 +245,7 @@ def made_up(positives: int, hits: Mapping[int, float]) -> QueryScore:
 
 def worked_example() -> QueryScore:
     """The worked example of docs/METHOD.md: AP 0.30, LocScore 0.14."""
-    return made_up(*WORKED)
+    return made_up_score(*WORKED)
 
 
 def _look(showcase: ExampleGallery, question: UserQuery, level: int, image_id: int | None) -> Look:
@@ -260,14 +260,14 @@ def _look(showcase: ExampleGallery, question: UserQuery, level: int, image_id: i
         if wanted is None:
             raise PatchifyError("That picture is not in this gallery: choose one of those shown.")
         result = wanted
-    engine, chosen = showcase.shelf.engine(question.engine), result.match.image_id
+    engine, chosen = showcase.indexes.engine(question.engine), result.match.image_id
     every = [engine.explain(question.descriptor, chosen, n) for n in range(1, len(engine.index.regions.stages) + 1)]
     return Look(showcase.gallery.image(chosen), result, every[-1], tuple(one.patch for one in every))
 
 
 def _standing(
     showcase: ExampleGallery, question: UserQuery, level: int, way: str, score: QueryScore | None
-) -> Standing | None:
+) -> ScoreBreakdown | None:
     if score is None or question.instance is None:
         return None
     ranking = showcase.ranking(question, level)
@@ -281,4 +281,4 @@ def _standing(
         for rank, match in enumerate(map(ranking.__getitem__, counted.tolist()), 1)
     )
     wrong = next((result for result in judged if result.verdict == WRONG), None)
-    return Standing(score, lines, len(counted), len(ranking) - len(counted), wrong)
+    return ScoreBreakdown(score, lines, len(counted), len(ranking) - len(counted), wrong)

@@ -20,7 +20,7 @@ from PIL.Image import Image
 
 from patchify_core.demo import results, stages
 from patchify_core.demo.box_methods import BOXES
-from patchify_core.demo.decoding import decoded
+from patchify_core.demo.decoding import decode
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.demo.results import Answer, Result
@@ -205,7 +205,7 @@ def _picture(source: Path | bytes, spot: Place, set_: SlideSettings) -> str:
         shown.save(stream, "JPEG", quality=set_.quality, optimize=True)
         return stream.getvalue()
 
-    data = base64.b64encode(decoded(source, small)).decode()
+    data = base64.b64encode(decode(source, small)).decode()
     return (
         f'<image x="{spot.x:.1f}" y="{spot.y:.1f}" width="{spot.width:.1f}" height="{spot.height:.1f}" '
         f'preserveAspectRatio="none" href="data:image/jpeg;base64,{data}"/>'

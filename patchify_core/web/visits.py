@@ -14,12 +14,12 @@ import gradio as gr
 from patchify_core.demo import box_methods, decoding, stages
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own.collection import natural
-from patchify_core.demo.own.gallery import OwnPlace, gone, own_address, own_choice
+from patchify_core.demo.own.gallery import OwnGallery, own_index_choice, own_picture_url, pictures_gone
 from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.reranking import NAMES
 from patchify_core.demo.results import Answer
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.storage import Held, Keeping
+from patchify_core.demo.storage import StoredPicture, VisitorStorage
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
@@ -45,7 +45,7 @@ Parts = dict[str, Any]
 
 def file_url(path: Path) -> str:
     """Address of a picture on the page's own server; that of a visitor's own has the visitor's token in it."""
-    return own_address(path) or address_of(path)
+    return own_picture_url(path) or address_of(path)
 
 
 class Visits:
@@ -61,7 +61,7 @@ class Visits:
         self, showcase: ExampleGallery, settings: PageSettings | None = None, own: Registry | None = None
     ) -> None:
         self.showcase, self.settings, self.own = showcase, settings or PageSettings(), own
-        self.keeping = Keeping(self.settings) if own is None else own.keeping
+        self.storage = VisitorStorage(self.settings) if own is None else own.storage
         gallery = showcase.gallery
         self.examples = [(query.id, gallery.name(query.instance), query.path) for query in showcase.examples]
         self.objects = _by_name(gallery)
@@ -77,22 +77,22 @@ class Visits:
 
     def at_index(self, engine: str) -> ExampleGallery:
         """Where the index of this name is; see `at`."""
-        own = self.own.at(engine) if self.own is not None and isinstance(engine, str) else None
+        own = self.own.gallery_of(engine) if self.own is not None and isinstance(engine, str) else None
         return own or self.showcase
 
     def renewed(self, question: UserQuery) -> UserQuery:
         """The query as it can be searched now: more of a visitor's own pictures may be indexed than before."""
-        if isinstance(question.data, Held):
+        if isinstance(question.data, StoredPicture):
             question.data.touch()
         place = self.at(question)
-        return place.welcome(question) if isinstance(place, OwnPlace) else question
+        return place.welcome(question) if isinstance(place, OwnGallery) else question
 
     # What is shown --------------------------------------------------------------------------------------
 
     def first_view(self) -> tuple[UserQuery, Answer]:
         """The first example, searched with all patches and shown with the best boxes there are."""
         question = self.showcase.first()
-        way = box_methods.best_way(self.showcase.index)
+        way = box_methods.best_method(self.showcase.index)
         return question, self.answer(SearchRequest(question, self.showcase.levels, self.settings.results, None, way))
 
     def answer(self, asked: SearchRequest) -> Answer:
@@ -115,7 +115,7 @@ class Visits:
     def way(self, asked: SearchRequest) -> str:
         """How boxes are found: as chosen, or in the best way that the index allows."""
         index = self.index_of(asked)
-        return asked.way if box_methods.is_possible(asked.way, index) else box_methods.best_way(index)
+        return asked.way if box_methods.is_possible(asked.way, index) else box_methods.best_method(index)
 
     def shown(self, question: UserQuery, asked: SearchRequest) -> Parts:
         """A new query, searched with the level and options of the former one."""
@@ -139,18 +139,18 @@ class Visits:
 
     def engine_parts(self, engine: str, level: int, before: str = "") -> Parts:
         """What depends on the encoder: its choice, the levels, and the box for words."""
-        own = next((name for name in map(own_choice, (engine, before)) if name), None)
+        own = next((name for name in map(own_index_choice, (engine, before)) if name), None)
         choices: dict[str, Any] = {} if own is None else {"choices": self.engine_choices(own)}
         return {
-            "engine": gr.update(value=own_choice(engine) or engine, interactive=True, **choices),
+            "engine": gr.update(value=own_index_choice(engine) or engine, interactive=True, **choices),
             "level": gr.update(choices=self.level_choices(engine), value=level, label=self.level_label(engine)),
-            "words": gr.update(visible=self.at_index(engine).shelf.knows_words(engine)),
+            "words": gr.update(visible=self.at_index(engine).indexes.understands_text(engine)),
         }
 
     def thumbnails(self, question: UserQuery) -> str:
         """The examples, or a visitor's own pictures while those are searched."""
         place = self.at(question)
-        if not isinstance(place, OwnPlace):
+        if not isinstance(place, OwnGallery):
             return views.examples(self.examples, question.example, file_url)
         marked = set(place.gallery.annotations.image_ids.tolist())
         images = sorted(place.gallery.images, key=lambda image: (image.id not in marked, natural(image.file_name)))
@@ -171,11 +171,11 @@ class Visits:
 
     def index_of(self, asked: SearchRequest) -> PatchIndex:
         """The index that is searched."""
-        return self.at(asked.question).shelf.offer(asked.question.engine).index
+        return self.at(asked.question).indexes.choice(asked.question.engine).index
 
     def strip(self, answer: Answer, question: UserQuery) -> str:
         """The scores of an answer, in the words that fit the query."""
-        name, own = self.object_name(question), isinstance(self.at(question), OwnPlace)
+        name, own = self.object_name(question), isinstance(self.at(question), OwnGallery)
         return views.strip(answer, name, question.words is not None, own, question.is_private)
 
     def cards(self, answer: Answer, question: UserQuery | None = None) -> str:
@@ -205,15 +205,15 @@ class Visits:
         """(label, name) of the indexes; the choice is shown only if there are several.
 
         Args:
-            own: what a visitor's own index is chosen by (`own_choice`), if there is one.
+            own: what a visitor's own index is chosen by (`own_index_choice`), if there is one.
         """
-        found = [(offer.label, name) for name, offer in self.showcase.shelf.offers.items()]
+        found = [(offer.label, name) for name, offer in self.showcase.indexes.choices.items()]
         place = None if own is None else self.at_index(own)
-        return [*found, (place.label, own)] if own is not None and isinstance(place, OwnPlace) else found
+        return [*found, (place.label, own)] if own is not None and isinstance(place, OwnGallery) else found
 
     def _stages(self, engine: str | None) -> Sequence[Stage]:
-        name = engine or self.showcase.shelf.first
-        return self.at_index(name).shelf.offer(name).index.regions.stages
+        name = engine or self.showcase.indexes.first
+        return self.at_index(name).indexes.choice(name).index.regions.stages
 
     def box_choices(self) -> list[tuple[str, str]]:
         """(label, name) of the kinds of box; a notice says so where the index does not allow the chosen one."""
@@ -230,14 +230,14 @@ class Visits:
         identifier, place = sent_id(event), self.at(asked.question)
         if identifier <= OWN_ID:
             return self.shown(place.example(identifier, asked.question.engine), asked)
-        if isinstance(place, OwnPlace):
+        if isinstance(place, OwnGallery):
             return self.shown(place.picture(identifier - OWN_ID), asked)
-        warn(str(gone()))  # thumbnails of pictures that were deleted: the page begins anew
+        warn(str(pictures_gone()))  # thumbnails of pictures that were deleted: the page begins anew
         return self.shown(self.showcase.first(), replace(asked, forgotten=True))
 
     def take_upload(self, asked: SearchRequest, event: gr.EventData) -> Parts:
         """A picture was uploaded, dropped, pasted or taken."""
-        held = self.keeping.hold(take_file(sent(event, "path")), decoding.host.asker())
+        held = self.storage.store(take_file(sent(event, "path")), decoding.request_context.sender())
         return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
 
     def keep_query(self, question: UserQuery) -> Parts:
@@ -246,7 +246,7 @@ class Visits:
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
-        self.keeping.leave(str(request.session_hash or ""))
+        self.storage.close_visit(str(request.session_hash or ""))
 
     def say_words(self, asked: SearchRequest, words: Any) -> Parts:
         """Words were typed."""
@@ -276,7 +276,7 @@ class Visits:
     def change_box(self, asked: SearchRequest) -> Parts:
         """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
         try:
-            box_methods.checked_way(asked.way, self.index_of(asked))
+            box_methods.checked_method(asked.way, self.index_of(asked))
         except PatchifyError as error:
             warn(str(error))
         return self.change_options(asked)
@@ -317,8 +317,8 @@ class Visits:
     def announce_engine(self, engine: str) -> Parts:
         """Another encoder was chosen. Until it is in use no further one can be."""
         try:
-            shelf = self.at_index(engine).shelf
-            loading = views.loading(shelf.offer(engine), shelf.is_loaded(engine))
+            shelf = self.at_index(engine).indexes
+            loading = views.loading(shelf.choice(engine), shelf.is_loaded(engine))
             return {"engine": gr.update(interactive=False), "status": loading}
         except PatchifyError:  # said in the next step
             return {"status": ""}
@@ -326,18 +326,18 @@ class Visits:
     def load_engine(self, engine: str) -> None:
         """Loads its encoder; if that cannot be had, the last step finds it not loaded and goes back."""
         try:
-            self.at_index(engine).shelf.engine(engine)
+            self.at_index(engine).indexes.engine(engine)
         except PatchifyError as error:
             warn(str(error))
 
     def use_engine(self, asked: SearchRequest, engine: str) -> Parts:
         """Asks the visitor's query of the chosen index."""
         place, there = self.at(asked.question), self.at_index(engine)
-        if not there.shelf.is_loaded(engine):  # a notice has said why
+        if not there.indexes.is_loaded(engine):  # a notice has said why
             return self.keep_engine(asked.question)
-        if isinstance(there, OwnPlace):
+        if isinstance(there, OwnGallery):
             question = there.welcome(asked.question)
-        elif isinstance(place, OwnPlace):
+        elif isinstance(place, OwnGallery):
             question = self._taken_out(asked.question, engine)
         else:
             question = there.with_engine(asked.question, engine)
@@ -346,7 +346,7 @@ class Visits:
     def keep_engine(self, question: UserQuery) -> Parts:
         """The choice goes back to the encoder of the query; nothing else changes."""
         return {
-            "engine": gr.update(value=own_choice(question.engine) or question.engine, interactive=True),
+            "engine": gr.update(value=own_index_choice(question.engine) or question.engine, interactive=True),
             "status": "",
         }
 
@@ -365,10 +365,10 @@ class Visits:
         name = sent(event, "name")
         own = f"{OWN}:{sent(event, 'token')}"
         place = self.at_index(own)
-        if not isinstance(place, OwnPlace) or self.own is None:
+        if not isinstance(place, OwnGallery) or self.own is None:
             raise PatchifyError("The page sent no token of your pictures: reload it.")
         if isinstance(name, str):
-            question = place.picture(self.own.of(sent(event, "token")).collection.named(name).id)
+            question = place.picture(self.own.visitor(sent(event, "token")).collection.named(name).id)
             if sent(event, "box") is not None:  # drawn, and maybe not saved
                 question = place.with_box(question, sent(event, "box"))
         else:
@@ -379,17 +379,19 @@ class Visits:
         """A query to another index: what was the best level or box stays the best."""
         before, after = len(self._stages(asked.question.engine)), len(self._stages(question.engine))
         level = after if asked.level >= before else min(asked.level, after)
-        way = box_methods.fitting_way(asked.way, self.index_of(asked), self.index_of(replace(asked, question=question)))
+        way = box_methods.fitting_method(
+            asked.way, self.index_of(asked), self.index_of(replace(asked, question=question))
+        )
         return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
 
     def _taken_out(self, question: UserQuery, engine: str) -> UserQuery:
         """A query in a visitor's own pictures moves to a bundled index: their picture becomes an upload."""
         if question.words is not None:
             return self.showcase.in_words(question.words, engine)
-        if question.path is None or own_address(question.path) is None:
+        if question.path is None or own_picture_url(question.path) is None:
             plain = replace(question, instance=None, itself=None, engine=engine)
             return self.showcase.with_box(plain, question.box)
-        held = self.keeping.hold(question.path.read_bytes(), decoding.host.asker())
+        held = self.storage.store(question.path.read_bytes(), decoding.request_context.sender())
         asked = self.showcase.upload(held, question.name, engine)
         return asked if question.box is None else self.showcase.with_box(asked, question.box)
 

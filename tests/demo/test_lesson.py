@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from patchify_core.demo.example_gallery import ExampleGallery
-from patchify_core.demo.gallery_info import prepared
+from patchify_core.demo.gallery_info import stored_answers
 from patchify_core.demo.lesson import CLEAR, LABELS, TASKS, exercise, lesson, task_walk, teaching_engine
 from patchify_core.demo.results import OFF, RIGHT
 from patchify_core.demo.walk import WalkChoice, walk
@@ -40,7 +40,7 @@ def test_tasks_are_of_different_queries_and_ever_harder(bundled, tasks) -> None:
 
 
 def test_each_lead_is_the_librarys_and_each_picture_contains_the_object(bundled, tasks) -> None:
-    engine = bundled.shelf.engine("index")
+    engine = bundled.indexes.engine("index")
     for number, task in enumerate(tasks):
         question = bundled.example(task.query, "index")
         scores = engine.explain(question.descriptor, task.image).scores
@@ -70,7 +70,7 @@ def test_small_gallery_has_a_small_exercise_and_a_plan(tmp_path) -> None:
 
 
 def test_plan_says_what_the_library_says(bundled, tasks, sample_db) -> None:
-    document = prepared(sample_db)
+    document = stored_answers(sample_db)
     plan = lesson(bundled, document, tasks)
     assert teaching_engine(bundled) == plan.shown.question.engine == "index"
     assert plan.shown.question.example == document["first"]

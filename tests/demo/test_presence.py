@@ -49,7 +49,7 @@ def test_the_querys_own_picture_does_not_count(gallery):
     again = gallery.from_result(found.image_id, found.box, question.instance)
     answer = gallery.answer(again, gallery.levels, 10)
     assert answer.results[0].match.image_id == found.image_id and len(answer.presence.probabilities) == 9
-    one = gallery.shelf.calibration(again.engine)
+    one = gallery.indexes.calibration(again.engine)
     ranking = gallery.ranking(again, gallery.levels)
     others = ranking.scores[1:]
     assert answer.presence == one.presence(others[:9], others)

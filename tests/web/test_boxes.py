@@ -14,7 +14,7 @@ import pytest
 from patchify_core.demo import box_methods
 from patchify_core.demo.box_methods import MAP, OBJECTS, SOFT, WINNING
 from patchify_core.demo.example_gallery import PIECE, ExampleGallery
-from patchify_core.demo.indexes import DEFAULT, PREFERRED, Shelf
+from patchify_core.demo.indexes import DEFAULT, PREFERRED, GalleryIndexes
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import score_matches
@@ -69,7 +69,7 @@ def said(monkeypatch) -> list[str]:
 
 def located(showcase: ExampleGallery, monkeypatch, engine: str = PREFERRED) -> list[tuple[int, int | None]]:
     """Whatever is searched for on a map from now on: (row, objects)."""
-    localizer, calls = box_methods.localizer_of(showcase.shelf.engine(engine)), []
+    localizer, calls = box_methods.localizer_of(showcase.indexes.engine(engine)), []
     real = localizer.locate
 
     def counted(query, row, objects=None):
@@ -84,22 +84,22 @@ def located(showcase: ExampleGallery, monkeypatch, engine: str = PREFERRED) -> l
 
 
 def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path) -> None:
-    offers = Shelf(made).offers
-    assert list(offers) == [PREFERRED, DEFAULT] and Shelf(made).first == PREFERRED
+    offers = GalleryIndexes(made).choices
+    assert list(offers) == [PREFERRED, DEFAULT] and GalleryIndexes(made).first == PREFERRED
     assert offers[PREFERRED].label == "Fast: one pass per picture (24-D)"
     assert offers[DEFAULT].label == "Paper: every patch encoded separately (24-D)"
     alone = read_coco(write_gallery(tmp_path / "alone"))
     build_index(alone, alone.root / "index", TinyEncoder(), parse_regions("pyramid:2"))
     (alone.root / "indexes" / "pooled").mkdir(parents=True)  # and one that cannot be read is none
-    assert Shelf(alone.root).first == DEFAULT
+    assert GalleryIndexes(alone.root).first == DEFAULT
     page = Visits(ExampleGallery(alone.root, TinyEncoder()))
     assert page.first_view()[1].way == SOFT
 
 
 def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
-    maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
-    assert (box_methods.best_way(maps), box_methods.best_way(crops)) == (MAP, SOFT)
-    assert "does not have that kind" in refused(box_methods.checked_way, "salient", maps)
+    maps, crops = ours.indexes.choice(PREFERRED).index, ours.indexes.choice(DEFAULT).index
+    assert (box_methods.best_method(maps), box_methods.best_method(crops)) == (MAP, SOFT)
+    assert "does not have that kind" in refused(box_methods.checked_method, "salient", maps)
     assert "Fast: one pass per picture" in refused(
         ours.answer, ours.example(ours.examples[0].id, DEFAULT), LEVEL, 5, None, MAP
     )
@@ -109,9 +109,9 @@ def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
     ("way", "to_crops", "to_maps"), [(WINNING, WINNING, WINNING), (SOFT, SOFT, MAP), (MAP, SOFT, MAP)]
 )
 def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, way, to_crops, to_maps) -> None:
-    maps, crops = ours.shelf.offer(PREFERRED).index, ours.shelf.offer(DEFAULT).index
-    assert box_methods.fitting_way(way, maps, crops) == to_crops
-    assert box_methods.fitting_way(to_crops, crops, maps) == to_maps
+    maps, crops = ours.indexes.choice(PREFERRED).index, ours.indexes.choice(DEFAULT).index
+    assert box_methods.fitting_method(way, maps, crops) == to_crops
+    assert box_methods.fitting_method(to_crops, crops, maps) == to_maps
 
 
 # Boxes ----------------------------------------------------------------------------------------------------
@@ -254,7 +254,7 @@ def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said)
 
 def test_another_index_changes_the_choice_of_boxes_with_it(ours) -> None:
     page, question = Visits(ours), ours.first()
-    ours.shelf.engine(DEFAULT)
+    ours.indexes.engine(DEFAULT)
     values = page.use_engine(SearchRequest(question, LEVEL, 5, None, MAP), DEFAULT)
     assert values["question"].engine == DEFAULT and values["box"] == SOFT
     back = page.use_engine(SearchRequest(values["question"], LEVEL, 5, None, SOFT), PREFERRED)

@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from patchify_core.demo import compression
 from patchify_core.demo.compression import (
     MEMORY,
-    Codecs,
+    CodecTrainer,
     Stop,
     bytes_per_patch,
+    centroids,
     learns,
     overhead,
     ranking,
     sizes,
     stops,
     words,
-    words_of,
 )
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.studies import Studies, read_studies
@@ -121,7 +121,9 @@ def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_en
     ]
 
 
-def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str = "uniform") -> compression.Training:
+def wanted(
+    made: CodecTrainer, showcase: ExampleGallery, factory: str, codebook: str = "uniform"
+) -> compression.Training:
     training = made.want("index", showcase.index, factory, codebook)
     assert training.done.wait(60)
     made.leave(training)
@@ -130,7 +132,7 @@ def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str =
 
 def test_exact_is_the_index_itself_and_changes_no_rank(live, showcase) -> None:
     question = showcase.first()
-    coded = wanted(Codecs(), showcase, "Flat").index
+    coded = wanted(CodecTrainer(), showcase, "Flat").index
     assert coded is showcase.index
     exact = showcase.ranking(question, showcase.levels)
     for slow, fast in zip(exact, ranking(question, coded), strict=True):
@@ -145,7 +147,7 @@ def test_exact_is_the_index_itself_and_changes_no_rank(live, showcase) -> None:
 
 @pytest.mark.parametrize("codebook", CODEBOOKS)
 def test_ranking_by_codes_is_that_of_every_decoded_patch(live, showcase, refused, codebook) -> None:
-    made, factory = Codecs(), "PCAH8,PQ4x4"
+    made, factory = CodecTrainer(), "PCAH8,PQ4x4"
     if codebook == "global":  # seven pictures are too few whole pictures for 16 words
         assert "16" in refused(made.want, "index", showcase.index, factory, codebook)
         return
@@ -164,7 +166,7 @@ def test_ranking_by_codes_is_that_of_every_decoded_patch(live, showcase, refused
 
 
 def test_trained_codecs_are_everybodys_and_bounded(live, showcase, monkeypatch) -> None:
-    made = Codecs()
+    made = CodecTrainer()
     first = wanted(made, showcase, "PCAH8,PQ4x4")
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is first.index
     # Where there is no codebook its choice makes no other codec.
@@ -175,7 +177,7 @@ def test_trained_codecs_are_everybodys_and_bounded(live, showcase, monkeypatch) 
 
 
 def test_what_a_browser_may_send_is_refused(live, showcase, refused) -> None:
-    made = Codecs()
+    made = CodecTrainer()
     for factory, codebook in (
         ("PQ9999", "uniform"),
         ("IVF65536,Flat", "uniform"),
@@ -206,7 +208,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
         return made
 
     monkeypatch.setattr(build, "encode_codes", slow)
-    made = Codecs()
+    made = CodecTrainer()
     asked = ["SQ8", "PCAH8,SQ8", "PCAH8,PQ4x4", "SQ8"]
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in asked]
     assert trainings[0] is trainings[3]
@@ -227,7 +229,7 @@ def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch)
         return made
 
     monkeypatch.setattr(build, "encode_codes", held)
-    made = Codecs()
+    made = CodecTrainer()
     training = made.want("index", showcase.index, "PCAH8,PQ4x4", "uniform")
     assert begun.wait(60)
     made.leave(training)
@@ -245,7 +247,7 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
     real = build.encode_codes
     monkeypatch.setattr(compression, "WAITING", 2)
     monkeypatch.setattr(build, "encode_codes", lambda *arguments: go.wait(60) and real(*arguments))
-    made = Codecs()
+    made = CodecTrainer()
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]
     assert "try again" in refused(made.want, "index", showcase.index, "PCAH8,PQ4x4", "uniform")
     go.set()
@@ -254,7 +256,7 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
 
 
 def test_words_are_the_centroids_of_each_part() -> None:
-    assert [words_of(f, 1280) for f in ("PCAH128,PQ64", "PCAH128,PQ64x4", "SQ8", "Flat")] == [256, 16, 0, 0]
+    assert [centroids(f, 1280) for f in ("PCAH128,PQ64", "PCAH128,PQ64x4", "SQ8", "Flat")] == [256, 16, 0, 0]
     assert not learns("PCAH128,SQ8") and learns("PCAH128,PQ64")
 
 

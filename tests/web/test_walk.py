@@ -16,7 +16,7 @@ from patchify_core.demo import lookalikes
 from patchify_core.demo.box_methods import MAP, SOFT, WINNING
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.results import RIGHT_IOU
-from patchify_core.demo.walk import SHOWN, WalkChoice, asked_of, fitting, walk, worked_example
+from patchify_core.demo.walk import SHOWN, WalkChoice, described_for, fitting, walk, worked_example
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
@@ -61,7 +61,7 @@ def html(shown, **options) -> str:
 @pytest.mark.parametrize("engine", ["index", "k1", "k2", "k3"])
 def test_cells_and_winners_are_those_of_explain_at_every_level(showcase, engine) -> None:
     question = showcase.example(showcase.examples[0].id, engine)
-    patchify = showcase.shelf.engine(engine)
+    patchify = showcase.indexes.engine(engine)
     for level in range(1, showcase.levels_of(engine) + 1):
         shown = walk(showcase, question, WalkChoice(engine, level))
         look = shown.look
@@ -81,7 +81,7 @@ def test_cells_and_winners_are_those_of_explain_at_every_level(showcase, engine)
 
 
 def test_where_a_patch_lies_is_said_for_every_kind_of_stage(showcase) -> None:
-    stages = {name: showcase.shelf.offer(name).index.regions.stages for name in ("index", "k1", "k2")}
+    stages = {name: showcase.indexes.choice(name).index.regions.stages for name in ("index", "k1", "k2")}
     assert where(stages["index"], 0) == "whole picture"
     assert where(stages["index"], 4) == "row 2, column 2 of the 2×2 grid"
     assert where(stages["index"], 10) == "row 2, column 3 of the 3×3 grid"
@@ -207,15 +207,15 @@ def test_choices_that_are_not_offered_are_refused_or_fitted(showcase, refused) -
     assert "feature map" in refused(walk, showcase, question, WalkChoice(way=MAP))
     assert "look-alikes" in refused(walk, showcase, question, WalkChoice(pair=(0, None)))
     for name in ("nothing", 5, ["index"]):
-        assert "does not have that method" in refused(asked_of, showcase, question, name)
+        assert "does not have that method" in refused(described_for, showcase, question, name)
 
 
 def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
     question = showcase.first()
     before = question.engine
-    other = asked_of(showcase, question, "k1")
+    other = described_for(showcase, question, "k1")
     assert (other.engine, question.engine) == ("k1", before)
-    assert asked_of(showcase, question, None) is question
+    assert described_for(showcase, question, None) is question
     assert fitting(showcase, WalkChoice(way=MAP, level=3, image=4), "k1") == WalkChoice("k1", None, WINNING, 4)
 
 

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from patchify_core.demo import stages
 from patchify_core.demo.example_gallery import ExampleGallery
-from patchify_core.demo.indexes import DEFAULT, Shelf, shown_spec
+from patchify_core.demo.indexes import DEFAULT, GalleryIndexes, public_spec
 from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
 from patchify_core.encoders import EncoderInfo
 from patchify_core.errors import EncoderError
@@ -76,7 +76,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 
 def test_shelf_offers_the_default_first_and_every_other_index(folder) -> None:
-    offers = Shelf(folder).offers
+    offers = GalleryIndexes(folder).choices
     assert list(offers) == [DEFAULT, "gone", "other", "speaks", "windows"]
     assert offers["other"].label == "Every patch encoded separately (24-D) · other · random:5,0"
     assert offers[DEFAULT].label == "Paper: every patch encoded separately (24-D)"
@@ -86,7 +86,7 @@ def test_shelf_offers_the_default_first_and_every_other_index(folder) -> None:
 def test_indexes_that_would_read_the_same_say_which_they_are(folder) -> None:
     shutil.copytree(folder / "index", folder / "indexes" / "again")
     try:
-        offers = Shelf(folder).offers
+        offers = GalleryIndexes(folder).choices
     finally:
         shutil.rmtree(folder / "indexes" / "again")
     assert offers[DEFAULT].label == "Paper: every patch encoded separately (24-D) (index)"
@@ -96,7 +96,7 @@ def test_indexes_that_would_read_the_same_say_which_they_are(folder) -> None:
 def test_without_other_indexes_there_is_one_offer(tmp_path) -> None:
     gallery = read_coco(write_dataset(tmp_path / "set"))
     build_index(gallery, gallery.root / "index", TinyEncoder(), parse_regions("pyramid:2"))
-    assert list(Shelf(gallery.root).offers) == [DEFAULT]
+    assert list(GalleryIndexes(gallery.root).choices) == [DEFAULT]
 
 
 def test_index_that_does_not_load_or_fit_is_left_out_with_one_line(folder, caplog, tmp_path, monkeypatch) -> None:
@@ -111,7 +111,7 @@ def test_index_that_does_not_load_or_fit_is_left_out_with_one_line(folder, caplo
     write_dataset(few)
     (few / "gallery" / "3.png").write_bytes((few / "gallery" / "4.png").read_bytes())
     build_index(read_coco(few), folder / "indexes" / "stranger", TinyEncoder(), parse_regions("pyramid:1"))
-    assert list(Shelf(folder).offers) == [DEFAULT, "other", "speaks", "windows"]
+    assert list(GalleryIndexes(folder).choices) == [DEFAULT, "other", "speaks", "windows"]
     assert len(caplog.records) == 3
     for record, name in zip(caplog.records, ("empty", "gone", "stranger"), strict=True):
         assert name in record.getMessage() and "\n" not in record.getMessage()
@@ -119,14 +119,14 @@ def test_index_that_does_not_load_or_fit_is_left_out_with_one_line(folder, caplo
 
 def test_an_index_called_index_does_not_replace_the_default(folder) -> None:
     (folder / "indexes" / "other").rename(folder / "indexes" / "index")
-    offers = Shelf(folder).offers
+    offers = GalleryIndexes(folder).choices
     assert offers[DEFAULT].index.encoder.spec == "tiny"
     assert offers["indexes/index"].index.encoder.spec == "other"
 
 
 @pytest.mark.parametrize("name", ["", "nothing", None, 5, ["index"]])
 def test_names_that_are_not_offered_are_refused(folder, refused, name) -> None:
-    assert "does not have that method" in refused(Shelf(folder).engine, name)
+    assert "does not have that method" in refused(GalleryIndexes(folder).engine, name)
 
 
 def test_encoder_is_loaded_once_and_shared_by_its_indexes(folder, monkeypatch) -> None:
@@ -140,7 +140,7 @@ def test_encoder_is_loaded_once_and_shared_by_its_indexes(folder, monkeypatch) -
         return made(spec)
 
     monkeypatch.setattr(encoders, "load_encoder", slowly)
-    ours = Shelf(folder)
+    ours = GalleryIndexes(folder)
     names = [DEFAULT, "windows", "other"] * 4
     threads = [threading.Thread(target=ours.engine, args=(name,)) for name in names]
     for thread in threads:
@@ -162,7 +162,7 @@ def test_loading_one_encoder_keeps_nobody_from_another(folder, monkeypatch) -> N
         return made(spec)
 
     monkeypatch.setattr(encoders, "load_encoder", load)
-    ours = Shelf(folder)
+    ours = GalleryIndexes(folder)
     waiting = threading.Thread(target=ours.engine, args=("other",))
     waiting.start()
     ours.engine(DEFAULT)  # would never come back if it waited too
@@ -175,7 +175,7 @@ def test_loading_one_encoder_keeps_nobody_from_another(folder, monkeypatch) -> N
 def test_encoder_that_could_not_be_had_is_tried_again(folder, refused, monkeypatch) -> None:
     from patchify_core import encoders
 
-    ours = Shelf(folder)
+    ours = GalleryIndexes(folder)
     assert "cannot be had" in refused(ours.engine, "gone")
     assert not ours.is_loaded("gone")
     monkeypatch.setattr(encoders, "load_encoder", lambda spec, settings=None: TinyEncoder(replace(INFO, spec=spec)))
@@ -193,7 +193,7 @@ def test_encoder_that_could_not_be_had_is_tried_again(folder, refused, monkeypat
     ],
 )
 def test_folders_of_the_server_are_not_shown(spec, shown) -> None:
-    assert shown_spec(EncoderInfo(spec, 1, 1, "", "", "")) == shown
+    assert public_spec(EncoderInfo(spec, 1, 1, "", "", "")) == shown
 
 
 # Words ----------------------------------------------------------------------------------------------------
@@ -214,7 +214,7 @@ def test_question_in_words_has_no_picture_and_no_box(folder, refused) -> None:
     assert (question.words, question.box, question.path, question.data, question.key) == ("rug", None, None, None, "")
     answer = ours.answer(question, 2, 5)
     assert len(answer.results) == 5 and answer.score is None
-    expected = ours.shelf.engine("speaks").search(text="rug", top=5)
+    expected = ours.indexes.engine("speaks").search(text="rug", top=5)
     assert [result.match.image_id for result in answer.results] == [match.image_id for match in expected]
     named = ours.answer(ours.with_instance(question, 2), 2, 5)
     assert named.score is not None and 0 <= named.score.ap <= 1 and named.baseline is not None
@@ -245,7 +245,7 @@ def test_every_kind_of_question_is_described_anew(folder, refused) -> None:
         kept = ("name", "width", "height", "instance", "path", "data", "display", "example", "itself", "key")
         assert [getattr(other, name) for name in kept] == [getattr(question, name) for name in kept]
         np.testing.assert_array_equal(other.box, question.box)
-        expected = ours.shelf.engine("other").describe_query(question.source, question.box)
+        expected = ours.indexes.engine("other").describe_query(question.source, question.box)
         np.testing.assert_array_equal(other.descriptor, expected)
         assert other.rankings is not question.rankings
         back = ours.with_engine(other, DEFAULT)
@@ -260,7 +260,7 @@ def test_answers_come_from_the_index_of_the_question(folder) -> None:
     question = ours.with_engine(ours.first(), "other")
     answer = ours.answer(question, 3, 7)
     assert [stage.spec for stage in answer.stages] == ["pyramid:1", "pyramid:2", "pyramid:2+random:5,0"]
-    expected = ours.shelf.engine("other").search_descriptor(question.descriptor, 7, 3)
+    expected = ours.indexes.engine("other").search_descriptor(question.descriptor, 7, 3)
     assert [r.match.image_id for r in answer.results] == [match.image_id for match in expected]
     windows = ours.answer(ours.with_engine(ours.first(), "windows"), 1, 7)
     assert windows.baseline is None and windows.score is not None and windows.ceiling is not None

@@ -11,10 +11,10 @@ import gradio as gr
 from gradio.components import Component
 
 from patchify_core.demo import compression
-from patchify_core.demo.compression import PICTURES, Codecs, Stop, Training, sizes
+from patchify_core.demo.compression import PICTURES, CodecTrainer, Stop, Training, sizes
 from patchify_core.demo.example_gallery import ExampleGallery
-from patchify_core.demo.indexes import DEFAULT, method_in_words
-from patchify_core.demo.own.gallery import token_in
+from patchify_core.demo.indexes import DEFAULT, method_label
+from patchify_core.demo.own.gallery import own_token
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
@@ -88,7 +88,7 @@ class Squeeze:
     """
 
     def __init__(self, showcase: ExampleGallery, parts: Parts) -> None:
-        self._showcase, self.parts, self._codecs = showcase, parts, Codecs()
+        self._showcase, self.parts, self._codecs = showcase, parts, CodecTrainer()
         self._lock = threading.Lock()
         self._turns: dict[str, int] = {}
         self._turn = 0
@@ -178,15 +178,15 @@ class Squeeze:
 
         The one that a visit begins with may be coded already, and what codes cost is seen from whole descriptors.
         """
-        shelf, asked = self._showcase.shelf, question or self._showcase.first()
-        if token_in(asked.engine) is not None:  # codecs are trained on the bundled descriptors
+        shelf, asked = self._showcase.indexes, question or self._showcase.first()
+        if own_token(asked.engine) is not None:  # codecs are trained on the bundled descriptors
             asked = self._showcase.first()
         if asked.engine == DEFAULT or asked.engine != shelf.first or asked.words is not None:
             return asked
         return self._showcase.with_engine(asked, DEFAULT)
 
     def _index(self, question: UserQuery) -> PatchIndex:
-        return self._showcase.shelf.offer(question.engine).index
+        return self._showcase.indexes.choice(question.engine).index
 
     def _fitting(self, question: UserQuery, choice: ChosenCodec | None) -> ChosenCodec:
         """The choice, or where another encoder's index does not have it the one to begin with."""
@@ -213,7 +213,7 @@ class Squeeze:
         patches = len(index.images) * index.patches_per_image
         if not training.begun:
             return "Waiting until another codebook is trained …"
-        count = compression.words_of(factory, index.dim)
+        count = compression.centroids(factory, index.dim)
         if count:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
         return f"Learning {factory} from {patches:,} patches …"
@@ -269,4 +269,4 @@ class Squeeze:
 
 
 def _kept_as(index: PatchIndex) -> str:
-    return f"{index.factory}, {index.bytes_per_patch:,} bytes per patch ({method_in_words(index)})"
+    return f"{index.factory}, {index.bytes_per_patch:,} bytes per patch ({method_label(index)})"

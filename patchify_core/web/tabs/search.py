@@ -33,7 +33,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     """
     question, answer = visits.first_view()
     name, settings = visits.object_name(question), visits.settings
-    shelf = visits.showcase.shelf
+    shelf = visits.showcase.indexes
     # `started` stays in the browser, so that a query that was forgotten is told from one that was never asked.
     state = gr.State(None, time_to_live=settings.forget_s * 2)
     started = gr.Checkbox(False, visible=False)
@@ -47,7 +47,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                     label="or describe it in words",
                     placeholder="a red kettle",
                     submit_btn=True,
-                    visible=shelf.knows_words(shelf.first),
+                    visible=shelf.understands_text(shelf.first),
                     elem_id="pf-words",
                 )
             named = gr.Dropdown(
@@ -78,7 +78,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                     value=shelf.first,
                     label="Method",
                     filterable=False,
-                    visible=len(shelf.offers) > 1,
+                    visible=len(shelf.choices) > 1,
                     min_width=200,
                     elem_id="pf-encoder",
                 )
@@ -90,7 +90,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                     min_width=200,
                     elem_id="pf-box-choice",
                 )
-                html(views.about(shelf.offers.values()), "pf-about")
+                html(views.about(shelf.choices.values()), "pf-about")
             strip = html(views.strip(answer, name), "pf-strip", "options.js")
             share = share_menu()
             cards = html(visits.cards(answer), "pf-results", "results.js")

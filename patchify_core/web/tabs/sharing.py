@@ -9,9 +9,9 @@ from typing import Any
 import gradio as gr
 
 from patchify_core.demo import box_methods, exporting, links
-from patchify_core.demo.indexes import shown_spec
+from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.links import Link, LinkError
-from patchify_core.demo.own.gallery import token_in
+from patchify_core.demo.own.gallery import own_token
 from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.results import Result
 from patchify_core.errors import PatchifyError
@@ -74,7 +74,7 @@ class Sharing:
         if question.is_private:
             raise LinkError(links.PRIVATE)
         level = min(asked.level, self.visits.showcase.levels_of(question.engine))
-        return links.link_of(
+        return links.link_to(
             question,
             self._queries,
             self.visits.showcase.gallery.instances,
@@ -90,14 +90,14 @@ class Sharing:
         """The results as SVG, CSV or JSON."""
         question, answer = asked.question, self.visits.answer(asked)
         if kind == "csv":
-            return exporting.table(answer)
+            return exporting.as_csv(answer)
         place = self.visits.at(question)
         name = None if question.instance is None else place.gallery.name(question.instance)
         if kind == "json":
-            index = place.shelf.offer(question.engine).index
+            index = place.indexes.choice(question.engine).index
             about = {
-                "name": question.engine if token_in(question.engine) is None else OWN,  # the token stays here
-                "encoder": shown_spec(index.encoder),
+                "name": question.engine if own_token(question.engine) is None else OWN,  # the token stays here
+                "encoder": public_spec(index.encoder),
                 "features": index.features,
                 "regions": index.regions.spec,
                 "dim": index.dim,
@@ -111,7 +111,7 @@ class Sharing:
                 missed = [
                     (image_id, place.gallery.image(image_id).file_name) for image_id in ids if image_id not in there
                 ]
-            return exporting.record(question, answer, name, about, found, missed)
+            return exporting.as_json(question, answer, name, about, found, missed)
         gallery = place.gallery
 
         def picture(image_id: int) -> tuple[int, int, Any]:
@@ -134,10 +134,10 @@ class Sharing:
         """
         text = sent(event, "query")
         text = text if isinstance(text, str) and len(text) <= links.MAX_LENGTH else " " * (links.MAX_LENGTH + 1)
-        found, _ = links.read(text)
-        if found.index in self.visits.showcase.shelf.offers:
+        found, _ = links.parse_link(text)
+        if found.index in self.visits.showcase.indexes.choices:
             try:
-                self.visits.showcase.shelf.engine(found.index)
+                self.visits.showcase.indexes.engine(found.index)
             except PatchifyError:  # `open` says so
                 pass
         return text
@@ -147,7 +147,7 @@ class Sharing:
 
         `share` is what the menu's script is told.
         """
-        found, wrong = links.read(text)
+        found, wrong = links.parse_link(text)
         said = list(wrong)
         engine = self._engine(found, said)
         question = self._question(found, engine, said)
@@ -175,10 +175,10 @@ class Sharing:
         return shown | {"rerank": asked_now.reranker or NO_RERANKING, "top": asked_now.top, "share": after}
 
     def _engine(self, found: Link, said: list[str]) -> str:
-        shelf = self.visits.showcase.shelf
+        shelf = self.visits.showcase.indexes
         if found.index is None:
             return shelf.first
-        if found.index not in shelf.offers:
+        if found.index not in shelf.choices:
             said.append("the page has no such method")
             return shelf.first
         if not shelf.is_loaded(found.index):
@@ -243,10 +243,10 @@ class Sharing:
 
     def _options(self, found: Link, engine: str, said: list[str]) -> dict[str, Any]:
         """Options of the search; what cannot be is as on a page that was just opened."""
-        visits, index = self.visits, self.visits.showcase.shelf.offer(engine).index
+        visits, index = self.visits, self.visits.showcase.indexes.choice(engine).index
         levels = visits.showcase.levels_of(engine)
         level, top = levels, visits.settings.results
-        way, reranker = box_methods.best_way(index), None
+        way, reranker = box_methods.best_method(index), None
         if found.level is not None and 1 <= found.level <= levels:
             level = found.level
         elif found.level is not None:

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 
 from patchify_core.demo import walk
-from patchify_core.demo.gallery_info import prepared
+from patchify_core.demo.gallery_info import stored_answers
 from patchify_core.demo.lesson import Lesson, exercise, lesson, task_walk, teaching_engine
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, ExerciseTask, Walk, WalkChoice
@@ -82,7 +82,7 @@ class Walking:
     @cached_property
     def _lesson(self) -> Lesson:
         showcase = self._visits.showcase
-        return lesson(showcase, prepared(showcase.folder), self._tasks)
+        return lesson(showcase, stored_answers(showcase.folder), self._tasks)
 
     def open(self, question: UserQuery | None, held: Walker | None) -> list[Any]:
         """The tab was opened: the visitor's query, from its first step if it is a new one."""
@@ -155,7 +155,7 @@ class Walking:
         if what == "task" and type(value) is int:
             return replace(before, part=EXERCISE, task=value)
         if what == "engine":
-            return walk.fitting(showcase, before, showcase.shelf.offer(value).name)
+            return walk.fitting(showcase, before, showcase.indexes.choice(value).name)
         if what == "way" and isinstance(value, str):
             return replace(before, way=value)
         if what == "level" and type(value) is int:
@@ -180,7 +180,7 @@ class Walking:
         if last is not None and last.question.engine == (choice.engine or base.engine):
             asked = last.question
         else:
-            asked = walk.asked_of(showcase, base, choice.engine)
+            asked = walk.described_for(showcase, base, choice.engine)
         return asked, walk.walk(showcase, asked, choice)
 
     def _shown(self, question: UserQuery | None, base: UserQuery, choice: WalkChoice, last: Walker | None) -> list[Any]:

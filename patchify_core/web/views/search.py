@@ -10,11 +10,11 @@ import numpy as np
 
 from patchify_core.demo import stages
 from patchify_core.demo.box_methods import BOXES, has_maps
-from patchify_core.demo.indexes import Offer, shown_spec
+from patchify_core.demo.indexes import IndexChoice, public_spec
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.demo.results import Answer
-from patchify_core.demo.stages import patches_in_words
+from patchify_core.demo.stages import patches_label
 from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web.views.html import FileUrl, Sizes, render
 
@@ -34,19 +34,19 @@ def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: Fi
     return render("examples", items=items, chosen=chosen, url=url)
 
 
-def loading(offer: Offer, ready: bool) -> str:
+def loading(offer: IndexChoice, ready: bool) -> str:
     """The line that is shown while another encoder is loaded."""
-    return render("loading", spec=shown_spec(offer.index.encoder), ready=ready)
+    return render("loading", spec=public_spec(offer.index.encoder), ready=ready)
 
 
-def about(offers: Iterable[Offer]) -> str:
+def about(offers: Iterable[IndexChoice]) -> str:
     """Help for the choices of method and box."""
     return render(
         "about",
         terms=TERMS,
         indexes=[offer.index for offer in offers],
-        shown_spec=shown_spec,
-        patches_in_words=patches_in_words,
+        public_spec=public_spec,
+        patches_label=patches_label,
         has_maps=has_maps,
     )
 
