@@ -91,7 +91,7 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, begins: str) -> None:
-        """Reads what is there, and cuts a line off that a kill has torn.
+        """Read what is there, and cuts a line off that a kill has torn.
 
         Args:
             path: the file.
@@ -107,12 +107,12 @@ class JsonLines:
         self.values = [read_json(line) for line in whole]
 
     def begin(self, value: Mapping[str, Any]) -> None:
-        """Makes the file anew with one line, which is never torn."""
+        """Make the file anew with one line, which is never torn."""
         write_json(self.path, value)
         self.values = [value]
 
     def add(self, value: Mapping[str, Any]) -> None:
-        """Adds a line in one write, so that two processes with the same file do not mix within one.
+        """Add a line in one write, so that two processes with the same file do not mix within one.
 
         Raises:
             OSError: the disk is full, for one.
@@ -122,7 +122,7 @@ class JsonLines:
         self.values.append(value)
 
     def remove(self) -> None:
-        """Deletes the file: its numbers are where they belong. What cannot be deleted stays and does no harm."""
+        """Delete the file: its numbers are where they belong. What cannot be deleted stays and does no harm."""
         with suppress(OSError):
             self.path.unlink()
 
@@ -152,7 +152,7 @@ def sha256_of_json(value: Any) -> str:
 
 
 def locked(path: Path) -> IO[str]:
-    """Opens a file (made if missing) and locks it; closing it, or the end of the process however it comes, unlocks.
+    """Open a file (made if missing) and locks it; closing it, or the end of the process however it comes, unlocks.
 
     Raises:
         IndexFolderError: if another build holds the lock.
@@ -186,7 +186,7 @@ def _lock_once(path: Path) -> IO[str]:
 
 
 def lock(file: IO[str]) -> None:
-    """Locks an open file for this process, until it is closed or the process ends, however that comes.
+    """Lock an open file for this process, until it is closed or the process ends, however that comes.
 
     Raises:
         BlockingIOError: if another has locked it; on Windows PermissionError.
@@ -204,8 +204,8 @@ def lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def say_who(folder: Path) -> None:
-    """Writes down who holds the lock, for the sentence that another build is refused with."""
+def write_holder(folder: Path) -> None:
+    """Write down who holds the lock, for the sentence that another build is refused with."""
     since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
     write_json(folder / HOLDER_NAME, holder)

@@ -19,7 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import read_dataset, read_gallery
-from patchify_core.index.store import open_store
+from patchify_core.index import open_store
 from patchify_core.retrieval.localize import Refiner, refine_matches, refiner_of
 from patchify_core.retrieval.ranking import Match
 from patchify_core.retrieval.rerank import Reranker, load_reranker
@@ -45,7 +45,7 @@ class Patchify(Searcher):
         regions: Regions | None = None,
         settings: BuildSettings | None = None,
     ) -> Patchify:
-        """Indexes a folder of pictures or a dataset, or brings its index up to date, and opens it.
+        """Index a folder of pictures or a dataset, or brings its index up to date, and opens it.
 
         Args:
             gallery: see `read_gallery`.
@@ -66,7 +66,7 @@ class Patchify(Searcher):
 
     @classmethod
     def open(cls, folder: str | Path, encoder: Encoder | None = None) -> Patchify:
-        """Opens an index folder, with the encoder that it names unless one is given.
+        """Open an index folder, with the encoder that it names unless one is given.
 
         Raises:
             IndexFolderError: if the folder is not a whole index or does not fit the encoder.
@@ -87,7 +87,7 @@ class Patchify(Searcher):
         rerank: str | Reranker | None = None,
         refine: str | Refiner | None = None,
     ) -> list[Match]:
-        """Finds the gallery pictures that contain the query's object, best first.
+        """Find the gallery pictures that contain the query's object, best first.
 
         Args:
             picture: see `view`, as `box` and `text`.
@@ -128,7 +128,7 @@ class Patchify(Searcher):
     def rerank(
         self, query: QueryView, matches: list[Match], reranker: str | Reranker, level: int | None = None
     ) -> list[Match]:
-        """Orders matches anew: as many, best first.
+        """Order matches anew: as many, best first.
 
         Args:
             query: what was searched for (`view`).
@@ -156,7 +156,7 @@ class Patchify(Searcher):
         return refine_matches(self, query, matches, loaded, level)
 
     def evaluate(self, dataset: str | Path, **options: Any) -> list[LevelReport]:
-        """Scores this engine over a dataset.
+        """Score this engine over a dataset.
 
         Args:
             dataset: an annotated dataset (`read_dataset`) of the indexed pictures.

@@ -9,10 +9,9 @@ import numpy as np
 from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import load_encoder
 from patchify_core.files import SAMPLE_DB
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid
 

@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation.export import IliasExport
     from patchify_core.evaluation.presence import examples_of, measure
     from patchify_core.evaluation.run import chosen_levels, evaluate
-    from patchify_core.index.store import check_same_collection
+    from patchify_core.index.folder import check_same_collection
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.rerank import LearnedRerank
 

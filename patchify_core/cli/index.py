@@ -141,11 +141,11 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
 def _choose_fast(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
     """Takes the codec of the index that stands, or one that suits the number of pictures, and says which and why."""
     from patchify_core.encoders import load_encoder
-    from patchify_core.index.big.choice import choose_fast
-    from patchify_core.index.build import standing_codec
+    from patchify_core.index.big.plan import choose_fast
+    from patchify_core.index.build import codec_of
     from patchify_core.index.codec.factory import parse_factory
 
-    made = standing_codec(Path(arguments.out))
+    made = codec_of(Path(arguments.out))
     if made is not None:
         options_of, why = made, f"as {arguments.out} was made."
     else:

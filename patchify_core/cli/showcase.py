@@ -34,7 +34,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 def run(arguments: argparse.Namespace) -> int:
     """Answers the gallery's examples, unless answers lie beside it, and writes the folder."""
-    from patchify_core.demo.gallery_info import FILE, prepared
+    from patchify_core.demo.gallery_info import FILE, stored_answers
     from patchify_core.demo.settings import checked_address
     from patchify_core.files import SAMPLE_DB, write_json
     from patchify_core.web.showcase import write_showcase
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
             except ValueError as error:
                 raise PatchifyError(f"--{name} is {address[:80]!r}, but it takes {error}.") from None
     folder = SAMPLE_DB if arguments.gallery is None else Path(arguments.gallery)
-    document = prepared(folder)
+    document = stored_answers(folder)
     if document is None:
         from patchify_core.demo.example_gallery import ExampleGallery
         from patchify_core.demo.paper import Paper

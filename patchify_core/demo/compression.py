@@ -193,7 +193,7 @@ class _Unwanted(Exception):
     """Nobody waits for this training any more."""
 
 
-class Codecs:
+class CodecTrainer:
     """The trained codecs of all visitors."""
 
     def __init__(self) -> None:
@@ -283,20 +283,20 @@ class Codecs:
             return False
 
 
-def ranking(question: UserQuery, coded: PatchIndex) -> Ranking:
+def ranking(query: UserQuery, coded: PatchIndex) -> Ranking:
     """All pictures as a coded index ranks them, with all of its patches.
 
     Args:
-        question: what is asked, described in the space of the index that was coded.
-        coded: from `Codecs`.
+        query: what is asked, described in the space of the index that was coded.
+        coded: from `CodecTrainer`.
     """
-    query = question.descriptor
-    if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the query's
-        query = coded.project(query[None])[0]
-    return Ranking(coded, coded.search(query))
+    descriptor = query.descriptor
+    if coded.dim != descriptor.size:  # every codec with a projection makes fewer numbers of the query's
+        descriptor = coded.project(descriptor[None])[0]
+    return Ranking(coded, coded.search(descriptor))
 
 
-def words_of(factory: str, dim: int) -> int:
+def centroids(factory: str, dim: int) -> int:
     """Centroids ("words") that each part of a descriptor is replaced by one of; 0 for a codec without."""
     codec = make_codec(parse_factory(factory), dim)
     return needed_to_train(codec) if learns(factory) else 0

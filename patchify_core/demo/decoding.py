@@ -18,8 +18,8 @@ from typing import Any, TypeVar
 
 from PIL import Image
 
-from patchify_core.demo.memory import give_back
-from patchify_core.demo.queueing import AddressTurns, Ticket
+from patchify_core.demo.memory import release_memory
+from patchify_core.demo.queueing import FairQueue, Ticket
 from patchify_core.demo.server_folders import PREFIX
 from patchify_core.demo.storage import Owner
 from patchify_core.errors import PictureError
@@ -34,20 +34,20 @@ NICE = 5
 T = TypeVar("T")
 
 
-class Host:
+class RequestContext:
     """What the server knows of the request that is being answered in this thread; this one knows nothing."""
 
-    def asker(self) -> Owner:
+    def sender(self) -> Owner:
         """Whoever sent it."""
         return Owner()
 
     @contextmanager
-    def beside_the_queue(self) -> Iterator[bool]:
+    def outside_queue(self) -> Iterator[bool]:
         """Lets the next request of its queue have the turn of this one meanwhile; gives whether that could be done."""
         yield True
 
 
-host = Host()
+request_context = RequestContext()
 """Of this process; the server puts its own in this place."""
 
 
@@ -74,7 +74,7 @@ class DecodingSettings:
     large_bytes: int = 300_000_000
 
 
-class Decoders:
+class DecoderPool:
     """A few threads that decode; whoever sends pictures takes turns by address.
 
     Args:
@@ -83,7 +83,7 @@ class Decoders:
 
     def __init__(self, settings: DecodingSettings | None = None) -> None:
         self.settings = settings or DecodingSettings()
-        self._turns = AddressTurns(self._fits)
+        self._turns = FairQueue(self._fits)
 
     def _fits(self, one: Ticket, begun: Collection[Ticket]) -> bool:
         settings, large = self.settings, self.settings.large_bytes
@@ -110,7 +110,7 @@ class Decoders:
                 until it has ended.
             address: of whoever sent the picture.
             wait_s: see `DecodingSettings`.
-            needs: bytes of memory that it takes, as predicted (`memory_for`).
+            needs: bytes of memory that it takes, as predicted (`predicted_memory`).
 
         Raises:
             PictureError: one sentence, if it takes too long or there are too many others.
@@ -129,7 +129,7 @@ class Decoders:
 
         def end(_: Any = None) -> None:
             if needs > settings.large_bytes:
-                give_back()  # before the next large one begins
+                release_memory()  # before the next large one begins
             self._turns.end(ticket)
 
         with ExitStack() as after:
@@ -157,14 +157,14 @@ def _be_nice() -> None:
             os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + NICE))
 
 
-DECODERS = Decoders()
+DECODER_POOL = DecoderPool()
 
 
 def _itself(made: Any) -> Any:
     return made
 
 
-def decoded(source: Path | bytes, use: Callable[[Image.Image], T] = _itself) -> T:
+def decode(source: Path | bytes, use: Callable[[Image.Image], T] = _itself) -> T:
     """A picture as `read_picture` reads it. A stranger's is decoded beside the queue in which it was asked for.
 
     Args:
@@ -178,19 +178,21 @@ def decoded(source: Path | bytes, use: Callable[[Image.Image], T] = _itself) -> 
     if is_bundled(source):
         return use(read_picture(source))
     with ExitStack() as kept:
-        with host.beside_the_queue() as beside:
-            wait_s = None if beside else DECODERS.settings.in_turn_s
-            made = DECODERS.made(lambda: read_picture(source), host.asker().address, wait_s, memory_for(source))
+        with request_context.outside_queue() as beside:
+            wait_s = None if beside else DECODER_POOL.settings.in_turn_s
+            made = DECODER_POOL.made(
+                lambda: read_picture(source), request_context.sender().address, wait_s, predicted_memory(source)
+            )
             held = [kept.enter_context(made)]
         return use(held.pop())
 
 
-def ready(source: Path | bytes, use: Callable[[Any], T] = _itself) -> T:
-    """As `decoded`, except that a bundled picture stays the file that it is."""
-    return use(source) if isinstance(source, Path) and is_bundled(source) else decoded(source, use)
+def decode_untrusted(source: Path | bytes, use: Callable[[Any], T] = _itself) -> T:
+    """As `decode`, except that a bundled picture stays the file that it is."""
+    return use(source) if isinstance(source, Path) and is_bundled(source) else decode(source, use)
 
 
-def memory_for(source: Path | bytes) -> int:
+def predicted_memory(source: Path | bytes) -> int:
     """Bytes of memory that reading a picture takes, as predicted; 0 for what cannot be read."""
     try:
         return read_header(source).memory

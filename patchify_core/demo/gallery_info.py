@@ -21,7 +21,7 @@ RENDERS = (
 )
 
 
-def titles(folders: Sequence[Path]) -> dict[str, str]:
+def gallery_titles(folders: Sequence[Path]) -> dict[str, str]:
     """What galleries are called in addresses -> what they are called on the page, each once and in their order.
 
     Example:
@@ -68,7 +68,7 @@ def made_of(folder: Path, index: Path) -> str:
     return sha256_of_json([FORMAT, sha256_of_file(folder / "annotations.json"), sha256_of_file(index / "meta.json")])
 
 
-def prepared(folder: Path) -> dict[str, Any] | None:
+def stored_answers(folder: Path) -> dict[str, Any] | None:
     """The answers beside a gallery (`paper.Paper.document`); None if there are none, or the gallery has changed."""
     document = read_json(folder / FILE)
     if not isinstance(document, dict) or not isinstance(document.get("index"), str):

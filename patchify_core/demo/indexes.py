@@ -13,7 +13,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
-from patchify_core.demo.stages import grid_of, patches_in_words
+from patchify_core.demo.stages import grid_of, patches_label
 from patchify_core.encoders import Encoder, EncoderInfo, EncoderSettings, TextEncoder
 from patchify_core.errors import PatchifyError
 from patchify_core.features.extract import CROP
@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
-class Offer:
+class IndexChoice:
     """One index that a visitor may choose.
 
     Attributes:
@@ -57,7 +57,7 @@ DIGESTS_UP_TO = 10_000
 """Pictures whose digests are compared when the page starts; of more only the sizes are, or it would take minutes."""
 
 
-class Shelf:
+class GalleryIndexes:
     """Indexes of the same pictures, and their encoders.
 
     Args:
@@ -76,7 +76,7 @@ class Shelf:
         folder: Path,
         encoder: Encoder | None = None,
         settings: EncoderSettings | None = None,
-        beside: Shelf | None = None,
+        beside: GalleryIndexes | None = None,
     ) -> None:
         first = PatchIndex.load(folder / "index")
         first.check_pictures(folder, content=len(first.images) <= DIGESTS_UP_TO)
@@ -90,7 +90,7 @@ class Shelf:
         self.first = PREFERRED if PREFERRED in found else DEFAULT
         found = {self.first: found.pop(self.first)} | found  # what a visit begins with is the first choice
         labels = _labels(found)
-        self.offers = {name: Offer(name, labels[name], index, folders[name]) for name, index in found.items()}
+        self.choices = {name: IndexChoice(name, labels[name], index, folders[name]) for name, index in found.items()}
         self._settings = settings or ONE_THREAD
         self._calibrations: dict[str, Calibration | None] = {}
         self._engines: dict[str, Patchify] = {}
@@ -101,14 +101,14 @@ class Shelf:
         if encoder is not None:
             self._encoders[encoder.info.spec] = encoder
 
-    def offer(self, name: str) -> Offer:
+    def choice(self, name: str) -> IndexChoice:
         """The index of that name.
 
         Raises:
             PatchifyError: if there is none.
         """
         try:
-            return self.offers[name]
+            return self.choices[name]
         except (KeyError, TypeError):  # TypeError: what a browser sent may be no name at all
             raise PatchifyError("The page does not have that method: choose one of those shown.") from None
 
@@ -119,7 +119,7 @@ class Shelf:
             PatchifyError: if there is no such index.
             EncoderError: if its encoder cannot be had; the next call tries again.
         """
-        offer = self.offer(name)
+        offer = self.choice(name)
         spec = offer.index.encoder.spec
         with self._loading[spec]:  # two first visitors must not both load it
             if name not in self._engines:
@@ -133,7 +133,7 @@ class Shelf:
     def calibration(self, name: str) -> Calibration | None:
         """What was learned about the results of this index; None where nothing was, or the file of it is damaged."""
         if name not in self._calibrations:
-            offer = self.offer(name)
+            offer = self.choice(name)
             try:
                 self._calibrations[name] = find_calibration(offer.index, offer.folder)
             except PatchifyError as error:
@@ -152,24 +152,24 @@ class Shelf:
                 if isinstance(one, MapRefiner):
                     one.localizer.forget()
 
-    def knows_words(self, name: str) -> bool:
+    def understands_text(self, name: str) -> bool:
         """Whether the loaded encoder of this index can search with words."""
         return isinstance(self.engine(name).encoder, TextEncoder)
 
 
-def is_papers(index: PatchStore) -> bool:
+def is_paper_method(index: PatchStore) -> bool:
     """Whether an index is made as in the paper: every cell of a grid pyramid is encoded separately."""
     return index.features == CROP and grid_of(index.regions.stages[-1]) is not None
 
 
-def method_in_words(index: PatchStore) -> str:
+def method_label(index: PatchStore) -> str:
     """How the patches of an index were encoded."""
     if index.features != CROP:
         return "Fast: one pass per picture"
-    return "Paper: every patch encoded separately" if is_papers(index) else "Every patch encoded separately"
+    return "Paper: every patch encoded separately" if is_paper_method(index) else "Every patch encoded separately"
 
 
-def shown_spec(info: EncoderInfo) -> str:
+def public_spec(info: EncoderInfo) -> str:
     """An encoder's spec without the folders of a local checkpoint: they are the server's own business.
 
     Example:
@@ -193,10 +193,10 @@ def _labels(indexes: dict[str, PatchIndex]) -> dict[str, str]:
     """The method of each; what differs from the default index, and a folder's name only where nothing else does."""
     labels, default = {}, indexes[DEFAULT]
     for name, index in indexes.items():
-        labels[name] = f"{method_in_words(index)} ({index.dim:,}-D)"
+        labels[name] = f"{method_label(index)} ({index.dim:,}-D)"
         if index.encoder.spec != default.encoder.spec:
-            labels[name] += f" · {shown_spec(index.encoder)}"
+            labels[name] += f" · {public_spec(index.encoder)}"
         if index.regions.spec != default.regions.spec:
-            labels[name] += f" · {patches_in_words(index.regions)}"
+            labels[name] += f" · {patches_label(index.regions)}"
     texts = list(labels.values())
     return {name: text if texts.count(text) == 1 else f"{text} ({name})" for name, text in labels.items()}

@@ -11,7 +11,7 @@ M_ARENA_MAX = -8
 ARENAS = 2
 
 
-def few_arenas() -> None:
+def limit_arenas() -> None:
     """Lets all threads share two heaps; called before threads are started. Elsewhere than under glibc nothing changes.
 
     glibc gives threads heaps of their own, up to eight a core, and each keeps what its threads once needed: sixty-four
@@ -22,7 +22,7 @@ def few_arenas() -> None:
         library.mallopt(M_ARENA_MAX, ARENAS)
 
 
-def give_back() -> None:
+def release_memory() -> None:
     """Returns freed memory to the system, which glibc keeps for later; takes some milliseconds. Elsewhere nothing."""
     library = _glibc()
     if library is not None:

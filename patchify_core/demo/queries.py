@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL.Image import Image
 
-from patchify_core.demo.decoding import decoded, ready
-from patchify_core.demo.indexes import DEFAULT, Shelf
-from patchify_core.demo.storage import Held
+from patchify_core.demo.decoding import decode, decode_untrusted
+from patchify_core.demo.indexes import DEFAULT, GalleryIndexes
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, Query, read_coco
@@ -45,7 +45,7 @@ class UserQuery:
         instance: which bundled object it is, if the visitor says; None means that nothing can be scored.
         descriptor: (dim,) float32 of the box or the words, as the index `engine` stores descriptors.
         path: a bundled picture, or None.
-        data: a visitor's own picture, or None: in memory only, and there as long as there is room (`keeping.Held`).
+        data: a visitor's own picture, or None; in memory only, dropped when room runs out (`storage.StoredPicture`).
         display: a small upright JPEG of `data`, made once, to be shown to that visitor; None where `data` has it.
         words: what was asked in words, or None.
         example: id of the bundled query that this is, or None.
@@ -53,7 +53,7 @@ class UserQuery:
         engine: name of the index (see `shelf`) that is asked.
         rankings: whole rankings that were made already, by level and re-ranker: a look into a result needs the one
             that is shown, which re-ranking makes slowly.
-        located: boxes that a search on maps found already (`locating`): the picture's row in the index -> how many
+        located: boxes that a search on maps found already (`box_methods`): the picture's row in the index -> how many
             objects were looked for, and their (M, 4) boxes.
     """
 
@@ -64,19 +64,19 @@ class UserQuery:
     instance: int | None
     descriptor: NDArray[np.float32]
     path: Path | None = None
-    data: bytes | Held | None = None
+    data: bytes | StoredPicture | None = None
     display: bytes | None = None
     words: str | None = None
     example: int | None = None
     itself: int | None = None
-    engine: str = DEFAULT
+    index_name: str = DEFAULT
     rankings: dict[tuple[int, str | None], Ranking] = field(default_factory=dict, init=False, repr=False)
     located: dict[int, tuple[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def is_private(self) -> bool:
         """Whether it is about what the visitor brought, which no link leads to."""
-        return self.data is not None or self.engine.partition(":")[0] == OWN
+        return self.data is not None or self.index_name.partition(":")[0] == OWN
 
     @property
     def key(self) -> str:
@@ -85,12 +85,12 @@ class UserQuery:
             return ""
         if self.path is not None:
             return self.path.name
-        return f"{self.data.crc if isinstance(self.data, Held) else zlib.crc32(self.data or b''):08x}"
+        return f"{self.data.crc if isinstance(self.data, StoredPicture) else zlib.crc32(self.data or b''):08x}"
 
     @property
     def preview(self) -> bytes:
         """The small upright JPEG that is shown to the visitor; empty where there is none."""
-        return (self.data.display if isinstance(self.data, Held) else self.display) or b""
+        return (self.data.display if isinstance(self.data, StoredPicture) else self.display) or b""
 
     @property
     def source(self) -> Path | bytes:
@@ -101,7 +101,7 @@ class UserQuery:
         """
         if self.path is not None:
             return self.path
-        source = self.data.read() if isinstance(self.data, Held) else self.data
+        source = self.data.read() if isinstance(self.data, StoredPicture) else self.data
         if source is None:
             raise PatchifyError("Your query is words, so there is no picture to use: upload one or choose an example.")
         return source
@@ -168,7 +168,9 @@ class UserQueries:
     ) -> None:
         self.folder = folder
         self.gallery: Gallery = read_coco(folder)
-        self.shelf: Shelf = Shelf(folder, encoder, settings, None if beside is None else beside.shelf)
+        self.indexes: GalleryIndexes = GalleryIndexes(
+            folder, encoder, settings, None if beside is None else beside.indexes
+        )
         order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
         self.examples: tuple[Query, ...] = tuple(
             sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))
@@ -178,34 +180,34 @@ class UserQueries:
     @property
     def index(self) -> PatchIndex:
         """The index that a visit begins with."""
-        return self.shelf.offer(self.shelf.first).index
+        return self.indexes.choice(self.indexes.first).index
 
     @property
     def engine(self) -> Patchify:
         """That index and its encoder, which is loaded when it is first needed."""
-        return self.shelf.engine(self.shelf.first)
+        return self.indexes.engine(self.indexes.first)
 
     @property
     def levels(self) -> int:
         """How many levels that index has."""
-        return self.levels_of(self.shelf.first)
+        return self.levels_of(self.indexes.first)
 
-    def levels_of(self, engine: str) -> int:
+    def levels_of(self, index_name: str) -> int:
         """How many levels an index has."""
-        return len(self.shelf.offer(engine).index.regions.stages)
+        return len(self.indexes.choice(index_name).index.regions.stages)
 
     def first(self) -> UserQuery:
         """The query of a page that was just opened."""
         return self.example(self.examples[0].id)
 
-    def example(self, query_id: int, engine: str | None = None) -> UserQuery:
+    def example(self, query_id: int, index_name: str | None = None) -> UserQuery:
         """A bundled query with its annotated box. Descriptors of examples are kept: they are everybody's.
 
         Raises:
             PatchifyError: if there is no such example.
         """
-        engine = engine or self.shelf.first
-        key = engine, query_id
+        index_name = index_name or self.indexes.first
+        key = index_name, query_id
         if key not in self._described:
             query = next((q for q in self.gallery.queries if q.id == query_id), None)
             if query is None:
@@ -216,10 +218,10 @@ class UserQueries:
                 height=query.height,
                 box=query.box,
                 instance=query.instance,
-                descriptor=self.shelf.engine(engine).describe_query(query.path, query.box),
+                descriptor=self.indexes.engine(index_name).describe_query(query.path, query.box),
                 path=query.path,
                 example=query.id,
-                engine=engine,
+                index_name=index_name,
             )
             self._described.setdefault(key, made)  # whoever was first: boxes are kept with the query
         return self._described[key]
@@ -228,19 +230,21 @@ class UserQueries:
         """Drops the kept descriptors of examples, and what was found with them."""
         self._described.clear()
 
-    def upload(self, data: bytes | Held, name: str = "your picture", engine: str | None = None) -> UserQuery:
+    def upload(
+        self, data: bytes | StoredPicture, name: str = "your picture", index_name: str | None = None
+    ) -> UserQuery:
         """A visitor's picture, all of it; the object is unknown until they say.
 
         Args:
             data: the file; it is kept with the query.
             name: what it is called.
-            engine: which index is asked.
+            index_name: which index is asked.
 
         Raises:
             PictureError: one sentence, if it is not a picture that can be searched.
         """
-        engine = engine or self.shelf.first
-        patchify = self.shelf.engine(engine)
+        index_name = index_name or self.indexes.first
+        patchify = self.indexes.engine(index_name)
 
         def looked_at(picture: Image) -> tuple[NDArray[np.float32], tuple[int, int], bytes]:
             descriptor, size, stream = patchify.describe_query(picture), picture.size, io.BytesIO()
@@ -249,24 +253,24 @@ class UserQueries:
             return descriptor, size, stream.getvalue()
 
         shown: bytes | None
-        descriptor, (width, height), shown = decoded(data.read() if isinstance(data, Held) else data, looked_at)
-        if isinstance(data, Held):
+        descriptor, (width, height), shown = decode(data.read() if isinstance(data, StoredPicture) else data, looked_at)
+        if isinstance(data, StoredPicture):
             data.display, shown = shown, None
-        return UserQuery(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
+        return UserQuery(name, width, height, None, None, descriptor, data=data, display=shown, index_name=index_name)
 
-    def in_words(self, words: object, engine: str | None = None) -> UserQuery:
+    def in_words(self, words: object, index_name: str | None = None) -> UserQuery:
         """A query in words; its object is unknown until the visitor chooses it.
 
         Raises:
             PatchifyError: one sentence, if there are no words or too many.
             EncoderError: if the encoder knows pictures only.
         """
-        engine, words = engine or self.shelf.first, checked_words(words)
-        descriptor = self.shelf.engine(engine).describe_text(words)
-        return UserQuery(words, 0, 0, None, None, descriptor, words=words, engine=engine)
+        index_name, words = index_name or self.indexes.first, checked_words(words)
+        descriptor = self.indexes.engine(index_name).describe_text(words)
+        return UserQuery(words, 0, 0, None, None, descriptor, words=words, index_name=index_name)
 
     def from_result(
-        self, image_id: int, box: NDArray[np.float64], instance: int | None, engine: str | None = None
+        self, image_id: int, box: NDArray[np.float64], instance: int | None, index_name: str | None = None
     ) -> UserQuery:
         """A gallery picture as the next query.
 
@@ -274,12 +278,12 @@ class UserQueries:
             image_id: gallery image id.
             box: the part of it to search with.
             instance: the object asked for so far; kept if the picture is known to show it.
-            engine: which index is asked.
+            index_name: which index is asked.
         """
-        engine = engine or self.shelf.first
+        index_name = index_name or self.indexes.first
         image = self.gallery.image(image_id)
         shows = instance is not None and image_id in self.gallery.positives(instance)
-        descriptor = self.shelf.engine(engine).describe_query(image.path, box)
+        descriptor = self.indexes.engine(index_name).describe_query(image.path, box)
         return UserQuery(
             name=f"gallery picture {image_id}",
             width=image.width,
@@ -289,10 +293,10 @@ class UserQueries:
             descriptor=descriptor,
             path=image.path,
             itself=image_id,
-            engine=engine,
+            index_name=index_name,
         )
 
-    def with_box(self, question: UserQuery, box: ArrayLike | None) -> UserQuery:
+    def with_box(self, query: UserQuery, box: ArrayLike | None) -> UserQuery:
         """The same picture with another box (xyxy in pixels, checked here); the whole picture if None.
 
         A box that has nothing in common with the one before it is round another object, so what that was is forgotten.
@@ -301,32 +305,32 @@ class UserQueries:
             BoxError: one sentence, if the box is empty or outside.
             PatchifyError: if it was asked in words.
         """
-        source = question.source
-        region = None if box is None else checked_box(box, question.width, question.height)
-        patchify = self.shelf.engine(question.engine)
-        descriptor = ready(source, lambda picture: patchify.describe_query(picture, region))
-        elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
-        instance = None if elsewhere else question.instance
-        return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
+        source = query.source
+        region = None if box is None else checked_box(box, query.width, query.height)
+        patchify = self.indexes.engine(query.index_name)
+        descriptor = decode_untrusted(source, lambda picture: patchify.describe_query(picture, region))
+        elsewhere = region is not None and query.box is not None and not iou(region, query.box).any()
+        instance = None if elsewhere else query.instance
+        return replace(query, box=region, descriptor=descriptor, example=None, instance=instance)
 
-    def with_instance(self, question: UserQuery, instance: int | None) -> UserQuery:
+    def with_instance(self, query: UserQuery, instance: int | None) -> UserQuery:
         """The same query, about this object."""
-        named = replace(question, instance=instance)
-        named.rankings.update(question.rankings)  # what it is called does not change what is found
-        named.located.update(question.located)
+        named = replace(query, instance=instance)
+        named.rankings.update(query.rankings)  # what it is called does not change what is found
+        named.located.update(query.located)
         return named
 
-    def with_engine(self, question: UserQuery, engine: str) -> UserQuery:
+    def with_index(self, query: UserQuery, index_name: str) -> UserQuery:
         """The same query in another index, and so described by its encoder.
 
         Raises:
             EncoderError: if it was asked in words and that encoder knows pictures only, or it cannot be had.
         """
-        patchify = self.shelf.engine(engine)
-        if question.words is not None:
-            descriptor = patchify.describe_text(question.words)
-        elif question.example is not None:
-            return self.with_instance(self.example(question.example, engine), question.instance)
+        patchify = self.indexes.engine(index_name)
+        if query.words is not None:
+            descriptor = patchify.describe_text(query.words)
+        elif query.example is not None:
+            return self.with_instance(self.example(query.example, index_name), query.instance)
         else:
-            descriptor = ready(question.source, lambda picture: patchify.describe_query(picture, question.box))
-        return replace(question, descriptor=descriptor, engine=engine)
+            descriptor = decode_untrusted(query.source, lambda picture: patchify.describe_query(picture, query.box))
+        return replace(query, descriptor=descriptor, index_name=index_name)

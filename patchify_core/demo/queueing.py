@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from patchify_core.errors import PatchifyError
 
 
-class Turns:
+class FairLock:
     """A lock that goes to whoever has waited longest; `threading.Lock` may go to the same one again and again."""
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class Turns:
         """How many wait."""
         return len(self._waiting)
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Waits for one's turn."""
         with self._guard:
             if not self._taken:
@@ -37,7 +37,7 @@ class Turns:
             self._waiting.append(mine)
         mine.wait()
 
-    def give(self) -> None:
+    def release(self) -> None:
         """Ends one's turn."""
         with self._guard:
             if self._waiting:
@@ -45,14 +45,14 @@ class Turns:
             else:
                 self._taken = False
 
-    def __enter__(self) -> Turns:
+    def __enter__(self) -> FairLock:
         """Takes a turn."""
-        self.take()
+        self.acquire()
         return self
 
     def __exit__(self, *error: object) -> None:
         """Ends it."""
-        self.give()
+        self.release()
 
 
 class BusyError(PatchifyError):
@@ -71,14 +71,14 @@ class Slots:
         self.most, self.of_one = most, of_one
         self._taken: Counter[str] = Counter()
 
-    def take(self, one: str) -> bool:
+    def acquire(self, one: str) -> bool:
         """Takes a slot, if there is one."""
         if self._taken[one] >= self.of_one or self._taken.total() >= self.most:
             return False
         self._taken[one] += 1
         return True
 
-    def give(self, one: str) -> None:
+    def release(self, one: str) -> None:
         """Gives it back."""
         self._taken[one] -= 1
         self._taken += Counter()  # without those that have none
@@ -99,7 +99,7 @@ class Ticket:
     begun: Future[None] = field(default_factory=Future)
 
 
-class AddressTurns:
+class FairQueue:
     """Where some must wait, addresses take turns, however much each of them asks for. Safe to use from any thread.
 
     Args:
@@ -153,14 +153,14 @@ class AddressTurns:
                 ticket.begun.set_result(None)
 
 
-def turns_for(most: int, of_one: int) -> AddressTurns:
+def fair_queue(most: int, of_one: int) -> FairQueue:
     """So many at a time, and so many of one address."""
-    return AddressTurns(
+    return FairQueue(
         lambda one, begun: len(begun) < most and sum(other.address == one.address for other in begun) < of_one
     )
 
 
-class BoundedTurns:
+class BoundedQueue:
     """Turns for which only so many may wait: who left is worked for all the same, as nobody sees them leave.
 
     Args:
@@ -169,7 +169,7 @@ class BoundedTurns:
     """
 
     def __init__(self, at_once: tuple[int, int], waiting: tuple[int, int]) -> None:
-        self._turns, self._waiting = turns_for(*at_once), Slots(*waiting)
+        self._turns, self._waiting = fair_queue(*at_once), Slots(*waiting)
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
@@ -178,10 +178,10 @@ class BoundedTurns:
         Raises:
             BusyError: if too many wait already.
         """
-        if not self._waiting.take(address):
+        if not self._waiting.acquire(address):
             raise BusyError("The server is busy: try again in a moment.")
         try:
             async with self._turns.turn(address):
                 yield
         finally:
-            self._waiting.give(address)
+            self._waiting.release(address)

@@ -28,7 +28,7 @@ GRADIO = "GRADIO_TEMP_DIR"
 """The variable that says where Gradio puts uploads; it is read anew each time."""
 
 
-class Home:
+class ServerFolders:
     """The two folders, and the lock beside them.
 
     Args:
@@ -46,14 +46,14 @@ class Home:
             lock(self._lock)
 
     @classmethod
-    def make(cls, environ: MutableMapping[str, str] = os.environ) -> Home:
+    def create(cls, environ: MutableMapping[str, str] = os.environ) -> ServerFolders:
         """A new one among the machine's temporary files; deletes those of dead servers.
 
         Gradio's uploads go into the second folder, which is made where a person wants uploads, if they say so.
         """
         named = environ.get(GRADIO, "").strip()
         uploads = Path(named or tempfile.gettempdir()).resolve()
-        delete_dead(Path(tempfile.gettempdir()), uploads)
+        delete_abandoned(Path(tempfile.gettempdir()), uploads)
         home = cls(Path(tempfile.mkdtemp(prefix=PREFIX)), uploads)
         environ[GRADIO] = str(home.uploads)
         atexit.register(home.close)
@@ -63,7 +63,7 @@ class Home:
         """Says that it is in use, and deletes what dead servers left meanwhile."""
         os.utime(self.folder)
         os.utime(self.uploads)
-        delete_dead(self.folder.parent, self.uploads.parent)
+        delete_abandoned(self.folder.parent, self.uploads.parent)
 
     def close(self) -> None:
         """Deletes it; may be called again."""
@@ -74,7 +74,7 @@ class Home:
             _lock_of(self.folder).unlink(missing_ok=True)
 
 
-def delete_dead(parent: Path, uploads: Path | None = None) -> None:
+def delete_abandoned(parent: Path, uploads: Path | None = None) -> None:
     """Deletes the folders of servers that were killed: nobody looks after them any more.
 
     Args:

@@ -38,7 +38,7 @@ def option(stages: Sequence[Stage], number: int) -> str:
     return "Global" if grid == 1 else f"L{grid - 1} · {grid}×{grid}"
 
 
-def patches_in_words(regions: Regions) -> str:
+def patches_label(regions: Regions) -> str:
     """All patches of an index, e.g. `4×4 grid` or `29 salient patches`."""
     last = len(regions.stages)
     grid = grid_of(regions.stages[-1])

@@ -1,7 +1,7 @@
 """What visitors leave on the server: whose it is, how large and how old it is, and what makes way when room ends.
 
 There is one budget for memory and one for the disk, over all visitors. Own pictures and their indexes are counted by
-`own.registry`; query pictures (`Held`) and files that Gradio takes (`Parcel`) are counted here, and make way.
+`own.registry`; query pictures (`StoredPicture`) and files that Gradio takes (`Upload`) are counted here, and make way.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Owner:
 NOBODY = Owner()
 
 
-class Kept:
+class StoredItem:
     """Something that takes room until it is dropped.
 
     Attributes:
@@ -74,10 +74,10 @@ class Kept:
         return now - self.used > idle_s or (self.left is not None and now - self.left > LEFT_S)
 
 
-K = TypeVar("K", bound=Kept)
+K = TypeVar("K", bound=StoredItem)
 
 
-class Room(Generic[K]):
+class Budget(Generic[K]):
     """So many bytes for all visitors.
 
     Who needs more than is free pushes out what has been idle for longest, of the address that takes the most; of those
@@ -169,7 +169,7 @@ NO_MEMORY = "The server has no room for another picture at present: try again in
 NO_DISK = "The uploads of other visitors fill the server at present: try again in a while."
 
 
-class Held(Kept):
+class StoredPicture(StoredItem):
     """A visitor's query picture: the file as it was sent, and the small copy that is shown to them."""
 
     def __init__(self, data: bytes, owner: Owner = NOBODY) -> None:
@@ -178,7 +178,7 @@ class Held(Kept):
         self.display: bytes | None = None
         self.crc = zlib.crc32(data)
 
-    def __deepcopy__(self, memo: object) -> Held:
+    def __deepcopy__(self, memo: object) -> StoredPicture:
         """There is only one: copies of a query share it."""
         return self
 
@@ -204,7 +204,7 @@ class Held(Kept):
         return data
 
 
-class Unread(Kept):
+class UnreadAnswers(StoredItem):
     """Answers that wait in Gradio's queue of messages for a page that does not fetch them; it would keep them for ever.
 
     Args:
@@ -238,7 +238,7 @@ class Unread(Kept):
         return super().is_over(now, min(idle_s, UNFETCHED_S))
 
 
-class Parcel(Kept):
+class Upload(StoredItem):
     """The folder of one upload: on its way, or arrived and not read yet. Whoever reads it deletes it."""
 
     def __init__(self, folder: Path, owner: Owner) -> None:
@@ -267,7 +267,7 @@ class Parcel(Kept):
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-class Keeping:
+class VisitorStorage:
     """All that visitors leave.
 
     Args:
@@ -277,40 +277,40 @@ class Keeping:
 
     def __init__(self, settings: PageSettings, uploads: Path | None = None) -> None:
         self.settings, self.uploads = settings, uploads
-        self.memory: Room[Kept] = Room(settings.memory_mb * MEGABYTE)
+        self.memory: Budget[StoredItem] = Budget(settings.memory_mb * MEGABYTE)
         total = settings.own_total_mb * MEGABYTE
-        self.disk: Room[Parcel] = Room(total, max(total // 4, min(total, 2 * settings.upload_mb * MEGABYTE)))
-        self._parcels: set[Parcel] = set()
+        self.disk: Budget[Upload] = Budget(total, max(total // 4, min(total, 2 * settings.upload_mb * MEGABYTE)))
+        self._parcels: set[Upload] = set()
 
-    def hold(self, data: bytes, owner: Owner) -> Held:
+    def store(self, data: bytes, owner: Owner) -> StoredPicture:
         """Keeps a visitor's query.
 
         Raises:
             PatchifyError: if there can be no room for it.
         """
-        held = Held(data, owner)
+        held = StoredPicture(data, owner)
         if not self.memory.add(held):
             raise PatchifyError(NO_MEMORY)
         return held
 
-    def answered(self, messages: Any, more: int, owner: Owner) -> None:
+    def add_answer(self, messages: Any, more: int, owner: Owner) -> None:
         """An answer of so many bytes waits for a page; where there can be no room for it, those of the session go."""
         unread = getattr(messages, "unread", None)
         if unread is None:
-            unread = messages.unread = Unread(messages, owner)
+            unread = messages.unread = UnreadAnswers(messages, owner)
             self.memory.add(unread)
         unread.grow(more)
         if not self.memory.make(owner, 0, within=self.memory.share):
             unread.drop()
 
-    def expect(self, folder: Path, owner: Owner) -> Parcel:
+    def begin_upload(self, folder: Path, owner: Owner) -> Upload:
         """An upload begins."""
-        parcel = Parcel(folder, owner)
+        parcel = Upload(folder, owner)
         self._parcels.add(parcel)
         self.disk.add(parcel)
         return parcel
 
-    def grow(self, parcel: Parcel, more: int) -> None:
+    def grow(self, parcel: Upload, more: int) -> None:
         """More of an upload has arrived.
 
         Raises:
@@ -321,7 +321,7 @@ class Keeping:
             raise PatchifyError(NO_DISK)
         parcel.grow(more)
 
-    def leave(self, visit: str) -> None:
+    def close_visit(self, visit: str) -> None:
         """A page was closed."""
         for kept in self.memory.all:
             if kept.owner.visit == visit:

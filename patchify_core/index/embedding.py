@@ -21,7 +21,7 @@ from patchify_core.features.extract import Extractor
 from patchify_core.files import sha256_of_bytes
 from patchify_core.gallery import GalleryImage, check_size
 from patchify_core.imaging.pictures import picture_size
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage
 from patchify_core.regions import Regions, boxes_for
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class PicturePass:
         self.reused = 0
 
     def run(self, images: Iterable[GalleryImage]) -> Generator[Embedded]:
-        """Yields each picture that is new, in order; to be closed where it is not read to its end.
+        """Yield each picture that is new, in order; to be closed where it is not read to its end.
 
         Raises:
             GalleryError: if annotations give a picture another size than it has.

@@ -41,7 +41,7 @@ _NODES = 1 << 16
 
 
 def check_faiss_file(data: bytes | mmap.mmap, ids: bool = True) -> None:
-    """Goes through a file that `faiss.write_index` wrote, or another one that is said to be such.
+    """Go through a file that `faiss.write_index` wrote, or another one that is said to be such.
 
     Args:
         data: the whole file.
@@ -57,7 +57,7 @@ def check_faiss_file(data: bytes | mmap.mmap, ids: bool = True) -> None:
 
 
 def read_faiss_file(file: BinaryIO) -> faiss.Index:
-    """Reads a FAISS index whose digest was checked, ready to give single patches back.
+    """Read a FAISS index whose digest was checked, ready to give single patches back.
 
     Raises:
         ValueError: if it does not fit together.
@@ -81,7 +81,7 @@ def read_faiss_file(file: BinaryIO) -> faiss.Index:
 
 
 def write_faiss_file(codes: faiss.Index, path: Path) -> dict[str, Any]:
-    """Streams the FAISS index into a file without a second copy in memory; returns its entry for `meta.json`."""
+    """Stream the FAISS index into a file without a second copy in memory; returns its entry for `meta.json`."""
     import faiss
 
     digests = Digests()
@@ -111,7 +111,7 @@ def _must(fits: bool) -> None:
 
 
 class _Fields:
-    """Reads fields one after the other, never beyond the end."""
+    """Read fields one after the other, never beyond the end."""
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
         self.data, self.at = memoryview(data), 0
@@ -144,7 +144,7 @@ class _Fields:
 
 
 def _index(file: _Fields, kinds: set[bytes], ids: bool) -> tuple[int, int]:
-    """Goes through an index of one of these kinds; returns the dimension and the number of its vectors."""
+    """Go through an index of one of these kinds; returns the dimension and the number of its vectors."""
     (kind,) = file.read("4s")
     _must(kind in kinds)
     dim, total, _, _, trained, metric = file.read("iqqqBi")
@@ -173,7 +173,7 @@ def _index(file: _Fields, kinds: set[bytes], ids: bool) -> tuple[int, int]:
 
 
 def _scalar_quantizer(file: _Fields, dim: int) -> int:
-    """Returns the bytes of a code."""
+    """Return the bytes of a code."""
     kind, _, _, stated_dim, code_size = file.read("iifQQ")
     _must(kind in _SCALARS and stated_dim == dim)
     bits, learned = _SCALARS[kind]
@@ -183,7 +183,7 @@ def _scalar_quantizer(file: _Fields, dim: int) -> int:
 
 
 def _product_quantizer(file: _Fields, dim: int) -> int:
-    """Returns the bytes of a code."""
+    """Return the bytes of a code."""
     stated_dim, parts, bits = file.read("QQQ")
     _must(stated_dim == dim and 0 < parts <= dim and dim % parts == 0 and 0 < bits <= _MOST_BITS)
     file.numbers(dim << bits)
@@ -200,7 +200,7 @@ def _fast_scan(file: _Fields, dim: int, total: int) -> None:
 
 
 def _rotation(file: _Fields, dim: int) -> int:
-    """Returns the dimension that it rotates to."""
+    """Return the dimension that it rotates to."""
     kind, biased = file.read("4sB")
     matrix, bias = file.numbers(), file.numbers()
     dim_in, dim_out, trained = file.read("iiB")

@@ -132,7 +132,7 @@ class Recipe:
         return parse_factory(self.factory).projection or self.encoder.dim
 
     def check_projection(self, projection: Projection | None) -> None:
-        """Raises ValueError unless descriptors of this recipe are projected so."""
+        """Raise ValueError unless descriptors of this recipe are projected so."""
         if projection is not None and projection.mean.shape != (self.encoder.dim,):
             raise ValueError("a projection that does not fit the encoder")
         if self.dim != (self.encoder.dim if projection is None else projection.dim):
@@ -161,7 +161,7 @@ class Recipe:
 
 
 def refuse(differences: Iterable[RecipeDifference], place: object, advice: str) -> None:
-    """Refuses work on something that was made in another way.
+    """Refuse work on something that was made in another way.
 
     Args:
         differences: The first one is named.

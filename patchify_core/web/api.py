@@ -17,8 +17,8 @@ import gradio as gr
 from gradio import FileData
 
 from patchify_core.demo import box_methods
-from patchify_core.demo.decoding import decoded
-from patchify_core.demo.indexes import shown_spec
+from patchify_core.demo.decoding import decode
+from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.queries import checked_words
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.record import as_json
@@ -127,7 +127,7 @@ class Programs:
         data = inputs.picture_bytes(picture, self._upload_mb)
         engine, answer = self._asked(top, level, index, refine, rerank)
         region = inputs.box_of(box)
-        return decoded(data, lambda picture: answer(engine.view(picture, region)))
+        return decode(data, lambda picture: answer(engine.view(picture, region)))
 
     def search_by_example(
         self,
@@ -222,7 +222,7 @@ class Programs:
                 raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
             query = engine.describe_text(checked_words(words))
         elif data is not None:
-            query = decoded(data, lambda picture: engine.describe_query(picture, inputs.box_of(box)))
+            query = decode(data, lambda picture: engine.describe_query(picture, inputs.box_of(box)))
         else:
             bundled = self._example(example)
             query = engine.describe_query(bundled.path, bundled.box if box is None else inputs.box_of(box))
@@ -235,14 +235,14 @@ class Programs:
         Returns:
             indexes (name, encoder, regions, levels, words ...), examples (id, name, box ...), pictures and limits
         """
-        shelf, gallery = self._showcase.shelf, self._showcase.gallery
+        shelf, gallery = self._showcase.indexes, self._showcase.gallery
         return {
             "pictures": len(gallery.images),
             "indexes": [
                 {
                     "name": name,
                     "label": offer.label,
-                    "encoder": shown_spec(offer.index.encoder),
+                    "encoder": public_spec(offer.index.encoder),
                     "features": offer.index.features,
                     "regions": offer.index.regions.spec,
                     "levels": len(offer.index.regions.stages),
@@ -251,7 +251,7 @@ class Programs:
                     "words": offer.index.encoder.spec.startswith("open_clip:"),
                     "refine": [way for way in ("soft", "map") if box_methods.is_possible(way, offer.index)],
                 }
-                for name, offer in shelf.offers.items()
+                for name, offer in shelf.choices.items()
             ],
             "rerankers": [name for name in inputs.rerankers() if name not in TOO_SLOW],
             "examples": [
@@ -344,7 +344,9 @@ class Programs:
         }
         engine = self._engine(index)
         engine.index.checked_level(finest)
-        calibration = None if finest or options["rerank"] else self._showcase.shelf.calibration(self._index_name(index))
+        calibration = (
+            None if finest or options["rerank"] else self._showcase.indexes.calibration(self._index_name(index))
+        )
 
         def answer(query: QueryView) -> Rows:
             matches = engine.search_view(query, **options)
@@ -357,14 +359,14 @@ class Programs:
         return engine, answer
 
     def _index_name(self, index: Any) -> str:
-        name = self._showcase.shelf.first if index is None else index
-        if not isinstance(name, str) or name not in self._showcase.shelf.offers:
-            names = ", ".join(self._showcase.shelf.offers)
+        name = self._showcase.indexes.first if index is None else index
+        if not isinstance(name, str) or name not in self._showcase.indexes.choices:
+            names = ", ".join(self._showcase.indexes.choices)
             raise PatchifyError(f"There is no index {inputs.short(name)}: choose one of {names}.")
         return name
 
     def _engine(self, index: Any) -> Patchify:
-        return self._showcase.shelf.engine(self._index_name(index))
+        return self._showcase.indexes.engine(self._index_name(index))
 
     def _example(self, example: Any) -> Query:
         number = inputs.whole("example", example)

@@ -59,8 +59,8 @@ def a_question(files: Path, **more: object) -> UserQuery:
     return UserQuery("kettle", 400, 300, BOX, 1, np.zeros(2, np.float32), **given)  # type: ignore[arg-type]
 
 
-def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
-    text = slides.slide(question, answer, name, lambda image_id: (400, 300, files / "a.png"))
+def drawn(files: Path, query: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
+    text = slides.slide(query, answer, name, lambda image_id: (400, 300, files / "a.png"))
     return ET.fromstring(text)
 
 
@@ -68,7 +68,7 @@ def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "
 
 
 def test_table_has_every_result_with_all_digits() -> None:
-    text = exporting.table(an_answer([a_result(1), a_result(2, verdict=results.WRONG)]))
+    text = exporting.as_csv(an_answer([a_result(1), a_result(2, verdict=results.WRONG)]))
     assert text.startswith("\ufeff")
     rows = list(csv.DictReader(io.StringIO(text[1:])))
     assert [row["rank"] for row in rows] == ["1", "2"]
@@ -81,20 +81,20 @@ def test_table_has_every_result_with_all_digits() -> None:
 
 @pytest.mark.parametrize("name", ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(1)", "\t=1", '=HYPERLINK("http://a","b")'])
 def test_no_cell_is_a_formula(name: str) -> None:
-    text = exporting.table(an_answer([a_result(1, name)]))
+    text = exporting.as_csv(an_answer([a_result(1, name)]))
     (row,) = csv.DictReader(io.StringIO(text[1:]))
     assert row["file_name"] == f"'{name}"
 
 
 def test_names_with_commas_quotes_and_lines_stay_one_cell() -> None:
     name = 'a "b", c\nd é 日.jpg'
-    (row,) = csv.DictReader(io.StringIO(exporting.table(an_answer([a_result(1, name)]))[1:]))
+    (row,) = csv.DictReader(io.StringIO(exporting.as_csv(an_answer([a_result(1, name)]))[1:]))
     assert row["file_name"] == name
 
 
 def test_record_holds_question_scores_and_results(files) -> None:
     answer = an_answer([a_result(1)], plain=None)
-    data = json.loads(exporting.record(a_question(files), answer, "kettle", {"name": "pooled"}))
+    data = json.loads(exporting.as_json(a_question(files), answer, "kettle", {"name": "pooled"}))
     assert data["question"] == {
         "picture": "kettle",
         "width": 400,
@@ -112,9 +112,9 @@ def test_record_holds_question_scores_and_results(files) -> None:
 def test_record_of_words_and_of_an_own_picture_holds_no_picture() -> None:
     words = UserQuery("a kettle", 0, 0, None, None, np.zeros(2, np.float32), words="a kettle")
     answer = an_answer([], score=None, winning=None, baseline=None, ceiling=None)
-    assert json.loads(exporting.record(words, answer, None, {}))["question"] == {"words": "a kettle", "object": None}
+    assert json.loads(exporting.as_json(words, answer, None, {}))["question"] == {"words": "a kettle", "object": None}
     own = UserQuery("your picture", 5, 5, None, None, np.zeros(2, np.float32), data=b"secret", display=b"secret")
-    assert "secret" not in exporting.record(own, answer, None, {})
+    assert "secret" not in exporting.as_json(own, answer, None, {})
 
 
 # Drawings ---------------------------------------------------------------------------------------------------

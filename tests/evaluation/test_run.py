@@ -16,10 +16,9 @@ from patchify_core.evaluation.metrics import grid_ceiling, score_found
 from patchify_core.evaluation.record import as_json
 from patchify_core.evaluation.run import evaluate, find_in_matches, score_matches
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import Recipe
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid

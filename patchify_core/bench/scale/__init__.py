@@ -24,8 +24,7 @@ from patchify_core.bench.scale.report import OURS, THEIRS, csv_text, draw, ours,
 from patchify_core.bench.scale.stages import ScaleStage, run_stage
 from patchify_core.errors import PatchifyError
 from patchify_core.files import atomic, write_json
-from patchify_core.index.big.build import check_finer
-from patchify_core.index.big.choice import GRAPH_PICTURES
+from patchify_core.index.big.plan import GRAPH_PICTURES, check_finer
 
 IMAGES = (10_000, 100_000)
 OUT = Path("bench-scale")

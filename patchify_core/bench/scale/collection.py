@@ -29,12 +29,11 @@ from numpy.typing import NDArray
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import PatchifyError
 from patchify_core.files import SAMPLE_DB, atomic, sha256_of_bytes
-from patchify_core.index.base import PictureStream
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.store import PatchStore
+from patchify_core.index.pictures import PictureTable
+from patchify_core.index.store import PatchStore, PictureStream
 from patchify_core.regions import Regions, parse_regions
 
 DIM = 128

@@ -35,9 +35,9 @@ from patchify_core.bench.scale.exact import (
 from patchify_core.bench.scale.peers import PEERS
 from patchify_core.errors import PatchifyError
 from patchify_core.files import write_json
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.pictures import Pictures
 from patchify_core.index.recipe import Recipe
 
 TOP = 10

@@ -28,7 +28,7 @@ MOST, LONGEST_NAME = 200, 60
 
 
 @dataclass(frozen=True, eq=False)
-class Mark:
+class DrawnBox:
     """A box around an object.
 
     Attributes:
@@ -42,12 +42,12 @@ class Mark:
     box: NDArray[np.float64]
 
 
-class Marks:
+class DrawnBoxes:
     """A visitor's boxes: at most one of each object on a picture."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._marks: dict[tuple[int, str], Mark] = {}
+        self._marks: dict[tuple[int, str], DrawnBox] = {}
         self._objects: dict[str, int] = {}
 
     def __len__(self) -> int:
@@ -55,7 +55,7 @@ class Marks:
         return len(self._marks)
 
     @property
-    def all(self) -> tuple[Mark, ...]:
+    def all(self) -> tuple[DrawnBox, ...]:
         """All of them."""
         with self._lock:
             return tuple(self._marks.values())
@@ -76,7 +76,7 @@ class Marks:
             if (picture.id, name) not in self._marks and len(self._marks) >= MOST:
                 raise PatchifyError(f"There is room for {MOST} boxes: remove one before you draw another.")
             self._objects.setdefault(name, len(self._objects) + 1)
-            self._marks[picture.id, name] = Mark(picture.id, name, checked)
+            self._marks[picture.id, name] = DrawnBox(picture.id, name, checked)
 
     def remove(self, picture: int, name: object) -> None:
         """Removes a box, if it is there."""
@@ -112,8 +112,8 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
     """A visitor's dataset as the `annotations.json` that `evaluate` reads beside the same pictures.
 
     Args:
-        gallery: with every box asked as a query (`Marks.gallery`). As the layout has it, a query is a picture of its
-            own, so a picture that is both stands in it twice.
+        gallery: with every box as a query (`DrawnBoxes.gallery`). In this layout a query is an image of its own, so a
+            picture that is both is listed twice.
     """
     images: list[dict[str, Any]] = [
         {"id": i.id, "file_name": i.file_name, "width": i.width, "height": i.height, "split": "gallery"}
@@ -167,13 +167,13 @@ def score(
     """AP and LocScore over every box as a query, for whole pictures, patches, and better boxes.
 
     Args:
-        gallery: with queries (`Marks.gallery`).
+        gallery: with queries (`DrawnBoxes.gallery`).
         index: of these pictures.
         encoder: that made it.
         progress: told (queries done, queries in all); may raise to stop.
 
     Returns:
-        A row for each way: `way`, `map`, `locscore`, `recall@1`, `queries`.
+        A row for each way: `box_method`, `map`, `locscore`, `recall@1`, `queries`.
 
     Raises:
         PatchifyError: if no object is boxed on two pictures, so that there is nothing to find.
@@ -190,7 +190,7 @@ def score(
     plans = [("patches", [1, last], None), (better, [last], engine.refiner(better))]
     total = 2 * len(gallery.queries)
     rows = []
-    for number, (way, levels, refiner) in enumerate(plans):
+    for number, (box_method, levels, refiner) in enumerate(plans):
 
         def told(done: int, queries: int, before: int = number * len(gallery.queries)) -> None:
             progress(before + done, total)
@@ -199,7 +199,7 @@ def score(
             whole = report.level == 1 and index.regions.stages[0].patches == 1 and last > 1
             rows.append(
                 {
-                    "way": "global" if whole else way,
+                    "way": "global" if whole else box_method,
                     "map": report.report.map,
                     "locscore": report.report.locscore,
                     "recall@1": report.report.recall[1],

@@ -24,12 +24,12 @@ from patchify_core.demo.own.collection import EXPANSION
 from patchify_core.errors import ArchiveError, IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, packed_shape, unpack
 from patchify_core.imaging.archives import ArchiveSettings, members, names
-from patchify_core.index.base import Pictures
 from patchify_core.index.big.parts import framed
 from patchify_core.index.build import BuildSettings
 from patchify_core.index.codec.codes import Codes, encode_codes
 from patchify_core.index.folder import FAISS_NAME, MAPS_NAME, META_NAME, PROJECTION_NAME, listed_images, read_meta
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.pictures import Pictures
 from patchify_core.index.recipe import Recipe
 
 PIECE = 1 << 18
@@ -119,7 +119,7 @@ class _Sink:
         return data
 
 
-def bring_back(archive: Path, folder: Path, like: PatchIndex, most_pictures: int, most_bytes: int) -> PatchIndex:
+def restore_index(archive: Path, folder: Path, like: PatchIndex, most_pictures: int, most_bytes: int) -> PatchIndex:
     """Reads an index out of an archive.
 
     Args:
@@ -141,11 +141,11 @@ def bring_back(archive: Path, folder: Path, like: PatchIndex, most_pictures: int
         raise
 
 
-def returned_boxes(folder: Path, index: PatchIndex) -> list[tuple[str, str, list[float]]]:
+def restored_boxes(folder: Path, index: PatchIndex) -> list[tuple[str, str, list[float]]]:
     """The boxes that came with an index: SHA-256 of the picture, name of the object, and x1, y1, x2, y2 in pixels.
 
     Args:
-        folder: where `bring_back` put them; there may be none.
+        folder: where `restore_index` put them; there may be none.
         index: that came with them.
 
     Raises:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from patchify_core.demo.decoding import DECODERS, memory_for
-from patchify_core.demo.indexes import method_in_words
+from patchify_core.demo.decoding import DECODER_POOL, predicted_memory
+from patchify_core.demo.indexes import method_label
 from patchify_core.demo.own.boxes import numbers
 from patchify_core.demo.own.collection import OwnPicture
 from patchify_core.demo.own.visitor import Visitor
@@ -33,7 +33,7 @@ TOP = 10
 T = TypeVar("T", np.float32, np.float64)
 
 
-def proposed(visitor: Visitor, name: str, point: object, address: str = "") -> list[float]:
+def propose_box(visitor: Visitor, name: str, point: object, address: str = "") -> list[float]:
     """A box around what was tapped on a picture.
 
     Args:
@@ -82,7 +82,7 @@ def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dic
     Raises:
         PatchifyError: one sentence, if there is no such picture or none is indexed, or the box is none.
     """
-    picture, engine = visitor.collection.named(name), visitor.place.engine
+    picture, engine = visitor.collection.named(name), visitor.gallery.engine
     region = None if box is None else checked_box(numbers(box, 4), picture.width, picture.height)
     known = visitor.queries.get(picture.id)
     if known is None or not _same(known[0], region):
@@ -93,7 +93,7 @@ def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dic
     found = {image_id: _scores(engine, known[1], image_id) for ids in lists.values() for image_id in ids}
     return {
         **{kind: [shown[image_id] for image_id in ids] for kind, ids in lists.items()},
-        "method": method_in_words(engine.index),
+        "method": method_label(engine.index),
         "grids": [grid_of(stage) for stage in engine.index.regions.stages],
         "pictures": {shown[image_id]: scores for image_id, scores in found.items()},
         "indexed": len(shown.keys() & set(engine.index.row_of)),
@@ -124,5 +124,5 @@ def _scores(engine: Patchify, query: NDArray[np.float32], image_id: int) -> dict
 
 def _read(picture: OwnPicture, use: Callable[[Image], NDArray[T]], address: str) -> NDArray[T]:
     """What is made of a visitor's picture, which is decoded as all strangers' are."""
-    with DECODERS.made(lambda: read_picture(picture.path), address, needs=memory_for(picture.path)) as pixels:
+    with DECODER_POOL.made(lambda: read_picture(picture.path), address, needs=predicted_memory(picture.path)) as pixels:
         return use(pixels)

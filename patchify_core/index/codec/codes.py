@@ -79,7 +79,7 @@ class CodeSettings:
     seed: int = 0
 
     def check(self, dim: int, regions: Regions, pictures: int) -> None:
-        """Finds out before the work what would fail after it.
+        """Find out before the work what would fail after it.
 
         Raises:
             PatchifyError: one sentence, if codec or codebook are unknown or do not fit.
@@ -103,7 +103,7 @@ class CodeSettings:
             make_codec(finer, compression.projection or dim)
 
     def check_enough(self, dim: int, regions: Regions, pictures: int) -> None:
-        """Finds out before the work of a first build whether this many pictures can be learned from at all.
+        """Find out before the work of a first build whether this many pictures can be learned from at all.
 
         Args:
             dim: of the encoder's descriptors.
@@ -159,7 +159,7 @@ class Codes:
     fine: faiss.Index | None = None
 
     def check(self, count: int, dim: int) -> None:
-        """Raises ValueError unless these are the codes of `count` vectors of `dim` numbers, for inner products."""
+        """Raise ValueError unless these are the codes of `count` vectors of `dim` numbers, for inner products."""
         import faiss
 
         for part in (self.codes, self.fine):
@@ -180,7 +180,7 @@ def encode_codes(
     like: Codes | None = None,
     known: Callable[[int], int | None] = lambda row: None,
 ) -> Codes:
-    """Codes the descriptors of all pictures, one picture in memory at a time beside the training sample.
+    """Code the descriptors of all pictures, one picture in memory at a time beside the training sample.
 
     Args:
         descriptors: row of a picture -> (P, D) float32 as the encoder gave them; asked for rows that are not `known`.
@@ -213,7 +213,7 @@ def encode_codes(
             compression.projection is not None or not codes.is_trained or (fine is not None and not fine.is_trained)
         )
         if learns:
-            sample = sampled(descriptors, pictures, patches, dim, settings)
+            sample = sample_descriptors(descriptors, pictures, patches, dim, settings)
             if compression.projection is not None:
                 projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
                 sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
@@ -241,7 +241,7 @@ def encode_codes(
     return Codes(factory, coarse.codes, projection, fine)
 
 
-def sampled(
+def sample_descriptors(
     descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
 ) -> NDArray[np.float32]:
     """(M, P, D) descriptors of M pictures drawn at random, about `training_patches` patches in all.
@@ -257,7 +257,7 @@ def sampled(
 
 
 def choose(descriptors: NDArray[np.float32], codebook: str, seed: int = 0) -> NDArray[np.intp]:
-    """Chooses the training patches.
+    """Choose the training patches.
 
     Args:
         descriptors: (N, P, d) float32 of N pictures, rows of length 1, in the space that is coded. For `global`,
@@ -310,7 +310,7 @@ def commonness(descriptors: NDArray[np.float32], seed: int = 0) -> NDArray[np.fl
 
 
 def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, seed: int = 0) -> NDArray[np.intp]:
-    """Goes through vectors in random order and keeps those unlike all that were kept before.
+    """Go through vectors in random order and keeps those unlike all that were kept before.
 
     Args:
         vectors: (M, d) float32, rows of length 1.

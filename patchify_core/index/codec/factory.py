@@ -91,7 +91,7 @@ class Compression:
 
 
 def parse_factory(text: str, patches: int = 0, dim: int = 0) -> Compression:
-    """Reads a preset's name or a factory string.
+    """Read a preset's name or a factory string.
 
     Args:
         text: e.g. `tiny`, `Flat`, `PCAH128,PQ64`.
@@ -230,7 +230,7 @@ def too_few(factory: str, needed: int, there: int) -> PatchifyError:
 
 
 def train(codec: faiss.Index, vectors: NDArray[np.float32], factory: str) -> None:
-    """Trains a codec in place.
+    """Train a codec in place.
 
     Args:
         codec: from `make_codec`.

@@ -41,13 +41,13 @@ class Filler:
         """Codes of the old graph that have the same numbers in the new one, as long as there are no others."""
 
     def add(self, vectors: NDArray[np.float32]) -> None:
-        """Codes the (P, d) float32 descriptors of a picture."""
+        """Code the (P, d) float32 descriptors of a picture."""
         self._waiting.append(vectors)
         if not self._graph or len(self._waiting) >= _LINKED_TOGETHER:
             self.flush()
 
     def copy(self, first: int, count: int) -> None:
-        """Appends `count` of the old codes from number `first` on.
+        """Append `count` of the old codes from number `first` on.
 
         A graph that only grows keeps its links. Else its codes are decoded, linked, and coded again to the same bytes:
         a scalar quantizer decodes to the middle of a step.
@@ -61,7 +61,7 @@ class Filler:
             self.add(np.asarray(compared(self._old).reconstruct_n(first, count)))
 
     def flush(self) -> None:
-        """Adds what waits to be added together."""
+        """Add what waits to be added together."""
         import faiss
 
         if self._same and self._old is not None:
@@ -108,7 +108,7 @@ def emptied(codes: faiss.Index) -> faiss.Index:
 
 
 def _copy(old: faiss.Index, first: int, count: int, new: faiss.Index) -> None:
-    """Appends `count` codes of `old` from number `first` on to `new`, a codec of the same training.
+    """Append `count` codes of `old` from number `first` on to `new`, a codec of the same training.
 
     Not decoded and coded again: the nearest list or centroid of what a code decodes to can be another one, and the
     pictures of an index would wander with every update.

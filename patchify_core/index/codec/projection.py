@@ -38,13 +38,13 @@ class Projection:
         return int(self.axes.shape[1])
 
     def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Projects (N, D) float32 to (N, d) float32 with rows of length 1 (of length 0 for the mean itself)."""
+        """Project (N, D) float32 to (N, d) float32 with rows of length 1 (of length 0 for the mean itself)."""
         projected = (vectors - self.mean) @ self.axes
         return projected / np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), np.float32(1e-12))
 
     @classmethod
     def learn(cls, vectors: NDArray[np.float32], dim: int, power: float = HALF_WHITENING) -> Projection:
-        """Learns from descriptors.
+        """Learn from descriptors.
 
         Args:
             vectors: (N, D) float32; more than `dim` of them, or the last axes would be noise alone.
@@ -72,7 +72,7 @@ class Projection:
 
     @staticmethod
     def check_enough(count: int, dim: int) -> None:
-        """Raises PatchifyError unless `count` vectors are enough to learn `dim` axes from."""
+        """Raise PatchifyError unless `count` vectors are enough to learn `dim` axes from."""
         if count <= dim:
             raise PatchifyError(
                 f"A projection to {dim} dimensions needs more than {dim} patches to learn from and there are {count}: "
@@ -85,7 +85,7 @@ class Projection:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Projection:
-        """Reads what `to_bytes` wrote.
+        """Read what `to_bytes` wrote.
 
         Raises:
             ValueError: if it is something else.

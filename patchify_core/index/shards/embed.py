@@ -12,7 +12,7 @@ from pathlib import Path
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.extract import checked_features, load_extractor
-from patchify_core.files import locked, read_json, say_who
+from patchify_core.files import locked, read_json, write_holder
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Timed, nothing_read
@@ -29,7 +29,7 @@ from patchify_core.index.shards.worker import (
     source_name,
     tasks_of,
 )
-from patchify_core.index.swap import explained
+from patchify_core.index.swap import disk_errors
 from patchify_core.regions import Pyramid, Regions
 from patchify_core.version import __version__
 
@@ -69,7 +69,7 @@ def embed_gallery(
     ray: RaySettings | None = None,
     encoding: EncoderSettings | None = None,
 ) -> EmbedReport:
-    """Embeds a gallery into a folder of shards that `folder.ShardFolder` reads and either store is built from.
+    """Embed a gallery into a folder of shards that `folder.ShardFolder` reads and either store is built from.
 
     Run again, it does only what is missing: a shard whose pictures are those that lie there now stays as it is. The
     bytes of shards and list are the same whoever made them, with Ray or without.
@@ -98,7 +98,7 @@ def embed_gallery(
     recipe = Recipe(encoder.info, regions, features, maps=settings.keep_maps)
     root, encoding = str(gallery.root.resolve()), encoding or EncoderSettings()
     plan = EmbedPlan(__version__, root, str(out), recipe, encoding, settings, packed)
-    with explained(out), _held(out, plan):
+    with disk_errors(out), _held(out, plan):
         work = _Work(gallery, out, progress)
         tasks = tasks_of(gallery.images, settings.shard_images)
         start = time.perf_counter()
@@ -160,7 +160,7 @@ class _Work:
             self.lost += done.tries
 
     def sweep(self) -> None:
-        """Deletes shards of pictures that are gone, and what workers that were cut short have left."""
+        """Delete shards of pictures that are gone, and what workers that were cut short have left."""
         keep = {source_name(number) for number in self.skipped}
         stems = {shard_name(number) for number in self.written}
         # What somebody else has put there is not ours to delete.
@@ -172,7 +172,7 @@ class _Work:
 
 @contextmanager
 def _held(out: Path, plan: EmbedPlan) -> Iterator[None]:
-    """Makes the folder, or sees that it is one of ours that was made the same way; one run at a time may use it."""
+    """Make the folder, or sees that it is one of ours that was made the same way; one run at a time may use it."""
     head = out / HEAD_NAME
     if out.exists() and not head.is_file() and (not out.is_dir() or any(out.iterdir())):
         raise IndexFolderError(f"{out} exists and is not a folder of shards: choose another folder.")
@@ -182,7 +182,7 @@ def _held(out: Path, plan: EmbedPlan) -> Iterator[None]:
         if found is not None:
             advice = "choose another folder for the shards, or delete it first"
             refuse(_differences(out, found["maker"], plan), out, advice)
-        say_who(out)
+        write_holder(out)
         # A worker is killed with half a file written, or the run between two tries: neither counts for this run.
         for left in (*out.glob("s*-[0-9]*.tmp"), *out.glob("shard-[0-9]*.tries")):
             left.unlink()

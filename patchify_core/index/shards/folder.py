@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from patchify_core.errors import IndexFolderError
 from patchify_core.features.maps import PackedMaps
 from patchify_core.files import read_json, sha256_of_json, write_json
-from patchify_core.index.base import PatchStore, PictureStream
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Embedded
-from patchify_core.index.integrity import is_whole, write_listed
-from patchify_core.index.picture_table import IndexedImage, PictureTable, joined
+from patchify_core.index.integrity import is_intact, write_listed
+from patchify_core.index.pictures import IndexedImage, PictureTable, joined
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.shard import (
     BOXES,
@@ -39,6 +38,7 @@ from patchify_core.index.shards.shard import (
     suffixes_of,
     write_embedded,
 )
+from patchify_core.index.store import PatchStore, PictureStream
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1
@@ -52,7 +52,7 @@ def seal_shards(
     projection: Projection | None = None,
     shards: int | Iterable[int] | None = None,
 ) -> None:
-    """Makes a folder of shards a stream: lists them all with their digests. To be called once all are written.
+    """Make a folder of shards a stream: lists them all with their digests. To be called once all are written.
 
     Args:
         folder: of the shards.
@@ -213,7 +213,7 @@ class ShardFolder(PictureStream):
             return None
         try:
             with open(self.folder / PROJECTION_NAME, "rb") as file:
-                if is_whole(file, listed):
+                if is_intact(file, listed):
                     file.seek(0)
                     return Projection.from_bytes(file.read())
         except OSError:
@@ -255,11 +255,11 @@ class GrowingShards:
         return len(self._fresh)
 
     def add(self, new: Embedded) -> None:
-        """Takes a picture; it is `known` once it is flushed."""
+        """Take a picture; it is `known` once it is flushed."""
         self._fresh[new.image.sha256] = new
 
     def flush(self) -> None:
-        """Writes what is fresh as one shard.
+        """Write what is fresh as one shard.
 
         Raises:
             OSError: it cannot be written.

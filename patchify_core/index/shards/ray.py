@@ -55,7 +55,7 @@ class Actor:
         self._worker = ShardWorker(plan, load)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Does the task in the batch's one row."""
+        """Do the task in the batch's one row."""
         number = int(batch["number"][0])
         task = Task(number, tuple(tuple(image) for image in json.loads(str(batch["images"][0]))))
         try:
@@ -66,7 +66,7 @@ class Actor:
 
 
 def on_ray(plan: EmbedPlan, tasks: Iterator[Task], settings: RaySettings) -> Generator[Done]:
-    """Does the tasks on Ray; the results come as they are ready, in any order.
+    """Do the tasks on Ray; the results come as they are ready, in any order.
 
     Args:
         plan: how.
@@ -194,7 +194,7 @@ def _imported() -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Finds out in a bounded time whether a cluster answers: Ray would try for minutes, then end this process.
+    """Find out in a bounded time whether a cluster answers: Ray would try for minutes, then end this process.
 
     Raises:
         PatchifyError: if it does not, or does not let this machine in.
@@ -232,7 +232,7 @@ def _check_answers(address: str) -> None:
 
 @contextmanager
 def _on_loopback(wanted: bool) -> Iterator[None]:
-    """Lets a Ray that is started meanwhile listen on 127.0.0.1 alone, as it does on Windows and macOS anyway.
+    """Let a Ray that is started meanwhile listen on 127.0.0.1 alone, as it does on Windows and macOS anyway.
 
     Otherwise every port of it is open on all addresses of the machine. The variable is for its other processes; this
     one may have read it long ago.
@@ -257,7 +257,7 @@ def _on_loopback(wanted: bool) -> Iterator[None]:
 
 @contextmanager
 def _importable() -> Iterator[None]:
-    """Lets processes that are started meanwhile import this package from where this one has it."""
+    """Let processes that are started meanwhile import this package from where this one has it."""
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
     try:
@@ -271,7 +271,7 @@ def _importable() -> Iterator[None]:
 
 @contextmanager
 def _nothing_on_stderr() -> Iterator[None]:
-    """Drops what compiled code writes to stderr; errors come as exceptions anyway."""
+    """Drop what compiled code writes to stderr; errors come as exceptions anyway."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -286,7 +286,7 @@ def _nothing_on_stderr() -> Iterator[None]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps Ray's own words off the terminal."""
+    """Keep Ray's own words off the terminal."""
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("ray", "ray.data")}
     try:
         with redirect_stdout(cast("IO[str]", _WithoutRay(sys.stdout))):

@@ -20,8 +20,8 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, write_maps_to
 from patchify_core.files import atomic, read_json, write_json
 from patchify_core.index.embedding import Embedded
-from patchify_core.index.integrity import is_whole, listed_file, write_listed
-from patchify_core.index.picture_table import IndexedImage, PictureTable, read_table, table_pieces
+from patchify_core.index.integrity import is_intact, listed_file, write_listed
+from patchify_core.index.pictures import IndexedImage, PictureTable, read_table, table_pieces
 from patchify_core.index.recipe import Recipe
 
 KINDS = {"float32": "<f4", "float16": "<f2"}
@@ -47,7 +47,7 @@ def write_shard(
     boxes: NDArray[np.float32] | None = None,
     maps: Sequence[bytes] | None = None,
 ) -> dict[str, Any]:
-    """Writes one shard, whole or not at all; one that stands there already is replaced.
+    """Write one shard, whole or not at all; one that stands there already is replaced.
 
     Args:
         folder: of the shards, made if missing.
@@ -102,7 +102,7 @@ def write_embedded(
     recipe: Recipe,
     kind: str = "float32",
 ) -> dict[str, Any]:
-    """Writes one shard of pictures that went through the encoder.
+    """Write one shard of pictures that went through the encoder.
 
     Args:
         folder: see `write_shard`.
@@ -138,7 +138,7 @@ def suffixes_of(entry: Any) -> frozenset[str]:
 def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
     try:
         with open(path.with_suffix(f".{suffix}"), "rb") as file:
-            return is_whole(file, entry["files"][suffix])
+            return is_intact(file, entry["files"][suffix])
     except (OSError, KeyError, TypeError):
         return False
 
@@ -159,7 +159,7 @@ class OpenShard:
 
     @classmethod
     def of(cls, files: dict[str, BinaryIO], maps: Path, entry: dict[str, Any]) -> OpenShard:
-        """Maps the files of a shard, which may be closed afterwards.
+        """Map the files of a shard, which may be closed afterwards.
 
         Args:
             files: open, checked, by their suffixes.
@@ -182,7 +182,7 @@ class OpenShard:
 
 
 def open_shard(folder: Path, entry: dict[str, Any], stem: str, check: bool = True) -> OpenShard:
-    """Checks the files of a shard by their digests, and maps them.
+    """Check the files of a shard by their digests, and maps them.
 
     Args:
         folder: of the shards.
@@ -200,7 +200,7 @@ def open_shard(folder: Path, entry: dict[str, Any], stem: str, check: bool = Tru
             for suffix in sorted(entry["files"]):
                 name = f"{stem}.{suffix}"
                 files[suffix] = stack.enter_context(open(folder / name, "rb"))
-                if check and not is_whole(files[suffix], entry["files"][suffix]):
+                if check and not is_intact(files[suffix], entry["files"][suffix]):
                     raise ValueError
             return OpenShard.of(files, folder / f"{stem}.{MAPS}", entry)
     except (OSError, KeyError, TypeError, ValueError):

@@ -27,7 +27,7 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Embedded, PicturePass
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.shard import KINDS, finished_shard, shard_name, write_embedded
-from patchify_core.index.swap import explained
+from patchify_core.index.swap import disk_errors
 
 HEAD_NAME = "embed.json"
 """Of a folder of shards: what makes them, and of which pictures. Whoever holds a lock on it may write there."""
@@ -58,7 +58,7 @@ class EmbedSettings:
     keep_maps: bool = False
 
     def __post_init__(self) -> None:
-        """Checks before hours of embedding."""
+        """Check before hours of embedding."""
         if not 1 <= self.shard_images <= MAX_SHARD_IMAGES:
             raise PatchifyError(
                 f"A shard holds 1 to {MAX_SHARD_IMAGES:,} pictures, not {self.shard_images}: give another "
@@ -91,7 +91,7 @@ class RaySettings:
     load: Load = load_encoder
 
     def __post_init__(self) -> None:
-        """Checks before Ray is started."""
+        """Check before Ray is started."""
         if self.workers is not None and not 1 <= self.workers <= 100_000:
             raise PatchifyError(f"Ask for at least 1 worker, not {self.workers} (--workers).")
         if not 1 <= self.cpus <= 1000:
@@ -170,7 +170,7 @@ class Done:
 
 
 def tasks_of(images: Sequence[GalleryImage], shard_images: int) -> Iterator[Task]:
-    """Cuts a gallery into tasks: shard k holds the pictures k*n..(k+1)*n-1, in the gallery's order."""
+    """Cut a gallery into tasks: shard k holds the pictures k*n..(k+1)*n-1, in the gallery's order."""
     for number, start in enumerate(range(0, len(images), shard_images)):
         chosen = images[start : start + shard_images]
         yield Task(number, tuple((image.id, image.file_name, image.width, image.height) for image in chosen))
@@ -198,13 +198,13 @@ class ShardWorker:
         self._checked = False
 
     def __call__(self, task: Task) -> Done:
-        """Does one task.
+        """Do one task.
 
         Raises:
             PatchifyError: if the encoder cannot be had, a folder cannot be read or written, a picture has another size
                 than its annotations say, or the task has ended too many workers.
         """
-        with explained(self._out):
+        with disk_errors(self._out):
             self._check_folders()
             finished = self._finished(task)
             if finished is not None:
@@ -285,7 +285,7 @@ class ShardWorker:
     # A new one ------------------------------------------------------------------------
 
     def _begun(self, task: Task) -> int:
-        """Notes that the shard is tried once more; returns how many workers were lost over it before.
+        """Note that the shard is tried once more; returns how many workers were lost over it before.
 
         Raises:
             PatchifyError: if they were too many.

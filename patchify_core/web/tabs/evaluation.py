@@ -10,7 +10,7 @@ import gradio as gr
 
 from patchify_core.demo import overview, trials
 from patchify_core.demo.example_gallery import ExampleGallery
-from patchify_core.demo.gallery_info import prepared
+from patchify_core.demo.gallery_info import stored_answers
 from patchify_core.demo.results import WRONG, match_verdict
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.demo.trials import Failure, Trial
@@ -56,7 +56,7 @@ class Evaluation:
 
     def __init__(self, showcase: ExampleGallery) -> None:
         self._showcase, self._bundled = showcase, showcase.folder.resolve().name
-        self._failing: tuple[str, list[overview.Failing]] = "", []
+        self._failing: tuple[str, list[overview.FailedQuery]] = "", []
 
     def open(self, opened: int | None) -> list[Any]:
         """The whole tab; nothing changes on it if it is opened again and the files are the same.
@@ -99,8 +99,8 @@ class Evaluation:
 
     def _calibrated(self) -> list[tuple[str, str, Calibration]]:
         """Label, folder and calibration of each index that has one."""
-        shelf = self._showcase.shelf
-        found = [(offer, shelf.calibration(name)) for name, offer in shelf.offers.items()]
+        shelf = self._showcase.indexes
+        found = [(offer, shelf.calibration(name)) for name, offer in shelf.choices.items()]
         return [
             (offer.label, str(offer.folder.relative_to(self._showcase.folder.parent)), calibration)
             for offer, calibration in found
@@ -109,21 +109,23 @@ class Evaluation:
 
     def _document(self) -> Mapping[str, Any] | None:
         """The answers beside the gallery; None also if the page does not offer their index, so no card could open."""
-        document = prepared(self._showcase.folder)
-        offered = document is not None and overview.engine_of(document) in self._showcase.shelf.offers
+        document = stored_answers(self._showcase.folder)
+        offered = document is not None and overview.answers_index(document) in self._showcase.indexes.choices
         return document if offered else None
 
     def _codec(self, document: Mapping[str, Any] | None) -> str:
         """Codes of the index that those answers were made with."""
         return (
-            trials.EXACT if document is None else self._showcase.shelf.offer(overview.engine_of(document)).index.factory
+            trials.EXACT
+            if document is None
+            else self._showcase.indexes.choice(overview.answers_index(document)).index.factory
         )
 
-    def _worst(self, document: Mapping[str, Any]) -> list[overview.Failing]:
+    def _worst(self, document: Mapping[str, Any]) -> list[overview.FailedQuery]:
         """The queries that fail, answered once for all visitors."""
         if self._failing[0] != document["made_of"]:
             try:
-                self._failing = document["made_of"], overview.failing(self._showcase, document)
+                self._failing = document["made_of"], overview.failed_queries(self._showcase, document)
             except PatchifyError as error:  # the encoder cannot be had, or a query is gone: all the rest is shown
                 warn(str(error))
                 return []

@@ -233,7 +233,7 @@ def test_index_with_ray_makes_the_codec_that_is_asked_for(pictures, tmp_path, ru
     monkeypatch.setattr("patchify_core.encoders.load_encoder", embedders.load)
     codec = ("--factory", "PCAH8,SQ8", "--rescore", "SQ8", "--codebook", "informative")
     code, said, told = run("index", pictures, "--out", tmp_path / "index", "--ray", "--workers", 2, *codec)
-    assert code == 0 and "PCAH8,SQ8, as it was asked for." in said, told
+    assert code == 0 and "PCAH8,SQ8, as requested." in said, told
     assert run("index", pictures, "--out", tmp_path / "here", *codec)[0] == 0
     for path in (tmp_path / "here").iterdir():
         assert (tmp_path / "index" / path.name).read_bytes() == path.read_bytes(), path.name

@@ -1,4 +1,4 @@
-"""index.base: a store is put together only of parts that fit each other."""
+"""index.store: a store is put together only of parts that fit each other."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import faiss
 import numpy as np
 import pytest
 
-from patchify_core.index.base import Hits, PatchStore, Pictures
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.patch_index import PatchIndex, SearchPlan
-from patchify_core.index.picture_table import IndexedImage, PictureTable
+from patchify_core.index.pictures import IndexedImage, Pictures, PictureTable
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.store import Hits, PatchStore
 from patchify_core.regions import Pyramid, parse_regions
 from tests.tiny import DIM, INFO
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from patchify_core.index.picture_table import IndexedImage, PictureTable, RowOf, joined, read_table, table_pieces
+from patchify_core.index.pictures import IndexedImage, PictureTable, RowOf, joined, read_table, table_pieces
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
 IMAGES = st.lists(
@@ -74,9 +74,9 @@ def test_a_mapped_table_answers_like_the_list(tmp_path: Path) -> None:
 def test_an_index_of_a_table_knows_its_pictures() -> None:
     import faiss
 
-    from patchify_core.index.base import Pictures
     from patchify_core.index.codec.codes import Codes
     from patchify_core.index.patch_index import PatchIndex
+    from patchify_core.index.pictures import Pictures
     from patchify_core.index.recipe import Recipe
     from patchify_core.regions import Pyramid
     from tests.tiny import INFO
@@ -116,9 +116,17 @@ def test_names_that_are_no_text_survive() -> None:
     assert PictureTable.of([odd])[0] == odd
 
 
-def test_ten_million_rows_cost_no_objects() -> None:
+def test_a_large_table_takes_few_bytes_per_picture() -> None:
     count = 1_000_000
-    table = PictureTable.made(np.arange(count), ["a.jpg"] * count, (640, 480))
-    assert table.nbytes() < 80 * count
+    table = PictureTable(
+        np.arange(count),
+        np.full(count, 640, np.int32),
+        np.full(count, 480, np.int32),
+        np.zeros(count, np.int64),
+        np.zeros((count, 32), np.uint8),
+        np.arange(1, count + 1) * 5,
+        np.frombuffer(b"a.jpg" * count, np.uint8),
+    )
+    assert sum(len(piece) for piece in table_pieces([table])) < 80 * count
     assert table.rows_of(np.array([0, count - 1, count])).tolist() == [0, count - 1, -1]
     assert table[123_456] == IndexedImage(123_456, "a.jpg", 640, 480, 0, "0" * 64)

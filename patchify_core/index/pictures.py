@@ -1,7 +1,7 @@
-"""The pictures of an index: one as a record, and millions of them as columns that can be mapped from disk.
+"""The pictures of an index: a record each (`IndexedImage`), or millions of them as memory-mapped columns.
 
-A record is a Python object of some 500 bytes; ten million of them are 5 GB and a minute of loading. `PictureTable`
-keeps the same facts as numpy columns, some 100 bytes per picture, and makes a record of a picture when it is asked for.
+A record is a Python object of about 500 bytes; ten million of them take 5 GB and a minute to load. `PictureTable`
+stores the same fields as numpy columns, about 100 bytes per picture, and creates records on access.
 """
 
 from __future__ import annotations
@@ -10,10 +10,20 @@ import mmap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, BinaryIO, SupportsIndex, overload
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO, SupportsIndex, overload
 
 import numpy as np
 from numpy.typing import NDArray
+
+from patchify_core.features.extract import CROP
+from patchify_core.index.recipe import Recipe
+
+if TYPE_CHECKING:
+    from patchify_core.features.maps import KeptMaps
+
+_CHECKED_ROWS = 1 << 16
+"""Pictures whose boxes are checked at a time: those of a big index are mapped, and larger than memory."""
 
 _MAGIC = b"PFYPICT1"
 _HEAD_BYTES = 24  # magic, pictures, bytes of all names
@@ -25,12 +35,12 @@ _COLUMNS: tuple[tuple[str, str, int], ...] = (
     ("heights", "<i4", 1),
     ("digests", "|u1", 32),
 )
-"""Name, type and numbers per picture of each column, in the order of the file; the names' text comes last."""
+"""Name, dtype and width of each column, in file order; the text of the names comes last."""
 
 
 @dataclass(frozen=True)
 class IndexedImage:
-    """One gallery picture as the index knows it.
+    """One indexed gallery picture.
 
     Attributes:
         id: gallery image id.
@@ -50,7 +60,7 @@ class IndexedImage:
 
 
 class PictureTable(Sequence[IndexedImage]):
-    """Pictures as columns: a sequence of `IndexedImage`, each made when it is asked for. Not to be changed.
+    """Pictures as columns: an immutable sequence of `IndexedImage`, created on access.
 
     Args:
         ids: (N,) int64 gallery image ids.
@@ -58,8 +68,8 @@ class PictureTable(Sequence[IndexedImage]):
         heights: (N,) int32 upright heights in pixels.
         sizes: (N,) int64 sizes of the files in bytes.
         digests: (N, 32) uint8 SHA-256 of the files.
-        ends: (N,) int64 where each name ends in `text`; it begins where the one before ends.
-        text: (B,) uint8 the names in UTF-8, one after the other.
+        ends: (N,) int64 where each name ends in `text`; it begins where the previous one ends.
+        text: (B,) uint8 the concatenated names in UTF-8.
         first: where the first name begins in `text`.
 
     Raises:
@@ -87,7 +97,7 @@ class PictureTable(Sequence[IndexedImage]):
 
     @classmethod
     def of(cls, images: Sequence[IndexedImage]) -> PictureTable:
-        """The same pictures as a table; a table as it is."""
+        """Convert pictures to a table; return a table unchanged."""
         if isinstance(images, PictureTable):
             return images
         names = [image.file_name.encode("utf-8", "surrogateescape") for image in images]
@@ -102,31 +112,8 @@ class PictureTable(Sequence[IndexedImage]):
             np.frombuffer(b"".join(names), np.uint8),
         )
 
-    @classmethod
-    def made(
-        cls,
-        ids: NDArray[np.int64],
-        names: Sequence[str],
-        size: tuple[int, int],
-        *,
-        sizes: NDArray[np.int64] | None = None,
-        digests: NDArray[np.uint8] | None = None,
-    ) -> PictureTable:
-        """A table of pictures of one size in pixels; bytes and digests are 0 where they are not known."""
-        encoded = [name.encode("utf-8", "surrogateescape") for name in names]
-        count = len(encoded)
-        return cls(
-            np.asarray(ids, np.int64),
-            np.full(count, size[0], np.int32),
-            np.full(count, size[1], np.int32),
-            np.zeros(count, np.int64) if sizes is None else np.asarray(sizes, np.int64),
-            np.zeros((count, 32), np.uint8) if digests is None else digests,
-            np.cumsum([len(name) for name in encoded], dtype=np.int64),
-            np.frombuffer(b"".join(encoded), np.uint8),
-        )
-
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return len(self.ids)
 
     @overload
@@ -136,28 +123,19 @@ class PictureTable(Sequence[IndexedImage]):
     def __getitem__(self, row: slice) -> PictureTable: ...
 
     def __getitem__(self, row: SupportsIndex | slice) -> IndexedImage | PictureTable:
-        """One picture, or a run of them as a table that shares the columns.
+        """Return one picture, or a slice as a table that shares the columns.
 
         Raises:
-            IndexError: if there is no such row.
-            ValueError: if the slice has a step.
+            IndexError: There is no such row.
+            ValueError: The slice has a step.
         """
         if isinstance(row, slice):
             start, stop, step = row.indices(len(self))
             if step != 1:
                 raise ValueError("a picture table is sliced without a step")
-            stop = max(start, stop)
-            run = slice(start, stop)
-            return PictureTable(
-                self.ids[run],
-                self.widths[run],
-                self.heights[run],
-                self.sizes[run],
-                self.digests[run],
-                self.ends[run],
-                self.text,
-                self._begin(start),
-            )
+            run = slice(start, max(start, stop))
+            columns = {name: getattr(self, name)[run] for name, _, _ in _COLUMNS}
+            return PictureTable(**columns, text=self.text, first=self._begin(start))
         at = row.__index__()
         if at < 0:
             at += len(self)
@@ -173,12 +151,12 @@ class PictureTable(Sequence[IndexedImage]):
         )
 
     def __iter__(self) -> Iterator[IndexedImage]:
-        """The pictures, each made as its turn comes."""
+        """Iterate over the pictures."""
         for row in range(len(self)):
             yield self[row]
 
     def __eq__(self, other: object) -> bool:
-        """Whether another sequence holds the same pictures in the same order."""
+        """Whether another sequence has the same pictures in the same order."""
         if not isinstance(other, (PictureTable, tuple, list)):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
@@ -194,13 +172,12 @@ class PictureTable(Sequence[IndexedImage]):
 
     @cached_property
     def _order(self) -> NDArray[np.int64] | None:
-        """Rows by ascending id; None where they stand so already, as in nearly every collection."""
-        return (
-            None if len(self) < 2 or bool((self.ids[1:] > self.ids[:-1]).all()) else np.argsort(self.ids, kind="stable")
-        )
+        """Rows by ascending id; None if the ids ascend already, as in nearly every collection."""
+        ascending = len(self) < 2 or bool((self.ids[1:] > self.ids[:-1]).all())
+        return None if ascending else np.argsort(self.ids, kind="stable")
 
     def rows_of(self, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """(K,) int64 rows of these ids, -1 for an id that no picture has."""
+        """Look up the (K,) int64 rows of ids; -1 for an unknown id."""
         ids = np.asarray(ids, np.int64)
         if not len(self):
             return np.full(ids.shape, -1, np.int64)
@@ -209,22 +186,15 @@ class PictureTable(Sequence[IndexedImage]):
         rows = at if order is None else order[at]
         return np.where(self.ids[rows] == ids, rows, -1)
 
-    def nbytes(self) -> int:
-        """Bytes of all columns and names."""
-        return sum(int(column.nbytes) for column in self._columns()) + len(self.text)
-
-    def _columns(self) -> tuple[NDArray[Any], ...]:
-        return self.ids, self.widths, self.heights, self.sizes, self.digests, self.ends
-
 
 class RowOf(Mapping[int, int]):
-    """Row of each gallery image id, looked up in the table's columns instead of a dictionary."""
+    """Maps gallery image ids to rows by searching the table's columns."""
 
     def __init__(self, table: PictureTable) -> None:
         self._table = table
 
     def __getitem__(self, image_id: int) -> int:
-        """The row; raises KeyError where no picture has this id."""
+        """Return the row; raise KeyError if no picture has this id."""
         try:
             row = int(self._table.rows_of(np.array([image_id], np.int64))[0])
         except (OverflowError, TypeError, ValueError):
@@ -234,19 +204,19 @@ class RowOf(Mapping[int, int]):
         return row
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return len(self._table)
 
     def __iter__(self) -> Iterator[int]:
-        """The ids in the order of the rows."""
+        """Iterate over the ids in row order."""
         return iter(self._table.ids.tolist())
 
 
 def table_pieces(tables: Sequence[PictureTable]) -> Iterator[bytes]:
-    """The file of several tables as one, a column of a table at a time, so that no more than that is held.
+    """Serialize several tables as one file, yielding one column of one table at a time.
 
     Args:
-        tables: in the order of the rows.
+        tables: In row order.
     """
     count = sum(len(table) for table in tables)
     texts = [(table.first, int(table.ends[-1]) if len(table) else table.first) for table in tables]
@@ -264,16 +234,16 @@ def table_pieces(tables: Sequence[PictureTable]) -> Iterator[bytes]:
 
 
 def joined(tables: Sequence[PictureTable]) -> PictureTable:
-    """Several tables as one, in memory."""
+    """Concatenate tables in memory."""
     return tables[0] if len(tables) == 1 else _parsed(memoryview(b"".join(table_pieces(tables))))
 
 
 def read_table(file: BinaryIO) -> PictureTable:
-    """Maps a table from an open file: only what is looked at is read from the disk. The file may be closed afterwards.
+    """Map a table from an open file, which may be closed afterwards; only accessed parts are read from disk.
 
     Raises:
-        ValueError: if it is something else.
-        OSError: if it cannot be mapped.
+        ValueError: The file is not a picture table.
+        OSError: The file cannot be mapped.
     """
     return _parsed(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
@@ -294,3 +264,47 @@ def _parsed(data: mmap.mmap | memoryview) -> PictureTable:
     if (columns["ends"][1:] < columns["ends"][:-1]).any():
         raise ValueError("not a picture table")
     return PictureTable(**columns, text=np.frombuffer(data, np.uint8, text_bytes, at))
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """The pictures of a store, in the order of their patches.
+
+    Attributes:
+        images: N pictures; a `PictureTable` where there are very many. A list becomes a tuple.
+        root: Folder that their file names are relative to, if known.
+        boxes: (N, P, 4) float32 xyxy in pixels where the regions depend on the pixels, else None.
+        maps: Their feature maps, or None.
+
+    Raises:
+        ValueError: The parts do not fit together.
+    """
+
+    images: Sequence[IndexedImage]
+    root: Path | None = None
+    boxes: NDArray[np.float32] | None = None
+    maps: KeptMaps | None = None
+
+    def __post_init__(self) -> None:
+        """Check the parts against each other."""
+        if not isinstance(self.images, PictureTable):
+            object.__setattr__(self, "images", tuple(self.images))
+        if self.boxes is not None:
+            valid = self.boxes.ndim == 3 and self.boxes.dtype == np.float32
+            if not valid or (len(self.boxes), self.boxes.shape[2]) != (len(self.images), 4):
+                raise ValueError("boxes that do not fit the pictures")
+            for start in range(0, len(self.boxes), _CHECKED_ROWS):
+                if not np.isfinite(self.boxes[start : start + _CHECKED_ROWS]).all():
+                    raise ValueError("boxes that are no numbers")
+        if self.maps is not None and len(self.maps) != len(self.images):
+            raise ValueError("feature maps that do not fit the pictures")
+
+    def check(self, recipe: Recipe) -> None:
+        """Raise ValueError unless boxes and maps fit the recipe."""
+        regions = recipe.regions
+        if (self.boxes is not None) != regions.needs_picture:
+            raise ValueError("boxes where there should be none, or none where they are needed")
+        if self.boxes is not None and self.boxes.shape[1] != regions.patches_per_image:
+            raise ValueError("boxes that do not fit the regions")
+        if self.maps is not None and recipe.features == CROP:
+            raise ValueError("feature maps of crops, which have none")

@@ -1,4 +1,4 @@
-"""index.big.choice: what a memory budget buys."""
+"""index.big.plan: what a memory budget buys."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.errors import PatchifyError
-from patchify_core.index.big.choice import CodecChoice, choose, choose_fast, lists_of
+from patchify_core.index.big.plan import CodecChoice, choose, choose_fast, lists_of
 from patchify_core.index.codec.factory import make_codec, parse_factory
 
 PICTURES, BUDGETS = st.integers(1, 50_000_000), st.floats(0.1, 500)
