@@ -30,7 +30,7 @@ HELP = "score a dataset: mAP, LocScore, recall@k for every level"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
     parser.add_argument(
         "--format",
@@ -116,7 +116,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
+    """Score a dataset at every stage of its regions, print a table and write JSON and CSV."""
     from patchify_core.encoders import TextEncoder, load_encoder
     from patchify_core.evaluation import record
     from patchify_core.evaluation.export import IliasExport
@@ -230,7 +230,7 @@ def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
 
 
 def _checked(arguments: argparse.Namespace) -> list[int] | None:
-    """Refuses options before the work rather than after it; returns the levels of --levels."""
+    """Refuse options before the work rather than after it; return the levels of --levels."""
     from patchify_core.features.extract import CROP, checked_features
 
     if arguments.cutoff is not None and arguments.cutoff < 1:

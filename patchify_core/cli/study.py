@@ -23,7 +23,7 @@ SEVERAL = "several"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument(
         "what",
         choices=["encoders", "regions", "compression", "rerank", "features", "boxes", SEVERAL],
@@ -62,7 +62,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def say_step(step: Step) -> None:
-    """Prints which configuration comes now, above the bars, not into them."""
+    """Print which configuration comes now, above the bars, not into them."""
     from tqdm import tqdm
 
     chosen = step.configuration
@@ -72,7 +72,7 @@ def say_step(step: Step) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares configurations and prints the tables as Markdown."""
+    """Compare configurations and print the tables as Markdown."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.study.chart import draw_chart
     from patchify_core.evaluation.study.plans import plan
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) -> int:
-    """Prints how often all copies are found and how often a second box is drawn on one, and writes it as JSON."""
+    """Print how often all copies are found and how often a second box is drawn on one, and write it as JSON."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_json
     from patchify_core.evaluation.several import as_json, as_table, looks

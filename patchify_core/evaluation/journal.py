@@ -38,7 +38,7 @@ class RunJournal:
     """
 
     def __init__(self, path: Path, settings: Mapping[str, Any], levels: Sequence[int]) -> None:
-        """Opens the journal, taking over what an interrupted run with the same settings left in it.
+        """Open the journal, taking over what an interrupted run with the same settings left in it.
 
         Args:
             path: the journal's file, made if missing.
@@ -72,12 +72,12 @@ class RunJournal:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Deletes a journal without any query in it."""
+        """Delete a journal without any query in it."""
         if not self.finished:
             self.remove()
 
     def add(self, record: QueryRecord) -> None:
-        """Writes a finished query's line.
+        """Write a finished query's line.
 
         Raises:
             OSError: the disk is full, for one.
@@ -87,11 +87,11 @@ class RunJournal:
         self.finished[record.query_id] = record
 
     def remove(self) -> None:
-        """Deletes the journal."""
+        """Delete the journal."""
         self._lines.remove()
 
     def _take(self, line: Any) -> None:
-        """Takes one line over if it is whole and of this run; another's query is simply searched again."""
+        """Take one line over if it is whole and of this run; another's query is simply searched again."""
         with suppress(KeyError, TypeError, ValueError):
             if line["run"] == self._key:
                 levels = {int(level): _outcome_from_json(line["levels"][level]) for level in self._levels}

@@ -125,7 +125,7 @@ def pasted(
 
 
 def scenes(gallery: Gallery, look_alikes: Mapping[int, Sequence[int]], seed: int = 0) -> Iterator[Scene]:
-    """Pairs of pictures: one that shows a query's object two or three times, and one that shows it once.
+    """Yield pairs of pictures: one that shows a query's object two or three times, and one that shows it once.
 
     Args:
         gallery: a dataset with queries and boxes.

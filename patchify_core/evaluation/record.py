@@ -163,7 +163,7 @@ def _row(gallery: Gallery, query: Query, report: LevelReport, cutoff: int | None
 
 
 def write_json(path: Path, numbers: Mapping[str, Any], indent: int | None = 1) -> None:
-    """Writes numbers so that a reader finds the old file or the new one, never half.
+    """Write numbers so that a reader finds the old file or the new one, never half.
 
     Raises:
         OSError: the file cannot be written.
@@ -173,7 +173,7 @@ def write_json(path: Path, numbers: Mapping[str, Any], indent: int | None = 1) -
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = CSV_COLUMNS) -> None:
-    """Writes rows as CSV: comma, UTF-8, an empty field for None; beside and renamed, as `write_json` does.
+    """Write rows as CSV: comma, UTF-8, an empty field for None; beside and renamed, as `write_json` does.
 
     Raises:
         OSError: the file cannot be written.

@@ -182,7 +182,7 @@ class StudyFile(ResultsFile):
 
 
 def read_results(path: Path, kind: type[AnyResults], name: str, remedy: str) -> AnyResults:
-    """Reads a file of results.
+    """Read a file of results.
 
     Args:
         path: the file.

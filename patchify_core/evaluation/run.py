@@ -153,7 +153,7 @@ def evaluate(
     record: Callable[[QueryRecord], None] | None = None,
     ranked: Callable[[Query, int, Sequence[Match]], None] | None = None,
 ) -> list[LevelReport]:
-    """Runs every query of a dataset.
+    """Run every query of a dataset.
 
     Args:
         gallery: a dataset with queries; the engine's index must be of its pictures.
@@ -216,7 +216,7 @@ def _search_levels(
     refiner: Refiner | None,
     ranked: Callable[[Query, int, Sequence[Match]], None] | None,
 ) -> QueryRecord:
-    """Describes the query once, then searches, re-ranks and looks for the positives at each level."""
+    """Describe the query once, then search, re-rank and look for the positives at each level."""
     top = _depth(query, gallery, cutoff, reranker)
     view = None
     if reranker is not None:

@@ -84,7 +84,7 @@ def limit_of(alike: ArrayLike, drawn: int) -> float:
 
 
 def look(found: Sequence[Location], copies: NDArray[np.float64], pasted: bool) -> Look:
-    """Judges what was found in one picture; boxes in one unit."""
+    """Judge what was found in one picture; boxes in one unit."""
     boxes, alike = np.stack([one.box for one in found]), [one.alike for one in found]
     limits = np.array([highest_limit(boxes, alike, copies, least) for least in IOUS])
     return Look(len(copies), pasted, limit_of(alike, 2), limits)
@@ -93,7 +93,7 @@ def look(found: Sequence[Location], copies: NDArray[np.float64], pasted: bool) -
 def looks(
     gallery: Gallery, engine: Searcher, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> list[Look]:
-    """Looks for the object of every query in the pictures that show it, and in pasted ones.
+    """Look for the object of every query in the pictures that show it, and in pasted ones.
 
     Args:
         gallery: a dataset with queries and boxes.

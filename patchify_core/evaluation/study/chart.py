@@ -131,7 +131,7 @@ def line_chart(
 
 
 def legend(lines: Sequence[ChartLine], top: float) -> str:
-    """Names and colours of the lines, in one row."""
+    """Return the names and colours of the lines, in one row, as SVG."""
     parts, x = [], float(LEFT)
     for line, colour in zip(lines, _cycled(COLOURS, len(lines)), strict=True):
         parts.append(f'<circle cx="{x:.0f}" cy="{top - 4:.0f}" r="5" fill="{colour}"/>')

@@ -123,7 +123,7 @@ def _of_encoder(encoder: str, parts: Collection[str]) -> list[Configuration]:
 
 
 def check_sets(data: Path, names: Sequence[str]) -> None:
-    """Sees whether all sets are there.
+    """See whether all sets are there.
 
     Raises:
         GalleryError: one sentence that says where to get what is not.

@@ -42,7 +42,7 @@ def without_seed(spec: str) -> str:
 
 
 def means(rows: Iterable[Row], keys: Sequence[str]) -> dict[tuple[Any, ...], dict[str, Mean]]:
-    """Groups rows by `keys`, then by dataset; in the order in which they come."""
+    """Group rows by `keys`, then by dataset; in the order in which they come."""
     grouped: dict[tuple[Any, ...], dict[str, list[Row]]] = {}
     for row in rows:
         key = tuple(without_seed(row[k]) if k in ("regions", "indexed") else row[k] for k in keys)

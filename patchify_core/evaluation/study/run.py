@@ -174,7 +174,7 @@ def run_study(
     weights: Mapping[str, str] | None = None,
     finished: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs an experiment.
+    """Run an experiment.
 
     Args:
         name: what it is called.
