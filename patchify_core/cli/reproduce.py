@@ -16,8 +16,8 @@ from patchify_core.cli.shared import QUICK_S, progress_bar, say_notes
 from patchify_core.cli.study import say_step
 
 if TYPE_CHECKING:
+    from patchify_core.evaluation.study.experiments import Configuration
     from patchify_core.evaluation.study.needs import EncoderCost, Needs
-    from patchify_core.evaluation.study.plans import Configuration
     from patchify_core.evaluation.study.run import Step, Workbench
     from patchify_core.gallery import Gallery
 

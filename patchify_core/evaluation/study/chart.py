@@ -13,7 +13,7 @@ from math import floor, log10
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.report import means
+from patchify_core.evaluation.study.experiments import means
 
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 44

@@ -15,8 +15,15 @@ from typing import Any
 from patchify_core.errors import GalleryError
 from patchify_core.evaluation.published import ILIAS_RANKS
 from patchify_core.evaluation.results import Row
-from patchify_core.evaluation.study.plans import CODEBOOKS, Configuration, without
-from patchify_core.evaluation.study.report import Mean, means, not_had, table
+from patchify_core.evaluation.study.experiments import (
+    CODEBOOKS,
+    Configuration,
+    Mean,
+    means,
+    refusal_note,
+    table,
+    without,
+)
 from patchify_core.gallery import told_layout
 from patchify_core.regions import parse_regions
 
@@ -188,7 +195,10 @@ def paper_tables(numbers: dict[str, Any]) -> str:
     reasons: dict[str, list[Row]] = {}
     for refusal in numbers["refused"]:
         reasons.setdefault(refusal["why"], []).append(refusal)
-    notes = [f"{not_had(same[0])} ({len(same)} cells)" if same[1:] else not_had(same[0]) for same in reasons.values()]
+    notes = [
+        f"{refusal_note(same[0])} ({len(same)} cells)" if same[1:] else refusal_note(same[0])
+        for same in reasons.values()
+    ]
     return "\n\n".join([*filter(None, blocks), *notes])
 
 
