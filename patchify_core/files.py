@@ -204,7 +204,7 @@ def lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def say_who(folder: Path) -> None:
+def write_holder(folder: Path) -> None:
     """Write down who holds the lock, for the sentence that another build is refused with."""
     since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}

@@ -154,23 +154,23 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    way, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
+    box_method, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
 
-    def answered(question: Any) -> tuple[str, list[int]]:
-        answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))
+    def answered(query: Any) -> tuple[str, list[int]]:
+        answer = visits.answer(SearchRequest(query, showcase.levels, top, None, box_method))
         return visits.cards(answer), [result.match.image_id for result in answer.results]
 
     examples, order, programs = {}, {}, {}
-    for query in showcase.examples[:EXAMPLES]:
-        examples[query.id], order[query.id] = answered(showcase.example(query.id))
-        programs[query.id] = endpoints.search_by_example(query.id, top=PROGRAM_TOP)
+    for example in showcase.examples[:EXAMPLES]:
+        examples[example.id], order[example.id] = answered(showcase.example(example.id))
+        programs[example.id] = endpoints.search_by_example(example.id, top=PROGRAM_TOP)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)
-        question = showcase.upload(data)
-        box = [0.2 * question.width, 0.2 * question.height, 0.8 * question.width, 0.8 * question.height]
-        cards = answered(question)[0]
-        uploads.append((data, cards, box, answered(showcase.with_box(question, box))[0]))
+        query = showcase.upload(data)
+        box = [0.2 * query.width, 0.2 * query.height, 0.8 * query.width, 0.8 * query.height]
+        cards = answered(query)[0]
+        uploads.append((data, cards, box, answered(showcase.with_box(query, box))[0]))
     return Expected(examples, tuple(uploads), order, programs, len(showcase.gallery.images))
 
 

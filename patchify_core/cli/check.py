@@ -14,8 +14,9 @@ from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_file
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.index.folder import PICTURES_NAME, checked_files, load_index, read_meta
-from patchify_core.index.integrity import META_NAME, damaged, is_intact, open_files, standing, steadily, unreadable
+from patchify_core.index.integrity import META_NAME, damaged, is_intact, open_files, unreadable
 from patchify_core.index.pictures import IndexedImage, read_table
+from patchify_core.index.swap import current_place, read_steadily
 
 LARGE_BYTES = 1 << 28
 """From here on a bar shows how far it is: a second's work or so."""
@@ -61,7 +62,7 @@ def verify(folder: Path) -> Verified:
         StoreError: if Milvus does not answer, or does not know the collection.
         IndexFolderError: if it is no index, or one of another version, or what describes it (`meta.json`) is damaged.
     """
-    return steadily(folder, lambda place: _Check(folder, place).found())
+    return read_steadily(folder, lambda place: _Check(folder, place).found())
 
 
 class _Check:
@@ -100,8 +101,8 @@ class _Check:
         large = self.work >= LARGE_BYTES
         with progress_bar("verifying", " MB") if large else nullcontext(self.show) as self.show:
             damage = [sentence for name in sorted(self.files) if (sentence := self._damage_of(name))]
-            if damage and (standing(self.folder) != self.place or read_meta(self.folder) != self.meta):
-                raise IndexFolderError("A build put another index in this one's place.")  # and `steadily` looks again
+            if damage and (current_place(self.folder) != self.place or read_meta(self.folder) != self.meta):
+                raise IndexFolderError("A build put another index in this one's place.")  # retried
             gallery = self.root if self.root.is_dir() else None
             pictures = [] if gallery is None else [s for image in self.images if (s := self._change_of(image))]
         if not damage:

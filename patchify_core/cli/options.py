@@ -77,10 +77,11 @@ def fill_from_index(arguments: argparse.Namespace, folder: Path | None) -> bool:
         IndexFolderError: if the index is damaged, or it is a big one that was made otherwise than the options say.
     """
     from patchify_core.index.folder import read_meta
-    from patchify_core.index.integrity import META_NAME, standing
+    from patchify_core.index.integrity import META_NAME
     from patchify_core.index.recipe import Recipe
+    from patchify_core.index.swap import current_place
 
-    if folder is None or not (standing(folder) / META_NAME).is_file():
+    if folder is None or not (current_place(folder) / META_NAME).is_file():
         fill(arguments, usual())
         return False
     meta = read_meta(folder)

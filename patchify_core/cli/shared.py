@@ -86,11 +86,11 @@ def read_annotated(
     Raises:
         GalleryError: one sentence, before anything is embedded, if there is nothing to score.
     """
-    from patchify_core.gallery import check_pictures, note_copies, other_annotation_files, read_dataset, told_layout
+    from patchify_core.gallery import any_annotation_files, check_pictures, detect_layout, note_copies, read_dataset
 
-    layout = told_layout(dataset) if layout == "auto" else layout
+    layout = detect_layout(dataset) if layout == "auto" else layout
     if layout == "folder" and dataset.is_dir():
-        files = [str(path) for path in other_annotation_files(dataset)[:3]]
+        files = [str(path) for path in any_annotation_files(dataset)[:3]]
         raise GalleryError(
             f"{dataset} is in no layout that is known, but there are COCO files: name one of them ({', '.join(files)})."
             if files

@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         if file:
             check_writable(Path(file))
     galleries = [read_annotated(Path(folder), arguments.format) for folder in arguments.datasets]
-    names = [gallery.called for gallery in galleries]
+    names = [gallery.display_name for gallery in galleries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise GalleryError(
@@ -134,9 +134,9 @@ def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) ->
     for gallery in galleries:
         with progress_bar("indexing", " pictures") as indexed:
             engine = workbench.engine(gallery, configuration, indexed)
-        with progress_bar(gallery.called, " queries") as progress:
-            found[gallery.called] = locate_copies(gallery, engine, arguments.seed, progress)
-        print(as_table(gallery.called, found[gallery.called]), end="\n\n", flush=True)
+        with progress_bar(gallery.display_name, " queries") as progress:
+            found[gallery.display_name] = locate_copies(gallery, engine, arguments.seed, progress)
+        print(as_table(gallery.display_name, found[gallery.display_name]), end="\n\n", flush=True)
     if arguments.json:
         write_json(Path(arguments.json), {name: as_json(looked) for name, looked in found.items()})
     return 0

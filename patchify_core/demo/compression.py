@@ -283,17 +283,17 @@ class CodecTrainer:
             return False
 
 
-def ranking(question: UserQuery, coded: PatchIndex) -> Ranking:
+def ranking(query: UserQuery, coded: PatchIndex) -> Ranking:
     """All pictures as a coded index ranks them, with all of its patches.
 
     Args:
-        question: what is asked, described in the space of the index that was coded.
+        query: what is asked, described in the space of the index that was coded.
         coded: from `CodecTrainer`.
     """
-    query = question.descriptor
-    if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the query's
-        query = coded.project(query[None])[0]
-    return Ranking(coded, coded.search(query))
+    descriptor = query.descriptor
+    if coded.dim != descriptor.size:  # every codec with a projection makes fewer numbers of the query's
+        descriptor = coded.project(descriptor[None])[0]
+    return Ranking(coded, coded.search(descriptor))
 
 
 def centroids(factory: str, dim: int) -> int:

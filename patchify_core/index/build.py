@@ -29,13 +29,13 @@ from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.embedding import PicturePass, Timed, nothing_read
 from patchify_core.index.folder import index_exists, read_meta, recipe_of
-from patchify_core.index.integrity import META_NAME, standing
+from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import CODES, EVERYTHING, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
 from patchify_core.index.store import PictureStream
-from patchify_core.index.swap import BuildFolder, disk_errors, root_from
+from patchify_core.index.swap import BuildFolder, current_place, disk_errors, relative_path
 from patchify_core.regions import Pyramid, Regions
 
 _BOXES_READ = 1000
@@ -278,7 +278,7 @@ class _GalleryBuilder(StoreBuilder):
         old, rows, images = self.old, self.old_rows, list(stream.pictures(0, len(stream)))
         codes = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
         index = encode_stream(stream, images, self._settings, codes, lambda row: rows.get(images[row].sha256))
-        root = root_from(work.out, self._gallery.root)
+        root = relative_path(self._gallery.root, work.out)
         work.swap_in(lambda new: index.write(new, root, stream.maps))
 
 
@@ -354,7 +354,7 @@ def recode(
 
 def _digest(out: Path) -> str | None:
     """Digest of the index at `out`; None if there is none."""
-    return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
+    return str(read_meta(out)["digest"]) if (current_place(out) / META_NAME).is_file() else None
 
 
 def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:

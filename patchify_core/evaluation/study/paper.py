@@ -24,7 +24,7 @@ from patchify_core.evaluation.study.experiments import (
     table,
     without,
 )
-from patchify_core.gallery import told_layout
+from patchify_core.gallery import detect_layout
 from patchify_core.regions import parse_regions
 
 ENCODERS = (
@@ -63,7 +63,7 @@ class PaperSet:
 
     def is_in(self, data: Path) -> bool:
         """Whether it lies in a folder of benchmarks."""
-        return (data / self.folder).is_dir() and told_layout(data / self.folder) == self.format
+        return (data / self.folder).is_dir() and detect_layout(data / self.folder) == self.format
 
 
 _INSTRE = "http://123.57.42.89/instre/home.html"

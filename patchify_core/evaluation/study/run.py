@@ -122,7 +122,7 @@ class Workbench:
         self, gallery: Gallery, encoder: Encoder, configuration: Configuration, progress: Progress | None
     ) -> PatchIndex:
         regions, features = parse_regions(configuration.regions), configuration.features
-        out = self.place(gallery.called, replace(configuration, encoder=encoder.info.spec))
+        out = self.place(gallery.display_name, replace(configuration, encoder=encoder.info.spec))
         key = (gallery.root, out)
         if self._exact is None or self._exact[0] != key:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -196,7 +196,7 @@ def run_study(
     beside = cells or (journal_beside(out) if out else None)
     journal = JsonLines(beside, '{"key": ') if beside else None
     known = finished_cells(journal.values) if journal else {}
-    datasets = {gallery.called: _dataset(gallery) for gallery in galleries}
+    datasets = {gallery.display_name: _dataset(gallery) for gallery in galleries}
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     numbers = {
@@ -213,7 +213,7 @@ def run_study(
     rerankers: dict[str, Reranker] = {}
     # By encoder and regions, so that each exact index is loaded once a dataset.
     for done, (gallery, configuration) in enumerate((g, c) for g in galleries for c in configurations):
-        dataset = gallery.called
+        dataset = gallery.display_name
         key = cell_key(dataset, datasets[dataset]["digest"], configuration, weights)
         entry = known.get(sha256_of_json(key))
         new = entry is None

@@ -52,7 +52,7 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import table_pieces
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.store import PictureStream
-from patchify_core.index.swap import BuildFolder, root_from
+from patchify_core.index.swap import BuildFolder, relative_path
 
 NO_PICTURES = "no-pictures"
 """Root in `meta.json` if the pictures' folder is unknown; no folder has this name."""
@@ -241,7 +241,7 @@ class _MemoryBuilder(_StreamBuilder):
         index = encode_stream(stream, list(stream.pictures(0, total)), self._codes, on_read=on_read)
         self.factory, self.coded = index.factory, total
         code_s, start = time.perf_counter() - start, time.perf_counter()
-        root = NO_PICTURES if self.root is None else root_from(work.out, self.root)
+        root = NO_PICTURES if self.root is None else relative_path(self.root, work.out)
         work.swap_in(lambda new: index.write(new, root, stream.maps))
         self.seconds = 0.0, code_s, time.perf_counter() - start
 

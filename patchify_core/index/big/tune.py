@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import sha256_of_json, write_json
 from patchify_core.index.folder import read_meta
-from patchify_core.index.integrity import META_NAME, standing
+from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex, SearchPlan
+from patchify_core.index.swap import current_place
 
 TOP = 10
 COSINE = 0.8
@@ -115,7 +116,7 @@ def _measured(index: PatchIndex, queries: list[NDArray[np.float32]], wanted: lis
 
 def _save(folder: Path, meta: dict[str, object], plan: SearchPlan) -> None:
     """Write the plan into `meta.json` atomically."""
-    place = standing(folder)
+    place = current_place(folder)
     if read_meta(folder)["digest"] != meta["digest"]:
         raise IndexFolderError(f"A build put another index at {folder} meanwhile: run tune again.")
     meta = {key: value for key, value in meta.items() if key != "digest"} | {"search": asdict(plan)}

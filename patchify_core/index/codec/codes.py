@@ -213,7 +213,7 @@ def encode_codes(
             compression.projection is not None or not codes.is_trained or (fine is not None and not fine.is_trained)
         )
         if learns:
-            sample = sampled(descriptors, pictures, patches, dim, settings)
+            sample = sample_descriptors(descriptors, pictures, patches, dim, settings)
             if compression.projection is not None:
                 projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
                 sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
@@ -241,7 +241,7 @@ def encode_codes(
     return Codes(factory, coarse.codes, projection, fine)
 
 
-def sampled(
+def sample_descriptors(
     descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
 ) -> NDArray[np.float32]:
     """(M, P, D) descriptors of M pictures drawn at random, about `training_patches` patches in all.

@@ -12,7 +12,7 @@ from pathlib import Path
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.extract import checked_features, load_extractor
-from patchify_core.files import locked, read_json, say_who
+from patchify_core.files import locked, read_json, write_holder
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.embedding import Timed, nothing_read
@@ -182,7 +182,7 @@ def _held(out: Path, plan: EmbedPlan) -> Iterator[None]:
         if found is not None:
             advice = "choose another folder for the shards, or delete it first"
             refuse(_differences(out, found["maker"], plan), out, advice)
-        say_who(out)
+        write_holder(out)
         # A worker is killed with half a file written, or the run between two tries: neither counts for this run.
         for left in (*out.glob("s*-[0-9]*.tmp"), *out.glob("shard-[0-9]*.tries")):
             left.unlink()

@@ -33,7 +33,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def standing(plain: Path, tmp_path: Path) -> Path:
+def current_place(plain: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(plain, tmp_path / "index"))
 
 
