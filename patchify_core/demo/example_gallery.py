@@ -53,48 +53,48 @@ class ExampleGallery(UserQueries):
         self.prepared: set[int] = set()
 
     def answer(
-        self, question: UserQuery, level: int, top: int, reranker: str | None = None, way: str = WINNING
+        self, query: UserQuery, level: int, top: int, reranker: str | None = None, box_method: str = WINNING
     ) -> Answer:
         """Searches, re-ranks if wanted, finds the boxes wanted, and scores the whole ranking if the object is known.
 
         Args:
-            question: what is asked.
+            query: what is asked.
             level: number of the stage to search with.
             top: results that are shown.
             reranker: name of a re-ranker, or None.
-            way: how boxes are found (`locating`).
+            box_method: how boxes are found (`box_methods`).
 
         Raises:
             PatchifyError: one sentence, if the query cannot be re-ranked in this way, or the index has no maps to
                 search boxes on.
             IndexFolderError: if a map is damaged or was taken away.
         """
-        engine = self.indexes.engine(question.engine)
+        engine = self.indexes.engine(query.index_name)
         stages = engine.index.regions.stages
-        ranking = self.ranking(question, level, reranker)
-        shown = with_boxes(question, engine, ranking[:top], way, level, OBJECTS)
-        results = tuple(self.result(question, rank, match) for rank, match in enumerate(shown, 1))
+        ranking = self.ranking(query, level, reranker)
+        shown = with_boxes(query, engine, ranking[:top], box_method, level, OBJECTS)
+        results = tuple(self.result(query, rank, match) for rank, match in enumerate(shown, 1))
         score = winning = plain = baseline = ceiling = None
-        before = ranking if reranker is None else self.ranking(question, level)
-        if question.instance is not None:
+        before = ranking if reranker is None else self.ranking(query, level)
+        if query.instance is not None:
 
             def refine(matches: list[Match]) -> list[Match]:
-                return with_boxes(question, engine, matches, way, level)
+                return with_boxes(query, engine, matches, box_method, level)
 
-            score = self.judge.score(question, ranking, refine)
-            if way != WINNING:
-                winning = self.judge.score(question, ranking)
+            score = self.judge.score(query, ranking, refine)
+            if box_method != WINNING:
+                winning = self.judge.score(query, ranking)
             if reranker is not None:
-                plain = self.judge.score(question, before, refine)
+                plain = self.judge.score(query, before, refine)
             if stages[0].patches == 1:
-                baseline = self.judge.score(question, self.ranking(question, 1))
-            ceiling = self.judge.ceiling(question, engine.index, stages[level - 1].patches)
+                baseline = self.judge.score(query, self.ranking(query, 1))
+            ceiling = self.judge.ceiling(query, engine.index, stages[level - 1].patches)
         return Answer(
             results,
             stages,
             level,
             reranker,
-            way,
+            box_method,
             score,
             winning,
             plain,
@@ -105,73 +105,73 @@ class ExampleGallery(UserQueries):
             ranked=len(ranking) if len(ranking) < len(self.gallery.images) else 0,
             paper=is_paper_method(engine.index),
             unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),
-            presence=self.presence(question, ranking, top) if reranker is None and level == len(stages) else None,
-            calibrated=len(ranking) >= BACKGROUND.stop and self.indexes.calibration(question.engine) is not None,
+            presence=self.presence(query, ranking, top) if reranker is None and level == len(stages) else None,
+            calibrated=len(ranking) >= BACKGROUND.stop and self.indexes.calibration(query.index_name) is not None,
         )
 
-    def presence(self, question: UserQuery, ranking: Ranking, top: int) -> Presence | None:
+    def presence(self, query: UserQuery, ranking: Ranking, top: int) -> Presence | None:
         """How likely the first results contain the object, the query's own picture apart; None where that is unknown.
 
         Args:
-            question: what is asked.
+            query: what is asked.
             ranking: at the last level, not re-ranked.
             top: results that are shown.
         """
-        calibration = None if question.words is not None else self.indexes.calibration(question.engine)
+        calibration = None if query.words is not None else self.indexes.calibration(query.index_name)
         if calibration is None:
             return None
-        others = ranking.image_ids != question.itself
+        others = ranking.image_ids != query.itself
         return calibration.presence(ranking.scores[:top][others[:top]], ranking.scores[others])
 
-    def ranking(self, question: UserQuery, level: int, reranker: str | None = None) -> Ranking:
+    def ranking(self, query: UserQuery, level: int, reranker: str | None = None) -> Ranking:
         """All pictures, best first; of a gallery of more than `WHOLE_UP_TO` the first `RANKED`.
 
         It is kept with the query, because each part of the page needs it.
         """
         key = level, reranker
-        if key not in question.rankings:
-            engine = self.indexes.engine(question.engine)
+        if key not in query.rankings:
+            engine = self.indexes.engine(query.index_name)
             if reranker is None:
                 top = RANKED if len(self.gallery.images) > WHOLE_UP_TO else None
-                question.rankings[key] = engine.ranking(question.descriptor, level, top)
+                query.rankings[key] = engine.ranking(query.descriptor, level, top)
             else:
-                plain, exclude = self.ranking(question, level), self.judge.left_out(question)
-                question.rankings[key] = self.rerankers.rerank(reranker, engine, question, plain, level, exclude)
-        return question.rankings[key]
+                plain, exclude = self.ranking(query, level), self.judge.left_out(query)
+                query.rankings[key] = self.rerankers.rerank(reranker, engine, query, plain, level, exclude)
+        return query.rankings[key]
 
     def detail(
         self,
-        question: UserQuery,
+        query: UserQuery,
         image_id: int,
         level: int,
         top: int,
         reranker: str | None = None,
-        way: str = WINNING,
+        box_method: str = WINNING,
         with_map: bool = True,
     ) -> Detail:
         """The similarity of every patch of one shown result, and of every place where the index has maps.
 
         Args:
-            question: what is asked.
+            query: what is asked.
             image_id: the picture.
             level: see `answer`.
             top: see `answer`.
             reranker: see `answer`.
-            way: see `answer`.
+            box_method: see `answer`.
             with_map: whether the similarity of every place is wanted.
 
         Raises:
             PatchifyError: if that picture is not among the results any more.
             IndexFolderError: if its map is damaged or was taken away.
         """
-        engine = self.indexes.engine(question.engine)
-        shown = with_boxes(question, engine, self.ranking(question, level, reranker)[:top], way, level, OBJECTS)
+        engine = self.indexes.engine(query.index_name)
+        shown = with_boxes(query, engine, self.ranking(query, level, reranker)[:top], box_method, level, OBJECTS)
         for rank, match in enumerate(shown, 1):
             if match.image_id == image_id:
-                explanation = engine.explain(question.descriptor, image_id, level)
+                explanation = engine.explain(query.descriptor, image_id, level)
                 stages = engine.index.regions.stages[:level]
-                places = similarity(question, engine, image_id) if with_map else None
-                return Detail(self.result(question, rank, match), explanation, stages, len(shown), way, places)
+                places = similarity(query, engine, image_id) if with_map else None
+                return Detail(self.result(query, rank, match), explanation, stages, len(shown), box_method, places)
         raise PatchifyError("That picture is no longer among the results: choose one of those shown.")
 
     def prepare(self, examples: int | None = None, workers: int = 1, stop: Callable[[], bool] = lambda: False) -> None:
@@ -186,48 +186,50 @@ class ExampleGallery(UserQueries):
             IndexFolderError: if a map is damaged or was taken away.
         """
         engine, level = self.engine, self.levels
-        way = best_method(engine.index)
-        for query in self.examples[:examples]:
+        box_method = best_method(engine.index)
+        for example in self.examples[:examples]:
             if stop():
                 return
-            question = self.example(query.id)
-            ranking = self.ranking(question, level)
-            with_boxes(question, engine, ranking[:PREPARED], way, level, OBJECTS, workers)
+            query = self.example(example.id)
+            ranking = self.ranking(query, level)
+            with_boxes(query, engine, ranking[:PREPARED], box_method, level, OBJECTS, workers)
 
-            def boxed(matches: list[Match], question: UserQuery = question) -> list[Match]:
+            def boxed(matches: list[Match], query: UserQuery = query) -> list[Match]:
                 found: list[Match] = []
                 for start in range(0, len(matches), PIECE):
                     stop()  # giving up in the middle of a score is not worth a way out of it
-                    found += with_boxes(question, engine, matches[start : start + PIECE], way, level, workers=workers)
+                    found += with_boxes(
+                        query, engine, matches[start : start + PIECE], box_method, level, workers=workers
+                    )
                 return found
 
-            self.judge.score(question, ranking, boxed)
-            self.prepared.add(query.id)
+            self.judge.score(query, ranking, boxed)
+            self.prepared.add(example.id)
 
     def positives(
-        self, question: UserQuery, score: QueryScore, level: int, reranker: str | None = None, way: str = WINNING
+        self, query: UserQuery, score: QueryScore, level: int, reranker: str | None = None, box_method: str = WINNING
     ) -> tuple[Result, ...]:
         """The pictures found that contain the object, each with its rank among the pictures that count.
 
         Args:
-            question: what is asked; its object must be known.
+            query: what is asked; its object must be known.
             score: of its ranking (`answer`).
             level: see `answer`.
             reranker: see `answer`.
-            way: see `answer`.
+            box_method: see `answer`.
 
         Raises:
             PatchifyError: see `answer`.
             IndexFolderError: see `answer`.
         """
-        ranking = self.ranking(question, level, reranker)
-        places = self.judge.counted(question, ranking)[score.ranks - 1].tolist()
-        matches = with_boxes(question, self.indexes.engine(question.engine), [ranking[at] for at in places], way, level)
-        return tuple(
-            self.result(question, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True)
+        ranking = self.ranking(query, level, reranker)
+        places = self.judge.counted(query, ranking)[score.ranks - 1].tolist()
+        matches = with_boxes(
+            query, self.indexes.engine(query.index_name), [ranking[at] for at in places], box_method, level
         )
+        return tuple(self.result(query, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True))
 
-    def result(self, question: UserQuery, rank: int, match: Match) -> Result:
+    def result(self, query: UserQuery, rank: int, match: Match) -> Result:
         """One match with its verdict; `rank` is the caller's."""
-        index = self.indexes.choice(question.engine).index
-        return self.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))
+        index = self.indexes.choice(query.index_name).index
+        return self.judge.result(query, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

@@ -20,8 +20,8 @@ from patchify_core.demo.storage import StoredPicture
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, Query, read_coco
-from patchify_core.gallery.model import is_text
 from patchify_core.imaging.boxes import checked_box, iou
+from patchify_core.imaging.filenames import is_unicode
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.ranking import Ranking
@@ -53,7 +53,7 @@ class UserQuery:
         engine: name of the index (see `shelf`) that is asked.
         rankings: whole rankings that were made already, by level and re-ranker: a look into a result needs the one
             that is shown, which re-ranking makes slowly.
-        located: boxes that a search on maps found already (`locating`): the picture's row in the index -> how many
+        located: boxes that a search on maps found already (`box_methods`): the picture's row in the index -> how many
             objects were looked for, and their (M, 4) boxes.
     """
 
@@ -69,14 +69,14 @@ class UserQuery:
     words: str | None = None
     example: int | None = None
     itself: int | None = None
-    engine: str = DEFAULT
+    index_name: str = DEFAULT
     rankings: dict[tuple[int, str | None], Ranking] = field(default_factory=dict, init=False, repr=False)
     located: dict[int, tuple[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
 
     @property
     def is_private(self) -> bool:
         """Whether it is about what the visitor brought, which no link leads to."""
-        return self.data is not None or self.engine.partition(":")[0] == OWN
+        return self.data is not None or self.index_name.partition(":")[0] == OWN
 
     @property
     def key(self) -> str:
@@ -119,7 +119,7 @@ def checked_words(words: object) -> str:
         raise PatchifyError(
             f"That is {len(words):,} characters, and only {MAX_WORDS} are read: describe the object in a few words."
         )
-    if not is_text(words) or "\0" in words:
+    if not is_unicode(words) or "\0" in words:
         raise PatchifyError("The words contain invalid characters: type them again.")
     return " ".join(words.split())
 
@@ -192,22 +192,22 @@ class UserQueries:
         """How many levels that index has."""
         return self.levels_of(self.indexes.first)
 
-    def levels_of(self, engine: str) -> int:
+    def levels_of(self, index_name: str) -> int:
         """How many levels an index has."""
-        return len(self.indexes.choice(engine).index.regions.stages)
+        return len(self.indexes.choice(index_name).index.regions.stages)
 
     def first(self) -> UserQuery:
         """The query of a page that was just opened."""
         return self.example(self.examples[0].id)
 
-    def example(self, query_id: int, engine: str | None = None) -> UserQuery:
+    def example(self, query_id: int, index_name: str | None = None) -> UserQuery:
         """A bundled query with its annotated box. Descriptors of examples are kept: they are everybody's.
 
         Raises:
             PatchifyError: if there is no such example.
         """
-        engine = engine or self.indexes.first
-        key = engine, query_id
+        index_name = index_name or self.indexes.first
+        key = index_name, query_id
         if key not in self._described:
             query = next((q for q in self.gallery.queries if q.id == query_id), None)
             if query is None:
@@ -218,10 +218,10 @@ class UserQueries:
                 height=query.height,
                 box=query.box,
                 instance=query.instance,
-                descriptor=self.indexes.engine(engine).describe_query(query.path, query.box),
+                descriptor=self.indexes.engine(index_name).describe_query(query.path, query.box),
                 path=query.path,
                 example=query.id,
-                engine=engine,
+                index_name=index_name,
             )
             self._described.setdefault(key, made)  # whoever was first: boxes are kept with the query
         return self._described[key]
@@ -230,19 +230,21 @@ class UserQueries:
         """Drops the kept descriptors of examples, and what was found with them."""
         self._described.clear()
 
-    def upload(self, data: bytes | StoredPicture, name: str = "your picture", engine: str | None = None) -> UserQuery:
+    def upload(
+        self, data: bytes | StoredPicture, name: str = "your picture", index_name: str | None = None
+    ) -> UserQuery:
         """A visitor's picture, all of it; the object is unknown until they say.
 
         Args:
             data: the file; it is kept with the query.
             name: what it is called.
-            engine: which index is asked.
+            index_name: which index is asked.
 
         Raises:
             PictureError: one sentence, if it is not a picture that can be searched.
         """
-        engine = engine or self.indexes.first
-        patchify = self.indexes.engine(engine)
+        index_name = index_name or self.indexes.first
+        patchify = self.indexes.engine(index_name)
 
         def looked_at(picture: Image) -> tuple[NDArray[np.float32], tuple[int, int], bytes]:
             descriptor, size, stream = patchify.describe_query(picture), picture.size, io.BytesIO()
@@ -254,21 +256,21 @@ class UserQueries:
         descriptor, (width, height), shown = decode(data.read() if isinstance(data, StoredPicture) else data, looked_at)
         if isinstance(data, StoredPicture):
             data.display, shown = shown, None
-        return UserQuery(name, width, height, None, None, descriptor, data=data, display=shown, engine=engine)
+        return UserQuery(name, width, height, None, None, descriptor, data=data, display=shown, index_name=index_name)
 
-    def in_words(self, words: object, engine: str | None = None) -> UserQuery:
+    def in_words(self, words: object, index_name: str | None = None) -> UserQuery:
         """A query in words; its object is unknown until the visitor chooses it.
 
         Raises:
             PatchifyError: one sentence, if there are no words or too many.
             EncoderError: if the encoder knows pictures only.
         """
-        engine, words = engine or self.indexes.first, checked_words(words)
-        descriptor = self.indexes.engine(engine).describe_text(words)
-        return UserQuery(words, 0, 0, None, None, descriptor, words=words, engine=engine)
+        index_name, words = index_name or self.indexes.first, checked_words(words)
+        descriptor = self.indexes.engine(index_name).describe_text(words)
+        return UserQuery(words, 0, 0, None, None, descriptor, words=words, index_name=index_name)
 
     def from_result(
-        self, image_id: int, box: NDArray[np.float64], instance: int | None, engine: str | None = None
+        self, image_id: int, box: NDArray[np.float64], instance: int | None, index_name: str | None = None
     ) -> UserQuery:
         """A gallery picture as the next query.
 
@@ -276,12 +278,12 @@ class UserQueries:
             image_id: gallery image id.
             box: the part of it to search with.
             instance: the object asked for so far; kept if the picture is known to show it.
-            engine: which index is asked.
+            index_name: which index is asked.
         """
-        engine = engine or self.indexes.first
+        index_name = index_name or self.indexes.first
         image = self.gallery.image(image_id)
         shows = instance is not None and image_id in self.gallery.positives(instance)
-        descriptor = self.indexes.engine(engine).describe_query(image.path, box)
+        descriptor = self.indexes.engine(index_name).describe_query(image.path, box)
         return UserQuery(
             name=f"gallery picture {image_id}",
             width=image.width,
@@ -291,10 +293,10 @@ class UserQueries:
             descriptor=descriptor,
             path=image.path,
             itself=image_id,
-            engine=engine,
+            index_name=index_name,
         )
 
-    def with_box(self, question: UserQuery, box: ArrayLike | None) -> UserQuery:
+    def with_box(self, query: UserQuery, box: ArrayLike | None) -> UserQuery:
         """The same picture with another box (xyxy in pixels, checked here); the whole picture if None.
 
         A box that has nothing in common with the one before it is round another object, so what that was is forgotten.
@@ -303,34 +305,32 @@ class UserQueries:
             BoxError: one sentence, if the box is empty or outside.
             PatchifyError: if it was asked in words.
         """
-        source = question.source
-        region = None if box is None else checked_box(box, question.width, question.height)
-        patchify = self.indexes.engine(question.engine)
+        source = query.source
+        region = None if box is None else checked_box(box, query.width, query.height)
+        patchify = self.indexes.engine(query.index_name)
         descriptor = decode_untrusted(source, lambda picture: patchify.describe_query(picture, region))
-        elsewhere = region is not None and question.box is not None and not iou(region, question.box).any()
-        instance = None if elsewhere else question.instance
-        return replace(question, box=region, descriptor=descriptor, example=None, instance=instance)
+        elsewhere = region is not None and query.box is not None and not iou(region, query.box).any()
+        instance = None if elsewhere else query.instance
+        return replace(query, box=region, descriptor=descriptor, example=None, instance=instance)
 
-    def with_instance(self, question: UserQuery, instance: int | None) -> UserQuery:
+    def with_instance(self, query: UserQuery, instance: int | None) -> UserQuery:
         """The same query, about this object."""
-        named = replace(question, instance=instance)
-        named.rankings.update(question.rankings)  # what it is called does not change what is found
-        named.located.update(question.located)
+        named = replace(query, instance=instance)
+        named.rankings.update(query.rankings)  # what it is called does not change what is found
+        named.located.update(query.located)
         return named
 
-    def with_engine(self, question: UserQuery, engine: str) -> UserQuery:
+    def with_index(self, query: UserQuery, index_name: str) -> UserQuery:
         """The same query in another index, and so described by its encoder.
 
         Raises:
             EncoderError: if it was asked in words and that encoder knows pictures only, or it cannot be had.
         """
-        patchify = self.indexes.engine(engine)
-        if question.words is not None:
-            descriptor = patchify.describe_text(question.words)
-        elif question.example is not None:
-            return self.with_instance(self.example(question.example, engine), question.instance)
+        patchify = self.indexes.engine(index_name)
+        if query.words is not None:
+            descriptor = patchify.describe_text(query.words)
+        elif query.example is not None:
+            return self.with_instance(self.example(query.example, index_name), query.instance)
         else:
-            descriptor = decode_untrusted(
-                question.source, lambda picture: patchify.describe_query(picture, question.box)
-            )
-        return replace(question, descriptor=descriptor, engine=engine)
+            descriptor = decode_untrusted(query.source, lambda picture: patchify.describe_query(picture, query.box))
+        return replace(query, descriptor=descriptor, index_name=index_name)

@@ -48,8 +48,8 @@ def test_fewer_than_the_bundled_ones_are_refused(tmp_path, sample_db, refused):
 
 def test_a_large_gallery_is_ranked_and_scored_to_a_depth(crowd, monkeypatch):
     whole = ExampleGallery(crowd)
-    question = whole.first()
-    every = whole.answer(question, whole.levels, 10)
+    query = whole.first()
+    every = whole.answer(query, whole.levels, 10)
     assert every.ranked == 0 and "Scored are" not in strip(every, "it")
     monkeypatch.setattr(module, "WHOLE_UP_TO", 300)
     monkeypatch.setattr(module, "RANKED", 50)

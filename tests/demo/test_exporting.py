@@ -59,8 +59,8 @@ def a_question(files: Path, **more: object) -> UserQuery:
     return UserQuery("kettle", 400, 300, BOX, 1, np.zeros(2, np.float32), **given)  # type: ignore[arg-type]
 
 
-def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
-    text = slides.slide(question, answer, name, lambda image_id: (400, 300, files / "a.png"))
+def drawn(files: Path, query: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
+    text = slides.slide(query, answer, name, lambda image_id: (400, 300, files / "a.png"))
     return ET.fromstring(text)
 
 

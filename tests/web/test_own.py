@@ -350,8 +350,8 @@ def test_searchable_while_the_rest_is_indexed_cancelled_and_gone_on_with(visitor
     progress = visitor.indexer.progress
     assert progress.state == INDEXING and progress.total == 30 and 4 <= progress.indexed < 30
     assert progress.seconds_left is not None and progress.seconds_left > 0
-    question = visitor.gallery.picture(2)
-    assert visitor.gallery.ranking(question, 3)[0].image_id == 2
+    query = visitor.gallery.picture(2)
+    assert visitor.gallery.ranking(query, 3)[0].image_id == 2
     visitor.indexer.cancel()
     pause = 0
     visitor.indexer.join(60)
@@ -473,9 +473,9 @@ def test_boxes_that_are_none_are_refused(visitor, refused, name, box) -> None:
 
 def test_pictures_without_a_box_are_not_called_wrong(boxed) -> None:
     place = boxed.gallery
-    question = place.picture(1)
-    assert question.instance is not None and question.itself == 1
-    verdicts = [result.verdict for result in place.answer(question, 3, 7).results]
+    query = place.picture(1)
+    assert query.instance is not None and query.itself == 1
+    verdicts = [result.verdict for result in place.answer(query, 3, 7).results]
     assert WRONG not in verdicts and UNMARKED in verdicts and "itself" in verdicts
     boxed.remove_box(boxed.collection.pictures[0].name, "rug")
     assert boxed.gallery.picture(1).instance is None
@@ -751,13 +751,13 @@ def test_more_pictures_renew_a_question(visitor) -> None:
     for seed in range(3):
         visitor.collection.add(f"{seed}.png", png(seed))
     place = indexed(visitor).gallery
-    question = place.picture(1)
-    assert place.welcome(question) is question and len(place.ranking(question, 3)) == 3
+    query = place.picture(1)
+    assert place.welcome(query) is query and len(place.ranking(query, 3)) == 3
     visitor.collection.add("more.png", png(9))
     later = indexed(visitor).gallery
-    renewed = later.welcome(question)
-    assert renewed is not question and len(later.ranking(renewed, 3)) == 4
-    np.testing.assert_array_equal(renewed.descriptor, question.descriptor)
+    renewed = later.welcome(query)
+    assert renewed is not query and len(later.ranking(renewed, 3)) == 4
+    np.testing.assert_array_equal(renewed.descriptor, query.descriptor)
     assert isinstance(later, OwnGallery) and later.label == "your 4 pictures"
 
 
@@ -773,8 +773,8 @@ def test_the_box_that_was_drawn_is_searched_with(boxed, bundled, all_visitors) -
     asked = SearchRequest(bundled.first(), 3, 5, None, "map")
     picture = boxed.collection.pictures[0]
     data = {"token": boxed.collection.token, "name": picture.name, "box": [2, 3, 20, 18]}
-    question = page.search_own(asked, SimpleNamespace(_data=data))["question"]
-    assert question.box.tolist() == [2, 3, 20, 18] and question.itself == picture.id
+    query = page.search_own(asked, SimpleNamespace(_data=data))["question"]
+    assert query.box.tolist() == [2, 3, 20, 18] and query.itself == picture.id
     with pytest.raises(PatchifyError):
         page.search_own(asked, SimpleNamespace(_data=data | {"box": [900, 900, 990, 990]}))
 
@@ -788,7 +788,7 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
     shown = page.pick_example(asked, event)
     assert shown["question"].itself == 2 and shown["question"].is_private and said == []
     all_visitors.delete(boxed.collection.token)
-    shown = page.pick_example(replace(asked, question=bundled.first()), event)
+    shown = page.pick_example(replace(asked, query=bundled.first()), event)
     assert shown["question"] is bundled.first() and "no longer on the server" in said[0]
 
 

@@ -515,8 +515,8 @@ def test_one_strangers_large_picture_is_in_memory_at_a_time(showcase, monkeypatc
         thread.join(60)
     assert most == [1] * 12 and not there
     for seed in range(6):
-        for question, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
-            assert question.descriptor.tobytes() == expected.tobytes()
+        for query, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
+            assert query.descriptor.tobytes() == expected.tobytes()
         assert found[seed][0].preview and (found[seed][0].width, found[seed][0].height) == (24, 18)
 
 

@@ -177,15 +177,15 @@ def test_a_query_is_counted_with_its_copy_and_told_apart_when_it_is_gone(showcas
     storage = VisitorStorage(SETTINGS)
     page = visits.Visits(showcase, SETTINGS)
     held = storage.store(png(1, (200, 150)), Owner("a"))
-    question = showcase.upload(held)
-    assert question.is_private and question.preview and held.size > len(held.read()) and question.display is None
-    key = question.key
-    boxed = showcase.with_box(question, (5, 5, 90, 80))
+    query = showcase.upload(held)
+    assert query.is_private and query.preview and held.size > len(held.read()) and query.display is None
+    key = query.key
+    boxed = showcase.with_box(query, (5, 5, 90, 80))
     assert boxed.data is held and boxed.key == key
     held.drop()
-    assert question.key == key and question.preview == b"" and storage.memory.bytes == 0
-    assert "send it again" in refused(showcase.with_box, question, (1, 1, 20, 20))
-    answer = page.answer(SearchRequest(question, 3, 5, None, "patch"))  # what was described is searched all the same
+    assert query.key == key and query.preview == b"" and storage.memory.bytes == 0
+    assert "send it again" in refused(showcase.with_box, query, (1, 1, 20, 20))
+    answer = page.answer(SearchRequest(query, 3, 5, None, "patch"))  # what was described is searched all the same
     assert len(answer.results) == 5
 
 
@@ -194,8 +194,8 @@ def test_an_upload_at_the_page_is_held_and_the_page_that_closes_lets_it_go(showc
     page = visits.Visits(showcase, SETTINGS)
     (tmp_path / "a.png").write_bytes(png(3))
     asked = SearchRequest(showcase.first(), 3, 5, None, "patch")
-    question = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
-    assert isinstance(question.data, StoredPicture) and page.storage.memory.bytes == question.data.size > 0
+    query = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
+    assert isinstance(query.data, StoredPicture) and page.storage.memory.bytes == query.data.size > 0
     page.leave(SimpleNamespace(session_hash=""))
     page.storage.sweep(time.monotonic() + LEFT_S + 1)
     assert page.storage.memory.bytes == 0

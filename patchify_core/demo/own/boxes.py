@@ -173,7 +173,7 @@ def score(
         progress: told (queries done, queries in all); may raise to stop.
 
     Returns:
-        A row for each way: `way`, `map`, `locscore`, `recall@1`, `queries`.
+        A row for each way: `box_method`, `map`, `locscore`, `recall@1`, `queries`.
 
     Raises:
         PatchifyError: if no object is boxed on two pictures, so that there is nothing to find.
@@ -190,7 +190,7 @@ def score(
     plans = [("patches", [1, last], None), (better, [last], engine.refiner(better))]
     total = 2 * len(gallery.queries)
     rows = []
-    for number, (way, levels, refiner) in enumerate(plans):
+    for number, (box_method, levels, refiner) in enumerate(plans):
 
         def told(done: int, queries: int, before: int = number * len(gallery.queries)) -> None:
             progress(before + done, total)
@@ -199,7 +199,7 @@ def score(
             whole = report.level == 1 and index.regions.stages[0].patches == 1 and last > 1
             rows.append(
                 {
-                    "way": "global" if whole else way,
+                    "way": "global" if whole else box_method,
                     "map": report.report.map,
                     "locscore": report.report.locscore,
                     "recall@1": report.report.recall[1],

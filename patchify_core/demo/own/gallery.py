@@ -54,9 +54,9 @@ class OwnIndexes(GalleryIndexes):
 class OwnJudge(Judge):
     """Judges by the boxes that a visitor drew. Who drew a few has not said what all the others show."""
 
-    def result(self, question: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+    def result(self, query: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
         """As `Judge.result`, except that a picture without a box of the object is not called wrong."""
-        judged = super().result(question, rank, match, cell)
+        judged = super().result(query, rank, match, cell)
         return replace(judged, verdict=UNMARKED) if judged.verdict == WRONG else judged
 
 
@@ -102,25 +102,25 @@ class OwnGallery(ExampleGallery):
             descriptor=decode_untrusted(image.path, lambda picture: self.engine.describe_query(picture, box)),
             path=image.path,
             itself=image_id,
-            engine=self.indexes.first,
+            index_name=self.indexes.first,
         )
 
     def example(self, query_id: int, engine: str | None = None) -> UserQuery:
         """There are no examples: a visitor's pictures take their place."""
         return self.picture(query_id)
 
-    def welcome(self, question: UserQuery) -> UserQuery:
+    def welcome(self, query: UserQuery) -> UserQuery:
         """A query of another gallery, searched in this one."""
-        if question.engine == self.indexes.first:
-            return question
-        if own_token(question.engine) is not None:  # the same pictures, more of which are indexed by now
+        if query.index_name == self.indexes.first:
+            return query
+        if own_token(query.index_name) is not None:  # the same pictures, more of which are indexed by now
             names = self.gallery.instances
-            known = question.instance if question.instance in names else None
-            return replace(question, engine=self.indexes.first, instance=known)
-        asked = replace(question, instance=None, example=None, itself=None, engine=self.indexes.first)
-        if question.words is not None:
-            return replace(asked, descriptor=self.engine.describe_text(question.words))
-        found = decode_untrusted(question.source, lambda picture: self.engine.describe_query(picture, question.box))
+            known = query.instance if query.instance in names else None
+            return replace(query, index_name=self.indexes.first, instance=known)
+        asked = replace(query, instance=None, example=None, itself=None, index_name=self.indexes.first)
+        if query.words is not None:
+            return replace(asked, descriptor=self.engine.describe_text(query.words))
+        found = decode_untrusted(query.source, lambda picture: self.engine.describe_query(picture, query.box))
         return replace(asked, descriptor=found)
 
 

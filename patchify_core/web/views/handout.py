@@ -29,7 +29,7 @@ def handout_page(shown: Walk, url: FileUrl, small: FileUrl, exercise: tuple[int,
     return rendered(
         "handout.html",
         shown=shown,
-        crop=Markup(query_crop(shown.question, url)),
+        crop=Markup(query_crop(shown.query, url)),
         url=url,
         small=small,
         grids=all(map(stages.grid_of, found)),
