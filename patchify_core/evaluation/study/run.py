@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from patchify_core.encoders import Encoder, EncoderInfo, load_encoder
 from patchify_core.errors import EncoderError, GalleryError, IndexFolderError, PatchifyError
-from patchify_core.evaluation.journal import journal_beside
-from patchify_core.evaluation.metrics import score_found
-from patchify_core.evaluation.record import gallery_digest, write_json
+from patchify_core.evaluation.metrics import score_positives
+from patchify_core.evaluation.record import gallery_digest, journal_beside, write_json
 from patchify_core.evaluation.results import FORMAT, STUDY
 from patchify_core.evaluation.run import LevelReport, evaluate
-from patchify_core.evaluation.study.plans import Configuration
+from patchify_core.evaluation.study.experiments import Configuration
 from patchify_core.features.extract import CROP, Pooled
 from patchify_core.files import JsonLines, sha256_of_bytes, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
@@ -174,7 +173,7 @@ def run_study(
     weights: Mapping[str, str] | None = None,
     finished: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs an experiment.
+    """Run an experiment.
 
     Args:
         name: what it is called.
@@ -296,7 +295,7 @@ def _row(
 ) -> dict[str, Any]:
     """One configuration at one level: averages, and parallel lists with an entry per query."""
     scores = {
-        query: None if outcome.found is None else score_found(outcome.found)
+        query: None if outcome.positives is None else score_positives(outcome.positives)
         for query, outcome in report.outcomes.items()
     }
     listed = [scores[query] for query in order]
