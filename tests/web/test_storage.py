@@ -178,7 +178,7 @@ def test_a_query_is_counted_with_its_copy_and_told_apart_when_it_is_gone(showcas
     page = visits.Visits(showcase, SETTINGS)
     held = storage.store(png(1, (200, 150)), Owner("a"))
     query = showcase.upload(held)
-    assert query.is_private and query.preview and held.size > len(held.read()) and query.display is None
+    assert query.is_private and query.preview and held.size > len(held.read()) and query.data is held
     key = query.key
     boxed = showcase.with_box(query, (5, 5, 90, 80))
     assert boxed.data is held and boxed.key == key
