@@ -29,8 +29,8 @@ FIRST_EXAMPLES = (
     "headphones",
     "toy biplane",
 )
-"""Objects of the bundled gallery whose queries are shown first: easy ones, look-alikes (the tea set, the blue pots), and
-two of the hardest."""
+"""Objects of the bundled gallery whose queries come first: easy ones, look-alikes (the tea set, the blue pots) and two
+of the hardest."""
 
 RENDERS = (
     "The gallery pictures and the queries are renders (Blender Cycles, CC BY 4.0, credits in "
