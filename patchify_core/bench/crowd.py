@@ -35,7 +35,7 @@ A_FOLDER = 1000
 
 
 def make_crowd(source: Path, folder: Path, pictures: int, seed: int = 0) -> None:
-    """Writes a gallery with queries, annotations and an index, as `app.py` serves it.
+    """Write a gallery with queries, annotations and an index, as `app.py` serves it.
 
     Args:
         source: the bundled gallery.

@@ -20,7 +20,7 @@ RUNS = 7
 
 
 def measure() -> dict[str, Any]:
-    """Prints seconds on the server, and returns them with the ratio to the bare forward pass of one crop."""
+    """Print seconds on the server, and return them with the ratio to the bare forward pass of one crop."""
     start_up = _start_up()
     from patchify_core.demo import box_methods
     from patchify_core.demo.example_gallery import ExampleGallery

@@ -19,7 +19,7 @@ SIZES, RUNS, TOP = (164, 1640), 5, 10
 
 
 def measure() -> dict[str, Any]:
-    """Prints milliseconds for one query, and returns them with the ratios.
+    """Print milliseconds for one query, and return them with the ratios.
 
     The larger gallery repeats the bundled one's descriptors with noise, so that it has clusters as real ones have.
     """

@@ -96,7 +96,7 @@ def measure(
     flood_sessions: int = 0,
     flood_addresses: int = 0,
 ) -> dict[str, Any]:
-    """Prints what visitors waited for and what the server needed, and returns the numbers.
+    """Print what visitors waited for and what the server needed, and return the numbers.
 
     Args:
         visitors: how many there are at a time.
@@ -145,7 +145,7 @@ def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> di
 
 
 def expect(gallery: Path = SAMPLE_DB) -> Expected:
-    """Answers all queries of the visitors, without a server."""
+    """Answer all queries of the visitors, without a server."""
     from patchify_core.demo import box_methods
     from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.web.api import Programs
@@ -219,7 +219,7 @@ def started_server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.
 
 
 def _wait_until(url: str, process: subprocess.Popen[bytes], reached: Callable[[dict[str, Any]], bool]) -> None:
-    """Waits for what the server says of itself."""
+    """Wait for what the server says of itself."""
     import httpx
 
     start = time.monotonic()
@@ -286,7 +286,7 @@ async def _visitor(
 async def _wish(
     browser: Browser, expected: Expected, wish: str, shown: tuple[str, int] | None, chance: random.Random
 ) -> tuple[bool, tuple[str, int] | None]:
-    """Does one thing; returns whether the page then showed what it must, and the query that it shows now."""
+    """Do one thing; return whether the page then showed what it must, and the query that it shows now."""
     if wish == "example":
         at = chance.choice(list(expected.examples))
         await browser.send("pf-examples", "example", {"id": at})
@@ -317,7 +317,7 @@ class PeakMemory:
         self._process, self.mb = process, resident_mb(process)
 
     async def watch(self) -> None:
-        """Goes on looking until it is cancelled."""
+        """Go on looking until it is cancelled."""
         while True:
             now = resident_mb(self._process)
             if now is not None:

@@ -54,7 +54,7 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Checks every byte of an index, that its parts fit together, and its pictures if their folder is there.
+    """Check every byte of an index, that its parts fit together, and its pictures if their folder is there.
 
     Of descriptors in Milvus only their number is checked; that they are the same is its affair.
 

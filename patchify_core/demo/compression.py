@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.evaluation.study.experiments import EQUAL_BYTES, FACTORIES
 from patchify_core.index.build import recode
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import CODEBOOKS, CODECS, make_codec, needed_to_train, parse_factory

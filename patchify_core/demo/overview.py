@@ -18,7 +18,7 @@ from patchify_core.demo.links import Link
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.results import Answer, Result
 from patchify_core.demo.trials import EXACT, Trial
-from patchify_core.evaluation.study.plans import Configuration
+from patchify_core.evaluation.study.experiments import Configuration
 from patchify_core.features.extract import CROP
 
 SHOWN = 10

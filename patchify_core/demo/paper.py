@@ -21,8 +21,8 @@ from patchify_core.demo.results import MATCHES
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, in_bands, object_shares
-from patchify_core.evaluation.found import FoundPositives
-from patchify_core.evaluation.metrics import QueryScore, score_found, summarise
+from patchify_core.evaluation.metrics import QueryScore, score_positives, summarise
+from patchify_core.evaluation.positives import RankedPositives
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.features.extract import CROP
 
@@ -120,7 +120,7 @@ class Paper:
             for grid, patches in grids
         ]
 
-    def _found(self, query: UserQuery) -> list[FoundPositives | None]:
+    def _found(self, query: UserQuery) -> list[RankedPositives | None]:
         """Where the positives are, at each level; None where the object is unknown or no picture contains it."""
         if query.instance is None:
             return [None for _ in self.levels]
@@ -128,7 +128,7 @@ class Paper:
         rankings = [self.gallery.ranking(query, level) for level in self.levels]
         return [find_in_matches(ranking, self.gallery.gallery, annotated) for ranking in rankings]
 
-    def _entry(self, query: UserQuery, found: list[FoundPositives | None]) -> dict[str, Any]:
+    def _entry(self, query: UserQuery, found: list[RankedPositives | None]) -> dict[str, Any]:
         engine, gallery = self.gallery.indexes.engine(self.name), self.gallery
         levels, shown = [], set()
         for level, positives in zip(self.levels, found, strict=True):
@@ -139,7 +139,7 @@ class Paper:
             known = query.instance is not None and positives is not None
             levels.append(
                 {
-                    **_scores(None if positives is None else score_found(positives)),
+                    **_scores(None if positives is None else score_positives(positives)),
                     "ceiling": _short(gallery.judge.ceiling(query, self.index, patches)) if known else None,
                     "found": sum(result.verdict in MATCHES for result in results),
                     "results": [
@@ -167,7 +167,7 @@ class Paper:
             "patches": {str(i): [round(float(s), 4) for s in one.scores] for i, one in explained.items()},
         }
 
-    def _positives(self, query: UserQuery, found: list[FoundPositives | None]) -> list[dict[str, Any]]:
+    def _positives(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any]]:
         """Every picture that contains the object: its share of the picture, and rank and IoU at each level."""
         if query.instance is None or found[0] is None:
             return []
@@ -186,7 +186,7 @@ class Paper:
             )
         return sorted(rows, key=lambda row: row["ranks"][-1] or len(self.index.images))
 
-    def _bands(self, query: UserQuery, found: list[FoundPositives | None]) -> list[dict[str, Any] | None]:
+    def _bands(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any] | None]:
         """The scores over objects of one size alone, the others left out of the ranking (see `breakdown`)."""
         if query.instance is None or found[0] is None:
             return []
@@ -194,15 +194,15 @@ class Paper:
         rows: list[dict[str, Any] | None] = []
         for pictures in in_bands(positives, query.instance, self._shares, DEFAULTS.size)[:-1]:
             parts = [one.only(pictures, True) if one is not None else None for one in found]
-            scores = [_scores(None if part is None else score_found(part)) for part in parts]
+            scores = [_scores(None if part is None else score_positives(part)) for part in parts]
             rows.append({"positives": len(pictures), "levels": scores} if pictures else None)
         return rows
 
-    def _overall(self, found: dict[int, FoundPositives | None]) -> dict[str, Any]:
-        report = summarise({query: None if one is None else score_found(one) for query, one in found.items()})
+    def _overall(self, found: dict[int, RankedPositives | None]) -> dict[str, Any]:
+        report = summarise({query: None if one is None else score_positives(one) for query, one in found.items()})
         return {"map": _short(report.map), "locscore": _short(report.locscore), "queries": report.queries}
 
-    def _sizes(self, found: dict[int, dict[int, FoundPositives | None]]) -> list[dict[str, Any]]:
+    def _sizes(self, found: dict[int, dict[int, RankedPositives | None]]) -> list[dict[str, Any]]:
         parts = {level: break_down(found[level], self.gallery.gallery)["size"] for level in self.levels}
         by_name = [{part.name: part for part in parts[level]} for level in self.levels]
         return [

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from patchify_core.demo.indexes import DEFAULT
 from patchify_core.demo.storage import StoredPicture
 from patchify_core.errors import PatchifyError
-from patchify_core.gallery.model import is_text
+from patchify_core.imaging.filenames import is_unicode
 from patchify_core.retrieval.ranking import Ranking
 
 OWN = "own"
@@ -102,6 +102,6 @@ def checked_words(words: object) -> str:
         raise PatchifyError(
             f"That is {len(words):,} characters, and only {MAX_WORDS} are read: describe the object in a few words."
         )
-    if not is_text(words) or "\0" in words:
+    if not is_unicode(words) or "\0" in words:
         raise PatchifyError("The words contain invalid characters: type them again.")
     return " ".join(words.split())

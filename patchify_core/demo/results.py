@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.demo.queries import UserQuery
-from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_found
+from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_positives
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.gallery import Gallery, Query
 from patchify_core.imaging.boxes import iou
@@ -196,7 +196,7 @@ class Judge:
             return np.array([match.box for match in refine(matches)], np.float64).reshape(-1, 4)
 
         found = find_in_matches(ranking, self.gallery, self.as_query(query), None if refine is None else boxes)
-        return None if found is None else score_found(found)
+        return None if found is None else score_positives(found)
 
     def counted(self, query: UserQuery, ranking: Ranking) -> NDArray[np.intp]:
         """Positions, from 0, of the pictures of a ranking that count for a query's score, best first.

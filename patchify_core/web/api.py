@@ -22,7 +22,7 @@ from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.queries import checked_words
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.record import as_json
-from patchify_core.evaluation.run import LevelReport, QueryRecord, chosen_levels, evaluate
+from patchify_core.evaluation.run import LevelReport, chosen_levels, evaluate
 from patchify_core.gallery import Query
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
@@ -97,7 +97,7 @@ class Programs:
         self._showcase, self._upload_mb = visits.showcase, visits.settings.upload_mb
         self._rerankers: dict[str, Reranker] = {}
         self._reports: dict[tuple[str, int, str | None, str | None], LevelReport] = {}
-        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, QueryRecord]] = {}
+        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, Any]] = {}
 
     def search_by_picture(
         self,
@@ -309,13 +309,12 @@ class Programs:
                 )
             progress((done, of), unit="queries")
 
-        def record(query: QueryRecord) -> None:
-            finished[query.query_id] = query
-
         if missing:
             gallery = self._showcase.gallery
             options: dict[str, Any] = {"reranker": kind, "refiner": engine.refiner(way) if way else None}
-            done = evaluate(gallery, engine, missing, None, told, finished=dict(finished), record=record, **options)
+            done = evaluate(
+                gallery, engine, missing, None, told, finished=dict(finished), record=finished.__setitem__, **options
+            )
             self._reports |= {(name, report.level, way, key): report for report in done}
             finished.clear()
         numbers = as_json(

@@ -28,7 +28,7 @@ from patchify_core.demo.own.visitor import INCOMING
 from patchify_core.demo.queueing import BoundedQueue, Slots, fair_queue
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.archives import is_archive
-from patchify_core.imaging.kinds import other_archive
+from patchify_core.imaging.file_types import other_archive_type
 from patchify_core.imaging.pictures import read_reduced
 from patchify_core.web.callers import caller_group
 from patchify_core.web.pace import Download, paced
@@ -114,7 +114,7 @@ def own_routes(registry: Registry) -> list[Route]:
                     visitor.incoming += len(chunk)
                     if not head:
                         head = bytes(chunk[:512])
-                        if kind := other_archive(head):
+                        if kind := other_archive_type(head):
                             raise PatchifyError(f"{name} is {kind}: pack the pictures as a zip.")
                     most = settings.archive_mb if is_archive(head) else settings.upload_mb
                     if size > most * MEGABYTE:

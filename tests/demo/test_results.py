@@ -10,7 +10,7 @@ import pytest
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.results import IGNORED, ITSELF, MATCH, MATCHES, OFF, RIGHT, RIGHT_IOU, UNKNOWN, WRONG, Judge
-from patchify_core.evaluation.metrics import score_found
+from patchify_core.evaluation.metrics import score_positives
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.boxes import iou
@@ -58,7 +58,7 @@ def test_scores_and_their_bound_are_those_of_an_evaluation(half):
     for example in half.examples:
         query = half.example(example.id)
         for level, report in enumerate(reports, 1):
-            answer, expected = half.answer(query, level, 8), score_found(report.outcomes[example.id].found)
+            answer, expected = half.answer(query, level, 8), score_positives(report.outcomes[example.id].positives)
             assert (answer.score.ap, answer.score.locscore) == (expected.ap, expected.locscore)
             assert (answer.ceiling is None) == (expected.locscore is None)
     assert half.answer(half.first(), 1, 8).score.locscore is None

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from patchify_core.errors import GalleryError
-from patchify_core.gallery import check_pictures, read_coco, read_dataset, read_gallery, told_layout
+from patchify_core.gallery import check_pictures, detect_layout, read_coco, read_dataset, read_gallery
 from tests.bad_pictures import encoded, oriented, photograph
 from tests.gallery.test_gallery import put, refusal
 
@@ -254,7 +254,7 @@ def test_what_is_understood_otherwise_is_said(tmp_path):
     )
     assert "2 boxes cut off at the edge of the picture, first: annotation 2" in notes
     assert "2 annotations of a crowd (iscrowd) counted as ignored, first: annotation 3" in notes
-    assert "1 box taken from the segmentation" in notes
+    assert "1 box computed from the segmentation" in notes
     assert "4 file names of annotations.json matched files whose names are spelled differently, first: 'FÖHN" in notes
     assert read_coco(write(tmp_path / "clean", clean())).notes == ()
 
@@ -315,7 +315,7 @@ def test_parts_of_training_are_gallery_pictures(split, tmp_path):
     gallery = read_coco(write(tmp_path, data))
     assert meaning(gallery) == meaning(read_coco(write(tmp_path / "clean", clean())))
     assert (
-        f"2 splits other than 'gallery' and 'query' taken as 'gallery', first: {split!r} of image 0." in gallery.notes
+        f"2 splits other than 'gallery' and 'query' treated as 'gallery', first: {split!r} of image 0." in gallery.notes
     )
 
 
@@ -409,7 +409,7 @@ def test_segmentations_that_are_none(case, tmp_path):
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=40))
 def test_any_run_length_code_is_read_or_refused(counts):
     """pycocotools' C code believes what it is given: it must never be given what it cannot bear."""
-    from patchify_core.gallery.coco_values import EntryError, box_of_mask
+    from patchify_core.gallery.coco_boxes import EntryError, box_of_mask
 
     try:
         box = box_of_mask({"size": [30, 40], "counts": counts}, SIZE)
@@ -440,7 +440,7 @@ def test_few_boxes_of_another_form_are_refused_too(few, tmp_path):
     assert "mostly outside" in refusal(read_coco, write(tmp_path, data))
     for entry in data["annotations"]:
         entry.update(bbox=[5, 5, 20, 18], area=15 * 13)
-    assert "boxes are corners, as their area or outline tells" in refusal(read_coco, write(tmp_path, data))
+    assert "boxes are corners, according to their area or outline" in refusal(read_coco, write(tmp_path, data))
     for entry in data["annotations"]:
         entry.update(area=20 * 18)
     assert len(read_coco(write(tmp_path, data)).images) == 3
@@ -483,7 +483,7 @@ def test_many_corners_are_told_by_those_that_would_stick_out(tmp_path):
     data["images"] = data["images"][:3]
     assert len(read_coco(write(tmp_path, data)).annotations) == 20  # one of twenty: may be a careless hand
     data["annotations"][0]["bbox"] = [18, 2, 28, 10]
-    assert "its 20 boxes are corners inside their pictures" in refusal(read_coco, write(tmp_path, data))
+    assert "its 20 boxes would fit inside their pictures as corners" in refusal(read_coco, write(tmp_path, data))
     data["annotations"][1]["bbox"] = [18, 2, 10, 10]
     assert len(read_coco(write(tmp_path, data)).annotations) == 20
 
@@ -577,7 +577,7 @@ def test_layouts(layout, tmp_path, tmp_path_factory):
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(data))
     want = meaning(read_coco(write(tmp_path_factory.mktemp("clean"), clean())))
-    assert told_layout(tmp_path) == "coco"
+    assert detect_layout(tmp_path) == "coco"
     for gallery in (read_coco(path), read_coco(tmp_path), read_dataset(tmp_path), read_gallery(path)):
         images, by_instance, queries = meaning(gallery)
         assert (by_instance, queries) == want[1:] and len(images) == 3
@@ -632,7 +632,7 @@ def test_letter_case_of_folders_and_length_of_files_do_not_count(tmp_path):
         pictures(tmp_path, "Images/Default/" + entry["file_name"])
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "Instances_default.JSON").write_text(json.dumps(data))
-    assert told_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
+    assert detect_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
 
 
 @pytest.mark.parametrize(
@@ -651,11 +651,11 @@ def test_a_file_in_a_layouts_place_that_is_no_json_is_named(name, content, tmp_p
 def test_a_file_of_another_name_is_found_or_named(tmp_path):
     """`evaluate` takes the only one beside the pictures; a folder of pictures stays one, and says what is there."""
     write(tmp_path, clean(), "my export (1).json")
-    assert told_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
+    assert detect_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
     assert "my export (1).json" in read_gallery(tmp_path).notes[-1] and len(read_gallery(tmp_path).images) == 4
     deep = tmp_path / "deep"
     write(deep / "proj" / "export", clean(), "data.json")
-    assert told_layout(deep) == "folder" and "proj/export/data.json" in read_gallery(deep).notes[-1]
+    assert detect_layout(deep) == "folder" and "proj/export/data.json" in read_gallery(deep).notes[-1]
 
 
 def test_pictures_below_the_named_folder_are_counted(tmp_path):
@@ -693,7 +693,7 @@ def test_several_annotation_files_are_named(tmp_path):
     assert "2 annotation files (train/_annotations.coco.json, valid/_annotations.coco.json)" in refusal(
         read_coco, tmp_path
     )
-    assert "2 annotation files" in refusal(told_layout, tmp_path)
+    assert "2 annotation files" in refusal(detect_layout, tmp_path)
     assert len(read_gallery(tmp_path).images) == 8
 
 
@@ -756,7 +756,7 @@ def test_other_json_does_not_make_a_folder_a_dataset(tmp_path):
     (tmp_path / "labels.json").write_text('["a", "b"]')
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
-    assert told_layout(tmp_path) == "folder"
+    assert detect_layout(tmp_path) == "folder"
     assert len(read_gallery(tmp_path).images) == 2
 
 
@@ -822,7 +822,7 @@ def test_every_box_becomes_a_query_that_excludes_its_own_picture(tmp_path):
     assert [(*q.exclude, q.instance, q.box.tolist()) for q in boxed.queries] == want and len(want) == 4
     assert all(gallery.image(*q.exclude).path == q.path for q in boxed.queries)
     assert len({q.id for q in boxed.queries} | {i.id for i in gallery.images}) == 4 + 3
-    assert boxed.notes == ("Annotations that make no query: 2 ignored.",)
+    assert boxed.notes == ("Annotations not used as queries: 2 ignored.",)
     assert boxed.images == gallery.images and boxed.annotations is gallery.annotations
 
 

@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from patchify_core.gallery import read_dataset, read_ilias, told_layout
+from patchify_core.gallery import detect_layout, read_dataset, read_ilias
 from patchify_core.gallery.ilias import ilias_id
 from patchify_core.index.build import build_index
 from patchify_core.index.patch_index import PatchIndex
@@ -117,7 +117,7 @@ def test_distractors_are_negatives_for_all(distractors):
 
 
 def test_read_dataset_knows_it(distractors, refused):
-    assert told_layout(distractors) == told_layout(distractors / "ilias_core") == "ilias"
+    assert detect_layout(distractors) == detect_layout(distractors / "ilias_core") == "ilias"
     assert len(read_dataset(distractors).images) == 6 and len(read_dataset(distractors, "ilias", "core").images) == 3
     (distractors / "annotations.json").write_text("{}")
     assert "looks like coco and like ilias" in refused(read_dataset, distractors)
@@ -194,7 +194,7 @@ BAD_BOXES = [
     (b"1 2 3 0\n", "line 1 has no area"),
     (b"1 2 nan 4\n", "line 1 is not four finite numbers"),
     (b"[[1, 2, 3, 4]]\n", "line 1 is not four numbers"),
-    (b"\x80\xff\xfe\x81", "is no text"),
+    (b"\x80\xff\xfe\x81", "is not text"),
 ]
 
 
@@ -307,7 +307,7 @@ def test_an_archive_with_two_pictures_of_one_name_is_named(packed, refused):
         info = tarfile.TarInfo("./cc33.jpg")
         info.size = len(jpg(70))
         tar.addfile(info, io.BytesIO(jpg(70)))
-    assert "00001.tar' holds 2 files named 'cc33.jpg'" in refused(read_ilias, packed)
+    assert "00001.tar' contains 2 files named 'cc33.jpg'" in refused(read_ilias, packed)
 
 
 def test_the_list_of_all_distractors_is_compared(packed, refused):
@@ -353,4 +353,4 @@ def test_missing_mini_distractors(distractors, refused):
 
 def test_a_broken_picture(core, refused):
     (core / "ilias_core" / POSITIVES[2]).write_bytes(b"no")
-    assert "1 of 3 pictures" in refused(read_ilias, core)
+    assert "1 of 6 pictures" in refused(read_ilias, core)

@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from patchify_core.gallery import read_dataset, read_instre, told_layout
+from patchify_core.gallery import detect_layout, read_dataset, read_instre
 from tests.tiny import picture
 
 WIDTH, HEIGHT = 40, 30
@@ -141,7 +141,7 @@ def test_nothing_is_decoded(tree, monkeypatch):
 
 
 def test_read_dataset_knows_it(tree):
-    assert told_layout(tree) == "instre"
+    assert detect_layout(tree) == "instre"
     assert len(read_dataset(tree).queries) == 4 and len(read_dataset(tree, "instre", "m").queries) == 1
 
 
@@ -246,7 +246,7 @@ def test_broken_pictures_are_named_and_counted(tree, refused):
     (tree / BOOK / "001.jpg").write_bytes(b"not a picture")
     (tree / CUP / "001.jpg").write_bytes(b"")
     message = refused(read_instre, tree)
-    assert "2 of 5 pictures" in message and f"{BOOK}/001.jpg" in message
+    assert "2 of 9 pictures" in message and f"{BOOK}/001.jpg" in message
 
 
 @pytest.mark.parametrize("name", ["../out.jpg", "/etc/x.jpg", "C:\\x.jpg", "..\\x.jpg"])

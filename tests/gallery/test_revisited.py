@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core.gallery import read_dataset, read_revisited, told_layout
-from patchify_core.gallery.pickled import PlainPickleError, load_plain
+from patchify_core.gallery import detect_layout, read_dataset, read_revisited
+from patchify_core.gallery.restricted_pickle import RestrictedPickleError, load_plain
 from tests.checkpoints import Code
 from tests.tiny import picture
 
@@ -71,7 +71,7 @@ def test_everything_is_where_the_protocol_puts_it(oxford, protocol):
 
 
 def test_read_dataset_knows_it(oxford, refused):
-    assert told_layout(oxford) == "revisited" and len(read_dataset(oxford).queries) == 2
+    assert detect_layout(oxford) == "revisited" and len(read_dataset(oxford).queries) == 2
     os.rename(oxford / "gnd_roxford5k.pkl", oxford / "gnd_rparis6k.pkl")
     assert read_dataset(oxford).benchmark.name == "rparis6k"
     assert "Only INSTRE and ILIAS have subsets" in refused(read_dataset, oxford, "revisited", "hard")
@@ -180,7 +180,7 @@ def test_hostile_pickles(oxford, refused, case):
 
 def test_a_hostile_pickle_changes_nothing_for_the_next_one():
     for case in ("a function's defaults", "a function's attribute", "a class's attribute"):
-        with pytest.raises(PlainPickleError):
+        with pytest.raises(RestrictedPickleError):
             load_plain(io.BytesIO(HOSTILE[case]))
     bytes_of_two = b"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00ab\x85R."
     assert load_plain(io.BytesIO(bytes_of_two)) == b"ab"
@@ -191,7 +191,7 @@ def test_what_is_shared_is_no_more_than_it_is_worth():
     row = list(range(100))
     assert load_plain(io.BytesIO(pickle.dumps([row] * 10, 2))) == [row] * 10
     start = time.thread_time()
-    with pytest.raises(PlainPickleError, match="far more values than it has bytes"):
+    with pytest.raises(RestrictedPickleError, match="far more values than it has bytes"):
         load_plain(io.BytesIO(b"\x80\x02)" + b"2\x86" * 23 + b"."))
     assert time.thread_time() - start < 1
     text = b"X\x00\x00\x10\x00" + b"a" * (1 << 20)  # one megabyte, of which 1000 calls make bytes
@@ -201,7 +201,7 @@ def test_what_is_shared_is_no_more_than_it_is_worth():
 
 
 def test_a_file_too_large_is_not_read(oxford, refused, monkeypatch):
-    monkeypatch.setattr("patchify_core.gallery.revisited.LARGEST_TRUTH", 100)
+    monkeypatch.setattr("patchify_core.gallery.revisited.MAX_TRUTH_BYTES", 100)
     assert "too large" in refused(read_revisited, oxford)
 
 
@@ -224,5 +224,5 @@ def test_python_2_wrote_texts_as_bytes():
     data = b"(dp0\nS'imlist'\np1\n(lp2\nS'all_souls_000013'\np3\nas."
     pickletools.dis(data, io.StringIO())
     assert load_plain(io.BytesIO(data)) == {"imlist": ["all_souls_000013"]}
-    with pytest.raises(PlainPickleError):
+    with pytest.raises(RestrictedPickleError):
         load_plain(io.BytesIO(b"garbage"))

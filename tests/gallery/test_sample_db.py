@@ -11,7 +11,7 @@ import pytest
 from patchify_core.encoders import DEFAULT_ENCODER
 from patchify_core.evaluation.record import gallery_digest
 from patchify_core.evaluation.run import evaluate, score_matches
-from patchify_core.evaluation.study.report import tables
+from patchify_core.evaluation.study.experiments import tables
 from patchify_core.features.crop import describe
 from patchify_core.features.extract import load_extractor
 from patchify_core.features.pooled import describe_boxes, fractions

@@ -231,7 +231,7 @@ def test_names_are_listed_and_members_may_be_bounded_one_by_one(tmp_path) -> Non
         (bytes(100), "not finished"),
         (b"", "is empty"),
         (b"PK\x07\x08PK\x03\x04", "one of several parts"),
-        (b"words", "no zip archive"),
+        (b"words", "not a zip archive"),
     ],
 )
 def test_what_is_sent_instead_of_a_zip_is_named(tmp_path, refused, head, said) -> None:

@@ -222,10 +222,10 @@ def test_checked_box_clips_to_the_picture(box, expected):
         ([130, 20, 110, 40], "is inverted", "top-left corner first"),  # outside too: the first cause is told
         ([10, 20, 10, 40], "The box 10,20,10,40 has no area", "at least 1 pixel wide and high"),
         ([10, 20, 30, 20], "has no area", "at least 1 pixel wide and high"),
-        ([120, 10, 150, 40], "wholly outside the picture, which is 100 × 50 pixels", "overlaps it"),
-        ([10, -40, 30, -20], "wholly outside the picture", "overlaps it"),
-        ([100, 10, 130, 40], "wholly outside the picture", "overlaps it"),  # begins where the picture ends
-        ([-30, 10, 0, 40], "wholly outside the picture", "overlaps it"),
+        ([120, 10, 150, 40], "entirely outside the picture, which is 100 × 50 pixels", "overlaps it"),
+        ([10, -40, 30, -20], "entirely outside the picture", "overlaps it"),
+        ([100, 10, 130, 40], "entirely outside the picture", "overlaps it"),  # begins where the picture ends
+        ([-30, 10, 0, 40], "entirely outside the picture", "overlaps it"),
         ([10, 20, 10.5, 40], "The box 10,20,10.5,40 is less than 1 pixel wide or high", "a larger one"),
         ([10, 49.5, 30, 80], "less than 1 pixel wide or high inside the picture", "a larger one"),  # once cut
         ([1, 2, 3], "A box is four finite numbers, but this one is [1, 2, 3]", "for example 40,30,200,180"),

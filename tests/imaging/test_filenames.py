@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.imaging.filenames import LISTED_S, FileNameError, FileNames, leads_out, picture_path, same_name_key
+from patchify_core.imaging.filenames import LISTING_TTL_S, FileFinder, FileNameError, may_escape, name_key, picture_path
 
 SPELLINGS = {
     "as it is": lambda name: name,
@@ -32,7 +32,7 @@ def make(folder, *names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    return FileNames(folder)
+    return FileFinder(folder)
 
 
 @pytest.mark.parametrize("here", SPELLINGS)
@@ -65,7 +65,7 @@ def test_several_that_fit_are_named_and_none_is_taken(tmp_path):
     files = make(tmp_path, "A.jpg", "a.JPG")
     if len(os.listdir(tmp_path)) < 2:
         pytest.skip("this file system does not tell letter cases apart")
-    with pytest.raises(FileNameError, match=r"2 files are called nearly so: '.\....', '.\....'"):
+    with pytest.raises(FileNameError, match=r"2 files have similar names: '.\....', '.\....'"):
         files.find("a.jpg")
     assert files.find("A.jpg") == "A.jpg"  # exactly so
 
@@ -91,7 +91,7 @@ def test_similar_names_are_given(tmp_path):
 )
 def test_nothing_leads_out(name, tmp_path):
     make(tmp_path, "a.png")
-    assert leads_out(name)
+    assert may_escape(name)
     with pytest.raises(FileNameError, match="leads out"):
         make(tmp_path / "in", "b.png").find(name)
 
@@ -106,7 +106,7 @@ def test_encoded_dots_lead_nowhere(tmp_path):
 
 def test_a_web_address_is_called_one(tmp_path):
     with pytest.raises(FileNameError, match="is an address"):
-        FileNames(tmp_path).find("https://example.org/a.png")
+        FileFinder(tmp_path).find("https://example.org/a.png")
 
 
 NAMES = st.text(st.sampled_from("aÀ ß%é.-_2İ1ǰ"), min_size=1, max_size=8).filter(lambda text: text.strip(". ") == text)
@@ -130,9 +130,9 @@ def test_never_another_file(tmp_path_factory, names, spelling, data):
         asked = SPELLINGS[spelling](name)
         found = files.find(asked)
     except FileNameError:
-        assert [same_name_key(each) for each in there].count(same_name_key(name)) != 1 or leads_out(asked)
+        assert [name_key(each) for each in there].count(name_key(name)) != 1 or may_escape(asked)
     else:
-        assert found in there and same_name_key(found) == same_name_key(name)
+        assert found in there and name_key(found) == name_key(name)
 
 
 def test_an_indexed_picture_is_found_under_another_spelling(tmp_path):
@@ -150,7 +150,7 @@ def test_a_picture_that_is_put_back_under_another_spelling_is_found(tmp_path, mo
     assert not picture_path(tmp_path, "Late.png").is_file()
     make(tmp_path, "late.PNG")
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + LISTED_S)
+    monkeypatch.setattr(time, "monotonic", lambda: now + LISTING_TTL_S)
     assert picture_path(tmp_path, "Late.png") == tmp_path / "late.PNG"
 
 
@@ -171,10 +171,10 @@ def test_absolute_names_through_a_link(tmp_path):
     except OSError:
         pytest.skip("no links here")
     for root, said in (("disk", "link"), ("link", "disk")):
-        assert FileNames(tmp_path / root).find(str(tmp_path / said / "sub" / "b.png")) == "sub/b.png"
+        assert FileFinder(tmp_path / root).find(str(tmp_path / said / "sub" / "b.png")) == "sub/b.png"
     make(tmp_path / "other", "sub/b.png")
     with pytest.raises(FileNameError, match="leads out"):
-        FileNames(tmp_path / "disk").find(str(tmp_path / "other" / "sub" / "b.png"))
+        FileFinder(tmp_path / "disk").find(str(tmp_path / "other" / "sub" / "b.png"))
 
 
 def test_a_name_that_leads_out_gives_the_near_ones(tmp_path):

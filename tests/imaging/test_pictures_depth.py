@@ -14,7 +14,7 @@ from PIL import Image
 
 from patchify_core.encoders import load_encoder
 from patchify_core.features.crop import describe
-from patchify_core.imaging.depth import find_scale, to_bytes
+from patchify_core.imaging.bit_depth import find_scale, to_bytes
 from patchify_core.imaging.pictures import read_picture, upright
 from tests.bad_pictures import encoded, png_bytes, png_chunk
 from tests.tiff_files import tiff as layout

@@ -160,7 +160,7 @@ def test_text_that_looks_like_something_else_is_text():
         b"{name} is here",
         b"PKW",
     ):
-        assert "but text" in refusal(text, "notes.jpg")[1]
+        assert "is text, not a picture" in refusal(text, "notes.jpg")[1]
 
 
 def test_link_that_leads_nowhere(tmp_path):

@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, features
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_folder
 from patchify_core.imaging import limits as picture_limits
-from patchify_core.imaging.headers import decoded_pixels
+from patchify_core.imaging.headers import decoded_heic_pixels
 from patchify_core.imaging.pictures import PictureSettings, picture_size, read_header, read_picture
 from patchify_core.index.build import build_index
 from tests.bad_pictures import encoded, photograph, png_bytes, png_chunk
@@ -109,7 +109,7 @@ def test_scans_inside_a_tiff_count_too():
 
 
 def test_ordinary_jpegs_are_not_gone_through_twice(monkeypatch):
-    monkeypatch.setattr(picture_limits, "scans_of_jpeg", lambda *_: pytest.fail("counted"))
+    monkeypatch.setattr(picture_limits, "count_jpeg_scans", lambda *_: pytest.fail("counted"))
     for mode in ("L", "RGB", "CMYK"):
         assert read_picture(encoded(photograph().convert(mode), "JPEG")).size == (40, 30)
 
@@ -332,8 +332,8 @@ def test_frame_larger_than_the_screen_of_its_gif_counts():
 @pytest.mark.usefixtures("no_pixels")
 def test_heic_of_many_layers_is_refused_unread():
     pixels = SIZE[0] * SIZE[1]
-    assert decoded_pixels(heic()) == decoded_pixels(heic(copies=3, primary=2)) == pixels
-    assert decoded_pixels(overlaid(5)) == 6 * pixels
+    assert decoded_heic_pixels(heic()) == decoded_heic_pixels(heic(copies=3, primary=2)) == pixels
+    assert decoded_heic_pixels(overlaid(5)) == 6 * pixels
     assert picture_size(overlaid(5)) == SIZE
     refused(overlaid(9, says=(4000, 2000), canvas=(64, 64)), "is put together of many times its own pixels")
     refused(overlaid(60_000), "HEIC photo that is cut short|put together")

@@ -27,7 +27,7 @@ from patchify_core.demo.compression import (
 )
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.studies import Studies, read_studies
-from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.evaluation.study.experiments import EQUAL_BYTES, FACTORIES
 from patchify_core.index import build
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.codec.factory import CODEBOOKS, make_codec, parse_factory, train

@@ -50,7 +50,7 @@ def measure(
     least_s: float = LEAST_S,
     rescore: str = RESCORE,
 ) -> dict[str, Any]:
-    """Runs what is not done yet, prints the tables as they fill, and writes the record.
+    """Run what is not done yet, print the tables as they fill, and write the record.
 
     Args:
         images: sizes of the collections.
@@ -228,7 +228,7 @@ def _write(work: Path, numbers: dict[str, Any]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all."""
     with atomic(path) as file:
         file.write(text.encode())
 

@@ -1,4 +1,4 @@
-"""imaging.sidefiles: what systems leave is passed over, what people call their pictures never is."""
+"""Side files: what systems leave is skipped, what people call their pictures never is."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.imaging.filenames import (
+from patchify_core.gallery.folder import (
     SIDE_FILES,
     SIDE_FOLDERS,
     is_hidden,
-    is_passed_over,
     is_side_file,
     is_side_folder,
+    is_skipped,
 )
 
 
@@ -53,5 +53,5 @@ def test_hidden_is_what_starts_with_a_dot() -> None:
     "part", ["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", ".hidden", ".Trash-1000"]
 )
 def test_a_file_anywhere_below_such_a_folder_is_passed_over(part) -> None:
-    assert all(is_passed_over(path) for path in (f"{part}/a.jpg", f"x/{part}/a.jpg", f"{part}/x/a.jpg"))
-    assert not is_passed_over("x/a.jpg")
+    assert all(is_skipped(path) for path in (f"{part}/a.jpg", f"x/{part}/a.jpg", f"{part}/x/a.jpg"))
+    assert not is_skipped("x/a.jpg")
