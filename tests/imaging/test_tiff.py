@@ -16,7 +16,7 @@ from PIL import Image
 
 from patchify_core.errors import PictureError
 from patchify_core.imaging.pictures import PictureSettings, picture_size, read_header, read_picture
-from tests.imaging.test_pictures_limits import PEAKS
+from tests.imaging.test_limits import PEAKS
 from tests.tiff_files import tiff
 
 Y, X = np.mgrid[0:45, 0:77]
