@@ -247,7 +247,7 @@ def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
 
 
 def _check_maps(maps: KeptMaps, pictures: int, like: KeptMaps, channels: int) -> None:
-    """Raise ValueError unless these are maps of so many pictures and channels, none much larger than those of `like`."""
+    """Raise ValueError unless these are so many maps with so many channels, none much larger than those of `like`."""
     if len(maps) != pictures:
         raise ValueError("maps of other pictures")
     longest = max(max(packed_shape(like.packed(row))[:2]) for row in range(len(like)))
