@@ -27,12 +27,12 @@ from patchify_core.errors import IndexFolderError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
-from patchify_core.index.embedding import PicturePass, Timed, nothing_read
 from patchify_core.index.folder import index_exists, read_meta, recipe_of
 from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import CODES, EVERYTHING, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.describe import PicturePass, Timed, nothing_read
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
 from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder, current_place, disk_errors, relative_path
