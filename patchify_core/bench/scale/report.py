@@ -96,7 +96,7 @@ def theirs(name: str, answer: dict[str, Any], row: dict[str, Any]) -> Cells:
 
 
 def as_good_as(answer: dict[str, Any], row: dict[str, Any]) -> float | None:
-    """Return the p50 in ms of our fastest way with at least the same overlap with the exact first ten; None if none has.
+    """Return the p50 in ms of our fastest way that finds as many of the exact first ten; None if none does.
 
     Our ways are the index at every measured number of probes, with and without finer codes, and, if measured, a graph
     at every number of candidates and exact descriptors.
