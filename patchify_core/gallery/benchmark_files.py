@@ -1,4 +1,4 @@
-"""Shared by the readers of published benchmarks: required files, picture sizes, box files, and notes for the user."""
+"""Shared by the readers of published benchmarks: required files, picture sizes, boxes, and notes for the user."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ def require_files(root: Path, names: Sequence[str], source: str) -> list[str]:
     return files
 
 
-def read_sizes(
+def read_images(
     root: Path, names: Sequence[str], progress: Progress | None = None, members: Mapping[str, Path] | None = None
-) -> tuple[list[Size], list[str]]:
-    """Read every picture's upright size from its header, without decoding pixels.
+) -> tuple[list[GalleryImage], list[str]]:
+    """Read every picture's size from its header, without decoding pixels.
 
     Args:
         root: The folder that names are relative to.
@@ -64,16 +64,17 @@ def read_sizes(
         members: Name -> path of the pictures inside archives.
 
     Returns:
-        The (width, height) of each picture in pixels, and the names of the pictures stored rotated (EXIF orientation).
+        The pictures with ids 1, 2, ..., and the names of those stored rotated (EXIF orientation).
 
     Raises:
         GalleryError: Pictures cannot be read; the message counts them and names the first.
     """
-    sizes, rotated, broken = [], [], []
+    images, rotated, broken = [], [], []
     for number, name in enumerate(names, 1):
+        path = (members or {}).get(name, root / name)
         try:
-            header = read_header((members or {}).get(name, root / name))
-            sizes.append(header.size)
+            header = read_header(path)
+            images.append(GalleryImage(number, name, path, *header.size))
             if header.stored != header.size:
                 rotated.append(name)
         except PictureError as error:
@@ -85,7 +86,7 @@ def read_sizes(
             f"{len(broken)} of {len(names)} pictures in {str(root)!r} cannot be read, "
             f"first: {broken[0][0]!r} ({broken[0][1]}): download them again."
         )
-    return sizes, rotated
+    return images, rotated
 
 
 class BoxReader:
@@ -162,10 +163,11 @@ class BoxReader:
 
     def notes(self) -> list[str]:
         """Return a note with the count and the first of the unusable boxes, and one of the clipped boxes."""
-        return [
-            *_note("Boxes that cannot be used were left out", self._unusable),
-            *_note("Boxes were cut off at the edge of their picture", self._clipped),
-        ]
+        cases = {
+            "Boxes that cannot be used were left out": self._unusable,
+            "Boxes were cut off at the edge of their picture": self._clipped,
+        }
+        return [f"{what}: {len(where):,}, first: {where[0]}." for what, where in cases.items() if where]
 
 
 def annotate(boxes_by_image: Iterable[tuple[int, int, NDArray[np.float64]]]) -> Annotations:
@@ -179,20 +181,19 @@ def annotate(boxes_by_image: Iterable[tuple[int, int, NDArray[np.float64]]]) -> 
 
 def query_notes(queries: Iterable[Query]) -> list[str]:
     """Return a note on queries whose box cannot be used."""
-    return _note(
-        "Queries without a box are used whole", [repr(query.file_name) for query in queries if query.box is None]
-    )
+    return _note("Queries without a box are used whole", [query.file_name for query in queries if query.box is None])
 
 
 def unlocated_notes(annotations: Annotations, images: Sequence[GalleryImage]) -> list[str]:
     """Return a note on positives without a box; image ids count from 1."""
     ids = annotations.image_ids[np.isnan(annotations.boxes).any(axis=1)].tolist()
-    return _note("Positives without a box, whose queries get no LocScore", [repr(images[i - 1].file_name) for i in ids])
+    names = [images[number - 1].file_name for number in ids]
+    return _note("Positives without a box, whose queries get no LocScore", names)
 
 
 def rotation_notes(names: Sequence[str], others: str) -> list[str]:
     """Return a note on pictures stored rotated, which says how other readers of the benchmark treat them."""
-    return _note(f"Pictures stored on their side are turned upright ({others})", [repr(name) for name in names])
+    return _note(f"Pictures stored on their side are turned upright ({others})", names)
 
 
 def enclosing_box(boxes: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -204,5 +205,5 @@ def enclosing_box(boxes: NDArray[np.float64]) -> NDArray[np.float64] | None:
     return box
 
 
-def _note(text: str, cases: Sequence[str]) -> list[str]:
-    return [f"{text}: {len(cases):,}, first: {cases[0]}."] if cases else []
+def _note(what: str, names: Sequence[str]) -> list[str]:
+    return [f"{what}: {len(names):,}, first: {names[0]!r}."] if names else []

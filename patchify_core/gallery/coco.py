@@ -313,11 +313,10 @@ class _CocoReader:
         return tuple(notes)
 
     def _query(self, image_id: int) -> Query:
-        image, (_, instance, box, _, _) = self.images[image_id], self.query_rows[image_id]
+        _, instance, box, _, _ = self.query_rows[image_id]
         if box is not None:
             box.flags.writeable = False
-        size, exclude = (image.width, image.height), self.excludes[image_id]
-        return Query(image.id, image.file_name, image.path, *size, box=box, instance=instance, exclude=exclude)
+        return Query.from_image(self.images[image_id], box, instance, self.excludes[image_id])
 
 
 def _quantity(number: int, noun: str, plural: str) -> str:

@@ -9,13 +9,16 @@ import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
+import numpy as np
+from numpy.typing import NDArray
+
 from patchify_core.errors import ArchiveError, GalleryError
 from patchify_core.gallery.benchmark_files import (
     BoxReader,
     annotate,
     enclosing_box,
     query_notes,
-    read_sizes,
+    read_images,
     require_files,
     rotation_notes,
     unlocated_notes,
@@ -60,52 +63,43 @@ def read_ilias(
     root = Path(folder)
     core = CORE if os.path.isdir(root / CORE) else ""
     objects = _objects(root, core)
-    query_names = [name for each in objects for name in _files(root, f"{each}/query", "Q", SUFFIXES)]
-    positives = [name for each in objects for name in _files(root, f"{each}/pos", "P", SUFFIXES)]
-    text_files = [name for each in objects for name in _files(root, f"{each}/query", "T", (".txt",))]
-    lists = {"image_query_ids.txt": query_names, "positive_ids.txt": positives}
-    if text:
-        lists["text_query_ids.txt"] = text_files
-    _check_lists(root, core, lists)
-    filled = {PurePosixPath(name).parent.as_posix() for name in (*(text_files if text else query_names), *positives)}
-    empty = [part for each in objects for part in (f"{each}/query", f"{each}/pos") if part not in filled]
-    if empty:
-        raise GalleryError(
-            f"{len(empty)} folders in {str(root)!r} contain no {'description or ' if text else ''}picture, first: "
-            f"{empty[0]!r}: unpack ilias_core.tar again."
-        )
+    query_names, positives, text_files = _list_files(root, core, objects, text)
     needed = [_box_file(name) for name in (*query_names, *positives)]
     box_files = dict(zip(needed, require_files(root, needed, "ilias_core"), strict=True))
     distractors = {} if subset == "core" else _distractors(root, mini=subset == "mini")
     names = [*positives, *distractors]
-    count = len(names)
-    if not text:
-        names += query_names
-    sizes, rotated = read_sizes(root, names, progress, distractors)
-    images = tuple(
-        GalleryImage(number, name, distractors.get(name, root / name), *size)
-        for number, (name, size) in enumerate(zip(names[:count], sizes, strict=False), 1)
-    )
+    pictures, rotated = read_images(root, names if text else [*names, *query_names], progress, distractors)
+    images = tuple(pictures[: len(names)])
     instance_of = {each: number for number, each in enumerate(objects, 1)}
     reader = BoxReader(root)
-    queries = []
-    for number, (name, size) in enumerate(zip(names[count:], sizes[count:], strict=True), count + 1):
-        box = enclosing_box(reader.read(box_files[_box_file(name)], size))
-        queries.append(Query(number, name, root / name, *size, box=box, instance=instance_of[_object(name)]))
-    for number, name in enumerate(text_files if text else (), count + 1):
-        words = _read_text(root / name)
-        queries.append(Query(number, name, root / name, 0, 0, None, instance_of[_object(name)], text=words))
-    annotations = annotate(
-        [
-            (image.id, instance_of[_object(image.file_name)], reader.read(box_files[_box_file(image.file_name)], size))
-            for image, size in zip(images[: len(positives)], sizes, strict=False)
-        ]
-    )
-    benchmark, missing = _benchmark(root, core, images[: len(positives)], instance_of)
-    notes = [*reader.notes(), *query_notes([] if text else queries), *unlocated_notes(annotations, images), *missing]
+
+    def boxes_of(picture: GalleryImage) -> NDArray[np.float64]:
+        return reader.read(box_files[_box_file(picture.file_name)], (picture.width, picture.height))
+
+    def instance(name: str) -> int:
+        return instance_of[PurePosixPath(name).parent.parent.as_posix()]
+
+    queries = [
+        Query.from_image(picture, enclosing_box(boxes_of(picture)), instance(picture.file_name))
+        for picture in pictures[len(names) :]
+    ]
+    positive_images = images[: len(positives)]
+    annotations = annotate([(image.id, instance(image.file_name), boxes_of(image)) for image in positive_images])
+    names_of = {(instance(image.file_name), image.id): image.file_name for image in positive_images}
+    benchmark, missing = _benchmark(root, core, names_of, instance_of)
+    notes = [*reader.notes(), *query_notes(queries), *unlocated_notes(annotations, images), *missing]
     notes += rotation_notes(rotated, "as ILIAS' own code does")
-    instance_names = {number: PurePosixPath(each).name for each, number in instance_of.items()}
-    return Gallery(root, images, tuple(queries), instance_names, annotations, notes=tuple(notes), benchmark=benchmark)
+    for number, name in enumerate(text_files if text else (), len(images) + 1):
+        queries.append(Query(number, name, root / name, 0, 0, None, instance(name), text=_read_text(root / name)))
+    return Gallery(
+        root,
+        images,
+        tuple(queries),
+        {number: PurePosixPath(each).name for each, number in instance_of.items()},
+        annotations,
+        notes=tuple(notes),
+        benchmark=benchmark,
+    )
 
 
 def is_ilias(folder: Path) -> bool:
@@ -141,9 +135,23 @@ def _objects(root: Path, core: str) -> list[str]:
     return names
 
 
-def _object(name: str) -> str:
-    """Return the object folder of a picture or text file."""
-    return PurePosixPath(name).parent.parent.as_posix()
+def _list_files(root: Path, core: str, objects: Sequence[str], text: bool) -> tuple[list[str], list[str], list[str]]:
+    """Return the query pictures, positives and descriptions of the objects, and compare them with ILIAS' lists."""
+    query_names = [name for each in objects for name in _files(root, f"{each}/query", "Q", SUFFIXES)]
+    positives = [name for each in objects for name in _files(root, f"{each}/pos", "P", SUFFIXES)]
+    text_files = [name for each in objects for name in _files(root, f"{each}/query", "T", (".txt",))]
+    lists = {"image_query_ids.txt": query_names, "positive_ids.txt": positives}
+    if text:
+        lists["text_query_ids.txt"] = text_files
+    _check_lists(root, core, lists)
+    filled = {PurePosixPath(name).parent.as_posix() for name in (*(text_files if text else query_names), *positives)}
+    empty = [part for each in objects for part in (f"{each}/query", f"{each}/pos") if part not in filled]
+    if empty:
+        raise GalleryError(
+            f"{len(empty)} folders in {str(root)!r} contain no {'description or ' if text else ''}picture, first: "
+            f"{empty[0]!r}: unpack ilias_core.tar again."
+        )
+    return query_names, positives, text_files
 
 
 def _files(root: Path, folder: str, letter: str, suffixes: tuple[str, ...]) -> list[str]:
@@ -192,19 +200,23 @@ def _read_rows(path: Path) -> list[list[str]]:
 
 
 def _benchmark(
-    root: Path, core: str, positives: Sequence[GalleryImage], instance_of: Mapping[str, int]
+    root: Path, core: str, positives: Mapping[tuple[int, int], str], instance_of: Mapping[str, int]
 ) -> tuple[Benchmark, list[str]]:
-    """Read the groups of ILIAS' own evaluation, with notes on missing ones."""
+    """Read the groups of ILIAS' own evaluation, with notes on missing ones.
+
+    Args:
+        root: The folder that contains the lists.
+        core: The folder of the objects, relative to the root.
+        positives: (instance, image id) -> file name.
+        instance_of: Object folder -> instance.
+    """
     notes: list[str] = []
     values: dict[str, dict[tuple[int, int], float]] = {}
     path = root / LISTS / "positive_ids.txt"
     if os.path.isfile(path):
         by_name = {f"{core}/{row[0]}" if core else row[0]: row[1:] for row in _read_rows(path)}
         try:
-            columns = {
-                (instance_of[_object(image.file_name)], image.id): [float(part) for part in by_name[image.file_name]]
-                for image in positives
-            }
+            columns = {key: [float(part) for part in by_name[name]] for key, name in positives.items()}
             values = {
                 kind: {key: row[at] for key, row in columns.items()} for at, kind in enumerate(("scale", "clutter"))
             }

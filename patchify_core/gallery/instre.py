@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from patchify_core.errors import GalleryError
 from patchify_core.gallery.benchmark_files import (
     BoxReader,
-    Size,
     annotate,
     enclosing_box,
     query_notes,
-    read_sizes,
+    read_images,
     require_files,
     rotation_notes,
     unlocated_notes,
@@ -63,26 +62,26 @@ def read_instre(folder: Path | str, subset: str = "all", progress: Progress | No
     box_files = [_box_file(name) for name in (*chosen_names, *(truth.images[number - 1] for number in positives))]
     needed = [*truth.images, *chosen_names, *box_files]
     files = dict(zip(needed, require_files(root, needed, GROUND_TRUTH), strict=True))
-    names = [files[name] for name in (*truth.images, *chosen_names)]
-    sizes, rotated = read_sizes(root, names, progress)
-    count = len(truth.images)
-    images = tuple(
-        GalleryImage(number, name, root / name, *size)
-        for number, (name, size) in enumerate(zip(names[:count], sizes, strict=False), 1)
-    )
+    pictures, rotated = read_images(root, [files[name] for name in (*truth.images, *chosen_names)], progress)
+    images, query_pictures = tuple(pictures[: len(truth.images)]), pictures[len(truth.images) :]
     instances, instance_of = _instances(truth, chosen)
     reader = BoxReader(root)
     annotations = _annotations(reader, truth, images, files, instances)
-    boxes = _query_boxes(reader, [(truth.queries[at], truth.boxes[at]) for at in chosen], files, sizes[count:])
+    boxes = _query_boxes(reader, [(truth.queries[at], truth.boxes[at]) for at in chosen], files, query_pictures)
     queries = tuple(
-        Query(count + 1 + at, name, root / name, *size, box=box, instance=instance_of[at])
-        for at, name, size, box in zip(chosen, names[count:], sizes[count:], boxes, strict=True)
+        Query.from_image(replace(picture, id=len(images) + 1 + at), box, instance_of[at])
+        for at, picture, box in zip(chosen, query_pictures, boxes, strict=True)
     )
     notes = [*reader.notes(), *query_notes(queries), *unlocated_notes(annotations, images)]
     notes += rotation_notes(rotated, "VISSL's reader does not")
-    instance_names = {number: name for number, (name, _) in instances.items()}
     return Gallery(
-        root, images, queries, instance_names, annotations, notes=tuple(notes), benchmark=Benchmark("instre")
+        root,
+        images,
+        queries,
+        {number: name for number, (name, _) in instances.items()},
+        annotations,
+        notes=tuple(notes),
+        benchmark=Benchmark("instre"),
     )
 
 
@@ -222,13 +221,17 @@ def _boxes_of_class(
 
 
 def _query_boxes(
-    reader: BoxReader, queries: list[tuple[str, NDArray[np.float64]]], files: dict[str, str], sizes: list[Size]
+    reader: BoxReader,
+    queries: list[tuple[str, NDArray[np.float64]]],
+    files: dict[str, str],
+    pictures: list[GalleryImage],
 ) -> list[NDArray[np.float64] | None]:
     """Return the queries' boxes (4,) as xyxy inside their pictures; None for one that cannot be used.
 
     One public reader of gnd_instre.mat takes `bbx` as x1 y1 x2 y2, another as x y width height. The form that agrees
     with more of the pictures' own box files is used, x1 y1 x2 y2 where both agree equally.
     """
+    sizes = [(picture.width, picture.height) for picture in pictures]
     corners = np.array([box for _, box in queries])
     xywh = corners.copy()
     xywh[:, 2:] += xywh[:, :2]

@@ -56,6 +56,13 @@ class Query:
     exclude: frozenset[int] = frozenset()
     text: str | None = None
 
+    @classmethod
+    def from_image(
+        cls, image: GalleryImage, box: NDArray[np.float64] | None, instance: int, exclude: frozenset[int] = frozenset()
+    ) -> Query:
+        """Make a query of a picture and an object in it."""
+        return cls(image.id, image.file_name, image.path, image.width, image.height, box, instance, exclude)
+
 
 AnnotationRow = tuple[int, int, NDArray[np.float64] | None, bool, float]
 """Image id, instance id, box (4,) xyxy or None, ignore, visible share (NaN where unknown)."""
@@ -166,8 +173,8 @@ class Gallery:
         for number, row in enumerate(np.flatnonzero(~rows.ignore & boxed & large).tolist(), first):
             image, box = self.image(int(rows.image_ids[row])), rows.boxes[row].copy()
             box.flags.writeable = False
-            instance, size = int(rows.instances[row]), (image.width, image.height)
-            queries.append(Query(number, image.file_name, image.path, *size, box, instance, frozenset((image.id,))))
+            instance, exclude = int(rows.instances[row]), frozenset((image.id,))
+            queries.append(Query.from_image(replace(image, id=number), box, instance, exclude))
         return replace(self, queries=tuple(queries), notes=(*self.notes, *notes))
 
     def positives(self, instance: int, exclude: Iterable[int] = frozenset()) -> dict[int, NDArray[np.float64] | None]:

@@ -16,11 +16,11 @@ from patchify_core.gallery.benchmark_files import (
     BoxReader,
     enclosing_box,
     query_notes,
-    read_sizes,
+    read_images,
     require_files,
     rotation_notes,
 )
-from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Progress, Query
+from patchify_core.gallery.model import Annotations, Benchmark, Gallery, Progress, Query
 from patchify_core.gallery.restricted_pickle import RestrictedPickleError, load_plain
 
 NAMES = ("roxford5k", "rparis6k")
@@ -54,21 +54,19 @@ def read_revisited(folder: Path | str, progress: Progress | None = None) -> Gall
         raise GalleryError(f"There is no gnd_roxford5k.pkl or gnd_rparis6k.pkl in {str(root)!r}: put it beside jpg.")
     truth = _read_truth(path)
     names = require_files(root, [f"jpg/{name}.jpg" for name in (*truth.images, *truth.queries)], path.name)
-    sizes, rotated = read_sizes(root, names, progress)
+    pictures, rotated = read_images(root, names, progress)
     count, reader = len(truth.images), BoxReader(root)
-    images = tuple(
-        GalleryImage(number, name, root / name, *size)
-        for number, (name, size) in enumerate(zip(names[:count], sizes, strict=False), 1)
-    )
+    images = tuple(pictures[:count])
     queries = []
-    for number, (name, size) in enumerate(zip(names[count:], sizes[count:], strict=True), 1):
-        box = enclosing_box(reader.clip(f"bbx of {name!r}", truth.boxes[number - 1].tolist(), size))
-        queries.append(Query(count + number, name, root / name, *size, box=box, instance=number))
+    for instance, (picture, corners) in enumerate(zip(pictures[count:], truth.boxes, strict=True), 1):
+        where, size = f"bbx of {picture.file_name!r}", (picture.width, picture.height)
+        box = enclosing_box(reader.clip(where, corners.tolist(), size))
+        queries.append(Query.from_image(picture, box, instance))
     rows = [
-        (image + 1, instance, kind)
+        (index + 1, instance, kind)
         for kind, lists in truth.judged.items()
-        for instance, places in enumerate(lists, 1)
-        for image in places.tolist()
+        for instance, indexes in enumerate(lists, 1)
+        for index in indexes.tolist()
     ]
     hard = {(instance, image): float(kind == "hard") for image, instance, kind in rows if kind != "junk"}
     notes = [*reader.notes(), *query_notes(queries), *rotation_notes(rotated, "revisitop's own reader does not")]
