@@ -7,10 +7,10 @@ import time
 
 import numpy as np
 
-from patchify_core.index.base import PictureStream
 from patchify_core.index.big import ScaleSettings, build_big
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.pictures import IndexedImage, PictureTable
+from patchify_core.index.store import PictureStream
 from patchify_core.regions import Pyramid, Regions
 from tests.tiny import DIM, INFO
 
@@ -29,7 +29,7 @@ class Clusters(PictureStream):
         centres = rng.standard_normal((30, DIM))
         found = centres[rng.integers(0, 30, (count, 5))] + 0.5 * rng.standard_normal((count, 5, DIM))
         self.vectors = (found / np.linalg.norm(found, axis=2, keepdims=True)).astype(np.float32)
-        self.table = PictureTable.made(np.arange(count) * 3 + 7, [f"{i}.jpg" for i in range(count)], (40, 30))
+        self.table = PictureTable.of([IndexedImage(3 * i + 7, f"{i}.jpg", 40, 30, 0, "0" * 64) for i in range(count)])
 
     def __len__(self) -> int:
         return len(self.table)

@@ -21,7 +21,7 @@ import pytest
 from hypothesis import settings
 
 from patchify_core.cli.main import main
-from patchify_core.demo.own.marks import RememberingPatchify
+from patchify_core.demo.own.boxes import RememberingPatchify
 from patchify_core.encoders import Encoder, load_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery, read_coco

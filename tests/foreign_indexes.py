@@ -18,11 +18,11 @@ import numpy as np
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
 from patchify_core.index import faiss_files, patch_index
-from patchify_core.index.base import Pictures
 from patchify_core.index.big import build_big
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.folder import META_NAME
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.pictures import Pictures
 from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid
 from tests.big import SETTINGS, Clusters

@@ -9,8 +9,7 @@ import shlex
 import pytest
 
 from patchify_core.cli.main import parser
-from patchify_core.evaluation.study.plans import PLANS
-from patchify_core.evaluation.study.report import tables
+from patchify_core.evaluation.study.experiments import STUDIES, tables
 from patchify_core.files import ASSETS, ROOT
 
 PAGES = {
@@ -35,7 +34,7 @@ def test_the_readme_is_one_page():
     assert len(README.encode()) <= 10_240
 
 
-@pytest.mark.parametrize("study", PLANS)
+@pytest.mark.parametrize("study", STUDIES)
 def test_its_tables_are_those_of_the_shipped_studies(study):
     numbers = json.loads((ASSETS / "study" / f"{study}.json").read_text(encoding="utf-8"))
     blocks = [block for block in tables(numbers).split("\n\n") if block.startswith("|")]

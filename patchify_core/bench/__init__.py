@@ -17,7 +17,7 @@ BENCHMARKS = ("encode", "search", "rerank", "refine", "page", "serve", "strain",
 
 
 def run(what: str, **options: Any) -> dict[str, Any]:
-    """Runs one benchmark, prints its table and returns its numbers; `options` are those of its `measure`."""
+    """Run one benchmark, print its table and return its numbers; `options` are those of its `measure`."""
     numbers: dict[str, Any] = importlib.import_module(f"patchify_core.bench.{what}").measure(**options)
     return numbers
 
@@ -46,7 +46,7 @@ def machine() -> str:
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
-    """Prints rows under a title; the first row is the header."""
+    """Print rows under a title; the first row is the header."""
     print(f"{title}\n({machine()})")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

@@ -51,7 +51,7 @@ class Browser:
         self._functions: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> Browser:
-        """Opens the page."""
+        """Open the page."""
         (await self._http.get("/photos")).raise_for_status()
         config = (await self._http.get("/config")).raise_for_status().json()
         for component in config["components"]:
@@ -65,11 +65,11 @@ class Browser:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the page."""
+        """Leave the page."""
         await self._http.aclose()
 
     def begin_anew(self) -> None:
-        """Goes on as a visitor whom the server has never seen."""
+        """Go on as a visitor whom the server has never seen."""
         self._session = secrets.token_hex(6)
 
     def html(self, element: str) -> str:
@@ -84,13 +84,13 @@ class Browser:
         return found[1]
 
     async def upload(self, data: bytes) -> str:
-        """Sends a picture; returns where the server put it."""
+        """Send a picture; return where the server put it."""
         answer = await self._http.post("/gradio_api/upload", files={"files": ("photo.jpg", data, "image/jpeg")})
         path: str = answer.raise_for_status().json()[0]
         return path
 
     async def send(self, element: str, event: str, data: Any) -> None:
-        """Does something on the page, and waits until what changes has arrived.
+        """Do something on the page, and wait until what changes has arrived.
 
         Raises:
             Busy: if the server is busy.
@@ -116,14 +116,14 @@ class Browser:
         return values
 
     async def ask(self, endpoint: str, values: list[Any]) -> list[Any]:
-        """Asks the page's API as a program does, within this visit; the errors are those of `send`."""
+        """Ask the page's API as a program does, within this visit; the errors are those of `send`."""
         function = next((one for one in self._functions if one.get("api_name") == endpoint), None)
         if function is None:
             raise PatchifyError(f"The page's API has no {endpoint}: it has changed.")
         return await self._answer(await self._ask(function["id"], None, values, None))
 
     async def join(self, element: str, event: str, data: Any) -> str:
-        """Asks, and waits for no answer; returns the number under which it will come."""
+        """Ask, and wait for no answer; return the number under which it will come."""
         function = self._function(element, event)
         values = [self._values.get(one) for one in function["inputs"]]
         return await self._ask(function["id"], self._ids[element], values, data)

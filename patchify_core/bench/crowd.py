@@ -18,11 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.folder import write_index
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import Recipe
 
 FACTORY = "small"
@@ -36,7 +35,7 @@ A_FOLDER = 1000
 
 
 def make_crowd(source: Path, folder: Path, pictures: int, seed: int = 0) -> None:
-    """Writes a gallery with queries, annotations and an index, as `app.py` serves it.
+    """Write a gallery with queries, annotations and an index, as `app.py` serves it.
 
     Args:
         source: the bundled gallery.

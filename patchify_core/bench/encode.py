@@ -34,7 +34,7 @@ Way = Callable[[], list[NDArray[np.float32]]]
 
 
 def measure() -> dict[str, Any]:
-    """Prints pictures per second, and returns them with the ratios and the agreement of the descriptors."""
+    """Print pictures per second, and return them with the ratios and the agreement of the descriptors."""
     images = read_coco(SAMPLE_DB).images[:PICTURES]
     ways: dict[str, Way] = {
         **{f"crops ({engine})": _crops(images, engine) for engine in installed_engines()},
@@ -147,7 +147,7 @@ _FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "c
 
 
 def timm_name(name: str, stages: Sequence[int]) -> str:
-    """Translates one tensor name of the packaged checkpoint to timm's.
+    """Translate one tensor name of the packaged checkpoint to timm's.
 
     The checkpoint numbers blocks through, timm numbers them within stages; the blocks of the first stage do not
     expand, so their parts are named differently there.

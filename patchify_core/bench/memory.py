@@ -25,7 +25,7 @@ print(report.images, report.images_per_s, resource.getrusage(resource.RUSAGE_SEL
 
 
 def measure() -> dict[str, Any]:
-    """Prints peak memory and speed for both sizes, and returns them.
+    """Print peak memory and speed for both sizes, and return them.
 
     Raises:
         PatchifyError: on Windows, whose Python has no way to ask for a process's peak memory.

@@ -20,45 +20,45 @@ RUNS = 7
 
 
 def measure() -> dict[str, Any]:
-    """Prints seconds on the server, and returns them with the ratio to the bare forward pass of one crop."""
+    """Print seconds on the server, and return them with the ratio to the bare forward pass of one crop."""
     start_up = _start_up()
-    from patchify_core.demo import locating
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo import box_methods
+    from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.web import views
     from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits, file_url
 
     showcase = ExampleGallery(SAMPLE_DB)
     page = Visits(showcase)
-    way, top = locating.best_way(showcase.index), page.settings.results
-    before = SearchRequest(showcase.first(), showcase.levels, top, None, way)
-    query = showcase.gallery.queries[0]
+    box_method, top = box_methods.best_method(showcase.index), page.settings.results
+    before = SearchRequest(showcase.first(), showcase.levels, top, None, box_method)
+    first = showcase.gallery.queries[0]
     stream = io.BytesIO()
-    read_picture(query.path).resize((4000, 3000)).save(stream, "JPEG", quality=92)
+    read_picture(first.path).resize((4000, 3000)).save(stream, "JPEG", quality=92)
     photo = stream.getvalue()
     encoder = showcase.engine.encoder
-    crop = encoder.prepare(read_picture(query.path), (0, 0, query.width, query.height))[None].copy()
+    crop = encoder.prepare(read_picture(first.path), (0, 0, first.width, first.height))[None].copy()
 
     def example() -> None:
         showcase.forget_examples()  # as for a visitor who clicks it before it was prepared
-        page.shown(showcase.example(query.id), before)
+        page.shown(showcase.example(first.id), before)
 
     def prepared() -> None:
-        page.shown(showcase.example(query.id), before)
+        page.shown(showcase.example(first.id), before)
 
     def upload() -> None:
         page.shown(showcase.upload(photo), before)
 
-    question = showcase.example(query.id)
-    shown = showcase.ranking(question, showcase.levels)[:top]
+    query = showcase.example(first.id)
+    shown = showcase.ranking(query, showcase.levels)[:top]
 
     def refine() -> None:
-        question.located.clear()
-        locating.with_boxes(question, showcase.engine, shown, way, showcase.levels, locating.OBJECTS)
+        query.located.clear()
+        box_methods.with_boxes(query, showcase.engine, shown, box_method, showcase.levels, box_methods.OBJECTS)
 
     def look() -> None:
-        known = showcase.example(query.id)
-        found = showcase.detail(known, shown[0].image_id, showcase.levels, top, way=way)
+        known = showcase.example(first.id)
+        found = showcase.detail(known, shown[0].image_id, showcase.levels, top, box_method=box_method)
         views.detail(found, page.picture(shown[0].image_id), known, file_url)
 
     seconds = in_turn(
@@ -66,7 +66,7 @@ def measure() -> dict[str, Any]:
             "example query, prepared: scored and worded": prepared,
             "example query, described, searched, boxed, scored and worded": example,
             "12-megapixel upload, the same but not scored": upload,
-            f"boxes of the {top} shown results, up to {locating.OBJECTS} objects each": refine,
+            f"boxes of the {top} shown results, up to {box_methods.OBJECTS} objects each": refine,
             "a result looked into, with its similarity map": look,
             "bare forward pass of one crop": lambda: encoder.encode(crop),
         },

@@ -16,7 +16,7 @@ QUERIES, RUNS, SHOWN = 4, 3, 10
 
 
 def measure() -> dict[str, Any]:
-    """Prints milliseconds per query, and returns them with the ratio to a second pass and the bytes of a kept map.
+    """Print milliseconds per query, and return them with the ratio to a second pass and the bytes of a kept map.
 
     `first` has nothing ready: a new refiner for every query. `again` refines in pictures that were refined before.
     """

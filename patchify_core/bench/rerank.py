@@ -17,7 +17,7 @@ QUERIES, RUNS, SHORTLIST = 5, 3, 20
 
 
 def measure() -> dict[str, Any]:
-    """Prints seconds per query, first time and again, and returns them with the ratio to the plain way.
+    """Print seconds per query, first time and again, and return them with the ratio to the plain way.
 
     `first` has nothing cached: a new re-ranker each time. `again` asks the same question once more.
     """

@@ -9,10 +9,9 @@ import numpy as np
 from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import load_encoder
 from patchify_core.files import SAMPLE_DB
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid
 
@@ -20,7 +19,7 @@ SIZES, RUNS, TOP = (164, 1640), 5, 10
 
 
 def measure() -> dict[str, Any]:
-    """Prints milliseconds for one query, and returns them with the ratios.
+    """Print milliseconds for one query, and return them with the ratios.
 
     The larger gallery repeats the bundled one's descriptors with noise, so that it has clusters as real ones have.
     """

@@ -96,7 +96,7 @@ def measure(
     flood_sessions: int = 0,
     flood_addresses: int = 0,
 ) -> dict[str, Any]:
-    """Prints what visitors waited for and what the server needed, and returns the numbers.
+    """Print what visitors waited for and what the server needed, and return the numbers.
 
     Args:
         visitors: how many there are at a time.
@@ -145,32 +145,32 @@ def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> di
 
 
 def expect(gallery: Path = SAMPLE_DB) -> Expected:
-    """Answers all queries of the visitors, without a server."""
-    from patchify_core.demo import locating
-    from patchify_core.demo.examples import ExampleGallery
+    """Answer all queries of the visitors, without a server."""
+    from patchify_core.demo import box_methods
+    from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.web.api import Programs
     from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    way, top, endpoints = locating.best_way(showcase.index), visits.settings.results, Programs(visits)
+    box_method, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
 
-    def answered(question: Any) -> tuple[str, list[int]]:
-        answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))
+    def answered(query: Any) -> tuple[str, list[int]]:
+        answer = visits.answer(SearchRequest(query, showcase.levels, top, None, box_method))
         return visits.cards(answer), [result.match.image_id for result in answer.results]
 
     examples, order, programs = {}, {}, {}
-    for query in showcase.examples[:EXAMPLES]:
-        examples[query.id], order[query.id] = answered(showcase.example(query.id))
-        programs[query.id] = endpoints.search_by_example(query.id, top=PROGRAM_TOP)
+    for example in showcase.examples[:EXAMPLES]:
+        examples[example.id], order[example.id] = answered(showcase.example(example.id))
+        programs[example.id] = endpoints.search_by_example(example.id, top=PROGRAM_TOP)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)
-        question = showcase.upload(data)
-        box = [0.2 * question.width, 0.2 * question.height, 0.8 * question.width, 0.8 * question.height]
-        cards = answered(question)[0]
-        uploads.append((data, cards, box, answered(showcase.with_box(question, box))[0]))
+        query = showcase.upload(data)
+        box = [0.2 * query.width, 0.2 * query.height, 0.8 * query.width, 0.8 * query.height]
+        cards = answered(query)[0]
+        uploads.append((data, cards, box, answered(showcase.with_box(query, box))[0]))
     return Expected(examples, tuple(uploads), order, programs, len(showcase.gallery.images))
 
 
@@ -219,7 +219,7 @@ def started_server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.
 
 
 def _wait_until(url: str, process: subprocess.Popen[bytes], reached: Callable[[dict[str, Any]], bool]) -> None:
-    """Waits for what the server says of itself."""
+    """Wait for what the server says of itself."""
     import httpx
 
     start = time.monotonic()
@@ -286,7 +286,7 @@ async def _visitor(
 async def _wish(
     browser: Browser, expected: Expected, wish: str, shown: tuple[str, int] | None, chance: random.Random
 ) -> tuple[bool, tuple[str, int] | None]:
-    """Does one thing; returns whether the page then showed what it must, and the query that it shows now."""
+    """Do one thing; return whether the page then showed what it must, and the query that it shows now."""
     if wish == "example":
         at = chance.choice(list(expected.examples))
         await browser.send("pf-examples", "example", {"id": at})
@@ -317,7 +317,7 @@ class PeakMemory:
         self._process, self.mb = process, resident_mb(process)
 
     async def watch(self) -> None:
-        """Goes on looking until it is cancelled."""
+        """Go on looking until it is cancelled."""
         while True:
             now = resident_mb(self._process)
             if now is not None:

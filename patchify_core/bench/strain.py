@@ -31,7 +31,7 @@ SETTLE_S = 8.0
 
 
 def measure() -> dict[str, Any]:
-    """Prints the server's memory before, at most and after each kind of strain, and returns it in megabytes."""
+    """Print the server's memory before, at most and after each kind of strain, and return it in megabytes."""
     numbers: dict[str, Any] = {}
     with running_server() as (url, process):
         for name, make in (("RGB JPEG", _jpeg), ("RGBA PNG", _png)):

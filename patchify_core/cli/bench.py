@@ -22,7 +22,7 @@ SCALE = ("images", "others", "out", "memory", "peers", "seed", "rescore")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options; those of one benchmark begin with its name."""
+    """Declare the options; those of one benchmark begin with its name."""
     parser.add_argument("what", choices=BENCHMARKS, help="what to measure")
     parser.add_argument("--json", metavar="FILE", help="write the numbers to FILE as JSON")
     parser.add_argument("--visitors", type=int, metavar="N", help="serve: how many at a time (default 20)")
@@ -62,7 +62,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs one benchmark."""
+    """Run one benchmark."""
     from patchify_core import bench as benchmarks
 
     options: dict[str, Any] = {}

@@ -23,7 +23,7 @@ HELP = "learn from annotated datasets how likely a result contains the query's o
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument(
         "datasets",
         nargs="+",
@@ -48,7 +48,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Searches with every query, learns, prints how well it does and writes the calibration beside the index."""
+    """Search with every query, learn, print how well it does and write the calibration beside the index."""
     from patchify_core.evaluation import presence
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.presence import RecipeName, calibration_path, write_calibration
@@ -107,7 +107,7 @@ def calibration_of(engine: Patchify, folder: Path) -> Calibration:
 
 
 def print_rates(numbers: Mapping[str, Any]) -> None:
-    """Prints what `evaluation.presence.learn` or `measure` found."""
+    """Print what `evaluation.presence.learn` or `measure` found."""
     for name, rates in (
         ("on objects that it was not learned from", numbers.get("held_out")),
         ("measured", numbers.get("measured")),

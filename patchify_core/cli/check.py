@@ -14,8 +14,9 @@ from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_file
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.index.folder import PICTURES_NAME, checked_files, load_index, read_meta
-from patchify_core.index.integrity import META_NAME, damaged, is_whole, opened, standing, steadily, unreadable
-from patchify_core.index.picture_table import IndexedImage, read_table
+from patchify_core.index.integrity import META_NAME, damaged, is_intact, open_files, unreadable
+from patchify_core.index.pictures import IndexedImage, read_table
+from patchify_core.index.swap import current_place, read_steadily
 
 LARGE_BYTES = 1 << 28
 """From here on a bar shows how far it is: a second's work or so."""
@@ -53,7 +54,7 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Checks every byte of an index, that its parts fit together, and its pictures if their folder is there.
+    """Check every byte of an index, that its parts fit together, and its pictures if their folder is there.
 
     Of descriptors in Milvus only their number is checked; that they are the same is its affair.
 
@@ -61,7 +62,7 @@ def verify(folder: Path) -> Verified:
         StoreError: if Milvus does not answer, or does not know the collection.
         IndexFolderError: if it is no index, or one of another version, or what describes it (`meta.json`) is damaged.
     """
-    return steadily(folder, lambda place: _Check(folder, place).found())
+    return read_steadily(folder, lambda place: _Check(folder, place).found())
 
 
 class _Check:
@@ -91,7 +92,7 @@ class _Check:
         if self.meta["images"] is not None:
             return [IndexedImage(**image) for image in self.meta["images"]]
         try:
-            with opened(self.place, [PICTURES_NAME], self.folder) as at:
+            with open_files(self.place, [PICTURES_NAME], self.folder) as at:
                 return read_table(at[PICTURES_NAME])
         except (IndexFolderError, OSError, ValueError):
             return []
@@ -100,8 +101,8 @@ class _Check:
         large = self.work >= LARGE_BYTES
         with progress_bar("verifying", " MB") if large else nullcontext(self.show) as self.show:
             damage = [sentence for name in sorted(self.files) if (sentence := self._damage_of(name))]
-            if damage and (standing(self.folder) != self.place or read_meta(self.folder) != self.meta):
-                raise IndexFolderError("A build put another index in this one's place.")  # and `steadily` looks again
+            if damage and (current_place(self.folder) != self.place or read_meta(self.folder) != self.meta):
+                raise IndexFolderError("A build put another index in this one's place.")  # retried
             gallery = self.root if self.root.is_dir() else None
             pictures = [] if gallery is None else [s for image in self.images if (s := self._change_of(image))]
         if not damage:
@@ -128,8 +129,8 @@ class _Check:
     def _damage_of(self, name: str) -> str | None:
         listed = self.files[name]
         try:
-            with opened(self.place, [name], self.folder) as at:
-                return None if is_whole(at[name], listed, self._passed) else str(damaged(self.folder, name))
+            with open_files(self.place, [name], self.folder) as at:
+                return None if is_intact(at[name], listed, self._passed) else str(damaged(self.folder, name))
         except (KeyError, TypeError):
             raise damaged(self.folder, META_NAME) from None
         except IndexFolderError as error:

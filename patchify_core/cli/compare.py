@@ -13,7 +13,7 @@ HELP = "is one evaluation better than another? (paired bootstrap)"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("a", metavar="A.json", help="written by evaluate --json")
     parser.add_argument("b", metavar="B.json", help="another over the same dataset")
     parser.add_argument(
@@ -31,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints one sentence per metric, or JSON."""
+    """Print one sentence per metric, or JSON."""
     from patchify_core.evaluation.compare import as_json, compare, read_run
     from patchify_core.evaluation.record import write_json
 

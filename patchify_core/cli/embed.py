@@ -31,7 +31,7 @@ HERE = ""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     options.add_gallery_options(
         parser,
         help="folder of pictures, or a dataset with annotations.json",
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embeds a gallery into shards, or goes on where that was cut."""
+    """Embed a gallery into shards, or go on where that was cut."""
     report, gallery = embed(arguments, Path(arguments.out))
     size = folder_bytes(arguments.out)
     text, rate = f"{arguments.out}: {in_words(report)}, {size / 1e6:.1f} MB", report.images_per_s
@@ -69,7 +69,7 @@ def in_words(report: EmbedReport) -> str:
 
 
 def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Gallery]:
-    """Embeds as the options say, with a bar; returns what was done, and of what."""
+    """Embed as the options say, with a bar; return what was done, and of what."""
     from patchify_core.encoders import EncoderSettings
     from patchify_core.index.patch_index import PatchIndex
     from patchify_core.index.shards import EmbedSettings, embed_gallery

@@ -19,7 +19,7 @@ from patchify_core.cli.shared import build, check_writable, progress_bar, read_a
 from patchify_core.errors import GalleryError, PatchifyError
 
 if TYPE_CHECKING:
-    from patchify_core.evaluation.journal import RunJournal
+    from patchify_core.evaluation.record import RunJournal
     from patchify_core.evaluation.run import LevelReport
     from patchify_core.gallery import Gallery
     from patchify_core.index.build import BuildReport
@@ -30,7 +30,7 @@ HELP = "score a dataset: mAP, LocScore, recall@k for every level"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
     parser.add_argument(
         "--format",
@@ -116,13 +116,13 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
+    """Score a dataset at every stage of its regions, print a table and write JSON and CSV."""
     from patchify_core.encoders import TextEncoder, load_encoder
     from patchify_core.evaluation import record
-    from patchify_core.evaluation.export import IliasExport
     from patchify_core.evaluation.presence import examples_of, measure
+    from patchify_core.evaluation.published import IliasExport
     from patchify_core.evaluation.run import chosen_levels, evaluate
-    from patchify_core.index.store import check_same_collection
+    from patchify_core.index.folder import check_same_collection
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.rerank import LearnedRerank
 
@@ -230,7 +230,7 @@ def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
 
 
 def _checked(arguments: argparse.Namespace) -> list[int] | None:
-    """Refuses options before the work rather than after it; returns the levels of --levels."""
+    """Refuse options before the work rather than after it; return the levels of --levels."""
     from patchify_core.features.extract import CROP, checked_features
 
     if arguments.cutoff is not None and arguments.cutoff < 1:
@@ -291,7 +291,7 @@ def _journal(
     file: str | None, settings: dict[str, Any], levels: Sequence[int], queries: int
 ) -> Iterator[RunJournal | None]:
     """The journal beside the JSON file, if one will be written; says what was taken over from it."""
-    from patchify_core.evaluation.journal import RunJournal, journal_beside
+    from patchify_core.evaluation.record import RunJournal, journal_beside
 
     path = journal_beside(Path(file)) if file else None
     if path is None:

@@ -32,7 +32,7 @@ CODEC = ("factory", "codebook", "rescore")
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     options.add_gallery_options(
         parser,
         nargs="?",
@@ -60,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Builds or updates an index folder."""
+    """Build or update an index folder."""
     if (arguments.gallery is None) == (arguments.from_shards is None):
         raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
     codec = options.given(arguments, "factory", "codebook")
@@ -85,7 +85,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def _from_pictures(arguments: argparse.Namespace, free: bool) -> int:
-    """Builds or updates an index of a gallery in this process.
+    """Build or update an index of a gallery in this process.
 
     Args:
         arguments: parsed and filled.
@@ -122,7 +122,7 @@ def _from_pictures(arguments: argparse.Namespace, free: bool) -> int:
 
 
 def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
-    """Takes the codec that fits the memory, and says what and why."""
+    """Take the codec that fits the memory, and say what and why."""
     from patchify_core.encoders import load_encoder
     from patchify_core.index.big import choose
 
@@ -139,13 +139,13 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
 
 
 def _choose_fast(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
-    """Takes the codec of the index that stands, or one that suits the number of pictures, and says which and why."""
+    """Take the codec of the index that stands, or one that suits the number of pictures, and say which and why."""
     from patchify_core.encoders import load_encoder
-    from patchify_core.index.big.choice import choose_fast
-    from patchify_core.index.build import standing_codec
+    from patchify_core.index.big.plan import choose_fast
+    from patchify_core.index.build import codec_of
     from patchify_core.index.codec.factory import parse_factory
 
-    made = standing_codec(Path(arguments.out))
+    made = codec_of(Path(arguments.out))
     if made is not None:
         options_of, why = made, f"as {arguments.out} was made."
     else:
@@ -160,7 +160,7 @@ def _codec_or_memory() -> PatchifyError:
 
 
 def _with_ray(arguments: argparse.Namespace, codec: dict[str, Any]) -> int:
-    """Embeds with Ray into shards beside the index, which stay there for the next time, and builds it from them."""
+    """Embed with Ray into shards beside the index, which stay there for the next time, and build it from them."""
     out = Path(arguments.out)
     shards = out.with_name(out.name + ".shards")
     if arguments.like is not None:
@@ -177,7 +177,7 @@ def _with_ray(arguments: argparse.Namespace, codec: dict[str, Any]) -> int:
 
 
 def _from_shards(arguments: argparse.Namespace, shards: Path, codec: dict[str, Any]) -> int:
-    """Brings embedded shards into a store, or adds finer codes to a big index of them.
+    """Bring embedded shards into a store, or add finer codes to a big index of them.
 
     Args:
         arguments: parsed and filled.
@@ -209,7 +209,7 @@ def _from_shards(arguments: argparse.Namespace, shards: Path, codec: dict[str, A
 
 
 def _add_finer(arguments: argparse.Namespace, stream: ShardFolder) -> int:
-    """Adds finer codes to a big index that exists."""
+    """Add finer codes to a big index that exists."""
     from patchify_core.index.big import add_finer
 
     if arguments.rescore is None or arguments.memory is not None:
@@ -227,7 +227,7 @@ def _add_finer(arguments: argparse.Namespace, stream: ShardFolder) -> int:
 
 
 def _into_milvus(arguments: argparse.Namespace, stream: ShardFolder, root: Path | None, target: Target) -> int:
-    """Brings the descriptors of embedded shards into a collection."""
+    """Bring the descriptors of embedded shards into a collection."""
     from patchify_core.index.codec.codes import CodeSettings
     from patchify_core.index.milvus.build import stream_to_milvus
 

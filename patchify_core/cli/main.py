@@ -65,7 +65,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; a refusal is one sentence on stderr, never a traceback."""
+    """Run one command and return its exit code; a refusal is one sentence on stderr, never a traceback."""
     arguments = parser().parse_args(argv)
     command = COMMANDS[arguments.command]
     for stream in (sys.stdout, sys.stderr):
@@ -98,5 +98,5 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _give_up_stdout() -> None:
-    """Keeps Python from complaining at exit of what it could not write."""
+    """Keep Python from complaining at exit of what it could not write."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

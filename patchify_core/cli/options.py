@@ -38,7 +38,7 @@ def given(arguments: argparse.Namespace, *names: str) -> dict[str, Any]:
 
 
 def fill(arguments: argparse.Namespace, values: Mapping[str, Any]) -> None:
-    """Gives every option that was left out its value; the encoder gets the layer of --projection behind it."""
+    """Give every option that was left out its value; the encoder gets the layer of --projection behind it."""
     for name, value in values.items():
         if getattr(arguments, name, None) is None:
             setattr(arguments, name, value)
@@ -64,7 +64,7 @@ def flag(name: str) -> str:
 
 
 def fill_from_index(arguments: argparse.Namespace, folder: Path | None) -> bool:
-    """Gives every option that was left out the value of the index that exists, or the usual one.
+    """Give every option that was left out the value of the index that exists, or the usual one.
 
     Args:
         arguments: parsed; options of `MADE_WITH`, and `store`, are None where they were left out.
@@ -77,10 +77,11 @@ def fill_from_index(arguments: argparse.Namespace, folder: Path | None) -> bool:
         IndexFolderError: if the index is damaged, or it is a big one that was made otherwise than the options say.
     """
     from patchify_core.index.folder import read_meta
-    from patchify_core.index.integrity import META_NAME, standing
+    from patchify_core.index.integrity import META_NAME
     from patchify_core.index.recipe import Recipe
+    from patchify_core.index.swap import current_place
 
-    if folder is None or not (standing(folder) / META_NAME).is_file():
+    if folder is None or not (current_place(folder) / META_NAME).is_file():
         fill(arguments, usual())
         return False
     meta = read_meta(folder)

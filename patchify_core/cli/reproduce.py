@@ -16,8 +16,8 @@ from patchify_core.cli.shared import QUICK_S, progress_bar, say_notes
 from patchify_core.cli.study import say_step
 
 if TYPE_CHECKING:
+    from patchify_core.evaluation.study.experiments import Configuration
     from patchify_core.evaluation.study.needs import EncoderCost, Needs
-    from patchify_core.evaluation.study.plans import Configuration
     from patchify_core.evaluation.study.run import Step, Workbench
     from patchify_core.gallery import Gallery
 
@@ -31,7 +31,7 @@ CELLS, INDEXES, TABLES, ROWS = "cells.jsonl", "indexes", "paper.md", "paper.csv"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("what", choices=["paper"], help="what is reproduced")
     parser.add_argument(
         "--data", default="benchmarks", metavar="FOLDER", help="where instre/, ilias/, ... lie (default: benchmarks)"
@@ -79,7 +79,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Says what the cells take, runs those that are not finished and writes the tables; prints them as Markdown."""
+    """Say what the cells take, run those that are not finished and write the tables; print them as Markdown."""
     from patchify_core import files
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_csv

@@ -23,7 +23,7 @@ HELP = "find the pictures that contain the query's object"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("index", metavar="INDEX", help="index folder")
     parser.add_argument("picture", nargs="?", metavar="PICTURE", help="query picture (or give --text)")
     parser.add_argument("--text", metavar="WORDS", help="search with words instead; needs an index by open_clip")
@@ -47,8 +47,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the best matches of one query: a picture or words."""
-    from patchify_core.gallery.folder import first_pages
+    """Print the best matches of one query: a picture or words."""
+    from patchify_core.gallery.folder import first_page_notes
     from patchify_core.imaging.boxes import parse_box
     from patchify_core.imaging.draw import save, sheet
     from patchify_core.imaging.pictures import read_header
@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = {"level": arguments.level, "rerank": reranker, "refine": arguments.refine}
     matches = engine.search_view(query, **options, **given(arguments, "top"))
     if picture is not None and read_header(picture).more:
-        print(f"note: {first_pages([printable(picture.name)])[0]}", file=sys.stderr)
+        print(f"note: {first_page_notes([printable(picture.name)])[0]}", file=sys.stderr)
     root = engine.index.root or Path()
     known = None
     if picture is not None and not arguments.rerank and not arguments.level:

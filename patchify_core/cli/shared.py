@@ -55,7 +55,7 @@ def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[
 
 
 def read_pictures(arguments: argparse.Namespace) -> Gallery:
-    """Reads the GALLERY of a command, compares it with its annotations, and says on stderr what is worth knowing."""
+    """Read the GALLERY of a command, compare it with its annotations, and say on stderr what is worth knowing."""
     from patchify_core.gallery import read_dataset, read_gallery
 
     if arguments.subset and not arguments.format:
@@ -74,7 +74,7 @@ def read_pictures(arguments: argparse.Namespace) -> Gallery:
 def read_annotated(
     dataset: Path, layout: str = "auto", subset: str = "all", *, query: str = "box", queries_from: str = "dataset"
 ) -> Gallery:
-    """Reads a dataset that will be scored, and says on stderr what is worth knowing.
+    """Read a dataset that will be scored, and say on stderr what is worth knowing.
 
     Args:
         dataset: its folder, or a COCO file.
@@ -86,11 +86,11 @@ def read_annotated(
     Raises:
         GalleryError: one sentence, before anything is embedded, if there is nothing to score.
     """
-    from patchify_core.gallery import check_pictures, note_copies, other_annotation_files, read_dataset, told_layout
+    from patchify_core.gallery import any_annotation_files, check_pictures, detect_layout, note_copies, read_dataset
 
-    layout = told_layout(dataset) if layout == "auto" else layout
+    layout = detect_layout(dataset) if layout == "auto" else layout
     if layout == "folder" and dataset.is_dir():
-        files = [str(path) for path in other_annotation_files(dataset)[:3]]
+        files = [str(path) for path in any_annotation_files(dataset)[:3]]
         raise GalleryError(
             f"{dataset} is in no layout that is known, but there are COCO files: name one of them ({', '.join(files)})."
             if files
@@ -126,13 +126,13 @@ def read_annotated(
 
 
 def say_notes(gallery: Gallery) -> None:
-    """Prints what was understood otherwise than it is written, or passed over; no reason for another exit code."""
+    """Print what was understood otherwise than it is written, or passed over; no reason for another exit code."""
     for note in gallery.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace) -> BuildReport:
-    """Builds or updates an index as the options say, with a bar."""
+    """Build or update an index as the options say, with a bar."""
     from patchify_core.index.build import BuildSettings, build_index
     from patchify_core.regions import parse_regions
 
@@ -163,7 +163,7 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
 
 
 def print_as_json(report: DataclassInstance, **more: Any) -> None:
-    """Prints what a command did: a report's values and more, skipped pictures as objects."""
+    """Print what a command did: a report's values and more, skipped pictures as objects."""
     numbers = asdict(report) | more
     if "skipped" in numbers:
         numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in numbers["skipped"]]
@@ -171,7 +171,7 @@ def print_as_json(report: DataclassInstance, **more: Any) -> None:
 
 
 def report_done(arguments: argparse.Namespace, report: DataclassInstance, text: str, **more: Any) -> int:
-    """Prints what a command did, as text, or as JSON with `more` if that was asked for; returns the exit code."""
+    """Print what a command did, as text, or as JSON with `more` if that was asked for; return the exit code."""
     if arguments.json:
         print_as_json(report, **more)
     else:
@@ -192,7 +192,7 @@ def folder_bytes(folder: str) -> int:
 
 
 def say_skipped(report: BuildReport | EmbedReport) -> int:
-    """Lists the pictures that were left out; returns the exit code."""
+    """List the pictures that were left out; return the exit code."""
     if not report.skipped:
         return 0
     were = "file was" if len(report.skipped) == 1 else "files were"

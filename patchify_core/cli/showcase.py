@@ -12,7 +12,7 @@ HELP = "write the page “See the paper” as plain files that any static host s
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("out", metavar="OUT", help="folder to write, or an earlier showcase to bring up to date")
     parser.add_argument(
         "--gallery", metavar="FOLDER", help="dataset with an index of a pass per patch (default: the bundled one)"
@@ -33,8 +33,8 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answers the gallery's examples, unless answers lie beside it, and writes the folder."""
-    from patchify_core.demo.prepared import FILE, prepared
+    """Answer the gallery's examples, unless answers lie beside it, and write the folder."""
+    from patchify_core.demo.gallery_info import FILE, stored_answers
     from patchify_core.demo.settings import checked_address
     from patchify_core.files import SAMPLE_DB, write_json
     from patchify_core.web.showcase import write_showcase
@@ -47,9 +47,9 @@ def run(arguments: argparse.Namespace) -> int:
             except ValueError as error:
                 raise PatchifyError(f"--{name} is {address[:80]!r}, but it takes {error}.") from None
     folder = SAMPLE_DB if arguments.gallery is None else Path(arguments.gallery)
-    document = prepared(folder)
+    document = stored_answers(folder)
     if document is None:
-        from patchify_core.demo.examples import ExampleGallery
+        from patchify_core.demo.example_gallery import ExampleGallery
         from patchify_core.demo.paper import Paper
 
         paper = Paper(ExampleGallery(folder))

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 HELP = "compare encoders, regions, compressions, re-rankers, features or boxes over datasets, or count several copies"
 
 SEVERAL = "several"
-"""The study that counts found copies (`evaluation.several`) and compares nothing."""
+"""The study that counts found copies (`evaluation.study.copies`) and compares nothing."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument(
         "what",
         choices=["encoders", "regions", "compression", "rerank", "features", "boxes", SEVERAL],
@@ -62,7 +62,7 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def say_step(step: Step) -> None:
-    """Prints which configuration comes now, above the bars, not into them."""
+    """Print which configuration comes now, above the bars, not into them."""
     from tqdm import tqdm
 
     chosen = step.configuration
@@ -72,11 +72,10 @@ def say_step(step: Step) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares configurations and prints the tables as Markdown."""
+    """Compare configurations and print the tables as Markdown."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.study.chart import draw_chart
-    from patchify_core.evaluation.study.plans import plan
-    from patchify_core.evaluation.study.report import tables
+    from patchify_core.evaluation.study.experiments import plan, tables
     from patchify_core.evaluation.study.run import Workbench, run_study
 
     several = arguments.what == SEVERAL
@@ -89,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
         if file:
             check_writable(Path(file))
     galleries = [read_annotated(Path(folder), arguments.format) for folder in arguments.datasets]
-    names = [gallery.called for gallery in galleries]
+    names = [gallery.display_name for gallery in galleries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise GalleryError(
@@ -123,11 +122,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) -> int:
-    """Prints how often all copies are found and how often a second box is drawn on one, and writes it as JSON."""
+    """Print how often all copies are found and how often a second box is drawn on one, and write it as JSON."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_json
-    from patchify_core.evaluation.several import as_json, as_table, looks
-    from patchify_core.evaluation.study.plans import MAP_FACTORY, Configuration
+    from patchify_core.evaluation.study.copies import as_json, as_table, locate_copies
+    from patchify_core.evaluation.study.experiments import MAP_FACTORY, Configuration
     from patchify_core.evaluation.study.run import Workbench
 
     configuration = Configuration(**given(arguments, "encoder"), features="pooled:640", factory=MAP_FACTORY)
@@ -135,9 +134,9 @@ def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) ->
     for gallery in galleries:
         with progress_bar("indexing", " pictures") as indexed:
             engine = workbench.engine(gallery, configuration, indexed)
-        with progress_bar(gallery.called, " queries") as progress:
-            found[gallery.called] = looks(gallery, engine, arguments.seed, progress)
-        print(as_table(gallery.called, found[gallery.called]), end="\n\n", flush=True)
+        with progress_bar(gallery.display_name, " queries") as progress:
+            found[gallery.display_name] = locate_copies(gallery, engine, arguments.seed, progress)
+        print(as_table(gallery.display_name, found[gallery.display_name]), end="\n\n", flush=True)
     if arguments.json:
         write_json(Path(arguments.json), {name: as_json(looked) for name, looked in found.items()})
     return 0

@@ -11,7 +11,7 @@ HELP = "find out how many lists a search must visit for a wanted recall, and kee
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("index", metavar="INDEX", help="index folder with inverted lists")
     parser.add_argument("--recall", type=float, metavar="R", help="wanted share of the pictures that all lists give")
     parser.add_argument("--queries", type=int, metavar="N", help="held-out queries (default 100)")
@@ -19,7 +19,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Measures, keeps the choice and says what it reaches."""
+    """Measure, keep the choice and say what it reaches."""
     from patchify_core.index.big.tune import tune
 
     tuned = tune(arguments.index, **given(arguments, "recall", "queries"))

@@ -18,14 +18,14 @@ SHOWN = 20
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("index", metavar="INDEX", help="index folder")
     parser.add_argument("--json", action="store_true", help="print what was found as JSON")
     add_token_option(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints what is damaged, or that nothing is."""
+    """Print what is damaged, or that nothing is."""
     from patchify_core.cli.check import MB, verify
 
     folder = Path(arguments.index)

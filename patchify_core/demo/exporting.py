@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.answers import Answer, Result
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import Answer, Result
 from patchify_core.evaluation.metrics import QueryScore
 
 COLUMNS = (
@@ -42,7 +42,7 @@ FORMULA = ("=", "+", "-", "@", "\t", "\r")
 """What a spreadsheet takes for a formula if a text begins with it."""
 
 
-def table(answer: Answer) -> str:
+def as_csv(answer: Answer) -> str:
     """The results as CSV (RFC 4180), a row each, best first, with a byte order mark so that Excel reads UTF-8.
 
     A text that a spreadsheet would take for a formula gets an apostrophe in front: file names are strangers'.
@@ -80,8 +80,8 @@ def safe_cell(text: str) -> str:
     return f"'{text}" if text.startswith(FORMULA) else text
 
 
-def record(
-    question: UserQuery,
+def as_json(
+    query: UserQuery,
     answer: Answer,
     object_name: str | None,
     index: dict[str, Any],
@@ -91,7 +91,7 @@ def record(
     """Query, options, scores and results as JSON, with all digits.
 
     Args:
-        question: what was asked; a visitor's own picture is named, and not included.
+        query: what was asked; a visitor's own picture is named, and not included.
         answer: its answer.
         object_name: of the object that it is about, if that is known.
         index: what is said about the index that was asked.
@@ -99,9 +99,9 @@ def record(
             and the number of all positives, AP can be computed again.
         missed: id and file name of those that were not found; they have no rank.
     """
-    asked: dict[str, Any] = {"words": question.words} if question.words is not None else {"picture": question.name}
-    if question.words is None:
-        asked |= {"width": question.width, "height": question.height, "box": _numbers(question.box)}
+    asked: dict[str, Any] = {"words": query.words} if query.words is not None else {"picture": query.name}
+    if query.words is None:
+        asked |= {"width": query.width, "height": query.height, "box": _numbers(query.box)}
     scores = {
         "shown": answer.score,
         "winning_patches": answer.winning,
@@ -114,7 +114,7 @@ def record(
         "options": {
             "level": answer.level,
             "patches": answer.stages[answer.level - 1].patches,
-            "boxes": answer.way,
+            "boxes": answer.box_method,
             "reranker": answer.reranker,
         },
         "pictures": answer.pictures,

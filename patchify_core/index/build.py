@@ -1,11 +1,11 @@
-"""The one way to an index: embed what is new into shards, then put all of it into a store.
+"""Build an index: embed new pictures into shards, then fill a store from them.
 
-    pictures -> shards -> a store
+    pictures -> shards -> store
 
-Shards are a folder that `embed` has written, or those in the private folder of a build (`swap.BuildFolder`). Stores are
-FAISS in memory (here), lists on the disk (`big`) and Milvus (`milvus`); each has a `StoreBuilder`. Whatever stops a
-build, the same command goes on there; the old index stays whole until the new one is complete. Pictures
-are known by the digest of their bytes, so a renamed or repeated picture is not embedded again.
+Shards are a folder written by `embed`, or those in the private folder of a build (`swap.BuildFolder`). Each kind of
+store has a `StoreBuilder`: FAISS in memory (here), inverted lists on disk (`big`) and Milvus (`milvus`). After an
+interruption the same command resumes; the old index stays in place until the new one is complete. Pictures are
+identified by the digest of their bytes, so a renamed or repeated picture is not embedded again.
 """
 
 from __future__ import annotations
@@ -26,30 +26,30 @@ from patchify_core.encoders.base import Encoder, EncoderInfo
 from patchify_core.errors import IndexFolderError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
-from patchify_core.index.base import Pictures, PictureStream
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
-from patchify_core.index.embedding import PicturePass, Timed, nothing_read
-from patchify_core.index.folder import index_stands, read_meta, recipe_of
-from patchify_core.index.integrity import META_NAME, standing
+from patchify_core.index.folder import index_exists, read_meta, recipe_of
+from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import CODES, EVERYTHING, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.describe import PicturePass, Timed, nothing_read
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
-from patchify_core.index.swap import BuildFolder, explained, root_from
+from patchify_core.index.store import PictureStream
+from patchify_core.index.swap import BuildFolder, current_place, disk_errors, relative_path
 from patchify_core.regions import Pyramid, Regions
 
-_RUN = 1000
-"""Pictures whose boxes are read together."""
+_BOXES_READ = 1000
+"""Pictures whose boxes are read at a time."""
 
 
 @dataclass(frozen=True)
 class BuildSettings(CodeSettings):
-    """What a person may tune about building, beside how descriptors are kept.
+    """User settings of a build, besides the codec.
 
     Attributes:
-        shard_images: pictures of a shard of the build; at most this much work is lost to a kill.
-        features: how descriptors are made: `crop`, or `pooled:N` (`extract`).
-        keep_maps: keep each picture's feature map, so that boxes can be refined without a second pass (`localize`).
+        shard_images: Pictures per shard of the build; a kill loses at most this much work.
+        features: How patches are described: `crop`, or `pooled:N` (`extract`).
+        keep_maps: Store each picture's feature map, so that boxes can be refined without a second pass (`localize`).
     """
 
     shard_images: int = 64
@@ -58,26 +58,21 @@ class BuildSettings(CodeSettings):
 
     @classmethod
     def like(cls, index: PatchIndex) -> BuildSettings:
-        """The settings that an index was made with."""
-        return cls(
-            index.factory,
-            index.codebook,
-            index.rescore,
-            features=index.features,
-            keep_maps=index.maps is not None,
-        )
+        """Return the settings that an index was built with."""
+        keep_maps = index.maps is not None
+        return cls(index.factory, index.codebook, index.rescore, features=index.features, keep_maps=keep_maps)
 
 
 @dataclass(frozen=True)
 class BuildReport(Timed):
-    """What a build did.
+    """Result of a build.
 
     Attributes:
-        images: pictures in the index.
-        embedded: pictures that went through the encoder.
-        reused: pictures whose descriptors were already known.
+        images: Pictures in the index.
+        embedded: Pictures that went through the encoder.
+        reused: Pictures whose descriptors were available already.
         skipped: (file name, reason) of pictures that could not be read.
-        seconds: wall time of the embedding part.
+        seconds: Wall time of embedding.
     """
 
     images: int
@@ -88,79 +83,79 @@ class BuildReport(Timed):
 
 
 class StoreBuilder(ABC):
-    """How a build fills one kind of store and writes the index folder of it.
+    """Fills one kind of store and writes its index folder.
 
     Attributes:
-        maker: what unfinished work is for, as plain JSON values; see `BuildFolder.take_over`.
-        old: an index whose pictures need not be embedded again; None where there is none.
+        maker: Identifies the build whose unfinished work may be resumed, as JSON values; see `BuildFolder.resume`.
+        old: An index whose pictures need not be embedded again, or None.
     """
 
     maker: Mapping[str, Any]
     old: PatchIndex | None = None
 
     @abstractmethod
-    def look(self, out: Path) -> None:
-        """Sees what stands at `out`, before anything is made; again, once it is locked, if it has changed meanwhile.
+    def check(self, out: Path) -> None:
+        """Check what is at `out` before any work, and again once it is locked if it has changed meanwhile.
 
         Raises:
-            IndexFolderError: it is something else, or was made otherwise.
+            IndexFolderError: It is not an index that this build may update or replace.
         """
 
     @contextmanager
-    def opened(self, work: BuildFolder) -> Iterator[Container[str]]:
-        """Has the store ready to take pictures; yields the digests of those that it has already."""
+    def prepare(self, work: BuildFolder) -> Iterator[Container[str]]:
+        """Prepare the store, and yield the digests of the pictures that it has already."""
         yield self.old_rows
 
     @property
     def old_rows(self) -> dict[str, int]:
-        """Digest -> row in `old` of its pictures."""
+        """Digest -> row of the pictures of `old`."""
         return {} if self.old is None else {image.sha256: row for row, image in enumerate(self.old.images)}
 
     @abstractmethod
-    def take(self, stream: PictureStream, work: BuildFolder) -> None:
-        """Fills the store and swaps the new index folder into place.
+    def fill(self, stream: PictureStream, work: BuildFolder) -> None:
+        """Fill the store and swap the new index folder into place.
 
         Args:
-            stream: all pictures; of those that the store has already there may be no descriptors.
-            work: where the build works.
+            stream: All pictures; those that the store has already may lack descriptors.
+            work: Private folder of the build.
         """
 
 
 class BuildTarget(Protocol):
-    """A store that a gallery can be built into instead of FAISS; `milvus.build.Target` is one."""
+    """A store other than FAISS to build a gallery into, such as `milvus.build.Target`."""
 
     def builder(
         self, gallery: Gallery, encoder: EncoderInfo, regions: Regions, settings: BuildSettings, progress: Progress
     ) -> StoreBuilder:
-        """What fills it; refuses what it does not keep."""
+        """Create its builder; raise PatchifyError for settings that the store does not support."""
         ...
 
 
 Source = Callable[[BuildFolder, Container[str]], PictureStream]
-"""Gives a build its pictures, embedding those whose digests are not among the given ones."""
+"""Provides the pictures of a build; embeds those whose digests the container lacks."""
 
 
 def run_build(out: str | Path, builder: StoreBuilder, source: Source) -> None:
-    """Builds the index folder `out`: what every build has in common.
+    """Run any build of the index folder `out`.
 
     Args:
-        out: index folder; a new one, or one that `builder` goes on with or replaces.
-        builder: of the store.
-        source: of the pictures.
+        out: Index folder; new, or one that `builder` updates or replaces.
+        builder: Of the store.
+        source: Of the pictures.
 
     Raises:
-        IndexFolderError: `out` is something else, or made otherwise, or in use, or cannot be written.
+        IndexFolderError: `out` is something else, has another recipe, is in use, or cannot be written.
     """
-    with explained(Path(out)):
-        out = Path(out).resolve()  # through links and "..", so that what stands beside it is on the same disk
-        found = _digest(out)
-        builder.look(out)
+    with disk_errors(Path(out)):
+        out = Path(out).resolve()  # through links and "..", so that the private folder is on the same disk
+        digest = _digest(out)
+        builder.check(out)
         with BuildFolder(out) as work:
-            if _digest(out) != found:  # another build ended meanwhile
-                builder.look(out)
-            work.take_over(dict(builder.maker))
-            with builder.opened(work) as known:
-                builder.take(source(work, known), work)
+            if _digest(out) != digest:  # another build ended meanwhile
+                builder.check(out)
+            work.resume(dict(builder.maker))
+            with builder.prepare(work) as known:
+                builder.fill(source(work, known), work)
             work.remove()
 
 
@@ -174,26 +169,26 @@ def build_index(
     like: PatchIndex | None = None,
     target: BuildTarget | None = None,
 ) -> BuildReport:
-    """Builds or updates the index folder `out` from a gallery.
+    """Build or update the index folder `out` from a gallery.
 
     Args:
-        gallery: pictures to index.
-        out: index folder; a new one, or one of the same encoder, regions and codec, whose descriptors are reused.
-        encoder: the frozen encoder.
-        regions: which patches; the paper's L3 by default.
-        settings: see `BuildSettings`; by default those of `like`, if there is one.
-        progress: called after each picture, and where the store is slow to fill, from 0 on again while it is filled;
-            may raise to stop the build, which then can be resumed.
-        like: where there is no index yet, one whose projection and trained codec are taken over instead of learned
-            from these pictures, which may be too few for that; codes of pictures that it holds too are copied.
-        target: where the descriptors go; FAISS, in the index folder, by default.
+        gallery: Pictures to index.
+        out: Index folder; new, or one with the same encoder, regions and codec, whose descriptors are reused.
+        encoder: The frozen encoder.
+        regions: The patches; the paper's L3 by default.
+        settings: See `BuildSettings`; those of `like` by default.
+        progress: Called after each picture, and from 0 again while a slow store is filled; may raise to stop the build,
+            which can then be resumed.
+        like: An index whose projection and trained codec a new index takes over, for galleries that are too small to
+            train on; codes of shared pictures are copied.
+        target: Store for the descriptors; FAISS by default.
 
     Raises:
-        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written; if `like` was made with
-            another encoder, regions or settings.
-        GalleryError: if no picture could be read, or annotations give a picture another size than it has.
-        PatchifyError: if the settings ask for what the store does not keep.
-        StoreError: if the store is a server that does not answer or does not take the pictures.
+        IndexFolderError: `out` is something else, has another recipe, or cannot be written; or `like` has another
+            encoder, regions or settings.
+        GalleryError: No picture could be read, or annotations give a picture another size than it has.
+        PatchifyError: The store does not support the settings.
+        StoreError: A server does not answer or rejects the pictures.
     """
     if like is not None:
         regions, settings = regions or like.regions, settings or BuildSettings.like(like)
@@ -205,7 +200,7 @@ def build_index(
         extractor = load_extractor(settings.features, encoder)
     else:
         extractor = load_extractor(settings.features, encoder, settings.keep_maps)
-        settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding, not after them
+        settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding
         wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
         builder = _GalleryBuilder(wanted, settings, gallery, like)
     recipe = Recipe(encoder.info, regions, extractor.spec, maps=settings.keep_maps)
@@ -230,22 +225,22 @@ def _embed_new(
     shard_images: int,
     progress: Progress,
 ) -> tuple[list[IndexedImage], BuildReport]:
-    """Goes over the gallery: every picture ends up indexed (new or known) or skipped, the new ones in `shards`."""
+    """Embed the new pictures of a gallery into `shards`; return all readable pictures and the report."""
     done, start = 0, time.perf_counter()
 
-    def settled() -> None:
+    def on_done() -> None:
         nonlocal done
         done += 1
         progress(done, len(gallery.images))
 
-    pictures = PicturePass(extractor, regions, settled, lambda digest: digest in known or digest in shards.known)
+    pictures = PicturePass(extractor, regions, on_done, lambda digest: digest in known or digest in shards.known)
     try:
         with closing(pictures.run(gallery.images)) as stream:
             for new in stream:
                 shards.add(new)
                 if len(shards) >= shard_images:
                     shards.flush()
-                settled()
+                on_done()
     finally:
         shards.flush()
     seconds = time.perf_counter() - start
@@ -257,19 +252,19 @@ def _embed_new(
 
 
 RecipeFor = Callable[[str | None], Recipe]
-"""The recipe that a build follows, from the factory of the index that it would go on with; see `Recipe.of`."""
+"""The recipe of a build, given the factory of the index that it would update; see `Recipe.of`."""
 
 
 class _GalleryBuilder(StoreBuilder):
-    """A gallery's codes in FAISS, in memory: those of pictures that were there already are copied."""
+    """Codes a gallery with FAISS in memory; codes of already indexed pictures are copied."""
 
     def __init__(self, wanted: RecipeFor, settings: CodeSettings, gallery: Gallery, like: PatchIndex | None) -> None:
         self._wanted, self._settings, self._gallery, self._like = wanted, settings, gallery, like
         recipe = wanted(None)
         self.maker = recipe.descriptors() | {"maps": recipe.maps}
 
-    def look(self, out: Path) -> None:
-        """See `StoreBuilder.look`."""
+    def check(self, out: Path) -> None:
+        """See `StoreBuilder.check`."""
         self.old = _existing(out, self._wanted) or self.old
         if self.old is None and self._like is not None:
             _check_like(self._like, self._wanted)
@@ -278,107 +273,107 @@ class _GalleryBuilder(StoreBuilder):
             recipe = self._wanted(None)
             self._settings.check_enough(recipe.encoder.dim, recipe.regions, len(self._gallery.images))
 
-    def take(self, stream: PictureStream, work: BuildFolder) -> None:
-        """See `StoreBuilder.take`."""
+    def fill(self, stream: PictureStream, work: BuildFolder) -> None:
+        """See `StoreBuilder.fill`."""
         old, rows, images = self.old, self.old_rows, list(stream.pictures(0, len(stream)))
-        before = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
-        index = coded(stream, images, self._settings, before, lambda row: rows.get(images[row].sha256))
-        root = root_from(work.out, self._gallery.root)
+        codes = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
+        index = encode_stream(stream, images, self._settings, codes, lambda row: rows.get(images[row].sha256))
+        root = relative_path(self._gallery.root, work.out)
         work.swap_in(lambda new: index.write(new, root, stream.maps))
 
 
-def coded(
+def encode_stream(
     stream: PictureStream,
     images: Sequence[IndexedImage],
     settings: CodeSettings,
     like: Codes | None = None,
     known: Callable[[int], int | None] = lambda row: None,
-    passed: Callable[[int], None] = lambda row: None,
+    on_read: Callable[[int], None] = lambda row: None,
 ) -> PatchIndex:
-    """Codes a stream into an index that is in memory.
+    """Code a stream into an index in memory.
 
     Args:
-        stream: the collection; where it is projected already, that projection is the index's.
-        images: its pictures.
-        settings: how descriptors are coded.
-        like: codes of an earlier build; see `encode_codes`.
-        known: row of a picture -> its row in `like`, None for a new one.
-        passed: called with each row whose descriptors are read, the rows of a sample twice.
+        stream: The collection; if it is projected, the index takes over its projection.
+        images: Its pictures.
+        settings: How descriptors are coded.
+        like: Codes of an earlier build; see `encode_codes`.
+        known: Row of a picture -> its row in `like`, None for a new picture.
+        on_read: Called with each row whose descriptors are read; rows of the training sample are read twice.
 
     Raises:
-        PatchifyError: if there are too few patches to learn from; it says how many are needed.
+        PatchifyError: There are too few patches to train on; the message says how many are needed.
     """
     regions, total = stream.regions, len(stream)
 
     def descriptors(row: int) -> NDArray[np.float32]:
-        passed(row)
+        on_read(row)
         return stream.batch(row, row + 1)[1][0]
 
-    made = encode_codes(descriptors, total, regions, stream.dim, settings, like, known)
-    factory = made.factory
+    codes = encode_codes(descriptors, total, regions, stream.dim, settings, like, known)
+    factory = codes.factory
     if stream.projection is not None:
-        made, factory = replace(made, projection=stream.projection), f"PCAH{stream.projection.dim},{factory}"
+        codes, factory = replace(codes, projection=stream.projection), f"PCAH{stream.projection.dim},{factory}"
     boxes = None
     if regions.needs_picture:
-        boxes = np.concatenate([stream.boxes(at, min(at + _RUN, total)) for at in range(0, total, _RUN)])
+        boxes = np.concatenate([stream.boxes(at, min(at + _BOXES_READ, total)) for at in range(0, total, _BOXES_READ)])
     recipe = Recipe.of(stream.encoder, regions, stream.features, settings, stream.maps is not None)
-    return PatchIndex(replace(recipe, factory=factory), Pictures(images, boxes=boxes), made)
+    return PatchIndex(replace(recipe, factory=factory), Pictures(images, boxes=boxes), codes)
 
 
-def standing_codec(out: Path) -> dict[str, str | None] | None:
-    """How the index that stands at `out` is coded: `factory`, `codebook` and `rescore`; None where none stands.
+def codec_of(out: Path) -> dict[str, str | None] | None:
+    """Return `factory`, `codebook` and `rescore` of the index at `out`; None if there is none.
 
     Raises:
-        IndexFolderError: if something else stands there, or an index that a gallery is not built into.
+        IndexFolderError: There is something else, or an index that cannot be updated from a gallery.
     """
-    with explained(out):
-        recipe = _standing_recipe(out)
+    with disk_errors(out):
+        recipe = _recipe_at(out)
         return None if recipe is None else {part: getattr(recipe, part) for part in CODES}
 
 
 def recode(
     index: PatchIndex, settings: CodeSettings, descriptors: Callable[[int], NDArray[np.float32]] | None = None
 ) -> PatchIndex:
-    """Codes the descriptors of an index anew; nothing is embedded again.
+    """Code the descriptors of an index with another codec, without embedding again.
 
     Args:
-        index: whose descriptors, as stored, are coded. What is projected now is what this index holds, so the new one
-            says its dimension for the encoder's.
-        settings: see `CodeSettings`.
-        descriptors: row of a picture -> (P, dim) float32; the index's own by default.
+        index: The index with the descriptors. A projection now applies to those, so the new index has the dimension
+            of this one in place of the encoder's.
+        settings: See `CodeSettings`.
+        descriptors: Row of a picture -> (P, dim) float32; the stored ones by default.
 
     Raises:
-        PatchifyError: if there are too few patches to learn from; it says how many are needed.
+        PatchifyError: There are too few patches to train on; the message says how many are needed.
     """
-    made = encode_codes(descriptors or index.descriptors_of, len(index.images), index.regions, index.dim, settings)
+    codes = encode_codes(descriptors or index.descriptors_of, len(index.images), index.regions, index.dim, settings)
     encoder, maps = replace(index.encoder, dim=index.dim), index.maps is not None
     recipe = Recipe.of(encoder, index.regions, index.features, settings, maps)
-    recipe = replace(recipe, factory=made.factory)
-    return PatchIndex(recipe, Pictures(index.images, index.root, index.boxes, index.maps), made)
+    recipe = replace(recipe, factory=codes.factory)
+    return PatchIndex(recipe, Pictures(index.images, index.root, index.boxes, index.maps), codes)
 
 
 def _digest(out: Path) -> str | None:
-    """Which index stands at `out`; None where there is none."""
-    return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
+    """Digest of the index at `out`; None if there is none."""
+    return str(read_meta(out)["digest"]) if (current_place(out) / META_NAME).is_file() else None
 
 
 def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
-    """The index that stands at `out`, if there is one and it was made the same way."""
-    had = _standing_recipe(out)
-    if had is None:
+    """Load the index at `out`, if any; raise IndexFolderError if it has another recipe."""
+    recipe = _recipe_at(out)
+    if recipe is None:
         return None
-    refuse(had.differences(wanted(had.factory)), out, OTHER_INDEX)
+    refuse(recipe.differences(wanted(recipe.factory)), out, OTHER_INDEX)
     return PatchIndex.load(out)
 
 
-def _standing_recipe(out: Path) -> Recipe | None:
-    """The recipe of the index that stands at `out`; raises IndexFolderError where no gallery is built into its kind."""
-    if not index_stands(out):
+def _recipe_at(out: Path) -> Recipe | None:
+    """Return the recipe of the index at `out`, if any; raise IndexFolderError if no gallery can update its kind."""
+    if not index_exists(out):
         return None
     meta = read_meta(out)
     if "store" in meta:
         raise IndexFolderError(
-            f"{out} keeps its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
+            f"{out} has its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
         )
     if meta.get("images", ()) is None:
         raise IndexFolderError(
@@ -388,7 +383,7 @@ def _standing_recipe(out: Path) -> Recipe | None:
 
 
 def _check_like(like: PatchIndex, wanted: RecipeFor) -> None:
-    """Codes of two kinds cannot stand in one index; what the codec was trained on may differ."""
+    """Raise IndexFolderError unless codes of `like` can be copied; the training set of the codec may differ."""
     parts = [part for part in EVERYTHING if part not in ("encoder", "codebook")]
     like.check_encoder(wanted(None).encoder)
     differences = like.recipe.differences(wanted(like.factory), parts)

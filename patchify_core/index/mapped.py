@@ -1,10 +1,10 @@
-"""Codes of a big index where they lie on the disk: FAISS searches a mapped file, and single patches are found in it.
+"""Memory-mapped codes of a big index: FAISS searches the mapped file, and single patches are decoded from it.
 
-FAISS keeps 8 bytes per patch in memory (its direct map) to give a patch back by its number. Here `lists.npy` says in 2
-bytes, mapped, which list a patch is in; within a list the numbers ascend, so that halving finds the patch.
+FAISS needs 8 bytes per patch in memory (its direct map) to decode a patch by its id. Here the mapped `lists.npy` stores
+the inverted list of each patch in 2 bytes; within a list the ids ascend, so binary search finds the patch.
 
-What is not in memory yet is read when it is touched, a little at a time, and the disk waits in between. `ReadAhead`
-tells the system all that a search will touch at once.
+Mapped pages are read on first access, a few at a time. `ReadAhead` requests all pages of a search from the system at
+once.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ if TYPE_CHECKING:
     import faiss
 
 ID_BYTES = 8
-"""Of a patch' number in a list."""
+"""Bytes of a patch id in an inverted list."""
 
 READ_BYTES = 1 << 17
-"""Read at a time at most: a system may cut what it is asked for at once to what one request of the disk takes."""
+"""Maximum size of a prefetch request: systems may truncate requests to what one disk request takes."""
 
 
 @dataclass(frozen=True, eq=False)
 class MappedCodes:
-    """A FAISS index whose codes lie in a mapped file.
+    """A FAISS index whose codes are in a mapped file.
 
     Attributes:
-        codes: the index.
-        data: the bytes of the whole file; they stay mapped as long as this or the index is there.
-        file: the mapping.
+        codes: The index.
+        data: Bytes of the whole file; mapped as long as this or the index exists.
+        file: The mapping.
     """
 
     codes: faiss.Index
@@ -47,78 +47,62 @@ class MappedCodes:
 
     @cached_property
     def lists(self) -> tuple[NDArray[np.int64], NDArray[np.int64], int]:
-        """Where the lists of an inverted file lie: of each its first byte and its entries, and the bytes of an entry.
+        """Offset in bytes and number of entries of each inverted list, and the bytes of an entry.
 
         Raises:
-            ValueError: if the file is too short for them.
+            ValueError: The file is too short for the lists.
         """
         codes: Any = self.codes
         sizes = np.array([codes.invlists.list_size(number) for number in range(codes.nlist)], np.int64)
         entry = int(codes.code_size) + ID_BYTES
         begins = np.concatenate([[0], np.cumsum(sizes)[:-1]]) * entry + len(self.data)
-        begins -= int(sizes.sum()) * entry  # they are the end of it
+        begins -= int(sizes.sum()) * entry  # the lists are at the end of the file
         if int(sizes.sum()) != codes.ntotal or begins[0] < 0:
             raise ValueError("lists that do not fit the file")
         return begins, sizes, entry
 
 
 def map_codes(file: BinaryIO) -> MappedCodes:
-    """A FAISS index whose codes stay in the file: only what a search visits is read.
+    """Map a FAISS index, so that a search reads only the codes that it visits.
 
-    The very file that was checked is mapped, not what stands under its name by now; it may be closed afterwards.
+    The open file itself is mapped, since another file may have taken its name by now. It may be closed afterwards.
 
     Args:
-        file: open, with a digest that was checked.
+        file: An open file whose digest was checked.
 
     Raises:
-        ValueError: if it does not fit together; which vectors are in which list is not looked at, whoever searches has
-            to check the numbers that come back.
-        RuntimeError: if FAISS does not read it.
+        ValueError: The file is inconsistent. The ids in the lists are not checked; callers must check search results.
+        RuntimeError: FAISS cannot read it.
     """
     import faiss
 
-    faiss_: Any = faiss  # its annotations lack the reader
+    faiss_: Any = faiss  # its type hints lack the reader
     mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     check_faiss_file(mapped, ids=False)
     data: NDArray[np.uint8] = np.frombuffer(mapped, np.uint8)
     reader = faiss_.ZeroCopyIOReader(faiss.swig_ptr(data), data.size)
     codes = faiss_.read_index(reader)
-    codes.referenced_objects = [data]  # FAISS points into it
+    codes.referenced_objects = [data]  # FAISS points into this memory
     return MappedCodes(codes, data, mapped)
 
 
 def map_numbers(file: BinaryIO) -> NDArray[Any]:
-    """A .npy file, mapped; raises ValueError if it is something else."""
-    found = npy_array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-    if found.ndim != 1 or found.dtype.kind != "u":
+    """Map a .npy file of (N,) unsigned integers; raise ValueError if it is something else."""
+    numbers = npy_array(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    if numbers.ndim != 1 or numbers.dtype.kind != "u":
         raise ValueError("not a table of lists")
-    return found
-
-
-@dataclass(frozen=True, eq=False)
-class OnDisk:
-    """How the mapped codes of a big index are reached.
-
-    Attributes:
-        located: where the code of a patch is, by its number; None where finer codes lie in the order of the patches.
-        ahead: has the disk read what a search will touch.
-    """
-
-    located: PatchCodes | None
-    ahead: ReadAhead
+    return numbers
 
 
 class ReadAhead:
-    """Tells the system which parts of mapped files a search will touch, so that the disk has all requests at once.
-
-    Where there is no such call (Windows) it does nothing.
+    """Prefetches the parts of mapped files that a search will read. Does nothing on Windows, which has no such call.
 
     Args:
-        coarse: FAISS's inverted file (`IndexIVF`).
-        fine: finer codes in the order of the patches, or None.
+        coarse: Inverted file (`IndexIVF`).
+        fine: Finer codes in patch order, or None.
 
     Raises:
-        ValueError: if the lists do not fit the file.
+        ValueError: The lists do not fit the file.
     """
 
     def __init__(self, coarse: MappedCodes, fine: MappedCodes | None = None) -> None:
@@ -130,16 +114,16 @@ class ReadAhead:
             self._first = int(inner.codes.data()) - fine.data.ctypes.data
 
     def lists(self, numbers: NDArray[np.int64]) -> None:
-        """Has lists read; -1 stands for none."""
+        """Prefetch inverted lists; -1 stands for none."""
         numbers = numbers[numbers >= 0]
         _will_need(self._coarse.file, self._begins[numbers], self._sizes[numbers] * self._entry)
 
     def patches(self, firsts: NDArray[np.int64], count: int) -> None:
-        """Has the finer codes of some runs of patches read.
+        """Prefetch the finer codes of ranges of patches.
 
         Args:
-            firsts: number of the first patch of each run.
-            count: patches of a run.
+            firsts: First patch id of each range.
+            count: Patches per range.
         """
         if self._fine is not None:
             sizes = np.full(len(firsts), count * self._code_size)
@@ -156,14 +140,14 @@ def _will_need(file: mmap.mmap, begins: NDArray[np.int64], sizes: NDArray[np.int
 
 
 class PatchCodes:
-    """Decodes patches of an inverted file by their numbers.
+    """Decodes patches of an inverted file by their ids.
 
     Args:
-        mapped: FAISS's inverted file (`IndexIVFPQ`) of product-quantized residuals, whose ids ascend in every list.
+        mapped: Inverted file (`IndexIVFPQ`) of product-quantized residuals, with ascending ids in every list.
         lists: (N,) unsigned, the list of each patch.
 
     Raises:
-        ValueError: if they do not fit together.
+        ValueError: They do not fit together.
     """
 
     def __init__(self, mapped: MappedCodes, lists: NDArray[Any]) -> None:
@@ -181,10 +165,10 @@ class PatchCodes:
         self._quantizer = faiss.downcast_index(codes.quantizer)
 
     def decode(self, patches: NDArray[np.int64]) -> NDArray[np.float32]:
-        """(K, d) float32 descriptors of these patches.
+        """Decode the (K, d) float32 descriptors of patches.
 
         Raises:
-            IndexFolderError: if a patch is not where it should be: the file was changed after it was checked.
+            IndexFolderError: A patch is not in its list; the file was changed after it was checked.
         """
         lists = self._lists[patches].astype(np.int64)
         sizes = self._sizes[lists]
@@ -202,10 +186,10 @@ class PatchCodes:
         at = self._begins[lists] + low * self._code_size
         codes = self._data[at[:, None] + np.arange(self._code_size)]
         residuals = self._codes.pq.decode(codes)
-        found: NDArray[np.float32] = residuals + self._quantizer.reconstruct_batch(lists)
-        return found
+        descriptors: NDArray[np.float32] = residuals + self._quantizer.reconstruct_batch(lists)
+        return descriptors
 
     def _numbers(self, at: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The 8-byte numbers at these places of the file, which need not be multiples of 8."""
-        eights: NDArray[Any] = self._data[at[:, None] + np.arange(8)]
-        return np.frombuffer(eights.tobytes(), np.int64)
+        """Read the 8-byte integers at these offsets, which need not be aligned."""
+        values: NDArray[Any] = self._data[at[:, None] + np.arange(8)]
+        return np.frombuffer(values.tobytes(), np.int64)

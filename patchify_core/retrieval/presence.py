@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from patchify_core.errors import PatchifyError
 from patchify_core.files import SAMPLE_DB, read_json, sha256_of_json, write_json
-from patchify_core.index.base import PatchStore
+from patchify_core.index.store import PatchStore
 
 LIKELY, UNSURE, ABSENT = "likely", "unsure", "probably not here"
 """Verdicts on a result, and on a whole query: that on its first result."""

@@ -10,8 +10,7 @@ from typing import overload
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.index.base import Hits
-from patchify_core.index.store import PatchStore
+from patchify_core.index.store import Hits, PatchStore
 
 PIECE = 256
 """Matches that are made at a time when all are gone through."""

@@ -16,13 +16,13 @@ from typing import Any, Literal
 import gradio as gr
 from gradio import FileData
 
-from patchify_core.demo import locating
-from patchify_core.demo.decoding import decoded
+from patchify_core.demo import box_methods
+from patchify_core.demo.decoding import decode
+from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.queries import checked_words
-from patchify_core.demo.shelf import shown_spec
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.record import as_json
-from patchify_core.evaluation.run import LevelReport, QueryRecord, chosen_levels, evaluate
+from patchify_core.evaluation.run import LevelReport, chosen_levels, evaluate
 from patchify_core.gallery import Query
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
@@ -97,7 +97,7 @@ class Programs:
         self._showcase, self._upload_mb = visits.showcase, visits.settings.upload_mb
         self._rerankers: dict[str, Reranker] = {}
         self._reports: dict[tuple[str, int, str | None, str | None], LevelReport] = {}
-        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, QueryRecord]] = {}
+        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, Any]] = {}
 
     def search_by_picture(
         self,
@@ -127,7 +127,7 @@ class Programs:
         data = inputs.picture_bytes(picture, self._upload_mb)
         engine, answer = self._asked(top, level, index, refine, rerank)
         region = inputs.box_of(box)
-        return decoded(data, lambda picture: answer(engine.view(picture, region)))
+        return decode(data, lambda picture: answer(engine.view(picture, region)))
 
     def search_by_example(
         self,
@@ -222,7 +222,7 @@ class Programs:
                 raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
             query = engine.describe_text(checked_words(words))
         elif data is not None:
-            query = decoded(data, lambda picture: engine.describe_query(picture, inputs.box_of(box)))
+            query = decode(data, lambda picture: engine.describe_query(picture, inputs.box_of(box)))
         else:
             bundled = self._example(example)
             query = engine.describe_query(bundled.path, bundled.box if box is None else inputs.box_of(box))
@@ -235,23 +235,23 @@ class Programs:
         Returns:
             indexes (name, encoder, regions, levels, words ...), examples (id, name, box ...), pictures and limits
         """
-        shelf, gallery = self._showcase.shelf, self._showcase.gallery
+        shelf, gallery = self._showcase.indexes, self._showcase.gallery
         return {
             "pictures": len(gallery.images),
             "indexes": [
                 {
                     "name": name,
                     "label": offer.label,
-                    "encoder": shown_spec(offer.index.encoder),
+                    "encoder": public_spec(offer.index.encoder),
                     "features": offer.index.features,
                     "regions": offer.index.regions.spec,
                     "levels": len(offer.index.regions.stages),
                     "patches": offer.index.patches_per_image,
                     "dimensions": offer.index.dim,
                     "words": offer.index.encoder.spec.startswith("open_clip:"),
-                    "refine": [way for way in ("soft", "map") if locating.is_possible(way, offer.index)],
+                    "refine": [way for way in ("soft", "map") if box_methods.is_possible(way, offer.index)],
                 }
-                for name, offer in shelf.offers.items()
+                for name, offer in shelf.choices.items()
             ],
             "rerankers": [name for name in inputs.rerankers() if name not in TOO_SLOW],
             "examples": [
@@ -309,13 +309,12 @@ class Programs:
                 )
             progress((done, of), unit="queries")
 
-        def record(query: QueryRecord) -> None:
-            finished[query.query_id] = query
-
         if missing:
             gallery = self._showcase.gallery
             options: dict[str, Any] = {"reranker": kind, "refiner": engine.refiner(way) if way else None}
-            done = evaluate(gallery, engine, missing, None, told, finished=dict(finished), record=record, **options)
+            done = evaluate(
+                gallery, engine, missing, None, told, finished=dict(finished), record=finished.__setitem__, **options
+            )
             self._reports |= {(name, report.level, way, key): report for report in done}
             finished.clear()
         numbers = as_json(
@@ -344,7 +343,9 @@ class Programs:
         }
         engine = self._engine(index)
         engine.index.checked_level(finest)
-        calibration = None if finest or options["rerank"] else self._showcase.shelf.calibration(self._index_name(index))
+        calibration = (
+            None if finest or options["rerank"] else self._showcase.indexes.calibration(self._index_name(index))
+        )
 
         def answer(query: QueryView) -> Rows:
             matches = engine.search_view(query, **options)
@@ -357,14 +358,14 @@ class Programs:
         return engine, answer
 
     def _index_name(self, index: Any) -> str:
-        name = self._showcase.shelf.first if index is None else index
-        if not isinstance(name, str) or name not in self._showcase.shelf.offers:
-            names = ", ".join(self._showcase.shelf.offers)
+        name = self._showcase.indexes.first if index is None else index
+        if not isinstance(name, str) or name not in self._showcase.indexes.choices:
+            names = ", ".join(self._showcase.indexes.choices)
             raise PatchifyError(f"There is no index {inputs.short(name)}: choose one of {names}.")
         return name
 
     def _engine(self, index: Any) -> Patchify:
-        return self._showcase.shelf.engine(self._index_name(index))
+        return self._showcase.indexes.engine(self._index_name(index))
 
     def _example(self, example: Any) -> Query:
         number = inputs.whole("example", example)

@@ -12,7 +12,7 @@ from typing import Any
 import gradio as gr
 from gradio.utils import get_upload_folder, is_in_or_equal
 
-from patchify_core.demo.locating import WINNING
+from patchify_core.demo.box_methods import WINNING
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.web.places import without_places
@@ -27,19 +27,19 @@ class SearchRequest:
     """What every event of the search comes with.
 
     Attributes:
-        question: the visitor's query at present.
+        query: the visitor's query at present.
         level: number of the stage to search with, from 1, as the page has it.
         top: result cards.
         reranker: name of a re-ranker, or None.
-        way: how boxes are found (`locating`), as the page has it.
-        forgotten: the server no longer knew the query, so `question` is that of a page that was just opened.
+        box_method: how boxes are found (`box_methods`), as the page has it.
+        forgotten: the server no longer knew the query, so `query` is that of a page that was just opened.
     """
 
-    question: UserQuery
+    query: UserQuery
     level: int
     top: int
     reranker: str | None
-    way: str
+    box_method: str
     forgotten: bool = False
 
 
@@ -117,16 +117,16 @@ class Guard:
         """
 
         def run(
-            question: UserQuery | None,
+            query: UserQuery | None,
             level: int | None,
             top: int | None,
             reranker: str | None,
-            way: str | None,
+            box_method: str | None,
             started: bool,
             *more: Any,
         ) -> Any:
             try:
-                if question is None and started and not anew:
+                if query is None and started and not anew:
                     # The server forgets after a while, or was started again: it must not answer about another picture.
                     raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
                 if not level or not top:
@@ -134,18 +134,20 @@ class Guard:
                 chosen = None if reranker in (None, NO_RERANKING) else reranker
                 now, lost = self.first, False
                 try:
-                    now = self.first if question is None else self.renewed(question)
+                    now = self.first if query is None else self.renewed(query)
                 except PatchifyError:  # what was asked is gone; something new may be asked all the same
                     if not anew and not elsewhere:
                         raise
                     lost = True
-                forgotten = lost or (question is None and started)
-                asked = SearchRequest(now, level, top, chosen, way if isinstance(way, str) else WINNING, forgotten)
+                forgotten = lost or (query is None and started)
+                asked = SearchRequest(
+                    now, level, top, chosen, box_method if isinstance(box_method, str) else WINNING, forgotten
+                )
                 answer = handler(asked, *more)
             except PatchifyError as error:
                 warn(str(error))
                 answer = None
-            return self._placed(otherwise(question or self.first) if answer is None and otherwise else answer)
+            return self._placed(otherwise(query or self.first) if answer is None and otherwise else answer)
 
         return run
 
@@ -154,15 +156,15 @@ class Guard:
         guarded = self.values(handler, **options)
 
         def run(
-            question: UserQuery | None,
+            query: UserQuery | None,
             level: int | None,
             top: int | None,
             reranker: str | None,
-            way: str | None,
+            box_method: str | None,
             started: bool,
             event: gr.EventData,
         ) -> Any:
-            return guarded(question, level, top, reranker, way, started, event)
+            return guarded(query, level, top, reranker, box_method, started, event)
 
         return run
 

@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import FileResponse, HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from patchify_core.demo.prepared import FILE, prepared
-from patchify_core.demo.turns import BoundedTurns, BusyError, Slots
+from patchify_core.demo.gallery_info import FILE, stored_answers
+from patchify_core.demo.queueing import BoundedQueue, BusyError, Slots
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.files import ASSETS
 from patchify_core.web.callers import CALLER
@@ -141,10 +141,10 @@ class Front:
         galleries: Sequence[GalleryLink] = (),
     ) -> None:
         self.folder, self.root, self._code, self._galleries = folder, f"{root}/", code, galleries
-        self.document, self._filming = prepared(folder), Slots(FILMS, FILMS_OF_ONE)
+        self.document, self._filming = stored_answers(folder), Slots(FILMS, FILMS_OF_ONE)
         self.paper: Paper | None = None
         self.ready = False
-        self._turns = BoundedTurns(AT_ONCE, (WAITING, WAITING_OF_ONE))
+        self._turns = BoundedQueue(AT_ONCE, (WAITING, WAITING_OF_ONE))
         self._boxed = lru_cache(maxsize=ANSWERS_KEPT)(self._make_answer)
         self._made = lru_cache(maxsize=FILMS_KEPT)(self._make_film)
         self._text: tuple[Mapping[str, Any], bytes] | None = None
@@ -210,20 +210,20 @@ class Front:
         if self.document is None or not all(re.fullmatch(r"\d{1,9}", value) for value in asked):
             return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
         caller = CALLER.get()
-        if not self._filming.take(caller):
+        if not self._filming.acquire(caller):
             return JSONResponse({"detail": "The server is making animations: try again in a moment."}, 503)
         try:
             made = await run_in_threadpool(self._made, *map(int, asked))
         except (KeyError, PictureError):
             return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
         finally:
-            self._filming.give(caller)
+            self._filming.release(caller)
         name = f"patchify-{asked[0]}-{asked[1]}.webp"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "max-age=60"}
         return Response(made, media_type="image/webp", headers=headers)
 
     def _make_film(self, query: int, picture: int) -> bytes:
-        from patchify_core.demo.film import film
+        from patchify_core.demo.animation import film
 
         return film(self.document or {}, self.folder, query, picture)
 

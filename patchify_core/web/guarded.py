@@ -24,8 +24,8 @@ from gradio.utils import error_payload
 from gradio_client.utils import is_file_obj_with_meta, is_http_url_like
 
 from patchify_core.demo import decoding
-from patchify_core.demo.keeping import Keeping, Owner
 from patchify_core.demo.settings import QueueSettings
+from patchify_core.demo.storage import Owner, VisitorStorage
 from patchify_core.web.bodies import SMALL
 from patchify_core.web.callers import CALLER, caller_group
 from patchify_core.web.events import NOTICE
@@ -60,10 +60,10 @@ class GuardedBlocks(gr.Blocks):
     Gradio would fetch on a stranger's behalf, are refused.
 
     Attributes:
-        keeping: what visitors leave; None counts nothing.
+        storage: what visitors leave; None counts nothing.
     """
 
-    keeping: Keeping | None = None
+    storage: VisitorStorage | None = None
 
     async def process_api(self, block_fn: BlockFunction | int, *arguments: Any, **named: Any) -> dict[str, Any]:
         """As Gradio's, whose refusals (6.31.0) are logged with what was sent and a traceback, and quote it."""
@@ -112,7 +112,7 @@ class GuardedBlocks(gr.Blocks):
 
     def guard(self, settings: QueueSettings) -> None:
         """Opens the queue that all requests go through; nothing can be asked beside it."""
-        decoding.host = GradioHost()
+        decoding.request_context = GradioHost()
         self.queue(max_size=settings.waiting, default_concurrency_limit=OTHERS_AT_ONCE, api_open=False)
         self._queue = self._fair = FairQueue(self, settings)
         for fn in self.fns.values():
@@ -169,10 +169,10 @@ class FairQueue(Queue):
         """As Gradio's; an answer that nobody fetches is counted among what visitors leave."""
         super().send_message(event, event_message)
         messages = self.pending_messages_per_session.get(event.session_hash)
-        keeping: Keeping | None = getattr(self.blocks, "keeping", None)
-        if messages is not None and keeping is not None:
+        storage: VisitorStorage | None = getattr(self.blocks, "storage", None)
+        if messages is not None and storage is not None:
             owner = Owner(event.session_hash, caller_group(event.request))
-            keeping.answered(messages, _weight(getattr(event_message, "output", None)), owner)
+            storage.add_answer(messages, _weight(getattr(event_message, "output", None)), owner)
 
     async def process_events(self, events: list[Event], *arguments: Any) -> None:
         """As Gradio's; notes when it ended."""

@@ -7,7 +7,7 @@ import io
 from functools import partial
 from pathlib import Path
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.walk import Walk, WalkChoice, walk
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.web.views.handout import handout_page

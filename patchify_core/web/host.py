@@ -6,22 +6,22 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from patchify_core.demo.decoding import Host
-from patchify_core.demo.keeping import Owner
-from patchify_core.demo.turns import Slots
+from patchify_core.demo.decoding import RequestContext
+from patchify_core.demo.queueing import Slots
+from patchify_core.demo.storage import Owner
 from patchify_core.web.callers import caller_group
 
 BESIDE, BESIDE_OF_ONE = 16, 8
 """Requests that may be beside their queue at a time, in all and of one address; Gradio has threads for 40."""
 
 
-class GradioHost(Host):
+class GradioHost(RequestContext):
     """The requests of one server of Gradio's."""
 
     def __init__(self) -> None:
         self._lock, self._slots = threading.Lock(), Slots(BESIDE, BESIDE_OF_ONE)
 
-    def asker(self) -> Owner:
+    def sender(self) -> Owner:
         """Whoever sent the request."""
         from gradio.context import LocalContext
 
@@ -31,8 +31,8 @@ class GradioHost(Host):
         return Owner(str(request.session_hash or ""), caller_group(request))
 
     @contextmanager
-    def beside_the_queue(self) -> Iterator[bool]:
-        """As `Host`'s, unless too many are beside their queues.
+    def outside_queue(self) -> Iterator[bool]:
+        """As `RequestContext`'s, unless too many are beside their queues.
 
         Afterwards there may be one more at work than the queue allows, and no further one begins until that has ended.
         """
@@ -48,9 +48,9 @@ class GradioHost(Host):
         if queue is None:
             yield True
             return
-        address = self.asker().address
+        address = self.sender().address
         with self._lock:
-            taken = self._slots.take(address)
+            taken = self._slots.acquire(address)
         if not taken:
             yield False
             return
@@ -66,4 +66,4 @@ class GradioHost(Host):
                 from_thread.run_sync(step, 1)
         finally:
             with self._lock:
-                self._slots.give(address)
+                self._slots.release(address)

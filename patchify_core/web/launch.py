@@ -19,9 +19,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from patchify_core.demo.home import Home
-from patchify_core.demo.memory import few_arenas, give_back
-from patchify_core.demo.prepared import titles
+from patchify_core.demo.gallery_info import gallery_titles
+from patchify_core.demo.memory import limit_arenas, release_memory
+from patchify_core.demo.server_folders import ServerFolders
 from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
@@ -33,7 +33,7 @@ from patchify_core.web.serving import serve_front, serve_gradio
 if TYPE_CHECKING:
     import gradio as gr
 
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.web.guarded import GuardedBlocks
 
 STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css", "evaluation.css")
@@ -113,8 +113,8 @@ def launch(
     server = replace(server, hosts=tuple(hosts), host=host, port=port)
     hide(*folders)
     install_log()
-    few_arenas()
-    home = Home.make()  # before gradio is imported, which reads where uploads go
+    limit_arenas()
+    server_folders = ServerFolders.create()  # before gradio is imported, which reads where uploads go
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
     closing, code = threading.Event(), INTERRUPTED
     pages: list[GuardedBlocks] = []
@@ -122,7 +122,7 @@ def launch(
     usual = sys.getswitchinterval()
     before = _signals({signal.SIGTERM: _terminated})  # from a service manager: visitors' pictures are deleted first
     try:
-        choices = titles(folders)
+        choices = gallery_titles(folders)
         paths = ["", *(f"/gallery/{name}" for name in list(choices)[1:])]
 
         def switch(here: str) -> list[GalleryLink]:
@@ -151,8 +151,8 @@ def launch(
 
             galleries = opened.result()
         sys.setswitchinterval(usual)
-        own = Registry(galleries[0], settings, home=home)
-        keep_uploads_apart(own.keeping)
+        own = Registry(galleries[0], settings, folders=server_folders)
+        keep_uploads_apart(own.storage)
 
         def busy() -> bool:
             return any(page.quiet_s() < QUIET_S for page in pages)
@@ -209,7 +209,7 @@ def launch(
             running.close()
         if own is not None:
             own.close()
-        home.close()
+        server_folders.close()
         _signals(before)
     return code
 
@@ -252,7 +252,7 @@ def _signals(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
 
 def _open(folders: Sequence[Path]) -> list[ExampleGallery]:
     """The galleries, each with what its first view shows found already; they share their encoders."""
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo.example_gallery import ExampleGallery
 
     galleries: list[ExampleGallery] = []
     for folder in folders:
@@ -284,12 +284,12 @@ def _between(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -
             used, rested, given = time.monotonic(), False, False
         elif not given:
             gc.collect()
-            give_back()
+            release_memory()
             given = True
         elif not rested and time.monotonic() - used >= REST_S:
             for gallery, _ in shown:
-                gallery.shelf.rest()
-            give_back()
+                gallery.indexes.free_maps()
+            release_memory()
             rested = True
 
 

@@ -18,17 +18,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from patchify_core.demo.decoding import DECODERS, memory_for
+from patchify_core.demo.decoding import DECODER_POOL, predicted_memory
 from patchify_core.demo.own.collection import MEGABYTE
-from patchify_core.demo.own.place import gone
+from patchify_core.demo.own.gallery import pictures_gone
+from patchify_core.demo.own.index_archive import is_index
+from patchify_core.demo.own.phone import propose_box, rankings
 from patchify_core.demo.own.registry import Registry
-from patchify_core.demo.own.returned import is_index
-from patchify_core.demo.own.trying import proposed, rankings
 from patchify_core.demo.own.visitor import INCOMING
-from patchify_core.demo.turns import BoundedTurns, Slots, turns_for
+from patchify_core.demo.queueing import BoundedQueue, Slots, fair_queue
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.archives import is_archive
-from patchify_core.imaging.kinds import other_archive
+from patchify_core.imaging.file_types import other_archive_type
 from patchify_core.imaging.pictures import read_reduced
 from patchify_core.web.callers import caller_group
 from patchify_core.web.pace import Download, paced
@@ -61,8 +61,8 @@ def own_routes(registry: Registry) -> list[Route]:
     Args:
         registry: all visitors' collections.
     """
-    unpacking, reading = turns_for(*UNPACKED), turns_for(*READ)
-    downloads, answering = Slots(DOWNLOADS, DOWNLOADS_OF_ONE), BoundedTurns(ANSWERED, (ASKED, ASKED_OF_ONE))
+    unpacking, reading = fair_queue(*UNPACKED), fair_queue(*READ)
+    downloads, answering = Slots(DOWNLOADS, DOWNLOADS_OF_ONE), BoundedQueue(ANSWERED, (ASKED, ASKED_OF_ONE))
 
     def answered(handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Refusals become one sentence; strangers' pages are not answered."""
@@ -86,19 +86,19 @@ def own_routes(registry: Registry) -> list[Route]:
         return str(request.path_params["token"])
 
     async def begin(request: Request) -> Response:
-        return JSONResponse({"token": await run_in_threadpool(registry.new, caller_group(request))})
+        return JSONResponse({"token": await run_in_threadpool(registry.create, caller_group(request))})
 
     async def status(request: Request) -> Response:
         tab = request.query_params.get("tab", "")
-        visitor = registry.here(token(request), tab) if tab else registry.of(token(request))
+        visitor = registry.open_tab(token(request), tab) if tab else registry.visitor(token(request))
         return JSONResponse(visitor.status())
 
     async def pictures(request: Request) -> Response:
-        rows = registry.of(token(request)).collection.pictures
+        rows = registry.visitor(token(request)).collection.pictures
         return JSONResponse([{"id": p.id, "name": p.name, "width": p.width, "height": p.height} for p in rows])
 
     async def take(request: Request) -> Response:
-        visitor = registry.of(token(request))
+        visitor = registry.visitor(token(request))
         if visitor.uploads >= UPLOADS:
             raise PatchifyError(f"Send at most {UPLOADS} files at a time: wait until one has arrived.")
         collection, settings = visitor.collection, registry.settings
@@ -114,7 +114,7 @@ def own_routes(registry: Registry) -> list[Route]:
                     visitor.incoming += len(chunk)
                     if not head:
                         head = bytes(chunk[:512])
-                        if kind := other_archive(head):
+                        if kind := other_archive_type(head):
                             raise PatchifyError(f"{name} is {kind}: pack the pictures as a zip.")
                     most = settings.archive_mb if is_archive(head) else settings.upload_mb
                     if size > most * MEGABYTE:
@@ -132,38 +132,38 @@ def own_routes(registry: Registry) -> list[Route]:
             visitor.incoming -= size
 
     async def start(request: Request) -> Response:
-        visitor = registry.of(token(request))
+        visitor = registry.visitor(token(request))
         visitor.indexer.start()
         return JSONResponse(visitor.status())
 
     async def cancel(request: Request) -> Response:
-        visitor = registry.of(token(request))
+        visitor = registry.visitor(token(request))
         visitor.indexer.cancel()
         return JSONResponse(visitor.status())
 
     async def in_turn(request: Request, work: Callable[..., T], key: str) -> T:
         """Lets the network work on one of the visitor's pictures."""
-        visitor, sent, address = registry.of(token(request)), await _json(request), caller_group(request)
+        visitor, sent, address = registry.visitor(token(request)), await _json(request), caller_group(request)
         async with answering.turn(address):
             return await run_in_threadpool(work, visitor, str(sent.get("picture")), sent.get(key), address)
 
     async def tap(request: Request) -> Response:
-        return JSONResponse({"box": await in_turn(request, proposed, "point")})
+        return JSONResponse({"box": await in_turn(request, propose_box, "point")})
 
     async def search(request: Request) -> Response:
         return JSONResponse(await in_turn(request, rankings, "box"))
 
     async def mark(request: Request) -> Response:
-        visitor, sent = registry.of(token(request)), await _json(request)
+        visitor, sent = registry.visitor(token(request)), await _json(request)
         name = str(sent.get("picture"))
         if sent.get("box") is None:
-            visitor.unmark(name, sent.get("object"))
+            visitor.remove_box(name, sent.get("object"))
         else:
-            visitor.mark(name, sent.get("object"), sent.get("box"))
+            visitor.add_box(name, sent.get("object"), sent.get("box"))
         return JSONResponse(visitor.status())
 
     async def score(request: Request) -> Response:
-        visitor = registry.of(token(request))
+        visitor = registry.visitor(token(request))
         visitor.start_score()
         return JSONResponse(visitor.status())
 
@@ -172,31 +172,31 @@ def own_routes(registry: Registry) -> list[Route]:
         return JSONResponse({})
 
     async def leave(request: Request) -> Response:
-        registry.leave(token(request), request.query_params.get("tab", ""))
+        registry.close_tab(token(request), request.query_params.get("tab", ""))
         return JSONResponse({})
 
     async def picture(request: Request) -> Response:
-        found = registry.of(token(request)).collection.named(str(request.path_params["name"]))
+        found = registry.visitor(token(request)).collection.named(str(request.path_params["name"]))
         side = SIDES[0] if request.query_params.get("side") == str(SIDES[0]) else SIDES[1]
-        small = registry.of(token(request)).collection.folder / "small" / f"{found.id}-{side}.jpg"
+        small = registry.visitor(token(request)).collection.folder / "small" / f"{found.id}-{side}.jpg"
         data = await run_in_threadpool(_shown, found.path, small, side, caller_group(request))
         return Response(data, media_type="image/jpeg", headers=_PRIVATE)
 
     async def archive(request: Request) -> Response:
-        visitor, one = registry.of(token(request)), token(request)
-        if not downloads.take(one):
+        visitor, one = registry.visitor(token(request)), token(request)
+        if not downloads.acquire(one):
             raise PatchifyError("Your index is on its way already, or too many are: wait until one has arrived.")
         try:
             length, pieces = await run_in_threadpool(visitor.archive)
         except BaseException:
-            downloads.give(one)
+            downloads.release(one)
             raise
         name = 'attachment; filename="patchify-index.zip"'
         headers = {"Content-Disposition": name, "Content-Length": str(length), **_PRIVATE}
-        return Download(pieces, lambda: downloads.give(one), media_type="application/zip", headers=headers)
+        return Download(pieces, lambda: downloads.release(one), media_type="application/zip", headers=headers)
 
     async def annotations(request: Request) -> Response:
-        data = registry.of(token(request)).annotations()
+        data = registry.visitor(token(request)).annotations()
         name = 'attachment; filename="annotations.json"'
         return Response(data, media_type="application/json", headers={"Content-Disposition": name, **_PRIVATE})
 
@@ -224,7 +224,7 @@ def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:
     """A file that has arrived: an index that comes back, an archive of pictures, or a picture."""
     if is_archive(head):
         if is_index(path):
-            return {"known": visitor.take_back(path), "boxes": len(visitor.returned), "added": 0}
+            return {"known": visitor.restore(path), "boxes": len(visitor.returned), "added": 0}
         return {"added": visitor.collection.add_archive(path)}
     data = path.read_bytes()
     refusal, there = visitor.collection.refusal(name, data), visitor.collection.same(data)
@@ -247,10 +247,10 @@ def _shown(path: Path, small: Path, side: int, address: str = "") -> bytes:
         with lock:
             if small.exists():
                 return small.read_bytes()
-            data = DECODERS.run(lambda: _jpeg(path, side), address, needs=memory_for(path))
+            data = DECODER_POOL.run(lambda: _jpeg(path, side), address, needs=predicted_memory(path))
             write_whole(small, data)
     except OSError as error:
-        raise gone() from error
+        raise pictures_gone() from error
     return data
 
 

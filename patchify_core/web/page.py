@@ -6,11 +6,11 @@ from collections.abc import Sequence
 
 import gradio as gr
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import pictures_note
+from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.own.registry import Registry
-from patchify_core.demo.prepared import pictures_note
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.shelf import shown_spec
 from patchify_core.files import ASSETS
 from patchify_core.web import views
 from patchify_core.web.api import add_api
@@ -50,13 +50,13 @@ def build(
             with gr.Tab("Search", id="search", elem_id="pf-tab-search"):
                 state = build_search_tab(visits, [title for title, _ in more], galleries)
                 html(views.below(), "pf-below")
-                encoder = shown_spec(showcase.index.encoder)
+                encoder = public_spec(showcase.index.encoder)
                 html(views.footer(pictures_note(showcase.folder), encoder), "pf-foot")
             for title, fill in more:
                 name = title.lower().replace(" ", "-")
                 with gr.Tab(title, id=name, elem_id=f"pf-tab-{name}") as tab:
                     fill(visits, state, tab)
         add_api(visits)
-        demo.keeping = visits.keeping
+        demo.storage = visits.storage
         demo.unload(visits.leave)
     return demo

@@ -18,7 +18,7 @@ from patchify_core.web.served import ADDRESS, file_at
 if TYPE_CHECKING:
     import gradio as gr
 
-    from patchify_core.demo.examples import ExampleGallery
+    from patchify_core.demo.example_gallery import ExampleGallery
 
 
 def routes(showcase: ExampleGallery, page: gr.Blocks) -> list[Route]:
@@ -42,7 +42,7 @@ def routes(showcase: ExampleGallery, page: gr.Blocks) -> list[Route]:
             "status": "ok" if trouble is None else "unavailable",
             "version": __version__,
             "pictures": len(showcase.gallery.images),
-            "indexes": list(showcase.shelf.offers),
+            "indexes": list(showcase.indexes.choices),
             "examples": len(showcase.examples),
             "prepared": len(showcase.prepared),
             "uptime_s": round(time.monotonic() - started, 1),
@@ -123,7 +123,7 @@ def why_not(showcase: ExampleGallery, stopped: bool) -> str | None:
     """
     if stopped:
         return "The queue has ended: start the server again."
-    if not showcase.shelf.is_loaded(showcase.shelf.first):
+    if not showcase.indexes.is_loaded(showcase.indexes.first):
         return "The encoder is not loaded: see the server's log."
     if not showcase.gallery.images[0].path.is_file():
         return f"The gallery's pictures are gone from {showcase.folder.name}: put them back."

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from patchify_core.demo.prepared import FILE
+from patchify_core.demo.gallery_info import FILE
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS, atomic, write_json
 from patchify_core.web.front import PARTS, page

@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL.Image import Image
 
-from patchify_core.demo import answers, stages
-from patchify_core.demo.answers import Answer, Result
-from patchify_core.demo.decoding import decoded
-from patchify_core.demo.locating import BOXES
+from patchify_core.demo import results, stages
+from patchify_core.demo.box_methods import BOXES
+from patchify_core.demo.decoding import decode
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
+from patchify_core.demo.results import Answer, Result
 from patchify_core.web.views.html import WORDS, count, overlap, signed
 
 
@@ -54,10 +54,10 @@ class SlideSettings:
 
 INK, SOFT, PAPER, CARD, LINE, ASK, PATCH = "#1c2430", "#566173", "#f7f6f3", "#ffffff", "#dedbd3", "#2a5bd7", "#ff9cf3"
 COLOURS = {
-    answers.RIGHT: ("#1fbf6b", "#157a45"),
-    answers.MATCH: ("#1fbf6b", "#157a45"),
-    answers.OFF: ("#ffab1f", "#9a5b00"),
-    answers.WRONG: ("#ff5252", "#c02a2a"),
+    results.RIGHT: ("#1fbf6b", "#157a45"),
+    results.MATCH: ("#1fbf6b", "#157a45"),
+    results.OFF: ("#ffab1f", "#9a5b00"),
+    results.WRONG: ("#ff5252", "#c02a2a"),
 }
 """Colours of the box and of the words of each verdict, as on the page in light; others are grey."""
 
@@ -78,7 +78,7 @@ class Place:
 
 
 def slide(
-    question: UserQuery,
+    query: UserQuery,
     answer: Answer,
     object_name: str | None,
     picture: Callable[[int], tuple[int, int, Path]],
@@ -87,7 +87,7 @@ def slide(
     """The drawing as SVG.
 
     Args:
-        question: what was asked.
+        query: what was asked.
         answer: its answer.
         object_name: of the object that it is about, if that is known.
         picture: width, height and file of a gallery picture.
@@ -97,7 +97,7 @@ def slide(
         PictureError: if a picture cannot be read any more.
     """
     set_ = settings or SlideSettings()
-    asked = f"“{question.words}”" if question.words is not None else (object_name or question.name)
+    asked = f"“{query.words}”" if query.words is not None else (object_name or query.name)
     top = set_.margin + 62
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {set_.width} {set_.height}" width="{set_.width}" '
@@ -106,7 +106,7 @@ def slide(
         f'<rect width="{set_.width}" height="{set_.height}" fill="{PAPER}"/>',
         _text(set_.margin, set_.margin + 26, "Query", 26, weight=700),
         _text(set_.margin + set_.query + 2 * set_.gap, set_.margin + 26, "Best matches", 26, weight=700),
-        _query(question, asked, top, set_),
+        _query(query, asked, top, set_),
     ]
     frame = Place(
         set_.margin + set_.query + 2 * set_.gap,
@@ -141,9 +141,9 @@ def _grid(number: int, frame: Place, set_: SlideSettings) -> list[Place]:
     ]
 
 
-def _query(question: UserQuery, asked: str, top: float, set_: SlideSettings) -> str:
+def _query(query: UserQuery, asked: str, top: float, set_: SlideSettings) -> str:
     x, width = set_.margin, set_.query
-    if question.words is not None:
+    if query.words is not None:
         lines = _wrapped(asked, width - 40, 34)[:6]
         height = 60.0 + 44 * len(lines)
         card = f'<rect x="{x}" y="{top}" width="{width}" height="{height}" rx="12" fill="{CARD}" stroke="{LINE}"/>'
@@ -151,12 +151,12 @@ def _query(question: UserQuery, asked: str, top: float, set_: SlideSettings) -> 
             _text(x + width / 2, top + 56 + 44 * n, line, 34, weight=650, anchor="middle")
             for n, line in enumerate(lines)
         )
-    height = min(width * question.height / question.width, set_.height * 0.46)
-    wide = height * question.width / question.height
+    height = min(width * query.height / query.width, set_.height * 0.46)
+    wide = height * query.width / query.height
     spot = Place(x + (width - wide) / 2, top, wide, height)
-    box = "" if question.box is None else _box(question.box, spot, question.width, question.height, ASK, 5)
+    box = "" if query.box is None else _box(query.box, spot, query.width, query.height, ASK, 5)
     named = _text(x, top + height + 38, _fitted(asked, width, 24), 24, weight=650)
-    return _picture(question.source, spot, set_) + box + named
+    return _picture(query.source, spot, set_) + box + named
 
 
 def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: SlideSettings) -> str:
@@ -205,7 +205,7 @@ def _picture(source: Path | bytes, spot: Place, set_: SlideSettings) -> str:
         shown.save(stream, "JPEG", quality=set_.quality, optimize=True)
         return stream.getvalue()
 
-    data = base64.b64encode(decoded(source, small)).decode()
+    data = base64.b64encode(decode(source, small)).decode()
     return (
         f'<image x="{spot.x:.1f}" y="{spot.y:.1f}" width="{spot.width:.1f}" height="{spot.height:.1f}" '
         f'preserveAspectRatio="none" href="data:image/jpeg;base64,{data}"/>'
@@ -270,7 +270,9 @@ def _summary(answer: Answer, object_name: str | None) -> str:
 def _key(answer: Answer, frame: Place, set_: SlideSettings) -> str:
     """What the lines mean, and where it is from."""
     y = set_.height - set_.margin + 2.0
-    names = "box by points" if any(r.by_points for r in answer.results) else BOXES.get(answer.way, "winning patch")
+    names = (
+        "box by points" if any(r.by_points for r in answer.results) else BOXES.get(answer.box_method, "winning patch")
+    )
     said = f"Solid: {names}"
     if any(result.moved for result in answer.results):
         said += " · dotted: winning patch"

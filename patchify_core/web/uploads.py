@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import ClientDisconnect, Request
 
-from patchify_core.demo.keeping import Keeping, Owner, Parcel
+from patchify_core.demo.storage import Owner, Upload, VisitorStorage
 from patchify_core.errors import PatchifyError
 from patchify_core.web.callers import caller_group
 from patchify_core.web.pace import paced
@@ -27,7 +27,7 @@ CUT_OFF = "The upload was cut off: send the file again."
 NO_FORM = "The upload is no form of files: send each as a field named files."
 
 
-def keep_uploads_apart(keeping: Keeping | None = None) -> None:
+def keep_uploads_apart(storage: VisitorStorage | None = None) -> None:
     """Gives each upload a folder of its own, and counts it.
 
     Gradio (6.31.0) names an upload's folder after its content, so two visitors who send the same picture at once (a
@@ -36,20 +36,20 @@ def keep_uploads_apart(keeping: Keeping | None = None) -> None:
     thousand files in one form, and leaves what was cut midway and files in fields of other names.
 
     Args:
-        keeping: what visitors leave; None counts nothing.
+        storage: what visitors leave; None counts nothing.
     """
     import gradio.route_utils
     import gradio.routes
 
     plain = gradio.routes.upload_fn
     if getattr(plain, "apart", False):
-        plain.keeping = keeping  # type: ignore[attr-defined]
+        plain.storage = storage  # type: ignore[attr-defined]
         return
 
     async def upload(request: Any, upload_dir: str, *arguments: Any, **named: Any) -> Any:
         folder = Path(upload_dir) / secrets.token_hex(8)
-        kept = upload.keeping  # type: ignore[attr-defined]
-        parcel = None if kept is None else kept.expect(folder, Owner(address=caller_group(request)))
+        kept = upload.storage  # type: ignore[attr-defined]
+        parcel = None if kept is None else kept.begin_upload(folder, Owner(address=caller_group(request)))
         try:
             taken = request if parcel is None else _Counted(request, kept, parcel)
             return await plain(taken, str(folder), *arguments, **(named | {"force_move": True}))
@@ -86,7 +86,7 @@ def keep_uploads_apart(keeping: Keeping | None = None) -> None:
                 raise MultiPartException(NO_FORM if self.whole else CUT_OFF)
             return form
 
-    upload.apart, upload.keeping = True, keeping  # type: ignore[attr-defined]
+    upload.apart, upload.storage = True, storage  # type: ignore[attr-defined]
     gradio.routes.upload_fn = upload  # where the route looks for it
     gradio.route_utils.GradioMultiPartParser = Few  # type: ignore[misc]  # where `plain` does
 
@@ -94,9 +94,9 @@ def keep_uploads_apart(keeping: Keeping | None = None) -> None:
 class _Counted(Request):
     """A request whose body must keep its pace, and is counted among what visitors leave."""
 
-    def __init__(self, request: Request, keeping: Keeping, parcel: Parcel) -> None:
+    def __init__(self, request: Request, storage: VisitorStorage, parcel: Upload) -> None:
         super().__init__(request.scope, request.receive)
-        self._kept, self._parcel = keeping, parcel
+        self._kept, self._parcel = storage, parcel
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
         async for piece in paced(Request(self.scope, self.receive)):

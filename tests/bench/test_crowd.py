@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from patchify_core.bench.crowd import make_crowd
-from patchify_core.demo import examples as module
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo import example_gallery as module
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.gallery import read_coco
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web.views import strip
@@ -48,8 +48,8 @@ def test_fewer_than_the_bundled_ones_are_refused(tmp_path, sample_db, refused):
 
 def test_a_large_gallery_is_ranked_and_scored_to_a_depth(crowd, monkeypatch):
     whole = ExampleGallery(crowd)
-    question = whole.first()
-    every = whole.answer(question, whole.levels, 10)
+    query = whole.first()
+    every = whole.answer(query, whole.levels, 10)
     assert every.ranked == 0 and "Scored are" not in strip(every, "it")
     monkeypatch.setattr(module, "WHOLE_UP_TO", 300)
     monkeypatch.setattr(module, "RANKED", 50)

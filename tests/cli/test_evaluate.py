@@ -8,8 +8,8 @@ import pytest
 
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco
+from patchify_core.index import open_store
 from patchify_core.index.build import build_index
-from patchify_core.index.store import open_store
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
 from tests.cli import DONE, REFUSED, process

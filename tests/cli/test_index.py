@@ -13,7 +13,7 @@ import pytest
 
 from patchify_core.cli import shared
 from patchify_core.cli.main import main
-from patchify_core.index.big import choice
+from patchify_core.index.big import plan
 from patchify_core.index.patch_index import PatchIndex
 from tests.bad_pictures import text, truncated_jpeg
 from tests.cli import DONE, INTERRUPTED, REFUSED, ROOT, SKIPPED, process
@@ -84,7 +84,7 @@ def test_index_like_another_one(tmp_path, run, refusal):
     like, out = tmp_path / "like", tmp_path / "out"
     assert run("index", folder, "--out", like, "--factory", "PCAH8,SQ8", "--regions", "pyramid:2")[0] == DONE
     alone = run("index", few, "--out", tmp_path / "alone", "--factory", "PCAH8,SQ8", "--regions", "pyramid:1")
-    assert alone[0] == REFUSED and "needs more than 8 patches" in alone[2]
+    assert alone[0] == REFUSED and "needs more than 8 training patches" in alone[2]
     assert run("index", few, "--out", out, "--like", like)[0] == DONE
     made = PatchIndex.load(out)
     assert (made.factory, made.regions.spec, len(made.images)) == ("PCAH8,SQ8", "pyramid:2", 2)
@@ -157,7 +157,7 @@ def test_index_chooses_by_the_number_of_pictures_and_says_why(run, photos, tmp_p
     out = ["--out", tmp_path / "idx"]
     code, _, said = run("index", photos, *out)
     assert code == DONE and "Flat: exact, since a query is compared with 6 pictures of 30 patches within 5 ms." in said
-    monkeypatch.setattr(choice, "EXACT_NUMBERS", 24 * 30 * 5)
+    monkeypatch.setattr(plan, "EXACT_NUMBERS", 24 * 30 * 5)
     write_pictures(photos, [77], (60, 42))
     code, printed, said = run("index", photos, *out)  # what stands is kept as it is
     assert code == DONE and "1 embedded" in printed and f"Flat: as {tmp_path / 'idx'} was made.\n" in said
@@ -165,7 +165,7 @@ def test_index_chooses_by_the_number_of_pictures_and_says_why(run, photos, tmp_p
     code, _, said = run("index", photos, *out)
     assert code == DONE and "HNSW16,Flat: a graph" in said and "--preset exact" in said
     assert meta_of(tmp_path / "graph")["factory"] == "HNSW16,Flat"
-    monkeypatch.setattr(choice, "EXACT_NUMBERS", 10**6)
+    monkeypatch.setattr(plan, "EXACT_NUMBERS", 10**6)
     write_pictures(photos, [78], (60, 42))
     code, printed, said = run("index", photos, *out)
     assert code == DONE and "1 embedded, 7 already known" in printed and "HNSW16,Flat: as " in said
@@ -177,7 +177,7 @@ def test_index_chooses_by_the_number_of_pictures_and_says_why(run, photos, tmp_p
 
 
 def test_what_is_asked_for_is_not_chosen(run, photos, tmp_path, monkeypatch):
-    monkeypatch.setattr(choice, "EXACT_NUMBERS", 0)
+    monkeypatch.setattr(plan, "EXACT_NUMBERS", 0)
     for name, more in (("a", ["--preset", "exact"]), ("b", ["--factory", "Flat"]), ("c", ["--memory", "2"])):
         code, _, said = run("index", photos, "--out", tmp_path / name, *more)
         assert code == DONE and "a graph" not in said and meta_of(tmp_path / name)["factory"] == "Flat"
@@ -212,7 +212,7 @@ def test_index_of_nothing(refusal, tmp_path):
         (["--factory", "Flatt"], "did you mean Flat?"),
         (["--factory", "PQ7"], "choose a divisor of 24"),
         (["--factory", "PCAH99,PQ8"], "write PCAH24 at most"),
-        (["--rescore", "PCAH8,SQ8"], "finer codes are kept beside the others"),
+        (["--rescore", "PCAH8,SQ8"], "finer codes use the same projection"),
         (["--regions", "sliding:0.4,0.5", "--codebook", "global"], "pyramid:1+sliding:0.4,0.5"),
     ],
 )
@@ -241,7 +241,7 @@ def test_out_that_is_something_else(run, photos, tmp_path):
         (["--factory", "PQ4"], "needs at least 256 patches to train on and has 84"),
         (["--factory", "PCAH9,PQ3", "--regions", "pyramid:1"], "needs at least 256 patches to train on and has 6"),
         (["--factory", "PCAH9,PQ3x4", "--regions", "pyramid:1"], "needs at least 16 patches to train on and has 6"),
-        (["--factory", "PCAH9,SQ8", "--regions", "pyramid:1"], "needs more than 9 patches to learn from"),
+        (["--factory", "PCAH9,SQ8", "--regions", "pyramid:1"], "needs more than 9 training patches"),
         (["--factory", "PQ4x4", "--codebook", "global"], "needs at least 16 patches to train on and has 6"),
         (["--factory", "QP64"], "did you mean PQ64?"),
         (["--rescore", "IVF4,Flat"], "choose Flat, SQfp16, SQ8 or a PQ"),

@@ -17,7 +17,7 @@ from patchify_core.cli import options
 from patchify_core.cli.main import COMMANDS, main, parser
 from patchify_core.cli.study import SEVERAL
 from patchify_core.encoders import DEFAULT_ENCODER
-from patchify_core.evaluation.study.plans import PLANS
+from patchify_core.evaluation.study.experiments import STUDIES
 from patchify_core.index.big.tune import tune
 from patchify_core.index.build import BuildSettings
 from patchify_core.index.codec.factory import CODEBOOKS, PRESETS
@@ -83,7 +83,7 @@ def test_defaults_are_those_of_the_rooms():
     assert f"cores of each worker (default {RaySettings().cpus})" in said["embed"] and RaySettings().gpus == 0
     assert f"results (default {SearchSettings().top})" in said["search"]
     assert f"(default {inspect.signature(tune).parameters['queries'].default})" in said["tune"]
-    assert f"{{{','.join([*PLANS, SEVERAL])}}}" in said["study"]
+    assert f"{{{','.join([*STUDIES, SEVERAL])}}}" in said["study"]
 
 
 def help_of(command):

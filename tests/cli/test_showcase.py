@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from patchify_core.demo.prepared import FILE, prepared
+from patchify_core.demo.gallery_info import FILE, stored_answers
 from tests.tiny import TinyEncoder, write_dataset
 
 
@@ -25,9 +25,9 @@ def test_another_gallery_is_answered_first_and_kept_if_wanted(run, tmp_path, tin
     monkeypatch.setattr("patchify_core.encoders.load_encoder", lambda spec="tiny", settings=None: TinyEncoder())
     assert run("index", gallery, "--out", gallery / "index", "--regions", "pyramid:2")[0] == 0
     assert run("showcase", tmp_path / "site", "--gallery", gallery)[0] == 0
-    assert prepared(gallery) is None
+    assert stored_answers(gallery) is None
     assert run("showcase", tmp_path / "site", "--gallery", gallery, "--prepare")[0] == 0
-    kept = prepared(gallery)
+    kept = stored_answers(gallery)
     assert kept == json.loads((tmp_path / "site" / "paper" / FILE).read_text())
     assert [level["name"] for level in kept["levels"]] == ["Whole image", "2×2"]
 

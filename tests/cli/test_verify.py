@@ -12,7 +12,7 @@ from patchify_core.cli.main import main
 from patchify_core.errors import IndexFolderError
 from patchify_core.gallery import read_folder
 from patchify_core.index.build import BuildSettings, build_index
-from patchify_core.index.integrity import OLD_NAME, PRIVATE
+from patchify_core.index.swap import OLD_NAME, PRIVATE
 from patchify_core.regions import Pyramid
 from tests.index.test_folder import edit, flip
 from tests.tiny import TinyEncoder, picture, write_pictures
@@ -174,7 +174,7 @@ def test_an_index_whose_swap_was_cut(home, run):
 
 def test_a_build_that_ends_meanwhile_is_no_damage(home, monkeypatch):
     """The index is swapped after its description was read: it is looked at again, as it is then."""
-    real, calls = check.is_whole, []
+    real, calls = check.is_intact, []
 
     def swapping(*arguments):
         calls.append(arguments)
@@ -184,7 +184,7 @@ def test_a_build_that_ends_meanwhile_is_no_damage(home, monkeypatch):
             build_index(read_folder(home / "photos"), home / "idx", TinyEncoder(), Pyramid(2), settings)
         return real(*arguments)
 
-    monkeypatch.setattr(check, "is_whole", swapping)
+    monkeypatch.setattr(check, "is_intact", swapping)
     found = check.verify(home / "idx")
     assert found.damage == () and found.images == 13 and found.pictures == ()
 

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core.demo import answers, exporting
-from patchify_core.demo.answers import Answer, Result
+from patchify_core.demo import exporting, results
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import Answer, Result
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.ranking import Match
@@ -28,9 +29,9 @@ BOX, CELL = np.array([10.5, 20, 60, 70.25]), np.array([0, 0, 50, 50.0])
 SCORE = QueryScore(0.9, 0.6, 0.66, 2, 2, 1, np.array([1, 2]), np.array([1.0, 1.0]), np.array([0.6, 0.6]))
 
 
-def a_result(rank: int, name: str = "gallery/a.jpg", verdict: str = answers.RIGHT) -> Result:
+def a_result(rank: int, name: str = "gallery/a.jpg", verdict: str = results.RIGHT) -> Result:
     match = Match(rank + 100, 0.9 - rank / 100, BOX, 3, name)
-    return Result(rank, match, CELL, verdict, 0.61 if verdict == answers.RIGHT else None, BOX[None])
+    return Result(rank, match, CELL, verdict, 0.61 if verdict == results.RIGHT else None, BOX[None])
 
 
 def an_answer(results: list[Result], **more: object) -> Answer:
@@ -59,8 +60,8 @@ def a_question(files: Path, **more: object) -> UserQuery:
     return UserQuery("kettle", 400, 300, BOX, 1, np.zeros(2, np.float32), **given)  # type: ignore[arg-type]
 
 
-def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
-    text = slides.slide(question, answer, name, lambda image_id: (400, 300, files / "a.png"))
+def drawn(files: Path, query: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
+    text = slides.slide(query, answer, name, lambda image_id: (400, 300, files / "a.png"))
     return ET.fromstring(text)
 
 
@@ -68,7 +69,7 @@ def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "
 
 
 def test_table_has_every_result_with_all_digits() -> None:
-    text = exporting.table(an_answer([a_result(1), a_result(2, verdict=answers.WRONG)]))
+    text = exporting.as_csv(an_answer([a_result(1), a_result(2, verdict=results.WRONG)]))
     assert text.startswith("\ufeff")
     rows = list(csv.DictReader(io.StringIO(text[1:])))
     assert [row["rank"] for row in rows] == ["1", "2"]
@@ -81,20 +82,20 @@ def test_table_has_every_result_with_all_digits() -> None:
 
 @pytest.mark.parametrize("name", ["=1+1", "+cmd|' /C calc'!A0", "-2", "@SUM(1)", "\t=1", '=HYPERLINK("http://a","b")'])
 def test_no_cell_is_a_formula(name: str) -> None:
-    text = exporting.table(an_answer([a_result(1, name)]))
+    text = exporting.as_csv(an_answer([a_result(1, name)]))
     (row,) = csv.DictReader(io.StringIO(text[1:]))
     assert row["file_name"] == f"'{name}"
 
 
 def test_names_with_commas_quotes_and_lines_stay_one_cell() -> None:
     name = 'a "b", c\nd é 日.jpg'
-    (row,) = csv.DictReader(io.StringIO(exporting.table(an_answer([a_result(1, name)]))[1:]))
+    (row,) = csv.DictReader(io.StringIO(exporting.as_csv(an_answer([a_result(1, name)]))[1:]))
     assert row["file_name"] == name
 
 
 def test_record_holds_question_scores_and_results(files) -> None:
     answer = an_answer([a_result(1)], plain=None)
-    data = json.loads(exporting.record(a_question(files), answer, "kettle", {"name": "pooled"}))
+    data = json.loads(exporting.as_json(a_question(files), answer, "kettle", {"name": "pooled"}))
     assert data["question"] == {
         "picture": "kettle",
         "width": 400,
@@ -112,9 +113,9 @@ def test_record_holds_question_scores_and_results(files) -> None:
 def test_record_of_words_and_of_an_own_picture_holds_no_picture() -> None:
     words = UserQuery("a kettle", 0, 0, None, None, np.zeros(2, np.float32), words="a kettle")
     answer = an_answer([], score=None, winning=None, baseline=None, ceiling=None)
-    assert json.loads(exporting.record(words, answer, None, {}))["question"] == {"words": "a kettle", "object": None}
-    own = UserQuery("your picture", 5, 5, None, None, np.zeros(2, np.float32), data=b"secret", display=b"secret")
-    assert "secret" not in exporting.record(own, answer, None, {})
+    assert json.loads(exporting.as_json(words, answer, None, {}))["question"] == {"words": "a kettle", "object": None}
+    own = UserQuery("your picture", 5, 5, None, None, np.zeros(2, np.float32), data=StoredPicture(b"secret"))
+    assert "secret" not in exporting.as_json(own, answer, None, {})
 
 
 # Drawings ---------------------------------------------------------------------------------------------------
@@ -185,7 +186,7 @@ def test_pictures_of_any_shape_keep_it(files) -> None:
 
 def test_words_and_own_pictures_are_drawn_too(files) -> None:
     unknown = an_answer(
-        [replace(a_result(1), verdict=answers.UNKNOWN, iou=None)], score=None, winning=None, baseline=None
+        [replace(a_result(1), verdict=results.UNKNOWN, iou=None)], score=None, winning=None, baseline=None
     )
     words = '<script>alert("x")</script> & a very long question \u0007 about 日本 kettles, and more of them'
     asked = UserQuery(words, 0, 0, None, None, np.zeros(2, np.float32), words=words)
@@ -196,7 +197,7 @@ def test_words_and_own_pictures_are_drawn_too(files) -> None:
     assert "not scored" in text and len(list(svg.iter(f"{SVG}image"))) == 1
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), (1, 2, 3)).save(stream, "PNG")
-    own = UserQuery("your picture", 40, 30, None, None, np.zeros(2, np.float32), data=stream.getvalue())
+    own = UserQuery("your picture", 40, 30, None, None, np.zeros(2, np.float32), data=StoredPicture(stream.getvalue()))
     assert len(list(drawn(files, own, unknown, None).iter(f"{SVG}image"))) == 2
 
 

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.demo import links
-from patchify_core.demo.links import Link, LinkError, link_of, read
+from patchify_core.demo.links import Link, LinkError, link_to, parse_link
 from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.errors import PatchifyError
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,30}", fullmatch=True)
@@ -60,17 +61,17 @@ def any_link(draw) -> Link:
 def test_what_is_written_is_read_again(link: Link) -> None:
     text = link.query()
     assert all(letter.isascii() and letter not in " \"'<>" for letter in text)
-    assert read(text) == (link, ())
-    assert read(f"?{text}&embed=1&theme=dark&utm_source=mail") == (link, ())
+    assert parse_link(text) == (link, ())
+    assert parse_link(f"?{text}&embed=1&theme=dark&utm_source=mail") == (link, ())
 
 
 @given(st.text(max_size=300) | st.text(alphabet="q=&examplebox-0123456789,.%<>\"'", max_size=300))
 def test_anything_is_read_without_a_fault(text: str) -> None:
-    link, wrong = read(text)
+    link, wrong = parse_link(text)
     assert isinstance(link, Link)
     # What is said holds nothing of what was sent: it goes into a notice, which is HTML.
     assert not any("<" in one or "&" in one for one in wrong)
-    assert read(link.query()) == (link, ())
+    assert parse_link(link.query()) == (link, ())
 
 
 @pytest.mark.parametrize(
@@ -106,7 +107,7 @@ def test_anything_is_read_without_a_fault(text: str) -> None:
     ],
 )
 def test_what_is_wrong_is_left_out_and_said(text: str, left: Link, says: list[str]) -> None:
-    link, wrong = read(text)
+    link, wrong = parse_link(text)
     assert link == left
     assert len(wrong) == len(says)
     assert all(word in one for word, one in zip(says, wrong, strict=True))
@@ -114,10 +115,10 @@ def test_what_is_wrong_is_left_out_and_said(text: str, left: Link, says: list[st
 
 @pytest.mark.parametrize("text", [None, 5, ["q=example-1"], {"q": "example-1"}, b"q=example-1"])
 def test_only_text_is_read(text: object) -> None:
-    assert read(text)[0] == Link()
+    assert parse_link(text)[0] == Link()
 
 
-def question(**more: object) -> UserQuery:
+def query(**more: object) -> UserQuery:
     given: dict[str, object] = {"box": None, "instance": None, "descriptor": np.zeros(2, np.float32)} | more
     return UserQuery("a name", 640, 480, **given)  # type: ignore[arg-type]
 
@@ -129,20 +130,20 @@ BOX = np.array([1.25, 2, 300.123456, 400.0])
 @pytest.mark.parametrize(
     ("asked", "written"),
     [
-        (question(path=QUERY, example=7, box=BOX, instance=3), "q=example-7"),
-        (question(path=QUERY, box=BOX, instance=3), "q=example-7&box=1.25,2,300.123,400&object=birthday+cake"),
-        (question(path=QUERY), "q=example-7&box=whole&object=none"),
-        (question(path=Path("gallery/9.jpg"), itself=9, box=BOX), "q=picture-9&box=1.25,2,300.123,400"),
-        (question(words="a red & blue kettle"), "words=a+red+%26+blue+kettle"),
-        (question(words="kettle", instance=3), "words=kettle&object=birthday+cake"),
+        (query(path=QUERY, example=7, box=BOX, instance=3), "q=example-7"),
+        (query(path=QUERY, box=BOX, instance=3), "q=example-7&box=1.25,2,300.123,400&object=birthday+cake"),
+        (query(path=QUERY), "q=example-7&box=whole&object=none"),
+        (query(path=Path("gallery/9.jpg"), itself=9, box=BOX), "q=picture-9&box=1.25,2,300.123,400"),
+        (query(words="a red & blue kettle"), "words=a+red+%26+blue+kettle"),
+        (query(words="kettle", instance=3), "words=kettle&object=birthday+cake"),
     ],
 )
 def test_every_kind_of_question_has_a_short_link(asked: UserQuery, written: str) -> None:
-    link = link_of(asked, {QUERY: 7}, {3: "birthday cake"}, index="pooled", level=4, look=34)
+    link = link_to(asked, {QUERY: 7}, {3: "birthday cake"}, index="pooled", level=4, look=34)
     assert link.query() == f"{written}&index=pooled&level=4&look=34"
     assert link.asks
 
 
 def test_a_picture_of_a_visitor_has_none() -> None:
     with pytest.raises(LinkError, match="own"):
-        link_of(question(data=b"x"), {QUERY: 7}, {})
+        link_to(query(data=StoredPicture(b"x")), {QUERY: 7}, {})

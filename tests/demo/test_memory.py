@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.memory import give_back
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.memory import release_memory
 from patchify_core.web import launch
 
 glibc = pytest.mark.skipif(
@@ -28,7 +28,7 @@ def test_freed_memory_is_given_back():
     kept = pieces[::50]  # among them, so that glibc cannot shrink the heap from its end
     del pieces
     before = resident_mb()
-    give_back()
+    release_memory()
     assert before - resident_mb() > 100 and all(piece.all() for piece in kept)
 
 
@@ -46,7 +46,7 @@ def test_memory_is_given_back_once_visitors_have_gone(monkeypatch, little_to_col
         return next(looks)
 
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
-    monkeypatch.setattr(launch, "give_back", lambda: given.append(looked))
+    monkeypatch.setattr(launch, "release_memory", lambda: given.append(looked))
     launch._between((), closing, busy)
     assert given == [1, 5, 8]
 
@@ -55,7 +55,7 @@ def test_memory_is_given_back_while_examples_are_still_being_prepared(monkeypatc
     monkeypatch.setattr(launch, "LOOK_S", 0.01)
     closing, given = threading.Event(), threading.Event()
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: closing.wait(60))
-    monkeypatch.setattr(launch, "give_back", given.set)
+    monkeypatch.setattr(launch, "release_memory", given.set)
     thread = threading.Thread(target=launch._between, args=((), closing, lambda: False))
     thread.start()
     try:
@@ -78,20 +78,20 @@ def test_maps_that_are_ready_are_let_go_of_when_nobody_has_asked_for_long(monkey
             closing.set()
         return looked in (20, 21)
 
-    shelf = SimpleNamespace(rest=lambda: rested.append(looked))
+    indexes = SimpleNamespace(free_maps=lambda: rested.append(looked))
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
-    monkeypatch.setattr(launch, "give_back", lambda: None)
-    launch._between([(SimpleNamespace(shelf=shelf), None)], closing, busy)
+    monkeypatch.setattr(launch, "release_memory", lambda: None)
+    launch._between([(SimpleNamespace(indexes=indexes), None)], closing, busy)
     assert len(rested) == 2 and rested[0] < 20 < 22 <= rested[1]  # once each time that it has nothing to do
 
 
 def test_a_map_that_was_let_go_of_is_made_again(sample_db, lite0):
     gallery = ExampleGallery(sample_db, lite0)
-    question = gallery.first()
-    shown = gallery.ranking(question, gallery.levels)[:2]
-    before = [match.box.tolist() for match in gallery.engine.refine(question.descriptor, shown, "map")]
+    query = gallery.first()
+    shown = gallery.ranking(query, gallery.levels)[:2]
+    before = [match.box.tolist() for match in gallery.engine.refine(query.descriptor, shown, "map")]
     localizer = gallery.engine.refiner("map").localizer
     assert len(localizer._ready) == 2
-    gallery.shelf.rest()
+    gallery.indexes.free_maps()
     assert not localizer._ready
-    assert [match.box.tolist() for match in gallery.engine.refine(question.descriptor, shown, "map")] == before
+    assert [match.box.tolist() for match in gallery.engine.refine(query.descriptor, shown, "map")] == before

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.film import GRID_MS, WINNER_MS, film
+from patchify_core.demo.animation import GRID_MS, WINNER_MS, film
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import FILE, stored_answers
 from patchify_core.demo.paper import Paper
-from patchify_core.demo.prepared import FILE, prepared
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco
@@ -40,7 +40,7 @@ def document(gallery):
 
 def test_what_lies_beside_the_gallery_is_what_is_computed(document, sample_db):
     """Counts exactly; scores to the last digit that another machine's rounding of the network may change."""
-    shipped = prepared(sample_db)
+    shipped = stored_answers(sample_db)
     assert shipped is not None, "make it again: patchify showcase OUT --prepare"
 
     def same(ours, theirs, at=""):
@@ -73,7 +73,7 @@ def test_scores_are_those_of_an_evaluation(document, gallery, sample_db, lite0):
             )
             assert size["levels"][at]["map"] == pytest.approx(part.report.map, abs=6e-5)
         for entry in document["examples"]:
-            found = report.outcomes[entry["id"]].found
+            found = report.outcomes[entry["id"]].positives
             rows = {row["picture"]: row["ranks"][at] for row in entry["positives"]}
             assert {int(i): int(r) for i, r in zip(found.image_ids, found.ranks, strict=True)} == rows
 
@@ -124,23 +124,23 @@ def test_answers_of_another_gallery_or_index_are_not_taken(sample_db, tmp_path):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         shutil.copyfile(sample_db / name, tmp_path / name)
     whole = json.loads((tmp_path / FILE).read_text())
-    assert prepared(tmp_path) == whole
+    assert stored_answers(tmp_path) == whole
     for changed in ({"made_of": "0"}, {"index": "../elsewhere"}, {"index": "nowhere"}, {"index": 3}):
         (tmp_path / FILE).write_text(json.dumps(whole | changed))
-        assert prepared(tmp_path) is None
+        assert stored_answers(tmp_path) is None
     for damaged in ("", "[]", "{", "null"):
         (tmp_path / FILE).write_text(damaged)
-        assert prepared(tmp_path) is None
+        assert stored_answers(tmp_path) is None
     (tmp_path / FILE).write_text(json.dumps(whole))
     (tmp_path / "annotations.json").write_text((sample_db / "annotations.json").read_text() + " ")
-    assert prepared(tmp_path) is None
+    assert stored_answers(tmp_path) is None
     (tmp_path / FILE).unlink()
-    assert prepared(tmp_path) is None
+    assert stored_answers(tmp_path) is None
 
 
 def test_a_gallery_without_an_index_as_in_the_paper_says_so(gallery, monkeypatch):
-    offers = {name: offer for name, offer in gallery.shelf.offers.items() if name == "pooled"}
-    monkeypatch.setattr(gallery.shelf, "offers", offers)
+    choices = {name: choice for name, choice in gallery.indexes.choices.items() if name == "pooled"}
+    monkeypatch.setattr(gallery.indexes, "choices", choices)
     with pytest.raises(PatchifyError, match="pass per patch: build one"):
         Paper(gallery)
 

@@ -14,12 +14,11 @@ import pytest
 from patchify_core.cli.check import verify
 from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_bytes, sha256_of_json
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.folder import FORMAT, read_meta
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import Recipe
 from patchify_core.regions import parse_regions
 from tests.index.test_patch_index import DIM, ENCODER, FACTORIES, coded_index, random_index, unit_rows
@@ -74,7 +73,7 @@ def test_a_preset_of_any_number_of_pictures_is_written_read_and_added_to(name, p
         vectors.__getitem__, 30, regions, dim, settings, made, lambda row: row if row < pictures else None
     )
     more = written(grown, 30)
-    assert more.factory == index.factory == settings.factory_beside(index.factory)
+    assert more.factory == index.factory == settings.factory_for(index.factory)
     for row in {0, pictures - 1}:
         np.testing.assert_array_equal(more.descriptors_of(row), index.descriptors_of(row))
         for one in (index, more):

@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.index import integrity
+from patchify_core.index import integrity, swap
 from patchify_core.index.folder import read_meta
-from patchify_core.index.integrity import Digests, is_whole, listed_file, standing, steadily
+from patchify_core.index.integrity import Digests, is_intact, listed_file
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.swap import current_place, read_steadily
 from tests.index.test_patch_index import random_index
 
 
@@ -54,7 +55,7 @@ def test_every_changed_byte_and_length_is_noticed(tmp_path, monkeypatch, size, p
     def whole(content):
         path.write_bytes(content)
         with open(path, "rb") as file:
-            return is_whole(file, entry, threads=3)
+            return is_intact(file, entry, threads=3)
 
     assert whole(data)
     assert not whole(data + b"x") and (not size or not whole(data[:-1]))
@@ -67,14 +68,14 @@ def test_a_list_of_blocks_that_is_not_one_proves_nothing(tmp_path, change):
     (tmp_path / "x").write_bytes(bytes(300))
     entry = listed(bytes(300), 1, 100) | change
     with open(tmp_path / "x", "rb") as file:
-        assert not is_whole(file, entry)
+        assert not is_intact(file, entry)
 
 
 def test_what_was_read_is_told(tmp_path):
     (tmp_path / "x").write_bytes(bytes(5000))
     told = []
     with open(tmp_path / "x", "rb") as file:
-        assert is_whole(file, listed(bytes(5000), 1, 1000), told.append)
+        assert is_intact(file, listed(bytes(5000), 1, 1000), told.append)
     assert sum(told) == 5000 and len(told) == 5
 
 
@@ -103,16 +104,16 @@ def folder(tmp_path):
 
 
 def moved_aside(folder):
-    private = folder.with_name(folder.name + integrity.PRIVATE)
+    private = folder.with_name(folder.name + swap.PRIVATE)
     private.mkdir()
-    return folder.rename(private / integrity.OLD_NAME)
+    return folder.rename(private / swap.OLD_NAME)
 
 
 def test_between_the_two_renames_of_a_swap_the_old_index_is_found(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     root = PatchIndex.load(folder).root
     aside = moved_aside(folder)
-    assert standing(folder) == aside
+    assert current_place(folder) == aside
     for name in (folder, tmp_path / "link"):
         assert PatchIndex.load(name).meta() == random_index().meta()
     assert PatchIndex.load(folder).root == root  # not relative to where it was moved
@@ -124,7 +125,7 @@ def test_what_stands_in_its_place_comes_first(folder):
     aside = moved_aside(folder)
     folder.mkdir()
     random_index(seed=1).write(folder, ".")
-    assert standing(folder) == folder
+    assert current_place(folder) == folder
     (aside / "index.faiss").unlink()
     assert PatchIndex.load(folder).meta() == random_index(seed=1).meta()
 
@@ -132,7 +133,7 @@ def test_what_stands_in_its_place_comes_first(folder):
 def test_what_is_nowhere_is_refused_at_once(tmp_path, refused):
     calls = []
     with pytest.raises(IndexFolderError):
-        steadily(tmp_path / "idx", lambda place: calls.append(place) or read_meta(place))
+        read_steadily(tmp_path / "idx", lambda place: calls.append(place) or read_meta(place))
     assert calls == [tmp_path / "idx"]
 
 
@@ -149,12 +150,12 @@ def test_reading_goes_on_until_no_build_is_in_the_way(folder):
             raise IndexFolderError("torn.")
         return "whole"
 
-    assert steadily(folder, read) == "whole"
+    assert read_steadily(folder, read) == "whole"
     assert [place.name for place in places] == ["idx", "old", "idx"]
 
 
 def test_a_reader_gives_up_where_builds_never_end(folder, monkeypatch):
-    monkeypatch.setattr(integrity, "_PAUSE_S", 0)
+    monkeypatch.setattr(swap, "_PAUSE_S", 0)
     calls = []
 
     def read(place):
@@ -163,8 +164,8 @@ def test_a_reader_gives_up_where_builds_never_end(folder, monkeypatch):
         raise IndexFolderError("torn.")
 
     with pytest.raises(IndexFolderError, match="torn"):
-        steadily(folder, read)
-    assert len(calls) == integrity._SWAPS + 1
+        read_steadily(folder, read)
+    assert len(calls) == swap._MAX_SWAPS + 1
 
 
 # What cannot be read --------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ def test_a_file_cut_while_it_is_read_is_not_whole(tmp_path, monkeypatch):
     (tmp_path / "x").write_bytes(bytes(100))
     monkeypatch.setattr(integrity, "_read_at", lambda file, at, size, lock: b"")
     with open(tmp_path / "x", "rb") as file:
-        assert not is_whole(file, listed(bytes(100), 1, 1000))
+        assert not is_intact(file, listed(bytes(100), 1, 1000))
 
 
 def test_reading_at_a_place_without_pread(monkeypatch):

@@ -23,9 +23,8 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import read_folder
 from patchify_core.index import build, swap
 from patchify_core.index.build import BuildSettings, build_index
-from patchify_core.index.integrity import OLD_NAME
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.swap import BuildFolder
+from patchify_core.index.swap import OLD_NAME, BuildFolder
 from patchify_core.regions import Pyramid
 from tests.index.test_build import indexed, nothing_beside, snapshot
 from tests.tiny import INFO, TinyEncoder, picture, write_pictures
@@ -411,12 +410,12 @@ def test_another_makers_build_deletes_no_index_that_was_moved_aside(photos, out,
     before = snapshot(out)
     private = out.with_name("idx.partial")
     with BuildFolder(out) as work:
-        work.take_over({"one": "maker"})
+        work.resume({"one": "maker"})
         (private / "shard-00000.json").touch()
         work.journal.add({"piece": "part-00000"})
     out.rename(private / OLD_NAME)
     with BuildFolder(out) as work:
-        work.take_over({"another": "maker"})
+        work.resume({"another": "maker"})
         assert not list(private.glob("shard-*")) and work.finished("part-00000") is None
         (private / "part-00000.codes").touch()
     assert snapshot(out) == before

@@ -13,10 +13,9 @@ from hypothesis import strategies as st
 from patchify_core.encoders import EncoderInfo
 from patchify_core.files import sha256_of_bytes
 from patchify_core.index import patch_index
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
 from patchify_core.index.patch_index import RESCORED, PatchIndex
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import Recipe
 from patchify_core.regions import Pyramid, patches_up_to
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.retrieval import ranking as module
 from patchify_core.retrieval.ranking import Match, Ranking

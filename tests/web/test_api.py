@@ -12,7 +12,7 @@ import pytest
 from patchify_core import encoders
 from patchify_core import patchify as retrieval
 from patchify_core.cli.main import main
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.regions import parse_regions

@@ -11,23 +11,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.demo import codecs
-from patchify_core.demo.codecs import (
+from patchify_core.demo import compression
+from patchify_core.demo.compression import (
     MEMORY,
-    Codecs,
+    CodecTrainer,
     Stop,
     bytes_per_patch,
+    centroids,
     learns,
     overhead,
     ranking,
     sizes,
     stops,
     words,
-    words_of,
 )
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.studies import Studies, read_studies
-from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.evaluation.study.experiments import EQUAL_BYTES, FACTORIES
 from patchify_core.index import build
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.codec.factory import CODEBOOKS, make_codec, parse_factory, train
@@ -106,8 +106,8 @@ def showcase(tmp_path_factory) -> ExampleGallery:
 @pytest.fixture
 def live(monkeypatch) -> None:
     """Codecs that a tiny encoder's 24 numbers can have."""
-    monkeypatch.setattr(codecs, "FACTORIES", LIVE)
-    monkeypatch.setattr(codecs, "EQUAL_BYTES", ())
+    monkeypatch.setattr(compression, "FACTORIES", LIVE)
+    monkeypatch.setattr(compression, "EQUAL_BYTES", ())
 
 
 def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_engine) -> None:
@@ -121,7 +121,9 @@ def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_en
     ]
 
 
-def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str = "uniform") -> codecs.Training:
+def wanted(
+    made: CodecTrainer, showcase: ExampleGallery, factory: str, codebook: str = "uniform"
+) -> compression.Training:
     training = made.want("index", showcase.index, factory, codebook)
     assert training.done.wait(60)
     made.leave(training)
@@ -129,11 +131,11 @@ def wanted(made: Codecs, showcase: ExampleGallery, factory: str, codebook: str =
 
 
 def test_exact_is_the_index_itself_and_changes_no_rank(live, showcase) -> None:
-    question = showcase.first()
-    coded = wanted(Codecs(), showcase, "Flat").index
+    query = showcase.first()
+    coded = wanted(CodecTrainer(), showcase, "Flat").index
     assert coded is showcase.index
-    exact = showcase.ranking(question, showcase.levels)
-    for slow, fast in zip(exact, ranking(question, coded), strict=True):
+    exact = showcase.ranking(query, showcase.levels)
+    for slow, fast in zip(exact, ranking(query, coded), strict=True):
         assert (fast.image_id, fast.patch, fast.score, fast.file_name) == (
             slow.image_id,
             slow.patch,
@@ -145,37 +147,37 @@ def test_exact_is_the_index_itself_and_changes_no_rank(live, showcase) -> None:
 
 @pytest.mark.parametrize("codebook", CODEBOOKS)
 def test_ranking_by_codes_is_that_of_every_decoded_patch(live, showcase, refused, codebook) -> None:
-    made, factory = Codecs(), "PCAH8,PQ4x4"
+    made, factory = CodecTrainer(), "PCAH8,PQ4x4"
     if codebook == "global":  # seven pictures are too few whole pictures for 16 words
         assert "16" in refused(made.want, "index", showcase.index, factory, codebook)
         return
     coded = wanted(made, showcase, factory, codebook).index
-    question, index = showcase.first(), showcase.index
+    query, index = showcase.first(), showcase.index
     settings = CodeSettings(factory, codebook)
     slow = encode_codes(index.descriptors_of, len(index.images), index.regions, index.dim, settings)
     assert slow.projection is not None
-    query = slow.projection(question.descriptor[None])[0]
+    descriptor = slow.projection(query.descriptor[None])[0]
     decoded = slow.codes.reconstruct_n(0, len(index.images) * 30).reshape(len(index.images), 30, -1)
-    scores = (decoded @ query).max(axis=1)
-    found = ranking(question, coded)
+    scores = (decoded @ descriptor).max(axis=1)
+    found = ranking(query, coded)
     np.testing.assert_allclose([m.score for m in found], np.sort(scores)[::-1], atol=1e-5)
     by_id = {image.id: scores[row] for row, image in enumerate(index.images)}
     np.testing.assert_allclose([by_id[m.image_id] for m in found], [m.score for m in found], atol=1e-5)
 
 
 def test_trained_codecs_are_everybodys_and_bounded(live, showcase, monkeypatch) -> None:
-    made = Codecs()
+    made = CodecTrainer()
     first = wanted(made, showcase, "PCAH8,PQ4x4")
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is first.index
     # Where there is no codebook its choice makes no other codec.
     assert wanted(made, showcase, "SQ8", "informative").index is wanted(made, showcase, "SQ8", "uniform").index
-    monkeypatch.setattr(codecs, "KEPT", 1)
+    monkeypatch.setattr(compression, "KEPT", 1)
     wanted(made, showcase, "PCAH8,SQ8")
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is not first.index
 
 
 def test_what_a_browser_may_send_is_refused(live, showcase, refused) -> None:
-    made = Codecs()
+    made = CodecTrainer()
     for factory, codebook in (
         ("PQ9999", "uniform"),
         ("IVF65536,Flat", "uniform"),
@@ -206,7 +208,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
         return made
 
     monkeypatch.setattr(build, "encode_codes", slow)
-    made = Codecs()
+    made = CodecTrainer()
     asked = ["SQ8", "PCAH8,SQ8", "PCAH8,PQ4x4", "SQ8"]
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in asked]
     assert trainings[0] is trainings[3]
@@ -227,7 +229,7 @@ def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch)
         return made
 
     monkeypatch.setattr(build, "encode_codes", held)
-    made = Codecs()
+    made = CodecTrainer()
     training = made.want("index", showcase.index, "PCAH8,PQ4x4", "uniform")
     assert begun.wait(60)
     made.leave(training)
@@ -243,9 +245,9 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
 ) -> None:
     go = threading.Event()
     real = build.encode_codes
-    monkeypatch.setattr(codecs, "WAITING", 2)
+    monkeypatch.setattr(compression, "WAITING", 2)
     monkeypatch.setattr(build, "encode_codes", lambda *arguments: go.wait(60) and real(*arguments))
-    made = Codecs()
+    made = CodecTrainer()
     trainings = [made.want("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]
     assert "try again" in refused(made.want, "index", showcase.index, "PCAH8,PQ4x4", "uniform")
     go.set()
@@ -254,7 +256,7 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
 
 
 def test_words_are_the_centroids_of_each_part() -> None:
-    assert [words_of(f, 1280) for f in ("PCAH128,PQ64", "PCAH128,PQ64x4", "SQ8", "Flat")] == [256, 16, 0, 0]
+    assert [centroids(f, 1280) for f in ("PCAH128,PQ64", "PCAH128,PQ64x4", "SQ8", "Flat")] == [256, 16, 0, 0]
     assert not learns("PCAH128,SQ8") and learns("PCAH128,PQ64")
 
 
@@ -262,13 +264,13 @@ def test_words_are_the_centroids_of_each_part() -> None:
 
 
 def test_cards_say_what_moved_and_what_was_lost(showcase) -> None:
-    question = showcase.first()
-    before = showcase.answer(question, 4, 3)
-    ids = [match.image_id for match in showcase.ranking(question, 4)]
+    query = showcase.first()
+    before = showcase.answer(query, 4, 3)
+    ids = [match.image_id for match in showcase.ranking(query, 4)]
     order = [ids[1], ids[0], ids[4], ids[2], ids[3], *ids[5:]]
-    matches = {match.image_id: match for match in showcase.ranking(question, 4)}
-    asked = showcase.with_instance(question, question.instance)
-    asked.rankings[(4, None)] = showcase.ranking(question, 4).with_first([matches[i] for i in order])
+    matches = {match.image_id: match for match in showcase.ranking(query, 4)}
+    asked = showcase.with_instance(query, query.instance)
+    asked.rankings[(4, None)] = showcase.ranking(query, 4).with_first([matches[i] for i in order])
     after = showcase.answer(asked, 4, 3)
     ranks = ({i: n for n, i in enumerate(ids, 1)}, {i: n for n, i in enumerate(order, 1)})
 

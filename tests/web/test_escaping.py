@@ -14,12 +14,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from patchify_core.demo.codecs import Stop, sizes
-from patchify_core.demo.examples import ExampleGallery
+from patchify_core.demo.box_methods import MAP
+from patchify_core.demo.compression import Stop, sizes
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.indexes import IndexChoice
 from patchify_core.demo.links import Link
-from patchify_core.demo.locating import MAP
-from patchify_core.demo.shelf import Offer
-from patchify_core.demo.story import Curve, Failing
+from patchify_core.demo.overview import Curve, FailedQuery
 from patchify_core.demo.studies import read_studies
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
@@ -86,14 +86,14 @@ def drawn(tmp_path_factory) -> Callable[[str], dict[str, list[str]]]:
 
         encoder = replace(INFO, spec=name, licence=name)
         kept = {part: getattr(index, part) for part in ("regions", "dim", "maps", "images", "bytes_per_image")}
-        offer = Offer(name, name, SimpleNamespace(encoder=encoder, features="crop", **kept))
-        question = replace(asked, name=name, path=Path("x.png"))
+        offer = IndexChoice(name, name, SimpleNamespace(encoder=encoder, features="crop", **kept))
+        query = replace(asked, name=name, path=Path("x.png"))
         match = replace(looked.result.match, file_name=name)
         checked = Verification(name, 7, 7, rows, rows, 0.5, match.score)
         pointed = replace(match, verification=checked)
         details = [replace(looked, result=replace(looked.result, match=one)) for one in (match, pointed)]
         curve = Curve(name, 8, 2, (1, 2), (0.1, 0.2), (0.1, 0.2), name)
-        failing = Failing(question, answer, 1, Link(example=1))
+        failing = FailedQuery(query, answer, 1, Link(example=1))
         effect = Effect(name, name, name, answer, answer, ranks, {})
         study = studies.found["compression"]
         called = {**study.datasets, name: study.datasets["elsewhere"]}
@@ -107,12 +107,12 @@ def drawn(tmp_path_factory) -> Callable[[str], dict[str, list[str]]]:
             "galleries": [views.galleries([(name, "/", True), (name, f"/{name}/", False)])],
             "story": [views.story([curve], (), [failing], 1, gallery, url, "photos")],
             "examples": [views.examples([(1, name, Path("x.png"))], 1, url)],
-            "query": [views.query(question, url), views.query(replace(question, words=name, engine=name), url)],
+            "query": [views.query(query, url), views.query(replace(query, words=name, index_name=name), url)],
             "about": [views.about([offer])],
             "loading": [views.loading(offer, ready) for ready in (True, False)],
             "cards": [views.cards(answer, size, url)],
             "strip": [views.strip(answer, name)],
-            "detail": [views.detail(one, size(1), question, url) for one in details],
+            "detail": [views.detail(one, size(1), query, url) for one in details],
             "controls": [views.controls((Stop(name, 96),), name, (name,), name, 24, name)],
             "training": [views.training(name, wait) for wait in (True, False)],
             "effect": [views.effect(effect, size, url)],

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.demo import trials as tried
+from patchify_core.demo import trials
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.evaluation.compare import interval
 from patchify_core.web import views
@@ -20,10 +20,10 @@ NAMES = ["rug", "quilt", "rug", "lamp"]
 SET = {"set": {"digest": "d" * 64, "pictures": 9, "queries": [3, 5, 8, 9], "instances": NAMES}}
 
 
-def made(tmp_path, **rows: list[dict]) -> tuple[tried.Trial, ...]:
+def made(tmp_path, **rows: list[dict]) -> tuple[trials.Trial, ...]:
     for name, content in rows.items():
         write(tmp_path, study(name, SET, content))
-    return tried.trials(read_studies(tmp_path))
+    return trials.trials(read_studies(tmp_path))
 
 
 def test_seeds_are_averaged_and_the_same_row_of_another_file_is_no_seed(tmp_path) -> None:
@@ -89,21 +89,21 @@ def test_baseline_is_whole_pictures_of_the_same_encoder(tmp_path) -> None:
     ]
     found = made(tmp_path, encoders=rows)
     assert [t.baseline for t in found] == [True, False, False, False, False] * 2
-    assert tried.baseline_of(found, found[6]) is found[5]
-    assert tried.baseline_of(found[6:], found[6]) is None
+    assert trials.baseline_of(found, found[6]) is found[5]
+    assert trials.baseline_of(found[6:], found[6]) is None
 
 
 def test_first_choice_is_the_papers_default_or_the_best(tmp_path) -> None:
     rows = [row("set", 4, encoder="best", ap=[1.0] * 4), row("set", 4), row("set", 4, encoder="worst", ap=[0.1] * 4)]
     found = made(tmp_path, encoders=rows)
-    assert tried.first_choice(found, "set") is found[1]
-    assert tried.first_choice((found[2], found[0]), "set") is found[0]
-    assert tried.first_choice(found, "other") is None
+    assert trials.first_choice(found, "set") is found[1]
+    assert trials.first_choice((found[2], found[0]), "set") is found[0]
+    assert trials.first_choice(found, "other") is None
 
 
 def test_objects_are_averaged_over_their_queries_the_worst_first(tmp_path) -> None:
     (trial,) = made(tmp_path, encoders=[row("set", 4, ap=[0.2, 0.6, 0.8, None], ls=[0.1, 0.3, None, None], map=0.5)])
-    parts = tried.by_object(trial, NAMES)
+    parts = trials.by_object(trial, NAMES)
     assert [(p.name, p.queries) for p in parts] == [("rug", 2), ("quilt", 1), ("lamp", 1)]
     assert parts[0].ap == pytest.approx(0.5) and parts[0].ls == pytest.approx(0.1)
     assert parts[2].ap is None and parts[2].ls is None
@@ -112,8 +112,8 @@ def test_objects_are_averaged_over_their_queries_the_worst_first(tmp_path) -> No
 @given(st.lists(st.none() | st.floats(0, 1).map(lambda x: round(x, 4)), min_size=1, max_size=20), st.integers(1, 8))
 def test_failures_are_the_lowest_scores_of_those_that_are_not_perfect(aps, count) -> None:
     numbers = row("set", len(aps), ap=aps, ls=[None] * len(aps), map=0.5, locscore=None)
-    trial = tried.Trial("x", tried.Mean((numbers,)), (), False)
-    found = tried.failures(trial, list(range(100, 100 + len(aps))), ["name"] * len(aps), count)
+    trial = trials.Trial("x", trials.Mean((numbers,)), (), False)
+    found = trials.failures(trial, list(range(100, 100 + len(aps))), ["name"] * len(aps), count)
     imperfect = sorted(ap for ap in aps if ap is not None and ap < 1)
     assert [f.ap for f in found] == imperfect[:count]
     assert all(aps[f.query - 100] == f.ap for f in found)
@@ -123,7 +123,7 @@ def test_failures_are_the_lowest_scores_of_those_that_are_not_perfect(aps, count
 def test_failure_says_what_came_first(tmp_path) -> None:
     best = [[7, 1.0, 2.0, 30.5, 40.0], None, None, None]
     (trial,) = made(tmp_path, encoders=[row("set", 4, ap=[0.1, 1, 1, 0.9], best=best, first_hit=[3, 1, 1, None])])
-    worst, other = tried.failures(trial, SET["set"]["queries"], NAMES)
+    worst, other = trials.failures(trial, SET["set"]["queries"], NAMES)
     assert (worst.query, worst.name, worst.first_hit) == (3, "rug", 3)
     assert worst.best is not None and worst.best[0] == 7
     np.testing.assert_array_equal(worst.best[1], [1, 2, 30.5, 40])
@@ -133,31 +133,31 @@ def test_failure_says_what_came_first(tmp_path) -> None:
 def test_paired_difference_is_the_bootstrap_of_the_queries_both_have(tmp_path) -> None:
     rows = [row("set", 4, 1, ap=[0.1, 0.2, None, 0.9], map=0.4), row("set", 4, 2, encoder="b", ap=[0.4, 0.4, 1, 0.8])]
     a, b = made(tmp_path, encoders=rows)
-    mean_ap, locscore = tried.paired(a, b)
+    mean_ap, locscore = trials.paired(a, b)
     differences = np.array([0.3, 0.2, -0.1])
     assert mean_ap.metric == "mAP" and mean_ap.queries == 3
     assert mean_ap.difference == pytest.approx(differences.mean())
     assert (mean_ap.low, mean_ap.high) == pytest.approx(interval(differences))
     assert locscore.queries == 4
-    back = tried.paired(b, a)[0]
+    back = trials.paired(b, a)[0]
     assert (back.difference, back.low, back.high) == pytest.approx((-mean_ap.difference, -mean_ap.high, -mean_ap.low))
     assert "no difference" in difference_in_words(mean_ap)
-    assert "same mAP" in difference_in_words(tried.paired(a, a)[0])
+    assert "same mAP" in difference_in_words(trials.paired(a, a)[0])
 
 
 def test_paired_says_better_and_worse_from_the_chosen_ones_side(tmp_path) -> None:
     a, b = made(tmp_path, encoders=[row("set", 4, ap=[0.1] * 4), row("set", 4, encoder="b", ap=[0.5, 0.6, 0.7, 0.6])])
-    assert "<b>better</b>" in difference_in_words(tried.paired(a, b)[0])
-    assert "<b>worse</b>" in difference_in_words(tried.paired(b, a)[0])
+    assert "<b>better</b>" in difference_in_words(trials.paired(a, b)[0])
+    assert "<b>worse</b>" in difference_in_words(trials.paired(b, a)[0])
 
 
 def test_paired_needs_one_dataset_and_a_trial_must_be_there(tmp_path, refused) -> None:
     more = {**SET, "other": SET["set"]}
     write(tmp_path, study("encoders", more, [row("set", 4), row("other", 4)]))
-    found = tried.trials(read_studies(tmp_path))
-    assert "different datasets" in refused(tried.paired, *found)
+    found = trials.trials(read_studies(tmp_path))
+    assert "different datasets" in refused(trials.paired, *found)
     for wanted in ("nothing", None, 3, {"a": 1}):
-        assert "reload" in refused(tried.find, found, wanted)
+        assert "reload" in refused(trials.find, found, wanted)
 
 
 def test_table_has_what_the_script_sorts_by_and_escapes_what_files_say(tmp_path) -> None:

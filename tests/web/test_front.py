@@ -16,7 +16,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.testclient import TestClient
 
-from patchify_core.demo.prepared import FILE, prepared
+from patchify_core.demo.gallery_info import FILE, stored_answers
 from patchify_core.errors import PatchifyError
 from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, WAITING_OF_ONE, Front, page
 from patchify_core.web.showcase import write_showcase
@@ -25,7 +25,7 @@ from patchify_core.web.try_page import sample
 
 @pytest.fixture(scope="module")
 def document(sample_db):
-    return prepared(sample_db)
+    return stored_answers(sample_db)
 
 
 def client(folder: Path, root: str = "", code: str = "") -> TestClient:
@@ -243,7 +243,7 @@ def test_a_flood_of_films_takes_no_threads_from_others(sample_db, document, monk
         may_end.wait(60)
         return b"film"
 
-    monkeypatch.setattr("patchify_core.demo.film.film", slow)
+    monkeypatch.setattr("patchify_core.demo.animation.film", slow)
     front = client(sample_db)
     addresses = [f"/paper/film.webp?q={entry['id']}&picture={picture}" for picture in list(entry["patches"])[:3]]
     with ThreadPoolExecutor(3) as pool, front:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from patchify_core.demo.codecs import words
+from patchify_core.demo.compression import words
 from patchify_core.demo.settings import QueueSettings
 from patchify_core.web import uploads
 from patchify_core.web.callers import CALLER
@@ -490,7 +490,7 @@ class Case:
         self.folder = path
         self.examples, self.prepared = [0, 1, 2], {1}
         self.gallery = SimpleNamespace(images=[SimpleNamespace(path=path / "0.png")])
-        self.shelf = SimpleNamespace(first="index", offers={"index": None}, is_loaded=lambda name: loaded)
+        self.indexes = SimpleNamespace(first="index", choices={"index": None}, is_loaded=lambda name: loaded)
 
 
 def answered(demo, case):

@@ -6,8 +6,8 @@ import re
 
 import pytest
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.walk import WalkChoice, made_up, walk
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.walk import WalkChoice, made_up_score, walk
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
@@ -30,7 +30,7 @@ def test_handout_has_the_searchs_numbers_and_carries_its_pictures(bundled) -> No
     assert f"<td>{shown.standing.score.locscore:.3f}</td>" in text
     winner = shown.look.winners[-1]
     assert f"<b>{shown.look.explanation.scores[winner]:.3f}</b>" in text
-    answer = made_up(*EXERCISE)
+    answer = made_up_score(*EXERCISE)
     assert answer.locscore == pytest.approx((1 * 0.8 + 2 / 3 * 0.5 + 3 / 6 * 0.9) / 4)
     # In the answer, and nowhere before it.
     assert text.count(f"= {answer.locscore:.3f}") == 1

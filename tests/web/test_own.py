@@ -25,16 +25,16 @@ from PIL import Image
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
-from patchify_core.demo.answers import UNMARKED, WRONG
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import STALE_S, delete_dead
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own import indexing, registry
 from patchify_core.demo.own.collection import LONGEST, clean, unused
+from patchify_core.demo.own.gallery import PREFIX, OwnGallery, own_picture_url, own_token
 from patchify_core.demo.own.indexing import CANCELLED, DONE, FAILED, INDEXING
-from patchify_core.demo.own.place import PREFIX, OwnPlace, own_address, token_in
 from patchify_core.demo.own.registry import Registry, Visitor
+from patchify_core.demo.queueing import FairLock
+from patchify_core.demo.results import UNMARKED, WRONG
+from patchify_core.demo.server_folders import STALE_S, delete_abandoned
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.turns import Turns
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.run import evaluate
 from patchify_core.features.maps import PictureMap, pack
@@ -81,7 +81,7 @@ def all_visitors(bundled, tmp_path) -> Iterator[Registry]:
 
 @pytest.fixture
 def visitor(all_visitors) -> Visitor:
-    return all_visitors.of(all_visitors.new())
+    return all_visitors.visitor(all_visitors.create())
 
 
 def indexed(visitor: Visitor) -> Visitor:
@@ -134,8 +134,8 @@ def test_unused_names_differ_on_every_file_system(names) -> None:
 
 
 def test_turns_go_to_whoever_waited_longest() -> None:
-    turns, order = Turns(), []
-    turns.take()
+    turns, order = FairLock(), []
+    turns.acquire()
 
     def wait(number: int) -> None:
         with turns:
@@ -147,7 +147,7 @@ def test_turns_go_to_whoever_waited_longest() -> None:
         threads[-1].start()
         while turns.waiting <= number:
             time.sleep(0.001)
-    turns.give()
+    turns.release()
     for thread in threads:
         thread.join(60)
     assert order == [0, 1, 2, 3, 4] and turns.waiting == 0
@@ -192,7 +192,7 @@ def test_bytes_are_bounded_for_one_and_for_all(all_visitors) -> None:
         Image.fromarray(noise[number]).save(stream, "BMP")
         return stream.getvalue()  # 270 kB
 
-    visitors = [all_visitors.of(all_visitors.new()).collection for _ in range(3)]
+    visitors = [all_visitors.visitor(all_visitors.create()).collection for _ in range(3)]
     taken = [[one.add(f"{at}.bmp", bmp(4 * number + at)) for at in range(4)] for number, one in enumerate(visitors)]
     assert taken == [[True, True, True, False], [True, True, True, False], [True, False, False, False]]
     assert "1 MB" in visitors[0].skipped[0][1] and "Other visitors" in visitors[2].skipped[0][1]
@@ -319,7 +319,7 @@ def test_indexed_like_the_command_line_would(visitor, bundled, tmp_path) -> None
     assert visitor.indexer.progress.state == DONE and visitor.indexer.progress.indexed == 20
     build_index(read_folder(folder), tmp_path / "index", TinyEncoder(), like=bundled.index)
     plain = PatchIndex.load(tmp_path / "index")
-    own = visitor.place.engine.index
+    own = visitor.gallery.engine.index
     query = own.descriptors_of(3)[0]
     for index in (plain, own):
         assert [image.file_name for image in index.images] == [p.name for p in visitor.collection.pictures]
@@ -330,7 +330,7 @@ def test_indexed_like_the_command_line_would(visitor, bundled, tmp_path) -> None
 
 def test_searchable_while_the_rest_is_indexed_cancelled_and_gone_on_with(visitor, bundled, monkeypatch) -> None:
     encoder = TinyEncoder()
-    monkeypatch.setitem(bundled.shelf._engines, bundled.shelf.first, Patchify(bundled.index, encoder))
+    monkeypatch.setitem(bundled.indexes._engines, bundled.indexes.first, Patchify(bundled.index, encoder))
     monkeypatch.setattr(indexing, "FIRST_PART", 4)
     for seed in range(30):
         visitor.collection.add(f"{seed}.png", png(seed))
@@ -350,8 +350,8 @@ def test_searchable_while_the_rest_is_indexed_cancelled_and_gone_on_with(visitor
     progress = visitor.indexer.progress
     assert progress.state == INDEXING and progress.total == 30 and 4 <= progress.indexed < 30
     assert progress.seconds_left is not None and progress.seconds_left > 0
-    question = visitor.place.picture(2)
-    assert visitor.place.ranking(question, 3)[0].image_id == 2
+    query = visitor.gallery.picture(2)
+    assert visitor.gallery.ranking(query, 3)[0].image_id == 2
     visitor.indexer.cancel()
     pause = 0
     visitor.indexer.join(60)
@@ -405,7 +405,7 @@ def boxed(visitor, tmp_path) -> Visitor:
     indexed(visitor)
     for instance, name in gallery.instances.items():
         for image_id, boxes in gallery.positives(instance).items():
-            visitor.mark(Path(gallery.image(image_id).file_name).name, name, boxes[0].tolist())
+            visitor.add_box(Path(gallery.image(image_id).file_name).name, name, boxes[0].tolist())
     return visitor
 
 
@@ -415,7 +415,7 @@ def test_score_is_that_of_evaluate(boxed, tmp_path) -> None:
     assert boxed.score["state"] == "done"
     rows = {row["way"]: row for row in boxed.score["rows"]}
     assert set(rows) == {"global", "patches", "map"} and rows["global"]["queries"] == 6
-    engine = boxed.place.engine
+    engine = boxed.gallery.engine
     reports = {report.level: report.report for report in evaluate(boxed.dataset(True), engine, [1, 3])}
     assert rows["global"]["map"] == reports[1].map and rows["patches"]["locscore"] == reports[3].locscore
     refined = evaluate(boxed.dataset(True), engine, [3], refiner=engine.refiner("map"))[0].report
@@ -431,7 +431,7 @@ def test_boxes_taken_home_are_read_by_evaluate(boxed, tmp_path) -> None:
     gallery = read_coco(home)
     ours = boxed.dataset(True)
     assert [q.exclude for q in gallery.queries] == [q.exclude for q in ours.queries]
-    engine = boxed.place.engine
+    engine = boxed.gallery.engine
     for a, b in zip(evaluate(gallery, engine), evaluate(ours, engine), strict=True):
         assert a.report.map == b.report.map and a.report.locscore == b.report.locscore
 
@@ -440,7 +440,7 @@ def test_nothing_to_score_is_said(visitor, refused) -> None:
     refused(visitor.start_score)
     visitor.collection.add("a.png", png(1))
     indexed(visitor)
-    visitor.mark("a.png", "mug", [1, 2, 10, 12])
+    visitor.add_box("a.png", "mug", [1, 2, 10, 12])
     visitor.start_score()
     visitor._scoring.join(60)
     assert visitor.score["state"] == "failed" and "at least two" in visitor.score["error"]
@@ -466,19 +466,19 @@ def test_nothing_to_score_is_said(visitor, refused) -> None:
 )
 def test_boxes_that_are_none_are_refused(visitor, refused, name, box) -> None:
     visitor.collection.add("a.png", png(1))
-    refused(visitor.mark, "a.png", name, box)
+    refused(visitor.add_box, "a.png", name, box)
     assert len(visitor.marks) == 0
-    refused(visitor.mark, "gone.png", "mug", [1, 1, 5, 5])
+    refused(visitor.add_box, "gone.png", "mug", [1, 1, 5, 5])
 
 
 def test_pictures_without_a_box_are_not_called_wrong(boxed) -> None:
-    place = boxed.place
-    question = place.picture(1)
-    assert question.instance is not None and question.itself == 1
-    verdicts = [result.verdict for result in place.answer(question, 3, 7).results]
+    place = boxed.gallery
+    query = place.picture(1)
+    assert query.instance is not None and query.itself == 1
+    verdicts = [result.verdict for result in place.answer(query, 3, 7).results]
     assert WRONG not in verdicts and UNMARKED in verdicts and "itself" in verdicts
-    boxed.unmark(boxed.collection.pictures[0].name, "rug")
-    assert boxed.place.picture(1).instance is None
+    boxed.remove_box(boxed.collection.pictures[0].name, "rug")
+    assert boxed.gallery.picture(1).instance is None
 
 
 # Taken home and brought back ------------------------------------------------------------------------------
@@ -491,8 +491,8 @@ def home(boxed) -> bytes:
 
 def returned(all_visitors: Registry, data: bytes, path: Path) -> Visitor:
     path.write_bytes(data)
-    again = all_visitors.of(all_visitors.new())
-    again.take_back(path)
+    again = all_visitors.visitor(all_visitors.create())
+    again.restore(path)
     return again
 
 
@@ -501,14 +501,14 @@ def test_index_that_was_taken_home_opens_with_the_library(home, boxed, tmp_path)
         archive.extractall(tmp_path / "index")
     plain = PatchIndex.load(tmp_path / "index")
     query = plain.descriptors_of(0)[0]
-    np.testing.assert_array_equal(plain.search(query).rows, boxed.place.engine.index.search(query).rows)
+    np.testing.assert_array_equal(plain.search(query).rows, boxed.gallery.engine.index.search(query).rows)
 
 
 def test_pictures_of_an_index_that_came_back_are_not_embedded_again(
     home, boxed, all_visitors, tmp_path, monkeypatch
 ) -> None:
     pictures = [(p.name, p.path.read_bytes()) for p in boxed.collection.pictures]
-    before = boxed.place.engine.index
+    before = boxed.gallery.engine.index
     again = returned(all_visitors, home, tmp_path / "home.zip")
     assert again.status()["known"] == len(pictures)
 
@@ -519,7 +519,7 @@ def test_pictures_of_an_index_that_came_back_are_not_embedded_again(
     for name, data in reversed(pictures):
         again.collection.add(name, data)
     indexed(again)
-    after = again.place.engine.index
+    after = again.gallery.engine.index
     rows = {image.file_name: row for row, image in enumerate(before.images)}
     for row, image in enumerate(after.images):
         np.testing.assert_array_equal(after.descriptors_of(row), before.descriptors_of(rows[image.file_name]))
@@ -573,7 +573,7 @@ def test_boxes_outside_their_picture_are_left_out(home, all_visitors, boxed, tmp
     for one in boxed.collection.pictures:
         again.collection.add(one.name, one.path.read_bytes())
     indexed(again)
-    assert len(again.marks) == 0 and again.place.picture(1).instance is None
+    assert len(again.marks) == 0 and again.gallery.picture(1).instance is None
 
 
 def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, refused) -> None:
@@ -681,36 +681,36 @@ def test_flipped_bytes_of_an_index_are_harmless(home, all_visitors, tmp_path) ->
 
 def test_only_the_token_opens_a_collection(all_visitors, visitor, refused) -> None:
     for token in ("", "x", None, 7, visitor.collection.token[:-1]):
-        refused(all_visitors.of, token)
-    assert token_in(f"own:{visitor.collection.token}:3") == visitor.collection.token and token_in("index") is None
-    refused(all_visitors.at, f"own:{visitor.collection.token}:1")  # nothing is indexed yet
-    assert all_visitors.at("pooled") is None
+        refused(all_visitors.visitor, token)
+    assert own_token(f"own:{visitor.collection.token}:3") == visitor.collection.token and own_token("index") is None
+    refused(all_visitors.gallery_of, f"own:{visitor.collection.token}:1")  # nothing is indexed yet
+    assert all_visitors.gallery_of("pooled") is None
 
 
 def test_addresses_of_pictures_have_the_token_in_them(visitor, bundled) -> None:
     visitor.collection.add("folder/a b.png", png(1))
     path = visitor.collection.pictures[0].path
-    assert own_address(path) == f"own/{visitor.collection.token}/picture/folder/a%20b.png" == file_url(path)
+    assert own_picture_url(path) == f"own/{visitor.collection.token}/picture/folder/a%20b.png" == file_url(path)
     assert file_url(bundled.gallery.images[0].path).startswith("gradio_api/file=")
 
 
 def test_visits_end_when_the_last_tab_closes_or_nothing_is_heard(all_visitors) -> None:
     now = time.monotonic()
-    token = all_visitors.new()
-    all_visitors.here(token, "one").collection.add("a.png", png(1))
-    all_visitors.here(token, "two")
-    all_visitors.leave(token, "one")
-    all_visitors.sweep(now + registry.LEFT_S + 100)
-    all_visitors.leave(token, "two")
-    all_visitors.here(token, "two")  # loaded anew
-    all_visitors.sweep(now + registry.LEFT_S + 100)
+    token = all_visitors.create()
+    all_visitors.open_tab(token, "one").collection.add("a.png", png(1))
+    all_visitors.open_tab(token, "two")
+    all_visitors.close_tab(token, "one")
+    all_visitors.sweep(now + registry.CLOSED_S + 100)
+    all_visitors.close_tab(token, "two")
+    all_visitors.open_tab(token, "two")  # loaded anew
+    all_visitors.sweep(now + registry.CLOSED_S + 100)
     assert token in all_visitors.tokens
-    all_visitors.leave(token, "two")
-    folder = all_visitors.of(token).collection.folder
-    all_visitors.sweep(time.monotonic() + registry.LEFT_S + 1)
+    all_visitors.close_tab(token, "two")
+    folder = all_visitors.visitor(token).collection.folder
+    all_visitors.sweep(time.monotonic() + registry.CLOSED_S + 1)
     assert token not in all_visitors.tokens and not folder.exists()
-    idle, empty = all_visitors.new(), all_visitors.new()
-    all_visitors.of(idle).collection.add("a.png", png(1))
+    idle, empty = all_visitors.create(), all_visitors.create()
+    all_visitors.visitor(idle).collection.add("a.png", png(1))
     all_visitors.sweep(time.monotonic() + registry.UNUSED_S + 1)
     assert empty not in all_visitors.tokens and idle in all_visitors.tokens
     all_visitors.sweep(time.monotonic() + LIMITS.forget_s + 1)
@@ -743,27 +743,27 @@ def test_stale_folders_of_dead_servers_are_deleted(tmp_path) -> None:
     long_ago = time.time() - STALE_S - 10
     os.utime(dead, (long_ago, long_ago))
     os.utime(other, (long_ago, long_ago))
-    delete_dead(tmp_path)
+    delete_abandoned(tmp_path)
     assert not dead.exists() and living.exists() and other.exists()
 
 
 def test_more_pictures_renew_a_question(visitor) -> None:
     for seed in range(3):
         visitor.collection.add(f"{seed}.png", png(seed))
-    place = indexed(visitor).place
-    question = place.picture(1)
-    assert place.welcome(question) is question and len(place.ranking(question, 3)) == 3
+    place = indexed(visitor).gallery
+    query = place.picture(1)
+    assert place.welcome(query) is query and len(place.ranking(query, 3)) == 3
     visitor.collection.add("more.png", png(9))
-    later = indexed(visitor).place
-    renewed = later.welcome(question)
-    assert renewed is not question and len(later.ranking(renewed, 3)) == 4
-    np.testing.assert_array_equal(renewed.descriptor, question.descriptor)
-    assert isinstance(later, OwnPlace) and later.label == "your 4 pictures"
+    later = indexed(visitor).gallery
+    renewed = later.welcome(query)
+    assert renewed is not query and len(later.ranking(renewed, 3)) == 4
+    np.testing.assert_array_equal(renewed.descriptor, query.descriptor)
+    assert isinstance(later, OwnGallery) and later.label == "your 4 pictures"
 
 
 def test_nothing_that_is_shared_has_the_token_in_it(boxed, bundled, all_visitors) -> None:
     page = visits.Visits(bundled, LIMITS, all_visitors)
-    asked = SearchRequest(boxed.place.picture(1), 3, 5, None, "map")
+    asked = SearchRequest(boxed.gallery.picture(1), 3, 5, None, "map")
     for kind in ("svg", "csv", "json"):
         assert boxed.collection.token not in Sharing(page, frozenset({"search"})).file(asked, kind)
 
@@ -773,8 +773,8 @@ def test_the_box_that_was_drawn_is_searched_with(boxed, bundled, all_visitors) -
     asked = SearchRequest(bundled.first(), 3, 5, None, "map")
     picture = boxed.collection.pictures[0]
     data = {"token": boxed.collection.token, "name": picture.name, "box": [2, 3, 20, 18]}
-    question = page.search_own(asked, SimpleNamespace(_data=data))["question"]
-    assert question.box.tolist() == [2, 3, 20, 18] and question.itself == picture.id
+    query = page.search_own(asked, SimpleNamespace(_data=data))["question"]
+    assert query.box.tolist() == [2, 3, 20, 18] and query.itself == picture.id
     with pytest.raises(PatchifyError):
         page.search_own(asked, SimpleNamespace(_data=data | {"box": [900, 900, 990, 990]}))
 
@@ -783,18 +783,18 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
     said: list[str] = []
     monkeypatch.setattr(visits, "warn", said.append)
     page = visits.Visits(bundled, LIMITS, all_visitors)
-    asked = SearchRequest(boxed.place.picture(1), 3, 5, None, "map")
+    asked = SearchRequest(boxed.gallery.picture(1), 3, 5, None, "map")
     event = SimpleNamespace(_data={"id": visits.OWN_ID + 2})
     shown = page.pick_example(asked, event)
     assert shown["question"].itself == 2 and shown["question"].is_private and said == []
     all_visitors.delete(boxed.collection.token)
-    shown = page.pick_example(replace(asked, question=bundled.first()), event)
+    shown = page.pick_example(replace(asked, query=bundled.first()), event)
     assert shown["question"] is bundled.first() and "no longer on the server" in said[0]
 
 
 def test_a_bundled_question_is_described_anew(visitor, bundled) -> None:
     visitor.collection.add("a.png", png(1))
-    place = indexed(visitor).place
+    place = indexed(visitor).gallery
     asked = place.welcome(replace(bundled.first(), itself=3))
     assert asked.instance is None and asked.itself is None and asked.example is None
     assert place.answer(asked, 3, 10).score is None and asked.is_private
@@ -842,7 +842,7 @@ def test_a_whole_visit(client, all_visitors) -> None:
     home = client.get(f"{base}/index.zip")
     assert zipfile.is_zipfile(io.BytesIO(home.content)) and "attachment" in home.headers["content-disposition"]
     assert len(client.get(f"{base}/annotations.json").json()["categories"]) == 1
-    folder = all_visitors.of(base.rpartition("/")[2]).collection.folder
+    folder = all_visitors.visitor(base.rpartition("/")[2]).collection.folder
     assert not [p for p in folder.iterdir() if p.suffix == ".zip" or p.name.startswith("incoming")]
     client.post(f"{base}/delete")
     assert client.get(base).status_code == 404 and not folder.exists()
@@ -852,7 +852,7 @@ def test_a_whole_visit(client, all_visitors) -> None:
 def test_bad_requests_are_one_sentence_and_leave_nothing(client, all_visitors) -> None:
     token = client.post("/own").json()["token"]
     base = f"/own/{token}"
-    collection = all_visitors.of(token).collection
+    collection = all_visitors.visitor(token).collection
 
     def said(answer, status: int = 400) -> str:
         assert answer.status_code == status, answer.text
@@ -910,7 +910,7 @@ def test_index_that_is_asked_for_leaves_no_copy(client, all_visitors) -> None:
     wait(client, base, DONE)
     for asked in ({}, {"range": "bytes=foo"}, {"range": "bytes=5-2"}, {"range": "bytes=999999999-"}):
         assert zipfile.is_zipfile(io.BytesIO(client.get(f"{base}/index.zip", headers=asked).content))
-    assert list(all_visitors.of(token).collection.folder.glob("*.zip")) == []
+    assert list(all_visitors.visitor(token).collection.folder.glob("*.zip")) == []
 
 
 def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> None:
@@ -926,7 +926,7 @@ def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> 
 
 
 def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -> None:
-    other = all_visitors.of(all_visitors.new())
+    other = all_visitors.visitor(all_visitors.create())
     other.collection.add("a.png", png(1))
     started, describe = threading.Event(), Patchify.describe_query
 
@@ -1020,7 +1020,7 @@ def test_an_encoder_without_maps_gives_a_square_at_the_tap(tried, monkeypatch) -
     def fail(*arguments: object) -> None:
         raise PatchifyError("It has no maps.")
 
-    monkeypatch.setattr("patchify_core.demo.own.trying.as_map_encoder", fail)
+    monkeypatch.setattr("patchify_core.demo.own.phone.as_map_encoder", fail)
     client, base = tried
     box = client.post(f"{base}/tap", json={"picture": "query.png", "point": [120, 90]}).json()["box"]
     assert box == [84.0, 54.0, 156.0, 126.0]
@@ -1033,7 +1033,7 @@ def test_both_rankings_are_those_of_the_library(tried, all_visitors) -> None:
     client.post(f"{base}/index")
     wait(client, base, DONE)
     found = client.post(f"{base}/search", json=asked).json()
-    engine = all_visitors.of(base.removeprefix("/own/")).place.engine
+    engine = all_visitors.visitor(base.removeprefix("/own/")).gallery.engine
     images = {image.id: image for image in engine.index.images}
     path = next(path for path in Path(all_visitors.folder).rglob("query.png") if path.parent.name == "pictures")
     query = engine.describe_query(path, asked["box"])
@@ -1087,7 +1087,7 @@ def test_a_flood_of_taps_is_bounded_and_others_have_their_turn(tried, all_visito
             held.wait(60)
         return [0.0, 0.0, 1.0, 1.0]
 
-    monkeypatch.setattr(addresses, "proposed", slow)
+    monkeypatch.setattr(addresses, "propose_box", slow)
     made = TestClient(Starlette(routes=own_routes(all_visitors)))
     sent = {"picture": "query.png", "point": [1, 1]}
     with made, ThreadPoolExecutor(40) as pool:

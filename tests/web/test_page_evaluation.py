@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo.gallery_info import stored_answers
 from patchify_core.retrieval.presence import calibration_path, read_calibration
 from tests.browsing import CHROMIUM, ROOT, WITHOUT, elsewhere, visit
 
@@ -29,7 +29,7 @@ def test_charts_are_in_the_first_view_and_say_what_the_table_says(server, browse
             box = charts.nth(number).bounding_box()
             assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["y"] + box["height"] <= height
         # The same numbers in words: for a screen reader, at the ends of the lines, and in the table.
-        document = prepared(ROOT / "sample_db")
+        document = stored_answers(ROOT / "sample_db")
         first, last = document["overall"][0], document["overall"][-1]
         said = charts.first.get_by_role("img").get_attribute("aria-label")
         assert f"AP from {first['map']:.2f} (Global) to {last['map']:.2f}" in said

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo.gallery_info import stored_answers
 from patchify_core.web.front import PARTS
 from patchify_core.web.showcase import write_showcase
 from tests.browsing import CHROMIUM, WITHOUT
@@ -27,7 +27,7 @@ PROJECTOR = {"width": 1024, "height": 768}
 
 @pytest.fixture(scope="module")
 def document(sample_db) -> dict[str, Any]:
-    made = prepared(sample_db)
+    made = stored_answers(sample_db)
     assert made is not None
     return made
 

@@ -100,7 +100,7 @@ def test_another_sites_script_reads_nothing_from_a_local_server(browser, space, 
     context.close()
 
 
-def own_address() -> str | None:
+def own_picture_url() -> str | None:
     """This machine's address in its network, if it has one; nothing is sent to find it."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
@@ -112,7 +112,7 @@ def own_address() -> str | None:
 
 
 def test_a_class_opens_it_by_the_address_of_the_teachers_machine(browser, space):
-    address = own_address()
+    address = own_picture_url()
     if address is None:
         pytest.skip("this machine is in no network")
     context = browser.new_context()

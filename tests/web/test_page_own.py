@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from patchify_core.demo.own.place import PREFIX
+from patchify_core.demo.own.gallery import PREFIX
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions

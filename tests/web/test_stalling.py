@@ -29,14 +29,14 @@ from starlette.responses import JSONResponse, PlainTextResponse
 from starlette.routing import Route
 
 from patchify_core.demo import decoding
-from patchify_core.demo.decoding import Decoders, DecodingSettings, decoded
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import PREFIX
-from patchify_core.demo.keeping import LEFT_S, Keeping, Owner
+from patchify_core.demo.decoding import DecoderPool, DecodingSettings, decode
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own import registry
 from patchify_core.demo.own.registry import Registry
+from patchify_core.demo.queueing import FairQueue, Slots
+from patchify_core.demo.server_folders import PREFIX
 from patchify_core.demo.settings import PageSettings, QueueSettings
-from patchify_core.demo.turns import AddressTurns, Slots
+from patchify_core.demo.storage import CLOSED_S, Owner, VisitorStorage
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.pictures import read_picture
@@ -132,7 +132,7 @@ def test_two_hundred_stalled_uploads_keep_nobody_out(own, port, monkeypatch) -> 
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
         tokens = [http.post("/own").json()["token"] for _ in range(registry.MOST_VISITORS)]
         stalled = [begun(port, f"/own/{token}/files?name=a.png", b"x" * 5000, 100_000) for token in tokens]
-        until(lambda: sum(own.of(token).uploads for token in tokens) == len(tokens))
+        until(lambda: sum(own.visitor(token).uploads for token in tokens) == len(tokens))
         token = http.post("/own").json()["token"]
         assert http.post(f"/own/{token}/files?name=b.png", content=png(1)).json()["added"] == 1
         for connection in stalled:
@@ -143,22 +143,22 @@ def test_two_hundred_stalled_uploads_keep_nobody_out(own, port, monkeypatch) -> 
 
 def test_a_stalled_upload_ends_and_leaves_nothing(own, port, monkeypatch) -> None:
     monkeypatch.setattr(pace, "PACE", Pace(piece_s=2))  # time to be seen before it ends
-    token = own.new()
+    token = own.create()
     stalled = begun(port, f"/own/{token}/files?name=a.png", b"x" * 5000, 100_000)
-    until(lambda: own.of(token).incoming == 5000)
+    until(lambda: own.visitor(token).incoming == 5000)
     assert "has stopped" in answer_of(stalled)
-    assert list(own.of(token).collection.folder.rglob("incoming-*")) == [] and own.of(token).uploads == 0
+    assert list(own.visitor(token).collection.folder.rglob("incoming-*")) == [] and own.visitor(token).uploads == 0
     assert own.bytes == 0
 
 
 def test_an_upload_in_drops_ends_too(own, port, monkeypatch) -> None:
     monkeypatch.setattr(pace, "PACE", Pace(piece_s=60, least=2_000, grace_s=0.5))
-    token = own.new()
+    token = own.create()
     slow = begun(port, f"/own/{token}/files?name=a.png", b"x", 100_000)
-    until(lambda: own.of(token).uploads)
+    until(lambda: own.visitor(token).uploads)
     began = time.monotonic()
     with suppress(OSError):
-        while own.of(token).uploads:
+        while own.visitor(token).uploads:
             slow.sendall(b"x")
             time.sleep(0.1)
             assert time.monotonic() < began + 30
@@ -166,18 +166,18 @@ def test_an_upload_in_drops_ends_too(own, port, monkeypatch) -> None:
 
 
 def test_an_upload_that_is_cut_leaves_nothing(own, port) -> None:
-    token = own.new()
+    token = own.create()
     cut = begun(port, f"/own/{token}/files?name=a.png", b"x" * 50_000, 100_000)
-    until(lambda: own.of(token).incoming)
+    until(lambda: own.visitor(token).incoming)
     cut.close()
-    until(lambda: own.of(token).uploads == 0)
-    assert list(own.of(token).collection.folder.rglob("incoming-*")) == [] and own.bytes == 0
+    until(lambda: own.visitor(token).uploads == 0)
+    assert list(own.visitor(token).collection.folder.rglob("incoming-*")) == [] and own.bytes == 0
 
 
 def test_an_archive_is_counted_until_it_is_deleted(own, port, monkeypatch) -> None:
     seen: list[int] = []
-    token = own.new()
-    collection = own.of(token).collection
+    token = own.create()
+    collection = own.visitor(token).collection
     plain = collection.add_archive
 
     def add(path: Path) -> int:
@@ -197,25 +197,25 @@ def test_an_archive_is_counted_until_it_is_deleted(own, port, monkeypatch) -> No
 
 
 @pytest.fixture
-def gradio_upload(tmp_path, monkeypatch) -> Iterator[tuple[int, Keeping]]:
+def gradio_upload(tmp_path, monkeypatch) -> Iterator[tuple[int, VisitorStorage]]:
     """Gradio's route for uploads, as far as it matters here."""
     import gradio.routes
 
-    keeping = Keeping(SETTINGS, tmp_path / "uploads")
+    storage = VisitorStorage(SETTINGS, tmp_path / "uploads")
     monkeypatch.setattr(gradio.routes, "upload_fn", gradio.routes.upload_fn)
-    uploads.keep_uploads_apart(keeping)
+    uploads.keep_uploads_apart(storage)
 
     async def take(request: Request) -> Any:
         try:
             files, _, _ = await gradio.routes.upload_fn(
-                request, str(keeping.uploads), 4_000_000, None, force_move=False
+                request, str(storage.uploads), 4_000_000, None, force_move=False
             )
         except MultiPartException as error:
             return PlainTextResponse(error.message, 400)
         return JSONResponse([str(path) for path in files])
 
     with serving(Starlette(routes=[Route("/upload", take, methods=["POST"])])) as port:
-        yield port, keeping
+        yield port, storage
     uploads.keep_uploads_apart(None)
 
 
@@ -223,50 +223,54 @@ PART = b'--b\r\nContent-Disposition: form-data; name="files"; filename="%d.png"\
 FORM = "multipart/form-data; boundary=b"
 
 
-def files_in(keeping: Keeping) -> list[Path]:
-    assert keeping.uploads is not None
-    return [path for path in keeping.uploads.rglob("*")]
+def files_in(storage: VisitorStorage) -> list[Path]:
+    assert storage.uploads is not None
+    return [path for path in storage.uploads.rglob("*")]
 
 
 def test_what_is_cut_or_stalled_on_its_way_to_gradio_leaves_nothing(gradio_upload, monkeypatch) -> None:
-    port, keeping = gradio_upload
+    port, storage = gradio_upload
     monkeypatch.setattr(pace, "PACE", QUICK)
     cut = begun(port, "/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
-    until(lambda: keeping.disk.bytes > 50_000)
+    until(lambda: storage.disk.bytes > 50_000)
     cut.close()
-    until(lambda: not files_in(keeping))
+    until(lambda: not files_in(storage))
     stalled = begun(port, "/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
-    until(lambda: keeping.disk.bytes > 50_000)
+    until(lambda: storage.disk.bytes > 50_000)
     assert "has stopped" in answer_of(stalled)
-    assert files_in(keeping) == [] and keeping.disk.bytes == 0
+    assert files_in(storage) == [] and storage.disk.bytes == 0
 
 
 def test_a_whole_upload_is_counted_until_it_is_read(gradio_upload) -> None:
-    port, keeping = gradio_upload
+    port, storage = gradio_upload
     answer = httpx.post(f"http://127.0.0.1:{port}/upload", files={"files": ("a.png", bytes(300_000))})
     path = Path(answer.json()[0])
-    assert path.stat().st_size == 300_000 and 300_000 < keeping.disk.bytes < 301_000
+    assert path.stat().st_size == 300_000 and 300_000 < storage.disk.bytes < 301_000
     path.unlink()
-    uploads.forget_folders(path, keeping.uploads)
-    assert keeping.disk.bytes == 0
-    keeping.sweep()
-    assert keeping._parcels == set()
+    uploads.forget_folders(path, storage.uploads)
+    assert storage.disk.bytes == 0
+    storage.sweep()
+    assert storage._uploads == set()
 
 
 def test_many_files_in_one_form_are_counted_too(gradio_upload) -> None:
-    port, keeping = gradio_upload
-    keeping.disk.share = 5_000_000
+    port, storage = gradio_upload
+    storage.disk.share = 5_000_000
     files = [("files", (f"{n}.png", bytes(2_000_000))) for n in range(5)]
     answer = httpx.post(f"http://127.0.0.1:{port}/upload", files=files)
-    assert answer.status_code == 400 and answer.text.endswith(".") and files_in(keeping) == []
+    assert answer.status_code == 400 and answer.text.endswith(".") and files_in(storage) == []
 
 
 # Turns by address -------------------------------------------------------------------------------------------
 
 
 def test_addresses_take_turns_however_much_one_asks_for() -> None:
-    turns = AddressTurns(lambda one, begun: not begun)
-    tickets = [turns.ask("greedy") for _ in range(5)] + [turns.ask("second"), turns.ask("third"), turns.ask("second")]
+    turns = FairQueue(lambda one, begun: not begun)
+    tickets = [turns.enqueue("greedy") for _ in range(5)] + [
+        turns.enqueue("second"),
+        turns.enqueue("third"),
+        turns.enqueue("second"),
+    ]
     order = []
     while left := [one for one in tickets if one.begun.done()]:
         order.append(left[0].address)
@@ -277,7 +281,7 @@ def test_addresses_take_turns_however_much_one_asks_for() -> None:
 
 
 def test_whoever_gives_up_waiting_takes_no_turn() -> None:
-    turns, done = AddressTurns(lambda one, begun: not begun), []
+    turns, done = FairQueue(lambda one, begun: not begun), []
 
     async def act(name: str) -> None:
         async with turns.turn(name):
@@ -308,8 +312,8 @@ def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waitin
     monkeypatch.setattr(addresses, "_taken", slowly)
 
     def sent(who: str, name: str, data: bytes) -> Any:
-        url, asker = f"http://127.0.0.1:{port}/own/{own.new(who)}/files", {"x-from": who}
-        return httpx.post(url, params={"name": name}, content=data, headers=asker, timeout=25).json()
+        url, sender = f"http://127.0.0.1:{port}/own/{own.create(who)}/files", {"x-from": who}
+        return httpx.post(url, params={"name": name}, content=data, headers=sender, timeout=25).json()
 
     bombs = [threading.Thread(target=sent, args=("stranger", "bomb.zip", zipped({"a.png": png(1)}))) for _ in range(8)]
     try:
@@ -329,7 +333,7 @@ def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waitin
 def test_what_a_visitor_packs_does_not_swell(own, tmp_path) -> None:
     stream = BytesIO()
     Image.new("RGB", (1200, 1200)).save(stream, "BMP")  # 4.3 MB of nothing
-    collection = own.of(own.new()).collection
+    collection = own.visitor(own.create()).collection
     collection.settings = replace(SETTINGS, upload_mb=10)
     (tmp_path / "a.zip").write_bytes(zipped({"bomb.bmp": stream.getvalue(), "a.png": png(1)}, zipfile.ZIP_LZMA))
     assert collection.add_archive(tmp_path / "a.zip") == 1
@@ -342,8 +346,8 @@ def test_what_a_visitor_packs_does_not_swell(own, tmp_path) -> None:
 
 @pytest.fixture
 def indexed(own) -> str:
-    token = own.new()
-    visitor = own.of(token)
+    token = own.create()
+    visitor = own.visitor(token)
     for seed in range(30):
         visitor.collection.add(f"{seed}.png", png(seed, (200, 200)))
     visitor.indexer.start()
@@ -352,25 +356,25 @@ def indexed(own) -> str:
 
 
 def test_an_index_that_is_sent_is_whole_and_lies_nowhere(own, port, indexed, monkeypatch) -> None:
-    folder = own.of(indexed).collection.folder
+    folder = own.visitor(indexed).collection.folder
     before = {path for path in folder.rglob("*") if path.is_file()}
     now = time.localtime()
     monkeypatch.setattr(time, "localtime", lambda *seconds: now)  # which an archive has of each file
-    length, pieces = own.of(indexed).archive()
+    length, pieces = own.visitor(indexed).archive()
     data = b"".join(pieces)
     assert len(data) == length
     answer = httpx.get(f"http://127.0.0.1:{port}/own/{indexed}/index.zip")
     assert answer.content == data and int(answer.headers["content-length"]) == length
     with zipfile.ZipFile(BytesIO(data)) as archive:
         assert archive.testzip() is None and "meta.json" in archive.namelist()
-        version = folder / f"index-{own.of(indexed).indexer.version}"
+        version = folder / f"index-{own.visitor(indexed).indexer.version}"
         assert all(archive.read(path.name) == path.read_bytes() for path in version.iterdir())
     assert {path for path in folder.rglob("*") if path.is_file()} == before
 
 
 def test_hung_up_downloads_leave_no_copy_and_keep_no_slot(own, port, indexed, monkeypatch) -> None:
     monkeypatch.setattr(pace, "PACE", QUICK)
-    large = own.of(indexed).collection.folder / f"index-{own.of(indexed).indexer.version}" / "maps.bin"
+    large = own.visitor(indexed).collection.folder / f"index-{own.visitor(indexed).indexer.version}" / "maps.bin"
     large.write_bytes(bytes(30_000_000))  # more than fits into the buffers of a connection that nobody reads
     before = sum(path.stat().st_size for path in own.folder.rglob("*") if path.is_file())
     waiting = []
@@ -394,17 +398,17 @@ def test_hung_up_downloads_leave_no_copy_and_keep_no_slot(own, port, indexed, mo
 
 def test_slots_are_of_everybody() -> None:
     slots = Slots(3, 2)
-    assert [slots.take(one) for one in "aaabb"] == [True, True, False, True, False]
-    slots.give("a")
-    assert slots.take("b") and not slots.take("c")
+    assert [slots.acquire(one) for one in "aaabb"] == [True, True, False, True, False]
+    slots.release("a")
+    assert slots.acquire("b") and not slots.acquire("c")
 
 
 # Small copies ---------------------------------------------------------------------------------------------------
 
 
 def test_small_copies_are_drawn_once_for_all_who_ask_and_never_seen_in_part(own, port, monkeypatch) -> None:
-    token = own.new()
-    own.of(token).collection.add("a.png", png(1, (300, 200)))
+    token = own.create()
+    own.visitor(token).collection.add("a.png", png(1, (300, 200)))
     drawn, plain = [], addresses._jpeg
 
     def slowly(path: Path, side: int) -> bytes:
@@ -448,7 +452,7 @@ def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
 
 
 def test_what_decodes_too_slowly_is_one_sentence_and_others_go_on(refused) -> None:
-    decoders = Decoders(DecodingSettings(at_once=2, of_one=1, wait_s=0.2, limit_s=0.2))
+    decoders = DecoderPool(DecodingSettings(at_once=2, of_one=1, wait_s=0.2, limit_s=0.2))
     slow = threading.Event()
     assert "too long to read" in refused(decoders.run, lambda: slow.wait(60), "stranger")
     assert "as many pictures as it can" in refused(decoders.run, lambda: 1, "stranger")  # theirs goes on
@@ -463,31 +467,31 @@ def test_what_decodes_too_slowly_is_one_sentence_and_others_go_on(refused) -> No
 
 
 def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_wait_behind_none(refused) -> None:
-    decoders = Decoders(DecodingSettings(most_bytes=100, large_bytes=20, wait_s=0.2))
-    with decoders.made(lambda: "large", "stranger", needs=80) as first:
+    decoders = DecoderPool(DecodingSettings(most_bytes=100, large_bytes=20, wait_s=0.2))
+    with decoders.result(lambda: "large", "stranger", needs=80) as first:
         assert first == "large"
         for address in ("stranger", "other"):
             assert "as many pictures as it can" in refused(decoders.run, lambda: 1, address, needs=30)
         assert decoders.run(lambda: 2, "other", needs=20) == 2
-        with decoders.made(lambda: 3, "other", needs=15):
+        with decoders.result(lambda: 3, "other", needs=15):
             assert "as many pictures as it can" in refused(decoders.run, lambda: 4, "third", needs=10)  # 105 of 100
     assert decoders.run(lambda: 5, "other", needs=30) == 5
     assert decoders.run(lambda: 6, "other", needs=1000) == 6  # what is read at all is read alone
 
 
 def test_a_large_picture_that_takes_too_long_keeps_its_place_until_it_has_ended(refused) -> None:
-    decoders, slow = Decoders(DecodingSettings(large_bytes=20, wait_s=0.2, limit_s=0.2)), threading.Event()
+    decoders, slow = DecoderPool(DecodingSettings(large_bytes=20, wait_s=0.2, limit_s=0.2)), threading.Event()
     assert "too long to read" in refused(decoders.run, lambda: slow.wait(60), "stranger", needs=30)
     assert "as many pictures as it can" in refused(decoders.run, lambda: 1, "other", needs=30)
     slow.set()
-    until(lambda: not decoders._turns._begun)
+    until(lambda: not decoders._queue._begun)
     decoders.settings = DecodingSettings(large_bytes=20)
     assert decoders.run(lambda: 2, "other", needs=30) == 2
 
 
 def test_one_strangers_large_picture_is_in_memory_at_a_time(showcase, monkeypatch) -> None:
     """Uploads, boxes and re-ranking alike: what is asked at once is decoded, used and gone one after the other."""
-    monkeypatch.setattr(decoding, "memory_for", lambda source: 400_000_000, raising=False)
+    monkeypatch.setattr(decoding, "predicted_memory", lambda source: 400_000_000)
     there: list[int] = []
     most: list[int] = []
 
@@ -515,16 +519,16 @@ def test_one_strangers_large_picture_is_in_memory_at_a_time(showcase, monkeypatc
         thread.join(60)
     assert most == [1] * 12 and not there
     for seed in range(6):
-        for question, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
-            assert question.descriptor.tobytes() == expected.tobytes()
+        for query, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
+            assert query.descriptor.tobytes() == expected.tobytes()
         assert found[seed][0].preview and (found[seed][0].width, found[seed][0].height) == (24, 18)
 
 
 def test_what_reading_takes_is_predicted_and_bytes_that_are_no_picture_take_nothing() -> None:
     stream = BytesIO()
     Image.new("RGB", (640, 480)).save(stream, "JPEG", progressive=True)
-    assert decoding.memory_for(stream.getvalue()) == 640 * 480 * 10  # four bytes a pixel, and all coefficients
-    assert decoding.memory_for(b"no picture") == 0
+    assert decoding.predicted_memory(stream.getvalue()) == 640 * 480 * 10  # four bytes a pixel, and all coefficients
+    assert decoding.predicted_memory(b"no picture") == 0
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has a priority for each thread")
@@ -532,7 +536,7 @@ def test_decoding_leaves_the_processor_to_searches() -> None:
     def priority() -> int:
         return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
-    assert Decoders().run(priority) == min(19, priority() + decoding.NICE)
+    assert DecoderPool().run(priority) == min(19, priority() + decoding.NICE)
 
 
 def test_a_bundled_picture_is_no_strangers(tmp_path) -> None:
@@ -540,8 +544,8 @@ def test_a_bundled_picture_is_no_strangers(tmp_path) -> None:
     for path in (bundled, theirs):
         path.parent.mkdir(parents=True)
         path.write_bytes(png(1))
-    assert decoding.ready(bundled) == bundled and isinstance(decoding.ready(theirs), Image.Image)
-    assert decoding.ready(png(1)).tobytes() == decoded(bundled).tobytes()
+    assert decoding.decode_untrusted(bundled) == bundled and isinstance(decoding.decode_untrusted(theirs), Image.Image)
+    assert decoding.decode_untrusted(png(1)).tobytes() == decode(bundled).tobytes()
 
 
 def test_searches_of_others_go_on_while_a_strangers_picture_is_decoded(monkeypatch) -> None:
@@ -560,7 +564,7 @@ def test_searches_of_others_go_on_while_a_strangers_picture_is_decoded(monkeypat
 
     def search(text: str) -> str:
         if text == "slow":
-            decoded(b"picture")
+            decode(b"picture")
             queue = LocalContext.blocks.get()._queue.event_queue_per_concurrency_id[ENCODER]
             seen.append(f"back in turn: {queue.current_concurrency}")
         return text.upper()
@@ -604,13 +608,13 @@ def test_a_page_that_is_closed_lets_its_query_go(showcase) -> None:
     demo.guard(QueueSettings())
     _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, server_name="127.0.0.1", ssr_mode=False)
     try:
-        keeping = demo.keeping
-        assert keeping is not None
-        mine, other = (keeping.hold(png(1), Owner(session)) for session in ("mine", "other"))
+        storage = demo.storage
+        assert storage is not None
+        mine, other = (storage.store(png(1), Owner(session)) for session in ("mine", "other"))
         with httpx.Client(base_url=url, timeout=20) as http, http.stream("GET", "gradio_api/heartbeat/mine") as stream:
             assert "ALIVE" in next(stream.iter_lines())
-        until(lambda: mine.left is not None)
-        keeping.sweep(time.monotonic() + LEFT_S + 1)
+        until(lambda: mine.closed is not None)
+        storage.sweep(time.monotonic() + CLOSED_S + 1)
         assert mine.size == 0 and other.size
     finally:
         demo.close()

@@ -24,8 +24,7 @@ from patchify_core.bench.scale.report import OURS, THEIRS, csv_text, draw, ours,
 from patchify_core.bench.scale.stages import ScaleStage, run_stage
 from patchify_core.errors import PatchifyError
 from patchify_core.files import atomic, write_json
-from patchify_core.index.big.build import check_finer
-from patchify_core.index.big.choice import GRAPH_PICTURES
+from patchify_core.index.big.plan import GRAPH_PICTURES, check_finer
 
 IMAGES = (10_000, 100_000)
 OUT = Path("bench-scale")
@@ -51,7 +50,7 @@ def measure(
     least_s: float = LEAST_S,
     rescore: str = RESCORE,
 ) -> dict[str, Any]:
-    """Runs what is not done yet, prints the tables as they fill, and writes the record.
+    """Run what is not done yet, print the tables as they fill, and write the record.
 
     Args:
         images: sizes of the collections.
@@ -229,7 +228,7 @@ def _write(work: Path, numbers: dict[str, Any]) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all."""
     with atomic(path) as file:
         file.write(text.encode())
 

@@ -29,12 +29,11 @@ from numpy.typing import NDArray
 from patchify_core.encoders.base import EncoderInfo
 from patchify_core.errors import PatchifyError
 from patchify_core.files import SAMPLE_DB, atomic, sha256_of_bytes
-from patchify_core.index.base import PictureStream
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import PictureTable
-from patchify_core.index.store import PatchStore
+from patchify_core.index.pictures import PictureTable
+from patchify_core.index.store import PatchStore, PictureStream
 from patchify_core.regions import Regions, parse_regions
 
 DIM = 128
@@ -75,7 +74,7 @@ class ScaleSource:
         return sha256_of_bytes(b"".join(array.tobytes() for array in arrays))
 
     def save(self, path: Path) -> None:
-        """Writes it as .npz, whole or not at all; raises OSError."""
+        """Write it as .npz, whole or not at all; raises OSError."""
         with atomic(path) as file:
             np.savez(
                 file,
@@ -91,7 +90,7 @@ class ScaleSource:
 
     @classmethod
     def load(cls, path: Path) -> ScaleSource:
-        """Reads what `save` wrote.
+        """Read what `save` wrote.
 
         Raises:
             PatchifyError: if it is something else.
@@ -114,7 +113,7 @@ class ScaleSource:
 
 
 def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSource:
-    """Reads the bundled gallery and the others, learns the projection, and describes the bundled queries.
+    """Read the bundled gallery and the others, learn the projection, and describe the bundled queries.
 
     Args:
         others: index folders, or folders of pictures, which are indexed below `work` first.
@@ -280,7 +279,7 @@ class SyntheticPictures(PictureStream):
         return made
 
     def _make(self, first: int, last: int, out: NDArray[np.float32]) -> None:
-        """Writes the patches of the pictures first..last-1 into `out`, (n P, d)."""
+        """Write the patches of the pictures first..last-1 into `out`, (n P, d)."""
         patches, count = self.regions.patches_per_image, last - first
         draws = self._draws(np.arange(first, last, dtype=np.uint64), 0, 5)
         a, b, c = (_below(draws[:, at], len(self._whole)) for at in range(3))

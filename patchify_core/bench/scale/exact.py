@@ -223,7 +223,7 @@ class Watch:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Times what is done inside."""
+    """Time what is done inside."""
     watch, before, own = Watch(), _busy(), sum(os.times()[:4])
     yield watch
     watch.seconds = time.perf_counter() - watch._start
@@ -245,7 +245,7 @@ def _busy() -> tuple[int, int] | None:
 
 
 def uncached(folder: Path) -> None:
-    """Has the system forget what it keeps of these files in memory, so that the next reader gets them from the disk.
+    """Have the system forget what it keeps of these files in memory, so that the next reader gets them from the disk.
 
     Only where there is such a call (Linux); elsewhere first queries are warmer than they seem.
     """

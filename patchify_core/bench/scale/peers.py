@@ -60,7 +60,7 @@ class Peer:
         return None
 
     def build(self, progress: Progress) -> None:
-        """Takes the whole collection in."""
+        """Take the whole collection in."""
         raise NotImplementedError
 
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
@@ -78,7 +78,7 @@ class Peer:
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def close(self) -> None:
-        """Lets go of everything and deletes what it wrote."""
+        """Let go of everything and delete what it wrote."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _pieces(self, progress: Progress, chunk: int = CHUNK) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -102,7 +102,7 @@ class FaissFlat(Peer):
     limit, why = 100_000, "a million pictures take 15 GB of float32"
 
     def build(self, progress: Progress) -> None:
-        """Adds everything."""
+        """Add everything."""
         import faiss
 
         self.index: Any = faiss.IndexFlatIP(self.stream.dim)
@@ -122,7 +122,7 @@ class FaissIvfPq(Peer):
     knobs, grouped = (1, 2, 4, 8, 16, 32, 64, 128, 256), False
 
     def build(self, progress: Progress) -> None:
-        """Trains on a sample from all over the collection, then adds everything."""
+        """Train on a sample from all over the collection, then add everything."""
         import faiss
 
         patches = len(self.stream) * self.patches
@@ -156,7 +156,7 @@ class Hnswlib(Peer):
     knobs = (64, 128, 200, 300, 600, 1200, 2400)
 
     def build(self, progress: Progress) -> None:
-        """Links everything."""
+        """Link everything."""
         import hnswlib
 
         self.index: Any = hnswlib.Index(space="ip", dim=self.stream.dim)
@@ -180,7 +180,7 @@ class FaissHnsw(Peer):
     knobs = Hnswlib.knobs
 
     def build(self, progress: Progress) -> None:
-        """Links everything, among as many candidates as hnswlib."""
+        """Link everything, among as many candidates as hnswlib."""
         import faiss
 
         self.index: Any = faiss.IndexHNSWFlat(self.stream.dim, 16, faiss.METRIC_INNER_PRODUCT)
@@ -207,7 +207,7 @@ class MilvusLite(Peer):
     kind = "HNSW"
 
     def build(self, progress: Progress) -> None:
-        """Inserts in batches, then waits for the index."""
+        """Insert in batches, then wait for the index."""
         from pymilvus import DataType, MilvusClient
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +241,7 @@ class MilvusLite(Peer):
         return np.array([hit["patch"] for hit in found[0]], np.int64)
 
     def close(self) -> None:
-        """Closes the file and deletes it."""
+        """Close the file and delete it."""
         if hasattr(self, "client"):  # else there is only what a stopped run left
             self.client.close()
         super().close()
@@ -261,7 +261,7 @@ class QdrantLocal(Peer):
     limit, why = 30_000, "it warns above 20,000 patches itself, and keeps a Python dictionary per patch"
 
     def build(self, progress: Progress) -> None:
-        """Adds everything; on disk it would take 300 patches per second."""
+        """Add everything; on disk it would take 300 patches per second."""
         from qdrant_client import QdrantClient, models
 
         self.client = QdrantClient(":memory:")
@@ -279,7 +279,7 @@ class QdrantLocal(Peer):
         return np.array([point.id for point in found.points], np.int64)
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Let go of everything."""
         if hasattr(self, "client"):  # else there is only what a stopped run left
             self.client.close()
         super().close()

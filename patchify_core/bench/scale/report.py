@@ -108,12 +108,12 @@ def as_good_as(answer: dict[str, Any], row: dict[str, Any]) -> float | None:
 
 
 def say_row(cells: Cells) -> None:
-    """Prints a line of our table."""
+    """Print a line of our table."""
     print("  " + "  ".join(text.rjust(width) for text, width in cells), flush=True)
 
 
 def say_peer(cells: Cells) -> None:
-    """Prints a line of the others' table, whose first column is a name."""
+    """Print a line of the others' table, whose first column is a name."""
     (name, width), *others = cells
     print("  " + name.ljust(width) + "".join(f"  {text.rjust(wide)}" for text, wide in others), flush=True)
 

@@ -35,9 +35,9 @@ from patchify_core.bench.scale.exact import (
 from patchify_core.bench.scale.peers import PEERS
 from patchify_core.errors import PatchifyError
 from patchify_core.files import write_json
-from patchify_core.index.base import Pictures
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.pictures import Pictures
 from patchify_core.index.recipe import Recipe
 
 TOP = 10
@@ -323,7 +323,7 @@ class _Spent:
         self.start = self.saved = time.monotonic()
 
     def beside(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
-        """Saves the time now and then while progress is made."""
+        """Save the time now and then while progress is made."""
 
         def show(done: int, total: int) -> None:
             progress(done, total)
@@ -367,7 +367,7 @@ STAGES: dict[str, Callable[[ScaleStage, SyntheticPictures], dict[str, Any]]] = {
 
 
 def work(path: str) -> int:
-    """Does what a file says; returns the exit code."""
+    """Do what a file says; return the exit code."""
     stage = ScaleStage(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         stream = SyntheticPictures(ScaleSource.load(Path(stage.source)), stage.pictures, stage.seed)

@@ -14,9 +14,9 @@ from pathlib import Path, PurePosixPath
 from patchify_core.demo.settings import PageSettings
 from patchify_core.errors import ArchiveError, NotAPictureError, PatchifyError, PictureError
 from patchify_core.files import sha256_of_bytes
+from patchify_core.gallery.folder import is_skipped
 from patchify_core.imaging.archives import ArchiveSettings, is_archive, members
-from patchify_core.imaging.filenames import is_passed_over
-from patchify_core.imaging.kinds import other_archive
+from patchify_core.imaging.file_types import other_archive_type
 from patchify_core.imaging.pictures import picture_size
 
 MOST_PARTS, LONGEST = 8, 80
@@ -200,14 +200,14 @@ class Collection:
         Returns:
             None if it was taken, else why not. What a system keeps beside pictures is not noted: nobody meant it.
         """
-        if is_passed_over(name.replace("\\", "/")):
+        if is_skipped(name.replace("\\", "/")):
             return "it is a file that the system keeps beside pictures"
         try:
             self._take(name, data)
         except NotAPictureError as error:
             # PDFs and archives may contain what the visitor wants to search.
             why = str(error)
-            if kind := other_archive(data[:512]):
+            if kind := other_archive_type(data[:512]):
                 why = f"it is {kind}: pack the pictures as a zip"
                 self.note(name, why)
             elif data.startswith(b"%PDF"):
@@ -238,7 +238,7 @@ class Collection:
         )
         taken, before = 0, self.skipped_in_all
         for member in members(path, limits):
-            if is_passed_over(member.name):
+            if is_skipped(member.name):
                 continue
             if member.data is None:
                 self.note(member.name, str(member.refused))

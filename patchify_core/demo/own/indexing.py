@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from patchify_core.demo.own.collection import Collection, OwnPicture
-from patchify_core.demo.turns import Turns
+from patchify_core.demo.queueing import FairLock
 from patchify_core.encoders import Encoder
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.gallery import Gallery, GalleryImage
@@ -78,7 +78,7 @@ class Indexer:
         collection: Collection,
         template: PatchIndex,
         encoder: Callable[[], Encoder],
-        turns: Turns,
+        turns: FairLock,
         published: Callable[[PatchIndex, int], None],
         room: Callable[[int], None] = lambda pictures: None,
     ) -> None:
@@ -131,7 +131,7 @@ class Indexer:
         if thread is not None:
             thread.join(seconds)
 
-    def take_back(self, index: PatchIndex) -> None:
+    def restore(self, index: PatchIndex) -> None:
         """Begins with an index that was made before: pictures that it knows need not be embedded.
 
         Raises:
@@ -210,7 +210,7 @@ class Indexer:
             in_turn += 1
             if (in_turn >= A_TURN or now - turn > A_TURN_S) and self._turns.waiting:
                 in_turn = 0
-                self._turns.give()
+                self._turns.release()
                 self._wait_for_turn()
                 turn = time.monotonic()
             began = time.monotonic()
@@ -224,7 +224,7 @@ class Indexer:
                 raise
             return  # the next part is made of others
         finally:
-            self._turns.give()
+            self._turns.release()
         by_name = {picture.name: picture.id for picture in part}
         for name, why in report.skipped:
             if name in by_name:
@@ -249,5 +249,5 @@ class Indexer:
 
     def _wait_for_turn(self) -> None:
         self._waits = True
-        self._turns.take()
+        self._turns.acquire()
         self._waits = False

@@ -11,14 +11,14 @@ from collections.abc import Set
 from functools import partial
 from pathlib import Path
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.home import Home
-from patchify_core.demo.keeping import LEFT_S, Keeping, Owner
+from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.own.collection import CROWDED, MEGABYTE, Collection
-from patchify_core.demo.own.place import OwnPlace, gone, token_in
+from patchify_core.demo.own.gallery import OwnGallery, own_token, pictures_gone
 from patchify_core.demo.own.visitor import Visitor
+from patchify_core.demo.queueing import FairLock
+from patchify_core.demo.server_folders import ServerFolders
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.turns import Turns
+from patchify_core.demo.storage import CLOSED_S, Owner, VisitorStorage
 from patchify_core.errors import PatchifyError
 
 MOST_VISITORS = 200
@@ -41,20 +41,24 @@ class Registry:
         bundled: the page's own gallery, whose encoder and codec are used.
         settings: how much visitors may leave, and how long.
         folder: where their pictures lie; by default a new one among the machine's temporary files.
-        home: the same, made already.
+        folders: the same, made already.
     """
 
     def __init__(
-        self, bundled: ExampleGallery, settings: PageSettings, folder: Path | None = None, home: Home | None = None
+        self,
+        bundled: ExampleGallery,
+        settings: PageSettings,
+        folder: Path | None = None,
+        folders: ServerFolders | None = None,
     ) -> None:
         self._bundled, self.settings = bundled, settings
-        self._turns, self._lock = Turns(), threading.Lock()
+        self._turns, self._lock = FairLock(), threading.Lock()
         self._visitors: dict[str, Visitor] = {}
-        self.home = home or (Home.make() if folder is None else Home(folder))
-        self.folder = self.home.folder
-        self.keeping = Keeping(settings, self.home.uploads)
-        self.keeping.disk.others = self._own_bytes
-        self.keeping.memory.others = self._own_memory
+        self.folders = folders or (ServerFolders.create() if folder is None else ServerFolders(folder))
+        self.folder = self.folders.folder
+        self.storage = VisitorStorage(settings, self.folders.uploads)
+        self.storage.disk.others = self._own_bytes
+        self.storage.memory.others = self._own_memory
         self._closing = threading.Event()
         self._sweeper = threading.Thread(target=self._sweep, name="patchify-own-sweep", daemon=True)
         self._sweeper.start()
@@ -71,7 +75,7 @@ class Registry:
     @property
     def bytes(self) -> int:
         """Bytes on the disk that visitors take."""
-        return self.keeping.disk.bytes
+        return self.storage.disk.bytes
 
     def _own_bytes(self) -> int:
         return sum(visitor.size for visitor in list(self._visitors.values()))
@@ -79,7 +83,7 @@ class Registry:
     def _own_memory(self) -> int:
         return sum(visitor.memory for visitor in list(self._visitors.values()))
 
-    def new(self, address: str = "") -> str:
+    def create(self, address: str = "") -> str:
         """Begins a collection; returns its token.
 
         Args:
@@ -96,10 +100,10 @@ class Registry:
             token = secrets.token_urlsafe(24)
             owner = Owner(token, address)
             collection = Collection(token, self.folder / token, self.settings, partial(self._has_room, owner))
-            self._visitors[token] = Visitor(collection, self._bundled, self._turns, self.keeping, owner)
+            self._visitors[token] = Visitor(collection, self._bundled, self._turns, self.storage, owner)
         return token
 
-    def of(self, token: object) -> Visitor:
+    def visitor(self, token: object) -> Visitor:
         """The collection of a token.
 
         Raises:
@@ -107,34 +111,34 @@ class Registry:
         """
         visitor = self._visitors.get(token) if isinstance(token, str) else None
         if visitor is None:
-            raise gone()
+            raise pictures_gone()
         visitor.seen = time.monotonic()
         return visitor
 
-    def at(self, engine: str) -> OwnPlace | None:
+    def gallery_of(self, engine: str) -> OwnGallery | None:
         """What answers a query that asks the index of this name; None for a bundled one.
 
         Raises:
             PatchifyError: if those pictures are not there any more.
         """
-        token = token_in(engine)
-        return None if token is None else self.of(token).place
+        token = own_token(engine)
+        return None if token is None else self.visitor(token).gallery
 
-    def here(self, token: str, tab: str) -> Visitor:
+    def open_tab(self, token: str, tab: str) -> Visitor:
         """A tab of a visitor's browser is open."""
-        visitor = self.of(token)
-        visitor.left = None
+        visitor = self.visitor(token)
+        visitor.closed = None
         if len(visitor.tabs) < 50:
             visitor.tabs.add(tab[:40])
         return visitor
 
-    def leave(self, token: str, tab: str) -> None:
+    def close_tab(self, token: str, tab: str) -> None:
         """A tab was closed, or is loaded anew: with the last one the visit ends, unless it comes back soon."""
         visitor = self._visitors.get(token)
         if visitor is not None:
             visitor.tabs.discard(tab[:40])
             if not visitor.tabs:
-                visitor.left = time.monotonic()
+                visitor.closed = time.monotonic()
 
     def delete(self, token: str) -> None:
         """Deletes a visitor's pictures and all that was made of them."""
@@ -148,21 +152,21 @@ class Registry:
         self._closing.set()
         for token in list(self._visitors):
             self.delete(token)
-        self.home.close()
+        self.folders.close()
 
     def sweep(self, now: float | None = None) -> None:
         """Deletes what belongs to visitors who have left, or whom nothing was heard of for long."""
         now = time.monotonic() if now is None else now
         for token, visitor in list(self._visitors.items()):
-            left = visitor.left is not None and now - visitor.left > LEFT_S
+            left = visitor.closed is not None and now - visitor.closed > CLOSED_S
             idle = now - visitor.seen
             if visitor.uploads:  # a slow one keeps its visitor here
                 continue
             if left or idle > (self.settings.forget_s if visitor.collection.pictures else UNUSED_S):
                 self.delete(token)
             else:
-                visitor.weigh()
-        self.keeping.sweep(now)
+                visitor.measure_disk()
+        self.storage.sweep(now)
 
     def _make_room(self, address: str) -> None:
         """Ends one collection for a visitor from this address: one without pictures, so that these keep nobody out.
@@ -196,7 +200,7 @@ class Registry:
         """
         visitor.seen = time.monotonic()
         if visitor.collection.closed.is_set():
-            raise gone()
+            raise pictures_gone()
         if not self._has_room(visitor.owner, 0):
             raise PatchifyError(CROWDED)
 
@@ -207,12 +211,12 @@ class Registry:
             theirs = [one for one in list(self._visitors.values()) if one.owner.address == owner.address]
             if sum(one.size for one in theirs) + more > (settings.own_total_mb - settings.own_mb) * MEGABYTE:
                 return False
-        return self.keeping.disk.make(owner, more)
+        return self.storage.disk.make_room(owner, more)
 
     def _sweep(self) -> None:
         while not self._closing.wait(SWEEP_S):
             try:
-                self.home.touch()
+                self.folders.touch()
                 self.sweep()
             except OSError as error:
                 log.warning("What visitors left could not be looked after: %s", error)

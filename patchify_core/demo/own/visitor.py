@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.keeping import NO_MEMORY, Keeping, Owner
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.own.boxes import DrawnBoxes, as_coco, score
 from patchify_core.demo.own.collection import MEGABYTE, Collection
+from patchify_core.demo.own.gallery import OwnGallery, own_index_name, pictures_gone
+from patchify_core.demo.own.index_archive import packed, restore_index, restored_boxes
 from patchify_core.demo.own.indexing import Indexer, StopWorkError
-from patchify_core.demo.own.marks import Marks, as_coco, score
-from patchify_core.demo.own.place import OwnPlace, gone, own_name
-from patchify_core.demo.own.returned import bring_back, packed, returned_boxes
-from patchify_core.demo.turns import Turns
+from patchify_core.demo.queueing import FairLock
+from patchify_core.demo.storage import NO_MEMORY, Owner, VisitorStorage
 from patchify_core.encoders import Encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.gallery import Gallery
@@ -44,20 +44,20 @@ class Visitor:
         self,
         collection: Collection,
         bundled: ExampleGallery,
-        turns: Turns,
-        keeping: Keeping,
+        turns: FairLock,
+        storage: VisitorStorage,
         owner: Owner | None = None,
     ) -> None:
-        self.collection, self.marks, self._bundled, self._turns = collection, Marks(), bundled, turns
-        self.keeping, self.owner = keeping, owner or Owner(collection.token)
+        self.collection, self.marks, self._bundled, self._turns = collection, DrawnBoxes(), bundled, turns
+        self.storage, self.owner = storage, owner or Owner(collection.token)
         self.indexer = Indexer(
             collection, bundled.index, lambda: bundled.engine.encoder, turns, self._publish, self._room_for_index
         )
         self.tabs: set[str] = set()
         self.uploads, self.incoming, self.made = 0, 0, 0
         self.seen = time.monotonic()
-        self.left: float | None = None
-        self._place: OwnPlace | None = None
+        self.closed: float | None = None
+        self._place: OwnGallery | None = None
         self._engine: Patchify | None = None
         self._lock = threading.Lock()
         self._scoring: threading.Thread | None = None
@@ -67,7 +67,7 @@ class Visitor:
         self.queries: dict[int, tuple[NDArray[np.float64] | None, NDArray[np.float32]]] = {}
 
     @property
-    def place(self) -> OwnPlace:
+    def gallery(self) -> OwnGallery:
         """What answers queries about the indexed pictures.
 
         Raises:
@@ -88,21 +88,21 @@ class Visitor:
         """Whether some pictures are indexed."""
         return self._place is not None
 
-    def mark(self, name: str, label: object, box: object) -> None:
-        """Draws a box on a picture; see `Marks.put`."""
+    def add_box(self, name: str, label: object, box: object) -> None:
+        """Draws a box on a picture; see `DrawnBoxes.put`."""
         self.marks.put(self.collection.named(name), label, box)
         self._renew()
 
-    def unmark(self, name: str, label: object) -> None:
+    def remove_box(self, name: str, label: object) -> None:
         """Removes a box."""
         self.marks.remove(self.collection.named(name).id, label)
         self._renew()
 
     def dataset(self, queries: bool = False) -> Gallery:
         """The indexed pictures with their boxes."""
-        return self._dataset(self.place.engine.index, queries)
+        return self._dataset(self.gallery.engine.index, queries)
 
-    def take_back(self, archive: Path) -> int:
+    def restore(self, archive: Path) -> int:
         """Brings an index back; returns of how many pictures it is."""
         collection, settings = self.collection, self.collection.settings
         if self.searchable:
@@ -110,11 +110,11 @@ class Visitor:
                 "Some of your pictures are indexed already: delete them before you bring an index back."
             )
         folder = collection.folder / f"returned-{secrets.token_hex(4)}"
-        index = bring_back(archive, folder, self._bundled.index, settings.own_pictures, settings.own_mb * MEGABYTE)
+        index = restore_index(archive, folder, self._bundled.index, settings.own_pictures, settings.own_mb * MEGABYTE)
         try:
-            boxes = returned_boxes(folder, index)
+            boxes = restored_boxes(folder, index)
             self._room_for_index(len(index.images))
-            self.indexer.take_back(index)
+            self.indexer.restore(index)
         except PatchifyError:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -122,7 +122,7 @@ class Visitor:
         for former in collection.folder.glob("returned-*"):
             if former != folder:
                 shutil.rmtree(former, ignore_errors=True)
-        self.weigh()
+        self.measure_disk()
         return len(index.images)
 
     def archive(self) -> tuple[int, Iterator[bytes]]:
@@ -133,7 +133,7 @@ class Visitor:
             return packed(folder, {"annotations.json": boxes})
         except OSError as error:  # deleted meanwhile
             if self.collection.closed.is_set():
-                raise gone() from error
+                raise pictures_gone() from error
             raise PatchifyError("The index cannot be packed just now: try again in a moment.") from error
 
     @property
@@ -148,7 +148,7 @@ class Visitor:
         indexes.pop(id(self._bundled.index), None)
         return sum(int(index.bytes_per_image * len(index.images)) for index in indexes.values())
 
-    def weigh(self) -> None:
+    def measure_disk(self) -> None:
         """Finds out how much all that was made of the pictures takes: indexes and small copies."""
         folder, pictures = self.collection.folder, self.collection.pictures_folder
         made = 0
@@ -169,7 +169,7 @@ class Visitor:
             PatchifyError: one sentence.
         """
         more = int(self._bundled.index.bytes_per_image * pictures)
-        if not self.keeping.memory.make(self.owner, more):
+        if not self.storage.memory.make_room(self.owner, more):
             raise PatchifyError(NO_MEMORY)
 
     def annotations(self) -> bytes:
@@ -183,7 +183,7 @@ class Visitor:
         with self._lock:
             if self._scoring is not None and self._scoring.is_alive():
                 return
-            place, gallery = self.place, self.dataset(True)
+            place, gallery = self.gallery, self.dataset(True)
             self.score = {"state": "scoring", "done": 0, "total": 0}
             self._scoring = threading.Thread(
                 target=self._run_score, args=(place.engine, gallery), name="patchify-own-score", daemon=True
@@ -220,14 +220,14 @@ class Visitor:
         self.collection.delete()
         self._place = self._engine = None
         self.indexer.forget()
-        self.marks, self.made, self.returned, self.queries = Marks(), 0, [], {}
+        self.marks, self.made, self.returned, self.queries = DrawnBoxes(), 0, [], {}
         self.score = None
 
     def _publish(self, index: PatchIndex, version: int) -> None:
         self._engine = Patchify(index, self._bundled.engine.encoder)
         self._restore_boxes()
         self._renew(version)
-        self.weigh()
+        self.measure_disk()
 
     def _restore_boxes(self) -> None:
         """Draws the boxes that came with an index on those of their pictures that are there."""
@@ -246,8 +246,8 @@ class Visitor:
             engine = self._engine
             if engine is None or self.collection.closed.is_set():
                 return
-            name = own_name(self.collection.token, version or self.indexer.version)
-            self._place = OwnPlace(name, self._dataset(engine.index), engine, self._bundled)
+            name = own_index_name(self.collection.token, version or self.indexer.version)
+            self._place = OwnGallery(name, self._dataset(engine.index), engine, self._bundled)
 
     def _dataset(self, index: PatchStore, queries: bool = False) -> Gallery:
         held = {image.id for image in index.images}
@@ -260,8 +260,8 @@ class Visitor:
             if self.collection.closed.is_set():
                 raise StopWorkError
             if self._turns.waiting:  # others are not kept waiting until all is scored
-                self._turns.give()
-                self._turns.take()
+                self._turns.release()
+                self._turns.acquire()
 
         try:
             with self._turns:

@@ -1,8 +1,7 @@
 """Big indexes: millions of pictures on one machine, built from a stream, in parts, within a memory budget."""
 
-from patchify_core.index.big.build import ScaleReport, ScaleSettings, build_big, build_fitting
-from patchify_core.index.big.choice import CodecChoice, choose
-from patchify_core.index.big.finer import FinerReport, add_finer
+from patchify_core.index.big.build import FinerReport, ScaleReport, add_finer, build_big, build_fitting
+from patchify_core.index.big.plan import CodecChoice, ScaleSettings, choose
 
 __all__ = [
     "CodecChoice",

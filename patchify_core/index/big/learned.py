@@ -1,13 +1,13 @@
-"""What a big index is coded with: projection, lists, codes; learned once, from pictures drawn evenly over all.
+"""Train what a big index is coded with (projection, inverted lists, codebooks) on pictures sampled evenly.
 
-It is kept in the private folder of the build with a digest, so that a build that was killed goes on with the same.
+The result is saved in the private folder of the build with its digest, so that a resumed build uses the same.
 
-Plain k-means over 65,536 centroids compares every training vector with all of them, ten times over: hours. Here k-means
-runs twice instead (hierarchical k-means, Nister and Stewenius, "Scalable Recognition with a Vocabulary Tree", CVPR
-2006): some hundred cells first, then each cell's own share of the lists; two minutes. A vector near a cell's border may
-belong to a list of the cell beside it, so the lists of its four nearest cells are compared. All of that is products of
-matrices, which processors do best: 260,000 vectors/s on two cores find the right list of 8,192 in 98 % of cases, where
-a walk over a graph (HNSW, efSearch 16) finds 95 % at 165,000/s.
+Plain k-means over 65,536 centroids compares every training vector with all of them, ten times: hours. Hierarchical
+k-means (Nister and Stewenius, "Scalable Recognition with a Vocabulary Tree", CVPR 2006) takes two minutes: first a few
+hundred cells, then each cell's share of the lists. A vector near the border of a cell may belong to a list of a
+neighbouring cell, so the lists of its four nearest cells are compared. All of that is matrix products: on two cores
+260,000 vectors/s find the right one of 8,192 lists in 98 % of cases, where a graph walk (HNSW, efSearch 16) finds 95 %
+at 165,000/s.
 """
 
 from __future__ import annotations
@@ -20,62 +20,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.files import atomic, sha256_of_bytes
-from patchify_core.index.base import PictureStream
+from patchify_core.index.big.plan import ListsPlan
 from patchify_core.index.codec.factory import make_codec, needed_to_train, parse_factory, too_few, train
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.faiss_files import check_faiss_file
+from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder
 
 if TYPE_CHECKING:
     import faiss
 
 FLAT_LISTS = 1024
-"""Up to so many lists, k-means runs once and every centroid is compared with."""
+"""Largest number of lists for which k-means is not hierarchical and every centroid is compared."""
 
 NEAR_CELLS = 4
-"""Cells whose lists a vector is compared with."""
+"""Nearest cells whose lists a vector is compared with."""
 
 TRAINING_PER_LIST = 40
-"""Vectors that each centroid is learned from."""
+"""Training vectors per list."""
 
 PROJECTION_PATCHES = 100_000
-"""Patches that a projection is learned from, at most."""
+"""Largest training set of a projection, in patches."""
 
 CODE_PATCHES = 65_536
-"""Patches that the codes are learned from, at most: 256 for each centroid."""
+"""Largest training set of the codebooks, in patches: 256 per centroid."""
 
-_ROUNDS = 10
-_RUN = 32  # neighbouring pictures that are read together for the sample
+_ITERATIONS = 10
+_RUN = 32  # consecutive pictures that are read together for the sample
 _NAME = "learned.npz"
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What shall be learned.
-
-    Attributes:
-        projection: dimensions; None to leave descriptors as they come.
-        lists: inverted lists.
-        parts: bytes of a code.
-        rescore: factory of finer codes, or None.
-        seed: of k-means.
-    """
-
-    projection: int | None
-    lists: int
-    parts: int
-    rescore: str | None
-    seed: int
 
 
 @dataclass(frozen=True, eq=False)
 class Lists:
-    """Where every vector belongs: the nearest centroid by inner product among those of its nearest cells.
+    """Assigns vectors to lists: to the nearest centroid by inner product among those of the nearest cells.
 
     Attributes:
-        centroids: (L, d) float32, rows of length 1; those of one cell stand together.
+        centroids: (L, d) float32, rows of length 1, grouped by cell.
         cells: (T, d) float32, rows of length 1.
-        firsts: (T + 1,) int64, where each cell's centroids begin.
+        firsts: (T + 1,) int64, first centroid of each cell.
     """
 
     centroids: NDArray[np.float32]
@@ -83,19 +65,19 @@ class Lists:
     firsts: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """How many lists there are."""
+        """Number of lists."""
         return len(self.centroids)
 
     def assign(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:
-        """(N,) int32 list of each of (N, d) float32 vectors of length 1."""
+        """Return the (N,) int32 list of each of (N, d) float32 vectors of length 1."""
         if len(self.cells) == 1:
             return _nearest(vectors, self.centroids, 1)[1][:, 0].astype(np.int32)
         near = min(NEAR_CELLS, len(self.cells))
         cell = _nearest(vectors, self.cells, near)[1].astype(np.uint16).ravel()
-        order = np.argsort(cell, kind="stable")  # of 16 bits: a radix sort
+        order = np.argsort(cell, kind="stable")  # a radix sort, for 16 bits
         ends = np.searchsorted(cell[order], np.arange(len(self.cells) + 1))
         best = np.full(len(vectors), -np.inf, np.float32)
-        found = np.empty(len(vectors), np.int32)
+        assigned = np.empty(len(vectors), np.int32)
         for number in np.flatnonzero(np.diff(ends)).tolist():
             rows = order[ends[number] : ends[number + 1]] // near
             first, last = int(self.firsts[number]), int(self.firsts[number + 1])
@@ -104,17 +86,17 @@ class Lists:
             scores, lists = _nearest(vectors[rows], self.centroids[first:last], 1)
             better = scores[:, 0] > best[rows]
             rows = rows[better]
-            best[rows], found[rows] = scores[better, 0], lists[better, 0] + first
-        return found
+            best[rows], assigned[rows] = scores[better, 0], lists[better, 0] + first
+        return assigned
 
     @classmethod
     def learn(cls, vectors: NDArray[np.float32], count: int, seed: int = 0) -> Lists:
-        """Learns from a sample.
+        """Train on a sample.
 
         Args:
             vectors: (N, d) float32 of length 1, at least `count`.
-            count: L, how many lists.
-            seed: of where k-means begins.
+            count: L, the number of lists.
+            seed: Of k-means.
         """
         if count <= FLAT_LISTS:
             centroids = _kmeans(vectors, count, seed)
@@ -135,11 +117,11 @@ class Lists:
 
 @dataclass(frozen=True, eq=False)
 class Coder:
-    """Inverted lists, and codes of what remains of a vector without its list's centroid.
+    """Inverted lists, and a product quantizer of the residuals to their centroids.
 
     Attributes:
-        lists: where every vector belongs.
-        quantizer: (M, 256, d / M) float32 centroids of the residuals' parts.
+        lists: The inverted lists.
+        quantizer: (M, 256, d / M) float32 codebooks of the residuals.
     """
 
     lists: Lists
@@ -147,11 +129,11 @@ class Coder:
 
     @property
     def dim(self) -> int:
-        """d, of the vectors that are coded."""
+        """Dimension d of the coded vectors."""
         return int(self.lists.centroids.shape[1])
 
     def product_quantizer(self) -> faiss.ProductQuantizer:
-        """The codec of the residuals."""
+        """Create the product quantizer of the residuals."""
         import faiss
 
         parts, _, width = self.quantizer.shape
@@ -160,7 +142,7 @@ class Coder:
         return codec
 
     def empty_index(self) -> faiss.IndexIVFPQ:
-        """FAISS's index of these lists and codes, without any."""
+        """Create an empty FAISS index with these lists and codebooks."""
         import faiss
 
         quantizer = faiss.IndexFlatIP(self.dim)
@@ -176,12 +158,12 @@ class Coder:
 
 @dataclass(frozen=True, eq=False)
 class Learned:
-    """What codes are made with: those of lists, finer ones, or both.
+    """Trained coders: inverted lists, finer codes, or both.
 
     Attributes:
-        projection: applied by us to every descriptor; None where there is none, or the stream has done it.
-        coder: lists and codes; None where an index that has them gets finer codes.
-        fine: an empty trained codec of finer codes, or None.
+        projection: To apply to every descriptor; None for none, or if the stream is projected already.
+        coder: Lists and codebooks; None if only finer codes are added.
+        fine: Empty trained codec of finer codes, or None.
         digest: SHA-256 of the file that it is saved in; empty before.
     """
 
@@ -192,11 +174,11 @@ class Learned:
 
     @property
     def dim(self) -> int:
-        """d, of the vectors that are coded."""
+        """Dimension d of the coded vectors."""
         return self.coder.dim if self.coder is not None else int(self.fine.d if self.fine is not None else 0)
 
     def saved(self, work: BuildFolder) -> Learned:
-        """The same, once it is written down, whole or not at all."""
+        """Save atomically and return a copy with the digest."""
         import faiss
 
         arrays: dict[str, NDArray[Any]] = {}
@@ -218,15 +200,15 @@ class Learned:
 
     @classmethod
     def load(cls, work: BuildFolder) -> Learned | None:
-        """What `saved` wrote; None where that is not there or not whole."""
+        """Load what `saved` wrote; None if it is missing or damaged."""
         import faiss
 
         try:
             data = (work.folder / _NAME).read_bytes()
         except OSError:
             return None
-        digest, listed = sha256_of_bytes(data), work.finished(_NAME)
-        if listed is None or listed.get("sha256") != digest:
+        digest, entry = sha256_of_bytes(data), work.finished(_NAME)
+        if entry is None or entry.get("sha256") != digest:
             return None
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             projection = Projection.from_bytes(arrays["projection"].tobytes()) if "projection" in arrays else None
@@ -239,60 +221,54 @@ class Learned:
             return cls(projection, coder, fine, digest)
 
 
-def learn(stream: PictureStream, wanted: Wanted, factory: str) -> Learned:
-    """Learns from pictures drawn evenly over the stream.
-
-    Args:
-        stream: the collection.
-        wanted: what shall be learned.
-        factory: what it is called in messages.
+def learn(stream: PictureStream, plan: ListsPlan) -> Learned:
+    """Train projection, lists and codebooks on pictures sampled evenly from the stream.
 
     Raises:
-        PatchifyError: if there are too few patches for that.
+        PatchifyError: There are too few patches to train on.
     """
     import faiss
 
     patches = stream.regions.patches_per_image
-    needed = max(wanted.lists, 256)
-    there = len(stream) * patches
-    if there < needed:
-        raise too_few(factory, needed, there)
+    needed, available = max(plan.lists, 256), len(stream) * patches
+    if available < needed:
+        raise too_few(plan.factory, needed, available)
     projection = None
-    if wanted.projection is not None and stream.projection is None:
-        Projection.check_enough(there, wanted.projection)
+    if plan.projection is not None and stream.projection is None:
+        Projection.check_enough(available, plan.projection)
         raw = _sample(stream, PROJECTION_PATCHES, None)
-        projection = Projection.learn(raw, wanted.projection)
+        projection = Projection.learn(raw, plan.projection)
         del raw
-    sample = _sample_for_lists(stream, wanted.lists, projection)
-    lists = Lists.learn(sample, wanted.lists, wanted.seed)
-    some = _some(sample, wanted.seed)
+    sample = _sample_for_lists(stream, plan.lists, projection)
+    lists = Lists.learn(sample, plan.lists, plan.seed)
+    subset = _subset(sample, plan.seed)
     del sample
-    residuals = some - lists.centroids[lists.assign(some)]
-    codec = faiss.ProductQuantizer(residuals.shape[1], wanted.parts, 8)
+    residuals = subset - lists.centroids[lists.assign(subset)]
+    codec = faiss.ProductQuantizer(residuals.shape[1], plan.code_bytes, 8)
     codec.cp.min_points_per_centroid = 1
-    codec.cp.seed += wanted.seed
+    codec.cp.seed += plan.seed
     codec.train(np.ascontiguousarray(residuals))
-    quantizer = faiss.vector_to_array(codec.centroids).reshape(wanted.parts, 256, -1)
-    fine = None if wanted.rescore is None else _finer(some, wanted.rescore, wanted.seed)
+    quantizer = faiss.vector_to_array(codec.centroids).reshape(plan.code_bytes, 256, -1)
+    fine = None if plan.rescore is None else _train_finer(subset, plan.rescore, plan.seed)
     return Learned(projection, Coder(lists, quantizer), fine)
 
 
 def learn_finer(
     stream: PictureStream, projection: Projection | None, lists: int, rescore: str, seed: int
 ) -> faiss.Index:
-    """The empty trained codec of finer codes, the very one that `learn` would have made with the lists.
+    """Train the codec of finer codes exactly as `learn` does.
 
     Raises:
-        PatchifyError: if there are too few patches for it.
+        PatchifyError: There are too few patches to train on.
     """
-    return _finer(_some(_sample_for_lists(stream, lists, projection), seed), rescore, seed)
+    return _train_finer(_subset(_sample_for_lists(stream, lists, projection), seed), rescore, seed)
 
 
-def _finer(some: NDArray[np.float32], rescore: str, seed: int) -> faiss.Index:
-    codec = make_codec(parse_factory(rescore), some.shape[1], seed)
-    if len(some) < needed_to_train(codec):
-        raise too_few(rescore, needed_to_train(codec), len(some))
-    train(codec, some, rescore)
+def _train_finer(vectors: NDArray[np.float32], rescore: str, seed: int) -> faiss.Index:
+    codec = make_codec(parse_factory(rescore), vectors.shape[1], seed)
+    if len(vectors) < needed_to_train(codec):
+        raise too_few(rescore, needed_to_train(codec), len(vectors))
+    train(codec, vectors, rescore)
     return codec
 
 
@@ -300,13 +276,13 @@ def _sample_for_lists(stream: PictureStream, lists: int, projection: Projection 
     return _sample(stream, max(TRAINING_PER_LIST * lists, CODE_PATCHES), projection)
 
 
-def _some(sample: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """`CODE_PATCHES` of the sample at most, in its order."""
+def _subset(sample: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
+    """Draw at most `CODE_PATCHES` of the sample, in its order."""
     return sample[np.sort(np.random.default_rng(seed).permutation(len(sample))[:CODE_PATCHES])]
 
 
 def _sample(stream: PictureStream, count: int, projection: Projection | None) -> NDArray[np.float32]:
-    """About `count` descriptors, (n, d), of runs of neighbouring pictures that are spread evenly over the stream."""
+    """Read about `count` descriptors, (n, d), of runs of consecutive pictures spread evenly over the stream."""
     patches = stream.regions.patches_per_image
     pictures = min(len(stream), -(-count // patches))
     runs = -(-pictures // _RUN)
@@ -314,46 +290,46 @@ def _sample(stream: PictureStream, count: int, projection: Projection | None) ->
     if pictures == len(stream):
         starts = np.arange(0, len(stream), _RUN)
     spans = [(start, min(start + _RUN, len(stream))) for start in starts.tolist()]
-    found: NDArray[np.float32] | None = None
+    sample: NDArray[np.float32] | None = None
     at = 0
     for start, stop in spans:
         vectors = stream.batch(start, stop)[1]
         vectors = vectors.reshape(-1, vectors.shape[2])
         if projection is not None:
             vectors = projection(vectors)
-        if found is None:
-            found = np.empty((sum(b - a for a, b in spans) * patches, vectors.shape[1]), np.float32)
-        found[at : at + len(vectors)] = vectors
+        if sample is None:
+            sample = np.empty((sum(b - a for a, b in spans) * patches, vectors.shape[1]), np.float32)
+        sample[at : at + len(vectors)] = vectors
         at += len(vectors)
-    assert found is not None, "a stream has a picture"
-    return found
+    assert sample is not None, "a stream has a picture"
+    return sample
 
 
 def _shares(population: NDArray[np.int64], count: int) -> NDArray[np.int64]:
-    """How many of `count` lists each cell gets: by its population, one at least and none more than it has vectors.
+    """Distribute `count` lists over cells by population: at least one per cell, at most one per vector.
 
     Args:
-        population: (T,) vectors of each cell, `count` or more in all.
-        count: at least as many as there are cells with any.
+        population: (T,) number of vectors per cell, `count` or more in total.
+        count: At least the number of cells that are not empty.
     """
     wanted = population / population.sum() * count
     shares = np.clip(np.floor(wanted), population > 0, population).astype(np.int64)
     while (rest := count - int(shares.sum())) != 0:
-        may = shares < population if rest > 0 else shares > 1
-        lacks = np.where(may, (wanted - shares) * np.sign(rest), -np.inf)
-        some = np.argsort(-lacks, kind="stable")[: min(abs(rest), int(may.sum()))]
-        shares[some] += np.sign(rest)
+        can_change = shares < population if rest > 0 else shares > 1
+        deficit = np.where(can_change, (wanted - shares) * np.sign(rest), -np.inf)
+        changed = np.argsort(-deficit, kind="stable")[: min(abs(rest), int(can_change.sum()))]
+        shares[changed] += np.sign(rest)
     return shares
 
 
 def _kmeans(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.float32]:
-    """Spherical k-means, (count, d)."""
+    """Return (count, d) centroids of spherical k-means."""
     import faiss
 
     if len(vectors) == count:
         return np.ascontiguousarray(vectors)
     parameters = faiss.ClusteringParameters()
-    parameters.niter, parameters.spherical, parameters.seed = _ROUNDS, True, 1234 + seed
+    parameters.niter, parameters.spherical, parameters.seed = _ITERATIONS, True, 1234 + seed
     parameters.min_points_per_centroid = 1
     clustering = faiss.Clustering(vectors.shape[1], count, parameters)
     clustering.train(np.ascontiguousarray(vectors), faiss.IndexFlatIP(vectors.shape[1]))
@@ -364,10 +340,9 @@ def _kmeans(vectors: NDArray[np.float32], count: int, seed: int) -> NDArray[np.f
 def _nearest(
     vectors: NDArray[np.float32], centroids: NDArray[np.float32], count: int
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """(N, count) similarities and numbers of the nearest centroids of each vector, by inner product."""
+    """Return (N, count) similarities and numbers of the nearest centroids of each vector, by inner product."""
     import faiss
 
-    scores, found = faiss.knn(
-        np.ascontiguousarray(vectors), np.ascontiguousarray(centroids), count, faiss.METRIC_INNER_PRODUCT
-    )
-    return scores, found
+    vectors, centroids = np.ascontiguousarray(vectors), np.ascontiguousarray(centroids)
+    scores, numbers = faiss.knn(vectors, centroids, count, faiss.METRIC_INNER_PRODUCT)
+    return scores, numbers

@@ -28,7 +28,7 @@ from patchify_core.retrieval.rerank.local_features import LocalFeatures, LocalFe
 from patchify_core.retrieval.searcher import QueryView
 
 if TYPE_CHECKING:
-    from patchify_core.index.picture_table import IndexedImage
+    from patchify_core.index.pictures import IndexedImage
     from patchify_core.retrieval.ranking import Match
     from patchify_core.retrieval.searcher import Searcher
 

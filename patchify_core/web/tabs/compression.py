@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 import gradio as gr
 from gradio.components import Component
 
-from patchify_core.demo import codecs
-from patchify_core.demo.codecs import PICTURES, Codecs, Stop, Training, sizes
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.own.place import token_in
+from patchify_core.demo import compression
+from patchify_core.demo.compression import PICTURES, CodecTrainer, Stop, Training, sizes
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.indexes import DEFAULT, method_label
+from patchify_core.demo.own.gallery import own_token
 from patchify_core.demo.queries import UserQuery
-from patchify_core.demo.shelf import DEFAULT, method_in_words
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.errors import PatchifyError
 from patchify_core.index.codec.factory import CODEBOOKS
@@ -59,7 +59,7 @@ def build_compression_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     gallery = html("", "pf-scale")
     squeeze = Squeeze(visits.showcase, Parts(choice, controls, training, effect, gallery))
     everything = list(squeeze.parts)
-    wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": codecs.WAITING, **QUIET}
+    wait: dict[str, Any] = {"concurrency_id": "codecs", "concurrency_limit": compression.WAITING, **QUIET}
     tab.select(squeeze.open, [state, choice], everything, **wait)
     controls.chosen(squeeze.change, [state, choice], everything, **wait)
     training.cancel(squeeze.cancel, None, None, concurrency_id="cancel", concurrency_limit=2, **QUIET)
@@ -88,22 +88,22 @@ class Squeeze:
     """
 
     def __init__(self, showcase: ExampleGallery, parts: Parts) -> None:
-        self._showcase, self.parts, self._codecs = showcase, parts, Codecs()
+        self._showcase, self.parts, self._codecs = showcase, parts, CodecTrainer()
         self._lock = threading.Lock()
         self._turns: dict[str, int] = {}
         self._turn = 0
 
-    def open(self, question: UserQuery | None, choice: ChosenCodec | None, request: gr.Request) -> Iterator[Values]:
+    def open(self, query: UserQuery | None, choice: ChosenCodec | None, request: gr.Request) -> Iterator[Values]:
         """The tab was opened: the visitor's query, which may be a new one, at the size that they chose."""
-        yield from self._show(self._asked(question), choice, request.session_hash, None, anew=True)
+        yield from self._show(self._asked(query), choice, request.session_hash, None, anew=True)
 
     def change(
-        self, question: UserQuery | None, choice: ChosenCodec | None, event: gr.EventData, request: gr.Request
+        self, query: UserQuery | None, choice: ChosenCodec | None, event: gr.EventData, request: gr.Request
     ) -> Iterator[Values]:
         """Another size or codebook was chosen."""
-        asked = self._asked(question)
+        asked = self._asked(query)
         factory, codebook = sent(event, "factory"), sent(event, "codebook")
-        known = [stop.factory for stop in codecs.stops(self._index(asked))]
+        known = [stop.factory for stop in compression.stops(self._index(asked))]
         if factory not in known or codebook not in CODEBOOKS:
             warn("The page sent no size or no codebook that there is: reload it.")
             yield gr.skip()
@@ -117,15 +117,15 @@ class Squeeze:
             if session in self._turns:
                 self._turns[session] = -abs(self._turns[session])
 
-    def _cancelled(self, question: UserQuery, before: ChosenCodec | None, turn: int) -> Values:
+    def _cancelled(self, query: UserQuery, before: ChosenCodec | None, turn: int) -> Values:
         """What changes after that: the choice goes back to what is shown."""
         if before is None:
             return self._say("The training was cancelled: choose a size.")
-        kept = self._fitting(question, before)
+        kept = self._fitting(query, before)
         return {
-            **self._say(f"The training was cancelled. Below is still {self._size_words(question, kept)}."),
-            self.parts.controls: self._controls(question, kept, -turn),
-            self.parts.gallery: self._gallery(question, kept),
+            **self._say(f"The training was cancelled. Below is still {self._size_words(query, kept)}."),
+            self.parts.controls: self._controls(query, kept, -turn),
+            self.parts.gallery: self._gallery(query, kept),
         }
 
     def _say(self, text: str, cancellable: bool = False) -> Values:
@@ -133,7 +133,7 @@ class Squeeze:
 
     def _show(
         self,
-        question: UserQuery,
+        query: UserQuery,
         wanted: ChosenCodec | None,
         session: str | None,
         before: ChosenCodec | None,
@@ -141,12 +141,12 @@ class Squeeze:
     ) -> Iterator[Values]:
         """First what is known at once, then how the training goes, then the results."""
         turn = self._begin(session)
-        choice = self._fitting(question, wanted)
-        index = self._index(question)
-        known: Values = {self.parts.gallery: self._gallery(question, choice)}
-        yield known | ({self.parts.controls: self._controls(question, choice, turn)} if anew else {})
+        choice = self._fitting(query, wanted)
+        index = self._index(query)
+        known: Values = {self.parts.gallery: self._gallery(query, choice)}
+        yield known | ({self.parts.controls: self._controls(query, choice, turn)} if anew else {})
         try:
-            training = self._codecs.want(question.engine, index, choice.factory, choice.codebook)
+            training = self._codecs.want(query.index_name, index, choice.factory, choice.codebook)
         except PatchifyError as error:
             # The size stays chosen, so that its bytes can be read off; what cannot be had is its results.
             yield self._say(str(error)) | ({self.parts.effect: ""} if anew else {})
@@ -160,52 +160,52 @@ class Squeeze:
             self._codecs.leave(training)
         if not self._is_last(session, turn):
             if self._turns.get(session or "") == -turn:
-                yield self._cancelled(question, before, turn)
+                yield self._cancelled(query, before, turn)
             return
         if training.index is None:
             yield self._say(str(training.error))
             return
         yield {
-            **self._say(f"Ready: {self._size_words(question, choice)}."),
+            **self._say(f"Ready: {self._size_words(query, choice)}."),
             self.parts.choice: choice,
-            self.parts.effect: self._effect(question, choice, training.index),
+            self.parts.effect: self._effect(query, choice, training.index),
         }
 
     # Parts ----------------------------------------------------------------------------------------------
 
-    def _asked(self, question: UserQuery | None) -> UserQuery:
+    def _asked(self, query: UserQuery | None) -> UserQuery:
         """The visitor's query, described for the gallery's own index unless another one was chosen.
 
         The one that a visit begins with may be coded already, and what codes cost is seen from whole descriptors.
         """
-        shelf, asked = self._showcase.shelf, question or self._showcase.first()
-        if token_in(asked.engine) is not None:  # codecs are trained on the bundled descriptors
+        shelf, asked = self._showcase.indexes, query or self._showcase.first()
+        if own_token(asked.index_name) is not None:  # codecs are trained on the bundled descriptors
             asked = self._showcase.first()
-        if asked.engine == DEFAULT or asked.engine != shelf.first or asked.words is not None:
+        if asked.index_name == DEFAULT or asked.index_name != shelf.first or asked.words is not None:
             return asked
-        return self._showcase.with_engine(asked, DEFAULT)
+        return self._showcase.with_index(asked, DEFAULT)
 
-    def _index(self, question: UserQuery) -> PatchIndex:
-        return self._showcase.shelf.offer(question.engine).index
+    def _index(self, query: UserQuery) -> PatchIndex:
+        return self._showcase.indexes.choice(query.index_name).index
 
-    def _fitting(self, question: UserQuery, choice: ChosenCodec | None) -> ChosenCodec:
+    def _fitting(self, query: UserQuery, choice: ChosenCodec | None) -> ChosenCodec:
         """The choice, or where another encoder's index does not have it the one to begin with."""
-        found = codecs.stops(self._index(question))
+        found = compression.stops(self._index(query))
         if choice is not None and choice.factory in [stop.factory for stop in found]:
             return choice
         first = next((stop for stop in found if stop.bytes_per_patch <= FIRST_BYTES), found[-1])
         return ChosenCodec(first.factory, CODEBOOKS[0])
 
-    def _stop(self, question: UserQuery, choice: ChosenCodec) -> Stop:
-        return next(stop for stop in codecs.stops(self._index(question)) if stop.factory == choice.factory)
+    def _stop(self, query: UserQuery, choice: ChosenCodec) -> Stop:
+        return next(stop for stop in compression.stops(self._index(query)) if stop.factory == choice.factory)
 
-    def _size_words(self, question: UserQuery, choice: ChosenCodec) -> str:
-        size = f"{self._stop(question, choice).bytes_per_patch:,} bytes per patch"
-        return f"{size}, {choice.codebook} codebook" if codecs.learns(choice.factory) else size
+    def _size_words(self, query: UserQuery, choice: ChosenCodec) -> str:
+        size = f"{self._stop(query, choice).bytes_per_patch:,} bytes per patch"
+        return f"{size}, {choice.codebook} codebook" if compression.learns(choice.factory) else size
 
-    def _controls(self, question: UserQuery, choice: ChosenCodec, turn: int) -> str:
-        index = self._index(question)
-        found = codecs.stops(index)
+    def _controls(self, query: UserQuery, choice: ChosenCodec, turn: int) -> str:
+        index = self._index(query)
+        found = compression.stops(index)
         return views.controls(found, choice.factory, CODEBOOKS, choice.codebook, index.dim, _kept_as(index), turn)
 
     def _progress(self, training: Training, index: PatchIndex) -> str:
@@ -213,30 +213,30 @@ class Squeeze:
         patches = len(index.images) * index.patches_per_image
         if not training.begun:
             return "Waiting until another codebook is trained …"
-        count = codecs.words_of(factory, index.dim)
+        count = compression.centroids(factory, index.dim)
         if count:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
         return f"Learning {factory} from {patches:,} patches …"
 
-    def _effect(self, question: UserQuery, choice: ChosenCodec, coded: PatchIndex) -> str:
+    def _effect(self, query: UserQuery, choice: ChosenCodec, coded: PatchIndex) -> str:
         level = len(coded.regions.stages)
-        before = self._showcase.answer(question, level, SHOWN)
-        asked = replace(question)
-        asked.rankings[(level, None)] = codecs.ranking(question, coded)
+        before = self._showcase.answer(query, level, SHOWN)
+        asked = replace(query)
+        asked.rankings[(level, None)] = compression.ranking(query, coded)
         after = self._showcase.answer(asked, level, SHOWN)
         ranks = [
             {image: rank for rank, image in enumerate(one.rankings[(level, None)].image_ids.tolist(), 1)}
-            for one in (question, asked)
+            for one in (query, asked)
         ]
-        size = self._size_words(question, choice)
+        size = self._size_words(query, choice)
         return views.effect(
-            Effect(question.name, size, _kept_as(self._index(question)), before, after, *ranks), self._picture, file_url
+            Effect(query.name, size, _kept_as(self._index(query)), before, after, *ranks), self._picture, file_url
         )
 
-    def _gallery(self, question: UserQuery, choice: ChosenCodec) -> str:
-        index, studies = self._index(question), read_studies()
-        stop, patches = self._stop(question, choice), index.patches_per_image
-        exact = sizes(codecs.EXACT, index.dim, patches, PICTURES)
+    def _gallery(self, query: UserQuery, choice: ChosenCodec) -> str:
+        index, studies = self._index(query), read_studies()
+        stop, patches = self._stop(query, choice), index.patches_per_image
+        exact = sizes(compression.EXACT, index.dim, patches, PICTURES)
         small = sizes(choice.factory, index.dim, patches, PICTURES)
         pairs = list(zip(exact, small, strict=True))
         return views.gallery(studies, self._dataset(studies), stop, choice.codebook, patches, pairs, file_url)
@@ -269,4 +269,4 @@ class Squeeze:
 
 
 def _kept_as(index: PatchIndex) -> str:
-    return f"{index.factory}, {index.bytes_per_patch:,} bytes per patch ({method_in_words(index)})"
+    return f"{index.factory}, {index.bytes_per_patch:,} bytes per patch ({method_label(index)})"

@@ -8,12 +8,10 @@ from typing import Any
 
 import gradio as gr
 
-from patchify_core.demo import story as told
-from patchify_core.demo import trials as tried
-from patchify_core.demo.answers import WRONG
-from patchify_core.demo.examples import ExampleGallery
-from patchify_core.demo.judging import match_verdict
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo import overview, trials
+from patchify_core.demo.example_gallery import ExampleGallery
+from patchify_core.demo.gallery_info import stored_answers
+from patchify_core.demo.results import WRONG, match_verdict
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.demo.trials import Failure, Trial
 from patchify_core.errors import GalleryError, PatchifyError
@@ -58,7 +56,7 @@ class Evaluation:
 
     def __init__(self, showcase: ExampleGallery) -> None:
         self._showcase, self._bundled = showcase, showcase.folder.resolve().name
-        self._failing: tuple[str, list[told.Failing]] = "", []
+        self._failing: tuple[str, list[overview.FailedQuery]] = "", []
 
     def open(self, opened: int | None) -> list[Any]:
         """The whole tab; nothing changes on it if it is opened again and the files are the same.
@@ -70,10 +68,10 @@ class Evaluation:
             That digest anew, the story, the table, and what is looked into.
         """
         studies = read_studies()
-        found = tried.trials(studies)
+        found = trials.trials(studies)
         dataset = self._first_dataset(studies)
         document = self._document()
-        chosen = tried.first_choice(found, dataset, self._codec(document))
+        chosen = trials.first_choice(found, dataset, self._codec(document))
         table = views.evaluation(found, studies, dataset, chosen, file_url)
         story = self._story(found, studies, document)
         digest = zlib.crc32(f"{story}{table}".encode())
@@ -83,14 +81,14 @@ class Evaluation:
             digest,
             story,
             table,
-            "" if chosen is None else self.panel(chosen, tried.baseline_of(found, chosen), found, studies),
+            "" if chosen is None else self.panel(chosen, trials.baseline_of(found, chosen), found, studies),
         ]
 
     def _story(self, found: tuple[Trial, ...], studies: Studies, document: Mapping[str, Any] | None) -> str:
         """The charts, bars and cards, as far as there are numbers for them."""
         return views.story(
-            told.curves(found, studies.datasets, self._bundled, document, self._codec(document)),
-            [] if document is None else told.bands(document),
+            overview.curves(found, studies.datasets, self._bundled, document, self._codec(document)),
+            [] if document is None else overview.bands(document),
             [] if document is None else self._worst(document),
             len(self._showcase.examples),
             self._showcase.gallery,
@@ -101,8 +99,8 @@ class Evaluation:
 
     def _calibrated(self) -> list[tuple[str, str, Calibration]]:
         """Label, folder and calibration of each index that has one."""
-        shelf = self._showcase.shelf
-        found = [(offer, shelf.calibration(name)) for name, offer in shelf.offers.items()]
+        shelf = self._showcase.indexes
+        found = [(offer, shelf.calibration(name)) for name, offer in shelf.choices.items()]
         return [
             (offer.label, str(offer.folder.relative_to(self._showcase.folder.parent)), calibration)
             for offer, calibration in found
@@ -111,19 +109,23 @@ class Evaluation:
 
     def _document(self) -> Mapping[str, Any] | None:
         """The answers beside the gallery; None also if the page does not offer their index, so no card could open."""
-        document = prepared(self._showcase.folder)
-        offered = document is not None and told.engine_of(document) in self._showcase.shelf.offers
+        document = stored_answers(self._showcase.folder)
+        offered = document is not None and overview.answers_index(document) in self._showcase.indexes.choices
         return document if offered else None
 
     def _codec(self, document: Mapping[str, Any] | None) -> str:
         """Codes of the index that those answers were made with."""
-        return tried.EXACT if document is None else self._showcase.shelf.offer(told.engine_of(document)).index.factory
+        return (
+            trials.EXACT
+            if document is None
+            else self._showcase.indexes.choice(overview.answers_index(document)).index.factory
+        )
 
-    def _worst(self, document: Mapping[str, Any]) -> list[told.Failing]:
+    def _worst(self, document: Mapping[str, Any]) -> list[overview.FailedQuery]:
         """The queries that fail, answered once for all visitors."""
         if self._failing[0] != document["made_of"]:
             try:
-                self._failing = document["made_of"], told.failing(self._showcase, document)
+                self._failing = document["made_of"], overview.failed_queries(self._showcase, document)
             except PatchifyError as error:  # the encoder cannot be had, or a query is gone: all the rest is shown
                 warn(str(error))
                 return []
@@ -132,10 +134,10 @@ class Evaluation:
     def look(self, event: gr.EventData) -> str:
         """A row was chosen, or what it is compared with."""
         studies = read_studies()
-        found = tried.trials(studies)
-        chosen = tried.find(found, sent(event, "id"))
+        found = trials.trials(studies)
+        chosen = trials.find(found, sent(event, "id"))
         wanted = sent(event, "other")
-        other = tried.baseline_of(found, chosen) if wanted is None else tried.find(found, wanted)
+        other = trials.baseline_of(found, chosen) if wanted is None else trials.find(found, wanted)
         return self.panel(chosen, other, found, studies)
 
     def panel(self, chosen: Trial, other: Trial | None, found: tuple[Trial, ...], studies: Studies) -> str:
@@ -144,11 +146,11 @@ class Evaluation:
         others = [trial for trial in found if trial["dataset"] == chosen["dataset"]]
         if other is None and len(others) > 1:
             other = next(trial for trial in others if trial.id != chosen.id)
-        differences = () if other is None or other.id == chosen.id else tried.paired(other, chosen)
-        parts = tried.by_object(chosen, dataset["instances"])
+        differences = () if other is None or other.id == chosen.id else trials.paired(other, chosen)
+        parts = trials.by_object(chosen, dataset["instances"])
         worst: list[ShownFailure] | str = self._why_no_pictures(chosen["dataset"], dataset["digest"])
         if not worst:
-            failures = tried.failures(chosen, dataset["queries"], dataset["instances"])
+            failures = trials.failures(chosen, dataset["queries"], dataset["instances"])
             try:
                 worst = [self._with_pictures(failure) for failure in failures]
             except (GalleryError, StopIteration):  # the file names a picture that a gallery of this digest has not

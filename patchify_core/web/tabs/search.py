@@ -31,9 +31,9 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     Returns:
         The state that holds a visitor's `UserQuery`; None until something is asked, and again once it is forgotten.
     """
-    question, answer = visits.first_view()
-    name, settings = visits.object_name(question), visits.settings
-    shelf = visits.showcase.shelf
+    query, answer = visits.first_view()
+    name, settings = visits.object_name(query), visits.settings
+    shelf = visits.showcase.indexes
     # `started` stays in the browser, so that a query that was forgotten is told from one that was never asked.
     state = gr.State(None, time_to_live=settings.forget_s * 2)
     started = gr.Checkbox(False, visible=False)
@@ -41,13 +41,13 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
         with gr.Column(elem_id="pf-left", scale=0, min_width=340):
             if len(galleries) > 1:
                 html(views.galleries(galleries), "pf-galleries")
-            query = html(views.query(question, file_url), "pf-query", "query.js")
+            query_view = html(views.query(query, file_url), "pf-query", "query.js")
             with gr.Row(elem_id="pf-say"):  # a row of its own, else it would be one form with the object's name
                 words = gr.Textbox(
                     label="or describe it in words",
                     placeholder="a red kettle",
                     submit_btn=True,
-                    visible=shelf.knows_words(shelf.first),
+                    visible=shelf.understands_text(shelf.first),
                     elem_id="pf-words",
                 )
             named = gr.Dropdown(
@@ -56,7 +56,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                 label="Which object is it? (for the score)",
                 elem_id="pf-object",
             )
-            thumbnails = views.examples(visits.examples, question.example, file_url)
+            thumbnails = views.examples(visits.examples, query.example, file_url)
             examples = html(thumbnails, "pf-examples", "examples.js")
         with gr.Column(elem_id="pf-right", min_width=320):
             with gr.Row(elem_id="pf-options"):
@@ -78,19 +78,19 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                     value=shelf.first,
                     label="Method",
                     filterable=False,
-                    visible=len(shelf.offers) > 1,
+                    visible=len(shelf.choices) > 1,
                     min_width=200,
                     elem_id="pf-encoder",
                 )
                 box = gr.Dropdown(
                     visits.box_choices(),
-                    value=answer.way,
+                    value=answer.box_method,
                     label="Box",
                     filterable=False,
                     min_width=200,
                     elem_id="pf-box-choice",
                 )
-                html(views.about(shelf.offers.values()), "pf-about")
+                html(views.about(shelf.choices.values()), "pf-about")
             strip = html(views.strip(answer, name), "pf-strip", "options.js")
             share = share_menu()
             cards = html(visits.cards(answer), "pf-results", "results.js")
@@ -99,7 +99,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
 
     parts = {
         "question": state,
-        "query": query,
+        "query": query_view,
         "examples": examples,
         "object": named,
         "strip": strip,
@@ -117,7 +117,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     }
     everything = list(parts.values())
     asked = [state, level, top, rerank, box, started]
-    guard = Guard(question, visits.renewed, parts)
+    guard = Guard(query, visits.renewed, parts)
     # One queue for all that asks, and nothing dropped: a visitor's answers come in the order of their queries
     # (`guarded.FairQueue`), so the last one is always what stays on the page.
     encode: dict[str, Any] = {
@@ -138,8 +138,8 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
         event(guard.values(handler, **options), [*asked, *more], everything, **encode)
 
     on(examples.example, visits.pick_example, anew=True)
-    on(query.picked, visits.take_upload, anew=True, otherwise=visits.keep_query)
-    on(query.drawn, visits.draw_box)
+    on(query_view.picked, visits.take_upload, anew=True, otherwise=visits.keep_query)
+    on(query_view.drawn, visits.draw_box)
     on(cards.again, visits.search_again)
     on(detail.again, visits.search_again)
     change(words.submit, visits.say_words, words, anew=True)
@@ -164,7 +164,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     own = html("", "pf-own-link", "own-link.js")
     on(own.search, visits.search_own, anew=True)
     own.known(visits.know_own, None, engine, **aside)
-    query.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
+    query_view.refused(say, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
     return state
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import gradio as gr
 
-from patchify_core.demo import exporting, links, locating
-from patchify_core.demo.answers import Result
+from patchify_core.demo import box_methods, exporting, links
+from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.links import Link, LinkError
-from patchify_core.demo.own.place import token_in
+from patchify_core.demo.own.gallery import own_token
 from patchify_core.demo.queries import OWN, UserQuery
-from patchify_core.demo.shelf import shown_spec
+from patchify_core.demo.results import Result
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.boxes import checked_box
 from patchify_core.web import views
@@ -59,7 +59,7 @@ class Sharing:
                 look = sent(event, "look")
                 made["text"] = self.link(asked, look if isinstance(look, int) else None).query()
             else:
-                made |= {"text": self.file(asked, kind), "name": exporting.file_name(self._title(asked.question))}
+                made |= {"text": self.file(asked, kind), "name": exporting.file_name(self._title(asked.query))}
         except LinkError as error:
             made["why"] = str(error)
         return json.dumps(made, ensure_ascii=False)
@@ -70,17 +70,17 @@ class Sharing:
         Raises:
             LinkError: if it is the visitor's own and nobody else's.
         """
-        question = asked.question
-        if question.is_private:
+        query = asked.query
+        if query.is_private:
             raise LinkError(links.PRIVATE)
-        level = min(asked.level, self.visits.showcase.levels_of(question.engine))
-        return links.link_of(
-            question,
+        level = min(asked.level, self.visits.showcase.levels_of(query.index_name))
+        return links.link_to(
+            query,
             self._queries,
             self.visits.showcase.gallery.instances,
-            index=question.engine,
+            index=query.index_name,
             level=level,
-            boxes=self.visits.way(asked),
+            boxes=self.visits.box_method(asked),
             rerank=asked.reranker,
             top=asked.top,
             look=look,
@@ -88,41 +88,41 @@ class Sharing:
 
     def file(self, asked: SearchRequest, kind: str) -> str:
         """The results as SVG, CSV or JSON."""
-        question, answer = asked.question, self.visits.answer(asked)
+        query, answer = asked.query, self.visits.answer(asked)
         if kind == "csv":
-            return exporting.table(answer)
-        place = self.visits.at(question)
-        name = None if question.instance is None else place.gallery.name(question.instance)
+            return exporting.as_csv(answer)
+        place = self.visits.at(query)
+        name = None if query.instance is None else place.gallery.name(query.instance)
         if kind == "json":
-            index = place.shelf.offer(question.engine).index
+            index = place.indexes.choice(query.index_name).index
             about = {
-                "name": question.engine if token_in(question.engine) is None else OWN,  # the token stays here
-                "encoder": shown_spec(index.encoder),
+                "name": query.index_name if own_token(query.index_name) is None else OWN,  # the token stays here
+                "encoder": public_spec(index.encoder),
                 "features": index.features,
                 "regions": index.regions.spec,
                 "dim": index.dim,
             }
             found: tuple[Result, ...] = ()
             missed: list[tuple[int, str]] = []
-            if answer.score is not None and question.instance is not None:
-                found = place.positives(question, answer.score, answer.level, answer.reranker, answer.way)
+            if answer.score is not None and query.instance is not None:
+                found = place.positives(query, answer.score, answer.level, answer.reranker, answer.box_method)
                 there = {result.match.image_id for result in found}
-                ids = place.gallery.positives(question.instance, place.judge.left_out(question))
+                ids = place.gallery.positives(query.instance, place.judge.left_out(query))
                 missed = [
                     (image_id, place.gallery.image(image_id).file_name) for image_id in ids if image_id not in there
                 ]
-            return exporting.record(question, answer, name, about, found, missed)
+            return exporting.as_json(query, answer, name, about, found, missed)
         gallery = place.gallery
 
         def picture(image_id: int) -> tuple[int, int, Any]:
             image = gallery.image(image_id)
             return image.width, image.height, image.path
 
-        return slide(question, answer, name, picture)
+        return slide(query, answer, name, picture)
 
-    def _title(self, question: UserQuery) -> str:
-        place = self.visits.at(question)
-        return question.name if question.instance is None else place.gallery.name(question.instance)
+    def _title(self, query: UserQuery) -> str:
+        place = self.visits.at(query)
+        return query.name if query.instance is None else place.gallery.name(query.instance)
 
     # A visitor comes with an address -------------------------------------------------------------------------
 
@@ -134,10 +134,10 @@ class Sharing:
         """
         text = sent(event, "query")
         text = text if isinstance(text, str) and len(text) <= links.MAX_LENGTH else " " * (links.MAX_LENGTH + 1)
-        found, _ = links.read(text)
-        if found.index in self.visits.showcase.shelf.offers:
+        found, _ = links.parse_link(text)
+        if found.index in self.visits.showcase.indexes.choices:
             try:
-                self.visits.showcase.shelf.engine(found.index)
+                self.visits.showcase.indexes.engine(found.index)
             except PatchifyError:  # `open` says so
                 pass
         return text
@@ -147,18 +147,20 @@ class Sharing:
 
         `share` is what the menu's script is told.
         """
-        found, wrong = links.read(text)
+        found, wrong = links.parse_link(text)
         said = list(wrong)
         engine = self._engine(found, said)
-        question = self._question(found, engine, said)
+        query = self._question(found, engine, said)
         options = self._options(found, engine, said)
-        asked_now = SearchRequest(question, options["level"], options["top"], options["reranker"], options["way"], True)
+        asked_now = SearchRequest(
+            query, options["level"], options["top"], options["reranker"], options["box_method"], True
+        )
         try:
-            shown = self.visits.shown(question, asked_now)
+            shown = self.visits.shown(query, asked_now)
         except PatchifyError:
             said.append("its re-ranker cannot be used here")
             asked_now = replace(asked_now, reranker=None)
-            shown = self.visits.shown(question, asked_now)
+            shown = self.visits.shown(query, asked_now)
         look = found.look
         if look is not None and f'data-open="{look}"' not in shown["cards"]:
             said.append("the result that it opens is not among the results")
@@ -175,10 +177,10 @@ class Sharing:
         return shown | {"rerank": asked_now.reranker or NO_RERANKING, "top": asked_now.top, "share": after}
 
     def _engine(self, found: Link, said: list[str]) -> str:
-        shelf = self.visits.showcase.shelf
+        shelf = self.visits.showcase.indexes
         if found.index is None:
             return shelf.first
-        if found.index not in shelf.offers:
+        if found.index not in shelf.choices:
             said.append("the page has no such method")
             return shelf.first
         if not shelf.is_loaded(found.index):
@@ -192,13 +194,13 @@ class Sharing:
         first = showcase.example(showcase.examples[0].id, engine)
         try:
             if found.words is not None:
-                question = showcase.in_words(found.words, engine)
+                query = showcase.in_words(found.words, engine)
             elif found.picture is not None:
-                question = self._gallery_picture(found.picture, found.box, engine, said)
+                query = self._gallery_picture(found.picture, found.box, engine, said)
             elif found.example is not None:
-                question = showcase.example(found.example, engine)
+                query = showcase.example(found.example, engine)
                 if found.box is not None:
-                    question = self._boxed(question, found.box, said)
+                    query = self._boxed(query, found.box, said)
             else:
                 return first
         except PatchifyError:
@@ -210,12 +212,12 @@ class Sharing:
             said.append(what)
             return first
         if found.object is None:
-            return question
+            return query
         instance = self.visits.objects.get(found.object)
         if instance is None and found.object != links.NOBODY:
             said.append("the object that it names is not one of this page")
-            return question
-        return showcase.with_instance(question, instance)
+            return query
+        return showcase.with_instance(query, instance)
 
     def _gallery_picture(self, image_id: int, box: links.Box | str | None, engine: str, said: list[str]) -> UserQuery:
         import numpy as np
@@ -229,24 +231,24 @@ class Sharing:
                 region = checked_box(box, image.width, image.height)
             except PatchifyError:
                 said.append("its box is outside the picture")
-        question = showcase.from_result(image_id, region, None, engine)
-        return replace(question, box=None) if region is whole else question
+        query = showcase.from_result(image_id, region, None, engine)
+        return replace(query, box=None) if region is whole else query
 
-    def _boxed(self, question: UserQuery, box: links.Box | str, said: list[str]) -> UserQuery:
+    def _boxed(self, query: UserQuery, box: links.Box | str, said: list[str]) -> UserQuery:
         """A bundled query with another box than its own."""
         try:
             region = None if isinstance(box, str) else box
-            return self.visits.showcase.with_box(question, region)
+            return self.visits.showcase.with_box(query, region)
         except PatchifyError:
             said.append("its box is outside the picture")
-            return question
+            return query
 
     def _options(self, found: Link, engine: str, said: list[str]) -> dict[str, Any]:
         """Options of the search; what cannot be is as on a page that was just opened."""
-        visits, index = self.visits, self.visits.showcase.shelf.offer(engine).index
+        visits, index = self.visits, self.visits.showcase.indexes.choice(engine).index
         levels = visits.showcase.levels_of(engine)
         level, top = levels, visits.settings.results
-        way, reranker = locating.best_way(index), None
+        box_method, reranker = box_methods.best_method(index), None
         if found.level is not None and 1 <= found.level <= levels:
             level = found.level
         elif found.level is not None:
@@ -255,12 +257,12 @@ class Sharing:
             top = found.top
         elif found.top is not None:
             said.append("the page does not show that number of results")
-        if found.boxes is not None and locating.is_possible(found.boxes, index):
-            way = found.boxes
+        if found.boxes is not None and box_methods.is_possible(found.boxes, index):
+            box_method = found.boxes
         elif found.boxes is not None:
             said.append("its method has no such kind of box")
         if found.rerank is not None and found.rerank in visits.showcase.rerankers.names:
             reranker = found.rerank
         elif found.rerank is not None and found.rerank != NO_RERANKING:
             said.append("the page has no such re-ranker")
-        return {"level": level, "top": top, "way": way, "reranker": reranker}
+        return {"level": level, "top": top, "box_method": box_method, "reranker": reranker}

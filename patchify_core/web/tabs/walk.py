@@ -12,11 +12,10 @@ from typing import Any
 import gradio as gr
 
 from patchify_core.demo import walk
-from patchify_core.demo.exercise import ExerciseTask, exercise
-from patchify_core.demo.lesson import Lesson, lesson, teaching_engine
-from patchify_core.demo.prepared import prepared
+from patchify_core.demo.gallery_info import stored_answers
+from patchify_core.demo.lesson import Lesson, exercise, lesson, task_walk, teaching_index
 from patchify_core.demo.queries import UserQuery
-from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, Walk, WalkChoice
+from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, ExerciseTask, Walk, WalkChoice
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.web.events import sent, warn
@@ -54,13 +53,13 @@ class Walker:
     Attributes:
         asked: their own query as their state has it; None for that of a page just opened.
         base: the index that it asks now; another one where more of their own pictures are indexed since.
-        question: the same query, described for the index that the walk is about.
+        query: the same query, described for the index that the walk is about.
         choice: what they chose.
     """
 
     asked: UserQuery | None
     base: str
-    question: UserQuery
+    query: UserQuery
     choice: WalkChoice
 
 
@@ -78,38 +77,38 @@ class Walking:
     @cached_property
     def _tasks(self) -> tuple[ExerciseTask, ...]:
         """The exercise, which is the same for all visitors."""
-        return exercise(self._visits.showcase, teaching_engine(self._visits.showcase))
+        return exercise(self._visits.showcase, teaching_index(self._visits.showcase))
 
     @cached_property
     def _lesson(self) -> Lesson:
         showcase = self._visits.showcase
-        return lesson(showcase, prepared(showcase.folder), self._tasks)
+        return lesson(showcase, stored_answers(showcase.folder), self._tasks)
 
-    def open(self, question: UserQuery | None, held: Walker | None) -> list[Any]:
+    def open(self, query: UserQuery | None, held: Walker | None) -> list[Any]:
         """The tab was opened: the visitor's query, from its first step if it is a new one."""
         try:
-            base = self._base(question)
-            if held is not None and _is_of(held, question, base):
+            base = self._base(query)
+            if held is not None and _is_of(held, query, base):
                 return [gr.skip(), gr.skip()]
-            return self._shown(question, base, WalkChoice(), None)
+            return self._shown(query, base, WalkChoice(), None)
         except PatchifyError as error:
             warn(str(error))
             return [None, f'<p class="pf-wait wk-wait">{escape(str(error))}</p>']
 
-    def change(self, question: UserQuery | None, held: Walker | None, event: gr.EventData) -> list[Any]:
+    def change(self, query: UserQuery | None, held: Walker | None, event: gr.EventData) -> list[Any]:
         """Another part, task, index, level, box, result or pair of look-alikes; after a refusal all is as it was."""
         try:
-            base, before, last = self._before(question, held)
+            base, before, last = self._before(query, held)
             try:
-                return self._shown(question, base, self._wanted(base, before, event), last)
+                return self._shown(query, base, self._wanted(base, before, event), last)
             except PatchifyError as error:
                 warn(str(error))
-                return self._shown(question, base, before, last)
+                return self._shown(query, base, before, last)
         except PatchifyError as error:
             warn(str(error))
             return [gr.skip(), gr.skip()]
 
-    def printed(self, question: UserQuery | None, held: Walker | None, event: gr.EventData) -> Any:
+    def printed(self, query: UserQuery | None, held: Walker | None, event: gr.EventData) -> Any:
         """A page to print: the handout of the query that is walked through, or the plan of the lesson.
 
         Returns:
@@ -120,28 +119,28 @@ class Walking:
             if sent(event, "what") == PLAN:
                 said["html"] = plan_page(self._lesson)
             else:
-                base, choice, last = self._before(question, held)
+                base, choice, last = self._before(query, held)
                 shown = self._task(choice.task) if choice.part == EXERCISE else self._walk(base, choice, last)[1]
                 said["html"] = handout(self._visits.at(base), shown)
         except PatchifyError as error:
             warn(str(error))
         return json.dumps(said, ensure_ascii=False)
 
-    def _before(self, question: UserQuery | None, held: Walker | None) -> tuple[UserQuery, WalkChoice, Walker | None]:
+    def _before(self, query: UserQuery | None, held: Walker | None) -> tuple[UserQuery, WalkChoice, Walker | None]:
         """What is asked, what was chosen, and what was held, if that is of the same query.
 
         Raises:
             PatchifyError: if the server does not know the query any more.
         """
-        if question is None and held is not None and held.asked is not None:
+        if query is None and held is not None and held.asked is not None:
             raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
-        base = self._base(question)
-        last = held if held is not None and _is_of(held, question, base) else None
+        base = self._base(query)
+        last = held if held is not None and _is_of(held, query, base) else None
         return base, WalkChoice() if last is None else last.choice, last
 
-    def _base(self, question: UserQuery | None) -> UserQuery:
+    def _base(self, query: UserQuery | None) -> UserQuery:
         """What is asked, of the visitor's own pictures as they are now; see `Visits.renewed`."""
-        return self._visits.showcase.first() if question is None else self._visits.renewed(question)
+        return self._visits.showcase.first() if query is None else self._visits.renewed(query)
 
     def _wanted(self, base: UserQuery, before: WalkChoice, event: gr.EventData) -> WalkChoice:
         """The choice with what the browser sent put in.
@@ -156,9 +155,9 @@ class Walking:
         if what == "task" and type(value) is int:
             return replace(before, part=EXERCISE, task=value)
         if what == "engine":
-            return walk.fitting(showcase, before, showcase.shelf.offer(value).name)
+            return walk.fitting(showcase, before, showcase.indexes.choice(value).name)
         if what == "way" and isinstance(value, str):
-            return replace(before, way=value)
+            return replace(before, box_method=value)
         if what == "level" and type(value) is int:
             return replace(before, level=value)
         if what == "image" and type(value) is int:
@@ -172,23 +171,23 @@ class Walking:
         """One task of the exercise."""
         if not self._tasks:
             raise PatchifyError("This gallery has no pictures for an exercise: its queries find no patch of a picture.")
-        return walk.task_walk(self._visits.showcase, self._tasks, number, teaching_engine(self._visits.showcase))
+        return task_walk(self._visits.showcase, self._tasks, number, teaching_index(self._visits.showcase))
 
     def _walk(self, base: UserQuery, choice: WalkChoice, last: Walker | None) -> tuple[UserQuery, Walk]:
         """The query as the chosen index has it, and its walk."""
         showcase = self._visits.at(base)
         # Described anew only if it has to be: an encoder takes its time, and rankings are kept with the query.
-        if last is not None and last.question.engine == (choice.engine or base.engine):
-            asked = last.question
+        if last is not None and last.query.index_name == (choice.index_name or base.index_name):
+            asked = last.query
         else:
-            asked = walk.asked_of(showcase, base, choice.engine)
+            asked = walk.described_for(showcase, base, choice.index_name)
         return asked, walk.walk(showcase, asked, choice)
 
-    def _shown(self, question: UserQuery | None, base: UserQuery, choice: WalkChoice, last: Walker | None) -> list[Any]:
+    def _shown(self, query: UserQuery | None, base: UserQuery, choice: WalkChoice, last: Walker | None) -> list[Any]:
         """What is held from now on, and the tab.
 
         Args:
-            question: as the visitor's state has it.
+            query: as the visitor's state has it.
             base: see `_base`.
             choice: what was chosen.
             last: what was held until now, if it is of the same query.
@@ -199,7 +198,7 @@ class Walking:
             # The picture stays the same from here on, wherever another level ranks it.
             choice = replace(choice, image=steps.look.image.id)
         else:
-            asked = last.question
+            asked = last.query
         if choice.part == EXERCISE:
             steps = self._task(choice.task)
         elif choice.part == PLAN:
@@ -207,13 +206,13 @@ class Walking:
             steps = plan.shown
         notebook = file_url(ASSETS / "patchify.ipynb")
         return [
-            Walker(question, base.engine, asked, choice),
+            Walker(query, base.index_name, asked, choice),
             worded(steps, file_url, notebook, next(self._turns), plan),
         ]
 
 
-def _is_of(held: Walker, question: UserQuery | None, base: UserQuery) -> bool:
-    return held.asked is question and held.base == base.engine
+def _is_of(held: Walker, query: UserQuery | None, base: UserQuery) -> bool:
+    return held.asked is query and held.base == base.index_name
 
 
 def _script(name: str) -> str:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from patchify_core.demo.answers import Answer
-from patchify_core.demo.codecs import EXACT, MEMORY, Size, Stop, learns, words
+from patchify_core.demo.compression import EXACT, MEMORY, Size, Stop, learns, words
+from patchify_core.demo.results import Answer
 from patchify_core.demo.studies import Studies
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.study.chart import (

@@ -18,9 +18,9 @@ def crop(address: str, width: int, height: int, box: NDArray[np.floating] | Sequ
     return render("crop", address=address, name=name, width=width, height=height, **part)
 
 
-def query_crop(question: UserQuery, url: FileUrl) -> str:
+def query_crop(query: UserQuery, url: FileUrl) -> str:
     """The query: the content of its box, the whole picture, or the words."""
-    if question.words is not None:
-        return render("said", words=question.words)
-    box = (0, 0, question.width, question.height) if question.box is None else question.box
-    return crop(query_address(question, url), question.width, question.height, box, f"Query: {question.name}")
+    if query.words is not None:
+        return render("said", words=query.words)
+    box = (0, 0, query.width, query.height) if query.box is None else query.box
+    return crop(query_address(query, url), query.width, query.height, box, f"Query: {query.name}")

@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.demo import stages
-from patchify_core.demo.answers import Detail
-from patchify_core.demo.locating import BOXES, MAP, SOFT, WINNING
+from patchify_core.demo.box_methods import BOXES, MAP, SOFT, WINNING
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES
+from patchify_core.demo.results import Detail
 from patchify_core.imaging.boxes import iou
 from patchify_core.retrieval.localize import SimilarityMap
 from patchify_core.retrieval.ranking import Verification
@@ -47,7 +47,7 @@ class _Stage:
         return max(cell.score for cell in self.cells)
 
 
-def detail(found: Detail, size: tuple[int, int, Path], question: UserQuery, url: FileUrl) -> str:
+def detail(found: Detail, size: tuple[int, int, Path], query: UserQuery, url: FileUrl) -> str:
     """The large view; `size` is width, height and file of the gallery picture."""
     result, (width, height, path) = found.result, size
     match, checked, scores = result.match, result.match.verification, found.explanation.scores
@@ -64,7 +64,7 @@ def detail(found: Detail, size: tuple[int, int, Path], question: UserQuery, url:
     if checked is not None and checked.inliers:
         shown = "points"
     else:
-        shown = "map" if found.places is not None and found.way == MAP else str(winning)
+        shown = "map" if found.places is not None and found.box_method == MAP else str(winning)
     kinds = [("win", _box_in_words(found))]
     kinds += [("oth", "further object")] * bool(len(match.others)) + [("pat", "winning patch")] * result.moved
     kinds += [("tru", "annotated box")] * annotated
@@ -74,12 +74,12 @@ def detail(found: Detail, size: tuple[int, int, Path], question: UserQuery, url:
         result=result,
         match=match,
         checked=checked,
-        question=question,
+        query=query,
         width=width,
         height=height,
         path=path,
         url=url,
-        way=found.way,
+        box_method=found.box_method,
         WINNING=WINNING,
         SOFT=SOFT,
         opacity=OPACITY,
@@ -90,7 +90,7 @@ def detail(found: Detail, size: tuple[int, int, Path], question: UserQuery, url:
         kinds=kinds,
         stages=_stages(found),
         heat=None if found.places is None else heat(found.places, f"gallery picture {match.image_id}"),
-        points=None if checked is None else pair(checked, question, width, height),
+        points=None if checked is None else pair(checked, query, width, height),
         winning_box=found.explanation.boxes[match.patch],
         where=_where(found, winning),
         cosine=float(scores[match.patch]),
@@ -107,7 +107,7 @@ def _box_in_words(found: Detail) -> str:
         return "box by the points"
     if not found.result.moved:
         return "winning patch"
-    return BOXES[found.way]
+    return BOXES[found.box_method]
 
 
 def _stages(found: Detail) -> list[_Stage]:
@@ -256,11 +256,11 @@ class PointPair:
     in_words: str
 
 
-def pair(checked: Verification, question: UserQuery, width: int, height: int) -> PointPair:
+def pair(checked: Verification, query: UserQuery, width: int, height: int) -> PointPair:
     """Lays the query's picture and one of width x height pixels out, with the points that agree."""
-    left, right, total = _layout(question.width, question.height, width, height)
+    left, right, total = _layout(query.width, query.height, width, height)
     drawn = np.unique(np.linspace(0, checked.inliers - 1, min(checked.inliers, MOST_LINES)).astype(int))
-    starts = _into(checked.query_points[drawn], left, question.width, question.height)
+    starts = _into(checked.query_points[drawn], left, query.width, query.height)
     ends = _into(checked.gallery_points[drawn], right, width, height)
     return PointPair(
         WIDTH / total,

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from markupsafe import Markup
 
 from patchify_core.demo import stages
-from patchify_core.demo.judging import RIGHT_IOU
-from patchify_core.demo.walk import Walk, made_up
+from patchify_core.demo.results import RIGHT_IOU
+from patchify_core.demo.walk import Walk, made_up_score
 from patchify_core.web.views.crops import query_crop
 from patchify_core.web.views.html import FileUrl, rendered
 
@@ -29,13 +29,13 @@ def handout_page(shown: Walk, url: FileUrl, small: FileUrl, exercise: tuple[int,
     return rendered(
         "handout.html",
         shown=shown,
-        crop=Markup(query_crop(shown.question, url)),
+        crop=Markup(query_crop(shown.query, url)),
         url=url,
         small=small,
         grids=all(map(stages.grid_of, found)),
         cut=[stage.patches - stages.patches_before(found, n) for n, stage in enumerate(found, 1)],
         rows=ROWS,
         right_iou=RIGHT_IOU,
-        exercise=made_up(*exercise),
+        exercise=made_up_score(*exercise),
         hits=list(exercise[1]),
     )

@@ -11,10 +11,9 @@ from jinja2 import StrictUndefined
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from patchify_core.demo import answers, stages
-from patchify_core.demo.answers import Result
-from patchify_core.demo.judging import RIGHT_IOU
+from patchify_core.demo import results, stages
 from patchify_core.demo.queries import UserQuery
+from patchify_core.demo.results import RIGHT_IOU, Result
 from patchify_core.web.templating import PAGES, PARTS
 
 FileUrl = Callable[[Path], str]
@@ -23,14 +22,14 @@ Sizes = Callable[[int], tuple[int, int, Path]]
 """Image id -> width, height and file of a gallery picture."""
 
 WORDS = {
-    answers.RIGHT: ("✓", "match, good box"),
-    answers.OFF: ("≈", "match, poor box"),
-    answers.WRONG: ("✕", "wrong object"),
-    answers.MATCH: ("✓", "match, no box annotated"),
-    answers.IGNORED: ("–", "not counted"),
-    answers.ITSELF: ("=", "the query itself"),
-    answers.UNKNOWN: ("?", "not scored"),
-    answers.UNMARKED: ("?", "no box drawn"),
+    results.RIGHT: ("✓", "match, good box"),
+    results.OFF: ("≈", "match, poor box"),
+    results.WRONG: ("✕", "wrong object"),
+    results.MATCH: ("✓", "match, no box annotated"),
+    results.IGNORED: ("–", "not counted"),
+    results.ITSELF: ("=", "the query itself"),
+    results.UNKNOWN: ("?", "not scored"),
+    results.UNMARKED: ("?", "no box drawn"),
 }
 """Sign and words of each verdict; colour never says it alone."""
 
@@ -96,11 +95,11 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def query_address(question: UserQuery, url: FileUrl) -> str:
+def query_address(query: UserQuery, url: FileUrl) -> str:
     """Where the browser gets the query picture from; a visitor's is inside the page, never a file for others."""
-    if question.path is not None:
-        return url(question.path)
-    return "data:image/jpeg;base64," + base64.b64encode(question.preview).decode()
+    if query.path is not None:
+        return url(query.path)
+    return "data:image/jpeg;base64," + base64.b64encode(query.preview).decode()
 
 
 def three(value: float | None) -> str:

@@ -9,24 +9,24 @@ from typing import NamedTuple
 import numpy as np
 
 from patchify_core.demo import stages
-from patchify_core.demo.answers import Answer
-from patchify_core.demo.locating import BOXES, has_maps
+from patchify_core.demo.box_methods import BOXES, has_maps
+from patchify_core.demo.indexes import IndexChoice, public_spec
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.reranking import NAMES as RERANKERS
-from patchify_core.demo.shelf import Offer, shown_spec
-from patchify_core.demo.stages import patches_in_words
+from patchify_core.demo.results import Answer
+from patchify_core.demo.stages import patches_label
 from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web.views.html import FileUrl, Sizes, render
 
 
-def query(question: UserQuery, url: FileUrl, turn: int = 0) -> str:
+def query(query: UserQuery, url: FileUrl, turn: int = 0) -> str:
     """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words.
 
     `turn` makes it another text than the last one, so that the script learns of an upload that was refused.
     """
-    box = np.array([0, 0, question.width, question.height], float) if question.box is None else question.box
+    box = np.array([0, 0, query.width, query.height], float) if query.box is None else query.box
     corners = ",".join(f"{value:.1f}" for value in box)
-    return render("query", question=question, url=url, turn=turn, box=box, corners=corners)
+    return render("query", query=query, url=url, turn=turn, box=box, corners=corners)
 
 
 def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: FileUrl) -> str:
@@ -34,19 +34,19 @@ def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: Fi
     return render("examples", items=items, chosen=chosen, url=url)
 
 
-def loading(offer: Offer, ready: bool) -> str:
+def loading(offer: IndexChoice, ready: bool) -> str:
     """The line that is shown while another encoder is loaded."""
-    return render("loading", spec=shown_spec(offer.index.encoder), ready=ready)
+    return render("loading", spec=public_spec(offer.index.encoder), ready=ready)
 
 
-def about(offers: Iterable[Offer]) -> str:
+def about(offers: Iterable[IndexChoice]) -> str:
     """Help for the choices of method and box."""
     return render(
         "about",
         terms=TERMS,
         indexes=[offer.index for offer in offers],
-        shown_spec=shown_spec,
-        patches_in_words=patches_in_words,
+        public_spec=public_spec,
+        patches_label=patches_label,
         has_maps=has_maps,
     )
 
@@ -107,7 +107,7 @@ def _rows(answer: Answer) -> list[_Row]:
     """As shown, with the winning patches' boxes, before re-ranking, and whole pictures."""
     if answer.score is None:
         return []
-    patches = stages.summary(answer.stages, answer.level).removesuffix(" each")
+    patches = stages.summary(answer.stages, answer.level)
     ceiling = answer.ceiling
     rows = []
     if answer.reranker is not None:  # points can give better boxes than any patch
@@ -119,7 +119,7 @@ def _rows(answer: Answer) -> list[_Row]:
     elif answer.winning is None:
         rows.append(_Row("Patchify", patches, answer.score, ceiling, "ours"))
     else:  # a refined box can be better than any patch
-        rows.append(_Row(f"{BOXES[answer.way].capitalize()}es", patches, answer.score, None, "ours"))
+        rows.append(_Row(f"{BOXES[answer.box_method].capitalize()}es", patches, answer.score, None, "ours"))
         paper = "as in the paper" if answer.paper else ""
         rows.append(_Row("Winning patches", paper, answer.winning, ceiling, "plain"))
     if answer.baseline is not None:
@@ -132,6 +132,6 @@ def _key(answer: Answer) -> list[tuple[str, str]]:
     if not any(result.moved for result in answer.results):
         return []
     points = any(result.by_points for result in answer.results)
-    names = " or ".join(filter(None, (BOXES.get(answer.way, ""), "box by points" if points else "")))
+    names = " or ".join(filter(None, (BOXES.get(answer.box_method, ""), "box by points" if points else "")))
     others = any(len(result.match.others) for result in answer.results)
     return [("win", names), *([("oth", "further object")] if others else []), ("pat", "winning patch")]

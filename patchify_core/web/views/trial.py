@@ -10,7 +10,7 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from patchify_core.demo.answers import WRONG
+from patchify_core.demo.results import WRONG
 from patchify_core.demo.trials import Failure, Part, Trial
 from patchify_core.evaluation.compare import DEFAULTS, Difference
 from patchify_core.web.views.html import WORDS, FileUrl, overlap, rendered

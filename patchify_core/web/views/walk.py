@@ -48,7 +48,7 @@ def walk(shown: Walk, url: FileUrl, notebook: str, turn: int = 0, lesson: Lesson
     """
     part = PLAN if lesson is not None else EXERCISE if shown.task is not None else STEPS
     layers, bars = layers_of(shown.stages, shown.look)
-    question = shown.question
+    query = shown.query
     steps = part == STEPS
     return rendered(
         "walk.html",
@@ -62,9 +62,9 @@ def walk(shown: Walk, url: FileUrl, notebook: str, turn: int = 0, lesson: Lesson
         steps=(*NAMES, *(["Look-alikes"] if shown.pair else [])),
         layers=layers,
         bars=bars,
-        crop=Markup(query_crop(question, url)),
-        address="" if question.words is not None else query_address(question, url),
-        strip=_strip(question.descriptor),
+        crop=Markup(query_crop(query, url)),
+        address="" if query.words is not None else query_address(query, url),
+        strip=_strip(query.descriptor),
         url=url,
         ranking=ranking_step(shown, url) if steps else "",
         locscore=locscore_step(shown, url) if steps else "",

@@ -32,4 +32,4 @@ def worked() -> Markup:
 
 def pair_step(pair: Pair, level: int, found: Sequence[Stage], url: FileUrl) -> Markup:
     """The query object and its look-alike, each in its best picture."""
-    return macro(TEMPLATE, "pair", pair, level, found, url, Markup(query_crop(pair.question, url)))
+    return macro(TEMPLATE, "pair", pair, level, found, url, Markup(query_crop(pair.query, url)))

@@ -94,7 +94,7 @@ def test_a_codec_that_is_asked_for_is_the_one_of_the_pictures(rescore: str | Non
     build_index(gallery, expected, TinyEncoder(), settings=BuildSettings(**asked))
     for path in expected.iterdir():
         assert (out / path.name).read_bytes() == path.read_bytes(), path.name
-    assert (report.factory, report.why) == (asked["factory"], "PCAH8,IVF4,PQ4x4, as it was asked for.")
+    assert (report.factory, report.why) == (asked["factory"], "PCAH8,IVF4,PQ4x4, as requested.")
 
 
 def test_a_codec_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,8 +105,8 @@ def test_a_codec_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: pyte
         build_fitting(Projected(), tmp_path / "out", ScaleSettings(factory="PCAH8,SQ8"))
     with pytest.raises(PatchifyError, match="did you mean PQ64"):
         build_fitting(Clusters(), tmp_path / "out", ScaleSettings(factory="QP64"))
-    monkeypatch.setattr("patchify_core.index.big.build.MOST_RECORDS", 449)
-    with pytest.raises(PatchifyError, match="would have 450 pictures in memory, and 449 is the most"):
+    monkeypatch.setattr("patchify_core.index.big.plan.MAX_RECORDS", 449)
+    with pytest.raises(PatchifyError, match="would have 450 pictures in memory, and the maximum is 449"):
         build_fitting(Clusters(), tmp_path / "out", ScaleSettings(factory="SQ8"))
     assert list(tmp_path.iterdir()) == []
 
@@ -121,9 +121,9 @@ def test_lists_where_comparing_takes_too_long_or_they_are_asked_for(
     assert made("no budget", SETTINGS).plan is not None
     assert made("asked for", dataclasses.replace(AMPLE, lists=8)).factory == "IVF8,PQ24"
     with monkeypatch.context() as patched:
-        patched.setattr("patchify_core.index.big.build.MOST_RECORDS", 449)
+        patched.setattr("patchify_core.index.big.plan.MAX_RECORDS", 449)
         assert made("many pictures", AMPLE).plan is not None
-    monkeypatch.setattr("patchify_core.index.big.choice.EXHAUSTIVE_PATCHES", 2249)
+    monkeypatch.setattr("patchify_core.index.big.plan.EXHAUSTIVE_PATCHES", 2249)
     assert made("many patches", AMPLE).factory == "PCAH16,IVF128,PQ16"
 
 

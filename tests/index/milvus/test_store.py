@@ -20,7 +20,7 @@ import grpc
 
 from patchify_core.files import sha256_of_json
 from patchify_core.gallery import read_gallery
-from patchify_core.index.base import Pictures, PictureStream
+from patchify_core.index import open_store
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.codec.codes import Codes
 from patchify_core.index.integrity import Digests
@@ -28,11 +28,11 @@ from patchify_core.index.milvus.build import Target, stream_to_milvus
 from patchify_core.index.milvus.connect import Address, MilvusConnection
 from patchify_core.index.milvus.store import MilvusStore
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.picture_table import PictureTable
+from patchify_core.index.pictures import Pictures, PictureTable
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards import embed_gallery
 from patchify_core.index.shards.folder import ShardFolder
-from patchify_core.index.store import PatchStore, open_store
+from patchify_core.index.store import PatchStore, PictureStream
 from patchify_core.regions import parse_regions
 from tests.tiny import INFO, TinyEncoder, write_dataset, write_pictures
 
@@ -376,7 +376,7 @@ def test_a_server_needs_the_right_token(serve, gallery, tmp_path, refused, monke
     assert report.embedded == 12 and len(store.search(store.descriptors_of(0)[0], 3).rows) == 3
     assert "right" not in (tmp_path / "index" / "meta.json").read_text()
     server.stop(0).wait()
-    monkeypatch.setattr("patchify_core.index.milvus.finding.READ_S", 2.0)
+    monkeypatch.setattr("patchify_core.index.milvus.store.READ_S", 2.0)
     start = time.monotonic()
     assert "does not answer" in refused(store.search, np.ones(24, np.float32) / np.sqrt(24, dtype=np.float32))
     assert time.monotonic() - start < 25

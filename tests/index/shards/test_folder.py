@@ -8,7 +8,7 @@ import pytest
 
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.picture_table import IndexedImage
+from patchify_core.index.pictures import IndexedImage
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.shards.folder import ShardFolder, seal_shards
 from patchify_core.index.shards.shard import finished_shard, write_shard

@@ -1,0 +1,302 @@
+"""Codecs that visitors try on the bundled descriptors: trained one at a time, kept for everybody, given up if unwanted.
+
+FAISS cannot be stopped while it trains, but what comes before (reading every picture's descriptors) and after (coding
+them) is asked for picture by picture, which is where a training that nobody waits for any more ends.
+
+What an index of a great many pictures would take is arithmetic, nothing measured.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from patchify_core.demo.queries import UserQuery
+from patchify_core.errors import PatchifyError
+from patchify_core.evaluation.study.experiments import EQUAL_BYTES, FACTORIES
+from patchify_core.index.build import recode
+from patchify_core.index.codec.codes import CodeSettings
+from patchify_core.index.codec.factory import CODEBOOKS, CODECS, make_codec, needed_to_train, parse_factory
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.retrieval.ranking import Ranking
+
+PICTURES = (10_000, 1_000_000, 10_000_000)
+MEMORY = 16 * 10**9
+"""Bytes of memory that an index should fit in."""
+
+FLOAT = 4
+BITS = {"4": 4, "6": 6, "8": 8, "fp16": 16, "bf16": 16}
+"""Bits a number of FAISS's scalar quantizers."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """An index of some pictures.
+
+    Attributes:
+        pictures: how many.
+        patches: of all of them.
+        bytes_per_patch: of codes.
+        codes: bytes of all codes.
+        overhead: bytes of what is learned once: projection, codebook, ranges.
+    """
+
+    pictures: int
+    patches: int
+    bytes_per_patch: int
+    codes: int
+    overhead: int
+
+    @property
+    def total(self) -> int:
+        """All bytes."""
+        return self.codes + self.overhead
+
+    @property
+    def fits(self) -> bool:
+        """Whether it fits in `MEMORY`."""
+        return self.total <= MEMORY
+
+
+def bytes_per_patch(factory: str, dim: int) -> int:
+    """Bytes of codes of one patch.
+
+    Args:
+        factory: one without rotation and without inverted lists, e.g. `PCAH128,PQ64x4`.
+        dim: of the descriptors before it.
+
+    Raises:
+        PatchifyError: if the size of such codes is not known here.
+
+    Example:
+        >>> [bytes_per_patch(factory, 1280) for factory in ("Flat", "SQ8", "PCAH128,PQ64", "PCAH128,PQ16x4")]
+        [5120, 1280, 64, 8]
+    """
+    kind, parts, bits, kept = _parts(factory, dim)
+    if kind == "Flat":
+        return FLOAT * kept
+    return (parts * bits + 7) // 8
+
+
+def overhead(factory: str, dim: int) -> int:
+    """Bytes of what a factory learns once, however many pictures there are.
+
+    A projection is its mean and axes, (1 + d) x dim float32; a product quantizer's codebook has 2^bits centroids of
+    d numbers; a scalar quantizer of 4, 6 or 8 bits has the range of each of d numbers, two each.
+    """
+    compression = parse_factory(factory)
+    kind, _, bits, kept = _parts(factory, dim)
+    learned = 0 if compression.projection is None else FLOAT * (1 + kept) * dim
+    if kind == "PQ":
+        return learned + FLOAT * 2**bits * kept
+    return learned + (FLOAT * 2 * kept if kind == "SQ" and bits <= 8 else 0)
+
+
+def sizes(factory: str, dim: int, patches: int, pictures: Sequence[int] = PICTURES) -> tuple[Size, ...]:
+    """An index of each of these numbers of pictures, of `patches` patches each."""
+    each, learned = bytes_per_patch(factory, dim), overhead(factory, dim)
+    return tuple(Size(count, count * patches, each, count * patches * each, learned) for count in pictures)
+
+
+def words(size: float) -> str:
+    """Bytes in decimal units, three digits.
+
+    Example:
+        >>> [words(size) for size in (40, 5_120, 1_920_000, 19_200_000_000)]
+        ['40 B', '5.12 kB', '1.92 MB', '19.2 GB']
+    """
+    for unit, unit_size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
+        if size >= unit_size:
+            return f"{float(f'{size / unit_size:.3g}'):,g} {unit}"
+    return f"{size:.0f} B"
+
+
+def _parts(factory: str, dim: int) -> tuple[str, int, int, int]:
+    """Kind of codec, codes per patch, bits per code, and how many numbers they stand for."""
+    compression = parse_factory(factory)
+    found = CODECS.fullmatch(compression.codec)
+    codec = compression.codec
+    if found is None or found["rotated"] or "IVF" in codec or codec.endswith("fs"):
+        raise PatchifyError(f"The page does not know how large codes of {factory} are: choose one of those shown.")
+    kept = compression.projection or dim
+    if codec == "Flat":
+        return "Flat", kept, 32, kept
+    if codec.startswith("SQ"):
+        return "SQ", kept, BITS[codec[2:]], kept
+    parts, _, bits = codec[2:].partition("x")
+    return "PQ", int(parts), int(bits or 8), kept
+
+
+EXACT = "Flat"
+KEPT = 24
+"""Codecs that are kept, at most; those of the bundled gallery take 5 MB at most, most of them less than one."""
+
+WAITING = 8
+"""Trainings that may wait their turn."""
+
+
+@dataclass(frozen=True)
+class Stop:
+    """One stop of the slider: how descriptors are kept, and how many bytes per patch then has."""
+
+    factory: str
+    bytes_per_patch: int
+
+
+def stops(index: PatchIndex) -> tuple[Stop, ...]:
+    """What can be tried on the descriptors of an index, the largest first, one for each number of bytes.
+
+    Of codecs of one size those with 16 centroids a part are offered, which any codebook can train: they are what the
+    study compares codebooks with.
+    """
+    found: dict[int, Stop] = {}
+    for factory in (*FACTORIES, *EQUAL_BYTES):
+        compression = parse_factory(factory)
+        if compression.projection is None or compression.projection < index.dim:
+            size = bytes_per_patch(factory, index.dim)
+            found[size] = Stop(factory, size)
+    return tuple(found[size] for size in sorted(found, reverse=True))
+
+
+def learns(factory: str) -> bool:
+    """Whether a choice of what it is trained on makes a difference to a codec; a scalar quantizer learns ranges."""
+    return "PQ" in factory
+
+
+@dataclass(eq=False)
+class Training:
+    """A codec that is being made, or waits for it.
+
+    Attributes:
+        key: index, factory and codebook.
+        done: set when there is a codec, an error, or nobody waits any more.
+        begun: whether it is its turn.
+        waiting: how many visitors wait for it.
+        index: the coded index, once it is there.
+        error: why there is none.
+    """
+
+    key: tuple[str, str, str]
+    done: threading.Event = field(default_factory=threading.Event)
+    begun: bool = False
+    waiting: int = 0
+    index: PatchIndex | None = None
+    error: PatchifyError | None = None
+
+
+class _Unwanted(Exception):
+    """Nobody waits for this training any more."""
+
+
+class CodecTrainer:
+    """The trained codecs of all visitors."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._turn = threading.Lock()
+        self._ready: OrderedDict[tuple[str, str, str], PatchIndex] = OrderedDict()
+        self._under_way: dict[tuple[str, str, str], Training] = {}
+
+    def want(self, name: str, index: PatchIndex, factory: str, codebook: str) -> Training:
+        """Asks for a codec; `done` is set at once if there is one. Whoever asks says `leave` when they go.
+
+        Args:
+            name: the name of the index on the page's shelf.
+            index: the descriptors.
+            factory: one of `stops(index)`.
+            codebook: one of `CODEBOOKS`.
+
+        Raises:
+            PatchifyError: if that cannot be chosen, cannot be trained on this gallery, or too many wait already.
+        """
+        if factory not in [stop.factory for stop in stops(index)]:
+            raise PatchifyError("The page does not have that size: choose one of those shown.")
+        if codebook not in CODEBOOKS:
+            raise PatchifyError("The page does not have that codebook: choose one of those shown.")
+        settings = CodeSettings(factory, codebook if learns(factory) else "uniform")
+        settings.check(index.dim, index.regions, len(index.images))
+        settings.check_enough(index.dim, index.regions, len(index.images))
+        key = (name, factory, settings.codebook)
+        with self._lock:
+            if factory == EXACT:
+                self._ready.setdefault(key, index)
+            if key in self._ready:
+                self._ready.move_to_end(key)
+                training = Training(key, begun=True, waiting=1, index=self._ready[key])
+                training.done.set()
+                return training
+            under_way = self._under_way.get(key)
+            if under_way is None:
+                if len(self._under_way) >= WAITING:
+                    raise PatchifyError("Too many codebooks are waiting to be trained: try again in a minute.")
+                under_way = self._under_way[key] = Training(key)
+                threading.Thread(target=self._train, args=(under_way, index, settings), daemon=True).start()
+            under_way.waiting += 1
+            return under_way
+
+    def leave(self, training: Training) -> None:
+        """Somebody no longer waits; what nobody waits for is given up at the next picture."""
+        with self._lock:
+            training.waiting -= 1
+
+    def _train(self, training: Training, index: PatchIndex, settings: CodeSettings) -> None:
+        import faiss
+
+        def descriptors(row: int) -> NDArray[np.float32]:
+            if not self._is_wanted(training):
+                raise _Unwanted
+            return index.descriptors_of(row)
+
+        try:
+            with self._turn:
+                faiss.omp_set_num_threads(1)  # this thread's own; searches of others go on beside it
+                training.begun = True
+                training.index = recode(index, settings, descriptors)
+        except _Unwanted:
+            training.error = PatchifyError("The training was given up.")
+        except PatchifyError as error:
+            training.error = error
+        except Exception:
+            training.error = PatchifyError("The codebook could not be trained: choose another size.")
+            raise
+        finally:
+            with self._lock:
+                if self._under_way.get(training.key) is training:
+                    del self._under_way[training.key]
+                if training.index is not None:
+                    self._ready[training.key] = training.index
+                    while len(self._ready) > KEPT:
+                        self._ready.popitem(last=False)
+            training.done.set()
+
+    def _is_wanted(self, training: Training) -> bool:
+        with self._lock:
+            if training.waiting > 0:
+                return True
+            if self._under_way.get(training.key) is training:  # whoever asks from now on gets a new one
+                del self._under_way[training.key]
+            return False
+
+
+def ranking(query: UserQuery, coded: PatchIndex) -> Ranking:
+    """All pictures as a coded index ranks them, with all of its patches.
+
+    Args:
+        query: what is asked, described in the space of the index that was coded.
+        coded: from `CodecTrainer`.
+    """
+    descriptor = query.descriptor
+    if coded.dim != descriptor.size:  # every codec with a projection makes fewer numbers of the query's
+        descriptor = coded.project(descriptor[None])[0]
+    return Ranking(coded, coded.search(descriptor))
+
+
+def centroids(factory: str, dim: int) -> int:
+    """Centroids ("words") that each part of a descriptor is replaced by one of; 0 for a codec without."""
+    codec = make_codec(parse_factory(factory), dim)
+    return needed_to_train(codec) if learns(factory) else 0
