@@ -19,7 +19,7 @@ from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.reranking import NAMES
 from patchify_core.demo.results import Answer
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.storage import StoredPicture, VisitorStorage
+from patchify_core.demo.storage import VisitorStorage
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
@@ -82,7 +82,7 @@ class Visits:
 
     def renewed(self, query: UserQuery) -> UserQuery:
         """The query as it can be searched now: more of a visitor's own pictures may be indexed than before."""
-        if isinstance(query.data, StoredPicture):
+        if query.data is not None:
             query.data.touch()
         place = self.at(query)
         return place.welcome(query) if isinstance(place, OwnGallery) else query

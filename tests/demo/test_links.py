@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from patchify_core.demo import links
 from patchify_core.demo.links import Link, LinkError, link_to, parse_link
 from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.errors import PatchifyError
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,30}", fullmatch=True)
@@ -145,4 +146,4 @@ def test_every_kind_of_question_has_a_short_link(asked: UserQuery, written: str)
 
 def test_a_picture_of_a_visitor_has_none() -> None:
     with pytest.raises(LinkError, match="own"):
-        link_to(query(data=b"x"), {QUERY: 7}, {})
+        link_to(query(data=StoredPicture(b"x")), {QUERY: 7}, {})

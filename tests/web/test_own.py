@@ -700,14 +700,14 @@ def test_visits_end_when_the_last_tab_closes_or_nothing_is_heard(all_visitors) -
     all_visitors.open_tab(token, "one").collection.add("a.png", png(1))
     all_visitors.open_tab(token, "two")
     all_visitors.close_tab(token, "one")
-    all_visitors.sweep(now + registry.LEFT_S + 100)
+    all_visitors.sweep(now + registry.CLOSED_S + 100)
     all_visitors.close_tab(token, "two")
     all_visitors.open_tab(token, "two")  # loaded anew
-    all_visitors.sweep(now + registry.LEFT_S + 100)
+    all_visitors.sweep(now + registry.CLOSED_S + 100)
     assert token in all_visitors.tokens
     all_visitors.close_tab(token, "two")
     folder = all_visitors.visitor(token).collection.folder
-    all_visitors.sweep(time.monotonic() + registry.LEFT_S + 1)
+    all_visitors.sweep(time.monotonic() + registry.CLOSED_S + 1)
     assert token not in all_visitors.tokens and not folder.exists()
     idle, empty = all_visitors.create(), all_visitors.create()
     all_visitors.visitor(idle).collection.add("a.png", png(1))

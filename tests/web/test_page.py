@@ -595,9 +595,10 @@ def test_only_uploads_are_taken(path, tmp_path, monkeypatch) -> None:
 def test_crafted_boxes_are_refused(box) -> None:
     from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.demo.queries import UserQuery
+    from patchify_core.demo.storage import StoredPicture
     from patchify_core.errors import BoxError
 
-    query = UserQuery("a picture", 64, 48, None, None, np.zeros(4, np.float32), data=b"")
+    query = UserQuery("a picture", 64, 48, None, None, np.zeros(4, np.float32), data=StoredPicture(b""))
     with pytest.raises(BoxError):
         ExampleGallery.with_box(None, query, box)  # type: ignore[arg-type]  # refused before anything is looked up
 

@@ -34,8 +34,8 @@ from patchify_core.demo.server_folders import (
 )
 from patchify_core.demo.settings import MEGABYTE, PageSettings, QueueSettings
 from patchify_core.demo.storage import (
+    CLOSED_S,
     IDLE_S,
-    LEFT_S,
     UNFETCHED_S,
     UNREAD_S,
     Budget,
@@ -135,7 +135,7 @@ def test_room_is_never_exceeded_and_who_takes_less_is_not_pushed_out(most, other
         for one, weight in before.items():
             taken[one.owner.address] += weight
         new = Weight(size, Owner("", address))
-        done = room.add(new) if pushes else room.make(new.owner, size)
+        done = room.add(new) if pushes else room.make_room(new.owner, size)
         gone = [one for one, weight in before.items() if weight and not one.size]
         assert room.bytes <= most and (done or not gone)
         for one in gone if pushes else ():
@@ -167,7 +167,7 @@ def test_queries_end_with_the_page_and_when_they_are_idle():
     storage.close_visit("closed")
     storage.close_visit("back")
     back.touch()
-    storage.sweep(now + LEFT_S + 1)
+    storage.sweep(now + CLOSED_S + 1)
     assert (closed.size, back.size, idle.size) == (0, 1, 1)
     storage.sweep(now + SETTINGS.forget_s + 5)
     assert (back.size, idle.size) == (0, 0)
@@ -178,7 +178,7 @@ def test_a_query_is_counted_with_its_copy_and_told_apart_when_it_is_gone(showcas
     page = visits.Visits(showcase, SETTINGS)
     held = storage.store(png(1, (200, 150)), Owner("a"))
     query = showcase.upload(held)
-    assert query.is_private and query.preview and held.size > len(held.read()) and query.display is None
+    assert query.is_private and query.preview and held.size > len(held.read()) and query.data is held
     key = query.key
     boxed = showcase.with_box(query, (5, 5, 90, 80))
     assert boxed.data is held and boxed.key == key
@@ -197,7 +197,7 @@ def test_an_upload_at_the_page_is_held_and_the_page_that_closes_lets_it_go(showc
     query = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
     assert isinstance(query.data, StoredPicture) and page.storage.memory.bytes == query.data.size > 0
     page.leave(SimpleNamespace(session_hash=""))
-    page.storage.sweep(time.monotonic() + LEFT_S + 1)
+    page.storage.sweep(time.monotonic() + CLOSED_S + 1)
     assert page.storage.memory.bytes == 0
 
 

@@ -242,7 +242,7 @@ def test_every_kind_of_query_is_described_anew(folder, refused) -> None:
     for query in (ours.first(), boxed, result, ours.with_instance(ours.first(), None)):
         other = ours.with_index(query, "other")
         assert other.index_name == "other"
-        kept = ("name", "width", "height", "instance", "path", "data", "display", "example", "itself", "key")
+        kept = ("name", "width", "height", "instance", "path", "data", "preview", "example", "itself", "key")
         assert [getattr(other, name) for name in kept] == [getattr(query, name) for name in kept]
         np.testing.assert_array_equal(other.box, query.box)
         expected = ours.indexes.engine("other").describe_query(query.source, query.box)
@@ -359,8 +359,8 @@ def test_stages_are_named_as_the_paper_does_and_parts_as_they_are() -> None:
     found = parse_regions("pyramid:3+random:4,0").stages
     assert [stages.option(found, n) for n in (1, 2, 3, 4)] == ["Global", "L1 · 2×2", "L2 · 3×3", "+ random:4,0"]
     assert [stages.title(found, n) for n in (1, 2, 3, 4)] == ["whole picture", "2×2 grid", "3×3 grid", "random:4,0"]
-    assert stages.summary(found, 1) == "L0, 1 patch each"
-    assert stages.summary(found, 4) == "random:4,0, 18 patches each"
+    assert stages.summary(found, 1) == "L0, 1 patch"
+    assert stages.summary(found, 4) == "random:4,0, 18 patches"
     assert [stages.stage_of(found, patch) for patch in (0, 1, 4, 5, 13, 14, 17)] == [1, 2, 2, 3, 3, 4, 4]
     alone = parse_regions("sliding:0.5,0.5").stages
     assert stages.option(alone, 1) == stages.title(alone, 1) == "sliding:0.5,0.5"

@@ -124,5 +124,7 @@ def _scores(engine: Patchify, query: NDArray[np.float32], image_id: int) -> dict
 
 def _read(picture: OwnPicture, use: Callable[[Image], NDArray[T]], address: str) -> NDArray[T]:
     """What is made of a visitor's picture, which is decoded as all strangers' are."""
-    with DECODER_POOL.made(lambda: read_picture(picture.path), address, needs=predicted_memory(picture.path)) as pixels:
+    with DECODER_POOL.result(
+        lambda: read_picture(picture.path), address, needs=predicted_memory(picture.path)
+    ) as pixels:
         return use(pixels)

@@ -18,7 +18,7 @@ from patchify_core.demo.own.visitor import Visitor
 from patchify_core.demo.queueing import FairLock
 from patchify_core.demo.server_folders import ServerFolders
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.storage import LEFT_S, Owner, VisitorStorage
+from patchify_core.demo.storage import CLOSED_S, Owner, VisitorStorage
 from patchify_core.errors import PatchifyError
 
 MOST_VISITORS = 200
@@ -127,7 +127,7 @@ class Registry:
     def open_tab(self, token: str, tab: str) -> Visitor:
         """A tab of a visitor's browser is open."""
         visitor = self.visitor(token)
-        visitor.left = None
+        visitor.closed = None
         if len(visitor.tabs) < 50:
             visitor.tabs.add(tab[:40])
         return visitor
@@ -138,7 +138,7 @@ class Registry:
         if visitor is not None:
             visitor.tabs.discard(tab[:40])
             if not visitor.tabs:
-                visitor.left = time.monotonic()
+                visitor.closed = time.monotonic()
 
     def delete(self, token: str) -> None:
         """Deletes a visitor's pictures and all that was made of them."""
@@ -158,7 +158,7 @@ class Registry:
         """Deletes what belongs to visitors who have left, or whom nothing was heard of for long."""
         now = time.monotonic() if now is None else now
         for token, visitor in list(self._visitors.items()):
-            left = visitor.left is not None and now - visitor.left > LEFT_S
+            left = visitor.closed is not None and now - visitor.closed > CLOSED_S
             idle = now - visitor.seen
             if visitor.uploads:  # a slow one keeps its visitor here
                 continue
@@ -211,7 +211,7 @@ class Registry:
             theirs = [one for one in list(self._visitors.values()) if one.owner.address == owner.address]
             if sum(one.size for one in theirs) + more > (settings.own_total_mb - settings.own_mb) * MEGABYTE:
                 return False
-        return self.storage.disk.make(owner, more)
+        return self.storage.disk.make_room(owner, more)
 
     def _sweep(self) -> None:
         while not self._closing.wait(SWEEP_S):

@@ -56,7 +56,7 @@ class Visitor:
         self.tabs: set[str] = set()
         self.uploads, self.incoming, self.made = 0, 0, 0
         self.seen = time.monotonic()
-        self.left: float | None = None
+        self.closed: float | None = None
         self._place: OwnGallery | None = None
         self._engine: Patchify | None = None
         self._lock = threading.Lock()
@@ -169,7 +169,7 @@ class Visitor:
             PatchifyError: one sentence.
         """
         more = int(self._bundled.index.bytes_per_image * pictures)
-        if not self.storage.memory.make(self.owner, more):
+        if not self.storage.memory.make_room(self.owner, more):
             raise PatchifyError(NO_MEMORY)
 
     def annotations(self) -> bytes:

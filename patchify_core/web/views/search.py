@@ -107,7 +107,7 @@ def _rows(answer: Answer) -> list[_Row]:
     """As shown, with the winning patches' boxes, before re-ranking, and whole pictures."""
     if answer.score is None:
         return []
-    patches = stages.summary(answer.stages, answer.level).removesuffix(" each")
+    patches = stages.summary(answer.stages, answer.level)
     ceiling = answer.ceiling
     rows = []
     if answer.reranker is not None:  # points can give better boxes than any patch
