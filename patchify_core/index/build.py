@@ -373,7 +373,7 @@ def _recipe_at(out: Path) -> Recipe | None:
     meta = read_meta(out)
     if "store" in meta:
         raise IndexFolderError(
-            f"{out} keeps its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
+            f"{out} has its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
         )
     if meta.get("images", ()) is None:
         raise IndexFolderError(

@@ -74,7 +74,7 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
         IndexFolderError: It is a big index, whose codes exist only in its own files.
     """
     if isinstance(index.images, PictureTable):
-        raise IndexFolderError("A big index is not written anew: copy its folder, or build it again.")
+        raise IndexFolderError("A big index cannot be written again: copy its folder, or build it again.")
     files: dict[str, FileContent] = {
         FAISS_NAME: write_faiss_file(index.codes, folder / FAISS_NAME),
         FINE_NAME: None if index.fine is None else write_faiss_file(index.fine, folder / FINE_NAME),
@@ -141,8 +141,8 @@ def _load(place: Path, folder: Path) -> PatchIndex:
     meta = _read_meta(place, folder)
     if "store" in meta:
         raise IndexFolderError(
-            f"The descriptors of {folder} are in Milvus, and here they are needed in the folder itself: name an index "
-            "that was made without --store milvus, or index with --store milvus again."
+            f"The descriptors of {folder} are in Milvus, but here an index with its own descriptors is needed: name "
+            "one that was built without --store milvus, or index with --store milvus again."
         )
     try:
         files, root, recipe = checked_files(meta, folder), (folder / meta["root"]).resolve(), Recipe.from_meta(meta)

@@ -235,7 +235,7 @@ def damaged(folder: Path, name: str) -> IndexFolderError:
 def unreadable(path: Path, error: OSError) -> IndexFolderError:
     """Error for a file that cannot be read but may be intact, so that nothing should be deleted."""
     return IndexFolderError(
-        f"{path} cannot be read ({error.strerror or 'of no known reason'}): check its permissions and the disk."
+        f"{path} cannot be read ({error.strerror or 'unknown error'}): check its permissions and the disk."
     )
 
 

@@ -183,7 +183,7 @@ class PatchIndex(PatchStore):
         """Raise IndexFolderError for scores or patch ids that only a forged index can produce."""
         valid = patches is None or not len(patches) or 0 <= patches.min() <= patches.max() < self.codes.ntotal
         if not valid or (scores is not None and not np.isfinite(scores).all()):
-            raise IndexFolderError("The index has codes that no build writes: build it again.")
+            raise IndexFolderError("The index has invalid codes: build it again.")
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
         """Rank pictures by their best patch, one hit per picture; see `PatchStore.search`.

@@ -247,7 +247,7 @@ class _MemoryBuilder(_StreamBuilder):
 
 
 class _ListsBuilder(_StreamBuilder):
-    """Build inverted lists in parts."""
+    """Builds inverted lists in parts."""
 
     def __init__(
         self,
@@ -306,7 +306,7 @@ class _ListsBuilder(_StreamBuilder):
 
 
 class _FinerBuilder(StoreBuilder):
-    """Add finer codes to a big index.
+    """Adds finer codes to a big index.
 
     Attributes:
         meta: `meta.json` of the index once it was checked.
@@ -331,11 +331,13 @@ class _FinerBuilder(StoreBuilder):
         lists = parse_lists(index.factory)
         check_finer(rescore, index.dim, len(stream) * stream.regions.patches_per_image)
         if index.plan is None or lists is None:
-            raise IndexFolderError(f"{out} is not a big index: build it anew, from shards, with --rescore {rescore}.")
+            raise IndexFolderError(f"{out} is not a big index: build it again from shards with --rescore {rescore}.")
         self._projection, self._lists = _projection_for(stream, index, out), lists[1]
         self._done = index.rescore == parse_factory(rescore).factory
         if index.rescore is not None and not self._done:
-            raise IndexFolderError(f"{out} has finer codes, {index.rescore}: build it anew with --rescore {rescore}.")
+            raise IndexFolderError(
+                f"{out} has other finer codes ({index.rescore}): build it again with --rescore {rescore}."
+            )
         self.meta = meta
         self.maker = {"finer": rescore, "index": meta["digest"], "seed": self._seed, "parts": self._part_pictures}
 
@@ -367,14 +369,15 @@ def _projection_for(stream: PictureStream, index: PatchIndex, out: Path) -> Proj
     """Return the projection to apply to the stream; raise PatchifyError if the stream is another collection."""
     own = None if index.projection is None else index.projection.to_bytes()
     if stream.projection is not None and stream.projection.to_bytes() != own:
-        raise PatchifyError(f"{out} was built with another projection than that of these descriptors: build it anew.")
+        raise PatchifyError(f"{out} was built with another projection than that of these descriptors: build it again.")
     if len(stream) != len(index.images):
         raise PatchifyError(
-            f"{out} holds {len(index.images):,} pictures, and these are {len(stream):,}: build it anew, with --rescore."
+            f"{out} has {len(index.images):,} pictures, and the shards have {len(stream):,}: build it again with "
+            "--rescore."
         )
     for row in np.unique(np.linspace(0, len(stream) - 1, 64).astype(np.int64)).tolist():
         if stream.pictures(row, row + 1)[0] != index.images[row]:
-            raise PatchifyError(f"{out} lists other pictures than these, for example in place {row:,}: build it anew.")
+            raise PatchifyError(f"{out} lists other pictures than these, for example in row {row:,}: build it again.")
     return None if stream.projection is not None else index.projection
 
 

@@ -61,14 +61,14 @@ def tune(folder: str | Path, recall: float = 0.95, queries: int = 100, seed: int
     import faiss
 
     if not 0 < recall <= 1 or queries < 1:
-        raise PatchifyError("Ask for a recall above 0 and at most 1, of at least 1 query.")
+        raise PatchifyError("The recall must be above 0 and at most 1, and the number of queries at least 1.")
     folder = Path(folder)
     meta = read_meta(folder)
     index = PatchIndex.load(folder)
     codes = index.codes
     if not isinstance(codes, faiss.IndexIVF):
         raise PatchifyError(
-            f"{folder} has no inverted lists ({index.factory}): every search of it is complete already."
+            f"{folder} has no inverted lists ({index.factory}): every search of it is exhaustive already."
         )
     lists = int(codes.nlist)
     start = index.plan or SearchPlan(max(1, min(int(codes.nprobe), lists)))

@@ -74,14 +74,14 @@ class CodeSettings:
             raise PatchifyError(f"Unknown codebook '{self.codebook}': choose {', '.join(CODEBOOKS)}.")
         if self.codebook == "global" and regions.stages[0].spec != "pyramid:1":
             raise PatchifyError(
-                f"The global codebook is trained on whole pictures, which {regions.spec} does not begin with: write "
+                f"The global codebook is trained on whole pictures, but {regions.spec} does not begin with them: write "
                 f"pyramid:1+{regions.spec}, or choose another codebook."
             )
         if self.rescore is not None:
             finer = parse_factory(self.rescore)
             if finer.projection is not None or "IVF" in finer.codec or "HNSW" in finer.codec:
                 raise PatchifyError(
-                    f"--rescore {self.rescore}: finer codes are kept beside the others, in the same projection; choose "
+                    f"--rescore {self.rescore}: finer codes use the same projection as the others; choose "
                     "Flat, SQfp16, SQ8 or a PQ."
                 )
             make_codec(finer, compression.projection or dim)

@@ -131,7 +131,7 @@ def _parse(factory: str, text: str) -> Compression:
     match = re.fullmatch(r"PCAH([0-9]{1,5})", head)
     if head.upper().startswith("PCAH") and not (match and comma and rest and int(match[1])):
         raise PatchifyError(
-            f"The factory '{text}' cannot be read: a projection is written PCAH128,CODEC, as in PCAH128,PQ64."
+            f"The factory '{text}' is invalid: a projection is written PCAH128,CODEC, as in PCAH128,PQ64."
         )
     if not factory:
         raise PatchifyError(
@@ -182,7 +182,7 @@ def make_codec(compression: Compression, dim: int, seed: int = 0) -> faiss.Index
         if parts and width % int(parts):
             raise PatchifyError(
                 f"The codec '{compression.codec}' cuts a descriptor of {width} numbers into {parts} equal parts, which "
-                f"does not work out: choose a divisor of {width}."
+                f"is not possible: choose a divisor of {width}."
             )
     codec = faiss.index_factory(projected, compression.codec, faiss.METRIC_INNER_PRODUCT)
     for part in _parts(codec):
@@ -225,7 +225,7 @@ def too_few(factory: str, needed: int, available: int) -> PatchifyError:
     """Error for too few training patches."""
     return PatchifyError(
         f"The codec {factory} needs at least {needed} patches to train on and has {available}: index more pictures, "
-        "let it learn from all of them (the uniform codebook), or keep descriptors exact or as SQ8, which needs none."
+        "train on all of them (the uniform codebook), or choose exact or SQ8, which need no training."
     )
 
 

@@ -56,7 +56,7 @@ class Projection:
         """
         count, full = vectors.shape
         if not 1 <= dim <= full:
-            raise PatchifyError(f"A projection of {full} dimensions goes to 1 to {full} of them, not to {dim}.")
+            raise PatchifyError(f"Descriptors of {full} dimensions can be projected to 1 to {full}, not to {dim}.")
         cls.check_enough(count, dim)
         mean = vectors.mean(axis=0, dtype=np.float64)
         covariance = np.zeros((full, full))
@@ -75,7 +75,7 @@ class Projection:
         """Raise PatchifyError unless `count` vectors are enough to learn `dim` axes from."""
         if count <= dim:
             raise PatchifyError(
-                f"A projection to {dim} dimensions needs more than {dim} patches to learn from and there are {count}: "
+                f"A projection to {dim} dimensions needs more than {dim} training patches and there are {count}: "
                 "index more pictures, or use the preset exact."
             )
 

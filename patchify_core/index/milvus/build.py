@@ -115,13 +115,13 @@ def projection_kept(settings: CodeSettings) -> int | None:
     compression = parse_factory(settings.factory)
     if compression.codec != "Flat":
         raise PatchifyError(
-            f"--store milvus keeps whole vectors, not {settings.factory}: choose Milvus' own index with --milvus-index "
-            "(IVF_PQ keeps codes), and of --factory only a projection, as in PCAH128,Flat."
+            f"--store milvus stores full vectors, not {settings.factory}: choose Milvus' own index with --milvus-index "
+            "(IVF_PQ stores codes), and of --factory only a projection, as in PCAH128,Flat."
         )
     if settings.rescore is not None or settings.codebook != CodeSettings.codebook:
-        raise PatchifyError("--rescore and --codebook are for codecs of FAISS: leave them out with --store milvus.")
+        raise PatchifyError("--rescore and --codebook apply to FAISS only: leave them out with --store milvus.")
     if getattr(settings, "keep_maps", False):
-        raise PatchifyError("--store milvus keeps no feature maps: leave --keep-maps out, or leave --store out.")
+        raise PatchifyError("--store milvus stores no feature maps: leave --keep-maps out, or leave --store out.")
     return compression.projection
 
 
@@ -272,7 +272,7 @@ def _listing_at(out: Path, recipe: Recipe) -> Listing | None:
         return None
     if "store" not in read_meta(out):
         raise IndexFolderError(
-            f"{out} is an index of FAISS, not of Milvus: choose another folder, or leave --store milvus out."
+            f"{out} is a FAISS index, not one in Milvus: choose another folder, or leave --store milvus out."
         )
     old = read_listing(out)
     refuse(old.recipe.differences(recipe), out, OTHER_INDEX)

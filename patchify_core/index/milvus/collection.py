@@ -89,7 +89,7 @@ class MilvusCollection:
 
     def exists(self) -> bool:
         """Whether the collection exists."""
-        return bool(self.call("say whether a collection is there", "has_collection"))
+        return bool(self.call("check for a collection", "has_collection"))
 
     def check(self, gallery: str | None = None) -> None:
         """Check that the collection has the expected recipe and gallery.
@@ -114,16 +114,16 @@ class MilvusCollection:
                 had, wanted = (_described(key, values) for values in (stored, self.maker))
                 raise StoreError(
                     f"{self.where} was made with {had}, not with {wanted}: choose another name with --collection, or "
-                    "make it anew."
+                    "build it again."
                 )
         vectors: dict[str, Any] = next(
             (one for one in description.get("fields", []) if one.get("name") == "vector"), {}
         )
         if int(vectors.get("params", {}).get("dim", 0)) != self.dim:
-            raise StoreError(f"{self.where} keeps no vectors of {self.dim} numbers: choose another --collection.")
+            raise StoreError(f"{self.where} has no vectors of {self.dim} numbers: choose another --collection.")
         if gallery is not None and metadata.get("gallery") != gallery:
             raise StoreError(
-                f"{self.where} holds another gallery, {metadata.get('gallery')}, whose pictures would be deleted: "
+                f"{self.where} has another gallery, {metadata.get('gallery')}, whose pictures would be deleted: "
                 "choose another name with --collection."
             )
 
@@ -145,7 +145,7 @@ class MilvusCollection:
         if self.has_boxes:
             for name in BOX_FIELDS:
                 schema.add_field(name, DataType.FLOAT)
-        self.call("make a collection", "create_collection", schema=schema, properties={PROPERTY: metadata})
+        self.call("create a collection", "create_collection", schema=schema, properties={PROPERTY: metadata})
         try:
             self.use_index(kind)
         except StoreError:
@@ -178,7 +178,7 @@ class MilvusCollection:
     def _create_index(self, kind: str) -> None:
         params = self.connection.client.prepare_index_params()
         params.add_index("vector", index_type=kind, metric_type="IP", params=build_params(kind, self.dim))
-        self.call(f"make an index of kind {kind}", "create_index", params, timeout=WAIT_S)
+        self.call(f"create an index of kind {kind}", "create_index", params, timeout=WAIT_S)
         self.kind = kind
 
     def index_kind(self) -> str:
@@ -225,7 +225,7 @@ class MilvusCollection:
         step = max(1, min(MAX_RESULTS, MESSAGE_BYTES // (4 * self.dim)))
         for start in range(0, len(keys), step):
             wanted = keys[start : start + step].tolist()
-            rows = self.call("give vectors", "get", ids=wanted, output_fields=["id", field], **_STRONG)
+            rows = self.call("return vectors", "get", ids=wanted, output_fields=["id", field], **_STRONG)
             if len(rows) != len(wanted):
                 raise StoreError(f"{self.where} has lost rows since the index was made: run the index command again.")
             yield np.array([row["id"] for row in rows], np.int64), [row[field] for row in rows]

@@ -63,8 +63,8 @@ class Address:
         server = "://" in uri
         if (server and any(mark in uri for mark in "@?#")) or ("@" in uri and not uri.endswith(".db")):
             raise StoreError(
-                "The address of a Milvus server is a scheme, a host and a port alone, because it is written into the "
-                "index: give a password or an API key with --token user:password, or in the environment variable "
+                "The address of a Milvus server must be only a scheme, a host and a port, because it is written into "
+                "the index: give a password or an API key with --token user:password, or in the environment variable "
                 f"{TOKEN_VARIABLE}."
             )
         if not server:
@@ -75,7 +75,7 @@ class Address:
         except ValueError:  # of the port
             fits = False
         if not fits:
-            raise StoreError(f"'{uri}' is no address of a Milvus server: write {example}.")
+            raise StoreError(f"'{uri}' is not the address of a Milvus server: write {example}.")
         if (ca or server_name) and parts.scheme != "https":
             raise StoreError(f"--ca and --server-name are for TLS: write https:// instead of {parts.scheme}://.")
         if ca is not None:
@@ -89,13 +89,13 @@ class Address:
 
 def _checked_file(uri: str, example: str) -> str:
     if not uri.endswith(".db"):
-        raise StoreError(f"'{uri}' is neither an address nor a file that ends in .db: write {example}.")
+        raise StoreError(f"'{uri}' is neither an address nor a file name that ends in .db: write {example}.")
     path = Path(uri).resolve()
     if not path.parent.is_dir():
         raise StoreError(f"There is no folder {path.parent} for {path.name}: make it first.")
     if path.exists() and not path.is_dir():
         raise StoreError(
-            f"{path} is a file, and Milvus Lite keeps a folder of that name: choose another name, or make it anew if "
+            f"{path} is a file, but Milvus Lite needs a folder of that name: choose another name, or build it again if "
             "an old version of Milvus Lite wrote it."
         )
     return str(path)
@@ -113,7 +113,7 @@ class MilvusConnection:
         self._client = _connected(address)
         # Closed with its last reference too, because an open Milvus Lite file is locked.
         self._end = weakref.finalize(self, _closed, self._client, address)
-        version = str(self.call("say its version", self._client.get_server_version))
+        version = str(self.call("report its version", self._client.get_server_version))
         self.is_lite = "lite" in version.lower()
 
     def __enter__(self) -> MilvusConnection:
@@ -166,9 +166,9 @@ def _connected(address: Address) -> Any:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
     except ImportError as error:
-        raise StoreError(f"pymilvus, which speaks to Milvus, is not installed: {INSTALL}.") from error
+        raise StoreError(f"pymilvus is not installed: {INSTALL}.") from error
     if address.is_file and find_spec("milvus_lite") is None:
-        raise StoreError(f"Milvus Lite, which keeps {address.uri}, is not installed: {INSTALL}.")
+        raise StoreError(f"Milvus Lite, which stores {address.uri}, is not installed: {INSTALL}.")
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     tls = {"server_pem_path": address.ca or "", "server_name": address.server_name or ""}
@@ -235,14 +235,16 @@ def _file_error(address: Address, cause: BaseException) -> StoreError:
     """Error for a Milvus Lite file that cannot be opened."""
     if type(cause).__name__ == "DataDirLockedError":
         return StoreError(
-            f"{address.uri} is in use by another process, and Milvus Lite lets one in at a time: wait until it has "
+            f"{address.uri} is in use by another process, and Milvus Lite admits one at a time: wait until it has "
             "ended, or run a Milvus server for several."
         )
     if isinstance(cause, OSError):
         return StoreError(
             f"{address.uri} cannot be opened ({cause.strerror or cause}): check its permissions and the disk."
         )
-    return StoreError(f"{address.uri} is no file of Milvus Lite or is damaged ({_one_line(str(cause))}): make it anew.")
+    return StoreError(
+        f"{address.uri} is not a Milvus Lite file, or is damaged ({_one_line(str(cause))}): build it again."
+    )
 
 
 def store_error(error: BaseException, address: Address, doing: str) -> StoreError:
@@ -257,16 +259,18 @@ def store_error(error: BaseException, address: Address, doing: str) -> StoreErro
             f"{TOKEN_VARIABLE}."
         )
     if code == "PERMISSION_DENIED" or "permission deny" in everything:
-        return StoreError(f"{where} does not let this token {doing} ({message}): ask who runs it for the right to.")
+        return StoreError(
+            f"{where} does not allow this token to {doing} ({message}): ask its administrator for permission."
+        )
     if code == "UNIMPLEMENTED":
-        return StoreError(f"What answers at {where} is not Milvus, or a much older one: check address and port.")
+        return StoreError(f"The server at {where} is not Milvus, or a much older version: check address and port.")
     if any(word in everything for word in ("no space left", "disk quota", "quota exceeded", "disk full")):
         return StoreError(
-            f"{where} has no room left to {doing}: free some space; what was written is kept, run the same command "
-            "again."
+            f"{where} has no room left to {doing}: free some space, then run the same command again; what was "
+            "written is kept."
         )
     if any(word in everything for word in ("read-only file system", "permission denied")):
-        return StoreError(f"{where} may not be written ({message}): change its permissions, or choose another place.")
+        return StoreError(f"{where} cannot be written ({message}): change its permissions, or choose another place.")
     if any(word in everything for word in ("handshake", "certificate", "ssl_error", "ssl routines")):
         return StoreError(
             f"No TLS connection to {where} ({_one_line(details)}): check https://, --ca and --server-name against the "

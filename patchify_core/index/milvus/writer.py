@@ -78,7 +78,7 @@ class CollectionWriter:
         rows = []
         numbers = {digest: self._next + at for at, digest in enumerate(batch)}
         if (self._next + len(batch)) * patches >= _MAX_KEY:
-            raise StoreError(f"{self.collection.where} has no numbers left: use another --collection.")
+            raise StoreError(f"{self.collection.where} has no keys left: use another --collection.")
         for digest, values in batch.items():
             number = numbers[digest]
             vectors, boxes = values[:, : self._dim], values[:, self._dim :]
@@ -97,7 +97,7 @@ class CollectionWriter:
                 rows.append(row)
             if has_boxes:
                 self.boxes[number] = boxes.astype(np.float32)
-        self.collection.call("take rows", "upsert", rows, timeout=WRITE_S)
+        self.collection.call("accept rows", "upsert", rows, timeout=WRITE_S)
         self._next += len(batch)
         self.known |= numbers
 
@@ -114,13 +114,13 @@ class CollectionWriter:
             StoreError: Rows are missing from the collection afterwards.
         """
         self.flush()
-        self.collection.call("write down what it was given", "flush", timeout=WAIT_S)
+        self.collection.call("flush its rows", "flush", timeout=WAIT_S)
         self.collection.load()
         count, expected = self.collection.count(), (len(self.known) + len(self._duplicates)) * self.patches
         if count != expected:
             raise StoreError(
-                f"{self.collection.where} holds {count} rows, not {expected}: another program writes into it, or "
-                "a part was lost; run the index command again."
+                f"{self.collection.where} has {count} rows instead of {expected}: another program writes to it, or "
+                "rows were lost; run the index command again."
             )
         return np.array([self.known[digest] for digest in digests], np.int64)
 

@@ -76,7 +76,7 @@ def seal_shards(
         if any(entry.get(part) != first.get(part) for part in ("shape", "kind")) or (
             suffixes_of(entry) != suffixes_of(first)
         ):
-            raise IndexFolderError(f"{path} holds descriptors of another shape than the first shard: embed it again.")
+            raise IndexFolderError(f"{path} has descriptors of another shape than the first shard: embed it again.")
         entries.append({"name": path.stem} | entry)
     meta: dict[str, Any] = {"format": FORMAT, **recipe.descriptors(), "projection": None, "shards": entries}
     if projection is not None:
@@ -194,7 +194,7 @@ class ShardFolder(PictureStream):
             raise damaged_shard(self.folder / STREAM_NAME)
         if meta.get("format") != FORMAT:
             raise IndexFolderError(
-                f"{self.folder} holds shards of format {meta.get('format')}, this version reads {FORMAT}: embed again, "
+                f"{self.folder} has shards of format {meta.get('format')}, this version reads {FORMAT}: embed again, "
                 "or upgrade the program."
             )
         if sha256_of_json({key: value for key, value in meta.items() if key != "digest"}) != meta["digest"]:

@@ -130,8 +130,8 @@ def _worker_count(ray: Any, settings: RaySettings) -> int:
     where = "this machine" if settings.address is None else f"the cluster at {settings.address}"
     if settings.gpus and gpus < settings.gpus:
         raise PatchifyError(
-            f"A worker is to have {settings.gpus:g} of a GPU (--gpus) and Ray finds {gpus:g} on {where}: leave --gpus "
-            "out, or use machines with GPUs."
+            f"A worker needs {settings.gpus:g} of a GPU (--gpus), but Ray finds {gpus:g} on {where}: leave out --gpus, "
+            "or use machines with GPUs."
         )
     most = cores // settings.cpus
     if settings.gpus:
@@ -200,8 +200,8 @@ def _check_answers(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if address.startswith("ray://") or (address != "auto" and not (colon and host and port.isdigit())):
         raise PatchifyError(
-            f"'{address}' is no address of a Ray cluster: give HOST:PORT of its head node, or auto, on a machine that "
-            "belongs to the cluster."
+            f"'{address}' is not the address of a Ray cluster: give HOST:PORT of its head node, or auto, on a machine "
+            "that belongs to the cluster."
         )
     if address != "auto":
         try:
@@ -217,13 +217,13 @@ def _check_answers(address: str) -> None:
         )
     except subprocess.TimeoutExpired as error:
         raise PatchifyError(
-            f"What answers at {address} lets nobody in within {CONNECT_S:.0f} seconds: check that it is a Ray cluster "
-            "and that this machine belongs to it."
+            f"The server at {address} accepts no connection within {CONNECT_S:.0f} seconds: check that it is a Ray "
+            "cluster and that this machine belongs to it."
         ) from error
     if trial_run.returncode:
         lines = [line for line in trial_run.stderr.splitlines() if line.strip()]
         raise PatchifyError(
-            f"The Ray cluster at {address} does not let this machine in ({_first_line(lines[-1] if lines else '')}): "
+            f"The Ray cluster at {address} rejects this machine ({_first_line(lines[-1] if lines else '')}): "
             "run the command on a machine of the cluster, with its version of Ray and Python."
         )
 

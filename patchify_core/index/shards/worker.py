@@ -60,11 +60,10 @@ class EmbedSettings:
         """Check before hours of embedding."""
         if not 1 <= self.shard_images <= MAX_SHARD_IMAGES:
             raise PatchifyError(
-                f"A shard holds 1 to {MAX_SHARD_IMAGES:,} pictures, not {self.shard_images}: give another "
-                "--shard-images."
+                f"A shard has 1 to {MAX_SHARD_IMAGES:,} pictures, not {self.shard_images}: give another --shard-images."
             )
         if self.kind not in KINDS:
-            raise PatchifyError(f"Descriptors are kept as {' or '.join(KINDS)}, not as '{self.kind}'.")
+            raise PatchifyError(f"Descriptors are stored as {' or '.join(KINDS)}, not as '{self.kind}'.")
 
 
 @dataclass(frozen=True)
@@ -223,11 +222,12 @@ class ShardWorker:
         head = read_json(self._out / HEAD_NAME)
         if not isinstance(head, dict) or head.get("maker") != self.plan.maker:
             raise PatchifyError(
-                f"The worker on {host} does not see the folder {self._out}: give one on a disk that all machines share."
+                f"The worker on {host} does not see the folder {self._out}: choose one on a disk that all machines "
+                "share."
             )
         if not self._root.is_dir():
             raise PatchifyError(
-                f"The worker on {host} does not see the pictures' folder {self._root}: give one on a disk that all "
+                f"The worker on {host} does not see the pictures' folder {self._root}: choose one on a disk that all "
                 "machines share."
             )
         self._checked = True
@@ -291,8 +291,8 @@ class ShardWorker:
                 first, last = task.images[0][1], task.images[-1][1]
                 raise PatchifyError(
                     f"{tries} workers were lost over shard {task.number} (pictures {first} to {last}): they may need "
-                    "more memory than there is, or one of these pictures ends its reader; take it out or use fewer "
-                    "workers."
+                    "more memory than there is, or one of these pictures crashes its reader; remove it, or use "
+                    "fewer workers."
                 )
         with open(path, "ab") as file:
             file.write(b".")

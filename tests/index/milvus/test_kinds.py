@@ -32,9 +32,9 @@ def test_what_is_no_index_is_refused(tmp_path, refused):
     [
         (None, "Say where Milvus is"),
         ("patches", "neither an address nor a file"),
-        ("ftp://host:1", "is no address"),
-        ("http://", "is no address"),
-        ("http://host:99999", "is no address"),
+        ("ftp://host:1", "is not the address"),
+        ("http://", "is not the address"),
+        ("http://host:99999", "is not the address"),
         ("http://user:secret@host:19530", "MILVUS_TOKEN"),
         ("tcp://user:secret@host:19530", "MILVUS_TOKEN"),
         ("user:secret@host:19530", "MILVUS_TOKEN"),
