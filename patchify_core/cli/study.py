@@ -1,4 +1,4 @@
-"""`study`: experiments over datasets."""
+"""`study`: run experiments over datasets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchify_core.cli.options import GOING_ON, add_device_options, given
+from patchify_core.cli.options import add_device_options, resume_note, specified
 from patchify_core.cli.shared import check_writable, progress_bar, read_annotated
 from patchify_core.errors import GalleryError, PatchifyError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 HELP = "compare encoders, regions, compressions, re-rankers, features or boxes over datasets, or count several copies"
 
 SEVERAL = "several"
-"""The study that counts found copies (`evaluation.study.copies`) and compares nothing."""
+"""The study of several copies (`evaluation.study.copies`), which compares no configurations."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -27,42 +27,47 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "what",
         choices=["encoders", "regions", "compression", "rerank", "features", "boxes", SEVERAL],
-        help="what is compared; several: are all copies of an object in one picture found?",
+        help="what to compare; several: are all copies of an object in one picture found?",
     )
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="folders of datasets")
     parser.add_argument("--format", choices=["auto", "coco", "instre", "ilias"], default="auto", help="their layout")
     parser.add_argument(
-        "--work", required=True, metavar="FOLDER", help="keep exact descriptors here: each is embedded once"
+        "--work",
+        required=True,
+        metavar="FOLDER",
+        help="store exact descriptors here, so that each picture is embedded only once",
     )
-    parser.add_argument("--encoder", metavar="SPEC", help="where encoders are not compared")
+    parser.add_argument("--encoder", metavar="SPEC", help="encoder, if encoders are not compared")
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write all numbers to FILE as JSON; finished configurations are kept in FILE.partial meanwhile, so that "
-        "the same command goes on after an interruption",
+        help="write all numbers to FILE as JSON; finished configurations are stored in FILE.partial meanwhile, so that "
+        "the same command resumes after an interruption",
     )
     parser.add_argument(
         "--skip",
         action="append",
         default=[],
         metavar="NAME",
-        help="leave out what has this encoder, regions, factory (of --rescore too), codebook or re-ranker, e.g. "
-        "aliked, which takes long; repeatable",
+        help="skip configurations with this encoder, regions, factory (also of --rescore), codebook or re-ranker, e.g. "
+        "aliked, which is slow; repeatable",
     )
     parser.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes per picture (compression)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="several: other pasted pictures (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="several: seed of the pasted scenes (default 0)"
+    )
     add_device_options(parser)
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption."""
+def interruption_note(arguments: argparse.Namespace) -> str:
+    """Say what an interruption leaves behind."""
     if arguments.json:
-        return GOING_ON
+        return resume_note(arguments)
     return ": descriptors are kept in --work, scores are not (--json FILE keeps them)"
 
 
-def say_step(step: Step) -> None:
-    """Print which configuration comes now, above the bars, not into them."""
+def print_step(step: Step) -> None:
+    """Print the next configuration above the progress bars."""
     from tqdm import tqdm
 
     chosen = step.configuration
@@ -81,7 +86,7 @@ def run(arguments: argparse.Namespace) -> int:
     several = arguments.what == SEVERAL
     if several and arguments.skip:
         raise PatchifyError("The study of several copies compares nothing: leave --skip out.")
-    configurations = () if several else plan(arguments.what, skip=arguments.skip, **given(arguments, "encoder"))
+    configurations = () if several else plan(arguments.what, skip=arguments.skip, **specified(arguments, "encoder"))
     if arguments.chart and arguments.what != "compression":
         raise PatchifyError(f"--chart draws the compression study, not {arguments.what}: leave it out.")
     for file in (arguments.json, arguments.chart):
@@ -102,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         def show(step: Step) -> None:
             progress(step.done, step.total)
-            say_step(step)
+            print_step(step)
 
         numbers = run_study(
             arguments.what,
@@ -122,21 +127,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) -> int:
-    """Print how often all copies are found and how often a second box is drawn on one, and write it as JSON."""
+    """Print how often all copies are found and a second box is drawn on one copy, and write it as JSON."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_json
     from patchify_core.evaluation.study.copies import as_json, as_table, locate_copies
     from patchify_core.evaluation.study.experiments import MAP_FACTORY, Configuration
     from patchify_core.evaluation.study.run import Workbench
 
-    configuration = Configuration(**given(arguments, "encoder"), features="pooled:640", factory=MAP_FACTORY)
-    workbench, found = Workbench(Path(arguments.work), load_encoder), {}
+    configuration = Configuration(**specified(arguments, "encoder"), features="pooled:640", factory=MAP_FACTORY)
+    workbench, results = Workbench(Path(arguments.work), load_encoder), {}
     for gallery in galleries:
         with progress_bar("indexing", " pictures") as indexed:
             engine = workbench.engine(gallery, configuration, indexed)
         with progress_bar(gallery.display_name, " queries") as progress:
-            found[gallery.display_name] = locate_copies(gallery, engine, arguments.seed, progress)
-        print(as_table(gallery.display_name, found[gallery.display_name]), end="\n\n", flush=True)
+            results[gallery.display_name] = locate_copies(gallery, engine, arguments.seed, progress)
+        print(as_table(gallery.display_name, results[gallery.display_name]), end="\n\n", flush=True)
     if arguments.json:
-        write_json(Path(arguments.json), {name: as_json(looked) for name, looked in found.items()})
+        write_json(Path(arguments.json), {name: as_json(some) for name, some in results.items()})
     return 0

@@ -226,7 +226,7 @@ def test_index_with_ray_embeds_and_builds_and_keeps_the_shards(pictures, tmp_pat
     index.check_pictures(index.root, content=True)
     assert len(ShardFolder(tmp_path / "index.shards")) == 24
     code, _, told = run(*arguments, "--like", tmp_path / "index")
-    assert code == 2 and "--like does not go with --ray" in told
+    assert code == 2 and "--like does not work with --ray" in told
 
 
 def test_index_with_ray_makes_the_codec_that_is_asked_for(pictures, tmp_path, run, monkeypatch):
