@@ -1,4 +1,4 @@
-"""index.codec.codes: what is refused before the work, and that an update keeps every old code byte for byte."""
+"""index.codec.codes: invalid settings are refused before the work, and updates copy every old code byte for byte."""
 
 from __future__ import annotations
 
