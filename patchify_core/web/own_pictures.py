@@ -119,7 +119,7 @@ def own_routes(registry: Registry) -> list[Route]:
                     most = settings.archive_mb if is_archive(head) else settings.upload_mb
                     if size > most * MEGABYTE:
                         raise PatchifyError(f"That file is larger than {most} MB: make it smaller.")
-                    registry.room_for_upload(visitor)
+                    registry.check_upload(visitor)
                     await run_in_threadpool(file.write, chunk)
             turns = unpacking if is_archive(head) else reading  # a picture waits behind no archive
             async with turns.turn(caller_group(request)):
@@ -224,10 +224,10 @@ def _taken(visitor: Any, path: Path, name: str, head: bytes) -> dict[str, Any]:
     """A file that has arrived: an index that comes back, an archive of pictures, or a picture."""
     if is_archive(head):
         if is_index(path):
-            return {"known": visitor.restore(path), "boxes": len(visitor.returned), "added": 0}
+            return {"known": visitor.restore(path), "boxes": len(visitor.restored_boxes), "added": 0}
         return {"added": visitor.collection.add_archive(path)}
     data = path.read_bytes()
-    refusal, there = visitor.collection.refusal(name, data), visitor.collection.same(data)
+    refusal, there = visitor.collection.try_add(name, data), visitor.collection.same(data)
     # What was there before is refused, and is there under a name of its own.
     return {"added": int(refusal is None), "refused": refusal, "name": None if there is None else there.name}
 

@@ -85,7 +85,7 @@ class Visits:
         if query.data is not None:
             query.data.touch()
         place = self.at(query)
-        return place.welcome(query) if isinstance(place, OwnGallery) else query
+        return place.adopt(query) if isinstance(place, OwnGallery) else query
 
     # What is shown --------------------------------------------------------------------------------------
 
@@ -340,7 +340,7 @@ class Visits:
         if not there.indexes.is_loaded(engine):  # a notice has said why
             return self.keep_engine(asked.query)
         if isinstance(there, OwnGallery):
-            query = there.welcome(asked.query)
+            query = there.adopt(asked.query)
         elif isinstance(place, OwnGallery):
             query = self._taken_out(asked.query, engine)
         else:
@@ -376,7 +376,7 @@ class Visits:
             if sent(event, "box") is not None:  # drawn, and maybe not saved
                 query = place.with_box(query, sent(event, "box"))
         else:
-            query = place.welcome(asked.query)
+            query = place.adopt(asked.query)
         return self._moved(query, asked)
 
     def _moved(self, query: UserQuery, asked: SearchRequest) -> Parts:

@@ -467,7 +467,7 @@ def test_nothing_to_score_is_said(visitor, refused) -> None:
 def test_boxes_that_are_none_are_refused(visitor, refused, name, box) -> None:
     visitor.collection.add("a.png", png(1))
     refused(visitor.add_box, "a.png", name, box)
-    assert len(visitor.marks) == 0
+    assert len(visitor.boxes) == 0
     refused(visitor.add_box, "gone.png", "mug", [1, 1, 5, 5])
 
 
@@ -530,16 +530,16 @@ def test_pictures_of_an_index_that_came_back_are_not_embedded_again(
 def test_boxes_come_back_with_the_index_and_their_pictures(home, boxed, all_visitors, tmp_path) -> None:
     again = returned(all_visitors, home, tmp_path / "home.zip")
     first, *others = boxed.collection.pictures
-    assert len(again.returned) == len(boxed.marks) and len(again.marks) == 0
+    assert len(again.restored_boxes) == len(boxed.boxes) and len(again.boxes) == 0
     again.collection.add("renamed.png", first.path.read_bytes())  # known by what is in it
     indexed(again)
-    assert {(mark.object, tuple(mark.box.tolist())) for mark in again.marks.all} == {
-        (mark.object, tuple(mark.box.tolist())) for mark in boxed.marks.all if mark.picture == first.id
+    assert {(mark.object, tuple(mark.box.tolist())) for mark in again.boxes.all} == {
+        (mark.object, tuple(mark.box.tolist())) for mark in boxed.boxes.all if mark.picture == first.id
     }
     for one in others:
         again.collection.add(one.name, one.path.read_bytes())
     indexed(again)
-    assert len(again.marks) == len(boxed.marks) and again.returned == []
+    assert len(again.boxes) == len(boxed.boxes) and again.restored_boxes == []
 
 
 @pytest.mark.parametrize(
@@ -560,7 +560,7 @@ def test_boxes_that_were_edited_are_refused_with_their_index(home, all_visitors,
     assert changed != files["annotations.json"]
     bad = zipped(files | {"annotations.json": changed})
     assert "damaged or was edited" in refused(returned, all_visitors, bad, tmp_path / "bad.zip")
-    assert list(all_visitors.folder.rglob("returned-*")) == []
+    assert list(all_visitors.folder.rglob("restored-*")) == []
 
 
 def test_boxes_outside_their_picture_are_left_out(home, all_visitors, boxed, tmp_path) -> None:
@@ -573,7 +573,7 @@ def test_boxes_outside_their_picture_are_left_out(home, all_visitors, boxed, tmp
     for one in boxed.collection.pictures:
         again.collection.add(one.name, one.path.read_bytes())
     indexed(again)
-    assert len(again.marks) == 0 and again.gallery.picture(1).instance is None
+    assert len(again.boxes) == 0 and again.gallery.picture(1).instance is None
 
 
 def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, refused) -> None:
@@ -598,7 +598,7 @@ def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, r
     for case, changed in cases.items():
         said = refused(returned, all_visitors, zipped(changed), tmp_path / "bad.zip")
         assert "index" in said, case
-    leftovers = [p for p in all_visitors.folder.rglob("returned-*")]
+    leftovers = [p for p in all_visitors.folder.rglob("restored-*")]
     assert leftovers == []
 
 
@@ -752,10 +752,10 @@ def test_more_pictures_renew_a_question(visitor) -> None:
         visitor.collection.add(f"{seed}.png", png(seed))
     place = indexed(visitor).gallery
     query = place.picture(1)
-    assert place.welcome(query) is query and len(place.ranking(query, 3)) == 3
+    assert place.adopt(query) is query and len(place.ranking(query, 3)) == 3
     visitor.collection.add("more.png", png(9))
     later = indexed(visitor).gallery
-    renewed = later.welcome(query)
+    renewed = later.adopt(query)
     assert renewed is not query and len(later.ranking(renewed, 3)) == 4
     np.testing.assert_array_equal(renewed.descriptor, query.descriptor)
     assert isinstance(later, OwnGallery) and later.label == "your 4 pictures"
@@ -795,7 +795,7 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
 def test_a_bundled_question_is_described_anew(visitor, bundled) -> None:
     visitor.collection.add("a.png", png(1))
     place = indexed(visitor).gallery
-    asked = place.welcome(replace(bundled.first(), itself=3))
+    asked = place.adopt(replace(bundled.first(), itself=3))
     assert asked.instance is None and asked.itself is None and asked.example is None
     assert place.answer(asked, 3, 10).score is None and asked.is_private
 
@@ -916,13 +916,13 @@ def test_index_that_is_asked_for_leaves_no_copy(client, all_visitors) -> None:
 def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> None:
     visitor.uploads, visitor.incoming = 1, 3_000_000
     assert all_visitors.bytes == 3_000_000
-    assert "Other visitors" in refused(all_visitors.room_for_upload, visitor)
+    assert "Other visitors" in refused(all_visitors.check_upload, visitor)
     assert not visitor.collection.add("a.png", png(1))
     all_visitors.sweep(time.monotonic() + 10_000)  # a slow upload keeps its visitor
     assert visitor.collection.token in all_visitors.tokens
     visitor.uploads = visitor.incoming = 0
     all_visitors.delete(visitor.collection.token)
-    assert "no longer on the server" in refused(all_visitors.room_for_upload, visitor)
+    assert "no longer on the server" in refused(all_visitors.check_upload, visitor)
 
 
 def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -> None:

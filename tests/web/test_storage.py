@@ -312,7 +312,7 @@ def test_uploads_make_way_for_own_pictures_and_not_the_other_way_round(own, refu
     own.storage.grow(parcel, 1_900_000)
     parcel.arriving = False
     visitor.incoming = 7_000_000
-    own.room_for_upload(visitor)
+    own.check_upload(visitor)
     assert not folder.exists() and own.bytes == 7_000_000
     late = own.storage.begin_upload(own.folders.uploads / "late", Owner(address="b"))
     assert "fill the server" in refused(own.storage.grow, late, 1_100_000)
