@@ -187,7 +187,7 @@ class _CocoReader:
         exclude = entry.get("exclude") or []
         excluded = [to_int(value) for value in exclude] if isinstance(exclude, list) else [None]
         if None in excluded:
-            raise EntryError(f"has an 'exclude' that is no list of image ids: {reprlib.repr(exclude)}")
+            raise EntryError(f"has an 'exclude' that is not a list of image ids: {reprlib.repr(exclude)}")
         # A query may also be a gallery picture, and two objects of one picture may be two queries.
         if split == "gallery" and (same := self.id_of_file.setdefault(os.path.normcase(name), image_id)) != image_id:
             raise EntryError(f"names the file {written!r}, which image {same} is already: keep one of the two")
@@ -307,7 +307,7 @@ class _CocoReader:
         ]
         if not_excluded:
             notes.append(
-                "Query pictures that find themselves, being gallery pictures too that they do not exclude: "
+                "Query pictures that are also in the gallery and do not exclude themselves: "
                 f"{len(not_excluded):,}, first: image {not_excluded[0]}."
             )
         return tuple(notes)

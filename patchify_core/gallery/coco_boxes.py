@@ -98,12 +98,12 @@ def box_of_mask(segmentation: object, size: tuple[int, int]) -> NDArray[np.float
     try:
         mask.decode(encoded)  # refuses encodings of more or fewer pixels, which toBbox does not
     except ValueError as error:
-        raise EntryError("has a segmentation whose run-length code is damaged") from error
+        raise EntryError("has a segmentation whose run-length encoding is invalid") from error
     if not mask.area(encoded):
         raise NoAreaError("has a segmentation without a pixel in its picture")
     x, y, box_width, box_height = mask.toBbox(encoded).tolist()
     if x + box_width > width or y + box_height > height:
-        raise EntryError("has a segmentation whose run-length code is damaged")
+        raise EntryError("has a segmentation whose run-length encoding is invalid")
     return np.array([x, y, x + box_width, y + box_height])
 
 
@@ -122,7 +122,7 @@ def _polygon(points: object) -> list[float]:
     # pycocotools would read four numbers as a box.
     numbers = [to_number(value) for value in points] if isinstance(points, list) else [None]
     if len(numbers) < 6 or len(numbers) % 2 or any(number is None or abs(number) > 1e6 for number in numbers):
-        raise EntryError(f"has a segmentation that is no polygon [x, y, x, y, x, y, ...]: {reprlib.repr(points)}")
+        raise EntryError(f"has a segmentation that is not a polygon [x, y, x, y, x, y, ...]: {reprlib.repr(points)}")
     return [float(number) for number in numbers if number is not None]
 
 
@@ -142,7 +142,7 @@ def _run_lengths(encoding: dict[str, Any], size: tuple[int, int]) -> list[int] |
         # 6 bits per character; the sixth means that the number continues, which the last one must not.
         if not (ord(counts[-1]) - 48) & 0x20:
             return counts.encode()
-    raise EntryError("has a segmentation whose run-length code is damaged")
+    raise EntryError("has a segmentation whose run-length encoding is invalid")
 
 
 class FormatCheck:

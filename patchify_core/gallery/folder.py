@@ -9,9 +9,9 @@ from pathlib import Path
 
 from patchify_core.errors import GalleryError, NotAPictureError, PictureError
 from patchify_core.gallery.model import Gallery, GalleryImage
-from patchify_core.imaging.file_types import has_picture_suffix
+from patchify_core.imaging.file_types import SUPPORTED_FORMATS, has_picture_suffix
 from patchify_core.imaging.filenames import is_unicode
-from patchify_core.imaging.pictures import SUPPORTED_FORMATS, Header, read_header
+from patchify_core.imaging.pictures import Header, read_header
 
 _MAX_LISTED = 6
 """Suffixes or folder names that a note lists."""

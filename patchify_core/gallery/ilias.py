@@ -320,7 +320,7 @@ def _check_distractors(root: Path, paths: Mapping[str, Path]) -> None:
                 if archive in archives and name not in present:
                     missing.append(line.strip())
     except (OSError, EOFError, ValueError, zlib.error) as error:
-        raise GalleryError(f"{str(root / ALL_LIST)!r} is cut short or no list of ids: download it again.") from error
+        raise GalleryError(f"{str(root / ALL_LIST)!r} is cut short or not a list of ids: download it again.") from error
     if missing:
         raise GalleryError(
             f"{len(missing)} distractors that {ALL_LIST} lists are missing in the archives of "

@@ -133,7 +133,7 @@ def _load(path: Path) -> dict[str, Any]:
                 return loadmat(file)
             except Exception as error:
                 raise GalleryError(
-                    f"{str(path)!r} is cut short or no MATLAB file (version 5 to 7): download it again."
+                    f"{str(path)!r} is cut short or not a MATLAB file (version 5 to 7): download it again."
                 ) from error
     except (FileNotFoundError, NotADirectoryError):
         raise GalleryError(

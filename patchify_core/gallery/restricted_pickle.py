@@ -46,7 +46,7 @@ def load_plain(file: IO[bytes]) -> Any:
     except RestrictedPickleError:
         raise
     except Exception as error:  # a truncated or corrupted pickle can raise nearly anything
-        raise RestrictedPickleError("is cut short or no pickle of plain lists") from error
+        raise RestrictedPickleError("is cut short or not a pickle of plain lists") from error
 
 
 class _Texts(dict[str, bytes]):
@@ -104,7 +104,7 @@ class _Array:
         flat = np.frombuffer(self.texts.bytes_of(data), dtype.value)
         self.value = flat.reshape(shape, order="F" if fortran else "C")
         if not flat.size and max(self.value.shape) > MAX_EMPTY_SIDE:
-            raise RestrictedPickleError("contains an array of nothing")
+            raise RestrictedPickleError("contains an empty array of a huge shape")
 
 
 def _from_buffer(texts: _Texts, data: Any, dtype: _Dtype, shape: Any, order: str) -> _Array:
@@ -147,7 +147,7 @@ def _load_as_list(count: int) -> Callable[[Any], None]:
     def load(reader: Any) -> None:
         start = len(reader.stack) - count
         if start < 0:
-            raise RestrictedPickleError("is cut short or no pickle of plain lists")
+            raise RestrictedPickleError("is cut short or not a pickle of plain lists")
         reader.stack[start:] = [reader.stack[start:]]
 
     return load
@@ -195,7 +195,7 @@ class _Converter:
         plain = value.value if isinstance(value, _Array) else value
         self.budget -= 1 + (plain.size if isinstance(plain, np.ndarray) else 0)
         if self.budget < 0:
-            raise RestrictedPickleError("stands for far more values than it has bytes")
+            raise RestrictedPickleError("expands to far more values than it has bytes")
         if isinstance(plain, dict):
             return {self.convert(key): self.convert(each) for key, each in plain.items()}
         if isinstance(plain, list):

@@ -95,7 +95,7 @@ def check_header(name: str, stream: IO[bytes], kind: str | None) -> None:
         accepted = _has_few_blocks(stream, kind)
     if not accepted:
         raise PictureError(
-            f"{name} has more metadata than a picture has, or some that claim more than the file: save it anew as PNG "
+            f"{name} has excessive metadata, or metadata that claim more bytes than the file has: save it again as PNG "
             "or JPEG."
         )
 
@@ -137,18 +137,18 @@ def check_cost(name: str, image: ImageFile.ImageFile, stream: IO[bytes], setting
     if image.format == "HEIF":
         stream.seek(0)
         if decoded_heic_pixels(stream.read()) > 4 * pixels + 50_000_000:  # tiles and transparency count twice
-            raise PictureError(f"{name} is put together of many times its own pixels: save it as JPEG or PNG.")
+            raise PictureError(f"{name} is composed of many times its own pixels: save it as JPEG or PNG.")
     max_scans = min(settings.max_scans, settings.max_scanned // pixels)
     if _scans(image, stream, max_scans) > max_scans:
         raise PictureError(
             f"{name} is stored in more than {max_scans} scans, each a pass over its {pixels / 1e6:,.1f} megapixels: "
-            "save it anew as PNG or JPEG."
+            "save it again as PNG or JPEG."
         )
     memory = decoding_memory(image)
     if memory > settings.max_bytes:
         raise PictureError(
-            f"{name} would take {memory / 1e9:.1f} GB of memory at {image.width} × {image.height} pixels of its kind "
-            f"(at most {settings.max_bytes / 1e9:.1f} are spent): scale it down, or save it as an 8-bit JPEG."
+            f"{name} would take {memory / 1e9:.1f} GB of memory at {image.width} × {image.height} pixels "
+            f"(at most {settings.max_bytes / 1e9:.1f} are allowed): scale it down, or save it as an 8-bit JPEG."
         )
 
 

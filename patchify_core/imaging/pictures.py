@@ -22,9 +22,7 @@ from PIL import Image, ImageFile, JpegImagePlugin, PngImagePlugin
 from patchify_core.errors import NotAPictureError, PictureError
 from patchify_core.imaging.bit_depth import deep_gray_to_8_bit, deep_png_to_8_bit, is_deep_gray, is_deep_png
 from patchify_core.imaging.file_types import (
-    PICTURE_SUFFIXES,
     RAW_SUFFIXES,
-    SUPPORTED_FORMATS,
     decoder_for,
     explain_unsupported,
     has_picture_suffix,
@@ -43,8 +41,6 @@ from patchify_core.imaging.tiff import TiffFile, UnsupportedLayout
 
 __all__ = [
     "DEFAULTS",
-    "PICTURE_SUFFIXES",
-    "SUPPORTED_FORMATS",
     "Header",
     "PictureSettings",
     "Reduced",
@@ -213,12 +209,17 @@ def _open(
     source: Source, settings: PictureSettings, file_name: str | None = None
 ) -> Iterator[tuple[ImageFile.ImageFile, IO[bytes]]]:
     """Open a picture of a supported format and check its header and cost, without decoding pixels."""
-    path = None if isinstance(source, bytes) else source if isinstance(source, Path) else Path(source)
-    file_name = re.split(r"[/\\]", file_name)[-1] if file_name else path.name or str(path) if path else ""
+    if isinstance(source, str):
+        source = Path(source)
+    path = None if isinstance(source, bytes) else source
+    if file_name:
+        file_name = re.split(r"[/\\]", file_name)[-1]
+    elif path:
+        file_name = path.name or str(path)
     name = repr(file_name) if file_name else "The picture"
     with _as_picture_error(name, path):
-        with BytesIO(source) if isinstance(source, bytes) else _open_file(path or Path(), name) as stream:
-            decoder = _choose_decoder(stream, name, file_name)
+        with BytesIO(source) if isinstance(source, bytes) else _open_file(source, name) as stream:
+            decoder = _choose_decoder(stream, name, file_name or "")
             # Not Image.open(): it applies Pillow's own process-wide size limit, and the warning that it issues below
             # ours could be silenced only for all threads of the process.
             with _as_picture_error(f"{name} is a HEIC photo that" if decoder.format == "HEIF" else name):
@@ -269,7 +270,7 @@ def _as_picture_error(name: str, path: Path | None = None) -> Iterator[None]:
     except (FileNotFoundError, NotADirectoryError) as error:
         if path and os.path.islink(path):
             raise PictureError(
-                f"{name} is a link that leads nowhere (to {os.readlink(path)!r}): copy the picture itself."
+                f"{name} is a broken link (to {os.readlink(path)!r}): copy the picture itself."
             ) from error
         raise PictureError(f"There is no file {str(path)!r}: check its name and folder.") from error
     except UnsupportedLayout as error:
@@ -287,7 +288,7 @@ def _as_picture_error(name: str, path: Path | None = None) -> Iterator[None]:
             ) from error
         raise PictureError(
             f"{name} is cut short, damaged or of an unusual kind: copy or download it again, or save it "
-            "anew as PNG or JPEG."
+            "again as PNG or JPEG."
         ) from error
 
 
@@ -300,10 +301,10 @@ def _normalise(image: Image.Image, stream: IO[bytes] | None = None) -> Image.Ima
     With `stream`, the file that `image` was opened from, the pixels are taken over from `image`.
     """
     transparency = _transparent_colour(image)
-    deep_png = stream is not None and is_deep_png(image)
+    deep_png = stream if is_deep_png(image) else None
     image.load()
     transpose = TRANSPOSE.get(orientation(image))
-    scaled = deep_png_to_8_bit(image, stream) if deep_png and stream is not None else None
+    scaled = deep_png_to_8_bit(image, deep_png) if deep_png else None
     rgb = _to_rgb(image, transparency) if scaled is None else _to_rgb(scaled, None)
     if transpose is not None:
         rgb = rgb.transpose(transpose)

@@ -52,7 +52,7 @@ class TiffFile(TiffImagePlugin.TiffImageFile):
         if 0 in _as_tuple(
             tags.get(_STRIPS[0], tags.get(_TILES[0], ()))
         ):  # offset 0, where Pillow would read the file's header
-            raise UnsupportedLayout("is a TIFF of which parts were left out (sparse): save it whole, or as PNG.")
+            raise UnsupportedLayout("is a TIFF without some of its parts (sparse): save it completely, or as PNG.")
         bits, formats = _as_tuple(tags.get(_BITS, 1)), _as_tuple(tags.get(_FORMAT, 1))
         colours = 3 if tags.get(_PHOTOMETRIC) == 2 else 4
         undeclared = _EXTRA not in tags and tags.get(_SAMPLES, 1) > colours

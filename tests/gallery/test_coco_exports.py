@@ -267,7 +267,7 @@ def test_an_unusual_encoding_is_noted(tmp_path):
 def test_a_query_that_finds_itself_is_noted(tmp_path):
     data = clean()
     data["images"][3]["file_name"] = "Föhn/Bild 2.png"
-    said = "that they do not exclude: 1, first: image 9."
+    said = "do not exclude themselves: 1, first: image 9."
     assert said in " ".join(read_coco(write(tmp_path, data)).notes)
     data["images"][3]["exclude"] = [1]
     assert read_coco(write(tmp_path, data)).notes == ()
@@ -374,22 +374,22 @@ def test_refusals(case, tmp_path):
 
 
 BAD_MASKS = {
-    "four numbers": ([[1, 2, 3, 4]], "no polygon"),
-    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "no polygon"),
-    "words": ([["a"] * 6], "no polygon"),
-    "not finite": ([[1, 2, 3, 4, 5, float("nan")]], "no polygon"),
+    "four numbers": ([[1, 2, 3, 4]], "not a polygon"),
+    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "not a polygon"),
+    "words": ([["a"] * 6], "not a polygon"),
+    "not finite": ([[1, 2, 3, 4, 5, float("nan")]], "not a polygon"),
     "another picture's": (
         {"size": [40, 30], "counts": [1200]},
         "of size [40, 30] (height, width), but its picture is [30, 40]",
     ),
     "no size": ({"counts": [1200]}, "of size None"),
-    "too short": ({"size": [30, 40], "counts": [10, 10]}, "damaged"),
-    "negative": ({"size": [30, 40], "counts": [1210, -10]}, "damaged"),
-    "no code": ({"size": [30, 40], "counts": 5}, "damaged"),
-    "odd letters": ({"size": [30, 40], "counts": "~~~"}, "damaged"),
-    "goes on": ({"size": [30, 40], "counts": "PPPP"}, "damaged"),
-    "too long": ({"size": [30, 40], "counts": "0" + "a1" * 300}, "damaged"),
-    "text": ("everything", "no polygon"),
+    "too short": ({"size": [30, 40], "counts": [10, 10]}, "run-length encoding is invalid"),
+    "negative": ({"size": [30, 40], "counts": [1210, -10]}, "run-length encoding is invalid"),
+    "no code": ({"size": [30, 40], "counts": 5}, "run-length encoding is invalid"),
+    "odd letters": ({"size": [30, 40], "counts": "~~~"}, "run-length encoding is invalid"),
+    "goes on": ({"size": [30, 40], "counts": "PPPP"}, "run-length encoding is invalid"),
+    "too long": ({"size": [30, 40], "counts": "0" + "a1" * 300}, "run-length encoding is invalid"),
+    "text": ("everything", "not a polygon"),
 }
 
 

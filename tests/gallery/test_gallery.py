@@ -305,7 +305,7 @@ MALFORMED = {
     ),
     "split": (put("querry", "images", 0, "split"), "image 1 has split 'querry'"),
     "split list": (put([], "images", 0, "split"), "image 1 has split []"),
-    "exclude": (put(2, "images", 3, "exclude"), "image 11 has an 'exclude' that is no list of image ids: 2"),
+    "exclude": (put(2, "images", 3, "exclude"), "image 11 has an 'exclude' that is not a list of image ids: 2"),
     "exclude unknown": (
         put([99], "images", 3, "exclude"),
         "query image 11 excludes image 99, which is not in",

@@ -132,7 +132,7 @@ def test_another_ground_truth(oxford, refused, changes):
 def test_a_ground_truth_that_is_cut_short(oxford, refused, length):
     file = oxford / "gnd_roxford5k.pkl"
     file.write_bytes(file.read_bytes()[:length])
-    assert "gnd_roxford5k.pkl' is cut short or no pickle" in refused(read_revisited, oxford)
+    assert "gnd_roxford5k.pkl' is cut short or not a pickle" in refused(read_revisited, oxford)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))

@@ -15,8 +15,8 @@ from PIL import Image, features
 
 from patchify_core.errors import NotAPictureError, PictureError
 from patchify_core.gallery import read_folder
+from patchify_core.imaging.file_types import PICTURE_SUFFIXES
 from patchify_core.imaging.pictures import (
-    PICTURE_SUFFIXES,
     PictureSettings,
     picture_size,
     read_header,
@@ -174,10 +174,10 @@ def test_link_that_leads_nowhere(tmp_path):
     for path, target in ((link, "photo.jpg"), (inner, "'gone.jpg'")):
         found, message = refusal(path)
         assert found is PictureError
-        assert message.startswith(f"{path.name!r} is a link that leads nowhere (to ") and target in message
+        assert message.startswith(f"{path.name!r} is a broken link (to ") and target in message
     gallery = read_folder(tmp_path)
     assert [name for name, _ in gallery.skipped] == ["x.jpg", "y.jpg"]
-    assert "is a link that leads nowhere" in dict(gallery.skipped)["y.jpg"]
+    assert "is a broken link" in dict(gallery.skipped)["y.jpg"]
 
 
 def test_svg_inside_other_text_is_not_a_drawing():

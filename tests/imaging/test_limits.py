@@ -222,7 +222,7 @@ def tags(count, claimed, picture=True):
     return out.ljust(claimed + 8, b"\0")
 
 
-TOO_MUCH = "has more metadata than a picture has, or some that claim more than the file"
+TOO_MUCH = "has excessive metadata, or metadata that claim more bytes than the file has"
 
 
 def with_segments(segments):
@@ -335,7 +335,7 @@ def test_heic_of_many_layers_is_refused_undecoded():
     assert decoded_heic_pixels(heic()) == decoded_heic_pixels(heic(copies=3, primary=2)) == pixels
     assert decoded_heic_pixels(overlaid(5)) == 6 * pixels
     assert picture_size(overlaid(5)) == SIZE
-    refused(overlaid(9, says=(4000, 2000), canvas=(64, 64)), "is put together of many times its own pixels")
+    refused(overlaid(9, says=(4000, 2000), canvas=(64, 64)), "is composed of many times its own pixels")
     refused(overlaid(60_000), "HEIC photo that is cut short|put together")
 
 

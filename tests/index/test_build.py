@@ -1,4 +1,4 @@
-"""index.build: only what is new is embedded, whatever stops a build it goes on, and nothing is lost."""
+"""index.build: only new pictures are embedded, interrupted builds resume, and nothing is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""index.build and its shards where pictures are described in one pass and their maps are kept."""
+"""index.build with pooled features and feature maps."""
 
 from __future__ import annotations
 

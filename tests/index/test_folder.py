@@ -1,4 +1,4 @@
-"""index.folder: round trips, and every way in which a folder does not fit together."""
+"""index.folder: round trips, and every inconsistency of a folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""index.integrity: digests in blocks say the same as one, and a reader finds the index wherever it is."""
+"""index.integrity and index.swap: digests of blocks agree with those of files, and readers find a swapped index."""
 
 from __future__ import annotations
 

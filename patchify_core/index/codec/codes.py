@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -178,34 +178,13 @@ def encode_codes(
         PatchifyError: There are too few patches to train on; the message says how many are needed.
     """
     patches = regions.patches_per_image
-    compression = parse_factory(settings.factory, pictures * patches, dim)
-    fine: faiss.Index | None
-    if like is not None:
-        projection, codes = like.projection, emptied(like.codes)
-        fine = None if like.fine is None else emptied(like.fine)
-        factory = like.factory
+    if like is None:
+        empty = _train(descriptors, pictures, patches, dim, settings)
     else:
-        projection, fine, factory = None, None, compression.factory
-        if is_fallback(settings.factory, factory):
-            few = f"{pictures * patches:,} patches of {dim:,} numbers"
-            log.warning("%s is %s here: %s are too few to learn its projection from.", settings.factory, factory, few)
-        codes = make_codec(compression, dim, settings.seed)
-        if settings.rescore is not None:
-            fine = make_codec(parse_factory(settings.rescore), codes.d, settings.seed)
-        untrained = not codes.is_trained or (fine is not None and not fine.is_trained)
-        if compression.projection is not None or untrained:
-            sample = sample_descriptors(descriptors, pictures, patches, dim, settings)
-            if compression.projection is not None:
-                projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
-                sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
-            flat = sample.reshape(-1, sample.shape[2])
-            if not codes.is_trained:
-                train(codes, flat[select_patches(sample, settings.codebook, settings.seed)], factory)
-            if fine is not None:
-                train(fine, flat, str(settings.rescore))
-            del sample, flat
-    coarse = Filler(codes, None if like is None else like.codes)
-    fillers = [coarse] if fine is None else [coarse, Filler(fine, None if like is None else like.fine)]
+        fine = None if like.fine is None else emptied(like.fine)
+        empty = Codes(like.factory, emptied(like.codes), like.projection, fine)
+    coarse = Filler(empty.codes, None if like is None else like.codes)
+    fillers = [coarse] if empty.fine is None else [coarse, Filler(empty.fine, None if like is None else like.fine)]
     for row in range(pictures):
         old_row = known(row)
         if old_row is not None and like is not None:
@@ -213,13 +192,40 @@ def encode_codes(
                 filler.copy(old_row * patches, patches)
             continue
         vectors = descriptors(row)
-        if projection is not None:
-            vectors = projection(vectors)
+        if empty.projection is not None:
+            vectors = empty.projection(vectors)
         for filler in fillers:
             filler.add(np.ascontiguousarray(vectors, np.float32))
     for filler in fillers:
         filler.flush()
-    return Codes(factory, coarse.codes, projection, fine)
+    return replace(empty, codes=coarse.codes)
+
+
+def _train(
+    descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
+) -> Codes:
+    """Learn the projection and train the codecs, which are returned empty. Args are those of `sample_descriptors`."""
+    compression = parse_factory(settings.factory, pictures * patches, dim)
+    factory = compression.factory
+    if is_fallback(settings.factory, factory):
+        few = f"{pictures * patches:,} patches of {dim:,} numbers"
+        log.warning("%s is %s here: %s are too few to learn its projection from.", settings.factory, factory, few)
+    codes, fine, projection = make_codec(compression, dim, settings.seed), None, None
+    if settings.rescore is not None:
+        fine = make_codec(parse_factory(settings.rescore), codes.d, settings.seed)
+    untrained = not codes.is_trained or (fine is not None and not fine.is_trained)
+    if compression.projection is None and not untrained:
+        return Codes(factory, codes, projection, fine)
+    sample = sample_descriptors(descriptors, pictures, patches, dim, settings)
+    if compression.projection is not None:
+        projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
+        sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
+    flat = sample.reshape(-1, sample.shape[2])
+    if not codes.is_trained:
+        train(codes, flat[select_patches(sample, settings.codebook, settings.seed)], factory)
+    if fine is not None:
+        train(fine, flat, str(settings.rescore))
+    return Codes(factory, codes, projection, fine)
 
 
 def sample_descriptors(

@@ -6,10 +6,11 @@ new. Pictures are identified by the digest of their bytes; those that left the g
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -130,10 +131,11 @@ def _factory(projected: int | None) -> str:
     return "Flat" if projected is None else f"PCAH{projected},Flat"
 
 
+@dataclass
 class _CollectionBuilder(StoreBuilder):
     """Fills one collection.
 
-    Args:
+    Attributes:
         target: Where it is.
         root: Folder of the pictures.
         recipe: How the vectors are made; its factory is `Flat`, possibly with a projection.
@@ -141,49 +143,49 @@ class _CollectionBuilder(StoreBuilder):
         pictures: Maximum number of pictures.
         progress: Called with the number of pictures in the collection.
         applied: A projection that was applied to the stream already, or None.
-
-    Attributes:
         written: Pictures written into the collection.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        root: Path,
-        recipe: Recipe,
-        training: CodeSettings,
-        pictures: int,
-        progress: Progress,
-        applied: Projection | None = None,
-    ) -> None:
-        self._target, self._root, self._recipe, self._training = target, root, recipe, training
-        self._pictures, self._progress, self._applied = pictures, progress, applied
-        self._gallery = root.resolve().as_posix()
-        self._projected = parse_factory(recipe.factory).projection if applied is None else None
-        self.maker = maker_of(recipe) | {"store": "milvus", "projected": self._projected}
-        self.written = 0
+    target: Target
+    root: Path
+    recipe: Recipe
+    training: CodeSettings
+    pictures: int
+    progress: Progress
+    applied: Projection | None = None
+    written: int = 0
+
+    def __post_init__(self) -> None:
+        """Derive the gallery's name and the dimension of a projection to learn."""
+        self._gallery = self.root.resolve().as_posix()
+        self._projected = parse_factory(self.recipe.factory).projection if self.applied is None else None
+
+    @property
+    def maker(self) -> Mapping[str, Any]:
+        """See `StoreBuilder.maker`."""
+        return maker_of(self.recipe) | {"store": "milvus", "projected": self._projected}
 
     def check(self, out: Path) -> None:
         """See `StoreBuilder.check`."""
-        address = self._target.address
+        address = self.target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
-        self._old = _listing_at(out, self._recipe)
+        self._old = _listing_at(out, self.recipe)
 
     @contextmanager
     def prepare(self, work: BuildFolder) -> Iterator[Container[str]]:
         """See `StoreBuilder.prepare`."""
-        old, address = self._old, self._target.address
-        name = self._target.collection or (
-            old.collection if old else default_name(self._gallery, self._recipe, self._projected)
+        old, address = self._old, self.target.address
+        name = self.target.collection or (
+            old.collection if old else default_name(self._gallery, self.recipe, self._projected)
         )
         with MilvusConnection(address) as self._connection:
             same = old is not None and (old.address.uri, old.collection) == (address.uri, name)
             self._kind = checked_kind(
-                self._target.index or (old.kind if old and same else None), self._connection.is_lite
+                self.target.index or (old.kind if old and same else None), self._connection.is_lite
             )
             self._name, self._owner = checked_name(name), None if same else self._gallery
-            self._projection = self._applied
+            self._projection = self.applied
             if self._projected is not None and old is not None:
                 self._projection = old.projection
             elif self._projected is not None:
@@ -194,26 +196,26 @@ class _CollectionBuilder(StoreBuilder):
                 yield self._writer.known
                 return
             # The projection is learned after embedding; an existing collection has another one.
-            collection = MilvusCollection(self._connection, self._name, self._recipe, None)
+            collection = MilvusCollection(self._connection, self._name, self.recipe, None)
             collection.maker |= {"projection": NEW_PROJECTION, "dim": self._projected}
             if collection.exists():
                 collection.check(self._owner)
-            self._training.check_enough(self._recipe.encoder.dim, self._recipe.regions, self._pictures)
+            self.training.check_enough(self.recipe.encoder.dim, self.recipe.regions, self.pictures)
             yield ()
 
     def _learned_file(self, work: BuildFolder) -> Path:
-        return work.folder / f"projection-{sha256_of_json(self.maker)[:16]}.npy"
+        return work.folder / f"projection-{sha256_of_json(dict(self.maker))[:16]}.npy"
 
     def _open_writer(self) -> CollectionWriter:
         """Create the collection if missing, and load it."""
-        collection = MilvusCollection(self._connection, self._name, self._recipe, self._projection)
+        collection = MilvusCollection(self._connection, self._name, self.recipe, self._projection)
         if collection.exists():
             collection.check(self._owner)
             collection.use_index(self._kind)
         else:
             collection.create(self._gallery, self._kind)
         collection.load()
-        return CollectionWriter(collection, self._projection if self._applied is None else None)
+        return CollectionWriter(collection, self._projection if self.applied is None else None)
 
     def fill(self, stream: PictureStream, work: BuildFolder) -> None:
         """See `StoreBuilder.fill`."""
@@ -232,9 +234,9 @@ class _CollectionBuilder(StoreBuilder):
             raise
         numbers = writer.finish(_digests(images))
         pictures = Pictures(images, boxes=writer.all_boxes(numbers) if collection.has_boxes else None)
-        address, kind = self._target.address, collection.kind
-        listing = Listing(self._recipe, pictures, numbers, address, collection.name, kind, self._projection)
-        root = relative_path(self._root, work.out)
+        address, kind = self.target.address, collection.kind
+        listing = Listing(self.recipe, pictures, numbers, address, collection.name, kind, self._projection)
+        root = relative_path(self.root, work.out)
         work.swap_in(lambda new: write_listing(listing, new, work.out, root))
         writer.tidy(numbers)  # only now: the old folder listed the removed pictures
 
@@ -255,13 +257,13 @@ class _CollectionBuilder(StoreBuilder):
                 writer.add(digest, values)
             writer.flush()
             self.written += len(new)
-            self._progress(stop, total)
+            self.progress(stop, total)
         return joined(tables)
 
     def _learn(self, stream: PictureStream) -> Projection:
         patches, dim = stream.regions.patches_per_image, stream.encoder.dim
         sample = sample_descriptors(
-            lambda row: stream.batch(row, row + 1)[1][0], len(stream), patches, dim, self._training
+            lambda row: stream.batch(row, row + 1)[1][0], len(stream), patches, dim, self.training
         )
         return Projection.learn(sample.reshape(-1, dim), self._projected or dim)
 

@@ -98,29 +98,29 @@ def embed_gallery(
     root, encoding = str(gallery.root.resolve()), encoding or EncoderSettings()
     plan = EmbedPlan(__version__, root, str(out), recipe, encoding, settings, packed)
     with disk_errors(out), _locked_folder(out, plan):
-        work = _Progress(gallery, out, progress)
+        run = _Run(gallery, out, progress)
         tasks = tasks_of(gallery.images, settings.shard_images)
         start = time.perf_counter()
         if ray is None:
-            worker = ShardWorker(plan, lambda spec, settings: encoder, work.on_done)
-            work.collect(worker(task) for task in tasks)
+            worker = ShardWorker(plan, lambda spec, settings: encoder, run.on_done)
+            run.collect(worker(task) for task in tasks)
         else:
             from patchify_core.index.shards.ray import on_ray
 
             with closing(on_ray(plan, tasks, ray)) as results:
-                work.collect(work.counted(results, settings.shard_images))
+                run.collect(run.counted(results, settings.shard_images))
         seconds = time.perf_counter() - start
-        if not work.written:
-            unread = [pair for pairs in work.skipped.values() for pair in pairs]
+        if not run.written:
+            unread = [pair for pairs in run.skipped.values() for pair in pairs]
             raise nothing_read(gallery.root, unread, "embedded")
-        work.sweep()
-        seal_shards(out, recipe, projection, sorted(work.written))
-    skipped = (*gallery.skipped, *(pair for number in sorted(work.skipped) for pair in work.skipped[number]))
-    return EmbedReport(work.images, work.embedded, len(work.written), work.reused, skipped, work.lost, seconds)
+        run.sweep()
+        seal_shards(out, recipe, projection, sorted(run.written))
+    skipped = (*gallery.skipped, *(pair for number in sorted(run.skipped) for pair in run.skipped[number]))
+    return EmbedReport(run.images, run.embedded, len(run.written), run.reused, skipped, run.lost, seconds)
 
 
-class _Progress:
-    """Collects the results of tasks."""
+class _Run:
+    """Counts pictures, and collects the results of tasks."""
 
     def __init__(self, gallery: Gallery, out: Path, progress: Progress | None) -> None:
         self.total, self.out = len(gallery.images), out

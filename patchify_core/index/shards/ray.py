@@ -166,7 +166,9 @@ def _connected(settings: RaySettings) -> Iterator[Any]:
         # Send this package to the other machines; its requirements must be installed there.
         options |= {"address": settings.address, "runtime_env": {"py_modules": [str(ROOT / "patchify_core")]}}
     try:
-        with _stderr_dropped(), _importable(), _on_loopback(settings.address is None):
+        # Processes that Ray starts import this package from the same place.
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        with _stderr_dropped(), _environment("PYTHONPATH", path), _on_loopback(settings.address is None):
             ray.init(**options)
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:
         where = "on this machine" if settings.address is None else f"at {settings.address}"
@@ -240,31 +242,26 @@ def _on_loopback(wanted: bool) -> Iterator[None]:
         return
     from ray._private import ray_constants
 
-    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    variable, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    constant, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        yield
+        with _environment(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0"):
+            yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = constant
-        if variable is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = variable
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
-    """Let processes that are started meanwhile import this package from the same place."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
-            del os.environ["PYTHONPATH"]
+            del os.environ[name]
         else:
-            os.environ["PYTHONPATH"] = before
+            os.environ[name] = before
 
 
 @contextmanager

@@ -153,29 +153,6 @@ class OpenShard:
     boxes: NDArray[np.float32] | None
     maps: KeptMaps | None
 
-    @classmethod
-    def of(cls, files: dict[str, BinaryIO], maps: Path, entry: dict[str, Any]) -> OpenShard:
-        """Map the files of a shard, which may be closed afterwards.
-
-        Args:
-            files: The verified open files by suffix.
-            maps: Path of the file of feature maps.
-            entry: Of the shard.
-
-        Raises:
-            KeyError, TypeError, ValueError: They do not fit together.
-            OSError: A file cannot be read.
-        """
-        files[_PICTURES].seek(0)
-        table = read_table(files[_PICTURES])
-        patches, dim = entry["shape"]
-        descriptors = _numbers(files[_DESCRIPTORS], KINDS[entry["kind"]]).reshape(len(table), patches, dim)
-        boxes = _numbers(files[BOXES], "<f4").reshape(len(table), patches, 4) if BOXES in files else None
-        kept = KeptMaps(maps, files[MAPS]) if MAPS in files else None
-        if kept is not None and len(kept) != len(table):
-            raise ValueError("maps of other pictures")
-        return cls(table, descriptors, boxes, kept)
-
 
 def open_shard(folder: Path, entry: dict[str, Any], stem: str, check: bool = True) -> OpenShard:
     """Verify the files of a shard and map them.
@@ -198,7 +175,15 @@ def open_shard(folder: Path, entry: dict[str, Any], stem: str, check: bool = Tru
                 files[suffix] = stack.enter_context(open(folder / name, "rb"))
                 if check and not is_intact(files[suffix], entry["files"][suffix]):
                     raise ValueError
-            return OpenShard.of(files, folder / f"{stem}.{MAPS}", entry)
+            files[_PICTURES].seek(0)
+            table = read_table(files[_PICTURES])
+            patches, dim = entry["shape"]
+            descriptors = _mapped(files[_DESCRIPTORS], KINDS[entry["kind"]]).reshape(len(table), patches, dim)
+            boxes = _mapped(files[BOXES], "<f4").reshape(len(table), patches, 4) if BOXES in files else None
+            maps = KeptMaps(folder / f"{stem}.{MAPS}", files[MAPS]) if MAPS in files else None
+            if maps is not None and len(maps) != len(table):
+                raise ValueError("maps of other pictures")
+            return OpenShard(table, descriptors, boxes, maps)
     except (OSError, KeyError, TypeError, ValueError):
         raise damaged_shard(folder / name) from None
 
@@ -211,5 +196,5 @@ def damaged_shard(path: Path) -> IndexFolderError:
     )
 
 
-def _numbers(file: BinaryIO, kind: str) -> NDArray[Any]:
+def _mapped(file: BinaryIO, kind: str) -> NDArray[Any]:
     return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)

@@ -171,7 +171,7 @@ def gallery(
 def _chart(title: str, patches: int, lines: Sequence[ChartLine], mark: float) -> list[Markup]:
     """A chart with the chosen size marked; none if the file has nothing of this kind."""
     try:
-        group = line_chart(title, f"bytes per picture ({patches} patches)", "", lines, mark=mark)
+        group = line_chart(title, f"bytes per picture ({patches} patches)", lines, mark=mark)
     except PatchifyError:
         return []
     spoken = "; ".join(point[2] for line in lines for point in line.points)

@@ -1,4 +1,4 @@
-"""index.big: a big index against slow references, built in parts, killed, damaged."""
+"""index.big: inverted lists against slow references, built in parts, killed, damaged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finer codes that are added to a big index afterwards, against an index that was built with them."""
+"""Finer codes added to a big index later, against an index that was built with them."""
 
 from __future__ import annotations
 

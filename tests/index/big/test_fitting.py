@@ -1,4 +1,4 @@
-"""The index of shards that a memory budget asks for, against the one that is built of the pictures themselves."""
+"""The index of shards for a memory budget, against the one built from the pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""index.big.plan: what a memory budget buys."""
+"""index.big.plan: the codec chosen for a memory budget."""
 
 from __future__ import annotations
 

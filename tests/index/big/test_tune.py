@@ -1,4 +1,4 @@
-"""`tune`, and the command line of big indexes."""
+"""index.big.tune, and the command line of big indexes."""
 
 from __future__ import annotations
 

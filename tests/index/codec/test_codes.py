@@ -1,4 +1,4 @@
-"""index.codec.codes: what is refused before the work, and that an update keeps every old code byte for byte."""
+"""index.codec.codes: invalid settings are refused before the work, and updates copy every old code byte for byte."""
 
 from __future__ import annotations
 
@@ -262,7 +262,7 @@ def test_codecs_that_learn_nothing_take_a_single_picture():
 
 
 def recipe(settings):
-    return Recipe.of(INFO, REGIONS, "crop", settings)
+    return Recipe(INFO, REGIONS).coded(settings)
 
 
 def test_a_preset_and_its_factory_string_are_the_same():

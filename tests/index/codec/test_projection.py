@@ -1,4 +1,4 @@
-"""index.codec.projection: half whitening against its definition, and what is no projection."""
+"""index.codec.projection: half whitening against its definition, and invalid projections."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a store is: `PatchIndex` is one, and `open_store` finds out which one a folder names."""
+"""open_store, and addresses, index kinds and names in Milvus."""
 
 from __future__ import annotations
 

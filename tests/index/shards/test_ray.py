@@ -1,4 +1,4 @@
-"""Embedding on a real Ray of two workers on this machine: the same bytes, and what happens when a worker dies."""
+"""index.shards.ray with two real workers on this machine: identical bytes, and lost workers."""
 
 from __future__ import annotations
 
