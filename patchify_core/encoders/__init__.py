@@ -44,7 +44,7 @@ def at_hand(spec: str) -> bool:
     """Whether an encoder can be loaded without a download; True too for what `load_encoder` does not know.
 
     Raises:
-        EncoderError: if its library has no such model.
+        EncoderError: If its library has no such model.
     """
     spec = re.sub(r"^aspect:([0-9]+:)?", "", spec.partition("+projection@")[0])
     if spec.startswith("open_clip:"):
@@ -59,14 +59,14 @@ def at_hand(spec: str) -> bool:
 
 
 def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None = None) -> Encoder:
-    """Loads a frozen encoder.
+    """Load a frozen encoder.
 
     Args:
-        spec: a bundled one, or one of `FORMS`, e.g. `open_clip:ViT-B-16-SigLIP/webli`.
-        settings: see `EncoderSettings`.
+        spec: A bundled one, or one of `FORMS`, e.g. `open_clip:ViT-B-16-SigLIP/webli`.
+        settings: See `EncoderSettings`.
 
     Raises:
-        EncoderError: if the spec is unknown or its weights cannot be had.
+        EncoderError: If the spec is unknown or its weights cannot be had.
     """
     inner, projection, layer = spec.partition("+projection@")
     if projection and inner and layer:

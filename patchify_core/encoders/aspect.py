@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.encoders.base import Encoder, EncoderInfo, TextEncoder
-from patchify_core.encoders.square import SquareEncoder
+from patchify_core.encoders.square import SquareEncoder, squares_only
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class AspectEncoder:
         return self._encoder.readers
 
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
-        """Crops from the picture's own pixels and resizes the larger side to the encoder's.
+        """Crop from the picture's own pixels and resizes the larger side to the encoder's.
 
         Args:
             picture: Upright RGB picture.
@@ -94,7 +94,7 @@ class AspectEncoder:
         return self._encoder.resized(picture, box, (side, shorter) if wide else (shorter, side))
 
     def encode(self, crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Describes a batch, crops of one shape together.
+        """Describe a batch, crops of one shape together.
 
         Args:
             crops: N arrays (H, W, 3) uint8 from `prepare`.
@@ -134,8 +134,3 @@ class AspectTextEncoder(AspectEncoder):
 def keeping_aspect(encoder: Encoder, side: int | None = None) -> AspectEncoder:
     """The same encoder, with crops that keep their aspect ratio. Args and errors as for `AspectEncoder`."""
     return AspectTextEncoder(encoder, side) if isinstance(encoder, TextEncoder) else AspectEncoder(encoder, side)
-
-
-def squares_only(spec: str) -> EncoderError:
-    """The refusal, as one sentence."""
-    return EncoderError(f"{spec} takes squares only, so it cannot keep the aspect ratio: add --resize squash.")

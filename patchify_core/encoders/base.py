@@ -22,12 +22,12 @@ class EncoderInfo:
     """What an index must remember of an encoder so that descriptors are never mixed.
 
     Attributes:
-        spec: the name it is asked for by, e.g. `effnet-lite0`.
-        dim: length of a descriptor.
-        input_size: side of the square input in pixels.
-        weights_sha256: digest of the weights file, hexadecimal.
-        pooling: how the feature map becomes one vector, e.g. `gem:3`.
-        licence: licence of the weights.
+        spec: The name it is asked for by, e.g. `effnet-lite0`.
+        dim: Length of a descriptor.
+        input_size: Side of the square input in pixels.
+        weights_sha256: Digest of the weights file, hexadecimal.
+        pooling: How the feature map becomes one vector, e.g. `gem:3`.
+        licence: Licence of the weights.
     """
 
     spec: str
@@ -54,7 +54,7 @@ class Encoder(Protocol):
         ...
 
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
-        """Cuts `box` (xyxy, pixels) out of the upright picture's own pixels, as the encoder's input size.
+        """Cut `box` (xyxy, pixels) out of the upright picture's own pixels, as the encoder's input size.
 
         Returns:
             (S, S, 3) uint8, S = `info.input_size`.
@@ -62,7 +62,7 @@ class Encoder(Protocol):
         ...
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Describes a batch.
+        """Describe a batch.
 
         Args:
             crops: (N, S, S, 3) uint8 from `prepare`.
@@ -78,16 +78,16 @@ class TextEncoder(Protocol):
     """An encoder that describes words in the same space as pictures."""
 
     def encode_text(self, words: str) -> NDArray[np.float32]:
-        """Describes words.
+        """Describe words.
 
         Args:
-            words: what the picture shows, e.g. `a red kettle`.
+            words: What the picture shows, e.g. `a red kettle`.
 
         Returns:
             (D,) float32 of length 1.
 
         Raises:
-            EncoderError: if there are no words, or the encoder's vocabulary cannot be had.
+            EncoderError: If there are no words, or the encoder's vocabulary cannot be had.
         """
         ...
 
@@ -126,28 +126,28 @@ class EncoderSettings:
     """What a person may tune about encoding.
 
     Attributes:
-        threads: processor threads that the network uses; 0 leaves torch's own choice. By default what the
+        threads: Processor threads that the network uses; 0 leaves torch's own choice. By default what the
             environment variable PATCHIFY_THREADS says.
         device: `auto` (the fastest of cuda, mps and cpu that this machine has), `cpu`, `mps`, `cuda` or `cuda:N`.
             By default what the environment variable PATCHIFY_DEVICE says, else `auto`.
-        engine: one of `ENGINES`. By default what the environment variable PATCHIFY_ENGINE says, else `torch`.
+        engine: One of `ENGINES`. By default what the environment variable PATCHIFY_ENGINE says, else `torch`.
             Descriptors by one engine are searched with the other's.
-        precision: one of `PRECISIONS`. `auto` is half precision on CUDA and float32 elsewhere. Half precision is kept
+        precision: One of `PRECISIONS`. `auto` is half precision on CUDA and float32 elsewhere. Half precision is kept
             only if it describes a probe as float32 does (`encoders.probe`); else the network computes in float32, and
             says so. By default what the environment variable PATCHIFY_PRECISION says, else `auto`.
-        compile: whether torch.compile compiles the network, which takes a minute when it is loaded; where it cannot,
+        compile: Whether torch.compile compiles the network, which takes a minute when it is loaded; where it cannot,
             that is said and the network runs as it is. By default whether PATCHIFY_COMPILE is 1.
-        readers: threads that read pictures and cut them while the network works; 0 leaves that to the thread that
+        readers: Threads that read pictures and cut them while the network works; 0 leaves that to the thread that
             waits for the network, -1 chooses: as many as the network's processor threads and at most 8 with CUDA,
             else 0. By default what the environment variable PATCHIFY_READERS says, else -1.
-        untrained: random weights where the trained ones would be downloaded: what an encoder costs can be measured
+        untrained: Random weights where the trained ones would be downloaded: what an encoder costs can be measured
             with them, and nothing else.
 
     An index remembers neither precision nor compile nor readers: whatever they are, descriptors agree to a cosine above
     0.999, as those of two devices or engines do, and may be mixed.
 
     Raises:
-        EncoderError: if one of them is none of these, or is not for that engine.
+        EncoderError: If one of them is none of these, or is not for that engine.
     """
 
     threads: int = field(default_factory=lambda: _threads_of_environment("PATCHIFY_THREADS"))
@@ -159,7 +159,7 @@ class EncoderSettings:
     untrained: bool = False
 
     def __post_init__(self) -> None:
-        """Checks the form only; whether the machine has device and engine is seen when a network is loaded."""
+        """Check the form only; whether the machine has device and engine is seen when a network is loaded."""
         if self.engine not in ENGINES:
             raise EncoderError(f"The engine (PATCHIFY_ENGINE) is {self.engine!r}: choose {' or '.join(ENGINES)}.")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII):

@@ -30,11 +30,11 @@ def local_checkpoint(text: str, way_out: str = WAY_OUT) -> Path:
     """The checkpoint file that a spec names, as an absolute path: an index must find it from any folder.
 
     Args:
-        text: the path.
-        way_out: how a refusal ends.
+        text: The path.
+        way_out: How a refusal ends.
 
     Raises:
-        EncoderError: if there is no such file.
+        EncoderError: If there is no such file.
     """
     path = Path(text).expanduser().absolute()
     if not path.is_file():
@@ -49,11 +49,11 @@ def checked_digest(path: Path, way_out: str = WAY_OUT) -> str:
     little beside the digest; of a safetensors file only the header is read, which says how long the file must be.
 
     Args:
-        path: the file.
-        way_out: how a refusal ends.
+        path: The file.
+        way_out: How a refusal ends.
 
     Raises:
-        EncoderError: if the file cannot be read, is cut short, is something else, or contains code.
+        EncoderError: If the file cannot be read, is cut short, is something else, or contains code.
     """
     try:
         held = _tensors_of(path, way_out)
@@ -139,12 +139,12 @@ def hub_file(repository: str, names: Sequence[str], spec: str) -> Path:
 
     Args:
         repository: e.g. `timm/vit_small_patch14_dinov2.lvd142m`, or with `@revision`.
-        names: file names that will do, the preferred one first.
-        spec: the encoder, for the message.
+        names: File names that will do, the preferred one first.
+        spec: The encoder, for the message.
 
     Raises:
-        EncoderError: if it is neither in the cache nor to be had.
-        KeyboardInterrupt: if the person gives up; what has arrived is kept by the hub's cache.
+        EncoderError: If it is neither in the cache nor to be had.
+        KeyboardInterrupt: If the person gives up; what has arrived is kept by the hub's cache.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
@@ -188,13 +188,13 @@ def cached_file(repository: str, names: Sequence[str]) -> Path | None:
 
 
 def require_hub(wanted: str) -> None:
-    """Asks the hub once, without retries, whether it is there; any answer will do.
+    """Ask the hub once, without retries, whether it is there; any answer will do.
 
     Args:
-        wanted: what is to be downloaded, for the message, e.g. `The weights of ...`.
+        wanted: What is to be downloaded, for the message, e.g. `The weights of ...`.
 
     Raises:
-        EncoderError: if it does not answer within `PROBE_S` seconds, or the environment says HF_HUB_OFFLINE.
+        EncoderError: If it does not answer within `PROBE_S` seconds, or the environment says HF_HUB_OFFLINE.
     """
     from huggingface_hub import constants, get_session
 

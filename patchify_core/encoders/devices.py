@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
-import logging
-import sys
 import threading
-import warnings
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +26,7 @@ def choose_device(settings: EncoderSettings) -> torch.device:
         settings: `settings.device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
 
     Raises:
-        EncoderError: if this machine has no such device, or the engine cannot use it.
+        EncoderError: If this machine has no such device, or the engine cannot use it.
     """
     import torch
 
@@ -59,7 +54,7 @@ def choose_device(settings: EncoderSettings) -> torch.device:
 
 
 def use_threads(settings: EncoderSettings) -> None:
-    """Gives torch the number of processor threads that the settings ask for; 0 leaves its own choice."""
+    """Give torch the number of processor threads that the settings ask for; 0 leaves its own choice."""
     import torch
 
     if settings.threads:
@@ -70,7 +65,7 @@ def half_precisions(device: torch.device, asked: str) -> tuple[torch.dtype, ...]
     """The kinds of half precision to try, in this order, before float32; none where it would not be faster.
 
     Args:
-        device: where the network runs.
+        device: Where the network runs.
         asked: `EncoderSettings.precision`. With `auto` bfloat16 comes first where the card has it: large activations
             of some vision transformers overflow float16. float16 has three more bits for networks that need them.
     """
@@ -86,14 +81,14 @@ def half_precisions(device: torch.device, asked: str) -> tuple[torch.dtype, ...]
 
 
 def mixed_precision(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Has torch compute in half precision what it holds safe; nothing where `half` is None."""
+    """Have torch compute in half precision what it holds safe; nothing where `half` is None."""
     import torch
 
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
 
 def precision_name(half: torch.dtype | None) -> str:
-    """Names what `mixed_precision` computes with: `float32`, or `bfloat16` or `float16`."""
+    """Name what `mixed_precision` computes with: `float32`, or `bfloat16` or `float16`."""
     return "float32" if half is None else str(half).removeprefix("torch.")
 
 
@@ -114,7 +109,7 @@ class Uploads:
     """Copies batches to a CUDA device while it computes: from pinned memory, on a stream of their own.
 
     Args:
-        device: where the network runs.
+        device: Where the network runs.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -123,7 +118,7 @@ class Uploads:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
     def begin(self, crops: NDArray[np.uint8]) -> torch.Tensor | NDArray[np.uint8]:
-        """Begins to copy a batch; gives it back as it is where the device has no room for it."""
+        """Begin to copy a batch; gives it back as it is where the device has no room for it."""
         import torch
 
         try:
@@ -134,7 +129,7 @@ class Uploads:
             return crops
 
     def wait(self) -> None:
-        """Has what the calling thread computes from now on begin after the copies that were begun."""
+        """Have what the calling thread computes from now on begin after the copies that were begun."""
         import torch
 
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
@@ -163,8 +158,8 @@ def batch_that_fits(device: torch.device, side: int) -> int:
     """How many crops to describe at once, from the memory that is free now; half of it is left alone.
 
     Args:
-        device: where the network runs.
-        side: of the square input, in pixels.
+        device: Where the network runs.
+        side: Of the square input, in pixels.
 
     Returns:
         On a processor 32, or 8 for each thread where that is more; on CUDA and MPS a power of two in 8..256.
@@ -194,9 +189,9 @@ def in_parts(
     """`work(crops)`, done in parts at the same time where the device is a processor.
 
     Args:
-        work: describes each crop by itself: (N, S, S, 3) -> (N, D). It is called from several threads at once.
+        work: Describes each crop by itself: (N, S, S, 3) -> (N, D). It is called from several threads at once.
         crops: (N, S, S, 3) uint8; fewer than there are threads are not cut up, but share each layer as usual.
-        device: where `work` computes.
+        device: Where `work` computes.
 
     Returns:
         (N, D) float32, rows in the order of the crops.
@@ -231,125 +226,3 @@ def _pool(threads: int) -> ThreadPoolExecutor:
     started.wait()
     torch.set_num_threads(threads)  # the number of a new thread is the last one that any thread has set
     return pool
-
-
-# Engines: torch itself, or OpenVINO ----------------------------------------------------------------------------
-
-
-INSTALL = "`pip install --no-deps -r requirements-fast.txt`"
-"""What installs OpenVINO."""
-
-Network = Callable[["torch.Tensor"], "torch.Tensor"]
-
-
-class OpenVino:
-    """One encoder's network, converted. Safe to use from several threads, which wait for each other.
-
-    Args:
-        normalise: (N, H, W, 3) uint8 pixels -> (N, 3, H, W) float, on the processor.
-        describe: (N, 3, S, S) -> (N, D).
-        side: S, in pixels.
-        dim: D.
-        spec: the encoder's, for the sentence that says why it cannot be converted.
-
-    Raises:
-        EncoderError: if OpenVINO is not installed or cannot convert the network.
-    """
-
-    def __init__(self, normalise: Network, describe: Network, side: int, dim: int, spec: str) -> None:
-        import torch
-
-        self._openvino = import_openvino()
-        self._normalise, self._side, self._dim, self._spec = normalise, side, dim, spec
-        self._threads = torch.get_num_threads()
-        self._lock = threading.Lock()
-        # A crop at a time on each thread: batches were no faster, and this way no thread waits for another.
-        self._crops = self._openvino.AsyncInferQueue(
-            self._compiled(describe, (1, side, side, 3), streams=self._threads), self._threads
-        )
-        self._maps: Any = None
-
-    def describe(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """(N, S, S, 3) uint8 -> (N, D) float32."""
-        found = np.empty((len(crops), self._dim), np.float32)
-
-        def keep(request: Any, row: int) -> None:
-            found[row] = request.get_output_tensor().data[0]
-
-        with self._lock:
-            self._crops.set_callback(keep)
-            for row in range(len(crops)):
-                self._crops.start_async([crops[row : row + 1]], userdata=row)
-            self._crops.wait_all()
-        return found
-
-    def cells(self, cells: Network, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The map of a whole picture; all threads share each layer.
-
-        Args:
-            cells: (1, 3, H, W) -> (1, H', W', C), the same function in every call, of a network that takes pictures
-                of any size; converted at the first call.
-            pixels: (H, W, 3) uint8.
-
-        Returns:
-            (H', W', C) float32.
-
-        Raises:
-            EncoderError: if it cannot be converted.
-        """
-        with self._lock:
-            if self._maps is None:
-                self._maps = self._compiled(cells, (1, -1, -1, 3), streams=1).create_infer_request()
-            found: NDArray[np.float32] = self._maps.infer([np.ascontiguousarray(pixels[None])])[0][0].copy()
-        return found
-
-    def _compiled(self, network: Network, shape: tuple[int, ...], streams: int) -> Any:
-        """The network from pixels on, for an input shape in which -1 is any number."""
-        import torch
-
-        normalise = self._normalise
-
-        class FromPixels(torch.nn.Module):
-            def forward(self, pixels: torch.Tensor) -> torch.Tensor:
-                return network(normalise(pixels))
-
-        example = torch.zeros([self._side if length < 0 else length for length in shape], dtype=torch.uint8)
-        level = logging.root.level
-        try:
-            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-                warnings.simplefilter("ignore")  # torch's tracer warns of every size that a network computes with
-                model = self._openvino.convert_model(FromPixels().eval(), example_input=example)
-            model.reshape(list(shape))
-            return self._openvino.Core().compile_model(
-                model,
-                "CPU",
-                {
-                    "INFERENCE_NUM_THREADS": self._threads,
-                    "NUM_STREAMS": streams,
-                    "INFERENCE_PRECISION_HINT": "f32",  # else bfloat16 where the processor has it
-                },
-            )
-        except Exception as error:  # the converter and the compiler raise whatever they please
-            raise EncoderError(
-                f"OpenVINO cannot compute {self._spec}: choose the engine torch (--engine, or the variable "
-                "PATCHIFY_ENGINE)."
-            ) from error
-        finally:
-            logging.root.setLevel(level)  # which the converter raises, and leaves so where it fails
-
-
-def import_openvino() -> ModuleType:
-    """OpenVINO, which reports its use to nobody.
-
-    Raises:
-        EncoderError: one sentence with the command that installs it.
-    """
-    # Its telemetry, a package of its own that we do not install, would call a server as soon as it is imported.
-    if "openvino" not in sys.modules:
-        sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # importing it now fails
-    try:
-        return importlib.import_module("openvino")
-    except ImportError as error:
-        raise EncoderError(
-            f"The engine openvino is not installed: install it with {INSTALL}, or use the engine torch."
-        ) from error

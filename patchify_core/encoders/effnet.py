@@ -100,12 +100,12 @@ class EffNetLite(SquareEncoder):
     """EfficientNet-Lite, frozen, with GeM pooling.
 
     Args:
-        model: which of `LITE_MODELS`.
-        settings: see `EncoderSettings`.
-        weights: another file with the same weights; by default the one in the pip package.
+        model: Which of `LITE_MODELS`.
+        settings: See `EncoderSettings`.
+        weights: Another file with the same weights; by default the one in the pip package.
 
     Raises:
-        EncoderError: if the package is not installed, or its weights are missing, damaged or not the known ones.
+        EncoderError: If the package is not installed, or its weights are missing, damaged or not the known ones.
     """
 
     _any_size = True
@@ -201,11 +201,11 @@ def packaged_state(model: LiteModel, weights: Path | None = None) -> dict[str, A
     """The checkpoint's tensors by name, read only after its digest has shown that it is the known one.
 
     Args:
-        model: which of `LITE_MODELS`.
-        weights: another file with the same weights; by default the one in the pip package.
+        model: Which of `LITE_MODELS`.
+        weights: Another file with the same weights; by default the one in the pip package.
 
     Raises:
-        EncoderError: see `EffNetLite`.
+        EncoderError: See `EffNetLite`.
     """
     import torch
 

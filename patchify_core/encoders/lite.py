@@ -31,8 +31,8 @@ class Convolution(nn.Module):
     """A convolution with bias that pads as TensorFlow does, and perhaps ReLU6.
 
     Args:
-        conv: the convolution, whose batch norm is folded into it; it pads nothing itself at stride 2.
-        active: whether ReLU6 follows.
+        conv: The convolution, whose batch norm is folded into it; it pads nothing itself at stride 2.
+        active: Whether ReLU6 follows.
     """
 
     def __init__(self, conv: nn.Conv2d, active: bool) -> None:
@@ -51,8 +51,8 @@ class Block(nn.Module):
     """An inverted residual: expand, filter each channel, project; the input is added where the shape stays.
 
     Args:
-        layers: the convolutions in their order.
-        skip: whether the input is added.
+        layers: The convolutions in their order.
+        skip: Whether the input is added.
     """
 
     def __init__(self, layers: list[nn.Module], skip: bool) -> None:
@@ -69,14 +69,14 @@ class LiteNetwork(nn.Module):
     """The network without its classifier.
 
     Args:
-        width: scale of the channels.
-        depth: scale of the blocks.
-        weights: tensors of the packaged checkpoint, by their names there.
+        width: Scale of the channels.
+        depth: Scale of the blocks.
+        weights: Tensors of the packaged checkpoint, by their names there.
 
     Raises:
-        KeyError: if a tensor is missing.
-        RuntimeError: if one has another shape.
-        ValueError: if there are more tensors than the network has.
+        KeyError: If a tensor is missing.
+        RuntimeError: If one has another shape.
+        ValueError: If there are more tensors than the network has.
     """
 
     num_features = HEAD
@@ -136,7 +136,7 @@ class LiteNetwork(nn.Module):
         return found
 
     def fuse(self) -> None:
-        """Has the processor apply each ReLU6 with its convolution; after that the network is not saved or moved."""
+        """Have the processor apply each ReLU6 with its convolution; after that the network is not saved or moved."""
         for parent in list(self.modules()):
             for name, part in list(parent.named_children()):
                 if isinstance(part, Convolution):
@@ -180,8 +180,8 @@ class FusedConvolution(nn.Module):
     minute; the operators are called here by name, which the pinned version of torch and the tests guard.
 
     Args:
-        conv: see `Convolution`; on the processor.
-        active: see `Convolution`.
+        conv: See `Convolution`; on the processor.
+        active: See `Convolution`.
     """
 
     def __init__(self, conv: nn.Conv2d, active: bool) -> None:

@@ -20,15 +20,20 @@ The last two stay in the space of words as far as this allows. `maps_timm.py` an
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import Encoder
+from patchify_core.encoders.base import Encoder, EncoderInfo
 from patchify_core.errors import EncoderError
+
+if TYPE_CHECKING:
+    import torch
 
 Step = Callable[[Any], Any]
 """A part of a network: tensor in, tensor out."""
@@ -73,14 +78,14 @@ class MapEncoder(Encoder, Protocol):
             (H / stride, W / stride, C) float32, C-contiguous.
 
         Raises:
-            ValueError: if the sides are no multiples of `stride`.
-            EncoderError: if the picture does not fit into the device's memory, or the network gives numbers that are
+            ValueError: If the sides are no multiples of `stride`.
+            EncoderError: If the picture does not fit into the device's memory, or the network gives numbers that are
                 not finite.
         """
         ...
 
     def describe_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Makes descriptors of pooled cells.
+        """Make descriptors of pooled cells.
 
         Args:
             pooled: (N, C) float32, generalised means with exponent `power` of cells.
@@ -96,9 +101,9 @@ class MapRecipe:
     """How a network falls into cells and what follows pooling. Tensors live on the encoder's device.
 
     Attributes:
-        stride: see `MapEncoder`.
-        power: see `MapEncoder`.
-        pooled_like_crops: see `MapEncoder`.
+        stride: See `MapEncoder`.
+        power: See `MapEncoder`.
+        pooled_like_crops: See `MapEncoder`.
         cells: (1, 3, H, W) normalised picture -> (1, H / stride, W / stride, C).
         project: (N, C) float32 pooled cells -> (N, D), not yet of length 1.
     """
@@ -114,7 +119,7 @@ def as_map_encoder(encoder: Encoder) -> MapEncoder:
     """The same encoder, once it is sure that it can run over whole pictures.
 
     Raises:
-        EncoderError: if it cannot.
+        EncoderError: If it cannot.
     """
     # Before Python 3.12 already isinstance asks the model, from then on its stride does; both raise the model's reason.
     if not isinstance(encoder, MapEncoder) or not encoder.stride:
@@ -126,7 +131,107 @@ def no_maps(spec: str, why: str) -> EncoderError:
     """The refusal, as one sentence.
 
     Args:
-        spec: the encoder's.
-        why: what the encoder does or is, e.g. `describes single crops only`.
+        spec: The encoder's.
+        why: What the encoder does or is, e.g. `describes single crops only`.
     """
     return EncoderError(f"{spec} {why}, so it cannot run once over a whole picture: {INSTEAD}.")
+
+
+# Recipes of any network: try on noise whether it splits into cells and a head, at any size -----------------------
+
+
+SIZES_KEPT = 8
+"""Sizes for which a network's position embeddings are kept, so that pictures of one shape share them."""
+
+CELLS_TRIED = 8
+"""Side in cells of the noise that a network is tried on, unless its own input is smaller; windows are 7 or 8."""
+
+SAME_COSINE = 0.99999
+"""Two descriptors that are as near as this differ by rounding."""
+
+
+def resized(network: Any, set_size: Callable[[Any, int, int], None]) -> Callable[[int, int], Any]:
+    """size(H, W): the network for pictures of that size; the given one is never changed.
+
+    What depends on the size (position embeddings, their grid) is replaced in a copy that shares all parameters.
+    """
+
+    @lru_cache(SIZES_KEPT)
+    def at_size(height: int, width: int) -> Any:
+        other = copy.deepcopy(network, {id(tensor): tensor for tensor in network.parameters()})
+        set_size(other, height, width)
+        return other
+
+    return at_size
+
+
+def checked(recipe: MapRecipe, network: Any, info: EncoderInfo) -> MapRecipe:
+    """The recipe, once a picture wider than high gave the map and the descriptor that it must.
+
+    Raises:
+        EncoderError: If it did not.
+    """
+    count = cells_tried(info, recipe.stride)
+
+    def try_it() -> None:
+        found = recipe.cells(noise(network, 3, count * recipe.stride, (count + 1) * recipe.stride))
+        rows = recipe.project(found.mean((1, 2)))
+        if found.shape[:3] != (1, count, count + 1) or rows.shape != (1, info.dim):
+            raise ValueError(f"a map of {tuple(found.shape)} and descriptors of {tuple(rows.shape)}")
+
+    tried(try_it, info.spec)
+    return replace(recipe, cells=_spoken(recipe.cells, info.spec))
+
+
+def cells_tried(info: EncoderInfo, stride: int) -> int:
+    """Side, in cells, of the picture to try a network on."""
+    return min(CELLS_TRIED, max(1, info.input_size // stride))
+
+
+def noise(network: Any, *shape: int) -> torch.Tensor:
+    """(1, *shape) normal numbers, always the same, where the network's parameters lie."""
+    import torch
+
+    device = next(network.parameters()).device
+    return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(device)
+
+
+def alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two (N, D) descriptors differ by rounding alone."""
+    import torch.nn.functional as F
+
+    return one.shape == other.shape and bool((F.cosine_similarity(one, other, dim=-1) > SAME_COSINE).all())
+
+
+def tried(step: Callable[[], Any], spec: str) -> Any:
+    """What the step gives.
+
+    Raises:
+        EncoderError: If it fails, in any way: networks of a fixed size, and of other forms, fail in many.
+    """
+    import torch
+
+    try:
+        with torch.inference_mode():
+            return step()
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        raise no_maps(spec, "gives no feature map that stretches to other sizes") from error
+
+
+def _spoken(cells: Step, spec: str) -> Step:
+    """The same step; a size that the network cannot take after all is said in a sentence."""
+    import torch
+
+    def speak(inputs: torch.Tensor) -> torch.Tensor:
+        try:
+            found: torch.Tensor = cells(inputs)
+            return found
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, AssertionError, ValueError) as error:
+            what = f"{spec} cannot run over a picture of {inputs.shape[3]} x {inputs.shape[2]} px"
+            raise EncoderError(f"{what}: choose another size, {INSTEAD}.") from error
+
+    return speak

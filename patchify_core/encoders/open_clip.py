@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.aspect import squares_only
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import (
     UNSTATED_LICENCE,
@@ -29,9 +28,8 @@ from patchify_core.encoders.checkpoints import (
     require_hub,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
-from patchify_core.encoders.map_trials import checked, resized
-from patchify_core.encoders.maps import MapRecipe, no_maps
-from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side, unit_rows
+from patchify_core.encoders.maps import MapRecipe, checked, no_maps, resized
+from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side, squares_only, unit_rows
 from patchify_core.encoders.timm_models import timm_recipe, timm_sized
 from patchify_core.errors import EncoderError
 
@@ -48,10 +46,10 @@ class OpenClipEncoder(SquareEncoder):
 
     Args:
         spec: e.g. `open_clip:ViT-B-16-SigLIP/webli` or `open_clip:ViT-B-32/weights/mine.safetensors`.
-        settings: see `EncoderSettings`.
+        settings: See `EncoderSettings`.
 
     Raises:
-        EncoderError: if the architecture or tag is unknown, the weights cannot be had, or the file is not a
+        EncoderError: If the architecture or tag is unknown, the weights cannot be had, or the file is not a
             checkpoint of that architecture.
     """
 
@@ -121,7 +119,7 @@ class OpenClipEncoder(SquareEncoder):
         return clip_recipe(self.network.visual, self._info)
 
     def encode_text(self, words: str) -> NDArray[np.float32]:
-        """Describes words in the space of the pictures.
+        """Describe words in the space of the pictures.
 
         Args:
             words: e.g. `a red kettle`; what is longer than the model's context (often 77 tokens) is cut off.
@@ -130,7 +128,7 @@ class OpenClipEncoder(SquareEncoder):
             (D,) float32 of length 1.
 
         Raises:
-            EncoderError: if there are no words, or the model's vocabulary cannot be had.
+            EncoderError: If there are no words, or the model's vocabulary cannot be had.
         """
         import torch
 
@@ -183,7 +181,7 @@ def at_hand(spec: str) -> bool:
     """Whether the weights of a spec need no download.
 
     Raises:
-        EncoderError: if open_clip has no such model.
+        EncoderError: If open_clip has no such model.
     """
     import open_clip
 
@@ -238,11 +236,11 @@ def clip_recipe(visual: Any, info: EncoderInfo) -> MapRecipe:
     """The recipe of an image tower of open_clip: its own vision transformer, or a tower of timm.
 
     Args:
-        visual: the tower; frozen.
-        info: the encoder's.
+        visual: The tower; frozen.
+        info: The encoder's.
 
     Raises:
-        EncoderError: if the tower is of another kind (ResNet), or gives only maps of a fixed size.
+        EncoderError: If the tower is of another kind (ResNet), or gives only maps of a fixed size.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer

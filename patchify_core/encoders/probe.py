@@ -38,14 +38,14 @@ def disagreement(describe: Callable[[], NDArray[np.float32]], exact: NDArray[np.
     """What is wrong with another way to compute the same descriptors.
 
     Args:
-        describe: gives them; it may fail in any way.
+        describe: Gives them; it may fail in any way.
         exact: (N, D) float32 with rows of length 1.
 
     Returns:
         A clause, or None where each row agrees to a cosine above `SAME_COSINE`.
 
     Raises:
-        torch.OutOfMemoryError: if that is what `describe` raises.
+        torch.OutOfMemoryError: If that is what `describe` raises.
     """
     import torch
 
@@ -68,8 +68,8 @@ class Compiled:
     that call and all later ones, and that is said.
 
     Args:
-        network: tensor in, tensor out.
-        spec: the encoder's.
+        network: Tensor in, tensor out.
+        spec: The encoder's.
     """
 
     def __init__(self, network: Callable[[Any], Any], spec: str) -> None:
@@ -97,7 +97,7 @@ class Compiled:
         return self.network(inputs)
 
     def give_up(self, why: str) -> None:
-        """Leaves it to the network itself from now on, and says why."""
+        """Leave it to the network itself from now on, and says why."""
         if self._fast is not None:
             log.warning("%s runs as it is, not compiled: %s.", self._spec, why)
         self._fast = None

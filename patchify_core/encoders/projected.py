@@ -84,7 +84,7 @@ class ProjectedEncoder:
         return self._encoder.prepare(picture, box)
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Describes a batch.
+        """Describe a batch.
 
         Args:
             crops: N crops from `prepare`.

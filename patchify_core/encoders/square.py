@@ -20,7 +20,6 @@ from numpy.typing import NDArray
 from patchify_core.encoders.base import ENGINES, EncoderInfo, EncoderSettings
 from patchify_core.encoders.checkpoints import WAY_OUT
 from patchify_core.encoders.devices import (
-    OpenVino,
     Uploads,
     batch_that_fits,
     half_precisions,
@@ -31,6 +30,7 @@ from patchify_core.encoders.devices import (
     readers_for,
 )
 from patchify_core.encoders.maps import MapRecipe, no_maps
+from patchify_core.encoders.openvino_engine import OpenVino
 from patchify_core.encoders.probe import Compiled, disagreement, probe
 from patchify_core.errors import EncoderError
 
@@ -47,9 +47,9 @@ class InputForm:
     """How a model wants to see pictures.
 
     Attributes:
-        side: of the square input, in pixels.
-        mean: of each of R, G, B, in 0..1; subtracted.
-        std: of each of R, G, B, in 0..1; divided by.
+        side: Of the square input, in pixels.
+        mean: Of each of R, G, B, in 0..1; subtracted.
+        std: Of each of R, G, B, in 0..1; divided by.
         interpolation: `bicubic`, `bilinear` or another of PIL's `Resampling`, in lower case.
     """
 
@@ -76,7 +76,7 @@ def square_side(size: int | Sequence[int], spec: str) -> int:
     """The side of a model's input, given as one number or as (height, width).
 
     Raises:
-        EncoderError: if it is not square: a box is always squashed to a square here.
+        EncoderError: If it is not square: a box is always squashed to a square here.
     """
     sides = {size} if isinstance(size, int) else {int(side) for side in size}
     if len(sides) != 1:
@@ -89,17 +89,17 @@ class SquareEncoder:
 
     Args:
         describe: (N, 3, S, S) float on `device` -> (N, D); frozen, in evaluation mode.
-        look: how it wants to see pictures.
-        info: what an index remembers.
-        device: where `describe` lives.
-        settings: what computes it, and with which numbers.
+        look: How it wants to see pictures.
+        info: What an index remembers.
+        device: Where `describe` lives.
+        settings: What computes it, and with which numbers.
 
     Attributes:
-        batch_size: crops in a forward pass; smaller once they did not fit into the device's memory.
-        readers: threads that read and cut pictures, see `EncoderSettings`.
+        batch_size: Crops in a forward pass; smaller once they did not fit into the device's memory.
+        readers: Threads that read and cut pictures, see `EncoderSettings`.
 
     Raises:
-        EncoderError: if the engine is not installed or cannot compute it.
+        EncoderError: If the engine is not installed or cannot compute it.
     """
 
     _any_size = False
@@ -128,7 +128,7 @@ class SquareEncoder:
             self._choose(halves, settings.compile)
 
     def _choose(self, halves: Sequence[torch.dtype], compiled: bool) -> None:
-        """Takes the first kind of half precision that agrees with float32 on the probe, and compiles the network."""
+        """Take the first kind of half precision that agrees with float32 on the probe, and compiles the network."""
         crops = probe(self.look.side)
         exact = self._within_memory(crops, None)
         wrong: str | None = None
@@ -171,10 +171,10 @@ class SquareEncoder:
         return ENGINES[0] if self._engine is None else "openvino"
 
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
-        """Crops from the picture's own pixels and resizes to the square input (aspect is not kept, nothing is cut).
+        """Crop from the picture's own pixels and resizes to the square input (aspect is not kept, nothing is cut).
 
         Args:
-            picture: upright RGB picture.
+            picture: Upright RGB picture.
             box: xyxy in pixels, may be fractional.
 
         Returns:
@@ -191,7 +191,7 @@ class SquareEncoder:
         return np.asarray(picture.resize(size, how, box=(x1, y1, x2, y2)))
 
     def stage(self, crops: NDArray[np.uint8]) -> Any:
-        """Begins to copy a batch to the device, so that it lies there once the network has done the one before.
+        """Begin to copy a batch to the device, so that it lies there once the network has done the one before.
 
         Args:
             crops: (N, S, S, 3) uint8, C-contiguous, not changed any more.
@@ -228,7 +228,7 @@ class SquareEncoder:
             (N, D) float32 with rows of length 1.
 
         Raises:
-            EncoderError: if the network gives numbers that are not finite, or not even one crop fits into memory.
+            EncoderError: If the network gives numbers that are not finite, or not even one crop fits into memory.
         """
         return self._finite_at_last(partial(self._within_memory, crops))
 
@@ -287,10 +287,8 @@ class SquareEncoder:
         """The network for other sizes, see `aspect.AspectEncoder`.
 
         Raises:
-            EncoderError: if it takes squares only.
+            EncoderError: If it takes squares only.
         """
-        from patchify_core.encoders.aspect import squares_only
-
         raise squares_only(self._info.spec)
 
     # Whole pictures: `encoders.maps.MapEncoder` --------------------------------------------------------------
@@ -299,7 +297,7 @@ class SquareEncoder:
         """How the network falls into cells and what follows pooling.
 
         Raises:
-            EncoderError: if it does not.
+            EncoderError: If it does not.
         """
         raise no_maps(self._info.spec, "describes single crops only")
 
@@ -382,7 +380,7 @@ def unit_rows(found: torch.Tensor, spec: str) -> NDArray[np.float32]:
     """(N, D) tensor of any float type on any device -> (N, D) float32 numpy with rows of length 1.
 
     Raises:
-        EncoderError: if a number is not finite; FAISS would take it silently.
+        EncoderError: If a number is not finite; FAISS would take it silently.
     """
     import torch.nn.functional as F
 
@@ -397,3 +395,8 @@ def _finite(found: NDArray[np.float32], spec: str) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
         raise NotFinite(f"{spec} gave numbers that are not finite: set PATCHIFY_DEVICE=cpu, {WAY_OUT}.")
     return found
+
+
+def squares_only(spec: str) -> EncoderError:
+    """The refusal, as one sentence."""
+    return EncoderError(f"{spec} takes squares only, so it cannot keep the aspect ratio: add --resize squash.")

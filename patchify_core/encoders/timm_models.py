@@ -24,8 +24,7 @@ from patchify_core.encoders.checkpoints import (
     nearest,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
-from patchify_core.encoders.map_trials import alike, cells_tried, checked, noise, resized, tried
-from patchify_core.encoders.maps import MapRecipe, Step
+from patchify_core.encoders.maps import MapRecipe, Step, alike, cells_tried, checked, noise, resized, tried
 from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side
 from patchify_core.errors import EncoderError
 
@@ -45,10 +44,10 @@ class TimmEncoder(SquareEncoder):
 
     Args:
         spec: e.g. `timm:vit_small_patch14_dinov2.lvd142m` or `timm:resnet50@weights/mine.pth`.
-        settings: see `EncoderSettings`.
+        settings: See `EncoderSettings`.
 
     Raises:
-        EncoderError: if the name is unknown, the weights cannot be had, or the file is not a checkpoint of that model.
+        EncoderError: If the name is unknown, the weights cannot be had, or the file is not a checkpoint of that model.
     """
 
     def __init__(self, spec: str, settings: EncoderSettings | None = None) -> None:
@@ -103,7 +102,7 @@ def _published(name: str) -> Any:
     """What timm states about the weights of that name (its `PretrainedCfg`); checked.
 
     Raises:
-        EncoderError: if timm has no such model or no such tag of it.
+        EncoderError: If timm has no such model or no such tag of it.
     """
     import timm
     from timm.models import PretrainedCfg, get_pretrained_cfg
@@ -125,7 +124,7 @@ def _published_file(published: Any, spec: str) -> Path:
     """The weights that timm names, downloaded if need be.
 
     Raises:
-        EncoderError: if there are none, or they cannot be had.
+        EncoderError: If there are none, or they cannot be had.
     """
     if published.hf_hub_id:
         return hub_file(published.hf_hub_id, HUB_NAMES, spec)
@@ -146,7 +145,7 @@ def at_hand(spec: str) -> bool:
     """Whether the weights of a spec need no download.
 
     Raises:
-        EncoderError: if timm has no such model.
+        EncoderError: If timm has no such model.
     """
     name, _, given = spec.removeprefix(PREFIX).partition("@")
     published = _published(name)
@@ -166,7 +165,7 @@ def _load(name: str, path: Path, published: Any) -> Any:
     over a file of another architecture in silence. So the model is built with the file's own number of classes.
 
     Raises:
-        EncoderError: if the file does not hold this model's tensors.
+        EncoderError: If the file does not hold this model's tensors.
     """
     import timm
 
@@ -215,7 +214,7 @@ def _classes_in(path: Path, published: Any) -> tuple[int, ...]:
 
 @contextmanager
 def _missing_tensors() -> Iterator[list[str]]:
-    """Collects the names of tensors that timm did not find in the file: it reports them to its log alone."""
+    """Collect the names of tensors that timm did not find in the file: it reports them to its log alone."""
     found: list[str] = []
 
     class Listener(logging.Handler):
@@ -254,12 +253,12 @@ def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> M
     """The recipe of a timm model without its classifier.
 
     Args:
-        network: frozen; its `forward_features` gives a map or tokens, its `forward_head` pools them.
-        info: the encoder's.
-        after: what follows the model, e.g. the projection of a CLIP tower.
+        network: Frozen; its `forward_features` gives a map or tokens, its `forward_head` pools them.
+        info: The encoder's.
+        after: What follows the model, e.g. the projection of a CLIP tower.
 
     Raises:
-        EncoderError: if it gives no map, or only one of a fixed size.
+        EncoderError: If it gives no map, or only one of a fixed size.
     """
     at_size = timm_sized(network).at
     stride = tried(lambda: int(network.feature_info[-1]["reduction"]), info.spec)

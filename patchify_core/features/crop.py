@@ -28,24 +28,13 @@ Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
-class FeatureSettings:
-    """What a person may tune about feature extraction.
-
-    Attributes:
-        batch_size: patches in one forward pass; None for what suits the encoder's device (`encoders.devices`).
-    """
-
-    batch_size: int | None = None
-
-
-@dataclass(frozen=True)
 class Described(Generic[Key]):
     """The descriptors of one picture.
 
     Attributes:
-        key: as it was given.
+        key: As it was given.
         descriptors: (P, D) float32 with rows of length 1.
-        packed: the picture's feature map (`maps.pack`); None where none is kept.
+        packed: The picture's feature map (`maps.pack`); None where none is kept.
     """
 
     key: Key
@@ -53,41 +42,39 @@ class Described(Generic[Key]):
     packed: bytes | None = None
 
 
-def describe(
-    picture: Image, boxes: ArrayLike, encoder: Encoder, settings: FeatureSettings | None = None
-) -> NDArray[np.float32]:
+def describe(picture: Image, boxes: ArrayLike, encoder: Encoder, batch_size: int | None = None) -> NDArray[np.float32]:
     """Descriptors of the boxes of one upright RGB picture.
 
     Args:
-        picture: upright RGB picture.
+        picture: Upright RGB picture.
         boxes: (P, 4) or (4,) xyxy in pixels, inside the picture; P at least 1.
-        encoder: the frozen encoder.
-        settings: see `FeatureSettings`.
+        encoder: The frozen encoder.
+        batch_size: Patches per forward pass; None for what suits the encoder's device (`encoders.devices`).
 
     Returns:
         (P, D) float32 with rows of length 1.
     """
-    return next(describe_many([(None, picture, as_boxes(boxes))], encoder, settings)).descriptors
+    return next(describe_many([(None, picture, as_boxes(boxes))], encoder, batch_size)).descriptors
 
 
 def describe_many(
     pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]],
     encoder: Encoder,
-    settings: FeatureSettings | None = None,
+    batch_size: int | None = None,
 ) -> Generator[Described[Key]]:
-    """Describes a stream of pictures, in order, holding two batches of crops at a time.
+    """Describe a stream of pictures, in order, holding two batches of crops at a time.
 
     Args:
         pictures: (key, upright RGB picture, (P, 4) boxes with P >= 1); consumed lazily, one batch ahead of the
             network, in the caller's thread.
-        encoder: the frozen encoder.
-        settings: see `FeatureSettings`.
+        encoder: The frozen encoder.
+        batch_size: Patches per forward pass; None for what suits the encoder's device (`encoders.devices`).
 
     Yields:
         One `Described` per picture, in the order given, once its last patch is encoded and the next batch is read.
     """
-    asked = (settings or FeatureSettings()).batch_size
-    batch_size: int = getattr(encoder, "batch_size", CPU_BATCH) if asked is None else asked
+    if batch_size is None:
+        batch_size = int(getattr(encoder, "batch_size", CPU_BATCH))
     waiting: deque[tuple[Key, int, list[NDArray[np.float32]]]] = deque()  # key, patches still to come, parts so far
 
     def encoded(batch: _Batch[Key]) -> tuple[_Batch[Key], NDArray[np.float32]]:
@@ -118,7 +105,7 @@ class _Batch(Generic[Key]):
 def _batches(
     pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]], encoder: Encoder, batch_size: int
 ) -> Iterator[_Batch[Key]]:
-    """Cuts the pictures into crops; every batch is full except the last one."""
+    """Cut the pictures into crops; every batch is full except the last one."""
     readers: int = getattr(encoder, "readers", 0)
     stage: Callable[[Any], Any] = getattr(encoder, "stage", lambda crops: crops)
 
@@ -165,18 +152,18 @@ def map_ahead(
     """`map(work, items)`, except that up to `ahead` further items are read while the work on one goes on.
 
     Args:
-        work: called in one other thread, in order, never twice at once; or in that many other `threads`.
-        items: read lazily in the caller's thread: nothing before the first result is asked for, and never more than
+        work: Called in one other thread, in order, never twice at once; or in that many other `threads`.
+        items: Read lazily in the caller's thread: nothing before the first result is asked for, and never more than
             `ahead` items beyond the one whose result is next. So many items are in memory at once, plus one.
-        ahead: at least 1.
-        threads: how many work at once.
+        ahead: At least 1.
+        threads: How many work at once.
 
     Yields:
         The results, in order.
 
     Raises:
-        ValueError: if `ahead` is less than 1.
-        Exception: what `work` or `items` raised, after the results of all items before. What is no error but a wish to
+        ValueError: If `ahead` is less than 1.
+        Exception: What `work` or `items` raised, after the results of all items before. What is no error but a wish to
             stop (KeyboardInterrupt) comes through at once, without them.
 
     Whatever ends it (an error, the last result, or the generator being closed), the threads have ended too, and `items`

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from patchify_core.encoders.base import Encoder
 from patchify_core.encoders.maps import MapEncoder, as_map_encoder
 from patchify_core.errors import PatchifyError
-from patchify_core.features.crop import Described, FeatureSettings, Key, describe, describe_many, in_order, map_ahead
+from patchify_core.features.crop import Described, Key, describe, describe_many, in_order, map_ahead
 from patchify_core.features.maps import PictureMap, pack, thumbnail
 from patchify_core.features.pooled import PooledSettings, describe_boxes, fractions, picture_pixels, query_views
 from patchify_core.imaging.pictures import read_picture, read_reduced
@@ -46,19 +46,19 @@ class Extractor(Protocol):
         """Decodes a picture as large as this way needs it.
 
         Args:
-            data: the file's bytes.
-            name: what the file is called, for the sentence that says what is wrong with it.
+            data: The file's bytes.
+            name: What the file is called, for the sentence that says what is wrong with it.
 
         Returns:
             The upright RGB picture, perhaps reduced, and the (width, height) of the whole one in pixels.
 
         Raises:
-            PictureError: see `pictures.read_picture`.
+            PictureError: See `pictures.read_picture`.
         """
         ...
 
     def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
-        """Describes a stream of pictures, in order: (key, picture as `read` gave it, (P, 4) boxes in its pixels)."""
+        """Describe a stream of pictures, in order: (key, picture as `read` gave it, (P, 4) boxes in its pixels)."""
         ...
 
     def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
@@ -70,7 +70,7 @@ def checked_features(spec: str) -> str:
     """The canonical form of a features spec: `crop`, or `pooled:N` (`pooled` alone is `pooled:640`).
 
     Raises:
-        PatchifyError: if it is neither, or N is out of range.
+        PatchifyError: If it is neither, or N is out of range.
     """
     match = re.fullmatch(r"pooled(?::(\d{1,5}))?", spec, re.ASCII)
     if spec != CROP and match is None:
@@ -90,13 +90,13 @@ def load_extractor(spec: str, encoder: Encoder, keep_maps: bool = False) -> Extr
     """The way that a features spec names.
 
     Args:
-        spec: see `checked_features`.
-        encoder: the frozen encoder.
-        keep_maps: pack each picture's feature map too (`Described.packed`).
+        spec: See `checked_features`.
+        encoder: The frozen encoder.
+        keep_maps: Pack each picture's feature map too (`Described.packed`).
 
     Raises:
-        PatchifyError: if the spec is unknown, or asks to keep maps of crops, which have none.
-        EncoderError: if the encoder cannot run over whole pictures.
+        PatchifyError: If the spec is unknown, or asks to keep maps of crops, which have none.
+        EncoderError: If the encoder cannot run over whole pictures.
     """
     spec = checked_features(spec)
     if spec == CROP:
@@ -121,7 +121,7 @@ class Crops:
 
     def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
         """See `features.describe_many`."""
-        return describe_many(pictures, self.encoder, FeatureSettings())
+        return describe_many(pictures, self.encoder)
 
     def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
         """(1, D): the query's box as one crop."""

@@ -79,7 +79,7 @@ def packed_shape(data: bytes) -> tuple[int, int, int]:
     """(h, w, C) of a packed map as its head says, without unpacking it.
 
     Raises:
-        ValueError: if it is no such map, or would be larger than any.
+        ValueError: If it is no such map, or would be larger than any.
     """
     if len(data) < _HEAD.size:
         raise ValueError("not a feature map")
@@ -90,10 +90,10 @@ def packed_shape(data: bytes) -> tuple[int, int, int]:
 
 
 def unpack(data: bytes) -> PictureMap:
-    """Reads what `pack` wrote.
+    """Read what `pack` wrote.
 
     Raises:
-        ValueError: if it is something else.
+        ValueError: If it is something else.
     """
     from PIL import JpegImagePlugin
 
@@ -128,12 +128,12 @@ class KeptMaps:
     another one by then.
 
     Args:
-        path: file that `write_maps` wrote.
-        opened: the same file open, where it was opened before (to be checked); it may be closed afterwards.
+        path: File that `write_maps` wrote.
+        opened: The same file open, where it was opened before (to be checked); it may be closed afterwards.
 
     Raises:
-        ValueError: if it is something else.
-        OSError: if it cannot be read.
+        ValueError: If it is something else.
+        OSError: If it cannot be read.
     """
 
     def __init__(self, path: Path, opened: BinaryIO | None = None) -> None:
@@ -177,7 +177,7 @@ class KeptMaps:
         """The packed map of the picture in `row`.
 
         Raises:
-            OSError: if the file cannot be read, or has vanished or become another one where it is not kept open.
+            OSError: If the file cannot be read, or has vanished or become another one where it is not kept open.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"map {row} of {len(self)}")
@@ -209,25 +209,25 @@ class PackedMaps(Protocol):
 
 
 def write_maps(maps: PackedMaps, path: Path) -> None:
-    """Writes packed maps into one file, holding one at a time.
+    """Write packed maps into one file, holding one at a time.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: If it cannot be written.
     """
     with open(path, "wb") as file:
         write_maps_to(file, (maps.packed(row) for row in range(len(maps))), len(maps))
 
 
 def write_maps_to(file: BinaryIO, maps: Iterable[bytes], count: int) -> None:
-    """Writes packed maps into an empty open file.
+    """Write packed maps into an empty open file.
 
     Args:
-        file: open for writing bytes.
-        maps: the packed maps, in the order of the pictures.
-        count: how many there are.
+        file: Open for writing bytes.
+        maps: The packed maps, in the order of the pictures.
+        count: How many there are.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: If it cannot be written.
     """
     start = len(_MAGIC) + 8 * (count + 2)
     ends = [start]

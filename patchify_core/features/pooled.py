@@ -36,9 +36,9 @@ class PooledSettings:
     """What a person may tune about pooled features; the defaults were measured (`study features`).
 
     Attributes:
-        long_side: longer side of a picture as the backbone sees it, in pixels.
-        query_sides: longer sides, in pixels, at which the query's box is described alone.
-        query_in_picture: describe the query's box within its whole picture too.
+        long_side: Longer side of a picture as the backbone sees it, in pixels.
+        query_sides: Longer sides, in pixels, at which the query's box is described alone.
+        query_in_picture: Describe the query's box within its whole picture too.
     """
 
     long_side: int = 640
@@ -46,10 +46,10 @@ class PooledSettings:
     query_in_picture: bool = True
 
     def __post_init__(self) -> None:
-        """Refuses sizes that no map can be made of.
+        """Reject sizes that no map can be made of.
 
         Raises:
-            PatchifyError: if the long side is not within `SMALLEST_SIDE`..`LARGEST_SIDE`.
+            PatchifyError: If the long side is not within `SMALLEST_SIDE`..`LARGEST_SIDE`.
         """
         if not SMALLEST_SIDE <= self.long_side <= LARGEST_SIDE:
             raise PatchifyError(
@@ -62,10 +62,10 @@ def map_size(width: float, height: float, long_side: int, stride: int) -> tuple[
     """The size, in pixels, at which a picture goes through the backbone: its shape kept but for rounding.
 
     Args:
-        width: of the picture, in pixels.
-        height: of the picture, in pixels.
-        long_side: wanted longer side, in pixels.
-        stride: both sides become multiples of it.
+        width: Of the picture, in pixels.
+        height: Of the picture, in pixels.
+        long_side: Wanted longer side, in pixels.
+        stride: Both sides become multiples of it.
 
     Returns:
         (width, height), each at least `stride`.
@@ -85,9 +85,9 @@ def picture_cells(
     """The feature map of a picture, or of a box cut out of it.
 
     Args:
-        picture: upright RGB picture, of any size.
-        encoder: the frozen encoder.
-        long_side: see `PooledSettings`.
+        picture: Upright RGB picture, of any size.
+        encoder: The frozen encoder.
+        long_side: See `PooledSettings`.
         box: (4,) xyxy in pixels, inside the picture; all of it if None.
 
     Returns:
@@ -112,7 +112,7 @@ def integral_image(cells: NDArray[np.float32], power: float) -> NDArray[np.float
 
     Args:
         cells: (h, w, C) float32; at least 0 unless `power` is 1.
-        power: exponent of the generalised mean.
+        power: Exponent of the generalised mean.
 
     Returns:
         (h + 1, w + 1, C) float64: entry [y, x] is the sum over the cells above y and left of x.
@@ -158,9 +158,9 @@ def pool_boxes(table: NDArray[np.float64], boxes: ArrayLike, power: float) -> ND
     """The generalised mean over boxes.
 
     Args:
-        table: from `integral_image` with the same `power`.
+        table: From `integral_image` with the same `power`.
         boxes: (N, 4) xyxy as fractions of the picture's sides, in 0..1, each with an area.
-        power: exponent of the generalised mean.
+        power: Exponent of the generalised mean.
 
     Returns:
         (N, C) float32.
@@ -196,7 +196,7 @@ def describe_boxes(cells: NDArray[np.float32], boxes: ArrayLike, encoder: MapEnc
     Args:
         cells: (h, w, C) float32, from `picture_cells`.
         boxes: (N, 4) xyxy as fractions of the picture's sides.
-        encoder: the encoder that made the map.
+        encoder: The encoder that made the map.
 
     Returns:
         (N, D) float32 with rows of length 1.
@@ -210,10 +210,10 @@ def query_views(
     """The descriptors of one query, to be averaged in the space that is searched.
 
     Args:
-        picture: upright RGB picture.
+        picture: Upright RGB picture.
         box: (4,) xyxy in pixels, inside the picture.
-        encoder: the frozen encoder.
-        settings: see `PooledSettings`.
+        encoder: The frozen encoder.
+        settings: See `PooledSettings`.
 
     Returns:
         (V, D) float32 with rows of length 1.

@@ -20,8 +20,8 @@ class Stage:
     """A prefix of the patches that is a selection by itself, so that one index answers for several.
 
     Attributes:
-        spec: the selector that gives just these patches, e.g. `pyramid:2`.
-        patches: how many of the first patches these are, at least 1.
+        spec: The selector that gives just these patches, e.g. `pyramid:2`.
+        patches: How many of the first patches these are, at least 1.
     """
 
     spec: str
@@ -59,11 +59,11 @@ class Regions(Protocol):
         """The boxes of any picture of this size, (P, 4).
 
         Args:
-            width: picture width in pixels, at least 1.
-            height: picture height in pixels, at least 1.
+            width: Picture width in pixels, at least 1.
+            height: Picture height in pixels, at least 1.
 
         Raises:
-            PatchifyError: if the boxes depend on the pixels (`needs_picture`).
+            PatchifyError: If the boxes depend on the pixels (`needs_picture`).
         """
         ...
 
@@ -71,7 +71,7 @@ class Regions(Protocol):
         """The boxes of this picture, (P, 4); works for every selector.
 
         Args:
-            picture: upright RGB picture.
+            picture: Upright RGB picture.
         """
         ...
 
@@ -79,13 +79,13 @@ class Regions(Protocol):
         """One row of `boxes`, (4,), without making the others: a ranking needs one per picture.
 
         Args:
-            width: picture width in pixels, at least 1.
-            height: picture height in pixels, at least 1.
-            cell: the patch's number within its picture, 0..P-1.
+            width: Picture width in pixels, at least 1.
+            height: Picture height in pixels, at least 1.
+            cell: The patch's number within its picture, 0..P-1.
 
         Raises:
-            PatchifyError: if this box depends on the pixels.
-            IndexError: if there is no such patch.
+            PatchifyError: If this box depends on the pixels.
+            IndexError: If there is no such patch.
         """
         ...
 
@@ -96,8 +96,8 @@ def boxes_for(
     """The boxes to cut out of a picture that was perhaps decoded at a fraction of its size, and those to store.
 
     Args:
-        regions: what boxes.
-        picture: upright RGB picture, perhaps reduced.
+        regions: What boxes.
+        picture: Upright RGB picture, perhaps reduced.
         size: (width, height) of the whole picture in pixels.
 
     Returns:
@@ -116,10 +116,10 @@ def shown(spec: str) -> str:
 
 
 def check_cell(cell: int, patches: int) -> None:
-    """Refuses a patch number that a picture does not have; a negative one would count from the end.
+    """Reject a patch number that a picture does not have; a negative one would count from the end.
 
     Raises:
-        IndexError: if `cell` is not in 0..patches-1.
+        IndexError: If `cell` is not in 0..patches-1.
     """
     if not 0 <= cell < patches:
         raise IndexError(f"patch {cell} of a picture that has {patches}")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache, lru_cache
-from math import ceil, sqrt
+from functools import lru_cache
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,10 +26,10 @@ class Pyramid:
     """Grids 1x1 .. levels x levels over the whole picture, coarse to fine, each in row-major order.
 
     Attributes:
-        levels: number of grids, 1..6. The paper's L0..L3 are 1..4; 1 is the global baseline.
+        levels: Number of grids, 1..6. The paper's L0..L3 are 1..4; 1 is the global baseline.
 
     Raises:
-        PatchifyError: if `levels` is not an integer in 1..6.
+        PatchifyError: If `levels` is not an integer in 1..6.
 
     Example:
         >>> Pyramid(2).boxes(640, 480)[1]
@@ -39,7 +39,7 @@ class Pyramid:
     levels: int = 4
 
     def __post_init__(self) -> None:
-        """Refuses what no grid can be made of."""
+        """Reject what no grid can be made of."""
         if type(self.levels) is not int or not 1 <= self.levels <= MAX_LEVELS:
             raise PatchifyError(
                 f"A pyramid has 1 to {MAX_LEVELS} levels, not {self.levels!r}: write pyramid:N with N from 1 "
@@ -70,8 +70,8 @@ class Pyramid:
         """The cells of every grid.
 
         Args:
-            width: picture width in pixels, at least 1.
-            height: picture height in pixels, at least 1.
+            width: Picture width in pixels, at least 1.
+            height: Picture height in pixels, at least 1.
 
         Returns:
             (P, 4) float64 xyxy in pixels. Cells are exact fractions of the picture and not rounded, so a grid
@@ -92,12 +92,12 @@ class Pyramid:
         """One row of `boxes`, (4,) float64 xyxy in pixels, without making the others: a ranking needs one per picture.
 
         Args:
-            width: picture width in pixels, at least 1.
-            height: picture height in pixels, at least 1.
-            cell: the patch's number within its picture, from 0.
+            width: Picture width in pixels, at least 1.
+            height: Picture height in pixels, at least 1.
+            cell: The patch's number within its picture, from 0.
 
         Raises:
-            IndexError: if there is no such patch.
+            IndexError: If there is no such patch.
 
         Example:
             >>> Pyramid(2).box(640, 480, 2)
@@ -124,95 +124,6 @@ def level_of(cell: int) -> int:
     return next(n for n in range(1, MAX_LEVELS + 1) if cell < patches_up_to(n))
 
 
-# Lattice: boxes of many sizes, and how much each stands out ----------------------------------------------------
-
-
-SHARES = (0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.85)
-"""Areas of the boxes to choose from, as shares of the picture's."""
-
-SHAPES = (0.4, 0.63, 1.0, 1.6, 2.5)
-"""Shapes of the boxes to choose from, (width/W) / (height/H)."""
-
-STEP = 0.25
-"""Distance of neighbouring boxes of one size, as a fraction of their side."""
-
-RING = 0.25
-"""How far the ring around a box reaches beyond it, as a fraction of its side; it ends at the picture's border."""
-
-
-@cache
-def lattice(cells: int, step: float = STEP) -> NDArray[np.intp]:
-    """The fixed set of boxes, large ones first.
-
-    Args:
-        cells: steps of the grid along each side of the picture.
-        step: distance of neighbouring boxes of one size, as a fraction of their side.
-
-    Returns:
-        (C, 4) xyxy in steps, not writeable; C is some 5600 for 64 steps.
-    """
-    found: set[tuple[int, int, int, int]] = set()
-    for share in SHARES:
-        for shape in SHAPES:
-            w, h = (min(round(cells * sqrt(side)), cells) for side in (share * shape, share / shape))
-            for x in _places(w, cells, step):
-                found.update((x, y, x + w, y + h) for y in _places(h, cells, step))
-    boxes = np.array(sorted(found, key=lambda b: ((b[0] - b[2]) * (b[3] - b[1]), b[1], b[0], b[2])), np.intp)
-    boxes.flags.writeable = False
-    return boxes
-
-
-def _places(side: int, cells: int, step: float) -> list[int]:
-    last = cells - side
-    return sorted({*range(0, last + 1, max(1, round(side * step))), last})
-
-
-@cache
-def _rings(cells: int) -> NDArray[np.intp]:
-    """Where the ring of each box of `lattice(cells)` ends."""
-    return rings(lattice(cells), cells)
-
-
-def rings(boxes: NDArray[np.intp], cells: int) -> NDArray[np.intp]:
-    """Where each box's ring ends, (N, 4) xyxy in steps of a grid of `cells` steps."""
-    reach = np.maximum(1, np.rint(RING * (boxes[:, 2:] - boxes[:, :2]))).astype(np.intp)
-    return np.clip(np.hstack([boxes[:, :2] - reach, boxes[:, 2:] + reach]), 0, cells)
-
-
-def contrast(values: NDArray[np.float64], boxes: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
-    """The module's formula, from one summed-area table.
-
-    Args:
-        values: (cells, cells) float64, how much each place stands out.
-        boxes: (N, 4) xyxy in cells; all of `lattice(cells)` by default.
-
-    Returns:
-        (N,) float64; the area counts in pictures, so that a box of a quarter has a factor of 1/2. The whole picture has
-        no ring and scores 0.
-    """
-    cells = len(values)
-    around = _rings(cells) if boxes is None else rings(boxes, cells)
-    boxes = lattice(cells) if boxes is None else boxes
-    table = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
-    area = areas(boxes)
-    ring_area = areas(around) - area
-    inside = _sums(table, boxes)
-    ring = (_sums(table, around) - inside) / np.maximum(ring_area, 1)
-    scores = (inside / area - ring) * np.sqrt(area / cells**2)
-    # Rounded, so that noise of the last bits does not decide between boxes that are equally good.
-    return np.round(np.where(ring_area > 0, scores, 0.0), 9)
-
-
-def areas(boxes: NDArray[np.intp]) -> NDArray[np.intp]:
-    """(N,) areas of (N, 4) xyxy boxes, in steps squared."""
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _sums(table: NDArray[np.float64], boxes: NDArray[np.intp]) -> NDArray[np.float64]:
-    x1, y1, x2, y2 = boxes.T
-    return table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1]
-
-
 # Sliding windows -----------------------------------------------------------------------------------------------
 
 
@@ -225,11 +136,11 @@ class Sliding(RelativeRegions):
     window. The whole picture is not among them unless `scale` is 1; `pyramid:1+sliding:0.4,0.5` adds it.
 
     Attributes:
-        scale: a window's side as a fraction of the picture's, 0 < scale <= 1.
-        overlap: least overlap of neighbours as a fraction of a window's side, 0 <= overlap < 1.
+        scale: A window's side as a fraction of the picture's, 0 < scale <= 1.
+        overlap: Least overlap of neighbours as a fraction of a window's side, 0 <= overlap < 1.
 
     Raises:
-        PatchifyError: if a number is out of its range, or there would be more than `MAX_PATCHES` windows.
+        PatchifyError: If a number is out of its range, or there would be more than `MAX_PATCHES` windows.
 
     Example:
         >>> Sliding(0.5, 0.5).boxes(640, 480)[1]
@@ -240,7 +151,7 @@ class Sliding(RelativeRegions):
     overlap: float = 0.0
 
     def __post_init__(self) -> None:
-        """Refuses what no window can be made of."""
+        """Reject what no window can be made of."""
         if not _is_number(self.scale) or not 0 < self.scale <= 1:
             raise PatchifyError(
                 f"A sliding window's scale is {self.scale!r}: give it a fraction of the picture's side, "
@@ -319,11 +230,11 @@ class Random(RelativeRegions):
     of `random:30` with the same seed, on every machine.
 
     Attributes:
-        count: number of boxes, 1..`MAX_PATCHES`.
-        seed: which draw, 0..2^32-1.
+        count: Number of boxes, 1..`MAX_PATCHES`.
+        seed: Which draw, 0..2^32-1.
 
     Raises:
-        PatchifyError: if a number is not an integer in its range.
+        PatchifyError: If a number is not an integer in its range.
 
     Example:
         >>> Random(2).boxes(100, 100).round().tolist()
@@ -334,7 +245,7 @@ class Random(RelativeRegions):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Refuses what cannot be drawn."""
+        """Reject what cannot be drawn."""
         if type(self.count) is not int or not 1 <= self.count <= MAX_PATCHES:
             raise PatchifyError(
                 f"The number of random boxes is {self.count!r}: give it a whole number from 1 to {MAX_PATCHES}, "

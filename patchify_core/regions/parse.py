@@ -56,18 +56,18 @@ FORMS = ", ".join(form.text for form in _FORMS.values())
 
 
 def parse_regions(spec: str) -> Regions:
-    """Reads a region spec such as `pyramid:4`, `sliding:0.4,0.5`, `random:30,7` or several joined with `+`.
+    """Read a region spec such as `pyramid:4`, `sliding:0.4,0.5`, `random:30,7` or several joined with `+`.
 
     White space around any part and any number does not count, nor does how a number is written: `1.0` is `1`.
 
     Args:
-        spec: what a person or an index wrote.
+        spec: What a person or an index wrote.
 
     Returns:
         The selector, whose own `spec` is the canonical form.
 
     Raises:
-        PatchifyError: if the spec names no known selector, or a number is malformed or out of its range.
+        PatchifyError: If the spec names no known selector, or a number is malformed or out of its range.
 
     Example:
         >>> parse_regions(" pyramid:2 + random:10").spec
@@ -106,17 +106,17 @@ class Combined:
     has `pyramid:1` (1 patch), `pyramid:2` (5) and `pyramid:2+random:10,0` (15).
 
     Attributes:
-        parts: two or more selectors that are not combinations themselves.
+        parts: Two or more selectors that are not combinations themselves.
 
     Raises:
-        PatchifyError: if there are fewer than two parts, one of them twice, a combination among them, or more
+        PatchifyError: If there are fewer than two parts, one of them twice, a combination among them, or more
             than `MAX_PATCHES` patches in all.
     """
 
     parts: tuple[Regions, ...]
 
     def __post_init__(self) -> None:
-        """Refuses combinations that mean nothing or too much."""
+        """Reject combinations that mean nothing or too much."""
         object.__setattr__(self, "parts", tuple(self.parts))  # a list would make it unhashable
         if len(self.parts) < 2 or any(isinstance(part, Combined) for part in self.parts):
             raise PatchifyError(

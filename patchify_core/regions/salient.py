@@ -8,6 +8,8 @@ that contrast most with the ring around them are taken greedily, leaving out wha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
+from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +17,6 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
 from patchify_core.regions.base import MAX_PATCHES, Stage, check_cell
-from patchify_core.regions.grids import contrast, lattice
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,10 +30,10 @@ class Salient:
     """The `count` boxes that stand out most, best first; `salient:10` is the beginning of `salient:30`.
 
     Attributes:
-        count: number of boxes, 1..`MAX_PATCHES`.
+        count: Number of boxes, 1..`MAX_PATCHES`.
 
     Raises:
-        PatchifyError: if `count` is not an integer in its range.
+        PatchifyError: If `count` is not an integer in its range.
 
     Example:
         >>> from PIL import Image
@@ -45,7 +46,7 @@ class Salient:
     count: int
 
     def __post_init__(self) -> None:
-        """Refuses a number of boxes that cannot be had."""
+        """Reject a number of boxes that cannot be had."""
         if type(self.count) is not int or not 1 <= self.count <= MAX_PATCHES:
             raise PatchifyError(
                 f"The number of salient boxes is {self.count!r}: give it a whole number from 1 to {MAX_PATCHES}, "
@@ -73,7 +74,7 @@ class Salient:
         return True
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """Refuses: a size alone does not say what stands out.
+        """Reject: a size alone does not say what stands out.
 
         Raises:
             PatchifyError: always.
@@ -81,11 +82,11 @@ class Salient:
         raise PatchifyError(f"The boxes of {self.spec} depend on the pixels: ask boxes_in(picture) for them.")
 
     def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
-        """Refuses, as `boxes` does.
+        """Reject, as `boxes` does.
 
         Raises:
-            PatchifyError: if there is such a patch.
-            IndexError: if there is not.
+            PatchifyError: If there is such a patch.
+            IndexError: If there is not.
         """
         check_cell(cell, self.count)
         return self.boxes(width, height)
@@ -103,7 +104,7 @@ def pick(boxes: NDArray[np.intp], scores: NDArray[np.float64], count: int) -> ND
     Args:
         boxes: (C, 4) xyxy, all different, C at least `count`.
         scores: (C,) higher is better; of equal ones the earlier box wins.
-        count: how many to pick.
+        count: How many to pick.
 
     Returns:
         (count,) rows of `boxes`, in the order picked: by score among those whose IoU with every one picked
@@ -128,6 +129,95 @@ def pick(boxes: NDArray[np.intp], scores: NDArray[np.float64], count: int) -> ND
     return order[picked]
 
 
+# A fixed lattice of boxes, and the contrast of each with its surroundings -----------------------------------------
+
+
+SHARES = (0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.85)
+"""Areas of the boxes to choose from, as shares of the picture's."""
+
+SHAPES = (0.4, 0.63, 1.0, 1.6, 2.5)
+"""Shapes of the boxes to choose from, (width/W) / (height/H)."""
+
+STEP = 0.25
+"""Distance of neighbouring boxes of one size, as a fraction of their side."""
+
+RING = 0.25
+"""How far the ring around a box reaches beyond it, as a fraction of its side; it ends at the picture's border."""
+
+
+@cache
+def lattice(cells: int, step: float = STEP) -> NDArray[np.intp]:
+    """The fixed set of boxes, large ones first.
+
+    Args:
+        cells: Steps of the grid along each side of the picture.
+        step: Distance of neighbouring boxes of one size, as a fraction of their side.
+
+    Returns:
+        (C, 4) xyxy in steps, not writeable; C is some 5600 for 64 steps.
+    """
+    found: set[tuple[int, int, int, int]] = set()
+    for share in SHARES:
+        for shape in SHAPES:
+            w, h = (min(round(cells * sqrt(side)), cells) for side in (share * shape, share / shape))
+            for x in _places(w, cells, step):
+                found.update((x, y, x + w, y + h) for y in _places(h, cells, step))
+    boxes = np.array(sorted(found, key=lambda b: ((b[0] - b[2]) * (b[3] - b[1]), b[1], b[0], b[2])), np.intp)
+    boxes.flags.writeable = False
+    return boxes
+
+
+def _places(side: int, cells: int, step: float) -> list[int]:
+    last = cells - side
+    return sorted({*range(0, last + 1, max(1, round(side * step))), last})
+
+
+@cache
+def _rings(cells: int) -> NDArray[np.intp]:
+    """Where the ring of each box of `lattice(cells)` ends."""
+    return rings(lattice(cells), cells)
+
+
+def rings(boxes: NDArray[np.intp], cells: int) -> NDArray[np.intp]:
+    """Where each box's ring ends, (N, 4) xyxy in steps of a grid of `cells` steps."""
+    reach = np.maximum(1, np.rint(RING * (boxes[:, 2:] - boxes[:, :2]))).astype(np.intp)
+    return np.clip(np.hstack([boxes[:, :2] - reach, boxes[:, 2:] + reach]), 0, cells)
+
+
+def contrast(values: NDArray[np.float64], boxes: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
+    """The module's formula, from one summed-area table.
+
+    Args:
+        values: (cells, cells) float64, how much each place stands out.
+        boxes: (N, 4) xyxy in cells; all of `lattice(cells)` by default.
+
+    Returns:
+        (N,) float64; the area counts in pictures, so that a box of a quarter has a factor of 1/2. The whole picture has
+        no ring and scores 0.
+    """
+    cells = len(values)
+    around = _rings(cells) if boxes is None else rings(boxes, cells)
+    boxes = lattice(cells) if boxes is None else boxes
+    table = np.pad(values.cumsum(axis=0).cumsum(axis=1), ((1, 0), (1, 0)))
+    area = areas(boxes)
+    ring_area = areas(around) - area
+    inside = _sums(table, boxes)
+    ring = (_sums(table, around) - inside) / np.maximum(ring_area, 1)
+    scores = (inside / area - ring) * np.sqrt(area / cells**2)
+    # Rounded, so that noise of the last bits does not decide between boxes that are equally good.
+    return np.round(np.where(ring_area > 0, scores, 0.0), 9)
+
+
+def areas(boxes: NDArray[np.intp]) -> NDArray[np.intp]:
+    """(N,) areas of (N, 4) xyxy boxes, in steps squared."""
+    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+
+
+def _sums(table: NDArray[np.float64], boxes: NDArray[np.intp]) -> NDArray[np.float64]:
+    x1, y1, x2, y2 = boxes.T
+    return table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1]
+
+
 # Saliency: two classic maps that need neither training nor an encoder ------------------------------------------
 
 
@@ -145,7 +235,7 @@ def saliency(picture: Image) -> NDArray[np.float64]:
     """How much each cell stands out.
 
     Args:
-        picture: upright RGB picture.
+        picture: Upright RGB picture.
 
     Returns:
         (CELLS, CELLS) float64, at least 0, rows from the top; its mean is 2, or less where a map is empty.

@@ -18,9 +18,9 @@ def matches_as_json(
     """The matches as `search --json` prints them, best first.
 
     Args:
-        engine: that found them.
-        matches: best first.
-        presence: how likely each contains the object, where that is known.
+        engine: That found them.
+        matches: Best first.
+        presence: How likely each contains the object, where that is known.
 
     Returns:
         Of each its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture) and
@@ -28,7 +28,7 @@ def matches_as_json(
         compared; `probability` and `verdict` where they are known.
 
     Raises:
-        IndexFolderError: if one of the pictures is not the one that was indexed: its box would lie on another one.
+        IndexFolderError: If one of the pictures is not the one that was indexed: its box would lie on another one.
     """
     root = engine.index.root or Path()
     engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])

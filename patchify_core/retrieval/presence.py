@@ -53,9 +53,9 @@ class RecipeName(BaseModel):
     """All that the scores of an index depend on, beside its pictures.
 
     Attributes:
-        digest: of its recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves
+        digest: Of its recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves
             no probability by 0.03.
-        cosines: of each two of `TRIED` fixed vectors after the learned projection; none where nothing is projected. A
+        cosines: Of each two of `TRIED` fixed vectors after the learned projection; none where nothing is projected. A
             digest of its numbers would change with their last bit, and with the sign of an axis.
     """
 
@@ -97,11 +97,11 @@ class Learned(BaseModel):
     """On what a calibration was learned, and how well it does there (`evaluation.presence.learn`).
 
     Attributes:
-        datasets: of each its `name`, digest, and numbers of pictures, queries and objects.
-        held_out: rates on objects that it was not learned from.
-        curve: false alarms and hits of "probably not here".
-        reliability: of first and of later results: mean probability, share that is right, number of results.
-        transfer: rates on each dataset after learning from the others.
+        datasets: Of each its `name`, digest, and numbers of pictures, queries and objects.
+        held_out: Rates on objects that it was not learned from.
+        curve: False alarms and hits of "probably not here".
+        reliability: Of first and of later results: mean probability, share that is right, number of results.
+        transfer: Rates on each dataset after learning from the others.
     """
 
     datasets: list[dict[str, str | int]]
@@ -125,14 +125,14 @@ class Calibration(BaseModel):
     """A model for one recipe.
 
     Attributes:
-        program: always `PROGRAM`.
-        format: always `FORMAT`.
-        recipe: of the indexes that it is for.
-        first: intercept, weight of the score, weight of its margin (the last two 0 or more), for first results.
-        later: the same for the others: where one picture contains the object, more do.
-        absent_below: where a query's first result is less probable, its object is probably not in the gallery.
-        likely_from: results at least as probable are likely to contain it.
-        learned: on what, and how well it does there.
+        program: Always `PROGRAM`.
+        format: Always `FORMAT`.
+        recipe: Of the indexes that it is for.
+        first: Intercept, weight of the score, weight of its margin (the last two 0 or more), for first results.
+        later: The same for the others: where one picture contains the object, more do.
+        absent_below: Where a query's first result is less probable, its object is probably not in the gallery.
+        likely_from: Results at least as probable are likely to contain it.
+        learned: On what, and how well it does there.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -167,9 +167,9 @@ class Calibration(BaseModel):
         """The same for what a search at the last level found, not re-ranked.
 
         Args:
-            engine: that found them.
+            engine: That found them.
             query: (D,) described by it.
-            matches: best first.
+            matches: Best first.
         """
         ranked = engine.ranking(query, top=BACKGROUND.stop).scores
         return self.presence([match.score for match in matches], ranked)
@@ -186,8 +186,8 @@ class Presence:
     """What is known of a query's results.
 
     Attributes:
-        probabilities: of each result, that it contains the object, 0..1; none is larger than the one before it.
-        verdicts: of each result.
+        probabilities: Of each result, that it contains the object, 0..1; none is larger than the one before it.
+        verdicts: Of each result.
     """
 
     probabilities: tuple[float, ...]
@@ -234,14 +234,14 @@ def find_calibration(index: PatchStore, folder: Path | None) -> Calibration | No
     """The calibration of an index: beside its folder, or a bundled one of the same recipe.
 
     Args:
-        index: what is searched.
-        folder: where it is; None where only the bundled ones come into question.
+        index: What is searched.
+        folder: Where it is; None where only the bundled ones come into question.
 
     Returns:
         None where there is none for this recipe; one of another recipe counts as none.
 
     Raises:
-        PatchifyError: one sentence, if the file beside the index is damaged.
+        PatchifyError: One sentence, if the file beside the index is damaged.
     """
     recipe = RecipeName.of(index)
     paths = [] if folder is None else [calibration_path(folder)]
@@ -251,10 +251,10 @@ def find_calibration(index: PatchStore, folder: Path | None) -> Calibration | No
 
 
 def read_calibration(path: Path) -> Calibration:
-    """Reads a calibration.
+    """Read a calibration.
 
     Raises:
-        PatchifyError: one sentence, if the file is missing, damaged or something else.
+        PatchifyError: One sentence, if the file is missing, damaged or something else.
     """
     try:
         read = Calibration.model_validate(read_json(path))
@@ -268,9 +268,9 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Writes a calibration, whole or not at all.
+    """Write a calibration, whole or not at all.
 
     Raises:
-        OSError: if it cannot be written.
+        OSError: If it cannot be written.
     """
     write_json(path, calibration.model_dump(mode="json"), indent=1, sync=True)

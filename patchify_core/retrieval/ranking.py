@@ -21,13 +21,13 @@ class Verification:
     """How a gallery picture compares with the query point by point. Points are pixels of the upright originals.
 
     Attributes:
-        method: name of the re-ranker: sift, xfeat, aliked.
+        method: Name of the re-ranker: sift, xfeat, aliked.
         matches: K, local features that found a partner.
-        inliers: how many of them one homography explains.
+        inliers: How many of them one homography explains.
         query_points: (K, 2) float64 x, y in the query picture, inliers first.
         gallery_points: (K, 2) float64 x, y in the gallery picture, in the same order.
-        local_score: the geometric evidence, 0..1 (`rerank.verification`).
-        global_score: the score that the match had before, its cosine similarity.
+        local_score: The geometric evidence, 0..1 (`rerank.verification`).
+        global_score: The score that the match had before, its cosine similarity.
         box: (4,) float64 xyxy, where the homography puts the query's outline in the gallery picture; None if it
             is not to be trusted.
     """
@@ -47,13 +47,13 @@ class Match:
     """One gallery picture that a search found.
 
     Attributes:
-        image_id: gallery image id.
-        score: cosine similarity of the query with the winning patch, -1..1; after re-ranking, what it ordered by.
+        image_id: Gallery image id.
+        score: Cosine similarity of the query with the winning patch, -1..1; after re-ranking, what it ordered by.
         box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture; where boxes were refined
             (`localize`), the object's; after a geometric verification that can be trusted, the query's outline there.
-        patch: the winning patch's number within its picture (see `regions.Pyramid`).
+        patch: The winning patch's number within its picture (see `regions.Pyramid`).
         file_name: POSIX path of the picture below the gallery's root.
-        verification: how the picture compares with the query point by point; None unless that was asked for.
+        verification: How the picture compares with the query point by point; None unless that was asked for.
         others: (M, 4) float64 boxes of further objects like the query's; empty unless boxes were refined on maps.
     """
 
@@ -71,10 +71,10 @@ class Explanation:
     """Why a gallery picture got its score: the similarity of every patch.
 
     Attributes:
-        image_id: gallery image id.
+        image_id: Gallery image id.
         boxes: (P, 4) float64 xyxy pixel boxes of the patches.
         scores: (P,) float32 cosine similarities.
-        patch: the winning patch, the argmax of `scores`.
+        patch: The winning patch, the argmax of `scores`.
     """
 
     image_id: int
@@ -87,9 +87,9 @@ class Ranking(Sequence[Match]):
     """The pictures that a search found, best first.
 
     Args:
-        index: that was searched.
-        hits: what the search found.
-        first: matches that stand in the place of the first ones: the same pictures, ordered anew.
+        index: That was searched.
+        hits: What the search found.
+        first: Matches that stand in the place of the first ones: the same pictures, ordered anew.
     """
 
     def __init__(self, index: PatchStore, hits: Hits, first: Sequence[Match] = ()) -> None:

@@ -29,7 +29,7 @@ class SearchSettings:
     """What a person may tune about a search.
 
     Attributes:
-        top: pictures to return.
+        top: Pictures to return.
     """
 
     top: int = 10
@@ -41,9 +41,9 @@ class QueryView:
 
     Attributes:
         descriptor: (D,) float32 of length 1, in the space of the index (`Searcher.describe_query`).
-        picture: the query's whole upright RGB picture; None for words.
+        picture: The query's whole upright RGB picture; None for words.
         box: (4,) float64 xyxy of the object in pixels of `picture`, inside it; None means all of the picture.
-        exclude: gallery image ids that take no part: the query is neither expanded with them nor compared with
+        exclude: Gallery image ids that take no part: the query is neither expanded with them nor compared with
             them. An evaluation drops these pictures (the query's own photo, say) from the ranking afterwards.
     """
 
@@ -57,16 +57,16 @@ class Searcher:
     """An index and the encoder that made it: describes queries and finds their nearest patches.
 
     Args:
-        index: the descriptors.
-        encoder: the encoder that made them.
+        index: The descriptors.
+        encoder: The encoder that made them.
 
     Attributes:
-        extractor: how pictures were described, and queries are.
-        loaded: what others made ready for this index and will need again, by name.
+        extractor: How pictures were described, and queries are.
+        loaded: What others made ready for this index and will need again, by name.
 
     Raises:
-        IndexFolderError: if the index was made by another encoder.
-        EncoderError: if the index was made in one pass per picture and the encoder cannot do that.
+        IndexFolderError: If the index was made by another encoder.
+        EncoderError: If the index was made in one pass per picture and the encoder cannot do that.
     """
 
     def __init__(self, index: PatchStore, encoder: Encoder) -> None:
@@ -79,15 +79,15 @@ class Searcher:
         """One global descriptor of the query: of the box, or of the whole picture.
 
         Args:
-            picture: a file, its bytes, or a PIL picture (EXIF orientation is applied).
+            picture: A file, its bytes, or a PIL picture (EXIF orientation is applied).
             box: xyxy in pixels of the upright picture; None for all of it. What sticks out is cut off.
 
         Returns:
             (dim,) float32 of length 1, in the space that the index is searched in (see `PatchIndex.project`).
 
         Raises:
-            PictureError: if it is not a picture that can be read.
-            BoxError: if the box is malformed, empty or outside.
+            PictureError: If it is not a picture that can be read.
+            BoxError: If the box is malformed, empty or outside.
         """
         image = _upright(picture)
         whole = (0.0, 0.0, float(image.width), float(image.height))
@@ -98,13 +98,13 @@ class Searcher:
         """One descriptor of words, in the space of the pictures.
 
         Args:
-            words: what to look for, e.g. `a red kettle`.
+            words: What to look for, e.g. `a red kettle`.
 
         Returns:
             (dim,) float32 of length 1, in the space that the index is searched in.
 
         Raises:
-            EncoderError: if there are no words, or this index's encoder knows pictures only.
+            EncoderError: If there are no words, or this index's encoder knows pictures only.
         """
         if not isinstance(self.encoder, TextEncoder):
             raise EncoderError(
@@ -126,12 +126,12 @@ class Searcher:
         """What is searched for, described once: for a search, and for whatever looks at its results.
 
         Args:
-            picture: see `describe_query`; either this or `text`.
-            box: see `describe_query`.
-            text: see `describe_text`.
+            picture: See `describe_query`; either this or `text`.
+            box: See `describe_query`.
+            text: See `describe_text`.
 
         Raises:
-            PatchifyError: one sentence, for both or neither, a box with words, or a picture, box or text that is bad.
+            PatchifyError: One sentence, for both or neither, a box with words, or a picture, box or text that is bad.
         """
         if (picture is None) == (text is None):
             raise PatchifyError("Search with either a picture or words: exactly one of the two.")
@@ -157,8 +157,8 @@ class Searcher:
         """The similarity of the query (D,) with every patch of one gallery picture, up to `level`.
 
         Raises:
-            KeyError: if the index has no such image.
-            PatchifyError: if the index has no such level.
+            KeyError: If the index has no such image.
+            PatchifyError: If the index has no such level.
         """
         row = self.index.row_of[image_id]
         used = self.index.regions.stages[self.index.checked_level(level) - 1].patches

@@ -26,7 +26,7 @@ from patchify_core.cli.main import main
 from patchify_core.encoders import EncoderSettings, load_encoder
 from patchify_core.encoders.square import InputForm, SquareEncoder
 from patchify_core.errors import GalleryError, IndexFolderError
-from patchify_core.features.crop import FeatureSettings, describe_many, in_order
+from patchify_core.features.crop import describe_many, in_order
 from patchify_core.features.extract import load_extractor
 from patchify_core.gallery import read_coco, read_folder
 from patchify_core.imaging.pictures import read_picture, read_reduced
@@ -99,7 +99,7 @@ def test_crops_fill_the_same_batches(levels, batch_size, number):
 
     results = []
     for encoder in (TinyEncoder(), reading(number)):
-        found = list(describe_many(stream(), encoder, FeatureSettings(batch_size)))
+        found = list(describe_many(stream(), encoder, batch_size=batch_size))
         results.append(([each.key for each in found], [each.descriptors.tobytes() for each in found], encoder.batches))
     assert results[0] == results[1]
 

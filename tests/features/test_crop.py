@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.features.crop import FeatureSettings, describe, describe_many
+from patchify_core.features.crop import describe, describe_many
 from patchify_core.regions import Pyramid
 from tests.tiny import DIM, TinyEncoder, picture
 
@@ -31,7 +31,7 @@ def stream(levels):
 @given(st.lists(st.integers(1, 4), max_size=8), st.integers(1, 40))
 def test_batching_changes_nothing(levels, batch_size):
     encoder = TinyEncoder()
-    found = list(describe_many(stream(levels), encoder, FeatureSettings(batch_size)))
+    found = list(describe_many(stream(levels), encoder, batch_size=batch_size))
     assert [described.key for described in found] == [f"key {n}" for n in range(len(levels))]
     for described, (_, image, boxes) in zip(found, stream(levels), strict=True):
         assert described.descriptors.dtype == np.float32
@@ -55,7 +55,7 @@ def test_pictures_are_read_one_batch_ahead_and_no_further(levels, batch_size):
             pulled += 1
             yield item
 
-    results = describe_many(counted(), TinyEncoder(), FeatureSettings(batch_size))
+    results = describe_many(counted(), TinyEncoder(), batch_size=batch_size)
     assert pulled == 0  # nothing at all before the first result is asked for
     for done, _ in enumerate(results, 1):
         # This picture's last patch lies in one batch; pictures are pulled until the batch after that is full.
@@ -76,14 +76,14 @@ def test_pictures_are_let_go():
             yield key, image, Pyramid(1).boxes(*image.size)
             del image
 
-    for _ in describe_many(pictures(), TinyEncoder(), FeatureSettings(batch_size=16)):
+    for _ in describe_many(pictures(), TinyEncoder(), batch_size=16):
         most = max(most, sum(image() is not None for image in given))
     # 16 crops share a batch, but of their pictures only the last one may still be there (and the next to come).
     assert 1 <= most <= 2
 
 
 def test_results_do_not_share_the_batch_buffer():
-    first, second = describe_many(stream([1, 1]), TinyEncoder(), FeatureSettings(batch_size=1))
+    first, second = describe_many(stream([1, 1]), TinyEncoder(), batch_size=1)
     assert not np.array_equal(first.descriptors, second.descriptors)
     assert not np.shares_memory(first.descriptors, second.descriptors)
 
@@ -107,7 +107,7 @@ def test_an_error_in_the_stream_comes_through():
 def test_describe_one_picture(size):
     image = picture(1, size)
     boxes = Pyramid(6).boxes(*size)
-    found = describe(image, boxes, TinyEncoder(), FeatureSettings(batch_size=7))
+    found = describe(image, boxes, TinyEncoder(), batch_size=7)
     assert found.shape == (91, DIM)
     np.testing.assert_array_equal(found, slow(image, boxes, TinyEncoder()))
     np.testing.assert_allclose(np.linalg.norm(found, axis=1), 1, atol=1e-6)

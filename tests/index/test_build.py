@@ -20,7 +20,7 @@ from PIL import Image
 
 from patchify_core.encoders.devices import CPU_BATCH
 from patchify_core.features import extract
-from patchify_core.features.crop import FeatureSettings, describe
+from patchify_core.features.crop import describe
 from patchify_core.gallery import Gallery, GalleryImage, read_coco, read_folder
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
@@ -86,7 +86,7 @@ def test_the_index_holds_every_picture_described(photos, out, tiny):
     ]
     for row, image in enumerate(gallery.images):
         with Image.open(image.path) as opened:
-            expected = describe(opened, REGIONS.boxes(*opened.size), TinyEncoder(), FeatureSettings(1))
+            expected = describe(opened, REGIONS.boxes(*opened.size), TinyEncoder(), batch_size=1)
         np.testing.assert_array_equal(index.descriptors_of(row), expected)
     index.check_pictures(photos, content=True)
     assert nothing_beside(out)

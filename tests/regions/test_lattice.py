@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.regions.grids import RING, SHAPES, SHARES, STEP, areas, contrast, lattice, rings
+from patchify_core.regions.salient import RING, SHAPES, SHARES, STEP, areas, contrast, lattice, rings
 
 PROPERTY = settings(max_examples=25, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

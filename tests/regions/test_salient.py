@@ -10,8 +10,18 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from patchify_core.regions import MAX_PATCHES, Salient
-from patchify_core.regions.grids import RING, contrast, lattice
-from patchify_core.regions.salient import BORDER, CELLS, OVERLAPS, border_distance, pick, saliency, spectral_residual
+from patchify_core.regions.salient import (
+    BORDER,
+    CELLS,
+    OVERLAPS,
+    RING,
+    border_distance,
+    contrast,
+    lattice,
+    pick,
+    saliency,
+    spectral_residual,
+)
 
 PROPERTY = settings(max_examples=20, deadline=None)
 SEEDS = st.integers(0, 2**32 - 1)

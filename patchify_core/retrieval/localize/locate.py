@@ -32,17 +32,17 @@ class LocalizeSettings:
     """What a person may tune about refined boxes; the defaults were measured (NUMBERS.md).
 
     Attributes:
-        search: see `BoxSearchSettings`.
-        outline: see `OutlineSettings`.
-        tolerance: in units of the search's sigma: an outline whose box matches that much worse than the searched one
+        search: See `BoxSearchSettings`.
+        outline: See `OutlineSettings`.
+        tolerance: In units of the search's sigma: an outline whose box matches that much worse than the searched one
             does not count; one that matches as well replaces it; between the two lies their weighted mean. With 0
             outlines never count.
-        objects: at most so many of one picture.
+        objects: At most so many of one picture.
         another: `Location.alike` of a further object must be at least this, 0..1. It was chosen for second boxes in at
             most 5 % of the pictures of one object (`study several`). With a tolerance of 0 there are no further ones.
-        apart: a further object's box is looked for among those whose overlap with a found one is at most this share of
+        apart: A further object's box is looked for among those whose overlap with a found one is at most this share of
             the smaller of the two.
-        cached: pictures whose maps stay ready, some 6 MB each.
+        cached: Pictures whose maps stay ready, some 6 MB each.
     """
 
     search: BoxSearchSettings = field(default_factory=BoxSearchSettings)
@@ -60,11 +60,11 @@ class Location:
 
     Attributes:
         box: (4,) float64 xyxy in pixels of the upright gallery picture.
-        score: cosine similarity of the query with the descriptor of the box, -1..1.
-        outlined: how much the object's outline counts in the box, 0..1; the rest is the box that was searched for.
-        evidence: cosine similarity of the query with the best box of the search plus what that box's contrast adds, for
+        score: Cosine similarity of the query with the descriptor of the box, -1..1.
+        outlined: How much the object's outline counts in the box, 0..1; the rest is the box that was searched for.
+        evidence: Cosine similarity of the query with the best box of the search plus what that box's contrast adds, for
             ranking pictures; about -1..1.
-        alike: how sure it is that this is one more of the first object, about 0..1: the share of the first one's
+        alike: How sure it is that this is one more of the first object, about 0..1: the share of the first one's
             evidence, times `outlined`. Parts of the first object, and what happens to match a little, seldom have an
             outline of their own that matches as well. 1 for the first.
     """
@@ -91,12 +91,12 @@ class Localizer:
     """Finds objects on the maps of an index. Safe to use from several threads.
 
     Args:
-        engine: an index with pooled features and its encoder. Where the index keeps no maps, the network runs over a
+        engine: An index with pooled features and its encoder. Where the index keeps no maps, the network runs over a
             picture again when it is first asked about.
-        settings: see `LocalizeSettings`.
+        settings: See `LocalizeSettings`.
 
     Raises:
-        PatchifyError: if the index was made of crops.
+        PatchifyError: If the index was made of crops.
     """
 
     def __init__(self, engine: Searcher, settings: LocalizeSettings | None = None) -> None:
@@ -114,14 +114,14 @@ class Localizer:
 
         Args:
             query: (dim,) float32 of length 1, from `Searcher.describe_query`.
-            row: position of the picture in `PatchIndex.images`.
-            objects: at most so many; the settings' by default.
+            row: Position of the picture in `PatchIndex.images`.
+            objects: At most so many; the settings' by default.
 
         Returns:
             At least one, the best first.
 
         Raises:
-            IndexFolderError: if the map has to be made and the picture has vanished or changed, or the kept map is
+            IndexFolderError: If the map has to be made and the picture has vanished or changed, or the kept map is
                 damaged.
         """
         image = self.engine.index.images[row]
@@ -185,7 +185,7 @@ class Localizer:
         return BoxSearch(kept, self.extractor.encoder, self.engine.index.project, self.settings.search)
 
     def forget(self) -> None:
-        """Lets go of the maps that are ready; each is made again when it is needed."""
+        """Let go of the maps that are ready; each is made again when it is needed."""
         with self._lock:
             self._ready.clear()
 

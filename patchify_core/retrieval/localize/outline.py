@@ -14,8 +14,8 @@ class OutlineSettings:
     """What a person may tune about outlines.
 
     Attributes:
-        margin: how far around the box the object may reach, as a fraction of its side.
-        iterations: rounds of GrabCut; more did not give better boxes (NUMBERS.md).
+        margin: How far around the box the object may reach, as a fraction of its side.
+        iterations: Rounds of GrabCut; more did not give better boxes (NUMBERS.md).
     """
 
     margin: float = 0.35
@@ -30,7 +30,7 @@ def outline_box(
     Args:
         thumbnail: (S, S, 3) uint8 RGB, the whole picture squashed to a square.
         box: (4,) xyxy as fractions of the picture's sides.
-        settings: see `OutlineSettings`.
+        settings: See `OutlineSettings`.
 
     Returns:
         (4,) float64 xyxy as fractions: that of `outline`. None where that is.
@@ -51,7 +51,7 @@ def outline(
     Args:
         pixels: (H, W, 3) uint8 RGB, a whole picture.
         box: (4,) xyxy as fractions of the picture's sides.
-        settings: see `OutlineSettings`.
+        settings: See `OutlineSettings`.
 
     Returns:
         (H, W): the largest connected piece of foreground. None if there is none, or nothing to tell it from.

@@ -39,14 +39,14 @@ class Refiner(Protocol):
 
         Args:
             query: (dim,) float32 of length 1, from `Searcher.describe_query`.
-            rows: positions in `PatchIndex.images`.
-            level: the level that the pictures were found at; None for all of the index's.
+            rows: Positions in `PatchIndex.images`.
+            level: The level that the pictures were found at; None for all of the index's.
 
         Returns:
             One (M, 4) float64 array of xyxy pixel boxes per picture, M at least 1, the best box first.
 
         Raises:
-            IndexFolderError: if something that is needed has vanished since the index was opened.
+            IndexFolderError: If something that is needed has vanished since the index was opened.
         """
         ...
 
@@ -76,10 +76,10 @@ class MapRefiner:
     name = "map"
 
     def __init__(self, engine: Searcher, settings: LocalizeSettings | None = None) -> None:
-        """Takes the engine that searched.
+        """Take the engine that searched.
 
         Raises:
-            PatchifyError: if its index was made of crops.
+            PatchifyError: If its index was made of crops.
         """
         self.localizer = Localizer(engine, settings)
 
@@ -97,12 +97,12 @@ def load_refiner(name: str, engine: Searcher, settings: LocalizeSettings | None 
     """A refiner for one engine.
 
     Args:
-        name: one of `REFINERS`.
-        engine: index and encoder.
-        settings: of the search on maps.
+        name: One of `REFINERS`.
+        engine: Index and encoder.
+        settings: Of the search on maps.
 
     Raises:
-        PatchifyError: one sentence, if there is no such refiner, or the index cannot be refined with it.
+        PatchifyError: One sentence, if there is no such refiner, or the index cannot be refined with it.
     """
     if name == "soft":
         return SoftRefiner(engine)
@@ -129,14 +129,14 @@ def refine_matches(
     A box that a geometric verification found stays: it was found point by point.
 
     Args:
-        engine: that found the matches.
+        engine: That found the matches.
         query: (dim,) float32 of length 1 that they were found with.
-        matches: what was found.
-        refiner: see `load_refiner`.
-        level: the level that they were found at.
+        matches: What was found.
+        refiner: See `load_refiner`.
+        level: The level that they were found at.
 
     Raises:
-        IndexFolderError: see `Refiner.boxes`.
+        IndexFolderError: See `Refiner.boxes`.
     """
     open_ones = [match for match in matches if match.verification is None or match.verification.box is None]
     found = refiner.boxes(query, [engine.index.row_of[match.image_id] for match in open_ones], level)
@@ -188,12 +188,12 @@ def map_at_once(work: Callable[[Item], Result], items: Sequence[Item], workers: 
     """`list(map(work, items))`, several at once.
 
     Args:
-        work: safe to call from several threads.
-        items: what to work on.
-        workers: how many at once; below 2, or with a single item, the caller's thread does all, with all cores.
+        work: Safe to call from several threads.
+        items: What to work on.
+        workers: How many at once; below 2, or with a single item, the caller's thread does all, with all cores.
 
     Raises:
-        Exception: the first that `work` raised, in the order of the items.
+        Exception: The first that `work` raised, in the order of the items.
     """
     if len(items) < 2 or workers < 2:
         return [work(item) for item in items]

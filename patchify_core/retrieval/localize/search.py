@@ -25,8 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.encoders.maps import MapEncoder
 from patchify_core.features.maps import PictureMap
 from patchify_core.features.pooled import integral_image, pool_boxes, resampled, rooted
-from patchify_core.regions.grids import areas, contrast, lattice
-from patchify_core.regions.salient import saliency
+from patchify_core.regions.salient import areas, contrast, lattice, saliency
 
 TEMPERATURE = 0.4
 """In standard deviations of the scores (measured: `evaluate --refine soft`; 0.3 to 0.5 are equally good)."""
@@ -71,11 +70,11 @@ class BoxSearchSettings:
     """What a person may tune about the search; the defaults were measured (NUMBERS.md).
 
     Attributes:
-        contrast: weight of the contrast.
-        temperature: of the mean over boxes, in the units of v.
-        refined: coarse boxes whose neighbours are looked at.
+        contrast: Weight of the contrast.
+        temperature: Of the mean over boxes, in the units of v.
+        refined: Coarse boxes whose neighbours are looked at.
         neighbour: IoU from which a fine box is a neighbour.
-        together: boxes count in the mean whose overlap with the best one is at least this share of the smaller one.
+        together: Boxes count in the mean whose overlap with the best one is at least this share of the smaller one.
     """
 
     contrast: float = 0.5
@@ -92,8 +91,8 @@ class FoundBox:
     Attributes:
         box: (4,) float64 xyxy as fractions of the picture's sides: the mean.
         best: (4,) float64, the best box of the lattice.
-        score: v of `best`.
-        sigma: the standard deviation that v is in units of.
+        score: V of `best`.
+        sigma: The standard deviation that v is in units of.
     """
 
     box: NDArray[np.float64]
@@ -106,10 +105,10 @@ class BoxSearch:
     """One picture's map, made ready for questions about boxes.
 
     Args:
-        kept: the picture's map and thumbnail.
-        encoder: the encoder that made the map.
-        project: brings descriptors into the space that is searched (`PatchIndex.project`).
-        settings: see `BoxSearchSettings`.
+        kept: The picture's map and thumbnail.
+        encoder: The encoder that made the map.
+        project: Brings descriptors into the space that is searched (`PatchIndex.project`).
+        settings: See `BoxSearchSettings`.
     """
 
     def __init__(
@@ -135,8 +134,8 @@ class BoxSearch:
 
         Args:
             query: (dim,) float32 of length 1.
-            away_from: boxes (4,) of objects that were found before, as fractions of the picture's sides.
-            apart: only boxes are considered whose overlap with each of those is at most this share of the smaller one.
+            away_from: Boxes (4,) of objects that were found before, as fractions of the picture's sides.
+            apart: Only boxes are considered whose overlap with each of those is at most this share of the smaller one.
 
         Returns:
             What was found: from the coarse boxes and the neighbours of the best of them. None if no coarse box is left.
@@ -173,8 +172,8 @@ class BoxSearch:
 
         Args:
             point: (2,) x, y as fractions of the picture's sides, 0..1.
-            contrast: weight of the contrast.
-            centred: weight of the squared distance of the point from the box's middle, in half sides of the box.
+            contrast: Weight of the contrast.
+            centred: Weight of the squared distance of the point from the box's middle, in half sides of the box.
 
         Returns:
             (4,) float64 xyxy as fractions: a box of the lattice that contains the point.

@@ -21,10 +21,10 @@ class TapSettings:
     """What a person may tune about boxes from a tap; the defaults were measured (tests/retrieval/localize/test_tap.py).
 
     Attributes:
-        contrast: weight of the contrast; the point alone says little of how far the object reaches.
-        centred: see `BoxSearch.around`; people tap the middle of a thing.
-        side: side of the square where nothing is to be seen, as a share of the picture's shorter side.
-        flat: a thumbnail whose colours lie within so many levels of 255 shows nothing.
+        contrast: Weight of the contrast; the point alone says little of how far the object reaches.
+        centred: See `BoxSearch.around`; people tap the middle of a thing.
+        side: Side of the square where nothing is to be seen, as a share of the picture's shorter side.
+        flat: A thumbnail whose colours lie within so many levels of 255 shows nothing.
     """
 
     contrast: float = 2.0
@@ -39,9 +39,9 @@ def tapped_box(
     """The box of the object at a point.
 
     Args:
-        search: the picture's map, made ready.
+        search: The picture's map, made ready.
         point: (2,) x, y as fractions of the picture's sides, 0..1.
-        settings: see `TapSettings`.
+        settings: See `TapSettings`.
 
     Returns:
         (4,) float64 xyxy as fractions of the picture's sides, inside it; it contains the point.
@@ -63,8 +63,8 @@ def box_around(point: NDArray[np.float64], ratio: float, settings: TapSettings |
 
     Args:
         point: (2,) x, y as fractions of the picture's sides, 0..1.
-        ratio: the picture's width by its height.
-        settings: see `TapSettings`.
+        ratio: The picture's width by its height.
+        settings: See `TapSettings`.
 
     Returns:
         (4,) float64 xyxy as fractions; it contains the point.
@@ -80,7 +80,7 @@ def box_in_pixels(box: NDArray[np.float64], point: NDArray[np.float64], size: tu
     Args:
         box: (4,) xyxy as fractions of the picture's sides (`tapped_box`, `box_around`).
         point: (2,) x, y as fractions of the picture's sides, 0..1.
-        size: width and height of the picture in pixels.
+        size: Width and height of the picture in pixels.
 
     Returns:
         (4,) float64 xyxy in tenths of a pixel. Along a side where the box is less than one pixel, it is the pixel that

@@ -53,14 +53,14 @@ class RerankSettings:
 
 
 def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker:
-    """Loads a re-ranker.
+    """Load a re-ranker.
 
     Args:
-        name: one of `RERANKERS`, or several with a plus between them, e.g. `patch-qe+sift`.
-        settings: see `RerankSettings`.
+        name: One of `RERANKERS`, or several with a plus between them, e.g. `patch-qe+sift`.
+        settings: See `RerankSettings`.
 
     Raises:
-        PatchifyError: one sentence, if the name is unknown or needs packages that are not installed, or a file that is
+        PatchifyError: One sentence, if the name is unknown or needs packages that are not installed, or a file that is
             not there or of another model.
     """
     settings = settings or RerankSettings()

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
-import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import replace
-from importlib import resources
 from pathlib import Path
 from threading import Lock
-from types import ModuleType
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from patchify_core.errors import PatchifyError
-from patchify_core.files import sha256_of_file
 from patchify_core.retrieval.rerank.expansion import QueryExpansion
-from patchify_core.retrieval.rerank.names import INSTALL
 from patchify_core.retrieval.searcher import QueryView
 
 if TYPE_CHECKING:
     from patchify_core.retrieval.ranking import Match
-    from patchify_core.retrieval.searcher import QueryView, Searcher
+    from patchify_core.retrieval.searcher import Searcher
 
 
 class Reranker(Protocol):
     """Orders a shortlist anew.
 
     Attributes:
-        name: as `load_reranker` takes it, e.g. `patch-qe+sift`.
-        shortlist: how many matches it needs to do its work; a search fetches at least these.
-        needs_picture: whether the query must be a picture.
+        name: As `load_reranker` takes it, e.g. `patch-qe+sift`.
+        shortlist: How many matches it needs to do its work; a search fetches at least these.
+        needs_picture: Whether the query must be a picture.
     """
 
     @property
@@ -42,20 +37,20 @@ class Reranker(Protocol):
     def needs_picture(self) -> bool: ...  # noqa: D102
 
     def rerank(self, engine: Searcher, query: QueryView, matches: list[Match], level: int | None) -> list[Match]:
-        """Orders matches anew.
+        """Order matches anew.
 
         Args:
-            engine: index, encoder and, through its root, the original pictures.
-            query: see `QueryView`.
-            matches: best first, as `Searcher.search_descriptor` gives them; not changed.
-            level: the level that they were found at; None for all of the index's.
+            engine: Index, encoder and, through its root, the original pictures.
+            query: See `QueryView`.
+            matches: Best first, as `Searcher.search_descriptor` gives them; not changed.
+            level: The level that they were found at; None for all of the index's.
 
         Returns:
             As many matches, best first.
 
         Raises:
-            PatchifyError: one sentence, if the query is words and pictures are compared.
-            IndexFolderError: if a picture of the shortlist has vanished or changed since it was indexed.
+            PatchifyError: One sentence, if the query is words and pictures are compared.
+            IndexFolderError: If a picture of the shortlist has vanished or changed since it was indexed.
         """
         ...
 
@@ -66,8 +61,8 @@ def shortlisted(
     """The matches that a re-ranker compares pictures of, their rows in the index, and the pictures' folder.
 
     Raises:
-        PatchifyError: one sentence, if the query is words.
-        IndexFolderError: if one of the pictures has vanished or changed since it was indexed.
+        PatchifyError: One sentence, if the query is words.
+        IndexFolderError: If one of the pictures has vanished or changed since it was indexed.
     """
     if query.picture is None:
         raise PatchifyError(
@@ -94,7 +89,7 @@ class Kept(Generic[Kind]):
     """What was made last, for several visitors of the page at once.
 
     Args:
-        size: how many are kept.
+        size: How many are kept.
     """
 
     def __init__(self, size: int) -> None:
@@ -111,41 +106,6 @@ class Kept(Generic[Kind]):
             return value
 
 
-# Optional packages of learned local features -------------------------------------------------------------------
-
-
-def import_extra(module: str, method: str) -> ModuleType:
-    """Imports an optional package.
-
-    Raises:
-        PatchifyError: one sentence with the command that installs it.
-    """
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise PatchifyError(
-            f"Re-ranking with {method} needs packages that are not here ({error.name or module}): install them with "
-            f"{INSTALL}, or use sift, which needs none."
-        ) from error
-
-
-def weights_file(package: str, folder: str, name: str, sha256: str) -> Path:
-    """A weights file inside an installed package, once its digest has been compared.
-
-    The packages would fetch a missing file from the web; this program never does that behind a person's back.
-
-    Raises:
-        PatchifyError: if the file is missing or another one.
-    """
-    path = Path(str(resources.files(package))) / folder / name
-    if not path.is_file() or sha256_of_file(path) != sha256:
-        raise PatchifyError(
-            f"The package {package} lacks {name}, or has other weights than this version knows: install the pinned "
-            f"one with {INSTALL}."
-        )
-    return path
-
-
 # One re-ranker after another -------------------------------------------------------------------------------------
 
 
@@ -156,7 +116,7 @@ class Chain:
     similarities with that one.
 
     Args:
-        parts: at least one re-ranker, the first to work first.
+        parts: At least one re-ranker, the first to work first.
     """
 
     def __init__(self, parts: Sequence[Reranker]) -> None:

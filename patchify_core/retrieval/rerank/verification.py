@@ -41,14 +41,14 @@ class GeometrySettings:
     """What a person may tune about the geometric check.
 
     Attributes:
-        tolerance: largest distance of an inlier from where the homography puts it, in pixels of the gallery's crop.
-        iterations: most samples that MAGSAC++ draws.
-        confidence: it stops earlier once it is this sure that no better homography is left.
-        box_inliers: fewest inliers for a box.
-        box_share: least share of the pairs that are inliers for a box.
-        box_areas: least and largest area of the projected outline, as a share of the whole gallery picture's; it may
+        tolerance: Largest distance of an inlier from where the homography puts it, in pixels of the gallery's crop.
+        iterations: Most samples that MAGSAC++ draws.
+        confidence: It stops earlier once it is this sure that no better homography is left.
+        box_inliers: Fewest inliers for a box.
+        box_share: Least share of the pairs that are inliers for a box.
+        box_areas: Least and largest area of the projected outline, as a share of the whole gallery picture's; it may
             stick out of the picture a little.
-        box_inside: least share of the outline's bounding box that lies inside the gallery picture.
+        box_inside: Least share of the outline's bounding box that lies inside the gallery picture.
     """
 
     tolerance: float = 6.0
@@ -68,7 +68,7 @@ def find_homography(
     Args:
         query: (K, 2) points.
         gallery: (K, 2) their partners.
-        settings: see `GeometrySettings`; `tolerance` is in the unit of `gallery`.
+        settings: See `GeometrySettings`; `tolerance` is in the unit of `gallery`.
 
     Returns:
         The 3x3 homography from query to gallery, None if there is none, and which pairs it explains (K,).
@@ -112,10 +112,10 @@ def outline_box(
     Args:
         homography: 3x3, from pixels of the query picture to pixels of the gallery picture.
         query_box: (4,) xyxy of the object in the query picture.
-        size: width and height of the gallery picture.
-        inliers: how many pairs support the homography.
-        matches: of how many.
-        settings: see `GeometrySettings`.
+        size: Width and height of the gallery picture.
+        inliers: How many pairs support the homography.
+        matches: Of how many.
+        settings: See `GeometrySettings`.
 
     Returns:
         (4,) float64 xyxy inside the gallery picture; None if the outline is supported by too few pairs, is folded,
@@ -154,17 +154,17 @@ class VerificationSettings:
     """What a person may tune about geometric verification; the defaults were measured (NUMBERS.md).
 
     Attributes:
-        shortlist: best matches that are compared; the others stay where they are, behind them.
-        surroundings: how much of its own width and height the winning patch is grown by.
-        count: what the evidence counts: `inliers` of the homography, or all `matches`.
-        floor: as many agree by chance and say nothing (MAGSAC++ finds 4 to 6 inliers between strangers).
-        cap: more of them than this, beyond the floor, say no more.
+        shortlist: Best matches that are compared; the others stay where they are, behind them.
+        surroundings: How much of its own width and height the winning patch is grown by.
+        count: What the evidence counts: `inliers` of the homography, or all `matches`.
+        floor: As many agree by chance and say nothing (MAGSAC++ finds 4 to 6 inliers between strangers).
+        cap: More of them than this, beyond the floor, say no more.
         weight: lambda, the share of the retrieval score in the fused one, 0..1.
         steepness: t.
-        use_box: a match's box becomes the projected outline of the query wherever that can be trusted.
-        cached: gallery crops whose local features are kept, about half a megabyte each.
-        features: see `LocalFeatureSettings`.
-        geometry: see `GeometrySettings`.
+        use_box: A match's box becomes the projected outline of the query wherever that can be trusted.
+        cached: Gallery crops whose local features are kept, about half a megabyte each.
+        features: See `LocalFeatureSettings`.
+        geometry: See `GeometrySettings`.
     """
 
     shortlist: int = 20
@@ -195,8 +195,8 @@ class GeometricVerification:
     """Orders the shortlist by retrieval score and geometric evidence together.
 
     Args:
-        method: finds and pairs local features.
-        settings: see `VerificationSettings`.
+        method: Finds and pairs local features.
+        settings: See `VerificationSettings`.
     """
 
     needs_picture = True
@@ -229,13 +229,13 @@ class GeometricVerification:
         return in_front(verified, matches)
 
     def verify(self, query: LocalFeatures, gallery: LocalFeatures, size: tuple[int, int], score: float) -> Verification:
-        """Compares two crops.
+        """Compare two crops.
 
         Args:
-            query: local features of the query's crop.
-            gallery: local features of the gallery picture's crop.
-            size: width and height of the whole gallery picture.
-            score: the match's score.
+            query: Local features of the query's crop.
+            gallery: Local features of the gallery picture's crop.
+            size: Width and height of the whole gallery picture.
+            score: The match's score.
         """
         pairs = self._method.match(query, gallery)
         here, there = query.points[pairs[:, 0]], gallery.points[pairs[:, 1]]

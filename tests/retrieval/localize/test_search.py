@@ -13,8 +13,7 @@ from patchify_core.features.maps import SMALL_THUMBNAIL, PictureMap
 from patchify_core.features.pooled import describe_boxes
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
-from patchify_core.regions.grids import contrast, lattice
-from patchify_core.regions.salient import saliency
+from patchify_core.regions.salient import contrast, lattice, saliency
 from patchify_core.retrieval.localize import BoxSearch, BoxSearchSettings
 from patchify_core.retrieval.localize.search import CELLS, COARSE_STEP, FLAT, _neighbours, overlap
 from tests.tiny import DIM, TinyEncoder
