@@ -121,7 +121,7 @@ class Patchify(Searcher):
             first = None if top is None else max(top, reranker.shortlist + len(query.exclude))
             matches = self.search_descriptor(query.descriptor, first, level)
             matches = self.rerank(query, matches, reranker, level)[:top]
-        return matches if refiner is None else self.refine(query.descriptor, matches, refiner, level)
+        return matches if refiner is None else self.refine(query, matches, refiner, level)
 
     def rerank(
         self, query: QueryView, matches: list[Match], reranker: str | Reranker, level: int | None = None
@@ -146,7 +146,7 @@ class Patchify(Searcher):
         return refiner_of(self, name)
 
     def refine(
-        self, query: NDArray[np.float32], matches: list[Match], refiner: str | Refiner, level: int | None = None
+        self, query: QueryView, matches: list[Match], refiner: str | Refiner, level: int | None = None
     ) -> list[Match]:
         """Return the same matches with better boxes; see `localize.refine_matches`."""
         loaded = self.refiner(refiner) if isinstance(refiner, str) else refiner

@@ -13,6 +13,7 @@ from patchify_core.gallery import read_folder
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
+from patchify_core.retrieval.searcher import QueryView
 from patchify_core.regions import Pyramid, Regions
 from tests.tiny import TinyEncoder, picture
 
@@ -62,9 +63,9 @@ def engine_of(
     return Patchify(PatchIndex.load(out), TinyEncoder())
 
 
-def asked(engine: Patchify) -> NDArray[np.float32]:
-    """The object's descriptor, from a picture that shows nothing else beside the background."""
-    return engine.describe_query(scene([(40, 30, 115, 90)], seed=99), (40, 30, 115, 90))
+def asked(engine: Patchify) -> QueryView:
+    """A query for the object, from a picture that shows nothing else beside the background."""
+    return engine.view(scene([(40, 30, 115, 90)], seed=99), (40, 30, 115, 90))
 
 
 def row_named(engine: Patchify, name: str) -> int:

@@ -168,18 +168,19 @@ def measure_refine() -> dict[str, Any]:
     engine = Patchify.open(SAMPLE_DB / "indexes" / "pooled")
     maps = engine.index.maps
     assert maps is not None, "the bundled index keeps its maps"
-    descriptors = [engine.describe(query) for query in _queries()]
+    queries = [engine.describe(query) for query in _queries()]
     shown = [
-        [engine.index.row_of[match.image_id] for match in engine.search_descriptor(query, TOP)] for query in descriptors
+        [engine.index.row_of[match.image_id] for match in engine.search_descriptor(query.descriptor, TOP)]
+        for query in queries
     ]
     again, soft = MapRefiner(engine), SoftRefiner(engine)
 
     def refine(refiner: Any) -> None:
-        for query, rows in zip(descriptors, shown, strict=True):
+        for query, rows in zip(queries, shown, strict=True):
             refiner.boxes(query, rows)
 
     def first() -> None:
-        for query, rows in zip(descriptors, shown, strict=True):
+        for query, rows in zip(queries, shown, strict=True):
             MapRefiner(engine).boxes(query, rows)
 
     def second_pass() -> None:
@@ -199,7 +200,7 @@ def measure_refine() -> dict[str, Any]:
         },
         RUNS,
     )
-    each = {name: 1000 * value / len(descriptors) for name, value in seconds.items()}
+    each = {name: 1000 * value / len(queries) for name, value in seconds.items()}
     rows = [(f"one query, {TOP} results", "milliseconds", "of first")]
     rows += [(name, f"{value:.1f}", f"{value / each['map, first']:.2f} x") for name, value in each.items()]
     print_table("Refining boxes", rows)

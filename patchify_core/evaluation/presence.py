@@ -100,7 +100,7 @@ def examples_of(
     for done, query in enumerate(gallery.queries, 1):
         positives = gallery.positives(query.instance, query.exclude)
         if positives:
-            ranking = engine.ranking(engine.describe(query))
+            ranking = engine.ranking(engine.describe(query).descriptor)
             counted = ~np.isin(ranking.image_ids, list(query.exclude | gallery.ignored(query.instance)))
             scores, right = ranking.scores[counted], np.isin(ranking.image_ids[counted], list(positives))
             for mask, present in ((np.ones_like(right), True), (~right, False)):

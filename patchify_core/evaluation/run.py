@@ -23,7 +23,7 @@ from patchify_core.evaluation.published import PublishedScore, published_scores
 from patchify_core.gallery import Gallery, Query
 from patchify_core.retrieval.localize import refine_matches
 from patchify_core.retrieval.ranking import Match, Ranking, ids_and_scores
-from patchify_core.retrieval.searcher import Searcher
+from patchify_core.retrieval.searcher import QueryView, Searcher
 
 if TYPE_CHECKING:
     from patchify_core.evaluation.breakdown import ScoredPart
@@ -199,25 +199,21 @@ def _search_levels(
 ) -> dict[int, Outcome]:
     """Describe the query once, then search, re-rank and find the positives at each level."""
     top = _depth(query, gallery, cutoff, reranker)
-    view = None
-    if reranker is not None:
-        view = engine.view(query.path, query.box) if query.text is None else engine.view(text=query.text)
-        view = replace(view, exclude=query.exclude)
-    descriptor = engine.describe(query) if view is None else view.descriptor
+    view = engine.describe(query)
     outcomes = {}
     for level in levels:
         start = time.perf_counter()
-        ranking: Sequence[Match] = _rank_with_ties(engine, descriptor, level, top)
-        if view is not None:
+        ranking: Sequence[Match] = _rank_with_ties(engine, view.descriptor, level, top)
+        if reranker is not None:
             ranking = ranking[:]  # compute all matches: a re-ranker needs many of them
         search_ms, rerank_ms = _ms_since(start), None
-        if reranker is not None and view is not None:
+        if reranker is not None:
             start = time.perf_counter()
             ranking = reranker.rerank(engine, view, list(ranking), level)
             rerank_ms = _ms_since(start)
         if ranked:
             ranked(query, level, ranking)
-        refine = _refining(engine, descriptor, refiner, level)
+        refine = _refining(engine, view, refiner, level)
         positives = find_in_matches(ranking, gallery, query, refine)
         best = _best(ranking[: len(query.exclude) + 1], query, refine)
         outcomes[level] = Outcome(positives, search_ms, rerank_ms, best)
@@ -238,7 +234,7 @@ Refine = Callable[[list[Match]], NDArray[np.float64]]
 """Matches -> (N, 4) float64 boxes."""
 
 
-def _refining(engine: Searcher, query: NDArray[np.float32], refiner: Refiner | None, level: int) -> Refine | None:
+def _refining(engine: Searcher, query: QueryView, refiner: Refiner | None, level: int) -> Refine | None:
     if refiner is None:
         return None
 

@@ -20,7 +20,14 @@ from patchify_core.encoders.maps import MapEncoder, as_map_encoder
 from patchify_core.errors import PatchifyError
 from patchify_core.features.crop import Described, Key, describe, describe_many, in_order, map_ahead
 from patchify_core.features.maps import PictureMap, pack, thumbnail
-from patchify_core.features.pooled import PooledSettings, describe_boxes, fractions, picture_pixels, query_views
+from patchify_core.features.pooled import (
+    PooledSettings,
+    QueryFeatures,
+    describe_boxes,
+    fractions,
+    picture_pixels,
+    query_features,
+)
 from patchify_core.imaging.pictures import read_picture, read_reduced
 
 if TYPE_CHECKING:
@@ -61,8 +68,8 @@ class Extractor(Protocol):
         """Describe a stream of pictures, in order: (key, picture as `read` gave it, (P, 4) boxes in its pixels)."""
         ...
 
-    def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
-        """(V, D) descriptors of the box of a query, whose mean in the space of the index is searched with."""
+    def query_features(self, picture: Image, box: Sequence[float]) -> QueryFeatures:
+        """Describe the box of a query."""
         ...
 
 
@@ -123,9 +130,9 @@ class Crops:
         """See `features.describe_many`."""
         return describe_many(pictures, self.encoder)
 
-    def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
-        """(1, D): the query's box as one crop."""
-        return describe(picture, box, self.encoder)
+    def query_features(self, picture: Image, box: Sequence[float]) -> QueryFeatures:
+        """Describe the query's box as one crop, without parts."""
+        return QueryFeatures(describe(picture, box, self.encoder))
 
 
 class Pooled:
@@ -149,9 +156,9 @@ class Pooled:
         readers: int = getattr(self.encoder, "readers", 0)
         yield from map_ahead(self._described, in_order(lambda picture: self._prepared(*picture), pictures, readers))
 
-    def query_views(self, picture: Image, box: Sequence[float]) -> NDArray[np.float32]:
-        """See `pooled.query_views`."""
-        return query_views(picture, box, self.encoder, self.settings)
+    def query_features(self, picture: Image, box: Sequence[float]) -> QueryFeatures:
+        """See `pooled.query_features`."""
+        return query_features(picture, box, self.encoder, self.settings)
 
     def picture_map(self, picture: Image) -> PictureMap:
         """The map of a picture, and its thumbnail."""

@@ -204,28 +204,63 @@ def describe_boxes(cells: NDArray[np.float32], boxes: ArrayLike, encoder: MapEnc
     return encoder.describe_pooled(pool_boxes(integral_image(cells, encoder.power), boxes, encoder.power))
 
 
-def query_views(
+@dataclass(frozen=True, eq=False)
+class QueryFeatures:
+    """Descriptors of one query, not yet projected.
+
+    Attributes:
+        views: (V, D) float32 rows of length 1: the query's box at several sizes and in its picture. The query's
+            descriptor is their mean in the space of the index.
+        parts: (n, D) float32 rows of length 1: single cells of the box, for dense matching; None without a map.
+        centrality: (n,) float32: weights of the parts, 1 in the middle of the box and `AT_THE_RIM` at its sides, where
+            a box often contains background.
+    """
+
+    views: NDArray[np.float32]
+    parts: NDArray[np.float32] | None = None
+    centrality: NDArray[np.float32] | None = None
+
+
+AT_THE_RIM = 0.7
+"""Weight of a query's part at the side of its box."""
+
+
+def query_features(
     picture: Image, box: Sequence[float], encoder: MapEncoder, settings: PooledSettings
-) -> NDArray[np.float32]:
-    """The descriptors of one query, to be averaged in the space that is searched.
+) -> QueryFeatures:
+    """Describe one query: its box as a whole, and the cells of its smallest map as parts.
 
     Args:
         picture: Upright RGB picture.
         box: (4,) xyxy in pixels, inside the picture.
         encoder: The frozen encoder.
         settings: See `PooledSettings`.
-
-    Returns:
-        (V, D) float32 with rows of length 1.
     """
     whole = (0.0, 0.0, 1.0, 1.0)
-    views = [
-        describe_boxes(picture_cells(picture, encoder, side, box), whole, encoder) for side in settings.query_sides
-    ]
+    maps = [picture_cells(picture, encoder, side, box) for side in settings.query_sides]
+    views = [describe_boxes(cells, whole, encoder) for cells in maps]
     if settings.query_in_picture or not views:
         cells = picture_cells(picture, encoder, settings.long_side)
         views.append(describe_boxes(cells, fractions(box, *picture.size), encoder))
-    return np.concatenate(views)
+    if not maps:
+        return QueryFeatures(np.concatenate(views))
+    return QueryFeatures(np.concatenate(views), describe_cells(maps[0], encoder), centrality(*maps[0].shape[:2]))
+
+
+def describe_cells(cells: NDArray[np.float32], encoder: MapEncoder) -> NDArray[np.float32]:
+    """Descriptors of the single cells of a map (h, w, C), row by row: (h * w, D) float32 with rows of length 1."""
+    return encoder.describe_pooled(cells.reshape(-1, cells.shape[2]))
+
+
+def centrality(height: int, width: int) -> NDArray[np.float32]:
+    """Weights of a map's cells, row by row: 1 - (1 - `AT_THE_RIM`) r^2, r the distance from the middle in half sides.
+
+    Example:
+        >>> centrality(1, 4).round(2).tolist()
+        [0.83, 0.98, 0.98, 0.83]
+    """
+    y, x = (np.abs(2 * (np.arange(n) + 0.5) / n - 1) for n in (height, width))
+    return (1 - (1 - AT_THE_RIM) * np.maximum(y[:, None], x[None]) ** 2).astype(np.float32).ravel()
 
 
 def mean_direction(views: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,20 +37,24 @@ class SearchSettings:
 
 @dataclass(frozen=True, eq=False)
 class QueryView:
-    """The query as a re-ranker sees it.
+    """A described query (`Searcher.view`): for the search, and for whatever looks at its results.
 
     Attributes:
-        descriptor: (D,) float32 of length 1, in the space of the index (`Searcher.describe_query`).
+        descriptor: (D,) float32 of length 1, in the space of the index.
         picture: The query's whole upright RGB picture; None for words.
         box: (4,) float64 xyxy of the object in pixels of `picture`, inside it; None means all of the picture.
         exclude: Gallery image ids that take no part: the query is neither expanded with them nor compared with
             them. An evaluation drops these pictures (the query's own photo, say) from the ranking afterwards.
+        parts: (n, D) float32: cells of the query's box in the space of the index, of length at most 1, the less the
+            nearer to the sides of the box. A search on feature maps matches each place of a picture with them
+            (`localize.search`). None for words, and with features of crops.
     """
 
     descriptor: NDArray[np.float32]
     picture: Image | None = None
     box: NDArray[np.float64] | None = None
     exclude: frozenset[int] = field(default_factory=frozenset)
+    parts: NDArray[np.float32] | None = None
 
 
 class Searcher:
@@ -89,10 +93,7 @@ class Searcher:
             PictureError: If it is not a picture that can be read.
             BoxError: If the box is malformed, empty or outside.
         """
-        image = _upright(picture)
-        whole = (0.0, 0.0, float(image.width), float(image.height))
-        region = np.array(whole) if box is None else checked_box(box, image.width, image.height)
-        return mean_direction(self.index.project(self.extractor.query_views(image, region.tolist())))
+        return self.view(picture, box).descriptor
 
     def describe_text(self, words: str) -> NDArray[np.float32]:
         """One descriptor of words, in the space of the pictures.
@@ -113,9 +114,10 @@ class Searcher:
             )
         return self.index.project(self.encoder.encode_text(words)[None])[0]
 
-    def describe(self, query: Query) -> NDArray[np.float32]:
-        """One descriptor (dim,) of a dataset's query: of its words, or else of its object in its picture."""
-        return self.describe_query(query.path, query.box) if query.text is None else self.describe_text(query.text)
+    def describe(self, query: Query) -> QueryView:
+        """Describe a dataset's query: its words, or else its object in its picture."""
+        view = self.view(text=query.text) if query.text is not None else self.view(query.path, query.box)
+        return replace(view, exclude=query.exclude)
 
     def view(
         self,
@@ -141,7 +143,12 @@ class Searcher:
             return QueryView(self.describe_text(text or ""))
         image = _upright(picture)
         region = None if box is None else checked_box(box, image.width, image.height)
-        return QueryView(self.describe_query(image, region), image, region)
+        whole = [0.0, 0.0, float(image.width), float(image.height)]
+        features = self.extractor.query_features(image, whole if region is None else region.tolist())
+        parts = None
+        if features.parts is not None and features.centrality is not None:
+            parts = self.index.project(features.parts) * features.centrality[:, None]
+        return QueryView(mean_direction(self.index.project(features.views)), image, region, parts=parts)
 
     def search_descriptor(
         self, query: NDArray[np.float32], top: int | None = SearchSettings.top, level: int | None = None

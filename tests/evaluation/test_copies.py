@@ -182,7 +182,7 @@ def test_looks_are_what_the_localizer_finds(gallery, engine):
     pairs = [(query, image) for query in gallery.queries for image in gallery.positives(query.instance)]
     assert len(pairs) == len(own) == 8
     for (query, image), one in zip(pairs, own, strict=True):
-        objects = localizer.locate(engine.describe_query(query.path, query.box), engine.index.row_of[image], 2)
+        objects = localizer.locate(engine.describe(query), engine.index.row_of[image], 2)
         assert one.copies == 1 and one.second == (objects[1].alike if len(objects) > 1 else NEVER)
         copies = gallery.boxes_of(image, query.instance)
         for least, limit in zip(IOUS, one.all_found, strict=True):

@@ -85,7 +85,7 @@ def test_re_ranked_and_refined(gallery, engine, name):
     for query in gallery.queries:
         view = replace(engine.view(query.path, query.box), exclude=query.exclude)
         matches = engine.search_view(view, None, 3, rerank=reranker)
-        slow.append(score_matches(engine.refine(view.descriptor, matches, refiner, 3), gallery, query))
+        slow.append(score_matches(engine.refine(view, matches, refiner, 3), gallery, query))
     assert_scores(report, slow)
     assert report.ms_per_rerank is not None
 
@@ -98,7 +98,7 @@ def test_verified_boxes_are_scored_as_they_are(gallery, engine):
     for query in gallery.queries:
         view = engine.view(query.path, query.box)
         matches = engine.search_view(view, None, 3, rerank=reranker)
-        slow.append(score_matches(engine.refine(view.descriptor, matches, refiner, 3), gallery, query))
+        slow.append(score_matches(engine.refine(view, matches, refiner, 3), gallery, query))
     assert_scores(report, slow)
 
 

@@ -108,7 +108,7 @@ def test_crops_are_what_features_describes():
     [found] = Crops(tiny).describe_many([("key", scene, BOXES)])
     np.testing.assert_array_equal(found.descriptors, describe(scene, BOXES, TinyEncoder()))
     assert found.key == "key" and found.packed is None and tiny.maps == []
-    np.testing.assert_array_equal(Crops(tiny).query_views(scene, BOXES[1].tolist()), describe(scene, BOXES[1], tiny))
+    np.testing.assert_array_equal(Crops(tiny).query_features(scene, BOXES[1].tolist()).views, describe(scene, BOXES[1], tiny))
 
 
 def test_pooled_runs_once_over_each_picture():
@@ -194,7 +194,7 @@ def test_a_query_finds_its_own_box():
     boxes = Pyramid(3).boxes(120, 96)
     [found] = pooled.describe_many([(0, scene, boxes)])
     for cell in range(len(boxes)):
-        mean = pooled.query_views(scene, boxes[cell].tolist()).mean(axis=0)
+        mean = pooled.query_features(scene, boxes[cell].tolist()).views.mean(axis=0)
         assert int((found.descriptors @ mean).argmax()) == cell
 
 

@@ -19,7 +19,7 @@ from patchify_core.features.pooled import (
     mean_direction,
     picture_cells,
     pool_boxes,
-    query_views,
+    query_features,
     resampled,
     rooted,
 )
@@ -254,7 +254,8 @@ def test_pixels_become_fractions():
 
 def test_a_query_is_seen_alone_at_two_sizes_and_within_its_picture():
     encoder, scene, box = TinyEncoder(), picture(7, (200, 100)), (20.0, 10.0, 120.0, 60.0)
-    views = query_views(scene, box, encoder, PooledSettings(128, (64, 96)))
+    features = query_features(scene, box, encoder, PooledSettings(128, (64, 96)))
+    views = features.views
     assert encoder.maps == [(8, 16), (12, 24), (16, 32)]
     assert views.shape == (3, 24) and views.dtype == np.float32
     alone = [picture_cells(scene, encoder, side, box) for side in (64, 96)]
@@ -265,8 +266,9 @@ def test_a_query_is_seen_alone_at_two_sizes_and_within_its_picture():
 
 
 def test_a_query_thinner_than_a_pixel_has_a_descriptor():
-    views = query_views(picture(7, (50, 40)), (10.0, 10.0, 10.001, 30.0), TinyEncoder(), PooledSettings(64, (64,)))
-    assert np.isfinite(views).all()
+    box = (10.0, 10.0, 10.001, 30.0)
+    features = query_features(picture(7, (50, 40)), box, TinyEncoder(), PooledSettings(64, (64,)))
+    assert np.isfinite(features.views).all() and np.isfinite(features.parts).all()
 
 
 def test_the_mean_of_one_view_is_that_view_to_the_last_bit():

@@ -134,7 +134,7 @@ def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSou
     raw += [descriptors_of(_opened(Path(path), work / f"from-{at}", engine)) for at, path in enumerate(others, 1)]
     projection = Projection.learn(np.concatenate(raw).reshape(-1, bundled.encoder.dim), dim)
     real = [_projected(projection, array) for array in raw]
-    queries = projection(np.stack([engine.describe(query) for query in gallery.queries]))
+    queries = projection(np.stack([engine.describe(query).descriptor for query in gallery.queries]))
     answers = [gallery.positives(query.instance, query.exclude) for query in gallery.queries]
     true = np.array([[image in wanted for image in bundled.image_ids.tolist()] for wanted in answers])
     return ScaleSource(bundled.encoder, bundled.regions, projection, np.concatenate(real), queries, real[0], true)

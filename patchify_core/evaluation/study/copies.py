@@ -165,7 +165,7 @@ def locate_copies(
             progress(done, len(gallery.queries))
     if not results:
         raise GalleryError(f"No object that a query of {gallery.root} asks for has a box: nothing can be measured.")
-    objects = {query.instance: described[query.id] for query in gallery.queries}
+    objects = {query.instance: described[query.id].descriptor for query in gallery.queries}
     alike = {
         one: sorted(set(objects) - {one}, key=lambda other: -float(objects[other] @ own))
         for one, own in objects.items()

@@ -24,7 +24,8 @@ from patchify_core.retrieval.localize.outline import OutlineSettings, outline_bo
 from patchify_core.retrieval.localize.search import BoxSearch, BoxSearchSettings, FoundBox, overlap
 
 if TYPE_CHECKING:
-    from patchify_core.retrieval.searcher import Searcher
+    from patchify_core.retrieval.localize.dense import Agreement
+    from patchify_core.retrieval.searcher import QueryView, Searcher
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class LocalizeSettings:
         tolerance: In units of the search's sigma: an outline whose box matches that much worse than the searched one
             does not count; one that matches as well replaces it; between the two lies their weighted mean. With 0
             outlines never count.
+        agreement: Weight of the agreement where searched box and outline are compared.
         objects: At most so many of one picture.
         another: `Location.alike` of a further object must be at least this, 0..1. It was chosen for second boxes in at
             most 5 % of the pictures of one object (`study several`). With a tolerance of 0 there are no further ones.
@@ -48,6 +50,7 @@ class LocalizeSettings:
     search: BoxSearchSettings = field(default_factory=BoxSearchSettings)
     outline: OutlineSettings = field(default_factory=OutlineSettings)
     tolerance: float = 1.0
+    agreement: float = 1.0
     objects: int = 1
     another: float = 0.6
     apart: float = 0.1
@@ -109,11 +112,11 @@ class Localizer:
         self._ready: OrderedDict[int, BoxSearch] = OrderedDict()
         self._lock = Lock()
 
-    def locate(self, query: NDArray[np.float32], row: int, objects: int | None = None) -> list[Location]:
+    def locate(self, query: QueryView, row: int, objects: int | None = None) -> list[Location]:
         """Where the query's object is in one picture.
 
         Args:
-            query: (dim,) float32 of length 1, from `Searcher.describe_query`.
+            query: From `Searcher.view`.
             row: Position of the picture in `PatchIndex.images`.
             objects: At most so many; the settings' by default.
 
@@ -129,31 +132,37 @@ class Localizer:
         found = self.objects_of(self.search_of(row), query, objects)
         return [replace(one, box=one.box * size) for one in found]
 
-    def objects_of(self, search: BoxSearch, query: NDArray[np.float32], objects: int | None = None) -> list[Location]:
+    def objects_of(self, search: BoxSearch, query: QueryView, objects: int | None = None) -> list[Location]:
         """Where the query's object is on any map (`made_ready`); as `locate`, with boxes as fractions of the sides."""
         found: list[Location] = []
+        agreement = search.agreement(query.parts)
         while len(found) < (objects or self.settings.objects):
             taken = [one.box for one in found]
-            another = search.search(query, taken, self.settings.apart)
+            another = search.search(query.descriptor, agreement, taken, self.settings.apart)
             if another is None:
                 break
             share = another.score * another.sigma / max(found[0].evidence, 1e-6) if found else 1.0
             limit = self.settings.another if found else -np.inf
             if share < limit:  # an outline can only lower it, and takes longest
                 break
-            one = self._outlined(search, query, another, taken)
+            one = self._outlined(search, query.descriptor, agreement, another, taken)
             alike = share * one.outlined if found else 1.0
             if alike < limit:
                 break
             found.append(replace(one, alike=alike))
         return found
 
-    def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
+    def similarity(self, query: QueryView, row: int) -> SimilarityMap:
         """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
-        return SimilarityMap(self.search_of(row).similarity(query))
+        return SimilarityMap(self.search_of(row).similarity(query.descriptor))
 
     def _outlined(
-        self, search: BoxSearch, query: NDArray[np.float32], found: FoundBox, taken: Sequence[NDArray[np.float64]]
+        self,
+        search: BoxSearch,
+        query: NDArray[np.float32],
+        agreement: Agreement | None,
+        found: FoundBox,
+        taken: Sequence[NDArray[np.float64]],
     ) -> Location:
         """The found box, drawn towards the outline around it, away from those taken; in fractions of the picture."""
         score, evidence = search.match(query, found.box), found.score * found.sigma
@@ -161,6 +170,8 @@ class Localizer:
         if outline is None:
             return Location(found.box, score, 0.0, evidence)
         worse = (score - search.match(query, outline)) / found.sigma
+        if agreement is not None:
+            worse += self.settings.agreement * (agreement.of(found.box) - agreement.of(outline))
         weight = float(np.clip(1 - worse / self.settings.tolerance, 0, 1)) if self.settings.tolerance > 0 else 0.0
         box = weight * outline + (1 - weight) * found.box
         if weight == 0 or any(overlap(one[None], box)[0] > self.settings.apart for one in taken):

@@ -18,7 +18,7 @@ from patchify_core.retrieval.localize.search import expected_box
 
 if TYPE_CHECKING:
     from patchify_core.retrieval.ranking import Match
-    from patchify_core.retrieval.searcher import Searcher
+    from patchify_core.retrieval.searcher import QueryView, Searcher
 
 REFINERS = ("soft", "map")
 """What `load_refiner` takes."""
@@ -32,13 +32,11 @@ class Refiner(Protocol):
         """As `load_refiner` takes it."""
         ...
 
-    def boxes(
-        self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
-    ) -> list[NDArray[np.float64]]:
+    def boxes(self, query: QueryView, rows: Sequence[int], level: int | None = None) -> list[NDArray[np.float64]]:
         """The objects in each picture.
 
         Args:
-            query: (dim,) float32 of length 1, from `Searcher.describe_query`.
+            query: From `Searcher.view`.
             rows: Positions in `PatchIndex.images`.
             level: The level that the pictures were found at; None for all of the index's.
 
@@ -59,13 +57,11 @@ class SoftRefiner:
     def __init__(self, engine: Searcher) -> None:
         self.index = engine.index
 
-    def boxes(
-        self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
-    ) -> list[NDArray[np.float64]]:
+    def boxes(self, query: QueryView, rows: Sequence[int], level: int | None = None) -> list[NDArray[np.float64]]:
         """See `Refiner.boxes`."""
         used = self.index.regions.stages[self.index.checked_level(level) - 1].patches
         return [
-            expected_box(self.index.boxes_of(row)[:used], self.index.cell_scores(query, row)[:used])[None]
+            expected_box(self.index.boxes_of(row)[:used], self.index.cell_scores(query.descriptor, row)[:used])[None]
             for row in rows
         ]
 
@@ -83,13 +79,11 @@ class MapRefiner:
         """
         self.localizer = Localizer(engine, settings)
 
-    def boxes(
-        self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
-    ) -> list[NDArray[np.float64]]:
+    def boxes(self, query: QueryView, rows: Sequence[int], level: int | None = None) -> list[NDArray[np.float64]]:
         """See `Refiner.boxes`."""
         return map_at_once(lambda row: self._boxes(query, row), rows)
 
-    def _boxes(self, query: NDArray[np.float32], row: int) -> NDArray[np.float64]:
+    def _boxes(self, query: QueryView, row: int) -> NDArray[np.float64]:
         return np.stack([found.box for found in self.localizer.locate(query, row)])
 
 
@@ -122,7 +116,7 @@ def refiner_of(engine: Searcher, name: str) -> Refiner:
 
 
 def refine_matches(
-    engine: Searcher, query: NDArray[np.float32], matches: Sequence[Match], refiner: Refiner, level: int | None = None
+    engine: Searcher, query: QueryView, matches: Sequence[Match], refiner: Refiner, level: int | None = None
 ) -> list[Match]:
     """The same matches in the same order, with refined boxes.
 
@@ -130,7 +124,7 @@ def refine_matches(
 
     Args:
         engine: That found the matches.
-        query: (dim,) float32 of length 1 that they were found with.
+        query: That they were found with.
         matches: What was found.
         refiner: See `load_refiner`.
         level: The level that they were found at.

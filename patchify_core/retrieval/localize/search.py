@@ -4,10 +4,10 @@ A box b of a fixed lattice scores
 
     v(b) = cos(query, descriptor of b) / sigma + weight * contrast(b)
 
-where the descriptor is pooled from the map, sigma is the cosine's standard deviation over the coarse boxes, and the
-contrast (`regions.lattice`) says how much the box stands out from its surroundings, whatever the query. Cosines alone
-favour a distinctive part of the object, or the object with its surroundings; the contrast favours boxes that end where
-something ends. Then the mean of the best box and those that share their place with it is taken, weighted by
+where the descriptor is pooled from the map, and sigma is the cosine's standard deviation over the coarse boxes. The
+contrast (`regions.salient`) says how much the box stands out from its surroundings, whatever the query, and the
+agreement (`localize.dense`) how many of its cells match parts of the query, and how many do not. Cosines alone favour a
+distinctive part of the object, or the object with its surroundings; the other two favour boxes that end where it ends. Then the mean of the best box and those that share their place with it is taken, weighted by
 exp(v / temperature) (`soft`); boxes elsewhere have no part in it, or of two equal objects it would be the middle.
 
 Coarse to fine: all coarse boxes are scored, then the fine ones that overlap the best coarse ones.
@@ -24,8 +24,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.encoders.maps import MapEncoder
 from patchify_core.features.maps import PictureMap
-from patchify_core.features.pooled import integral_image, pool_boxes, resampled, rooted
+from patchify_core.features.pooled import describe_cells, integral_image, pool_boxes, resampled, rooted
 from patchify_core.regions.salient import areas, contrast, lattice, saliency
+from patchify_core.retrieval.localize.dense import Agreement
 
 TEMPERATURE = 0.4
 """In standard deviations of the scores (measured: `evaluate --refine soft`; 0.3 to 0.5 are equally good)."""
@@ -71,6 +72,8 @@ class BoxSearchSettings:
 
     Attributes:
         contrast: Weight of the contrast.
+        agreement: Weight of the agreement; 0 leaves it out.
+        threshold: Of the agreement, see `dense.Agreement`.
         temperature: Of the mean over boxes, in the units of v.
         refined: Coarse boxes whose neighbours are looked at.
         neighbour: IoU from which a fine box is a neighbour.
@@ -78,6 +81,8 @@ class BoxSearchSettings:
     """
 
     contrast: float = 0.5
+    agreement: float = 1.0
+    threshold: float = 0.17
     temperature: float = 0.15
     refined: int = 24
     neighbour: float = 0.5
@@ -91,7 +96,7 @@ class FoundBox:
     Attributes:
         box: (4,) float64 xyxy as fractions of the picture's sides: the mean.
         best: (4,) float64, the best box of the lattice.
-        score: V of `best`.
+        score: v of `best` without the agreement, which is scaled to each picture's own best box.
         sigma: The standard deviation that v is in units of.
     """
 
@@ -127,13 +132,30 @@ class BoxSearch:
         """Cosine similarity of the query (dim,) with one box (4,), -1..1."""
         return float(self.describe(box[None])[0] @ query)
 
+    def agreement(self, parts: NDArray[np.float32] | None) -> Agreement | None:
+        """How this picture's boxes agree with the parts of a query; None without parts, or if it has no weight."""
+        if parts is None or self.settings.agreement == 0:
+            return None
+        return Agreement(self._cells, parts, self.settings.threshold, lattice(CELLS), CELLS)
+
+    @cached_property
+    def _cells(self) -> NDArray[np.float32]:
+        """(h, w, dim) descriptors of the single cells."""
+        cells = self.kept.cells
+        return self.project(describe_cells(cells, self.encoder)).reshape(*cells.shape[:2], -1)
+
     def search(
-        self, query: NDArray[np.float32], away_from: Sequence[NDArray[np.float64]] = (), apart: float = 0.0
+        self,
+        query: NDArray[np.float32],
+        agreement: Agreement | None = None,
+        away_from: Sequence[NDArray[np.float64]] = (),
+        apart: float = 0.0,
     ) -> FoundBox | None:
         """The box that explains the match.
 
         Args:
             query: (dim,) float32 of length 1.
+            agreement: From `agreement`, of the same query.
             away_from: Boxes (4,) of objects that were found before, as fractions of the picture's sides.
             apart: Only boxes are considered whose overlap with each of those is at most this share of the smaller one.
 
@@ -146,7 +168,8 @@ class BoxSearch:
             self._coarse = self._describe_steps(coarse, grid)
         matches = self._coarse @ query
         sigma = max(float(matches.std()), FLAT)
-        values = matches / sigma + self.settings.contrast * self._coarse_contrast
+        evidence = matches / sigma + self.settings.contrast * self._coarse_contrast
+        values = evidence + self._weighted(agreement, coarse)
         allowed, fine_allowed = np.ones(len(coarse), bool), np.ones(len(fine), bool)
         for taken in away_from:
             allowed &= overlap(coarse / CELLS, taken) <= apart
@@ -158,14 +181,17 @@ class BoxSearch:
         boxes = fine[near]
         scored = self._describe_steps(boxes, grid) @ query / sigma + self.settings.contrast * self._contrast(boxes)
         every = np.concatenate([boxes, coarse[allowed]]) / CELLS
-        all_values = np.concatenate([scored, values[allowed]])
+        all_values = np.concatenate([scored + self._weighted(agreement, boxes), values[allowed]])
         best = int(all_values.argmax())
         there = overlap(every, every[best]) >= self.settings.together
         here = all_values[there]
         box = expected_box(every[there], here, self.settings.temperature / max(float(here.std()), 1e-12))
         if any(overlap(taken[None], box)[0] > apart for taken in away_from):
             box = every[best]
-        return FoundBox(box, every[best], float(all_values[best]), sigma)
+        return FoundBox(box, every[best], float(np.concatenate([scored, evidence[allowed]])[best]), sigma)
+
+    def _weighted(self, agreement: Agreement | None, boxes: NDArray[np.intp]) -> NDArray[np.float64] | float:
+        return 0.0 if agreement is None else self.settings.agreement * agreement.of_steps(boxes)
 
     def around(self, point: NDArray[np.float64], contrast: float, centred: float) -> NDArray[np.float64]:
         """The box of what is at a point: like that point, standing out, and with the point near its middle.

@@ -61,7 +61,7 @@ class MapRerank:
         localizer = refiner.localizer
         compared = [match for match in matches if match.image_id not in query.exclude][: self.settings.shortlist]
         rows = [engine.index.row_of[match.image_id] for match in compared]
-        found = map_at_once(lambda row: localizer.locate(query.descriptor, row, 1)[0], rows)
+        found = map_at_once(lambda row: localizer.locate(query, row, 1)[0], rows)
         w = self.settings.weight
         fused = [(1 - w) * match.score + w * one.evidence for match, one in zip(compared, found, strict=True)]
         order = np.argsort([-score for score in fused], kind="stable")

@@ -85,7 +85,7 @@ def test_soft_is_the_expected_box_of_the_cells(request, kind, level):
     found = load_refiner("soft", engine).boxes(query, rows, level)
     for row, boxes in zip(rows, found, strict=True):
         image = engine.index.images[row]
-        shown = engine.explain(query, image.id, level)
+        shown = engine.explain(query.descriptor, image.id, level)
         assert boxes.shape == (1, 4)
         np.testing.assert_array_equal(boxes[0], expected_box(shown.boxes, shown.scores))
     if level == 1:
@@ -95,7 +95,7 @@ def test_soft_is_the_expected_box_of_the_cells(request, kind, level):
 def test_soft_works_where_boxes_depend_on_the_pixels(folder, tmp_path):
     engine = engine_of(folder, tmp_path / "idx", "crop", False, parse_regions("pyramid:1+salient:6"))
     query = asked(engine)
-    for match in engine.search_descriptor(query):
+    for match in engine.search_descriptor(query.descriptor):
         [refined] = engine.refine(query, [match], "soft")
         assert (refined.box >= 0).all() and (refined.box[2:] <= (160, 120)).all()
 
@@ -107,7 +107,7 @@ def test_soft_lies_closer_to_an_object_between_cells(folder, tmp_path):
     scene([between]).save(photos / "between.png")
     engine = engine_of(photos, tmp_path / "idx", "crop", False, parse_regions("sliding:0.35,0.3"))
     query = asked(engine)
-    [match] = engine.search_descriptor(query)
+    [match] = engine.search_descriptor(query.descriptor)
     [refined] = engine.refine(query, [match], "soft")
     assert iou(refined.box, between)[0, 0] > iou(match.box, between)[0, 0]
 
@@ -138,7 +138,7 @@ def test_map_is_refused_on_crops_in_one_sentence(crops, refused):
 
 
 def test_map_is_better_than_the_cells(engine, query):
-    matches = engine.search_descriptor(query, top=None)
+    matches = engine.search_descriptor(query.descriptor, top=None)
     refined = engine.refine(query, matches, "map")
     same_but_for_boxes(refined, matches)
     shown = [(match, one) for match, one in zip(matches, refined, strict=True) if SCENES[match.file_name]]
@@ -153,7 +153,7 @@ def test_map_is_better_than_the_cells(engine, query):
 
 def test_further_objects_stand_beside_the_best_one(engine, query):
     refiner = MapRefiner(engine, LocalizeSettings(objects=3))
-    for match in refine_matches(engine, query, engine.search_descriptor(query), refiner):
+    for match in refine_matches(engine, query, engine.search_descriptor(query.descriptor), refiner):
         if match.file_name == "two.png":
             assert match.others.shape == (1, 4)
             assert iou(match.box, TWO).max() > 0.75 and iou(match.others, TWO).max() > 0.75
@@ -163,7 +163,7 @@ def test_further_objects_stand_beside_the_best_one(engine, query):
 
 
 def test_a_verified_box_stays(engine, query):
-    matches = engine.search_descriptor(query)
+    matches = engine.search_descriptor(query.descriptor)
     outline = np.array([1.0, 2, 33, 44])
     points = np.zeros((3, 2))
     for at, box in ((0, outline), (2, None)):  # a verification that cannot be trusted has no box
@@ -213,7 +213,7 @@ def test_a_vanished_picture_is_one_sentence(tmp_path, refused):
     photos = write_scenes(tmp_path / "photos")
     engine = engine_of(photos, tmp_path / "idx", keep_maps=False)
     query = asked(engine)
-    matches = engine.search_descriptor(query)
+    matches = engine.search_descriptor(query.descriptor)
     (photos / "two.png").unlink()
     assert "two.png" in refused(engine.refine, query, matches, "map")
     assert len(engine.refine(query, matches, "soft")) == len(matches)  # needs no picture
