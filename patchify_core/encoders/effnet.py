@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from patchify_core.encoders.base import EncoderInfo, EncoderSettings
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe
-from patchify_core.encoders.square import InputForm, Sized, SquareEncoder
+from patchify_core.encoders.square import Preprocessing, Sized, SquareEncoder
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -143,8 +143,8 @@ class EffNetLite(SquareEncoder):
             pooling=f"gem:{GEM_POWER:g}" + (f"+{model.block:g}*block" if model.block else ""),
             licence="Apache-2.0",
         )
-        look = InputForm(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
-        super().__init__(self._pooled, look, info, device, settings)
+        preprocessing = Preprocessing(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
+        super().__init__(self._pooled, preprocessing, info, device, settings)
 
     def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, S, S) -> (N, D), the generalised mean of the maps."""

@@ -43,8 +43,8 @@ class Convolution(nn.Module):
         """(N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride))."""
         if self.conv.stride[0] > 1:
             maps = padded_same(maps, self.conv.kernel_size[0], self.conv.stride[0])
-        found: torch.Tensor = self.conv(maps)
-        return nn.functional.relu6(found) if self.active else found
+        output: torch.Tensor = self.conv(maps)
+        return nn.functional.relu6(output) if self.active else output
 
 
 class Block(nn.Module):
@@ -61,8 +61,8 @@ class Block(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, D, H', W')."""
-        found: torch.Tensor = self.layers(maps)
-        return found + maps if self.skip else found
+        output: torch.Tensor = self.layers(maps)
+        return output + maps if self.skip else output
 
 
 class LiteNetwork(nn.Module):
@@ -127,13 +127,13 @@ class LiteNetwork(nn.Module):
 
     def forward_features(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, 1280, ceil(H / 32), ceil(W / 32)), the last feature map."""
-        found: torch.Tensor = self.head(self.forward_blocks(inputs))
-        return found
+        features: torch.Tensor = self.head(self.forward_blocks(inputs))
+        return features
 
     def forward_blocks(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, `block_features`, ceil(H / 32), ceil(W / 32)), what the head takes; of either sign."""
-        found: torch.Tensor = self.blocks(self.stem(inputs))
-        return found
+        features: torch.Tensor = self.blocks(self.stem(inputs))
+        return features
 
     def fuse(self) -> None:
         """Have the processor apply each ReLU6 with its convolution; after that the network is not saved or moved."""
@@ -150,8 +150,8 @@ def scaled_channels(channels: int, scale: float) -> int:
         >>> [scaled_channels(channels, 1.1) for channels in (40, 112, 320)]
         [48, 120, 352]
     """
-    found = max(8, int(channels * scale + 4) // 8 * 8)
-    return found if found >= 0.9 * channels * scale else found + 8
+    rounded = max(8, int(channels * scale + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels * scale else rounded + 8
 
 
 def scaled_blocks(stage: int, scale: float) -> int:
@@ -200,15 +200,17 @@ class FusedConvolution(nn.Module):
             weight, geometry = self._grown
         elif self._stride > 1:
             maps = padded_same(maps, self._kernel, self._stride)
-        found: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+        output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
             maps, weight, self._bias, *geometry, *self._activation, ""
         )
-        return found
+        return output
 
 
 def _laid_out(weight: torch.Tensor, geometry: _Geometry) -> torch.Tensor:
-    found: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight.detach().contiguous(), *geometry, None)
-    return found
+    reordered: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+        weight.detach().contiguous(), *geometry, None
+    )
+    return reordered
 
 
 def _grown(conv: nn.Conv2d) -> tuple[torch.Tensor, _Geometry]:

@@ -29,7 +29,7 @@ from patchify_core.encoders.checkpoints import (
 )
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe, checked, no_maps, resized
-from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side, squares_only, unit_rows
+from patchify_core.encoders.square import Preprocessing, Sized, SquareEncoder, square_side, squares_only, unit_rows
 from patchify_core.encoders.timm_models import timm_recipe, timm_sized
 from patchify_core.errors import EncoderError
 
@@ -89,15 +89,18 @@ class OpenClipEncoder(SquareEncoder):
         finally:
             logging.disable(logging.NOTSET)
         self.network = network.eval().requires_grad_(False).to(device)
-        seen = network.visual.preprocess_cfg
-        look = InputForm(
-            square_side(seen["size"], spec), tuple(seen["mean"]), tuple(seen["std"]), str(seen["interpolation"])
+        model_config = network.visual.preprocess_cfg
+        preprocessing = Preprocessing(
+            square_side(model_config["size"], spec),
+            tuple(model_config["mean"]),
+            tuple(model_config["std"]),
+            str(model_config["interpolation"]),
         )
         with torch.inference_mode():
-            blank = torch.zeros(1, 3, look.side, look.side, device=device)
+            blank = torch.zeros(1, 3, preprocessing.side, preprocessing.side, device=device)
             dim = int(network.encode_image(blank).shape[-1])
-        info = EncoderInfo(spec, dim, look.side, digest, "image tower", UNSTATED_LICENCE)
-        super().__init__(network.encode_image, look, info, device, settings)
+        info = EncoderInfo(spec, dim, preprocessing.side, digest, "image tower", UNSTATED_LICENCE)
+        super().__init__(network.encode_image, preprocessing, info, device, settings)
         self._arch, self._text_config = arch, config["text_cfg"]
         self._tokenizer: Any = None
 
@@ -219,8 +222,8 @@ def _agreed(arch: str) -> dict[str, Any]:
     """
     import open_clip
 
-    found = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
-    colours = [{key: cfg[key] for key in _COLOURS} for cfg in found]
+    configs = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
+    colours = [{key: config[key] for key in _COLOURS} for config in configs]
     return colours[0] if colours and all(other == colours[0] for other in colours) else {}
 
 
@@ -278,8 +281,8 @@ def _clip_tokens(visual: Any, embedded: torch.Tensor) -> torch.Tensor:
     *blocks, last = visual.transformer.resblocks
     by_class_token = visual.attn_pool is None and visual.pool_type == "tok"
     if not by_class_token or type(getattr(last, "attn", None)) is not torch.nn.MultiheadAttention:
-        found: torch.Tensor = visual.transformer(embedded)
-        return found[:, 1:]
+        tokens: torch.Tensor = visual.transformer(embedded)
+        return tokens[:, 1:]
     tokens = embedded
     for block in blocks:
         tokens = block(tokens)
@@ -296,6 +299,6 @@ def _set_clip_size(visual: Any, height: int, width: int) -> None:
     from timm.layers import resample_abs_pos_embed
 
     grid = (height // visual.patch_size[0], width // visual.patch_size[1])
-    found = resample_abs_pos_embed(visual.positional_embedding[None], list(grid), list(visual.grid_size))[0]
-    visual.positional_embedding = torch.nn.Parameter(found, requires_grad=False)
+    resampled = resample_abs_pos_embed(visual.positional_embedding[None], list(grid), list(visual.grid_size))[0]
+    visual.positional_embedding = torch.nn.Parameter(resampled, requires_grad=False)
     visual.grid_size = grid

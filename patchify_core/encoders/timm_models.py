@@ -25,7 +25,7 @@ from patchify_core.encoders.checkpoints import (
 )
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe, Step, alike, cells_tried, checked, noise, resized, tried
-from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side
+from patchify_core.encoders.square import Preprocessing, Sized, SquareEncoder, square_side
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -57,19 +57,19 @@ class TimmEncoder(SquareEncoder):
         settings = settings or EncoderSettings()
         device = choose_device(settings)
         use_threads(settings)
-        name, _, given = spec.removeprefix(PREFIX).partition("@")
+        name, _, file = spec.removeprefix(PREFIX).partition("@")
         published = _published(name)
-        seen = resolve_data_config(pretrained_cfg=published.to_dict())
-        look = InputForm(
-            square_side(seen["input_size"][1:], spec),
-            tuple(seen["mean"]),
-            tuple(seen["std"]),
-            str(seen["interpolation"]),
+        data_config = resolve_data_config(pretrained_cfg=published.to_dict())
+        preprocessing = Preprocessing(
+            square_side(data_config["input_size"][1:], spec),
+            tuple(data_config["mean"]),
+            tuple(data_config["std"]),
+            str(data_config["interpolation"]),
         )
         licence = published.license or UNSTATED_LICENCE
         path: Path | None = None
-        if given:
-            path = local_checkpoint(given)
+        if file:
+            path = local_checkpoint(file)
             spec = f"{PREFIX}{name}@{path}"
             if "." not in name:  # no tag: the file may hold anything, timm's default weights or another's
                 licence = UNSTATED_LICENCE
@@ -81,13 +81,13 @@ class TimmEncoder(SquareEncoder):
         network = _untrained(name) if path is None else _load(name, path, published)
         self.network = network.eval().requires_grad_(False).to(device)
         with torch.inference_mode():
-            found = network(torch.zeros(1, 3, look.side, look.side, device=device))
-        if not isinstance(found, torch.Tensor) or found.ndim != 2:
+            output = network(torch.zeros(1, 3, preprocessing.side, preprocessing.side, device=device))
+        if not isinstance(output, torch.Tensor) or output.ndim != 2:
             raise EncoderError(f"{spec} does not give one descriptor a picture: choose another model, {WAY_OUT}.")
         pool = getattr(network, "global_pool", "")  # transformers name it here, others keep it in their head
         pooling = pool if isinstance(pool, str) and pool else "the model's own"
-        info = EncoderInfo(spec, found.shape[1], look.side, digest, pooling, licence)
-        super().__init__(network, look, info, device, settings)
+        info = EncoderInfo(spec, output.shape[1], preprocessing.side, digest, pooling, licence)
+        super().__init__(network, preprocessing, info, device, settings)
 
     @cached_property
     def sized(self) -> Sized:
@@ -147,9 +147,9 @@ def at_hand(spec: str) -> bool:
     Raises:
         EncoderError: If timm has no such model.
     """
-    name, _, given = spec.removeprefix(PREFIX).partition("@")
+    name, _, file = spec.removeprefix(PREFIX).partition("@")
     published = _published(name)
-    return bool(given) or bool(published.hf_hub_id and cached_file(published.hf_hub_id, HUB_NAMES))
+    return bool(file) or bool(published.hf_hub_id and cached_file(published.hf_hub_id, HUB_NAMES))
 
 
 def _untrained(name: str) -> Any:
@@ -215,13 +215,13 @@ def _classes_in(path: Path, published: Any) -> tuple[int, ...]:
 @contextmanager
 def _missing_tensors() -> Iterator[list[str]]:
     """Collect the names of tensors that timm did not find in the file: it reports them to its log alone."""
-    found: list[str] = []
+    missing: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
             if text.startswith("Missing keys ("):
-                found.extend(text.partition("(")[2].partition(")")[0].split(", "))
+                missing.extend(text.partition("(")[2].partition(")")[0].split(", "))
 
     logger, listener = logging.getLogger("timm.models._builder"), Listener()
     level, passes_on = logger.level, logger.propagate
@@ -229,7 +229,7 @@ def _missing_tensors() -> Iterator[list[str]]:
     logger.setLevel(logging.INFO)
     logger.propagate = False  # what it says is judged here and turned into a sentence
     try:
-        yield found
+        yield missing
     finally:
         logger.removeHandler(listener)
         logger.setLevel(level)
@@ -264,15 +264,15 @@ def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> M
     stride = tried(lambda: int(network.feature_info[-1]["reduction"]), info.spec)
 
     def features_of(inputs: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = at_size(*inputs.shape[2:]).forward_features(inputs)
-        return found
+        features: torch.Tensor = at_size(*inputs.shape[2:]).forward_features(inputs)
+        return features
 
     def cells(inputs: torch.Tensor) -> torch.Tensor:
         return _as_cells(features_of(inputs), network, (inputs.shape[2] // stride, inputs.shape[3] // stride))
 
     def head(features: torch.Tensor) -> torch.Tensor:
-        found = network.forward_head(features)
-        return after(found) if after else found
+        output = network.forward_head(features)
+        return after(output) if after else output
 
     def project(pooled: torch.Tensor) -> torch.Tensor:
         return head(_as_features(pooled, network, tokens))
@@ -287,11 +287,11 @@ def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> M
     return checked(MapRecipe(stride, 1.0, tried(pools_by_mean, info.spec), cells, project), network, info)
 
 
-def _as_cells(found: torch.Tensor, network: Any, grid: tuple[int, int]) -> torch.Tensor:
+def _as_cells(features: torch.Tensor, network: Any, grid: tuple[int, int]) -> torch.Tensor:
     """Maps (NCHW, or NHWC as Swin has it) or tokens (N, prefix + cells, C) -> (N, h, w, C)."""
-    if found.ndim == 3:
-        return found[:, getattr(network, "num_prefix_tokens", 0) :].unflatten(1, grid)
-    return found if _channels_last(network) else found.permute(0, 2, 3, 1)
+    if features.ndim == 3:
+        return features[:, getattr(network, "num_prefix_tokens", 0) :].unflatten(1, grid)
+    return features if _channels_last(network) else features.permute(0, 2, 3, 1)
 
 
 def _as_features(pooled: torch.Tensor, network: Any, tokens: bool) -> torch.Tensor:

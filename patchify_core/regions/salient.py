@@ -156,13 +156,15 @@ def lattice(cells: int, step: float = STEP) -> NDArray[np.intp]:
     Returns:
         (C, 4) xyxy in steps, not writeable; C is some 5600 for 64 steps.
     """
-    found: set[tuple[int, int, int, int]] = set()
+    boxes_of_all_sizes: set[tuple[int, int, int, int]] = set()
     for share in SHARES:
         for shape in SHAPES:
             w, h = (min(round(cells * sqrt(side)), cells) for side in (share * shape, share / shape))
             for x in _places(w, cells, step):
-                found.update((x, y, x + w, y + h) for y in _places(h, cells, step))
-    boxes = np.array(sorted(found, key=lambda b: ((b[0] - b[2]) * (b[3] - b[1]), b[1], b[0], b[2])), np.intp)
+                boxes_of_all_sizes.update((x, y, x + w, y + h) for y in _places(h, cells, step))
+    boxes = np.array(
+        sorted(boxes_of_all_sizes, key=lambda b: ((b[0] - b[2]) * (b[3] - b[1]), b[1], b[0], b[2])), np.intp
+    )
     boxes.flags.writeable = False
     return boxes
 

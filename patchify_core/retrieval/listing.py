@@ -39,20 +39,20 @@ def matches_as_json(
     return rows
 
 
-def explanation_as_json(engine: Searcher, found: Explanation) -> dict[str, Any]:
+def explanation_as_json(engine: Searcher, explanation: Explanation) -> dict[str, Any]:
     """One picture looked into: the similarity of every patch, the winning one named once more in front."""
     index = engine.index
-    image = index.images[index.row_of[found.image_id]]
+    image = index.images[index.row_of[explanation.image_id]]
     names = [stage.spec for stage in index.regions.stages]
     ends = [stage.patches for stage in index.regions.stages]
     return {
-        "image_id": found.image_id,
+        "image_id": explanation.image_id,
         "file": str(picture_path(index.root or Path(), image.file_name)),
         "width": image.width,
         "height": image.height,
-        "score": float(found.scores[found.patch]),
-        "box": found.boxes[found.patch].tolist(),
-        "patch": found.patch,
+        "score": float(explanation.scores[explanation.patch]),
+        "box": explanation.boxes[explanation.patch].tolist(),
+        "patch": explanation.patch,
         "patches": [
             {
                 "patch": number,
@@ -60,7 +60,9 @@ def explanation_as_json(engine: Searcher, found: Explanation) -> dict[str, Any]:
                 "box": box,
                 "score": score,
             }
-            for number, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True))
+            for number, (box, score) in enumerate(
+                zip(explanation.boxes.tolist(), explanation.scores.tolist(), strict=True)
+            )
         ],
     }
 
@@ -76,13 +78,13 @@ def _as_json(rank: int, match: Match, root: Path) -> dict[str, Any]:
     }
     if len(match.others):
         row["others"] = match.others.tolist()
-    if (found := match.verification) is not None:
+    if (verification := match.verification) is not None:
         row["verification"] = {
-            "method": found.method,
-            "matches": found.matches,
-            "inliers": found.inliers,
-            "local_score": found.local_score,
-            "global_score": found.global_score,
-            "box": None if found.box is None else found.box.tolist(),
+            "method": verification.method,
+            "matches": verification.matches,
+            "inliers": verification.inliers,
+            "local_score": verification.local_score,
+            "global_score": verification.global_score,
+            "box": None if verification.box is None else verification.box.tolist(),
         }
     return row

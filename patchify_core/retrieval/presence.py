@@ -73,9 +73,9 @@ class RecipeName(BaseModel):
         if plain.split(",")[-1] == "Flat" and "IVF" not in plain:
             recipe |= {"factory": plain, "codebook": None}
         if index.projection is not None:
-            tried = np.random.default_rng(0).random((TRIED, len(index.projection.mean)), np.float32) ** 3
-            found = index.projection(tried / np.linalg.norm(tried, axis=1, keepdims=True))
-            cosines = (found @ found.T)[np.triu_indices(TRIED, 1)].astype(float).round(6).tolist()
+            vectors = np.random.default_rng(0).random((TRIED, len(index.projection.mean)), np.float32) ** 3
+            projected = index.projection(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+            cosines = (projected @ projected.T)[np.triu_indices(TRIED, 1)].astype(float).round(6).tolist()
         return cls(digest=sha256_of_json(recipe), cosines=tuple(cosines))
 
     def is_of(self, other: RecipeName) -> bool:
@@ -206,10 +206,10 @@ class Presence:
 
 def features(scores: ArrayLike, ranked: ArrayLike) -> NDArray[np.float64] | None:
     """(K, 2) score and margin of results, see `Calibration.presence`; None where the ranking has no background."""
-    found, others = np.asarray(scores, np.float64), np.asarray(ranked, np.float64)
+    shown, others = np.asarray(scores, np.float64), np.asarray(ranked, np.float64)
     if len(others) < BACKGROUND.stop:
         return None
-    return np.column_stack([found, found - others[BACKGROUND].mean()])
+    return np.column_stack([shown, shown - others[BACKGROUND].mean()])
 
 
 def logistic(rows: NDArray[np.float64], weights: ArrayLike) -> NDArray[np.float64]:
@@ -246,8 +246,8 @@ def find_calibration(index: PatchStore, folder: Path | None) -> Calibration | No
     recipe = RecipeName.of(index)
     paths = [] if folder is None else [calibration_path(folder)]
     paths += [SAMPLE_DB / "index.calibration.json", *sorted(SAMPLE_DB.glob("indexes/*.calibration.json"))]
-    found = (read_calibration(path) for path in paths if path.exists())
-    return next((one for one in found if one.recipe.is_of(recipe)), None)
+    calibrations = (read_calibration(path) for path in paths if path.exists())
+    return next((calibration for calibration in calibrations if calibration.recipe.is_of(recipe)), None)
 
 
 def read_calibration(path: Path) -> Calibration:

@@ -126,45 +126,45 @@ class Localizer:
         """
         image = self.engine.index.images[row]
         size = np.array([image.width, image.height] * 2, np.float64)
-        found = self.objects_of(self.search_of(row), query, objects)
-        return [replace(one, box=one.box * size) for one in found]
+        locations = self.objects_of(self.search_of(row), query, objects)
+        return [replace(location, box=location.box * size) for location in locations]
 
     def objects_of(self, search: BoxSearch, query: NDArray[np.float32], objects: int | None = None) -> list[Location]:
         """Where the query's object is on any map (`made_ready`); as `locate`, with boxes as fractions of the sides."""
-        found: list[Location] = []
-        while len(found) < (objects or self.settings.objects):
-            taken = [one.box for one in found]
-            another = search.search(query, taken, self.settings.apart)
-            if another is None:
+        locations: list[Location] = []
+        while len(locations) < (objects or self.settings.objects):
+            taken = [location.box for location in locations]
+            candidate = search.search(query, taken, self.settings.apart)
+            if candidate is None:
                 break
-            share = another.score * another.sigma / max(found[0].evidence, 1e-6) if found else 1.0
-            limit = self.settings.another if found else -np.inf
+            share = candidate.score * candidate.sigma / max(locations[0].evidence, 1e-6) if locations else 1.0
+            limit = self.settings.another if locations else -np.inf
             if share < limit:  # an outline can only lower it, and takes longest
                 break
-            one = self._outlined(search, query, another, taken)
-            alike = share * one.outlined if found else 1.0
+            location = self._outlined(search, query, candidate, taken)
+            alike = share * location.outlined if locations else 1.0
             if alike < limit:
                 break
-            found.append(replace(one, alike=alike))
-        return found
+            locations.append(replace(location, alike=alike))
+        return locations
 
     def similarity(self, query: NDArray[np.float32], row: int) -> SimilarityMap:
         """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
         return SimilarityMap(self.search_of(row).similarity(query))
 
     def _outlined(
-        self, search: BoxSearch, query: NDArray[np.float32], found: FoundBox, taken: Sequence[NDArray[np.float64]]
+        self, search: BoxSearch, query: NDArray[np.float32], candidate: FoundBox, taken: Sequence[NDArray[np.float64]]
     ) -> Location:
         """The found box, drawn towards the outline around it, away from those taken; in fractions of the picture."""
-        score, evidence = search.match(query, found.box), found.score * found.sigma
-        outline = outline_box(search.kept.thumbnail, found.box.tolist(), self.settings.outline)
+        score, evidence = search.match(query, candidate.box), candidate.score * candidate.sigma
+        outline = outline_box(search.kept.thumbnail, candidate.box.tolist(), self.settings.outline)
         if outline is None:
-            return Location(found.box, score, 0.0, evidence)
-        worse = (score - search.match(query, outline)) / found.sigma
+            return Location(candidate.box, score, 0.0, evidence)
+        worse = (score - search.match(query, outline)) / candidate.sigma
         weight = float(np.clip(1 - worse / self.settings.tolerance, 0, 1)) if self.settings.tolerance > 0 else 0.0
-        box = weight * outline + (1 - weight) * found.box
+        box = weight * outline + (1 - weight) * candidate.box
         if weight == 0 or any(overlap(one[None], box)[0] > self.settings.apart for one in taken):
-            return Location(found.box, score, 0.0, evidence)
+            return Location(candidate.box, score, 0.0, evidence)
         return Location(box, search.match(query, box), weight, evidence)
 
     def search_of(self, row: int) -> BoxSearch:
@@ -173,12 +173,12 @@ class Localizer:
             if row in self._ready:
                 self._ready.move_to_end(row)
                 return self._ready[row]
-        made = self.made_ready(self._map(row))
+        search = self.made_ready(self._map(row))
         with self._lock:
-            self._ready[row] = made
+            self._ready[row] = search
             while len(self._ready) > self.settings.cached:
                 self._ready.popitem(last=False)
-        return made
+        return search
 
     def made_ready(self, kept: PictureMap) -> BoxSearch:
         """A map, of one of the index's pictures or of any other, ready for questions."""

@@ -90,7 +90,7 @@ class MapRefiner:
         return map_at_once(lambda row: self._boxes(query, row), rows)
 
     def _boxes(self, query: NDArray[np.float32], row: int) -> NDArray[np.float64]:
-        return np.stack([found.box for found in self.localizer.locate(query, row)])
+        return np.stack([location.box for location in self.localizer.locate(query, row)])
 
 
 def load_refiner(name: str, engine: Searcher, settings: LocalizeSettings | None = None) -> Refiner:
@@ -138,9 +138,9 @@ def refine_matches(
     Raises:
         IndexFolderError: See `Refiner.boxes`.
     """
-    open_ones = [match for match in matches if match.verification is None or match.verification.box is None]
-    found = refiner.boxes(query, [engine.index.row_of[match.image_id] for match in open_ones], level)
-    boxes = {match.image_id: boxes for match, boxes in zip(open_ones, found, strict=True)}
+    unverified = [match for match in matches if match.verification is None or match.verification.box is None]
+    refined = refiner.boxes(query, [engine.index.row_of[match.image_id] for match in unverified], level)
+    boxes = {match.image_id: boxes for match, boxes in zip(unverified, refined, strict=True)}
     return [
         replace(match, box=boxes[match.image_id][0], others=boxes[match.image_id][1:])
         if match.image_id in boxes

@@ -87,8 +87,8 @@ def box_in_pixels(box: NDArray[np.float64], point: NDArray[np.float64], size: tu
         the point lies in: the whole side of a picture of one pixel.
     """
     sides = np.array(size, np.float64)
-    found = np.round(box * np.tile(sides, 2), 1)
+    pixels = np.round(box * np.tile(sides, 2), 1)
     pixel = np.minimum(np.floor(point * sides), sides - 1)
-    thin = found[2:] - found[:2] < 1
-    found[:2], found[2:] = np.where(thin, pixel, found[:2]), np.where(thin, pixel + 1, found[2:])
-    return found
+    thin = pixels[2:] - pixels[:2] < 1
+    pixels[:2], pixels[2:] = np.where(thin, pixel, pixels[:2]), np.where(thin, pixel + 1, pixels[2:])
+    return pixels

@@ -89,10 +89,12 @@ class QueryExpansion:
 
     def expand(self, engine: Searcher, query: QueryView, matches: list[Match]) -> NDArray[np.float32]:
         """The expanded query (D,), for who wants to explain its matches."""
-        used = [match for match in matches if match.image_id not in query.exclude][: self.settings.count]
+        chosen = [match for match in matches if match.image_id not in query.exclude][: self.settings.count]
         index = engine.index
-        found = [index.descriptors_of(index.row_of[match.image_id])[self._cell(match)] for match in used]
-        return expanded(query.descriptor, np.array(found, np.float32).reshape(-1, len(query.descriptor)), self.settings)
+        descriptors = [index.descriptors_of(index.row_of[match.image_id])[self._cell(match)] for match in chosen]
+        return expanded(
+            query.descriptor, np.array(descriptors, np.float32).reshape(-1, len(query.descriptor)), self.settings
+        )
 
     def _cell(self, match: Match) -> int:
         return match.patch if self._patches else 0

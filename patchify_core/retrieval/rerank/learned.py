@@ -151,9 +151,11 @@ class LearnedRerank:
         compared, rows, root = shortlisted(self, engine, query, matches)
         assert query.picture is not None
         encoder = self.encoder_for(engine.encoder)
-        asked = self._of_query(encoder, query.picture, query.box)
+        query_descriptors = self._of_query(encoder, query.picture, query.box)
         with torch.inference_mode():
-            local = [float(self.network(asked, self._of_gallery(encoder, engine, row, root))) for row in rows]
+            local = [
+                float(self.network(query_descriptors, self._of_gallery(encoder, engine, row, root))) for row in rows
+            ]
         pairs = zip(compared, local, strict=True)
         return in_front([replace(match, score=self.fused(match.score, value)) for match, value in pairs], matches)
 
@@ -184,16 +186,16 @@ class LearnedRerank:
         if self._ready is None or self._ready is not encoder:
             other = f"name one with --rerank-encoder, for the published weights {ENCODER}"
             try:
-                found = as_map_encoder(encoder)
-                side = 8 * found.stride
-                channels = found.feature_map(np.zeros((side, side, 3), np.uint8)).shape[2]
+                map_encoder = as_map_encoder(encoder)
+                side = 8 * map_encoder.stride
+                channels = map_encoder.feature_map(np.zeros((side, side, 3), np.uint8)).shape[2]
             except EncoderError as error:
                 what = f"{encoder.info.spec} gives no feature map of a picture, whose cells {self.name} compares"
                 raise EncoderError(f"{what}: {other}.") from error
             if channels != self.network.channels:
                 what = f"{self.name} was trained on cells of {self.network.channels} numbers"
                 raise EncoderError(f"{what}, and {encoder.info.spec} gives {channels}: {other}.")
-            self._ready = found
+            self._ready = map_encoder
         return self._ready
 
     def _of_query(self, encoder: MapEncoder, picture: Image, box: NDArray[np.float64] | None) -> torch.Tensor:
@@ -250,23 +252,23 @@ def load_matcher(name: str, path: Path) -> Matcher:
 
 
 def _tensors(path: Path) -> Mapping[str, Any]:
-    held = tensors_in(path)
-    state = held.get("state")
-    return state if isinstance(state, Mapping) else held
+    content = tensors_in(path)
+    state = content.get("state")
+    return state if isinstance(state, Mapping) else content
 
 
 def _loaded(network: Any, tensors: Mapping[str, Any], path: Path, title: str) -> Any:
     """The network with the file's tensors, which must be its own to the last name and shape; frozen."""
     expected = network.state_dict()
     for key in [*expected, *(key for key in tensors if key not in expected)]:
-        given = tensors.get(key)
-        if key not in expected or not holds_numbers(given) or given.shape != expected[key].shape:
+        tensor = tensors.get(key)
+        if key not in expected or not holds_numbers(tensor) or tensor.shape != expected[key].shape:
             raise _another(path, title, key)
-        if not given.isfinite().all():
+        if not tensor.isfinite().all():
             raise PatchifyError(f"{path} holds numbers that are not finite: download it again, {INSTEAD}.")
     network.load_state_dict(tensors)
-    found: nn.Module = network.eval().requires_grad_(False)
-    return found
+    frozen: nn.Module = network.eval().requires_grad_(False)
+    return frozen
 
 
 def _another(path: Path, title: str, key: object) -> PatchifyError:
@@ -276,14 +278,14 @@ def _another(path: Path, title: str, key: object) -> PatchifyError:
     )
 
 
-def _file(given: str | Path | None, what: str, name: str, settings: LearnedSettings) -> Path:
+def _file(file: str | Path | None, what: str, name: str, settings: LearnedSettings) -> Path:
     """The file that is given, or else the published one, once downloading is allowed.
 
     Raises:
         PatchifyError: If there is none.
     """
-    if given:
-        return local_checkpoint(str(given), INSTEAD)
+    if file:
+        return local_checkpoint(str(file), INSTEAD)
     option = "--rerank-detector" if what == "detector" else "--rerank-weights"
     folder, _, published = FILES[what].rpartition("/")
     if settings.allow_hub:

@@ -175,10 +175,10 @@ class Sift:
         """See `LocalMethod.extract`."""
         import cv2
 
-        found, raw = self._detector.detectAndCompute(cv2.cvtColor(crop.pixels, cv2.COLOR_RGB2GRAY), None)
-        if raw is None or not len(found):
+        keypoints, raw = self._detector.detectAndCompute(cv2.cvtColor(crop.pixels, cv2.COLOR_RGB2GRAY), None)
+        if raw is None or not len(keypoints):
             return LocalFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), crop)
-        points = np.array([keypoint.pt for keypoint in found], np.float64) + 0.5
+        points = np.array([keypoint.pt for keypoint in keypoints], np.float64) + 0.5
         raw = np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-12))
         return LocalFeatures(points, raw.astype(np.float32), crop)
 
@@ -261,9 +261,9 @@ class XFeat:
         if min(crop.pixels.shape[:2]) < _STRIDE:
             return LocalFeatures(np.empty((0, 2)), np.empty((0, 64), np.float32), crop)
         batch = torch.from_numpy(crop.pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        found = self._network.detectAndCompute(batch)[0]
-        points = found["keypoints"].numpy().astype(np.float64) + 0.5
-        return LocalFeatures(points, found["descriptors"].numpy(), crop)
+        output = self._network.detectAndCompute(batch)[0]
+        points = output["keypoints"].numpy().astype(np.float64) + 0.5
+        return LocalFeatures(points, output["descriptors"].numpy(), crop)
 
     def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
         """See `LocalMethod.match`."""
@@ -311,9 +311,9 @@ class Aliked:
             return LocalFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), crop)
         batch = torch.from_numpy(crop.pixels.copy()).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
-            found = self._extractor({"image": batch})
-        points = found["keypoints"][0].numpy().astype(np.float64) + 0.5
-        return LocalFeatures(points, found["descriptors"][0].numpy(), crop)
+            output = self._extractor({"image": batch})
+        points = output["keypoints"][0].numpy().astype(np.float64) + 0.5
+        return LocalFeatures(points, output["descriptors"][0].numpy(), crop)
 
     def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
         """See `LocalMethod.match`."""
@@ -322,8 +322,8 @@ class Aliked:
         if not len(query.points) or not len(gallery.points):
             return np.empty((0, 2), np.intp)
         with torch.inference_mode():
-            found = self._matcher({"image0": _tensors(query), "image1": _tensors(gallery)})
-        return found["matches"][0].numpy().astype(np.intp)
+            output = self._matcher({"image0": _tensors(query), "image1": _tensors(gallery)})
+        return output["matches"][0].numpy().astype(np.intp)
 
 
 def _tensors(features: LocalFeatures) -> dict[str, object]:

@@ -61,11 +61,14 @@ class MapRerank:
         localizer = refiner.localizer
         compared = [match for match in matches if match.image_id not in query.exclude][: self.settings.shortlist]
         rows = [engine.index.row_of[match.image_id] for match in compared]
-        found = map_at_once(lambda row: localizer.locate(query.descriptor, row, 1)[0], rows)
+        locations = map_at_once(lambda row: localizer.locate(query.descriptor, row, 1)[0], rows)
         w = self.settings.weight
-        fused = [(1 - w) * match.score + w * one.evidence for match, one in zip(compared, found, strict=True)]
+        fused = [
+            (1 - w) * match.score + w * location.evidence for match, location in zip(compared, locations, strict=True)
+        ]
         order = np.argsort([-score for score in fused], kind="stable")
         moved = OrderedDict(
-            (compared[at].image_id, replace(compared[at], score=float(fused[at]), box=found[at].box)) for at in order
+            (compared[at].image_id, replace(compared[at], score=float(fused[at]), box=locations[at].box))
+            for at in order
         )
         return [*moved.values(), *(match for match in matches if match.image_id not in moved)]

@@ -32,8 +32,8 @@ class Detector(nn.Module):
 
     def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(N, C) cells -> (N, C) its own features of them, and (N,) how much it attends to each, above 0."""
-        found = self.bn(self.conv1(cells[:, :, None, None]))
-        return found.flatten(1), functional.softplus(self.conv2(functional.relu(found))).flatten()
+        features = self.bn(self.conv1(cells[:, :, None, None]))
+        return features.flatten(1), functional.softplus(self.conv2(functional.relu(features))).flatten()
 
 
 class Signs(nn.Module):
@@ -79,8 +79,8 @@ class Matcher(nn.Module):
 
     def describe(self, cells: torch.Tensor) -> torch.Tensor:
         """(N, C) cells of a picture -> (N, `WIDTH`), what `forward` takes."""
-        found: torch.Tensor = self.remap_local(functional.normalize(cells, dim=1))
-        return found
+        descriptors: torch.Tensor = self.remap_local(functional.normalize(cells, dim=1))
+        return descriptors
 
     def forward(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """(Q, `WIDTH`) and (G, `WIDTH`), from `describe` -> how alike they are, a number of any size."""
@@ -104,8 +104,8 @@ class Layer(nn.Module):
         for attention, hidden, norm in ((self.self_attn, others, self.norm1), (self.cross_attn, own, self.norm2)):
             seen, _ = attention(tokens, tokens, tokens, attn_mask=hidden, need_weights=False)
             tokens = norm(tokens + seen)
-        found: torch.Tensor = self.norm3(tokens + self.linear2(functional.relu(self.linear1(tokens))))
-        return found
+        output: torch.Tensor = self.norm3(tokens + self.linear2(functional.relu(self.linear1(tokens))))
+        return output
 
 
 class Ames(Matcher):

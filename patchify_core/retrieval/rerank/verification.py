@@ -221,9 +221,11 @@ class GeometricVerification:
         assert query.picture is not None
         whole = np.array([0.0, 0.0, query.picture.width, query.picture.height])
         query_box = whole if query.box is None else query.box
-        asked = self._method.extract(cut(query.picture, query_box, self.settings.features))
+        query_features = self._method.extract(cut(query.picture, query_box, self.settings.features))
         verified = [
-            self._verified(match, asked, self._features(engine, row, match.box, root), engine.index.images[row])
+            self._verified(
+                match, query_features, self._features(engine, row, match.box, root), engine.index.images[row]
+            )
             for match, row in zip(chosen, rows, strict=True)
         ]
         return in_front(verified, matches)
@@ -256,11 +258,13 @@ class GeometricVerification:
             box=box,
         )
 
-    def _verified(self, match: Match, query: LocalFeatures, gallery: LocalFeatures, image: IndexedImage) -> Match:
-        found = self.verify(query, gallery, (image.width, image.height), match.score)
-        box = found.box if self.settings.use_box and found.box is not None else match.box
-        score = fused_score(match.score, found.local_score, self.settings)
-        return replace(match, score=score, box=box, verification=found)
+    def _verified(
+        self, match: Match, query_features: LocalFeatures, gallery: LocalFeatures, image: IndexedImage
+    ) -> Match:
+        verification = self.verify(query_features, gallery, (image.width, image.height), match.score)
+        box = verification.box if self.settings.use_box and verification.box is not None else match.box
+        score = fused_score(match.score, verification.local_score, self.settings)
+        return replace(match, score=score, box=box, verification=verification)
 
     def _features(self, engine: Searcher, row: int, box: NDArray[np.float64], root: Path) -> LocalFeatures:
         """Local features of the patch with its surroundings, remembered while there is room."""
