@@ -8,7 +8,7 @@ and interpolation are the model's own; for a square box the result equals the li
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from threading import Lock
@@ -58,6 +58,23 @@ class Preprocessing:
     std: tuple[float, ...]
     interpolation: str = "bicubic"
 
+    @classmethod
+    def of(cls, config: Mapping[str, Any], size: int | Sequence[int], spec: str) -> Preprocessing:
+        """Read the preprocessing of a library's model.
+
+        Args:
+            config: With `mean`, `std` and `interpolation`.
+            size: The input's side, or (height, width), in pixels.
+            spec: The encoder's spec, for the error message.
+
+        Raises:
+            EncoderError: If the input is not square.
+        """
+        sides = {size} if isinstance(size, int) else {int(side) for side in size}
+        if len(sides) != 1:
+            raise EncoderError(f"{spec} wants pictures that are not square: choose another model, {WAY_OUT}.")
+        return cls(int(sides.pop()), tuple(config["mean"]), tuple(config["std"]), str(config["interpolation"]))
+
 
 @dataclass(frozen=True)
 class Sized:
@@ -70,18 +87,6 @@ class Sized:
 
     stride: int
     at: Callable[[int, int], Any]
-
-
-def square_side(size: int | Sequence[int], spec: str) -> int:
-    """Return the side of a model's input, which libraries give as one number or as (height, width).
-
-    Raises:
-        EncoderError: If the input is not square.
-    """
-    sides = {size} if isinstance(size, int) else {int(side) for side in size}
-    if len(sides) != 1:
-        raise EncoderError(f"{spec} wants pictures that are not square: choose another model, {WAY_OUT}.")
-    return int(sides.pop())
 
 
 class SquareEncoder:

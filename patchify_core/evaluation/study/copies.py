@@ -171,7 +171,7 @@ def locate_copies(
         for one, own in objects.items()
     }
     for scene in scenes(gallery, alike, seed):
-        search = localizer.made_ready(localizer.extractor.picture_map(scene.picture))
+        search = localizer.prepare(localizer.extractor.picture_map(scene.picture))
         results.append(locate(search, scene.query, scene.boxes, scene.picture.size, pasted=True))
     return results
 

@@ -1,4 +1,4 @@
-"""Refiners: the same ranking with better boxes. `load_refiner("soft")`, `load_refiner("map")`."""
+"""Refiners improve the boxes of matches and keep their order: `load_refiner("soft")`, `load_refiner("map")`."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ if TYPE_CHECKING:
     from patchify_core.retrieval.searcher import Searcher
 
 REFINERS = ("soft", "map")
-"""What `load_refiner` takes."""
+"""Names for `load_refiner`."""
 
 
 class Refiner(Protocol):
-    """Finds boxes for pictures that a search found."""
+    """Finds better boxes for matches."""
 
     @property
     def name(self) -> str:
-        """As `load_refiner` takes it."""
+        """Its name for `load_refiner`."""
         ...
 
     def boxes(
         self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
     ) -> list[NDArray[np.float64]]:
-        """The objects in each picture.
+        """Locate the query's objects in each picture.
 
         Args:
             query: (dim,) float32 of length 1, from `Searcher.describe_query`.
             rows: Positions in `PatchIndex.images`.
-            level: The level that the pictures were found at; None for all of the index's.
+            level: Level of the search; None for all levels of the index.
 
         Returns:
             One (M, 4) float64 array of xyxy pixel boxes per picture, M at least 1, the best box first.
 
         Raises:
-            IndexFolderError: If something that is needed has vanished since the index was opened.
+            IndexFolderError: If a required file has vanished since the index was opened.
         """
         ...
 
 
 class SoftRefiner:
-    """The box that all cells together point at (`soft`); on any index."""
+    """Score-weighted mean of the cells (`expected_box`); works on any index."""
 
     name = "soft"
 
@@ -71,16 +71,15 @@ class SoftRefiner:
 
 
 class MapRefiner:
-    """A search on the pictures' feature maps (`locate`); the level does not matter to it."""
+    """Box search on the pictures' feature maps (`Localizer`); ignores the level.
+
+    Raises:
+        PatchifyError: If the index was made of crops.
+    """
 
     name = "map"
 
     def __init__(self, engine: Searcher, settings: LocalizeSettings | None = None) -> None:
-        """Take the engine that searched.
-
-        Raises:
-            PatchifyError: If its index was made of crops.
-        """
         self.localizer = Localizer(engine, settings)
 
     def boxes(
@@ -94,15 +93,15 @@ class MapRefiner:
 
 
 def load_refiner(name: str, engine: Searcher, settings: LocalizeSettings | None = None) -> Refiner:
-    """A refiner for one engine.
+    """Load a refiner for one engine.
 
     Args:
         name: One of `REFINERS`.
         engine: Index and encoder.
-        settings: Of the search on maps.
+        settings: Settings of `map`.
 
     Raises:
-        PatchifyError: One sentence, if there is no such refiner, or the index cannot be refined with it.
+        PatchifyError: If the refiner is unknown, or does not support the index.
     """
     if name == "soft":
         return SoftRefiner(engine)
@@ -114,7 +113,7 @@ def load_refiner(name: str, engine: Searcher, settings: LocalizeSettings | None 
 
 
 def refiner_of(engine: Searcher, name: str) -> Refiner:
-    """The refiner of that name with the usual settings, kept with the engine; args and errors: see `load_refiner`."""
+    """Return a refiner with default settings, cached with the engine; args and errors: see `load_refiner`."""
     if (key := f"refine {name}") not in engine.loaded:
         engine.loaded[key] = load_refiner(name, engine)
     refiner: Refiner = engine.loaded[key]
@@ -124,16 +123,16 @@ def refiner_of(engine: Searcher, name: str) -> Refiner:
 def refine_matches(
     engine: Searcher, query: NDArray[np.float32], matches: Sequence[Match], refiner: Refiner, level: int | None = None
 ) -> list[Match]:
-    """The same matches in the same order, with refined boxes.
+    """Return the matches in the same order with refined boxes.
 
-    A box that a geometric verification found stays: it was found point by point.
+    Boxes from geometric verification are kept: point correspondences are more accurate.
 
     Args:
-        engine: That found the matches.
-        query: (dim,) float32 of length 1 that they were found with.
-        matches: What was found.
+        engine: The engine that made the matches.
+        query: (dim,) float32 of length 1, the query of the search.
+        matches: The matches.
         refiner: See `load_refiner`.
-        level: The level that they were found at.
+        level: Level of the search.
 
     Raises:
         IndexFolderError: See `Refiner.boxes`.
@@ -149,18 +148,18 @@ def refine_matches(
     ]
 
 
-# Several pictures at once, each on one thread --------------------------------------------------------------------
+# Pictures in parallel, one thread each ---------------------------------------------------------------------------
 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WORKERS = 2
-"""Pictures that are searched at once; numpy and OpenCV leave Python's lock alone while they work."""
+"""Number of pictures searched in parallel; numpy and OpenCV release the GIL."""
 
 
 class _OneThreadEach:
-    """While any thread is inside, numerical libraries use one thread each; afterwards as many as before."""
+    """Limits numerical libraries to one thread while any thread is inside the context."""
 
     def __init__(self) -> None:
         self._lock, self._inside = Lock(), 0
@@ -169,9 +168,9 @@ class _OneThreadEach:
     def __enter__(self) -> None:
         from threadpoolctl import threadpool_limits
 
-        with self._lock:  # counted: the first to come sets the limit, and only the last to leave lifts it
+        with self._lock:  # the first thread to enter sets the limit, the last to leave lifts it
             if not self._inside:
-                self._limit = threadpool_limits(1)  # of all that are loaded by now
+                self._limit = threadpool_limits(1)  # of all libraries loaded by now
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
@@ -185,15 +184,15 @@ _one_thread_each = _OneThreadEach()
 
 
 def map_at_once(work: Callable[[Item], Result], items: Sequence[Item], workers: int = WORKERS) -> list[Result]:
-    """`list(map(work, items))`, several at once.
+    """`list(map(work, items))` in parallel.
 
     Args:
-        work: Safe to call from several threads.
-        items: What to work on.
-        workers: How many at once; below 2, or with a single item, the caller's thread does all, with all cores.
+        work: Must be thread-safe.
+        items: Arguments of `work`.
+        workers: Number of threads; below 2, or with a single item, the calling thread does all, with all cores.
 
     Raises:
-        Exception: The first that `work` raised, in the order of the items.
+        Exception: The first error of `work`, in the order of the items.
     """
     if len(items) < 2 or workers < 2:
         return [work(item) for item in items]

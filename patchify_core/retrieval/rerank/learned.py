@@ -26,7 +26,7 @@ from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features.pooled import picture_cells
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.imaging.pictures import read_picture
-from patchify_core.retrieval.rerank.base import Kept, in_front, shortlisted
+from patchify_core.retrieval.rerank.base import Cache, in_front, shortlisted
 from patchify_core.retrieval.rerank.names import DETECTOR, WEIGHTS
 from patchify_core.retrieval.searcher import QueryView
 
@@ -133,7 +133,7 @@ class LearnedRerank:
         self.detector.to(self._device)
         self._encoder = load_encoder(self.settings.encoder) if self.settings.encoder else None
         self._ready: MapEncoder | None = None
-        self._kept: Kept[torch.Tensor] = Kept(self.settings.cached)
+        self._cache: Cache[torch.Tensor] = Cache(self.settings.cached)
 
     @property
     def shortlist(self) -> int:
@@ -213,7 +213,7 @@ class LearnedRerank:
             picture = read_picture(picture_path(root, image.file_name))
             return self._described(encoder, picture, None, self.settings.long_side, count)
 
-        return self._kept.get((image.sha256, info.spec, info.weights_sha256), described)
+        return self._cache.get((image.sha256, info.spec, info.weights_sha256), described)
 
     def _described(
         self, encoder: MapEncoder, picture: Image, box: NDArray[np.float64] | None, long_side: int, count: int

@@ -51,7 +51,7 @@ def query_of(kept, seed):
 
 def exhaustive(search, query):
     """v of `EVERY` box, as the module's formula says, by the slow ways to each part of it."""
-    stands_out = saliency(Image.fromarray(search.kept.thumbnail))
+    stands_out = saliency(Image.fromarray(search.picture_map.thumbnail))
     step = len(stands_out) // CELLS
     sigma = max((search.describe(COARSE / CELLS) @ query).std(), FLAT)
     cosines = search.describe(EVERY / CELLS) @ query
@@ -177,11 +177,11 @@ def test_of_two_equal_objects_one_is_found_and_not_the_middle():
 
 
 def slow_similarity(search, query):
-    height, width = search.kept.cells.shape[:2]
+    height, width = search.picture_map.cells.shape[:2]
     values = np.empty((height, width))
     for y in range(height):
         for x in range(width):
-            block = search.kept.cells[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].astype(np.float64)
+            block = search.picture_map.cells[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].astype(np.float64)
             mean = (block**3).mean(axis=(0, 1)) ** (1 / 3)
             values[y, x] = mean @ query / np.linalg.norm(mean)
     return values
