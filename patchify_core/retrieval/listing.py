@@ -1,4 +1,4 @@
-"""What a search found and why, as plain JSON values: the command line prints them, the page's API returns them."""
+"""Matches and explanations as JSON values, for the command line and the page's API."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from patchify_core.retrieval.searcher import Searcher
 def matches_as_json(
     engine: Searcher, matches: Sequence[Match], presence: Presence | None = None
 ) -> list[dict[str, Any]]:
-    """The matches as `search --json` prints them, best first.
+    """Convert matches to JSON values, as printed by `search --json`.
 
     Args:
-        engine: That found them.
+        engine: The engine that made them.
         matches: Best first.
-        presence: How likely each contains the object, where that is known.
+        presence: How likely each contains the object, if known.
 
     Returns:
-        Of each its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture) and
-        winning `patch`; `others`, the boxes of further objects, where there are any; `verification` where pictures were
-        compared; `probability` and `verdict` where they are known.
+        For each match its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture)
+        and winning `patch`; `others`, the boxes of further objects, if any; `verification` after geometric
+        verification; `probability` and `verdict` if `presence` is known.
 
     Raises:
-        IndexFolderError: If one of the pictures is not the one that was indexed: its box would lie on another one.
+        IndexFolderError: If a picture has changed since it was indexed: the box would be wrong.
     """
     root = engine.index.root or Path()
     engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])
@@ -40,7 +40,7 @@ def matches_as_json(
 
 
 def explanation_as_json(engine: Searcher, explanation: Explanation) -> dict[str, Any]:
-    """One picture looked into: the similarity of every patch, the winning one named once more in front."""
+    """Convert an explanation to JSON values: the winning patch, and the similarity of every patch."""
     index = engine.index
     image = index.images[index.row_of[explanation.image_id]]
     names = [stage.spec for stage in index.regions.stages]

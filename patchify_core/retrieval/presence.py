@@ -1,11 +1,11 @@
-"""How likely it is that a result contains the query's object, where that was learned for the recipe of an index.
+"""Calibrated probabilities that a result contains the query's object.
 
-A search always returns its best pictures, right or not. A logistic model of two features of a query's ranked scores
-says how much each is worth: the score itself, and its margin above the background, the mean score that this query has
-with pictures further down (`BACKGROUND`). Neither falls as the score rises, so the order of the results never changes.
+A search always returns its best pictures, right or not. A logistic model estimates the probability from two features:
+the score, and its margin above the background, which is the mean score of this query with pictures further down
+(`BACKGROUND`). Both increase with the score, so the order of the results never changes.
 
-Scores of two recipes do not compare, so a calibration names the recipe that it was learned for (`RecipeName`), and an
-index with another recipe has none. It is a JSON file beside the index folder, where a build does not delete it;
+Scores of different recipes are not comparable, so a calibration names its recipe (`RecipeName`) and does not apply to
+an index with another one. It is a JSON file beside the index folder, where a build does not delete it;
 `evaluation.presence` learns it.
 """
 
@@ -25,10 +25,10 @@ from patchify_core.files import SAMPLE_DB, read_json, sha256_of_json, write_json
 from patchify_core.index.store import PatchStore
 
 LIKELY, UNSURE, ABSENT = "likely", "unsure", "probably not here"
-"""Verdicts on a result, and on a whole query: that on its first result."""
+"""Verdicts on a result; the verdict on a query is that on its first result."""
 
 BACKGROUND = slice(10, 30)
-"""Places, from 0, of the scores whose mean is the background; a gallery of fewer pictures has none."""
+"""Ranks, from 0, of the scores whose mean is the background; a smaller gallery has no background."""
 
 EVEN = 0.5
 """Probability below which a result is more likely wrong than right."""
@@ -46,11 +46,11 @@ PROGRAM, FORMAT = "patchify calibrate", 1
 TRIED = 8
 
 SAME_COSINES = 0.001
-"""Two projections that were learned from the same pictures differ less: by rounding, of another processor perhaps."""
+"""Tolerance for projections that were learned from the same pictures on different CPUs and differ by rounding."""
 
 
 class RecipeName(BaseModel):
-    """All that the scores of an index depend on, beside its pictures.
+    """Identity of everything that the scores of an index depend on, apart from its pictures.
 
     Attributes:
         digest: Of its recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves
@@ -66,7 +66,7 @@ class RecipeName(BaseModel):
 
     @classmethod
     def of(cls, index: PatchStore) -> RecipeName:
-        """The name of an index' recipe."""
+        """Return the name of an index's recipe."""
         recipe, cosines = index.recipe.as_dict(), []
         factory = recipe["factory"]
         plain = factory.removesuffix("SQ8") + "Flat" if factory.endswith("SQ8") else factory
@@ -79,7 +79,7 @@ class RecipeName(BaseModel):
         return cls(digest=sha256_of_json(recipe), cosines=tuple(cosines))
 
     def is_of(self, other: RecipeName) -> bool:
-        """Whether both name one recipe."""
+        """Whether both name the same recipe."""
         same = self.digest == other.digest and len(self.cosines) == len(other.cosines)
         return same and bool(np.allclose(self.cosines, other.cosines, rtol=0, atol=SAME_COSINES))
 
@@ -112,7 +112,7 @@ class Learned(BaseModel):
 
     @model_validator(mode="after")
     def _whole(self) -> Learned:
-        """What the page and the command line show must be there."""
+        """Require the entries that the page and the command line show."""
         rates = {"absent_hits", "absent_false_alarms", "likely_hits", "likely_false_alarms"}
         if any({*one} != rates for one in (self.held_out, *self.transfer.values())):
             raise ValueError("other rates")
@@ -147,7 +147,7 @@ class Calibration(BaseModel):
     learned: Learned
 
     def presence(self, scores: ArrayLike, ranked: ArrayLike) -> Presence | None:
-        """How likely each result contains the object.
+        """Estimate how likely each result contains the object.
 
         Args:
             scores: (K,) cosine similarities of the results in question, best first.
@@ -155,7 +155,7 @@ class Calibration(BaseModel):
                 the first `BACKGROUND.stop`.
 
         Returns:
-            None where there are no results, or too few pictures to say anything.
+            None if there are no results, or too few pictures for a background.
         """
         rows = features(scores, ranked)
         if rows is None or not len(rows):
@@ -164,10 +164,10 @@ class Calibration(BaseModel):
         return Presence(tuple(chances), tuple(map(self.verdict, chances)))
 
     def presence_of(self, engine: Searcher, query: NDArray[np.float32], matches: Sequence[Match]) -> Presence | None:
-        """The same for what a search at the last level found, not re-ranked.
+        """Like `presence`, for matches of a search at the last level, not re-ranked.
 
         Args:
-            engine: That found them.
+            engine: The engine that made them.
             query: (D,) described by it.
             matches: Best first.
         """
@@ -183,7 +183,7 @@ class Calibration(BaseModel):
 
 @dataclass(frozen=True)
 class Presence:
-    """What is known of a query's results.
+    """Probabilities and verdicts of a query's results.
 
     Attributes:
         probabilities: Of each result, that it contains the object, 0..1; none is larger than the one before it.
@@ -195,12 +195,12 @@ class Presence:
 
     @property
     def verdict(self) -> str:
-        """On the whole query: that on its first result."""
+        """Verdict on the whole query: that on its first result."""
         return self.verdicts[0]
 
     @property
     def above(self) -> int:
-        """How many results stand above the line from which on each is more likely wrong than right."""
+        """Number of results that are at least as likely right as wrong."""
         return sum(chance >= EVEN for chance in self.probabilities)
 
 
@@ -225,23 +225,23 @@ def probabilities(rows: NDArray[np.float64], first: Weights, later: Weights) -> 
 
 
 def calibration_path(folder: Path) -> Path:
-    """Where the calibration of an index folder is: beside it."""
+    """Return the path of an index folder's calibration, beside the folder."""
     real = folder.resolve()
     return real.with_name(f"{real.name}.calibration.json")
 
 
 def find_calibration(index: PatchStore, folder: Path | None) -> Calibration | None:
-    """The calibration of an index: beside its folder, or a bundled one of the same recipe.
+    """Find the calibration of an index: beside its folder, or a bundled one of the same recipe.
 
     Args:
-        index: What is searched.
-        folder: Where it is; None where only the bundled ones come into question.
+        index: The index.
+        folder: Its folder; None to consider bundled calibrations only.
 
     Returns:
-        None where there is none for this recipe; one of another recipe counts as none.
+        None if there is no calibration for this recipe.
 
     Raises:
-        PatchifyError: One sentence, if the file beside the index is damaged.
+        PatchifyError: If the file beside the index is damaged.
     """
     recipe = RecipeName.of(index)
     paths = [] if folder is None else [calibration_path(folder)]
@@ -254,7 +254,7 @@ def read_calibration(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises:
-        PatchifyError: One sentence, if the file is missing, damaged or something else.
+        PatchifyError: If the file is missing, damaged or not a calibration.
     """
     try:
         read = Calibration.model_validate(read_json(path))
@@ -268,7 +268,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration, whole or not at all.
+    """Write a calibration atomically.
 
     Raises:
         OSError: If it cannot be written.
