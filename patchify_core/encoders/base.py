@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.encoders.checkpoints import WAY_OUT
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -40,6 +41,40 @@ class EncoderInfo:
     def as_dict(self) -> dict[str, Any]:
         """The fields as plain JSON values."""
         return asdict(self)
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """Input preprocessing of a model.
+
+    Attributes:
+        side: Side of the square input in pixels, S.
+        mean: Per channel (R, G, B), in 0..1; subtracted.
+        std: Per channel (R, G, B), in 0..1; divides.
+        interpolation: Name of a PIL `Resampling` filter in lower case, e.g. `bicubic`.
+    """
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], size: int | Sequence[int], spec: str) -> Preprocessing:
+        """Read the preprocessing of a library's model.
+
+        Args:
+            config: With `mean`, `std` and `interpolation`.
+            size: The input's side, or (height, width), in pixels.
+            spec: The encoder's spec, for the error message.
+
+        Raises:
+            EncoderError: If the input is not square.
+        """
+        sides = {size} if isinstance(size, int) else {int(side) for side in size}
+        if len(sides) != 1:
+            raise EncoderError(f"{spec} wants pictures that are not square: choose another model, {WAY_OUT}.")
+        return cls(int(sides.pop()), tuple(config["mean"]), tuple(config["std"]), str(config["interpolation"]))
 
 
 class Encoder(Protocol):

@@ -18,10 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.base import EncoderInfo, EncoderSettings, Preprocessing
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe
-from patchify_core.encoders.square import Preprocessing, Sized, SquareEncoder
+from patchify_core.encoders.square import Sized, SquareEncoder
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.base import EncoderInfo, EncoderSettings, Preprocessing
 from patchify_core.encoders.checkpoints import (
     UNSTATED_LICENCE,
     WAY_OUT,
@@ -29,7 +29,7 @@ from patchify_core.encoders.checkpoints import (
 )
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe, checked, no_maps, resized
-from patchify_core.encoders.square import Preprocessing, Sized, SquareEncoder, squares_only, unit_rows
+from patchify_core.encoders.square import Sized, SquareEncoder, squares_only, unit_rows
 from patchify_core.encoders.timm_models import timm_recipe, timm_sized
 from patchify_core.errors import EncoderError
 

@@ -8,7 +8,7 @@ and interpolation are the model's own; for a square box the result equals the li
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from threading import Lock
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import ENGINES, EncoderInfo, EncoderSettings
+from patchify_core.encoders.base import ENGINES, EncoderInfo, EncoderSettings, Preprocessing
 from patchify_core.encoders.checkpoints import WAY_OUT
 from patchify_core.encoders.devices import (
     Uploads,
@@ -40,40 +40,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 _precision_lock = Lock()
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """Input preprocessing of a model.
-
-    Attributes:
-        side: Side of the square input in pixels, S.
-        mean: Per channel (R, G, B), in 0..1; subtracted.
-        std: Per channel (R, G, B), in 0..1; divides.
-        interpolation: Name of a PIL `Resampling` filter in lower case, e.g. `bicubic`.
-    """
-
-    side: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    interpolation: str = "bicubic"
-
-    @classmethod
-    def of(cls, config: Mapping[str, Any], size: int | Sequence[int], spec: str) -> Preprocessing:
-        """Read the preprocessing of a library's model.
-
-        Args:
-            config: With `mean`, `std` and `interpolation`.
-            size: The input's side, or (height, width), in pixels.
-            spec: The encoder's spec, for the error message.
-
-        Raises:
-            EncoderError: If the input is not square.
-        """
-        sides = {size} if isinstance(size, int) else {int(side) for side in size}
-        if len(sides) != 1:
-            raise EncoderError(f"{spec} wants pictures that are not square: choose another model, {WAY_OUT}.")
-        return cls(int(sides.pop()), tuple(config["mean"]), tuple(config["std"]), str(config["interpolation"]))
 
 
 @dataclass(frozen=True)

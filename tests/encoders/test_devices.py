@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.encoders import devices as cores
-from patchify_core.encoders.base import EncoderInfo
+from patchify_core.encoders.base import EncoderInfo, Preprocessing
 from patchify_core.encoders.devices import BYTES_A_PIXEL, LARGEST_BATCH, SMALLEST_BATCH, batch_that_fits
-from patchify_core.encoders.square import Preprocessing, SquareEncoder
+from patchify_core.encoders.square import SquareEncoder
 from patchify_core.errors import EncoderError
 
 SIDE = 6

@@ -17,11 +17,11 @@ import torch
 
 from patchify_core.encoders import EncoderSettings, load_encoder
 from patchify_core.encoders import square as room
-from patchify_core.encoders.base import EncoderInfo
+from patchify_core.encoders.base import EncoderInfo, Preprocessing
 from patchify_core.encoders.devices import Uploads, half_precisions, mixed_precision, readers_for
 from patchify_core.encoders.maps import MapRecipe
 from patchify_core.encoders.probe import CELLS, SAME_COSINE, disagreement, probe
-from patchify_core.encoders.square import Preprocessing, SquareEncoder
+from patchify_core.encoders.square import SquareEncoder
 from patchify_core.errors import EncoderError
 from patchify_core.features.crop import describe, describe_many
 from patchify_core.imaging.pictures import read_picture

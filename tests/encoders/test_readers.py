@@ -24,7 +24,8 @@ from PIL import Image
 
 from patchify_core.cli.main import main
 from patchify_core.encoders import EncoderSettings, load_encoder
-from patchify_core.encoders.square import Preprocessing, SquareEncoder
+from patchify_core.encoders.base import Preprocessing
+from patchify_core.encoders.square import SquareEncoder
 from patchify_core.errors import GalleryError, IndexFolderError
 from patchify_core.features.crop import describe_many, in_order
 from patchify_core.features.extract import load_extractor
