@@ -248,7 +248,7 @@ def rates(examples: Examples, absent: NDArray[np.bool_], likely: NDArray[np.bool
         "likely_hits": (likely, present),
         "likely_false_alarms": (likely, ~present),
     }
-    return {name: rate(hit[which], examples.objects[which]).model_dump() for name, (verdict, which) in cases.items()}
+    return {name: rate(hit[which], examples.objects[which]).model_dump() for name, (hit, which) in cases.items()}
 
 
 def curve(examples: Examples, chances: NDArray[np.float64]) -> list[list[float]]:
