@@ -32,6 +32,7 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import PictureTable
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.store import PatchStore, PictureStream
 from patchify_core.regions import Regions, parse_regions
 
@@ -195,11 +196,9 @@ class SyntheticPictures(PictureStream):
         PatchifyError: if there are more answers than pictures.
     """
 
-    features = "crop"
-
     def __init__(self, source: ScaleSource, pictures: int, seed: int = 0) -> None:
         self.source, self.seed = source, seed
-        self.encoder, self.regions, self.projection = source.encoder, source.regions, source.projection
+        self.recipe, self.projection = Recipe(source.encoder, source.regions), source.projection
         self._pictures = pictures
         count = len(source.answers)
         if pictures < count:
