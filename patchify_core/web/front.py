@@ -223,9 +223,9 @@ class Front:
         return Response(made, media_type="image/webp", headers=headers)
 
     def _make_film(self, query: int, picture: int) -> bytes:
-        from patchify_core.demo.animation import film
+        from patchify_core.demo.animation import animate
 
-        return film(self.document or {}, self.folder, query, picture)
+        return animate(self.document or {}, self.folder, query, picture)
 
     def _answers(self) -> bytes | None:
         """The document as JSON, written once; None as long as there is none."""

@@ -115,9 +115,7 @@ class Visitor:
         """Restore a downloaded index; return the number of its pictures."""
         collection, settings = self.collection, self.collection.settings
         if self.searchable:
-            raise PatchifyError(
-                "Some of your pictures are indexed already: delete them before you bring an index back."
-            )
+            raise PatchifyError(ALREADY_INDEXED)
         folder = collection.folder / f"restored-{secrets.token_hex(4)}"
         index = restore_index(archive, folder, self._bundled.index, settings.own_pictures, settings.own_mb * MEGABYTE)
         try:

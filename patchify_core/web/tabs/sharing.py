@@ -214,7 +214,7 @@ class Sharing:
         if found.object is None:
             return query
         instance = self.visits.objects.get(found.object)
-        if instance is None and found.object != links.NOBODY:
+        if instance is None and found.object != links.NO_OBJECT:
             said.append("the object that it names is not one of this page")
             return query
         return showcase.with_instance(query, instance)

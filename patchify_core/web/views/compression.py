@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from patchify_core.demo.compression import EXACT, MEMORY, Size, Stop, learns, words
+from patchify_core.demo.compression import EXACT, MEMORY, Size, Stop, has_codebook, size_label
 from patchify_core.demo.results import Answer
 from patchify_core.demo.studies import Studies
 from patchify_core.errors import PatchifyError
@@ -55,7 +55,7 @@ def controls(
         dim=dim,
         kept_as=kept_as,
         turn=turn,
-        learns=learns,
+        learns=has_codebook,
         EXACT=EXACT,
     )
 
@@ -155,7 +155,7 @@ def gallery(
         "gallery",
         stop=stop,
         codebook=codebook,
-        learned=learns(stop.factory),
+        learned=has_codebook(stop.factory),
         patches=patches,
         sizes=sizes,
         problem=None if study else Markup(code(studies.problems["compression"])),
@@ -163,7 +163,7 @@ def gallery(
         charts=charts,
         books=books,
         sources=Markup(sources(studies, url, ["compression"])),
-        in_bytes=words,
+        in_bytes=size_label,
         MEMORY=MEMORY,
     )
 
@@ -196,7 +196,7 @@ def _measured(rows: Sequence[Mapping[str, Any]], stop: Stop, codebook: str) -> l
             if row["dataset"] == dataset
             and row["factory"] == stop.factory
             and row["rescore"] is None
-            and (row["codebook"] == codebook or not learns(stop.factory))
+            and (row["codebook"] == codebook or not has_codebook(stop.factory))
             and row["map"] is not None
         ]
         if found:
