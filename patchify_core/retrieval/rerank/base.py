@@ -96,6 +96,10 @@ class Cache(Generic[Value]):
         self._size, self._lock = size, Lock()
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
+    def __len__(self) -> int:
+        """Number of cached values."""
+        return len(self._values)
+
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
         """Return the value of a key; make it if it is not cached."""
         with self._lock:

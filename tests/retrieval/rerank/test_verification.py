@@ -261,8 +261,8 @@ def test_gallery_features_are_kept_and_bounded(engine, query, monkeypatch):
     assert len(extracted) == 5  # the query only
     assert [m.score for m in first] == [m.score for m in second]
     engine.search(query, QUERY_BOX, top=None, rerank=reranker)
-    assert len(reranker._kept._kept) == 4
-    assert all(kept.crop.pixels.strides == (0, 0, 0) for kept in reranker._kept._kept.values())  # no pixels are kept
+    assert len(reranker._cache) == 4
+    assert all(kept.crop.pixels.strides == (0, 0, 0) for kept in reranker._cache.values())  # no pixels are kept
 
 
 # Parts ----------------------------------------------------------------------------------------------------
