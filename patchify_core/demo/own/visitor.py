@@ -21,7 +21,7 @@ from patchify_core.demo.own.boxes import DrawnBoxes, as_coco, score
 from patchify_core.demo.own.collection import MEGABYTE, Collection
 from patchify_core.demo.own.gallery import OwnGallery, own_index_name, pictures_gone
 from patchify_core.demo.own.index_archive import pack_index, restore_index, restored_boxes
-from patchify_core.demo.own.indexing import Indexer, StopWorkError
+from patchify_core.demo.own.indexing import ALREADY_INDEXED, Indexer, StopWorkError
 from patchify_core.demo.queueing import FairLock
 from patchify_core.demo.storage import NO_MEMORY, Owner, VisitorStorage
 from patchify_core.encoders import Encoder
