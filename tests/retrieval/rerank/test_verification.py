@@ -262,7 +262,7 @@ def test_gallery_features_are_kept_and_bounded(engine, query, monkeypatch):
     assert [m.score for m in first] == [m.score for m in second]
     engine.search(query, QUERY_BOX, top=None, rerank=reranker)
     assert len(reranker._cache) == 4
-    assert all(kept.crop.pixels.strides == (0, 0, 0) for kept in reranker._cache.values())  # no pixels are kept
+    assert all(features.crop.pixels.strides == (0, 0, 0) for features in reranker._cache._values.values())
 
 
 # Parts ----------------------------------------------------------------------------------------------------
