@@ -90,7 +90,7 @@ class AspectEncoder:
         width, height, side = x2 - x1, y2 - y1, self._side
         wide = width >= height
         shorter = self._cells(side * (height / width if wide else width / height))
-        return self._encoder.resized(picture, box, (side, shorter) if wide else (shorter, side))
+        return self._encoder.resize(picture, box, (side, shorter) if wide else (shorter, side))
 
     def encode(self, crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Describe a batch; crops of the same shape share a forward pass.

@@ -142,14 +142,14 @@ def no_maps(spec: str, why: str) -> EncoderError:
 SIZES_KEPT = 8
 """Number of input sizes for which a network's interpolated position embeddings are cached."""
 
-CELLS_TRIED = 8
+MAX_TRIAL_CELLS = 8
 """Side of the noise input in cells, unless the model's input is smaller; attention windows have 7 or 8."""
 
 SAME_COSINE = 0.99999
 """Descriptors with a larger cosine similarity differ by rounding only."""
 
 
-def resized(network: Any, set_size: Callable[[Any, int, int], None]) -> Callable[[int, int], Any]:
+def resizable(network: Any, set_size: Callable[[Any, int, int], None]) -> Callable[[int, int], Any]:
     """Return a function (H, W) -> the network for inputs of that size; the original is never changed.
 
     Only what depends on the size (position embeddings, their grid) is replaced, in a copy that shares all parameters.
@@ -164,13 +164,13 @@ def resized(network: Any, set_size: Callable[[Any, int, int], None]) -> Callable
     return at_size
 
 
-def checked(recipe: MapRecipe, network: Any, info: EncoderInfo) -> MapRecipe:
+def check_recipe(recipe: MapRecipe, network: Any, info: EncoderInfo) -> MapRecipe:
     """Try a recipe on a non-square picture and return it, with readable errors.
 
     Raises:
         EncoderError: If the map or the descriptor has a wrong shape.
     """
-    count = cells_tried(info, recipe.stride)
+    count = trial_cells(info, recipe.stride)
 
     def try_it() -> None:
         cells = recipe.cells(noise(network, 3, count * recipe.stride, (count + 1) * recipe.stride))
@@ -178,13 +178,13 @@ def checked(recipe: MapRecipe, network: Any, info: EncoderInfo) -> MapRecipe:
         if cells.shape[:3] != (1, count, count + 1) or rows.shape != (1, info.dim):
             raise ValueError(f"a map of {tuple(cells.shape)} and descriptors of {tuple(rows.shape)}")
 
-    tried(try_it, info.spec)
+    try_step(try_it, info.spec)
     return replace(recipe, cells=_with_readable_errors(recipe.cells, info.spec))
 
 
-def cells_tried(info: EncoderInfo, stride: int) -> int:
+def trial_cells(info: EncoderInfo, stride: int) -> int:
     """Side, in cells, of the input to try a network on."""
-    return min(CELLS_TRIED, max(1, info.input_size // stride))
+    return min(MAX_TRIAL_CELLS, max(1, info.input_size // stride))
 
 
 def noise(network: Any, *shape: int) -> torch.Tensor:
@@ -195,14 +195,14 @@ def noise(network: Any, *shape: int) -> torch.Tensor:
     return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+def same_up_to_rounding(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two batches of descriptors (N, D) differ by rounding only."""
     import torch.nn.functional as F
 
     return one.shape == other.shape and bool((F.cosine_similarity(one, other, dim=-1) > SAME_COSINE).all())
 
 
-def tried(step: Callable[[], Any], spec: str) -> Any:
+def try_step(step: Callable[[], Any], spec: str) -> Any:
     """Return the result of `step`.
 
     Raises:

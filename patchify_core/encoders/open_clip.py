@@ -28,7 +28,7 @@ from patchify_core.encoders.checkpoints import (
     require_hub,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
-from patchify_core.encoders.maps import MapRecipe, checked, no_maps, resized
+from patchify_core.encoders.maps import MapRecipe, check_recipe, no_maps, resizable
 from patchify_core.encoders.square import Sized, SquareEncoder, squares_only, unit_rows
 from patchify_core.encoders.timm_models import timm_recipe, timm_sized
 from patchify_core.errors import EncoderError
@@ -107,7 +107,7 @@ class OpenClipEncoder(SquareEncoder):
 
         visual = self.network.visual
         if isinstance(visual, VisionTransformer):
-            return Sized(visual.patch_size[0], resized(visual, _set_clip_size))
+            return Sized(visual.patch_size[0], resizable(visual, _set_clip_size))
         if isinstance(visual, TimmModel):
             trunk = timm_sized(visual.trunk)
             return Sized(trunk.stride, lambda *size: lambda inputs: visual.head(trunk.at(*size)(inputs)))
@@ -248,7 +248,7 @@ def clip_recipe(visual: Any, info: EncoderInfo) -> MapRecipe:
     if not isinstance(visual, VisionTransformer):
         raise no_maps(info.spec, "has an image tower that is no vision transformer")
     patch = visual.patch_size[0]
-    at_size = resized(visual, _set_clip_size)
+    at_size = resizable(visual, _set_clip_size)
     # The final norm is applied per token or to the pooled vector, as in the model.
     norm_first = visual.attn_pool is None and not visual.final_ln_after_pool
 
@@ -262,7 +262,7 @@ def clip_recipe(visual: Any, info: EncoderInfo) -> MapRecipe:
         return found if visual.proj is None else found @ visual.proj
 
     like_crops = visual.attn_pool is None and visual.pool_type == "avg"
-    return checked(MapRecipe(patch, 1.0, like_crops, cells, project), visual, info)
+    return check_recipe(MapRecipe(patch, 1.0, like_crops, cells, project), visual, info)
 
 
 def _clip_tokens(visual: Any, embedded: torch.Tensor) -> torch.Tensor:

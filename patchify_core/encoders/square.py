@@ -151,9 +151,9 @@ class SquareEncoder:
         Returns:
             (S, S, 3) uint8.
         """
-        return self.resized(picture, box, (self.preprocessing.side, self.preprocessing.side))
+        return self.resize(picture, box, (self.preprocessing.side, self.preprocessing.side))
 
-    def resized(self, picture: Image, box: Sequence[float], size: tuple[int, int]) -> NDArray[np.uint8]:
+    def resize(self, picture: Image, box: Sequence[float], size: tuple[int, int]) -> NDArray[np.uint8]:
         """Crop a box and resize it to `size` (width, height); returns (height, width, 3) uint8."""
         from PIL.Image import Resampling
 

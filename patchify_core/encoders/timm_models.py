@@ -24,7 +24,16 @@ from patchify_core.encoders.checkpoints import (
     nearest,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
-from patchify_core.encoders.maps import MapRecipe, Step, alike, cells_tried, checked, noise, resized, tried
+from patchify_core.encoders.maps import (
+    MapRecipe,
+    Step,
+    check_recipe,
+    noise,
+    resizable,
+    same_up_to_rounding,
+    trial_cells,
+    try_step,
+)
 from patchify_core.encoders.square import Sized, SquareEncoder
 from patchify_core.errors import EncoderError
 
@@ -241,7 +250,7 @@ SPREAD = 100.0
 def timm_sized(network: Any) -> Sized:
     """Return a timm model at any input size; whether it supports one shows when it is tried."""
     stride = int(network.feature_info[-1]["reduction"]) if getattr(network, "feature_info", None) else 1
-    return Sized(stride, resized(network, _set_input_size) if _is_sized(network) else lambda *size: network)
+    return Sized(stride, resizable(network, _set_input_size) if _is_sized(network) else lambda *size: network)
 
 
 def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> MapRecipe:
@@ -256,7 +265,7 @@ def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> M
         EncoderError: If it has no map, or maps of one size only.
     """
     at_size = timm_sized(network).at
-    stride = tried(lambda: int(network.feature_info[-1]["reduction"]), info.spec)
+    stride = try_step(lambda: int(network.feature_info[-1]["reduction"]), info.spec)
 
     def features_of(inputs: torch.Tensor) -> torch.Tensor:
         features: torch.Tensor = at_size(*inputs.shape[2:]).forward_features(inputs)
@@ -273,13 +282,13 @@ def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> M
         return head(_as_features(pooled, network, tokens))
 
     def pools_by_mean() -> bool:
-        features = noise(network, *tried_on.shape[1:]) * SPREAD
-        return alike(project(_as_cells(features, network, (count, count)).mean((1, 2))), head(features))
+        features = noise(network, *trial_features.shape[1:]) * SPREAD
+        return same_up_to_rounding(project(_as_cells(features, network, (count, count)).mean((1, 2))), head(features))
 
-    count = cells_tried(info, stride)
-    tried_on = tried(lambda: features_of(noise(network, 3, count * stride, count * stride)), info.spec)
-    tokens = tried_on.ndim == 3
-    return checked(MapRecipe(stride, 1.0, tried(pools_by_mean, info.spec), cells, project), network, info)
+    count = trial_cells(info, stride)
+    trial_features = try_step(lambda: features_of(noise(network, 3, count * stride, count * stride)), info.spec)
+    tokens = trial_features.ndim == 3
+    return check_recipe(MapRecipe(stride, 1.0, try_step(pools_by_mean, info.spec), cells, project), network, info)
 
 
 def _as_cells(features: torch.Tensor, network: Any, grid: tuple[int, int]) -> torch.Tensor:

@@ -21,7 +21,7 @@ from patchify_core.features.extract import Pooled
 from patchify_core.features.maps import PictureMap
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.retrieval.localize.outline import OutlineSettings, outline_box
-from patchify_core.retrieval.localize.search import BoxSearch, BoxSearchSettings, FoundBox, overlap
+from patchify_core.retrieval.localize.search import BoxResult, BoxSearch, BoxSearchSettings, overlap
 
 if TYPE_CHECKING:
     from patchify_core.retrieval.searcher import Searcher
@@ -131,15 +131,15 @@ class Localizer:
         """Locate the query's object on any map (`prepare`); see `locate`, but boxes are fractions of the sides."""
         locations: list[Location] = []
         while len(locations) < (objects or self.settings.objects):
-            taken = [location.box for location in locations]
-            candidate = search.search(query, taken, self.settings.apart)
+            previous = [location.box for location in locations]
+            candidate = search.search(query, previous, self.settings.apart)
             if candidate is None:
                 break
             share = candidate.score * candidate.sigma / max(locations[0].evidence, 1e-6) if locations else 1.0
             limit = self.settings.another if locations else -np.inf
             if share < limit:  # an outline can only lower it, and is the slowest step
                 break
-            location = self._outlined(search, query, candidate, taken)
+            location = self._outlined(search, query, candidate, previous)
             alike = share * location.outlined if locations else 1.0
             if alike < limit:
                 break
@@ -151,9 +151,13 @@ class Localizer:
         return SimilarityMap(self.search_of(row).similarity(query))
 
     def _outlined(
-        self, search: BoxSearch, query: NDArray[np.float32], candidate: FoundBox, taken: Sequence[NDArray[np.float64]]
+        self,
+        search: BoxSearch,
+        query: NDArray[np.float32],
+        candidate: BoxResult,
+        previous: Sequence[NDArray[np.float64]],
     ) -> Location:
-        """Align a searched box with the outline around it, unless that overlaps boxes in `taken`."""
+        """Align a searched box with the outline around it, unless that overlaps boxes in `previous`."""
         score, evidence = search.match(query, candidate.box), candidate.score * candidate.sigma
         outline = outline_box(search.picture_map.thumbnail, candidate.box.tolist(), self.settings.outline)
         if outline is None:
@@ -161,7 +165,7 @@ class Localizer:
         worse = (score - search.match(query, outline)) / candidate.sigma
         weight = float(np.clip(1 - worse / self.settings.tolerance, 0, 1)) if self.settings.tolerance > 0 else 0.0
         box = weight * outline + (1 - weight) * candidate.box
-        if weight == 0 or any(overlap(one[None], box)[0] > self.settings.apart for one in taken):
+        if weight == 0 or any(overlap(other[None], box)[0] > self.settings.apart for other in previous):
             return Location(candidate.box, score, 0.0, evidence)
         return Location(box, search.match(query, box), weight, evidence)
 
@@ -194,7 +198,7 @@ class Localizer:
                 return index.maps[row]
             except (OSError, ValueError):
                 raise IndexFolderError(
-                    f"The feature maps in {index.maps.path} were damaged or taken away since the index was opened: "
+                    f"The feature maps in {index.maps.path} were damaged or removed since the index was opened: "
                     "build the index again."
                 ) from None
         if index.root is None:

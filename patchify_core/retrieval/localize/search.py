@@ -85,7 +85,7 @@ class BoxSearchSettings:
 
 
 @dataclass(frozen=True, eq=False)
-class FoundBox:
+class BoxResult:
     """Result of a box search.
 
     Attributes:
@@ -129,7 +129,7 @@ class BoxSearch:
 
     def search(
         self, query: NDArray[np.float32], away_from: Sequence[NDArray[np.float64]] = (), apart: float = 0.0
-    ) -> FoundBox | None:
+    ) -> BoxResult | None:
         """Find the box that best matches a query.
 
         Args:
@@ -148,9 +148,9 @@ class BoxSearch:
         sigma = max(float(matches.std()), FLAT)
         values = matches / sigma + self.settings.contrast * self._coarse_contrast
         allowed, fine_allowed = np.ones(len(coarse), bool), np.ones(len(fine), bool)
-        for taken in away_from:
-            allowed &= overlap(coarse / CELLS, taken) <= apart
-            fine_allowed &= overlap(fine / CELLS, taken) <= apart
+        for previous in away_from:
+            allowed &= overlap(coarse / CELLS, previous) <= apart
+            fine_allowed &= overlap(fine / CELLS, previous) <= apart
         if not allowed.any():
             return None
         order = np.flatnonzero(allowed)[np.argsort(-values[allowed], kind="stable")]
@@ -163,9 +163,9 @@ class BoxSearch:
         there = overlap(every, every[best]) >= self.settings.together
         here = all_values[there]
         box = expected_box(every[there], here, self.settings.temperature / max(float(here.std()), 1e-12))
-        if any(overlap(taken[None], box)[0] > apart for taken in away_from):
+        if any(overlap(previous[None], box)[0] > apart for previous in away_from):
             box = every[best]
-        return FoundBox(box, every[best], float(all_values[best]), sigma)
+        return BoxResult(box, every[best], float(all_values[best]), sigma)
 
     def around(self, point: NDArray[np.float64], contrast: float, centred: float) -> NDArray[np.float64]:
         """Find the box of the object at a point: similar to the point, with contrast, and centred on the point.

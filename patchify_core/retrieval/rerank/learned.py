@@ -63,7 +63,7 @@ def _of_environment(variable: str) -> str | None:
 
 @dataclass(frozen=True)
 class LearnedSettings:
-    """Settings of learned re-ranking; defaults are those of the authors' evaluation where nothing else is said.
+    """Settings of learned re-ranking; defaults are those of the authors' evaluation unless noted.
 
     Attributes:
         weights: File of the network (PyTorch or safetensors). Default: PATCHIFY_AMES or PATCHIFY_ELVIS.
