@@ -35,12 +35,12 @@ __all__ = [
     "MapEncoder",
     "TextEncoder",
     "as_map_encoder",
-    "at_hand",
     "load_encoder",
+    "needs_no_download",
 ]
 
 
-def at_hand(spec: str) -> bool:
+def needs_no_download(spec: str) -> bool:
     """Whether an encoder can be loaded without a download; also True for specs that `load_encoder` rejects.
 
     Raises:
@@ -50,11 +50,11 @@ def at_hand(spec: str) -> bool:
     if spec.startswith("open_clip:"):
         from patchify_core.encoders import open_clip
 
-        return open_clip.at_hand(spec)
+        return open_clip.needs_no_download(spec)
     if spec.startswith("timm:"):
         from patchify_core.encoders import timm_models
 
-        return timm_models.at_hand(spec)
+        return timm_models.needs_no_download(spec)
     return True
 
 
@@ -75,12 +75,12 @@ def load_encoder(spec: str = DEFAULT_ENCODER, settings: EncoderSettings | None =
         return projected(load_encoder(inner, settings), layer)
     family, _, rest = spec.partition(":")
     if family == "aspect" and rest:
-        from patchify_core.encoders.aspect import keeping_aspect
+        from patchify_core.encoders.aspect import with_aspect
 
         side, colon, inner = rest.partition(":")
         if colon and inner and re.fullmatch("[1-9][0-9]{0,5}", side):
-            return keeping_aspect(load_encoder(inner, settings), int(side))
-        return keeping_aspect(load_encoder(rest, settings))
+            return with_aspect(load_encoder(inner, settings), int(side))
+        return with_aspect(load_encoder(rest, settings))
     if spec in LITE_MODELS:
         from patchify_core.encoders.effnet import EffNetLite
 

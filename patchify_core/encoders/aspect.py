@@ -130,6 +130,6 @@ class AspectTextEncoder(AspectEncoder):
         return descriptor
 
 
-def keeping_aspect(encoder: Encoder, side: int | None = None) -> AspectEncoder:
+def with_aspect(encoder: Encoder, side: int | None = None) -> AspectEncoder:
     """Wrap an encoder so that crops keep their aspect ratio; args and errors: see `AspectEncoder`."""
     return AspectTextEncoder(encoder, side) if isinstance(encoder, TextEncoder) else AspectEncoder(encoder, side)

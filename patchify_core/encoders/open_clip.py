@@ -175,7 +175,7 @@ def _config(arch: str, spec: str) -> dict[str, Any]:
     return config
 
 
-def at_hand(spec: str) -> bool:
+def needs_no_download(spec: str) -> bool:
     """Whether the weights of a spec need no download.
 
     Raises:

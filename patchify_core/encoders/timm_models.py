@@ -145,7 +145,7 @@ def _published_file(published: Any, spec: str) -> Path:
         ) from error
 
 
-def at_hand(spec: str) -> bool:
+def needs_no_download(spec: str) -> bool:
     """Whether the weights of a spec need no download.
 
     Raises:
