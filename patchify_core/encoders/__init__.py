@@ -16,10 +16,9 @@ from __future__ import annotations
 import re
 
 from patchify_core.encoders.base import Encoder, EncoderInfo, EncoderSettings, TextEncoder
-from patchify_core.encoders.checkpoints import nearest
 from patchify_core.encoders.effnet import LITE_MODELS
 from patchify_core.encoders.maps import MapEncoder, as_map_encoder
-from patchify_core.errors import EncoderError
+from patchify_core.errors import EncoderError, nearest
 
 DEFAULT_ENCODER = "effnet-lite0"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,12 +17,6 @@ WAY_OUT = "or use effnet-lite0, which comes with the program"
 """Advice that ends error messages: this encoder needs neither network access nor a file."""
 
 UNSTATED_LICENCE = "unknown: see the model card"
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """` (the nearest is X)`, for an error message about an unknown `word`; empty if nothing is similar."""
-    matches = difflib.get_close_matches(word, known, 1, 0.4)
-    return f" (the nearest is {matches[0]})" if matches else ""
 
 
 def local_checkpoint(text: str, way_out: str = WAY_OUT) -> Path:

@@ -24,14 +24,13 @@ from patchify_core.encoders.checkpoints import (
     checked_digest,
     hub_file,
     local_checkpoint,
-    nearest,
     require_hub,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe, check_recipe, no_maps, resizable
 from patchify_core.encoders.square import Sized, SquareEncoder, squares_only, unit_rows
 from patchify_core.encoders.timm_models import timm_recipe, timm_sized
-from patchify_core.errors import EncoderError
+from patchify_core.errors import EncoderError, nearest
 
 if TYPE_CHECKING:
     import torch

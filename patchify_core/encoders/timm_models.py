@@ -21,7 +21,6 @@ from patchify_core.encoders.checkpoints import (
     checked_digest,
     hub_file,
     local_checkpoint,
-    nearest,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import (
@@ -35,7 +34,7 @@ from patchify_core.encoders.maps import (
     try_step,
 )
 from patchify_core.encoders.square import Sized, SquareEncoder
-from patchify_core.errors import EncoderError
+from patchify_core.errors import EncoderError, nearest
 
 if TYPE_CHECKING:
     import torch

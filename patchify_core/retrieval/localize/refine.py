@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import PatchifyError
+from patchify_core.errors import PatchifyError, nearest
 from patchify_core.retrieval.localize.locate import Localizer, LocalizeSettings
 from patchify_core.retrieval.localize.search import expected_box
 
@@ -107,9 +106,9 @@ def load_refiner(name: str, engine: Searcher, settings: LocalizeSettings | None 
         return SoftRefiner(engine)
     if name == "map":
         return MapRefiner(engine, settings)
-    near = difflib.get_close_matches(name.lower(), REFINERS, 1, 0.4)
-    hint = f" (the nearest is {near[0]})" if near else ""
-    raise PatchifyError(f"Unknown way to refine boxes '{name}'{hint}: choose {' or '.join(REFINERS)}.")
+    raise PatchifyError(
+        f"Unknown way to refine boxes '{name}'{nearest(name.lower(), REFINERS)}: choose {' or '.join(REFINERS)}."
+    )
 
 
 def refiner_of(engine: Searcher, name: str) -> Refiner:

@@ -9,10 +9,9 @@ A+B                     A first, then B
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 
-from patchify_core.errors import PatchifyError
+from patchify_core.errors import PatchifyError, nearest
 from patchify_core.retrieval.rerank.base import Chain, Reranker
 from patchify_core.retrieval.rerank.expansion import ExpansionSettings, QueryExpansion
 from patchify_core.retrieval.rerank.learned import LearnedRerank, LearnedSettings
@@ -67,11 +66,9 @@ def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker
     parts = [part.strip() for part in name.split("+")]
     for part in parts:  # all names are checked before any network is loaded
         if part not in RERANKERS:
-            near = difflib.get_close_matches(part.lower(), RERANKERS, 1, 0.4)
-            hint = f" (the nearest is {near[0]})" if near else ""
             raise PatchifyError(
-                f"Unknown re-ranker '{part}'{hint}: choose one of {', '.join(RERANKERS)}, or several with a plus "
-                "between them."
+                f"Unknown re-ranker '{part}'{nearest(part.lower(), RERANKERS)}: choose one of {', '.join(RERANKERS)}, "
+                "or several with a plus between them."
             )
     loaded = [_load_one(part, settings) for part in parts]
     return loaded[0] if len(loaded) == 1 else Chain(loaded)
