@@ -129,7 +129,7 @@ class Sliding(RelativeRegions):
 
     Attributes:
         scale: A window's side as a fraction of the picture's, 0 < scale <= 1.
-        overlap: Least overlap of neighbours as a fraction of a window's side, 0 <= overlap < 1.
+        overlap: Minimum overlap of neighbours as a fraction of a window's side, 0 <= overlap < 1.
 
     Raises:
         PatchifyError: If a number is out of its range, or there would be more than `MAX_PATCHES` windows.
@@ -223,7 +223,7 @@ class Random(RelativeRegions):
 
     Attributes:
         count: Number of boxes, 1..`MAX_PATCHES`.
-        seed: Which draw, 0..2^32-1.
+        seed: Seed of the generator, 0..2^32-1.
 
     Raises:
         PatchifyError: If a number is not an integer in its range.

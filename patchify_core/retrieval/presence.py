@@ -43,7 +43,7 @@ Weights = tuple[float, float, float]
 PROGRAM, FORMAT = "patchify calibrate", 1
 
 
-TRIED = 8
+PROBES = 8
 
 SAME_COSINES = 0.001
 """Tolerance for projections that were learned from the same pictures on different CPUs and differ by rounding."""
@@ -53,10 +53,10 @@ class RecipeName(BaseModel):
     """Identity of everything that the scores of an index depend on, apart from its pictures.
 
     Attributes:
-        digest: Of its recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves
-            no probability by 0.03.
-        cosines: Of each two of `TRIED` fixed vectors after the learned projection; none where nothing is projected. A
-            digest of its numbers would change with their last bit, and with the sign of an axis.
+        digest: Digest of the recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which
+            changes no probability by 0.03.
+        cosines: Pairwise cosines of `PROBES` fixed vectors after the learned projection; empty without projection. A
+            digest of the projection would depend on rounding, and on the signs of its axes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -73,9 +73,9 @@ class RecipeName(BaseModel):
         if plain.split(",")[-1] == "Flat" and "IVF" not in plain:
             recipe |= {"factory": plain, "codebook": None}
         if index.projection is not None:
-            vectors = np.random.default_rng(0).random((TRIED, len(index.projection.mean)), np.float32) ** 3
+            vectors = np.random.default_rng(0).random((PROBES, len(index.projection.mean)), np.float32) ** 3
             projected = index.projection(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
-            cosines = (projected @ projected.T)[np.triu_indices(TRIED, 1)].astype(float).round(6).tolist()
+            cosines = (projected @ projected.T)[np.triu_indices(PROBES, 1)].astype(float).round(6).tolist()
         return cls(digest=sha256_of_json(recipe), cosines=tuple(cosines))
 
     def is_of(self, other: RecipeName) -> bool:
@@ -94,13 +94,13 @@ class Rate(BaseModel):
 
 
 class Learned(BaseModel):
-    """On what a calibration was learned, and how well it does there (`evaluation.presence.learn`).
+    """Training data and accuracy of a calibration (`evaluation.presence.learn`).
 
     Attributes:
-        datasets: Of each its `name`, digest, and numbers of pictures, queries and objects.
-        held_out: Rates on objects that it was not learned from.
+        datasets: Per dataset: `name`, digest, and numbers of pictures, queries and objects.
+        held_out: Rates on held-out objects.
         curve: False alarms and hits of "probably not here".
-        reliability: Of first and of later results: mean probability, share that is right, number of results.
+        reliability: For first and for later results: mean probability, share of correct ones, number of results.
         transfer: Rates on each dataset after learning from the others.
     """
 
@@ -111,7 +111,7 @@ class Learned(BaseModel):
     transfer: dict[str, dict[str, Rate]] = {}
 
     @model_validator(mode="after")
-    def _whole(self) -> Learned:
+    def _check_entries(self) -> Learned:
         """Require the entries that the page and the command line show."""
         rates = {"absent_hits", "absent_false_alarms", "likely_hits", "likely_false_alarms"}
         if any({*one} != rates for one in (self.held_out, *self.transfer.values())):
@@ -122,17 +122,17 @@ class Learned(BaseModel):
 
 
 class Calibration(BaseModel):
-    """A model for one recipe.
+    """A calibration for one recipe.
 
     Attributes:
         program: Always `PROGRAM`.
         format: Always `FORMAT`.
-        recipe: Of the indexes that it is for.
+        recipe: Recipe of the indexes that it applies to.
         first: Intercept, weight of the score, weight of its margin (the last two 0 or more), for first results.
-        later: The same for the others: where one picture contains the object, more do.
-        absent_below: Where a query's first result is less probable, its object is probably not in the gallery.
-        likely_from: Results at least as probable are likely to contain it.
-        learned: On what, and how well it does there.
+        later: The same for later results: if one picture contains the object, more do.
+        absent_below: If the first result's probability is lower, the object is probably not in the gallery.
+        likely_from: Results of at least this probability are likely to contain the object.
+        learned: Training data and accuracy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -186,8 +186,8 @@ class Presence:
     """Probabilities and verdicts of a query's results.
 
     Attributes:
-        probabilities: Of each result, that it contains the object, 0..1; none is larger than the one before it.
-        verdicts: Of each result.
+        probabilities: Probability that each result contains the object, 0..1, not increasing.
+        verdicts: Verdict on each result.
     """
 
     probabilities: tuple[float, ...]

@@ -71,7 +71,7 @@ class BoxSearchSettings:
 
     Attributes:
         contrast: Weight of the contrast.
-        temperature: Of the mean over boxes, in units of v.
+        temperature: Temperature of the mean over boxes, in units of v.
         refined: Number of coarse boxes that are refined.
         neighbour: Minimum IoU of a fine box with a refined coarse box.
         together: Minimum overlap of a box in the mean with the best box, as a share of the smaller one.
