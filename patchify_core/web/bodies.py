@@ -113,7 +113,9 @@ class Body:
         finally:
             pending.cancel()  # if it has not come
         if self.refused is None and not pending.done():
-            self.refused = Refused(408, "The request did not arrive in time: send it again.")
+            self.refused = Refused(
+                408, "The request stopped or is too slow: check your connection, then send it again."
+            )
         if self.refused is not None:
             return {"type": "http.disconnect"}
         message = pending.result()

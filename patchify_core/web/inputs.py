@@ -19,7 +19,7 @@ from patchify_core.errors import BoxError, PatchifyError, PictureError
 from patchify_core.imaging.boxes import as_boxes
 from patchify_core.retrieval.localize import REFINERS
 from patchify_core.retrieval.rerank import RERANKERS
-from patchify_core.web.events import take_file
+from patchify_core.web.uploads import take_upload
 
 MOST = 200
 """Results of one search, at most."""
@@ -85,7 +85,7 @@ def picture_bytes(value: Any, upload_mb: int) -> bytes:
         upload_mb: largest picture in megabytes.
     """
     if isinstance(value, dict):
-        return take_file(value.get("path"))
+        return take_upload(value.get("path"))
     if not isinstance(value, str):
         raise PictureError(f"picture must be an uploaded file (gradio_client: handle_file), not {short(value)}.")
     if value.startswith("data:"):
@@ -100,8 +100,8 @@ def picture_bytes(value: Any, upload_mb: int) -> bytes:
             raise PictureError(
                 "The data: address of the picture is not base64: encode the file's bytes again."
             ) from None
-    if value.startswith(("http://", "https://")) and FILE in value:  # take_file believes no other folder than uploads'
-        return take_file(unquote(value.partition(FILE)[2]))
+    if value.startswith(("http://", "https://")) and FILE in value:  # take_upload reads uploads only
+        return take_upload(unquote(value.partition(FILE)[2]))
     raise PictureError(
         "picture must be an uploaded file (gradio_client: handle_file) or a data: address: this server fetches nothing "
         "from other addresses."

@@ -34,7 +34,7 @@ from patchify_core.web.gate import Gate, Scope, Send, lifespan
 HEAD_S = 15.0
 """Seconds in which the line and the headers of a request must have come, from when the connection is there or free."""
 
-UNREAD_S = 60.0
+UNREAD_S = 30.0
 """Seconds in which a client must have taken what fills its connection."""
 
 STOP_S = 3

@@ -1,4 +1,4 @@
-"""What a visitor does on the search tab: each action takes the query and its options, and gives what is shown."""
+"""The visitors' actions on the search tab: each takes the query with its options, and returns what the page shows."""
 
 from __future__ import annotations
 
@@ -24,32 +24,33 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web import views
-from patchify_core.web.events import NO_RERANKING, SearchRequest, sent, sent_id, take_file, warn
+from patchify_core.web.events import NO_RERANKING, SearchRequest, event_picture, event_value, warn
 from patchify_core.web.served import address_of
+from patchify_core.web.uploads import take_upload
 
 if TYPE_CHECKING:
     from patchify_core.demo.own.registry import Registry
     from patchify_core.regions import Stage
 
 OWN_ID = 1_000_000_000
-"""Added to the ids of a visitor's own pictures, so that they are not taken for those of examples."""
+"""Offset of the ids of a visitor's own pictures, which distinguishes them from those of examples."""
 
 OWN_SHOWN = 60
-"""Of a visitor's own pictures that are shown as examples."""
+"""Number of a visitor's own pictures shown as examples."""
 
 UNKNOWN_OBJECT = "I don't know (no score)"
 
 Parts = dict[str, Any]
-"""New values of the parts of the page that change, by the names that `tabs.search` has for them."""
+"""Name of a part of the page, as in `tabs.search` -> its new value; parts that are missing do not change."""
 
 
 def file_url(path: Path) -> str:
-    """Address of a picture on the page's own server; that of a visitor's own has the visitor's token in it."""
+    """Return the address of a picture on this server; that of a visitor's own picture contains their token."""
     return own_picture_url(path) or address_of(path)
 
 
 class Visits:
-    """What visitors can do, over one showcase.
+    """The actions on one bundled gallery and the visitors' own pictures.
 
     Args:
         showcase: the bundled gallery.
@@ -68,77 +69,77 @@ class Visits:
         self._turns = itertools.count(1)
 
     def at(self, question: UserQuery | None) -> ExampleGallery:
-        """Where a query is answered: gallery, indexes and annotations; None means that of a page just opened.
+        """Return the gallery that a query searches; None is the query of a page just opened.
 
         Raises:
-            PatchifyError: if it asks a visitor's own pictures, and they are not there any more.
+            PatchifyError: if it searches a visitor's own pictures, and they no longer exist.
         """
         return self.showcase if question is None else self.at_index(question.engine)
 
     def at_index(self, engine: str) -> ExampleGallery:
-        """Where the index of this name is; see `at`."""
+        """Return the gallery with the index of this name; see `at`."""
         own = self.own.gallery_of(engine) if self.own is not None and isinstance(engine, str) else None
         return own or self.showcase
 
     def renewed(self, question: UserQuery) -> UserQuery:
-        """The query as it can be searched now: more of a visitor's own pictures may be indexed than before."""
+        """Bring a query up to date: more of a visitor's own pictures may be indexed than before."""
         if isinstance(question.data, StoredPicture):
             question.data.touch()
         place = self.at(question)
         return place.welcome(question) if isinstance(place, OwnGallery) else question
 
-    # What is shown --------------------------------------------------------------------------------------
+    # Rendering ------------------------------------------------------------------------------------------
 
     def first_view(self) -> tuple[UserQuery, Answer]:
-        """The first example, searched with all patches and shown with the best boxes there are."""
+        """Search the first example with all patches and the best available boxes."""
         question = self.showcase.first()
         way = box_methods.best_method(self.showcase.index)
         return question, self.answer(SearchRequest(question, self.showcase.levels, self.settings.results, None, way))
 
-    def answer(self, asked: SearchRequest) -> Answer:
-        """Searches.
+    def answer(self, request: SearchRequest) -> Answer:
+        """Search.
 
-        A level or a kind of box that the index does not have, because another one was left, means its best. Where a map
-        to search a box on turns out to be damaged, a notice says so and boxes are soft.
+        A level or a kind of box that the index does not have, because the visitor came from another one, means its
+        best. If a feature map is damaged, a notice says so and boxes are soft.
         """
-        place = self.at(asked.question)
-        level = min(asked.level, place.levels_of(asked.question.engine))
-        way = self.way(asked)
+        place = self.at(request.question)
+        level = min(request.level, place.levels_of(request.question.engine))
+        way = self.way(request)
         try:
-            return place.answer(asked.question, level, asked.top, asked.reranker, way)
+            return place.answer(request.question, level, request.top, request.reranker, way)
         except IndexFolderError as error:
             if way != box_methods.MAP:
                 raise
             warn(str(error))
-            return place.answer(asked.question, level, asked.top, asked.reranker, box_methods.SOFT)
+            return place.answer(request.question, level, request.top, request.reranker, box_methods.SOFT)
 
-    def way(self, asked: SearchRequest) -> str:
-        """How boxes are found: as chosen, or in the best way that the index allows."""
-        index = self.index_of(asked)
-        return asked.way if box_methods.is_possible(asked.way, index) else box_methods.best_method(index)
+    def way(self, request: SearchRequest) -> str:
+        """Return the method of finding boxes: the chosen one, or the best that the index allows."""
+        index = self.index_of(request)
+        return request.way if box_methods.is_possible(request.way, index) else box_methods.best_method(index)
 
-    def shown(self, question: UserQuery, asked: SearchRequest) -> Parts:
-        """A new query, searched with the level and options of the former one."""
-        answer = self.answer(replace(asked, question=question))
-        changed = asked.forgotten or question.engine != asked.question.engine
+    def shown(self, question: UserQuery, request: SearchRequest) -> Parts:
+        """Search a new query with the level and options of the last one."""
+        answer = self.answer(replace(request, question=question))
+        changed = request.expired or question.engine != request.question.engine
         return {
             "question": question,
             "query": views.query(question, file_url),
             "examples": self.thumbnails(question),
-            "object": self.object_choice(asked.question, question, self.object_name(question)),
+            "object": self.object_choice(request.question, question, self.object_name(question)),
             "detail": "",
             "started": True,
-            **(self.engine_parts(question.engine, answer.level, asked.question.engine) if changed else {}),
+            **(self.engine_parts(question.engine, answer.level, request.question.engine) if changed else {}),
             **self.results(answer, question),
-            **({"box": answer.way} if changed or answer.way != asked.way else {}),
+            **({"box": answer.way} if changed or answer.way != request.way else {}),
         }
 
     def results(self, answer: Answer, question: UserQuery) -> Parts:
-        """The scores and the result cards."""
+        """Render the scores and the result cards."""
         return {"strip": self.strip(answer, question), "cards": self.cards(answer, question)}
 
     def engine_parts(self, engine: str, level: int, before: str = "") -> Parts:
-        """What depends on the encoder: its choice, the levels, and the box for words."""
+        """Return what depends on the index: its choice, the levels, and the text box."""
         own = next((name for name in map(own_index_choice, (engine, before)) if name), None)
         choices: dict[str, Any] = {} if own is None else {"choices": self.engine_choices(own)}
         return {
@@ -148,7 +149,7 @@ class Visits:
         }
 
     def thumbnails(self, question: UserQuery) -> str:
-        """The examples, or a visitor's own pictures while those are searched."""
+        """Render the examples, or the visitor's own pictures if those are searched."""
         place = self.at(question)
         if not isinstance(place, OwnGallery):
             return views.examples(self.examples, question.example, file_url)
@@ -158,193 +159,194 @@ class Visits:
         return views.examples(shown, None if question.itself is None else OWN_ID + question.itself, file_url)
 
     def object_choice(self, before: UserQuery, question: UserQuery, name: str | None) -> Any:
-        """The choice of object: other galleries have other objects, and a visitor may have named more by now."""
+        """Return the choice of object: other galleries have other objects, and a visitor may have named more."""
         known = self.objects_at(question)
         same = question.engine == before.engine and not question.is_private
         choices: dict[str, Any] = {} if same else {"choices": [UNKNOWN_OBJECT, *known]}
         return gr.update(value=name or UNKNOWN_OBJECT, **choices)
 
     def objects_at(self, question: UserQuery) -> dict[str, int]:
-        """Name -> id of the objects among which a query's may be."""
+        """Return name -> id of the objects in the gallery that a query searches."""
         place = self.at(question)
         return self.objects if place is self.showcase else _by_name(place.gallery)
 
-    def index_of(self, asked: SearchRequest) -> PatchIndex:
-        """The index that is searched."""
-        return self.at(asked.question).indexes.choice(asked.question.engine).index
+    def index_of(self, request: SearchRequest) -> PatchIndex:
+        """Return the index that is searched."""
+        return self.at(request.question).indexes.choice(request.question.engine).index
 
     def strip(self, answer: Answer, question: UserQuery) -> str:
-        """The scores of an answer, in the words that fit the query."""
+        """Render the scores of an answer."""
         name, own = self.object_name(question), isinstance(self.at(question), OwnGallery)
         return views.strip(answer, name, question.words is not None, own, question.is_private)
 
     def cards(self, answer: Answer, question: UserQuery | None = None) -> str:
-        """The result cards."""
+        """Render the result cards."""
         return views.cards(answer, partial(self.picture, question=question), file_url)
 
     def picture(self, image_id: int, question: UserQuery | None = None) -> tuple[int, int, Path]:
-        """Width, height and file of a picture of the gallery that is searched; the bundled one by default."""
+        """Return width, height and file of a picture of the searched gallery; the bundled one by default."""
         image = self.at(question).gallery.image(image_id)
         return image.width, image.height, image.path
 
     def object_name(self, question: UserQuery) -> str | None:
-        """Name of the object that the query is about, if it is known."""
+        """Return the name of the query's object, if it is known."""
         return None if question.instance is None else self.at(question).gallery.name(question.instance)
 
     def level_label(self, engine: str | None = None) -> str:
-        """The label of the choice of level: an index need not have a pyramid."""
-        found = self._stages(engine)
-        return "Pyramid: finest grid" if all(map(stages.grid_of, found)) else "Patches"
+        """Return the label of the choice of level: an index need not have a pyramid."""
+        return "Pyramid: finest grid" if all(map(stages.grid_of, self._stages(engine))) else "Patches"
 
     def level_choices(self, engine: str | None = None) -> list[tuple[str, int]]:
-        """(label, number) of the stages of an index."""
-        found = self._stages(engine)
-        return [(stages.option(found, number), number) for number in range(1, len(found) + 1)]
+        """Return (label, number) of the stages of an index."""
+        index_stages = self._stages(engine)
+        return [(stages.option(index_stages, number), number) for number in range(1, len(index_stages) + 1)]
 
     def engine_choices(self, own: str | None = None) -> list[tuple[str, str]]:
-        """(label, name) of the indexes; the choice is shown only if there are several.
+        """Return (label, name) of the indexes; the page shows the choice only if there are several.
 
         Args:
-            own: what a visitor's own index is chosen by (`own_index_choice`), if there is one.
+            own: name of the visitor's own index (`own_index_choice`), if there is one.
         """
-        found = [(offer.label, name) for name, offer in self.showcase.indexes.choices.items()]
+        choices = [(choice.label, name) for name, choice in self.showcase.indexes.choices.items()]
         place = None if own is None else self.at_index(own)
-        return [*found, (place.label, own)] if own is not None and isinstance(place, OwnGallery) else found
+        return [*choices, (place.label, own)] if own is not None and isinstance(place, OwnGallery) else choices
 
     def _stages(self, engine: str | None) -> Sequence[Stage]:
         name = engine or self.showcase.indexes.first
         return self.at_index(name).indexes.choice(name).index.regions.stages
 
     def box_choices(self) -> list[tuple[str, str]]:
-        """(label, name) of the kinds of box; a notice says so where the index does not allow the chosen one."""
+        """Return (label, name) of the kinds of box, whether or not the index allows them."""
         return [(label, way) for way, label in box_methods.NAMES.items()]
 
     def rerank_choices(self) -> list[tuple[str, str]]:
-        """(label, name) of the re-rankers that this machine has."""
+        """Return (label, name) of the re-rankers that are installed."""
         return [("none", NO_RERANKING), *((NAMES[name], name) for name in self.showcase.rerankers.names)]
 
-    # What a visitor does --------------------------------------------------------------------------------
+    # Actions --------------------------------------------------------------------------------------------
 
-    def pick_example(self, asked: SearchRequest, event: gr.EventData) -> Parts:
-        """An example was clicked."""
-        identifier, place = sent_id(event), self.at(asked.question)
+    def pick_example(self, request: SearchRequest, event: gr.EventData) -> Parts:
+        """Search an example that was clicked."""
+        identifier, place = event_picture(event), self.at(request.question)
         if identifier <= OWN_ID:
-            return self.shown(place.example(identifier, asked.question.engine), asked)
+            return self.shown(place.example(identifier, request.question.engine), request)
         if isinstance(place, OwnGallery):
-            return self.shown(place.picture(identifier - OWN_ID), asked)
-        warn(str(pictures_gone()))  # thumbnails of pictures that were deleted: the page begins anew
-        return self.shown(self.showcase.first(), replace(asked, forgotten=True))
+            return self.shown(place.picture(identifier - OWN_ID), request)
+        warn(str(pictures_gone()))  # thumbnails of deleted pictures: start again with the first example
+        return self.shown(self.showcase.first(), replace(request, expired=True))
 
-    def take_upload(self, asked: SearchRequest, event: gr.EventData) -> Parts:
-        """A picture was uploaded, dropped, pasted or taken."""
-        held = self.storage.store(take_file(sent(event, "path")), decoding.request_context.sender())
-        return self.shown(self.at(asked.question).upload(held, engine=asked.question.engine), asked)
+    def take_upload(self, request: SearchRequest, event: gr.EventData) -> Parts:
+        """Search a picture that was uploaded, dropped, pasted or taken."""
+        stored = self.storage.store(take_upload(event_value(event, "path")), decoding.request_context.sender())
+        return self.shown(self.at(request.question).upload(stored, engine=request.question.engine), request)
 
     def keep_query(self, question: UserQuery) -> Parts:
-        """An upload was refused: the query is drawn anew, so that its preview goes."""
+        """Render the query again after an upload was refused, so that its preview disappears."""
         return {"query": views.query(question, file_url, next(self._turns))}
 
     def leave(self, request: gr.Request) -> None:
-        """The page was closed."""
+        """Release what belongs to a visit: the page was closed."""
         self.storage.close_visit(str(request.session_hash or ""))
 
-    def say_words(self, asked: SearchRequest, words: Any) -> Parts:
-        """Words were typed."""
-        return self.shown(self.at(asked.question).in_words(words, asked.question.engine), asked)
+    def search_words(self, request: SearchRequest, words: Any) -> Parts:
+        """Search words that were typed."""
+        return self.shown(self.at(request.question).in_words(words, request.question.engine), request)
 
-    def draw_box(self, asked: SearchRequest, event: gr.EventData) -> Parts | None:
-        """A box was drawn, moved or resized, or the whole picture chosen; None changes nothing."""
-        if sent(event, "picture") != asked.question.key:
-            # Drawn while another picture was on its way, which is there by now and must not get this box.
+    def draw_box(self, request: SearchRequest, event: gr.EventData) -> Parts | None:
+        """Search another box of the query, or the whole picture; None changes nothing."""
+        if event_value(event, "picture") != request.question.key:
+            # Drawn on the last picture while this one was being loaded.
             return None
-        return self.shown(self.at(asked.question).with_box(asked.question, sent(event, "box")), asked)
+        return self.shown(self.at(request.question).with_box(request.question, event_value(event, "box")), request)
 
-    def search_again(self, asked: SearchRequest, event: gr.EventData) -> Parts:
-        """A result becomes the query: its winning box."""
-        image_id, question = sent_id(event), asked.question
-        answer, place = self.answer(asked), self.at(question)
-        found = place.detail(question, image_id, answer.level, asked.top, asked.reranker, answer.way, with_map=False)
-        box = found.result.match.box
-        return self.shown(place.from_result(image_id, box, question.instance, question.engine), asked)
+    def search_again(self, request: SearchRequest, event: gr.EventData) -> Parts:
+        """Search the box of a result."""
+        image_id, question = event_picture(event), request.question
+        answer, place = self.answer(request), self.at(question)
+        detail = place.detail(
+            question, image_id, answer.level, request.top, request.reranker, answer.way, with_map=False
+        )
+        box = detail.result.match.box
+        return self.shown(place.from_result(image_id, box, question.instance, question.engine), request)
 
-    def change_options(self, asked: SearchRequest) -> Parts:
-        """The grid or the number of results changed."""
-        answer = self.answer(asked)
-        boxes = {} if answer.way == asked.way else {"box": answer.way}  # what is shown, not what cannot be
-        return self.results(answer, asked.question) | boxes
+    def change_options(self, request: SearchRequest) -> Parts:
+        """Search with another grid or number of results."""
+        answer = self.answer(request)
+        boxes = {} if answer.way == request.way else {"box": answer.way}
+        return self.results(answer, request.question) | boxes
 
-    def change_box(self, asked: SearchRequest) -> Parts:
-        """Another kind of box was chosen; where the index does not allow it, it is the best that it does."""
+    def change_box(self, request: SearchRequest) -> Parts:
+        """Show another kind of box, or the best that the index allows."""
         try:
-            box_methods.checked_method(asked.way, self.index_of(asked))
+            box_methods.checked_method(request.way, self.index_of(request))
         except PatchifyError as error:
             warn(str(error))
-        return self.change_options(asked)
+        return self.change_options(request)
 
-    def change_reranking(self, asked: SearchRequest) -> Parts:
-        """Another re-ranker was chosen; one that cannot be used leaves none."""
+    def change_reranking(self, request: SearchRequest) -> Parts:
+        """Search with another re-ranker, or without one if it cannot be used."""
         try:
-            return self.change_options(asked)
+            return self.change_options(request)
         except PatchifyError as error:
             warn(str(error))
-            return self.change_options(replace(asked, reranker=None)) | {"rerank": NO_RERANKING}
+            return self.change_options(replace(request, reranker=None)) | {"rerank": NO_RERANKING}
 
-    def name_object(self, asked: SearchRequest, name: str) -> Parts:
-        """The visitor chose which object the query shows."""
-        instance = self.objects_at(asked.question).get(name)
-        question = self.at(asked.question).with_instance(asked.question, instance)
-        # The name goes back too: an answer that was under way meanwhile may have put the former one there.
+    def name_object(self, request: SearchRequest, name: str) -> Parts:
+        """Score the results for the object that the visitor chose."""
+        instance = self.objects_at(request.question).get(name)
+        question = self.at(request.question).with_instance(request.question, instance)
+        # Include the name: an answer that was under way may have restored the old one.
         known = {"question": question, "object": name, "started": True}
-        return known | self.change_options(replace(asked, question=question))
+        return known | self.change_options(replace(request, question=question))
 
-    def look_into(self, asked: SearchRequest, event: gr.EventData) -> str:
-        """A result was clicked."""
-        place = self.at(asked.question)
-        level = min(asked.level, place.levels_of(asked.question.engine))
-        way = self.way(asked)
-        options = (asked.question, sent_id(event), level, asked.top, asked.reranker)
+    def look_into(self, request: SearchRequest, event: gr.EventData) -> str:
+        """Show the details of a result that was clicked."""
+        place = self.at(request.question)
+        level = min(request.level, place.levels_of(request.question.engine))
+        way = self.way(request)
+        options = (request.question, event_picture(event), level, request.top, request.reranker)
         try:
-            found = place.detail(*options, way)
-        except IndexFolderError as error:  # the map is damaged: all but what needs it is shown
+            detail = place.detail(*options, way)
+        except IndexFolderError as error:  # the map is damaged: show everything else
             warn(str(error))
             way = box_methods.SOFT if way == box_methods.MAP else way
-            found = place.detail(*options, way, with_map=False)
-        shown = self.picture(found.result.match.image_id, asked.question)
-        return views.detail(found, shown, asked.question, file_url)
+            detail = place.detail(*options, way, with_map=False)
+        picture = self.picture(detail.result.match.image_id, request.question)
+        return views.detail(detail, picture, request.question, file_url)
 
-    # Another encoder, in three steps: say so; load it, while others go on searching; then, in turn, use it ---
+    # Another encoder, in three steps: announce it; load it, outside the queue of searches; search with it -----
 
     def announce_engine(self, engine: str) -> Parts:
-        """Another encoder was chosen. Until it is in use no further one can be."""
+        """Show that another encoder is being loaded; until it is in use no other one can be chosen."""
         try:
-            shelf = self.at_index(engine).indexes
-            loading = views.loading(shelf.choice(engine), shelf.is_loaded(engine))
+            indexes = self.at_index(engine).indexes
+            loading = views.loading(indexes.choice(engine), indexes.is_loaded(engine))
             return {"engine": gr.update(interactive=False), "status": loading}
-        except PatchifyError:  # said in the next step
+        except PatchifyError:  # the next step reports it
             return {"status": ""}
 
     def load_engine(self, engine: str) -> None:
-        """Loads its encoder; if that cannot be had, the last step finds it not loaded and goes back."""
+        """Load the encoder of an index; if that fails, the last step finds it missing and restores the choice."""
         try:
             self.at_index(engine).indexes.engine(engine)
         except PatchifyError as error:
             warn(str(error))
 
-    def use_engine(self, asked: SearchRequest, engine: str) -> Parts:
-        """Asks the visitor's query of the chosen index."""
-        place, there = self.at(asked.question), self.at_index(engine)
-        if not there.indexes.is_loaded(engine):  # a notice has said why
-            return self.keep_engine(asked.question)
+    def use_engine(self, request: SearchRequest, engine: str) -> Parts:
+        """Search the visitor's query in the chosen index."""
+        place, there = self.at(request.question), self.at_index(engine)
+        if not there.indexes.is_loaded(engine):  # a notice said why
+            return self.keep_engine(request.question)
         if isinstance(there, OwnGallery):
-            question = there.welcome(asked.question)
+            question = there.welcome(request.question)
         elif isinstance(place, OwnGallery):
-            question = self._taken_out(asked.question, engine)
+            question = self._as_upload(request.question, engine)
         else:
-            question = there.with_engine(asked.question, engine)
-        return self._moved(question, asked) | {"status": ""}
+            question = there.with_engine(request.question, engine)
+        return self._moved(question, request) | {"status": ""}
 
     def keep_engine(self, question: UserQuery) -> Parts:
-        """The choice goes back to the encoder of the query; nothing else changes."""
+        """Restore the choice to the index of the query."""
         return {
             "engine": gr.update(value=own_index_choice(question.engine) or question.engine, interactive=True),
             "status": "",
@@ -353,47 +355,47 @@ class Visits:
     # A visitor's own pictures ---------------------------------------------------------------------------
 
     def know_own(self, event: gr.EventData) -> Any:
-        """Some of a visitor's pictures are indexed, so that they can be chosen."""
-        own = f"{OWN}:{sent(event, 'token')}"
+        """Offer the visitor's own pictures, some of which are indexed now."""
+        own = f"{OWN}:{event_value(event, 'token')}"
         try:
             return gr.update(choices=self.engine_choices(own), visible=True)
-        except PatchifyError:  # deleted meanwhile: whoever chooses them is told
+        except PatchifyError:  # deleted meanwhile
             return gr.skip()
 
-    def search_own(self, asked: SearchRequest, event: gr.EventData) -> Parts:
-        """One of a visitor's pictures becomes the query, in all of them; without one, the query stays."""
-        name = sent(event, "name")
-        own = f"{OWN}:{sent(event, 'token')}"
+    def search_own(self, request: SearchRequest, event: gr.EventData) -> Parts:
+        """Search the visitor's own pictures, with one of them as the query if the event names one."""
+        name = event_value(event, "name")
+        own = f"{OWN}:{event_value(event, 'token')}"
         place = self.at_index(own)
         if not isinstance(place, OwnGallery) or self.own is None:
             raise PatchifyError("The page sent no token of your pictures: reload it.")
         if isinstance(name, str):
-            question = place.picture(self.own.visitor(sent(event, "token")).collection.named(name).id)
-            if sent(event, "box") is not None:  # drawn, and maybe not saved
-                question = place.with_box(question, sent(event, "box"))
+            question = place.picture(self.own.visitor(event_value(event, "token")).collection.named(name).id)
+            if event_value(event, "box") is not None:  # drawn, and maybe not saved
+                question = place.with_box(question, event_value(event, "box"))
         else:
-            question = place.welcome(asked.question)
-        return self._moved(question, asked)
+            question = place.welcome(request.question)
+        return self._moved(question, request)
 
-    def _moved(self, question: UserQuery, asked: SearchRequest) -> Parts:
-        """A query to another index: what was the best level or box stays the best."""
-        before, after = len(self._stages(asked.question.engine)), len(self._stages(question.engine))
-        level = after if asked.level >= before else min(asked.level, after)
+    def _moved(self, question: UserQuery, request: SearchRequest) -> Parts:
+        """Search in another index: what was the best level or box stays the best."""
+        before, after = len(self._stages(request.question.engine)), len(self._stages(question.engine))
+        level = after if request.level >= before else min(request.level, after)
         way = box_methods.fitting_method(
-            asked.way, self.index_of(asked), self.index_of(replace(asked, question=question))
+            request.way, self.index_of(request), self.index_of(replace(request, question=question))
         )
-        return self.shown(question, replace(asked, level=level, way=way, forgotten=True))
+        return self.shown(question, replace(request, level=level, way=way, expired=True))
 
-    def _taken_out(self, question: UserQuery, engine: str) -> UserQuery:
-        """A query in a visitor's own pictures moves to a bundled index: their picture becomes an upload."""
+    def _as_upload(self, question: UserQuery, engine: str) -> UserQuery:
+        """Move a query from a visitor's own pictures to a bundled index, where it is an upload."""
         if question.words is not None:
             return self.showcase.in_words(question.words, engine)
         if question.path is None or own_picture_url(question.path) is None:
             plain = replace(question, instance=None, itself=None, engine=engine)
             return self.showcase.with_box(plain, question.box)
-        held = self.storage.store(question.path.read_bytes(), decoding.request_context.sender())
-        asked = self.showcase.upload(held, question.name, engine)
-        return asked if question.box is None else self.showcase.with_box(asked, question.box)
+        stored = self.storage.store(question.path.read_bytes(), decoding.request_context.sender())
+        query = self.showcase.upload(stored, question.name, engine)
+        return query if question.box is None else self.showcase.with_box(query, question.box)
 
 
 def _by_name(gallery: Gallery) -> dict[str, int]:
