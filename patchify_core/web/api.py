@@ -29,8 +29,9 @@ from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
 from patchify_core.retrieval.rerank import Reranker, load_reranker
 from patchify_core.retrieval.searcher import QueryView
 from patchify_core.web import inputs
-from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted
-from patchify_core.web.places import without_places
+from patchify_core.web.events import refusal
+from patchify_core.web.fair_queue import EVALUATION, PROGRAMS, still_wanted
+from patchify_core.web.paths import without_folders
 from patchify_core.web.visits import Visits
 
 Refine = Literal["soft", "map"] | None
@@ -80,7 +81,7 @@ def _in_a_sentence(fn: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return fn(*arguments, **named)
         except PatchifyError as error:
-            raise refusal(without_places(str(error))) from None
+            raise refusal(without_folders(str(error))) from None
 
     run.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]  # Gradio reads types, not text
     return run

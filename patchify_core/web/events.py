@@ -12,7 +12,7 @@ import gradio as gr
 from patchify_core.demo.box_methods import WINNING
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
-from patchify_core.web.places import without_places
+from patchify_core.web.paths import without_folders
 
 NOTICE = "That did not work"
 NO_RERANKING = "none"
@@ -39,9 +39,14 @@ class SearchRequest:
     expired: bool = False
 
 
+def refusal(sentence: str) -> gr.Error:
+    """Return an error that reaches the sender, page or program, as this sentence, without a traceback in the log."""
+    return gr.Error(sentence, title=NOTICE, print_exception=False)
+
+
 def warn(message: str) -> None:
     """Show a notice."""
-    gr.Warning(escape(without_places(message)), title=NOTICE)
+    gr.Warning(escape(without_folders(message)), title=NOTICE)
 
 
 def event_value(event: gr.EventData, name: str) -> Any:

@@ -25,8 +25,7 @@ from patchify_core.demo.queueing import BoundedQueue, BusyError, Slots
 from patchify_core.errors import PatchifyError, PictureError
 from patchify_core.files import ASSETS
 from patchify_core.web.callers import CALLER
-from patchify_core.web.places import without_places
-from patchify_core.web.served import file_at
+from patchify_core.web.paths import file_at, without_folders
 from patchify_core.web.templating import PAGES
 from patchify_core.web.try_page import TRY_PARTS, try_route
 
@@ -196,7 +195,7 @@ class Front:
         except BusyError as error:
             return JSONResponse({"detail": str(error)}, 503)
         except PatchifyError as error:
-            return JSONResponse({"detail": without_places(str(error))}, 404)
+            return JSONResponse({"detail": without_folders(str(error))}, 404)
         return Response(answer, media_type="application/json", headers={"Cache-Control": "max-age=60"})
 
     def _make_answer(self, query: int, box: str) -> bytes:

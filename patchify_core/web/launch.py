@@ -27,7 +27,7 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.web.front import Front, GalleryLink
 from patchify_core.web.logs import install as install_log
-from patchify_core.web.places import hide
+from patchify_core.web.paths import hide
 from patchify_core.web.serving import serve_front, serve_gradio
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from patchify_core.imaging.archives import is_archive
 from patchify_core.imaging.kinds import other_archive
 from patchify_core.imaging.pictures import read_reduced
 from patchify_core.web.callers import caller_group
-from patchify_core.web.places import without_places
+from patchify_core.web.paths import without_folders
 
 UPLOADS = 6
 """Files of one visitor that may be arriving at once; the page sends three, and there may be two tabs."""
@@ -78,7 +78,7 @@ def own_routes(registry: Registry) -> list[Route]:
                 return await handler(request)
             except PatchifyError as error:
                 gone = "token" in request.path_params and token_of(request) not in registry.tokens
-                return JSONResponse({"error": without_places(str(error))}, 404 if gone else 400)
+                return JSONResponse({"error": without_folders(str(error))}, 404 if gone else 400)
             except ClientDisconnect:
                 return Response(status_code=400)
 

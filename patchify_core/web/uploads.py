@@ -9,6 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gradio.route_utils
+import gradio.routes
+from gradio.utils import get_upload_folder, is_in_or_equal
 from python_multipart.exceptions import FormParserError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -36,9 +39,6 @@ def keep_uploads_apart(storage: VisitorStorage | None = None) -> None:
     Args:
         storage: counts uploads; None counts nothing.
     """
-    import gradio.route_utils
-    import gradio.routes
-
     original = gradio.routes.upload_fn
     if getattr(original, "apart", False):
         original.storage = storage  # type: ignore[attr-defined]
@@ -111,8 +111,6 @@ def take_upload(path: Any) -> bytes:
     Raises:
         PictureError: if there is no upload.
     """
-    from gradio.utils import get_upload_folder, is_in_or_equal
-
     try:
         if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
             raise FileNotFoundError

@@ -25,7 +25,7 @@ from patchify_core.gallery import Gallery
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, SearchRequest, event_picture, event_value, warn
-from patchify_core.web.served import address_of
+from patchify_core.web.paths import address_of
 from patchify_core.web.uploads import take_upload
 
 if TYPE_CHECKING:

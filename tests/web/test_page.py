@@ -579,9 +579,9 @@ def test_events_without_a_number_are_refused(data) -> None:
 @pytest.mark.parametrize("path", [None, 5, {"a": 1}, "", "/etc/hostname", "upload/../../x", "\0", "x" * 5000, "upload"])
 def test_only_uploads_are_taken(path, tmp_path, monkeypatch) -> None:
     from patchify_core.errors import PictureError
-    from patchify_core.web import events, uploads
+    from patchify_core.web import uploads
 
-    monkeypatch.setattr(events, "get_upload_folder", lambda: str(tmp_path / "upload"))
+    monkeypatch.setattr(uploads, "get_upload_folder", lambda: str(tmp_path / "upload"))
     (tmp_path / "upload").mkdir()
     (tmp_path / "x").write_bytes(b"not for the page")
     if isinstance(path, str) and path:

@@ -44,11 +44,12 @@ from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import bodies, serving, uploads
 from patchify_core.web import own_pictures as addresses
+from patchify_core.web.fair_queue import ENCODER
 from patchify_core.web.gate import Gate
-from patchify_core.web.guarded import ENCODER, GuardedBlocks
+from patchify_core.web.guarded import GuardedBlocks
 from patchify_core.web.own_pictures import own_routes
 from patchify_core.web.page import build
-from patchify_core.web.serving import configured
+from patchify_core.web.serving import Gates, configured
 from tests.tiny import TinyEncoder, picture, write_dataset, zipped
 
 SETTINGS = PageSettings(own_total_mb=40, own_mb=10, upload_mb=4, archive_mb=8, forget_s=600)
@@ -72,7 +73,9 @@ def serving_routes(routes: list[Route], settings: PageSettings = SETTINGS) -> It
     """The server of the page with these routes alone, on a free port of the loopback interface; gives the port."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(configured(Gate(Starlette(routes=routes), routes, ServerSettings(), settings), "", 0))
+    gate = Gate(ServerSettings(), settings)
+    gate.open(Starlette(routes=routes), routes)
+    server = uvicorn.Server(configured(Gates(gate, {}), "", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -226,7 +229,7 @@ FORM = "multipart/form-data; boundary=b"
 
 def files_in(storage: VisitorStorage) -> list[Path]:
     assert storage.uploads is not None
-    return [path for path in storage.uploads.rglob("*")]
+    return [Path(folder, name) for folder, dirs, files in os.walk(storage.uploads) for name in (*dirs, *files)]
 
 
 def test_what_is_cut_or_stalled_on_its_way_to_gradio_leaves_nothing(gradio_upload, monkeypatch) -> None:
@@ -297,7 +300,7 @@ def test_whoever_gives_up_waiting_takes_no_turn() -> None:
 
 def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waiting(own, port, monkeypatch) -> None:
     monkeypatch.setattr(addresses, "caller_group", lambda request: request.headers.get("x-from", ""))
-    unpacked, taken = threading.Event(), addresses._taken
+    unpacked, taken = threading.Event(), addresses._add
     begun_ones = []
 
     def slowly(visitor: Any, path: Path, name: str, head: bytes) -> Any:
@@ -306,7 +309,7 @@ def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waitin
             assert unpacked.wait(60)
         return taken(visitor, path, name, head)
 
-    monkeypatch.setattr(addresses, "_taken", slowly)
+    monkeypatch.setattr(addresses, "_add", slowly)
 
     def sent(who: str, name: str, data: bytes) -> Any:
         url, sender = f"http://127.0.0.1:{port}/own/{own.create(who)}/files", {"x-from": who}

@@ -13,8 +13,8 @@ from gradio.components import Component
 
 from patchify_core.web import views
 from patchify_core.web.events import NO_RERANKING, Guard, warn_from_browser
+from patchify_core.web.fair_queue import ENCODER
 from patchify_core.web.front import GalleryLink
-from patchify_core.web.guarded import ENCODER
 from patchify_core.web.tabs import PRIVATE, QUIET, html
 from patchify_core.web.tabs.sharing import Sharing, share_menu
 from patchify_core.web.visits import UNKNOWN_OBJECT, Visits, file_url
@@ -119,7 +119,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     request = [state, level, top, rerank, box, started]
     guard = Guard(question, visits.renewed, parts)
     # One queue for all searches, and nothing dropped: a visitor's answers come in the order of their queries
-    # (`queueing.FairQueue`), so the page always ends with the last one.
+    # (`fair_queue.FairQueue`), so the page always ends with the last one.
     encode: dict[str, Any] = {
         "concurrency_id": ENCODER,
         "concurrency_limit": 1,
