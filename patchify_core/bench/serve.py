@@ -148,13 +148,13 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     """Answers all queries of the visitors, without a server."""
     from patchify_core.demo import box_methods
     from patchify_core.demo.example_gallery import ExampleGallery
-    from patchify_core.web.api import Programs
+    from patchify_core.web.api import Endpoints
     from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    way, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
+    way, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Endpoints(visits)
 
     def answered(question: Any) -> tuple[str, list[int]]:
         answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))
