@@ -6,7 +6,7 @@ import argparse
 import sys
 
 from patchify_core.cli import serve
-from patchify_core.demo.settings import variables_in_words
+from patchify_core.demo.settings import variables_help
 from patchify_core.errors import PatchifyError
 
 
@@ -14,7 +14,7 @@ def main() -> int:
     """Parses the flags and serves the page; a refusal is one sentence on stderr."""
     parser = argparse.ArgumentParser(
         description="Patchify: find the pictures that contain an object, and where.",
-        epilog=f"environment variables, where a flag does not say otherwise:\n{variables_in_words()}",
+        epilog=f"environment variables, where a flag does not say otherwise:\n{variables_help()}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.add_options(parser)

@@ -1,4 +1,4 @@
-"""Files: where the package's own lie, atomic writes, JSON that may be damaged, journals of JSON lines, digests."""
+"""Files: paths of bundled data, atomic writes, JSON, journals of JSON lines, digests and locks."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ ASSETS = _DATA / "assets"
 CHUNK_BYTES = 1 << 20
 
 HOLDER_NAME = "holder.json"
-"""Which process holds the lock; true only as long as somebody does."""
+"""Names the process with the lock; valid only while it is locked."""
 
 
 @contextmanager
 def atomic(path: Path, tag: str = "", sync: bool = False) -> Iterator[BinaryIO]:
-    """Open a file for writing so that a reader, or a kill at any moment, finds the old file or the new one, never half.
+    """Open a file for atomic writing: readers, also after a kill, see the old file or the new one, never a part.
 
     Args:
         path: The file, which may exist.
-        tag: Part of the temporary name. Processes that may write the same file at the same time need a tag each; others
-            need none, so that what a kill left behind is written over.
-        sync: Have the disk keep the content before the name changes, for what must survive a power cut.
+        tag: Part of the temporary name. Processes that may write the same file at the same time need one each; others
+            need none, so that leftovers of a kill are overwritten.
+        sync: Flush the content to disk before the rename, for files that must survive a power cut.
 
     Yields:
         The file under its temporary name, `NAME[.TAG].tmp` in the same folder.
 
     Raises:
-        OSError: It cannot be written or renamed; the old file is as it was.
+        OSError: It cannot be written or renamed; the old file is unchanged.
     """
     temporary = path.with_name(f"{path.name}.{tag}.tmp" if tag else f"{path.name}.tmp")
     try:
@@ -60,18 +60,14 @@ def atomic(path: Path, tag: str = "", sync: bool = False) -> Iterator[BinaryIO]:
 
 
 def write_json(path: Path, value: Any, indent: int | None = None, tag: str = "", sync: bool = False) -> None:
-    """Write a JSON value as UTF-8, whole or not at all. Args and errors as for `atomic`; NaN raises ValueError."""
+    """Write a JSON value atomically as UTF-8. Args and errors as for `atomic`; NaN raises ValueError."""
     text = json.dumps(value, indent=indent, allow_nan=False) + "\n"
     with atomic(path, tag, sync) as file:
         file.write(text.encode())
 
 
 def read_json(source: Path | bytes) -> Any:
-    """Read a JSON value that may be damaged or not there.
-
-    Returns:
-        The value of the file, or of the bytes; None if there is none to be read.
-    """
+    """Read a JSON value from a file or from bytes; return None if it is missing or damaged."""
     try:
         return json.loads(source if isinstance(source, bytes) else source.read_bytes())
     except (OSError, ValueError, RecursionError):
@@ -79,65 +75,59 @@ def read_json(source: Path | bytes) -> Any:
 
 
 class JsonLines:
-    """A file of JSON values, one per line, that grows by whole lines.
+    """An append-only file of JSON values, one per line. An incomplete last line, left by a kill, is removed.
+
+    Args:
+        path: The file, made when the first line is added.
+        begins: Beginning of the first line of such a file.
 
     Attributes:
-        path: the file, made when the first line is added.
-        values: of the whole lines, in their order; None for a line that is no JSON.
+        values: Values of the lines, in order; None for a line that is not JSON.
 
     Raises:
-        PatchifyError: something else is in the way.
-        OSError: the file cannot be read or written.
+        PatchifyError: `path` is another file.
+        OSError: The file cannot be read or written.
     """
 
     def __init__(self, path: Path, begins: str) -> None:
-        """Read what is there, and cuts a line off that a kill has torn.
-
-        Args:
-            path: the file.
-            begins: what the first line of such a file begins with.
-        """
         self.path = path
         data = path.read_bytes() if path.exists() else b""
         if not begins.encode().startswith(data[: len(begins)]):
             raise PatchifyError(f"{path} is in the way and was not made by this program: move it.")
-        *whole, torn = data.split(b"\n")
-        if torn:
-            os.truncate(path, len(data) - len(torn))  # or the next line would be joined to it
-        self.values = [read_json(line) for line in whole]
+        *lines, incomplete = data.split(b"\n")
+        if incomplete:
+            os.truncate(path, len(data) - len(incomplete))  # or the next line would be appended to it
+        self.values = [read_json(line) for line in lines]
 
     def begin(self, value: Mapping[str, Any]) -> None:
-        """Make the file anew with one line, which is never torn."""
+        """Replace the file atomically by one line."""
         write_json(self.path, value)
         self.values = [value]
 
     def add(self, value: Mapping[str, Any]) -> None:
-        """Add a line in one write, so that two processes with the same file do not mix within one.
+        """Append a line in one write, so that lines of two processes do not mix.
 
         Raises:
-            OSError: the disk is full, for one.
+            OSError: It cannot be written.
         """
         with open(self.path, "a", encoding="utf-8", newline="\n") as file:
             file.write(json.dumps(value) + "\n")
         self.values.append(value)
 
     def remove(self) -> None:
-        """Delete the file: its numbers are where they belong. What cannot be deleted stays and does no harm."""
+        """Delete the file, if possible; it does no harm if it stays."""
         with suppress(OSError):
             self.path.unlink()
 
 
 def sha256_of_file(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file, read in pieces so that a large one needs no memory.
+    """Hexadecimal SHA-256 of a file.
 
     Raises:
-        OSError: if the file cannot be read.
+        OSError: The file cannot be read.
     """
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_bytes(data: bytes) -> str:
@@ -146,28 +136,28 @@ def sha256_of_bytes(data: bytes) -> str:
 
 
 def sha256_of_json(value: Any) -> str:
-    """Digest of a JSON value in canonical form, so that key order and white space do not count."""
+    """Hexadecimal SHA-256 of a JSON value in canonical form, independent of key order and white space."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return sha256_of_bytes(text.encode())
 
 
 def locked(path: Path) -> IO[str]:
-    """Open a file (made if missing) and locks it; closing it, or the end of the process however it comes, unlocks.
+    """Open a file (made if missing) and lock it; closing it or the end of the process unlocks it.
 
     Raises:
-        IndexFolderError: if another build holds the lock.
-        OSError: if it cannot be made.
+        IndexFolderError: Another build has the lock.
+        OSError: The file cannot be made.
     """
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             file = _lock_once(path)
         except FileNotFoundError:
-            continue  # the build before this one has just ended and taken the folder away
+            continue  # the previous build has just ended and removed the folder
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 return file
-        file.close()  # the same, a moment later: that lock is on a file that is gone
+        file.close()  # the lock is on a file that was removed meanwhile
 
 
 def _lock_once(path: Path) -> IO[str]:
@@ -177,25 +167,25 @@ def _lock_once(path: Path) -> IO[str]:
     except (BlockingIOError, PermissionError) as error:
         file.close()
         raise IndexFolderError(
-            f"Another index command{_who(path.parent)} is using {path.parent}: wait until it has ended, or choose "
+            f"Another index command{_holder(path.parent)} is using {path.parent}: wait until it has ended, or choose "
             "another folder for the index."
         ) from error
     except OSError:
-        pass  # a file system without locks: as safe as the person who starts the builds
+        pass  # a file system without locks: users must not run two builds at once
     return file
 
 
 def lock(file: IO[str]) -> None:
-    """Lock an open file for this process, until it is closed or the process ends, however that comes.
+    """Lock an open file until it is closed or the process ends.
 
     Raises:
-        BlockingIOError: if another has locked it; on Windows PermissionError.
-        OSError: if the file system has no locks.
+        BlockingIOError: Another process has locked it; on Windows PermissionError.
+        OSError: The file system has no locks.
     """
     if sys.platform == "win32":
         import msvcrt
 
-        # Far behind the text, because on Windows a locked byte cannot be read.
+        # Far beyond the text, because on Windows a locked byte cannot be read.
         os.lseek(file.fileno(), 1 << 30, os.SEEK_SET)
         msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
     else:
@@ -204,15 +194,15 @@ def lock(file: IO[str]) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
-def say_who(folder: Path) -> None:
-    """Write down who holds the lock, for the sentence that another build is refused with."""
+def write_holder(folder: Path) -> None:
+    """Record which process has the lock, for the error message of other builds."""
     since = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
     holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
     write_json(folder / HOLDER_NAME, holder)
 
 
-def _who(folder: Path) -> str:
-    """Who holds the lock, as words in brackets; nothing where that was not written down yet."""
+def _holder(folder: Path) -> str:
+    """Name the process with the lock, in brackets; empty if unknown."""
     holder = read_json(folder / HOLDER_NAME)
     if not isinstance(holder, dict) or not {"pid", "host", "since"} <= {*holder}:
         return ""

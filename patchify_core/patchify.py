@@ -1,11 +1,10 @@
-"""Patchify, the facade: build or open an index, search it with a picture, look into a match, score a dataset.
+"""Patchify, the facade: build or open an index, search it, re-rank and refine matches, evaluate a dataset.
 
     engine = Patchify.build("my_pictures", "my_index")
     for match in engine.search("query.jpg", box=(40, 30, 200, 180)):
         print(match.score, match.file_name, match.box)
 
-Descriptors are below it (`retrieval.searcher`), as are re-ranking (`retrieval.rerank`) and refining
-(`retrieval.localize`).
+Search itself is in `retrieval.searcher`, re-ranking in `retrieval.rerank`, refining of boxes in `retrieval.localize`.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Patchify(Searcher):
-    """Patch-wise retrieval over one index; `open` and `build` are the usual ways to one. Args: see `Searcher`."""
+    """Patch-wise retrieval over one index; usually made by `open` or `build`. Args are those of `Searcher`."""
 
     @classmethod
     def build(
@@ -45,18 +44,17 @@ class Patchify(Searcher):
         regions: Regions | None = None,
         settings: BuildSettings | None = None,
     ) -> Patchify:
-        """Index a folder of pictures or a dataset, or brings its index up to date, and opens it.
+        """Index a folder of pictures or a dataset, or update its index, and open it.
 
         Args:
-            gallery: see `read_gallery`.
-            out: index folder; see `build_index`.
-            encoder: a name for `load_encoder`, or a loaded encoder.
-            regions: see `build_index`.
-            settings: see `build_index`.
+            gallery: See `read_gallery`.
+            out: Index folder; see `build_index`.
+            encoder: A name for `load_encoder`, or a loaded encoder.
+            regions: See `build_index`.
+            settings: See `build_index`.
 
         Raises:
-            PatchifyError: one sentence, if the gallery, the encoder or the index folder cannot be had; see
-                `build_index`.
+            PatchifyError: The gallery, the encoder or the index folder is invalid; see `build_index`.
         """
         from patchify_core.index.build import build_index
 
@@ -66,12 +64,12 @@ class Patchify(Searcher):
 
     @classmethod
     def open(cls, folder: str | Path, encoder: Encoder | None = None) -> Patchify:
-        """Open an index folder, with the encoder that it names unless one is given.
+        """Open an index folder, with its own encoder unless one is given.
 
         Raises:
-            IndexFolderError: if the folder is not a whole index or does not fit the encoder.
-            StoreError: if its descriptors are in Milvus, which does not answer or does not hold them.
-            EncoderError: if the encoder cannot be had.
+            IndexFolderError: The folder is not an intact index, or does not fit the encoder.
+            StoreError: The descriptors are in Milvus, which does not answer or does not have them.
+            EncoderError: The encoder cannot be loaded.
         """
         index = open_store(folder)
         return cls(index, encoder or load_encoder(index.encoder.spec))
@@ -90,16 +88,16 @@ class Patchify(Searcher):
         """Find the gallery pictures that contain the query's object, best first.
 
         Args:
-            picture: see `view`, as `box` and `text`.
-            box: see `view`.
-            top: pictures wanted; None for the whole ranking.
-            level: finest grid to use (1 = whole pictures, the global baseline); None for all of the index's.
-            text: see `view`.
-            rerank: orders the best matches anew (`rerank.load_reranker`): a name or a loaded re-ranker.
-            refine: finds better boxes than the winning patches (`localize.load_refiner`): a name or a loaded refiner.
+            picture: See `view`, as for `box` and `text`.
+            box: See `view`.
+            top: Number of matches; None for the full ranking.
+            level: Finest grid to use (1 = whole pictures, the global baseline); None for all of the index.
+            text: See `view`.
+            rerank: Re-ranks the top matches: a name for `rerank.load_reranker`, or a loaded re-ranker.
+            refine: Finds better boxes than the best patches: a name for `localize.load_refiner`, or a loaded refiner.
 
         Raises:
-            PatchifyError: one sentence, for a bad picture, box, text, `top`, `level`, `rerank` or `refine`.
+            PatchifyError: Picture, box, text, `top`, `level`, `rerank` or `refine` is invalid.
         """
         return self.search_view(self.view(picture, box, text), top, level, rerank=rerank, refine=refine)
 
@@ -112,7 +110,7 @@ class Patchify(Searcher):
         rerank: str | Reranker | None = None,
         refine: str | Refiner | None = None,
     ) -> list[Match]:
-        """As `search`, for a query that is described already (`view`)."""
+        """Search as `search` does, for a query from `view`."""
         reranker = load_reranker(rerank) if isinstance(rerank, str) else rerank
         refiner = self.refiner(refine) if isinstance(refine, str) else refine
         if reranker is None:
@@ -128,42 +126,41 @@ class Patchify(Searcher):
     def rerank(
         self, query: QueryView, matches: list[Match], reranker: str | Reranker, level: int | None = None
     ) -> list[Match]:
-        """Order matches anew: as many, best first.
+        """Re-rank matches; returns as many, best first.
 
         Args:
-            query: what was searched for (`view`).
-            matches: what `search_descriptor` found for it, best first.
-            reranker: a name for `rerank.load_reranker`, or a loaded re-ranker.
-            level: the level that they were found at.
+            query: The query (`view`).
+            matches: Its matches from `search_descriptor`, best first.
+            reranker: A name for `rerank.load_reranker`, or a loaded re-ranker.
+            level: The level of that search.
 
         Raises:
-            PatchifyError: one sentence, if the re-ranker is unknown or not installed, or compares pictures and the
-                query is words.
-            IndexFolderError: if a picture that it compares has vanished or changed since it was indexed.
+            PatchifyError: The re-ranker is unknown or not installed, or compares pictures and the query is text.
+            IndexFolderError: A picture is missing or has changed since it was indexed.
         """
         loaded = load_reranker(reranker) if isinstance(reranker, str) else reranker
         return loaded.rerank(self, query, matches, level)
 
     def refiner(self, name: str) -> Refiner:
-        """A refiner of boxes for this engine, kept for the next time: `soft` or `map`; see `localize.load_refiner`."""
+        """Load a refiner of boxes, `soft` or `map`, once per engine; see `localize.load_refiner`."""
         return refiner_of(self, name)
 
     def refine(
         self, query: NDArray[np.float32], matches: list[Match], refiner: str | Refiner, level: int | None = None
     ) -> list[Match]:
-        """The same matches with better boxes; see `localize.refine_matches`."""
+        """Return the same matches with better boxes; see `localize.refine_matches`."""
         loaded = self.refiner(refiner) if isinstance(refiner, str) else refiner
         return refine_matches(self, query, matches, loaded, level)
 
     def evaluate(self, dataset: str | Path, **options: Any) -> list[LevelReport]:
-        """Score this engine over a dataset.
+        """Evaluate this engine on a dataset.
 
         Args:
-            dataset: an annotated dataset (`read_dataset`) of the indexed pictures.
-            **options: those of `evaluation.evaluate`.
+            dataset: An annotated dataset (`read_dataset`) of the indexed pictures.
+            **options: Those of `evaluation.evaluate`.
 
         Raises:
-            GalleryError: if it is none, has no query with a positive, or has pictures that the index lacks.
+            GalleryError: It is not a dataset, has no query with a positive, or has pictures that the index lacks.
         """
         from patchify_core.evaluation.run import evaluate
 

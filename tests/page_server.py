@@ -105,7 +105,7 @@ def main() -> None:
     from patchify_core.demo.own import registry
     from patchify_core.web.launch import launch, leave
 
-    registry.LEFT_S, registry.SWEEP_S = LEFT_S, 0.3
+    registry.CLOSED_S, registry.SWEEP_S = LEFT_S, 0.3
 
     open_clip.add_model_config(arguments.folder / f"{ARCH}.json")
     real = encoders.load_encoder

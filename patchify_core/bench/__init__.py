@@ -1,7 +1,7 @@
-"""Speed and memory on the machine at hand, always beside a peer in the same run: `python -m patchify_core bench`.
+"""Benchmarks of speed and memory on this machine: `python -m patchify_core bench`.
 
-Absolute times say more about the machine than about the code, so each measurement also gives the ratio to the plain
-way of doing the same work, taken in turn with ours so that both meet the same load.
+Absolute times say more about the machine than about the code. Each measurement therefore includes a peer, usually the
+plain way to do the same work, which takes turns with ours so that both see the same load.
 """
 
 from __future__ import annotations
@@ -13,17 +13,29 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-BENCHMARKS = ("encode", "search", "rerank", "refine", "page", "serve", "strain", "memory", "scale")
+BENCHMARKS = {
+    "encode": "indexing.measure_speed",
+    "search": "search.measure_search",
+    "rerank": "search.measure_rerank",
+    "refine": "search.measure_refine",
+    "page": "page.measure_waits",
+    "serve": "serve.measure",
+    "strain": "page.measure_strain",
+    "memory": "indexing.measure_memory",
+    "scale": "scale.measure",
+}
+"""Name on the command line -> the function of this package that measures it."""
 
 
 def run(what: str, **options: Any) -> dict[str, Any]:
-    """Runs one benchmark, prints its table and returns its numbers; `options` are those of its `measure`."""
-    numbers: dict[str, Any] = importlib.import_module(f"patchify_core.bench.{what}").measure(**options)
-    return numbers
+    """Run one benchmark, print its table and return its numbers; `options` are arguments of its function."""
+    module, _, function = BENCHMARKS[what].partition(".")
+    measure: Callable[..., dict[str, Any]] = getattr(importlib.import_module(f"{__name__}.{module}"), function)
+    return measure(**options)
 
 
 def in_turn(ways: dict[str, Callable[[], Any]], runs: int) -> dict[str, float]:
-    """Median seconds of each way, after one run of each that is not counted; the ways take turns."""
+    """Return the median seconds of each way; the ways take turns, and their first round is a warm-up."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for counted in range(runs + 1):
         for name, work in ways.items():
@@ -35,7 +47,7 @@ def in_turn(ways: dict[str, Callable[[], Any]], runs: int) -> dict[str, float]:
 
 
 def machine() -> str:
-    """What the numbers were measured on."""
+    """Describe this machine in one line."""
     import torch
 
     threads = torch.get_num_threads()
@@ -46,7 +58,7 @@ def machine() -> str:
 
 
 def print_table(title: str, rows: Sequence[tuple[str, ...]]) -> None:
-    """Prints rows under a title; the first row is the header."""
+    """Print rows under a title; the first row is the header."""
     print(f"{title}\n({machine()})")
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:

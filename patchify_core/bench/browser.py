@@ -1,8 +1,8 @@
-"""What a browser does with the page, without a browser: the requests of Gradio's own script, and what comes back.
+"""A client of the page that sends the requests of Gradio's script, and floods of such clients.
 
-A page's functions are called by number, with the values of the components that they read; both stand in the page's
-configuration. The answer comes over a stream of events. Floods are clients that ask as fast as they can, beside the
-visitors of `bench serve`.
+A page's functions are called by number with the values of the components that they read; both are in the page's
+configuration. Results arrive as a stream of events. Floods send requests as fast as they can, beside the visitors of
+`bench serve`.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from patchify_core.errors import PatchifyError
 TIMEOUT_S = 120.0
 
 ADDRESSES = 20
-"""Addresses of the flood from many: 127.0.0.2 and those after it."""
+"""Number of addresses of the flood from many addresses: 127.0.0.2 and those after it."""
 
 AT_ONCE = 4
-"""Requests that the flood from one address has on their way at once."""
+"""Concurrent requests of the flood from one address."""
 
 
 class Busy(PatchifyError):
-    """The server answered that it is busy."""
+    """The server is busy."""
 
 
 class Browser:
@@ -36,7 +36,7 @@ class Browser:
 
     Args:
         url: address of the page, without a slash at the end.
-        address: of this machine, from which it is opened; any by default.
+        address: local address to connect from; any by default.
     """
 
     def __init__(self, url: str, address: str | None = None) -> None:
@@ -51,7 +51,7 @@ class Browser:
         self._functions: list[dict[str, Any]] = []
 
     async def __aenter__(self) -> Browser:
-        """Opens the page."""
+        """Open the page."""
         (await self._http.get("/photos")).raise_for_status()
         config = (await self._http.get("/config")).raise_for_status().json()
         for component in config["components"]:
@@ -65,41 +65,41 @@ class Browser:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leaves the page."""
+        """Leave the page."""
         await self._http.aclose()
 
-    def begin_anew(self) -> None:
-        """Goes on as a visitor whom the server has never seen."""
+    def new_session(self) -> None:
+        """Take a new session, as a visitor whom the server has never seen."""
         self._session = secrets.token_hex(6)
 
     def html(self, element: str) -> str:
-        """What an element of the page shows."""
+        """Return the HTML that an element of the page shows."""
         return str(self._values[self._ids[element]])
 
     def picture(self) -> str:
-        """The key of the query picture, which the page sends along with a box."""
-        found = re.search(r'data-picture="([^"]*)"', self.html("pf-query"))
-        if found is None:
+        """Return the key of the query picture, which the page sends with a box."""
+        match = re.search(r'data-picture="([^"]*)"', self.html("pf-query"))
+        if match is None:
             raise PatchifyError("The page shows no query picture: its markup has changed.")
-        return found[1]
+        return match[1]
 
     async def upload(self, data: bytes) -> str:
-        """Sends a picture; returns where the server put it."""
+        """Upload a picture; return its path on the server."""
         answer = await self._http.post("/gradio_api/upload", files={"files": ("photo.jpg", data, "image/jpeg")})
         path: str = answer.raise_for_status().json()[0]
         return path
 
     async def send(self, element: str, event: str, data: Any) -> None:
-        """Does something on the page, and waits until what changes has arrived.
+        """Trigger an event of an element, and wait for the result.
 
         Raises:
             Busy: if the server is busy.
             PatchifyError: if it answers with a notice or an error.
         """
         function = self._function(element, event)
-        self._take(function["outputs"], await self._answer(await self.join(element, event, data)))
+        self._take(function["outputs"], await self._result(await self.join(element, event, data)))
 
-    async def _answer(self, number: str) -> list[Any]:
+    async def _result(self, event_id: str) -> list[Any]:
         values: list[Any] = []
         async with self._http.stream("GET", "/gradio_api/queue/data", params={"session_hash": self._session}) as stream:
             stream.raise_for_status()
@@ -107,7 +107,7 @@ class Browser:
                 message = json.loads(line[5:]) if line.startswith("data:") else {}
                 if message.get("msg") == "log":
                     raise PatchifyError(f"The page said: {message['log']}")
-                if message.get("event_id") == number and message.get("msg") == "process_completed":
+                if message.get("event_id") == event_id and message.get("msg") == "process_completed":
                     if not message["success"]:
                         raise PatchifyError(f"The page said: {message['output'].get('error')}")
                     values = message["output"]["data"]
@@ -115,20 +115,20 @@ class Browser:
                     break
         return values
 
-    async def ask(self, endpoint: str, values: list[Any]) -> list[Any]:
-        """Asks the page's API as a program does, within this visit; the errors are those of `send`."""
+    async def call(self, endpoint: str, values: list[Any]) -> list[Any]:
+        """Call an endpoint of the page's API within this visit; errors as for `send`."""
         function = next((one for one in self._functions if one.get("api_name") == endpoint), None)
         if function is None:
             raise PatchifyError(f"The page's API has no {endpoint}: it has changed.")
-        return await self._answer(await self._ask(function["id"], None, values, None))
+        return await self._result(await self._join(function["id"], None, values, None))
 
     async def join(self, element: str, event: str, data: Any) -> str:
-        """Asks, and waits for no answer; returns the number under which it will come."""
+        """Trigger an event without waiting for the result; return the id of its event."""
         function = self._function(element, event)
         values = [self._values.get(one) for one in function["inputs"]]
-        return await self._ask(function["id"], self._ids[element], values, data)
+        return await self._join(function["id"], self._ids[element], values, data)
 
-    async def _ask(self, function: int, trigger: int | None, values: list[Any], data: Any) -> str:
+    async def _join(self, function: int, trigger: int | None, values: list[Any], data: Any) -> str:
         answer = await self._http.post(
             "/gradio_api/queue/join",
             json={
@@ -141,15 +141,15 @@ class Browser:
         )
         if answer.status_code == 503:
             raise Busy(answer.json()["detail"])
-        number: str = answer.raise_for_status().json()["event_id"]
-        return number
+        event_id: str = answer.raise_for_status().json()["event_id"]
+        return event_id
 
     def _function(self, element: str, event: str) -> dict[str, Any]:
         wanted = [self._ids[element], event]
-        found = next((one for one in self._functions if wanted in [list(target) for target in one["targets"]]), None)
-        if found is None:
+        function = next((one for one in self._functions if wanted in [list(target) for target in one["targets"]]), None)
+        if function is None:
             raise PatchifyError(f"The page does nothing at {event} of {element}: its markup has changed.")
-        return found
+        return function
 
     def _take(self, outputs: list[int], values: list[Any]) -> None:
         for one, value in zip(outputs, values, strict=True):
@@ -162,12 +162,12 @@ class Browser:
 
 @dataclass(frozen=True)
 class Floods:
-    """How many requests there are of each kind, from the middle of the time on.
+    """Number of requests of each kind of flood, which begin halfway through the benchmark.
 
     Attributes:
-        at_once: of one client with one session, all at the same time.
-        sessions: of one address, each with a session of its own.
-        addresses: of twenty addresses together, each with a session of its own.
+        at_once: concurrent requests of one session.
+        sessions: requests of one address, each with its own session.
+        addresses: requests of twenty addresses together, each with its own session.
     """
 
     at_once: int = 0
@@ -175,10 +175,10 @@ class Floods:
     addresses: int = 0
 
     def checked(self) -> Floods:
-        """Itself.
+        """Return the floods themselves.
 
         Raises:
-            PatchifyError: if a number is negative, or this system has no further addresses on its loopback.
+            PatchifyError: if a number is negative, or this system's loopback has a single address.
         """
         if min(self.at_once, self.sessions, self.addresses) < 0:
             raise PatchifyError("A flood has no negative number of requests: --flood 500.")
@@ -188,15 +188,15 @@ class Floods:
 
     @property
     def by_address(self) -> bool:
-        """Whether addresses matter, so that visitors need their own too."""
+        """Whether the floods differ in their addresses, so that visitors need their own."""
         return self.sessions > 0 or self.addresses > 0
 
     async def run(self, url: str, after_s: float) -> dict[str, int]:
-        """All of them, at the same time; of each kind, how many were refused as too many.
+        """Run all floods at the same time; return for each kind the number of refused requests.
 
         Args:
             url: address of the page.
-            after_s: seconds until they begin.
+            after_s: delay in seconds.
         """
         await asyncio.sleep(after_s)
         one, many = ["127.0.0.2"] * AT_ONCE, [f"127.0.0.{number + 2}" for number in range(ADDRESSES)]
@@ -207,7 +207,7 @@ class Floods:
 
 
 def address_of_visitor(number: int) -> str:
-    """An address of the loopback range for one visitor, away from those of floods."""
+    """Return a loopback address for one visitor, different from those of floods."""
     return f"127.0.{1 + number // 250}.{1 + number % 250}"
 
 
@@ -221,13 +221,13 @@ async def _at_once(url: str, requests: int) -> int:
 
 
 async def _fresh(url: str, requests: int, addresses: list[str]) -> int:
-    """Requests of as many sessions, shared by clients at these addresses; each waits for no answer."""
+    """Send requests, each with a new session, from clients at these addresses; return the number of refused ones."""
 
     async def client(address: str, count: int) -> int:
         busy = 0
         async with Browser(url, address) as browser:
             for _ in range(count):
-                browser.begin_anew()
+                browser.new_session()
                 try:
                     await browser.join("pf-results", "look", {"id": 1})
                 except Busy:

@@ -1,26 +1,18 @@
-"""The page under load: every answer checked, waiting times, and the server's memory before and after.
+"""The page under load: response times, the correctness of every response, and the server's memory.
 
-`app.py` is started as a person starts it. Each visitor opens the page and then does what its browser does, with a
-session of their own: examples are clicked, pictures uploaded, boxes drawn in them, results looked into, by the very
-requests that the page's script sends (the page's functions are found in its own configuration, by the elements that
-they belong to). Now and then a program of theirs asks the page's API. Between two of them a visitor looks at the page
-for 5 to 10 seconds. What must be shown was computed before, in this process, so an answer that belongs to another
-visitor's question is seen as one.
+`app.py` runs in a process of its own. Each visitor opens the page and acts with a session of its own: clicks examples,
+uploads pictures, draws boxes in them, opens results, and now and then calls the page's API, with the same requests as
+the page's script (`browser`). Between two actions a visitor looks at the page for 5 to 10 seconds. The expected
+responses are computed beforehand in this process, so that a response to another visitor's query is detected.
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,41 +21,39 @@ import numpy as np
 
 from patchify_core.bench import print_table
 from patchify_core.bench.browser import ADDRESSES, Browser, Busy, Floods, address_of_visitor
-from patchify_core.bench.crowd import make_crowd
+from patchify_core.bench.server import SETTLE_S, PeakMemory, make_gallery, resident_mb, running_server, wait_until
 from patchify_core.errors import PatchifyError
-from patchify_core.files import ROOT, SAMPLE_DB
+from patchify_core.files import SAMPLE_DB
 
 if TYPE_CHECKING:
     from patchify_core.web.visits import Visits
 
 VISITORS, SECONDS = 20, 120
 THINK_S = (5.0, 10.0)
-"""A visitor looks at the page for a time between these."""
+"""Range of the time for which a visitor looks at the page."""
 
-WISHES = {"example": 5, "upload": 2, "box": 2, "look": 1, "program": 1}
-"""What visitors do, and how often."""
+ACTIONS = {"example": 5, "upload": 2, "box": 2, "look": 1, "program": 1}
+"""What visitors do, with relative frequencies."""
 
 EXAMPLES, UPLOADS = 12, 8
-"""Different examples that are clicked, and different pictures that are uploaded: several visitors send the same one."""
+"""Number of different examples and of different uploads; several visitors send the same ones."""
 
 PROGRAM_TOP = 5
-"""Pictures that a program asks for."""
-
-START_LIMIT_S, SETTLE_S = 120.0, 5.0
+"""Results that an API call requests."""
 
 
 @dataclass
 class VisitOutcome:
-    """What all visitors met.
+    """The outcome of all visits.
 
     Attributes:
-        seconds: of each kind of wish, how long each answer took.
-        trouble: what went wrong, in words, and how often.
-        mixed: answers that were not those of the question.
-        busy: notices that the server is busy.
+        seconds: kind of action -> seconds that each response took.
+        trouble: message of an error -> how often it occurred.
+        mixed: number of responses that do not belong to the query.
+        busy: number of notices that the server is busy.
     """
 
-    seconds: dict[str, list[float]] = field(default_factory=lambda: {wish: [] for wish in WISHES})
+    seconds: dict[str, list[float]] = field(default_factory=lambda: {action: [] for action in ACTIONS})
     trouble: Counter[str] = field(default_factory=Counter)
     mixed: int = 0
     busy: int = 0
@@ -71,14 +61,14 @@ class VisitOutcome:
 
 @dataclass(frozen=True)
 class Expected:
-    """What the page must show.
+    """The expected responses.
 
     Attributes:
-        examples: id of an example -> the cards of its answer.
-        uploads: of each picture that is uploaded its bytes, its cards, a box in it, and the cards of that.
-        order: id of an example -> the pictures found, best first.
-        programs: id of an example -> the API's answer.
-        pictures: how many the gallery has.
+        examples: id of an example -> HTML of its results.
+        uploads: for each uploaded picture its bytes, HTML of its results, a box in it, and HTML of the box's results.
+        order: id of an example -> ids of the resulting pictures, best first.
+        programs: id of an example -> the API's response.
+        pictures: number of pictures in the gallery.
     """
 
     examples: dict[int, str]
@@ -96,19 +86,19 @@ def measure(
     flood_sessions: int = 0,
     flood_addresses: int = 0,
 ) -> dict[str, Any]:
-    """Prints what visitors waited for and what the server needed, and returns the numbers.
+    """Print response times and the server's memory, and return them.
 
     Args:
-        visitors: how many there are at a time.
-        seconds: how long they stay.
-        flood: requests that one more client sends at once, in the middle.
-        pictures: how many the gallery has (`crowd`); the bundled gallery alone by default.
-        flood_sessions: requests of one address that each have a session of their own, from the middle on.
-        flood_addresses: the same of twenty addresses together. In both visitors have addresses of their own.
+        visitors: number of simultaneous visitors.
+        seconds: duration of their visits.
+        flood: concurrent requests of one more client, halfway through.
+        pictures: size of the gallery (`server.make_gallery`); by default the bundled gallery.
+        flood_sessions: see `Floods.sessions`; visitors then have addresses of their own.
+        flood_addresses: see `Floods.addresses`; visitors then have addresses of their own.
 
     Raises:
-        PatchifyError: if the server does not start, there is to be no visitor, no time or no such gallery, or this
-            system has no further addresses.
+        PatchifyError: if the server does not start, a number makes no sense, or this system's loopback has a single
+            address.
     """
     floods = Floods(flood, flood_sessions, flood_addresses).checked()
     if visitors < 1 or not seconds > 0:
@@ -117,7 +107,7 @@ def measure(
         gallery = SAMPLE_DB
         if pictures is not None:
             gallery = Path(folder)
-            make_crowd(SAMPLE_DB, gallery, pictures)
+            make_gallery(SAMPLE_DB, gallery, pictures)
         return _measure(gallery, visitors, seconds, floods)
 
 
@@ -125,7 +115,7 @@ def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> di
     expected = expect(gallery)
     with running_server(gallery) as (url, process):
         asyncio.run(_warm(url, expected))
-        _wait_until(url, process, lambda health: health["prepared"] == health["examples"])
+        wait_until(url, process, lambda health: health["prepared"] == health["examples"])
         time.sleep(SETTLE_S)
         before = resident_mb(process)
         peak = PeakMemory(process)
@@ -145,7 +135,7 @@ def _measure(gallery: Path, visitors: int, seconds: float, floods: Floods) -> di
 
 
 def expect(gallery: Path = SAMPLE_DB) -> Expected:
-    """Answers all queries of the visitors, without a server."""
+    """Compute the responses to all queries of the visitors, without a server."""
     from patchify_core.demo import box_methods
     from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.web.api import Endpoints
@@ -154,28 +144,28 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    way, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Endpoints(visits)
+    box_method, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Endpoints(visits)
 
-    def answered(question: Any) -> tuple[str, list[int]]:
-        answer = visits.answer(SearchRequest(question, showcase.levels, top, None, way))
+    def responses(query: Any) -> tuple[str, list[int]]:
+        answer = visits.answer(SearchRequest(query, showcase.levels, top, None, box_method))
         return visits.cards(answer), [result.match.image_id for result in answer.results]
 
     examples, order, programs = {}, {}, {}
-    for query in showcase.examples[:EXAMPLES]:
-        examples[query.id], order[query.id] = answered(showcase.example(query.id))
-        programs[query.id] = endpoints.search_by_example(query.id, top=PROGRAM_TOP)
+    for example in showcase.examples[:EXAMPLES]:
+        examples[example.id], order[example.id] = responses(showcase.example(example.id))
+        programs[example.id] = endpoints.search_by_example(example.id, top=PROGRAM_TOP)
     uploads = []
     for number in range(UPLOADS):
         data = _photo(visits, number)
-        question = showcase.upload(data)
-        box = [0.2 * question.width, 0.2 * question.height, 0.8 * question.width, 0.8 * question.height]
-        cards = answered(question)[0]
-        uploads.append((data, cards, box, answered(showcase.with_box(question, box))[0]))
+        query = showcase.upload(data)
+        box = [0.2 * query.width, 0.2 * query.height, 0.8 * query.width, 0.8 * query.height]
+        cards = responses(query)[0]
+        uploads.append((data, cards, box, responses(showcase.with_box(query, box))[0]))
     return Expected(examples, tuple(uploads), order, programs, len(showcase.gallery.images))
 
 
 def _photo(visits: Visits, number: int) -> bytes:
-    """A picture that nobody else uploads: a gallery picture, mirrored and enlarged to two megapixels."""
+    """Make a picture for upload: a gallery picture, mirrored and enlarged to two megapixels."""
     import io
 
     from PIL import ImageOps
@@ -189,52 +179,8 @@ def _photo(visits: Visits, number: int) -> bytes:
     return stream.getvalue()
 
 
-@contextmanager
-def running_server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """The address and process of a server that answers."""
-    with started_server(gallery) as (url, process):
-        _wait_until(url, process, lambda health: health.get("status") == "ok")
-        yield url, process
-
-
-@contextmanager
-def started_server(gallery: Path = SAMPLE_DB) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """`app.py` on a free port, with an upload folder of its own; it has only just been started."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="patchify-") as folder:
-        process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", str(port)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            env=os.environ | {"GRADIO_TEMP_DIR": folder, "PATCHIFY_GALLERY": str(gallery)},
-        )
-        try:
-            yield f"http://127.0.0.1:{port}", process
-        finally:
-            process.terminate()
-            process.wait(20)
-
-
-def _wait_until(url: str, process: subprocess.Popen[bytes], reached: Callable[[dict[str, Any]], bool]) -> None:
-    """Waits for what the server says of itself."""
-    import httpx
-
-    start = time.monotonic()
-    while time.monotonic() - start < START_LIMIT_S and process.poll() is None:
-        try:
-            if reached(httpx.get(f"{url}/health", timeout=10).json()):
-                return
-        except httpx.HTTPError:
-            pass
-        time.sleep(0.1)
-    raise PatchifyError("The page did not start: run python app.py to see why.")
-
-
 async def _warm(url: str, expected: Expected) -> None:
-    """One visitor sees everything once, so that all is prepared and loaded; memory is compared from there on."""
+    """Send every query once, so that everything is cached and loaded before memory is measured."""
     async with Browser(url) as browser:
         for example in expected.examples:
             await browser.send("pf-examples", "example", {"id": example})
@@ -260,78 +206,54 @@ async def _visit(
 async def _visitor(
     url: str, expected: Expected, outcome: VisitOutcome, number: int, end: float, address: str | None = None
 ) -> None:
-    """One visit: a page is opened, and wishes follow until the time is over."""
+    """Visit once: open the page, and act until the time is over."""
     chance = random.Random(number)
     await asyncio.sleep(chance.uniform(0, THINK_S[1]))
     async with Browser(url, address) as browser:
-        shown: tuple[str, int] | None = None  # the query on the page, which boxes and looks are about
+        shown: tuple[str, int] | None = None  # the query on the page: kind and id
         while time.monotonic() < end:
-            wish = chance.choices(list(WISHES), list(WISHES.values()))[0]
-            if wish == "box" and (shown is None or shown[0] != "upload"):
-                wish = "upload"
-            if wish == "look" and (shown is None or shown[0] != "example"):
-                wish = "example"
+            action = chance.choices(list(ACTIONS), list(ACTIONS.values()))[0]
+            if action == "box" and (shown is None or shown[0] != "upload"):
+                action = "upload"
+            if action == "look" and (shown is None or shown[0] != "example"):
+                action = "example"
             start = time.monotonic()
             try:
-                right, shown = await _wish(browser, expected, wish, shown, chance)
-                outcome.seconds[wish].append(time.monotonic() - start)
+                right, shown = await _act(browser, expected, action, shown, chance)
+                outcome.seconds[action].append(time.monotonic() - start)
                 outcome.mixed += not right
             except Busy:
                 outcome.busy += 1
             except Exception as error:
-                outcome.trouble[f"{wish}: {type(error).__name__}: {error}"[:200]] += 1
+                outcome.trouble[f"{action}: {type(error).__name__}: {error}"[:200]] += 1
             await asyncio.sleep(chance.uniform(*THINK_S))
 
 
-async def _wish(
-    browser: Browser, expected: Expected, wish: str, shown: tuple[str, int] | None, chance: random.Random
+async def _act(
+    browser: Browser, expected: Expected, action: str, shown: tuple[str, int] | None, chance: random.Random
 ) -> tuple[bool, tuple[str, int] | None]:
-    """Does one thing; returns whether the page then showed what it must, and the query that it shows now."""
-    if wish == "example":
+    """Do one action; return whether the response was as expected, and the query that the page shows now."""
+    if action == "example":
         at = chance.choice(list(expected.examples))
         await browser.send("pf-examples", "example", {"id": at})
         return browser.html("pf-results") == expected.examples[at], ("example", at)
-    if wish == "program":
+    if action == "program":
         at = chance.choice(list(expected.programs))
-        answer = await browser.ask("search_by_example", [at, None, PROGRAM_TOP, None, None, None, None])
+        answer = await browser.call("search_by_example", [at, None, PROGRAM_TOP, None, None, None, None])
         return answer == [expected.programs[at]], shown
-    if wish == "upload":
+    if action == "upload":
         at = chance.randrange(len(expected.uploads))
         data, cards, _, _ = expected.uploads[at]
         await browser.send("pf-query", "picked", {"path": await browser.upload(data)})
         return browser.html("pf-results") == cards, ("upload", at)
     assert shown is not None
-    if wish == "box":
+    if action == "box":
         _, _, box, cards = expected.uploads[shown[1]]
         await browser.send("pf-query", "drawn", {"box": box, "picture": browser.picture()})
         return browser.html("pf-results") == cards, shown
     picture = chance.choice(expected.order[shown[1]])
     await browser.send("pf-results", "look", {"id": picture})
     return f'data-again="{picture}"' in browser.html("pf-detail"), shown
-
-
-class PeakMemory:
-    """The most memory that the server had, looked at four times a second."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self._process, self.mb = process, resident_mb(process)
-
-    async def watch(self) -> None:
-        """Goes on looking until it is cancelled."""
-        while True:
-            now = resident_mb(self._process)
-            if now is not None:
-                self.mb = max(self.mb or 0.0, now)
-            await asyncio.sleep(0.25)
-
-
-def resident_mb(process: subprocess.Popen[bytes]) -> float | None:
-    """Megabytes of memory that a process has; None where there is no /proc to tell."""
-    try:
-        fields = Path(f"/proc/{process.pid}/statm").read_text(encoding="ascii").split()
-    except OSError:
-        return None
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 def _numbers(outcome: VisitOutcome, visitors: int, seconds: float) -> dict[str, Any]:

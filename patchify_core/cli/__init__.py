@@ -1,10 +1,12 @@
 """The command line, one module per command: `HELP`, `add_options(parser)` and `run(arguments) -> exit code`.
 
-main     finds the command, runs it, and turns errors into one sentence and an exit code
-options  options that several commands have, and what they mean where they are left out
-shared   what several commands do: progress on stderr, reading pictures, building
-check    the whole check behind `verify`
+A command may also have `interruption_note(arguments)`: what Ctrl-C leaves behind.
 
-Tables for people go to stdout, progress and warnings to stderr. At module level nothing heavy is imported, so that
-`--help` answers at once: what a command needs is imported where it is used.
+main     parses the command line, runs the command, and turns errors into one sentence and an exit code
+options  options that several commands share, and their defaults
+shared   work that several commands share: progress bars, reading galleries, building indexes, reports
+check    the check behind `verify`
+
+Tables go to stdout, progress and warnings to stderr. Nothing heavy is imported at module level, so that `--help`
+answers at once.
 """

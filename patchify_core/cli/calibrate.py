@@ -1,4 +1,4 @@
-"""`calibrate`: learns how likely results contain the query's object, for the recipe of an index."""
+"""`calibrate`: learn how likely results are to contain the query's object, for the recipe of an index."""
 
 from __future__ import annotations
 
@@ -19,36 +19,41 @@ if TYPE_CHECKING:
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.presence import Calibration
 
-HELP = "learn from annotated datasets how likely a result contains the query's object, and when it is not there"
+HELP = "learn from annotated datasets how likely a result contains the query's object, and when no result does"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument(
         "datasets",
         nargs="+",
         metavar="DATASET",
-        help="folders of datasets with queries; those of other pictures than the index are indexed like it",
+        help="folders of datasets with queries; pictures that are not in the index are indexed like it",
     )
     parser.add_argument(
-        "--index", required=True, metavar="INDEX", help="what is learned is written beside it, INDEX.calibration.json"
+        "--index",
+        required=True,
+        metavar="INDEX",
+        help="index folder; the calibration is written beside it, as INDEX.calibration.json",
     )
     parser.add_argument("--queries-from", choices=["dataset", "boxes"], default="dataset", help="as in evaluate")
     parser.add_argument(
-        "--work", metavar="FOLDER", help="keep the other datasets' indexes here: each picture is embedded once"
+        "--work",
+        metavar="FOLDER",
+        help="store the indexes of other datasets here, so that each picture is embedded only once",
     )
-    parser.add_argument("--json", action="store_true", help="print what was learned as JSON instead of tables")
+    parser.add_argument("--json", action="store_true", help="print the calibration as JSON instead of tables")
     add_device_options(parser)
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption."""
+def interruption_note(arguments: argparse.Namespace) -> str:
+    """Say what an interruption leaves behind."""
     kept = "embedded pictures are kept" if arguments.work else "nothing is kept (--work FOLDER keeps the indexes)"
     return f": {kept}, and {arguments.index} says what it said before; run the same command again"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Searches with every query, learns, prints how well it does and writes the calibration beside the index."""
+    """Search with every query, learn a calibration, print its quality and write it beside the index."""
     from patchify_core.evaluation import presence
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.presence import RecipeName, calibration_path, write_calibration
@@ -74,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _engine_of(gallery: Gallery, engine: Patchify, folder: Path) -> Patchify:
-    """An index of the dataset's pictures with the recipe of `engine`: its own, or one that is made in `folder`."""
+    """Return `engine` if it is of the dataset's pictures, or else build an index with its recipe in `folder`."""
     from patchify_core.index.build import build_index
     from patchify_core.index.patch_index import PatchIndex
     from patchify_core.patchify import Patchify
@@ -85,8 +90,8 @@ def _engine_of(gallery: Gallery, engine: Patchify, folder: Path) -> Patchify:
             return engine
     if not isinstance(engine.index, PatchIndex):
         raise PatchifyError(
-            f"The index does not hold exactly the pictures of {gallery.root}, and one in Milvus is no pattern for "
-            "another: name a dataset of its pictures."
+            f"The index does not contain exactly the pictures of {gallery.root}, and an index in Milvus cannot be a "
+            "template for another: name a dataset of its pictures."
         )
     with progress_bar(f"indexing {gallery.root.name}", " pictures") as progress:
         build_index(gallery, folder, engine.encoder, progress=progress, like=engine.index)
@@ -94,20 +99,20 @@ def _engine_of(gallery: Gallery, engine: Patchify, folder: Path) -> Patchify:
 
 
 def calibration_of(engine: Patchify, folder: Path) -> Calibration:
-    """What was learned for the recipe of the index; refuses where nothing was."""
+    """Return the calibration for the recipe of an index; refuse if there is none."""
     from patchify_core.retrieval.presence import find_calibration
 
-    found = find_calibration(engine.index, folder)
-    if found is None:
+    calibration = find_calibration(engine.index, folder)
+    if calibration is None:
         raise PatchifyError(
-            "For an index made like this one nothing was learned that tells absent objects: run the calibrate command "
-            "on an index that is kept (--index), or leave --absent out."
+            "There is no calibration for indexes with this recipe, so absent objects cannot be told: run the calibrate "
+            "command on an index that is kept (--index), or leave --absent out."
         )
-    return found
+    return calibration
 
 
 def print_rates(numbers: Mapping[str, Any]) -> None:
-    """Prints what `evaluation.presence.learn` or `measure` found."""
+    """Print the rates that `evaluation.presence.learn` or `measure` returned."""
     for name, rates in (
         ("on objects that it was not learned from", numbers.get("held_out")),
         ("measured", numbers.get("measured")),

@@ -1,4 +1,4 @@
-"""The whole check of an index: every byte, that its parts fit together, and that its pictures are those indexed."""
+"""Check an index: every byte, that its parts fit together, and that its pictures are those that were indexed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from patchify_core.errors import IndexFolderError
 from patchify_core.files import sha256_of_file
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.index.folder import PICTURES_NAME, checked_files, load_index, read_meta
-from patchify_core.index.integrity import META_NAME, damaged, is_intact, open_files, standing, steadily, unreadable
+from patchify_core.index.integrity import META_NAME, damaged, is_intact, open_files, unreadable
 from patchify_core.index.pictures import IndexedImage, read_table
+from patchify_core.index.swap import current_place, read_steadily
 
 LARGE_BYTES = 1 << 28
-"""From here on a bar shows how far it is: a second's work or so."""
+"""Least size for which a progress bar is shown: about a second's work."""
 
 DAMAGED, PICTURES_CHANGED = 2, 1
 MB = 1_000_000
@@ -26,16 +27,16 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class Verified:
-    """What was found.
+    """The result of a check.
 
     Attributes:
-        files: the index's files that were checked, by name in alphabetical order.
-        bytes: of all of them.
-        damage: a sentence for each thing wrong with the index.
-        gallery: folder of the pictures; None where it is not there, so that they were not checked.
-        images: pictures in the index.
+        files: names of the index's files, in alphabetical order.
+        bytes: their total size.
+        damage: a sentence for each defect of the index.
+        gallery: folder of the pictures; None if it does not exist, so that the pictures were not checked.
+        images: number of pictures in the index.
         pictures: a sentence for each picture that vanished or changed.
-        store: where in Milvus all of the descriptors are; None where they are in the files, or something is damaged.
+        store: URI of the Milvus database with the descriptors; None if they are in the files, or the index is damaged.
     """
 
     files: tuple[str, ...]
@@ -53,15 +54,15 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Checks every byte of an index, that its parts fit together, and its pictures if their folder is there.
+    """Check every byte of an index, that its parts fit together, and its pictures if their folder is there.
 
-    Of descriptors in Milvus only their number is checked; that they are the same is its affair.
+    Of descriptors in Milvus only the number is checked.
 
     Raises:
         StoreError: if Milvus does not answer, or does not know the collection.
-        IndexFolderError: if it is no index, or one of another version, or what describes it (`meta.json`) is damaged.
+        IndexFolderError: if it is not an index, is one of another version, or its `meta.json` is damaged.
     """
-    return steadily(folder, lambda place: _Check(folder, place).found())
+    return read_steadily(folder, lambda place: _Check(folder, place).run())
 
 
 class _Check:
@@ -87,7 +88,7 @@ class _Check:
         return checked_listing_files(self.meta, self.folder)
 
     def _images(self) -> Sequence[IndexedImage]:
-        """The pictures: of `meta.json`, or a big index' own table; none where that is damaged, which is found later."""
+        """Read the pictures from `meta.json` or a big index' table; empty if the table is damaged."""
         if self.meta["images"] is not None:
             return [IndexedImage(**image) for image in self.meta["images"]]
         try:
@@ -96,12 +97,12 @@ class _Check:
         except (IndexFolderError, OSError, ValueError):
             return []
 
-    def found(self) -> Verified:
+    def run(self) -> Verified:
         large = self.work >= LARGE_BYTES
         with progress_bar("verifying", " MB") if large else nullcontext(self.show) as self.show:
             damage = [sentence for name in sorted(self.files) if (sentence := self._damage_of(name))]
-            if damage and (standing(self.folder) != self.place or read_meta(self.folder) != self.meta):
-                raise IndexFolderError("A build put another index in this one's place.")  # and `steadily` looks again
+            if damage and (current_place(self.folder) != self.place or read_meta(self.folder) != self.meta):
+                raise IndexFolderError("A build replaced this index by another.")  # retried
             gallery = self.root if self.root.is_dir() else None
             pictures = [] if gallery is None else [s for image in self.images if (s := self._change_of(image))]
         if not damage:
@@ -114,7 +115,7 @@ class _Check:
         return Verified(files, self.size, tuple(damage), gallery, len(self.images), tuple(pictures), store)
 
     def _misfits(self) -> list[str]:
-        """Each file is as it was written; that they fit together, and to what Milvus has, is another thing."""
+        """Check that intact files fit together, and fit what is in Milvus."""
         if self.store is None:
             load_index(self.folder)
             return []

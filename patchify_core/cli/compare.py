@@ -1,4 +1,4 @@
-"""`compare`: is one evaluation better than another?"""
+"""`compare`: test whether one evaluation is better than another."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ HELP = "is one evaluation better than another? (paired bootstrap)"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
-    parser.add_argument("a", metavar="A.json", help="written by evaluate --json")
-    parser.add_argument("b", metavar="B.json", help="another over the same dataset")
+    """Add the command's options."""
+    parser.add_argument("a", metavar="A.json", help="result of evaluate --json")
+    parser.add_argument("b", metavar="B.json", help="another one over the same dataset")
     parser.add_argument(
         "--level",
         metavar="N",
-        help="compare at this level; N,M takes A's level N and B's level M (default: the finest)",
+        help="level to compare; N,M for level N of A and level M of B (default: the finest)",
     )
     parser.add_argument(
         "--json",
         nargs="?",
         const="-",
         metavar="FILE",
-        help="write the comparison as JSON, to FILE or instead of the text",
+        help="write the comparison as JSON to FILE, or print it instead of the text",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints one sentence per metric, or JSON."""
+    """Print one sentence per metric, or JSON."""
     from patchify_core.evaluation.compare import as_json, compare, read_run
     from patchify_core.evaluation.record import write_json
 
@@ -59,4 +59,6 @@ def _levels(text: str | None) -> tuple[int | None, int | None]:
             return levels[0], levels[-1]
     except ValueError:
         pass
-    raise PatchifyError(f"--level takes one number, or A's and B's with a comma between, such as 1,4, not {text!r}.")
+    raise PatchifyError(
+        f"--level takes one number, or those of A and B separated by a comma, such as 1,4, not {text!r}."
+    )

@@ -1,4 +1,4 @@
-"""`embed`: pictures to a folder of shards, here or with Ray on many workers."""
+"""`embed`: embed pictures into a folder of shards, in this process or with Ray on many workers."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from patchify_core.cli import options
 from patchify_core.cli.shared import (
     folder_bytes,
+    format_speed,
+    print_report,
+    print_skipped,
     progress_bar,
     read_pictures,
-    report_done,
-    say_skipped,
-    speed_in_words,
 )
 from patchify_core.errors import PatchifyError
 
@@ -24,62 +24,60 @@ if TYPE_CHECKING:
     from patchify_core.gallery import Gallery
     from patchify_core.index.shards import EmbedReport, RaySettings
 
-HELP = "embed pictures into shards, which index --from-shards takes; with --ray on many workers"
+HELP = "embed pictures into shards for index --from-shards; with --ray on many workers"
 
-HERE = ""
-"""`--ray` without an address: a Ray of our own on this machine."""
+LOCAL = ""
+"""`--ray` without an address: a local Ray on this machine."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     options.add_gallery_options(
         parser,
         help="folder of pictures, or a dataset with annotations.json",
-        out=("SHARDS", "folder of shards to make or go on with"),
-        like="encoder, regions, features and learned projection of this index: smaller shards",
+        out=("SHARDS", "folder of shards to create or resume"),
+        like="use the encoder, regions, features and learned projection of this index: smaller shards",
     )
     parser.add_argument(
-        "--half", action="store_true", default=None, help="keep descriptors in half precision: half the space"
+        "--half", action="store_true", default=None, help="store descriptors in half precision: half the space"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Embeds a gallery into shards, or goes on where that was cut."""
+    """Embed a gallery into shards, or resume an interrupted run."""
     report, gallery = embed(arguments, Path(arguments.out))
     size = folder_bytes(arguments.out)
-    text, rate = f"{arguments.out}: {in_words(report)}, {size / 1e6:.1f} MB", report.images_per_s
-    report_done(
+    text, rate = f"{arguments.out}: {describe(report)}, {size / 1e6:.1f} MB", report.images_per_s
+    print_report(
         arguments, report, text, images_per_s=rate, bytes=size, shards_folder=arguments.out, notes=gallery.notes
     )
-    return say_skipped(report)
+    return print_skipped(report)
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption."""
-    return options.GOING_ON
+interruption_note = options.resume_note
 
 
-def in_words(report: EmbedReport) -> str:
-    """What was embedded, in words."""
-    lost = f"; {report.lost} lost workers, whose shards others did" if report.lost else ""
+def describe(report: EmbedReport) -> str:
+    """Describe what was embedded."""
+    lost = f"; {report.lost} workers lost, whose shards others embedded" if report.lost else ""
     return (
-        f"{report.images} pictures in {report.shards} shards; {report.embedded} embedded, {report.reused} shards stood "
-        f"there already{lost}; {speed_in_words(report)}"
+        f"{report.images} pictures in {report.shards} shards; {report.embedded} embedded, {report.reused} shards "
+        f"existed already{lost}; {format_speed(report)}"
     )
 
 
 def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Gallery]:
-    """Embeds as the options say, with a bar; returns what was done, and of what."""
+    """Embed a gallery as the options say, with a progress bar; return the report and the gallery."""
     from patchify_core.encoders import EncoderSettings
     from patchify_core.index.patch_index import PatchIndex
     from patchify_core.index.shards import EmbedSettings, embed_gallery
     from patchify_core.regions import parse_regions
 
-    options.fill(arguments, options.usual())
+    options.fill(arguments, options.defaults())
     ray = ray_settings(arguments)
     like = None if arguments.like is None else PatchIndex.load(arguments.like)
-    more = options.given(arguments, "shard_images", "keep_maps")
-    more |= {"kind": "float16"} if options.given(arguments, "half") else {}
+    more = options.specified(arguments, "shard_images", "keep_maps")
+    more |= {"kind": "float16"} if options.specified(arguments, "half") else {}
     settings = EmbedSettings(arguments.features if like is None else like.features, **more)
     regions = parse_regions(arguments.regions) if like is None else like.regions
     gallery = read_pictures(arguments)
@@ -96,25 +94,25 @@ def embed(arguments: argparse.Namespace, out: Path) -> tuple[EmbedReport, Galler
 
 
 def _loaded(spec: str, encoding: EncoderSettings, ray: RaySettings | None) -> Encoder:
-    """The encoder; where workers embed, this process needs it only to know what it is, and not on a GPU."""
+    """Load the encoder; on the CPU if Ray workers embed, because this process then only needs its description."""
     from patchify_core.encoders import load_encoder
 
     return load_encoder(spec, encoding if ray is None else replace(encoding, device="cpu"))
 
 
 def ray_settings(arguments: argparse.Namespace) -> RaySettings | None:
-    """What the options say about Ray; None where --ray is not among them.
+    """Return the settings of Ray; None without --ray.
 
     Raises:
-        PatchifyError: if options that only Ray has are options.given without it.
+        PatchifyError: if options of Ray are used without --ray.
     """
     from patchify_core.encoders import load_encoder
     from patchify_core.index.shards import RaySettings
 
-    more = options.given(arguments, "workers", "cpus", "gpus")
+    more = options.specified(arguments, "workers", "cpus", "gpus")
     if arguments.ray is None:
         for name in more:
-            raise PatchifyError(f"{options.flag(name)} says how Ray embeds: add --ray, or leave it out.")
+            raise PatchifyError(f"{options.flag(name)} is an option of Ray: add --ray, or leave it out.")
         return None
-    address = arguments.ray if arguments.ray != HERE else os.environ.get("RAY_ADDRESS") or None
+    address = arguments.ray if arguments.ray != LOCAL else os.environ.get("RAY_ADDRESS") or None
     return RaySettings(address, load=load_encoder, **more)

@@ -1,4 +1,4 @@
-"""`evaluate`: the scores of a whole dataset."""
+"""`evaluate`: score a whole dataset."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from patchify_core.cli.shared import build, check_writable, progress_bar, read_a
 from patchify_core.errors import GalleryError, PatchifyError
 
 if TYPE_CHECKING:
-    from patchify_core.evaluation.journal import RunJournal
+    from patchify_core.evaluation.record import RunJournal
     from patchify_core.evaluation.run import LevelReport
     from patchify_core.gallery import Gallery
     from patchify_core.index.build import BuildReport
@@ -30,14 +30,14 @@ HELP = "score a dataset: mAP, LocScore, recall@k for every level"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument("dataset", metavar="DATASET", help="folder of a dataset")
     parser.add_argument(
         "--format",
         choices=["auto", "coco", "instre", "ilias", "revisited"],
         default="auto",
-        help="layout of the dataset (default: told from annotations.json, gnd_instre.mat, ilias_core, or "
-        "gnd_roxford5k.pkl and gnd_rparis6k.pkl, the revisited Oxford and Paris)",
+        help="layout of the dataset (default: detected from annotations.json, gnd_instre.mat, ilias_core, or "
+        "gnd_roxford5k.pkl and gnd_rparis6k.pkl of the revisited Oxford and Paris)",
     )
     parser.add_argument(
         "--subset",
@@ -49,28 +49,28 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--queries-from",
         choices=["dataset", "boxes"],
         default="dataset",
-        help="boxes: make every annotated box a query, with its own picture excluded (default: the images whose split "
-        "is query)",
+        help="boxes: use every annotated box as a query, excluding its own picture (default: the images whose split is "
+        "query)",
     )
     parser.add_argument(
         "--query",
         choices=["box", "whole", "text"],
         default="box",
-        help="what a query is: the box of its object (default, as the paper has it), its whole picture (as in ILIAS' "
+        help="type of query: the box of its object (default, as in the paper), its whole picture (as in ILIAS' "
         "published numbers), or the description of its object (ILIAS; with an open_clip encoder)",
     )
     parser.add_argument(
         "--resize",
         choices=["squash", "aspect"],
-        help="how a box becomes the encoder's input: squashed to its square (default), or with its aspect ratio kept "
-        "and its larger side as long as the square's (as in ILIAS' published numbers; as --encoder aspect:NAME)",
+        help="how a box is resized for the encoder: squashed to a square (default), or with its aspect ratio preserved "
+        "(as in ILIAS' published numbers; the same as --encoder aspect:NAME)",
     )
     parser.add_argument(
         "--index",
         metavar="INDEX",
-        help="keep the index here and reuse it as it was made (default: a temporary one)",
+        help="store the index here and reuse it with its recipe (default: a temporary one)",
     )
-    parser.add_argument("--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all there are)")
+    parser.add_argument("--levels", metavar="N,N", help="score only these levels, e.g. 1,4 (default: all)")
     parser.add_argument("--cutoff", type=int, metavar="K", help="count only the first K ranks (AP@K, LocScore@K)")
     parser.add_argument(
         "--rerank",
@@ -79,24 +79,24 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     options.add_rerank_options(parser)
     options.add_refine_options(parser)
-    parser.add_argument("--shortlist", type=int, metavar="K", help="matches that are re-ranked (not by qe or map)")
+    parser.add_argument("--shortlist", type=int, metavar="K", help="number of matches to re-rank (not for qe or map)")
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write the numbers to FILE as JSON; finished queries are kept in FILE.partial meanwhile, so that the same "
-        "command goes on after an interruption",
+        help="write the numbers to FILE as JSON; finished queries are stored in FILE.partial meanwhile, so that the "
+        "same command resumes after an interruption",
     )
     parser.add_argument("--csv", metavar="FILE", help="write a row per query and level to FILE")
     parser.add_argument(
         "--similarities",
         metavar="FILE",
-        help="write the finest level's rankings to FILE (.json) in the format that ILIAS' own evaluate.py reads",
+        help="write the rankings of the finest level to FILE (.json) in the format of ILIAS' own evaluate.py",
     )
     parser.add_argument(
         "--absent",
         action="store_true",
-        help="also tell how well the index' calibration (calibrate) says that an object is not in the gallery: every "
-        "query is searched again, and its positives removed",
+        help="also measure how well the index' calibration (calibrate) detects that an object is not in the gallery: "
+        "every query is searched again with its positives removed",
     )
     options.add_descriptor_options(parser)
     options.add_codec_options(parser)
@@ -104,10 +104,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     options.add_store_options(parser)
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption, and what is lost."""
+def interruption_note(arguments: argparse.Namespace) -> str:
+    """Say what an interruption leaves behind."""
     if arguments.index and arguments.json:
-        return options.GOING_ON
+        return options.resume_note(arguments)
     if arguments.index:
         return ": the index is kept, the finished queries are lost (--json keeps them); run the same command again"
     if arguments.json:
@@ -116,11 +116,11 @@ def remains(arguments: argparse.Namespace) -> str:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Scores a dataset at every stage of its regions, prints a table and writes JSON and CSV."""
+    """Score a dataset at every stage of its regions, print a table and write JSON and CSV."""
     from patchify_core.encoders import TextEncoder, load_encoder
     from patchify_core.evaluation import record
-    from patchify_core.evaluation.export import IliasExport
     from patchify_core.evaluation.presence import examples_of, measure
+    from patchify_core.evaluation.published import IliasExport
     from patchify_core.evaluation.run import chosen_levels, evaluate
     from patchify_core.index.folder import check_same_collection
     from patchify_core.patchify import Patchify
@@ -139,12 +139,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.similarities and (gallery.benchmark is None or gallery.benchmark.name != "ilias"):
         raise GalleryError(f"--similarities is for ILIAS, and {gallery.root} is not read as ILIAS: leave it out.")
-    if folder is not None:  # a build would drop the pictures that it is of
+    if folder is not None:  # else a build would drop the pictures of another collection
         check_same_collection(folder, gallery, arguments.dataset)
     reranker = _reranker(arguments)
     encoder = load_encoder(arguments.encoder)
     learned = [one for one in getattr(reranker, "parts", [reranker]) if isinstance(one, LearnedRerank)]
-    for one in learned:  # before the index is built rather than after it
+    for one in learned:  # check before the index is built
         one.encoder_for(encoder)
     if arguments.query == "text" and not isinstance(encoder, TextEncoder):
         raise PatchifyError(f"{arguments.encoder} knows no words: use an open_clip encoder, or leave --query text out.")
@@ -211,14 +211,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _resized(encoder: str, resize: str | None) -> str:
-    """The encoder that sees boxes as --resize says."""
+    """Apply --resize to the name of the encoder."""
     if resize == "squash" and encoder.startswith("aspect:"):
         raise PatchifyError(f"{encoder} keeps the aspect ratio: leave --resize squash out, or choose another index.")
     return f"aspect:{encoder}" if resize == "aspect" and not encoder.startswith("aspect:") else encoder
 
 
 def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
-    """What a build would report of a big index of the gallery; that it is one of no other is checked elsewhere.
+    """Return the report of a build that changed nothing, for a big index of the gallery.
 
     Raises:
         IndexFolderError: if a picture is missing or has another size than when it was embedded.
@@ -230,23 +230,23 @@ def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
 
 
 def _checked(arguments: argparse.Namespace) -> list[int] | None:
-    """Refuses options before the work rather than after it; returns the levels of --levels."""
+    """Check the options before the work starts; return the levels of --levels."""
     from patchify_core.features.extract import CROP, checked_features
 
     if arguments.cutoff is not None and arguments.cutoff < 1:
-        raise PatchifyError(f"--cutoff counts ranks from 1, not {arguments.cutoff}.")
+        raise PatchifyError(f"--cutoff must be at least 1, not {arguments.cutoff}.")
     if arguments.shortlist is not None and arguments.shortlist < 1:
-        raise PatchifyError(f"--shortlist counts matches from 1, not {arguments.shortlist}.")
+        raise PatchifyError(f"--shortlist must be at least 1, not {arguments.shortlist}.")
     if arguments.shortlist is not None and not arguments.rerank:
-        raise PatchifyError("--shortlist says how many matches are re-ranked: name a re-ranker with --rerank.")
+        raise PatchifyError("--shortlist is the number of matches to re-rank: name a re-ranker with --rerank.")
     on_maps = [f"--{how} map" for how in ("refine", "rerank") if "map" in (getattr(arguments, how) or "").split("+")]
     if on_maps and checked_features(arguments.features) == CROP:
         raise PatchifyError(
-            f"{on_maps[0]} searches feature maps, and crops have none: add --features pooled --keep-maps, or take "
-            "another way."
+            f"{on_maps[0]} searches feature maps, and crops have none: add --features pooled --keep-maps, or use "
+            "another method."
         )
     if arguments.similarities and not arguments.similarities.endswith(".json"):
-        raise PatchifyError(f"ILIAS' evaluate.py reads .json files only: call {arguments.similarities} so.")
+        raise PatchifyError(f"ILIAS' evaluate.py reads only .json files: add .json to {arguments.similarities}.")
     named = {"JSON": arguments.json, "CSV": arguments.csv, "similarities": arguments.similarities}
     for (one, file), (other, same) in combinations(named.items(), 2):
         if file and same and os.path.realpath(file) == os.path.realpath(same):
@@ -260,7 +260,7 @@ def _checked(arguments: argparse.Namespace) -> list[int] | None:
         return [int(level) for level in arguments.levels.split(",")]
     except ValueError:
         raise PatchifyError(
-            f"--levels takes numbers with commas between, for example 1,4, not {arguments.levels!r}."
+            f"--levels takes numbers separated by commas, for example 1,4, not {arguments.levels!r}."
         ) from None
 
 
@@ -273,9 +273,9 @@ def _reranker(arguments: argparse.Namespace) -> Reranker | None:
         return None
     if shortlist is not None:
         if not any(part.strip() in (*VERIFICATIONS, *LEARNED) for part in name.split("+")):
-            load_reranker(name)  # an unknown name is the first thing to say
+            load_reranker(name)  # refuses an unknown name first
             raise PatchifyError(
-                f"{name} orders the whole ranking anew and has no shortlist: leave --shortlist out, or add "
+                f"{name} re-ranks the whole ranking and has no shortlist: leave --shortlist out, or add "
                 f"{' or '.join((*VERIFICATIONS, *LEARNED))} with a plus."
             )
         settings = replace(
@@ -290,8 +290,8 @@ def _reranker(arguments: argparse.Namespace) -> Reranker | None:
 def _journal(
     file: str | None, settings: dict[str, Any], levels: Sequence[int], queries: int
 ) -> Iterator[RunJournal | None]:
-    """The journal beside the JSON file, if one will be written; says what was taken over from it."""
-    from patchify_core.evaluation.journal import RunJournal, journal_beside
+    """Open the journal beside the JSON file, if there is one, and print what is resumed."""
+    from patchify_core.evaluation.record import RunJournal, journal_beside
 
     path = journal_beside(Path(file)) if file else None
     if path is None:

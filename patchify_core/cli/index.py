@@ -1,4 +1,4 @@
-"""`index`: builds or updates an index folder."""
+"""`index`: build or update an index folder."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli import options
-from patchify_core.cli.embed import embed, in_words, ray_settings
+from patchify_core.cli.embed import describe, embed, ray_settings
 from patchify_core.cli.shared import (
     build,
     folder_bytes,
+    format_speed,
     milvus_target,
+    print_report,
+    print_skipped,
     progress_bar,
     read_pictures,
-    report_done,
-    say_skipped,
-    speed_in_words,
 )
 from patchify_core.errors import PatchifyError
 
@@ -28,68 +28,68 @@ if TYPE_CHECKING:
 HELP = "build or update an index of a dataset or a folder of pictures"
 
 CODEC = ("factory", "codebook", "rescore")
-"""Options that say how descriptors are coded."""
+"""Options of the codec."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     options.add_gallery_options(
         parser,
         nargs="?",
         help="folder of pictures, or a dataset with annotations.json (or give --from-shards)",
-        out=("INDEX", "index folder to make or update"),
-        like="make it just like this one, encoder, regions, features and codec as trained there: for folders with too "
-        "few pictures to learn a codec from, and for indexes that shall be comparable",
+        out=("INDEX", "index folder to create or update"),
+        like="use the encoder, regions, features and trained codec of this index: for folders with too few pictures to "
+        "train a codec, and for comparable indexes",
     )
     parser.add_argument(
-        "--from-shards", metavar="SHARDS", help="index a collection of any size that embed has written into shards"
+        "--from-shards", metavar="SHARDS", help="index a collection of any size from the shards that embed wrote"
     )
     parser.add_argument(
         "--memory",
         type=float,
         metavar="GB",
-        help="what a search may take: chooses codec, lists and bytes per patch, and says what and why",
+        help="memory budget of a search: chooses codec, lists and bytes per patch, and says why",
     )
     parser.add_argument(
         "--keep-codes",
         action="store_true",
-        help="with --from-shards and --rescore: add finer codes to the big index that stands at --out; its own stay",
+        help="with --from-shards and --rescore: add finer codes to the existing big index at --out, whose codes stay",
     )
     options.add_codec_options(parser)
     options.add_store_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Builds or updates an index folder."""
+    """Build or update an index folder."""
     if (arguments.gallery is None) == (arguments.from_shards is None):
-        raise PatchifyError("Index either a GALLERY or what embed has written (--from-shards SHARDS): one of the two.")
-    codec = options.given(arguments, "factory", "codebook")
-    free = not options.given(arguments, *CODEC, "memory", "like") and arguments.store in (None, "faiss")
-    options.fill(arguments, options.usual())
+        raise PatchifyError(
+            "Index either a GALLERY or the shards that embed wrote (--from-shards SHARDS): one of the two."
+        )
+    codec = options.specified(arguments, "factory", "codebook")
+    free = not options.specified(arguments, *CODEC, "memory", "like") and arguments.store in (None, "faiss")
+    options.fill(arguments, options.defaults())
     if arguments.from_shards is not None:
-        rest = [name for name in options.MADE_WITH if name not in CODEC]
+        rest = [name for name in options.RECIPE_OPTIONS if name not in CODEC]
         _check_unchanged(
             arguments, "--from-shards", arguments.from_shards, *rest, "like", "exclude", "format", "subset"
         )
         return _from_shards(arguments, Path(arguments.from_shards), codec)
     if arguments.keep_codes:
-        raise PatchifyError("--keep-codes is for big indexes: say with --from-shards what this one was built of.")
+        raise PatchifyError("--keep-codes is for big indexes: name the shards of this one with --from-shards.")
     if ray_settings(arguments) is not None:
         return _with_ray(arguments, codec)
     return _from_pictures(arguments, free)
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption."""
-    return options.GOING_ON
+interruption_note = options.resume_note
 
 
 def _from_pictures(arguments: argparse.Namespace, free: bool) -> int:
-    """Builds or updates an index of a gallery in this process.
+    """Build or update an index of a gallery in this process.
 
     Args:
         arguments: parsed and filled.
-        free: whether nothing on the command line says how descriptors are coded.
+        free: whether the codec may be chosen, because no option determines it.
     """
     from patchify_core.encoders import load_encoder
     from patchify_core.index.build import build_index
@@ -105,7 +105,7 @@ def _from_pictures(arguments: argparse.Namespace, free: bool) -> int:
             _choose_fast(arguments, len(gallery.images), regions.patches_per_image)
         report = build(gallery, Path(arguments.out), load_encoder(arguments.encoder), arguments)
     else:
-        _check_unchanged(arguments, "--like", arguments.like, *options.MADE_WITH, "store", "memory")
+        _check_unchanged(arguments, "--like", arguments.like, *options.RECIPE_OPTIONS, "store", "memory")
         like = PatchIndex.load(arguments.like)
         regions, gallery = like.regions, read_pictures(arguments)
         encoder = load_encoder(like.encoder.spec)
@@ -114,19 +114,19 @@ def _from_pictures(arguments: argparse.Namespace, free: bool) -> int:
     size = folder_bytes(arguments.out)
     text = (
         f"{arguments.out}: {report.images} pictures x {regions.patches_per_image} patches, {size / 1e6:.1f} MB; "
-        f"{report.embedded} embedded, {report.reused} already known; {speed_in_words(report)}"
+        f"{report.embedded} embedded, {report.reused} already known; {format_speed(report)}"
     )
     rate = report.images_per_s
-    report_done(arguments, report, text, images_per_s=rate, bytes=size, index=arguments.out, notes=gallery.notes)
-    return say_skipped(report)
+    print_report(arguments, report, text, images_per_s=rate, bytes=size, index=arguments.out, notes=gallery.notes)
+    return print_skipped(report)
 
 
 def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
-    """Takes the codec that fits the memory, and says what and why."""
+    """Choose the codec that fits the memory, and print the reason."""
     from patchify_core.encoders import load_encoder
     from patchify_core.index.big import choose
 
-    if options.changed(arguments, "factory"):
+    if options.first_changed(arguments, "factory"):
         raise _codec_or_memory()
     chosen = choose(max(pictures, 1), patches, arguments.memory, load_encoder(arguments.encoder).info.dim)
     if chosen.lists:
@@ -139,7 +139,7 @@ def _choose(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
 
 
 def _choose_fast(arguments: argparse.Namespace, pictures: int, patches: int) -> None:
-    """Takes the codec of the index that stands, or one that suits the number of pictures, and says which and why."""
+    """Choose the codec of the existing index, or one that suits the number of pictures, and print the reason."""
     from patchify_core.encoders import load_encoder
     from patchify_core.index.big.plan import choose_fast
     from patchify_core.index.build import codec_of
@@ -156,33 +156,33 @@ def _choose_fast(arguments: argparse.Namespace, pictures: int, patches: int) -> 
 
 
 def _codec_or_memory() -> PatchifyError:
-    return PatchifyError("--memory chooses how descriptors are kept: leave --preset and --factory out, or --memory.")
+    return PatchifyError("--memory chooses the codec: leave --preset and --factory out, or --memory.")
 
 
 def _with_ray(arguments: argparse.Namespace, codec: dict[str, Any]) -> int:
-    """Embeds with Ray into shards beside the index, which stay there for the next time, and builds it from them."""
+    """Embed with Ray into shards beside the index, which are kept for updates, and build the index from them."""
     out = Path(arguments.out)
     shards = out.with_name(out.name + ".shards")
     if arguments.like is not None:
-        raise PatchifyError("--like does not go with --ray: run embed --ray, and then index --from-shards.")
-    if milvus_target(arguments) is not None:  # what it does not keep is refused before the work
+        raise PatchifyError("--like does not work with --ray: run embed --ray, and then index --from-shards.")
+    if milvus_target(arguments) is not None:  # refuse unsupported settings before the work
         from patchify_core.index.build import BuildSettings
         from patchify_core.index.milvus.build import projection_kept
 
         how = ("factory", "codebook", "rescore", "keep_maps")
         projection_kept(BuildSettings(**{name: getattr(arguments, name) for name in how}))
     report, _ = embed(arguments, shards)
-    print(f"{shards}: {in_words(report)}; kept for the next time", file=sys.stderr)
-    return max(_from_shards(arguments, shards, codec), say_skipped(report))
+    print(f"{shards}: {describe(report)}; kept for the next time", file=sys.stderr)
+    return max(_from_shards(arguments, shards, codec), print_skipped(report))
 
 
 def _from_shards(arguments: argparse.Namespace, shards: Path, codec: dict[str, Any]) -> int:
-    """Brings embedded shards into a store, or adds finer codes to a big index of them.
+    """Index embedded shards in a store, or add finer codes to a big index of them.
 
     Args:
         arguments: parsed and filled.
         shards: their folder.
-        codec: `factory` and `codebook`, where they are on the command line.
+        codec: `factory` and `codebook`, as far as they are on the command line.
     """
     from patchify_core.index.big import ScaleSettings, build_fitting
     from patchify_core.index.shards import pictures_of
@@ -205,17 +205,17 @@ def _from_shards(arguments: argparse.Namespace, shards: Path, codec: dict[str, A
         f"{why}\n{arguments.out}: {report.images:,} pictures, {report.patches:,} patches, {report.bytes / 1e6:.1f} MB; "
         f"{speed}, {report.learn_s + report.code_s + report.merge_s:.1f} s"
     )
-    return report_done(arguments, report, text, index=arguments.out)
+    return print_report(arguments, report, text, index=arguments.out)
 
 
 def _add_finer(arguments: argparse.Namespace, stream: ShardFolder) -> int:
-    """Adds finer codes to a big index that exists."""
+    """Add finer codes to an existing big index."""
     from patchify_core.index.big import add_finer
 
     if arguments.rescore is None or arguments.memory is not None:
         raise PatchifyError(
-            "--keep-codes adds finer codes to an index that stands: give them with --rescore, for example SQ8, and "
-            "leave --memory out."
+            "--keep-codes adds finer codes to an existing index: name them with --rescore, for example SQ8, and leave "
+            "--memory out."
         )
     with progress_bar("coding", " pictures") as progress:
         report = add_finer(stream, arguments.out, arguments.rescore, progress)
@@ -223,17 +223,17 @@ def _add_finer(arguments: argparse.Namespace, stream: ShardFolder) -> int:
         f"{arguments.out}: finer codes ({arguments.rescore}) for {report.images:,} pictures, {report.coded:,} of them "
         f"coded now; {report.bytes / 1e6:.1f} MB in all; {report.seconds:.1f} s"
     )
-    return report_done(arguments, report, text, index=arguments.out)
+    return print_report(arguments, report, text, index=arguments.out)
 
 
 def _into_milvus(arguments: argparse.Namespace, stream: ShardFolder, root: Path | None, target: Target) -> int:
-    """Brings the descriptors of embedded shards into a collection."""
+    """Write the descriptors of embedded shards to a Milvus collection."""
     from patchify_core.index.codec.codes import CodeSettings
     from patchify_core.index.milvus.build import stream_to_milvus
 
     for name in ("memory", "keep_codes"):
         if getattr(arguments, name):
-            raise PatchifyError(f"{options.flag(name)} is for indexes of FAISS: leave it out with --store milvus.")
+            raise PatchifyError(f"{options.flag(name)} is for FAISS indexes: leave it out with --store milvus.")
     if root is None:
         raise PatchifyError(f"{stream.folder} does not say whose pictures it holds: embed them again.")
     settings = CodeSettings(arguments.factory, arguments.codebook, arguments.rescore)
@@ -243,11 +243,11 @@ def _into_milvus(arguments: argparse.Namespace, stream: ShardFolder, root: Path 
         f"{arguments.out}: {report.images:,} pictures x {stream.regions.patches_per_image} patches; "
         f"{report.images - report.reused:,} written, {report.reused:,} already there"
     )
-    return report_done(arguments, report, text, index=arguments.out)
+    return print_report(arguments, report, text, index=arguments.out)
 
 
 def _check_unchanged(arguments: argparse.Namespace, option: str, source: str, *names: str) -> None:
-    """With --like or --from-shards, the other index or the shards say how this one is made; these options may not."""
-    odd = options.changed(arguments, *names)
+    """Refuse options that contradict --like or --from-shards, which determine the recipe."""
+    odd = options.first_changed(arguments, *names)
     if odd:
         raise PatchifyError(f"{option} takes all of it from {source}: leave {odd} out, or {option}.")

@@ -1,4 +1,4 @@
-"""Reads the command line, runs one command and returns its exit code.
+"""Parse the command line, run one command and return its exit code.
 
 Exit codes: 0 done, 1 done but some pictures were skipped or have changed, 2 refused or failed, 130 interrupted.
 """
@@ -50,7 +50,7 @@ COMMANDS: dict[str, ModuleType] = {
 
 
 def parser() -> argparse.ArgumentParser:
-    """The whole command line."""
+    """Return the parser of the whole command line."""
     root = argparse.ArgumentParser(
         prog="python -m patchify_core",
         description="Patch-wise instance retrieval: find the pictures that contain an object, and where.",
@@ -65,13 +65,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code; a refusal is one sentence on stderr, never a traceback."""
+    """Run one command and return its exit code; an error is one sentence on stderr, never a traceback."""
     arguments = parser().parse_args(argv)
     command = COMMANDS[arguments.command]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a file's name may not fit the terminal's encoding
-    # Where encoders and Milvus look, whoever uses them.
+            stream.reconfigure(errors="backslashreplace")  # the terminal's encoding may lack a character of a file name
+    # Encoders and Milvus read these settings from the environment.
     for option in ("device", "engine", "precision", "compile", "readers", "token"):
         if value := getattr(arguments, option, None):
             os.environ["MILVUS_TOKEN" if option == "token" else f"PATCHIFY_{option.upper()}"] = value
@@ -83,20 +83,20 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return REFUSED
     except KeyboardInterrupt:
-        remains = command.remains(arguments) if hasattr(command, "remains") else ""
-        print(f"\ninterrupted{remains}.", file=sys.stderr)
+        note = command.interruption_note(arguments) if hasattr(command, "interruption_note") else ""
+        print(f"\ninterrupted{note}.", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # The reader (head, less) has gone: that is no failure, and there is nobody to tell.
-        _give_up_stdout()
+        # The reader (head, less) has closed the pipe, which is not a failure.
+        _discard_stdout()
         return 0
     except OSError as error:
         name, why = error.filename or "The output", error.strerror or error
         print(f"error: {name} cannot be read or written ({why}): check its name and disk.", file=sys.stderr)
-        _give_up_stdout()
+        _discard_stdout()
         return REFUSED
 
 
-def _give_up_stdout() -> None:
-    """Keeps Python from complaining at exit of what it could not write."""
+def _discard_stdout() -> None:
+    """Redirect stdout to nowhere, so that Python does not fail to flush it at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

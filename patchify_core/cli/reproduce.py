@@ -1,4 +1,4 @@
-"""`reproduce paper`: the paper's matrix on the benchmarks, with its own numbers beside ours."""
+"""`reproduce paper`: run the paper's experiments on the benchmarks, and compare with its numbers."""
 
 from __future__ import annotations
 
@@ -11,37 +11,40 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchify_core.cli.options import GOING_ON, add_device_options
-from patchify_core.cli.shared import QUICK_S, progress_bar, say_notes
-from patchify_core.cli.study import say_step
+from patchify_core.cli.options import add_device_options, resume_note
+from patchify_core.cli.shared import QUICK_S, print_notes, progress_bar
+from patchify_core.cli.study import print_step
 
 if TYPE_CHECKING:
+    from patchify_core.evaluation.study.experiments import Configuration
     from patchify_core.evaluation.study.needs import EncoderCost, Needs
-    from patchify_core.evaluation.study.plans import Configuration
     from patchify_core.evaluation.study.run import Step, Workbench
     from patchify_core.gallery import Gallery
 
-HELP = "run the paper's matrix on the benchmarks, and set the paper's numbers beside ours"
+HELP = "run the paper's experiments on the benchmarks, and show the paper's numbers beside ours"
 
 SETS = ("instre", "ilias-core", "ilias-mini", "ilias", "roxford5k", "rparis6k")
 PARTS = ("levels", "regions", "compression", "rerank")
 
 CELLS, INDEXES, TABLES, ROWS = "cells.jsonl", "indexes", "paper.md", "paper.csv"
-"""What is in the folder of `--out`."""
+"""Files in the folder of `--out`."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
-    parser.add_argument("what", choices=["paper"], help="what is reproduced")
+    """Add the command's options."""
+    parser.add_argument("what", choices=["paper"], help="what to reproduce")
     parser.add_argument(
-        "--data", default="benchmarks", metavar="FOLDER", help="where instre/, ilias/, ... lie (default: benchmarks)"
+        "--data",
+        default="benchmarks",
+        metavar="FOLDER",
+        help="folder that contains instre/, ilias/, ... (default: benchmarks)",
     )
     parser.add_argument(
         "--out",
         default="reproduced",
         metavar="FOLDER",
-        help=f"the folder of {TABLES}, {ROWS}, of the finished cells, from which the same command goes on, and of "
-        "exact descriptors (default: reproduced)",
+        help=f"folder of {TABLES}, {ROWS}, the finished cells, from which the same command resumes, and exact "
+        "descriptors (default: reproduced)",
     )
     parser.add_argument(
         "--only",
@@ -57,7 +60,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="leave out an encoder, regions, a codec, a codebook or a re-ranker; repeatable",
+        help="skip an encoder, regions, a codec, a codebook or a re-ranker; repeatable",
     )
     parser.add_argument(
         "--encoder",
@@ -68,18 +71,16 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="say what would be downloaded, how long it would take and how much memory and disk, and start nothing",
+        help="print downloads, time, memory and disk space that it would take, and start nothing",
     )
     add_device_options(parser)
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption."""
-    return GOING_ON
+interruption_note = resume_note
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Says what the cells take, runs those that are not finished and writes the tables; prints them as Markdown."""
+    """Print an estimate, run the cells that are not finished, write the tables and print them as Markdown."""
     from patchify_core import files
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_csv
@@ -96,11 +97,11 @@ def run(arguments: argparse.Namespace) -> int:
     galleries = {name: _read(data, name) for name in names if paper.SETS[name].is_in(data)}
     workbench = Workbench(out / INDEXES, load_encoder)
     needs, costs = _needs(names, galleries, configurations, workbench, out / CELLS)
-    said = _in_words(data, out, names, galleries, needs, costs)
-    print(said, file=sys.stdout if arguments.dry_run else sys.stderr)
+    estimate = _describe(data, out, names, galleries, needs, costs)
+    print(estimate, file=sys.stdout if arguments.dry_run else sys.stderr)
     if arguments.dry_run:
         return 0
-    # Everything is downloaded and looked at before the first hour, not before the last.
+    # Download and check all encoders now, rather than fail after hours.
     used = dict.fromkeys(one.encoder for one in configurations)
     weights = {spec: load_encoder(spec).info.weights_sha256 for spec in used}
     out.mkdir(parents=True, exist_ok=True)
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         def show(step: Step) -> None:
             progress(step.done, step.total)
-            say_step(step)
+            print_step(step)
 
         numbers = run_study(
             "paper",
@@ -135,14 +136,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _read(data: Path, name: str) -> Gallery:
-    """One of the sets, under its own name."""
+    """Read one of the sets, and name it."""
     from patchify_core.evaluation.study.paper import SETS
     from patchify_core.gallery import read_dataset
 
     chosen = SETS[name]
     with progress_bar(f"reading {name}", " pictures", QUICK_S) as progress:
         gallery = read_dataset(data / chosen.folder, chosen.format, chosen.subset, progress)
-    say_notes(gallery)
+    print_notes(gallery)
     return replace(gallery, title=name)
 
 
@@ -153,7 +154,7 @@ def _needs(
     workbench: Workbench,
     cells: Path,
 ) -> tuple[Needs, dict[str, EncoderCost]]:
-    """What is still to be done; encoders without a cell to do are not measured. Nothing is written."""
+    """Estimate the unfinished cells; measure only their encoders, and write nothing."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import gallery_digest
     from patchify_core.evaluation.study.needs import measure_encoder, needs_of
@@ -178,7 +179,7 @@ def _needs(
     return needs_of(sizes, configurations, costs, workbench, is_finished), costs
 
 
-def _in_words(
+def _describe(
     data: Path,
     out: Path,
     names: Sequence[str],
@@ -186,7 +187,7 @@ def _in_words(
     needs: Needs,
     costs: dict[str, EncoderCost],
 ) -> str:
-    """The statement before the start."""
+    """Describe the estimate in words."""
     from patchify_core.evaluation.study.paper import SETS
 
     lines = [f"{needs.cells} cells, {needs.finished} of them finished"]
@@ -215,7 +216,7 @@ def _in_words(
     lines.append(f"disk: {_size(needs.disk_bytes)} in {out}, of {_size(free)} free{_short(needs.disk_bytes, free)}")
     of_ram = f", of {_size(ram)}{_short(needs.memory_bytes, ram)}" if ram else ""
     lines.append(f"memory: {_size(needs.memory_bytes)}{of_ram}; on the GPU: {_size(needs.gpu_bytes)}")
-    lines.append("Encoders and searches were measured here and now, on random pictures; reading pictures comes on top.")
+    lines.append("Encoders and searches were measured just now on random pictures; reading pictures comes on top.")
     return "\n".join(lines)
 
 

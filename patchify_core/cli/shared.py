@@ -1,4 +1,4 @@
-"""What several commands share: progress on stderr, building an index from the options, files that will be written."""
+"""Work that several commands share: progress bars, reading galleries, building indexes, reports."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 SKIPPED_SHOWN = 20
 
 QUICK_S = 1.0
-"""Work that is usually done sooner shows no bar."""
+"""Delay before a progress bar appears for work that is usually quick."""
 
 
 @contextmanager
 def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[int, int], None]]:
-    """A bar with rate and time left on stderr, as a (done, total) callback, shown once `delay` seconds have passed.
+    """Show a bar with rate and remaining time on stderr after `delay` seconds; yield a (done, total) callback.
 
-    What the package logs meanwhile stands on lines of its own above the bar.
+    Log messages of the package appear above the bar.
     """
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
@@ -47,7 +47,7 @@ def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[
 
         def show(done: int, total: int) -> None:
             if done < bar.n:
-                bar.reset()  # the next stage of the same work
+                bar.reset()  # the next stage of the work
             bar.total = total
             bar.update(done - bar.n)
 
@@ -55,44 +55,44 @@ def progress_bar(label: str, unit: str, delay: float = 0) -> Iterator[Callable[[
 
 
 def read_pictures(arguments: argparse.Namespace) -> Gallery:
-    """Reads the GALLERY of a command, compares it with its annotations, and says on stderr what is worth knowing."""
+    """Read the GALLERY of a command, check it against its annotations, and print notes on stderr."""
     from patchify_core.gallery import read_dataset, read_gallery
 
     if arguments.subset and not arguments.format:
         raise PatchifyError("--subset is a part of INSTRE or ILIAS: add --format, or leave it out.")
     if arguments.exclude and arguments.format:
-        raise PatchifyError("The pictures of a benchmark are those that it lists: leave --exclude or --format out.")
+        raise PatchifyError("A benchmark lists its pictures itself: leave --exclude or --format out.")
     with progress_bar("reading", " pictures", QUICK_S) as progress:
         if arguments.format:
             gallery = read_dataset(arguments.gallery, arguments.format, arguments.subset or "all", progress)
         else:
             gallery = read_gallery(arguments.gallery, arguments.exclude or (), check=True, progress=progress)
-    say_notes(gallery)
+    print_notes(gallery)
     return gallery
 
 
 def read_annotated(
     dataset: Path, layout: str = "auto", subset: str = "all", *, query: str = "box", queries_from: str = "dataset"
 ) -> Gallery:
-    """Reads a dataset that will be scored, and says on stderr what is worth knowing.
+    """Read a dataset for scoring, and print notes on stderr.
 
     Args:
         dataset: its folder, or a COCO file.
-        layout: as `read_dataset` takes it.
-        subset: as `read_dataset` takes it.
-        query: what a query is: the `box` of its object, its `whole` picture, or its `text`.
+        layout: see `read_dataset`.
+        subset: see `read_dataset`.
+        query: type of query: the `box` of its object, its `whole` picture, or its `text`.
         queries_from: `boxes` makes every annotated box a query.
 
     Raises:
-        GalleryError: one sentence, before anything is embedded, if there is nothing to score.
+        GalleryError: if there is nothing to score.
     """
-    from patchify_core.gallery import check_pictures, note_copies, other_annotation_files, read_dataset, told_layout
+    from patchify_core.gallery import any_annotation_files, check_pictures, detect_layout, note_copies, read_dataset
 
-    layout = told_layout(dataset) if layout == "auto" else layout
+    layout = detect_layout(dataset) if layout == "auto" else layout
     if layout == "folder" and dataset.is_dir():
-        files = [str(path) for path in other_annotation_files(dataset)[:3]]
+        files = [str(path) for path in any_annotation_files(dataset)[:3]]
         raise GalleryError(
-            f"{dataset} is in no layout that is known, but there are COCO files: name one of them ({', '.join(files)})."
+            f"{dataset} has no known layout, but it contains COCO files: name one of them ({', '.join(files)})."
             if files
             else f"{dataset} has no annotations.json, gnd_instre.mat or ilias_core, so there is nothing to score: "
             "export its annotations as COCO (patchify_core/gallery/BENCHMARKS.md)."
@@ -108,7 +108,7 @@ def read_annotated(
         gallery = note_copies(gallery)
     if query == "whole":
         gallery = gallery.with_whole_queries()
-    say_notes(gallery)
+    print_notes(gallery)
     if not gallery.queries:
         raise GalleryError(
             f"No annotation of {dataset} can be a query: it takes a box of a pixel or more, not ignored (ignore, "
@@ -125,14 +125,14 @@ def read_annotated(
     return gallery
 
 
-def say_notes(gallery: Gallery) -> None:
-    """Prints what was understood otherwise than it is written, or passed over; no reason for another exit code."""
+def print_notes(gallery: Gallery) -> None:
+    """Print notes on corrected or ignored annotations; they do not change the exit code."""
     for note in gallery.notes:
         print(f"note: {printable(note)}", file=sys.stderr)
 
 
 def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace) -> BuildReport:
-    """Builds or updates an index as the options say, with a bar."""
+    """Build or update an index as the options say, with a progress bar."""
     from patchify_core.index.build import BuildSettings, build_index
     from patchify_core.regions import parse_regions
 
@@ -145,15 +145,15 @@ def build(gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Nam
 
 
 def milvus_target(arguments: argparse.Namespace) -> Target | None:
-    """Where in Milvus a gallery goes, as the options say; None with `--store faiss`.
+    """Return the Milvus collection that the options name; None with `--store faiss`.
 
     Raises:
-        PatchifyError: if they do not fit together.
+        PatchifyError: if the options contradict each other.
     """
     if arguments.store != "milvus":
         for name in ("uri", "collection", "milvus_index", "ca", "server_name"):
             if getattr(arguments, name) is not None:
-                raise PatchifyError(f"{flag(name)} is about Milvus: add --store milvus, or leave it out.")
+                raise PatchifyError(f"{flag(name)} is an option of Milvus: add --store milvus, or leave it out.")
         return None
     from patchify_core.index.milvus.build import Target
     from patchify_core.index.milvus.connect import Address
@@ -162,37 +162,31 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
     return Target(address, arguments.collection, arguments.milvus_index)
 
 
-def print_as_json(report: DataclassInstance, **more: Any) -> None:
-    """Prints what a command did: a report's values and more, skipped pictures as objects."""
-    numbers = asdict(report) | more
-    if "skipped" in numbers:
-        numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in numbers["skipped"]]
-    print(json.dumps(numbers, indent=1))
-
-
-def report_done(arguments: argparse.Namespace, report: DataclassInstance, text: str, **more: Any) -> int:
-    """Prints what a command did, as text, or as JSON with `more` if that was asked for; returns the exit code."""
+def print_report(arguments: argparse.Namespace, report: DataclassInstance, text: str, **more: Any) -> int:
+    """Print the text, or with --json the report's fields and `more` as JSON; return the exit code."""
     if arguments.json:
-        print_as_json(report, **more)
-    else:
-        print(text)
+        numbers = asdict(report) | more
+        if "skipped" in numbers:
+            numbers["skipped"] = [{"file": name, "reason": reason} for name, reason in numbers["skipped"]]
+        text = json.dumps(numbers, indent=1)
+    print(text)
     return 0
 
 
-def speed_in_words(report: BuildReport | EmbedReport) -> str:
-    """How fast pictures were embedded."""
+def format_speed(report: BuildReport | EmbedReport) -> str:
+    """Describe how fast pictures were embedded."""
     if not report.embedded:
         return "nothing to embed"
     return f"{report.images_per_s:.2f} pictures/s, {report.seconds:.1f} s"
 
 
 def folder_bytes(folder: str) -> int:
-    """Bytes of the files in a folder."""
+    """Return the bytes of the files in a folder."""
     return sum(path.stat().st_size for path in Path(folder).iterdir())
 
 
-def say_skipped(report: BuildReport | EmbedReport) -> int:
-    """Lists the pictures that were left out; returns the exit code."""
+def print_skipped(report: BuildReport | EmbedReport) -> int:
+    """Print the skipped pictures on stderr; return the exit code."""
     if not report.skipped:
         return 0
     were = "file was" if len(report.skipped) == 1 else "files were"
@@ -205,12 +199,12 @@ def say_skipped(report: BuildReport | EmbedReport) -> int:
 
 
 def check_writable(path: Path) -> None:
-    """Found out before the work, not after it."""
+    """Refuse a file that cannot be written, before the work starts."""
     try:
         existed = path.exists()
         with open(path, "a", encoding="utf-8"):
             pass
         if not existed:
-            path.unlink()  # what is refused or interrupted later shall not leave an empty file behind
+            path.unlink()  # leave no empty file behind if the command fails later
     except OSError as error:
         raise PatchifyError(f"{path} cannot be written ({error.strerror}): choose another file.") from error

@@ -1,4 +1,4 @@
-"""`showcase`: the first page of the demo as a folder of plain files for any static host."""
+"""`showcase`: write the first page of the demo as plain files for any static host."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ from pathlib import Path
 from patchify_core.cli.shared import progress_bar
 from patchify_core.errors import PatchifyError
 
-HELP = "write the page “See the paper” as plain files that any static host serves"
+HELP = "write the page “See the paper” as plain files for any static host"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
-    parser.add_argument("out", metavar="OUT", help="folder to write, or an earlier showcase to bring up to date")
+    """Add the command's options."""
+    parser.add_argument("out", metavar="OUT", help="folder to write, or an earlier showcase to update")
     parser.add_argument(
-        "--gallery", metavar="FOLDER", help="dataset with an index of a pass per patch (default: the bundled one)"
+        "--gallery", metavar="FOLDER", help="dataset with an index of one pass per patch (default: the bundled one)"
     )
     parser.add_argument("--live", metavar="URL", help="address of a live demo to link to")
     parser.add_argument("--code", metavar="URL", help="address of the source to link to")
-    parser.add_argument("--url", metavar="URL", help="where the page will be, for the picture of link previews")
+    parser.add_argument("--url", metavar="URL", help="address of the page, for the picture of link previews")
     parser.add_argument(
         "--prepare",
         action="store_true",
-        help="also keep the answers beside the gallery, so that the live page shows them at once",
+        help="also store the results beside the gallery, so that the live page shows them at once",
     )
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption."""
+def interruption_note(arguments: argparse.Namespace) -> str:
+    """Say what an interruption leaves behind."""
     return ": run the same command again to go on"
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Answers the gallery's examples, unless answers lie beside it, and writes the folder."""
+    """Compute the results of the gallery's examples, unless they are stored beside it, and write the folder."""
     from patchify_core.demo.gallery_info import FILE, stored_answers
     from patchify_core.demo.settings import checked_address
     from patchify_core.files import SAMPLE_DB, write_json

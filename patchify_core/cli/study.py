@@ -1,4 +1,4 @@
-"""`study`: experiments over datasets."""
+"""`study`: run experiments over datasets."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from patchify_core.cli.options import GOING_ON, add_device_options, given
+from patchify_core.cli.options import add_device_options, resume_note, specified
 from patchify_core.cli.shared import check_writable, progress_bar, read_annotated
 from patchify_core.errors import GalleryError, PatchifyError
 
@@ -19,50 +19,55 @@ if TYPE_CHECKING:
 HELP = "compare encoders, regions, compressions, re-rankers, features or boxes over datasets, or count several copies"
 
 SEVERAL = "several"
-"""The study that counts found copies (`evaluation.several`) and compares nothing."""
+"""The study of several copies (`evaluation.study.copies`), which compares no configurations."""
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Declares the options."""
+    """Add the command's options."""
     parser.add_argument(
         "what",
         choices=["encoders", "regions", "compression", "rerank", "features", "boxes", SEVERAL],
-        help="what is compared; several: are all copies of an object in one picture found?",
+        help="what to compare; several: are all copies of an object in one picture found?",
     )
     parser.add_argument("datasets", nargs="+", metavar="DATASET", help="folders of datasets")
     parser.add_argument("--format", choices=["auto", "coco", "instre", "ilias"], default="auto", help="their layout")
     parser.add_argument(
-        "--work", required=True, metavar="FOLDER", help="keep exact descriptors here: each is embedded once"
+        "--work",
+        required=True,
+        metavar="FOLDER",
+        help="store exact descriptors here, so that each picture is embedded only once",
     )
-    parser.add_argument("--encoder", metavar="SPEC", help="where encoders are not compared")
+    parser.add_argument("--encoder", metavar="SPEC", help="encoder, if encoders are not compared")
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write all numbers to FILE as JSON; finished configurations are kept in FILE.partial meanwhile, so that "
-        "the same command goes on after an interruption",
+        help="write all numbers to FILE as JSON; finished configurations are stored in FILE.partial meanwhile, so that "
+        "the same command resumes after an interruption",
     )
     parser.add_argument(
         "--skip",
         action="append",
         default=[],
         metavar="NAME",
-        help="leave out what has this encoder, regions, factory (of --rescore too), codebook or re-ranker, e.g. "
-        "aliked, which takes long; repeatable",
+        help="skip configurations with this encoder, regions, factory (also of --rescore), codebook or re-ranker, e.g. "
+        "aliked, which is slow; repeatable",
     )
     parser.add_argument("--chart", metavar="FILE.svg", help="draw accuracy against bytes per picture (compression)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="several: other pasted pictures (default 0)")
+    parser.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="several: seed of the pasted scenes (default 0)"
+    )
     add_device_options(parser)
 
 
-def remains(arguments: argparse.Namespace) -> str:
-    """What remains after an interruption."""
+def interruption_note(arguments: argparse.Namespace) -> str:
+    """Say what an interruption leaves behind."""
     if arguments.json:
-        return GOING_ON
+        return resume_note(arguments)
     return ": descriptors are kept in --work, scores are not (--json FILE keeps them)"
 
 
-def say_step(step: Step) -> None:
-    """Prints which configuration comes now, above the bars, not into them."""
+def print_step(step: Step) -> None:
+    """Print the next configuration above the progress bars."""
     from tqdm import tqdm
 
     chosen = step.configuration
@@ -72,24 +77,23 @@ def say_step(step: Step) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Compares configurations and prints the tables as Markdown."""
+    """Compare configurations and print the tables as Markdown."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.study.chart import draw_chart
-    from patchify_core.evaluation.study.plans import plan
-    from patchify_core.evaluation.study.report import tables
+    from patchify_core.evaluation.study.experiments import plan, tables
     from patchify_core.evaluation.study.run import Workbench, run_study
 
     several = arguments.what == SEVERAL
     if several and arguments.skip:
         raise PatchifyError("The study of several copies compares nothing: leave --skip out.")
-    configurations = () if several else plan(arguments.what, skip=arguments.skip, **given(arguments, "encoder"))
+    configurations = () if several else plan(arguments.what, skip=arguments.skip, **specified(arguments, "encoder"))
     if arguments.chart and arguments.what != "compression":
         raise PatchifyError(f"--chart draws the compression study, not {arguments.what}: leave it out.")
     for file in (arguments.json, arguments.chart):
         if file:
             check_writable(Path(file))
     galleries = [read_annotated(Path(folder), arguments.format) for folder in arguments.datasets]
-    names = [gallery.called for gallery in galleries]
+    names = [gallery.display_name for gallery in galleries]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice:
         raise GalleryError(
@@ -103,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
 
         def show(step: Step) -> None:
             progress(step.done, step.total)
-            say_step(step)
+            print_step(step)
 
         numbers = run_study(
             arguments.what,
@@ -123,21 +127,21 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def count_copies(arguments: argparse.Namespace, galleries: Sequence[Gallery]) -> int:
-    """Prints how often all copies are found and how often a second box is drawn on one, and writes it as JSON."""
+    """Print how often all copies are found and a second box is drawn on one copy, and write it as JSON."""
     from patchify_core.encoders import load_encoder
     from patchify_core.evaluation.record import write_json
-    from patchify_core.evaluation.several import as_json, as_table, looks
-    from patchify_core.evaluation.study.plans import MAP_FACTORY, Configuration
+    from patchify_core.evaluation.study.copies import as_json, as_table, locate_copies
+    from patchify_core.evaluation.study.experiments import MAP_FACTORY, Configuration
     from patchify_core.evaluation.study.run import Workbench
 
-    configuration = Configuration(**given(arguments, "encoder"), features="pooled:640", factory=MAP_FACTORY)
-    workbench, found = Workbench(Path(arguments.work), load_encoder), {}
+    configuration = Configuration(**specified(arguments, "encoder"), features="pooled:640", factory=MAP_FACTORY)
+    workbench, results = Workbench(Path(arguments.work), load_encoder), {}
     for gallery in galleries:
         with progress_bar("indexing", " pictures") as indexed:
             engine = workbench.engine(gallery, configuration, indexed)
-        with progress_bar(gallery.called, " queries") as progress:
-            found[gallery.called] = looks(gallery, engine, arguments.seed, progress)
-        print(as_table(gallery.called, found[gallery.called]), end="\n\n", flush=True)
+        with progress_bar(gallery.display_name, " queries") as progress:
+            results[gallery.display_name] = locate_copies(gallery, engine, arguments.seed, progress)
+        print(as_table(gallery.display_name, results[gallery.display_name]), end="\n\n", flush=True)
     if arguments.json:
-        write_json(Path(arguments.json), {name: as_json(looked) for name, looked in found.items()})
+        write_json(Path(arguments.json), {name: as_json(some) for name, some in results.items()})
     return 0

@@ -51,29 +51,29 @@ def best_method(index: PatchStore) -> str:
     return MAP if has_maps(index) else SOFT
 
 
-def is_possible(way: str, index: PatchStore) -> bool:
+def is_possible(box_method: str, index: PatchStore) -> bool:
     """Whether an index allows a way."""
-    return way in NAMES and (way != MAP or has_maps(index))
+    return box_method in NAMES and (box_method != MAP or has_maps(index))
 
 
-def checked_method(way: str, index: PatchStore) -> str:
+def checked_method(box_method: str, index: PatchStore) -> str:
     """The kind of box as it was chosen.
 
     Raises:
         PatchifyError: if there is none of that name, or it needs feature maps and the index was made of crops.
     """
-    if way not in NAMES:
+    if box_method not in NAMES:
         raise PatchifyError("The page does not have that kind of box: choose one of those shown.")
-    if not is_possible(way, index):
+    if not is_possible(box_method, index):
         raise PatchifyError(
             "This method keeps no feature maps to refine boxes on: choose “Fast: one pass per picture” under Method."
         )
-    return way
+    return box_method
 
 
-def fitting_method(way: str, before: PatchStore, after: PatchStore) -> str:
+def fitting_method(box_method: str, before: PatchStore, after: PatchStore) -> str:
     """The way after another index was chosen: the best one stays the best one, others stay what they are."""
-    return best_method(after) if way == best_method(before) else way
+    return best_method(after) if box_method == best_method(before) else box_method
 
 
 @dataclass(frozen=True)
@@ -81,13 +81,13 @@ class CachingRefiner:
     """A refiner on maps (`localize.Refiner`) that keeps what it found with the query.
 
     Attributes:
-        question: whose descriptor is looked for.
+        query: whose descriptor is looked for.
         engine: an index with pooled features and its encoder.
         objects: looked for in each picture, at most.
         workers: pictures that are searched at once.
     """
 
-    question: UserQuery
+    query: UserQuery
     engine: Patchify
     objects: int = 1
     workers: int = WORKERS
@@ -97,7 +97,7 @@ class CachingRefiner:
         self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
     ) -> list[NDArray[np.float64]]:
         """See `localize.Refiner.boxes`; `query` is its descriptor."""
-        kept = self.question.located
+        kept = self.query.located
         missing = [row for row in rows if row not in kept or kept[row][0] < self.objects]
         localizer = localizer_of(self.engine)
 
@@ -112,10 +112,10 @@ class CachingRefiner:
 
 
 def with_boxes(
-    question: UserQuery,
+    query: UserQuery,
     engine: Patchify,
     matches: Sequence[Match],
-    way: str,
+    box_method: str,
     level: int,
     objects: int = 1,
     workers: int = WORKERS,
@@ -123,10 +123,10 @@ def with_boxes(
     """The same matches in the same order, with the boxes of one way; boxes found point by point stay.
 
     Args:
-        question: what was asked.
+        query: what was asked.
         engine: that found the matches.
         matches: what was found, best first.
-        way: see `checked_method`.
+        box_method: see `checked_method`.
         level: the level that they were found at.
         objects: looked for in each picture, at most; see `TWICE_FROM`.
         workers: pictures that are searched at once.
@@ -135,22 +135,22 @@ def with_boxes(
         PatchifyError: see `checked_method`.
         IndexFolderError: if a map is damaged or was taken away.
     """
-    checked_method(way, engine.index)
-    if way == WINNING or not matches:
+    checked_method(box_method, engine.index)
+    if box_method == WINNING or not matches:
         return list(matches)
-    if way == SOFT:
-        return engine.refine(question.descriptor, list(matches), SOFT, level)
+    if box_method == SOFT:
+        return engine.refine(query.descriptor, list(matches), SOFT, level)
     good = 0
     if objects > 1:
         good = next((at for at, m in enumerate(matches) if m.score < TWICE_FROM * matches[0].score), len(matches))
     refined = []
     for part, wanted in ((matches[:good], objects), (matches[good:], 1)):
-        refiner = CachingRefiner(question, engine, wanted, workers)
-        refined += engine.refine(question.descriptor, list(part), refiner, level)
+        refiner = CachingRefiner(query, engine, wanted, workers)
+        refined += engine.refine(query.descriptor, list(part), refiner, level)
     return refined
 
 
-def similarity(question: UserQuery, engine: Patchify, image_id: int) -> SimilarityMap | None:
+def similarity(query: UserQuery, engine: Patchify, image_id: int) -> SimilarityMap | None:
     """How well each place of a picture matches the query; None where the index has no maps.
 
     Raises:
@@ -158,7 +158,7 @@ def similarity(question: UserQuery, engine: Patchify, image_id: int) -> Similari
     """
     if not has_maps(engine.index):
         return None
-    return localizer_of(engine).similarity(question.descriptor, engine.index.row_of[image_id])
+    return localizer_of(engine).similarity(query.descriptor, engine.index.row_of[image_id])
 
 
 def localizer_of(engine: Patchify) -> Localizer:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from patchify_core.demo.queries import UserQuery
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.evaluation.study.experiments import EQUAL_BYTES, FACTORIES
 from patchify_core.index.build import recode
 from patchify_core.index.codec.codes import CodeSettings
 from patchify_core.index.codec.factory import CODEBOOKS, CODECS, make_codec, needed_to_train, parse_factory
@@ -283,17 +283,17 @@ class CodecTrainer:
             return False
 
 
-def ranking(question: UserQuery, coded: PatchIndex) -> Ranking:
+def ranking(query: UserQuery, coded: PatchIndex) -> Ranking:
     """All pictures as a coded index ranks them, with all of its patches.
 
     Args:
-        question: what is asked, described in the space of the index that was coded.
+        query: what is asked, described in the space of the index that was coded.
         coded: from `CodecTrainer`.
     """
-    query = question.descriptor
-    if coded.dim != query.size:  # every codec with a projection makes fewer numbers of the query's
-        query = coded.project(query[None])[0]
-    return Ranking(coded, coded.search(query))
+    descriptor = query.descriptor
+    if coded.dim != descriptor.size:  # every codec with a projection makes fewer numbers of the query's
+        descriptor = coded.project(descriptor[None])[0]
+    return Ranking(coded, coded.search(descriptor))
 
 
 def centroids(factory: str, dim: int) -> int:

@@ -1,6 +1,6 @@
-"""Strangers' pictures are decoded beside the queue: few at a time, for so long, while others have their turn.
+"""Decodes strangers' pictures outside the request queue, so that a picture that takes seconds delays its sender alone.
 
-A file of some kilobytes may take seconds to decode. Whoever sends it waits; the search of the next visitor does not.
+Few are decoded at a time, with limits on time and memory, and addresses take turns.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future
-from concurrent.futures import TimeoutError as TooSlow
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,40 +29,40 @@ SLOW = "That picture takes too long to read: save it as a plain JPEG or PNG, or 
 BUSY = "The server is reading as many pictures as it can: send yours again in a moment."
 
 NICE = 5
-"""How much less priority the threads that decode have (`nice`)."""
+"""By how much the priority of decoding threads is lowered (`nice`)."""
 
 T = TypeVar("T")
 
 
 class RequestContext:
-    """What the server knows of the request that is being answered in this thread; this one knows nothing."""
+    """What the server knows of the request that this thread answers. This default knows nothing."""
 
     def sender(self) -> Owner:
-        """Whoever sent it."""
+        """Return who sent it."""
         return Owner()
 
     @contextmanager
     def outside_queue(self) -> Iterator[bool]:
-        """Lets the next request of its queue have the turn of this one meanwhile; gives whether that could be done."""
+        """Let the next request of the queue begin meanwhile; yield whether that was possible."""
         yield True
 
 
 request_context = RequestContext()
-"""Of this process; the server puts its own in this place."""
+"""Of this process; the server replaces it with its own."""
 
 
 @dataclass(frozen=True)
 class DecodingSettings:
-    """What decoding may take.
+    """Limits on decoding.
 
     Attributes:
         at_once: pictures decoded at a time.
-        of_one: of them, of one address.
-        wait_s: seconds that a picture may wait until it is decoded.
-        in_turn_s: the same while it has the turn of a queue, because too many are beside it.
-        limit_s: seconds that its decoding may take.
-        most_bytes: of memory that all of them take at a time, as predicted; a single one may take more.
-        large_bytes: of memory, from which on a picture is large: one of these at a time, so that others find room.
+        of_one: of them, pictures of one address.
+        wait_s: seconds that a picture may wait to be decoded.
+        in_turn_s: the same for a request that could not leave the queue and so delays others.
+        limit_s: seconds that decoding one picture may take.
+        most_bytes: predicted memory of all pictures decoded at a time; a single one may take more.
+        large_bytes: predicted memory above which one picture is decoded at a time, so that small ones find room.
     """
 
     at_once: int = 3
@@ -75,15 +75,11 @@ class DecodingSettings:
 
 
 class DecoderPool:
-    """A few threads that decode; whoever sends pictures takes turns by address.
-
-    Args:
-        settings: see `DecodingSettings`.
-    """
+    """Threads that decode pictures within the limits of `settings`."""
 
     def __init__(self, settings: DecodingSettings | None = None) -> None:
         self.settings = settings or DecodingSettings()
-        self._turns = FairQueue(self._fits)
+        self._queue = FairQueue(self._fits)
 
     def _fits(self, one: Ticket, begun: Collection[Ticket]) -> bool:
         settings, large = self.settings, self.settings.large_bytes
@@ -95,34 +91,33 @@ class DecoderPool:
         )
 
     def run(self, work: Callable[[], T], address: str = "", wait_s: float | None = None, needs: int = 0) -> T:
-        """As `made`, for what is small or needed no longer."""
-        with self.made(work, address, wait_s, needs) as result:
+        """As `result`, for a small result or one that the pool need not count any longer."""
+        with self.result(work, address, wait_s, needs) as result:
             return result
 
     @contextmanager
-    def made(
+    def result(
         self, work: Callable[[], T], address: str = "", wait_s: float | None = None, needs: int = 0
     ) -> Iterator[T]:
-        """Does something that decodes; what it made counts until the context is left, and is to be let go of by then.
+        """Run `work` in a thread and yield its result, whose memory counts until the context is left.
 
         Args:
-            work: what; it goes on for a while after its time is over, as no decoder can be stopped, and takes a thread
-                until it has ended.
+            work: what decodes. No decoder can be stopped: after its time limit it goes on and occupies its thread.
             address: of whoever sent the picture.
             wait_s: see `DecodingSettings`.
-            needs: bytes of memory that it takes, as predicted (`predicted_memory`).
+            needs: predicted bytes of memory (`predicted_memory`).
 
         Raises:
-            PictureError: one sentence, if it takes too long or there are too many others.
+            PictureError: one sentence, if it takes too long or too many others are waiting.
         """
-        settings, ticket = self.settings, self._turns.ask(address, needs)
+        settings, ticket = self.settings, self._queue.enqueue(address, needs)
         ended: Future[None] = Future()
-        made: list[T] = []  # from which it is taken, so that nothing here keeps it
+        results: list[T] = []  # popped below, so that nothing here keeps the result alive
 
         def act() -> None:
-            _be_nice()
+            _lower_priority()
             try:
-                made.append(work())
+                results.append(work())
                 ended.set_result(None)
             except BaseException as error:
                 ended.set_exception(error)
@@ -130,27 +125,27 @@ class DecoderPool:
         def end(_: Any = None) -> None:
             if needs > settings.large_bytes:
                 release_memory()  # before the next large one begins
-            self._turns.end(ticket)
+            self._queue.end(ticket)
 
         with ExitStack() as after:
             after.callback(end)
             try:
                 ticket.begun.result(settings.wait_s if wait_s is None else wait_s)
-            except TooSlow:
+            except FutureTimeoutError:
                 raise PictureError(BUSY) from None
-            # No pool of threads: Python would wait for its threads when the server ends.
+            # No thread pool: Python would wait for its threads when the server ends.
             threading.Thread(target=act, name="decode", daemon=True).start()
             try:
                 ended.result(settings.limit_s)
-            except TooSlow:
+            except FutureTimeoutError:
                 after.pop_all()
                 ended.add_done_callback(end)
                 raise PictureError(SLOW) from None
-            yield made.pop()
+            yield results.pop()
 
 
-def _be_nice() -> None:
-    """Lets searches come first where there are too few cores; Linux alone has a priority for each thread."""
+def _lower_priority() -> None:
+    """Let searches go first where cores are few; only Linux has a priority per thread."""
     if sys.platform == "linux":
         thread = threading.get_native_id()
         with suppress(OSError):
@@ -160,46 +155,45 @@ def _be_nice() -> None:
 DECODER_POOL = DecoderPool()
 
 
-def _itself(made: Any) -> Any:
-    return made
+def _identity(picture: Any) -> Any:
+    return picture
 
 
-def decode(source: Path | bytes, use: Callable[[Image.Image], T] = _itself) -> T:
-    """A picture as `read_picture` reads it. A stranger's is decoded beside the queue in which it was asked for.
+def decode(source: Path | bytes, use: Callable[[Image.Image], T] = _identity) -> T:
+    """Read a picture as `read_picture` does; a stranger's is decoded outside the queue of its request.
 
     Args:
         source: the picture.
-        use: makes of it what is needed, in the turn of the queue, as a search is; by default it stays as it is. The
-            picture may be as large as its file says, so what is made of it is kept, and not the picture.
+        use: computes what is needed of the picture, back in the turn of the queue, as a search does; by default
+            returns it. A picture may be as large as its file says, so what `use` returns should not refer to it.
 
     Raises:
-        PictureError: one sentence, if it cannot be read, or takes too long.
+        PictureError: one sentence, if it cannot be read or takes too long.
     """
     if is_bundled(source):
         return use(read_picture(source))
-    with ExitStack() as kept:
-        with request_context.outside_queue() as beside:
-            wait_s = None if beside else DECODER_POOL.settings.in_turn_s
-            made = DECODER_POOL.made(
-                lambda: read_picture(source), request_context.sender().address, wait_s, predicted_memory(source)
-            )
-            held = [kept.enter_context(made)]
-        return use(held.pop())
+    with ExitStack() as stack:
+        with request_context.outside_queue() as outside:
+            wait_s = None if outside else DECODER_POOL.settings.in_turn_s
+            address, needs = request_context.sender().address, predicted_memory(source)
+            result = DECODER_POOL.result(lambda: read_picture(source), address, wait_s, needs)
+            pictures = [stack.enter_context(result)]
+        return use(pictures.pop())
 
 
-def decode_untrusted(source: Path | bytes, use: Callable[[Any], T] = _itself) -> T:
-    """As `decode`, except that a bundled picture stays the file that it is."""
+def decode_untrusted(source: Path | bytes, use: Callable[[Any], T] = _identity) -> T:
+    """As `decode`, but pass a bundled picture to `use` as its path."""
     return use(source) if isinstance(source, Path) and is_bundled(source) else decode(source, use)
 
 
 def predicted_memory(source: Path | bytes) -> int:
-    """Bytes of memory that reading a picture takes, as predicted; 0 for what cannot be read."""
+    """Predict the bytes of memory that reading a picture takes; 0 if it cannot be read."""
     try:
         return read_header(source).memory
-    except PictureError:  # whoever reads it will say why
+    except PictureError:  # whoever reads it reports why
         return 0
 
 
 def is_bundled(source: Path | bytes) -> bool:
-    """Whether a picture is the server's own, and no visitor sent it."""
+    """Whether a picture belongs to the server and was not sent by a visitor."""
     return isinstance(source, Path) and not any(part.startswith(PREFIX) for part in source.parts)

@@ -1,43 +1,67 @@
-"""What the page can be asked, and its answers.
+"""A gallery with its indexes and examples: makes visitors' queries, and answers them.
 
-Nothing here knows Gradio. A `ExampleGallery` is shared by all visitors and holds only what is the same for all of them
-(the bundled gallery and its indexes); what a visitor brings is in their own `UserQuery`.
+All visitors share one `ExampleGallery`. What belongs to a visitor, results that were computed included, is kept in that
+visitor's `UserQuery`.
 """
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL.Image import Image
 
 from patchify_core.demo.box_methods import OBJECTS, WINNING, best_method, similarity, with_boxes
-from patchify_core.demo.indexes import is_paper_method
-from patchify_core.demo.queries import UserQueries, UserQuery
+from patchify_core.demo.decoding import decode, decode_untrusted
+from patchify_core.demo.gallery_info import FIRST_EXAMPLES
+from patchify_core.demo.indexes import GalleryIndexes, is_paper_method
+from patchify_core.demo.queries import UserQuery, checked_words
 from patchify_core.demo.reranking import Rerankers
 from patchify_core.demo.results import MATCHES, Answer, Detail, Judge, Result
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.encoders import Encoder, EncoderSettings
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import QueryScore
+from patchify_core.gallery import Gallery, Query, read_coco
+from patchify_core.imaging.boxes import checked_box, iou
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
 from patchify_core.retrieval.presence import BACKGROUND, Presence
 from patchify_core.retrieval.ranking import Match, Ranking
 
+DISPLAY_SIDE = 1024
+"""Longest side, in pixels, of the copy of a visitor's picture that is shown to them."""
+
 PREPARED = 10
-"""Results of each example whose boxes are found before anybody asks: those that a page shows at first."""
+"""Results of each example whose boxes are computed in advance: as many as a page shows at first."""
 
 WHOLE_UP_TO, RANKED = 10_000, 1_000
-"""Pictures up to which all are ranked, and how many are in larger galleries: scores are then those at 1,000, as ILIAS
-has them (Kordopatis-Zilos et al., CVPR 2025)."""
+"""Pictures up to which all are ranked, and how many are in larger galleries: scores are then those at 1,000, as in
+ILIAS (Kordopatis-Zilos et al., CVPR 2025)."""
 
 PIECE = 4
-"""Pictures whose boxes are found, for the score of an example, between two looks at whether somebody is waiting."""
+"""Pictures whose boxes are computed, for the score of an example, before others are let through."""
 
 
-class ExampleGallery(UserQueries):
-    """Answers the queries of all visitors; see `UserQueries` for the arguments.
+class ExampleGallery:
+    """A dataset, its indexes and its encoders. Methods without an index name use the one that a visit begins with.
+
+    Args:
+        folder: sample_db, or another dataset with `annotations.json` and an `index` folder beside it.
+        encoder: used for the indexes that it made; by default each index loads its own, with `settings`.
+        settings: how an encoder is run; on one thread by default.
+        beside: another gallery, with which loaded encoders and re-rankers are shared.
 
     Attributes:
+        examples: the bundled queries, in the order in which the page shows them.
         prepared: ids of the examples whose answers are ready.
+
+    Raises:
+        PatchifyError: if gallery, default index and encoder do not fit together.
     """
 
     def __init__(
@@ -47,187 +71,330 @@ class ExampleGallery(UserQueries):
         settings: EncoderSettings | None = None,
         beside: ExampleGallery | None = None,
     ) -> None:
-        super().__init__(folder, encoder, settings, beside)
+        self.folder = folder
+        self.gallery: Gallery = read_coco(folder)
+        self.indexes: GalleryIndexes = GalleryIndexes(
+            folder, encoder, settings, None if beside is None else beside.indexes
+        )
+        order = {name: number for number, name in enumerate(FIRST_EXAMPLES)}
+        self.examples: tuple[Query, ...] = tuple(
+            sorted(self.gallery.queries, key=lambda q: order.get(self.gallery.name(q.instance), len(order)))
+        )
         self.rerankers: Rerankers = Rerankers() if beside is None else beside.rerankers
         self.judge = Judge(self.gallery)
         self.prepared: set[int] = set()
+        self._described: dict[tuple[str, int], UserQuery] = {}
 
-    def answer(
-        self, question: UserQuery, level: int, top: int, reranker: str | None = None, way: str = WINNING
-    ) -> Answer:
-        """Searches, re-ranks if wanted, finds the boxes wanted, and scores the whole ranking if the object is known.
+    @property
+    def index(self) -> PatchIndex:
+        """The index that a visit begins with."""
+        return self.indexes.choice(self.indexes.first).index
 
-        Args:
-            question: what is asked.
-            level: number of the stage to search with.
-            top: results that are shown.
-            reranker: name of a re-ranker, or None.
-            way: how boxes are found (`locating`).
+    @property
+    def engine(self) -> Patchify:
+        """The same index with its encoder, which is loaded when it is first needed."""
+        return self.indexes.engine(self.indexes.first)
+
+    @property
+    def levels(self) -> int:
+        """Number of its levels."""
+        return self.levels_of(self.indexes.first)
+
+    def levels_of(self, index_name: str) -> int:
+        """Return the number of levels of an index."""
+        return len(self.indexes.choice(index_name).index.regions.stages)
+
+    # Queries.
+
+    def first(self) -> UserQuery:
+        """Return the query of a page that was just opened."""
+        return self.example(self.examples[0].id)
+
+    def example(self, query_id: int, index_name: str | None = None) -> UserQuery:
+        """Return a bundled query with its annotated box. All visitors share it, with the results computed for it.
 
         Raises:
-            PatchifyError: one sentence, if the query cannot be re-ranked in this way, or the index has no maps to
-                search boxes on.
-            IndexFolderError: if a map is damaged or was taken away.
+            PatchifyError: if there is no such example.
         """
-        engine = self.indexes.engine(question.engine)
+        index_name = index_name or self.indexes.first
+        key = index_name, query_id
+        if key not in self._described:
+            example = next((query for query in self.gallery.queries if query.id == query_id), None)
+            if example is None:
+                raise PatchifyError("There is no such example: choose one of those shown.")
+            query = UserQuery(
+                name=self.gallery.name(example.instance),
+                width=example.width,
+                height=example.height,
+                box=example.box,
+                instance=example.instance,
+                descriptor=self.indexes.engine(index_name).describe_query(example.path, example.box),
+                path=example.path,
+                example=example.id,
+                index_name=index_name,
+            )
+            self._described.setdefault(key, query)  # boxes are kept with whichever query was first
+        return self._described[key]
+
+    def forget_examples(self) -> None:
+        """Drop the examples' descriptors and the results computed with them."""
+        self._described.clear()
+
+    def upload(
+        self, data: bytes | StoredPicture, name: str = "your picture", index_name: str | None = None
+    ) -> UserQuery:
+        """Make a query of a visitor's whole picture; its object is unknown until they say.
+
+        Args:
+            data: the file.
+            name: of the picture.
+            index_name: which index is searched.
+
+        Raises:
+            PictureError: one sentence, if it is not a picture that can be searched.
+        """
+        index_name = index_name or self.indexes.first
+        patchify = self.indexes.engine(index_name)
+        stored = data if isinstance(data, StoredPicture) else StoredPicture(data)
+
+        def describe(picture: Image) -> tuple[NDArray[np.float32], tuple[int, int], bytes]:
+            descriptor, size, stream = patchify.describe_query(picture), picture.size, io.BytesIO()
+            picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
+            picture.save(stream, "JPEG", quality=85)
+            return descriptor, size, stream.getvalue()
+
+        descriptor, (width, height), stored.display = decode(stored.read(), describe)
+        return UserQuery(name, width, height, None, None, descriptor, data=stored, index_name=index_name)
+
+    def in_words(self, words: object, index_name: str | None = None) -> UserQuery:
+        """Make a query of words; its object is unknown until the visitor chooses it.
+
+        Raises:
+            PatchifyError: one sentence, if there are no words or too many.
+            EncoderError: if the encoder knows pictures only.
+        """
+        index_name, words = index_name or self.indexes.first, checked_words(words)
+        descriptor = self.indexes.engine(index_name).describe_text(words)
+        return UserQuery(words, 0, 0, None, None, descriptor, words=words, index_name=index_name)
+
+    def from_result(
+        self, image_id: int, box: NDArray[np.float64], instance: int | None, index_name: str | None = None
+    ) -> UserQuery:
+        """Make a query of a gallery picture.
+
+        Args:
+            image_id: gallery image id.
+            box: (4,) xyxy of the object in pixels.
+            instance: the object of the query before; kept if the picture is annotated with it.
+            index_name: which index is searched.
+        """
+        index_name = index_name or self.indexes.first
+        image = self.gallery.image(image_id)
+        contains = instance is not None and image_id in self.gallery.positives(instance)
+        return UserQuery(
+            name=f"gallery picture {image_id}",
+            width=image.width,
+            height=image.height,
+            box=box,
+            instance=instance if contains else None,
+            descriptor=self.indexes.engine(index_name).describe_query(image.path, box),
+            path=image.path,
+            itself=image_id,
+            index_name=index_name,
+        )
+
+    def with_box(self, query: UserQuery, box: ArrayLike | None) -> UserQuery:
+        """Return the query with another box (xyxy in pixels, checked here); the whole picture if None.
+
+        A box that does not overlap the one before is around another object, so the object becomes unknown.
+
+        Raises:
+            BoxError: one sentence, if the box is empty or outside.
+            PatchifyError: if the query is words.
+        """
+        source = query.source
+        region = None if box is None else checked_box(box, query.width, query.height)
+        patchify = self.indexes.engine(query.index_name)
+        descriptor = decode_untrusted(source, lambda picture: patchify.describe_query(picture, region))
+        elsewhere = region is not None and query.box is not None and not iou(region, query.box).any()
+        instance = None if elsewhere else query.instance
+        return replace(query, box=region, descriptor=descriptor, example=None, instance=instance)
+
+    def with_instance(self, query: UserQuery, instance: int | None) -> UserQuery:
+        """Return the query with another object; what it finds stays the same."""
+        named = replace(query, instance=instance)
+        named.rankings.update(query.rankings)
+        named.located.update(query.located)
+        return named
+
+    def with_index(self, query: UserQuery, index_name: str) -> UserQuery:
+        """Return the query for another index, described by its encoder.
+
+        Raises:
+            EncoderError: if the query is words and that encoder knows pictures only, or it cannot be loaded.
+        """
+        patchify = self.indexes.engine(index_name)
+        if query.words is not None:
+            descriptor = patchify.describe_text(query.words)
+        elif query.example is not None:
+            return self.with_instance(self.example(query.example, index_name), query.instance)
+        else:
+            descriptor = decode_untrusted(query.source, lambda picture: patchify.describe_query(picture, query.box))
+        return replace(query, descriptor=descriptor, index_name=index_name)
+
+    # Answers. `level`, `top`, `reranker` and `box_method` mean the same everywhere; see `answer`.
+
+    def answer(
+        self, query: UserQuery, level: int, top: int, reranker: str | None = None, box_method: str = WINNING
+    ) -> Answer:
+        """Search, re-rank and refine boxes as requested, and score the whole ranking if the object is known.
+
+        Args:
+            query: what to search for.
+            level: number of the stage to search with, from 1.
+            top: results to show.
+            reranker: name of a re-ranker, or None.
+            box_method: how boxes are found (`box_methods`).
+
+        Raises:
+            PatchifyError: one sentence, if the query cannot be re-ranked in this way, or the index has no feature maps
+                to search for boxes on.
+            IndexFolderError: if a map is damaged or missing.
+        """
+        engine = self.indexes.engine(query.index_name)
         stages = engine.index.regions.stages
-        ranking = self.ranking(question, level, reranker)
-        shown = with_boxes(question, engine, ranking[:top], way, level, OBJECTS)
-        results = tuple(self.result(question, rank, match) for rank, match in enumerate(shown, 1))
+        ranking = self.ranking(query, level, reranker)
+        before = ranking if reranker is None else self.ranking(query, level)
+        shown = with_boxes(query, engine, ranking[:top], box_method, level, OBJECTS)
+        results = tuple(self.result(query, rank, match) for rank, match in enumerate(shown, 1))
         score = winning = plain = baseline = ceiling = None
-        before = ranking if reranker is None else self.ranking(question, level)
-        if question.instance is not None:
+        if query.instance is not None:
 
             def refine(matches: list[Match]) -> list[Match]:
-                return with_boxes(question, engine, matches, way, level)
+                return with_boxes(query, engine, matches, box_method, level)
 
-            score = self.judge.score(question, ranking, refine)
-            if way != WINNING:
-                winning = self.judge.score(question, ranking)
+            score = self.judge.score(query, ranking, refine)
+            if box_method != WINNING:
+                winning = self.judge.score(query, ranking)
             if reranker is not None:
-                plain = self.judge.score(question, before, refine)
+                plain = self.judge.score(query, before, refine)
             if stages[0].patches == 1:
-                baseline = self.judge.score(question, self.ranking(question, 1))
-            ceiling = self.judge.ceiling(question, engine.index, stages[level - 1].patches)
+                baseline = self.judge.score(query, self.ranking(query, 1))
+            ceiling = self.judge.ceiling(query, engine.index, stages[level - 1].patches)
         return Answer(
-            results,
-            stages,
-            level,
-            reranker,
-            way,
-            score,
-            winning,
-            plain,
-            baseline,
-            ceiling,
+            results=results,
+            stages=stages,
+            level=level,
+            reranker=reranker,
+            box_method=box_method,
+            score=score,
+            winning=winning,
+            plain=plain,
+            baseline=baseline,
+            ceiling=ceiling,
             pictures=len(self.gallery.images),
             found=sum(result.verdict in MATCHES for result in results),
             ranked=len(ranking) if len(ranking) < len(self.gallery.images) else 0,
             paper=is_paper_method(engine.index),
             unmoved=reranker is not None and np.array_equal(ranking.image_ids, before.image_ids),
-            presence=self.presence(question, ranking, top) if reranker is None and level == len(stages) else None,
-            calibrated=len(ranking) >= BACKGROUND.stop and self.indexes.calibration(question.engine) is not None,
+            presence=self.presence(query, ranking, top) if reranker is None and level == len(stages) else None,
+            calibrated=len(ranking) >= BACKGROUND.stop and self.indexes.calibration(query.index_name) is not None,
         )
 
-    def presence(self, question: UserQuery, ranking: Ranking, top: int) -> Presence | None:
-        """How likely the first results contain the object, the query's own picture apart; None where that is unknown.
+    def presence(self, query: UserQuery, ranking: Ranking, top: int) -> Presence | None:
+        """Estimate how likely the first `top` results contain the object, the query's own picture excluded.
 
-        Args:
-            question: what is asked.
-            ranking: at the last level, not re-ranked.
-            top: results that are shown.
+        `ranking` is at the last level and not re-ranked. None where this was not learned.
         """
-        calibration = None if question.words is not None else self.indexes.calibration(question.engine)
+        calibration = None if query.words is not None else self.indexes.calibration(query.index_name)
         if calibration is None:
             return None
-        others = ranking.image_ids != question.itself
+        others = ranking.image_ids != query.itself
         return calibration.presence(ranking.scores[:top][others[:top]], ranking.scores[others])
 
-    def ranking(self, question: UserQuery, level: int, reranker: str | None = None) -> Ranking:
-        """All pictures, best first; of a gallery of more than `WHOLE_UP_TO` the first `RANKED`.
-
-        It is kept with the query, because each part of the page needs it.
-        """
+    def ranking(self, query: UserQuery, level: int, reranker: str | None = None) -> Ranking:
+        """Rank all pictures, best first, or the first `RANKED` of more than `WHOLE_UP_TO`; kept with the query."""
         key = level, reranker
-        if key not in question.rankings:
-            engine = self.indexes.engine(question.engine)
+        if key not in query.rankings:
+            engine = self.indexes.engine(query.index_name)
             if reranker is None:
                 top = RANKED if len(self.gallery.images) > WHOLE_UP_TO else None
-                question.rankings[key] = engine.ranking(question.descriptor, level, top)
+                query.rankings[key] = engine.ranking(query.descriptor, level, top)
             else:
-                plain, exclude = self.ranking(question, level), self.judge.left_out(question)
-                question.rankings[key] = self.rerankers.rerank(reranker, engine, question, plain, level, exclude)
-        return question.rankings[key]
+                plain, exclude = self.ranking(query, level), self.judge.left_out(query)
+                query.rankings[key] = self.rerankers.rerank(reranker, engine, query, plain, level, exclude)
+        return query.rankings[key]
 
     def detail(
         self,
-        question: UserQuery,
+        query: UserQuery,
         image_id: int,
         level: int,
         top: int,
         reranker: str | None = None,
-        way: str = WINNING,
+        box_method: str = WINNING,
         with_map: bool = True,
     ) -> Detail:
-        """The similarity of every patch of one shown result, and of every place where the index has maps.
-
-        Args:
-            question: what is asked.
-            image_id: the picture.
-            level: see `answer`.
-            top: see `answer`.
-            reranker: see `answer`.
-            way: see `answer`.
-            with_map: whether the similarity of every place is wanted.
+        """Explain one of the shown results: the similarity of every patch and, if `with_map`, of every place.
 
         Raises:
             PatchifyError: if that picture is not among the results any more.
-            IndexFolderError: if its map is damaged or was taken away.
+            IndexFolderError: if its map is damaged or missing.
         """
-        engine = self.indexes.engine(question.engine)
-        shown = with_boxes(question, engine, self.ranking(question, level, reranker)[:top], way, level, OBJECTS)
+        engine = self.indexes.engine(query.index_name)
+        shown = with_boxes(query, engine, self.ranking(query, level, reranker)[:top], box_method, level, OBJECTS)
         for rank, match in enumerate(shown, 1):
             if match.image_id == image_id:
-                explanation = engine.explain(question.descriptor, image_id, level)
+                explanation = engine.explain(query.descriptor, image_id, level)
                 stages = engine.index.regions.stages[:level]
-                places = similarity(question, engine, image_id) if with_map else None
-                return Detail(self.result(question, rank, match), explanation, stages, len(shown), way, places)
+                places = similarity(query, engine, image_id) if with_map else None
+                return Detail(self.result(query, rank, match), explanation, stages, len(shown), box_method, places)
         raise PatchifyError("That picture is no longer among the results: choose one of those shown.")
 
     def prepare(self, examples: int | None = None, workers: int = 1, stop: Callable[[], bool] = lambda: False) -> None:
-        """Answers examples as a page that was just opened asks them; descriptors, rankings and boxes are kept.
+        """Compute the descriptors, rankings and boxes of examples before anybody chooses them.
 
         Args:
             examples: how many; all of them by default.
             workers: pictures that are searched at once.
-            stop: asked again and again whether to give up; it may take its time, so that others come first.
+            stop: called again and again: whether to give up. It may wait, so that others come first.
 
         Raises:
-            IndexFolderError: if a map is damaged or was taken away.
+            IndexFolderError: if a map is damaged or missing.
         """
         engine, level = self.engine, self.levels
-        way = best_method(engine.index)
-        for query in self.examples[:examples]:
+        box_method = best_method(engine.index)
+        for example in self.examples[:examples]:
             if stop():
                 return
-            question = self.example(query.id)
-            ranking = self.ranking(question, level)
-            with_boxes(question, engine, ranking[:PREPARED], way, level, OBJECTS, workers)
+            query = self.example(example.id)
+            ranking = self.ranking(query, level)
+            with_boxes(query, engine, ranking[:PREPARED], box_method, level, OBJECTS, workers)
 
-            def boxed(matches: list[Match], question: UserQuery = question) -> list[Match]:
-                found: list[Match] = []
+            def refine(matches: list[Match], query: UserQuery = query) -> list[Match]:
+                refined: list[Match] = []
                 for start in range(0, len(matches), PIECE):
-                    stop()  # giving up in the middle of a score is not worth a way out of it
-                    found += with_boxes(question, engine, matches[start : start + PIECE], way, level, workers=workers)
-                return found
+                    stop()  # only to let others through: a score is always finished
+                    piece = matches[start : start + PIECE]
+                    refined += with_boxes(query, engine, piece, box_method, level, workers=workers)
+                return refined
 
-            self.judge.score(question, ranking, boxed)
-            self.prepared.add(query.id)
+            self.judge.score(query, ranking, refine)
+            self.prepared.add(example.id)
 
     def positives(
-        self, question: UserQuery, score: QueryScore, level: int, reranker: str | None = None, way: str = WINNING
+        self, query: UserQuery, score: QueryScore, level: int, reranker: str | None = None, box_method: str = WINNING
     ) -> tuple[Result, ...]:
-        """The pictures found that contain the object, each with its rank among the pictures that count.
+        """Return the ranked pictures that contain the query's known object, each with its rank among those that count.
 
-        Args:
-            question: what is asked; its object must be known.
-            score: of its ranking (`answer`).
-            level: see `answer`.
-            reranker: see `answer`.
-            way: see `answer`.
-
-        Raises:
-            PatchifyError: see `answer`.
-            IndexFolderError: see `answer`.
+        `score` is that of the ranking (`answer`), which also says what may be raised.
         """
-        ranking = self.ranking(question, level, reranker)
-        places = self.judge.counted(question, ranking)[score.ranks - 1].tolist()
-        matches = with_boxes(question, self.indexes.engine(question.engine), [ranking[at] for at in places], way, level)
-        return tuple(
-            self.result(question, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True)
-        )
+        ranking, engine = self.ranking(query, level, reranker), self.indexes.engine(query.index_name)
+        places = self.judge.counted(query, ranking)[score.ranks - 1].tolist()
+        matches = with_boxes(query, engine, [ranking[at] for at in places], box_method, level)
+        return tuple(self.result(query, rank, match) for rank, match in zip(score.ranks.tolist(), matches, strict=True))
 
-    def result(self, question: UserQuery, rank: int, match: Match) -> Result:
-        """One match with its verdict; `rank` is the caller's."""
-        index = self.indexes.choice(question.engine).index
-        return self.judge.result(question, rank, match, index.box_of(index.row_of[match.image_id], match.patch))
+    def result(self, query: UserQuery, rank: int, match: Match) -> Result:
+        """Judge one match; `rank` is the caller's."""
+        index = self.indexes.choice(query.index_name).index
+        return self.judge.result(query, rank, match, index.box_of(index.row_of[match.image_id], match.patch))

@@ -81,7 +81,7 @@ def safe_cell(text: str) -> str:
 
 
 def as_json(
-    question: UserQuery,
+    query: UserQuery,
     answer: Answer,
     object_name: str | None,
     index: dict[str, Any],
@@ -91,7 +91,7 @@ def as_json(
     """Query, options, scores and results as JSON, with all digits.
 
     Args:
-        question: what was asked; a visitor's own picture is named, and not included.
+        query: what was asked; a visitor's own picture is named, and not included.
         answer: its answer.
         object_name: of the object that it is about, if that is known.
         index: what is said about the index that was asked.
@@ -99,9 +99,9 @@ def as_json(
             and the number of all positives, AP can be computed again.
         missed: id and file name of those that were not found; they have no rank.
     """
-    asked: dict[str, Any] = {"words": question.words} if question.words is not None else {"picture": question.name}
-    if question.words is None:
-        asked |= {"width": question.width, "height": question.height, "box": _numbers(question.box)}
+    asked: dict[str, Any] = {"words": query.words} if query.words is not None else {"picture": query.name}
+    if query.words is None:
+        asked |= {"width": query.width, "height": query.height, "box": _numbers(query.box)}
     scores = {
         "shown": answer.score,
         "winning_patches": answer.winning,
@@ -114,7 +114,7 @@ def as_json(
         "options": {
             "level": answer.level,
             "patches": answer.stages[answer.level - 1].patches,
-            "boxes": answer.way,
+            "boxes": answer.box_method,
             "reranker": answer.reranker,
         },
         "pictures": answer.pictures,

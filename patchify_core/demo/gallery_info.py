@@ -15,6 +15,23 @@ FILE = "paper.json"
 BUNDLED = "Rendered scenes"
 """What the bundled gallery is called where several can be chosen; others are called by their folders."""
 
+FIRST_EXAMPLES = (
+    "birthday cake",
+    "potted fern",
+    "traffic cone",
+    "moka pot",
+    "soccer ball",
+    "gift box",
+    "flowered teapot",
+    "flowered creamer",
+    "blue vase",
+    "toy train",
+    "headphones",
+    "toy biplane",
+)
+"""Objects of the bundled gallery whose queries come first: easy ones, look-alikes (the tea set, the blue pots) and two
+of the hardest."""
+
 RENDERS = (
     "The gallery pictures and the queries are renders (Blender Cycles, CC BY 4.0, credits in "
     "sample_db/ATTRIBUTION.md), apart from 8 photographs. Their boxes are exact."

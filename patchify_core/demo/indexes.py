@@ -1,8 +1,7 @@
-"""The indexes of one gallery that the page offers, each with its encoder, which is loaded when it is first needed.
+"""The indexes of one gallery that the page offers. Each encoder is loaded when it is first needed.
 
-`folder/index` is always there; each folder below `folder/indexes` is another choice. A visit begins with the one called
-`PREFERRED` where there is one. They are the same for all visitors; which of them a visitor has chosen is in that
-visitor's query.
+`folder/index` must exist; each folder below `folder/indexes` is another choice. A visit begins with `PREFERRED` if the
+gallery has it. All visitors share the indexes; a visitor's query says which of them it searches.
 """
 
 from __future__ import annotations
@@ -24,14 +23,17 @@ from patchify_core.retrieval.localize import MapRefiner
 from patchify_core.retrieval.presence import Calibration, find_calibration
 
 DEFAULT = "index"
-"""Name of the index that must be there: the gallery's own, which the other indexes' pictures are compared with."""
+"""Name of the index that every gallery has; the others must contain the same pictures."""
 
 PREFERRED = "pooled"
-"""Name of the one that a visit begins with, if the gallery has it: made in one pass per picture, with feature maps."""
+"""Name of the index that a visit begins with, if the gallery has it: one pass per picture, feature maps kept."""
 
 ONE_THREAD = EncoderSettings(threads=1)
-"""One crop is too little work to share: threads that wait for each other in every layer make it slow as soon as
-anything else runs on the machine."""
+"""One crop is too little work to share: threads that wait for each other in every layer are slow as soon as anything
+else runs on the machine."""
+
+DIGESTS_UP_TO = 10_000
+"""Pictures whose digests are compared at the start; of more, only the sizes are, or it would take minutes."""
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +43,10 @@ class IndexChoice:
     """One index that a visitor may choose.
 
     Attributes:
-        name: what it is chosen by: `index`, or the name of its folder below `indexes`.
-        label: what a visitor chooses it by (`_labels`); no two offers have the same.
+        name: `index`, or the name of its folder below `indexes`.
+        label: unique description that the page shows.
         index: the descriptors.
-        folder: where they are; None for a visitor's own.
+        folder: of the index; None for a visitor's own.
     """
 
     name: str
@@ -53,22 +55,18 @@ class IndexChoice:
     folder: Path | None = None
 
 
-DIGESTS_UP_TO = 10_000
-"""Pictures whose digests are compared when the page starts; of more only the sizes are, or it would take minutes."""
-
-
 class GalleryIndexes:
     """Indexes of the same pictures, and their encoders.
 
     Args:
-        folder: a dataset with an `index` folder, and maybe an `indexes` folder, beside its annotations.
-        encoder: used for the indexes that it made; others load the one that they name.
+        folder: a dataset with an `index` folder, and perhaps an `indexes` folder, beside its annotations.
+        encoder: used for the indexes that it made; others load the encoder that they name.
         settings: how loaded encoders are run; on one thread by default.
-        beside: the shelf of another gallery, whose loaded encoders are used too.
+        beside: indexes of another gallery, with which loaded encoders are shared.
 
     Raises:
-        PatchifyError: if the default index cannot be loaded, or its pictures are not those below `folder`. Another
-            index with such a fault is left out, with one line in the log.
+        PatchifyError: if the default index cannot be loaded, or its pictures are not those below `folder`. Any other
+            index with such a fault is skipped and logged.
     """
 
     def __init__(
@@ -88,7 +86,7 @@ class GalleryIndexes:
             except Exception as error:  # whatever is wrong with one more index, the page goes on without it
                 log.warning("The page leaves out the index %s: %s", path, error)
         self.first = PREFERRED if PREFERRED in found else DEFAULT
-        found = {self.first: found.pop(self.first)} | found  # what a visit begins with is the first choice
+        found = {self.first: found.pop(self.first)} | found  # listed first
         labels = _labels(found)
         self.choices = {name: IndexChoice(name, labels[name], index, folders[name]) for name, index in found.items()}
         self._settings = settings or ONE_THREAD
@@ -102,22 +100,22 @@ class GalleryIndexes:
             self._encoders[encoder.info.spec] = encoder
 
     def choice(self, name: str) -> IndexChoice:
-        """The index of that name.
+        """Return the index of this name.
 
         Raises:
             PatchifyError: if there is none.
         """
         try:
             return self.choices[name]
-        except (KeyError, TypeError):  # TypeError: what a browser sent may be no name at all
+        except (KeyError, TypeError):  # TypeError: a browser may send anything
             raise PatchifyError("The page does not have that method: choose one of those shown.") from None
 
     def engine(self, name: str) -> Patchify:
-        """Index and encoder. The first call loads the encoder; meanwhile other engines can be used.
+        """Return index and encoder. The first call loads the encoder; meanwhile other indexes can be used.
 
         Raises:
             PatchifyError: if there is no such index.
-            EncoderError: if its encoder cannot be had; the next call tries again.
+            EncoderError: if its encoder cannot be loaded; the next call tries again.
         """
         offer = self.choice(name)
         spec = offer.index.encoder.spec
@@ -131,46 +129,46 @@ class GalleryIndexes:
             return self._engines[name]
 
     def calibration(self, name: str) -> Calibration | None:
-        """What was learned about the results of this index; None where nothing was, or the file of it is damaged."""
+        """Return what was learned about the scores of this index; None without a usable calibration file."""
         if name not in self._calibrations:
             offer = self.choice(name)
             try:
                 self._calibrations[name] = find_calibration(offer.index, offer.folder)
             except PatchifyError as error:
-                log.warning("The page does not say how likely results are: %s", error)
+                log.warning("The page cannot say how likely results are: %s", error)
                 self._calibrations[name] = None
         return self._calibrations[name]
 
     def is_loaded(self, name: str) -> bool:
-        """Whether `engine(name)` will answer at once."""
+        """Whether `engine(name)` returns at once."""
         return name in self._engines
 
-    def rest(self) -> None:
-        """Lets go of the maps that are ready for the next search, some 100 MB for each engine."""
+    def free_maps(self) -> None:
+        """Free the feature maps that are ready for the next search, about 100 MB per index."""
         for engine in list(self._engines.values()):
             for one in list(engine.loaded.values()):
                 if isinstance(one, MapRefiner):
                     one.localizer.forget()
 
     def understands_text(self, name: str) -> bool:
-        """Whether the loaded encoder of this index can search with words."""
+        """Whether the encoder of this index can search with words; loads it."""
         return isinstance(self.engine(name).encoder, TextEncoder)
 
 
 def is_paper_method(index: PatchStore) -> bool:
-    """Whether an index is made as in the paper: every cell of a grid pyramid is encoded separately."""
+    """Whether an index was built as in the paper, with every cell of a grid pyramid encoded separately."""
     return index.features == CROP and grid_of(index.regions.stages[-1]) is not None
 
 
 def method_label(index: PatchStore) -> str:
-    """How the patches of an index were encoded."""
+    """Describe in words how the patches of an index were encoded."""
     if index.features != CROP:
         return "Fast: one pass per picture"
     return "Paper: every patch encoded separately" if is_paper_method(index) else "Every patch encoded separately"
 
 
 def public_spec(info: EncoderInfo) -> str:
-    """An encoder's spec without the folders of a local checkpoint: they are the server's own business.
+    """Return an encoder's spec without the folders of a local checkpoint, which visitors need not know.
 
     Example:
         >>> shown_spec(EncoderInfo("open_clip:ViT-B-32//home/me/b32.pt", 512, 224, "", "", ""))
@@ -185,12 +183,12 @@ def public_spec(info: EncoderInfo) -> str:
 
 def _same_pictures(index: PatchIndex, first: PatchIndex) -> PatchIndex:
     if {image.id: image for image in index.images} != {image.id: image for image in first.images}:
-        raise PatchifyError("it is of other pictures than the gallery's: build it again.")
+        raise PatchifyError("it does not contain the gallery's pictures: build it again.")
     return index
 
 
 def _labels(indexes: dict[str, PatchIndex]) -> dict[str, str]:
-    """The method of each; what differs from the default index, and a folder's name only where nothing else does."""
+    """Label each index by its method and what differs from the default index; by its name only if nothing does."""
     labels, default = {}, indexes[DEFAULT]
     for name, index in indexes.items():
         labels[name] = f"{method_label(index)} ({index.dim:,}-D)"

@@ -56,13 +56,13 @@ class Lesson:
     @property
     def link(self) -> Link:
         """What opens the page with that query."""
-        question, levels = self.shown.question, len(self.shown.stages)
-        return Link(example=question.example, index=question.engine, level=levels, boxes=WINNING, tab="how-it-works")
+        query, levels = self.shown.query, len(self.shown.stages)
+        return Link(example=query.example, index=query.index_name, level=levels, boxes=WINNING, tab="how-it-works")
 
     @property
     def whole_kb(self) -> float:
         """Size of a picture's one descriptor without patches, in kB."""
-        return FLOAT * len(self.shown.question.descriptor) / 1000
+        return FLOAT * len(self.shown.query.descriptor) / 1000
 
     @property
     def patches_kb(self) -> float:
@@ -70,7 +70,7 @@ class Lesson:
         return self.whole_kb * self.shown.stages[-1].patches
 
 
-def teaching_engine(showcase: ExampleGallery) -> str:
+def teaching_index(showcase: ExampleGallery) -> str:
     """Name of the index that a class is taught with: the paper's method if the gallery has it."""
     return paper_index(showcase) or showcase.indexes.first
 
@@ -88,18 +88,18 @@ def lesson(
     Raises:
         PatchifyError: if its encoder cannot be had.
     """
-    engine = teaching_engine(showcase)
+    index_name = teaching_index(showcase)
     query = showcase.examples[0].id if document is None else document["first"]
     sizes = [] if document is None else bands(document)
     return Lesson(
-        walk(showcase, showcase.example(query, engine), WalkChoice(engine)),
-        tuple(exercise(showcase, engine) if tasks is None else tasks),
+        walk(showcase, showcase.example(query, index_name), WalkChoice(index_name)),
+        tuple(exercise(showcase, index_name) if tasks is None else tasks),
         sizes[0] if sizes else None,
         worked_example(),
     )
 
 
-def exercise(showcase: ExampleGallery, engine: str) -> tuple[ExerciseTask, ...]:
+def exercise(showcase: ExampleGallery, index_name: str) -> tuple[ExerciseTask, ...]:
     """Tasks of different difficulty, the easiest first; each of another query and another picture.
 
     The difficulty is the winner's lead. Pictures that contain the object, and whose winner is not the picture itself,
@@ -107,18 +107,18 @@ def exercise(showcase: ExampleGallery, engine: str) -> tuple[ExerciseTask, ...]:
 
     Args:
         showcase: whose examples are asked.
-        engine: name of the index.
+        index_name: name of the index.
     """
-    patchify, level = showcase.indexes.engine(engine), showcase.levels_of(engine)
+    patchify, level = showcase.indexes.engine(index_name), showcase.levels_of(index_name)
     found: list[tuple[float, int, int, str]] = []
-    for query in showcase.examples[:EXAMPLES]:
-        question = showcase.example(query.id, engine)
-        for rank, match in enumerate(showcase.ranking(question, level)[:LOOKED_AT], 1):
-            if showcase.result(question, rank, match).verdict not in MATCHES or match.patch == 0:
+    for example in showcase.examples[:EXAMPLES]:
+        query = showcase.example(example.id, index_name)
+        for rank, match in enumerate(showcase.ranking(query, level)[:LOOKED_AT], 1):
+            if showcase.result(query, rank, match).verdict not in MATCHES or match.patch == 0:
                 continue
-            second, best = np.sort(patchify.explain(question.descriptor, match.image_id).scores)[-2:].tolist()
+            second, best = np.sort(patchify.explain(query.descriptor, match.image_id).scores)[-2:].tolist()
             if best - second >= CLEAR:
-                found.append((best - second, query.id, match.image_id, question.name))
+                found.append((best - second, example.id, match.image_id, query.name))
     found.sort(reverse=True)
     chosen: list[tuple[float, int, int, str]] = []
     for step in np.linspace(0, len(found) - 1, TASKS) if found else ():
@@ -128,19 +128,19 @@ def exercise(showcase: ExampleGallery, engine: str) -> tuple[ExerciseTask, ...]:
             chosen.append(found[min(free, key=lambda n: abs(n - step))])
     chosen.sort(reverse=True)
     return tuple(
-        ExerciseTask(query, name, image, lead, LABELS[len(LABELS) * n // len(chosen)])
-        for n, (lead, query, image, name) in enumerate(chosen)
+        ExerciseTask(example, name, image, lead, LABELS[len(LABELS) * n // len(chosen)])
+        for n, (lead, example, image, name) in enumerate(chosen)
     )
 
 
-def task_walk(showcase: ExampleGallery, tasks: Sequence[ExerciseTask], number: int, engine: str) -> Walk:
+def task_walk(showcase: ExampleGallery, tasks: Sequence[ExerciseTask], number: int, index_name: str) -> Walk:
     """The walk of one task: its query and its picture, with all patches; the visitor's own query stays what it is.
 
     Args:
         showcase: where it is answered.
         tasks: of the exercise (`exercise.exercise`).
         number: which one, from 0.
-        engine: name of the index that they were made with.
+        index_name: name of the index that they were made with.
 
     Raises:
         PatchifyError: if there is no such task.
@@ -148,5 +148,5 @@ def task_walk(showcase: ExampleGallery, tasks: Sequence[ExerciseTask], number: i
     if not 0 <= number < len(tasks):
         raise PatchifyError("The exercise has no such query: choose one of those shown.")
     task = tasks[number]
-    shown = walk(showcase, showcase.example(task.query, engine), WalkChoice(engine, image=task.image))
+    shown = walk(showcase, showcase.example(task.query, index_name), WalkChoice(index_name, image=task.image))
     return replace(shown, tasks=tuple(tasks), task=number)

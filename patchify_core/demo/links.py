@@ -60,7 +60,7 @@ class Link:
         object: name of the object that it is said to be; `none` where nobody has said.
         index: name of the index that is asked (see `shelf`).
         level: number of the set of patches, from 1.
-        boxes: how boxes are found (see `locating`).
+        boxes: how boxes are found (see `box_methods`).
         rerank: name of a re-ranker.
         top: results that are shown.
         look: id of the gallery picture that is looked into.
@@ -104,11 +104,11 @@ def _short(value: float) -> str:
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
-def link_to(question: UserQuery, queries: Mapping[Path, int], objects: Mapping[int, str], **options: Any) -> Link:
+def link_to(query: UserQuery, queries: Mapping[Path, int], objects: Mapping[int, str], **options: Any) -> Link:
     """The address of what a visitor asks.
 
     Args:
-        question: asked of the bundled gallery.
+        query: asked of the bundled gallery.
         queries: file of each bundled query picture -> its id.
         objects: id of each bundled object -> its name.
         options: the other attributes of `Link`, as they are on the page.
@@ -116,19 +116,19 @@ def link_to(question: UserQuery, queries: Mapping[Path, int], objects: Mapping[i
     Raises:
         LinkError: one sentence, if the picture is the visitor's own.
     """
-    name = NOBODY if question.instance is None else objects[question.instance]
+    name = NOBODY if query.instance is None else objects[query.instance]
     box: Box | str = WHOLE
-    if question.box is not None:
-        x1, y1, x2, y2 = (float(value) for value in question.box)
+    if query.box is not None:
+        x1, y1, x2, y2 = (float(value) for value in query.box)
         box = x1, y1, x2, y2
-    if question.words is not None:
-        return Link(words=question.words, object=None if question.instance is None else name, **options)
-    if question.itself is not None:
-        return Link(picture=question.itself, box=box, object=None if question.instance is None else name, **options)
-    if question.example is not None:
-        return Link(example=question.example, **options)  # with its own box, and the object that it shows
-    if question.path is not None and question.path in queries:
-        return Link(example=queries[question.path], box=box, object=name, **options)
+    if query.words is not None:
+        return Link(words=query.words, object=None if query.instance is None else name, **options)
+    if query.itself is not None:
+        return Link(picture=query.itself, box=box, object=None if query.instance is None else name, **options)
+    if query.example is not None:
+        return Link(example=query.example, **options)  # with its own box, and the object that it shows
+    if query.path is not None and query.path in queries:
+        return Link(example=queries[query.path], box=box, object=name, **options)
     raise LinkError(PRIVATE)
 
 

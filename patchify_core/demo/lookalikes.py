@@ -61,7 +61,7 @@ class Pair:
         among: the set.
         number: its place among those offered.
         asked: the object asked for.
-        question: its bundled query.
+        query: its bundled query.
         right: None if no picture contains the object.
         other: None if every picture of a look-alike contains the object too.
     """
@@ -69,7 +69,7 @@ class Pair:
     among: LookAlikes
     number: int
     asked: int
-    question: UserQuery
+    query: UserQuery
     right: Side | None
     other: Side | None
 
@@ -85,14 +85,14 @@ def look_alikes(gallery: Gallery) -> tuple[LookAlikes, ...]:
     return tuple(found)
 
 
-def hard_pair(showcase: ExampleGallery, number: object, asked: object, engine: str, level: int) -> Pair:
+def hard_pair(showcase: ExampleGallery, number: object, asked: object, index_name: str, level: int) -> Pair:
     """Asks for one object of a set, and finds its best picture and that of its look-alikes.
 
     Args:
         showcase: the gallery and its indexes.
         number: the set's place in `look_alikes`.
         asked: instance of the object asked for; None for the set's first one.
-        engine: name of the index.
+        index_name: name of the index.
         level: number of the stage to search with.
 
     Raises:
@@ -106,8 +106,8 @@ def hard_pair(showcase: ExampleGallery, number: object, asked: object, engine: s
     if member is None:
         raise PatchifyError("There is no such look-alike: choose one of those shown.")
     instance, _, query_id = member
-    question = showcase.example(query_id, engine)
-    gallery, left_out = showcase.gallery, showcase.judge.left_out(question)
+    query = showcase.example(query_id, index_name)
+    gallery, left_out = showcase.gallery, showcase.judge.left_out(query)
     right = set(gallery.positives(instance, left_out))
     neither = right | gallery.ignored(instance) | left_out
     other = {image for one, _, _ in among.members if one != instance for image in gallery.positives(one)} - neither
@@ -115,21 +115,21 @@ def hard_pair(showcase: ExampleGallery, number: object, asked: object, engine: s
         among,
         number,
         instance,
-        question,
-        _best(showcase, question, level, right, among),
-        _best(showcase, question, level, other, among),
+        query,
+        _best(showcase, query, level, right, among),
+        _best(showcase, query, level, other, among),
     )
 
 
 def _best(
-    showcase: ExampleGallery, question: UserQuery, level: int, wanted: Iterable[int], among: LookAlikes
+    showcase: ExampleGallery, query: UserQuery, level: int, wanted: Iterable[int], among: LookAlikes
 ) -> Side | None:
-    ranking = showcase.ranking(question, level)
+    ranking = showcase.ranking(query, level)
     places = np.flatnonzero(np.isin(ranking.image_ids, list(wanted)))
     if not len(places):
         return None
-    match, engine, gallery = ranking[int(places[0])], showcase.indexes.engine(question.engine), showcase.gallery
+    match, engine, gallery = ranking[int(places[0])], showcase.indexes.engine(query.index_name), showcase.gallery
     has_whole = engine.index.regions.stages[0].patches == 1
-    whole = float(engine.explain(question.descriptor, match.image_id, 1).scores[0]) if has_whole else None
+    whole = float(engine.explain(query.descriptor, match.image_id, 1).scores[0]) if has_whole else None
     shows = tuple(name for one, name, _ in among.members if match.image_id in gallery.positives(one))
     return Side(gallery.image(match.image_id), int(places[0]) + 1, match, whole, shows)

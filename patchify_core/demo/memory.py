@@ -1,4 +1,4 @@
-"""Keeps the server's memory from growing with the number of threads that ever worked in it."""
+"""Keeps glibc from holding on to memory that threads once used. Under other C libraries nothing happens."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ import ctypes
 import sys
 
 M_ARENA_MAX = -8
-"""glibc's number of the setting (malloc.h)."""
+"""Number of glibc's setting (malloc.h)."""
 
 ARENAS = 2
 
 
 def limit_arenas() -> None:
-    """Lets all threads share two heaps; called before threads are started. Elsewhere than under glibc nothing changes.
+    """Let all threads share two heaps; call this before threads are started.
 
-    glibc gives threads heaps of their own, up to eight a core, and each keeps what its threads once needed: sixty-four
-    searches, eight at a time, added 1,030 MB to an idle server, and with two heaps 204 MB.
+    glibc gives threads up to eight heaps per core, and each keeps what its threads once needed: sixty-four searches,
+    eight at a time, added 1,030 MB to an idle server, and with two heaps 204 MB.
     """
     library = _glibc()
     if library is not None:
@@ -23,14 +23,13 @@ def limit_arenas() -> None:
 
 
 def release_memory() -> None:
-    """Returns freed memory to the system, which glibc keeps for later; takes some milliseconds. Elsewhere nothing."""
+    """Return freed memory to the system; takes some milliseconds."""
     library = _glibc()
     if library is not None:
         library.malloc_trim(0)
 
 
 def _glibc() -> ctypes.CDLL | None:
-    """The C library, if it is glibc."""
     if sys.platform != "linux":
         return None
     try:

@@ -18,7 +18,7 @@ from patchify_core.demo.links import Link
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.results import Answer, Result
 from patchify_core.demo.trials import EXACT, Trial
-from patchify_core.evaluation.study.plans import Configuration
+from patchify_core.evaluation.study.experiments import Configuration
 from patchify_core.features.extract import CROP
 
 SHOWN = 10
@@ -74,13 +74,13 @@ class FailedQuery:
     """A query that went badly, as the search answers it.
 
     Attributes:
-        question: the query, described for the index of the answer.
+        query: the query, described for the index of the answer.
         answer: by the winning patches of all grids.
         first_hit: rank of the first picture that contains the object, among those that count; None if there is none.
         link: what opens that very search.
     """
 
-    question: UserQuery
+    query: UserQuery
     answer: Answer
     first_hit: int | None
     link: Link
@@ -177,14 +177,14 @@ def failed_queries(gallery: ExampleGallery, document: Mapping[str, Any], count: 
         count: how many, at most.
     """
     scored = [(one["levels"][-1]["ap"], one["id"]) for one in document["examples"] if one["levels"]]
-    worst = sorted((ap, query) for ap, query in scored if ap is not None and ap < 1)[:count]
-    engine = answers_index(document)
+    worst = sorted((ap, example) for ap, example in scored if ap is not None and ap < 1)[:count]
+    index_name = answers_index(document)
     level, found = len(document["levels"]), []
-    for _, query in worst:
-        question = gallery.example(query, engine)
-        answer = gallery.answer(question, level, SHOWN, None, WINNING)
+    for _, example in worst:
+        query = gallery.example(example, index_name)
+        answer = gallery.answer(query, level, SHOWN, None, WINNING)
         if answer.score is not None:
             ranks = answer.score.ranks
-            link = Link(example=query, index=engine, level=level, boxes=WINNING, top=SHOWN)
-            found.append(FailedQuery(question, answer, int(ranks[0]) if len(ranks) else None, link))
+            link = Link(example=example, index=index_name, level=level, boxes=WINNING, top=SHOWN)
+            found.append(FailedQuery(query, answer, int(ranks[0]) if len(ranks) else None, link))
     return found

@@ -21,8 +21,8 @@ from patchify_core.demo.results import MATCHES
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, in_bands, object_shares
-from patchify_core.evaluation.found import FoundPositives
-from patchify_core.evaluation.metrics import QueryScore, score_found, summarise
+from patchify_core.evaluation.metrics import QueryScore, score_positives, summarise
+from patchify_core.evaluation.positives import RankedPositives
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.features.extract import CROP
 
@@ -72,12 +72,12 @@ class Paper:
             progress: called with (examples answered, examples in all).
         """
         examples, found = [], {level: {} for level in self.levels}  # type: ignore[var-annotated]
-        for done, query in enumerate(self.gallery.examples, 1):
-            question = self.gallery.example(query.id, self.name)
-            positions = self._found(question)
+        for done, example in enumerate(self.gallery.examples, 1):
+            query = self.gallery.example(example.id, self.name)
+            positions = self._found(query)
             for level, positives in zip(self.levels, positions, strict=True):
-                found[level][query.id] = positives
-            examples.append(self._entry(question, positions) | {"id": query.id})
+                found[level][example.id] = positives
+            examples.append(self._entry(query, positions) | {"id": example.id})
             progress(done, len(self.gallery.examples))
         gain = [(one["levels"][-1]["ap"] or 0.0) - (one["levels"][0]["ap"] or 0.0) for one in examples]
         first = max(range(min(FIRST_WHICH, len(examples))), key=gain.__getitem__)
@@ -109,8 +109,8 @@ class Paper:
             BoxError: if the box is empty or outside the picture.
             PatchifyError: if there is no such example.
         """
-        question = self.gallery.with_box(self.gallery.example(query_id, self.name), box)
-        entry = self._entry(question, self._found(question)) | {"id": query_id, "known": question.instance is not None}
+        query = self.gallery.with_box(self.gallery.example(query_id, self.name), box)
+        entry = self._entry(query, self._found(query)) | {"id": query_id, "known": query.instance is not None}
         return {"entry": entry, "pictures": self._pictures([entry])}
 
     def _levels(self) -> list[dict[str, Any]]:
@@ -120,27 +120,27 @@ class Paper:
             for grid, patches in grids
         ]
 
-    def _found(self, question: UserQuery) -> list[FoundPositives | None]:
+    def _found(self, query: UserQuery) -> list[RankedPositives | None]:
         """Where the positives are, at each level; None where the object is unknown or no picture contains it."""
-        if question.instance is None:
+        if query.instance is None:
             return [None for _ in self.levels]
-        query = self.gallery.judge.as_query(question)
-        rankings = [self.gallery.ranking(question, level) for level in self.levels]
-        return [find_in_matches(ranking, self.gallery.gallery, query) for ranking in rankings]
+        annotated = self.gallery.judge.as_query(query)
+        rankings = [self.gallery.ranking(query, level) for level in self.levels]
+        return [find_in_matches(ranking, self.gallery.gallery, annotated) for ranking in rankings]
 
-    def _entry(self, question: UserQuery, found: list[FoundPositives | None]) -> dict[str, Any]:
+    def _entry(self, query: UserQuery, found: list[RankedPositives | None]) -> dict[str, Any]:
         engine, gallery = self.gallery.indexes.engine(self.name), self.gallery
         levels, shown = [], set()
         for level, positives in zip(self.levels, found, strict=True):
-            ranking = gallery.ranking(question, level)
-            results = [gallery.result(question, rank, match) for rank, match in enumerate(ranking[:SHOWN], 1)]
+            ranking = gallery.ranking(query, level)
+            results = [gallery.result(query, rank, match) for rank, match in enumerate(ranking[:SHOWN], 1)]
             shown |= {result.match.image_id for result in results}
             patches = self.index.regions.stages[level - 1].patches
-            known = question.instance is not None and positives is not None
+            known = query.instance is not None and positives is not None
             levels.append(
                 {
-                    **_scores(None if positives is None else score_found(positives)),
-                    "ceiling": _short(gallery.judge.ceiling(question, self.index, patches)) if known else None,
+                    **_scores(None if positives is None else score_positives(positives)),
+                    "ceiling": _short(gallery.judge.ceiling(query, self.index, patches)) if known else None,
                     "found": sum(result.verdict in MATCHES for result in results),
                     "results": [
                         {
@@ -154,27 +154,27 @@ class Paper:
                     ],
                 }
             )
-        explained = {picture: engine.explain(question.descriptor, picture) for picture in sorted(shown)}
+        explained = {picture: engine.explain(query.descriptor, picture) for picture in sorted(shown)}
         return {
-            "name": question.name,
-            "picture": None if question.path is None else self._file(question.path),
-            "width": question.width,
-            "height": question.height,
-            "box": None if question.box is None else [round(float(value), 1) for value in question.box],
+            "name": query.name,
+            "picture": None if query.path is None else self._file(query.path),
+            "width": query.width,
+            "height": query.height,
+            "box": None if query.box is None else [round(float(value), 1) for value in query.box],
             "levels": levels,
-            "positives": self._positives(question, found),
-            "bands": self._bands(question, found),
+            "positives": self._positives(query, found),
+            "bands": self._bands(query, found),
             "patches": {str(i): [round(float(s), 4) for s in one.scores] for i, one in explained.items()},
         }
 
-    def _positives(self, question: UserQuery, found: list[FoundPositives | None]) -> list[dict[str, Any]]:
+    def _positives(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any]]:
         """Every picture that contains the object: its share of the picture, and rank and IoU at each level."""
-        if question.instance is None or found[0] is None:
+        if query.instance is None or found[0] is None:
             return []
         at = [{int(i): k for k, i in enumerate(one.image_ids)} if one else {} for one in found]
         rows = []
-        for picture in self.gallery.gallery.positives(question.instance, self.gallery.judge.left_out(question)):
-            share = self._shares.get((question.instance, picture))
+        for picture in self.gallery.gallery.positives(query.instance, self.gallery.judge.left_out(query)):
+            share = self._shares.get((query.instance, picture))
             places = [(one, seen.get(picture)) for one, seen in zip(found, at, strict=True)]
             rows.append(
                 {
@@ -186,23 +186,23 @@ class Paper:
             )
         return sorted(rows, key=lambda row: row["ranks"][-1] or len(self.index.images))
 
-    def _bands(self, question: UserQuery, found: list[FoundPositives | None]) -> list[dict[str, Any] | None]:
+    def _bands(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any] | None]:
         """The scores over objects of one size alone, the others left out of the ranking (see `breakdown`)."""
-        if question.instance is None or found[0] is None:
+        if query.instance is None or found[0] is None:
             return []
-        positives = self.gallery.gallery.positives(question.instance, self.gallery.judge.left_out(question))
+        positives = self.gallery.gallery.positives(query.instance, self.gallery.judge.left_out(query))
         rows: list[dict[str, Any] | None] = []
-        for pictures in in_bands(positives, question.instance, self._shares, DEFAULTS.size)[:-1]:
+        for pictures in in_bands(positives, query.instance, self._shares, DEFAULTS.size)[:-1]:
             parts = [one.only(pictures, True) if one is not None else None for one in found]
-            scores = [_scores(None if part is None else score_found(part)) for part in parts]
+            scores = [_scores(None if part is None else score_positives(part)) for part in parts]
             rows.append({"positives": len(pictures), "levels": scores} if pictures else None)
         return rows
 
-    def _overall(self, found: dict[int, FoundPositives | None]) -> dict[str, Any]:
-        report = summarise({query: None if one is None else score_found(one) for query, one in found.items()})
+    def _overall(self, found: dict[int, RankedPositives | None]) -> dict[str, Any]:
+        report = summarise({query: None if one is None else score_positives(one) for query, one in found.items()})
         return {"map": _short(report.map), "locscore": _short(report.locscore), "queries": report.queries}
 
-    def _sizes(self, found: dict[int, dict[int, FoundPositives | None]]) -> list[dict[str, Any]]:
+    def _sizes(self, found: dict[int, dict[int, RankedPositives | None]]) -> list[dict[str, Any]]:
         parts = {level: break_down(found[level], self.gallery.gallery)["size"] for level in self.levels}
         by_name = [{part.name: part for part in parts[level]} for level in self.levels]
         return [

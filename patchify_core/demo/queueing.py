@@ -1,4 +1,4 @@
-"""Who is next, where there is not room for all at once: by order of arrival, by free slots, or address by address."""
+"""Fair queues: whose turn it is where not all can be served at once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from patchify_core.errors import PatchifyError
 
 
+class BusyError(PatchifyError):
+    """Too many are waiting already."""
+
+
 class FairLock:
-    """A lock that goes to whoever has waited longest; `threading.Lock` may go to the same one again and again."""
+    """A lock that goes to whoever has waited longest; `threading.Lock` may go to the same thread again and again."""
 
     def __init__(self) -> None:
         self._guard = threading.Lock()
@@ -24,11 +28,11 @@ class FairLock:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Number of threads that wait."""
         return len(self._waiting)
 
     def acquire(self) -> None:
-        """Waits for one's turn."""
+        """Wait for the lock."""
         with self._guard:
             if not self._taken:
                 self._taken = True
@@ -38,33 +42,29 @@ class FairLock:
         mine.wait()
 
     def release(self) -> None:
-        """Ends one's turn."""
+        """Hand the lock to the next thread."""
         with self._guard:
             if self._waiting:
-                self._waiting.popleft().set()  # it stays taken: by the next one
+                self._waiting.popleft().set()  # it stays taken, by that thread
             else:
                 self._taken = False
 
     def __enter__(self) -> FairLock:
-        """Takes a turn."""
+        """Acquire it."""
         self.acquire()
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Ends it."""
+        """Release it."""
         self.release()
 
 
-class BusyError(PatchifyError):
-    """Too many wait already."""
-
-
 class Slots:
-    """So many at a time, and so many of one.
+    """A limit on what runs at a time; the caller guards it if several threads use it.
 
     Args:
-        most: in all.
-        of_one: of one visitor or address.
+        most: slots in all.
+        of_one: slots of one visitor or address.
     """
 
     def __init__(self, most: int, of_one: int) -> None:
@@ -72,26 +72,26 @@ class Slots:
         self._taken: Counter[str] = Counter()
 
     def acquire(self, one: str) -> bool:
-        """Takes a slot, if there is one."""
+        """Take a slot; return False if none is free."""
         if self._taken[one] >= self.of_one or self._taken.total() >= self.most:
             return False
         self._taken[one] += 1
         return True
 
     def release(self, one: str) -> None:
-        """Gives it back."""
+        """Return a slot."""
         self._taken[one] -= 1
-        self._taken += Counter()  # without those that have none
+        self._taken += Counter()  # drops those that have none
 
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """Somebody's turn.
+    """A place in a `FairQueue`.
 
     Attributes:
-        address: of whoever waits for it.
-        needs: what it takes, in any unit.
-        begun: done as soon as it has begun.
+        address: of whoever waits.
+        needs: the resources needed, in a unit that the queue's condition knows.
+        begun: done as soon as the turn has begun.
     """
 
     address: str
@@ -100,20 +100,20 @@ class Ticket:
 
 
 class FairQueue:
-    """Where some must wait, addresses take turns, however much each of them asks for. Safe to use from any thread.
+    """A queue in which addresses take turns, however many requests each of them sends. Thread-safe.
 
     Args:
-        fits: ticket, those that have begun -> whether it may begin now.
+        fits: (ticket, tickets that have begun) -> whether the ticket may begin now.
     """
 
     def __init__(self, fits: Callable[[Ticket, Collection[Ticket]], bool]) -> None:
         self._fits, self._lock, self._numbers = fits, threading.Lock(), itertools.count()
         self._waiting: list[Ticket] = []
         self._begun: list[Ticket] = []
-        self._order: dict[str, int] = {}  # address -> number of its coming, or of when it last had a turn
+        self._order: dict[str, int] = {}  # address -> number of its arrival, or of its last turn
 
-    def ask(self, address: str, needs: int = 0) -> Ticket:
-        """Waits for a turn; whoever asks calls `end`, however it goes."""
+    def enqueue(self, address: str, needs: int = 0) -> Ticket:
+        """Wait for a turn; the caller must call `end`, whatever happens."""
         ticket = Ticket(address, needs)
         with self._lock:
             self._order.setdefault(address, next(self._numbers))
@@ -122,7 +122,7 @@ class FairQueue:
         return ticket
 
     def end(self, ticket: Ticket) -> None:
-        """Ends a turn, or the wait for one."""
+        """End a turn, or the wait for it."""
         with self._lock:
             (self._begun if ticket in self._begun else self._waiting).remove(ticket)
             self._order[ticket.address] = next(self._numbers)
@@ -132,8 +132,8 @@ class FairQueue:
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
-        """A turn, waited for in the event loop."""
-        ticket = self.ask(address)
+        """Wait for a turn in the event loop, and end it when the context is left."""
+        ticket = self.enqueue(address)
         try:
             await asyncio.wrap_future(ticket.begun)
             yield
@@ -149,39 +149,39 @@ class FairQueue:
             self._waiting.remove(ticket)
             self._begun.append(ticket)
             self._order[ticket.address] = next(self._numbers)
-            if ticket.begun.set_running_or_notify_cancel():  # else whoever waited has just given up, and will end it
+            if ticket.begun.set_running_or_notify_cancel():  # else whoever waited has given up, and will end it
                 ticket.begun.set_result(None)
 
 
 def fair_queue(most: int, of_one: int) -> FairQueue:
-    """So many at a time, and so many of one address."""
+    """Return a queue that serves `most` at a time, and `of_one` of one address."""
     return FairQueue(
         lambda one, begun: len(begun) < most and sum(other.address == one.address for other in begun) < of_one
     )
 
 
 class BoundedQueue:
-    """Turns for which only so many may wait: who left is worked for all the same, as nobody sees them leave.
+    """A fair queue of limited length: requests whose senders have left are computed all the same.
 
     Args:
-        at_once: how many have a turn at a time, in all and of one address.
-        waiting: how many may wait or have one, in all and of one address.
+        at_once: how many are served at a time, in all and of one address.
+        waiting: how many may wait or be served, in all and of one address.
     """
 
     def __init__(self, at_once: tuple[int, int], waiting: tuple[int, int]) -> None:
-        self._turns, self._waiting = fair_queue(*at_once), Slots(*waiting)
+        self._queue, self._places = fair_queue(*at_once), Slots(*waiting)
 
     @asynccontextmanager
     async def turn(self, address: str) -> AsyncIterator[None]:
-        """A turn, waited for in the event loop.
+        """Wait for a turn in the event loop, and end it when the context is left.
 
         Raises:
-            BusyError: if too many wait already.
+            BusyError: if too many are waiting already.
         """
-        if not self._waiting.acquire(address):
+        if not self._places.acquire(address):
             raise BusyError("The server is busy: try again in a moment.")
         try:
-            async with self._turns.turn(address):
+            async with self._queue.turn(address):
                 yield
         finally:
-            self._waiting.release(address)
+            self._places.release(address)

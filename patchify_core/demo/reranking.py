@@ -73,7 +73,7 @@ class Rerankers:
         self,
         name: str,
         engine: Patchify,
-        question: UserQuery,
+        query: UserQuery,
         ranking: Ranking,
         level: int,
         exclude: Collection[int] = (),
@@ -83,7 +83,7 @@ class Rerankers:
         Args:
             name: which re-ranker.
             engine: index and encoder that made the ranking.
-            question: what was asked.
+            query: what was asked.
             ranking: all pictures, best first.
             level: the level that they were found at.
             exclude: ids of pictures that a score leaves out, which must not help the others either.
@@ -98,16 +98,16 @@ class Rerankers:
         from patchify_core.retrieval.searcher import QueryView
 
         reranker = self.load(name)
-        if reranker.needs_picture and question.words is not None:
+        if reranker.needs_picture and query.words is not None:
             raise PatchifyError(
                 f"{NAMES[name]} compares pictures, but your query is words: switch re-ranking off or use a picture."
             )
         head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
 
         def ordered(picture: Image | None) -> Ranking:
-            view = QueryView(question.descriptor, picture, question.box, frozenset(exclude))
+            view = QueryView(query.descriptor, picture, query.box, frozenset(exclude))
             if isinstance(reranker, QueryExpansion):  # all are searched anew
                 return engine.ranking(reranker.expand(engine, view, head), level, len(ranking))
             return ranking.with_first(reranker.rerank(engine, view, head, level))
 
-        return decode(question.source, ordered) if reranker.needs_picture else ordered(None)
+        return decode(query.source, ordered) if reranker.needs_picture else ordered(None)

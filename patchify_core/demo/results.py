@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.demo.queries import UserQuery
-from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_found
+from patchify_core.evaluation.metrics import QueryScore, grid_ceiling, score_positives
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.gallery import Gallery, Query
 from patchify_core.imaging.boxes import iou
@@ -69,7 +69,7 @@ class Answer:
         stages: the nested sets of patches that the index has.
         level: number of the stage that was searched with, from 1.
         reranker: what the shortlist was re-ranked by, or None.
-        way: how boxes were found (`locating`).
+        box_method: how boxes were found (`box_methods`).
         score: of the whole ranking that is shown; None when the object is unknown.
         winning: of the same ranking with the boxes as they were before they were refined; None if they were not.
         plain: of the ranking before it was re-ranked; None if it was not.
@@ -89,7 +89,7 @@ class Answer:
     stages: tuple[Stage, ...]
     level: int
     reranker: str | None
-    way: str
+    box_method: str
     score: QueryScore | None
     winning: QueryScore | None
     plain: QueryScore | None
@@ -122,7 +122,7 @@ class Detail:
         explanation: the similarity of every patch.
         stages: the nested sets of patches up to that level.
         results_shown: results on the page.
-        way: how boxes were found (`locating`).
+        box_method: how boxes were found (`box_methods`).
         places: the similarity of every place; None where the index has no feature maps.
     """
 
@@ -130,7 +130,7 @@ class Detail:
     explanation: Explanation
     stages: tuple[Stage, ...]
     results_shown: int
-    way: str
+    box_method: str
     places: SimilarityMap | None
 
 
@@ -163,30 +163,30 @@ class Judge:
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
 
-    def result(self, question: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+    def result(self, query: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
         """One match with its verdict; `cell` is its winning patch's box, whatever the match's own is."""
-        if match.image_id == question.itself:
+        if match.image_id == query.itself:
             return Result(rank, match, cell, ITSELF, None, NO_BOXES)
-        if question.instance is None:
+        if query.instance is None:
             return Result(rank, match, cell, UNKNOWN, None, NO_BOXES)
-        if match.image_id in self.gallery.ignored(question.instance) | self.left_out(question):
+        if match.image_id in self.gallery.ignored(query.instance) | self.left_out(query):
             return Result(rank, match, cell, IGNORED, None, NO_BOXES)
-        if match.image_id not in self.gallery.positives(question.instance):
+        if match.image_id not in self.gallery.positives(query.instance):
             return Result(rank, match, cell, WRONG, None, NO_BOXES)
-        annotated = self.gallery.boxes_of(match.image_id, question.instance)
+        annotated = self.gallery.boxes_of(match.image_id, query.instance)
         verdict, overlap = match_verdict(match.box, annotated)
         return Result(rank, match, cell, verdict, overlap, annotated)
 
     def score(
         self,
-        question: UserQuery,
+        query: UserQuery,
         ranking: Sequence[Match],
         refine: Callable[[list[Match]], list[Match]] | None = None,
     ) -> QueryScore | None:
         """AP and LocScore of a whole ranking; None if no picture contains the object.
 
         Args:
-            question: what was asked; its object must be known.
+            query: what was asked; its object must be known.
             ranking: all pictures, best first.
             refine: gives matches better boxes; it is asked about the pictures that contain the object alone.
         """
@@ -195,44 +195,44 @@ class Judge:
             assert refine is not None
             return np.array([match.box for match in refine(matches)], np.float64).reshape(-1, 4)
 
-        found = find_in_matches(ranking, self.gallery, self.as_query(question), None if refine is None else boxes)
-        return None if found is None else score_found(found)
+        found = find_in_matches(ranking, self.gallery, self.as_query(query), None if refine is None else boxes)
+        return None if found is None else score_positives(found)
 
-    def counted(self, question: UserQuery, ranking: Ranking) -> NDArray[np.intp]:
+    def counted(self, query: UserQuery, ranking: Ranking) -> NDArray[np.intp]:
         """Positions, from 0, of the pictures of a ranking that count for a query's score, best first.
 
         Ranks of a `QueryScore` are places among these. The query's object must be known.
         """
-        assert question.instance is not None
-        out = self.left_out(question) | self.gallery.ignored(question.instance)
+        assert query.instance is not None
+        out = self.left_out(query) | self.gallery.ignored(query.instance)
         return np.flatnonzero(~np.isin(ranking.image_ids, list(out)))
 
-    def ceiling(self, question: UserQuery, index: PatchStore, patches: int) -> float | None:
+    def ceiling(self, query: UserQuery, index: PatchStore, patches: int) -> float | None:
         """The best LocScore that the first `patches` patches of each picture allow; None where there is no LocScore."""
-        asked = self.as_query(question)
+        asked = self.as_query(query)
         positives = self.gallery.positives(asked.instance, asked.exclude)
         boxes = {image_id: found for image_id, found in positives.items() if found is not None}
         if not positives or len(boxes) < len(positives):
             return None
         return grid_ceiling({i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}, boxes)
 
-    def left_out(self, question: UserQuery) -> frozenset[int]:
+    def left_out(self, query: UserQuery) -> frozenset[int]:
         """Ids of the gallery pictures that are left out of a query's score."""
-        exclude: frozenset[int] = frozenset() if question.itself is None else frozenset({question.itself})
-        if question.example is not None:
-            exclude |= next(q.exclude for q in self.gallery.queries if q.id == question.example)
+        exclude: frozenset[int] = frozenset() if query.itself is None else frozenset({query.itself})
+        if query.example is not None:
+            exclude |= next(q.exclude for q in self.gallery.queries if q.id == query.example)
         return exclude
 
-    def as_query(self, question: UserQuery) -> Query:
+    def as_query(self, query: UserQuery) -> Query:
         """The query in the dataset's own terms; a gallery picture is left out of its own score."""
-        assert question.instance is not None
+        assert query.instance is not None
         return Query(
-            id=question.example or 0,
-            file_name=question.name,
-            path=question.path or Path(),
-            width=question.width,
-            height=question.height,
-            box=question.box,
-            instance=question.instance,
-            exclude=self.left_out(question),
+            id=query.example or 0,
+            file_name=query.name,
+            path=query.path or Path(),
+            width=query.width,
+            height=query.height,
+            box=query.box,
+            instance=query.instance,
+            exclude=self.left_out(query),
         )

@@ -1,6 +1,7 @@
-"""A server's private folders for what visitors send. No other server touches them while this one lives.
+"""A server's private temporary folders for what visitors send.
 
-A killed server deletes nothing; its lock is open then, and the next server that starts deletes its folders.
+A lock beside them says that the server lives. A killed server deletes nothing, but releases its lock, and the next
+server deletes its folders.
 """
 
 from __future__ import annotations
@@ -18,38 +19,38 @@ from typing import IO
 from patchify_core.files import lock
 
 PREFIX, UPLOADS_PREFIX, LOCK_PREFIX = "patchify-own-", "patchify-uploads-", "patchify-lock-"
-"""What their names begin with: of the folders of visitors' own pictures and of what Gradio takes, and of the lock.
-They end alike."""
+"""Prefixes of the names of the folder for visitors' own pictures, of the folder for Gradio's uploads, and of the lock;
+the rest of the three names is the same."""
 
 STALE_S = 600.0
-"""Age from which a folder is dead where locks say nothing: a living server touches its own all the time."""
+"""Age at which a folder counts as abandoned where locks do not work: a living server keeps touching its own."""
 
 GRADIO = "GRADIO_TEMP_DIR"
-"""The variable that says where Gradio puts uploads; it is read anew each time."""
+"""Environment variable that says where Gradio puts uploads; Gradio reads it for each upload."""
 
 
 class ServerFolders:
     """The two folders, and the lock beside them.
 
     Args:
-        folder: for visitors' own pictures, each in a folder of theirs; empty or missing.
-        uploads: where the folder for uploads is made; by default beside the other.
+        folder: for visitors' own pictures; empty or missing.
+        uploads: where the folder for uploads is created; by default beside the other.
     """
 
     def __init__(self, folder: Path, uploads: Path | None = None) -> None:
         self.folder = folder
         self.uploads = (uploads or folder.parent) / _uploads_name(folder)
-        for made in (self.folder, self.uploads):
-            made.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for path in (self.folder, self.uploads):
+            path.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock: IO[str] | None = open(_lock_of(folder), "a", encoding="utf-8")
-        with suppress(OSError):  # a file system without locks: its age tells that it is in use
+        with suppress(OSError):  # a file system without locks: the age of the folders must do
             lock(self._lock)
 
     @classmethod
     def create(cls, environ: MutableMapping[str, str] = os.environ) -> ServerFolders:
-        """A new one among the machine's temporary files; deletes those of dead servers.
+        """Create folders among the machine's temporary files, and delete those of dead servers.
 
-        Gradio's uploads go into the second folder, which is made where a person wants uploads, if they say so.
+        Points Gradio's uploads at the new folder for them, which is created in `GRADIO_TEMP_DIR` if that is set.
         """
         named = environ.get(GRADIO, "").strip()
         uploads = Path(named or tempfile.gettempdir()).resolve()
@@ -60,13 +61,13 @@ class ServerFolders:
         return home
 
     def touch(self) -> None:
-        """Says that it is in use, and deletes what dead servers left meanwhile."""
+        """Mark the folders as in use, and delete those of servers that died meanwhile."""
         os.utime(self.folder)
         os.utime(self.uploads)
         delete_abandoned(self.folder.parent, self.uploads.parent)
 
     def close(self) -> None:
-        """Deletes it; may be called again."""
+        """Delete the folders; may be called again."""
         if self._lock is not None:
             _delete(self.folder, self.uploads)
             self._lock.close()
@@ -75,11 +76,11 @@ class ServerFolders:
 
 
 def delete_abandoned(parent: Path, uploads: Path | None = None) -> None:
-    """Deletes the folders of servers that were killed: nobody looks after them any more.
+    """Delete the folders of servers that were killed.
 
     Args:
-        parent: where servers' folders lie.
-        uploads: where their folders for uploads lie, if that is elsewhere.
+        parent: of the servers' folders.
+        uploads: of their folders for uploads; `parent` if None.
     """
     uploads = uploads or parent
     for folder in _folders(parent, PREFIX):
@@ -110,16 +111,16 @@ def _delete(*folders: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _is_dead(folder: Path, there: Path | None = None) -> bool:
-    """Whether the server of a folder for own pictures has ended; `there` is another of it, if that one has gone."""
+def _is_dead(folder: Path, existing: Path | None = None) -> bool:
+    """Whether the server of a folder for own pictures has ended; `existing` is its other folder, if it is gone."""
     try:
         with open(_lock_of(folder), "r+", encoding="utf-8") as file:
             lock(file)
             return True
     except (BlockingIOError, PermissionError):
         return False  # its server lives, or it is another person's
-    except OSError:  # no lock: it is being made, or the file system has none
-        return _is_stale(there or folder)
+    except OSError:  # no lock: it is being created, or the file system has none
+        return _is_stale(existing or folder)
 
 
 def _is_stale(folder: Path) -> bool:

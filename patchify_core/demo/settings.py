@@ -1,4 +1,4 @@
-"""What a person may tune about the page, and the environment variables that do it.
+"""Settings of the page, each of which an environment variable may set.
 
 Nothing heavy is imported here, so that `python app.py --help` can list the variables at once.
 """
@@ -9,24 +9,27 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from patchify_core.errors import PatchifyError
 from patchify_core.files import SAMPLE_DB
 
 MEGABYTE = 1_000_000
 
-
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 PRIVATE = ("127.0.0.0/8", "10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "::1/128", "fc00::/7")
 """Networks from which the proxies of a Hugging Face Space reach it."""
 
+HOST_NAME = re.compile(r"\*|(\*\.)?[a-z][a-z0-9-]*(\.[a-z0-9-]+)*", re.ASCII)
+
+S = TypeVar("S", bound="_Settings")
+
 
 def networks(text: str) -> tuple[Network, ...]:
-    """Addresses and networks, separated by commas.
+    """Parse addresses and networks that are separated by commas.
 
     Raises:
         ValueError: if one of them is neither.
@@ -34,155 +37,36 @@ def networks(text: str) -> tuple[Network, ...]:
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
 
-@dataclass(frozen=True)
-class PageSettings:
-    """What a person may tune about the page.
+def checked_address(text: str) -> str:
+    """Return a web address unchanged.
 
-    Attributes:
-        results: result cards shown at first.
-        result_choices: numbers of cards that may be asked for.
-        upload_mb: largest picture in megabytes.
-        archive_mb: largest file of any kind that may be sent, such as a zip of pictures, in megabytes.
-        forget_s: seconds after which what a visitor sent is deleted.
-        own_pictures: pictures that one visitor may have indexed.
-        own_mb: megabytes that one visitor's pictures may take.
-        own_total_mb: megabytes on the disk that all visitors may take together: pictures, indexes and uploads.
-        memory_mb: megabytes of memory that all visitors' query pictures and indexes may take together.
+    Raises:
+        ValueError: what is expected instead, if it is not one.
     """
-
-    results: int = 10
-    result_choices: tuple[int, ...] = (5, 10, 20, 40)
-    upload_mb: int = 30
-    archive_mb: int = 200
-    forget_s: int = 1800
-    own_pictures: int = 1000
-    own_mb: int = 500
-    own_total_mb: int = 2000
-    memory_mb: int = 600
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> PageSettings:
-        """The settings with what the variables say.
-
-        Raises:
-            PatchifyError: one sentence that names the variable, if its value does not do.
-        """
-        return cls(**_read(cls, environ))
+    if not re.fullmatch(r"https?://[^\s\"'<>]{1,500}", text):
+        raise ValueError("an address that begins with https://")
+    return text
 
 
-@dataclass(frozen=True)
-class QueueSettings:
-    """How many may ask at once. Whoever is turned away is told that the server is busy.
-
-    Attributes:
-        waiting: requests that may wait, of all visitors.
-        of_one: requests of one visitor that may wait: enough for quick hands, too few to fill the queue.
-        of_programs: requests of all programs that may wait, so that scripts leave room for people.
-        at_once: searches of the page that are computed at once, of different visitors.
-        visits: visits whose state is kept; the oldest is forgotten first.
-    """
-
-    waiting: int = 100
-    of_one: int = 16
-    of_programs: int = 32
-    at_once: int = 2
-    visits: int = 500
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> QueueSettings:
-        """As `PageSettings.from_environment`."""
-        return cls(**_read(cls, environ))
+# Parsers of variables. Each raises ValueError with what it takes, for example `a whole number from 1 to 40`.
 
 
-@dataclass(frozen=True)
-class ServerSettings:
-    """Where the page is served.
-
-    Attributes:
-        host: address to listen on.
-        port: port to listen on.
-        root_path: path below which a reverse proxy shows the page, such as /patchify; empty for the whole host.
-        mcp: whether programs may use the page's API as tools over the Model Context Protocol.
-        galleries: the datasets that are shown, each with its `index` folder; a visit begins with the first.
-        hosts: names by which the page may be opened, besides addresses and localhost.
-        proxies: addresses and networks of the proxies whose X-Forwarded-For counts.
-        code: address of the source, which the page links to; empty for no link.
-    """
-
-    host: str = "127.0.0.1"
-    port: int = 7860
-    root_path: str = ""
-    mcp: bool = False
-    galleries: tuple[Path, ...] = (SAMPLE_DB,)
-    hosts: tuple[str, ...] = ()
-    proxies: tuple[Network, ...] = ()
-    code: str = ""
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> ServerSettings:
-        """As `PageSettings.from_environment`; Gradio's own variables count where ours are not set.
-
-        On a Hugging Face Space, which sets SPACE_ID, every address is listened on, the Space's own name is answered to,
-        and its proxies, which reach it from private networks, are trusted.
-        """
-        outer = {
-            "PATCHIFY_HOST": environ.get("GRADIO_SERVER_NAME", "").strip() or ("0.0.0.0" if _on_space(environ) else ""),
-            "PATCHIFY_PORT": environ.get("GRADIO_SERVER_PORT", ""),
-            "PATCHIFY_ROOT_PATH": environ.get("GRADIO_ROOT_PATH", ""),
-            "PATCHIFY_PROXIES": ",".join(PRIVATE) if _on_space(environ) else "",
-            "PATCHIFY_CODE": _code_of_space(environ),
-        }
-        found = cls(**_read(cls, outer | {name: value for name, value in environ.items() if value.strip()}))
-        space = ("*.hf.space", environ.get("SPACE_HOST", "").strip().lower()) if _on_space(environ) else ()
-        return replace(found, hosts=(*found.hosts, *filter(None, space)))
-
-
-@dataclass(frozen=True)
-class Variable:
-    """One environment variable.
-
-    Attributes:
-        name: of the variable.
-        settings: the dataclass that it sets a field of.
-        field: the field.
-        what: what it says, in a few words for `--help` and HOSTING.md.
-        read: its value from text; raises ValueError with what it takes, for example `a whole number from 1 to 40`.
-    """
-
-    name: str
-    settings: type
-    field: str
-    what: str
-    read: Callable[[str], Any]
-
-    @property
-    def default(self) -> str:
-        """The default as a person would write it."""
-        value = getattr(self.settings, self.field)
-        if isinstance(value, tuple):
-            return ",".join(part.name if isinstance(part, Path) else str(part) for part in value)
-        return str(int(value)) if isinstance(value, bool) else str(value)
-
-
-_HOST = re.compile(r"\*|(\*\.)?[a-z][a-z0-9-]*(\.[a-z0-9-]+)*", re.ASCII)
-
-
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def read(text: str) -> int:
+def _integer(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
         if not text.isascii() or not text.isdigit() or len(text) > 9 or not least <= int(text) <= most:
             raise ValueError(f"a whole number from {least:,} to {most:,}")
         return int(text)
 
-    return read
+    return parse
 
 
 def _one_of(choices: tuple[int, ...]) -> Callable[[str], int]:
-    def read(text: str) -> int:
+    def parse(text: str) -> int:
         if text not in map(str, choices):
             raise ValueError(f"one of {', '.join(map(str, choices))}")
         return int(text)
 
-    return read
+    return parse
 
 
 def _switch(text: str) -> bool:
@@ -203,9 +87,9 @@ def _root_path(text: str) -> str:
     return text.rstrip("/")
 
 
-def _hosts(text: str) -> tuple[str, ...]:
+def _host_names(text: str) -> tuple[str, ...]:
     names = tuple(part.strip().lower() for part in text.split(",") if part.strip())
-    if not names or not all(_HOST.fullmatch(name) for name in names):
+    if not names or not all(HOST_NAME.fullmatch(name) for name in names):
         raise ValueError("names such as patchify.example.org or *.example.org, separated by commas")
     return names
 
@@ -217,78 +101,149 @@ def _proxies(text: str) -> tuple[Network, ...]:
         raise ValueError("addresses or networks such as 127.0.0.1 or 10.0.0.0/8, separated by commas") from None
 
 
-def checked_address(text: str) -> str:
-    """A web address.
-
-    Raises:
-        ValueError: what it takes, if it is none.
-    """
-    if not re.fullmatch(r"https?://[^\s\"'<>]{1,500}", text):
-        raise ValueError("an address that begins with https://")
-    return text
-
-
 def _galleries(text: str) -> tuple[Path, ...]:
     paths = tuple(Path(part.strip()) for part in text.split(os.pathsep) if part.strip())
     for path in paths:
         if not (path / "annotations.json").is_file():
-            many = f"; {path} is none" if len(paths) > 1 else ""
-            raise ValueError(f"folders with annotations.json and an index folder, separated by {os.pathsep!r}{many}")
+            which = f"; {path} is none" if len(paths) > 1 else ""
+            raise ValueError(f"folders with annotations.json and an index folder, separated by {os.pathsep!r}{which}")
     if len({path.resolve() for path in paths}) < len(paths) or not paths:
         raise ValueError("each folder once")
     return paths
 
 
-VARIABLES: tuple[Variable, ...] = (
-    Variable("PATCHIFY_HOST", ServerSettings, "host", "address to listen on; 0.0.0.0 on a Space", _host),
-    Variable("PATCHIFY_PORT", ServerSettings, "port", "port to listen on", _whole(1, 65535)),
-    Variable("PATCHIFY_ROOT_PATH", ServerSettings, "root_path", "path of the page behind a reverse proxy", _root_path),
-    Variable("PATCHIFY_HOSTS", ServerSettings, "hosts", "names by which the page may be opened", _hosts),
-    Variable("PATCHIFY_PROXIES", ServerSettings, "proxies", "proxies whose X-Forwarded-For counts", _proxies),
-    Variable("PATCHIFY_MCP", ServerSettings, "mcp", "1: an MCP server too", _switch),
-    Variable(
+def _variable(default: Any, name: str, description: str, parse: Callable[[str], Any]) -> Any:
+    """Declare a field that the environment variable `name` sets."""
+    return field(default=default, metadata={"name": name, "description": description, "parse": parse})
+
+
+class _Settings:
+    @classmethod
+    def from_environment(cls: type[S], environ: Mapping[str, str] = os.environ) -> S:
+        """Return the defaults, overridden by the variables that are set; an empty variable counts as unset.
+
+        Raises:
+            PatchifyError: one sentence that names the variable, if its value is invalid.
+        """
+        values = {}
+        for variable in _variables_of(cls):
+            text = environ.get(variable.name, "").strip()
+            if text:
+                try:
+                    values[variable.field] = variable.parse(text)
+                except ValueError as error:
+                    raise PatchifyError(f"{variable.name} is {text[:80]!r}, but it takes {error}.") from None
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class ServerSettings(_Settings):
+    """Where and what the page is served; `galleries` are the datasets shown, the first one when a visit begins."""
+
+    host: str = _variable("127.0.0.1", "PATCHIFY_HOST", "address to listen on; 0.0.0.0 on a Space", _host)
+    port: int = _variable(7860, "PATCHIFY_PORT", "port to listen on", _integer(1, 65535))
+    root_path: str = _variable("", "PATCHIFY_ROOT_PATH", "path of the page behind a reverse proxy", _root_path)
+    mcp: bool = _variable(False, "PATCHIFY_MCP", "1: an MCP server too", _switch)
+    galleries: tuple[Path, ...] = _variable(
+        (SAMPLE_DB,),
         "PATCHIFY_GALLERY",
-        ServerSettings,
-        "galleries",
         "datasets to show, each with its index folder; several are separated as in PATH",
         _galleries,
-    ),
-    Variable(
-        "PATCHIFY_CODE", ServerSettings, "code", "address of the source, which the page links to", checked_address
-    ),
-    Variable("PATCHIFY_RESULTS", PageSettings, "results", "results at first", _one_of(PageSettings.result_choices)),
-    Variable("PATCHIFY_UPLOAD_MB", PageSettings, "upload_mb", "largest picture, in megabytes", _whole(1, 1000)),
-    Variable("PATCHIFY_ARCHIVE_MB", PageSettings, "archive_mb", "largest file sent, in megabytes", _whole(1, 10_000)),
-    Variable(
-        "PATCHIFY_FORGET_S", PageSettings, "forget_s", "seconds until what was sent is deleted", _whole(60, 86400)
-    ),
-    Variable(
-        "PATCHIFY_OWN_PICTURES", PageSettings, "own_pictures", "pictures a visitor may index", _whole(1, 1_000_000)
-    ),
-    Variable("PATCHIFY_OWN_MB", PageSettings, "own_mb", "megabytes of a visitor's pictures", _whole(1, 1_000_000)),
-    Variable(
-        "PATCHIFY_OWN_TOTAL_MB",
-        PageSettings,
-        "own_total_mb",
-        "megabytes on the disk, of all visitors",
-        _whole(1, 1_000_000),
-    ),
-    Variable(
-        "PATCHIFY_MEMORY_MB",
-        PageSettings,
-        "memory_mb",
-        "megabytes of memory for what all visitors sent",
-        _whole(1, 1_000_000),
-    ),
-    Variable("PATCHIFY_QUEUE", QueueSettings, "waiting", "requests that may wait", _whole(1, 10_000)),
-    Variable("PATCHIFY_QUEUE_OF_ONE", QueueSettings, "of_one", "of them of one visitor", _whole(1, 10_000)),
-    Variable("PATCHIFY_QUEUE_OF_PROGRAMS", QueueSettings, "of_programs", "of them of programs", _whole(1, 10_000)),
-    Variable("PATCHIFY_AT_ONCE", QueueSettings, "at_once", "searches computed at once", _whole(1, 64)),
-    Variable("PATCHIFY_VISITS", QueueSettings, "visits", "visits that are remembered", _whole(20, 100_000)),
-)
-"""All of the page's variables, in the order in which they are told."""
+    )
+    hosts: tuple[str, ...] = _variable((), "PATCHIFY_HOSTS", "names by which the page may be opened", _host_names)
+    proxies: tuple[Network, ...] = _variable((), "PATCHIFY_PROXIES", "proxies whose X-Forwarded-For counts", _proxies)
+    code: str = _variable("", "PATCHIFY_CODE", "address of the source, which the page links to", checked_address)
 
-ELSEWHERE: tuple[tuple[str, str, str], ...] = (
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> ServerSettings:
+        """As `_Settings.from_environment`; Gradio's own variables count where ours are not set.
+
+        On a Hugging Face Space, which sets SPACE_ID, the server listens on every address, answers to the Space's own
+        name, and trusts the Space's proxies, which reach it from private networks.
+        """
+        space = environ.get("SPACE_ID", "").strip()
+        has_files = re.fullmatch(r"[\w.-]+/[\w.-]+", space)
+        fallback = {
+            "PATCHIFY_HOST": environ.get("GRADIO_SERVER_NAME", "").strip() or ("0.0.0.0" if space else ""),
+            "PATCHIFY_PORT": environ.get("GRADIO_SERVER_PORT", ""),
+            "PATCHIFY_ROOT_PATH": environ.get("GRADIO_ROOT_PATH", ""),
+            "PATCHIFY_PROXIES": ",".join(PRIVATE) if space else "",
+            "PATCHIFY_CODE": f"https://huggingface.co/spaces/{space}/tree/main" if has_files else "",
+        }
+        given = {name: value for name, value in environ.items() if value.strip()}
+        settings = super().from_environment(fallback | given)
+        space_names = ("*.hf.space", environ.get("SPACE_HOST", "").strip().lower()) if space else ()
+        return replace(settings, hosts=(*settings.hosts, *filter(None, space_names)))
+
+
+@dataclass(frozen=True)
+class PageSettings(_Settings):
+    """What the page shows, and how much visitors may leave on the server; `result_choices` are numbers of results."""
+
+    result_choices: tuple[int, ...] = (5, 10, 20, 40)
+    results: int = _variable(10, "PATCHIFY_RESULTS", "results at first", _one_of(result_choices))
+    upload_mb: int = _variable(30, "PATCHIFY_UPLOAD_MB", "largest picture, in megabytes", _integer(1, 1000))
+    archive_mb: int = _variable(200, "PATCHIFY_ARCHIVE_MB", "largest file sent, in megabytes", _integer(1, 10_000))
+    forget_s: int = _variable(1800, "PATCHIFY_FORGET_S", "seconds until what was sent is deleted", _integer(60, 86400))
+    own_pictures: int = _variable(1000, "PATCHIFY_OWN_PICTURES", "pictures a visitor may index", _integer(1, 1_000_000))
+    own_mb: int = _variable(500, "PATCHIFY_OWN_MB", "megabytes of a visitor's pictures", _integer(1, 1_000_000))
+    own_total_mb: int = _variable(
+        2000, "PATCHIFY_OWN_TOTAL_MB", "megabytes on the disk, of all visitors", _integer(1, 1_000_000)
+    )
+    memory_mb: int = _variable(
+        600, "PATCHIFY_MEMORY_MB", "megabytes of memory for what all visitors sent", _integer(1, 1_000_000)
+    )
+
+
+@dataclass(frozen=True)
+class QueueSettings(_Settings):
+    """How many requests may wait and be computed at once; the server tells others that it is busy.
+
+    `of_one` is enough for quick hands and too few to fill the queue; `of_programs` leaves room for people. `at_once`
+    counts searches of different visitors. Of more than `visits` visits, the state of the oldest is dropped.
+    """
+
+    waiting: int = _variable(100, "PATCHIFY_QUEUE", "requests that may wait", _integer(1, 10_000))
+    of_one: int = _variable(16, "PATCHIFY_QUEUE_OF_ONE", "of them of one visitor", _integer(1, 10_000))
+    of_programs: int = _variable(32, "PATCHIFY_QUEUE_OF_PROGRAMS", "of them of programs", _integer(1, 10_000))
+    at_once: int = _variable(2, "PATCHIFY_AT_ONCE", "searches computed at once", _integer(1, 64))
+    visits: int = _variable(500, "PATCHIFY_VISITS", "visits that are remembered", _integer(20, 100_000))
+
+
+@dataclass(frozen=True)
+class Variable:
+    """An environment variable, and the field of a settings dataclass that it sets."""
+
+    name: str
+    settings: type[_Settings]
+    field: str
+    default_value: Any
+    description: str
+    parse: Callable[[str], Any]
+
+    @property
+    def default(self) -> str:
+        """The default as a person would write it."""
+        value = self.default_value
+        if isinstance(value, tuple):
+            return ",".join(part.name if isinstance(part, Path) else str(part) for part in value)
+        return str(int(value)) if isinstance(value, bool) else str(value)
+
+
+def _variables_of(settings: type[Any]) -> tuple[Variable, ...]:
+    return tuple(
+        Variable(settings=settings, field=one.name, default_value=one.default, **one.metadata)
+        for one in fields(settings)
+        if one.metadata
+    )
+
+
+VARIABLES = tuple(
+    variable for settings in (ServerSettings, PageSettings, QueueSettings) for variable in _variables_of(settings)
+)
+"""All variables of the page, in the order in which `--help` lists them."""
+
+LIBRARY_VARIABLES: tuple[tuple[str, str, str], ...] = (
     ("PATCHIFY_DEVICE", "auto", "what encoders run on: auto, cpu, cuda, cuda:1 or mps"),
     ("PATCHIFY_ENGINE", "torch", "what computes on the processor: torch or openvino"),
     (
@@ -304,35 +259,14 @@ ELSEWHERE: tuple[tuple[str, str, str], ...] = (
     ("PATCHIFY_RERANK_DETECTOR", "", "file of the detector that both need"),
     ("PATCHIFY_RERANK_ENCODER", "", "encoder whose cells both compare, if it is not the index's own"),
 )
-"""(name, default, what) of the variables that others read themselves (`encoders.base`, `rerank.learned`)."""
+"""(name, default, description) of the variables that the library itself reads (`encoders.base`, `rerank.learned`)."""
 
 
-def variables_in_words() -> str:
-    """All variables with their defaults, one a line, for `--help`."""
-    rows = [(variable.name, variable.default, variable.what) for variable in VARIABLES] + [*ELSEWHERE]
+def variables_help() -> str:
+    """List all variables with their defaults, one per line, for `--help`."""
+    rows = [(variable.name, variable.default, variable.description) for variable in VARIABLES] + [*LIBRARY_VARIABLES]
     width = max(len(name) for name, _, _ in rows)
     return "\n".join(
-        f"  {name:<{width}}  {what}" + (f" (default {default})" if default else "") for name, default, what in rows
+        f"  {name:<{width}}  {description}" + (f" (default {default})" if default else "")
+        for name, default, description in rows
     )
-
-
-def _on_space(environ: Mapping[str, str]) -> bool:
-    return bool(environ.get("SPACE_ID", "").strip())
-
-
-def _code_of_space(environ: Mapping[str, str]) -> str:
-    space = environ.get("SPACE_ID", "").strip()
-    return f"https://huggingface.co/spaces/{space}/tree/main" if re.fullmatch(r"[\w.-]+/[\w.-]+", space) else ""
-
-
-def _read(settings: type, environ: Mapping[str, str]) -> dict[str, Any]:
-    """The fields of one dataclass that variables set; an empty variable is as good as none."""
-    found = {}
-    for variable in VARIABLES:
-        text = environ.get(variable.name, "").strip()
-        if variable.settings is settings and text:
-            try:
-                found[variable.field] = variable.read(text)
-            except ValueError as error:
-                raise PatchifyError(f"{variable.name} is {text[:80]!r}, but it takes {error}.") from None
-    return found

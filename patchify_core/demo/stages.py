@@ -1,4 +1,4 @@
-"""What the nested sets of patches of an index (`regions.stages`) are called on the page."""
+"""Names on the page for the nested sets of patches of an index (`regions.stages`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def grid_of(stage: Stage) -> int | None:
-    """N of the N x N grid that a stage ends with; None if it ends with something else.
+    """Return N of the N x N grid that a stage ends with; None if it ends with something else.
 
     Example:
         >>> from patchify_core.regions import Pyramid
@@ -22,14 +22,14 @@ def grid_of(stage: Stage) -> int | None:
 
 
 def added_by(stages: Sequence[Stage], number: int) -> str:
-    """What the stage of this number (from 1) adds to the one before it, as the command line writes it."""
+    """Return what the stage of this number (from 1) adds to the one before it, as a region spec."""
     spec = stages[number - 1].spec
     before = stages[number - 2].spec if number > 1 else ""
     return spec.removeprefix(f"{before}+") if before else spec
 
 
 def option(stages: Sequence[Stage], number: int) -> str:
-    """The stage on the button that chooses it, e.g. `L3 · 4×4` or `+ salient:10`."""
+    """Name the stage on the button that selects it, e.g. `L3 · 4×4` or `+ salient:10`."""
     grid = grid_of(stages[number - 1])
     if grid is None:
         added = added_by(stages, number)
@@ -39,7 +39,7 @@ def option(stages: Sequence[Stage], number: int) -> str:
 
 
 def patches_label(regions: Regions) -> str:
-    """All patches of an index, e.g. `4×4 grid` or `29 salient patches`."""
+    """Name all patches of an index, e.g. `4×4 grid` or `29 salient patches`."""
     last = len(regions.stages)
     grid = grid_of(regions.stages[-1])
     words = title(regions.stages, last)
@@ -47,13 +47,13 @@ def patches_label(regions: Regions) -> str:
 
 
 def _plain(spec: str) -> str:
-    """`salient:29` -> `29 salient`; others as the command line writes them."""
+    """Rewrite `salient:29` as `29 salient`; other specs stay as they are."""
     name, _, count = spec.partition(":")
     return f"{count} salient" if name == "salient" else spec
 
 
 def title(stages: Sequence[Stage], number: int) -> str:
-    """The patches that the stage adds, in words, e.g. `4×4 grid`."""
+    """Name the patches that the stage adds, e.g. `4×4 grid`."""
     grid = grid_of(stages[number - 1])
     if grid is None:
         return _plain(added_by(stages, number))
@@ -61,18 +61,18 @@ def title(stages: Sequence[Stage], number: int) -> str:
 
 
 def summary(stages: Sequence[Stage], number: int) -> str:
-    """The stage in the table of scores, e.g. `L3, 30 patches each`."""
+    """Name the stage and its size, e.g. `L3, 30 patches`."""
     stage = stages[number - 1]
     grid = grid_of(stage)
     name = _plain(added_by(stages, number)) if grid is None else f"L{grid - 1}"
-    return f"{name}, {stage.patches} patch{'es' if stage.patches > 1 else ''} each"
+    return f"{name}, {stage.patches} patch{'es' if stage.patches > 1 else ''}"
 
 
 def stage_of(stages: Sequence[Stage], patch: int) -> int:
-    """Number (from 1) of the first stage that has this patch."""
+    """Return the number (from 1) of the first stage that contains this patch."""
     return next(number for number, stage in enumerate(stages, 1) if patch < stage.patches)
 
 
 def patches_before(stages: Sequence[Stage], number: int) -> int:
-    """Patches of the stages before this one; its own come after them."""
+    """Count the patches of the stages before this one; its own follow them."""
     return stages[number - 2].patches if number > 1 else 0

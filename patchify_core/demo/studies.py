@@ -9,11 +9,11 @@ from typing import Any
 
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.results import StudyFile, read_results
-from patchify_core.evaluation.study.plans import PLANS
+from patchify_core.evaluation.study.experiments import STUDIES
 from patchify_core.files import ASSETS
 
 FOLDER = ASSETS / "study"
-"""Where the shipped files are, `NAME.json` for each of `PLANS`."""
+"""Where the shipped files are, `NAME.json` for each of `STUDIES`."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Studies:
     """All files of a folder.
 
     Attributes:
-        found: name -> what is in it, in the order of `PLANS`.
+        found: name -> what is in it, in the order of `STUDIES`.
         problems: name -> one sentence, for the files that are missing or cannot be used.
     """
 
@@ -44,12 +44,12 @@ _known: dict[Path, tuple[tuple[tuple[int, int] | None, ...], Studies]] = {}
 def read_studies(folder: Path | None = None) -> Studies:
     """Reads the files of a folder, `FOLDER` if None; again only when one of them has changed. Raises nothing."""
     folder = FOLDER if folder is None else folder
-    stamp = tuple(_stamp(folder / f"{name}.json") for name in PLANS)
+    stamp = tuple(_stamp(folder / f"{name}.json") for name in STUDIES)
     if folder in _known and _known[folder][0] == stamp:
         return _known[folder][1]
     found: dict[str, StudyFile] = {}
     problems: dict[str, str] = {}
-    for name in PLANS:
+    for name in STUDIES:
         try:
             study = read_study(folder / f"{name}.json", name)
             _check_same_datasets(study, found)

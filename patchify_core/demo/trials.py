@@ -19,8 +19,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.compare import DEFAULTS, BootstrapSettings, Difference
 from patchify_core.evaluation.compare import paired as paired_differences
 from patchify_core.evaluation.results import Row
-from patchify_core.evaluation.study.plans import Configuration
-from patchify_core.evaluation.study.report import Mean, without_seed
+from patchify_core.evaluation.study.experiments import Configuration, Mean, without_seed
 from patchify_core.features.extract import CROP
 
 EXACT = "Flat"

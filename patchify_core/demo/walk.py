@@ -55,18 +55,18 @@ class WalkChoice:
     """What a visitor has chosen for their walk; it is theirs and does not change their query.
 
     Attributes:
-        engine: name of the index; None for the query's own.
+        index_name: name of the index; None for the query's own.
         level: number of the stage to search with; None for the index's last.
-        way: how boxes are found (`locating`).
+        box_method: how boxes are found (`box_methods`).
         image: id of the picture that is looked into; None for the first right one.
         pair: set of look-alikes and the object asked for; None for none.
         part: what the tab shows: the steps, the class's exercise, or the plan of a lesson.
         task: number of the exercise's task, from 0.
     """
 
-    engine: str | None = None
+    index_name: str | None = None
     level: int | None = None
-    way: str = WINNING
+    box_method: str = WINNING
     image: int | None = None
     pair: tuple[int, int | None] | None = None
     part: str = STEPS
@@ -123,13 +123,13 @@ class Walk:
     """Everything that the steps show.
 
     Attributes:
-        question: what is asked, described for the index that is walked through.
+        query: what is asked, described for the index that is walked through.
         name: the object's name; None if nobody said what it is.
-        engines: (name, label) of the indexes.
-        ways: (name, label) of the ways to a box that this index allows.
+        indexes: (name, label) of the indexes.
+        box_methods: (name, label) of the ways to a box that this index allows.
         stages: the index's nested sets of patches.
         level: number of the stage that is searched with.
-        way: how boxes are found.
+        box_method: how boxes are found.
         answer: what the Search tab answers with the same options.
         whole: the same for whole pictures alone; None if the index has none.
         look: the picture that is looked into.
@@ -142,13 +142,13 @@ class Walk:
         task: the task that is shown, from 0; None outside the exercise.
     """
 
-    question: UserQuery
+    query: UserQuery
     name: str | None
-    engines: tuple[tuple[str, str], ...]
-    ways: tuple[tuple[str, str], ...]
+    indexes: tuple[tuple[str, str], ...]
+    box_methods: tuple[tuple[str, str], ...]
     stages: tuple[Stage, ...]
     level: int
-    way: str
+    box_method: str
     answer: Answer
     whole: Answer | None
     look: Look
@@ -161,65 +161,65 @@ class Walk:
     task: int | None = None
 
 
-def walk(showcase: ExampleGallery, question: UserQuery, choice: WalkChoice) -> Walk:
+def walk(showcase: ExampleGallery, query: UserQuery, choice: WalkChoice) -> Walk:
     """What the steps show.
 
     Args:
         showcase: where the query is answered.
-        question: what is asked, described for the index that is chosen (see `described_for`).
+        query: what is asked, described for the index that is chosen (see `described_for`).
         choice: what was chosen; a level that the index does not have means its last.
 
     Raises:
         PatchifyError: one sentence, if the index does not allow such boxes, or a picture or look-alike that was chosen
             is not there.
     """
-    engine = showcase.indexes.engine(question.engine)
-    index, levels = engine.index, showcase.levels_of(question.engine)
+    engine = showcase.indexes.engine(query.index_name)
+    index, levels = engine.index, showcase.levels_of(query.index_name)
     level = levels if choice.level is None else min(max(1, choice.level), levels)
-    way = checked_method(choice.way, index)
-    answer = showcase.answer(question, level, SHOWN, None, way)
+    box_method = checked_method(choice.box_method, index)
+    answer = showcase.answer(query, level, SHOWN, None, box_method)
     found = index.regions.stages
-    whole = showcase.answer(question, 1, SHOWN) if found[0].patches == 1 else None
-    standing = _standing(showcase, question, level, way, answer.score)
+    whole = showcase.answer(query, 1, SHOWN) if found[0].patches == 1 else None
+    standing = _standing(showcase, query, level, box_method, answer.score)
     named = [*answer.results, *(whole.results if whole else ())]
     if standing is not None:
         named += [line.result for line in standing.lines]
         named += [] if standing.first_wrong is None else [standing.first_wrong]
     return Walk(
-        question=question,
-        name=None if question.instance is None else showcase.gallery.name(question.instance),
-        engines=tuple((name, offer.label) for name, offer in showcase.indexes.choices.items()),
-        ways=tuple((name, label) for name, label in NAMES.items() if is_possible(name, index)),
+        query=query,
+        name=None if query.instance is None else showcase.gallery.name(query.instance),
+        indexes=tuple((name, choice.label) for name, choice in showcase.indexes.choices.items()),
+        box_methods=tuple((name, label) for name, label in NAMES.items() if is_possible(name, index)),
         stages=found,
         level=level,
-        way=way,
+        box_method=box_method,
         answer=answer,
         whole=whole,
-        look=_look(showcase, question, level, choice.image),
+        look=_look(showcase, query, level, choice.image),
         standing=standing,
         sets=look_alikes(showcase.gallery),
-        pair=None if choice.pair is None else hard_pair(showcase, *choice.pair, question.engine, level),
+        pair=None if choice.pair is None else hard_pair(showcase, *choice.pair, query.index_name, level),
         images={one.match.image_id: showcase.gallery.image(one.match.image_id) for one in named},
         separate=not has_maps(index),
     )
 
 
-def described_for(showcase: ExampleGallery, question: UserQuery, engine: object) -> UserQuery:
+def described_for(showcase: ExampleGallery, query: UserQuery, index_name: object) -> UserQuery:
     """The same query, described for another index; the visitor's own stays what it is.
 
     Raises:
         PatchifyError: if there is no such index, or its encoder cannot be had or cannot be asked this.
     """
-    if engine is None or engine == question.engine:
-        return question
-    return showcase.with_engine(question, showcase.indexes.choice(str(engine)).name)
+    if index_name is None or index_name == query.index_name:
+        return query
+    return showcase.with_index(query, showcase.indexes.choice(str(index_name)).name)
 
 
-def fitting(showcase: ExampleGallery, choice: WalkChoice, engine: str) -> WalkChoice:
+def fitting(showcase: ExampleGallery, choice: WalkChoice, index_name: str) -> WalkChoice:
     """The choice after another index was chosen: boxes that it does not allow become winning patches."""
-    index = showcase.indexes.choice(engine).index
-    way = choice.way if is_possible(choice.way, index) else WINNING
-    return WalkChoice(engine, None, way, choice.image, choice.pair)
+    index = showcase.indexes.choice(index_name).index
+    box_method = choice.box_method if is_possible(choice.box_method, index) else WINNING
+    return WalkChoice(index_name, None, box_method, choice.image, choice.pair)
 
 
 def made_up_score(positives: int, hits: Mapping[int, float]) -> QueryScore:
@@ -248,9 +248,9 @@ def worked_example() -> QueryScore:
     return made_up_score(*WORKED)
 
 
-def _look(showcase: ExampleGallery, question: UserQuery, level: int, image_id: int | None) -> Look:
-    ranking = showcase.ranking(question, level)
-    results = (showcase.result(question, rank, match) for rank, match in enumerate(ranking, 1))
+def _look(showcase: ExampleGallery, query: UserQuery, level: int, image_id: int | None) -> Look:
+    ranking = showcase.ranking(query, level)
+    results = (showcase.result(query, rank, match) for rank, match in enumerate(ranking, 1))
     if image_id is None:
         first = [next(results) for _ in range(min(SHOWN, len(ranking)))]
         by_verdict = [result for verdict in MATCHES for result in first if result.verdict == verdict]
@@ -260,25 +260,24 @@ def _look(showcase: ExampleGallery, question: UserQuery, level: int, image_id: i
         if wanted is None:
             raise PatchifyError("That picture is not in this gallery: choose one of those shown.")
         result = wanted
-    engine, chosen = showcase.indexes.engine(question.engine), result.match.image_id
-    every = [engine.explain(question.descriptor, chosen, n) for n in range(1, len(engine.index.regions.stages) + 1)]
+    engine, chosen = showcase.indexes.engine(query.index_name), result.match.image_id
+    every = [engine.explain(query.descriptor, chosen, n) for n in range(1, len(engine.index.regions.stages) + 1)]
     return Look(showcase.gallery.image(chosen), result, every[-1], tuple(one.patch for one in every))
 
 
 def _standing(
-    showcase: ExampleGallery, question: UserQuery, level: int, way: str, score: QueryScore | None
+    showcase: ExampleGallery, query: UserQuery, level: int, box_method: str, score: QueryScore | None
 ) -> ScoreBreakdown | None:
-    if score is None or question.instance is None:
+    if score is None or query.instance is None:
         return None
-    ranking = showcase.ranking(question, level)
-    counted = showcase.judge.counted(question, ranking)
-    positives = showcase.positives(question, score, level, None, way)
+    ranking = showcase.ranking(query, level)
+    counted = showcase.judge.counted(query, ranking)
+    positives = showcase.positives(query, score, level, None, box_method)
     lines = tuple(
         Line(row, found, result) for found, (row, result) in enumerate(zip(score.rows(), positives, strict=True), 1)
     )
     judged = (
-        showcase.result(question, rank, match)
-        for rank, match in enumerate(map(ranking.__getitem__, counted.tolist()), 1)
+        showcase.result(query, rank, match) for rank, match in enumerate(map(ranking.__getitem__, counted.tolist()), 1)
     )
     wrong = next((result for result in judged if result.verdict == WRONG), None)
     return ScoreBreakdown(score, lines, len(counted), len(ranking) - len(counted), wrong)

@@ -1,9 +1,9 @@
-"""An evaluation's scores over parts of the positives: by object size, by visibility, by instance.
+"""Break an evaluation's scores down by object size, visibility and instance.
 
-For a band of sizes or visibilities the other positives are ignored, as the Oxford and Paris protocols do for their
-easy, medium and hard pictures (Radenović et al., "Revisiting Oxford and Paris", CVPR 2018): they leave the ranking
-before ranks are counted, so that finding them is neither right nor wrong, and a query without a positive in the
-band is left out of its averages. ILIAS's own evaluation does the same for its groups of object scale.
+The positives outside a band are ignored, as in the easy, medium and hard protocols of Oxford and Paris (Radenović et
+al., "Revisiting Oxford and Paris", CVPR 2018): they leave the ranking before ranks are counted, so that finding them is
+neither right nor wrong. A query without a positive in the band is left out of its averages. ILIAS' own evaluation does
+the same for its groups of object scale.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.evaluation.found import FoundPositives
-from patchify_core.evaluation.metrics import Report, score_found, summarise
+from patchify_core.evaluation.metrics import Report, score_positives, summarise
+from patchify_core.evaluation.positives import RankedPositives
 from patchify_core.gallery import Gallery
 from patchify_core.imaging.boxes import area
 
 
 @dataclass(frozen=True)
 class Bands:
-    """Where one band ends and the next begins; a value on a limit belongs to the upper band.
+    """Limits between bands; a value on a limit belongs to the upper band.
 
     Attributes:
         size: limits of the share of its picture that the instance's largest annotated box covers, in 0..1.
@@ -44,10 +44,10 @@ class ScoredPart:
     """The scores over some of the positives.
 
     Attributes:
-        name: which ones, e.g. `2-10 %`, `unknown`, or an instance's name.
+        name: name of the part, e.g. `2-10 %`, `unknown`, or an instance's name.
         report: averages over the queries that have such positives.
-        positives: how many positives were counted, summed over those queries.
-        instance: the instance's id where the part is one.
+        positives: number of such positives, summed over those queries.
+        instance: the instance's id if the part is an instance.
     """
 
     name: str
@@ -62,30 +62,32 @@ class ScoredPart:
         return {"name": self.name, **which, "positives": self.positives, **numbers}
 
 
-FoundByQuery = Mapping[int, FoundPositives | None]
-
-
 def break_down(
-    found: FoundByQuery, gallery: Gallery, cutoff: int | None = None, bands: Bands = DEFAULTS
+    ranked: Mapping[int, RankedPositives | None], gallery: Gallery, cutoff: int | None = None, bands: Bands = DEFAULTS
 ) -> dict[str, tuple[ScoredPart, ...]]:
     """Break an evaluation's scores down.
 
     Args:
-        found: query id -> where its positives stand, of queries of the gallery.
-        gallery: where sizes, visibilities and names are known.
-        cutoff: see `metrics.score_found`; it counts the ranks that are left.
-        bands: the limits.
+        ranked: query id -> the ranks of its positives; None if it has none.
+        gallery: the dataset, which knows sizes, visibilities and names.
+        cutoff: see `metrics.score_positives`; it counts the ranks that are left.
+        bands: limits of sizes and visibilities.
 
     Returns:
         kind -> its parts; parts without any positive are not listed. Kinds are "size", "visibility" (the last part
         of both may be `unknown`: no box, no visibility annotated) and "instance" (in the order of the ids, where
         every positive counts).
     """
-    return {
-        "size": _by_band(found, gallery, cutoff, object_shares(gallery), bands.size),
-        "visibility": _by_band(found, gallery, cutoff, _visible(gallery), bands.visible),
-        "instance": _by_instance(found, gallery, cutoff),
-    }
+    positives = {query: one for query, one in ranked.items() if one is not None}
+    parts = {}
+    for kind, values, limits in (
+        ("size", object_shares(gallery), bands.size),
+        ("visibility", _visible(gallery), bands.visible),
+    ):
+        by_band = split_by_band(positives, gallery, values, limits)
+        names = (*band_names(limits), UNKNOWN)
+        parts[kind] = tuple(_part(name, some, cutoff) for name, some in zip(names, by_band, strict=True) if some)
+    return parts | {"instance": _by_instance(positives, gallery, cutoff)}
 
 
 def band_names(limits: tuple[float, ...]) -> tuple[str, ...]:
@@ -104,13 +106,13 @@ _Values = Mapping[tuple[int, int], float]  # (instance, image) -> a value in 0..
 
 
 def object_shares(gallery: Gallery) -> _Values:
-    """The share of its picture that an instance's largest box covers."""
+    """Compute the share of its picture that an instance's largest box covers."""
     pixels = {image.id: image.width * image.height for image in gallery.images}
     return _largest(gallery, lambda image_ids, boxes: area(boxes) / [pixels[i] for i in image_ids.tolist()], boxed=True)
 
 
 def _visible(gallery: Gallery) -> _Values:
-    """The largest visible share among an instance's annotations in a picture."""
+    """Look up the largest visible share among an instance's annotations in a picture."""
     visible = gallery.annotations.visible[~gallery.annotations.ignore]
     return _largest(gallery, lambda image_ids, boxes: visible, boxed=False)
 
@@ -118,7 +120,7 @@ def _visible(gallery: Gallery) -> _Values:
 def _largest(
     gallery: Gallery, values_of: Callable[[NDArray[np.int64], NDArray[np.float64]], NDArray[np.float64]], boxed: bool
 ) -> _Values:
-    """The largest value of each (instance, image) over its annotations that are not ignored; NaN is no value."""
+    """Return the largest value of each (instance, image) over its annotations that are not ignored; NaN is no value."""
     rows = gallery.annotations
     use = ~rows.ignore
     if boxed:
@@ -141,8 +143,8 @@ def in_bands(
     Args:
         images: Ids of the images.
         instance: The instance's id.
-        values: (instance, image) -> the value in 0..1 that a band goes by, e.g. `object_shares`.
-        limits: Where one band ends and the next begins.
+        values: (instance, image) -> its value, e.g. `object_shares`.
+        limits: Limits between the bands.
 
     Returns:
         The ids in each band of `band_names`, and last those whose value is unknown.
@@ -154,34 +156,44 @@ def in_bands(
     return members
 
 
-def _by_band(
-    found: FoundByQuery, gallery: Gallery, cutoff: int | None, values: _Values, limits: tuple[float, ...]
-) -> tuple[ScoredPart, ...]:
-    names = (*band_names(limits), UNKNOWN)
+def split_by_band(
+    positives: Mapping[int, RankedPositives], gallery: Gallery, values: _Values, limits: tuple[float, ...]
+) -> list[dict[int, RankedPositives]]:
+    """Split the positives of each query into bands; in each band the other positives are ignored.
+
+    Args:
+        positives: query id -> the ranks of its positives.
+        gallery: the dataset of the queries.
+        values: see `in_bands`.
+        limits: see `in_bands`.
+
+    Returns:
+        For each band, and last for unknown values: query id -> the ranks of its positives there, if there are any.
+    """
     queries = {query.id: query for query in gallery.queries}
-    by_band: list[dict[int, FoundPositives]] = [{} for _ in names]
-    for query_id, whole in found.items():
-        if whole is None:
-            continue
+    by_band: list[dict[int, RankedPositives]] = [{} for _ in range(len(limits) + 2)]
+    for query_id, ranked in positives.items():
         query = queries[query_id]
-        positives = gallery.positives(query.instance, query.exclude)
-        for band, images in enumerate(in_bands(positives, query.instance, values, limits)):
-            located = all(positives[image] is not None for image in images)
-            if (some := whole.only(images, located)) is not None:
-                by_band[band][query_id] = some
-    return tuple(_part(name, some, cutoff) for name, some in zip(names, by_band, strict=True) if some)
+        boxes = gallery.positives(query.instance, query.exclude)
+        for band, images in zip(by_band, in_bands(boxes, query.instance, values, limits), strict=True):
+            located = all(boxes[image] is not None for image in images)
+            if (some := ranked.only(images, located)) is not None:
+                band[query_id] = some
+    return by_band
 
 
-def _by_instance(found: FoundByQuery, gallery: Gallery, cutoff: int | None) -> tuple[ScoredPart, ...]:
-    grouped: dict[int, dict[int, FoundPositives]] = {}
+def _by_instance(
+    positives: Mapping[int, RankedPositives], gallery: Gallery, cutoff: int | None
+) -> tuple[ScoredPart, ...]:
+    grouped: dict[int, dict[int, RankedPositives]] = {}
     for query in gallery.queries:
-        if (whole := found.get(query.id)) is not None:
-            grouped.setdefault(query.instance, {})[query.id] = whole
+        if query.id in positives:
+            grouped.setdefault(query.instance, {})[query.id] = positives[query.id]
     return tuple(_part(gallery.name(instance), some, cutoff, instance) for instance, some in sorted(grouped.items()))
 
 
 def _part(
-    name: str, found: Mapping[int, FoundPositives], cutoff: int | None, instance: int | None = None
+    name: str, positives: Mapping[int, RankedPositives], cutoff: int | None, instance: int | None = None
 ) -> ScoredPart:
-    report = summarise({query: score_found(some, cutoff) for query, some in found.items()})
-    return ScoredPart(name, report, sum(some.positives for some in found.values()), instance)
+    report = summarise({query: score_positives(one, cutoff) for query, one in positives.items()})
+    return ScoredPart(name, report, sum(one.total for one in positives.values()), instance)

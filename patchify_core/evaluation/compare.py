@@ -64,7 +64,7 @@ class Difference:
     queries: int
 
     def sentence(self, confidence: float = DEFAULTS.confidence) -> str:
-        """Says it plainly: `B is better by 0.054 mAP, 95 % interval 0.021..0.088 (36 queries).`, for instance."""
+        """Say it plainly: `B is better by 0.054 mAP, 95 % interval 0.021..0.088 (36 queries).`, for instance."""
         size = f"{abs(self.difference):.3f} {self.metric}"
         where = f"{confidence:g} % interval {self.low:.3f}..{self.high:.3f} ({self.queries} queries)"
         if self.low > 0 or self.high < 0:
@@ -81,7 +81,7 @@ class Difference:
 
 
 def read_run(path: Path) -> EvaluationFile:
-    """Reads a file that `evaluate --json` wrote.
+    """Read a file that `evaluate --json` wrote.
 
     Raises:
         PatchifyError: it is missing, unreadable, no JSON, or not such a file.
@@ -99,7 +99,7 @@ def compare(
     level_b: int | None = None,
     settings: BootstrapSettings = DEFAULTS,
 ) -> list[Difference]:
-    """Compares two runs over the same queries of the same pictures.
+    """Compare two runs over the same queries of the same pictures.
 
     Args:
         a: a run, as `read_run` gives it.

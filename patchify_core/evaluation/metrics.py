@@ -1,4 +1,4 @@
-"""How good is a ranking: average precision, LocScore, recall@k, and the report of a whole evaluation.
+"""Quality of a ranking: average precision, LocScore and recall@k, per query and averaged over an evaluation.
 
 For a query q with positives P(q) (the gallery images that contain its instance), over the images ranked best
 first:
@@ -9,8 +9,8 @@ first:
 
 Source: "Patch-wise Retrieval: A Bag of Practical Techniques for Instance-level Matching", WACV 2026, arXiv
 2512.12610. AP is the rectangular form, without interpolation. Of several annotated boxes the best IoU counts
-(our reading). Under a cut-off k only the first k ranks count and the divisor is min(k, |P(q)|), as ILIAS has
-it. Where images have equal scores, every number is the mean over their orders (`found`).
+(our reading). Under a cut-off k only the first k ranks count and the divisor is min(k, |P(q)|), as in ILIAS.
+Where images have equal scores, every number is the mean over their orders (`positives`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from patchify_core.errors import GalleryError
-from patchify_core.evaluation.found import FoundPositives, find_positives
+from patchify_core.evaluation.positives import RankedPositives, find_positives
 from patchify_core.imaging.boxes import iou
 
 RECALL_AT = (1, 5, 10)
@@ -33,14 +33,14 @@ RECALL_AT = (1, 5, 10)
 
 @dataclass(frozen=True)
 class HitRow:
-    """One positive found, as a line of LocScore's arithmetic.
+    """One hit (ranked positive), as a line of LocScore's arithmetic.
 
     Attributes:
         rank: Its rank, from 1.
         precision: precision@rank, in 0..1; see `QueryScore.precisions`.
         iou: IoU of its winning box, in 0..1; NaN where it has no annotated box.
-        contribution: What it adds to LocScore: precision * iou / divisor; NaN where `iou` is.
-        running: The sum of the contributions down to this row; the last row's is LocScore itself.
+        contribution: Its term of LocScore: precision * iou / divisor; NaN where `iou` is.
+        running: Sum of the contributions down to this row; the last row's is LocScore itself.
     """
 
     rank: int
@@ -51,13 +51,13 @@ class HitRow:
 
 
 class FirstTie(NamedTuple):
-    """The images with the same score as the best positive; without ties, that positive alone.
+    """The images with the same score as the best positive; without ties, only that positive.
 
     Attributes:
-        before: How many images have a higher score.
-        images: How many have this one, at least 1.
-        positives: How many of those are positives, at least 1.
-        counted: How many of their ranks count under the cut-off, at least 1.
+        before: Number of images with a higher score.
+        images: Number of images with this score, at least 1.
+        positives: Number of positives among those, at least 1.
+        counted: Number of their ranks that count under the cut-off, at least 1.
     """
 
     before: int
@@ -68,22 +68,21 @@ class FirstTie(NamedTuple):
 
 @dataclass(frozen=True, eq=False)  # eq=False: comparing arrays gives arrays, not a truth value
 class QueryScore:
-    """The score of one query: numbers, and parallel arrays with one entry per hit (positive found).
+    """The score of one query: numbers, and parallel arrays with one entry per hit (ranked positive).
 
     Attributes:
         ap: Average precision, in 0..1.
-        locscore: LocScore, in 0..ap; None when some positive, found or not, has no annotated box.
-        mean_iou: Mean IoU of the winning boxes over the positives that appear in the considered ranking,
-            whatever their rank, in some order of equal scores; None when `locscore` is, and when none appears.
+        locscore: LocScore, in 0..ap; None if a positive, ranked or not, has no annotated box.
+        mean_iou: Mean IoU of the winning boxes over the hits, whatever their rank; None if `locscore` is None, or
+            there is no hit.
         positives: |P|, without ignored and excluded images; at least 1.
-        divisor: What the sums are divided by: |P|, or min(k, |P|) under a cut-off k.
-        first_hit: Rank of the first positive, from 1; None when none appears.
-        ranks: (H,) ranks of the hits, from 1, ascending, equal scores in the order that is shown.
-        precisions: (H,) precision at those ranks, in 0..1; of a hit with the same score as other images the mean over
-            their orders.
+        divisor: Divisor of the sums: |P|, or min(k, |P|) under a cut-off k.
+        first_hit: Rank of the first hit, from 1; None if there is none.
+        ranks: (H,) ranks of the hits, from 1, ascending, ties in display order.
+        precisions: (H,) precision at those ranks, in 0..1; for a tied hit, the mean over the orders of its tie.
         ious: (H,) best IoU of each hit's winning box with its annotated boxes, in 0..1; NaN where it has
             none.
-        first: The best hit's tie; None when there is no hit.
+        first: The best hit's tie; None if there is no hit.
     """
 
     ap: float
@@ -98,9 +97,9 @@ class QueryScore:
     first: FirstTie | None = None
 
     def hit_at(self, k: int) -> float:
-        """1 if a positive is among the first k ranks (of those that a cut-off left), else 0.
+        """Return 1 if a hit is among the first k ranks (within the cut-off), else 0.
 
-        Where only some orders of equal scores have one there, their share, in 0..1.
+        If only some orders of ties have one there, return their share, in 0..1.
         """
         if self.first is None or k <= self.first.before:
             return 0.0
@@ -112,7 +111,7 @@ class QueryScore:
 
         Returns:
             The rows by ascending rank; the last one's `running` equals `locscore` exactly. A hit without a
-            box has NaN for its IoU and contribution, and so has the running sum from there on.
+            box has NaN for its IoU, its contribution and the running sum from there on.
         """
         products = self.precisions * self.ious
         columns = (
@@ -132,13 +131,12 @@ class Report:
     Attributes:
         map: Mean AP over the scored queries, in 0..1.
         locscore: Mean LocScore over the queries that have one; None if none has.
-        mean_iou: Mean over queries of their `mean_iou`, where they have one; None if none has.
+        mean_iou: Mean `mean_iou` over the queries that have one; None if none has.
         recall: k -> recall@k for k in 1, 5, 10: the share of scored queries with at least one positive among
-            the first k (`QueryScore.hit_at`). This is the retrieval field's usual definition, not the share of
-            positives found.
-        queries: How many queries were scored.
-        left_out: Ids of the queries that have no positive and so no score.
-        without_boxes: How many scored queries have no LocScore, because some positive has no annotated box.
+            the first k (`QueryScore.hit_at`), as usual in retrieval, not the share of positives found.
+        queries: Number of scored queries.
+        left_out: Ids of the queries without a positive, which have no score.
+        without_boxes: Number of scored queries without a LocScore, because a positive has no annotated box.
     """
 
     map: float
@@ -176,22 +174,22 @@ def score_query(
         image_ids: (N,) distinct integer ids of the ranked images, best first, equal scores in the order of ids.
         boxes: (N, 4) their winning boxes in the same order, xyxy in pixels.
         positives: Image id -> its annotated boxes (M, 4), or None (or no rows) where only the image is
-            labelled. A positive that the ranking lacks contributes 0.
+            labelled. A positive missing from the ranking contributes 0.
         ignored: Images that count neither for nor against, such as doubtful ones.
-        excluded: The query's own list, such as the picture that it was cut from. Like the ignored images they
-            leave both the ranking, before ranks are counted, and the positives.
-        cutoff: k, to count the first k of the remaining ranks only, with divisor min(k, |P|).
-        scores: (N,) what the images were ranked by, best first; None where no two are equal.
+        excluded: Images that this query excludes, such as the picture that it was cut from. Ignored and excluded
+            images leave both the ranking, before ranks are counted, and the positives.
+        cutoff: k, to count only the first k of the remaining ranks, with divisor min(k, |P|).
+        scores: (N,) similarities that the images were ranked by, best first; None where no two are equal.
 
     Returns:
-        The score, or None when no positive is left: such a query is left out of the averages and reported.
+        The score, or None if no positive is left: such a query is left out of the averages and reported.
 
     Raises:
         ValueError: An image is ranked twice, `boxes` or `scores` does not match `image_ids`, or `cutoff` is below 1.
         BoxError: A hit's winning or annotated box is not four finite numbers.
 
     Example:
-        Three positives, of which two are found, at ranks 2 and 5, with IoU 0.6 and 0.3:
+        Three positives, two of them ranked, at ranks 2 and 5, with IoU 0.6 and 0.3:
 
         >>> whole = np.array([[0, 0, 10, 10]])
         >>> boxes = [[0, 0, 1, 1], [0, 0, 10, 6], [0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 10, 3]]
@@ -205,38 +203,36 @@ def score_query(
     values = None if scores is None else np.asarray(scores, dtype=np.float64)
     if values is not None and values.shape != ids.shape:
         raise ValueError(f"scores must be one per image, got {values.shape} for {ids.shape}")
-    found = find_positives(ids, lambda at: boxes[at], positives, ignored, excluded, values)
-    if cutoff is not None:
-        check_cutoff(cutoff)
-    return None if found is None else score_found(found, cutoff)
+    _check_cutoff(cutoff)
+    ranked = find_positives(ids, lambda at: boxes[at], positives, ignored, excluded, values)
+    return None if ranked is None else score_positives(ranked, cutoff)
 
 
-def score_found(found: FoundPositives, cutoff: int | None = None) -> QueryScore:
-    """Score a query by what is known of its positives, by this module's formulas.
+def score_positives(positives: RankedPositives, cutoff: int | None = None) -> QueryScore:
+    """Score a query from the ranks of its positives, by this module's formulas.
 
     Args:
-        found: The positives in the ranking.
+        positives: The positives in the ranking.
         cutoff: See `score_query`.
 
     Raises:
         ValueError: `cutoff` is below 1.
     """
-    if cutoff is not None:
-        check_cutoff(cutoff)
-    divisor = found.positives if cutoff is None else min(cutoff, found.positives)
-    precisions = found.precisions(cutoff)
+    _check_cutoff(cutoff)
+    divisor = positives.total if cutoff is None else min(cutoff, positives.total)
+    precisions = positives.precisions(cutoff)
     counted = len(precisions)
-    ranks, ious = found.ranks[:counted], found.ious[:counted]
+    ranks, ious = positives.ranks[:counted], positives.ious[:counted]
     first = None
     if counted:
-        before, images = int(found.before[0]), int(found.tied[0])
+        before, images = int(positives.before[0]), int(positives.tied[0])
         left = images if cutoff is None else min(images, cutoff - before)
-        first = FirstTie(before, images, int(np.searchsorted(found.before, before, "right")), left)
+        first = FirstTie(before, images, int(np.searchsorted(positives.before, before, "right")), left)
     return QueryScore(
         ap=_mean(precisions, divisor),
-        locscore=_mean(precisions * ious, divisor) if found.located else None,
-        mean_iou=float(ious.mean()) if found.located and counted else None,
-        positives=found.positives,
+        locscore=_mean(precisions * ious, divisor) if positives.located else None,
+        mean_iou=float(ious.mean()) if positives.located and counted else None,
+        positives=positives.total,
         divisor=divisor,
         first_hit=int(ranks[0]) if counted else None,
         ranks=ranks,
@@ -246,13 +242,8 @@ def score_found(found: FoundPositives, cutoff: int | None = None) -> QueryScore:
     )
 
 
-def check_cutoff(cutoff: int) -> None:
-    """Refuse a cut-off that leaves no rank to count.
-
-    Raises:
-        ValueError: `cutoff` is below 1.
-    """
-    if cutoff < 1:
+def _check_cutoff(cutoff: int | None) -> None:
+    if cutoff is not None and cutoff < 1:
         raise ValueError(f"the cut-off must be at least 1, got {cutoff}")
 
 
@@ -263,11 +254,10 @@ def summarise(scores: Mapping[int, QueryScore | None]) -> Report:
         scores: Query id -> its score, None for a query without positives.
 
     Returns:
-        The report. Every average is exact before its last rounding, so the order of the queries cannot change
-        it.
+        The report. Averages are rounded only once, so they do not depend on the order of the queries.
 
     Raises:
-        GalleryError: No query has a score, so that there is nothing to average.
+        GalleryError: No query has a score.
 
     Example:
         >>> hit = score_query([5, 6], [[0, 0, 4, 4], [0, 0, 4, 4]], {6: np.array([[0, 0, 4, 2]])})
@@ -295,19 +285,19 @@ def summarise(scores: Mapping[int, QueryScore | None]) -> Report:
 
 
 def grid_ceiling(cells: Mapping[int, NDArray[np.float64]], positives: Mapping[int, NDArray[np.float64]]) -> float:
-    """Find the best LocScore that a choice of regions allows for one query, whatever the encoder.
+    """Compute the upper bound of LocScore that a choice of regions allows for one query, whatever the encoder.
 
-    With every positive ranked first, precision is 1 at each, so that only the boxes limit LocScore: the
-    ceiling is the mean over positives of max over cells and annotated boxes of IoU(cell, box). A whole
-    evaluation's ceiling is the mean of its queries' ceilings.
+    With all positives ranked first, precision is 1 at each, so that only the boxes limit LocScore: the
+    bound is the mean over positives of max over cells and annotated boxes of IoU(cell, box). The bound of a whole
+    evaluation is the mean over its queries.
 
     Args:
-        cells: Image id -> the boxes (P, 4) that a match in it could have, xyxy in pixels; for every positive
-            at least.
+        cells: Image id -> the boxes (P, 4) that a match in it can have, xyxy in pixels; at least for every
+            positive.
         positives: Image id -> its annotated boxes (M, 4), M at least 1.
 
     Returns:
-        The ceiling, in 0..1; it holds for rankings without a cut-off.
+        The bound, in 0..1; it holds for rankings without a cut-off.
 
     Raises:
         ValueError: There are no positives, or one has no annotated box.
@@ -328,7 +318,7 @@ def grid_ceiling(cells: Mapping[int, NDArray[np.float64]], positives: Mapping[in
 
 
 def _mean(terms: NDArray[np.float64], divisor: int) -> float:
-    # Added in order of rank, as `QueryScore.rows` does, so that its last running sum is this very number; and
-    # divided after adding, so that rounding can push neither a perfect AP off 1 nor LocScore above AP. Thirds of a
+    # Added in order of rank, as in `QueryScore.rows`, so that its last running sum equals this number exactly, and
+    # divided after adding, so that rounding can neither push a perfect AP off 1 nor LocScore above AP. Thirds of a
     # precision, which ties across a cut-off give, can add up to more than 1 in the last bit.
     return min(float(terms.cumsum()[-1]) / divisor, 1.0) if len(terms) else 0.0

@@ -85,7 +85,7 @@ class Examples:
 def examples_of(
     gallery: Gallery, engine: Searcher, number: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> Examples:
-    """Searches with every query of a dataset that has positives.
+    """Search with every query of a dataset that has positives.
 
     Args:
         gallery: a dataset with queries.
@@ -159,7 +159,7 @@ def fit(rows: NDArray[np.float64], right: NDArray[np.bool_]) -> Weights:
 
 
 def learn(examples: Examples, recipe: RecipeName, datasets: Sequence[Mapping[str, Any]]) -> Calibration:
-    """Learns a calibration from all examples, and measures it on objects that are held out.
+    """Learn a calibration from all examples, and measure it on objects that are held out.
 
     Args:
         examples: of all datasets, in the order of `datasets`.

@@ -1,13 +1,18 @@
-"""What an evaluation leaves on disk: its numbers as JSON and CSV, and digests of what they are of."""
+"""What an evaluation writes to disk: its numbers as JSON and CSV, and a journal of finished queries while it runs.
+
+The journal, `<file>.partial`, is a file of JSON lines that may be cut off anywhere: a torn last line loses that query
+only. It begins with a header of all settings that the numbers depend on, among them digests of dataset and index.
+"""
 
 from __future__ import annotations
 
 import csv
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from io import StringIO, TextIOWrapper
 from pathlib import Path
@@ -17,10 +22,11 @@ import numpy as np
 
 from patchify_core import files
 from patchify_core.errors import GalleryError
-from patchify_core.evaluation.metrics import score_found
+from patchify_core.evaluation.metrics import score_positives
+from patchify_core.evaluation.positives import RankedPositives
 from patchify_core.evaluation.results import EVALUATION, FORMAT
-from patchify_core.evaluation.run import AT_1K, LevelReport
-from patchify_core.files import sha256_of_json
+from patchify_core.evaluation.run import AT_1K, LevelReport, Outcome
+from patchify_core.files import JsonLines, sha256_of_json
 from patchify_core.gallery import Gallery, Query
 from patchify_core.index.folder import read_meta
 
@@ -46,12 +52,12 @@ CSV_COLUMNS = (
 
 
 def gallery_digest(gallery: Gallery) -> str:
-    """Digest of a dataset: pictures, queries (with their files' sizes) and annotations.
+    """Return the digest of a dataset: pictures, queries (with the sizes of their files) and annotations.
 
-    The folder's own name does not count, so a dataset may be moved.
+    It does not depend on the folder's name, so a dataset may be moved.
 
     Raises:
-        GalleryError: a query's file is gone.
+        GalleryError: if a query's file is gone.
     """
     digest = hashlib.sha256()
     for image in gallery.images:
@@ -71,10 +77,10 @@ def gallery_digest(gallery: Gallery) -> str:
 
 
 def index_digest(folder: Path) -> str:
-    """Digest of an index folder's content: pictures, encoder, settings and codes, not where the pictures lie.
+    """Return the digest of an index: pictures, encoder, settings and codes, but not the path of the pictures.
 
     Raises:
-        IndexFolderError: it is no index folder.
+        IndexFolderError: if it is not an index folder.
     """
     return sha256_of_json({key: value for key, value in read_meta(folder).items() if key not in ("root", "digest")})
 
@@ -89,14 +95,14 @@ def run_as_json(
     bytes_per_image: float,
     images_per_s: float | None,
 ) -> dict[str, Any]:
-    """Everything that one evaluation found: `as_json`, what it was of, and the scores of each query.
+    """Return all results of an evaluation: `as_json`, its settings and the scores of each query.
 
     Args:
         gallery: the dataset.
-        reports: what `evaluate` returned.
-        settings: what the numbers depend on, as given to `journal.RunJournal`; `cutoff` is read from it.
-        bytes_per_image: bytes of descriptors that a picture costs.
-        images_per_s: pictures indexed in a second; None where they were indexed before.
+        reports: the result of `evaluate`.
+        settings: all that the numbers depend on, as passed to `RunJournal`; `cutoff` is read from it.
+        bytes_per_image: bytes of descriptors per picture.
+        images_per_s: pictures indexed per second; None if they were indexed before.
     """
     rows = query_rows(gallery, reports, settings.get("cutoff"))
     queries: dict[int, dict[str, Any]] = {}
@@ -114,7 +120,7 @@ def run_as_json(
 
 
 def as_json(reports: Sequence[LevelReport], bytes_per_image: float, images_per_s: float | None) -> dict[str, Any]:
-    """The finest level's numbers under the stable keys, and every level's beneath `levels`."""
+    """Return the finest level's numbers at the top, and those of every level under `levels`."""
     finest = max(reports, key=lambda report: report.level)
     return {
         **_numbers(finest),
@@ -145,55 +151,173 @@ def _numbers(report: LevelReport) -> dict[str, Any]:
 
 
 def query_rows(gallery: Gallery, reports: Sequence[LevelReport], cutoff: int | None = None) -> list[dict[str, Any]]:
-    """One row per query and level, under `CSV_COLUMNS`; the scores of a query without positives are None."""
+    """Return one row per query and level, with `CSV_COLUMNS`; the scores of a query without positives are None."""
     return [_row(gallery, query, report, cutoff) for query in gallery.queries for report in reports]
 
 
 def _row(gallery: Gallery, query: Query, report: LevelReport, cutoff: int | None) -> dict[str, Any]:
-    found = report.outcomes[query.id].found
+    positives = report.outcomes[query.id].positives
     row: dict[str, Any] = dict.fromkeys(CSV_COLUMNS)
     row |= {"query": query.id, "file_name": query.file_name, "instance": query.instance}
     row |= {"name": gallery.name(query.instance), "level": report.level, "regions": report.spec}
-    if found is None:
+    if positives is None:
         return row | {"positives": 0, "found": 0}
-    score, at_1k = score_found(found, cutoff), score_found(found, AT_1K)
+    score, at_1k = score_positives(positives, cutoff), score_positives(positives, AT_1K)
     row |= {"positives": score.positives, "found": len(score.ranks), "first_hit": score.first_hit}
     row |= {"ap": score.ap, "locscore": score.locscore, "mean_iou": score.mean_iou}
     return row | {"ap@1k": at_1k.ap, "locscore@1k": at_1k.locscore}
 
 
 def write_json(path: Path, numbers: Mapping[str, Any], indent: int | None = 1) -> None:
-    """Writes numbers so that a reader finds the old file or the new one, never half.
+    """Write numbers as JSON, atomically.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: if the file cannot be written.
     """
-    with _beside(path) as file:
+    with _replacing(path) as file:
         file.write(json.dumps(numbers, indent=indent, allow_nan=False) + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] = CSV_COLUMNS) -> None:
-    """Writes rows as CSV: comma, UTF-8, an empty field for None; beside and renamed, as `write_json` does.
+    """Write rows as CSV (comma, UTF-8, an empty field for None), atomically.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: if the file cannot be written.
     """
     text = StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    with _beside(path) as file:
+    with _replacing(path) as file:
         file.write(text.getvalue())
 
 
 @contextmanager
-def _beside(path: Path) -> Iterator[IO[str]]:
+def _replacing(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that replaces `path` once it is written; a pipe or terminal is written directly."""
     real = Path(os.path.realpath(path))  # a link stays a link
-    if real.exists() and not real.is_file():  # a pipe or a terminal
+    if real.exists() and not real.is_file():
         with open(real, "w", encoding="utf-8", newline="") as file:
             yield file
         return
     with files.atomic(real, sync=True) as raw:
         text = TextIOWrapper(raw, encoding="utf-8", newline="")
         yield text
-        text.detach()  # which writes what it has, and leaves the file open
+        text.detach()  # flushes, and leaves the file open
+
+
+# The journal -----------------------------------------------------------------------------------------------
+
+
+def journal_beside(file: Path) -> Path | None:
+    """Return the path of a result file's journal; None if the file is a pipe or a terminal."""
+    real = Path(os.path.realpath(file))
+    return None if real.exists() and not real.is_file() else real.with_name(real.name + ".partial")
+
+
+class RunJournal:
+    """The finished queries of one evaluation, on disk. A context manager, which deletes a journal without any query.
+
+    Attributes:
+        path: the journal's file.
+        finished: query id -> level -> outcome, of the queries finished so far.
+        changed: settings in which an existing journal differed, so that it was started over; empty if it was resumed
+            or there was none.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], levels: Sequence[int]) -> None:
+        """Open the journal, and resume what an interrupted run with the same settings wrote to it.
+
+        Args:
+            path: the journal's file, created if missing.
+            settings: all that the numbers depend on, as JSON values.
+            levels: the levels that each finished query must have.
+
+        Raises:
+            PatchifyError: if the file is something else.
+            OSError: if the file cannot be read or written.
+        """
+        self.path, self._levels = path, [str(level) for level in levels]
+        # Every line has the digest of its settings, in case two different runs write to one file after all.
+        self._key = sha256_of_json(dict(settings))[:16]
+        self.finished: dict[int, Mapping[int, Outcome]] = {}
+        self.changed: tuple[str, ...] = ()
+        header = {"journal of": EVALUATION, "format": FORMAT, "settings": dict(settings)}
+        self._lines = JsonLines(path, f'{{"journal of": "{EVALUATION}"')
+        known, lines = (self._lines.values or [None])[0], self._lines.values[1:]
+        if known == header:
+            for line in lines:
+                self._resume(line)
+            return
+        if isinstance(known, dict):
+            old = known.get("settings")
+            old = old if isinstance(old, dict) else {}
+            self.changed = tuple(key for key in settings if old.get(key) != settings[key]) or ("format",)
+        self._lines.begin(header)
+
+    def __enter__(self) -> RunJournal:
+        """The journal itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Delete a journal without any query."""
+        if not self.finished:
+            self.remove()
+
+    def add(self, query_id: int, outcomes: Mapping[int, Outcome]) -> None:
+        """Append a finished query.
+
+        Args:
+            query_id: the query's id in its gallery.
+            outcomes: level -> outcome.
+
+        Raises:
+            OSError: if the file cannot be written, for example because the disk is full.
+        """
+        levels = {str(level): _outcome_as_json(outcome) for level, outcome in outcomes.items()}
+        self._lines.add({"run": self._key, "query": query_id, "levels": levels})
+        self.finished[query_id] = outcomes
+
+    def remove(self) -> None:
+        """Delete the journal."""
+        self._lines.remove()
+
+    def _resume(self, line: Any) -> None:
+        """Accept a line if it is complete and of this run; otherwise its query is searched again."""
+        with suppress(KeyError, TypeError, ValueError):
+            if line["run"] == self._key:
+                outcomes = {int(level): _outcome_from_json(line["levels"][level]) for level in self._levels}
+                self.finished[line["query"]] = outcomes
+
+
+def _outcome_as_json(outcome: Outcome) -> dict[str, Any]:
+    positives = outcome.positives
+    return {
+        "search_ms": outcome.search_ms,
+        "rerank_ms": outcome.rerank_ms,
+        "best": None if outcome.best is None else [outcome.best[0], outcome.best[1].tolist()],
+        "positives": None if positives is None else positives.total,
+        "located": positives is not None and positives.located,
+        "images": [] if positives is None else positives.image_ids.tolist(),
+        "ranks": [] if positives is None else positives.ranks.tolist(),
+        "before": [] if positives is None else positives.before.tolist(),
+        "tied": [] if positives is None else positives.tied.tolist(),
+        "ious": [] if positives is None else [None if math.isnan(iou) else iou for iou in positives.ious.tolist()],
+    }
+
+
+def _outcome_from_json(values: dict[str, Any]) -> Outcome:
+    positives = None
+    if values["positives"] is not None:
+        ranks, before, tied = (np.array(values[key], np.intp) for key in ("ranks", "before", "tied"))
+        positives = RankedPositives(
+            image_ids=np.array(values["images"], np.int64),
+            ranks=ranks,
+            before=before,
+            tied=tied,
+            ious=np.array([math.nan if iou is None else iou for iou in values["ious"]], np.float64),
+            total=int(values["positives"]),
+            located=bool(values["located"]),
+        )
+    best = None if values["best"] is None else (int(values["best"][0]), np.array(values["best"][1], np.float64))
+    return Outcome(positives, values["search_ms"], values["rerank_ms"], best)

@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, TypeVar
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.plans import Configuration
+from patchify_core.evaluation.study.experiments import Configuration
 
 EVALUATION, STUDY = "patchify evaluate", "patchify study"
 FORMAT = 1
@@ -148,7 +148,7 @@ class StudyFile(ResultsFile):
     """What `study --json` wrote.
 
     Attributes:
-        name: which experiment it is, one of `plans.PLANS`.
+        name: which experiment it is, one of `plans.STUDIES`.
         command: what made it.
         machine: where it was made.
         datasets: by name.
@@ -182,7 +182,7 @@ class StudyFile(ResultsFile):
 
 
 def read_results(path: Path, kind: type[AnyResults], name: str, remedy: str) -> AnyResults:
-    """Reads a file of results.
+    """Read a file of results.
 
     Args:
         path: the file.

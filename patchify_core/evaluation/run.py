@@ -1,8 +1,7 @@
-"""Scores a whole dataset: every query against the index, at every stage of its regions.
+"""Evaluate an index on a dataset: run every query at every stage of the regions, and score the rankings.
 
-A query's ranking is looked at once, the ranks of its positives are kept (`found.FoundPositives`), and every number
-of a report comes from that: scores under any cut-off, and `breakdown`. So no ranking is ever held for long, and a
-finished query is a line of a journal (`journal`).
+Of each ranking only the ranks of the positives are stored (`positives.RankedPositives`). All numbers of a report are
+computed from them, so that rankings need not be kept and a finished query is one line of a journal (`record`).
 """
 
 from __future__ import annotations
@@ -18,8 +17,8 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError, PatchifyError
 from patchify_core.evaluation.breakdown import break_down
-from patchify_core.evaluation.found import FoundPositives, find_positives
-from patchify_core.evaluation.metrics import QueryScore, Report, score_found, summarise
+from patchify_core.evaluation.metrics import QueryScore, Report, score_positives, summarise
+from patchify_core.evaluation.positives import RankedPositives, find_positives
 from patchify_core.evaluation.published import PublishedScore, published_scores
 from patchify_core.gallery import Gallery, Query
 from patchify_core.retrieval.localize import refine_matches
@@ -33,38 +32,24 @@ if TYPE_CHECKING:
     from patchify_core.retrieval.rerank import Reranker
 
 AT_1K = 1000
-"""The cut-off that ILIAS reports; every report has it beside the uncut numbers."""
+"""The cut-off that ILIAS reports; every report has it in addition."""
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What one search for one query gave.
+    """The result of one search for one query.
 
     Attributes:
-        found: the ranks of its positives; None if it has none.
+        positives: the ranks of its positives; None if it has none.
         search_ms: time of the search, without describing the query, in milliseconds.
-        rerank_ms: time of the re-ranking; None where nothing was re-ranked.
-        best: id of the picture that came first, excluded ones apart, and its box (4,) xyxy in pixels; None if there is
-            none.
+        rerank_ms: time of the re-ranking in milliseconds; None without a re-ranker.
+        best: id of the first picture that is not excluded, and its box (4,) xyxy in pixels; None if there is none.
     """
 
-    found: FoundPositives | None
+    positives: RankedPositives | None
     search_ms: float
     rerank_ms: float | None = None
     best: tuple[int, NDArray[np.float64]] | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class QueryRecord:
-    """One finished query.
-
-    Attributes:
-        query_id: the query's id in its gallery.
-        levels: level -> outcome.
-    """
-
-    query_id: int
-    levels: Mapping[int, Outcome]
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,15 +58,15 @@ class LevelReport:
 
     Attributes:
         level: the stage, from 1; in a pyramid, 1 is the global baseline and 4 the paper's L3.
-        report: the averages, under the evaluation's own cut-off if it has one.
+        report: averages over the queries, under the evaluation's cut-off if it has one.
         ms_per_query: mean time of one search, without describing the query, in milliseconds.
         spec: the stage's regions, e.g. `pyramid:2`.
         patches: patches per picture at this stage.
-        at_1k: the averages under the cut-off 1000.
+        at_1k: averages under the cut-off 1000.
         ms_per_rerank: mean time of re-ranking one query, in milliseconds; None without a re-ranker.
         outcomes: query id -> outcome, in the order of the queries.
-        breakdown: kind ("size", "visibility", "instance") -> the same scores over parts of the positives.
-        published: what the dataset's own evaluation reports, where it is a published benchmark.
+        breakdown: kind ("size", "visibility", "instance") -> scores over parts of the positives.
+        published: scores of the dataset's own evaluation, if it is a published benchmark.
     """
 
     level: int
@@ -99,41 +84,39 @@ class LevelReport:
 def score_matches(
     matches: Sequence[Match], gallery: Gallery, query: Query, cutoff: int | None = None
 ) -> QueryScore | None:
-    """AP and LocScore of one query's whole ranking, against the gallery's annotations.
+    """Score one query's whole ranking against the gallery's annotations.
 
     Args:
         matches: the whole ranking, best first.
-        gallery: where the annotations are.
-        query: whose instance and `exclude` list count.
+        gallery: the annotated gallery.
+        query: the query, with its instance and `exclude` list.
         cutoff: see `metrics.score_query`.
 
     Returns:
-        The score, or None if the query has no positives.
+        AP, LocScore and more, or None if the query has no positives.
     """
-    found = find_in_matches(matches, gallery, query)
-    return None if found is None else score_found(found, cutoff)
+    positives = find_in_matches(matches, gallery, query)
+    return None if positives is None else score_positives(positives, cutoff)
 
 
 def find_in_matches(
     matches: Sequence[Match], gallery: Gallery, query: Query, refine: Refine | None = None
-) -> FoundPositives | None:
-    """The ranks of a query's positives; of a `Ranking`, boxes are made for them alone.
+) -> RankedPositives | None:
+    """Find a query's positives in its ranking; only their boxes are computed.
 
     Args:
         matches: the ranking, best first.
-        gallery: where the annotations are.
-        query: whose instance and `exclude` list count.
-        refine: finds other boxes than those of the winning patches.
+        gallery: the annotated gallery.
+        query: the query, with its instance and `exclude` list.
+        refine: replaces the boxes of the winning patches.
 
     Returns:
-        None if the query has no positives. `metrics.score_found` of it is what `score_matches` gives.
+        The positives, for `metrics.score_positives`; None if the query has none.
     """
 
     def boxes_at(positions: NDArray[np.intp]) -> NDArray[np.float64]:
-        found = [matches[at] for at in positions.tolist()]
-        if refine is None:
-            return np.array([match.box for match in found], np.float64).reshape(-1, 4)
-        return refine(found)
+        hits = [matches[at] for at in positions.tolist()]
+        return _boxes(hits) if refine is None else refine(hits)
 
     ids, scores = ids_and_scores(matches)
     positives = gallery.positives(query.instance, query.exclude)
@@ -149,24 +132,24 @@ def evaluate(
     *,
     reranker: Reranker | None = None,
     refiner: Refiner | None = None,
-    finished: Mapping[int, QueryRecord] | None = None,
-    record: Callable[[QueryRecord], None] | None = None,
+    finished: Mapping[int, Mapping[int, Outcome]] | None = None,
+    record: Callable[[int, Mapping[int, Outcome]], None] | None = None,
     ranked: Callable[[Query, int, Sequence[Match]], None] | None = None,
 ) -> list[LevelReport]:
-    """Runs every query of a dataset.
+    """Run every query of a dataset and score the rankings.
 
     Args:
         gallery: a dataset with queries; the engine's index must be of its pictures.
         engine: index and encoder.
         levels: stages of the index's regions to report; all of them by default.
-        cutoff: count only the first k ranks; None counts all. With a cut-off a search fetches no more than its
-            scores need, which is what makes large galleries affordable.
+        cutoff: count only the first k ranks; None counts all. With a cut-off a search fetches no more pictures than
+            the scores need, which large galleries require.
         progress: called with (queries done, queries in all).
-        reranker: orders each search's result anew before it is scored.
-        refiner: finds the boxes that are scored, of the positives (and of the picture that came first).
-        finished: queries that an earlier run of the same kind finished, by id: they are not searched again.
-        record: called with each query that is finished here.
-        ranked: called with each query, level and ranking that is found here.
+        reranker: re-ranks each result before it is scored.
+        refiner: refines the boxes that are scored, and that of the first picture.
+        finished: query id -> level -> outcome of queries from an interrupted run, which are not searched again.
+        record: called with the id and the outcomes (by level) of each query that is finished here.
+        ranked: called with query, level and ranking of each search.
 
     Raises:
         GalleryError: if the dataset has no query with a positive, or the index lacks pictures of the dataset.
@@ -179,25 +162,23 @@ def evaluate(
         )
     stages = engine.index.regions.stages
     chosen = chosen_levels(levels, engine)
-    records: dict[int, QueryRecord] = {}
+    outcomes = dict(finished or {})
     for done, query in enumerate(gallery.queries, 1):
-        known = (finished or {}).get(query.id)
-        if known is None:
-            known = _search_levels(query, gallery, engine, chosen, cutoff, reranker, refiner, ranked)
+        if query.id not in outcomes:
+            outcomes[query.id] = _search_levels(query, gallery, engine, chosen, cutoff, reranker, refiner, ranked)
             if record:
-                record(known)
-        records[query.id] = known
+                record(query.id, outcomes[query.id])
         if progress:
             progress(done, len(gallery.queries))
-    outcomes = {level: {i: known.levels[level] for i, known in records.items()} for level in chosen}
-    return [_report(level, stages[level - 1], outcomes[level], gallery, cutoff) for level in chosen]
+    by_level = {level: {query.id: outcomes[query.id][level] for query in gallery.queries} for level in chosen}
+    return [_report(level, stages[level - 1], by_level[level], gallery, cutoff) for level in chosen]
 
 
 def chosen_levels(levels: Sequence[int] | None, engine: Searcher) -> list[int]:
-    """The stages to evaluate, ascending and each once; all of the index's if None.
+    """Return the levels to evaluate, ascending and each once; all of the index if `levels` is None.
 
     Raises:
-        PatchifyError: if none is named, or the index has no such level.
+        PatchifyError: if `levels` is empty, or the index has no such level.
     """
     if levels is None:
         return list(range(1, len(engine.index.regions.stages) + 1))
@@ -215,8 +196,8 @@ def _search_levels(
     reranker: Reranker | None,
     refiner: Refiner | None,
     ranked: Callable[[Query, int, Sequence[Match]], None] | None,
-) -> QueryRecord:
-    """Describes the query once, then searches, re-ranks and looks for the positives at each level."""
+) -> dict[int, Outcome]:
+    """Describe the query once, then search, re-rank and find the positives at each level."""
     top = _depth(query, gallery, cutoff, reranker)
     view = None
     if reranker is not None:
@@ -226,9 +207,9 @@ def _search_levels(
     outcomes = {}
     for level in levels:
         start = time.perf_counter()
-        ranking: Sequence[Match] = _whole_ties(engine, descriptor, level, top)
+        ranking: Sequence[Match] = _rank_with_ties(engine, descriptor, level, top)
         if view is not None:
-            ranking = ranking[:]  # a re-ranker looks at many of them
+            ranking = ranking[:]  # compute all matches: a re-ranker needs many of them
         search_ms, rerank_ms = _ms_since(start), None
         if reranker is not None and view is not None:
             start = time.perf_counter()
@@ -237,14 +218,14 @@ def _search_levels(
         if ranked:
             ranked(query, level, ranking)
         refine = _refining(engine, descriptor, refiner, level)
-        found = find_in_matches(ranking, gallery, query, refine)
+        positives = find_in_matches(ranking, gallery, query, refine)
         best = _best(ranking[: len(query.exclude) + 1], query, refine)
-        outcomes[level] = Outcome(found, search_ms, rerank_ms, best)
-    return QueryRecord(query.id, outcomes)
+        outcomes[level] = Outcome(positives, search_ms, rerank_ms, best)
+    return outcomes
 
 
-def _whole_ties(engine: Searcher, query: NDArray[np.float32], level: int, top: int | None) -> Ranking:
-    """The first `top` pictures, and all others with the score of the last of them: a part of a tie says too little."""
+def _rank_with_ties(engine: Searcher, query: NDArray[np.float32], level: int, top: int | None) -> Ranking:
+    """Rank the first `top` pictures and all others tied with the last of them, which exact scores need."""
     while top is not None:
         ranking = engine.ranking(query, level, top + 1)
         if len(ranking) <= top or ranking.scores[-1] != ranking.scores[-2]:
@@ -261,11 +242,11 @@ def _refining(engine: Searcher, query: NDArray[np.float32], refiner: Refiner | N
     if refiner is None:
         return None
 
-    def refine(matches: list[Match]) -> NDArray[np.float64]:
-        refined = refine_matches(engine, query, matches, refiner, level)
-        return np.array([match.box for match in refined], np.float64).reshape(-1, 4)
+    return lambda matches: _boxes(refine_matches(engine, query, matches, refiner, level))
 
-    return refine
+
+def _boxes(matches: Sequence[Match]) -> NDArray[np.float64]:
+    return np.array([match.box for match in matches], np.float64).reshape(-1, 4)
 
 
 def _best(matches: Sequence[Match], query: Query, refine: Refine | None) -> tuple[int, NDArray[np.float64]] | None:
@@ -280,10 +261,10 @@ def _ms_since(start: float) -> float:
 
 
 def _depth(query: Query, gallery: Gallery, cutoff: int | None, reranker: Reranker | None) -> int | None:
-    """How far down a ranking has to be known, so that every number of the report is exact.
+    """Return the depth of the ranking that makes every number of the report exact; None for the whole ranking.
 
-    What leaves the ranking before ranks are counted makes room for others: the ignored and excluded images, and in
-    `breakdown` the positives of the other parts.
+    Images that leave the ranking before ranks are counted make room for others: the ignored and excluded images, and
+    in `breakdown` the positives outside the part.
     """
     if cutoff is None:
         return None
@@ -294,10 +275,10 @@ def _depth(query: Query, gallery: Gallery, cutoff: int | None, reranker: Reranke
 def _report(
     level: int, stage: Stage, outcomes: Mapping[int, Outcome], gallery: Gallery, cutoff: int | None
 ) -> LevelReport:
-    found = {query: outcome.found for query, outcome in outcomes.items()}
+    positives = {query: outcome.positives for query, outcome in outcomes.items()}
 
     def averages(k: int | None) -> Report:
-        return summarise({query: None if some is None else score_found(some, k) for query, some in found.items()})
+        return summarise({query: None if p is None else score_positives(p, k) for query, p in positives.items()})
 
     reranked = [outcome.rerank_ms for outcome in outcomes.values() if outcome.rerank_ms is not None]
     return LevelReport(
@@ -309,13 +290,13 @@ def _report(
         at_1k=averages(AT_1K),
         ms_per_rerank=fmean(reranked) if reranked else None,
         outcomes=outcomes,
-        breakdown=break_down(found, gallery, cutoff),
-        published=published_scores(found, gallery, cutoff),
+        breakdown=break_down(positives, gallery, cutoff),
+        published=published_scores(positives, gallery, cutoff),
     )
 
 
 def _check_same_images(gallery: Gallery, engine: Searcher) -> None:
-    """A number over fewer or other pictures than the dataset has would be a wrong number."""
+    """Refuse an index of other pictures than the dataset's, whose scores would be wrong."""
     indexed = {image.id: image.file_name for image in engine.index.images}
     wanted = {image.id: image.file_name for image in gallery.images}
     if indexed != wanted:

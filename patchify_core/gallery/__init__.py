@@ -1,10 +1,8 @@
-"""What is searched, the queries, and what would be right.
+"""Datasets: the pictures to search, the queries, and the correct answers.
 
-A gallery is read once from a folder of pictures (`read_folder`), from a COCO-style dataset (`read_coco`), or from
-whichever of the two is there (`read_gallery`). The published benchmarks have readers of their own (`read_instre`,
-`read_ilias`, `read_revisited`; see BENCHMARKS.md), and `read_dataset` finds out which of all is meant. Boxes become
-xyxy pixels of the upright picture here, and all that is wrong with a dataset is said here: whoever holds a `Gallery`
-may trust it.
+`read_gallery` reads a plain folder (`read_folder`) or a COCO-style dataset (`read_coco`); `read_dataset` also detects
+and reads the published benchmarks (`read_instre`, `read_ilias`, `read_revisited`; see BENCHMARKS.md). The readers check
+a dataset in full and convert its boxes to xyxy pixels of the upright picture, so that users of a `Gallery` need not.
 """
 
 from __future__ import annotations
@@ -17,19 +15,18 @@ from pathlib import Path
 from patchify_core.errors import GalleryError
 from patchify_core.gallery import ilias, instre
 from patchify_core.gallery.checks import check_pictures, check_size, note_copies
-from patchify_core.gallery.coco import GallerySettings, read_coco
+from patchify_core.gallery.coco import read_coco
+from patchify_core.gallery.coco_layout import (
+    ANNOTATIONS_FILE,
+    any_annotation_files,
+    find_annotation_file,
+    find_annotation_files,
+    join_names,
+)
 from patchify_core.gallery.folder import read_folder
 from patchify_core.gallery.ilias import read_ilias
 from patchify_core.gallery.instre import read_instre
-from patchify_core.gallery.layouts import (
-    ANNOTATIONS_FILE,
-    annotation_files,
-    listed,
-    other_annotation_files,
-    the_annotation_file,
-)
-from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Query
-from patchify_core.gallery.published import Progress
+from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Progress, Query
 from patchify_core.gallery.revisited import ground_truth, read_revisited
 
 __all__ = [
@@ -38,12 +35,13 @@ __all__ = [
     "Benchmark",
     "Gallery",
     "GalleryImage",
-    "GallerySettings",
+    "Progress",
     "Query",
+    "any_annotation_files",
     "check_pictures",
     "check_size",
+    "detect_layout",
     "note_copies",
-    "other_annotation_files",
     "read_coco",
     "read_dataset",
     "read_folder",
@@ -51,7 +49,6 @@ __all__ = [
     "read_ilias",
     "read_instre",
     "read_revisited",
-    "told_layout",
 ]
 
 FORMATS = ("auto", "coco", "instre", "ilias", "revisited", "folder")
@@ -60,32 +57,32 @@ FORMATS = ("auto", "coco", "instre", "ilias", "revisited", "folder")
 def read_gallery(
     path: Path | str, exclude: Sequence[str] = (), check: bool = False, progress: Progress | None = None
 ) -> Gallery:
-    """Read a COCO-style dataset where the folder's layout has one (or `path` is a .json file), else a plain folder.
+    """Read a COCO-style dataset if there is one at `path`, else a plain folder.
 
     Args:
-        path: The folder or JSON file.
-        exclude: Patterns of what is left out of a plain folder, as in a .gitignore.
-        check: Compare a dataset's pictures with its annotations too (`check_pictures`).
-        progress: Told of each picture that is compared.
+        path: A folder, or the JSON file of a dataset.
+        exclude: Patterns of files to leave out of a plain folder, as in a .gitignore.
+        check: Also compare a dataset's pictures with its annotations (`check_pictures`).
+        progress: Called after each picture that is compared.
 
     Raises:
-        GalleryError: As `read_coco`, `check_pictures` or `read_folder` does; or patterns are given for a dataset, whose
-            pictures are those that it lists.
+        GalleryError: See `read_coco`, `check_pictures` and `read_folder`; or patterns are given for a dataset, which
+            lists its pictures itself.
     """
-    if not str(path):  # as of a variable that is not set: it would be the current folder
+    if not str(path):  # for example an unset shell variable; Path("") would be the current folder
         raise GalleryError("The name of the folder of pictures is empty: give it, or . for the current folder.")
     path = Path(path)
-    if _is_json(path):
-        found = [path]
-    else:
-        found = annotation_files(path, nested=False)
-    if len(found) == 1:
+    files = [path] if _is_json(path) else find_annotation_files(path, nested=False)
+    if len(files) == 1:
         if exclude:
-            raise GalleryError(f"The pictures are those that {str(found[0])!r} lists: leave --exclude out, or edit it.")
-        return check_pictures(read_coco(found[0]), progress, folder=path) if check else read_coco(found[0])
+            raise GalleryError(f"The pictures are those that {str(files[0])!r} lists: leave --exclude out, or edit it.")
+        gallery = read_coco(files[0])
+        return check_pictures(gallery, progress, folder=path) if check else gallery
     gallery = read_folder(path, exclude)
-    if found := annotation_files(path) or other_annotation_files(path):
-        note = f"Annotations are not read ({listed(found, path)}): to use them, name the file instead of the folder."
+    if files := find_annotation_files(path) or any_annotation_files(path):
+        note = (
+            f"Annotations are not read ({join_names(files, path)}): to use them, name the file instead of the folder."
+        )
         gallery = replace(gallery, notes=(*gallery.notes, note))
     return gallery
 
@@ -97,24 +94,23 @@ def read_dataset(
     progress: Progress | None = None,
     text: bool = False,
 ) -> Gallery:
-    """Read a dataset in any layout that this package knows.
+    """Read a dataset in any supported layout.
 
     Args:
         path: Its folder (or, for `coco`, its JSON file).
-        format: `coco`, `instre`, `ilias`, `revisited`, `folder`; `auto` looks for the file or folder that gives one of
-            them away.
-        subset: A part of INSTRE or ILIAS, see `read_instre` and `read_ilias`; the other layouts have `all` only.
-        progress: Told of pictures whose headers have been read, where many are.
-        text: Search with words instead of pictures; of the layouts here ILIAS has them.
+        format: `coco`, `instre`, `ilias`, `revisited` or `folder`; `auto` detects it (`detect_layout`).
+        subset: Part of INSTRE or ILIAS, see `read_instre` and `read_ilias`; the other layouts have `all` only.
+        progress: Called after each picture header that is read, for layouts with many pictures.
+        text: Use text queries instead of pictures; only ILIAS has them.
 
     Raises:
-        GalleryError: The layout cannot be told, has no such subset, or its own reader refuses the dataset.
+        GalleryError: The layout is ambiguous, has no such subset, or its reader refuses the dataset.
     """
     if format not in FORMATS:
         raise GalleryError(f"Unknown layout {format!r}: choose {', '.join(FORMATS[:-1])} or {FORMATS[-1]}.")
     path = Path(path)
     if format == "auto":
-        format = told_layout(path)
+        format = detect_layout(path)
     if text and format != "ilias":
         raise GalleryError(f"Only ILIAS has text queries, and {str(path)!r} is not read as ILIAS: use its pictures.")
     if format == "instre":
@@ -128,11 +124,11 @@ def read_dataset(
     return read_coco(path) if format == "coco" else read_folder(path)
 
 
-def told_layout(path: Path | str) -> str:
-    """Tell a dataset's layout from the file or folder that only that layout has; `folder` where there is none.
+def detect_layout(path: Path | str) -> str:
+    """Detect a dataset's layout from the file or folder that only this layout has; `folder` if there is none.
 
     Raises:
-        GalleryError: There are marks of several layouts, or several COCO files.
+        GalleryError: Several layouts match, or there are several COCO files.
     """
     path = Path(path)
     if _is_json(path):
@@ -143,10 +139,10 @@ def told_layout(path: Path | str) -> str:
         "ilias": ilias.is_ilias(path),
         "revisited": ground_truth(path) is not None,
     }
-    found = [layout for layout, there in marks.items() if there]
-    if len(found) > 1:
-        raise GalleryError(f"{str(path)!r} looks like {' and like '.join(found)}: say which with --format.")
-    return found[0] if found else "coco" if the_annotation_file(path) else "folder"
+    matching = [layout for layout, present in marks.items() if present]
+    if len(matching) > 1:
+        raise GalleryError(f"{str(path)!r} looks like {' and like '.join(matching)}: say which with --format.")
+    return matching[0] if matching else "coco" if find_annotation_file(path) else "folder"
 
 
 def _is_json(path: Path) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,49 +11,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import GalleryError
-from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Query
-from patchify_core.gallery.published import (
-    Boxes,
-    Progress,
-    around,
-    boxed_annotations,
-    check_files,
-    read_sizes,
-    turned_note,
-    unlocated,
-    whole_queries,
+from patchify_core.gallery.benchmark_files import (
+    BoxReader,
+    annotate,
+    enclosing_box,
+    query_notes,
+    read_images,
+    require_files,
+    rotation_notes,
+    unlocated_notes,
 )
+from patchify_core.gallery.model import Annotations, Benchmark, Gallery, GalleryImage, Progress, Query
 from patchify_core.imaging.boxes import paired_iou
 
 GROUND_TRUTH = "gnd_instre.mat"
 PARTS = {"s1": "instre-s1", "s2": "instre-s2", "m": "instre-m"}
 SUBSETS = ("all", *PARTS)
 
-_SAME_BOX = 0.9
-"""IoU from which the ground truth's query box is one of those in the picture's own file, but for rounding."""
+_SAME_BOX_IOU = 0.9
+"""IoU from which a query box of the ground truth equals one in the picture's own file, but for rounding."""
 
 
-def read_instre(
-    folder: Path | str,
-    subset: str = "all",
-    progress: Progress | None = None,
-) -> Gallery:
+def read_instre(folder: Path | str, subset: str = "all", progress: Progress | None = None) -> Gallery:
     """Read INSTRE with the retrieval protocol of Iscen et al. (CVPR 2017).
 
     Args:
-        folder: Where `gnd_instre.mat` lies beside INSTRE-S1, INSTRE-S2 and INSTRE-M.
-        subset: `all` for every query, or `s1`, `s2`, `m` for the queries of that part; the database, which also has
-            positives from other parts, is always the whole one.
-        progress: Told how many of the pictures' headers have been read.
+        folder: The folder with `gnd_instre.mat`, INSTRE-S1, INSTRE-S2 and INSTRE-M.
+        subset: `all` for every query, or `s1`, `s2`, `m` for the queries of that part. The database is always the
+            whole one, since it has positives from other parts.
+        progress: Called after each picture header that is read.
 
     Returns:
-        The gallery: `imlist` as images 1..N in its order, `qimlist` as queries cropped by `bbx`, one instance a class
+        The gallery: `imlist` as images 1..N in its order, `qimlist` as queries cropped by `bbx`, one instance per class
         folder. Gallery boxes come from the .txt beside each picture: in INSTRE-M the first line is the object
         of class `a` and the second that of `b`, and for a query of the pair itself the box is around both (ours).
         Notes count the boxes that cannot be used.
 
     Raises:
-        GalleryError: One sentence: a file is missing or is another one than expected.
+        GalleryError: A file is missing, or is not the expected one.
     """
     if subset not in SUBSETS:
         raise GalleryError(f"INSTRE has the subsets {', '.join(SUBSETS)}, not {subset!r}: choose one of them.")
@@ -62,32 +57,32 @@ def read_instre(
     chosen = [at for at, name in enumerate(truth.queries) if subset == "all" or _part(name) == PARTS[subset]]
     if not chosen:
         raise GalleryError(f"{GROUND_TRUTH} in {str(root)!r} lists no query of the subset {subset}: choose another.")
-    asked = [truth.queries[at] for at in chosen]
-    shown = sorted({number for at in chosen for number in truth.positives[at].tolist()})
-    boxed = [_box_file(name) for name in (*asked, *(truth.images[number - 1] for number in shown))]
-    needed = [*truth.images, *asked, *boxed]
-    files = dict(zip(needed, check_files(root, needed, GROUND_TRUTH), strict=True))
-    names, query_names = [files[name] for name in truth.images], [files[name] for name in asked]
-    total = len(names) + len(query_names)
-    turned: list[str] = []
-    sizes = read_sizes(root, names, progress, 0, total, turned)
-    query_sizes = read_sizes(root, query_names, progress, len(sizes), total, turned)
-    images = tuple(
-        GalleryImage(number, name, root / name, *size)
-        for number, (name, size) in enumerate(zip(names, sizes, strict=True), 1)
-    )
+    chosen_names = [truth.queries[at] for at in chosen]
+    positives = sorted({number for at in chosen for number in truth.positives[at].tolist()})
+    box_files = [_box_file(name) for name in (*chosen_names, *(truth.images[number - 1] for number in positives))]
+    needed = [*truth.images, *chosen_names, *box_files]
+    files = dict(zip(needed, require_files(root, needed, GROUND_TRUTH), strict=True))
+    pictures, rotated = read_images(root, [files[name] for name in (*truth.images, *chosen_names)], progress)
+    images, query_pictures = tuple(pictures[: len(truth.images)]), pictures[len(truth.images) :]
     instances, instance_of = _instances(truth, chosen)
-    reader = Boxes(root)
+    reader = BoxReader(root)
     annotations = _annotations(reader, truth, images, files, instances)
-    boxes = _query_boxes(reader, [(truth.queries[at], truth.boxes[at]) for at in chosen], files, query_sizes)
+    boxes = _query_boxes(reader, [(truth.queries[at], truth.boxes[at]) for at in chosen], files, query_pictures)
     queries = tuple(
-        Query(len(images) + 1 + at, name, root / name, *size, box=box, instance=instance_of[at])
-        for at, name, size, box in zip(chosen, query_names, query_sizes, boxes, strict=True)
+        Query.from_image(replace(picture, id=len(images) + 1 + at), box, instance_of[at])
+        for at, picture, box in zip(chosen, query_pictures, boxes, strict=True)
     )
-    notes = (*reader.notes(), *whole_queries(queries), *unlocated(annotations, images))
-    notes += turned_note(turned, "VISSL's reader does not")
-    names_of = {number: name for number, (name, _) in instances.items()}
-    return Gallery(root, images, queries, names_of, annotations, notes=notes, benchmark=Benchmark("instre"))
+    notes = [*reader.notes(), *query_notes(queries), *unlocated_notes(annotations, images)]
+    notes += rotation_notes(rotated, "VISSL's reader does not")
+    return Gallery(
+        root,
+        images,
+        queries,
+        {number: name for number, (name, _) in instances.items()},
+        annotations,
+        notes=tuple(notes),
+        benchmark=Benchmark("instre"),
+    )
 
 
 # gnd_instre.mat --------------------------------------------------------------------------------------------
@@ -105,7 +100,7 @@ class _Truth:
 
 def _read_truth(path: Path) -> _Truth:
     data = _load(path)
-    other = GalleryError(
+    malformed = GalleryError(
         f"{str(path)!r} is not the ground truth of INSTRE (imlist, qimlist, gnd with ok and bbx): download it again."
     )
     try:
@@ -114,14 +109,14 @@ def _read_truth(path: Path) -> _Truth:
         positives: list[NDArray[np.float64]] = [np.asarray(entry["ok"], np.float64).reshape(-1) for entry in gnd]
         boxes: list[NDArray[np.float64]] = [np.asarray(entry["bbx"], np.float64).reshape(-1) for entry in gnd]
     except (KeyError, IndexError, ValueError, TypeError, AttributeError):
-        raise other from None
-    whole = all(((some == np.floor(some)) & (some >= 1) & (some <= len(images))).all() for some in positives)
-    shaped = all(len(box) == 4 and np.isfinite(box).all() for box in boxes)
-    if not images or len(queries) != len(boxes) or not whole or not shaped or len(set(images)) != len(images):
-        raise other
+        raise malformed from None
+    valid = all(((ids == np.floor(ids)) & (ids >= 1) & (ids <= len(images))).all() for ids in positives)
+    valid = valid and all(len(box) == 4 and np.isfinite(box).all() for box in boxes)
+    if not images or len(queries) != len(boxes) or not valid or len(set(images)) != len(images):
+        raise malformed
     if not queries:
         raise GalleryError(f"{str(path)!r} lists no query: download it again.")
-    return _Truth(images, queries, [some.astype(np.int64) for some in positives], boxes)
+    return _Truth(images, queries, [ids.astype(np.int64) for ids in positives], boxes)
 
 
 def _load(path: Path) -> dict[str, Any]:
@@ -133,12 +128,12 @@ def _load(path: Path) -> dict[str, Any]:
                 raise GalleryError(
                     "Reading INSTRE needs scipy: install it with pip install -r requirements.txt."
                 ) from None
-            # Cut short or garbled, such a file makes scipy raise nearly anything.
+            # A truncated or corrupted file makes scipy raise nearly anything.
             try:
                 return loadmat(file)
             except Exception as error:
                 raise GalleryError(
-                    f"{str(path)!r} is cut short or no MATLAB file (version 5 to 7): download it again."
+                    f"{str(path)!r} is cut short or not a MATLAB file (version 5 to 7): download it again."
                 ) from error
     except (FileNotFoundError, NotADirectoryError):
         raise GalleryError(
@@ -163,26 +158,23 @@ def _part(name: str) -> str:
     return PurePosixPath(name).parts[0].lower()
 
 
-def _class(name: str) -> str:
-    return PurePosixPath(name).parent.as_posix()
-
-
 _Instances = dict[int, tuple[str, NDArray[np.int64]]]
+"""Instance id -> (class folder, its positives counted from 1)."""
 
 
 def _instances(truth: _Truth, chosen: list[int]) -> tuple[_Instances, dict[int, int]]:
-    """One instance a class folder; were its queries to have different positives, one for each list of them."""
+    """Group queries into instances: one per class folder, or one per distinct list of positives within it."""
     ids: dict[tuple[str, bytes], int] = {}
     instances: _Instances = {}
     instance_of: dict[int, int] = {}
-    folders: dict[str, int] = {}
+    lists_per_class: dict[str, int] = {}
     for at in chosen:
-        name, positives = _class(truth.queries[at]), np.unique(truth.positives[at])
+        name, positives = PurePosixPath(truth.queries[at]).parent.as_posix(), np.unique(truth.positives[at])
         key = (name, positives.tobytes())
         if key not in ids:
             ids[key] = len(ids) + 1
-            folders[name] = folders.get(name, 0) + 1
-            instances[ids[key]] = (name if folders[name] == 1 else f"{name} ({folders[name]})", positives)
+            number = lists_per_class[name] = lists_per_class.get(name, 0) + 1
+            instances[ids[key]] = (name if number == 1 else f"{name} ({number})", positives)
         instance_of[at] = ids[key]
     return instances, instance_of
 
@@ -195,62 +187,65 @@ def _box_file(name: str) -> str:
 
 
 def _annotations(
-    reader: Boxes,
+    reader: BoxReader,
     truth: _Truth,
     images: tuple[GalleryImage, ...],
     files: dict[str, str],
     instances: _Instances,
 ) -> Annotations:
-    known: dict[int, NDArray[np.float64]] = {}
+    boxes: dict[int, NDArray[np.float64]] = {}
     rows: list[tuple[int, int, NDArray[np.float64]]] = []
-    for instance, (name, positives) in instances.items():
+    for instance, (class_folder, positives) in instances.items():
         for number in positives.tolist():
-            image, given = images[number - 1], truth.images[number - 1]
-            file = files[_box_file(given)]
-            if number not in known:
-                known[number] = reader.read(file, (image.width, image.height))
-            rows.append((number, instance, _shown(reader, file, name, given, known[number])))
-    return boxed_annotations(rows)
+            image, name = images[number - 1], truth.images[number - 1]
+            file = files[_box_file(name)]
+            if number not in boxes:
+                boxes[number] = reader.read(file, (image.width, image.height))
+            rows.append((number, instance, _boxes_of_class(reader, file, class_folder, name, boxes[number])))
+    return annotate(rows)
 
 
-def _shown(reader: Boxes, file: str, asked: str, image: str, boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Which of a picture's boxes (M, 4) show the object of a class folder."""
+def _boxes_of_class(
+    reader: BoxReader, file: str, class_folder: str, image: str, boxes: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Select which of a picture's boxes (M, 4) show the object of a class folder."""
     if _part(image) != PARTS["m"] or not len(boxes):
         return boxes
     if len(boxes) == 2:
-        if _part(asked) == PARTS["m"]:
-            return around(boxes)[None]
-        object_of_pair = re.match(r"\d+([ab])(?![a-z0-9])", PurePosixPath(asked).name)
-        if _part(asked) == PARTS["s1"] and object_of_pair is not None:
+        if _part(class_folder) == PARTS["m"]:
+            return np.concatenate([boxes.min(axis=0)[:2], boxes.max(axis=0)[2:]])[None]
+        object_of_pair = re.match(r"\d+([ab])(?![a-z0-9])", PurePosixPath(class_folder).name)
+        if _part(class_folder) == PARTS["s1"] and object_of_pair is not None:
             return boxes["ab".index(object_of_pair[1])][None]
-    return reader.without(repr(file), f"does not say which of its {len(boxes)} boxes is the object of {asked!r}")
+    return reader.reject(repr(file), f"does not say which of its {len(boxes)} boxes is the object of {class_folder!r}")
 
 
 def _query_boxes(
-    reader: Boxes,
+    reader: BoxReader,
     queries: list[tuple[str, NDArray[np.float64]]],
     files: dict[str, str],
-    sizes: list[tuple[int, int]],
+    pictures: list[GalleryImage],
 ) -> list[NDArray[np.float64] | None]:
-    """The queries' boxes (4,) as xyxy inside their pictures; None for one that cannot be used.
+    """Return the queries' boxes (4,) as xyxy inside their pictures; None for one that cannot be used.
 
-    `bbx` is x1 y1 x2 y2 by one public reader of this file and x y width height by another. The pictures' own box
-    files, whose form nobody doubts, say which it is; x1 y1 x2 y2 if they say neither.
+    One public reader of gnd_instre.mat takes `bbx` as x1 y1 x2 y2, another as x y width height. The form that agrees
+    with more of the pictures' own box files is used, x1 y1 x2 y2 where both agree equally.
     """
+    sizes = [(picture.width, picture.height) for picture in pictures]
     corners = np.array([box for _, box in queries])
-    as_sizes = corners.copy()
-    as_sizes[:, 2:] += as_sizes[:, :2]
+    xywh = corners.copy()
+    xywh[:, 2:] += xywh[:, :2]
     own = [reader.read(files[_box_file(name)], size) for (name, _), size in zip(queries, sizes, strict=True)]
-    own = [np.concatenate([lines, around(lines)[None]]) if len(lines) else lines for lines in own]
-    agree = [
+    own = [boxes if (around := enclosing_box(boxes)) is None else np.vstack([boxes, around]) for boxes in own]
+    agreeing = [
         sum(
-            paired_iou([box] * len(lines), lines).max(initial=0) >= _SAME_BOX
-            for box, lines in zip(form, own, strict=True)
+            paired_iou([box] * len(boxes), boxes).max(initial=0) >= _SAME_BOX_IOU
+            for box, boxes in zip(form, own, strict=True)
         )
-        for form in (corners, as_sizes)
+        for form in (corners, xywh)
     ]
-    found: list[NDArray[np.float64] | None] = []
-    for (name, _), box, size in zip(queries, as_sizes if agree[1] > agree[0] else corners, sizes, strict=True):
-        inside = reader.inside(f"bbx of {name!r}", box.tolist(), size)
-        found.append(around(inside) if len(inside) else None)
-    return found
+    form = xywh if agreeing[1] > agreeing[0] else corners
+    return [
+        enclosing_box(reader.clip(f"bbx of {name!r}", box.tolist(), size))
+        for (name, _), box, size in zip(queries, form, sizes, strict=True)
+    ]

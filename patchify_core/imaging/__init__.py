@@ -1,1 +1,1 @@
-"""Bytes and names of pictures that others made: what they are, what they may cost, and what they look like."""
+"""Read pictures and archives from untrusted sources: limits, decoding to upright RGB, file names, boxes and drawing."""

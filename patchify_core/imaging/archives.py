@@ -1,7 +1,6 @@
-"""Zip archives from strangers: what is in them is looked at before it is read, and read only as far as there is room.
+"""Read untrusted zip archives member by member, within limits on their number, sizes and compression.
 
-Nothing is ever written under a name that an archive gives: members are handed out one at a time as bytes, and whoever
-takes them chooses where they go.
+Members are returned as bytes and never written under their names in the archive; callers choose where they go.
 """
 
 from __future__ import annotations
@@ -20,36 +19,36 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from patchify_core.errors import ArchiveError
-from patchify_core.imaging.code_pages import decoded
-from patchify_core.imaging.kinds import PARTS, SPANNED, what_no_zip_is
+from patchify_core.imaging.code_pages import decode_names
+from patchify_core.imaging.file_types import SPANNED, SPLIT_ARCHIVE, other_archive_type, other_file_type
 
 _END = struct.Struct("<4s4H2LH")  # end of central directory: APPNOTE.TXT 4.3.16
 _HEADER = struct.Struct("<4s2H3H3L2H")  # in front of a member: 4.3.7
-_ENTRY = struct.Struct("<4s6H3L5H2L")  # of a member in the list of them: 4.3.12
+_ENTRY = struct.Struct("<4s6H3L5H2L")  # of a member in the central directory: 4.3.12
 _ENTRY_SIGNATURE = b"PK\x01\x02"
 _END_SIGNATURE = b"PK\x05\x06"
-_ZIP64_END = struct.Struct("<4sQ2H2L4Q")  # the same of large archives, and of all that some programs make: 4.3.14
+_ZIP64_END = struct.Struct("<4sQ2H2L4Q")  # the same for large archives, and for all archives of some programs: 4.3.14
 _ZIP64_LOCATOR = struct.Struct("<4sLQL")  # between the two: 4.3.15
 _ZIP64_SIGNATURE = b"PK\x06\x07"
-_LONGEST_COMMENT = 65_535
+_MAX_COMMENT = 65_535
 _CHUNK = 1 << 16
 
-_UTF8_FLAG = 0x800  # of a member whose name is in UTF-8: 4.4.4
-_UNICODE_PATH = 0x7075  # the field in which Info-ZIP and WinRAR repeat a name in UTF-8: 4.6.9
-_DOS_FOLDER = 0x10  # among the attributes of a file in DOS
+_UTF8_FLAG = 0x800  # the name is in UTF-8: 4.4.4
+_UNICODE_PATH = 0x7075  # extra field with the name in UTF-8, by Info-ZIP and WinRAR: 4.6.9
+_DOS_FOLDER = 0x10  # DOS attribute of folders
 
 
 @dataclass(frozen=True)
 class ArchiveSettings:
-    """What an archive may cost.
+    """Limits on an archive.
 
     Attributes:
-        members: Entries, folders included.
-        directory_bytes: Bytes of the table of contents, which is read as a whole.
-        member_bytes: Bytes of one member, unpacked.
-        total_bytes: Bytes of all members that are read, unpacked.
-        expansion: Bytes that a member may become for each of its own; None for any number.
-        small_bytes: Of a member that may become that in any case.
+        members: Most entries, including folders.
+        directory_bytes: Most bytes of the central directory, which is read as a whole.
+        member_bytes: Most bytes of one member, unpacked.
+        total_bytes: Most bytes of all members that are read, unpacked.
+        expansion: Largest ratio of a member's unpacked to its packed size; None for no limit.
+        small_bytes: Unpacked size up to which `expansion` does not apply.
     """
 
     members: int = 20_000
@@ -62,12 +61,12 @@ class ArchiveSettings:
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """One file of an archive: its bytes, or why there are none.
+    """One file of an archive: its bytes, or the reason why it was not read.
 
     Attributes:
-        name: As its maker meant it, with `/` between folders.
-        data: The file's bytes; None if it was left out.
-        refused: One sentence why it was left out; None if it was read.
+        name: Its decoded name, with `/` between folders.
+        data: Its bytes; None if it was refused.
+        refused: The reason as a clause; None if it was read.
     """
 
     name: str
@@ -76,46 +75,46 @@ class Member:
 
 
 def is_archive(head: bytes) -> bool:
-    """Whether a file that begins with these bytes is a zip archive."""
+    """Return whether a file that begins with these bytes is a zip archive."""
     return head.startswith((b"PK\x03\x04", _END_SIGNATURE, *SPANNED))
 
 
 def names(path: Path, settings: ArchiveSettings | None = None) -> list[str]:
-    """List the names in an archive, with `/` between folders, which that of a folder may end with; no file is read.
+    """List the names in an archive without reading its files. `/` separates folders and may end a folder's name.
 
     Raises:
-        ArchiveError: It is no zip archive, or its table of contents is damaged or too long.
+        ArchiveError: It is not a zip archive, or its central directory is damaged or too large.
     """
-    with _opened(path, settings or ArchiveSettings()) as archive:
+    with _open(path, settings or ArchiveSettings()) as archive:
         return _names(archive.infolist())
 
 
 def members(
     path: Path, settings: ArchiveSettings | None = None, most: Callable[[str], int] | None = None
 ) -> Iterator[Member]:
-    """Read the files of a zip archive one after the other, in its own order. Folders are passed over.
+    """Read the files of a zip archive one after the other, in its own order, skipping folders.
 
     Args:
         path: The archive.
-        settings: What it may cost.
-        most: Name of a member -> bytes that it may have, where that is less than the settings say.
+        settings: Limits on the archive.
+        most: Function from a member's name to its largest size in bytes, where that is less than in the settings.
 
     Yields:
-        A member with its bytes, or with the reason why it was left out: its name leads out of the archive, it is a
-        link, encrypted, damaged, packed in an unknown way, or larger than is allowed.
+        A member with its bytes, or with the reason why it was refused: its name leads out of the archive, it is a link,
+        encrypted, damaged, compressed with an unknown method, or too large.
 
     Raises:
-        ArchiveError: It is no zip archive, its table of contents is damaged or too long, or all that
-            was read is more than is allowed (a zip bomb): what was yielded before may be kept.
+        ArchiveError: It is not a zip archive, its central directory is damaged or too large, or its members exceed
+            `total_bytes` (a zip bomb); what was yielded before is valid.
     """
     settings = settings or ArchiveSettings()
     left = settings.total_bytes
-    with _opened(path, settings) as archive:
+    with _open(path, settings) as archive:
         listed = archive.infolist()
         for info, name in zip(listed, _names(listed), strict=True):
             if _is_folder(info, name):
                 continue
-            refused = _refused(info, name, settings)
+            refused = _refusal(info, name, settings)
             if refused is not None:
                 yield Member(name, refused=refused)
                 continue
@@ -128,27 +127,27 @@ def members(
             data = _read(archive, info, min(allowed, left))
             if isinstance(data, str):
                 yield Member(name, refused=data)
-                # What was unpacked in vain counts too, else a thousand such members would keep the machine busy.
+                # Count what was unpacked in vain too, or a thousand such members would keep the machine busy.
                 left -= min(settings.member_bytes, max(info.file_size, info.compress_size))
             else:
                 left -= max(len(data), 1)
                 yield Member(name, data)
 
 
-def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
-    """The archive, once its table of contents is known to be short enough."""
+def _open(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
+    """Open an archive after a check of its central directory's size."""
     try:
         with open(path, "rb") as file:
             end, is_last = _end_record(file)
             if end is None:
                 file.seek(0)
-                raise ArchiveError(what_no_zip_is(file.read(1024)))
+                raise ArchiveError(_explain_not_a_zip(file.read(1024)))
             directory = _directory(file, end)
         _check_directory(directory, settings)
         try:
-            archive = zipfile.ZipFile(path if is_last and directory.end == end else _repaired(path, directory))
+            archive = zipfile.ZipFile(path if is_last and directory.end == end else _repair(path, directory))
         except UnicodeDecodeError:
-            archive = zipfile.ZipFile(_repaired(path, directory))
+            archive = zipfile.ZipFile(_repair(path, directory))
     except ArchiveError:
         raise
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError, struct.error) as error:
@@ -160,14 +159,14 @@ def _opened(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
 
 
 def _end_record(file: BinaryIO) -> tuple[int | None, bool]:
-    """Where the record at the end of an archive starts, and whether its signature is the last one.
+    """Find the end of central directory record: its offset, and whether its signature is the last one in the file.
 
-    A comment behind the record may contain that signature, and so may an archive within one that is cut short. So the
-    list of members must end where the record starts, and the file where the comment ends; what somebody appended to
-    the file is passed over if the list is where the record says.
+    A comment behind the record may contain the signature, and so may an archive inside a truncated one. Therefore the
+    central directory must end where the record starts, and the file where the comment ends; data appended to the file
+    is ignored if the central directory is where the record says.
     """
     size = file.seek(0, os.SEEK_END)
-    start = file.seek(max(0, size - _LONGEST_COMMENT - _END.size - _ZIP64_LOCATOR.size))
+    start = file.seek(max(0, size - _MAX_COMMENT - _END.size - _ZIP64_LOCATOR.size))
     tail = file.read()
     at = last = tail.rfind(_END_SIGNATURE)
     damaged = None
@@ -193,7 +192,7 @@ def _is_entry(file: BinaryIO, at: int) -> bool:
 
 @dataclass(frozen=True)
 class _Directory:
-    """The table of contents: how many members it lists, its bytes, where it says that it begins, and where it ends."""
+    """The central directory: number of members, length in bytes, declared offset, and actual end."""
 
     count: int
     length: int
@@ -202,49 +201,49 @@ class _Directory:
 
 
 def _directory(file: BinaryIO, end: int) -> _Directory:
-    """What the record at `end` says of the table of contents, or the zip64 record in front of it, which goes first.
+    """Read the record at `end`, or the zip64 record in front of it, which takes precedence.
 
-    That one is for 65,535 files or 4 GB, but programs that pack while they send write it always.
+    Zip64 is meant for 65,535 files or 4 GB, but programs that pack while they send always use it.
     """
     before = _ZIP64_END.size + _ZIP64_LOCATOR.size
     file.seek(max(0, end - before))
     data = file.read(min(end, before))
     _, disk, _, _, count, length, offset, _ = _END.unpack(file.read(_END.size))
     if disk not in (0, 0xFFFF):
-        raise ArchiveError(PARTS)
+        raise ArchiveError(SPLIT_ARCHIVE)
     if data[-_ZIP64_LOCATOR.size :].startswith(_ZIP64_SIGNATURE):
         if len(data) < before or not data.startswith(b"PK\x06\x06"):
             raise _damaged()
         *_, disk, _, _, count, length, offset = _ZIP64_END.unpack_from(data)
         if disk:
-            raise ArchiveError(PARTS)
+            raise ArchiveError(SPLIT_ARCHIVE)
         end -= before
     return _Directory(count, length, offset, end)
 
 
 def _check_directory(directory: _Directory, settings: ArchiveSettings) -> None:
-    """Refuse a table of contents that is too long, before `zipfile` reads all of it into memory."""
+    """Refuse a central directory that is too large, before `zipfile` reads it into memory."""
     if directory.count > settings.members or directory.length > settings.directory_bytes:
         raise _too_many(settings)
 
 
 def _names(listed: list[zipfile.ZipInfo]) -> list[str]:
-    """What the members are called. Only then is it known which bytes stand between folders.
+    """Decode the members' names, then normalize their separators, which are unknown before.
 
-    `ZipInfo.orig_filename` is the name as it was read: by the flag in UTF-8, else every byte as a letter of code page
-    437. (`filename` is what `zipfile` made of that, cut and with other separators.)
+    `ZipInfo.orig_filename` is UTF-8 if the member's flag says so, else its bytes decoded as code page 437. (`filename`
+    is the same after `zipfile` has cut it and replaced separators.)
     """
     raw = [info.orig_filename.encode("utf-8" if info.flag_bits & _UTF8_FLAG else "cp437") for info in listed]
-    found = [
+    unicode_names = [
         info.orig_filename if info.flag_bits & _UTF8_FLAG else _unicode_path(info.extra, name)
         for info, name in zip(listed, raw, strict=True)
     ]
-    rest = iter(decoded([name for name, known in zip(raw, found, strict=True) if known is None]))
-    return [(next(rest) if name is None else name).partition("\0")[0].replace("\\", "/") for name in found]
+    others = iter(decode_names([name for name, known in zip(raw, unicode_names, strict=True) if known is None]))
+    return [(next(others) if name is None else name).partition("\0")[0].replace("\\", "/") for name in unicode_names]
 
 
 def _unicode_path(extra: bytes, name: bytes) -> str | None:
-    """The name that a member's field for it gives; None if it has none, or one that is about another name."""
+    """Return the name in a member's Unicode path field; None if there is none, or its checksum is of another name."""
     while len(extra) >= 4:
         kind, size = struct.unpack_from("<HH", extra)
         field, extra = extra[4 : 4 + size], extra[4 + size :]
@@ -257,31 +256,31 @@ def _unicode_path(extra: bytes, name: bytes) -> str | None:
 
 
 def _is_folder(info: zipfile.ZipInfo, name: str) -> bool:
-    """Whether a member is no file: by its name, or empty and by what its system says of it."""
-    called = info.external_attr & _DOS_FOLDER or stat.S_ISDIR(info.external_attr >> 16)
-    return name.endswith("/") or bool(called and info.file_size == 0)
+    """Return whether a member is a folder: by its name, or because it is empty and has a folder's attributes."""
+    marked = info.external_attr & _DOS_FOLDER or stat.S_ISDIR(info.external_attr >> 16)
+    return name.endswith("/") or bool(marked and info.file_size == 0)
 
 
 class _Mapped(mmap.mmap):
-    """A mapped file as `zipfile` wants files to be."""
+    """A memory map with the interface that `zipfile` needs."""
 
     def seekable(self) -> bool:
-        """Before Python 3.13 a mapping does not say so."""
+        """Return True; `mmap` has no such method before Python 3.13."""
         return True
 
 
-def _repaired(path: Path, directory: _Directory) -> Any:
-    """The archive in memory, without what makes `zipfile` give up on all of it.
+def _repair(path: Path, directory: _Directory) -> Any:
+    """Map the archive into memory, and remove what makes `zipfile` reject all of it.
 
-    That is a comment with the signature of the record at the end, and names that are said to be UTF-8 and are not.
-    A zip64 record becomes an ordinary one.
+    That is a comment that contains the signature of the end record, and names marked as UTF-8 that are not. A zip64
+    record becomes an ordinary one.
     """
     with open(path, "rb") as file:
-        data = _Mapped(file.fileno(), 0, access=mmap.ACCESS_COPY)  # what is changed is changed in memory alone
+        data = _Mapped(file.fileno(), 0, access=mmap.ACCESS_COPY)  # changes stay in memory
     count, length, offset, end = directory.count, directory.length, directory.offset, directory.end
     data[end:] = _END.pack(_END_SIGNATURE, 0, 0, count, count, length, offset, 0) + bytes(len(data) - end - _END.size)
     at = end - length
-    before = at - offset  # bytes in front of the archive, as of a program that unpacks itself
+    before = at - offset  # bytes in front of the archive, such as a self-extractor
     while 0 <= at and data[at : at + 4] == _ENTRY_SIGNATURE and at + _ENTRY.size <= end:
         *_, name_length, extra, comment, _, _, _, _, header = _ENTRY.unpack_from(data, at)
         name = data[at + _ENTRY.size : at + _ENTRY.size + name_length]
@@ -295,8 +294,8 @@ def _repaired(path: Path, directory: _Directory) -> Any:
     return data
 
 
-def _refused(info: zipfile.ZipInfo, name: str, settings: ArchiveSettings) -> str | None:
-    """Why a member is not even opened."""
+def _refusal(info: zipfile.ZipInfo, name: str, settings: ArchiveSettings) -> str | None:
+    """Return why a member is refused before it is opened; None if it is not."""
     parts = [part.strip(" ") for part in name.split("/")]
     if name.startswith("/") or re.match(r"[A-Za-z]:", name) or ".." in parts:
         return "its name leads out of the archive"
@@ -311,7 +310,7 @@ def _refused(info: zipfile.ZipInfo, name: str, settings: ArchiveSettings) -> str
 
 
 def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes | str:
-    """The bytes of a member, or why there are none. The size that it claims is not believed."""
+    """Read a member's bytes, or return why it is refused. Its declared size is not trusted."""
     large = f"it is larger than {most / 1e6:,.0f} MB"
     if info.file_size > most:
         return large
@@ -324,10 +323,10 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
                     return large
                 parts.append(chunk)
     except NotImplementedError:
-        return "it is packed in a way that is not known here"
+        return "its compression method is not supported"
     except (zipfile.BadZipFile, zlib.error, OSError, EOFError, RuntimeError, ValueError, struct.error):
         return "it is damaged"
-    except Exception as error:  # bz2 and lzma have errors of their own; none of them is the visitor's to read
+    except Exception as error:  # bz2 and lzma raise their own errors, which mean nothing to a user
         if type(error).__module__ not in ("_lzma", "lzma", "bz2"):
             raise
         return "it is damaged"
@@ -335,20 +334,20 @@ def _read(archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int) -> bytes |
 
 
 def _as_in_header(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> zipfile.ZipInfo:
-    """The member under the name that stands in front of its bytes, which `zipfile` wants to be that of the list.
+    """Return the member with the name of its local header, which `zipfile` requires to equal that of the directory.
 
-    Some programs write the two with other separators or in other encodings; everybody else goes by the list.
+    Some programs write the two with different separators or encodings, and other readers ignore the local one.
     """
-    assert archive.fp is not None, "an archive that is open"
+    assert archive.fp is not None, "the archive is open"
     archive.fp.seek(info.header_offset)
     header = archive.fp.read(_HEADER.size)
     if len(header) < _HEADER.size:
         return info
     _, _, flags, *_, length, _ = _HEADER.unpack(header)
-    found = copy.copy(info)
-    found.flag_bits = info.flag_bits & ~_UTF8_FLAG | flags & _UTF8_FLAG
-    found.orig_filename = archive.fp.read(length).decode("utf-8" if flags & _UTF8_FLAG else "cp437")
-    return found
+    local = copy.copy(info)
+    local.flag_bits = info.flag_bits & ~_UTF8_FLAG | flags & _UTF8_FLAG
+    local.orig_filename = archive.fp.read(length).decode("utf-8" if flags & _UTF8_FLAG else "cp437")
+    return local
 
 
 def _too_many(settings: ArchiveSettings) -> ArchiveError:
@@ -359,3 +358,23 @@ def _too_many(settings: ArchiveSettings) -> ArchiveError:
 
 def _damaged() -> ArchiveError:
     return ArchiveError("The zip archive is damaged: pack it again.")
+
+
+def _explain_not_a_zip(head: bytes) -> str:
+    """Explain by its first 1,024 bytes what a file without a central directory is, and what the user can do."""
+    if not head.strip(b"\0"):
+        what = "begins with nothing but zeros" if head else "is empty"
+        return f"That file {what}: its copy or download was not finished, so repeat it and send it again."
+    if head.startswith(SPANNED):
+        return SPLIT_ARCHIVE
+    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "The zip archive is cut short: its copy or download was not finished, so repeat it and send it again."
+    kind = other_file_type(head)
+    advice = {
+        "a web page": "download the archive itself",
+        "a Git LFS pointer": "fetch the file with 'git lfs pull'",
+        "a PDF document": "export its pages as pictures",
+    }
+    if kind and (kind in advice or other_archive_type(head)):
+        return f"That is {kind}, not a zip archive: {advice.get(kind, 'pack the pictures as a zip')}."
+    return "That is not a zip archive: choose a .zip file, or send the pictures themselves."

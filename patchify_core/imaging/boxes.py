@@ -1,7 +1,7 @@
 """Boxes: float64 arrays (N, 4) of x1, y1, x2, y2 in pixels of the upright (EXIF-applied) picture.
 
-The origin is the picture's top-left corner, x runs right and y down, and x2, y2 are where the box ends, so
-that its width is x2 - x1.
+The origin is the picture's top-left corner, x increases to the right and y downwards. x2 and y2 are exclusive: the
+width is x2 - x1.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ _EXAMPLE = "give x1,y1,x2,y2 in pixels, for example 40,30,200,180"
 
 
 def as_boxes(values: ArrayLike) -> NDArray[np.float64]:
-    """Bring one box or many into the house's form.
+    """Convert one box or many to float64 (N, 4), the form used everywhere.
 
     Args:
-        values: Four numbers, or N rows of four, as lists or any numeric array; an empty list is no boxes.
+        values: Four numbers, or N rows of four, as lists or any numeric array; an empty list for no boxes.
 
     Returns:
-        A fresh float64 array (N, 4), which never shares memory with `values`. Inverted and empty boxes pass:
-        they are for `checked_box` to judge.
+        A new array (N, 4) that never shares memory with `values`. Inverted and empty boxes are accepted here; see
+        `checked_box`.
 
     Raises:
-        BoxError: A row is not four numbers (text and booleans are not numbers), or holds NaN or infinity.
+        BoxError: A row is not four numbers (text and booleans are not numbers), or contains NaN or infinity.
 
     Example:
         >>> as_boxes([40, 30, 200, 180])
@@ -36,7 +36,7 @@ def as_boxes(values: ArrayLike) -> NDArray[np.float64]:
     """
     try:
         array = np.asarray(values)
-    except ValueError:  # numpy's word for rows of different lengths
+    except ValueError:  # rows of different lengths
         raise _not_four(values) from None
     if array.shape == (0,):
         array = array.reshape(0, 4)
@@ -60,7 +60,7 @@ def to_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
         float64 (N, 4) of x, y, width, height in pixels.
 
     Raises:
-        BoxError: Not four finite numbers a row.
+        BoxError: Not four finite numbers per row.
 
     Example:
         >>> to_xywh([40, 30, 200, 180])
@@ -71,7 +71,7 @@ def to_xywh(boxes: ArrayLike) -> NDArray[np.float64]:
 
 
 def area(boxes: ArrayLike) -> NDArray[np.float64]:
-    """Measure boxes, an inverted one counting as empty.
+    """Compute the areas of boxes; inverted boxes count as empty.
 
     Args:
         boxes: (N, 4) or (4,) xyxy in pixels.
@@ -80,7 +80,7 @@ def area(boxes: ArrayLike) -> NDArray[np.float64]:
         float64 (N,) in square pixels, never negative.
 
     Raises:
-        BoxError: Not four finite numbers a row.
+        BoxError: Not four finite numbers per row.
 
     Example:
         >>> area([[40, 30, 200, 180], [5, 5, 5, 9]])
@@ -91,7 +91,7 @@ def area(boxes: ArrayLike) -> NDArray[np.float64]:
 
 
 def clip(boxes: ArrayLike, width: float, height: float) -> NDArray[np.float64]:
-    """Cut boxes off at the picture's edge; one wholly outside becomes empty.
+    """Clip boxes to the picture; a box entirely outside becomes empty.
 
     Args:
         boxes: (N, 4) or (4,) xyxy in pixels.
@@ -102,7 +102,7 @@ def clip(boxes: ArrayLike, width: float, height: float) -> NDArray[np.float64]:
         float64 (N, 4) xyxy with x in 0..width and y in 0..height.
 
     Raises:
-        BoxError: Not four finite numbers a row.
+        BoxError: Not four finite numbers per row.
 
     Example:
         >>> clip([-10, 30, 700, 180], width=640, height=480)
@@ -112,7 +112,7 @@ def clip(boxes: ArrayLike, width: float, height: float) -> NDArray[np.float64]:
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union of every box in `a` with every box in `b`.
+    """Compute the intersection over union of every box in `a` with every box in `b`.
 
     Args:
         a: (N, 4) or (4,) xyxy in pixels.
@@ -122,7 +122,7 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
         float64 (N, M) in 0..1. Empty and inverted boxes have IoU 0 with everything, themselves included.
 
     Raises:
-        BoxError: Not four finite numbers a row.
+        BoxError: Not four finite numbers per row.
 
     Example:
         >>> iou([0, 0, 10, 10], [[0, 0, 10, 10], [0, 0, 10, 5], [3, 3, 3, 3]])
@@ -132,10 +132,9 @@ def iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def paired_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
-    """Intersection over union of row i of `a` with row i of `b`: the diagonal of `iou(a, b)`.
+    """Compute the intersection over union of row i of `a` with row i of `b`: the diagonal of `iou(a, b)`.
 
-    The memory of the full matrix grows with the square of N, and an evaluation that compares one winning box with one
-    annotated box per hit needs the diagonal alone.
+    The memory of the full matrix grows with the square of N, and an evaluation needs only the diagonal.
 
     Args:
         a: (N, 4) or (4,) xyxy in pixels.
@@ -145,7 +144,7 @@ def paired_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
         float64 (N,) in 0..1, 0 for empty and inverted boxes.
 
     Raises:
-        BoxError: Not four finite numbers a row.
+        BoxError: Not four finite numbers per row.
         ValueError: `a` and `b` differ in length.
 
     Example:
@@ -159,17 +158,17 @@ def paired_iou(a: ArrayLike, b: ArrayLike) -> NDArray[np.float64]:
 
 
 def _overlap_ratio(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Intersection over union of boxes (..., 4) that broadcast against each other."""
+    """Compute the intersection over union of boxes (..., 4) that broadcast against each other."""
     sides = np.maximum(np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]), 0.0)
     inter = sides.prod(axis=-1)
     areas = [np.maximum(rows[..., 2:] - rows[..., :2], 0.0).prod(axis=-1) for rows in (a, b)]
-    # An overlap implies a union; without one the answer is 0, and 0/0 is never computed.
+    # `where` avoids 0/0: boxes that overlap have a union.
     ratio = np.divide(inter, areas[0] + areas[1] - inter, out=np.zeros_like(inter), where=inter > 0)
     return np.minimum(ratio, 1.0)
 
 
 def checked_box(box: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
-    """Check the one box that a person drew or typed as a query, and cut it off at the picture's edge.
+    """Check the box of a query that a user drew or typed, and clip it to the picture.
 
     Args:
         box: Four numbers, xyxy in pixels.
@@ -180,8 +179,8 @@ def checked_box(box: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
         float64 (4,) xyxy inside the picture, at least 1 px wide and high.
 
     Raises:
-        BoxError: One sentence to show as it is: the box is not four finite numbers, is inverted, has no area,
-            lies wholly outside the picture, or is less than 1 px wide or high inside it.
+        BoxError: The box is not four finite numbers, is inverted, has no area, is entirely outside the picture, or is
+            less than 1 px wide or high inside it.
 
     Example:
         >>> checked_box([-10, 30, 200, 180], width=640, height=480)
@@ -197,9 +196,9 @@ def checked_box(box: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
         raise BoxError(f"{name} is inverted: give its top-left corner first and its bottom-right corner second.")
     if x2 == x1 or y2 == y1:
         raise BoxError(f"{name} has no area: draw one that is at least 1 pixel wide and high.")
-    # Only touching an edge is outside too: nothing of the picture would be left in the box.
+    # A box that only touches an edge contains nothing of the picture.
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-        raise BoxError(f"{name} lies wholly outside {picture}: draw one that overlaps it.")
+        raise BoxError(f"{name} is entirely outside {picture}: draw one that overlaps it.")
     inside = clip(rows, width, height)[0]
     if (inside[2:] - inside[:2]).min() < 1:
         raise BoxError(f"{name} is less than 1 pixel wide or high inside {picture}: draw a larger one.")
@@ -207,16 +206,16 @@ def checked_box(box: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
 
 
 def parse_box(text: str) -> NDArray[np.float64]:
-    """Read a box from the command line.
+    """Parse a box from the command line.
 
     Args:
         text: `x1,y1,x2,y2` in pixels; spaces around the numbers are allowed.
 
     Returns:
-        float64 (4,) xyxy, not yet compared with a picture (see `checked_box`).
+        float64 (4,) xyxy, not compared with a picture (see `checked_box`).
 
     Raises:
-        BoxError: Not four finite numbers, in one sentence.
+        BoxError: Not four finite numbers.
 
     Example:
         >>> parse_box("40, 30, 200, 180")
@@ -232,6 +231,6 @@ def parse_box(text: str) -> NDArray[np.float64]:
 
 
 def _not_four(values: Any) -> BoxError:
-    # reprlib shortens what may be a whole array, and an array's line breaks have no place in a sentence.
-    shown = " ".join(reprlib.repr(values).split())
-    return BoxError(f"A box is four finite numbers, but this one is {shown}: {_EXAMPLE}.")
+    # Shorten long arrays, and remove their line breaks.
+    text = " ".join(reprlib.repr(values).split())
+    return BoxError(f"A box is four finite numbers, but this one is {text}: {_EXAMPLE}.")

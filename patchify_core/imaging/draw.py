@@ -1,4 +1,4 @@
-"""Draw boxes on pictures, and a whole result list as one picture.
+"""Draw boxes on pictures, and a list of results as one contact sheet.
 
 Three steps: `frame` a picture to a tile, `box_on` it, `sheet` the tiles. Colours are RGB; pictures are (H, W, 3) uint8.
 """
@@ -6,7 +6,6 @@ Three steps: `frame` a picture to a tile, `box_on` it, `sheet` the tiles. Colour
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -25,7 +24,7 @@ Picture = NDArray[np.uint8]
 
 
 class Boxed(Protocol):
-    """A picture to draw with a box: its POSIX path below the root, the box (4,) xyxy in its pixels, a score."""
+    """A picture to draw with a box: its POSIX name relative to the root, the box (4,) xyxy in its pixels, a score."""
 
     @property
     def file_name(self) -> str: ...  # noqa: D102
@@ -37,97 +36,82 @@ class Boxed(Protocol):
     def score(self) -> float: ...  # noqa: D102
 
 
-@dataclass(frozen=True)
-class DrawSettings:
-    """What a person may tune about drawings.
+TILE, COLUMNS, CAPTION, MARGIN = (320, 240), 5, 30, 8
+"""Width and height of a tile in pixels; tiles per row; height of a caption and width of the margins in pixels."""
 
-    Attributes:
-        tile: Width and height of one tile in pixels.
-        columns: Tiles beside each other.
-        colour: RGB of the winning box.
-        thickness: Of its line, in pixels.
-    """
+BACKGROUND, TEXT, BOX = (247, 246, 243), (28, 36, 48), (255, 178, 36)
+"""Colours."""
 
-    tile: tuple[int, int] = (320, 240)
-    columns: int = 5
-    colour: tuple[int, int, int] = (255, 178, 36)
-    thickness: int = 3
-
-
-PAPER, INK, MARGIN = (247, 246, 243), (28, 36, 48), 8
+THICKNESS = 3
+"""Width of a box's line in pixels."""
 
 
 def frame(picture: Image, size: tuple[int, int]) -> tuple[Picture, float, tuple[int, int]]:
-    """Fit a picture into a tile, keeping its shape.
+    """Fit a picture into a tile, keeping its aspect ratio.
 
     Args:
         picture: Upright RGB picture.
         size: Width and height of the tile in pixels.
 
     Returns:
-        The tile (H, W, 3) uint8, the scale from picture to tile pixels, and where its left upper corner lies there.
+        The tile (H, W, 3) uint8, the scale from picture to tile pixels, and the (x, y) of its top-left corner there.
     """
     width, height = size
     scale = min(width / picture.width, height / picture.height)
     inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-    tile = np.full((height, width, 3), PAPER, np.uint8)
+    tile = np.full((height, width, 3), BACKGROUND, np.uint8)
     left, top = (width - inner[0]) // 2, (height - inner[1]) // 2
     tile[top : top + inner[1], left : left + inner[0]] = np.asarray(picture.resize(inner))
     return tile, scale, (left, top)
 
 
-def box_on(tile: Picture, box: ArrayLike, colour: tuple[int, int, int], thickness: int = 3) -> Picture:
-    """Draw a box (xyxy, pixels of the tile) with a dark rim, so that it shows on any picture, on a copy."""
+def box_on(tile: Picture, box: ArrayLike, colour: tuple[int, int, int] = BOX) -> Picture:
+    """Draw a box (xyxy, pixels of the tile) with a dark outline, visible on any picture, on a copy of the tile."""
     import cv2
 
     x1, y1, x2, y2 = (int(v) for v in np.round(as_boxes(box)[0]))
     drawn = tile.copy()
-    cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), INK, thickness + 2)
-    cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), colour, thickness)
+    cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), TEXT, THICKNESS + 2)
+    cv2.rectangle(drawn, (x1, y1), (x2 - 1, y2 - 1), colour, THICKNESS)
     return drawn
 
 
-def sheet(matches: Sequence[Boxed], root: Path, settings: DrawSettings | None = None) -> Picture:
-    """Put all matches on one picture as tiles, best first, each with its winning box, rank and score.
+def sheet(matches: Sequence[Boxed], root: Path) -> Picture:
+    """Draw all matches as tiles on one picture, best first, each with its best box, rank and score.
 
     Args:
         matches: At least one.
         root: Folder that the matches' file names are relative to.
-        settings: See `DrawSettings`.
 
     Returns:
         (H, W, 3) uint8.
 
     Raises:
-        PictureError: A gallery picture cannot be read any more.
+        PictureError: A gallery picture can no longer be read.
     """
     import cv2
 
-    settings = settings or DrawSettings()
-    width, height = settings.tile
-    columns = min(settings.columns, len(matches))
+    width, height = TILE
+    columns = min(COLUMNS, len(matches))
     rows = -(-len(matches) // columns)
-    caption = 30
-    page = np.full(
-        (rows * (height + caption + MARGIN) + MARGIN, columns * (width + MARGIN) + MARGIN, 3), PAPER, np.uint8
-    )
+    size = rows * (height + CAPTION + MARGIN) + MARGIN, columns * (width + MARGIN) + MARGIN
+    page = np.full((*size, 3), BACKGROUND, np.uint8)
     for number, match in enumerate(matches):
-        tile, scale, corner = frame(read_picture(picture_path(root, match.file_name)), settings.tile)
-        box = match.box * scale + np.array([*corner, *corner])
-        tile = box_on(tile, box, settings.colour, settings.thickness)
+        tile, scale, corner = frame(read_picture(picture_path(root, match.file_name)), TILE)
+        tile = box_on(tile, match.box * scale + np.array([*corner, *corner]))
         row, column = divmod(number, columns)
-        top, left = MARGIN + row * (height + caption + MARGIN), MARGIN + column * (width + MARGIN)
+        top, left = MARGIN + row * (height + CAPTION + MARGIN), MARGIN + column * (width + MARGIN)
         page[top : top + height, left : left + width] = tile
         text = f"{number + 1}   {match.score:.3f}"
-        cv2.putText(page, text, (left, top + height + 21), cv2.FONT_HERSHEY_SIMPLEX, 0.6, INK, 1, cv2.LINE_AA)
+        cv2.putText(page, text, (left, top + height + 21), cv2.FONT_HERSHEY_SIMPLEX, 0.6, TEXT, 1, cv2.LINE_AA)
     return page
 
 
 def save(picture: Picture, path: Path) -> None:
-    """Write a picture as the file name's ending says.
+    """Write a picture in the format of the file name's suffix.
 
     Raises:
-        PatchifyError: The ending is unknown or the file cannot be written.
+        PatchifyError: The suffix is unknown or the file cannot be written.
     """
     from PIL import Image
 

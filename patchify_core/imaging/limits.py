@@ -1,7 +1,7 @@
-"""What a picture may cost, checked before it is decoded: a few bytes can demand much work.
+"""Limits on a picture, checked before it is decoded: a file of a few bytes can demand minutes or gigabytes.
 
-Each check is by what the file's header promises, and errs on the side of more: a 100-megapixel JPEG or PNG is read, one
-of the same size in a form that takes several times as much memory or time is not.
+Each check estimates the cost from the file's header and errs on the side of more: a 100-megapixel JPEG or PNG is read,
+but not one of the same size in a form that takes several times as much memory or time.
 """
 
 from __future__ import annotations
@@ -14,31 +14,32 @@ from typing import IO
 from PIL import ImageFile, JpegImagePlugin, PngImagePlugin, TiffImagePlugin
 
 from patchify_core.errors import PictureError
-from patchify_core.imaging.depth import is_deep_colour, is_deep_gray
+from patchify_core.imaging.bit_depth import is_deep_gray, is_deep_png
 from patchify_core.imaging.headers import (
     Block,
-    blocks_of_gif,
-    blocks_of_jpeg,
-    blocks_of_png,
-    decoded_pixels,
+    count_jpeg_scans,
+    decoded_heic_pixels,
+    gif_blocks,
+    is_tag_bomb,
+    jpeg_blocks,
     orientation,
-    scans_of_jpeg,
+    png_blocks,
+    tiff_cost,
 )
-from patchify_core.imaging.samples import TiffFile
-from patchify_core.imaging.tiff import demands, is_bomb
+from patchify_core.imaging.tiff import TiffFile
 
 
 @dataclass(frozen=True)
 class PictureSettings:
-    """What a picture may cost.
+    """Limits on a picture.
 
     Attributes:
-        max_pixels: Largest width x height that is decoded, in pixels (Pillow's RGB takes 4 bytes a pixel).
-        max_side: Largest width or height, in pixels: what is scaled down from it takes memory for each of them.
-        max_bytes: Most memory at once that decoding may take, as predicted from the header. 100 megapixels of JPEG or
-            PNG pass with the default, of WebP 75 do.
-        max_scanned: Most pixels x scans of a JPEG: each scan of a progressive one is a pass over all pixels, for a few
-            bytes. Cameras and browsers' tools write 10 scans; the default allows 25 at 100 megapixels.
+        max_pixels: Largest width x height, in pixels (Pillow's RGB takes 4 bytes per pixel).
+        max_side: Largest width or height, in pixels; scaling down takes memory in proportion to each.
+        max_bytes: Most memory in bytes that decoding may take at once, as estimated from the header. The default
+            allows 100 megapixels of JPEG or PNG and 75 of WebP.
+        max_scanned: Most pixels x scans of a JPEG: each scan of a progressive JPEG is a pass over all pixels and may
+            take only a few bytes. Cameras and web tools write 10 scans; the default allows 25 at 100 megapixels.
         max_scans: Most scans of a JPEG of any size.
     """
 
@@ -51,7 +52,7 @@ class PictureSettings:
 
 DEFAULTS = PictureSettings()
 
-_MOST_BLOCKS, _MOST_PIXEL_BLOCKS, _MOST_PIECES = 4000, 200_000, 400_000
+_MAX_BLOCKS, _MAX_PIXEL_BLOCKS, _MAX_PIECES = 4000, 200_000, 400_000
 _TIFF_HEADER = re.compile(rb"II[*+]\0|MM\0[*+]")
 
 
@@ -73,106 +74,106 @@ def check_size(name: str, size: tuple[int, int], settings: PictureSettings) -> N
 
 
 def check_header(name: str, stream: IO[bytes], kind: str | None) -> None:
-    """Raise PictureError for a file on whose header alone a decoder would spend minutes or gigabytes.
+    """Raise PictureError for a file whose header alone would take a decoder minutes or gigabytes.
 
-    Decoders copy what each tag of a TIFF or of EXIF claims, and join comments and segments one by one.
+    Decoders copy whatever each tag of a TIFF or of EXIF claims, and join comments and segments one by one.
 
     Args:
-        name: The file as the sentence calls it.
-        stream: The file; it is left anywhere.
-        kind: What Pillow calls its format.
+        name: The file's name as it appears in the message.
+        stream: The file; its position is not restored.
+        kind: Pillow's name of its format.
     """
     size = stream.seek(0, 2)
     if kind == "TIFF":
-        bomb, pieces = demands(stream, size)
-        fits = not bomb and pieces <= _MOST_PIECES
-    elif kind == "AVIF":  # its plugin reads the whole file and its EXIF at once
+        bomb, pieces = tiff_cost(stream, size)
+        accepted = not bomb and pieces <= _MAX_PIECES
+    elif kind == "AVIF":  # the plugin reads the whole file and its EXIF at once
         stream.seek(0)
         data = stream.read()
-        fits = not any(is_bomb(data[found.start() :]) for found in _TIFF_HEADER.finditer(data))
+        accepted = not any(is_tag_bomb(data[match.start() :]) for match in _TIFF_HEADER.finditer(data))
     else:
-        fits = _has_few_blocks(stream, kind)
-    if not fits:
+        accepted = _has_few_blocks(stream, kind)
+    if not accepted:
         raise PictureError(
-            f"{name} has more metadata than a picture has, or some that claim more than the file: save it anew as PNG "
+            f"{name} has excessive metadata, or metadata that claim more bytes than the file has: save it again as PNG "
             "or JPEG."
         )
 
 
 def _has_few_blocks(stream: IO[bytes], kind: str | None) -> bool:
-    walk = {"JPEG": blocks_of_jpeg, "PNG": blocks_of_png, "GIF": blocks_of_gif}.get(kind or "")
-    blocks: Iterator[Block] = walk(stream) if walk else iter(())
+    read_blocks = {"JPEG": jpeg_blocks, "PNG": png_blocks, "GIF": gif_blocks}.get(kind or "")
+    blocks: Iterator[Block] = read_blocks(stream) if read_blocks else iter(())
     others = pixel_blocks = 0
     exif: list[tuple[int, int]] = []
-    for what, at, length in blocks:
-        if what == b"\x2c":
-            break  # a GIF's first frame: what follows is not read
-        if what in (b"IDAT", b"fdAT"):
+    for block, at, length in blocks:
+        if block == b"\x2c":
+            break  # a GIF's first frame; what follows is not read
+        if block in (b"IDAT", b"fdAT"):
             pixel_blocks += 1
         else:
             others += 1
-        if what == 0xFFE1:
+        if block == 0xFFE1:
             exif.append((at, length))
-        if others > _MOST_BLOCKS or pixel_blocks > _MOST_PIXEL_BLOCKS:
+        if others > _MAX_BLOCKS or pixel_blocks > _MAX_PIXEL_BLOCKS:
             return False
     parts = []
     for at, length in exif:
         stream.seek(at)
         if (part := stream.read(max(length, 0))).startswith(b"Exif\0\0"):
             parts.append(part[6:])
-    return not is_bomb(b"".join(parts))
+    return not is_tag_bomb(b"".join(parts))
 
 
 def check_cost(name: str, image: ImageFile.ImageFile, stream: IO[bytes], settings: PictureSettings) -> None:
-    """Raise PictureError for a picture, opened and not decoded, that would take more than the settings allow.
+    """Raise PictureError for a picture whose decoding would take more time or memory than the settings allow.
 
     Args:
-        name: The file as the sentence calls it.
-        image: The picture; its size is checked already.
-        stream: The file; it is left anywhere.
-        settings: What a picture may cost.
+        name: The file's name as it appears in the message.
+        image: The picture, opened but not decoded; its size has been checked.
+        stream: The file; its position is not restored.
+        settings: Limits on the picture.
     """
     pixels = image.width * image.height
     if image.format == "HEIF":
         stream.seek(0)
-        if decoded_pixels(stream.read()) > 4 * pixels + 50_000_000:  # tiles and transparency count twice
-            raise PictureError(f"{name} is put together of many times its own pixels: save it as JPEG or PNG.")
-    most = min(settings.max_scans, settings.max_scanned // pixels)
-    if _scans(image, stream, most) > most:
+        if decoded_heic_pixels(stream.read()) > 4 * pixels + 50_000_000:  # tiles and transparency count twice
+            raise PictureError(f"{name} is composed of many times its own pixels: save it as JPEG or PNG.")
+    max_scans = min(settings.max_scans, settings.max_scanned // pixels)
+    if _scans(image, stream, max_scans) > max_scans:
         raise PictureError(
-            f"{name} is stored in more than {most} scans, each a pass over its {pixels / 1e6:,.1f} megapixels: save it "
-            "anew as PNG or JPEG."
+            f"{name} is stored in more than {max_scans} scans, each a pass over its {pixels / 1e6:,.1f} megapixels: "
+            "save it again as PNG or JPEG."
         )
-    needed = memory_of(image)
-    if needed > settings.max_bytes:
+    memory = decoding_memory(image)
+    if memory > settings.max_bytes:
         raise PictureError(
-            f"{name} would take {needed / 1e9:.1f} GB of memory at {image.width} × {image.height} pixels of its kind "
-            f"(at most {settings.max_bytes / 1e9:.1f} are spent): scale it down, or save it as an 8-bit JPEG."
+            f"{name} would take {memory / 1e9:.1f} GB of memory at {image.width} × {image.height} pixels "
+            f"(at most {settings.max_bytes / 1e9:.1f} are allowed): scale it down, or save it as an 8-bit JPEG."
         )
 
 
-def _scans(image: ImageFile.ImageFile, stream: IO[bytes], most: int) -> int:
-    """How many passes over all pixels decoding takes, counted up to `most` + 1."""
+def _scans(image: ImageFile.ImageFile, stream: IO[bytes], limit: int) -> int:
+    """Return the number of passes over all pixels that decoding takes, counted up to `limit` + 1."""
     if isinstance(image, JpegImagePlugin.JpegImageFile):
-        # Behind the first scan's header, where Pillow has stopped: an ordinary JPEG has all colours in that one.
+        # Pillow has stopped behind the header of the first scan, which has all colours in an ordinary JPEG.
         length = 6 + 2 * image.layers
         stream.seek(-length, 1)
-        whole = stream.read(3) == length.to_bytes(2, "big") + bytes([image.layers])
-        return 1 if whole and "progressive" not in image.info else scans_of_jpeg(stream, most)
+        has_all_colours = stream.read(3) == length.to_bytes(2, "big") + bytes([image.layers])
+        return 1 if has_all_colours and "progressive" not in image.info else count_jpeg_scans(stream, limit)
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(259) in (6, 7):
-        pieces = image.tag_v2.get(273, image.tag_v2.get(324, 0))  # strips or tiles, each of them a JPEG
+        pieces = image.tag_v2.get(273, image.tag_v2.get(324, 0))  # strips or tiles, each a JPEG
         stream.seek(0)
         return stream.read().count(b"\xff\xda") // (len(pieces) if isinstance(pieces, tuple) and pieces else 1)
     return 1
 
 
-def memory_of(image: ImageFile.ImageFile) -> int:
-    """The most memory that reading a picture takes at once, in bytes, as its header says."""
+def decoding_memory(image: ImageFile.ImageFile) -> int:
+    """Estimate the peak memory of reading a picture, in bytes, from its header."""
     return image.width * image.height * _bytes_per_pixel(image)
 
 
 def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:
-    """See `memory_of`, in bytes a pixel: what decoders and copies were seen to take."""
+    """Estimate the peak memory in bytes per pixel, by the measured use of decoders and conversions."""
     if isinstance(image, TiffFile) and image.layout:
         return image.layout.bytes_per_pixel + (4 if orientation(image) > 1 else 0)
     decoded = {"1": 1, "L": 1, "P": 1, "I;16": 2, "I;16B": 2}.get(image.mode, 4)
@@ -181,13 +182,13 @@ def _bytes_per_pixel(image: ImageFile.ImageFile) -> int:
         needed += 1
     if image.mode in ("LA", "PA", "La", "RGBa") or "transparency" in image.info:
         needed += 8  # a copy, and one with alpha
-    if is_deep_colour(image):
+    if is_deep_png(image):
         needed += 12
     if isinstance(image, JpegImagePlugin.JpegImageFile) and "progressive" in image.info:
         needed += 2 * image.layers  # all coefficients
     if isinstance(image, TiffImagePlugin.TiffImageFile) and image.tag_v2.get(278, 0) * 2 > image.height:
-        needed += decoded  # one strip, unpacked at once
+        needed += decoded  # a single strip, decompressed at once
     needed += {"WEBP": 12, "AVIF": 8, "HEIF": 8}.get(image.format or "", 0)
-    # A PNG's orientation may lie behind its pixels; asking for it now would keep the wrong answer.
-    turned = "exif" in image.info if isinstance(image, PngImagePlugin.PngImageFile) else orientation(image) > 1
-    return needed + 4 if turned else needed
+    # A PNG's orientation may be behind its pixels; asking for it now would cache the wrong answer.
+    rotated = "exif" in image.info if isinstance(image, PngImagePlugin.PngImageFile) else orientation(image) > 1
+    return needed + 4 if rotated else needed

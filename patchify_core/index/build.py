@@ -14,7 +14,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -27,15 +27,15 @@ from patchify_core.errors import IndexFolderError
 from patchify_core.features.extract import CROP, Extractor, load_extractor
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.codec.codes import Codes, CodeSettings, encode_codes
-from patchify_core.index.embedding import PicturePass, Timed, nothing_read
 from patchify_core.index.folder import index_exists, read_meta, recipe_of
-from patchify_core.index.integrity import META_NAME, standing
+from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import CODES, EVERYTHING, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.shards.describe import PicturePass, Timed, nothing_read
 from patchify_core.index.shards.folder import GalleryStream, GrowingShards
 from patchify_core.index.store import PictureStream
-from patchify_core.index.swap import BuildFolder, disk_errors, root_from
+from patchify_core.index.swap import BuildFolder, current_place, disk_errors, relative_path
 from patchify_core.regions import Pyramid, Regions
 
 _BOXES_READ = 1000
@@ -86,12 +86,15 @@ class StoreBuilder(ABC):
     """Fills one kind of store and writes its index folder.
 
     Attributes:
-        maker: Identifies the build whose unfinished work may be resumed, as JSON values; see `BuildFolder.resume`.
         old: An index whose pictures need not be embedded again, or None.
     """
 
-    maker: Mapping[str, Any]
     old: PatchIndex | None = None
+
+    @property
+    @abstractmethod
+    def maker(self) -> Mapping[str, Any]:
+        """Identifies the build whose unfinished work may be resumed, as JSON values; see `BuildFolder.resume`."""
 
     @abstractmethod
     def check(self, out: Path) -> None:
@@ -204,51 +207,50 @@ def build_index(
         wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
         builder = _GalleryBuilder(wanted, settings, gallery, like)
     recipe = Recipe(encoder.info, regions, extractor.spec, maps=settings.keep_maps)
-    reports = []
-
-    def source(work: BuildFolder, known: Container[str]) -> PictureStream:
-        shards = GrowingShards(work.folder, recipe)
-        images, report = _embed_new(gallery, extractor, regions, shards, known, settings.shard_images, progress)
-        reports.append(report)
-        return GalleryStream(images, shards, recipe, builder.old, builder.old_rows)
-
+    source = _GallerySource(gallery, extractor, recipe, builder, settings.shard_images, progress)
     run_build(out, builder, source)
-    return reports[0]
+    return source.report
 
 
-def _embed_new(
-    gallery: Gallery,
-    extractor: Extractor,
-    regions: Regions,
-    shards: GrowingShards,
-    known: Container[str],
-    shard_images: int,
-    progress: Progress,
-) -> tuple[list[IndexedImage], BuildReport]:
-    """Embed the new pictures of a gallery into `shards`; return all readable pictures and the report."""
-    done, start = 0, time.perf_counter()
+@dataclass
+class _GallerySource:
+    """Embeds the new pictures of a gallery into the shards of a build; a `Source`. Sets `report`."""
 
-    def on_done() -> None:
-        nonlocal done
-        done += 1
-        progress(done, len(gallery.images))
+    gallery: Gallery
+    extractor: Extractor
+    recipe: Recipe
+    builder: StoreBuilder
+    shard_images: int
+    progress: Progress
+    report: BuildReport = field(init=False)
 
-    pictures = PicturePass(extractor, regions, on_done, lambda digest: digest in known or digest in shards.known)
-    try:
-        with closing(pictures.run(gallery.images)) as stream:
-            for new in stream:
-                shards.add(new)
-                if len(shards) >= shard_images:
-                    shards.flush()
-                on_done()
-    finally:
-        shards.flush()
-    seconds = time.perf_counter() - start
-    images = pictures.images
-    skipped = (*gallery.skipped, *((picture.name, picture.reason) for picture in pictures.skipped))
-    if not images:
-        raise nothing_read(gallery.root, skipped, "indexed")
-    return images, BuildReport(len(images), len(images) - pictures.reused, pictures.reused, skipped, seconds)
+    def __call__(self, work: BuildFolder, known: Container[str]) -> PictureStream:
+        shards = GrowingShards(work.folder, self.recipe)
+        done, start = 0, time.perf_counter()
+
+        def on_done() -> None:
+            nonlocal done
+            done += 1
+            self.progress(done, len(self.gallery.images))
+
+        regions = self.recipe.regions
+        pictures = PicturePass(self.extractor, regions, on_done, lambda one: one in known or one in shards.known)
+        try:
+            with closing(pictures.run(self.gallery.images)) as stream:
+                for new in stream:
+                    shards.add(new)
+                    if len(shards) >= self.shard_images:
+                        shards.flush()
+                    on_done()
+        finally:
+            shards.flush()
+        seconds = time.perf_counter() - start
+        images, reused = pictures.images, pictures.reused
+        skipped = (*self.gallery.skipped, *((picture.name, picture.reason) for picture in pictures.skipped))
+        if not images:
+            raise nothing_read(self.gallery.root, skipped, "indexed")
+        self.report = BuildReport(len(images), len(images) - reused, reused, skipped, seconds)
+        return GalleryStream(images, shards, self.recipe, self.builder.old, self.builder.old_rows)
 
 
 RecipeFor = Callable[[str | None], Recipe]
@@ -260,8 +262,12 @@ class _GalleryBuilder(StoreBuilder):
 
     def __init__(self, wanted: RecipeFor, settings: CodeSettings, gallery: Gallery, like: PatchIndex | None) -> None:
         self._wanted, self._settings, self._gallery, self._like = wanted, settings, gallery, like
-        recipe = wanted(None)
-        self.maker = recipe.descriptors() | {"maps": recipe.maps}
+
+    @property
+    def maker(self) -> Mapping[str, Any]:
+        """See `StoreBuilder.maker`."""
+        recipe = self._wanted(None)
+        return recipe.descriptors() | {"maps": recipe.maps}
 
     def check(self, out: Path) -> None:
         """See `StoreBuilder.check`."""
@@ -278,7 +284,7 @@ class _GalleryBuilder(StoreBuilder):
         old, rows, images = self.old, self.old_rows, list(stream.pictures(0, len(stream)))
         codes = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
         index = encode_stream(stream, images, self._settings, codes, lambda row: rows.get(images[row].sha256))
-        root = root_from(work.out, self._gallery.root)
+        root = relative_path(self._gallery.root, work.out)
         work.swap_in(lambda new: index.write(new, root, stream.maps))
 
 
@@ -354,7 +360,7 @@ def recode(
 
 def _digest(out: Path) -> str | None:
     """Digest of the index at `out`; None if there is none."""
-    return str(read_meta(out)["digest"]) if (standing(out) / META_NAME).is_file() else None
+    return str(read_meta(out)["digest"]) if (current_place(out) / META_NAME).is_file() else None
 
 
 def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
@@ -373,7 +379,7 @@ def _recipe_at(out: Path) -> Recipe | None:
     meta = read_meta(out)
     if "store" in meta:
         raise IndexFolderError(
-            f"{out} keeps its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
+            f"{out} has its descriptors in Milvus: add --store milvus and its --uri, or choose another folder."
         )
     if meta.get("images", ()) is None:
         raise IndexFolderError(

@@ -39,8 +39,6 @@ from patchify_core.index.integrity import (
     npy_array,
     npy_bytes,
     open_intact,
-    standing,
-    steadily,
     unreadable,
     write_listed,
     write_meta,
@@ -48,6 +46,7 @@ from patchify_core.index.integrity import (
 from patchify_core.index.patch_index import PatchIndex, SearchPlan
 from patchify_core.index.pictures import IndexedImage, Pictures, PictureTable, read_table
 from patchify_core.index.recipe import MAPS_NAME, Recipe, plain_record
+from patchify_core.index.swap import current_place, read_steadily
 
 FORMAT = 2
 FAISS_NAME, FINE_NAME = "index.faiss", "fine.faiss"
@@ -75,7 +74,7 @@ def write_index(index: PatchIndex, folder: Path, root: str, packed: PackedMaps |
         IndexFolderError: It is a big index, whose codes exist only in its own files.
     """
     if isinstance(index.images, PictureTable):
-        raise IndexFolderError("A big index is not written anew: copy its folder, or build it again.")
+        raise IndexFolderError("A big index cannot be written again: copy its folder, or build it again.")
     files: dict[str, FileContent] = {
         FAISS_NAME: write_faiss_file(index.codes, folder / FAISS_NAME),
         FINE_NAME: None if index.fine is None else write_faiss_file(index.fine, folder / FINE_NAME),
@@ -134,7 +133,7 @@ def load_index(folder: Path) -> PatchIndex:
         IndexFolderError: The folder is missing, truncated, edited or of another format.
         PatchifyError: This version does not know its regions.
     """
-    return steadily(folder, lambda place: _load(place, folder))
+    return read_steadily(folder, lambda place: _load(place, folder))
 
 
 def _load(place: Path, folder: Path) -> PatchIndex:
@@ -142,8 +141,8 @@ def _load(place: Path, folder: Path) -> PatchIndex:
     meta = _read_meta(place, folder)
     if "store" in meta:
         raise IndexFolderError(
-            f"The descriptors of {folder} are in Milvus, and here they are needed in the folder itself: name an index "
-            "that was made without --store milvus, or index with --store milvus again."
+            f"The descriptors of {folder} are in Milvus, but here an index with its own descriptors is needed: name "
+            "one that was built without --store milvus, or index with --store milvus again."
         )
     try:
         files, root, recipe = checked_files(meta, folder), (folder / meta["root"]).resolve(), Recipe.from_meta(meta)
@@ -251,7 +250,7 @@ def pictures_at(folder: Path) -> tuple[Path, Sequence[IndexedImage]]:
     Raises:
         IndexFolderError: The folder is missing, damaged or of another format.
     """
-    return steadily(folder, lambda place: _pictures_at(place, folder))
+    return read_steadily(folder, lambda place: _pictures_at(place, folder))
 
 
 def _pictures_at(place: Path, folder: Path) -> tuple[Path, Sequence[IndexedImage]]:
@@ -279,7 +278,7 @@ def check_same_collection(folder: Path, gallery: Gallery, called: str) -> None:
     Raises:
         IndexFolderError: The index has pictures and shares none with the gallery, or it is damaged.
     """
-    if not (standing(folder) / META_NAME).is_file():
+    if not (current_place(folder) / META_NAME).is_file():
         return
     root, images = pictures_at(folder)
     if len(images) and not _any_shared(root, images, gallery):
@@ -323,7 +322,7 @@ def index_exists(out: Path) -> bool:
     Raises:
         IndexFolderError: There is something else at `out` or in the index folder, which would be deleted.
     """
-    place = standing(out)
+    place = current_place(out)
     if not place.exists():
         return False
     names = {path.name for path in place.iterdir()} if place.is_dir() else set()
@@ -345,7 +344,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     Raises:
         IndexFolderError: It is missing, not ours, damaged, edited or of another format.
     """
-    return steadily(folder, lambda place: _read_meta(place, folder))
+    return read_steadily(folder, lambda place: _read_meta(place, folder))
 
 
 def _read_meta(place: Path, folder: Path) -> dict[str, Any]:

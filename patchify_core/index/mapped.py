@@ -140,7 +140,7 @@ def _will_need(file: mmap.mmap, begins: NDArray[np.int64], sizes: NDArray[np.int
 
 
 class PatchCodes:
-    """Decode patches of an inverted file by their ids.
+    """Decodes patches of an inverted file by their ids.
 
     Args:
         mapped: Inverted file (`IndexIVFPQ`) of product-quantized residuals, with ascending ids in every list.

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
 from patchify_core.index.codec.codes import Codes
-from patchify_core.index.codec.factory import compared, visits_everything
+from patchify_core.index.codec.factory import code_storage, visits_everything
 from patchify_core.index.pictures import Pictures, PictureTable
 from patchify_core.index.recipe import Recipe
 from patchify_core.index.store import Hits, PatchStore
@@ -106,7 +106,7 @@ class PatchIndex(PatchStore):
             plan.check(codes.codes)
         self.codes, self.fine = codes.codes, codes.fine
         self.plan, self.located, self.ahead = plan, located, ahead
-        self._exhaustive, self._stored = visits_everything(self.codes), compared(self.codes)
+        self._exhaustive, self._stored = visits_everything(self.codes), code_storage(self.codes)
         self._of_level: dict[int, NDArray[np.uint8]] = {}
 
     @property
@@ -183,7 +183,7 @@ class PatchIndex(PatchStore):
         """Raise IndexFolderError for scores or patch ids that only a forged index can produce."""
         valid = patches is None or not len(patches) or 0 <= patches.min() <= patches.max() < self.codes.ntotal
         if not valid or (scores is not None and not np.isfinite(scores).all()):
-            raise IndexFolderError("The index has codes that no build writes: build it again.")
+            raise IndexFolderError("The index has invalid codes: build it again.")
 
     def search(self, query: NDArray[np.float32], top: int | None = None, level: int | None = None) -> Hits:
         """Rank pictures by their best patch, one hit per picture; see `PatchStore.search`.

@@ -1,7 +1,6 @@
-"""How descriptors were made and how they are coded: what must agree before two of them may be in one index.
+"""Recipe: how descriptors were made and coded, which must be equal for all descriptors of an index.
 
-Every store, shard folder and half-finished build writes its recipe down as JSON; `Recipe` is the one place where two of
-them are compared, and where the sentence that names the difference is written.
+Every store, shard folder and unfinished build stores its recipe as JSON. Recipes are compared here, and nowhere else.
 """
 
 from __future__ import annotations
@@ -21,24 +20,24 @@ from patchify_core.regions import Regions, parse_regions
 Record = TypeVar("Record")
 
 MAPS_NAME = "maps.bin"
-"""File of an index folder that keeps feature maps; `meta.json` lists it where they are kept."""
+"""File of an index folder with feature maps; `meta.json` lists it if they are stored."""
 
 DESCRIPTORS = ("encoder", "regions", "features")
 CODES = ("factory", "codebook", "rescore")
 EVERYTHING = (*DESCRIPTORS, *CODES, "maps")
 
 OTHER_INDEX = "choose another folder for the index, or delete it first"
-"""What to do where the index that stands was made in another way."""
+"""Advice if an existing index has another recipe."""
 
 
 @dataclass(frozen=True)
 class RecipeDifference:
-    """One thing that two recipes do not have in common, in the words of a sentence.
+    """A difference of two recipes, in words.
 
     Attributes:
-        what: The thing, e.g. `regions`.
-        had: What was found, e.g. `pyramid:4`.
-        wanted: What should be there instead.
+        what: The part, e.g. `regions`.
+        had: Its existing value, e.g. `pyramid:4`.
+        wanted: The expected value.
     """
 
     what: str
@@ -46,7 +45,7 @@ class RecipeDifference:
     wanted: str
 
     def __str__(self) -> str:
-        """What follows "was made", e.g. `with regions pyramid:4, not pyramid:2`."""
+        """Continue the sentence "... was made", e.g. `with regions pyramid:4, not pyramid:2`."""
         if self.what == "maps":
             return f"{self.had} feature maps, not {self.wanted} (--keep-maps)"
         return f"with {self.what} {self.had}, not {self.wanted}"
@@ -54,16 +53,16 @@ class RecipeDifference:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How descriptors were made and coded. Two recipes are equal where their descriptors and codes can be mixed.
+    """How descriptors were made and coded. Descriptors of equal recipes can be mixed.
 
     Attributes:
-        encoder: What made the descriptors, with the digest of its weights.
-        regions: The boxes that they describe, P per picture.
-        features: How a box was described: `crop` or `pooled:N` (`features.extract`).
+        encoder: The encoder, with the digest of its weights.
+        regions: The patches, P per picture.
+        features: How a patch was described: `crop` or `pooled:N` (`features.extract`).
         factory: The codec as a factory string in canonical form (`codec.factory.parse_factory`).
-        codebook: What the codec was trained on, one of `codec.factory.CODEBOOKS`.
-        rescore: The factory string of finer codes; None without them.
-        maps: Whether the pictures' feature maps are kept.
+        codebook: The training set of the codec, one of `codec.factory.CODEBOOKS`.
+        rescore: Factory string of finer codes, or None.
+        maps: Whether the pictures' feature maps are stored.
     """
 
     encoder: EncoderInfo
@@ -82,39 +81,39 @@ class Recipe:
         features: str,
         settings: CodeSettings,
         maps: bool = False,
-        beside: str | None = None,
+        existing: str | None = None,
     ) -> Recipe:
-        """The recipe that a build with these settings follows.
+        """Return the recipe of a build with these settings.
 
         Args:
-            encoder: What will make the descriptors.
-            regions: The boxes.
-            features: How they will be described.
-            settings: How descriptors will be coded.
-            maps: Whether feature maps will be kept.
-            beside: Factory of an index that the build would go on with; see `CodeSettings.factory_beside`.
+            encoder: The encoder.
+            regions: The patches.
+            features: How patches are described.
+            settings: How descriptors are coded.
+            maps: Whether feature maps are stored.
+            existing: Factory of an index that the build would update; see `CodeSettings.factory_for`.
         """
-        factory = settings.factory_beside(beside)
-        return cls(encoder, regions, features, factory, settings.codebook_kept, settings.rescore_factory, maps)
+        factory = settings.factory_for(existing)
+        return cls(encoder, regions, features, factory, settings.effective_codebook, settings.rescore_factory, maps)
 
     @classmethod
     def from_descriptors(cls, values: dict[str, Any]) -> Recipe:
-        """The recipe of descriptors that are not coded, from what `descriptors` gave.
+        """Parse the recipe of uncoded descriptors, as written by `descriptors`.
 
         Raises:
-            KeyError, TypeError: If a value is missing or of another type.
-            PatchifyError: If the regions or features are of a kind that this version does not know.
+            KeyError, TypeError: A value is missing or of another type.
+            PatchifyError: This version does not know the regions or features.
         """
         encoder = plain_record(EncoderInfo, values["encoder"])
         return cls(encoder, parse_regions(values["regions"]), checked_features(values["features"]))
 
     @classmethod
     def from_meta(cls, meta: dict[str, Any]) -> Recipe:
-        """The recipe of an index, from its `meta.json`.
+        """Parse the recipe of an index from its `meta.json`.
 
         Raises:
-            KeyError, TypeError, AttributeError: If a value is missing or of another type.
-            PatchifyError: If the regions or features are of a kind that this version does not know.
+            KeyError, TypeError, AttributeError: A value is missing or of another type.
+            PatchifyError: This version does not know the regions or features.
         """
         factory, codebook, rescore = (meta[part] for part in CODES)
         if not (isinstance(factory, str) and isinstance(codebook, str) and isinstance(rescore, str | None)):
@@ -122,54 +121,51 @@ class Recipe:
         try:
             parse_factory(factory)
         except PatchifyError as error:
-            raise TypeError("a codec that is none") from error
-        made = cls.from_descriptors(meta)
-        return replace(made, factory=factory, codebook=codebook, rescore=rescore, maps=MAPS_NAME in meta["files"])
+            raise TypeError("an invalid codec") from error
+        recipe = cls.from_descriptors(meta)
+        return replace(recipe, factory=factory, codebook=codebook, rescore=rescore, maps=MAPS_NAME in meta["files"])
 
     @property
     def dim(self) -> int:
-        """Dimension of the descriptors as they are coded and compared: the projection's, or the encoder's."""
+        """Dimension of the descriptors as coded: the projection's, or the encoder's without one."""
         return parse_factory(self.factory).projection or self.encoder.dim
 
     def check_projection(self, projection: Projection | None) -> None:
-        """Raise ValueError unless descriptors of this recipe are projected so."""
+        """Raise ValueError unless the projection fits the recipe."""
         if projection is not None and projection.mean.shape != (self.encoder.dim,):
             raise ValueError("a projection that does not fit the encoder")
         if self.dim != (self.encoder.dim if projection is None else projection.dim):
             raise ValueError("a projection that does not fit the factory")
 
     def descriptors(self) -> dict[str, Any]:
-        """What made the descriptors, as plain JSON values: encoder, regions and features."""
+        """Encoder, regions and features as JSON values."""
         return {"encoder": self.encoder.as_dict(), "regions": self.regions.spec, "features": self.features}
 
     def as_dict(self) -> dict[str, Any]:
-        """What `meta.json` says of it; that maps are kept it says by listing their file."""
+        """The recipe in `meta.json`, which says whether there are maps by listing their file."""
         codes = {"factory": self.factory, "codebook": self.codebook, "rescore": self.rescore}
         return self.descriptors() | codes
 
     def differences(self, wanted: Recipe, parts: Sequence[str] = EVERYTHING) -> list[RecipeDifference]:
-        """What is not as it should be.
+        """Compare with the expected recipe.
 
         Args:
-            wanted: The recipe that this one should be.
+            wanted: The expected recipe.
             parts: The fields to compare, in this order.
 
         Returns:
-            The differences; empty where there are none.
+            The differences, possibly none.
         """
         return [_difference(self, wanted, part) for part in parts if getattr(self, part) != getattr(wanted, part)]
 
 
 def refuse(differences: Iterable[RecipeDifference], place: object, advice: str) -> None:
-    """Refuse work on something that was made in another way.
+    """Raise IndexFolderError for the first difference, if any.
 
     Args:
-        differences: The first one is named.
-        place: What was made that way, as the sentence begins.
+        differences: Of two recipes.
+        place: What has the other recipe, as the subject of the sentence.
         advice: What to do about it, without a full stop.
-
-    Raises:
-        IndexFolderError: If there is a difference.
     """
     for difference in differences:
         raise IndexFolderError(f"{place} was made {difference}: {advice}.")
@@ -177,9 +173,8 @@ def refuse(differences: Iterable[RecipeDifference], place: object, advice: str) 
 
 def _difference(recipe: Recipe, wanted: Recipe, part: str) -> RecipeDifference:
     if part == "encoder" and recipe.encoder.spec == wanted.encoder.spec:
-        return RecipeDifference(
-            part, f"{recipe.encoder.spec} of other weights", "these"
-        )  # a checkpoint's file was replaced
+        # The checkpoint file was replaced.
+        return RecipeDifference(part, f"{recipe.encoder.spec} of other weights", "these")
     return RecipeDifference(part, _named(recipe, part), _named(wanted, part))
 
 
@@ -192,14 +187,14 @@ def _named(recipe: Recipe, part: str) -> str:
 
 
 def plain_record(kind: type[Record], values: Any) -> Record:
-    """A dataclass of numbers and texts, from JSON.
+    """Create a dataclass of numbers and strings from JSON.
 
     Raises:
-        TypeError: If a field is missing, or more than there are, or of another type.
+        TypeError: A field is missing, unknown or of another type.
     """
     if not isinstance(values, dict):
         raise TypeError("no record")
-    made = kind(**values)
-    if any(type(getattr(made, field.name)).__name__ != field.type for field in fields(cast("Any", kind))):
+    record = kind(**values)
+    if any(type(getattr(record, field.name)).__name__ != field.type for field in fields(cast("Any", kind))):
         raise TypeError("a field of another type")
-    return made
+    return record

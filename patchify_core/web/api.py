@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import gradio as gr
@@ -21,7 +21,7 @@ from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.queries import checked_words
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.record import as_json
-from patchify_core.evaluation.run import LevelReport, QueryRecord, chosen_levels, evaluate
+from patchify_core.evaluation.run import LevelReport, Outcome, chosen_levels, evaluate
 from patchify_core.gallery import Query
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
@@ -92,7 +92,7 @@ class Endpoints:
         self._showcase, self._upload_mb = visits.showcase, visits.settings.upload_mb
         self._rerankers: dict[str, Reranker] = {}
         self._reports: dict[tuple[str, int, str | None, str | None], LevelReport] = {}
-        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, QueryRecord]] = {}
+        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, Mapping[int, Outcome]]] = {}
 
     def search_by_picture(
         self,
@@ -304,9 +304,6 @@ class Endpoints:
                 )
             progress((done, of), unit="queries")
 
-        def record(query: QueryRecord) -> None:
-            finished[query.query_id] = query
-
         if missing:
             gallery = self._showcase.gallery
             done = evaluate(
@@ -318,7 +315,7 @@ class Endpoints:
                 reranker=reranker,
                 refiner=engine.refiner(refiner) if refiner else None,
                 finished=dict(finished),
-                record=record,
+                record=finished.__setitem__,
             )
             self._reports |= {(name, report.level, refiner, key): report for report in done}
             finished.clear()

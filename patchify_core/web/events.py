@@ -23,19 +23,19 @@ class SearchRequest:
     """A query with its options; every event of the search tab comes with one.
 
     Attributes:
-        question: the visitor's current query.
+        query: the visitor's current query.
         level: number of the stage to search with, from 1, as the page has it.
         top: number of results.
         reranker: name of a re-ranker, or None.
-        way: method of finding boxes (`box_methods`), as the page has it.
-        expired: whether the server has dropped the query, so that `question` is that of a page just opened.
+        box_method: method of finding boxes (`box_methods`), as the page has it.
+        expired: whether the server has dropped the query, so that `query` is that of a page just opened.
     """
 
-    question: UserQuery
+    query: UserQuery
     level: int
     top: int
     reranker: str | None
-    way: str
+    box_method: str
     expired: bool = False
 
 
@@ -97,16 +97,16 @@ class Guard:
         """
 
         def run(
-            question: UserQuery | None,
+            query: UserQuery | None,
             level: int | None,
             top: int | None,
             reranker: str | None,
-            way: str | None,
+            box_method: str | None,
             started: bool,
             *more: Any,
         ) -> Any:
             try:
-                if question is None and started and not anew:
+                if query is None and started and not anew:
                     # Queries expire, or the server was restarted: do not answer with another query.
                     raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
                 if not level or not top:
@@ -114,18 +114,18 @@ class Guard:
                 chosen = None if reranker in (None, NO_RERANKING) else reranker
                 current, lost = self.first, False
                 try:
-                    current = self.first if question is None else self.renewed(question)
+                    current = self.first if query is None else self.renewed(query)
                 except PatchifyError:  # it no longer exists; a new query can be made all the same
                     if not anew and not elsewhere:
                         raise
                     lost = True
-                expired = lost or (question is None and started)
-                box_method = way if isinstance(way, str) else WINNING
+                expired = lost or (query is None and started)
+                box_method = box_method if isinstance(box_method, str) else WINNING
                 answer = handler(SearchRequest(current, level, top, chosen, box_method, expired), *more)
             except PatchifyError as error:
                 warn(str(error))
                 answer = None
-            return self._placed(otherwise(question or self.first) if answer is None and otherwise else answer)
+            return self._placed(otherwise(query or self.first) if answer is None and otherwise else answer)
 
         return run
 
@@ -134,15 +134,15 @@ class Guard:
         guarded = self.values(handler, **options)
 
         def run(
-            question: UserQuery | None,
+            query: UserQuery | None,
             level: int | None,
             top: int | None,
             reranker: str | None,
-            way: str | None,
+            box_method: str | None,
             started: bool,
             event: gr.EventData,
         ) -> Any:
-            return guarded(question, level, top, reranker, way, started, event)
+            return guarded(query, level, top, reranker, box_method, started, event)
 
         return run
 

@@ -287,7 +287,7 @@ def _between(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -
             released = True
         elif not rested and time.monotonic() - used >= REST_S:
             for gallery, _ in shown:
-                gallery.indexes.rest()
+                gallery.indexes.free_maps()
             release_memory()
             rested = True
 

@@ -30,7 +30,7 @@ from patchify_core.demo.queueing import BoundedQueue, Slots, fair_queue
 from patchify_core.errors import PatchifyError
 from patchify_core.files import atomic
 from patchify_core.imaging.archives import is_archive
-from patchify_core.imaging.kinds import other_archive
+from patchify_core.imaging.file_types import other_archive_type
 from patchify_core.imaging.pictures import read_reduced
 from patchify_core.web.callers import caller_group
 from patchify_core.web.paths import without_folders
@@ -127,12 +127,12 @@ def own_routes(registry: Registry) -> list[Route]:
                     visitor.incoming += len(chunk)
                     if not head:
                         head = bytes(chunk[:512])
-                        if kind := other_archive(head):
+                        if kind := other_archive_type(head):
                             raise PatchifyError(f"{name} is {kind}: pack the pictures as a zip.")
                     most = settings.archive_mb if is_archive(head) else settings.upload_mb
                     if size > most * MEGABYTE:
                         raise PatchifyError(f"That file is larger than {most} MB: make it smaller.")
-                    registry.room_for_upload(visitor)
+                    registry.check_upload(visitor)
                     await run_in_threadpool(file.write, chunk)
             turns = unpacking if is_archive(head) else reading  # a picture does not wait for archives
             async with turns.turn(caller_group(request)):
@@ -249,10 +249,10 @@ def _add(visitor: Visitor, path: Path, name: str, head: bytes) -> dict[str, Any]
     """Add an uploaded file: an index that the visitor downloaded here before, an archive of pictures, or a picture."""
     if is_archive(head):
         if is_index(path):
-            return {"known": visitor.restore(path), "boxes": len(visitor.returned), "added": 0}
+            return {"known": visitor.restore(path), "boxes": len(visitor.restored_boxes), "added": 0}
         return {"added": visitor.collection.add_archive(path)}
     data = path.read_bytes()
-    refusal, same = visitor.collection.refusal(name, data), visitor.collection.same(data)
+    refusal, same = visitor.collection.try_add(name, data), visitor.collection.same(data)
     # A picture that is there already is refused, with the name under which it is there.
     return {"added": int(refusal is None), "refused": refusal, "name": None if same is None else same.name}
 

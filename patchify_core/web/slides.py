@@ -64,7 +64,7 @@ class Place:
 
 
 def slide(
-    question: UserQuery,
+    query: UserQuery,
     answer: Answer,
     object_name: str | None,
     picture: Callable[[int], tuple[int, int, Path]],
@@ -72,7 +72,7 @@ def slide(
     """Draw the SVG.
 
     Args:
-        question: the query.
+        query: the query.
         answer: its results.
         object_name: of the query's object, if it is known.
         picture: image id -> width, height and file of a gallery picture.
@@ -80,7 +80,7 @@ def slide(
     Raises:
         PictureError: if a picture cannot be read any more.
     """
-    title = f"“{question.words}”" if question.words is not None else (object_name or question.name)
+    title = f"“{query.words}”" if query.words is not None else (object_name or query.name)
     top = MARGIN + 62
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
@@ -89,7 +89,7 @@ def slide(
         f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{PAPER}"/>',
         _text(MARGIN, MARGIN + 26, "Query", 26, weight=700),
         _text(MARGIN + QUERY_WIDTH + 2 * GAP, MARGIN + 26, "Best matches", 26, weight=700),
-        _query(question, title, top),
+        _query(query, title, top),
     ]
     frame = Place(
         MARGIN + QUERY_WIDTH + 2 * GAP,
@@ -124,9 +124,9 @@ def _grid(number: int, frame: Place) -> list[Place]:
     ]
 
 
-def _query(question: UserQuery, title: str, top: float) -> str:
+def _query(query: UserQuery, title: str, top: float) -> str:
     x, width = MARGIN, QUERY_WIDTH
-    if question.words is not None:
+    if query.words is not None:
         lines = _wrapped(title, width - 40, 34)[:6]
         height = 60.0 + 44 * len(lines)
         card = f'<rect x="{x}" y="{top}" width="{width}" height="{height}" rx="12" fill="{CARD}" stroke="{LINE}"/>'
@@ -134,12 +134,12 @@ def _query(question: UserQuery, title: str, top: float) -> str:
             _text(x + width / 2, top + 56 + 44 * n, line, 34, weight=650, anchor="middle")
             for n, line in enumerate(lines)
         )
-    height = min(width * question.height / question.width, HEIGHT * 0.46)
-    wide = height * question.width / question.height
+    height = min(width * query.height / query.width, HEIGHT * 0.46)
+    wide = height * query.width / query.height
     spot = Place(x + (width - wide) / 2, top, wide, height)
-    box = "" if question.box is None else _box(question.box, spot, question.width, question.height, ASK, 5)
+    box = "" if query.box is None else _box(query.box, spot, query.width, query.height, ASK, 5)
     named = _text(x, top + height + 38, _fitted(title, width, 24), 24, weight=650)
-    return _picture(question.source, spot) + box + named
+    return _picture(query.source, spot) + box + named
 
 
 def _result(result: Result, spot: Place, source: tuple[int, int, Path]) -> str:
@@ -253,7 +253,8 @@ def _summary(answer: Answer, object_name: str | None) -> str:
 def _key(answer: Answer, frame: Place) -> str:
     """Draw the legend of the lines, and the source."""
     y = HEIGHT - MARGIN + 2.0
-    names = "box by points" if any(r.by_points for r in answer.results) else BOXES.get(answer.way, "winning patch")
+    by_points = any(result.by_points for result in answer.results)
+    names = "box by points" if by_points else BOXES.get(answer.box_method, "winning patch")
     text = f"Solid: {names}"
     if any(result.moved for result in answer.results):
         text += " · dotted: winning patch"

@@ -68,33 +68,33 @@ class Visits:
         self.objects = _by_name(gallery)
         self._turns = itertools.count(1)
 
-    def at(self, question: UserQuery | None) -> ExampleGallery:
+    def at(self, query: UserQuery | None) -> ExampleGallery:
         """Return the gallery that a query searches; None is the query of a page just opened.
 
         Raises:
             PatchifyError: if it searches a visitor's own pictures, and they no longer exist.
         """
-        return self.showcase if question is None else self.at_index(question.engine)
+        return self.showcase if query is None else self.at_index(query.index_name)
 
     def at_index(self, engine: str) -> ExampleGallery:
         """Return the gallery with the index of this name; see `at`."""
         own = self.own.gallery_of(engine) if self.own is not None and isinstance(engine, str) else None
         return own or self.showcase
 
-    def renewed(self, question: UserQuery) -> UserQuery:
+    def renewed(self, query: UserQuery) -> UserQuery:
         """Bring a query up to date: more of a visitor's own pictures may be indexed than before."""
-        if isinstance(question.data, StoredPicture):
-            question.data.touch()
-        place = self.at(question)
-        return place.welcome(question) if isinstance(place, OwnGallery) else question
+        if isinstance(query.data, StoredPicture):
+            query.data.touch()
+        place = self.at(query)
+        return place.adopt(query) if isinstance(place, OwnGallery) else query
 
     # Rendering ------------------------------------------------------------------------------------------
 
     def first_view(self) -> tuple[UserQuery, Answer]:
         """Search the first example with all patches and the best available boxes."""
-        question = self.showcase.first()
-        way = box_methods.best_method(self.showcase.index)
-        return question, self.answer(SearchRequest(question, self.showcase.levels, self.settings.results, None, way))
+        query = self.showcase.first()
+        box_method = box_methods.best_method(self.showcase.index)
+        return query, self.answer(SearchRequest(query, self.showcase.levels, self.settings.results, None, box_method))
 
     def answer(self, request: SearchRequest) -> Answer:
         """Search.
@@ -102,41 +102,42 @@ class Visits:
         A level or a kind of box that the index does not have, because the visitor came from another one, means its
         best. If a feature map is damaged, a notice says so and boxes are soft.
         """
-        place = self.at(request.question)
-        level = min(request.level, place.levels_of(request.question.engine))
-        way = self.way(request)
+        place = self.at(request.query)
+        level = min(request.level, place.levels_of(request.query.index_name))
+        box_method = self.box_method(request)
         try:
-            return place.answer(request.question, level, request.top, request.reranker, way)
+            return place.answer(request.query, level, request.top, request.reranker, box_method)
         except IndexFolderError as error:
-            if way != box_methods.MAP:
+            if box_method != box_methods.MAP:
                 raise
             warn(str(error))
-            return place.answer(request.question, level, request.top, request.reranker, box_methods.SOFT)
+            return place.answer(request.query, level, request.top, request.reranker, box_methods.SOFT)
 
-    def way(self, request: SearchRequest) -> str:
+    def box_method(self, request: SearchRequest) -> str:
         """Return the method of finding boxes: the chosen one, or the best that the index allows."""
         index = self.index_of(request)
-        return request.way if box_methods.is_possible(request.way, index) else box_methods.best_method(index)
+        chosen = request.box_method
+        return chosen if box_methods.is_possible(chosen, index) else box_methods.best_method(index)
 
-    def shown(self, question: UserQuery, request: SearchRequest) -> Parts:
+    def shown(self, query: UserQuery, request: SearchRequest) -> Parts:
         """Search a new query with the level and options of the last one."""
-        answer = self.answer(replace(request, question=question))
-        changed = request.expired or question.engine != request.question.engine
+        answer = self.answer(replace(request, query=query))
+        changed = request.expired or query.index_name != request.query.index_name
         return {
-            "question": question,
-            "query": views.query(question, file_url),
-            "examples": self.thumbnails(question),
-            "object": self.object_choice(request.question, question, self.object_name(question)),
+            "question": query,
+            "query": views.query(query, file_url),
+            "examples": self.thumbnails(query),
+            "object": self.object_choice(request.query, query, self.object_name(query)),
             "detail": "",
             "started": True,
-            **(self.engine_parts(question.engine, answer.level, request.question.engine) if changed else {}),
-            **self.results(answer, question),
-            **({"box": answer.way} if changed or answer.way != request.way else {}),
+            **(self.engine_parts(query.index_name, answer.level, request.query.index_name) if changed else {}),
+            **self.results(answer, query),
+            **({"box": answer.box_method} if changed or answer.box_method != request.box_method else {}),
         }
 
-    def results(self, answer: Answer, question: UserQuery) -> Parts:
+    def results(self, answer: Answer, query: UserQuery) -> Parts:
         """Render the scores and the result cards."""
-        return {"strip": self.strip(answer, question), "cards": self.cards(answer, question)}
+        return {"strip": self.strip(answer, query), "cards": self.cards(answer, query)}
 
     def engine_parts(self, engine: str, level: int, before: str = "") -> Parts:
         """Return what depends on the index: its choice, the levels, and the text box."""
@@ -148,49 +149,49 @@ class Visits:
             "words": gr.update(visible=self.at_index(engine).indexes.understands_text(engine)),
         }
 
-    def thumbnails(self, question: UserQuery) -> str:
+    def thumbnails(self, query: UserQuery) -> str:
         """Render the examples, or the visitor's own pictures if those are searched."""
-        place = self.at(question)
+        place = self.at(query)
         if not isinstance(place, OwnGallery):
-            return views.examples(self.examples, question.example, file_url)
+            return views.examples(self.examples, query.example, file_url)
         marked = set(place.gallery.annotations.image_ids.tolist())
         images = sorted(place.gallery.images, key=lambda image: (image.id not in marked, natural(image.file_name)))
         shown = [(OWN_ID + image.id, image.file_name, image.path) for image in images[:OWN_SHOWN]]
-        return views.examples(shown, None if question.itself is None else OWN_ID + question.itself, file_url)
+        return views.examples(shown, None if query.itself is None else OWN_ID + query.itself, file_url)
 
-    def object_choice(self, before: UserQuery, question: UserQuery, name: str | None) -> Any:
+    def object_choice(self, before: UserQuery, query: UserQuery, name: str | None) -> Any:
         """Return the choice of object: other galleries have other objects, and a visitor may have named more."""
-        known = self.objects_at(question)
-        same = question.engine == before.engine and not question.is_private
+        known = self.objects_at(query)
+        same = query.index_name == before.index_name and not query.is_private
         choices: dict[str, Any] = {} if same else {"choices": [UNKNOWN_OBJECT, *known]}
         return gr.update(value=name or UNKNOWN_OBJECT, **choices)
 
-    def objects_at(self, question: UserQuery) -> dict[str, int]:
+    def objects_at(self, query: UserQuery) -> dict[str, int]:
         """Return name -> id of the objects in the gallery that a query searches."""
-        place = self.at(question)
+        place = self.at(query)
         return self.objects if place is self.showcase else _by_name(place.gallery)
 
     def index_of(self, request: SearchRequest) -> PatchIndex:
         """Return the index that is searched."""
-        return self.at(request.question).indexes.choice(request.question.engine).index
+        return self.at(request.query).indexes.choice(request.query.index_name).index
 
-    def strip(self, answer: Answer, question: UserQuery) -> str:
+    def strip(self, answer: Answer, query: UserQuery) -> str:
         """Render the scores of an answer."""
-        name, own = self.object_name(question), isinstance(self.at(question), OwnGallery)
-        return views.strip(answer, name, question.words is not None, own, question.is_private)
+        name, own = self.object_name(query), isinstance(self.at(query), OwnGallery)
+        return views.strip(answer, name, query.words is not None, own, query.is_private)
 
-    def cards(self, answer: Answer, question: UserQuery | None = None) -> str:
+    def cards(self, answer: Answer, query: UserQuery | None = None) -> str:
         """Render the result cards."""
-        return views.cards(answer, partial(self.picture, question=question), file_url)
+        return views.cards(answer, partial(self.picture, query=query), file_url)
 
-    def picture(self, image_id: int, question: UserQuery | None = None) -> tuple[int, int, Path]:
+    def picture(self, image_id: int, query: UserQuery | None = None) -> tuple[int, int, Path]:
         """Return width, height and file of a picture of the searched gallery; the bundled one by default."""
-        image = self.at(question).gallery.image(image_id)
+        image = self.at(query).gallery.image(image_id)
         return image.width, image.height, image.path
 
-    def object_name(self, question: UserQuery) -> str | None:
+    def object_name(self, query: UserQuery) -> str | None:
         """Return the name of the query's object, if it is known."""
-        return None if question.instance is None else self.at(question).gallery.name(question.instance)
+        return None if query.instance is None else self.at(query).gallery.name(query.instance)
 
     def level_label(self, engine: str | None = None) -> str:
         """Return the label of the choice of level: an index need not have a pyramid."""
@@ -217,7 +218,7 @@ class Visits:
 
     def box_choices(self) -> list[tuple[str, str]]:
         """Return (label, name) of the kinds of box, whether or not the index allows them."""
-        return [(label, way) for way, label in box_methods.NAMES.items()]
+        return [(label, name) for name, label in box_methods.NAMES.items()]
 
     def rerank_choices(self) -> list[tuple[str, str]]:
         """Return (label, name) of the re-rankers that are installed."""
@@ -227,9 +228,9 @@ class Visits:
 
     def pick_example(self, request: SearchRequest, event: gr.EventData) -> Parts:
         """Search an example that was clicked."""
-        identifier, place = event_picture(event), self.at(request.question)
+        identifier, place = event_picture(event), self.at(request.query)
         if identifier <= OWN_ID:
-            return self.shown(place.example(identifier, request.question.engine), request)
+            return self.shown(place.example(identifier, request.query.index_name), request)
         if isinstance(place, OwnGallery):
             return self.shown(place.picture(identifier - OWN_ID), request)
         warn(str(pictures_gone()))  # thumbnails of deleted pictures: start again with the first example
@@ -238,11 +239,11 @@ class Visits:
     def take_upload(self, request: SearchRequest, event: gr.EventData) -> Parts:
         """Search a picture that was uploaded, dropped, pasted or taken."""
         stored = self.storage.store(take_upload(event_value(event, "path")), decoding.request_context.sender())
-        return self.shown(self.at(request.question).upload(stored, engine=request.question.engine), request)
+        return self.shown(self.at(request.query).upload(stored, index_name=request.query.index_name), request)
 
-    def keep_query(self, question: UserQuery) -> Parts:
+    def keep_query(self, query: UserQuery) -> Parts:
         """Render the query again after an upload was refused, so that its preview disappears."""
-        return {"query": views.query(question, file_url, next(self._turns))}
+        return {"query": views.query(query, file_url, next(self._turns))}
 
     def leave(self, request: gr.Request) -> None:
         """Release what belongs to a visit: the page was closed."""
@@ -250,35 +251,35 @@ class Visits:
 
     def search_words(self, request: SearchRequest, words: Any) -> Parts:
         """Search words that were typed."""
-        return self.shown(self.at(request.question).in_words(words, request.question.engine), request)
+        return self.shown(self.at(request.query).in_words(words, request.query.index_name), request)
 
     def draw_box(self, request: SearchRequest, event: gr.EventData) -> Parts | None:
         """Search another box of the query, or the whole picture; None changes nothing."""
-        if event_value(event, "picture") != request.question.key:
+        if event_value(event, "picture") != request.query.key:
             # Drawn on the last picture while this one was being loaded.
             return None
-        return self.shown(self.at(request.question).with_box(request.question, event_value(event, "box")), request)
+        return self.shown(self.at(request.query).with_box(request.query, event_value(event, "box")), request)
 
     def search_again(self, request: SearchRequest, event: gr.EventData) -> Parts:
         """Search the box of a result."""
-        image_id, question = event_picture(event), request.question
-        answer, place = self.answer(request), self.at(question)
+        image_id, query = event_picture(event), request.query
+        answer, place = self.answer(request), self.at(query)
         detail = place.detail(
-            question, image_id, answer.level, request.top, request.reranker, answer.way, with_map=False
+            query, image_id, answer.level, request.top, request.reranker, answer.box_method, with_map=False
         )
         box = detail.result.match.box
-        return self.shown(place.from_result(image_id, box, question.instance, question.engine), request)
+        return self.shown(place.from_result(image_id, box, query.instance, query.index_name), request)
 
     def change_options(self, request: SearchRequest) -> Parts:
         """Search with another grid or number of results."""
         answer = self.answer(request)
-        boxes = {} if answer.way == request.way else {"box": answer.way}
-        return self.results(answer, request.question) | boxes
+        boxes = {} if answer.box_method == request.box_method else {"box": answer.box_method}
+        return self.results(answer, request.query) | boxes
 
     def change_box(self, request: SearchRequest) -> Parts:
         """Show another kind of box, or the best that the index allows."""
         try:
-            box_methods.checked_method(request.way, self.index_of(request))
+            box_methods.checked_method(request.box_method, self.index_of(request))
         except PatchifyError as error:
             warn(str(error))
         return self.change_options(request)
@@ -293,26 +294,26 @@ class Visits:
 
     def name_object(self, request: SearchRequest, name: str) -> Parts:
         """Score the results for the object that the visitor chose."""
-        instance = self.objects_at(request.question).get(name)
-        question = self.at(request.question).with_instance(request.question, instance)
+        instance = self.objects_at(request.query).get(name)
+        query = self.at(request.query).with_instance(request.query, instance)
         # Include the name: an answer that was under way may have restored the old one.
-        known = {"question": question, "object": name, "started": True}
-        return known | self.change_options(replace(request, question=question))
+        known = {"question": query, "object": name, "started": True}
+        return known | self.change_options(replace(request, query=query))
 
     def look_into(self, request: SearchRequest, event: gr.EventData) -> str:
         """Show the details of a result that was clicked."""
-        place = self.at(request.question)
-        level = min(request.level, place.levels_of(request.question.engine))
-        way = self.way(request)
-        options = (request.question, event_picture(event), level, request.top, request.reranker)
+        place = self.at(request.query)
+        level = min(request.level, place.levels_of(request.query.index_name))
+        box_method = self.box_method(request)
+        options = (request.query, event_picture(event), level, request.top, request.reranker)
         try:
-            detail = place.detail(*options, way)
+            detail = place.detail(*options, box_method)
         except IndexFolderError as error:  # the map is damaged: show everything else
             warn(str(error))
-            way = box_methods.SOFT if way == box_methods.MAP else way
-            detail = place.detail(*options, way, with_map=False)
-        picture = self.picture(detail.result.match.image_id, request.question)
-        return views.detail(detail, picture, request.question, file_url)
+            box_method = box_methods.SOFT if box_method == box_methods.MAP else box_method
+            detail = place.detail(*options, box_method, with_map=False)
+        picture = self.picture(detail.result.match.image_id, request.query)
+        return views.detail(detail, picture, request.query, file_url)
 
     # Another encoder, in three steps: announce it; load it, outside the queue of searches; search with it -----
 
@@ -334,21 +335,21 @@ class Visits:
 
     def use_engine(self, request: SearchRequest, engine: str) -> Parts:
         """Search the visitor's query in the chosen index."""
-        place, there = self.at(request.question), self.at_index(engine)
+        place, there = self.at(request.query), self.at_index(engine)
         if not there.indexes.is_loaded(engine):  # a notice said why
-            return self.keep_engine(request.question)
+            return self.keep_engine(request.query)
         if isinstance(there, OwnGallery):
-            question = there.welcome(request.question)
+            query = there.adopt(request.query)
         elif isinstance(place, OwnGallery):
-            question = self._as_upload(request.question, engine)
+            query = self._as_upload(request.query, engine)
         else:
-            question = there.with_engine(request.question, engine)
-        return self._moved(question, request) | {"status": ""}
+            query = there.with_index(request.query, engine)
+        return self._moved(query, request) | {"status": ""}
 
-    def keep_engine(self, question: UserQuery) -> Parts:
+    def keep_engine(self, query: UserQuery) -> Parts:
         """Restore the choice to the index of the query."""
         return {
-            "engine": gr.update(value=own_index_choice(question.engine) or question.engine, interactive=True),
+            "engine": gr.update(value=own_index_choice(query.index_name) or query.index_name, interactive=True),
             "status": "",
         }
 
@@ -370,32 +371,32 @@ class Visits:
         if not isinstance(place, OwnGallery) or self.own is None:
             raise PatchifyError("The page sent no token of your pictures: reload it.")
         if isinstance(name, str):
-            question = place.picture(self.own.visitor(event_value(event, "token")).collection.named(name).id)
+            query = place.picture(self.own.visitor(event_value(event, "token")).collection.named(name).id)
             if event_value(event, "box") is not None:  # drawn, and maybe not saved
-                question = place.with_box(question, event_value(event, "box"))
+                query = place.with_box(query, event_value(event, "box"))
         else:
-            question = place.welcome(request.question)
-        return self._moved(question, request)
+            query = place.adopt(request.query)
+        return self._moved(query, request)
 
-    def _moved(self, question: UserQuery, request: SearchRequest) -> Parts:
+    def _moved(self, query: UserQuery, request: SearchRequest) -> Parts:
         """Search in another index: what was the best level or box stays the best."""
-        before, after = len(self._stages(request.question.engine)), len(self._stages(question.engine))
+        before, after = len(self._stages(request.query.index_name)), len(self._stages(query.index_name))
         level = after if request.level >= before else min(request.level, after)
-        way = box_methods.fitting_method(
-            request.way, self.index_of(request), self.index_of(replace(request, question=question))
+        box_method = box_methods.fitting_method(
+            request.box_method, self.index_of(request), self.index_of(replace(request, query=query))
         )
-        return self.shown(question, replace(request, level=level, way=way, expired=True))
+        return self.shown(query, replace(request, level=level, box_method=box_method, expired=True))
 
-    def _as_upload(self, question: UserQuery, engine: str) -> UserQuery:
+    def _as_upload(self, query: UserQuery, engine: str) -> UserQuery:
         """Move a query from a visitor's own pictures to a bundled index, where it is an upload."""
-        if question.words is not None:
-            return self.showcase.in_words(question.words, engine)
-        if question.path is None or own_picture_url(question.path) is None:
-            plain = replace(question, instance=None, itself=None, engine=engine)
-            return self.showcase.with_box(plain, question.box)
-        stored = self.storage.store(question.path.read_bytes(), decoding.request_context.sender())
-        query = self.showcase.upload(stored, question.name, engine)
-        return query if question.box is None else self.showcase.with_box(query, question.box)
+        if query.words is not None:
+            return self.showcase.in_words(query.words, engine)
+        if query.path is None or own_picture_url(query.path) is None:
+            plain = replace(query, instance=None, itself=None, index_name=engine)
+            return self.showcase.with_box(plain, query.box)
+        stored = self.storage.store(query.path.read_bytes(), decoding.request_context.sender())
+        upload = self.showcase.upload(stored, query.name, engine)
+        return upload if query.box is None else self.showcase.with_box(upload, query.box)
 
 
 def _by_name(gallery: Gallery) -> dict[str, int]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from patchify_core.bench import BENCHMARKS, encode, in_turn, memory, page, rerank, search, serve
+from patchify_core.bench import BENCHMARKS, in_turn, indexing, page, search, serve
 from patchify_core.bench.browser import Browser
 
 
@@ -22,11 +22,11 @@ def test_ways_take_turns_and_the_first_round_is_not_counted():
 
 
 def test_encode_describes_what_the_plain_loop_describes(monkeypatch, capsys):
-    monkeypatch.setattr(encode, "PICTURES", 1)
-    monkeypatch.setattr(encode, "RUNS", 1)
-    numbers = encode.measure()
+    monkeypatch.setattr(indexing, "PICTURES", 1)
+    monkeypatch.setattr(indexing, "RUNS", 1)
+    numbers = indexing.measure_speed()
     rates = numbers["images_per_s"]
-    ways = [f"{what} ({engine})" for what in ("crops", "pooled") for engine in encode.installed_engines()]
+    ways = [f"{what} ({engine})" for what in ("crops", "pooled") for engine in indexing.installed_engines()]
     assert "crops (torch)" in ways and list(rates) == [*ways, "one crop at a time", "30 crops a batch"]
     assert [*numbers["smallest_cosine"]] == [way for way in rates if not way.startswith("pooled")]
     said = capsys.readouterr().out
@@ -39,28 +39,28 @@ def test_encode_describes_what_the_plain_loop_describes(monkeypatch, capsys):
 
 def test_another_descriptor_is_seen_as_another():
     same, other = np.eye(3, dtype=np.float32)[:2], np.eye(3, dtype=np.float32)[1:]
-    assert encode._smallest_cosine([same, same], [same, same]) == 1
-    assert encode._smallest_cosine([same, same], [same, other]) == 0
+    assert indexing._smallest_cosine([same, same], [same, same]) == 1
+    assert indexing._smallest_cosine([same, same], [same, other]) == 0
 
 
 def test_an_engine_that_is_not_installed_is_left_out(monkeypatch):
-    monkeypatch.setattr(encode, "ENGINES", ("torch", "no_such_engine"))
-    assert encode.installed_engines() == ["torch"]
+    monkeypatch.setattr(indexing, "ENGINES", ("torch", "no_such_engine"))
+    assert indexing.installed_engines() == ["torch"]
 
 
 def test_search_agrees_with_numpy(monkeypatch, capsys):
     monkeypatch.setattr(search, "SIZES", (164,))
-    monkeypatch.setattr(search, "RUNS", 1)
-    numbers = search.measure()  # it asserts itself that both find the same picture
+    monkeypatch.setattr(search, "SEARCH_RUNS", 1)
+    numbers = search.measure_search()  # it asserts itself that both find the same picture
     assert numbers["164"]["ratio_to_numpy"] > 0
     assert "153600" in capsys.readouterr().out
 
 
 def test_rerank_compares_with_plain_opencv(monkeypatch, capsys):
-    monkeypatch.setattr(rerank, "QUERIES", 1)
-    monkeypatch.setattr(rerank, "RUNS", 1)
-    monkeypatch.setattr(rerank, "SHORTLIST", 3)
-    numbers = rerank.measure()
+    monkeypatch.setattr(search, "QUERIES", 1)
+    monkeypatch.setattr(search, "RUNS", 1)
+    monkeypatch.setattr(search, "SHORTLIST", 3)
+    numbers = search.measure_rerank()
     seconds = numbers["seconds"]
     assert numbers["ratio_to_plain"] == pytest.approx(seconds["plain OpenCV"] / seconds["sift, first"])
     assert "shortlist of 3" in capsys.readouterr().out
@@ -68,14 +68,14 @@ def test_rerank_compares_with_plain_opencv(monkeypatch, capsys):
 
 def test_the_plain_way_finds_a_picture_in_itself(sample_gallery):
     paths = [image.path for image in sample_gallery.images[:2]]
-    same, other = rerank._plain(paths[0], None, paths)
+    same, other = search._plain(paths[0], None, paths)
     assert same > 100 > other
 
 
 def test_page_times_what_a_visitor_does(monkeypatch, capsys):
     monkeypatch.setattr(page, "RUNS", 1)
     monkeypatch.setattr(page, "_start_up", lambda: page._Start(0.5, 1.5, 900.0))  # the page's own tests start it
-    numbers = page.measure()
+    numbers = page.measure_waits()
     assert numbers["start_up"] == {"first_s": 0.5, "photos_s": 1.5, "idle_mb": 900.0}
     assert all(value > 0 for value in numbers["seconds"].values())
     assert "12-megapixel" in capsys.readouterr().out
@@ -83,9 +83,9 @@ def test_page_times_what_a_visitor_does(monkeypatch, capsys):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no peak memory to ask for")
 def test_memory_is_measured_in_processes_of_their_own(monkeypatch):
-    monkeypatch.setattr(memory, "SIZES", (2, 3))
-    monkeypatch.setattr(memory, "PICTURE", (32, 24))
-    numbers = memory.measure()
+    monkeypatch.setattr(indexing, "SIZES", (2, 3))
+    monkeypatch.setattr(indexing, "PICTURE", (32, 24))
+    numbers = indexing.measure_memory()
     assert numbers["3"]["peak_bytes"] > 50_000_000  # torch alone is more
     assert numbers["ratio"] == pytest.approx(numbers["3"]["peak_bytes"] / numbers["2"]["peak_bytes"])
 
@@ -128,7 +128,7 @@ def test_visitors_are_answered_and_what_is_wrong_is_seen(hasty, monkeypatch, cap
     numbers = serve.measure(2, 3.0, flood=40)
     assert numbers["errors"] == 0, numbers["trouble"]
     waits = numbers["waits_s"]
-    assert numbers["answers"] == waits["all"]["count"] == sum(waits[w]["count"] for w in serve.WISHES if waits[w])
+    assert numbers["answers"] == waits["all"]["count"] == sum(waits[w]["count"] for w in serve.ACTIONS if waits[w])
     assert waits["upload"] is None or 0 < waits["upload"]["p50"] <= waits["upload"]["max"]
     assert numbers["mixed"] == waits["example"]["count"] < numbers["answers"]  # those, and only those
     assert 0 < numbers["flood_refused"] < 40

@@ -74,7 +74,7 @@ def test_queries_from_boxes(run, refusal, dataset, tmp_path):
     (dataset / "gallery" / "3.png").write_bytes(cut)
     _edited(dataset, lambda a: [annotation.pop("bbox", None) for annotation in a["annotations"]])
     code, _, said = run("evaluate", dataset, "--queries-from", "boxes")
-    assert code == REFUSED and "note: Annotations that make no query: 8 without a box." in said
+    assert code == REFUSED and "note: Annotations not used as queries: 8 without a box." in said
     assert "error: No annotation of" in said
 
 

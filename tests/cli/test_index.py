@@ -84,7 +84,7 @@ def test_index_like_another_one(tmp_path, run, refusal):
     like, out = tmp_path / "like", tmp_path / "out"
     assert run("index", folder, "--out", like, "--factory", "PCAH8,SQ8", "--regions", "pyramid:2")[0] == DONE
     alone = run("index", few, "--out", tmp_path / "alone", "--factory", "PCAH8,SQ8", "--regions", "pyramid:1")
-    assert alone[0] == REFUSED and "needs more than 8 patches" in alone[2]
+    assert alone[0] == REFUSED and "needs more than 8 training patches" in alone[2]
     assert run("index", few, "--out", out, "--like", like)[0] == DONE
     made = PatchIndex.load(out)
     assert (made.factory, made.regions.spec, len(made.images)) == ("PCAH8,SQ8", "pyramid:2", 2)
@@ -212,7 +212,7 @@ def test_index_of_nothing(refusal, tmp_path):
         (["--factory", "Flatt"], "did you mean Flat?"),
         (["--factory", "PQ7"], "choose a divisor of 24"),
         (["--factory", "PCAH99,PQ8"], "write PCAH24 at most"),
-        (["--rescore", "PCAH8,SQ8"], "finer codes are kept beside the others"),
+        (["--rescore", "PCAH8,SQ8"], "finer codes use the same projection"),
         (["--regions", "sliding:0.4,0.5", "--codebook", "global"], "pyramid:1+sliding:0.4,0.5"),
     ],
 )
@@ -241,7 +241,7 @@ def test_out_that_is_something_else(run, photos, tmp_path):
         (["--factory", "PQ4"], "needs at least 256 patches to train on and has 84"),
         (["--factory", "PCAH9,PQ3", "--regions", "pyramid:1"], "needs at least 256 patches to train on and has 6"),
         (["--factory", "PCAH9,PQ3x4", "--regions", "pyramid:1"], "needs at least 16 patches to train on and has 6"),
-        (["--factory", "PCAH9,SQ8", "--regions", "pyramid:1"], "needs more than 9 patches to learn from"),
+        (["--factory", "PCAH9,SQ8", "--regions", "pyramid:1"], "needs more than 9 training patches"),
         (["--factory", "PQ4x4", "--codebook", "global"], "needs at least 16 patches to train on and has 6"),
         (["--factory", "QP64"], "did you mean PQ64?"),
         (["--rescore", "IVF4,Flat"], "choose Flat, SQfp16, SQ8 or a PQ"),

@@ -17,7 +17,7 @@ from patchify_core.cli import options
 from patchify_core.cli.main import COMMANDS, main, parser
 from patchify_core.cli.study import SEVERAL
 from patchify_core.encoders import DEFAULT_ENCODER
-from patchify_core.evaluation.study.plans import PLANS
+from patchify_core.evaluation.study.experiments import STUDIES
 from patchify_core.index.big.tune import tune
 from patchify_core.index.build import BuildSettings
 from patchify_core.index.codec.factory import CODEBOOKS, PRESETS
@@ -68,7 +68,7 @@ except SystemExit as stopped:
 
 def test_defaults_are_those_of_the_rooms():
     # Help texts and choices write them down once more, because they import none of the rooms.
-    usual, settings = options.usual(), BuildSettings()
+    usual, settings = options.defaults(), BuildSettings()
     assert (usual["encoder"], usual["regions"]) == (DEFAULT_ENCODER, Pyramid().spec)
     for name in ("features", "factory", "codebook", "rescore", "keep_maps"):
         assert usual[name] == getattr(settings, name)
@@ -83,7 +83,7 @@ def test_defaults_are_those_of_the_rooms():
     assert f"cores of each worker (default {RaySettings().cpus})" in said["embed"] and RaySettings().gpus == 0
     assert f"results (default {SearchSettings().top})" in said["search"]
     assert f"(default {inspect.signature(tune).parameters['queries'].default})" in said["tune"]
-    assert f"{{{','.join([*PLANS, SEVERAL])}}}" in said["study"]
+    assert f"{{{','.join([*STUDIES, SEVERAL])}}}" in said["study"]
 
 
 def help_of(command):
@@ -93,15 +93,15 @@ def help_of(command):
 
 def test_what_is_left_out_is_none_and_what_is_usual_is_unchanged():
     nothing = parser().parse_args(["index", "gallery", "--out", "idx"])
-    assert options.given(nothing, *options.MADE_WITH, "store", "memory", "like", "exclude") == {}
-    assert options.changed(nothing, *options.MADE_WITH, "store") is None
+    assert options.specified(nothing, *options.RECIPE_OPTIONS, "store", "memory", "like", "exclude") == {}
+    assert options.first_changed(nothing, *options.RECIPE_OPTIONS, "store") is None
     written = parser().parse_args(["index", "gallery", "--out", "idx", "--preset", "small", "--regions", "pyramid:4"])
-    assert options.given(written, *options.MADE_WITH) == {"regions": "pyramid:4", "factory": "small"}
-    assert options.changed(written, *options.MADE_WITH) == "--factory"
-    assert options.changed(written, "regions") is None  # as it is anyway
-    options.fill(written, options.usual())
+    assert options.specified(written, *options.RECIPE_OPTIONS) == {"regions": "pyramid:4", "factory": "small"}
+    assert options.first_changed(written, *options.RECIPE_OPTIONS) == "--factory"
+    assert options.first_changed(written, "regions") is None  # as it is anyway
+    options.fill(written, options.defaults())
     assert (written.factory, written.codebook, written.store, written.keep_maps) == ("small", "uniform", "faiss", False)
-    assert options.changed(written, *options.MADE_WITH) == "--factory"
+    assert options.first_changed(written, *options.RECIPE_OPTIONS) == "--factory"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "--help"] for name in COMMANDS), ["--version"]])

@@ -80,7 +80,9 @@ def test_study_needs_queries_and_names_that_differ(refusal, photos, dataset, tmp
 
 
 def test_study_of_several_copies(run, dataset, tmp_path, monkeypatch):
-    monkeypatch.setattr("patchify_core.evaluation.study.plans.MAP_FACTORY", "Flat")  # the tiny encoder has 24 numbers
+    monkeypatch.setattr(
+        "patchify_core.evaluation.study.experiments.MAP_FACTORY", "Flat"
+    )  # the tiny encoder has 24 numbers
     file = tmp_path / "several.json"
     command = ["study", "several", dataset, "--work", tmp_path / "work", "--json", file]
     code, printed, _ = run(*command)

@@ -12,7 +12,7 @@ from patchify_core.cli.main import main
 from patchify_core.errors import IndexFolderError
 from patchify_core.gallery import read_folder
 from patchify_core.index.build import BuildSettings, build_index
-from patchify_core.index.integrity import OLD_NAME, PRIVATE
+from patchify_core.index.swap import OLD_NAME, PRIVATE
 from patchify_core.regions import Pyramid
 from tests.index.test_folder import edit, flip
 from tests.tiny import TinyEncoder, picture, write_pictures

@@ -18,6 +18,7 @@ from PIL import Image
 from patchify_core.demo import exporting, results
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.results import Answer, Result
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.regions import Pyramid
 from patchify_core.retrieval.ranking import Match
@@ -59,8 +60,8 @@ def a_question(files: Path, **more: object) -> UserQuery:
     return UserQuery("kettle", 400, 300, BOX, 1, np.zeros(2, np.float32), **given)  # type: ignore[arg-type]
 
 
-def drawn(files: Path, question: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
-    text = slides.slide(question, answer, name, lambda image_id: (400, 300, files / "a.png"))
+def drawn(files: Path, query: UserQuery, answer: Answer, name: str | None = "kettle") -> ET.Element:
+    text = slides.slide(query, answer, name, lambda image_id: (400, 300, files / "a.png"))
     return ET.fromstring(text)
 
 
@@ -113,7 +114,7 @@ def test_record_of_words_and_of_an_own_picture_holds_no_picture() -> None:
     words = UserQuery("a kettle", 0, 0, None, None, np.zeros(2, np.float32), words="a kettle")
     answer = an_answer([], score=None, winning=None, baseline=None, ceiling=None)
     assert json.loads(exporting.as_json(words, answer, None, {}))["question"] == {"words": "a kettle", "object": None}
-    own = UserQuery("your picture", 5, 5, None, None, np.zeros(2, np.float32), data=b"secret", display=b"secret")
+    own = UserQuery("your picture", 5, 5, None, None, np.zeros(2, np.float32), data=StoredPicture(b"secret"))
     assert "secret" not in exporting.as_json(own, answer, None, {})
 
 
@@ -196,7 +197,7 @@ def test_words_and_own_pictures_are_drawn_too(files) -> None:
     assert "not scored" in text and len(list(svg.iter(f"{SVG}image"))) == 1
     stream = io.BytesIO()
     Image.new("RGB", (40, 30), (1, 2, 3)).save(stream, "PNG")
-    own = UserQuery("your picture", 40, 30, None, None, np.zeros(2, np.float32), data=stream.getvalue())
+    own = UserQuery("your picture", 40, 30, None, None, np.zeros(2, np.float32), data=StoredPicture(stream.getvalue()))
     assert len(list(drawn(files, own, unknown, None).iter(f"{SVG}image"))) == 2
 
 

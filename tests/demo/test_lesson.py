@@ -9,7 +9,7 @@ import pytest
 
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.gallery_info import stored_answers
-from patchify_core.demo.lesson import CLEAR, LABELS, TASKS, exercise, lesson, task_walk, teaching_engine
+from patchify_core.demo.lesson import CLEAR, LABELS, TASKS, exercise, lesson, task_walk, teaching_index
 from patchify_core.demo.results import OFF, RIGHT
 from patchify_core.demo.walk import WalkChoice, walk
 from patchify_core.gallery import read_coco
@@ -42,17 +42,17 @@ def test_tasks_are_of_different_queries_and_ever_harder(bundled, tasks) -> None:
 def test_each_lead_is_the_librarys_and_each_picture_contains_the_object(bundled, tasks) -> None:
     engine = bundled.indexes.engine("index")
     for number, task in enumerate(tasks):
-        question = bundled.example(task.query, "index")
-        scores = engine.explain(question.descriptor, task.image).scores
+        query = bundled.example(task.query, "index")
+        scores = engine.explain(query.descriptor, task.image).scores
         first, second = np.sort(scores)[::-1][:2]
         assert task.lead == pytest.approx(float(first) - float(second), abs=1e-7)
         assert scores.argmax() > 0  # the whole picture is nothing to guess
-        assert task.image in bundled.gallery.positives(question.instance)
+        assert task.image in bundled.gallery.positives(query.instance)
         shown = task_walk(bundled, tasks, number, "index")
         assert (shown.look.image.id, shown.task, shown.level) == (task.image, number, 4)
         assert shown.look.winners[-1] == scores.argmax()
         assert shown.look.result.verdict in (RIGHT, OFF)
-        assert shown.question.example == task.query
+        assert shown.query.example == task.query
 
 
 def test_task_that_there_is_not_is_refused(bundled, tasks, refused) -> None:
@@ -72,8 +72,8 @@ def test_small_gallery_has_a_small_exercise_and_a_plan(tmp_path) -> None:
 def test_plan_says_what_the_library_says(bundled, tasks, sample_db) -> None:
     document = stored_answers(sample_db)
     plan = lesson(bundled, document, tasks)
-    assert teaching_engine(bundled) == plan.shown.question.engine == "index"
-    assert plan.shown.question.example == document["first"]
+    assert teaching_index(bundled) == plan.shown.query.index_name == "index"
+    assert plan.shown.query.example == document["first"]
     shown = walk(bundled, bundled.example(document["first"], "index"), WalkChoice("index"))
     page = plan_page(plan)
     entry = next(one for one in document["examples"] if one["id"] == document["first"])

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from patchify_core.demo import links
 from patchify_core.demo.links import Link, LinkError, link_to, parse_link
 from patchify_core.demo.queries import MAX_WORDS, UserQuery, checked_words
+from patchify_core.demo.storage import StoredPicture
 from patchify_core.errors import PatchifyError
 
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,30}", fullmatch=True)
@@ -117,7 +118,7 @@ def test_only_text_is_read(text: object) -> None:
     assert parse_link(text)[0] == Link()
 
 
-def question(**more: object) -> UserQuery:
+def query(**more: object) -> UserQuery:
     given: dict[str, object] = {"box": None, "instance": None, "descriptor": np.zeros(2, np.float32)} | more
     return UserQuery("a name", 640, 480, **given)  # type: ignore[arg-type]
 
@@ -129,12 +130,12 @@ BOX = np.array([1.25, 2, 300.123456, 400.0])
 @pytest.mark.parametrize(
     ("asked", "written"),
     [
-        (question(path=QUERY, example=7, box=BOX, instance=3), "q=example-7"),
-        (question(path=QUERY, box=BOX, instance=3), "q=example-7&box=1.25,2,300.123,400&object=birthday+cake"),
-        (question(path=QUERY), "q=example-7&box=whole&object=none"),
-        (question(path=Path("gallery/9.jpg"), itself=9, box=BOX), "q=picture-9&box=1.25,2,300.123,400"),
-        (question(words="a red & blue kettle"), "words=a+red+%26+blue+kettle"),
-        (question(words="kettle", instance=3), "words=kettle&object=birthday+cake"),
+        (query(path=QUERY, example=7, box=BOX, instance=3), "q=example-7"),
+        (query(path=QUERY, box=BOX, instance=3), "q=example-7&box=1.25,2,300.123,400&object=birthday+cake"),
+        (query(path=QUERY), "q=example-7&box=whole&object=none"),
+        (query(path=Path("gallery/9.jpg"), itself=9, box=BOX), "q=picture-9&box=1.25,2,300.123,400"),
+        (query(words="a red & blue kettle"), "words=a+red+%26+blue+kettle"),
+        (query(words="kettle", instance=3), "words=kettle&object=birthday+cake"),
     ],
 )
 def test_every_kind_of_question_has_a_short_link(asked: UserQuery, written: str) -> None:
@@ -145,4 +146,4 @@ def test_every_kind_of_question_has_a_short_link(asked: UserQuery, written: str)
 
 def test_a_picture_of_a_visitor_has_none() -> None:
     with pytest.raises(LinkError, match="own"):
-        link_to(question(data=b"x"), {QUERY: 7}, {})
+        link_to(query(data=StoredPicture(b"x")), {QUERY: 7}, {})

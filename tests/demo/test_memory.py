@@ -78,7 +78,7 @@ def test_maps_that_are_ready_are_let_go_of_when_nobody_has_asked_for_long(monkey
             closing.set()
         return looked in (20, 21)
 
-    indexes = SimpleNamespace(rest=lambda: rested.append(looked))
+    indexes = SimpleNamespace(free_maps=lambda: rested.append(looked))
     monkeypatch.setattr(launch, "_prepare", lambda *arguments: None)
     monkeypatch.setattr(launch, "release_memory", lambda: None)
     launch._between([(SimpleNamespace(indexes=indexes), None)], closing, busy)
@@ -87,11 +87,11 @@ def test_maps_that_are_ready_are_let_go_of_when_nobody_has_asked_for_long(monkey
 
 def test_a_map_that_was_let_go_of_is_made_again(sample_db, lite0):
     gallery = ExampleGallery(sample_db, lite0)
-    question = gallery.first()
-    shown = gallery.ranking(question, gallery.levels)[:2]
-    before = [match.box.tolist() for match in gallery.engine.refine(question.descriptor, shown, "map")]
+    query = gallery.first()
+    shown = gallery.ranking(query, gallery.levels)[:2]
+    before = [match.box.tolist() for match in gallery.engine.refine(query.descriptor, shown, "map")]
     localizer = gallery.engine.refiner("map").localizer
     assert len(localizer._ready) == 2
-    gallery.indexes.rest()
+    gallery.indexes.free_maps()
     assert not localizer._ready
-    assert [match.box.tolist() for match in gallery.engine.refine(question.descriptor, shown, "map")] == before
+    assert [match.box.tolist() for match in gallery.engine.refine(query.descriptor, shown, "map")] == before

@@ -12,7 +12,7 @@ from patchify_core.demo.overview import answers_index, bands, curves, failed_que
 from patchify_core.demo.studies import read_studies
 from patchify_core.demo.trials import EXACT, first_choice, plain_codec, plain_regions, trials
 from patchify_core.evaluation.breakdown import break_down
-from patchify_core.evaluation.metrics import score_found
+from patchify_core.evaluation.metrics import score_positives
 from patchify_core.evaluation.run import evaluate, find_in_matches
 from patchify_core.patchify import Patchify
 from patchify_core.web.views.story import APART, BOTTOM, chart, size_text
@@ -75,15 +75,15 @@ def test_failures_are_the_worst_queries_answered_as_the_search_answers_them(docu
     scores = {}
     for query in gallery.gallery.queries:
         ranking = gallery.ranking(gallery.example(query.id, "index"), 4)
-        scores[query.id] = score_found(find_in_matches(ranking, gallery.gallery, query))
+        scores[query.id] = score_positives(find_in_matches(ranking, gallery.gallery, query))
     worst = sorted(scores, key=lambda query: scores[query].ap)[:6]
-    assert [one.question.example for one in found] == worst
+    assert [one.query.example for one in found] == worst
     for one in found:
-        score = scores[one.question.example]
+        score = scores[one.query.example]
         assert (one.answer.score.ap, one.answer.score.locscore) == (score.ap, score.locscore)
         assert one.first_hit == score.ranks[0]
-        assert one.question.engine == answers_index(document) == "index"
-        assert one.link.query() == f"q=example-{one.question.example}&index=index&level=4&boxes=patch&top=10"
+        assert one.query.index_name == answers_index(document) == "index"
+        assert one.link.query() == f"q=example-{one.query.example}&index=index&level=4&boxes=patch&top=10"
 
 
 def test_what_is_looked_into_first_has_the_numbers_of_the_cards(document) -> None:

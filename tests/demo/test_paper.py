@@ -73,7 +73,7 @@ def test_scores_are_those_of_an_evaluation(document, gallery, sample_db, lite0):
             )
             assert size["levels"][at]["map"] == pytest.approx(part.report.map, abs=6e-5)
         for entry in document["examples"]:
-            found = report.outcomes[entry["id"]].found
+            found = report.outcomes[entry["id"]].positives
             rows = {row["picture"]: row["ranks"][at] for row in entry["positives"]}
             assert {int(i): int(r) for i, r in zip(found.image_ids, found.ranks, strict=True)} == rows
 

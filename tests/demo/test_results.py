@@ -10,7 +10,7 @@ import pytest
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.results import IGNORED, ITSELF, MATCH, MATCHES, OFF, RIGHT, RIGHT_IOU, UNKNOWN, WRONG, Judge
-from patchify_core.evaluation.metrics import score_found
+from patchify_core.evaluation.metrics import score_positives
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.boxes import iou
@@ -35,15 +35,15 @@ def half(tmp_path) -> ExampleGallery:
 
 
 def test_every_picture_gets_the_verdict_of_its_annotation(half):
-    question = half.first()
-    answer = half.answer(question, half.levels, 8)
+    query = half.first()
+    answer = half.answer(query, half.levels, 8)
     for result in answer.results:
-        picture, boxes = result.match.image_id, half.gallery.boxes_of(result.match.image_id, question.instance)
+        picture, boxes = result.match.image_id, half.gallery.boxes_of(result.match.image_id, query.instance)
         if picture in (2, 3):  # annotated as hardly visible; left out of this query
             expected, overlap = IGNORED, None
         elif picture == 1:
             expected, overlap = MATCH, None
-        elif picture in half.gallery.positives(question.instance):
+        elif picture in half.gallery.positives(query.instance):
             overlap = float(iou(result.match.box, boxes).max())
             expected = RIGHT if overlap >= RIGHT_IOU else OFF
         else:
@@ -55,10 +55,10 @@ def test_every_picture_gets_the_verdict_of_its_annotation(half):
 def test_scores_and_their_bound_are_those_of_an_evaluation(half):
     """A query with a positive that has no box has AP, but neither LocScore nor a bound for it."""
     reports = evaluate(half.gallery, half.engine)
-    for query in half.examples:
-        question = half.example(query.id)
+    for example in half.examples:
+        query = half.example(example.id)
         for level, report in enumerate(reports, 1):
-            answer, expected = half.answer(question, level, 8), score_found(report.outcomes[query.id].found)
+            answer, expected = half.answer(query, level, 8), score_positives(report.outcomes[example.id].positives)
             assert (answer.score.ap, answer.score.locscore) == (expected.ap, expected.locscore)
             assert (answer.ceiling is None) == (expected.locscore is None)
     assert half.answer(half.first(), 1, 8).score.locscore is None

@@ -10,11 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from patchify_core.demo.settings import ELSEWHERE, VARIABLES, PageSettings, QueueSettings, ServerSettings, networks
+from patchify_core.demo.settings import (
+    LIBRARY_VARIABLES,
+    VARIABLES,
+    PageSettings,
+    QueueSettings,
+    ServerSettings,
+    networks,
+)
 from patchify_core.files import ROOT, SAMPLE_DB
 
 HOSTING = (ROOT / "patchify_core" / "web" / "HOSTING.md").read_text(encoding="utf-8")
-NAMES = {variable.name for variable in VARIABLES} | {name for name, _, _ in ELSEWHERE}
+NAMES = {variable.name for variable in VARIABLES} | {name for name, _, _ in LIBRARY_VARIABLES}
 
 
 def test_without_variables_the_defaults_are_those_of_the_dataclasses():

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from patchify_core.demo.studies import Studies, read_studies, read_study
-from patchify_core.evaluation.study.plans import PLANS
+from patchify_core.evaluation.study.experiments import STUDIES
 from tests.study_files import row, study, write
 
 SET = {"set": {"digest": "d" * 64, "pictures": 9, "queries": [4, 7], "instances": ["rug", "quilt"]}}
@@ -27,7 +27,7 @@ def test_reads_what_a_study_writes(tmp_path) -> None:
 
 def test_what_a_real_study_writes_is_read(tmp_path, monkeypatch) -> None:
     """Not only what these tests make up: a run over a tiny gallery."""
-    from patchify_core.evaluation.study.plans import Configuration
+    from patchify_core.evaluation.study.experiments import Configuration
     from patchify_core.evaluation.study.run import Workbench, run_study
     from patchify_core.gallery import read_coco
     from tests.tiny import TinyEncoder, write_dataset
@@ -116,7 +116,7 @@ def test_every_file_is_found_or_its_problem_is_told(tmp_path) -> None:
     (tmp_path / "regions.json").write_text("{")
     studies = read_studies(tmp_path)
     assert list(studies.found) == ["encoders"]
-    assert set(studies.problems) == set(PLANS) - {"encoders"}
+    assert set(studies.problems) == set(STUDIES) - {"encoders"}
     assert "not valid JSON" in studies.problems["regions"]
     assert "are not here" in studies.problems["compression"]
     assert list(studies.datasets) == ["set"]
@@ -124,7 +124,7 @@ def test_every_file_is_found_or_its_problem_is_told(tmp_path) -> None:
 
 def test_no_folder_at_all(tmp_path) -> None:
     studies = read_studies(tmp_path / "none")
-    assert studies.found == {} and set(studies.problems) == set(PLANS)
+    assert studies.found == {} and set(studies.problems) == set(STUDIES)
 
 
 def test_files_are_read_again_only_when_they_change(tmp_path) -> None:

@@ -12,8 +12,8 @@ import pytest
 import timm
 import torch
 
-from patchify_core.bench import encode as bench_encode
-from patchify_core.bench.encode import timm_name
+from patchify_core.bench import indexing
+from patchify_core.bench.indexing import timm_name
 from patchify_core.encoders import DEFAULT_ENCODER, EncoderSettings, effnet, lite, load_encoder
 from patchify_core.encoders.effnet import GEM_FLOOR, GEM_POWER, LITE_MODELS, EffNetLite
 from patchify_core.files import ROOT
@@ -351,7 +351,7 @@ def test_thin_pictures_can_be_cropped(lite0, size):
 
 
 def test_examples_in_the_docstrings():
-    result = doctest.testmod(bench_encode)
+    result = doctest.testmod(indexing)
     assert result.attempted and not result.failed
 
 

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.bench.encode import plain_network
+from patchify_core.bench.indexing import plain_network
 from patchify_core.encoders import EncoderSettings, load_encoder
 from patchify_core.encoders import devices as cores
 from patchify_core.encoders.base import ENGINES, EncoderInfo

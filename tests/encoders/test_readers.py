@@ -31,7 +31,7 @@ from patchify_core.features.extract import load_extractor
 from patchify_core.gallery import read_coco, read_folder
 from patchify_core.imaging.pictures import read_picture, read_reduced
 from patchify_core.index.build import BuildSettings, build_index
-from patchify_core.index.embedding import PicturePass
+from patchify_core.index.shards.describe import PicturePass
 from patchify_core.regions import Pyramid, parse_regions
 from tests.tiny import TinyEncoder, picture, write_dataset, write_pictures
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchify_core.evaluation.breakdown import Bands, band_names, break_down
-from patchify_core.evaluation.found import find_positives
 from patchify_core.evaluation.metrics import score_query, summarise
+from patchify_core.evaluation.positives import find_positives
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
 
 CUP, HAT = 1, 2

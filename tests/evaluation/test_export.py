@@ -1,4 +1,4 @@
-"""evaluation.export: what ILIAS' own evaluation makes of the file, by a slow transcription of it."""
+"""evaluation.published: what ILIAS' own evaluation makes of the file, by a slow transcription of it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from patchify_core.evaluation.export import IliasExport
-from patchify_core.evaluation.published import published_scores
+from patchify_core.evaluation.published import IliasExport, published_scores
 from patchify_core.evaluation.run import evaluate
 from patchify_core.gallery import read_ilias
 from patchify_core.index.build import build_index
@@ -67,8 +66,7 @@ def evaluated(lists, tmp_path):
 
 @pytest.mark.parametrize("ranks", [1000, 5])
 def test_its_own_evaluation_gives_our_numbers(evaluated, ranks, monkeypatch):
-    for module in ("export", "published"):
-        monkeypatch.setattr(f"patchify_core.evaluation.{module}.ILIAS_RANKS", ranks)
+    monkeypatch.setattr("patchify_core.evaluation.published.ILIAS_RANKS", ranks)
     gallery, engine, file = evaluated
     export = IliasExport(gallery, 2)
     first, finest = evaluate(gallery, engine, ranked=export.add)
@@ -88,7 +86,7 @@ def test_its_own_evaluation_gives_our_numbers(evaluated, ranks, monkeypatch):
     for name, part in zip(names, parts, strict=True):
         assert (part is None) == ((f"mAP@{ranks}", name) not in scores)
         assert part is None or 100 * scores[f"mAP@{ranks}", name] == pytest.approx(part)
-    assert published_scores({q: o.found for q, o in finest.outcomes.items()}, gallery) == tuple(finest.published)
+    assert published_scores({q: o.positives for q, o in finest.outcomes.items()}, gallery) == tuple(finest.published)
 
 
 class Backwards:

@@ -1,4 +1,4 @@
-"""evaluation.journal: a file of finished work that may be cut anywhere."""
+"""evaluation.record: a file of finished work that may be cut anywhere."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from patchify_core.evaluation.found import FoundPositives
-from patchify_core.evaluation.journal import RunJournal, journal_beside
-from patchify_core.evaluation.run import Outcome, QueryRecord, evaluate
+from patchify_core.evaluation.positives import RankedPositives
+from patchify_core.evaluation.record import RunJournal, journal_beside
+from patchify_core.evaluation.run import Outcome, evaluate
 from patchify_core.files import JsonLines
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
@@ -29,20 +29,20 @@ def record_of(query, seed=0):
     ious = random.random(hits)
     ious[:1] = math.nan
     ranks = np.arange(1, hits + 1)
-    found = FoundPositives(random.integers(0, 99, hits), ranks, ranks // 2, ranks + 1, ious, hits + 1, hits == 0)
+    found = RankedPositives(random.integers(0, 99, hits), ranks, ranks // 2, ranks + 1, ious, hits + 1, hits == 0)
     best = (hits + 5, random.random(4))
-    return QueryRecord(query, {1: Outcome(found, random.random(), None, best), 2: Outcome(None, 1.5, random.random())})
+    return {1: Outcome(found, random.random(), None, best), 2: Outcome(None, 1.5, random.random())}
 
 
 def same(a, b):
     for level in LEVELS:
-        one, other = a.levels[level], b.levels[level]
+        one, other = a[level], b[level]
         assert (one.search_ms, one.rerank_ms) == (other.search_ms, other.rerank_ms)
-        assert (one.found is None) == (other.found is None) and (one.best is None) == (other.best is None)
+        assert (one.positives is None) == (other.positives is None) and (one.best is None) == (other.best is None)
         if one.best is not None:
             assert one.best[0] == other.best[0] and np.array_equal(one.best[1], other.best[1])
-        if one.found is not None:
-            for x, y in zip(vars(one.found).values(), vars(other.found).values(), strict=True):
+        if one.positives is not None:
+            for x, y in zip(vars(one.positives).values(), vars(other.positives).values(), strict=True):
                 assert np.array_equal(x, y, equal_nan=True) if isinstance(x, np.ndarray) else x == y
                 assert getattr(x, "dtype", None) == getattr(y, "dtype", None)
     return True
@@ -51,7 +51,7 @@ def same(a, b):
 def journalled(path, queries, given=SETTINGS):
     with RunJournal(path, given, LEVELS) as journal:
         for query in queries:
-            journal.add(record_of(query))
+            journal.add(query, record_of(query))
     return path
 
 
@@ -63,7 +63,7 @@ def test_what_was_written_is_read_to_the_last_bit(tmp_path):
     with RunJournal(path, SETTINGS, LEVELS) as journal:
         assert sorted(journal.finished) == [0, 1, 2, 3, 4] and journal.changed == ()
         assert all(same(journal.finished[query], record_of(query)) for query in range(5))
-        journal.add(record_of(5))
+        journal.add(5, record_of(5))
     with RunJournal(path, SETTINGS, LEVELS) as journal:
         assert sorted(journal.finished) == [0, 1, 2, 3, 4, 5]
         journal.remove()
@@ -82,7 +82,7 @@ def test_a_kill_anywhere_costs_the_torn_line_only(tmp_path, data):
     with RunJournal(path, SETTINGS, LEVELS) as journal:
         assert sorted(journal.finished) == list(range(kept))
         for query in range(kept, 4):
-            journal.add(record_of(query))
+            journal.add(query, record_of(query))
     assert path.read_bytes() == whole  # as if it had never been cut
     path.unlink()
 
@@ -92,7 +92,7 @@ def test_other_settings_begin_anew(tmp_path, change):
     path = journalled(tmp_path / "x.partial", range(3))
     with RunJournal(path, {**SETTINGS, **change}, LEVELS) as journal:
         assert journal.finished == {} and journal.changed == tuple(change)
-        journal.add(record_of(7))
+        journal.add(7, record_of(7))
     with RunJournal(path, {**SETTINGS, **change}, LEVELS) as journal:
         assert sorted(journal.finished) == [7]
 
@@ -182,7 +182,7 @@ def test_a_resumed_evaluation_gives_the_same_numbers_and_asks_nothing_twice(scor
     asked = []
     with RunJournal(path, SETTINGS, LEVELS) as journal:
         assert len(journal.finished) == 1
-        resumed = evaluate(gallery, engine, finished=journal.finished, record=lambda r: asked.append(r.query_id))
+        resumed = evaluate(gallery, engine, finished=journal.finished, record=lambda query, _: asked.append(query))
     whole = evaluate(gallery, engine)
     assert len(asked) == len(gallery.queries) - 1
     for one, other in zip(resumed, whole, strict=True):

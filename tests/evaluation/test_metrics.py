@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from patchify_core.errors import GalleryError
 from patchify_core.evaluation import metrics
-from patchify_core.evaluation.found import find_positives
-from patchify_core.evaluation.metrics import grid_ceiling, score_found, score_query, summarise
+from patchify_core.evaluation.metrics import grid_ceiling, score_positives, score_query, summarise
+from patchify_core.evaluation.positives import find_positives
 
 # No deadline: a first call may import torch, and a busy machine is not a wrong answer.
 PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -548,7 +548,7 @@ def test_what_is_kept_of_a_ranking_is_enough_for_any_cutoff(case):
     if found is not None:
         assert {int(ids[at]) for at in asked} <= set(positives) - {*case.ignored, *case.excluded}
         for cutoff in (None, 1, 2, 5, 100):
-            assert same(score_found(found, cutoff), case.score(cutoff=cutoff))
+            assert same(score_positives(found, cutoff), case.score(cutoff=cutoff))
 
 
 @PROPERTY
@@ -566,10 +566,10 @@ def test_some_of_the_positives_as_if_the_others_were_ignored(case, data):
     others = [image for image in counted if image not in kept]
     some = found.only(kept, all(positives[i] is not None and len(positives[i]) for i in kept))
     whole = case.score(ignored=[*case.ignored, *others])
-    assert same(None if some is None else score_found(some, case.cutoff), whole)
+    assert same(None if some is None else score_positives(some, case.cutoff), whole)
 
 
 def test_score_found_refuses_a_cutoff_of_nothing():
     found = find_positives(np.array([1]), lambda at: np.zeros((len(at), 4)), {1: None})
     with pytest.raises(ValueError, match="at least 1, got 0"):
-        score_found(found, 0)
+        score_positives(found, 0)

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 
 from patchify_core.encoders import EncoderSettings
+from patchify_core.evaluation.study.experiments import Configuration
 from patchify_core.evaluation.study.needs import RERANK_S, EncoderCost, measure_encoder, needs_of
 from patchify_core.evaluation.study.paper import (
     ENCODERS,
@@ -19,7 +20,6 @@ from patchify_core.evaluation.study.paper import (
     paper_tables,
     second_hand,
 )
-from patchify_core.evaluation.study.plans import Configuration
 from patchify_core.evaluation.study.run import LONGEST_NAME, Workbench
 from patchify_core.regions import parse_regions
 from patchify_core.retrieval.rerank import RERANKERS

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from patchify_core.evaluation.found import find_positives
+from patchify_core.evaluation.positives import find_positives
 from patchify_core.evaluation.published import precision_at, published_scores
 from patchify_core.gallery import Annotations, Benchmark, Gallery, GalleryImage, Query
 

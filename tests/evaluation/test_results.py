@@ -7,14 +7,14 @@ import json
 import pytest
 
 from patchify_core.evaluation.results import EvaluationFile, StudyFile, read_results
-from patchify_core.evaluation.study.plans import PLANS
+from patchify_core.evaluation.study.experiments import STUDIES
 from patchify_core.files import ASSETS
 from tests.study_files import row, study
 
 SET = {"set": {"digest": "d" * 64, "pictures": 9, "queries": [4, 7], "instances": ["rug", "quilt"]}}
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", STUDIES)
 def test_shipped_files_are_read_value_for_value(name):
     path = ASSETS / "study" / f"{name}.json"
     written, read = json.loads(path.read_text(encoding="utf-8")), read_results(path, StudyFile, path.name, "")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from patchify_core.encoders import EncoderInfo
-from patchify_core.evaluation.metrics import grid_ceiling, score_found
+from patchify_core.evaluation.metrics import grid_ceiling, score_positives
 from patchify_core.evaluation.record import as_json
 from patchify_core.evaluation.run import evaluate, find_in_matches, score_matches
 from patchify_core.gallery import Annotations, Gallery, GalleryImage, Query
@@ -218,7 +218,7 @@ def test_a_lazy_ranking_and_its_matches_give_the_same_scores(sample_gallery, sam
             found = find_in_matches(sample_engine.ranking(descriptor, level), sample_gallery, query)
             matches = sample_engine.search_descriptor(descriptor, top=None, level=level)
             for cutoff in (None, 3, 1000):
-                fast, slow = score_found(found, cutoff), score_matches(matches, sample_gallery, query, cutoff)
+                fast, slow = score_positives(found, cutoff), score_matches(matches, sample_gallery, query, cutoff)
                 for one, other in zip(vars(fast).values(), vars(slow).values(), strict=True):
                     assert np.array_equal(np.array(one, float), np.array(other, float), equal_nan=True)
 

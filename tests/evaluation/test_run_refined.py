@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from patchify_core.evaluation.metrics import score_found
+from patchify_core.evaluation.metrics import score_positives
 from patchify_core.evaluation.record import as_json
 from patchify_core.evaluation.run import evaluate, find_in_matches, score_matches
 from patchify_core.gallery import read_coco
@@ -146,7 +146,7 @@ def test_a_lazy_ranking_and_its_matches_are_refined_alike(gallery, engine):
 
     lazy, matches = engine.ranking(descriptor, 3), engine.search_descriptor(descriptor, None, 3)
     fast, slow = (find_in_matches(ranking, gallery, query, refine) for ranking in (lazy, matches))
-    one, other = score_found(fast, None), score_found(slow, None)
+    one, other = score_positives(fast, None), score_positives(slow, None)
     assert (one.ap, one.locscore) == (other.ap, other.locscore) and one.locscore > 0
 
 

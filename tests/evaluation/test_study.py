@@ -12,8 +12,7 @@ import pytest
 from patchify_core.errors import EncoderError
 from patchify_core.evaluation.run import evaluate
 from patchify_core.evaluation.study.chart import draw_chart
-from patchify_core.evaluation.study.plans import PLANS, Configuration, plan
-from patchify_core.evaluation.study.report import Mean, means, tables, without_seed
+from patchify_core.evaluation.study.experiments import STUDIES, Configuration, Mean, means, plan, tables, without_seed
 from patchify_core.evaluation.study.run import RememberingEncoder, Workbench, run_study
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
@@ -192,7 +191,7 @@ def test_a_crop_is_encoded_once_whatever_it_is_batched_with():
 # Plans and tables -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLANS)
+@pytest.mark.parametrize("name", STUDIES)
 def test_plans_compare_like_with_like(name):
     configurations = plan(name)
     assert len(set(configurations)) == len(configurations)
@@ -226,7 +225,7 @@ def test_a_mean_without_boxes_is_none():
     assert Mean(({"locscore": None}, {"locscore": 0.5})).of("locscore") is None
 
 
-@pytest.mark.parametrize("study", PLANS)
+@pytest.mark.parametrize("study", STUDIES)
 def test_tables_are_markdown_with_every_row(numbers, study):
     exact = [row for row in numbers["rows"] if row["factory"] == "Flat" and row["rerank"] is None]
     rows = [row for row in exact if row["indexed"] == "pyramid:2"]

@@ -10,7 +10,7 @@ import tarfile
 
 import pytest
 
-from patchify_core.gallery import read_dataset, read_ilias, told_layout
+from patchify_core.gallery import detect_layout, read_dataset, read_ilias
 from patchify_core.gallery.ilias import ilias_id
 from patchify_core.index.build import build_index
 from patchify_core.index.patch_index import PatchIndex
@@ -76,7 +76,7 @@ def distractors(lists):
     return lists
 
 
-def test_everything_is_where_the_protocol_puts_it(core):
+def test_protocol(core):
     told = []
     gallery = read_ilias(core, progress=lambda *args: told.append(args))
     assert [image.file_name for image in gallery.images] == [f"ilias_core/{name}" for name in POSITIVES]
@@ -116,8 +116,8 @@ def test_distractors_are_negatives_for_all(distractors):
     assert len(read_ilias(distractors, "core").images) == 3
 
 
-def test_read_dataset_knows_it(distractors, refused):
-    assert told_layout(distractors) == told_layout(distractors / "ilias_core") == "ilias"
+def test_read_dataset_detects_it(distractors, refused):
+    assert detect_layout(distractors) == detect_layout(distractors / "ilias_core") == "ilias"
     assert len(read_dataset(distractors).images) == 6 and len(read_dataset(distractors, "ilias", "core").images) == 3
     (distractors / "annotations.json").write_text("{}")
     assert "looks like coco and like ilias" in refused(read_dataset, distractors)
@@ -133,7 +133,7 @@ TAXONOMY = {
 }
 
 
-def test_what_its_own_evaluation_groups_by(lists):
+def test_groups_of_its_own_evaluation(lists):
     (lists / "misc").mkdir()
     (lists / "misc" / "taxonomy.json").write_text(json.dumps(TAXONOMY))
     gallery = read_ilias(lists)
@@ -143,7 +143,7 @@ def test_what_its_own_evaluation_groups_by(lists):
     assert gallery.benchmark.values["clutter"] == {(1, 1): 17, (1, 2): 17, (2, 3): 17}
 
 
-def test_without_lists_and_taxonomy_it_is_scored_all_the_same(core, refused):
+def test_lists_and_taxonomy_are_optional(core, refused):
     gallery = read_ilias(core)
     assert gallery.benchmark.values == {} and gallery.benchmark.categories == {}
     assert ["positive_ids.txt" in note or "taxonomy.json" in note for note in gallery.notes] == [True, True]
@@ -159,7 +159,7 @@ def test_a_list_without_scale_and_clutter(lists, row):
     assert gallery.benchmark.values == {} and "no columns of scale and clutter" in gallery.notes[0]
 
 
-# What is wrong ---------------------------------------------------------------------------------------------
+# Refusals and notes ---------------------------------------------------------------------------------------------
 
 
 def test_pictures_that_the_lists_name_must_be_there(lists, refused):
@@ -176,7 +176,7 @@ def test_pictures_that_the_lists_do_not_name(lists, refused):
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00"])
-def test_a_list_that_is_none(lists, refused, content):
+def test_an_invalid_list(lists, refused, content):
     (lists / "image_ids" / "positive_ids.txt").write_bytes(content)
     assert "positive_ids.txt" in refused(read_ilias, lists)
 
@@ -194,12 +194,12 @@ BAD_BOXES = [
     (b"1 2 3 0\n", "line 1 has no area"),
     (b"1 2 nan 4\n", "line 1 is not four finite numbers"),
     (b"[[1, 2, 3, 4]]\n", "line 1 is not four numbers"),
-    (b"\x80\xff\xfe\x81", "is no text"),
+    (b"\x80\xff\xfe\x81", "is not text"),
 ]
 
 
 @pytest.mark.parametrize(("content", "part"), BAD_BOXES)
-def test_a_positive_without_a_box_stops_nothing(core, content, part):
+def test_a_positive_without_a_box_is_not_fatal(core, content, part):
     file = core / "ilias_core" / (POSITIVES[0][:-4] + "_bbox.txt")
     file.write_bytes(content)
     gallery = read_ilias(core)
@@ -270,7 +270,7 @@ def packed(lists):
     return lists
 
 
-def test_packed_distractors_are_read_where_they_are(packed, tmp_path):
+def test_packed_distractors_are_read_in_place(packed, tmp_path):
     gallery = read_ilias(packed)
     names = [image.file_name for image in gallery.images[3:]]
     assert names == ["yfcc100m/00000.tar/aa11.jpg", "yfcc100m/00000.tar/bb22.jpg", "yfcc100m/00001.tar/cc33.jpg"]
@@ -307,10 +307,10 @@ def test_an_archive_with_two_pictures_of_one_name_is_named(packed, refused):
         info = tarfile.TarInfo("./cc33.jpg")
         info.size = len(jpg(70))
         tar.addfile(info, io.BytesIO(jpg(70)))
-    assert "00001.tar' holds 2 files named 'cc33.jpg'" in refused(read_ilias, packed)
+    assert "00001.tar' contains 2 files named 'cc33.jpg'" in refused(read_ilias, packed)
 
 
-def test_the_list_of_all_distractors_is_compared(packed, refused):
+def test_distractors_are_compared_with_their_list(packed, refused):
     gz = packed / "image_ids" / "distractor_ids.txt.gz"
     whole = gz.read_bytes()
     gz.write_bytes(gzip.compress(b"00000.tar/aa11\n00000.tar/bb22\n"))
@@ -353,4 +353,4 @@ def test_missing_mini_distractors(distractors, refused):
 
 def test_a_broken_picture(core, refused):
     (core / "ilias_core" / POSITIVES[2]).write_bytes(b"no")
-    assert "1 of 3 pictures" in refused(read_ilias, core)
+    assert "1 of 6 pictures" in refused(read_ilias, core)

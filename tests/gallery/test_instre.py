@@ -1,4 +1,4 @@
-"""read_instre against small sets in INSTRE's own layout, with gnd_instre.mat written in its own struct form."""
+"""read_instre against small sets in INSTRE's own layout, with a gnd_instre.mat of the published structure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from patchify_core.gallery import read_dataset, read_instre, told_layout
+from patchify_core.gallery import detect_layout, read_dataset, read_instre
 from tests.tiny import picture
 
 WIDTH, HEIGHT = 40, 30
@@ -65,7 +65,7 @@ def tree(tmp_path):
     return write_tree(tmp_path)
 
 
-def test_everything_is_where_the_protocol_puts_it(tree):
+def test_protocol(tree):
     told = []
     gallery = read_instre(tree, progress=lambda *args: told.append(args))
     assert [image.file_name for image in gallery.images] == IMAGES and [i.id for i in gallery.images] == [1, 2, 3, 4, 5]
@@ -78,7 +78,7 @@ def test_everything_is_where_the_protocol_puts_it(tree):
     assert told[-1] == (9, 9) and len(told) == 9
 
 
-def test_boxes_are_those_of_the_object_that_is_asked_for(tree):
+def test_boxes_are_those_of_the_queried_object(tree):
     gallery = read_instre(tree)
     book, cup, fish, pair = (gallery.positives(query.instance) for query in gallery.queries)
     assert book[1].tolist() == [[2, 3, 12, 15]]
@@ -89,7 +89,7 @@ def test_boxes_are_those_of_the_object_that_is_asked_for(tree):
     assert fish[4].tolist() == [[0, 0, 40, 30]]
 
 
-def test_a_subset_asks_fewer_queries_of_the_whole_database(tree):
+def test_a_subset_has_fewer_queries_and_the_whole_database(tree):
     whole = read_instre(tree)
     for subset, count in (("s1", 2), ("s2", 1), ("m", 1)):
         gallery = read_instre(tree, subset)
@@ -100,7 +100,7 @@ def test_a_subset_asks_fewer_queries_of_the_whole_database(tree):
             assert (query.box == same.box).all() and gallery.name(query.instance) == whole.name(same.instance)
 
 
-def test_query_boxes_with_a_size_are_told_by_the_pictures_own_boxes(tree):
+def test_xywh_query_boxes_are_detected_by_the_pictures_own_boxes(tree):
     sizes = [(x1, y1, x2 - x1, y2 - y1) for x1, y1, x2, y2 in CORNERS]
     gallery = read_instre(write_truth(tree, boxes=sizes))
     assert [tuple(query.box.tolist()) for query in gallery.queries] == CORNERS
@@ -111,7 +111,7 @@ def test_query_boxes_that_agree_with_nothing_are_corners(tree):
     assert {tuple(query.box.tolist()) for query in gallery.queries} == {(1, 1, 6, 6)}
 
 
-def test_queries_of_one_class_with_other_positives_are_other_instances(tree):
+def test_queries_of_one_class_with_different_positives_are_different_instances(tree):
     names = [QUERIES[0]] * 3 + [QUERIES[2]]
     gallery = read_instre(
         write_truth(tree, queries=names, positives=[[1, 2], [2, 1], [1], [4]], boxes=[CORNERS[0]] * 4)
@@ -127,7 +127,7 @@ def test_a_query_without_positives_is_kept(tree):
     assert gallery.positives(gallery.queries[3].instance) == {}
 
 
-def test_boxes_drawn_over_the_edge_are_cut_off(tree):
+def test_boxes_beyond_the_edge_are_clipped(tree):
     (tree / BOOK / "001.txt").write_text("-3 -2 20 12\n")
     assert read_instre(tree).positives(1)[1].tolist() == [[0, 0, 17, 10]]
 
@@ -140,12 +140,12 @@ def test_nothing_is_decoded(tree, monkeypatch):
     assert len(read_instre(tree).images) == 5
 
 
-def test_read_dataset_knows_it(tree):
-    assert told_layout(tree) == "instre"
+def test_read_dataset_detects_it(tree):
+    assert detect_layout(tree) == "instre"
     assert len(read_dataset(tree).queries) == 4 and len(read_dataset(tree, "instre", "m").queries) == 1
 
 
-# What is wrong ---------------------------------------------------------------------------------------------
+# Refusals and notes ---------------------------------------------------------------------------------------------
 
 
 def test_missing_files_are_named_and_counted(tree, refused):
@@ -162,10 +162,10 @@ def test_no_ground_truth(tmp_path, refused):
     assert "cannot be read" in refused(read_instre, tmp_path)
 
 
-@pytest.mark.parametrize("kept", [0, 10, 100, 130, 200, 0.5, 0.9])
-def test_a_ground_truth_that_is_cut_short(tree, refused, kept):
+@pytest.mark.parametrize("length", [0, 10, 100, 130, 200, 0.5, 0.9])
+def test_a_ground_truth_that_is_cut_short(tree, refused, length):
     data = (tree / "gnd_instre.mat").read_bytes()
-    (tree / "gnd_instre.mat").write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    (tree / "gnd_instre.mat").write_bytes(data[: length if isinstance(length, int) else int(length * len(data))])
     message = refused(read_instre, tree)
     assert "download it again" in message and "gnd_instre.mat" in message
 
@@ -184,7 +184,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("case", OTHERS)
-def test_a_mat_file_of_something_else(tree, refused, case):
+def test_another_mat_file(tree, refused, case):
     assert "is not the ground truth of INSTRE" in refused(read_instre, write_truth(tree, **OTHERS[case]))
 
 
@@ -211,7 +211,7 @@ def test_no_query(tree, refused):
         ("1 2 -3 4\n", "has no area"),
     ],
 )
-def test_a_bad_box_stops_nothing(tree, text, part):
+def test_a_bad_box_is_not_fatal(tree, text, part):
     (tree / BOOK / "002.txt").write_text(text + "3 3 4 4\n")
     (tree / BOOK / "001.txt").write_text(text)
     gallery = read_instre(tree)
@@ -229,7 +229,7 @@ def test_an_empty_box_file(tree):
 
 
 @pytest.mark.parametrize("box", [(100, 100, 200, 200), (30, 20, 5, 5), (5, 5, 5, 9)])
-def test_a_query_box_that_is_none(tree, box):
+def test_an_invalid_query_box(tree, box):
     gallery = read_instre(write_truth(tree, boxes=[box, *CORNERS[1:]]))
     assert gallery.queries[0].box is None and gallery.queries[1].box is not None
     assert f"bbx of '{QUERIES[0]}'" in gallery.notes[0] and f"used whole: 1, first: '{QUERIES[0]}'" in gallery.notes[1]
@@ -246,7 +246,7 @@ def test_broken_pictures_are_named_and_counted(tree, refused):
     (tree / BOOK / "001.jpg").write_bytes(b"not a picture")
     (tree / CUP / "001.jpg").write_bytes(b"")
     message = refused(read_instre, tree)
-    assert "2 of 5 pictures" in message and f"{BOOK}/001.jpg" in message
+    assert "2 of 9 pictures" in message and f"{BOOK}/001.jpg" in message
 
 
 @pytest.mark.parametrize("name", ["../out.jpg", "/etc/x.jpg", "C:\\x.jpg", "..\\x.jpg"])

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core.gallery import read_dataset, read_revisited, told_layout
-from patchify_core.gallery.pickled import PlainPickleError, load_plain
+from patchify_core.gallery import detect_layout, read_dataset, read_revisited
+from patchify_core.gallery.restricted_pickle import RestrictedPickleError, load_plain
 from tests.checkpoints import Code
 from tests.tiny import picture
 
@@ -50,7 +50,7 @@ def oxford(tmp_path):
 
 
 @pytest.mark.parametrize("protocol", [*range(pickle.HIGHEST_PROTOCOL + 1), "json"])
-def test_everything_is_where_the_protocol_puts_it(oxford, protocol):
+def test_protocol(oxford, protocol):
     if protocol == "json":
         (oxford / "gnd_roxford5k.json").write_text(
             json.dumps(plain({"imlist": IMAGES, "qimlist": QUERIES, "gnd": TRUTH}))
@@ -70,14 +70,14 @@ def test_everything_is_where_the_protocol_puts_it(oxford, protocol):
     assert gallery.benchmark.values == {"hard": {(1, 1): 0.0, (1, 2): 1.0, (2, 4): 1.0}}
 
 
-def test_read_dataset_knows_it(oxford, refused):
-    assert told_layout(oxford) == "revisited" and len(read_dataset(oxford).queries) == 2
+def test_read_dataset_detects_it(oxford, refused):
+    assert detect_layout(oxford) == "revisited" and len(read_dataset(oxford).queries) == 2
     os.rename(oxford / "gnd_roxford5k.pkl", oxford / "gnd_rparis6k.pkl")
     assert read_dataset(oxford).benchmark.name == "rparis6k"
     assert "Only INSTRE and ILIAS have subsets" in refused(read_dataset, oxford, "revisited", "hard")
 
 
-def test_a_bad_query_box_stops_nothing(oxford):
+def test_a_bad_query_box_is_not_fatal(oxford):
     gnd = [{**TRUTH[0], "bbx": [5, 5, 5, 9]}, {**TRUTH[1], "bbx": [-3, 0, 10, 10]}]
     gallery = read_revisited(write_truth(oxford, gnd=gnd))
     assert gallery.queries[0].box is None and gallery.queries[1].box.tolist() == [0, 0, 10, 10]
@@ -88,7 +88,7 @@ def test_a_bad_query_box_stops_nothing(oxford):
     ]
 
 
-def test_pictures_on_their_side_are_turned_and_counted(oxford):
+def test_rotated_pictures_are_turned_upright_and_counted(oxford):
     exif = Image.Exif()
     exif[0x0112] = 6
     picture(9, (HEIGHT, WIDTH)).save(oxford / "jpg" / f"{IMAGES[1]}.jpg", exif=exif)
@@ -97,7 +97,7 @@ def test_pictures_on_their_side_are_turned_and_counted(oxford):
     assert "turned upright (revisitop's own reader does not): 1, first: 'jpg/all_souls_000026.jpg'" in gallery.notes[0]
 
 
-# What is wrong ---------------------------------------------------------------------------------------------------
+# Refusals ---------------------------------------------------------------------------------------------------
 
 
 def test_missing_files(oxford, refused, tmp_path):
@@ -128,11 +128,11 @@ def test_another_ground_truth(oxford, refused, changes):
     )
 
 
-@pytest.mark.parametrize("kept", [0, 1, 10, 100, -1, -30])
-def test_a_ground_truth_that_is_cut_short(oxford, refused, kept):
+@pytest.mark.parametrize("length", [0, 1, 10, 100, -1, -30])
+def test_a_ground_truth_that_is_cut_short(oxford, refused, length):
     file = oxford / "gnd_roxford5k.pkl"
-    file.write_bytes(file.read_bytes()[:kept])
-    assert "gnd_roxford5k.pkl' is cut short or no pickle" in refused(read_revisited, oxford)
+    file.write_bytes(file.read_bytes()[:length])
+    assert "gnd_roxford5k.pkl' is cut short or not a pickle" in refused(read_revisited, oxford)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
@@ -180,33 +180,33 @@ def test_hostile_pickles(oxford, refused, case):
 
 def test_a_hostile_pickle_changes_nothing_for_the_next_one():
     for case in ("a function's defaults", "a function's attribute", "a class's attribute"):
-        with pytest.raises(PlainPickleError):
+        with pytest.raises(RestrictedPickleError):
             load_plain(io.BytesIO(HOSTILE[case]))
     bytes_of_two = b"\x80\x02c_codecs\nencode\nX\x02\x00\x00\x00ab\x85R."
     assert load_plain(io.BytesIO(bytes_of_two)) == b"ab"
     assert (load_plain(io.BytesIO(pickle.dumps(np.arange(3), 2))) == [0, 1, 2]).all()
 
 
-def test_what_is_shared_is_no_more_than_it_is_worth():
+def test_shared_values_count_at_each_use():
     row = list(range(100))
     assert load_plain(io.BytesIO(pickle.dumps([row] * 10, 2))) == [row] * 10
     start = time.thread_time()
-    with pytest.raises(PlainPickleError, match="far more values than it has bytes"):
+    with pytest.raises(RestrictedPickleError, match="far more values than it has bytes"):
         load_plain(io.BytesIO(b"\x80\x02)" + b"2\x86" * 23 + b"."))
     assert time.thread_time() - start < 1
-    text = b"X\x00\x00\x10\x00" + b"a" * (1 << 20)  # one megabyte, of which 1000 calls make bytes
+    text = b"X\x00\x00\x10\x00" + b"a" * (1 << 20)  # one megabyte, which 1000 calls encode
     calls = b"\x80\x02c_codecs\nencode\nq\x00" + text + b"\x85q\x01(" + b"h\x00h\x01R" * 1000 + b"l."
     found = load_plain(io.BytesIO(calls))
     assert len(found) == 1000 and len({id(each) for each in found}) == 1
 
 
 def test_a_file_too_large_is_not_read(oxford, refused, monkeypatch):
-    monkeypatch.setattr("patchify_core.gallery.revisited.LARGEST_TRUTH", 100)
+    monkeypatch.setattr("patchify_core.gallery.revisited.MAX_TRUTH_BYTES", 100)
     assert "too large" in refused(read_revisited, oxford)
 
 
 @pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-def test_plain_values_are_read_as_pickle_reads_them(protocol):
+def test_plain_values_are_loaded_like_pickle_does(protocol):
     arrays = [np.arange(6, dtype=code).reshape(2, 3) for code in ("<i8", ">i4", "<f4", "u1", "f8")]
     value = {
         "a": [1, 2.5, None, True, "é", b"\x00\xff", (3, -4)],
@@ -220,9 +220,9 @@ def test_plain_values_are_read_as_pickle_reads_them(protocol):
         assert one.dtype == other.dtype and np.array_equal(one, other)
 
 
-def test_python_2_wrote_texts_as_bytes():
+def test_text_of_python_2_pickles():
     data = b"(dp0\nS'imlist'\np1\n(lp2\nS'all_souls_000013'\np3\nas."
     pickletools.dis(data, io.StringIO())
     assert load_plain(io.BytesIO(data)) == {"imlist": ["all_souls_000013"]}
-    with pytest.raises(PlainPickleError):
+    with pytest.raises(RestrictedPickleError):
         load_plain(io.BytesIO(b"garbage"))

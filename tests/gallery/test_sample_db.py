@@ -1,4 +1,4 @@
-"""The bundled gallery: pictures, annotations, index and credits belong together and stay small."""
+"""The bundled gallery: pictures, annotations, index and credits are consistent and small."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from patchify_core.encoders import DEFAULT_ENCODER
 from patchify_core.evaluation.record import gallery_digest
 from patchify_core.evaluation.run import evaluate, score_matches
-from patchify_core.evaluation.study.report import tables
+from patchify_core.evaluation.study.experiments import tables
 from patchify_core.features.crop import describe
 from patchify_core.features.extract import load_extractor
 from patchify_core.features.pooled import describe_boxes, fractions
@@ -27,9 +27,9 @@ from patchify_core.retrieval.searcher import Searcher
 MEGABYTE = 1_000_000
 
 
-def test_the_index_is_of_these_very_pictures(sample_engine, sample_db):
+def test_the_index_is_of_these_pictures(sample_engine, sample_db):
     sample_engine.index.check_pictures(sample_db, content=True)
-    assert sample_engine.index.root == sample_db.resolve()  # relative in the file: a checkout may lie anywhere
+    assert sample_engine.index.root == sample_db.resolve()  # stored as a relative path: a checkout may be anywhere
 
 
 def test_the_index_and_the_annotations_agree(sample_engine, sample_gallery):
@@ -40,7 +40,7 @@ def test_the_index_and_the_annotations_agree(sample_engine, sample_gallery):
     assert sample_engine.index.regions == Pyramid(4)
 
 
-def test_annotations_name_all_pictures_and_no_others(sample_db):
+def test_annotations_list_exactly_the_pictures(sample_db):
     data = json.loads((sample_db / "annotations.json").read_text(encoding="utf-8"))
     listed = {image["file_name"] for image in data["images"]}
     there = {f"{folder}/{path.name}" for folder in ("gallery", "queries") for path in (sample_db / folder).iterdir()}
@@ -60,20 +60,20 @@ def test_every_query_has_positives(sample_gallery):
 
 
 @pytest.mark.parametrize("row", [0, 60, 163])
-def test_the_index_holds_what_the_encoder_says(row, sample_engine, sample_gallery, lite0):
-    # Three pictures are embedded anew and compared with what is stored for them, cell by cell.
+def test_the_index_contains_the_encoders_descriptors(row, sample_engine, sample_gallery, lite0):
+    # Embed three pictures again and compare them with the index, cell by cell.
     index, image = sample_engine.index, sample_gallery.images[row]
     cells = [0, 1, 4, 5, 13, 14, 29]  # first and last cell of every grid
     fresh = describe(read_picture(image.path), index.boxes_of(row)[cells], lite0)
     stored = index.descriptors_of(row)
     similarity = fresh @ (stored / np.linalg.norm(stored, axis=1, keepdims=True)).T
     assert (similarity[np.arange(len(cells)), cells] > 0.999).all()
-    assert similarity.argmax(axis=1).tolist() == cells  # and each one is itself, not its neighbour
+    assert similarity.argmax(axis=1).tolist() == cells  # each is most similar to itself, not to its neighbour
     np.testing.assert_allclose(np.linalg.norm(stored, axis=1), 1, atol=0.01)
 
 
 @pytest.mark.parametrize(("preset", "lost"), [("small", 0.01), ("tiny", 0.02)])
-def test_a_preset_scores_nearly_what_the_index_does(preset, lost, sample_engine, sample_gallery):
+def test_a_preset_scores_nearly_like_the_index(preset, lost, sample_engine, sample_gallery):
     coded = Searcher(recode(sample_engine.index, CodeSettings(preset)), sample_engine.encoder)
     exact, kept = (evaluate(sample_gallery, engine, (4,))[0].report for engine in (sample_engine, coded))
     assert kept.map > exact.map - lost and kept.locscore > exact.locscore - lost
@@ -85,7 +85,7 @@ def test_nothing_is_large(sample_db):
     assert sum(sizes.values()) < 60 * MEGABYTE
 
 
-def test_nothing_is_left_of_a_build(sample_db):
+def test_no_temporary_files_of_a_build(sample_db):
     assert sorted(path.name for path in (sample_db / "index").iterdir()) == ["index.faiss", "meta.json"]
     assert not list(sample_db.glob("*.partial"))
 
@@ -101,13 +101,13 @@ def test_everything_is_credited(sample_db):
         assert "https://creativecommons.org/" in licence
     models = {row[0].removeprefix("| model ") for row in rows if row[0].startswith("| model ")}
     data = json.loads((sample_db / "annotations.json").read_text(encoding="utf-8"))
-    assert {entry["code"] for entry in data["categories"]} <= models  # each object that can be searched for
+    assert {entry["code"] for entry in data["categories"]} <= models  # each searchable object
     licences = {entry["id"] for entry in data["licenses"]}
     assert {image["license"] for image in data["images"]} <= licences
     assert all(entry["name"] and entry["url"].startswith("https://") for entry in data["licenses"])
 
 
-# What is shipped beside the default index -------------------------------------------------------------------
+# Other shipped indexes and records ---------------------------------------------------------------------------
 
 INDEXES = {
     "lite1": ("effnet-lite1", "pyramid:4"),
@@ -122,7 +122,7 @@ def test_only_known_indexes_are_shipped(sample_db):
 
 
 @pytest.mark.parametrize("name", INDEXES)
-def test_the_other_indexes_are_of_these_very_pictures_too(name, sample_db, sample_gallery):
+def test_the_other_indexes_are_of_these_pictures(name, sample_db, sample_gallery):
     index = PatchIndex.load(sample_db / "indexes" / name)
     index.check_pictures(sample_db, content=True)
     assert index.root == sample_db.resolve()
@@ -133,7 +133,7 @@ def test_the_other_indexes_are_of_these_very_pictures_too(name, sample_db, sampl
 
 
 @pytest.mark.parametrize("row", [3, 100])
-def test_the_salient_index_holds_the_boxes_and_what_the_encoder_says(row, sample_db, sample_gallery, lite0):
+def test_the_salient_index_contains_the_boxes_and_descriptors(row, sample_db, sample_gallery, lite0):
     index = PatchIndex.load(sample_db / "indexes" / "salient")
     picture = read_picture(sample_gallery.images[row].path)
     boxes = index.regions.boxes_in(picture)
@@ -143,7 +143,7 @@ def test_the_salient_index_holds_the_boxes_and_what_the_encoder_says(row, sample
 
 
 @pytest.mark.parametrize("row", [3, 100])
-def test_the_pooled_index_holds_what_the_encoder_says(row, sample_db, sample_gallery, lite0):
+def test_the_pooled_index_contains_the_encoders_maps(row, sample_db, sample_gallery, lite0):
     index = PatchIndex.load(sample_db / "indexes" / "pooled")
     assert index.features == "pooled:640" and index.maps is not None
     assert max(len(index.maps.packed(each)) for each in range(len(index.maps))) <= 200_000
@@ -165,8 +165,8 @@ def test_shipped_numbers_are_of_this_gallery(study, sample_gallery):
     assert tables(numbers).count("|") > 20
 
 
-def test_shipped_numbers_are_what_the_shipped_index_gives(sample_engine, sample_gallery):
-    """Not from another version of the code: L3 scores what the study says, as far as 8-bit codes allow."""
+def test_shipped_numbers_are_reproduced_by_the_shipped_index(sample_engine, sample_gallery):
+    """They are of this version of the code: L3 scores as in the study, as far as 8-bit codes allow."""
     found = [
         score_matches(sample_engine.search(query.path, query.box, top=None), sample_gallery, query)
         for query in sample_gallery.queries

@@ -1,4 +1,4 @@
-"""imaging.boxes: conversions, IoU against an obvious slow one, and a sentence for every refused box."""
+"""imaging.boxes: conversions, IoU against a plain slow implementation, and a message for every refused box."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from patchify_core.errors import BoxError
 from patchify_core.imaging import boxes
 
-# No deadline: a first call may import torch, and a busy machine is not a wrong answer.
+# No deadline: the first call may import torch, and the machine may be busy.
 PROPERTY = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # Quarter pixels are exact in float64, so that round trips can be compared without a tolerance.
@@ -25,7 +25,7 @@ MANY = st.lists(ANY_BOX, max_size=6)
 
 
 def slow_iou(a, b):
-    """Area of the overlap over area of the union, for two boxes, as the words say."""
+    """Area of the intersection over area of the union of two boxes."""
 
     def slow_area(x1, y1, x2, y2):
         return (x2 - x1) * (y2 - y1) if x2 > x1 and y2 > y1 else 0.0
@@ -45,7 +45,7 @@ def slow_iou(a, b):
         (np.array([1, 2, 3, 4], dtype=np.float32), 1),
         ([], 0),
         (np.zeros((0, 4)), 0),
-        ([3, 4, 1, 2], 1),  # inverted: a box of the right form, for checked_box to judge
+        ([3, 4, 1, 2], 1),  # inverted, which only checked_box refuses
     ],
 )
 def test_as_boxes_takes_one_or_many(values, rows):
@@ -56,7 +56,7 @@ def test_as_boxes_takes_one_or_many(values, rows):
 
 
 def test_as_boxes_copies():
-    # A caller that moves the result must not move a gallery's annotations with it.
+    # Changing the result must not change a gallery's annotations.
     source = np.array([[1.0, 2.0, 3.0, 4.0]])
     boxes.as_boxes(source)[0, 0] = 99
     assert source[0, 0] == 1
@@ -68,7 +68,7 @@ MALFORMED = [
     5,
     None,
     [1, 2, None, 4],
-    ["1", "2", "3", "4"],  # numpy would read these as numbers if asked to
+    ["1", "2", "3", "4"],  # numpy could convert these to numbers
     [True, False, True, True],  # a mask, not a box
     [[1, 2, 3, 4], [1, 2, 3]],  # ragged
     [[[1, 2, 3, 4]]],
@@ -115,7 +115,7 @@ def test_xywh_round_trip(rows):
 
 
 def test_xywh_of_a_known_box():
-    # The round trip alone would also hold if both directions were wrong in the same way.
+    # The round trip would also succeed if both directions had the same error.
     assert boxes.to_xywh([40, 30, 200, 180]).tolist() == [[40, 30, 160, 150]]
     assert boxes.to_xywh([40, 30, 200, 180]).tolist() == [[40, 30, 160, 150]]
 
@@ -147,7 +147,7 @@ def test_clip_keeps_each_coordinate_inside(rows, width, height):
 
 @PROPERTY
 @given(MANY, MANY)
-def test_iou_equals_the_slow_one(a, b):
+def test_iou_equals_the_slow_implementation(a, b):
     expected = np.array([[slow_iou(p, q) for q in b] for p in a]).reshape(len(a), len(b))
     result = boxes.iou(a, b)
     assert result.dtype == np.float64
@@ -167,7 +167,7 @@ def test_iou_agrees_with_torchvision():
     import torch
     from torchvision.ops import box_iou
 
-    # Not the quarter-pixel grid: arbitrary proper boxes, where torchvision needs no correction of ours.
+    # Arbitrary valid boxes, not on the quarter-pixel grid; torchvision does not handle invalid ones.
     corners = np.random.default_rng(0).uniform(0, 640, (2, 50, 2, 2))
     a, b = np.sort(corners, axis=2).reshape(2, 50, 4)
     expected = box_iou(torch.from_numpy(a), torch.from_numpy(b)).numpy()
@@ -176,7 +176,7 @@ def test_iou_agrees_with_torchvision():
 
 
 def test_iou_of_a_box_with_itself_is_exactly_one():
-    # LocScore == AP where every box is right depends on it, so no tolerance here.
+    # LocScore == AP for perfect boxes depends on it, so there is no tolerance.
     corners = np.random.default_rng(1).uniform(-50, 700, (200, 2, 2))
     proper = np.sort(corners, axis=1).reshape(200, 4)
     assert (boxes.paired_iou(proper, proper) == 1).all()
@@ -219,15 +219,19 @@ def test_checked_box_clips_to_the_picture(box, expected):
     [
         ([30, 20, 10, 40], "The box 30,20,10,40 is inverted", "top-left corner first"),
         ([10, 40, 30, 20], "is inverted", "top-left corner first"),
-        ([130, 20, 110, 40], "is inverted", "top-left corner first"),  # outside too: the first cause is told
+        (
+            [130, 20, 110, 40],
+            "is inverted",
+            "top-left corner first",
+        ),  # outside too, but the first problem is named
         ([10, 20, 10, 40], "The box 10,20,10,40 has no area", "at least 1 pixel wide and high"),
         ([10, 20, 30, 20], "has no area", "at least 1 pixel wide and high"),
-        ([120, 10, 150, 40], "wholly outside the picture, which is 100 × 50 pixels", "overlaps it"),
-        ([10, -40, 30, -20], "wholly outside the picture", "overlaps it"),
-        ([100, 10, 130, 40], "wholly outside the picture", "overlaps it"),  # begins where the picture ends
-        ([-30, 10, 0, 40], "wholly outside the picture", "overlaps it"),
+        ([120, 10, 150, 40], "entirely outside the picture, which is 100 × 50 pixels", "overlaps it"),
+        ([10, -40, 30, -20], "entirely outside the picture", "overlaps it"),
+        ([100, 10, 130, 40], "entirely outside the picture", "overlaps it"),  # starts where the picture ends
+        ([-30, 10, 0, 40], "entirely outside the picture", "overlaps it"),
         ([10, 20, 10.5, 40], "The box 10,20,10.5,40 is less than 1 pixel wide or high", "a larger one"),
-        ([10, 49.5, 30, 80], "less than 1 pixel wide or high inside the picture", "a larger one"),  # once cut
+        ([10, 49.5, 30, 80], "less than 1 pixel wide or high inside the picture", "a larger one"),  # after clipping
         ([1, 2, 3], "A box is four finite numbers, but this one is [1, 2, 3]", "for example 40,30,200,180"),
         ([], "A box is four finite numbers, but this one is []", "for example"),
         ([[0, 0, 9, 9], [0, 0, 9, 9]], "A box is four finite numbers", "for example"),  # two boxes
@@ -235,7 +239,7 @@ def test_checked_box_clips_to_the_picture(box, expected):
         ([1, 2, float("inf"), 4], "this one is [1, 2, inf, 4]", "for example"),
     ],
 )
-def test_every_refused_box_has_one_sentence(box, wrong, remedy):
+def test_every_refused_box_has_a_message(box, wrong, remedy):
     with pytest.raises(BoxError) as refusal:
         boxes.checked_box(box, width=100, height=50)
     message = str(refusal.value)
@@ -262,7 +266,7 @@ def test_checked_box_is_inside_and_large_enough_or_refused(box, width, height):
     [
         ("40,30,200,180", [40, 30, 200, 180]),
         (" 40, 30 ,200.5,1.8e2 ", [40, 30, 200.5, 180]),
-        ("-10,30,9,5", [-10, 30, 9, 5]),  # only the picture can tell that this is inverted or outside
+        ("-10,30,9,5", [-10, 30, 9, 5]),  # inverted, which parse_box does not check
     ],
 )
 def test_parse_box(text, expected):
@@ -290,7 +294,7 @@ def test_importing_loads_no_torch():
     assert run.stdout.strip() == "False"
 
 
-def test_the_docstrings_examples_are_true():
+def test_docstring_examples():
     results = doctest.testmod(boxes)
     assert results.attempted > 0
     assert results.failed == 0

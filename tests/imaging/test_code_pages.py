@@ -1,4 +1,4 @@
-"""imaging.code_pages: how often the code page of zip names is guessed right."""
+"""imaging.code_pages: how often the code page of zip names is detected correctly."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.imaging.code_pages import PAGES, decoded, guess
+from patchify_core.imaging.code_pages import PAGES, decode_names, detect_page
 
 CORPUS = {
     "cp932": (
@@ -127,9 +127,9 @@ def _is_utf8(name: bytes) -> bool:
 
 
 @pytest.mark.parametrize(("size", "share"), [(1, 0.98), (2, 0.99), (5, 0.99)])
-def test_names_are_read_as_they_were_meant(size, share) -> None:
+def test_accuracy(size, share) -> None:
     cases = zips(size)
-    wrong = [(page, names, decoded(raw)) for page, names, raw in cases if decoded(raw) != names]
+    wrong = [(page, names, decode_names(raw)) for page, names, raw in cases if decode_names(raw) != names]
     assert len(cases) > 150 and 1 - len(wrong) / len(cases) >= share, wrong
 
 
@@ -137,60 +137,60 @@ def test_names_are_read_as_they_were_meant(size, share) -> None:
 def test_twelve_names_of_any_language_are_enough(pages, listed) -> None:
     for page in pages.split():
         names = listed.split("|")[:12]
-        assert decoded([name.encode(page) for name in names]) == names
+        assert decode_names([name.encode(page) for name in names]) == names
 
 
-def test_short_names_signs_and_capitals_are_read_as_they_were_meant() -> None:
+def test_short_names_signs_and_capitals_are_decoded() -> None:
     cases, wrong = 0, []
     for pages, listed in SHORT.items():
         for page, names in product(pages.split(), (one.split("|") for one in listed.split(";"))):
             raw = [name.encode(page, "ignore") for name in names]
             if [name.decode(page) for name in raw] == names and not all(map(_is_utf8, raw)):
                 cases += 1
-                if decoded(raw) != names:
-                    wrong.append((page, names, decoded(raw)))
+                if decode_names(raw) != names:
+                    wrong.append((page, names, decode_names(raw)))
     assert cases > 450 and 1 - len(wrong) / cases >= 0.94, wrong
 
 
 @given(st.lists(st.text(st.characters(codec="utf-8", max_codepoint=0x3FFFF)), max_size=8))
-def test_what_is_utf8_stays_so(names) -> None:
-    assert decoded([name.encode() for name in names]) == names
+def test_utf8_is_kept(names) -> None:
+    assert decode_names([name.encode() for name in names]) == names
 
 
 @settings(deadline=None)
 @given(st.lists(st.binary(max_size=40), max_size=8))
-def test_any_bytes_are_some_text(names) -> None:
-    found = decoded(names)
+def test_any_bytes_are_decoded(names) -> None:
+    found = decode_names(names)
     assert len(found) == len(names)
     for name, text in zip(names, found, strict=True):
-        text.encode()  # no halves of surrogates
+        text.encode()  # no lone surrogates
         assert not name.isascii() or text == name.decode()
 
 
 def test_names_in_ascii_do_not_matter() -> None:
     raw = ["фото/кот.png".encode("cp1251"), *(f"IMG_{number}.jpg".encode() for number in range(300))]
-    assert decoded(raw)[0] == "фото/кот.png" and decoded(raw)[7] == "IMG_6.jpg"
+    assert decode_names(raw)[0] == "фото/кот.png" and decode_names(raw)[7] == "IMG_6.jpg"
 
 
-def test_two_bytes_that_happen_to_be_utf8_do_not_hide_a_name_from_the_guess() -> None:
+def test_two_bytes_that_happen_to_be_utf8_are_used_for_the_detection() -> None:
     names = ["컵.jpg", "책.jpg"]
     raw = [name.encode("cp949") for name in names]
-    assert raw[1].decode() == "å.jpg" and decoded(raw) == names
+    assert raw[1].decode() == "å.jpg" and decode_names(raw) == names
 
 
-def test_one_name_that_was_cut_within_a_character_does_not_change_the_others() -> None:
+def test_a_name_truncated_within_a_character_does_not_change_the_others() -> None:
     names = ["新しいフォルダ/ソファ.png", "写真/家族.jpg", "資料/表.png"]
     raw = [name.encode("cp932") for name in names]
-    assert decoded([*raw, "写真/家族".encode("cp932")[:-1]])[:3] == names
+    assert decode_names([*raw, "写真/家族".encode("cp932")[:-1]])[:3] == names
 
 
-def test_names_in_utf8_among_others_stay_utf8() -> None:
+def test_utf8_names_among_others_are_kept() -> None:
     mixed = ["新建文件夹/图片.jpg".encode("gbk"), "北京/猫.jpg".encode(), "北京/狗.jpg".encode("gbk")]
-    assert decoded(mixed) == ["新建文件夹/图片.jpg", "北京/猫.jpg", "北京/狗.jpg"]
+    assert decode_names(mixed) == ["新建文件夹/图片.jpg", "北京/猫.jpg", "北京/狗.jpg"]
 
 
-def test_a_guess_from_very_many_names_is_quick_and_the_same_in_any_order() -> None:
+def test_detection_from_very_many_names_is_quick_and_independent_of_order() -> None:
     raw = [f"新しいフォルダ{number}/写真{number}.png".encode("cp932") for number in range(20_000)]
     random.Random(0).shuffle(raw)
-    assert guess(raw) == "cp932"
-    assert guess([b"\xff\xa0" * 1_000_000]) in PAGES
+    assert detect_page(raw) == "cp932"
+    assert detect_page([b"\xff\xa0" * 1_000_000]) in PAGES

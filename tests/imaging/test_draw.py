@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from patchify_core.errors import PatchifyError, PictureError
-from patchify_core.imaging.draw import DrawSettings, box_on, frame, save, sheet
+from patchify_core.imaging.draw import box_on, frame, save, sheet
 from patchify_core.retrieval.ranking import Match
 
 GOLD = (255, 178, 36)
@@ -32,7 +32,7 @@ def test_frame_of_a_thin_picture_shows_something(size):
 
 def test_box_has_its_colour_on_the_line_and_leaves_the_rest():
     blank = np.full((100, 100, 3), 128, np.uint8)
-    drawn = box_on(blank, (20, 30, 60, 70), GOLD, 1)
+    drawn = box_on(blank, (20, 30, 60, 70), GOLD)
     assert tuple(drawn[30, 40]) == GOLD
     assert tuple(drawn[69, 40]) == GOLD
     assert tuple(drawn[50, 20]) == GOLD
@@ -49,7 +49,7 @@ def matches_in(folder, count):
 
 @pytest.mark.parametrize(("count", "columns", "rows"), [(1, 1, 1), (5, 5, 1), (7, 5, 2)])
 def test_sheet_has_a_tile_for_every_match(tmp_path, count, columns, rows):
-    page = sheet(matches_in(tmp_path, count), tmp_path, DrawSettings())
+    page = sheet(matches_in(tmp_path, count), tmp_path)
     assert page.shape == (rows * 278 + 8, columns * 328 + 8, 3)
     # Each tile shows its own picture at a point outside the box, and the box's colour on its left edge.
     for number in range(count):

@@ -1,4 +1,4 @@
-"""imaging.filenames: a name leads to the file that is meant, or to a sentence."""
+"""imaging.filenames: a name leads to its file in any spelling, or to a clear error."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.imaging.filenames import LISTED_S, FileNameError, FileNames, leads_out, picture_path, same_name_key
+from patchify_core.imaging.filenames import LISTING_TTL_S, FileFinder, FileNameError, may_escape, name_key, picture_path
 
 SPELLINGS = {
     "as it is": lambda name: name,
@@ -32,13 +32,13 @@ def make(folder, *names):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"x")
-    return FileNames(folder)
+    return FileFinder(folder)
 
 
 @pytest.mark.parametrize("here", SPELLINGS)
 @pytest.mark.parametrize("there", ["as it is", "NFD", "NFC", "upper", "percent"])
 def test_every_spelling_of_either_side_is_found(here, there, tmp_path):
-    """Whichever of the two systems wrote the odd spelling, the dataset's or the one that holds the files."""
+    """Whether the dataset or the file system has the unusual spelling."""
     name = "Föhn & Café/My Photo (1) é.JPG"
     on_disk = SPELLINGS[there](name)
     files = make(tmp_path, on_disk, "other/photo.jpg")
@@ -48,29 +48,29 @@ def test_every_spelling_of_either_side_is_found(here, there, tmp_path):
 @pytest.mark.parametrize(
     "name", ["computer%20vision.png", "100% cotton.png", "a#b?c&d=e.png", "%", "%zz%41.png", "a+b.png"]
 )
-def test_a_literal_name_is_taken_as_it_is(name, tmp_path):
+def test_an_exact_name_takes_precedence(name, tmp_path):
     files = make(tmp_path, name, "computer vision.png", "%zzA.png", "a b.png")
     assert files.find(name) == name and not files.respelled
 
 
 def test_a_file_with_a_backslash_in_its_name(tmp_path):
-    """As unzip leaves them of an archive that was made on Windows."""
+    """As unzip creates them from an archive made on Windows."""
     if os.sep == "\\":
         pytest.skip("a backslash separates folders here")
     files = make(tmp_path, "images\\a.png")
     assert files.find("images/a.png") == "images\\a.png"
 
 
-def test_several_that_fit_are_named_and_none_is_taken(tmp_path):
+def test_several_matches_are_named_and_none_is_used(tmp_path):
     files = make(tmp_path, "A.jpg", "a.JPG")
     if len(os.listdir(tmp_path)) < 2:
         pytest.skip("this file system does not tell letter cases apart")
-    with pytest.raises(FileNameError, match=r"2 files are called nearly so: '.\....', '.\....'"):
+    with pytest.raises(FileNameError, match=r"2 files have similar names: '.\....', '.\....'"):
         files.find("a.jpg")
-    assert files.find("A.jpg") == "A.jpg"  # exactly so
+    assert files.find("A.jpg") == "A.jpg"  # an exact match
 
 
-def test_similar_names_are_given(tmp_path):
+def test_similar_names_are_suggested(tmp_path):
     files = make(tmp_path, "holiday/IMG_0001.png", "deep/er/x.jpg", "zebra.gif")
     for wanted, there in [
         ("IMG_0001.png", "holiday/IMG_0001.png"),
@@ -91,12 +91,12 @@ def test_similar_names_are_given(tmp_path):
 )
 def test_nothing_leads_out(name, tmp_path):
     make(tmp_path, "a.png")
-    assert leads_out(name)
+    assert may_escape(name)
     with pytest.raises(FileNameError, match="leads out"):
         make(tmp_path / "in", "b.png").find(name)
 
 
-def test_encoded_dots_lead_nowhere(tmp_path):
+def test_encoded_dots_do_not_lead_out(tmp_path):
     make(tmp_path, "a.png")
     files = make(tmp_path / "in", "b.png")
     for name in ("%2e%2e/a.png", "%2e%2e%2fa.png", "..%5ca.png", "x/%2e%2e/%2e%2e/a.png"):
@@ -104,16 +104,16 @@ def test_encoded_dots_lead_nowhere(tmp_path):
             files.find(name)
 
 
-def test_a_web_address_is_called_one(tmp_path):
+def test_a_web_address_is_refused(tmp_path):
     with pytest.raises(FileNameError, match="is an address"):
-        FileNames(tmp_path).find("https://example.org/a.png")
+        FileFinder(tmp_path).find("https://example.org/a.png")
 
 
 NAMES = st.text(st.sampled_from("aÀ ß%é.-_2İ1ǰ"), min_size=1, max_size=8).filter(lambda text: text.strip(". ") == text)
 
 
-def test_an_accent_apart_makes_no_escape_of_a_percent_sign(tmp_path):
-    """NFD of "%1À" begins with "%1A", a control character as %-encoding has it."""
+def test_a_combining_accent_does_not_complete_an_escape(tmp_path):
+    """NFD of "%1À" begins with "%1A", an escaped control character."""
     files = make(tmp_path, "%1À.png")
     assert files.find(unicodedata.normalize("NFD", "%1À.png")) == "%1À.png"
 
@@ -121,7 +121,7 @@ def test_an_accent_apart_makes_no_escape_of_a_percent_sign(tmp_path):
 @settings(max_examples=80, deadline=None)
 @given(st.sets(NAMES, min_size=1, max_size=6), st.sampled_from(sorted(SPELLINGS)), st.data())
 def test_never_another_file(tmp_path_factory, names, spelling, data):
-    """Whatever is found is a file of the same key; the only one, or the one of exactly that name."""
+    """A file that is found has the same key, and is the only one or has exactly that name."""
     folder = tmp_path_factory.mktemp("names")
     files = make(folder, *names)
     there = os.listdir(folder)
@@ -130,32 +130,32 @@ def test_never_another_file(tmp_path_factory, names, spelling, data):
         asked = SPELLINGS[spelling](name)
         found = files.find(asked)
     except FileNameError:
-        assert [same_name_key(each) for each in there].count(same_name_key(name)) != 1 or leads_out(asked)
+        assert [name_key(each) for each in there].count(name_key(name)) != 1 or may_escape(asked)
     else:
-        assert found in there and same_name_key(found) == same_name_key(name)
+        assert found in there and name_key(found) == name_key(name)
 
 
 def test_an_indexed_picture_is_found_under_another_spelling(tmp_path):
-    """As after a copy from macOS, or through a zip of Windows."""
+    """For example after a copy from macOS or through a zip from Windows."""
     make(tmp_path, "Föhn/A b.png")
     for name in ("Föhn/A b.png", "fo\u0308hn\\a%20B.PNG"):
         assert picture_path(tmp_path, name) == tmp_path / "Föhn" / "A b.png"
     assert picture_path(tmp_path, "gone.png") == tmp_path / "gone.png"
-    make(tmp_path, "late.png")  # after the first look at the folder
+    make(tmp_path, "late.png")  # after the first listing of the folder
     assert picture_path(tmp_path, "late.png").is_file()
 
 
 def test_a_picture_that_is_put_back_under_another_spelling_is_found(tmp_path, monkeypatch):
-    """Also by who has missed it before, in a notebook or on a server."""
+    """Even if it was missing at an earlier lookup, in a notebook or on a server."""
     assert not picture_path(tmp_path, "Late.png").is_file()
     make(tmp_path, "late.PNG")
     now = time.monotonic()
-    monkeypatch.setattr(time, "monotonic", lambda: now + LISTED_S)
+    monkeypatch.setattr(time, "monotonic", lambda: now + LISTING_TTL_S)
     assert picture_path(tmp_path, "Late.png") == tmp_path / "late.PNG"
 
 
 @pytest.mark.parametrize("name", ["a:1.png", "sub/../sub/b.png", "sub//b.png", "./sub/./b.png"])
-def test_what_only_seems_to_lead_out(name, tmp_path):
+def test_names_that_only_seem_to_lead_out(name, tmp_path):
     if os.sep == "\\" and ":" in name:
         pytest.skip("a colon has another meaning here")
     files = make(tmp_path, "a:1.png" if os.sep == "/" else "a.png", "sub/b.png")
@@ -164,20 +164,20 @@ def test_what_only_seems_to_lead_out(name, tmp_path):
 
 
 def test_absolute_names_through_a_link(tmp_path):
-    """As /tmp on macOS, or a home on another disk: either side may be written through it."""
+    """For example /tmp on macOS, or a home on another disk: either side may contain the link."""
     make(tmp_path / "disk", "sub/b.png")
     try:
         (tmp_path / "link").symlink_to(tmp_path / "disk", target_is_directory=True)
     except OSError:
         pytest.skip("no links here")
     for root, said in (("disk", "link"), ("link", "disk")):
-        assert FileNames(tmp_path / root).find(str(tmp_path / said / "sub" / "b.png")) == "sub/b.png"
+        assert FileFinder(tmp_path / root).find(str(tmp_path / said / "sub" / "b.png")) == "sub/b.png"
     make(tmp_path / "other", "sub/b.png")
     with pytest.raises(FileNameError, match="leads out"):
-        FileNames(tmp_path / "disk").find(str(tmp_path / "other" / "sub" / "b.png"))
+        FileFinder(tmp_path / "disk").find(str(tmp_path / "other" / "sub" / "b.png"))
 
 
-def test_a_name_that_leads_out_gives_the_near_ones(tmp_path):
+def test_a_name_that_leads_out_suggests_similar_ones(tmp_path):
     files = make(tmp_path, "images/f0.png", "images/f1.png")
     for name in ("/home/bob/data/f0.png", "C:\\Users\\bob\\f0.png", "../elsewhere/f0.png"):
         with pytest.raises(FileNameError, match=r"leads out of .* \(similar names there: 'images/f0.png'"):

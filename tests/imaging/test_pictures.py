@@ -1,4 +1,4 @@
-"""imaging.pictures: every kind comes out upright, RGB and whole, and all else as one sentence."""
+"""imaging.pictures: every supported format is read as upright RGB, anything else raises a clear error."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.bad_pictures import BAD, ODD, bomb, encoded, locked, oriented, orient
 from tests.heic_files import heic
 
 PROPERTY = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-SMALL = PictureSettings(max_pixels=1_000_000)  # a header damaged at random may promise much, and tests are quick
+SMALL = PictureSettings(max_pixels=1_000_000)  # a damaged header may declare a huge size
 KINDS = ["jpeg", "png", "webp", "tiff", *(["avif"] if features.check("avif") else [])]
 
 
@@ -33,7 +33,7 @@ def pixels(image):
 
 
 def slow_upright(stored, orientation):
-    """The EXIF standard's own words, pixel by pixel: which sides of the scene stored row and column 0 are."""
+    """The EXIF standard, pixel by pixel: at which sides of the scene the stored row and column 0 are."""
     height, width = stored.shape[:2]
     upright_shape = (width, height) if orientation >= 5 else (height, width)
     out = np.zeros((*upright_shape, 3), int)
@@ -66,7 +66,7 @@ def one_sentence(error):
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_bad_file_is_refused_in_one_sentence(kind, tmp_path):
+def test_bad_file_is_refused_with_a_message(kind, tmp_path):
     make, part = BAD[kind]
     path = make(tmp_path)
     with pytest.raises(PictureError) as error:
@@ -104,7 +104,7 @@ def test_locked_file(tmp_path):
         read_picture(path)
 
 
-def test_permission_error_is_a_sentence_for_root_too(tmp_path, monkeypatch):
+def test_permission_error_for_root_too(tmp_path, monkeypatch):
     def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
@@ -140,7 +140,7 @@ def test_bomb_is_refused_fast_and_undecoded(tmp_path, monkeypatch):
     assert time.thread_time() - start < 0.5
 
 
-def test_limit_is_a_setting_and_inclusive():
+def test_limit_is_inclusive():
     data = encoded(photograph((10, 10)), "PNG")
     assert read_picture(data, PictureSettings(max_pixels=100)).size == (10, 10)
     with pytest.raises(PictureError, match="too large at 10 × 10"):
@@ -148,7 +148,7 @@ def test_limit_is_a_setting_and_inclusive():
 
 
 @pytest.mark.parametrize("limit", [60, 40])  # Pillow warns above its limit, and raises above twice its limit
-def test_pillows_own_limit_neither_warns_nor_decides(limit, monkeypatch):
+def test_pillows_own_limit_has_no_effect(limit, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", limit)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -167,7 +167,7 @@ def test_process_wide_switches_stay_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RecursionError(), SystemError("x"), Warning("w"), OSError(5, "x")])
-def test_whatever_a_decoder_raises(error, monkeypatch):
+def test_any_exception_of_a_decoder(error, monkeypatch):
     def fail(self):
         raise error
 
@@ -207,7 +207,7 @@ WHOLE = {
 
 @PROPERTY
 @given(kind=st.sampled_from(sorted(WHOLE)), data=st.data())
-def test_truncated_is_refused_or_whole(kind, data):
+def test_truncated_is_refused_or_complete(kind, data):
     whole = WHOLE[kind]
     cut = data.draw(st.integers(0, len(whole) - 1))
     try:
@@ -267,7 +267,7 @@ def test_sixteen_bits_keep_their_steps(tmp_path):
 
 
 def test_float_without_a_scale():
-    """Not-a-number is black; what is brighter than every usual scale is scaled to its own maximum."""
+    """NaN is black; values above every usual scale are scaled to their maximum."""
     tiff = encoded(Image.fromarray(np.array([[np.nan, 0, 1e6, 4e5, -3]], np.float32)), "TIFF")
     assert pixels(read_picture(tiff))[0, :, 0].tolist() == [0, 0, 255, 102, 0]
 
@@ -305,7 +305,7 @@ def test_orientation_behind_a_pngs_pixels(orientation, tmp_path):
 
 
 @pytest.mark.parametrize("exif", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0"])
-def test_broken_exif_does_not_cost_the_picture(exif):
+def test_picture_with_broken_exif_is_read(exif):
     data = encoded(photograph(), "JPEG", exif=exif)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -339,7 +339,7 @@ def test_upright_takes_every_mode(mode):
     assert (picture.mode, picture.size) == ("RGB", (3, 2))
 
 
-def test_upright_leaves_what_it_is_given(tmp_path):
+def test_upright_does_not_change_its_argument(tmp_path):
     image = Image.new("P", (3, 2), 1)
     image.putpalette([0, 0, 0, 200, 30, 10])
     image.info["transparency"] = 1
@@ -378,7 +378,7 @@ def test_import_is_light():
 
 
 def smooth(size):
-    """A picture without fine detail, of which every way to make it smaller gives nearly the same."""
+    """A picture without fine detail, which every method scales down nearly alike."""
     return photograph((8, 6)).resize(size, Image.Resampling.BICUBIC)
 
 
@@ -399,7 +399,7 @@ def test_reduced_is_the_smallest_that_is_long_enough(size, wanted):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_reduced_is_upright_and_looks_like_the_whole(orientation, mode):
+def test_reduced_is_upright_and_looks_like_the_complete_picture(orientation, mode):
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encoded(smooth((256, 160)).convert(mode), "JPEG", exif=exif, quality=95)
@@ -411,7 +411,7 @@ def test_reduced_is_upright_and_looks_like_the_whole(orientation, mode):
 
 
 @pytest.mark.parametrize("kind", sorted(set(WHOLE) - {"jpeg", "progressive"}))
-def test_other_kinds_are_read_whole(kind):
+def test_other_formats_are_read_completely(kind):
     reduced = read_reduced(WHOLE[kind], 3)
     assert (reduced.scale, reduced.size) == (1, reduced.picture.size)
     np.testing.assert_array_equal(pixels(reduced.picture), pixels(read_picture(WHOLE[kind])))
@@ -434,7 +434,7 @@ def test_reduced_sides_and_limits():
 
 
 def test_reduced_decodes_less():
-    """What is promised is time; that the decoder itself is told, and not the picture scaled down, can be counted."""
+    """Time is hard to test; that the decoder itself reduces the picture can be observed."""
     data = encoded(smooth((640, 480)), "JPEG")
     decoded = []
     load = ImageFile.ImageFile.load

@@ -1,4 +1,4 @@
-"""imaging.tar_members: pictures read where they are in tar archives."""
+"""imaging.tar_members: pictures in tar archives, read in place."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def files():
 
 
 @pytest.mark.parametrize("form", FORMATS)
-def test_members_are_read_where_they_are(tmp_path, files, form):
+def test_members_are_read_in_place(tmp_path, files, form):
     shard = write_tar(tmp_path / "00000.tar", files, form)
     members = list_members(shard)
     assert [member.relative_to(shard).as_posix() for member in members] == list(files)
@@ -55,7 +55,7 @@ def test_members_are_read_where_they_are(tmp_path, files, form):
         read_picture(members[3])
 
 
-def test_a_member_is_found_by_its_path_alone_and_in_another_process(tmp_path, files):
+def test_a_path_is_enough_to_find_a_member_even_in_another_process(tmp_path, files):
     shard = write_tar(tmp_path / "shards" / "00000.tar", files)
     member = picture_path(tmp_path, "shards/00000.tar/inner/b.png")
     assert isinstance(member, TarMember) and member.read_bytes() == files["inner/b.png"]
@@ -66,7 +66,7 @@ def test_a_member_is_found_by_its_path_alone_and_in_another_process(tmp_path, fi
     assert not isinstance(picture_path(tmp_path, "other.tar/a.png"), TarMember)
 
 
-def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path, files):
+def test_an_archive_truncated_anywhere_is_refused(tmp_path, files):
     whole = write_tar(tmp_path / "x.tar", files).read_bytes()
     end = len(whole.rstrip(b"\0")) // 512 * 512
     for kept in (0, 1, 511, 512, 700, 1024, end // 2, end - 512, end, end + 512):
@@ -76,7 +76,7 @@ def test_an_archive_that_is_cut_anywhere_is_refused(tmp_path, files):
 
 
 @pytest.mark.parametrize("content", [b"not an archive" * 100, b"\x1f\x8b\x08" + bytes(600)])
-def test_what_is_no_archive(tmp_path, content):
+def test_other_files_are_refused(tmp_path, content):
     (tmp_path / "x.tar").write_bytes(content)
     with pytest.raises(ArchiveError, match="cannot be read as a tar archive"):
         list_members(tmp_path / "x.tar")
@@ -84,7 +84,7 @@ def test_what_is_no_archive(tmp_path, content):
         list_members(tmp_path / "nowhere.tar")
 
 
-def test_an_archive_that_shrinks_later_is_an_error_of_the_file(tmp_path, files):
+def test_an_archive_that_shrinks_later_raises_os_error(tmp_path, files):
     shard = write_tar(tmp_path / "x.tar", files)
     member = list_members(shard)[1]
     shard.write_bytes(shard.read_bytes()[:1024])
@@ -101,7 +101,7 @@ def test_only_files_are_members(tmp_path):
     assert list_members(tmp_path / "x.tar") == []
 
 
-def test_a_folder_named_like_an_archive_is_none(tmp_path):
+def test_a_folder_named_like_an_archive(tmp_path):
     shard = write_tar(tmp_path / "all.tar" / "00000.tar", {"x.tar/y.png": png(1), "x.tar": png(2)})
     for member in (*list_members(shard)[:1], picture_path(tmp_path, "all.tar/00000.tar/x.tar/y.png")):
         assert isinstance(member, TarMember) and member.archive == shard and member.read_bytes() == png(1)
@@ -116,6 +116,6 @@ def test_two_files_of_one_name_are_refused(tmp_path, again):
         info = tarfile.TarInfo(again)
         info.size = len(png(3))
         tar.addfile(info, io.BytesIO(png(3)))
-    with pytest.raises(ArchiveError, match=r"x\.tar' holds 2 files named 'a\.png': pack it again"):
+    with pytest.raises(ArchiveError, match=r"x\.tar' contains 2 files named 'a\.png': pack it again"):
         list_members(shard)
-    assert tar_member(shard / "a.png").read_bytes() == png(3)  # as tar itself unpacks it
+    assert tar_member(shard / "a.png").read_bytes() == png(3)  # like tar itself

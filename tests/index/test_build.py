@@ -1,4 +1,4 @@
-"""index.build: only what is new is embedded, whatever stops a build it goes on, and nothing is lost."""
+"""index.build: only new pictures are embedded, interrupted builds resume, and nothing is lost."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from patchify_core.features import extract
 from patchify_core.features.crop import FeatureSettings, describe
 from patchify_core.gallery import Gallery, GalleryImage, read_coco, read_folder
 from patchify_core.index.build import BuildSettings, build_index
-from patchify_core.index.integrity import OLD_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.shards.folder import GrowingShards
+from patchify_core.index.swap import OLD_NAME
 from patchify_core.regions import Pyramid, parse_regions
 from tests.bad_pictures import text, truncated_jpeg
 from tests.tiny import INFO, TinyEncoder, picture, write_dataset, write_pictures

@@ -1,4 +1,4 @@
-"""index.build and its shards where pictures are described in one pass and their maps are kept."""
+"""index.build with pooled features and feature maps."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from patchify_core.features.pooled import describe_boxes, picture_cells
 from patchify_core.gallery import read_folder
 from patchify_core.index.build import recode
 from patchify_core.index.codec.codes import CodeSettings
-from patchify_core.index.embedding import Embedded
 from patchify_core.index.folder import MAPS_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import IndexedImage
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards.describe import Embedded
 from patchify_core.index.shards.folder import GrowingShards
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid, parse_regions

@@ -1,4 +1,4 @@
-"""index.folder: round trips, and every way in which a folder does not fit together."""
+"""index.folder: round trips, and every inconsistency of a folder."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_preset_of_any_number_of_pictures_is_written_read_and_added_to(name, p
         vectors.__getitem__, 30, regions, dim, settings, made, lambda row: row if row < pictures else None
     )
     more = written(grown, 30)
-    assert more.factory == index.factory == settings.factory_beside(index.factory)
+    assert more.factory == index.factory == settings.factory_for(index.factory)
     for row in {0, pictures - 1}:
         np.testing.assert_array_equal(more.descriptors_of(row), index.descriptors_of(row))
         for one in (index, more):

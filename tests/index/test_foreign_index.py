@@ -1,4 +1,4 @@
-"""An index folder that a stranger forged, digests and all: one sentence or a search, never a crash."""
+"""A forged index folder with valid digests leads to an error or a search, never to a crash."""
 
 from __future__ import annotations
 

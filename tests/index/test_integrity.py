@@ -1,4 +1,4 @@
-"""index.integrity: digests in blocks say the same as one, and a reader finds the index wherever it is."""
+"""index.integrity and index.swap: digests of blocks agree with those of files, and readers find a swapped index."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.index import integrity
+from patchify_core.index import integrity, swap
 from patchify_core.index.folder import read_meta
-from patchify_core.index.integrity import Digests, is_intact, listed_file, standing, steadily
+from patchify_core.index.integrity import Digests, is_intact, listed_file
 from patchify_core.index.patch_index import PatchIndex
+from patchify_core.index.swap import current_place, read_steadily
 from tests.index.test_patch_index import random_index
 
 
@@ -103,16 +104,16 @@ def folder(tmp_path):
 
 
 def moved_aside(folder):
-    private = folder.with_name(folder.name + integrity.PRIVATE)
+    private = folder.with_name(folder.name + swap.PRIVATE)
     private.mkdir()
-    return folder.rename(private / integrity.OLD_NAME)
+    return folder.rename(private / swap.OLD_NAME)
 
 
 def test_between_the_two_renames_of_a_swap_the_old_index_is_found(folder, tmp_path):
     (tmp_path / "link").symlink_to(folder)
     root = PatchIndex.load(folder).root
     aside = moved_aside(folder)
-    assert standing(folder) == aside
+    assert current_place(folder) == aside
     for name in (folder, tmp_path / "link"):
         assert PatchIndex.load(name).meta() == random_index().meta()
     assert PatchIndex.load(folder).root == root  # not relative to where it was moved
@@ -124,7 +125,7 @@ def test_what_stands_in_its_place_comes_first(folder):
     aside = moved_aside(folder)
     folder.mkdir()
     random_index(seed=1).write(folder, ".")
-    assert standing(folder) == folder
+    assert current_place(folder) == folder
     (aside / "index.faiss").unlink()
     assert PatchIndex.load(folder).meta() == random_index(seed=1).meta()
 
@@ -132,7 +133,7 @@ def test_what_stands_in_its_place_comes_first(folder):
 def test_what_is_nowhere_is_refused_at_once(tmp_path, refused):
     calls = []
     with pytest.raises(IndexFolderError):
-        steadily(tmp_path / "idx", lambda place: calls.append(place) or read_meta(place))
+        read_steadily(tmp_path / "idx", lambda place: calls.append(place) or read_meta(place))
     assert calls == [tmp_path / "idx"]
 
 
@@ -149,12 +150,12 @@ def test_reading_goes_on_until_no_build_is_in_the_way(folder):
             raise IndexFolderError("torn.")
         return "whole"
 
-    assert steadily(folder, read) == "whole"
+    assert read_steadily(folder, read) == "whole"
     assert [place.name for place in places] == ["idx", "old", "idx"]
 
 
 def test_a_reader_gives_up_where_builds_never_end(folder, monkeypatch):
-    monkeypatch.setattr(integrity, "_PAUSE_S", 0)
+    monkeypatch.setattr(swap, "_PAUSE_S", 0)
     calls = []
 
     def read(place):
@@ -163,8 +164,8 @@ def test_a_reader_gives_up_where_builds_never_end(folder, monkeypatch):
         raise IndexFolderError("torn.")
 
     with pytest.raises(IndexFolderError, match="torn"):
-        steadily(folder, read)
-    assert len(calls) == integrity._SWAPS + 1
+        read_steadily(folder, read)
+    assert len(calls) == swap._MAX_SWAPS + 1
 
 
 # What cannot be read --------------------------------------------------------------------------------------

@@ -23,9 +23,8 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.gallery import read_folder
 from patchify_core.index import build, swap
 from patchify_core.index.build import BuildSettings, build_index
-from patchify_core.index.integrity import OLD_NAME
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.swap import BuildFolder
+from patchify_core.index.swap import OLD_NAME, BuildFolder
 from patchify_core.regions import Pyramid
 from tests.index.test_build import indexed, nothing_beside, snapshot
 from tests.tiny import INFO, TinyEncoder, picture, write_pictures

@@ -1,4 +1,4 @@
-"""index.npy: what numpy writes is read, and nothing is allocated by what a header claims."""
+"""integrity.npy_array reads what numpy writes, and allocates nothing on the word of a header."""
 
 from __future__ import annotations
 

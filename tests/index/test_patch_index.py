@@ -1,4 +1,4 @@
-"""index.patch_index: search against a slow reference, exact and approximate, and what an index is checked against."""
+"""index.patch_index: exact and approximate search against a slow reference, and the checks of an index."""
 
 from __future__ import annotations
 

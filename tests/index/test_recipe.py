@@ -1,4 +1,4 @@
-"""index.recipe: what two recipes do not have in common, in words, and what is read back from JSON."""
+"""index.recipe: differences of two recipes in words, and JSON round trips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""index.store: a store is put together only of parts that fit each other."""
+"""index.store: the parts of a store must fit together."""
 
 from __future__ import annotations
 

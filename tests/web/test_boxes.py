@@ -93,7 +93,7 @@ def test_a_visit_begins_with_the_index_of_maps_where_there_is_one(made, tmp_path
     (alone.root / "indexes" / "pooled").mkdir(parents=True)  # and one that cannot be read is none
     assert GalleryIndexes(alone.root).first == DEFAULT
     page = Visits(ExampleGallery(alone.root, TinyEncoder()))
-    assert page.first_view()[1].way == SOFT
+    assert page.first_view()[1].box_method == SOFT
 
 
 def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
@@ -106,58 +106,58 @@ def test_ways_that_an_index_does_not_have_are_refused(ours, refused) -> None:
 
 
 @pytest.mark.parametrize(
-    ("way", "to_crops", "to_maps"), [(WINNING, WINNING, WINNING), (SOFT, SOFT, MAP), (MAP, SOFT, MAP)]
+    ("box_method", "to_crops", "to_maps"), [(WINNING, WINNING, WINNING), (SOFT, SOFT, MAP), (MAP, SOFT, MAP)]
 )
-def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, way, to_crops, to_maps) -> None:
+def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, box_method, to_crops, to_maps) -> None:
     maps, crops = ours.indexes.choice(PREFERRED).index, ours.indexes.choice(DEFAULT).index
-    assert box_methods.fitting_method(way, maps, crops) == to_crops
+    assert box_methods.fitting_method(box_method, maps, crops) == to_crops
     assert box_methods.fitting_method(to_crops, crops, maps) == to_maps
 
 
 # Boxes ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("way", [SOFT, MAP])
-def test_boxes_and_scores_are_the_librarys_over_the_whole_ranking(ours, way) -> None:
-    question = ours.first()
-    answer, plain = ours.answer(question, LEVEL, 5, None, way), ours.answer(question, LEVEL, 5)
-    whole = ours.engine.refine(question.descriptor, list(ours.ranking(question, LEVEL)), way, LEVEL)  # every picture
+@pytest.mark.parametrize("box_method", [SOFT, MAP])
+def test_boxes_and_scores_are_the_librarys_over_the_whole_ranking(ours, box_method) -> None:
+    query = ours.first()
+    answer, plain = ours.answer(query, LEVEL, 5, None, box_method), ours.answer(query, LEVEL, 5)
+    whole = ours.engine.refine(query.descriptor, list(ours.ranking(query, LEVEL)), box_method, LEVEL)  # every picture
     for result, match, cell in zip(answer.results, whole, plain.results, strict=False):
         np.testing.assert_allclose(result.match.box, match.box)
         np.testing.assert_array_equal(result.cell, cell.match.box)
         assert result.moved and not cell.moved
-    query = next(q for q in ours.gallery.queries if q.id == question.example)
-    expected = score_matches(whole, ours.gallery, query)
+    annotated = next(q for q in ours.gallery.queries if q.id == query.example)
+    expected = score_matches(whole, ours.gallery, annotated)
     assert answer.score.locscore == pytest.approx(expected.locscore) and answer.score.ap == expected.ap
     assert answer.winning.locscore == plain.score.locscore and plain.winning is None
-    assert answer.baseline.locscore == plain.baseline.locscore and answer.way == way
+    assert answer.baseline.locscore == plain.baseline.locscore and answer.box_method == box_method
 
 
-def test_what_was_found_is_kept_with_its_question_alone(ours, monkeypatch) -> None:
+def test_what_was_found_is_kept_with_its_query_alone(ours, monkeypatch) -> None:
     calls = located(ours, monkeypatch)
-    question = ours.first()
-    ours.answer(question, LEVEL, 5, None, MAP)
+    query = ours.first()
+    ours.answer(query, LEVEL, 5, None, MAP)
     assert calls and {objects for _, objects in calls} <= {1, OBJECTS}
     calls.clear()
-    ours.answer(question, LEVEL, 5, None, MAP)
-    ours.detail(question, ours.ranking(question, LEVEL)[2].image_id, LEVEL, 5, None, MAP)
+    ours.answer(query, LEVEL, 5, None, MAP)
+    ours.detail(query, ours.ranking(query, LEVEL)[2].image_id, LEVEL, 5, None, MAP)
     assert calls == []
     # What it is called changes nothing but which pictures are scored.
-    ours.answer(ours.with_instance(question, 2), LEVEL, 5, None, MAP)
+    ours.answer(ours.with_instance(query, 2), LEVEL, 5, None, MAP)
     assert {objects for _, objects in calls} <= {1}
     calls.clear()
-    other = ours.with_box(question, (0, 0, 50, 50))
+    other = ours.with_box(query, (0, 0, 50, 50))
     assert other.located == {}
     ours.answer(other, LEVEL, 5, None, MAP)
     assert len(calls) >= 5
-    assert ours.with_engine(other, DEFAULT).located == {}
+    assert ours.with_index(other, DEFAULT).located == {}
 
 
 def test_further_objects_are_looked_for_only_where_the_picture_matches_well(ours, monkeypatch) -> None:
-    calls, question = located(ours, monkeypatch), ours.first()
+    calls, query = located(ours, monkeypatch), ours.first()
     scores = (1.0, box_methods.TWICE_FROM, 0.99 * box_methods.TWICE_FROM, 0.1)
-    ranking = [replace(m, score=score) for m, score in zip(ours.ranking(question, LEVEL), scores, strict=False)]
-    box_methods.with_boxes(question, ours.engine, ranking, MAP, LEVEL, OBJECTS)
+    ranking = [replace(m, score=score) for m, score in zip(ours.ranking(query, LEVEL), scores, strict=False)]
+    box_methods.with_boxes(query, ours.engine, ranking, MAP, LEVEL, OBJECTS)
     assert sorted(objects for _, objects in calls) == [1, 1, OBJECTS, OBJECTS]
     assert [ours.engine.index.images[row].id for row, objects in calls if objects > 1] == [
         match.image_id for match in ranking[:2]
@@ -165,15 +165,15 @@ def test_further_objects_are_looked_for_only_where_the_picture_matches_well(ours
 
 
 def test_box_found_point_by_point_wins(ours, monkeypatch) -> None:
-    question = ours.first()
+    query = ours.first()
     box = np.array([3.0, 4, 50, 60])
     checked = Verification("sift", 9, 7, np.zeros((9, 2)), np.zeros((9, 2)), 0.5, 0.4, box)
 
-    def rerank(name, engine, question, matches, level, exclude=()):
+    def rerank(name, engine, query, matches, level, exclude=()):
         return matches.with_first([replace(matches[0], verification=checked, box=box)])
 
     monkeypatch.setattr(ours.rerankers, "rerank", rerank)
-    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    answer = ours.answer(query, LEVEL, 5, "sift", MAP)
     first, second = answer.results[:2]
     np.testing.assert_array_equal(first.match.box, box)
     assert first.by_points and not second.by_points and second.moved
@@ -182,31 +182,31 @@ def test_box_found_point_by_point_wins(ours, monkeypatch) -> None:
 
 
 def test_a_reranker_that_changes_nothing_says_so(ours, monkeypatch) -> None:
-    question = ours.first()
-    monkeypatch.setattr(ours.rerankers, "rerank", lambda name, engine, question, ranking, level, exclude=(): ranking)
-    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    query = ours.first()
+    monkeypatch.setattr(ours.rerankers, "rerank", lambda name, engine, query, ranking, level, exclude=(): ranking)
+    answer = ours.answer(query, LEVEL, 5, "sift", MAP)
     assert answer.unmoved and "left every picture at its rank" in views.strip(answer, "rug")
-    question.rankings.clear()
+    query.rankings.clear()
     monkeypatch.setattr(
         ours.rerankers,
         "rerank",
-        lambda name, engine, question, ranking, level, exclude=(): ranking.with_first([ranking[1], ranking[0]]),
+        lambda name, engine, query, ranking, level, exclude=(): ranking.with_first([ranking[1], ranking[0]]),
     )
-    answer = ours.answer(question, LEVEL, 5, "sift", MAP)
+    answer = ours.answer(query, LEVEL, 5, "sift", MAP)
     assert not answer.unmoved and "left every picture" not in views.strip(answer, "rug")
 
 
 def test_only_the_papers_own_form_is_called_so(ours) -> None:
     for engine, form in ((PREFERRED, False), (DEFAULT, True)):
-        question = ours.example(ours.examples[0].id, engine)
-        assert ("as in the paper" in views.strip(ours.answer(question, LEVEL, 5, None, SOFT), "rug")) is form
+        query = ours.example(ours.examples[0].id, engine)
+        assert ("as in the paper" in views.strip(ours.answer(query, LEVEL, 5, None, SOFT), "rug")) is form
 
 
-@pytest.mark.parametrize(("level", "way"), [(1, WINNING), (LEVEL, WINNING), (LEVEL, MAP)])
-def test_ap_can_be_computed_again_from_what_is_exported(ours, level: int, way: str) -> None:
+@pytest.mark.parametrize(("level", "box_method"), [(1, WINNING), (LEVEL, WINNING), (LEVEL, MAP)])
+def test_ap_can_be_computed_again_from_what_is_exported(ours, level: int, box_method: str) -> None:
     page = Visits(ours)
     for example in ours.examples:
-        asked = SearchRequest(ours.example(example.id), level, 1, None, way)  # a single result is shown
+        asked = SearchRequest(ours.example(example.id), level, 1, None, box_method)  # a single result is shown
         data = json.loads(Sharing(page, frozenset()).file(asked, "json"))
         score, positives = data["scores"]["shown"], data["positives"]
         assert len(positives) == score["positives"] > len(data["results"])
@@ -242,24 +242,24 @@ def test_examples_are_prepared_for_whoever_comes(ours, monkeypatch) -> None:
 
 def test_a_choice_that_the_index_lacks_is_a_notice_and_the_next_best(ours, said) -> None:
     page = Visits(ours)
-    question = ours.example(ours.examples[0].id, DEFAULT)
-    changed = page.change_box(SearchRequest(question, LEVEL, 5, None, MAP))
+    query = ours.example(ours.examples[0].id, DEFAULT)
+    changed = page.change_box(SearchRequest(query, LEVEL, 5, None, MAP))
     assert changed["box"] == SOFT and len(said) == 1 and "one pass per picture" in said[0]
     assert changed["cards"].count("pf-patch") and "soft box" in changed["strip"]
     assert "box" not in page.change_box(SearchRequest(ours.first(), LEVEL, 5, None, MAP)) and len(said) == 1
     # Left over from another index, it is no mistake of the visitor's.
-    assert page.answer(SearchRequest(question, LEVEL, 5, None, MAP)).way == SOFT and len(said) == 1
-    assert page.answer(SearchRequest(question, LEVEL, 5, None, "nonsense")).way == SOFT
+    assert page.answer(SearchRequest(query, LEVEL, 5, None, MAP)).box_method == SOFT and len(said) == 1
+    assert page.answer(SearchRequest(query, LEVEL, 5, None, "nonsense")).box_method == SOFT
 
 
 def test_another_index_changes_the_choice_of_boxes_with_it(ours) -> None:
-    page, question = Visits(ours), ours.first()
+    page, query = Visits(ours), ours.first()
     ours.indexes.engine(DEFAULT)
-    values = page.use_engine(SearchRequest(question, LEVEL, 5, None, MAP), DEFAULT)
-    assert values["question"].engine == DEFAULT and values["box"] == SOFT
+    values = page.use_engine(SearchRequest(query, LEVEL, 5, None, MAP), DEFAULT)
+    assert values["question"].index_name == DEFAULT and values["box"] == SOFT
     back = page.use_engine(SearchRequest(values["question"], LEVEL, 5, None, SOFT), PREFERRED)
     assert back["box"] == MAP
-    assert set(page.keep_engine(question)) == {"engine", "status"} < set(values)
+    assert set(page.keep_engine(query)) == {"engine", "status"} < set(values)
 
 
 def test_damaged_maps_are_one_notice_and_soft_boxes(made, tmp_path, said) -> None:
@@ -270,13 +270,13 @@ def test_damaged_maps_are_one_notice_and_soft_boxes(made, tmp_path, said) -> Non
     maps = showcase.index.maps
     assert maps is not None
     maps.path.write_bytes(maps.path.read_bytes()[:200])
-    page, question = Visits(showcase), showcase.first()
-    values = page.shown(question, SearchRequest(question, LEVEL, 5, None, MAP))
+    page, query = Visits(showcase), showcase.first()
+    values = page.shown(query, SearchRequest(query, LEVEL, 5, None, MAP))
     assert len(said) == 1 and "damaged" in said[0] and said[0].count(".") >= 1
     assert values["box"] == SOFT and "soft box" in values["strip"]
     said.clear()
-    image = showcase.ranking(question, LEVEL)[0].image_id
-    html = page.look_into(SearchRequest(question, LEVEL, 5, None, SOFT), event(image))
+    image = showcase.ranking(query, LEVEL)[0].image_id
+    html = page.look_into(SearchRequest(query, LEVEL, 5, None, SOFT), event(image))
     assert len(said) == 1 and "pf-heat" not in html and "soft box" in html
     with pytest.raises(PatchifyError):
         showcase.prepare()
@@ -310,23 +310,23 @@ def size(showcase: ExampleGallery):
     return lambda image: (320, 240, showcase.gallery.image(image).path)
 
 
-def detail(showcase: ExampleGallery, question: UserQuery, way: str) -> str:
-    image = showcase.ranking(question, LEVEL)[0].image_id
-    found = showcase.detail(question, image, LEVEL, 5, None, way)
-    return views.detail(found, size(showcase)(image), question, file_url)
+def detail(showcase: ExampleGallery, query: UserQuery, box_method: str) -> str:
+    image = showcase.ranking(query, LEVEL)[0].image_id
+    found = showcase.detail(query, image, LEVEL, 5, None, box_method)
+    return views.detail(found, size(showcase)(image), query, file_url)
 
 
 def test_map_lies_over_the_picture_and_says_its_range(ours) -> None:
-    question = ours.first()
-    html = detail(ours, question, MAP)
+    query = ours.first()
+    html = detail(ours, query, MAP)
     assert html.count('class="pf-heat"') == 1 and 'data-show="map"' in html
-    image = ours.ranking(question, LEVEL)[0].image_id
-    values = box_methods.similarity(question, ours.engine, image).values
+    image = ours.ranking(query, LEVEL)[0].image_id
+    values = box_methods.similarity(query, ours.engine, image).values
     scale = html[html.index("pf-range") :]
     assert re.findall(r"<b>(-?\d\.\d\d)</b>", scale)[:2] == [f"{values.min():.2f}", f"{values.max():.2f}"]
     assert f"with {values.max():.2f}; where it matches least the similarity is {values.min():.2f}." in html
     assert "refined box</b> is" in html and "Search with this box" in html
-    assert 'data-show="map"' not in detail(ours, question, WINNING)
+    assert 'data-show="map"' not in detail(ours, query, WINNING)
     crops = detail(ours, ours.example(ours.examples[0].id, DEFAULT), SOFT)
     assert "pf-heat" not in crops and "similarity map" not in crops and "soft box</b> is" in crops
 

@@ -27,7 +27,7 @@ from patchify_core.demo.compression import (
 )
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.studies import Studies, read_studies
-from patchify_core.evaluation.study.plans import EQUAL_BYTES, FACTORIES
+from patchify_core.evaluation.study.experiments import EQUAL_BYTES, FACTORIES
 from patchify_core.index import build
 from patchify_core.index.codec.codes import CodeSettings, encode_codes
 from patchify_core.index.codec.factory import CODEBOOKS, make_codec, parse_factory, train
@@ -131,11 +131,11 @@ def wanted(
 
 
 def test_exact_is_the_index_itself_and_changes_no_rank(live, showcase) -> None:
-    question = showcase.first()
+    query = showcase.first()
     coded = wanted(CodecTrainer(), showcase, "Flat").index
     assert coded is showcase.index
-    exact = showcase.ranking(question, showcase.levels)
-    for slow, fast in zip(exact, ranking(question, coded), strict=True):
+    exact = showcase.ranking(query, showcase.levels)
+    for slow, fast in zip(exact, ranking(query, coded), strict=True):
         assert (fast.image_id, fast.patch, fast.score, fast.file_name) == (
             slow.image_id,
             slow.patch,
@@ -152,14 +152,14 @@ def test_ranking_by_codes_is_that_of_every_decoded_patch(live, showcase, refused
         assert "16" in refused(made.want, "index", showcase.index, factory, codebook)
         return
     coded = wanted(made, showcase, factory, codebook).index
-    question, index = showcase.first(), showcase.index
+    query, index = showcase.first(), showcase.index
     settings = CodeSettings(factory, codebook)
     slow = encode_codes(index.descriptors_of, len(index.images), index.regions, index.dim, settings)
     assert slow.projection is not None
-    query = slow.projection(question.descriptor[None])[0]
+    descriptor = slow.projection(query.descriptor[None])[0]
     decoded = slow.codes.reconstruct_n(0, len(index.images) * 30).reshape(len(index.images), 30, -1)
-    scores = (decoded @ query).max(axis=1)
-    found = ranking(question, coded)
+    scores = (decoded @ descriptor).max(axis=1)
+    found = ranking(query, coded)
     np.testing.assert_allclose([m.score for m in found], np.sort(scores)[::-1], atol=1e-5)
     by_id = {image.id: scores[row] for row, image in enumerate(index.images)}
     np.testing.assert_allclose([by_id[m.image_id] for m in found], [m.score for m in found], atol=1e-5)
@@ -264,13 +264,13 @@ def test_words_are_the_centroids_of_each_part() -> None:
 
 
 def test_cards_say_what_moved_and_what_was_lost(showcase) -> None:
-    question = showcase.first()
-    before = showcase.answer(question, 4, 3)
-    ids = [match.image_id for match in showcase.ranking(question, 4)]
+    query = showcase.first()
+    before = showcase.answer(query, 4, 3)
+    ids = [match.image_id for match in showcase.ranking(query, 4)]
     order = [ids[1], ids[0], ids[4], ids[2], ids[3], *ids[5:]]
-    matches = {match.image_id: match for match in showcase.ranking(question, 4)}
-    asked = showcase.with_instance(question, question.instance)
-    asked.rankings[(4, None)] = showcase.ranking(question, 4).with_first([matches[i] for i in order])
+    matches = {match.image_id: match for match in showcase.ranking(query, 4)}
+    asked = showcase.with_instance(query, query.instance)
+    asked.rankings[(4, None)] = showcase.ranking(query, 4).with_first([matches[i] for i in order])
     after = showcase.answer(asked, 4, 3)
     ranks = ({i: n for n, i in enumerate(ids, 1)}, {i: n for n, i in enumerate(order, 1)})
 

@@ -84,13 +84,13 @@ def drawn(tmp_path_factory) -> Callable[[str], dict[str, list[str]]]:
         encoder = replace(INFO, spec=name, licence=name)
         kept = {part: getattr(index, part) for part in ("regions", "dim", "maps", "images", "bytes_per_image")}
         offer = IndexChoice(name, name, SimpleNamespace(encoder=encoder, features="crop", **kept))
-        question = replace(asked, name=name, path=Path("x.png"))
+        query = replace(asked, name=name, path=Path("x.png"))
         match = replace(looked.result.match, file_name=name)
         checked = Verification(name, 7, 7, rows, rows, 0.5, match.score)
         pointed = replace(match, verification=checked)
         details = [replace(looked, result=replace(looked.result, match=one)) for one in (match, pointed)]
         curve = Curve(name, 8, 2, (1, 2), (0.1, 0.2), (0.1, 0.2), name)
-        failing = FailedQuery(question, answer, 1, Link(example=1))
+        failing = FailedQuery(query, answer, 1, Link(example=1))
         effect = Effect(name, name, name, answer, answer, ranks, {})
         study = studies.found["compression"]
         called = {**study.datasets, name: study.datasets["elsewhere"]}
@@ -104,12 +104,12 @@ def drawn(tmp_path_factory) -> Callable[[str], dict[str, list[str]]]:
             "galleries": [views.render("galleries", choices=[(name, "/", True), (name, f"/{name}/", False)])],
             "story": [views.story([curve], (), [failing], 1, gallery, url, "photos")],
             "examples": [views.examples([(1, name, Path("x.png"))], 1, url)],
-            "query": [views.query(question, url), views.query(replace(question, words=name, engine=name), url)],
+            "query": [views.query(query, url), views.query(replace(query, words=name, index_name=name), url)],
             "about": [views.about([offer])],
             "loading": [views.loading(offer, ready) for ready in (True, False)],
             "cards": [views.cards(answer, size, url)],
             "strip": [views.strip(answer, name)],
-            "detail": [views.detail(one, size(1), question, url) for one in details],
+            "detail": [views.detail(one, size(1), query, url) for one in details],
             "controls": [views.controls((Stop(name, 96),), name, (name,), name, 24, name)],
             "training": [views.training(name, wait) for wait in (True, False)],
             "effect": [views.effect(effect, size, url)],

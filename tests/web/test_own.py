@@ -350,8 +350,8 @@ def test_searchable_while_the_rest_is_indexed_cancelled_and_gone_on_with(visitor
     progress = visitor.indexer.progress
     assert progress.state == INDEXING and progress.total == 30 and 4 <= progress.indexed < 30
     assert progress.seconds_left is not None and progress.seconds_left > 0
-    question = visitor.gallery.picture(2)
-    assert visitor.gallery.ranking(question, 3)[0].image_id == 2
+    query = visitor.gallery.picture(2)
+    assert visitor.gallery.ranking(query, 3)[0].image_id == 2
     visitor.indexer.cancel()
     pause = 0
     visitor.indexer.join(60)
@@ -467,15 +467,15 @@ def test_nothing_to_score_is_said(visitor, refused) -> None:
 def test_boxes_that_are_none_are_refused(visitor, refused, name, box) -> None:
     visitor.collection.add("a.png", png(1))
     refused(visitor.add_box, "a.png", name, box)
-    assert len(visitor.marks) == 0
+    assert len(visitor.boxes) == 0
     refused(visitor.add_box, "gone.png", "mug", [1, 1, 5, 5])
 
 
 def test_pictures_without_a_box_are_not_called_wrong(boxed) -> None:
     place = boxed.gallery
-    question = place.picture(1)
-    assert question.instance is not None and question.itself == 1
-    verdicts = [result.verdict for result in place.answer(question, 3, 7).results]
+    query = place.picture(1)
+    assert query.instance is not None and query.itself == 1
+    verdicts = [result.verdict for result in place.answer(query, 3, 7).results]
     assert WRONG not in verdicts and UNMARKED in verdicts and "itself" in verdicts
     boxed.remove_box(boxed.collection.pictures[0].name, "rug")
     assert boxed.gallery.picture(1).instance is None
@@ -530,16 +530,16 @@ def test_pictures_of_an_index_that_came_back_are_not_embedded_again(
 def test_boxes_come_back_with_the_index_and_their_pictures(home, boxed, all_visitors, tmp_path) -> None:
     again = returned(all_visitors, home, tmp_path / "home.zip")
     first, *others = boxed.collection.pictures
-    assert len(again.returned) == len(boxed.marks) and len(again.marks) == 0
+    assert len(again.restored_boxes) == len(boxed.boxes) and len(again.boxes) == 0
     again.collection.add("renamed.png", first.path.read_bytes())  # known by what is in it
     indexed(again)
-    assert {(mark.object, tuple(mark.box.tolist())) for mark in again.marks.all} == {
-        (mark.object, tuple(mark.box.tolist())) for mark in boxed.marks.all if mark.picture == first.id
+    assert {(mark.object, tuple(mark.box.tolist())) for mark in again.boxes.all} == {
+        (mark.object, tuple(mark.box.tolist())) for mark in boxed.boxes.all if mark.picture == first.id
     }
     for one in others:
         again.collection.add(one.name, one.path.read_bytes())
     indexed(again)
-    assert len(again.marks) == len(boxed.marks) and again.returned == []
+    assert len(again.boxes) == len(boxed.boxes) and again.restored_boxes == []
 
 
 @pytest.mark.parametrize(
@@ -560,7 +560,7 @@ def test_boxes_that_were_edited_are_refused_with_their_index(home, all_visitors,
     assert changed != files["annotations.json"]
     bad = zipped(files | {"annotations.json": changed})
     assert "damaged or was edited" in refused(returned, all_visitors, bad, tmp_path / "bad.zip")
-    assert list(all_visitors.folder.rglob("returned-*")) == []
+    assert list(all_visitors.folder.rglob("restored-*")) == []
 
 
 def test_boxes_outside_their_picture_are_left_out(home, all_visitors, boxed, tmp_path) -> None:
@@ -573,7 +573,7 @@ def test_boxes_outside_their_picture_are_left_out(home, all_visitors, boxed, tmp
     for one in boxed.collection.pictures:
         again.collection.add(one.name, one.path.read_bytes())
     indexed(again)
-    assert len(again.marks) == 0 and again.gallery.picture(1).instance is None
+    assert len(again.boxes) == 0 and again.gallery.picture(1).instance is None
 
 
 def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, refused) -> None:
@@ -598,7 +598,7 @@ def test_foreign_and_damaged_indexes_are_refused(home, all_visitors, tmp_path, r
     for case, changed in cases.items():
         said = refused(returned, all_visitors, zipped(changed), tmp_path / "bad.zip")
         assert "index" in said, case
-    leftovers = [p for p in all_visitors.folder.rglob("returned-*")]
+    leftovers = [p for p in all_visitors.folder.rglob("restored-*")]
     assert leftovers == []
 
 
@@ -700,14 +700,14 @@ def test_visits_end_when_the_last_tab_closes_or_nothing_is_heard(all_visitors) -
     all_visitors.open_tab(token, "one").collection.add("a.png", png(1))
     all_visitors.open_tab(token, "two")
     all_visitors.close_tab(token, "one")
-    all_visitors.sweep(now + registry.LEFT_S + 100)
+    all_visitors.sweep(now + registry.CLOSED_S + 100)
     all_visitors.close_tab(token, "two")
     all_visitors.open_tab(token, "two")  # loaded anew
-    all_visitors.sweep(now + registry.LEFT_S + 100)
+    all_visitors.sweep(now + registry.CLOSED_S + 100)
     assert token in all_visitors.tokens
     all_visitors.close_tab(token, "two")
     folder = all_visitors.visitor(token).collection.folder
-    all_visitors.sweep(time.monotonic() + registry.LEFT_S + 1)
+    all_visitors.sweep(time.monotonic() + registry.CLOSED_S + 1)
     assert token not in all_visitors.tokens and not folder.exists()
     idle, empty = all_visitors.create(), all_visitors.create()
     all_visitors.visitor(idle).collection.add("a.png", png(1))
@@ -751,13 +751,13 @@ def test_more_pictures_renew_a_question(visitor) -> None:
     for seed in range(3):
         visitor.collection.add(f"{seed}.png", png(seed))
     place = indexed(visitor).gallery
-    question = place.picture(1)
-    assert place.welcome(question) is question and len(place.ranking(question, 3)) == 3
+    query = place.picture(1)
+    assert place.adopt(query) is query and len(place.ranking(query, 3)) == 3
     visitor.collection.add("more.png", png(9))
     later = indexed(visitor).gallery
-    renewed = later.welcome(question)
-    assert renewed is not question and len(later.ranking(renewed, 3)) == 4
-    np.testing.assert_array_equal(renewed.descriptor, question.descriptor)
+    renewed = later.adopt(query)
+    assert renewed is not query and len(later.ranking(renewed, 3)) == 4
+    np.testing.assert_array_equal(renewed.descriptor, query.descriptor)
     assert isinstance(later, OwnGallery) and later.label == "your 4 pictures"
 
 
@@ -773,8 +773,8 @@ def test_the_box_that_was_drawn_is_searched_with(boxed, bundled, all_visitors) -
     asked = SearchRequest(bundled.first(), 3, 5, None, "map")
     picture = boxed.collection.pictures[0]
     data = {"token": boxed.collection.token, "name": picture.name, "box": [2, 3, 20, 18]}
-    question = page.search_own(asked, SimpleNamespace(_data=data))["question"]
-    assert question.box.tolist() == [2, 3, 20, 18] and question.itself == picture.id
+    query = page.search_own(asked, SimpleNamespace(_data=data))["question"]
+    assert query.box.tolist() == [2, 3, 20, 18] and query.itself == picture.id
     with pytest.raises(PatchifyError):
         page.search_own(asked, SimpleNamespace(_data=data | {"box": [900, 900, 990, 990]}))
 
@@ -788,14 +788,14 @@ def test_thumbnails_of_deleted_pictures_begin_anew(boxed, bundled, all_visitors,
     shown = page.pick_example(asked, event)
     assert shown["question"].itself == 2 and shown["question"].is_private and said == []
     all_visitors.delete(boxed.collection.token)
-    shown = page.pick_example(replace(asked, question=bundled.first()), event)
+    shown = page.pick_example(replace(asked, query=bundled.first()), event)
     assert shown["question"] is bundled.first() and "no longer on the server" in said[0]
 
 
 def test_a_bundled_question_is_described_anew(visitor, bundled) -> None:
     visitor.collection.add("a.png", png(1))
     place = indexed(visitor).gallery
-    asked = place.welcome(replace(bundled.first(), itself=3))
+    asked = place.adopt(replace(bundled.first(), itself=3))
     assert asked.instance is None and asked.itself is None and asked.example is None
     assert place.answer(asked, 3, 10).score is None and asked.is_private
 
@@ -916,13 +916,13 @@ def test_index_that_is_asked_for_leaves_no_copy(client, all_visitors) -> None:
 def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> None:
     visitor.uploads, visitor.incoming = 1, 3_000_000
     assert all_visitors.bytes == 3_000_000
-    assert "Other visitors" in refused(all_visitors.room_for_upload, visitor)
+    assert "Other visitors" in refused(all_visitors.check_upload, visitor)
     assert not visitor.collection.add("a.png", png(1))
     all_visitors.sweep(time.monotonic() + 10_000)  # a slow upload keeps its visitor
     assert visitor.collection.token in all_visitors.tokens
     visitor.uploads = visitor.incoming = 0
     all_visitors.delete(visitor.collection.token)
-    assert "no longer on the server" in refused(all_visitors.room_for_upload, visitor)
+    assert "no longer on the server" in refused(all_visitors.check_upload, visitor)
 
 
 def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -> None:

@@ -595,11 +595,12 @@ def test_only_uploads_are_taken(path, tmp_path, monkeypatch) -> None:
 def test_crafted_boxes_are_refused(box) -> None:
     from patchify_core.demo.example_gallery import ExampleGallery
     from patchify_core.demo.queries import UserQuery
+    from patchify_core.demo.storage import StoredPicture
     from patchify_core.errors import BoxError
 
-    question = UserQuery("a picture", 64, 48, None, None, np.zeros(4, np.float32), data=b"")
+    query = UserQuery("a picture", 64, 48, None, None, np.zeros(4, np.float32), data=StoredPicture(b""))
     with pytest.raises(BoxError):
-        ExampleGallery.with_box(None, question, box)  # type: ignore[arg-type]  # refused before anything is looked up
+        ExampleGallery.with_box(None, query, box)  # type: ignore[arg-type]  # refused before anything is looked up
 
 
 def test_forgotten_question_is_not_answered_with_another(monkeypatch) -> None:
@@ -609,20 +610,20 @@ def test_forgotten_question_is_not_answered_with_another(monkeypatch) -> None:
     said: list[str] = []
     monkeypatch.setattr(events.gr, "Warning", lambda text, **_: said.append(text))
     nothing = events.gr.skip()
-    guard = events.Guard("first", lambda question: question, {"level": "component"})
-    handler = guard.values(lambda asked: [asked.question, asked.level, asked.expired])
+    guard = events.Guard("first", lambda query: query, {"level": "component"})
+    handler = guard.values(lambda asked: [asked.query, asked.level, asked.expired])
     assert handler(None, 4, 10, "none", "patch", False) == ["first", 4, False]
     assert handler("mine", 4, 10, "none", "patch", True) == ["mine", 4, False]
     assert said == []
     assert handler(None, 4, 10, "none", "patch", True) == nothing
     assert "no longer has your query" in said[0]
     # An example or an upload asks anew, and what else was chosen is known to be forgotten too.
-    anew = guard.values(lambda asked: [asked.question, asked.level, asked.expired], anew=True)
+    anew = guard.values(lambda asked: [asked.query, asked.level, asked.expired], anew=True)
     assert anew(None, 4, 10, "none", "patch", True) == ["first", 4, True]
     # Options that the page does not have.
     assert handler("mine", None, 10, "none", "patch", True) == nothing
     # What must go back to what it was says so itself.
-    back = guard.values(lambda asked: None, otherwise=lambda question: [question, "back"])
+    back = guard.values(lambda asked: None, otherwise=lambda query: [query, "back"])
     assert back("mine", 4, 10, None, None, True) == ["mine", "back"]
     assert guard.values(lambda asked: {"level": asked.level})("mine", 4, 10, None, None, True) == {"component": 4}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from patchify_core.evaluation.study.plans import PLANS
+from patchify_core.evaluation.study.experiments import STUDIES
 from patchify_core.gallery import read_coco
 from tests.browsing import CHROMIUM, ROOT, WITHOUT, choose, elsewhere, first_row, served, visit, wait_for_new_results
 from tests.study_files import write_studies
@@ -136,7 +136,7 @@ def test_failures_of_a_configuration_are_shown_as_pictures(page) -> None:
 def test_table_and_files_are_downloaded_and_what_is_missing_is_said(page, files, tmp_path) -> None:
     open_evaluation(page)
     said = page.locator(".pf-sources .is-missing").all_inner_texts()
-    assert len(said) == len(PLANS) - 2  # `write_studies` writes two of them
+    assert len(said) == len(STUDIES) - 2  # `write_studies` writes two of them
     assert "study regions sample_db --json assets/study/regions.json" in said[0]
     assert "was not written by" in said[1]
     page.get_by_text("What could not be measured").click()

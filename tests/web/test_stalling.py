@@ -36,7 +36,7 @@ from patchify_core.demo.own.registry import Registry
 from patchify_core.demo.queueing import FairQueue, Slots
 from patchify_core.demo.server_folders import PREFIX
 from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
-from patchify_core.demo.storage import LEFT_S, Owner, VisitorStorage
+from patchify_core.demo.storage import CLOSED_S, Owner, VisitorStorage
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.pictures import read_picture
@@ -254,7 +254,7 @@ def test_a_whole_upload_is_counted_until_it_is_read(gradio_upload) -> None:
     uploads.forget_folders(path, storage.uploads)
     assert storage.disk.bytes == 0
     storage.sweep()
-    assert storage._parcels == set()
+    assert storage._uploads == set()
 
 
 def test_many_files_in_one_form_are_counted_too(gradio_upload) -> None:
@@ -270,7 +270,11 @@ def test_many_files_in_one_form_are_counted_too(gradio_upload) -> None:
 
 def test_addresses_take_turns_however_much_one_asks_for() -> None:
     turns = FairQueue(lambda one, begun: not begun)
-    tickets = [turns.ask("greedy") for _ in range(5)] + [turns.ask("second"), turns.ask("third"), turns.ask("second")]
+    tickets = [turns.enqueue("greedy") for _ in range(5)] + [
+        turns.enqueue("second"),
+        turns.enqueue("third"),
+        turns.enqueue("second"),
+    ]
     order = []
     while left := [one for one in tickets if one.begun.done()]:
         order.append(left[0].address)
@@ -451,12 +455,12 @@ def test_what_decodes_too_slowly_is_one_sentence_and_others_go_on(refused) -> No
 
 def test_large_pictures_are_decoded_one_at_a_time_and_small_ones_wait_behind_none(refused) -> None:
     decoders = DecoderPool(DecodingSettings(most_bytes=100, large_bytes=20, wait_s=0.2))
-    with decoders.made(lambda: "large", "stranger", needs=80) as first:
+    with decoders.result(lambda: "large", "stranger", needs=80) as first:
         assert first == "large"
         for address in ("stranger", "other"):
             assert "as many pictures as it can" in refused(decoders.run, lambda: 1, address, needs=30)
         assert decoders.run(lambda: 2, "other", needs=20) == 2
-        with decoders.made(lambda: 3, "other", needs=15):
+        with decoders.result(lambda: 3, "other", needs=15):
             assert "as many pictures as it can" in refused(decoders.run, lambda: 4, "third", needs=10)  # 105 of 100
     assert decoders.run(lambda: 5, "other", needs=30) == 5
     assert decoders.run(lambda: 6, "other", needs=1000) == 6  # what is read at all is read alone
@@ -467,7 +471,7 @@ def test_a_large_picture_that_takes_too_long_keeps_its_place_until_it_has_ended(
     assert "too long to read" in refused(decoders.run, lambda: slow.wait(60), "stranger", needs=30)
     assert "as many pictures as it can" in refused(decoders.run, lambda: 1, "other", needs=30)
     slow.set()
-    until(lambda: not decoders._turns._begun)
+    until(lambda: not decoders._queue._begun)
     decoders.settings = DecodingSettings(large_bytes=20)
     assert decoders.run(lambda: 2, "other", needs=30) == 2
 
@@ -502,8 +506,8 @@ def test_one_strangers_large_picture_is_in_memory_at_a_time(showcase, monkeypatc
         thread.join(60)
     assert most == [1] * 12 and not there
     for seed in range(6):
-        for question, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
-            assert question.descriptor.tobytes() == expected.tobytes()
+        for query, expected in zip(found[seed], (plain[0][seed], plain[1][seed]), strict=True):
+            assert query.descriptor.tobytes() == expected.tobytes()
         assert found[seed][0].preview and (found[seed][0].width, found[seed][0].height) == (24, 18)
 
 
@@ -596,8 +600,8 @@ def test_a_page_that_is_closed_lets_its_query_go(showcase) -> None:
         mine, other = (storage.store(png(1), Owner(session)) for session in ("mine", "other"))
         with httpx.Client(base_url=url, timeout=20) as http, http.stream("GET", "gradio_api/heartbeat/mine") as stream:
             assert "ALIVE" in next(stream.iter_lines())
-        until(lambda: mine.left is not None)
-        storage.sweep(time.monotonic() + LEFT_S + 1)
+        until(lambda: mine.closed is not None)
+        storage.sweep(time.monotonic() + CLOSED_S + 1)
         assert mine.size == 0 and other.size
     finally:
         demo.close()

@@ -34,8 +34,8 @@ from patchify_core.demo.server_folders import (
 )
 from patchify_core.demo.settings import MEGABYTE, PageSettings, QueueSettings
 from patchify_core.demo.storage import (
+    CLOSED_S,
     IDLE_S,
-    LEFT_S,
     UNFETCHED_S,
     UNREAD_S,
     Budget,
@@ -134,7 +134,7 @@ def test_room_is_never_exceeded_and_who_takes_less_is_not_pushed_out(most, other
         for one, weight in before.items():
             taken[one.owner.address] += weight
         new = Weight(size, Owner("", address))
-        done = room.add(new) if pushes else room.make(new.owner, size)
+        done = room.add(new) if pushes else room.make_room(new.owner, size)
         gone = [one for one, weight in before.items() if weight and not one.size]
         assert room.bytes <= most and (done or not gone)
         for one in gone if pushes else ():
@@ -166,7 +166,7 @@ def test_queries_end_with_the_page_and_when_they_are_idle():
     storage.close_visit("closed")
     storage.close_visit("back")
     back.touch()
-    storage.sweep(now + LEFT_S + 1)
+    storage.sweep(now + CLOSED_S + 1)
     assert (closed.size, back.size, idle.size) == (0, 1, 1)
     storage.sweep(now + SETTINGS.forget_s + 5)
     assert (back.size, idle.size) == (0, 0)
@@ -176,15 +176,15 @@ def test_a_query_is_counted_with_its_copy_and_told_apart_when_it_is_gone(showcas
     storage = VisitorStorage(SETTINGS)
     page = visits.Visits(showcase, SETTINGS)
     held = storage.store(png(1, (200, 150)), Owner("a"))
-    question = showcase.upload(held)
-    assert question.is_private and question.preview and held.size > len(held.read()) and question.display is None
-    key = question.key
-    boxed = showcase.with_box(question, (5, 5, 90, 80))
+    query = showcase.upload(held)
+    assert query.is_private and query.preview and held.size > len(held.read()) and query.data is held
+    key = query.key
+    boxed = showcase.with_box(query, (5, 5, 90, 80))
     assert boxed.data is held and boxed.key == key
     held.drop()
-    assert question.key == key and question.preview == b"" and storage.memory.bytes == 0
-    assert "send it again" in refused(showcase.with_box, question, (1, 1, 20, 20))
-    answer = page.answer(SearchRequest(question, 3, 5, None, "patch"))  # what was described is searched all the same
+    assert query.key == key and query.preview == b"" and storage.memory.bytes == 0
+    assert "send it again" in refused(showcase.with_box, query, (1, 1, 20, 20))
+    answer = page.answer(SearchRequest(query, 3, 5, None, "patch"))  # what was described is searched all the same
     assert len(answer.results) == 5
 
 
@@ -193,10 +193,10 @@ def test_an_upload_at_the_page_is_held_and_the_page_that_closes_lets_it_go(showc
     page = visits.Visits(showcase, SETTINGS)
     (tmp_path / "a.png").write_bytes(png(3))
     asked = SearchRequest(showcase.first(), 3, 5, None, "patch")
-    question = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
-    assert isinstance(question.data, StoredPicture) and page.storage.memory.bytes == question.data.size > 0
+    query = page.take_upload(asked, SimpleNamespace(_data={"path": str(tmp_path / "a.png")}))["question"]
+    assert isinstance(query.data, StoredPicture) and page.storage.memory.bytes == query.data.size > 0
     page.leave(SimpleNamespace(session_hash=""))
-    page.storage.sweep(time.monotonic() + LEFT_S + 1)
+    page.storage.sweep(time.monotonic() + CLOSED_S + 1)
     assert page.storage.memory.bytes == 0
 
 
@@ -311,7 +311,7 @@ def test_uploads_make_way_for_own_pictures_and_not_the_other_way_round(own, refu
     own.storage.grow(parcel, 1_900_000)
     parcel.arriving = False
     visitor.incoming = 7_000_000
-    own.room_for_upload(visitor)
+    own.check_upload(visitor)
     assert not folder.exists() and own.bytes == 7_000_000
     late = own.storage.begin_upload(own.folders.uploads / "late", Owner(address="b"))
     assert "fill the server" in refused(own.storage.grow, late, 1_100_000)

@@ -120,11 +120,11 @@ def test_choice_names_encoder_dimension_and_licence_and_leaves_out_what_is_broke
 
 
 def test_question_is_asked_of_the_other_encoder_and_levels_are_its_own(page) -> None:
-    before, question = first_row(page), page.locator(".pf-query-box").get_attribute("data-box")
+    before, query = first_row(page), page.locator(".pf-query-box").get_attribute("data-box")
     assert levels_shown(page) == ["Global", "L1 · 2×2", "L2 · 3×3"]
     take_up(page, "clip", "clip.pt")
     assert first_row(page) != before
-    assert page.locator(".pf-query-box").get_attribute("data-box") == question
+    assert page.locator(".pf-query-box").get_attribute("data-box") == query
     assert levels_shown(page) == ["Global", "L1 · 2×2", "+ random:4,0"]
     assert page.locator("#pf-level label.selected").inner_text() == "+ random:4,0"
     # Its levels work, and a look into a result shows its patches.

@@ -63,16 +63,16 @@ def step(name: str, *values) -> str:
 
 @pytest.mark.parametrize("engine", ["index", "k1", "k2", "k3"])
 def test_cells_and_winners_are_those_of_explain_at_every_level(showcase, engine) -> None:
-    question = showcase.example(showcase.examples[0].id, engine)
+    query = showcase.example(showcase.examples[0].id, engine)
     patchify = showcase.indexes.engine(engine)
     for level in range(1, showcase.levels_of(engine) + 1):
-        shown = walk(showcase, question, WalkChoice(engine, level))
+        shown = walk(showcase, query, WalkChoice(engine, level))
         look = shown.look
-        every = patchify.explain(question.descriptor, look.image.id)
+        every = patchify.explain(query.descriptor, look.image.id)
         np.testing.assert_array_equal(look.explanation.scores, every.scores)
         np.testing.assert_array_equal(look.explanation.boxes, every.boxes)
         for n, winner in enumerate(look.winners, 1):
-            assert winner == patchify.explain(question.descriptor, look.image.id, n).patch
+            assert winner == patchify.explain(query.descriptor, look.image.id, n).patch
         assert look.result.match.patch == look.winners[level - 1]
         assert look.result.match.score == every.scores[look.winners[level - 1]]
         text = html(shown)
@@ -92,13 +92,13 @@ def test_where_a_patch_lies_is_said_for_every_kind_of_stage(showcase) -> None:
     assert patch_position(stages["k2"], 0).startswith("patch 1 of sliding")
 
 
-@pytest.mark.parametrize("way", [WINNING, SOFT, MAP])
+@pytest.mark.parametrize("box_method", [WINNING, SOFT, MAP])
 @pytest.mark.parametrize("level", [1, 3, 4])
-def test_rows_add_up_to_the_score_of_the_search(bundled, way, level) -> None:
+def test_rows_add_up_to_the_score_of_the_search(bundled, box_method, level) -> None:
     for example in bundled.examples[:2]:
-        question = bundled.example(example.id)
-        shown = walk(bundled, question, WalkChoice(level=level, way=way))
-        answer = bundled.answer(question, level, SHOWN, None, way)
+        query = bundled.example(example.id)
+        shown = walk(bundled, query, WalkChoice(level=level, box_method=box_method))
+        answer = bundled.answer(query, level, SHOWN, None, box_method)
         assert shown.standing is not None and answer.score is not None
         lines = shown.standing.lines
         assert lines[-1].row.running == answer.score.locscore == shown.standing.score.locscore
@@ -107,7 +107,7 @@ def test_rows_add_up_to_the_score_of_the_search(bundled, way, level) -> None:
         for line in lines:  # each line's picture, box and IoU belong together
             assert line.found / line.row.rank == pytest.approx(line.row.precision)
             assert line.result.iou == pytest.approx(line.row.iou)
-            assert line.result.match.image_id in bundled.gallery.positives(question.instance)
+            assert line.result.match.image_id in bundled.gallery.positives(query.instance)
         text = html(shown)
         assert f'<b class="wk-total">{answer.score.locscore:.3f}</b>' in text
         assert f'<b class="wk-total-ap">{answer.score.ap:.3f}</b>' in text
@@ -116,11 +116,11 @@ def test_rows_add_up_to_the_score_of_the_search(bundled, way, level) -> None:
 
 
 def test_ranking_first_wrong_and_whole_pictures_are_the_searchs(bundled) -> None:
-    question = bundled.first()
-    shown = walk(bundled, question, WalkChoice())
-    ranking = bundled.ranking(question, bundled.levels)
+    query = bundled.first()
+    shown = walk(bundled, query, WalkChoice())
+    ranking = bundled.ranking(query, bundled.levels)
     assert [r.match.image_id for r in shown.answer.results] == [m.image_id for m in ranking[:SHOWN]]
-    positives = bundled.gallery.positives(question.instance)
+    positives = bundled.gallery.positives(query.instance)
     at = next(n for n, match in enumerate(ranking, 1) if match.image_id not in positives)
     assert shown.standing.first_wrong.rank == at
     assert shown.standing.first_wrong.match.score == ranking[at - 1].score
@@ -129,14 +129,14 @@ def test_ranking_first_wrong_and_whole_pictures_are_the_searchs(bundled) -> None
     assert shown.whole.score.locscore == shown.answer.baseline.locscore
     # A picture that stands further down is looked into with its true rank.
     far = ranking[40].image_id
-    looked = walk(bundled, question, WalkChoice(image=far)).look
+    looked = walk(bundled, query, WalkChoice(image=far)).look
     assert (looked.image.id, looked.result.rank) == (far, 41)
 
 
 def test_a_gallery_picture_is_left_out_of_its_own_arithmetic(bundled) -> None:
-    question = bundled.first()
-    image = walk(bundled, question, WalkChoice()).standing.lines[0].result.match
-    itself = bundled.from_result(image.image_id, image.box, question.instance)
+    query = bundled.first()
+    image = walk(bundled, query, WalkChoice()).standing.lines[0].result.match
+    itself = bundled.from_result(image.image_id, image.box, query.instance)
     standing = walk(bundled, itself, WalkChoice()).standing
     assert standing.left_out == 1 and standing.counted == len(bundled.gallery.images) - 1
     assert image.image_id not in [line.result.match.image_id for line in standing.lines]
@@ -159,8 +159,8 @@ def test_look_alikes_have_a_heading_of_their_own(showcase) -> None:
 
 
 def test_unknown_object_says_so_and_shows_the_worked_example(showcase) -> None:
-    question = showcase.with_instance(showcase.first(), None)
-    shown = walk(showcase, question, WalkChoice())
+    query = showcase.with_instance(showcase.first(), None)
+    shown = walk(showcase, query, WalkChoice())
     assert shown.standing is None and shown.name is None
     text = html(shown)
     assert "The object is not known" in text
@@ -188,38 +188,36 @@ def test_worked_example_is_computed() -> None:
 
 def test_texts_that_are_not_ours_are_escaped(showcase) -> None:
     evil = '<b>"x"</b>'
-    question = showcase.first()
-    shown = walk(showcase, question, WalkChoice())
-    text = html(
-        replace(shown, name=evil, question=replace(question, name=evil), engines=(("index", evil), ("b", evil)))
-    )
+    query = showcase.first()
+    shown = walk(showcase, query, WalkChoice())
+    text = html(replace(shown, name=evil, query=replace(query, name=evil), indexes=(("index", evil), ("b", evil))))
     assert evil not in text and "&lt;b&gt;&#34;x&#34;&lt;/b&gt;" in text
-    in_words = replace(question, words=evil, path=None, box=None)
-    assert evil not in html(replace(shown, question=in_words))
+    in_words = replace(query, words=evil, path=None, box=None)
+    assert evil not in html(replace(shown, query=in_words))
 
 
 # Choices --------------------------------------------------------------------------------------------------
 
 
 def test_choices_that_are_not_offered_are_refused_or_fitted(showcase, refused) -> None:
-    question = showcase.first()
-    assert walk(showcase, question, WalkChoice(level=99)).level == 3
-    assert walk(showcase, question, WalkChoice(level=-5)).level == 1
-    assert "not in this gallery" in refused(walk, showcase, question, WalkChoice(image=10**9))
-    assert "kind of box" in refused(walk, showcase, question, WalkChoice(way="<b>"))
-    assert "feature map" in refused(walk, showcase, question, WalkChoice(way=MAP))
-    assert "look-alikes" in refused(walk, showcase, question, WalkChoice(pair=(0, None)))
+    query = showcase.first()
+    assert walk(showcase, query, WalkChoice(level=99)).level == 3
+    assert walk(showcase, query, WalkChoice(level=-5)).level == 1
+    assert "not in this gallery" in refused(walk, showcase, query, WalkChoice(image=10**9))
+    assert "kind of box" in refused(walk, showcase, query, WalkChoice(box_method="<b>"))
+    assert "feature map" in refused(walk, showcase, query, WalkChoice(box_method=MAP))
+    assert "look-alikes" in refused(walk, showcase, query, WalkChoice(pair=(0, None)))
     for name in ("nothing", 5, ["index"]):
-        assert "does not have that method" in refused(described_for, showcase, question, name)
+        assert "does not have that method" in refused(described_for, showcase, query, name)
 
 
 def test_another_index_does_not_change_the_visitors_question(showcase) -> None:
-    question = showcase.first()
-    before = question.engine
-    other = described_for(showcase, question, "k1")
-    assert (other.engine, question.engine) == ("k1", before)
-    assert described_for(showcase, question, None) is question
-    assert fitting(showcase, WalkChoice(way=MAP, level=3, image=4), "k1") == WalkChoice("k1", None, WINNING, 4)
+    query = showcase.first()
+    before = query.index_name
+    other = described_for(showcase, query, "k1")
+    assert (other.index_name, query.index_name) == ("k1", before)
+    assert described_for(showcase, query, None) is query
+    assert fitting(showcase, WalkChoice(box_method=MAP, level=3, image=4), "k1") == WalkChoice("k1", None, WINNING, 4)
 
 
 # Look-alikes ----------------------------------------------------------------------------------------------
@@ -283,19 +281,19 @@ def sent(**what):
 def test_tab_is_made_when_opened_and_kept_until_the_question_changes(walking, showcase) -> None:
     tab, said = walking
     held, text = tab.open(None, None)
-    assert "pf-walk" in text and held.question is showcase.first()
+    assert "pf-walk" in text and held.query is showcase.first()
     skipped = tab.open(None, held)
     assert isinstance(skipped[0], dict) and isinstance(skipped[1], dict)
     other = showcase.example(showcase.examples[1].id)
     again, text = tab.open(other, held)
-    assert again.question is other and "quilt" in text
+    assert again.query is other and "quilt" in text
     # Another level keeps the picture, and does not describe the question anew.
     later, _ = tab.change(other, again, sent(what="level", value=1))
-    assert later.choice.image == again.choice.image and later.question is other
+    assert later.choice.image == again.choice.image and later.query is other
     salient, _ = tab.change(other, later, sent(what="engine", value="k3"))
-    assert (salient.question.engine, other.engine, salient.choice.level) == ("k3", "index", None)
+    assert (salient.query.index_name, other.index_name, salient.choice.level) == ("k3", "index", None)
     kept, _ = tab.change(other, salient, sent(what="level", value=1))
-    assert kept.question is salient.question
+    assert kept.query is salient.query
     assert said == []
 
 
@@ -304,7 +302,7 @@ def test_parts_and_tasks_are_shown_and_the_question_stays(walking, showcase) -> 
     held, _ = tab.open(None, None)
     exercise, text = tab.change(None, held, sent(what="part", value="exercise"))
     assert 'data-part="exercise"' in text and 'class="wk-tasks"' in text and "wk-tab" not in text
-    assert exercise.question is held.question
+    assert exercise.query is held.query
     number = text.count('class="wk-task"') - 1
     last, text = tab.change(None, exercise, sent(what="task", value=number))
     assert f'data-task="{number}"' in text and last.choice.task == number

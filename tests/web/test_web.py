@@ -208,61 +208,61 @@ def test_words_become_one_line() -> None:
     assert checked_words(" a red\n\n kettle ") == "a red kettle"
 
 
-def test_question_in_words_has_no_picture_and_no_box(folder, refused) -> None:
+def test_query_in_words_has_no_picture_and_no_box(folder, refused) -> None:
     ours = ExampleGallery(folder)
-    question = ours.in_words("rug", "speaks")
-    assert (question.words, question.box, question.path, question.data, question.key) == ("rug", None, None, None, "")
-    answer = ours.answer(question, 2, 5)
+    query = ours.in_words("rug", "speaks")
+    assert (query.words, query.box, query.path, query.data, query.key) == ("rug", None, None, None, "")
+    answer = ours.answer(query, 2, 5)
     assert len(answer.results) == 5 and answer.score is None
     expected = ours.indexes.engine("speaks").search(text="rug", top=5)
     assert [result.match.image_id for result in answer.results] == [match.image_id for match in expected]
-    named = ours.answer(ours.with_instance(question, 2), 2, 5)
+    named = ours.answer(ours.with_instance(query, 2), 2, 5)
     assert named.score is not None and 0 <= named.score.ap <= 1 and named.baseline is not None
-    assert "query is words" in refused(ours.with_box, question, (0, 0, 5, 5))
+    assert "query is words" in refused(ours.with_box, query, (0, 0, 5, 5))
     again = ours.from_result(answer.results[0].match.image_id, answer.results[0].match.box, None, "speaks")
-    assert again.words is None and again.engine == "speaks"
+    assert again.words is None and again.index_name == "speaks"
     assert ours.answer(again, 2, 5).results[0].match.image_id == again.itself
     assert "pictures only" in refused(ours.in_words, "rug")
 
 
 def test_words_are_escaped() -> None:
-    question = UserQuery("<b>x</b>", 0, 0, None, None, np.zeros(3, np.float32), words='<img src=x onerror="a()">')
-    html = views.query(question, file_url)
+    query = UserQuery("<b>x</b>", 0, 0, None, None, np.zeros(3, np.float32), words='<img src=x onerror="a()">')
+    html = views.query(query, file_url)
     assert "<img src=x" not in html and "onerror=&#34;" in html
 
 
 # Another encoder for the same question --------------------------------------------------------------------
 
 
-def test_every_kind_of_question_is_described_anew(folder, refused) -> None:
+def test_every_kind_of_query_is_described_anew(folder, refused) -> None:
     ours = ExampleGallery(folder)
     data = (folder / "queries" / "2.png").read_bytes()
     boxed = ours.with_box(ours.upload(data), (3, 4, 30, 28))
     result = ours.from_result(2, np.array([0.0, 0, 30, 24]), 1)
-    for question in (ours.first(), boxed, result, ours.with_instance(ours.first(), None)):
-        other = ours.with_engine(question, "other")
-        assert other.engine == "other"
-        kept = ("name", "width", "height", "instance", "path", "data", "display", "example", "itself", "key")
-        assert [getattr(other, name) for name in kept] == [getattr(question, name) for name in kept]
-        np.testing.assert_array_equal(other.box, question.box)
-        expected = ours.indexes.engine("other").describe_query(question.source, question.box)
+    for query in (ours.first(), boxed, result, ours.with_instance(ours.first(), None)):
+        other = ours.with_index(query, "other")
+        assert other.index_name == "other"
+        kept = ("name", "width", "height", "instance", "path", "data", "preview", "example", "itself", "key")
+        assert [getattr(other, name) for name in kept] == [getattr(query, name) for name in kept]
+        np.testing.assert_array_equal(other.box, query.box)
+        expected = ours.indexes.engine("other").describe_query(query.source, query.box)
         np.testing.assert_array_equal(other.descriptor, expected)
-        assert other.rankings is not question.rankings
-        back = ours.with_engine(other, DEFAULT)
-        np.testing.assert_array_equal(back.descriptor, question.descriptor)
+        assert other.rankings is not query.rankings
+        back = ours.with_index(other, DEFAULT)
+        np.testing.assert_array_equal(back.descriptor, query.descriptor)
     words = ours.in_words("quilt", "speaks")
-    assert "pictures only" in refused(ours.with_engine, words, "other")
-    assert "cannot be had" in refused(ours.with_engine, boxed, "gone")
+    assert "pictures only" in refused(ours.with_index, words, "other")
+    assert "cannot be had" in refused(ours.with_index, boxed, "gone")
 
 
 def test_answers_come_from_the_index_of_the_question(folder) -> None:
     ours = ExampleGallery(folder)
-    question = ours.with_engine(ours.first(), "other")
-    answer = ours.answer(question, 3, 7)
+    query = ours.with_index(ours.first(), "other")
+    answer = ours.answer(query, 3, 7)
     assert [stage.spec for stage in answer.stages] == ["pyramid:1", "pyramid:2", "pyramid:2+random:5,0"]
-    expected = ours.indexes.engine("other").search_descriptor(question.descriptor, 7, 3)
+    expected = ours.indexes.engine("other").search_descriptor(query.descriptor, 7, 3)
     assert [r.match.image_id for r in answer.results] == [match.image_id for match in expected]
-    windows = ours.answer(ours.with_engine(ours.first(), "windows"), 1, 7)
+    windows = ours.answer(ours.with_index(ours.first(), "windows"), 1, 7)
     assert windows.baseline is None and windows.score is not None and windows.ceiling is not None
 
 
@@ -315,25 +315,25 @@ def test_slow_rerankers_compare_fewer_pictures(monkeypatch) -> None:
 
 def test_reranked_answer_has_both_scores_and_is_made_once(turned) -> None:
     ours, reranker = turned
-    question = ours.first()
-    plain, answer = ours.answer(question, 3, 7), ours.answer(question, 3, 7, "sift")
+    query = ours.first()
+    plain, answer = ours.answer(query, 3, 7), ours.answer(query, 3, 7, "sift")
     order = [result.match.image_id for result in plain.results]
     assert [result.match.image_id for result in answer.results] == [*order[:3][::-1], *order[3:]]
     assert plain.plain is None and answer.plain is not None and answer.plain.ap == plain.score.ap
-    size = (question.width, question.height)
-    assert reranker.asked == [(size, question.box, frozenset())]
-    ours.answer(question, 3, 4, "sift")
-    ours.detail(question, order[0], 3, 7, "sift")
-    ours.answer(ours.with_instance(question, 2), 3, 7, "sift")
+    size = (query.width, query.height)
+    assert reranker.asked == [(size, query.box, frozenset())]
+    ours.answer(query, 3, 4, "sift")
+    ours.detail(query, order[0], 3, 7, "sift")
+    ours.answer(ours.with_instance(query, 2), 3, 7, "sift")
     assert len(reranker.asked) == 1
-    ours.answer(ours.with_box(question, (0, 0, 9, 9)), 3, 7, "sift")  # another question
+    ours.answer(ours.with_box(query, (0, 0, 9, 9)), 3, 7, "sift")  # another question
     assert len(reranker.asked) == 2
 
 
 def test_a_gallery_picture_that_asks_takes_no_part_in_its_own_reranking(turned) -> None:
     ours, reranker = turned
-    question = ours.from_result(3, np.array([0.0, 0, 30, 24]), 1)
-    ours.answer(question, 3, 7, "sift")
+    query = ours.from_result(3, np.array([0.0, 0, 30, 24]), 1)
+    ours.answer(query, 3, 7, "sift")
     assert reranker.asked[0][2] == {3}
 
 
@@ -359,8 +359,8 @@ def test_stages_are_named_as_the_paper_does_and_parts_as_they_are() -> None:
     found = parse_regions("pyramid:3+random:4,0").stages
     assert [stages.option(found, n) for n in (1, 2, 3, 4)] == ["Global", "L1 · 2×2", "L2 · 3×3", "+ random:4,0"]
     assert [stages.title(found, n) for n in (1, 2, 3, 4)] == ["whole picture", "2×2 grid", "3×3 grid", "random:4,0"]
-    assert stages.summary(found, 1) == "L0, 1 patch each"
-    assert stages.summary(found, 4) == "random:4,0, 18 patches each"
+    assert stages.summary(found, 1) == "L0, 1 patch"
+    assert stages.summary(found, 4) == "random:4,0, 18 patches"
     assert [stages.stage_of(found, patch) for patch in (0, 1, 4, 5, 13, 14, 17)] == [1, 2, 2, 3, 3, 4, 4]
     alone = parse_regions("sliding:0.5,0.5").stages
     assert stages.option(alone, 1) == stages.title(alone, 1) == "sliding:0.5,0.5"
@@ -369,11 +369,11 @@ def test_stages_are_named_as_the_paper_does_and_parts_as_they_are() -> None:
 @pytest.mark.parametrize("name", [DEFAULT, "other", "windows"])
 def test_detail_shows_every_patch_of_every_stage_once(folder, name) -> None:
     ours = ExampleGallery(folder)
-    question = ours.with_engine(ours.first(), name)
+    query = ours.with_index(ours.first(), name)
     level = ours.levels_of(name)
-    answer = ours.answer(question, level, 7)
-    found = ours.detail(question, answer.results[0].match.image_id, level, 7)
-    html = views.detail(found, (60, 48, folder / "gallery" / "0.png"), question, file_url)
+    answer = ours.answer(query, level, 7)
+    found = ours.detail(query, answer.results[0].match.image_id, level, 7)
+    html = views.detail(found, (60, 48, folder / "gallery" / "0.png"), query, file_url)
     assert html.count('class="pf-cell') - html.count('class="pf-cells') == found.stages[-1].patches
     assert html.count("is-winner") == 1
     shown = int(re.search(r'data-show="(\d+)"', html)[1])
@@ -405,14 +405,14 @@ def test_a_point_of_a_picture_lies_there_in_the_drawing(width, height, right, do
 @pytest.mark.parametrize("inliers", [0, 1, 7, 500])
 def test_points_that_agree_are_counted_in_words_and_drawn(folder, inliers) -> None:
     ours = ExampleGallery(folder)
-    question = ours.first()
-    match = ours.ranking(question, 3)[0]
+    query = ours.first()
+    match = ours.ranking(query, 3)[0]
     rows = np.random.default_rng(0).uniform(0, 40, (inliers + 3, 2))
     checked = Verification("sift", inliers + 3, inliers, rows, rows, 0.5, match.score)
-    plain = ours.detail(question, match.image_id, 3, 7)
+    plain = ours.detail(query, match.image_id, 3, 7)
     result = replace(plain.result, match=replace(match, verification=checked, score=0.9))
     found = replace(plain, result=result)
-    html = views.detail(found, (60, 48, folder / "gallery" / "0.png"), question, file_url)
+    html = views.detail(found, (60, 48, folder / "gallery" / "0.png"), query, file_url)
     assert html.count("<line") == 2 * min(inliers, MOST_LINES)  # each on a dark one, to be seen on any picture
     assert ('data-show="points"' in html) == (inliers > 0)
     said = {0: "none agree", 1: "1 point of", 7: "7 points of", 500: "500 points of"}[inliers]

@@ -1,11 +1,11 @@
-"""Build time, bytes, memory, speed and accuracy as a collection grows tenfold and tenfold, beside what others need.
+"""Build time, size, memory, speed and accuracy of large indexes at several sizes, beside other search libraries.
 
-Each stage of each size runs in a process of its own (`stages`) and leaves its answer in the work folder, so the
-same command goes on where it was stopped:
+Each stage of each size runs in a process of its own (`stages`) and writes its results to the work folder, so that the
+same command resumes an interrupted benchmark:
 
-    OUT/settings.json, OUT/source.npz      what the collections are made of
-    OUT/N/                                 index and answers of N pictures
-    OUT/scale.json, scale.csv, scale.svg   the record, written anew after every size
+    OUT/settings.json, OUT/source.npz      real descriptors that the collections are made from
+    OUT/N/                                 index and results of N pictures
+    OUT/scale.json, scale.csv, scale.svg   the record, rewritten after every size
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +35,10 @@ RESCORE = "SQ8"
 NO_RESCORE = "none"
 
 FLAT_LIMIT = 10_000
-"""Pictures up to which our search through exact descriptors is compared with IndexFlatIP: 300 thousand patches."""
+"""Most pictures at which our search of exact descriptors is compared with IndexFlatIP: 300 thousand patches."""
 
 AS_GOOD = 0.01
-"""A peer is as good as we are if its overlap with the exact answers is at most so much less than ours."""
+"""A peer counts as equally good if its overlap with the exact results is at most this much lower than ours."""
 
 
 def measure(
@@ -50,33 +51,33 @@ def measure(
     least_s: float = LEAST_S,
     rescore: str = RESCORE,
 ) -> dict[str, Any]:
-    """Runs what is not done yet, prints the tables as they fill, and writes the record.
+    """Run the stages that are not finished, print the tables as they fill, and write the record.
 
     Args:
         images: sizes of the collections.
-        others: index folders or folders of pictures that the collections are made of, beside the bundled gallery.
+        others: index folders or folders of pictures that the collections are made from, beside the bundled gallery.
         out: work folder.
-        memory: GB of 10^9 bytes that our search may take.
-        peers: whether others do the same work, each at the sizes that it can hold.
-        seed: of the collections.
-        least_s: seconds that latencies are taken for, at least.
-        rescore: factory of the finer codes that our index gets on the disk once it was measured without; `none` for
-            no such.
+        memory: memory budget of our search in GB of 10^9 bytes.
+        peers: whether to measure other libraries too, each at the sizes that it can handle.
+        seed: seed of the collections.
+        least_s: least seconds for which latencies are measured.
+        rescore: factory of the finer codes that are added to our index once it has been measured without; `none` for
+            none.
 
     Returns:
-        `command`, `machine`, `source`, `likeness`, and `rows`, one per size: `images`, the answers of the stages
-        `exact`, `build`, `search`, with finer codes `finer` and `refined`, and (small sizes) `flat`, `growth`, how
-        many times as long a query takes for every tenfold since the size before, and `peers`, each with its answer or
-        what it was left out for, `skipped`.
+        `command`, `machine`, `source`, `likeness`, and `rows`, one per size: `images`, the results of the stages
+        `exact`, `build`, `search`, with finer codes `finer` and `refined`, and (small sizes) `graph` and `flat`;
+        `growth`, the factor by which a query slows down per tenfold pictures since the previous size; and `peers`, each
+        with its results or the reason why it was `skipped`.
 
     Raises:
-        PatchifyError: if a number makes no sense, the work folder holds other work, or a stage was refused.
+        PatchifyError: if a number makes no sense, the work folder contains other work, or a stage was refused.
     """
-    sizes, work = _checked(images, memory, seed), Path(out)
+    sizes, work, finer = _checked(images, memory, seed), Path(out), None if rescore == NO_RESCORE else rescore
     settings = {"others": [str(Path(path).resolve()) for path in others], "memory_gb": memory, "seed": seed}
     source = _source(work, settings)
-    if rescore != NO_RESCORE:
-        check_finer(rescore, int(source.pictures.shape[2]), sizes[0] * source.regions.patches_per_image)
+    if finer is not None:
+        check_finer(finer, int(source.pictures.shape[2]), sizes[0] * source.regions.patches_per_image)
     numbers: dict[str, Any] = {
         "command": _command(sizes, others, work, memory, peers, seed, rescore),
         "machine": machine(),
@@ -94,8 +95,14 @@ def measure(
     }
     print(f"{_machine_line(numbers['machine'])}\nWork folder: {work} (the same command goes on where it was stopped)\n")
     say_row(OURS)
+
+    def stage_of(size: int) -> ScaleStage:
+        folder = work / str(size)
+        folder.mkdir(exist_ok=True)
+        return ScaleStage("", str(folder), str(work / "source.npz"), size, seed, memory, finer, least_s)
+
     for size in sizes:
-        row = _row(size, work, memory, seed, least_s, numbers["rows"], None if rescore == NO_RESCORE else rescore)
+        row = _row(stage_of(size), numbers["rows"])
         numbers["rows"].append(row)
         say_row(ours(row))
         if "refined" in row:
@@ -112,14 +119,14 @@ def measure(
                 say_peer(theirs("Patchify (--preset fast)", row["graph"], row))
             if "flat" in row:
                 say_peer(theirs("Patchify (exact, grouped)", row["flat"], row))
-            _peers(row, work, memory, seed, least_s)
+            _peers(row, stage_of(row["images"]))
             _write(work, numbers)
     print(f"\nWritten: {', '.join(str(work / f'scale.{kind}') for kind in ('json', 'csv', 'svg'))}")
     return numbers
 
 
 def _checked(images: Sequence[int], memory: float, seed: int) -> list[int]:
-    """The sizes, each once, ascending."""
+    """Return the sizes, each once, ascending."""
     if not images or min(images) < 1:
         raise PatchifyError("--images: give numbers of pictures above 0, for example 10000 100000.")
     if not (math.isfinite(memory) and memory > 0):
@@ -130,7 +137,7 @@ def _checked(images: Sequence[int], memory: float, seed: int) -> list[int]:
 
 
 def _source(work: Path, settings: dict[str, Any]) -> ScaleSource:
-    """What the collections are made of, learned once for a work folder."""
+    """Learn what the collections are made from, or read it from the work folder."""
     file, path = work / "settings.json", work / "source.npz"
     if file.is_file():
         try:
@@ -154,7 +161,7 @@ def _source(work: Path, settings: dict[str, Any]) -> ScaleSource:
 
 
 def _likeness(work: Path, source: ScaleSource) -> dict[str, Any]:
-    """How far synthetic pictures are like real ones, worked out once."""
+    """Measure how similar synthetic pictures are to real ones, once per work folder."""
     path = work / "likeness.json"
     if not path.is_file():
         write_json(path, likeness(source), 1)
@@ -162,42 +169,34 @@ def _likeness(work: Path, source: ScaleSource) -> dict[str, Any]:
     return numbers
 
 
-def _row(
-    size: int,
-    work: Path,
-    memory: float,
-    seed: int,
-    least_s: float,
-    before: Sequence[dict[str, Any]],
-    rescore: str | None,
-) -> dict[str, Any]:
-    """All stages of our own of one size."""
-    names = ["exact", "build", "search"] + (["finer", "refined"] if rescore else [])
-    names += ["graph"] if size <= GRAPH_PICTURES else []
-    names += ["flat"] if size <= FLAT_LIMIT else []
-    row: dict[str, Any] = {"images": size, "growth": None}
+def _row(stage: ScaleStage, before: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Run all of our own stages at one size; `before` are the rows of smaller sizes."""
+    names = ["exact", "build", "search"] + (["finer", "refined"] if stage.rescore else [])
+    names += ["graph"] if stage.pictures <= GRAPH_PICTURES else []
+    names += ["flat"] if stage.pictures <= FLAT_LIMIT else []
+    row: dict[str, Any] = {"images": stage.pictures, "growth": None}
     for name in names:
-        row[name] = run_stage(_stage(name, work, size, memory, seed, 0.0, least_s, rescore))
-        if name == "finer" and row[name]["rescore"] != rescore:
+        row[name] = run_stage(replace(stage, name=name))
+        if name == "finer" and row[name]["rescore"] != stage.rescore:
+            work = Path(stage.folder).parent
             raise PatchifyError(f"{work} was measured with --rescore {row[name]['rescore']}: give another --out.")
     if before:
-        tenfold = math.log10(size / before[-1]["images"])
-        best = "refined" if rescore else "search"
+        tenfold = math.log10(stage.pictures / before[-1]["images"])
+        best = "refined" if stage.rescore else "search"
         row["growth"] = (row[best]["p50_ms"] / before[-1][best]["p50_ms"]) ** (1 / tenfold)
     return row
 
 
-def _peers(row: dict[str, Any], work: Path, memory: float, seed: int, least_s: float) -> None:
-    """Every peer at one size, printed as it is done, into the row's `peers`."""
-    size = row["images"]
+def _peers(row: dict[str, Any], stage: ScaleStage) -> None:
+    """Run every peer at one size, print its results, and add them to the row as `peers`."""
     row["peers"] = {}
-    wanted = row["search"]["overlap"] - AS_GOOD
+    stage = replace(stage, overlap=row["search"]["overlap"] - AS_GOOD)
     for key, kind in PEERS.items():
         skipped = kind.missing()
-        if skipped is None and size > kind.limit:
+        if skipped is None and stage.pictures > kind.limit:
             skipped = f"up to {kind.limit:,} pictures only: {kind.why}"
         if skipped is None:
-            answer = run_stage(_stage(f"peer-{key}", work, size, memory, seed, wanted, least_s))
+            answer = run_stage(replace(stage, name=f"peer-{key}"))
             row["peers"][key] = answer | {"name": kind.name, "what": kind.what}
             say_peer(theirs(f"{kind.name} ({kind.what})", answer, row))
         else:
@@ -205,32 +204,12 @@ def _peers(row: dict[str, Any], work: Path, memory: float, seed: int, least_s: f
             print(f"  {kind.name}: {skipped}")
 
 
-def _stage(
-    name: str,
-    work: Path,
-    size: int,
-    memory: float,
-    seed: int,
-    overlap: float,
-    least_s: float,
-    rescore: str | None = None,
-) -> ScaleStage:
-    folder = work / str(size)
-    folder.mkdir(exist_ok=True)
-    return ScaleStage(name, str(folder), str(work / "source.npz"), size, seed, memory, rescore, overlap, least_s)
-
-
 def _write(work: Path, numbers: dict[str, Any]) -> None:
-    """The record so far."""
+    """Write the record so far."""
     write_json(work / "scale.json", numbers, 1)
-    _replace(work / "scale.csv", csv_text(numbers["rows"]))
-    _replace(work / "scale.svg", draw(numbers["rows"]))
-
-
-def _replace(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    with atomic(path) as file:
-        file.write(text.encode())
+    for name, text in (("scale.csv", csv_text(numbers["rows"])), ("scale.svg", draw(numbers["rows"]))):
+        with atomic(work / name) as file:
+            file.write(text.encode())
 
 
 def _command(

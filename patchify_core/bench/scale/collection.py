@@ -1,19 +1,18 @@
-"""Synthetic collections of any size, made while they are read, from real descriptors, queries and answers.
+"""Synthetic collections of any size, generated while they are read, from real descriptors, queries and positives.
 
-The descriptors are those of the bundled gallery, one forward pass per patch, and of whatever else is given; projected,
-so that ten million pictures can be made in minutes. The bundled pictures are hidden, whole, among as many distractors
-as wanted, and searched for with the bundled queries: so large collections are made of small ones since Oxford 105k
-(Philbin et al., CVPR 2007).
+The source is the bundled gallery, encoded with one forward pass per patch, and any further pictures; its descriptors
+are projected, so that ten million pictures are generated in minutes. The bundled pictures are planted unchanged among
+any number of distractors and searched with the bundled queries, as in Oxford 105k (Philbin et al., CVPR 2007).
 
-Picture i is real picture a moved along the difference of two others, cell by cell, so that its patches hang together
-as a real one's do; each patch is then moved along the difference of two real patches of any picture and cell:
+Picture i is real picture a moved along the difference of two others, cell by cell, so that its patches are correlated
+as in a real picture; each patch is then moved along the difference of two real patches of any picture and cell:
 
     x[cell] = normalised(A[a, cell] + u (A[b, cell] - A[c, cell]) + v (T[j] - T[k]))
 
-Differences of real descriptors point where real descriptors differ, which noise of equal strength does not. All of
+Differences of real descriptors follow the directions in which real descriptors vary, unlike isotropic noise. All of
 a, b, c, u, v, j, k come from a counter-based generator (SplitMix64: Steele, Lea and Flood, "Fast splittable
-pseudorandom number generators", OOPSLA 2014) at the picture's own number, so any run of pictures can be made at any
-time, alone, and is the same each time. `likeness` measures how far that looks like real pictures.
+pseudorandom number generators", OOPSLA 2014) at the picture's number, so that any range of pictures can be generated
+on its own, and is always the same. `exact.likeness` measures how realistic the result is.
 """
 
 from __future__ import annotations
@@ -40,23 +39,23 @@ DIM = 128
 """Dimensions of a collection's descriptors."""
 
 PIECE = 32
-"""Pictures that are made at a time: what is at work then fits the processor's second cache."""
+"""Pictures generated at a time: the working set then fits the L2 cache."""
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, eq=False)
 class ScaleSource:
-    """Real descriptors in the space that is searched, rows of length 1.
+    """Real descriptors, projected, rows of length 1.
 
     Attributes:
-        encoder: what made them.
-        regions: which patches, P per picture.
-        projection: what brought them from the encoder's space into this one, of d dimensions.
-        pictures: (M, P, d) float32, of the pictures that the collection is made of.
+        encoder: the encoder of the descriptors.
+        regions: the patches, P per picture.
+        projection: the projection from the encoder's space to d dimensions.
+        pictures: (M, P, d) float32, the pictures that the collection is made from.
         queries: (Q, d) float32, the bundled queries.
         answers: (A, P, d) float32, the bundled pictures, which are planted.
-        true: (Q, A) bool, which answers show which query's object.
+        true: (Q, A) bool, which planted pictures show which query's object.
     """
 
     encoder: EncoderInfo
@@ -74,7 +73,7 @@ class ScaleSource:
         return sha256_of_bytes(b"".join(array.tobytes() for array in arrays))
 
     def save(self, path: Path) -> None:
-        """Writes it as .npz, whole or not at all; raises OSError."""
+        """Write an .npz file, atomically; raises OSError."""
         with atomic(path) as file:
             np.savez(
                 file,
@@ -90,10 +89,10 @@ class ScaleSource:
 
     @classmethod
     def load(cls, path: Path) -> ScaleSource:
-        """Reads what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            PatchifyError: if it is something else.
+            PatchifyError: if it is another file.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -113,7 +112,7 @@ class ScaleSource:
 
 
 def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSource:
-    """Reads the bundled gallery and the others, learns the projection, and describes the bundled queries.
+    """Read the bundled gallery and the others, learn the projection, and describe the bundled queries.
 
     Args:
         others: index folders, or folders of pictures, which are indexed below `work` first.
@@ -121,7 +120,7 @@ def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSou
         dim: d, dimensions of the projection.
 
     Raises:
-        PatchifyError: if another index was made otherwise than the bundled one, or a folder cannot be read.
+        PatchifyError: if another index has a different recipe than the bundled one, or a folder cannot be read.
     """
     from patchify_core.gallery import read_gallery
     from patchify_core.patchify import Patchify
@@ -139,7 +138,7 @@ def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSou
 
 
 def descriptors_of(index: PatchStore) -> NDArray[np.float32]:
-    """(N, P, D) float32 descriptors of a whole small index, decoded, rows of length 1."""
+    """Decode all descriptors of a small index: (N, P, D) float32, rows of length 1."""
     found = np.stack([index.descriptors_of(row) for row in range(len(index.images))])
     return np.asarray(found / np.linalg.norm(found, axis=2, keepdims=True), np.float32)
 
@@ -150,7 +149,7 @@ def _projected(projection: Projection, descriptors: NDArray[np.float32]) -> NDAr
 
 
 def _opened(path: Path, work: Path, like: Any) -> PatchIndex:
-    """The index at `path`, or one made of the pictures there, of the same kind as the bundled one."""
+    """Open the index at `path`, or index the pictures there with the recipe of the bundled index."""
     from patchify_core.gallery import read_gallery
     from patchify_core.index.build import BuildSettings, build_index
 
@@ -170,11 +169,11 @@ def _opened(path: Path, work: Path, like: Any) -> PatchIndex:
 
 @dataclass(frozen=True)
 class Mixing:
-    """How a synthetic picture is made; the ranges were chosen by `likeness`.
+    """Ranges of the mixing coefficients of synthetic pictures, chosen by `exact.likeness`.
 
     Attributes:
-        along: range of u, how far a picture is moved along the difference of two others.
-        apart: range of v, how far each patch is moved on its own.
+        along: range of u, by which a picture is moved along the difference of two others.
+        apart: range of v, by which each patch is moved on its own.
     """
 
     along: tuple[float, float] = (0.4, 0.9)
@@ -183,11 +182,11 @@ class Mixing:
 
 @dataclass(frozen=True, eq=False)
 class Planted:
-    """Where the answers are.
+    """The planted pictures.
 
     Attributes:
-        rows: (A,) int64, the picture that holds each.
-        true: (Q, A) bool, which of them are true for which query.
+        rows: (A,) int64, their rows in the collection.
+        true: (Q, A) bool, which of them are positives of which query.
     """
 
     rows: NDArray[np.int64]
@@ -195,13 +194,13 @@ class Planted:
 
 
 class SyntheticPictures(PictureStream):
-    """A `PictureStream` of synthetic pictures, with the source's answers among them.
+    """A `PictureStream` of synthetic pictures, with the source's answers planted among them.
 
     Args:
-        source: what they are made of.
-        pictures: how many.
-        seed: of everything that is random.
-        mixing: how they are made.
+        source: the real descriptors.
+        pictures: number of pictures.
+        seed: seed of everything random.
+        mixing: ranges of the mixing coefficients.
 
     Raises:
         PatchifyError: if there are more answers than pictures.
@@ -219,35 +218,32 @@ class SyntheticPictures(PictureStream):
                 f"A collection needs at least as many pictures as planted answers, {count}, not {pictures}."
             )
         random = np.random.default_rng([seed, pictures])
-        self.planted = Planted(
-            random.choice(pictures, count, replace=False).astype(np.int64),
-            source.true,
-        )
+        self.planted = Planted(random.choice(pictures, count, replace=False).astype(np.int64), source.true)
         self._order = np.argsort(self.planted.rows)
         self._whole = np.ascontiguousarray(source.pictures.reshape(len(source.pictures), -1), np.float32)
         self._patches = np.ascontiguousarray(source.pictures.reshape(-1, self.dim), np.float32)
 
     @property
     def digest(self) -> str:
-        """What a build that was cut may go on with: the same source, number, seed and mixing."""
+        """Digest of source, size, seed and mixing, by which an interrupted build recognises the collection."""
         made = f"{self.source.digest} {len(self)} {self.seed} {self.mixing}"
         return sha256_of_bytes(made.encode())
 
     @property
     def dim(self) -> int:
-        """d, dimensions of a descriptor."""
+        """d, the dimensions of a descriptor."""
         return int(self.source.pictures.shape[2])
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Return the number of pictures."""
         return self._pictures
 
     def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
-        """The pictures start..stop-1 and their descriptors (stop - start, P, d); see `PictureStream.batch`."""
+        """Return the pictures start..stop-1 and their descriptors (stop - start, P, d); see `PictureStream.batch`."""
         return self.table(start, stop), self.descriptors(start, stop)
 
     def table(self, start: int, stop: int) -> PictureTable:
-        """The pictures start..stop-1: their id is their row plus 1, their name that number in nine digits."""
+        """Return the pictures start..stop-1: their id is their row plus 1, their name that number in nine digits."""
         ids = np.arange(start + 1, stop + 1, dtype=np.int64)
         digits = (ids[:, None] // 10 ** np.arange(8, -1, -1) % 10 + ord("0")).astype(np.uint8)
         count = len(ids)
@@ -262,7 +258,7 @@ class SyntheticPictures(PictureStream):
         )
 
     def descriptors(self, start: int, stop: int) -> NDArray[np.float32]:
-        """(stop - start, P, d) float32, rows of length 1.
+        """Return the descriptors of the pictures start..stop-1: (stop - start, P, d) float32, rows of length 1.
 
         Raises:
             IndexError: if there are no such pictures.
@@ -270,20 +266,20 @@ class SyntheticPictures(PictureStream):
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"pictures {start} to {stop} of {len(self)}")
         patches = self.regions.patches_per_image
-        made = np.empty((stop - start, patches, self.dim), np.float32)
+        descriptors = np.empty((stop - start, patches, self.dim), np.float32)
         for first in range(start, stop, PIECE):
             last = min(first + PIECE, stop)
-            self._make(first, last, made[first - start : last - start].reshape(-1, self.dim))
+            self._make(first, last, descriptors[first - start : last - start].reshape(-1, self.dim))
         for answer in self._planted_in(start, stop).tolist():
-            made[self.planted.rows[answer] - start] = self.source.answers[answer]
-        return made
+            descriptors[self.planted.rows[answer] - start] = self.source.answers[answer]
+        return descriptors
 
     def _make(self, first: int, last: int, out: NDArray[np.float32]) -> None:
-        """Writes the patches of the pictures first..last-1 into `out`, (n P, d)."""
+        """Write the patches of the pictures first..last-1 into `out`, (n P, d)."""
         patches, count = self.regions.patches_per_image, last - first
         draws = self._draws(np.arange(first, last, dtype=np.uint64), 0, 5)
         a, b, c = (_below(draws[:, at], len(self._whole)) for at in range(3))
-        along, apart = (_between(draws[:, 3 + at], limits) for at, limits in enumerate(self._limits))
+        along, apart = _between(draws[:, 3], self.mixing.along), _between(draws[:, 4], self.mixing.apart)
         whole = out.reshape(count, -1)
         self._whole.take(a, axis=0, out=whole, mode="clip")  # "clip": else numpy makes a copy of `out` first
         moved = self._whole.take(b, axis=0)
@@ -299,12 +295,8 @@ class SyntheticPictures(PictureStream):
         out += own
         out /= np.sqrt(np.einsum("nd,nd->n", out, out))[:, None]
 
-    @property
-    def _limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
-        return self.mixing.along, self.mixing.apart
-
     def _draws(self, counters: NDArray[np.uint64], kind: int, slots: int) -> NDArray[np.uint64]:
-        """(N, slots) random 64-bit numbers at these counters; `kind` and the seed set sequences apart."""
+        """Draw (N, slots) random 64-bit numbers at these counters, from a sequence per seed and `kind`."""
         key = mixed(np.array([(self.seed * 2 + kind) % 2**64], np.uint64))
         return mixed(counters[:, None] * np.uint64(slots) + np.arange(slots, dtype=np.uint64) + key)
 
@@ -315,7 +307,7 @@ class SyntheticPictures(PictureStream):
 
 
 def mixed(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """SplitMix64's output for each counter: 64 random bits; sums and products wrap, as they are meant to."""
+    """Compute SplitMix64's output for each counter: 64 random bits; sums and products wrap by design."""
     bits = (counters + np.uint64(1)) * _STEP
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -324,12 +316,12 @@ def mixed(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _below(bits: NDArray[np.uint64], limit: int) -> NDArray[np.intp]:
-    """Random numbers 0..limit-1 from the upper half of random bits."""
+    """Map the upper half of random bits to numbers 0..limit-1."""
     return ((bits >> np.uint64(32)) * np.uint64(limit) >> np.uint64(32)).astype(np.intp)
 
 
 def _between(bits: NDArray[np.uint64], limits: tuple[float, float]) -> NDArray[np.float32]:
-    """Random numbers in a range from random bits."""
+    """Map random bits to numbers in a range."""
     low, high = limits
     share = (bits >> np.uint64(11)).astype(np.float64) / 2**53
     return (low + share * (high - low)).astype(np.float32)

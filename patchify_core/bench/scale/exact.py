@@ -1,7 +1,7 @@
-"""What `bench scale` measures: exact answers, how lifelike the collection is, quality, times, memory, the machine.
+"""Measurements of `bench scale`: exact results, realism of the collection, quality, latency, memory, the machine.
 
-The exact answer comes from comparing the queries with every patch while the collection streams by. Memory is bounded by
-the batch. A sweep that was stopped goes on where it last saved.
+Exact results come from comparing the queries with every patch while the collection streams by, in memory bounded by the
+batch. An interrupted sweep resumes from its last saved state.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ def exact_ranking(
     progress: Callable[[int, int], None] | None = None,
     batch: int = BATCH,
 ) -> ExactRanking:
-    """The `top` pictures of every planted query, by comparing it with every patch.
+    """Find the `top` pictures of every query, by comparing it with every patch.
 
     Args:
         stream: the collection.
-        top: pictures wanted.
-        state: a file that the work is saved to now and then and taken up from.
+        top: number of pictures per query.
+        state: file to which the sweep is saved regularly, and from which it resumes.
         progress: called with (pictures done, pictures in all).
         batch: pictures compared at a time.
     """
@@ -81,7 +81,7 @@ def exact_ranking(
 
 
 def _merged(best: ExactRanking, scores: NDArray[np.float32], first: int, top: int) -> ExactRanking:
-    """The best of what was known and of a batch's similarities (n, P, Q)."""
+    """Merge the best pictures so far with a batch of similarities (n, P, Q)."""
     of_picture = scores.max(axis=1)  # (n, Q)
     rows, found, cells = best.rows.copy(), best.scores.copy(), best.cells.copy()
     for query in np.flatnonzero((of_picture > found[:, -1]).any(axis=0)).tolist():
@@ -124,14 +124,15 @@ def _save(state: Path, stream: SyntheticPictures, top: int, done: int, best: Exa
 
 
 def likeness(source: ScaleSource, seed: int = 0) -> dict[str, Any]:
-    """How far synthetic pictures look like real ones, in numbers.
+    """Compare synthetic pictures with real ones.
 
-    Half of the real pictures make as many synthetic ones as the other half has, and both get the same queries.
+    One half of the real pictures is the source of as many synthetic ones as the other half has; both get the same
+    queries.
 
     Returns:
         For `real` and `synthetic`: quartiles of the similarity of a query with its best and its tenth picture, and
-        `kmeans`, the share of the variance that 64 clusters leave, beside `kmeans_of_noise`, what they leave of normal
-        noise of the same covariance; less than noise means clusters.
+        `kmeans`, the share of the variance that 64 clusters leave unexplained, beside `kmeans_of_noise`, the same for
+        normal noise of the same covariance; less than noise means clusters.
     """
     order = np.random.default_rng(seed).permutation(len(source.pictures))
     half = len(order) // 2
@@ -174,15 +175,15 @@ def _statistics(pictures: NDArray[np.float32], queries: NDArray[np.float32], see
 
 
 QUIET = 0.05
-"""Share of the machine that others may take while times are taken that are worth quoting."""
+"""Share of the cores that other processes may use in a measurement that counts as quiet."""
 
 VERSIONS = ("numpy", "faiss-cpu", "hnswlib", "pymilvus", "milvus-lite", "qdrant-client")
 
 
 def memory() -> dict[str, int]:
-    """Bytes of this process: `peak`, `resident` now, and of these `mapped` from files, which the system may take back.
+    """Return the bytes of this process: `peak`, `resident`, and those `mapped` from files, which can be reclaimed.
 
-    Where there is no /proc (not Linux) only `peak`, and what a parent's peak was counts too.
+    Without /proc (not Linux) only `peak` is known, which includes a parent's peak.
     """
     try:
         lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
@@ -201,11 +202,11 @@ def memory() -> dict[str, int]:
 
 @dataclass
 class Watch:
-    """Seconds of a piece of work, and the share of the machine's cores that others kept busy meanwhile.
+    """Duration of some work, and the share of the machine's cores that other processes used meanwhile.
 
     Attributes:
         seconds: wall time.
-        others: 0..1; None where it is not known (not Linux).
+        others: share in 0..1; None if unknown (not Linux).
     """
 
     seconds: float = 0.0
@@ -213,7 +214,7 @@ class Watch:
     _start: float = field(default_factory=time.perf_counter)
 
     def as_dict(self) -> dict[str, Any]:
-        """For a record."""
+        """Return the values as JSON, with `quiet`: whether others left the machine alone."""
         return {
             "seconds": self.seconds,
             "others": self.others,
@@ -223,7 +224,7 @@ class Watch:
 
 @contextmanager
 def watched() -> Iterator[Watch]:
-    """Times what is done inside."""
+    """Time the body of a `with` statement."""
     watch, before, own = Watch(), _busy(), sum(os.times()[:4])
     yield watch
     watch.seconds = time.perf_counter() - watch._start
@@ -235,7 +236,7 @@ def watched() -> Iterator[Watch]:
 
 
 def _busy() -> tuple[int, int] | None:
-    """(ticks that all cores worked, ticks in all) since the machine started."""
+    """Return (busy ticks, all ticks) of all cores since the machine started."""
     try:
         with open("/proc/stat", encoding="ascii") as file:
             ticks = [int(value) for value in file.readline().split()[1:9]]
@@ -245,9 +246,9 @@ def _busy() -> tuple[int, int] | None:
 
 
 def uncached(folder: Path) -> None:
-    """Has the system forget what it keeps of these files in memory, so that the next reader gets them from the disk.
+    """Drop a folder's files from the page cache, so that they are next read from disk.
 
-    Only where there is such a call (Linux); elsewhere first queries are warmer than they seem.
+    Does nothing on systems without posix_fadvise, where first queries are faster than on a cold cache.
     """
     if not hasattr(os, "posix_fadvise"):
         return
@@ -263,10 +264,10 @@ Search = Callable[[NDArray[np.float32]], NDArray[np.int64]]
 
 
 def latencies(search: Search, queries: NDArray[np.float32], least_s: float = 2.0) -> dict[str, Any]:
-    """Milliseconds of one query at a time, each searched once before, then all for at least `least_s` seconds.
+    """Measure milliseconds per query: one warm-up round, then rounds for at least `least_s` seconds.
 
     Returns:
-        `p50_ms`, `p95_ms`, and `timing`, how quiet the machine was.
+        `p50_ms`, `p95_ms`, and `timing` (`Watch.as_dict`).
     """
     for query in queries:
         search(query)
@@ -283,8 +284,8 @@ def latencies(search: Search, queries: NDArray[np.float32], least_s: float = 2.0
     return {"p50_ms": p50, "p95_ms": p95, "timing": watch.as_dict()}
 
 
-def first_ones(search: Search, queries: NDArray[np.float32], count: int = 20) -> dict[str, float]:
-    """Milliseconds of the first query of a process, and the median of the first `count`, none searched before."""
+def cold_latencies(search: Search, queries: NDArray[np.float32], count: int = 20) -> dict[str, float]:
+    """Measure milliseconds of the first query of a process, and the median of the first `count` different ones."""
     seconds = []
     for query in queries[:count]:
         start = time.perf_counter()
@@ -296,19 +297,19 @@ def first_ones(search: Search, queries: NDArray[np.float32], count: int = 20) ->
 def quality_of(
     answers: Sequence[NDArray[np.int64]], exact: ExactRanking, planted: Planted, per_picture: int
 ) -> dict[str, float]:
-    """How good answers are.
+    """Measure the quality of search results.
 
     Args:
         answers: for each query, numbers of patches, best first.
-        exact: the exact answers.
-        planted: where the true ones are.
-        per_picture: patches of a picture.
+        exact: the exact results.
+        planted: the positives.
+        per_picture: patches per picture.
 
     Returns:
-        `recall@1`, the share of queries whose first picture is a planted true one; `recall@10`, the share of their
-        planted true pictures (of 10 at most) among the first ten; `of_exact`, the latter over exact search's own;
-        `overlap`, the share of the exact first ten pictures that are found; `cells`, the share of pictures found in
-        common whose winning patch is the same; `pictures`, different ones among ten.
+        `recall@1`, the share of queries whose first picture is a positive; `recall@10`, the share of the positives (10
+        at most) among the first ten; `of_exact`, the latter relative to exact search; `overlap`, the share of the exact
+        first ten pictures among the results; `cells`, the share of those whose winning patch is the same; `pictures`,
+        the number of different pictures among ten.
     """
     at1, at10, overlap, same, common, different = [], [], [], 0, 0, []
     wanted = exact.rows.shape[1]
@@ -335,12 +336,12 @@ def quality_of(
 
 
 def _recall(rows: NDArray[np.int64], true: NDArray[np.int64]) -> float:
-    """The share of the true pictures that are among these, of as many as could be."""
+    """Return the share of the positives that are among these pictures, of as many as could be."""
     return int(np.isin(true, rows).sum()) / max(1, min(len(rows), len(true)))
 
 
 def machine() -> dict[str, Any]:
-    """What the numbers are measured on."""
+    """Describe the machine, and the versions of the libraries."""
     versions = {"python": platform.python_version()}
     for name in VERSIONS:
         try:

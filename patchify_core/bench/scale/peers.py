@@ -1,8 +1,7 @@
-"""The same work by others: plain FAISS, hnswlib, Milvus Lite, Qdrant's local mode, each at the sizes that it holds.
+"""The peers of `bench scale`: plain FAISS, hnswlib, Milvus Lite, Qdrant's local mode, each up to its largest size.
 
-Each gets the same descriptors and answers with patches; those that cannot group by picture are asked for as many
-patches as ten pictures have, and numpy groups them, as a person would do it. All but FAISS are optional packages
-(requirements-bench.txt).
+Each gets the same descriptors and returns patches. Those that cannot group by picture return as many patches as ten
+pictures have, which numpy groups, as a user would do. All but FAISS are optional packages (requirements-bench.txt).
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from patchify_core.bench.scale.collection import SyntheticPictures
 from patchify_core.gallery import Progress
 
 CHUNK = 1000
-"""Pictures handed over at a time."""
+"""Pictures added at a time."""
 
 
 class Peer:
-    """One of the others. Patches are numbered as ours are: picture * patches + cell.
+    """A search library to compare with. Patches are numbered as ours: picture * patches + cell.
 
     Attributes:
-        name: what tables call it.
+        name: its name in tables.
         what: what is measured, in a few words.
-        package: what must be installed, names of modules.
-        limit: pictures up to which it is asked to do this at all.
-        why: why not more.
+        package: names of the required modules, separated by spaces.
+        limit: most pictures at which it is measured.
+        why: reason for the limit.
         knobs: settings to try until it is as good as ours, the fastest first; None where there is none.
-        grouped: whether its answer is K pictures; else it is K patches.
-        in_engine: whether the engine groups them itself.
+        grouped: whether a search returns K pictures; else K patches.
+        in_engine: whether the library groups patches by picture itself.
     """
 
     name: ClassVar[str]
@@ -53,44 +52,44 @@ class Peer:
 
     @classmethod
     def missing(cls) -> str | None:
-        """One sentence if its package is not installed."""
+        """Return one sentence if a required module is not installed."""
         for package in cls.package.split():
             if importlib.util.find_spec(package) is None:
                 return f"{package} is not installed: pip install -r requirements-bench.txt."
         return None
 
     def build(self, progress: Progress) -> None:
-        """Takes the whole collection in."""
+        """Index the whole collection."""
         raise NotImplementedError
 
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
-        """Numbers of the `count` most similar patches, best first."""
+        """Return the numbers of the `count` most similar patches, best first."""
         raise NotImplementedError
 
     def search(self, query: NDArray[np.float32], top: int, knob: int | None) -> NDArray[np.int64]:
-        """Patches of the best `top` pictures, best first, one per picture (any number per picture if not `grouped`)."""
+        """Return patches of the best `top` pictures, best first, one per picture (if `grouped`)."""
         count = top * self.patches if self.grouped and not self.in_engine else top
         found = self.nearest(query, count, knob)
-        return found if not self.grouped or self.in_engine else one_a_picture(found, self.patches)[:top]
+        return found if not self.grouped or self.in_engine else first_per_picture(found, self.patches)[:top]
 
     def disk_bytes(self) -> int:
-        """Bytes of what it wrote; 0 where it keeps everything in memory."""
+        """Return the bytes that it wrote; 0 if it keeps everything in memory."""
         return sum(path.stat().st_size for path in self.folder.rglob("*") if path.is_file())
 
     def close(self) -> None:
-        """Lets go of everything and deletes what it wrote."""
+        """Close it, and delete its files."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _pieces(self, progress: Progress, chunk: int = CHUNK) -> Iterator[tuple[int, NDArray[np.float32]]]:
-        """(first patch, (n P, d) descriptors) of the whole collection."""
+        """Yield (first patch, (n P, d) descriptors) of the whole collection."""
         for start in range(0, len(self.stream), chunk):
             stop = min(start + chunk, len(self.stream))
             yield start * self.patches, self.stream.descriptors(start, stop).reshape(-1, self.stream.dim)
             progress(stop, len(self.stream))
 
 
-def one_a_picture(patches: NDArray[np.int64], per_picture: int) -> NDArray[np.int64]:
-    """The first patch of each picture, in the same order."""
+def first_per_picture(patches: NDArray[np.int64], per_picture: int) -> NDArray[np.int64]:
+    """Keep the first patch of each picture, in the same order."""
     _, first = np.unique(patches // per_picture, return_index=True)
     return patches[np.sort(first)]
 
@@ -102,7 +101,7 @@ class FaissFlat(Peer):
     limit, why = 100_000, "a million pictures take 15 GB of float32"
 
     def build(self, progress: Progress) -> None:
-        """Adds everything."""
+        """Add everything."""
         import faiss
 
         self.index: Any = faiss.IndexFlatIP(self.stream.dim)
@@ -122,7 +121,7 @@ class FaissIvfPq(Peer):
     knobs, grouped = (1, 2, 4, 8, 16, 32, 64, 128, 256), False
 
     def build(self, progress: Progress) -> None:
-        """Trains on a sample from all over the collection, then adds everything."""
+        """Train on a sample from all over the collection, then add everything."""
         import faiss
 
         patches = len(self.stream) * self.patches
@@ -156,7 +155,7 @@ class Hnswlib(Peer):
     knobs = (64, 128, 200, 300, 600, 1200, 2400)
 
     def build(self, progress: Progress) -> None:
-        """Links everything."""
+        """Link everything."""
         import hnswlib
 
         self.index: Any = hnswlib.Index(space="ip", dim=self.stream.dim)
@@ -180,7 +179,7 @@ class FaissHnsw(Peer):
     knobs = Hnswlib.knobs
 
     def build(self, progress: Progress) -> None:
-        """Links everything, among as many candidates as hnswlib."""
+        """Link everything, among as many candidates as hnswlib."""
         import faiss
 
         self.index: Any = faiss.IndexHNSWFlat(self.stream.dim, 16, faiss.METRIC_INNER_PRODUCT)
@@ -207,7 +206,7 @@ class MilvusLite(Peer):
     kind = "HNSW"
 
     def build(self, progress: Progress) -> None:
-        """Inserts in batches, then waits for the index."""
+        """Insert in batches, then wait for the index."""
         from pymilvus import DataType, MilvusClient
 
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -241,7 +240,7 @@ class MilvusLite(Peer):
         return np.array([hit["patch"] for hit in found[0]], np.int64)
 
     def close(self) -> None:
-        """Closes the file and deletes it."""
+        """Close the file and delete it."""
         if hasattr(self, "client"):  # else there is only what a stopped run left
             self.client.close()
         super().close()
@@ -261,7 +260,7 @@ class QdrantLocal(Peer):
     limit, why = 30_000, "it warns above 20,000 patches itself, and keeps a Python dictionary per patch"
 
     def build(self, progress: Progress) -> None:
-        """Adds everything; on disk it would take 300 patches per second."""
+        """Add everything; on disk it would take 300 patches per second."""
         from qdrant_client import QdrantClient, models
 
         self.client = QdrantClient(":memory:")
@@ -279,7 +278,7 @@ class QdrantLocal(Peer):
         return np.array([point.id for point in found.points], np.int64)
 
     def close(self) -> None:
-        """Lets go of everything."""
+        """Close it."""
         if hasattr(self, "client"):  # else there is only what a stopped run left
             self.client.close()
         super().close()

@@ -1,4 +1,4 @@
-"""The tables of `bench scale`, printed line by line as it goes, the same as CSV, and the chart."""
+"""The tables of `bench scale`, printed line by line as results arrive, the same as CSV, and the chart."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from patchify_core.evaluation.study.chart import COLOURS, HEIGHT, LEFT, WIDTH, A
 LEGEND_LINE = 16
 FINER = "Patchify, finer codes"
 PALETTE = (*COLOURS, "#64748b", "#92400e")
-"""Of the lines; those of the left panel are the first ones of the right one."""
+"""Colours of the lines; the lines of the left panel are the first ones of the right panel."""
 
 OURS = (
     ("pictures", 10),
@@ -46,13 +46,13 @@ THEIRS = (
     ("as good", 7),
     ("quiet", 5),
 )
-"""Columns and their widths: of our sizes, and of others at one size."""
+"""Columns and their widths: of the table of our sizes, and of the table of peers at one size."""
 
 Cells = Sequence[tuple[str, int]]
 
 
 def ours(row: dict[str, Any], stage: str = "search") -> Cells:
-    """One size of ours; with finer codes if the stage is `refined`: what these cost, and what is found with them."""
+    """Format our results at one size; for the stage `refined`, the cost of finer codes and the results with them."""
     exact, search = row["exact"], row[stage]
     refined = stage == "refined"
     build = row["finer"] if refined else row["build"]
@@ -77,7 +77,7 @@ def ours(row: dict[str, Any], stage: str = "search") -> Cells:
 
 
 def theirs(name: str, answer: dict[str, Any], row: dict[str, Any]) -> Cells:
-    """One of the others, or ourselves, at the size of a row."""
+    """Format the results of a peer, or our own, at the size of a row."""
     equal = as_good_as(answer, row)
     texts = (
         name,
@@ -96,10 +96,10 @@ def theirs(name: str, answer: dict[str, Any], row: dict[str, Any]) -> Cells:
 
 
 def as_good_as(answer: dict[str, Any], row: dict[str, Any]) -> float | None:
-    """p50 in ms of the fastest of our ways that finds as much of the exact first ten; None if none does.
+    """Return the p50 in ms of our fastest way that finds as many of the exact first ten; None if none does.
 
-    Our ways are the index at every number of probes that was measured, with and without finer codes, and, where they
-    were, a graph at every number of candidates and exact descriptors.
+    Our ways are the index at every measured number of probes, with and without finer codes, and, if measured, a graph
+    at every number of candidates and exact descriptors.
     """
     stages = [row[name] for name in ("search", "refined", "graph", "flat") if name in row]
     ways = [way for stage in stages for way in (stage, *stage.get("curve", ()))]
@@ -108,18 +108,18 @@ def as_good_as(answer: dict[str, Any], row: dict[str, Any]) -> float | None:
 
 
 def say_row(cells: Cells) -> None:
-    """Prints a line of our table."""
+    """Print a line of our table."""
     print("  " + "  ".join(text.rjust(width) for text, width in cells), flush=True)
 
 
 def say_peer(cells: Cells) -> None:
-    """Prints a line of the others' table, whose first column is a name."""
+    """Print a line of the peers' table, whose first column is a name."""
     (name, width), *others = cells
     print("  " + name.ljust(width) + "".join(f"  {text.rjust(wide)}" for text, wide in others), flush=True)
 
 
 def csv_text(rows: Sequence[dict[str, Any]]) -> str:
-    """Every size of ours and every peer that ran, one line each; bytes, seconds and milliseconds as numbers."""
+    """Format all our sizes and all peers that ran as CSV, one line each, in bytes, seconds and milliseconds."""
     stream = io.StringIO()
     lines = [line for row in rows for line in _lines(row)]
     writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
@@ -131,14 +131,14 @@ def csv_text(rows: Sequence[dict[str, Any]]) -> str:
 def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
     size = row["images"]
     mine = row["build"] | row["search"]
-    found = [("Patchify", mine)]
+    ways = [("Patchify", mine)]
     finer = row["build"] | row["finer"] | row["refined"] if "refined" in row else None
     if finer is not None:
         finer["build_s"] += finer["finer_s"]
-        found.append(("Patchify, finer codes", finer))
+        ways.append(("Patchify, finer codes", finer))
     if "flat" in row:
-        found.append(("Patchify, exact descriptors", row["flat"]))
-    found += [(peer["name"], peer) for peer in row.get("peers", {}).values() if "skipped" not in peer]
+        ways.append(("Patchify, exact descriptors", row["flat"]))
+    ways += [(peer["name"], peer) for peer in row.get("peers", {}).values() if "skipped" not in peer]
     return [
         {
             "images": size,
@@ -155,23 +155,23 @@ def _lines(row: dict[str, Any]) -> list[dict[str, Any]]:
             "p50_ms_of_ours_as_good": as_good_as(answer, row) or "",
             "quiet": quiet(answer),
         }
-        for name, answer in found
+        for name, answer in ways
     ]
 
 
 def quiet(*answers: dict[str, Any]) -> bool | None:
-    """Whether others left the machine alone while times were taken; None if that is not known."""
-    found = [answer["timing"]["quiet"] for answer in answers if "timing" in answer]
-    return None if not found or None in found else all(found)
+    """Return whether other processes left the machine alone during the measurements; None if unknown."""
+    known = [answer["timing"]["quiet"] for answer in answers if "timing" in answer]
+    return None if not known or None in known else all(known)
 
 
 def yes_or_no(value: bool | None) -> str:
-    """For a table."""
+    """Format a truth value for a table."""
     return {True: "yes", False: "no", None: "?"}[value]
 
 
 def duration(seconds: float) -> str:
-    """Seconds for a person."""
+    """Format seconds for people."""
     for unit, size in (("h", 3600.0), ("min", 60.0)):
         if seconds >= 1.5 * size:
             return f"{seconds / size:.1f} {unit}"
@@ -179,12 +179,12 @@ def duration(seconds: float) -> str:
 
 
 def gigabytes(size: float) -> str:
-    """Bytes for a person."""
+    """Format bytes for people."""
     return f"{size / 1e9:.2f} GB"
 
 
 def draw(rows: Sequence[dict[str, Any]]) -> str:
-    """Both panels as SVG: time on a logarithmic axis, quality from 0 to 1."""
+    """Draw both panels as SVG: time on a logarithmic axis, quality from 0 to 1."""
     mine = tuple((float(row["images"]), row["search"]["p50_ms"]) for row in rows)
     speed, overlap = {"Patchify": mine}, {"Patchify": tuple((float(r["images"]), r["search"]["overlap"]) for r in rows)}
     for row in rows:
@@ -220,7 +220,7 @@ def _chart_lines(curves: dict[str, tuple[tuple[float, float], ...]], unit: str) 
 
 
 def _panel(title: str, lines: Sequence[ChartLine], sizes: Sequence[float], offset: float, logarithmic: bool) -> str:
-    """One panel; x is logarithmic, y too or from 0 to 1."""
+    """Draw one panel; x is logarithmic, y is logarithmic or from 0 to 1."""
     values = [y for line in lines for _, y, _ in line.points]
     if logarithmic:
         low, high = floor(log10(max(min(values), 1e-6))), ceil(log10(max(values)) + 1e-9)

@@ -1,7 +1,7 @@
-"""The stages of `bench scale`: the exact answers, our index, our search, and each of the others.
+"""The stages of `bench scale`: exact results, our index, our search, and each of the peers.
 
-Each runs in a process of its own, so that its peak memory is its own. A file says what to do (`ScaleStage`); the
-answer is written beside it, whole or not at all, and makes the stage done.
+Each runs in a process of its own, so that its peak memory can be measured. A task file describes it (`ScaleStage`); its
+results are written beside the task atomically, and mark the stage as finished.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from patchify_core.bench.scale.collection import ScaleSource, SyntheticPictures
 from patchify_core.bench.scale.exact import (
     ExactRanking,
+    cold_latencies,
     exact_ranking,
-    first_ones,
     latencies,
     memory,
     quality_of,
@@ -49,26 +49,26 @@ MORE_CANDIDATES = (64, 128, 256, 512, 1024)
 WORK = "import sys; from patchify_core.bench.scale.stages import work; sys.exit(work(sys.argv[1]))"
 
 STDERR = 2
-"""The descriptor, which is there also where `sys.stderr` is no file."""
+"""The file descriptor, which exists even if `sys.stderr` is not a file."""
 
 REFUSED, STOPPED = 2, 130
-"""How a stage's process ends if a person asked for what cannot be done, or stopped it."""
+"""Exit codes of a stage that was refused or interrupted."""
 
 
 @dataclass(frozen=True)
 class ScaleStage:
-    """A stage of a row.
+    """One stage at one size of the collection.
 
     Attributes:
         name: `exact`, `build`, `search`, `finer`, `refined`, `graph`, `flat`, or `peer-` and a key of `PEERS`.
-        folder: of the row.
+        folder: folder of the size.
         source: file of the `ScaleSource`.
-        pictures: N.
-        seed: of the collection.
-        memory_gb: budget of our index.
-        rescore: factory of the finer codes that our index gets once it was measured without, or None.
-        overlap: what a peer's setting shall reach.
-        least_s: seconds that latencies are taken for, at least.
+        pictures: size of the collection.
+        seed: seed of the collection.
+        memory_gb: memory budget of our index.
+        rescore: factory of the finer codes that are added to our index after it was measured without, or None.
+        least_s: least seconds for which latencies are measured.
+        overlap: overlap with the exact results that a peer's setting must reach.
     """
 
     name: str
@@ -78,35 +78,35 @@ class ScaleStage:
     seed: int
     memory_gb: float
     rescore: str | None
-    overlap: float
     least_s: float
+    overlap: float = 0.0
 
     @property
-    def answer(self) -> Path:
-        """The file of the answer."""
+    def result(self) -> Path:
+        """The file of the results."""
         return Path(self.folder) / f"{self.name}.json"
 
 
 def run_stage(stage: ScaleStage) -> dict[str, Any]:
-    """The answer of a stage, from its file if it is done already, else from a process of its own.
+    """Read the results of a stage from its file, or run it in a process of its own.
 
     Raises:
-        PatchifyError: if it was refused there, or killed.
+        PatchifyError: if it was refused or killed.
         KeyboardInterrupt: if it was stopped from the keyboard.
-        RuntimeError: if it failed otherwise; what it said is on stderr.
+        RuntimeError: if it failed otherwise; its output is on stderr.
     """
-    if stage.answer.is_file():
-        answer: dict[str, Any] = json.loads(stage.answer.read_text(encoding="utf-8"))
-        return answer
-    task = stage.answer.with_suffix(".task")
+    if stage.result.is_file():
+        result: dict[str, Any] = json.loads(stage.result.read_text(encoding="utf-8"))
+        return result
+    task = stage.result.with_suffix(".task")
     task.write_text(json.dumps(asdict(stage)), encoding="utf-8")
     root = str(Path(__file__).resolve().parents[3])
     paths = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-c", WORK, str(task)]
-    # Whatever a library prints must not come between the lines of the table.
+    # Output of libraries must not come between the lines of the table.
     done = subprocess.run(command, env=os.environ | {"PYTHONPATH": paths}, stdout=STDERR)
     if done.returncode:
-        refusal = stage.answer.with_suffix(".refused")
+        refusal = stage.result.with_suffix(".refused")
         if done.returncode == REFUSED and refusal.is_file():
             raise PatchifyError(refusal.read_text(encoding="utf-8"))
         if done.returncode == STOPPED:
@@ -134,9 +134,9 @@ def _build(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
 
     out = Path(stage.folder) / INDEX
     settings = ScaleSettings(memory_gb=stage.memory_gb)
-    spent = _Spent(Path(stage.folder) / "build.spent")
+    spent = _Elapsed(Path(stage.folder) / "build.spent")
     with watched() as watch:
-        report = build_big(stream, out, settings, spent.beside(_progress(f"build, {stage.pictures:,}")))
+        report = build_big(stream, out, settings, spent.tracking(_progress(f"build, {stage.pictures:,}")))
     return {
         "build_s": spent.total(watch.seconds),
         "timing": watch.as_dict(),
@@ -147,12 +147,12 @@ def _build(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
 
 
 def _finer(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
-    """Finer codes on the disk for the index that stands, which order the first pictures of a search."""
+    """Add finer codes on disk to the existing index, which re-score the first pictures of a search."""
     from patchify_core.index.big import add_finer
 
     assert stage.rescore is not None
-    out, spent = Path(stage.folder) / INDEX, _Spent(Path(stage.folder) / "finer.spent")
-    progress = spent.beside(_progress(f"finer codes, {stage.pictures:,}"))
+    out, spent = Path(stage.folder) / INDEX, _Elapsed(Path(stage.folder) / "finer.spent")
+    progress = spent.tracking(_progress(f"finer codes, {stage.pictures:,}"))
     with watched() as watch:
         report = add_finer(stream, out, stage.rescore, progress)
     return {
@@ -165,14 +165,14 @@ def _finer(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
 
 
 def _graph(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
-    """The preset `fast`, built and searched."""
+    """Build and search an index of the preset `fast`."""
     from patchify_core.index.big import ScaleSettings, build_fitting
 
     progress = _progress(f"graph, {stage.pictures:,}")
     with watched() as watch:
         report = build_fitting(stream, Path(stage.folder) / GRAPH, ScaleSettings(factory="fast"), progress)
-    answer = {"build_s": watch.seconds, "timing": watch.as_dict(), "disk_bytes": report.bytes}
-    return answer | {"build_memory": memory()} | _search(stage, stream, GRAPH)
+    result = {"build_s": watch.seconds, "timing": watch.as_dict(), "disk_bytes": report.bytes}
+    return result | {"build_memory": memory()} | _search(stage, stream, GRAPH)
 
 
 def _search(stage: ScaleStage, stream: SyntheticPictures, name: str = INDEX) -> dict[str, Any]:
@@ -188,40 +188,40 @@ def _search(stage: ScaleStage, stream: SyntheticPictures, name: str = INDEX) -> 
         return hits.rows * patches + hits.cells
 
     uncached(folder)  # loading reads everything to check it
-    answer: dict[str, Any] = {
+    result: dict[str, Any] = {
         "load_s": watch.seconds,
         "loaded_memory": loaded,
         "bytes_per_patch": index.bytes_per_patch,
     }
-    answer |= first_ones(search, queries)
-    answer |= latencies(search, queries, stage.least_s) | _throughput(search, queries, stage.least_s)
+    result |= cold_latencies(search, queries)
+    result |= latencies(search, queries, stage.least_s) | _throughput(search, queries, stage.least_s)
     exact = _exact_of(stage)
-    answer |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
-    answer["search_memory"] = memory()
-    answer["curve"] = []
+    result |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
+    result["search_memory"] = memory()
+    result["curve"] = []
     codes: Any = index.codes
 
     def measured(**knob: int) -> None:
         curve = knob | latencies(search, queries, stage.least_s / 4)
         curve |= quality_of([search(query) for query in queries], exact, stream.planted, patches)
-        answer["curve"].append(curve)
+        result["curve"].append(curve)
 
     plan = index.plan
     if plan is not None:
-        answer["probes"] = plan.probes
+        result["probes"] = plan.probes
         for probes in MORE_PROBES:
             if probes <= int(codes.nlist):
                 index.plan = replace(plan, probes=probes)
                 measured(probes=probes)
     if name == GRAPH:
-        answer["candidates"] = int(codes.hnsw.efSearch)
+        result["candidates"] = int(codes.hnsw.efSearch)
         for codes.hnsw.efSearch in MORE_CANDIDATES:
             measured(candidates=codes.hnsw.efSearch)
-    return answer
+    return result
 
 
 def _flat(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
-    """Our own search with exact descriptors, for the comparison with IndexFlatIP."""
+    """Search exact descriptors with our grouping, and compare with IndexFlatIP alone."""
     import faiss
 
     patches = stream.regions.patches_per_image
@@ -241,11 +241,11 @@ def _flat(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     def plain(query: NDArray[np.float32]) -> NDArray[np.int64]:
         return np.asarray(codes.search(query[None], TOP)[1][0])
 
-    answer = {"build_s": watch.seconds, "timing": watch.as_dict(), "build_memory": memory()}
-    answer |= first_ones(search, queries) | latencies(search, queries, stage.least_s)
-    answer["ratio_to_plain"] = _in_turn(search, plain, queries[:50])
-    answer |= quality_of([search(query) for query in queries], _exact_of(stage), stream.planted, patches)
-    return answer | {"search_memory": memory()}
+    result = {"build_s": watch.seconds, "timing": watch.as_dict(), "build_memory": memory()}
+    result |= cold_latencies(search, queries) | latencies(search, queries, stage.least_s)
+    result["ratio_to_plain"] = _in_turn(search, plain, queries[:50])
+    result |= quality_of([search(query) for query in queries], _exact_of(stage), stream.planted, patches)
+    return result | {"search_memory": memory()}
 
 
 def _in_turn(
@@ -253,7 +253,7 @@ def _in_turn(
     plain: Callable[[NDArray[np.float32]], Any],
     queries: NDArray[np.float32],
 ) -> float:
-    """Median time of one over that of the other, which take turns so that both meet the same load."""
+    """Return the ratio of median times; both ways take turns, so that they see the same load."""
     seconds: tuple[list[float], list[float]] = ([], [])
     for query in queries:
         for times, way in zip(seconds, (ours, plain), strict=True):
@@ -270,8 +270,8 @@ def _peer(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
     peer.close() if peer.folder.exists() else None
     with watched() as watch:
         peer.build(_progress(f"{peer.name}, {stage.pictures:,}"))
-    answer: dict[str, Any] = {"build_s": watch.seconds, "build_memory": memory(), "disk_bytes": peer.disk_bytes()}
-    answer["curve"] = []
+    result: dict[str, Any] = {"build_s": watch.seconds, "build_memory": memory(), "disk_bytes": peer.disk_bytes()}
+    result["curve"] = []
     exact = _exact_of(stage)
     for at, knob in enumerate(peer.knobs):
 
@@ -279,22 +279,22 @@ def _peer(stage: ScaleStage, stream: SyntheticPictures) -> dict[str, Any]:
             return peer.search(query, TOP, knob)
 
         if not at:
-            answer |= first_ones(search, queries)
+            result |= cold_latencies(search, queries)
         quality = quality_of([search(query) for query in queries], exact, stream.planted, peer.patches)
-        answer["curve"].append({"knob": knob, "overlap": quality["overlap"], "of_exact": quality["of_exact"]})
+        result["curve"].append({"knob": knob, "overlap": quality["overlap"], "of_exact": quality["of_exact"]})
         if quality["overlap"] >= stage.overlap or at == len(peer.knobs) - 1:
-            answer |= quality | {"knob": knob, "as_good": quality["overlap"] >= stage.overlap}
-            answer |= latencies(search, queries, stage.least_s)
+            result |= quality | {"knob": knob, "as_good": quality["overlap"] >= stage.overlap}
+            result |= latencies(search, queries, stage.least_s)
             break
-    answer["search_memory"] = memory()
+    result["search_memory"] = memory()
     peer.close()
-    return answer
+    return result
 
 
 def _throughput(
     search: Callable[[NDArray[np.float32]], Any], queries: NDArray[np.float32], least_s: float
 ) -> dict[str, float]:
-    """Queries a second with as many at a time as there are threads, each on one."""
+    """Measure queries per second with as many concurrent queries as threads, each on one thread."""
     import faiss
 
     threads = faiss.omp_get_max_threads()
@@ -314,16 +314,16 @@ def _exact_of(stage: ScaleStage) -> ExactRanking:
         return ExactRanking(file["rows"], file["scores"], file["cells"])
 
 
-class _Spent:
-    """Seconds that earlier runs spent on a stage before they were stopped, kept in a file."""
+class _Elapsed:
+    """Seconds that interrupted runs spent on a stage, stored in a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.before = float(path.read_text(encoding="ascii")) if path.is_file() else 0.0
         self.start = self.saved = time.monotonic()
 
-    def beside(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
-        """Saves the time now and then while progress is made."""
+    def tracking(self, progress: Callable[[int, int], None]) -> Callable[[int, int], None]:
+        """Save the time regularly while progress is made."""
 
         def show(done: int, total: int) -> None:
             progress(done, total)
@@ -335,12 +335,12 @@ class _Spent:
         return show
 
     def total(self, seconds: float) -> float:
-        """Of all runs together."""
+        """Return the seconds of all runs together."""
         return self.before + seconds
 
 
 def _progress(label: str) -> Callable[[int, int], None]:
-    """A bar with the time left on stderr."""
+    """Show a progress bar with the remaining time on stderr."""
     from tqdm import tqdm
 
     bar = tqdm(desc=f"  {label}", unit=" pictures", file=sys.stderr, dynamic_ncols=True, mininterval=1.0, leave=False)
@@ -367,16 +367,16 @@ STAGES: dict[str, Callable[[ScaleStage, SyntheticPictures], dict[str, Any]]] = {
 
 
 def work(path: str) -> int:
-    """Does what a file says; returns the exit code."""
+    """Run the stage that a task file describes; return the exit code."""
     stage = ScaleStage(**json.loads(Path(path).read_text(encoding="utf-8")))
     try:
         stream = SyntheticPictures(ScaleSource.load(Path(stage.source)), stage.pictures, stage.seed)
-        answer = STAGES[stage.name](stage, stream)
+        result = STAGES[stage.name](stage, stream)
     except PatchifyError as error:
-        stage.answer.with_suffix(".refused").write_text(str(error), encoding="utf-8")
+        stage.result.with_suffix(".refused").write_text(str(error), encoding="utf-8")
         return REFUSED
     except KeyboardInterrupt:
         return STOPPED
-    answer["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
-    write_json(stage.answer, answer, 1)
+    result["date"] = datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
+    write_json(stage.result, result, 1)
     return 0

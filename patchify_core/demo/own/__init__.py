@@ -1,13 +1,13 @@
-"""A visitor's own pictures: sent, indexed while they can be searched already, annotated, scored, taken home, deleted.
+"""A visitor's own pictures: uploaded, indexed in the background, boxed, scored, downloaded and deleted.
 
-names        what a picture is called here, whatever it was called there
-collection   one visitor's pictures, on disk in a folder of their own for as long as the visit lasts
-indexing     embeds them in the background: progress, cancel, go on
-marks        the boxes that the visitor drew, and the score that they give
-returned     an index that was taken home and is brought back; not one byte of it is given to FAISS
-place        answers queries about them, as `examples` does about the bundled gallery
-registry     all visitors' collections: who may see which (nobody else), how much they may hold, and when they end
+collection     one visitor's pictures, in a folder that lasts as long as the visit
+indexing       embeds them in the background, a part at a time
+boxes          boxes that the visitor drew, and the score that they give
+gallery        answers queries about them, as `example_gallery` does about the bundled gallery
+phone          box proposals and rankings for the page for phones
+index_archive  an index as a download, and read back without giving FAISS a byte of it
+visitor        all of the above for one visitor
+registry       all visitors: access, limits, and deletion
 
-What tells a visitor's pictures from another's is a token of 192 random bits that only that
-visitor's browser and this process know.
+A visitor is identified by a token of 192 random bits that only that visitor's browser and this process know.
 """

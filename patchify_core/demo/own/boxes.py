@@ -1,4 +1,4 @@
-"""The boxes that a visitor drew on their pictures, what they make of them a dataset, and the score that they give."""
+"""Boxes that a visitor drew on their pictures: as a dataset, as an annotations file, and the score that they give."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from patchify_core.index.store import PatchStore
 from patchify_core.patchify import Patchify
 
 MOST, LONGEST_NAME = 200, 60
-"""Boxes that are kept, and characters of an object's name."""
+"""Boxes of one visitor, and characters of an object's name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class DrawnBox:
 
     Attributes:
         picture: id of the picture.
-        object: what the visitor calls it; the same name on another picture means the same object.
+        object: name that the visitor gave; the same name on another picture means the same object.
         box: (4,) float64 xyxy in pixels of the upright picture.
     """
 
@@ -43,28 +43,28 @@ class DrawnBox:
 
 
 class DrawnBoxes:
-    """A visitor's boxes: at most one of each object on a picture."""
+    """A visitor's boxes, at most one per object and picture. Thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._marks: dict[tuple[int, str], DrawnBox] = {}
+        self._boxes: dict[tuple[int, str], DrawnBox] = {}
         self._objects: dict[str, int] = {}
 
     def __len__(self) -> int:
-        """How many there are."""
-        return len(self._marks)
+        """Return the number of boxes."""
+        return len(self._boxes)
 
     @property
     def all(self) -> tuple[DrawnBox, ...]:
-        """All of them."""
+        """All boxes."""
         with self._lock:
-            return tuple(self._marks.values())
+            return tuple(self._boxes.values())
 
     def put(self, picture: OwnPicture, name: object, box: object) -> None:
-        """Draws a box, in place of the one that the object had on this picture.
+        """Set the box of an object on a picture.
 
         Raises:
-            PatchifyError: one sentence, if the name or the box is none, or there are too many.
+            PatchifyError: one sentence, if the name or the box is invalid, or there are too many boxes.
         """
         if not isinstance(name, str) or not name.strip() or not " ".join(name.split()).isprintable():
             raise PatchifyError("Name the object: the same name on several pictures gives a score.")
@@ -73,35 +73,35 @@ class DrawnBoxes:
             raise PatchifyError(f"An object's name has at most {LONGEST_NAME} characters: choose a shorter one.")
         checked = checked_box(numbers(box), picture.width, picture.height)
         with self._lock:
-            if (picture.id, name) not in self._marks and len(self._marks) >= MOST:
+            if (picture.id, name) not in self._boxes and len(self._boxes) >= MOST:
                 raise PatchifyError(f"There is room for {MOST} boxes: remove one before you draw another.")
             self._objects.setdefault(name, len(self._objects) + 1)
-            self._marks[picture.id, name] = DrawnBox(picture.id, name, checked)
+            self._boxes[picture.id, name] = DrawnBox(picture.id, name, checked)
 
     def remove(self, picture: int, name: object) -> None:
-        """Removes a box, if it is there."""
+        """Remove a box, if there is one."""
         with self._lock:
-            self._marks.pop((picture, str(name)), None)
+            self._boxes.pop((picture, str(name)), None)
 
     def gallery(self, root: Path, pictures: Iterable[OwnPicture], queries: bool = False) -> Gallery:
-        """The pictures as a dataset.
+        """Return the pictures and their boxes as a dataset.
 
         Args:
             root: the folder that their names are relative to.
             pictures: those that are searched.
-            queries: whether every box is asked as a query too, with its own picture left out of the answer.
+            queries: whether every box is also a query, with its own picture excluded.
         """
         images = {p.id: GalleryImage(p.id, p.name, p.path, p.width, p.height) for p in pictures}
-        marks = [mark for mark in self.all if mark.picture in images]
+        boxes = [box for box in self.all if box.picture in images]
         with self._lock:
             objects = dict(self._objects)
-        used = {mark.object for mark in marks}
+        used = {box.object for box in boxes}
         rows = Annotations(
-            np.array([mark.picture for mark in marks], np.int64),
-            np.array([objects[mark.object] for mark in marks], np.int64),
-            np.array([mark.box for mark in marks], np.float64).reshape(-1, 4),
-            np.zeros(len(marks), bool),
-            np.full(len(marks), np.nan),
+            np.array([box.picture for box in boxes], np.int64),
+            np.array([objects[box.object] for box in boxes], np.int64),
+            np.array([box.box for box in boxes], np.float64).reshape(-1, 4),
+            np.zeros(len(boxes), bool),
+            np.full(len(boxes), np.nan),
         )
         names = {objects[name]: name for name in objects if name in used}
         gallery = Gallery(root, tuple(images.values()), instances=names, annotations=rows)
@@ -109,7 +109,7 @@ class DrawnBoxes:
 
 
 def as_coco(gallery: Gallery) -> dict[str, Any]:
-    """A visitor's dataset as the `annotations.json` that `evaluate` reads beside the same pictures.
+    """Return a visitor's dataset as the `annotations.json` that `evaluate` reads beside the same pictures.
 
     Args:
         gallery: with every box as a query (`DrawnBoxes.gallery`). In this layout a query is an image of its own, so a
@@ -145,14 +145,14 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
 
 
 class RememberingPatchify(Patchify):
-    """An engine that describes a query file with a box once, in whatever ways it is searched with."""
+    """An engine that describes each query file and box only once, however often it is searched with."""
 
     def __init__(self, index: PatchStore, encoder: Encoder) -> None:
         super().__init__(index, encoder)
         self._known: dict[tuple[Path, bytes], NDArray[np.float32]] = {}
 
     def describe_query(self, picture: Any, box: ArrayLike | None = None) -> NDArray[np.float32]:
-        """See `Patchify.describe_query`; pictures that are no files are described each time."""
+        """See `Patchify.describe_query`; pictures other than files are described each time."""
         if not isinstance(picture, Path):
             return super().describe_query(picture, box)
         key = picture, np.asarray(box, np.float64).tobytes()
@@ -164,16 +164,16 @@ class RememberingPatchify(Patchify):
 def score(
     gallery: Gallery, index: PatchStore, encoder: Encoder, progress: Callable[[int, int], None]
 ) -> list[dict[str, Any]]:
-    """AP and LocScore over every box as a query, for whole pictures, patches, and better boxes.
+    """Score every box as a query: by whole pictures, by patches, and by patches with refined boxes.
 
     Args:
         gallery: with queries (`DrawnBoxes.gallery`).
         index: of these pictures.
         encoder: that made it.
-        progress: told (queries done, queries in all); may raise to stop.
+        progress: called with (queries done, queries in all); may raise to stop.
 
     Returns:
-        A row for each way: `way`, `map`, `locscore`, `recall@1`, `queries`.
+        A row for each of these methods: `way` (its name), `map`, `locscore`, `recall@1`, `queries`.
 
     Raises:
         PatchifyError: if no object is boxed on two pictures, so that there is nothing to find.
@@ -186,20 +186,20 @@ def score(
         )
     engine = RememberingPatchify(index, encoder)
     last = len(index.regions.stages)
-    better = MAP if has_maps(index) else SOFT
-    plans = [("patches", [1, last], None), (better, [last], engine.refiner(better))]
+    refined = MAP if has_maps(index) else SOFT
+    plans = [("patches", [1, last], None), (refined, [last], engine.refiner(refined))]
     total = 2 * len(gallery.queries)
     rows = []
-    for number, (way, levels, refiner) in enumerate(plans):
+    for number, (method, levels, refiner) in enumerate(plans):
 
-        def told(done: int, queries: int, before: int = number * len(gallery.queries)) -> None:
+        def report_progress(done: int, queries: int, before: int = number * len(gallery.queries)) -> None:
             progress(before + done, total)
 
-        for report in evaluate(gallery, engine, sorted(set(levels)), progress=told, refiner=refiner):
+        for report in evaluate(gallery, engine, sorted(set(levels)), progress=report_progress, refiner=refiner):
             whole = report.level == 1 and index.regions.stages[0].patches == 1 and last > 1
             rows.append(
                 {
-                    "way": "global" if whole else way,
+                    "way": "global" if whole else method,
                     "map": report.report.map,
                     "locscore": report.report.locscore,
                     "recall@1": report.report.recall[1],
@@ -210,22 +210,18 @@ def score(
 
 
 def numbers(sent: object, count: int = 4) -> list[float]:
-    """What a page sent as a box, or as a point.
-
-    Args:
-        sent: anything.
-        count: how many numbers it shall be: 4 of a box, 2 of a point.
+    """Check what a page sent as a box (4 numbers) or as a point (2).
 
     Raises:
-        PatchifyError: one sentence, if it is something else.
+        PatchifyError: one sentence, if it is anything else.
     """
     what, again = ("point", "tap the object again") if count == 2 else ("box", "draw it again")
     if not isinstance(sent, list) or len(sent) != count or not all(isinstance(v, (int, float)) for v in sent):
         raise PatchifyError(f"The page sent no {what}: {again}.")
     try:
-        found = [float(value) for value in sent]
+        values = [float(value) for value in sent]
     except OverflowError:  # a whole number with more digits than a float has room for
         raise PatchifyError(f"The {what} is outside of the picture: {again}.") from None
-    if any(math.isnan(value) for value in found):
+    if any(math.isnan(value) for value in values):
         raise PatchifyError(f"The page sent no {what}: {again}.")
-    return found
+    return values

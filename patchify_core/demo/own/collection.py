@@ -1,4 +1,4 @@
-"""One visitor's pictures: on disk, in a folder of their own, for as long as the visit lasts."""
+"""One visitor's pictures, on disk in a private folder for as long as the visit lasts."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from patchify_core.demo.settings import PageSettings
+from patchify_core.demo.settings import MEGABYTE, PageSettings
 from patchify_core.errors import ArchiveError, NotAPictureError, PatchifyError, PictureError
 from patchify_core.files import sha256_of_bytes
+from patchify_core.gallery.folder import is_skipped
 from patchify_core.imaging.archives import ArchiveSettings, is_archive, members
-from patchify_core.imaging.filenames import is_passed_over
-from patchify_core.imaging.kinds import other_archive
+from patchify_core.imaging.file_types import other_archive_type
 from patchify_core.imaging.pictures import picture_size
 
 MOST_PARTS, LONGEST = 8, 80
-"""Folders and name together; characters of each."""
+"""Parts of a path, its name included, and characters of each part."""
 
 _REFUSED = '<>:"|?*'
-"""What Windows takes in no name."""
+"""Characters that Windows allows in no file name."""
 
 _JOINERS = "\u200c\u200d"
-"""Persian and Hindi spell with them, and emoji are put together by them; other letters without a width can deceive."""
+"""Zero-width letters that Persian, Hindi and emoji need; others can deceive and are replaced."""
 
 _DEVICES = {"con", "prn", "aux", "nul", *(f"{port}{n}" for port in ("com", "lpt") for n in range(10))}
 
 
 def clean(name: str) -> str:
-    """A relative POSIX path that any file system takes, as near to the name that was sent as may be.
+    """Turn any name into a relative POSIX path that every file system takes, changing as little as possible.
 
     Example:
         >>> clean("../../Holiday 2026/IMG<1>.jpg"), clean("/etc/passwd"), clean("CON.png"), clean("")
@@ -40,31 +40,31 @@ def clean(name: str) -> str:
     """
     parts = []
     for part in unicodedata.normalize("NFC", name.replace("\\", "/")).split("/"):
-        kept = "".join(c if _is_kept(c) else "_" for c in part).strip(" .")
-        if kept:
-            parts.append(_fitting(kept))
+        safe = "".join(c if _is_safe(c) else "_" for c in part).strip(" .")
+        if safe:
+            parts.append(_shortened(safe))
     return "/".join(parts[-MOST_PARTS:]) or "picture"
 
 
-def _is_kept(letter: str) -> bool:
+def _is_safe(letter: str) -> bool:
     if letter in _REFUSED:
         return False
     return letter == " " or letter in _JOINERS or unicodedata.category(letter)[0] in "LMNPS"
 
 
 def unused(name: str, is_taken: Callable[[str], bool]) -> str:
-    """The name, or with a number where it is taken; file systems that do not tell letter cases apart are thought of."""
+    """Add a number to a name that is taken, for which `is_taken` gets the name with its case folded."""
     stem, dot, ending = name.rpartition(".")
     if not dot or "/" in ending:
         stem, ending = name, ""
-    number, found = 1, name
-    while is_taken(found.casefold()):
+    number, free = 1, name
+    while is_taken(free.casefold()):
         number += 1
-        found = f"{stem} ({number}){dot}{ending}" if ending else f"{name} ({number})"
-    return found
+        free = f"{stem} ({number}){dot}{ending}" if ending else f"{name} ({number})"
+    return free
 
 
-def _fitting(part: str) -> str:
+def _shortened(part: str) -> str:
     stem, dot, ending = part.rpartition(".")
     if not dot:
         stem, ending = part, ""
@@ -80,7 +80,7 @@ def _fitting(part: str) -> str:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """Sorts names as people number them.
+    """Sort key that orders names as people number them.
 
     Example:
         >>> sorted(["10.png", "2.png"], key=natural)
@@ -89,16 +89,16 @@ def natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in re.split(r"(\d+)", name)]
 
 
-MEGABYTE = 1_000_000
 EXPANSION = 20
-"""Bytes that what a visitor packed may become, for each of its own: photos, codes and maps hardly get smaller."""
+"""Largest ratio of an archive's unpacked to its packed bytes: photos, codes and maps hardly compress."""
 
 CROWDED = "Other visitors' pictures fill the server at present: try again in a while."
 
 SKIPPED_NAMED = 200
-"""Files that were left out are named up to this many, and counted beyond."""
+"""Skipped files that are listed; further ones are only counted."""
 
 ENDINGS_NAMED = 6
+"""File name endings by which skipped files that are no pictures are counted."""
 
 
 @dataclass(frozen=True)
@@ -106,10 +106,10 @@ class OwnPicture:
     """One picture of a visitor.
 
     Attributes:
-        id: from 1 on, in the order in which pictures came.
-        name: relative POSIX name, made safe (`names.clean`).
-        path: its file.
-        width: upright width in pixels, as its header says.
+        id: from 1, in order of arrival.
+        name: relative POSIX path, made safe (`clean`).
+        path: of the file.
+        width: upright width in pixels, from its header.
         height: upright height in pixels.
         bytes: size of the file.
         sha256: digest of the file.
@@ -125,18 +125,18 @@ class OwnPicture:
 
 
 class Collection:
-    """A visitor's pictures. Safe to use from several threads: a visitor may have two tabs.
+    """A visitor's pictures. Thread-safe: a visitor may have two tabs.
 
     Args:
-        token: what the visitor's browser shows to be let in.
-        folder: private; made here, deleted by `delete`.
-        settings: how much a visitor may hold.
-        room: asked whether so many more bytes fit among all visitors' pictures.
+        token: identifies the visitor.
+        folder: private; created here, deleted by `delete`.
+        settings: limits on one visitor's pictures.
+        has_room: whether so many more bytes fit among all visitors' pictures.
     """
 
-    def __init__(self, token: str, folder: Path, settings: PageSettings, room: Callable[[int], bool]) -> None:
+    def __init__(self, token: str, folder: Path, settings: PageSettings, has_room: Callable[[int], bool]) -> None:
         self.token, self.folder, self.settings = token, folder, settings
-        self._room = room
+        self._has_room = has_room
         self.lock = threading.RLock()
         self.closed = threading.Event()
         self._pictures: dict[int, OwnPicture] = {}
@@ -152,18 +152,18 @@ class Collection:
 
     @property
     def pictures_folder(self) -> Path:
-        """Where the pictures lie."""
+        """Folder of the picture files."""
         return self.folder / "pictures"
 
     @property
     def pictures(self) -> tuple[OwnPicture, ...]:
-        """All pictures, in the order in which they came."""
+        """All pictures, in order of arrival."""
         with self.lock:
             return tuple(self._pictures.values())
 
     @property
     def skipped(self) -> list[tuple[str, str]]:
-        """(name, why) of what was left out; files that are no pictures by name or content are counted by ending."""
+        """(name, reason) of skipped files; files that are no pictures by name or content are counted by ending."""
         with self.lock:
             return self._skipped + [
                 self._first_other[ending] if count == 1 else (f"{count:,} {ending} files", "these are not pictures")
@@ -171,7 +171,7 @@ class Collection:
             ]
 
     def named(self, name: str) -> OwnPicture:
-        """The picture of a name.
+        """Return the picture of this name.
 
         Raises:
             PatchifyError: if there is none.
@@ -182,32 +182,27 @@ class Collection:
         raise PatchifyError("That picture is no longer among yours: choose one of those shown.")
 
     def same(self, data: bytes) -> OwnPicture | None:
-        """The picture that has exactly these bytes; None if there is none."""
+        """Return the picture with exactly these bytes; None if there is none."""
         with self.lock:
             return self._pictures.get(self._by_digest.get(sha256_of_bytes(data), 0))
 
     def add(self, name: str, data: bytes) -> bool:
-        """Takes one picture, or notes why not; see `refusal`."""
-        return self.refusal(name, data) is None
+        """Add a picture; return whether it was added (see `try_add`)."""
+        return self.try_add(name, data) is None
 
-    def refusal(self, name: str, data: bytes) -> str | None:
-        """Takes one picture, or notes why not.
+    def try_add(self, name: str, data: bytes) -> str | None:
+        """Add a picture; return None, or the reason why it was skipped, which is also listed in `skipped`.
 
-        Args:
-            name: what it was called; may be anything.
-            data: the file.
-
-        Returns:
-            None if it was taken, else why not. What a system keeps beside pictures is not noted: nobody meant it.
+        Files that an operating system keeps beside pictures are skipped and not listed. `name` may be any text.
         """
-        if is_passed_over(name.replace("\\", "/")):
+        if is_skipped(name.replace("\\", "/")):
             return "it is a file that the system keeps beside pictures"
         try:
-            self._take(name, data)
+            self._add(name, data)
         except NotAPictureError as error:
             # PDFs and archives may contain what the visitor wants to search.
             why = str(error)
-            if kind := other_archive(data[:512]):
+            if kind := other_archive_type(data[:512]):
                 why = f"it is {kind}: pack the pictures as a zip"
                 self.note(name, why)
             elif data.startswith(b"%PDF"):
@@ -221,14 +216,14 @@ class Collection:
         return None
 
     def add_archive(self, path: Path) -> int:
-        """Takes the pictures of a zip archive, as far as there is room.
+        """Add the pictures of a zip archive, as far as there is room.
 
         Returns:
-            How many were taken; the files that were left out are in `skipped`.
+            How many were added; the files that were skipped are in `skipped`.
 
         Raises:
-            ArchiveError: if it is no archive that can be read, contains nothing that is looked at, or holds more than
-                is allowed; what was taken by then stays.
+            ArchiveError: if it cannot be read, contains no files to add, or contains more than is allowed; pictures
+                that were added by then stay.
         """
         settings = self.settings
         limits = ArchiveSettings(
@@ -236,9 +231,9 @@ class Collection:
             total_bytes=(settings.own_mb + settings.upload_mb) * MEGABYTE,
             expansion=EXPANSION,
         )
-        taken, before = 0, self.skipped_in_all
+        added, before = 0, self.skipped_in_all
         for member in members(path, limits):
-            if is_passed_over(member.name):
+            if is_skipped(member.name):
                 continue
             if member.data is None:
                 self.note(member.name, str(member.refused))
@@ -247,13 +242,13 @@ class Collection:
             else:
                 if full := self._full():
                     raise ArchiveError(f"{full} The rest of the archive was left out.")
-                taken += self.add(member.name, member.data)
-        if not taken and self.skipped_in_all == before:
+                added += self.add(member.name, member.data)
+        if not added and self.skipped_in_all == before:
             raise ArchiveError("The zip archive contains no picture, only folders or hidden files: choose another one.")
-        return taken
+        return added
 
     def remove(self, identifier: int, why: str) -> None:
-        """Takes out a picture that turned out to be unreadable."""
+        """Remove a picture that turned out to be unreadable."""
         with self.lock:
             picture = self._pictures.pop(identifier, None)
             if picture is None:
@@ -264,14 +259,14 @@ class Collection:
         picture.path.unlink(missing_ok=True)
 
     def note(self, name: str, why: str) -> None:
-        """Remembers that a file was left out."""
+        """List a file as skipped."""
         with self.lock:
             self.skipped_in_all += 1
             if len(self._skipped) < SKIPPED_NAMED:
                 self._skipped.append((clean(name), why.rstrip(".")))
 
     def _count(self, name: str, why: str) -> None:
-        """Counts a file that is no picture, nor called one."""
+        """Count a file that is no picture, nor named like one, by its ending."""
         name = clean(name)
         ending = PurePosixPath(name).suffix.lower() or "other"
         with self.lock:
@@ -280,7 +275,7 @@ class Collection:
             self._first_other.setdefault(ending, (name, why.rstrip(".")))
 
     def delete(self) -> None:
-        """Deletes everything; whoever still works with it finds it closed."""
+        """Delete everything, and set `closed` for whoever still works with it."""
         self.closed.set()
         with self.lock:
             self._pictures.clear()
@@ -288,7 +283,7 @@ class Collection:
             self.bytes = 0
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _take(self, name: str, data: bytes) -> None:
+    def _add(self, name: str, data: bytes) -> None:
         if len(data) > self.settings.upload_mb * MEGABYTE:
             raise PictureError(f"it is larger than {self.settings.upload_mb} MB.")
         width, height = picture_size(data, name=name)
@@ -302,33 +297,33 @@ class Collection:
             full = self._full(len(data))
             if full:
                 raise PatchifyError(full)
-            kept = unused(clean(name), self._taken.__contains__)
-            path = self.pictures_folder / kept
-            # Its folders too: a picture may be called like one.
-            self._taken.update(str(part).casefold() for part in (PurePosixPath(kept), *PurePosixPath(kept).parents))
+            safe = unused(clean(name), self._taken.__contains__)
+            path = self.pictures_folder / safe
+            # Its folders too: another picture may have the name of a folder.
+            self._taken.update(str(part).casefold() for part in (PurePosixPath(safe), *PurePosixPath(safe).parents))
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(data)
-            except (FileExistsError, NotADirectoryError):  # a picture is called like another one's folder
-                kept = unused(clean(name.replace("/", "_")), self._taken.__contains__)
-                path = self.pictures_folder / kept
-                self._taken.add(kept.casefold())
+            except (FileExistsError, NotADirectoryError):  # a picture has the name of this one's folder
+                safe = unused(clean(name.replace("/", "_")), self._taken.__contains__)
+                path = self.pictures_folder / safe
+                self._taken.add(safe.casefold())
                 path.write_bytes(data)
             except OSError as error:
                 raise PatchifyError("the server has no room for it: try again later.") from error
-            picture = OwnPicture(self._next, kept, path, width, height, len(data), digest)
+            picture = OwnPicture(self._next, safe, path, width, height, len(data), digest)
             self._pictures[picture.id] = picture
             self._by_digest[digest] = picture.id
             self._next += 1
             self.bytes += len(data)
 
     def _full(self, more: int = 1) -> str:
-        """Why no further picture of so many bytes can be taken; empty if it can."""
+        """Return why `more` bytes cannot be added; empty if they can."""
         settings = self.settings
         if len(self._pictures) >= settings.own_pictures:
             return f"There is room for {settings.own_pictures:,} pictures per visit."
         if self.bytes + more > settings.own_mb * MEGABYTE:
             return f"There is room for {settings.own_mb:,} MB of pictures per visit."
-        if not self._room(more):
+        if not self._has_room(more):
             return CROWDED
         return ""

@@ -1,4 +1,4 @@
-"""Answers queries about one visitor's pictures, as `showcase` does about the bundled gallery."""
+"""Answers queries about one visitor's pictures, as `ExampleGallery` does about the bundled gallery."""
 
 from __future__ import annotations
 
@@ -23,48 +23,42 @@ from patchify_core.retrieval.ranking import Match
 
 
 class OwnIndexes(GalleryIndexes):
-    """The one index of a visitor's pictures, in the place of a `GalleryIndexes`."""
+    """The only index of a visitor's pictures. It is returned under any name, as the name changes while it grows."""
 
     def __init__(self, name: str, label: str, engine: Patchify) -> None:
         self.first = name
-        assert isinstance(engine.index, PatchIndex)  # visitors' pictures are kept nowhere else
+        assert isinstance(engine.index, PatchIndex)  # visitors' pictures are in no other store
         self.choices = {name: IndexChoice(name, label, engine.index)}
         self._calibrations = {}
         self._engine = engine
 
     def choice(self, name: str) -> IndexChoice:
-        """The index; it is the only one."""
+        """Return the index."""
         return self.choices[self.first]
 
     def engine(self, name: str) -> Patchify:
-        """Index and encoder."""
+        """Return index and encoder."""
         return self._engine
 
     def is_loaded(self, name: str) -> bool:
-        """Always."""
+        """Return True."""
         return True
-
-    def understands_text(self, name: str) -> bool:
-        """Whether its encoder can be asked with words."""
-        from patchify_core.encoders import TextEncoder
-
-        return isinstance(self._engine.encoder, TextEncoder)
 
 
 class OwnJudge(Judge):
-    """Judges by the boxes that a visitor drew. Who drew a few has not said what all the others show."""
+    """Judges by the boxes that a visitor drew. Pictures without a box may contain the object all the same."""
 
-    def result(self, question: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
-        """As `Judge.result`, except that a picture without a box of the object is not called wrong."""
-        judged = super().result(question, rank, match, cell)
+    def result(self, query: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
+        """As `Judge.result`, except that a picture without a box of the object is unmarked and not wrong."""
+        judged = super().result(query, rank, match, cell)
         return replace(judged, verdict=UNMARKED) if judged.verdict == WRONG else judged
 
 
 class OwnGallery(ExampleGallery):
-    """A visitor's indexed pictures and boxes, as they were when it was made.
+    """A snapshot of a visitor's indexed pictures and boxes.
 
     Args:
-        name: what queries about them say that they ask.
+        name: of the index, for queries (`own_index_name`).
         gallery: the indexed pictures, with the boxes that were drawn.
         engine: index and encoder.
         bundled: the page's own gallery, whose re-rankers are used.
@@ -80,11 +74,11 @@ class OwnGallery(ExampleGallery):
 
     @property
     def label(self) -> str:
-        """What the pictures are called among the indexes of the page."""
+        """What the page calls the pictures among its indexes."""
         return self.indexes.choices[self.indexes.first].label
 
     def picture(self, image_id: int) -> UserQuery:
-        """One of the pictures as the query: its box if there is one, else all of it; it is left out of the score.
+        """Make a query of one of the pictures: its box if there is one, else all of it; it is left out of the score.
 
         Raises:
             PatchifyError: if it is not indexed.
@@ -102,55 +96,54 @@ class OwnGallery(ExampleGallery):
             descriptor=decode_untrusted(image.path, lambda picture: self.engine.describe_query(picture, box)),
             path=image.path,
             itself=image_id,
-            engine=self.indexes.first,
+            index_name=self.indexes.first,
         )
 
-    def example(self, query_id: int, engine: str | None = None) -> UserQuery:
-        """There are no examples: a visitor's pictures take their place."""
+    def example(self, query_id: int, index_name: str | None = None) -> UserQuery:
+        """Make a query of a picture; a visitor's pictures take the place of examples."""
         return self.picture(query_id)
 
-    def welcome(self, question: UserQuery) -> UserQuery:
-        """A query of another gallery, searched in this one."""
-        if question.engine == self.indexes.first:
-            return question
-        if own_token(question.engine) is not None:  # the same pictures, more of which are indexed by now
-            names = self.gallery.instances
-            known = question.instance if question.instance in names else None
-            return replace(question, engine=self.indexes.first, instance=known)
-        asked = replace(question, instance=None, example=None, itself=None, engine=self.indexes.first)
-        if question.words is not None:
-            return replace(asked, descriptor=self.engine.describe_text(question.words))
-        found = decode_untrusted(question.source, lambda picture: self.engine.describe_query(picture, question.box))
-        return replace(asked, descriptor=found)
+    def adopt(self, query: UserQuery) -> UserQuery:
+        """Return a query of another gallery for this one."""
+        if query.index_name == self.indexes.first:
+            return query
+        if own_token(query.index_name) is not None:  # these pictures, when fewer were indexed
+            known = query.instance if query.instance in self.gallery.instances else None
+            return replace(query, index_name=self.indexes.first, instance=known)
+        adopted = replace(query, instance=None, example=None, itself=None, index_name=self.indexes.first)
+        if query.words is not None:
+            return replace(adopted, descriptor=self.engine.describe_text(query.words))
+        descriptor = decode_untrusted(query.source, lambda picture: self.engine.describe_query(picture, query.box))
+        return replace(adopted, descriptor=descriptor)
 
 
 def own_index_name(token: str, version: int) -> str:
-    """What queries about a visitor's pictures say that they ask."""
+    """Name the index of a visitor's pictures, for `UserQuery.index_name`."""
     return f"{OWN}:{token}:{version}"
 
 
 def own_picture_url(path: Path) -> str | None:
-    """Address of a visitor's own picture on the page's server, which has the visitor's token in it; None for others."""
+    """Return the URL of a visitor's own picture, which contains the visitor's token; None for other pictures."""
     for at, part in enumerate(path.parts):
         if part.startswith(PREFIX) and path.parts[at + 2 : at + 3] == ("pictures",):
             return f"own/{path.parts[at + 1]}/picture/{quote('/'.join(path.parts[at + 3 :]))}"
     return None
 
 
-def own_token(engine: str) -> str | None:
-    """The visitor's token in such a name; None in the name of a bundled index."""
-    kind, _, rest = engine.partition(":")
+def own_token(index_name: str) -> str | None:
+    """Return the visitor's token in the name of an index; None for a bundled index."""
+    kind, _, rest = index_name.partition(":")
     return rest.partition(":")[0] if kind == OWN else None
 
 
-def own_index_choice(engine: str) -> str | None:
-    """What a visitor's own index is chosen by, however much of it is indexed by now; None for a bundled one."""
-    token = own_token(engine)
+def own_index_choice(index_name: str) -> str | None:
+    """Return the name of a visitor's own index without its version, by which it is chosen; None for a bundled one."""
+    token = own_token(index_name)
     return None if token is None else f"{OWN}:{token}"
 
 
 def pictures_gone() -> PatchifyError:
-    """Said where a visitor's pictures are not there any more."""
+    """Return the error for a visitor's pictures that have been deleted."""
     return PatchifyError(
         "Your pictures are no longer on the server, as they are deleted when a visit ends: add them again, or choose "
         "an example."

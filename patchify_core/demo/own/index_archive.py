@@ -1,9 +1,9 @@
-"""An index that a visitor took home, and brings back.
+"""A visitor's index as a download, and the restoring of one.
 
-FAISS trusts what it reads, and this comes from a stranger. So FAISS reads none of it: the page makes its indexes like
-the bundled one (`build_index(like=...)`), whose projection and codec are here, and all that an index of a visitor adds
-to them is its codes. The file must be, byte for byte, what FAISS writes for that codec and so many patches, except for
-the codes, which are plain numbers.
+FAISS trusts what it reads, and a restored index comes from a stranger, so FAISS reads none of it. The page builds its
+indexes like the bundled one (`build_index(like=...)`), whose projection and codec are at hand; a visitor's index adds
+only codes. The file must be, byte for byte, what FAISS writes for that codec and number of patches, except for the
+codes, which are plain numbers.
 """
 
 from __future__ import annotations
@@ -33,47 +33,47 @@ from patchify_core.index.pictures import Pictures
 from patchify_core.index.recipe import Recipe
 
 PIECE = 1 << 18
-"""Bytes that are read at a time."""
+"""Bytes read at a time."""
 
 _EACH, _END = 30 + 16 + 46, 22
-"""Bytes of a zip archive beside names and contents: of each file (its header, its sizes after it, its line in the list)
-and of the end."""
+"""Bytes of a zip archive besides names and contents: per file (local header, data descriptor, central directory entry)
+and at the end."""
 
 BOXES_NAME = "annotations.json"
 KNOWN_FILES = (META_NAME, FAISS_NAME, PROJECTION_NAME, MAPS_NAME, BOXES_NAME)
 MOST_MEMBERS = 20
-"""Files in an archive that may be an index."""
+"""Files in an archive above which it cannot be an index."""
 
 MAP_BYTES = 200_000
-"""Of a picture's feature map, at most; the bundled encoder's take 59 kB."""
+"""Largest feature map of a picture; the bundled encoder's take 59 kB."""
 
 ROOM_FOR_SHAPES = 2
-"""Times that a map may be as long as the longest of the bundled index's."""
+"""Ratio by which a map may be longer than the longest one of the bundled index."""
 
 FOREIGN = "That index was not made by this page with these settings: bring back one that you downloaded here."
 DAMAGED = "That index is damaged or was edited: bring back the file as you downloaded it."
 
 
 def is_index(path: Path) -> bool:
-    """Whether an archive contains an index, as opposed to pictures."""
+    """Whether an archive contains an index rather than pictures."""
     try:
         listed = names(path)
-    except ArchiveError:  # whoever unpacks it will say so
+    except ArchiveError:  # whoever unpacks it reports this
         return False
     return len(listed) <= MOST_MEMBERS and META_NAME in {PurePosixPath(name).name for name in listed}
 
 
-def packed(folder: Path, more: dict[str, bytes]) -> tuple[int, Iterator[bytes]]:
-    """An index folder, and some small files, as an archive that is made while it is sent.
+def pack_index(folder: Path, more: dict[str, bytes]) -> tuple[int, Iterator[bytes]]:
+    """Pack an index folder into a zip archive while it is sent.
 
-    Codes do not get smaller by compression, so its length is known before.
+    Codes do not compress, so the archive is not compressed and its length is known in advance.
 
     Args:
-        folder: the index; its files are opened here, so that they may be deleted meanwhile.
-        more: name -> content.
+        folder: of the index; its files are opened here, so that they may be deleted meanwhile.
+        more: further files, name -> content.
 
     Returns:
-        Bytes in all, and the bytes.
+        The length in bytes, and the bytes in pieces.
 
     Raises:
         OSError: if the folder is gone.
@@ -82,8 +82,8 @@ def packed(folder: Path, more: dict[str, bytes]) -> tuple[int, Iterator[bytes]]:
         files = [(path.name, opened.enter_context(open(path, "rb"))) for path in sorted(folder.iterdir())]
         sizes = [(name, os.fstat(file.fileno()).st_size) for name, file in files]
         sizes += [(name, len(data)) for name, data in more.items()]
-        kept = opened.pop_all()
-    return _END + sum(_EACH + 2 * len(name.encode()) + size for name, size in sizes), _pieces(kept, files, more)
+        open_files = opened.pop_all()
+    return _END + sum(_EACH + 2 * len(name.encode()) + size for name, size in sizes), _pieces(open_files, files, more)
 
 
 def _pieces(opened: ExitStack, files: Sequence[tuple[str, BinaryIO]], more: dict[str, bytes]) -> Iterator[bytes]:
@@ -101,7 +101,7 @@ def _pieces(opened: ExitStack, files: Sequence[tuple[str, BinaryIO]], more: dict
 
 
 class _Sink:
-    """A file that can only be written to, and gives away what was written."""
+    """A write-only file whose content is taken out as it grows."""
 
     def __init__(self) -> None:
         self._written: list[bytes] = []
@@ -120,14 +120,14 @@ class _Sink:
 
 
 def restore_index(archive: Path, folder: Path, like: PatchIndex, most_pictures: int, most_bytes: int) -> PatchIndex:
-    """Reads an index out of an archive.
+    """Read an index from an archive.
 
     Args:
         archive: what the visitor sent.
-        folder: where its feature maps are kept; made here.
+        folder: for its files; created here.
         like: the index whose encoder, regions, features, projection and codec it must have.
-        most_pictures: that it may hold.
-        most_bytes: that it may take.
+        most_pictures: that it may contain.
+        most_bytes: that it may take unpacked.
 
     Raises:
         PatchifyError: one sentence, if it is not such an index.
@@ -142,11 +142,11 @@ def restore_index(archive: Path, folder: Path, like: PatchIndex, most_pictures: 
 
 
 def restored_boxes(folder: Path, index: PatchIndex) -> list[tuple[str, str, list[float]]]:
-    """The boxes that came with an index: SHA-256 of the picture, name of the object, and x1, y1, x2, y2 in pixels.
+    """Read the boxes of a restored index: SHA-256 of the picture, name of the object, and x1, y1, x2, y2 in pixels.
 
     Args:
-        folder: where `restore_index` put them; there may be none.
-        index: that came with them.
+        folder: of the restored index; it may contain no boxes.
+        index: the restored index.
 
     Raises:
         PatchifyError: if they are not as this page writes them.
@@ -159,18 +159,18 @@ def restored_boxes(folder: Path, index: PatchIndex) -> list[tuple[str, str, list
         data = json.loads(path.read_bytes())
         pictures = {row["id"]: digests[row["file_name"]] for row in data["images"] if row["split"] == "gallery"}
         objects = {row["id"]: row["name"] for row in data["categories"]}
-        found = []
+        boxes = []
         for row in data["annotations"][: 2 * MOST]:
-            if row["image_id"] in pictures:  # else it is of a query, which is one of these boxes once more
+            if row["image_id"] in pictures:  # else it belongs to a query, which repeats one of these boxes
                 x, y, width, height = map(float, row["bbox"])
-                found.append((pictures[row["image_id"]], objects[row["category_id"]], [x, y, x + width, y + height]))
+                boxes.append((pictures[row["image_id"]], objects[row["category_id"]], [x, y, x + width, y + height]))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         raise PatchifyError(DAMAGED) from None
-    return found
+    return boxes
 
 
 def _sizes(like: PatchIndex, pictures: int) -> dict[str, int]:
-    """Bytes that each file of an index of so many pictures has, at most: what is read is held in memory."""
+    """Return the largest size of each file of an index of so many pictures: they are read into memory."""
     return {
         META_NAME: 10_000 + 1_500 * pictures,
         FAISS_NAME: 10_000_000 + int(like.bytes_per_image * pictures),
@@ -224,7 +224,7 @@ def _read(folder: Path, like: PatchIndex, most_pictures: int) -> PatchIndex:
 
 
 def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
-    """The codes in a file of FAISS's, which FAISS itself does not get to see."""
+    """Read the codes from a file in FAISS's format without FAISS."""
     import faiss
 
     empty = encode_codes(
@@ -239,28 +239,21 @@ def _codes(data: bytes, like: PatchIndex, pictures: int) -> Codes:
     if not isinstance(codec, faiss.IndexFlatCodes) or like.fine is not None:
         raise PatchifyError("The page cannot take indexes of this kind back: send the pictures again.")
     patches, size = pictures * like.patches_per_image, int(codec.sa_code_size())
-    head, tail = framed(codec, patches)  # all that is not codes must be what FAISS writes here
+    head, tail = framed(codec, patches)  # everything but the codes must be what FAISS writes here
     if len(data) != len(head) + patches * size + len(tail) or not (data.startswith(head) and data.endswith(tail)):
         raise PatchifyError(DAMAGED)
     codec.add_sa_codes(np.frombuffer(data, np.uint8, patches * size, len(head)).reshape(patches, size).copy())
-    return empty  # not `codec`, which is a view of it that does not keep it alive
+    return empty  # not `codec`, a view that does not keep it alive
 
 
 def _check_maps(maps: KeptMaps, pictures: int, like: KeptMaps, channels: int) -> None:
-    """Raises ValueError unless these are maps of so many pictures, none much larger than the bundled ones.
-
-    Args:
-        maps: what came back.
-        pictures: how many there must be.
-        like: the bundled index's.
-        channels: of a cell.
-    """
+    """Raise ValueError unless these are so many maps with so many channels, none much larger than those of `like`."""
     if len(maps) != pictures:
         raise ValueError("maps of other pictures")
     longest = max(max(packed_shape(like.packed(row))[:2]) for row in range(len(like)))
     for row in range(pictures):
         packed = maps.packed(row)
-        *sides, found = packed_shape(packed)  # before it is unpacked: a small file may be a very large map
-        if found != channels or max(sides) > ROOM_FOR_SHAPES * longest:
+        *sides, depth = packed_shape(packed)  # before it is unpacked: a small file may be a very large map
+        if depth != channels or max(sides) > ROOM_FOR_SHAPES * longest:
             raise ValueError("a map of another kind")
         unpack(packed)

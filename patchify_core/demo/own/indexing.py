@@ -1,8 +1,7 @@
-"""Embeds a visitor's pictures in the background, a growing part at a time, so that they can be searched meanwhile.
+"""Indexes a visitor's pictures in the background, in growing parts, so that those that are ready can be searched.
 
-Each part is an index of its own that takes over what the one before it knew (`build_index(like=...)`), so whoever
-searches has a whole index in hand, never one that is being written. What is embedded when a visitor cancels is
-searchable, and is not embedded again when they go on.
+Each part is a new index that copies the codes of the one before (`build_index(like=...)`), so searches never see an
+index that is being written. If a visitor cancels, what is embedded by then is searchable and is not embedded again.
 """
 
 from __future__ import annotations
@@ -24,10 +23,10 @@ from patchify_core.index.build import build_index
 from patchify_core.index.patch_index import PatchIndex
 
 FIRST_PART, GROWTH = 8, 4
-"""New pictures of the first part, and how many times more each further one has."""
+"""New pictures in the first part, and the factor by which the index grows with each further part."""
 
-A_TURN, A_TURN_S = 4, 2.0
-"""Pictures that are embedded before another visitor has a turn, and seconds after which there are no more of them."""
+TURN, TURN_S = 4, 2.0
+"""Pictures, and seconds, after which another visitor's pictures have a turn."""
 
 EMPTY, INDEXING, CANCELLED, DONE, FAILED = "empty", "indexing", "cancelled", "done", "failed"
 
@@ -35,20 +34,20 @@ log = logging.getLogger(__name__)
 
 
 class StopWorkError(Exception):
-    """Raised from within a build or a scoring to end it."""
+    """Raised from a progress callback to end a build or a scoring."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far it is.
+    """Progress of indexing.
 
     Attributes:
         state: `empty`, `indexing`, `cancelled`, `done` or `failed`.
         done: pictures embedded.
-        total: pictures to embed in all.
+        total: pictures in all.
         indexed: pictures that can be searched.
-        seconds_left: about how long it will take yet; None where nothing is known.
-        waiting: whether other visitors' pictures have their turn just now.
+        seconds_left: estimate; None where nothing is known.
+        waiting: whether other visitors' pictures have their turn.
         error: why it failed, or None.
     """
 
@@ -62,28 +61,28 @@ class Progress:
 
 
 class Indexer:
-    """Keeps the index of one collection.
+    """Builds and updates the index of one collection.
 
     Args:
         collection: the pictures.
         template: an index whose encoder, regions, features and codec are used.
-        encoder: gives the encoder that made it, which may take a while.
-        turns: shared by all visitors.
-        published: told of each index that can be searched, with its number.
-        room: refuses an index of so many pictures, in one sentence, where there is no room for it.
+        load_encoder: returns the encoder that made it, which may take a while.
+        turns: a lock that all visitors share.
+        on_index: called with each index that can be searched, and its number.
+        check_room: called with a number of pictures; raises PatchifyError if there is no room for their index.
     """
 
     def __init__(
         self,
         collection: Collection,
         template: PatchIndex,
-        encoder: Callable[[], Encoder],
+        load_encoder: Callable[[], Encoder],
         turns: FairLock,
-        published: Callable[[PatchIndex, int], None],
-        room: Callable[[int], None] = lambda pictures: None,
+        on_index: Callable[[PatchIndex, int], None],
+        check_room: Callable[[int], None],
     ) -> None:
-        self.collection, self.template, self._bundled, self._room = collection, template, template, room
-        self._encoder, self._turns, self._published = encoder, turns, published
+        self.collection, self.template, self._bundled = collection, template, template
+        self._load_encoder, self._turns, self._on_index, self._check_room = load_encoder, turns, on_index, check_room
         self.index: PatchIndex | None = None
         self.version = 0
         self._lock = threading.Lock()
@@ -91,22 +90,22 @@ class Indexer:
         self._stop = threading.Event()
         self._state = EMPTY
         self._error: str | None = None
-        self._settled = 0
-        self._waits = False
-        self._fresh, self._spent = 0, 0.0
+        self._done = 0
+        self._waiting = False
+        self._embedded, self._seconds = 0, 0.0
 
     @property
     def progress(self) -> Progress:
-        """How far it is."""
+        """Current progress."""
         indexed = 0 if self.index is None else len(self.index.images)
         total = len(self.collection.pictures)
         state = self._state
-        done = min(max(self._settled, indexed), total) if state == INDEXING else indexed
-        left = (total - done) * self._spent / self._fresh if self._fresh and state == INDEXING else None
-        return Progress(state, done, total, indexed, left, self._waits, self._error)
+        done = min(max(self._done, indexed), total) if state == INDEXING else indexed
+        left = (total - done) * self._seconds / self._embedded if self._embedded and state == INDEXING else None
+        return Progress(state, done, total, indexed, left, self._waiting, self._error)
 
     def start(self) -> None:
-        """Begins, or goes on; does nothing while it is under way or where there is nothing to do."""
+        """Start or continue; do nothing while indexing or if all pictures are indexed."""
         with self._lock:
             if self._thread is not None and self._thread.is_alive() and not self._stop.is_set():
                 return
@@ -115,24 +114,24 @@ class Indexer:
                 return
             self._stop = threading.Event()
             self._state, self._error = INDEXING, None
-            self._fresh, self._spent = 0, 0.0
+            self._embedded, self._seconds = 0, 0.0
             self._thread = threading.Thread(
                 target=self._run, args=(self._stop, before), name="patchify-own", daemon=True
             )
             self._thread.start()
 
     def cancel(self) -> None:
-        """Stops after the picture that is being embedded."""
+        """Stop after the picture that is being embedded."""
         self._stop.set()
 
     def join(self, seconds: float | None = None) -> None:
-        """Waits until nothing is under way."""
+        """Wait until indexing has ended."""
         thread = self._thread
         if thread is not None:
             thread.join(seconds)
 
     def restore(self, index: PatchIndex) -> None:
-        """Begins with an index that was made before: pictures that it knows need not be embedded.
+        """Use an index from before, so that the pictures in it need not be embedded again.
 
         Raises:
             PatchifyError: if some pictures are indexed already.
@@ -143,11 +142,11 @@ class Indexer:
             self.template = index
 
     def forget(self) -> None:
-        """Lets go of the indexes; the collection was deleted."""
+        """Drop the indexes; the collection was deleted."""
         self.index, self.template = None, self._bundled
 
     def _missing(self) -> bool:
-        """Whether a picture is not in the index."""
+        """Whether some picture is not in the index."""
         known = set() if self.index is None else {image.sha256 for image in self.index.images}
         return any(picture.sha256 not in known for picture in self.collection.pictures)
 
@@ -165,12 +164,12 @@ class Indexer:
                 log.exception("A visitor's pictures could not be indexed")
             self._error, self._state = "Your pictures could not be indexed: try again.", FAILED
         finally:
-            self._waits = False
+            self._waiting = False
             if self.collection.closed.is_set():
-                shutil.rmtree(self.collection.folder, ignore_errors=True)  # what was written after it was deleted
+                shutil.rmtree(self.collection.folder, ignore_errors=True)  # files written after it was deleted
 
     def _next_part(self, stop: threading.Event) -> None:
-        """Embeds one part and publishes it, or as much of it as was embedded when it was stopped."""
+        """Index one part, or as much of it as was embedded when indexing was stopped."""
         pictures = self.collection.pictures
         like = self.template if self.index is None else self.index
         known = {image.sha256 for image in like.images}
@@ -178,18 +177,18 @@ class Indexer:
         new = [picture for picture in pictures if picture.sha256 not in known]
         indexed = 0 if self.index is None else len(self.index.images)
         part = old + new[: max(FIRST_PART, (GROWTH - 1) * indexed)]
-        self._room(len(part))
+        self._check_room(len(part))
         try:
             self._build(part, like, stop, len(old))
         except StopWorkError:
             if self.collection.closed.is_set():
                 return
-            settled = part[: self._settled]
-            if len(settled) > indexed:
-                self._build(settled, like, None, len(settled))
+            done = part[: self._done]
+            if len(done) > indexed:
+                self._build(done, like, None, len(done))
 
     def _build(self, part: list[OwnPicture], like: PatchIndex, stop: threading.Event | None, known: int) -> None:
-        collection, encoder = self.collection, self._encoder()
+        collection, encoder = self.collection, self._load_encoder()
         out = collection.folder / f"index-{self.version + 1}"
         gallery = Gallery(
             collection.pictures_folder,
@@ -199,16 +198,16 @@ class Indexer:
 
         def progress(done: int, total: int) -> None:
             nonlocal began, in_turn, turn
-            self._settled = done
+            self._done = done
             if collection.closed.is_set() or (stop is not None and stop.is_set()):
                 raise StopWorkError
             if done <= known:
                 return
             now = time.monotonic()
-            self._fresh += 1
-            self._spent += now - began
+            self._embedded += 1
+            self._seconds += now - began
             in_turn += 1
-            if (in_turn >= A_TURN or now - turn > A_TURN_S) and self._turns.waiting:
+            if (in_turn >= TURN or now - turn > TURN_S) and self._turns.waiting:
                 in_turn = 0
                 self._turns.release()
                 self._wait_for_turn()
@@ -222,7 +221,7 @@ class Indexer:
         except GalleryError:
             if not self._drop_unreadable(part):
                 raise
-            return  # the next part is made of others
+            return  # the next part does without them
         finally:
             self._turns.release()
         by_name = {picture.name: picture.id for picture in part}
@@ -231,13 +230,13 @@ class Indexer:
                 collection.remove(by_name[name], why)
         before, self.index = self.index, PatchIndex.load(out)
         self.version += 1
-        self._published(self.index, self.version)
+        self._on_index(self.index, self.version)
         if before is not None and self.version > 2:
-            # The one before this may still be in somebody's hands, the one before that is not.
+            # A search may still use the index before this one, but not the one before that.
             shutil.rmtree(collection.folder / f"index-{self.version - 2}", ignore_errors=True)
 
     def _drop_unreadable(self, part: list[OwnPicture]) -> int:
-        """Takes out the pictures that cannot be decoded, for a part that holds no others."""
+        """Remove the pictures that cannot be decoded, from a part that contains no others; return how many."""
         dropped = 0
         for picture in part:
             try:
@@ -248,6 +247,6 @@ class Indexer:
         return dropped
 
     def _wait_for_turn(self) -> None:
-        self._waits = True
+        self._waiting = True
         self._turns.acquire()
-        self._waits = False
+        self._waiting = False

@@ -1,6 +1,6 @@
-"""What the page for a phone asks of a visitor's pictures: a box around what was tapped, and two rankings side by side.
+"""Backs the page for phones: a box around a tapped object, and rankings by whole images and by patches side by side.
 
-One of the pictures is the query. It is left out of the answers, and so are those that were the query before it.
+One of the visitor's pictures is the query. Neither it nor those that were the query before are among the results.
 """
 
 from __future__ import annotations
@@ -34,20 +34,20 @@ T = TypeVar("T", np.float32, np.float64)
 
 
 def propose_box(visitor: Visitor, name: str, point: object, address: str = "") -> list[float]:
-    """A box around what was tapped on a picture.
+    """Propose a box around what was tapped on a picture.
 
     Args:
         visitor: whose picture it is; it need not be indexed yet.
         name: of the picture.
-        point: x and y in pixels of the upright picture; what is outside of it means its nearest edge.
+        point: x and y in pixels of the upright picture; clipped to it.
         address: where the visitor comes from.
 
     Returns:
-        x1, y1, x2, y2 in pixels, at least one pixel wide and high. Where nothing stands out, or the encoder has no
-        feature maps, a square at the tap.
+        x1, y1, x2, y2 in pixels, at least one pixel wide and high; a square at the tap if nothing stands out or the
+        encoder has no feature maps.
 
     Raises:
-        PatchifyError: one sentence, if there is no such picture, or the point is none.
+        PatchifyError: one sentence, if there is no such picture, or the point is invalid.
     """
     picture = visitor.collection.named(name)
     size = np.array([picture.width, picture.height], np.float64)
@@ -64,38 +64,37 @@ def propose_box(visitor: Visitor, name: str, point: object, address: str = "") -
 
 
 def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dict[str, Any]:
-    """The visitor's pictures that match a box best, by whole images and by patches.
+    """Rank the visitor's pictures against a box, by whole images and by patches.
 
     Args:
-        visitor: whose pictures are asked; some must be indexed.
+        visitor: whose pictures are searched; some must be indexed.
         name: of the query picture.
-        box: x1, y1, x2, y2 in pixels of it; None for all of it.
+        box: x1, y1, x2, y2 in its pixels; None for all of it.
         address: where the visitor comes from.
 
     Returns:
         `whole` and `patches`: names, best first. `method`: how patches are encoded. `grids`: N of each level's N x N
         grid, None where it is no grid.
-        `pictures`: by name, `levels`: the best similarity of each level's own patches, and `box`: that of the best
-        patch of all, xyxy as fractions of the picture's sides.
-        `indexed` of `total` pictures take part.
+        `pictures`: by name, `levels`: the best similarity of each level's own patches, and `box`: of the best patch of
+        all, xyxy as fractions of the picture's sides. `indexed` of `total` pictures were searched.
 
     Raises:
-        PatchifyError: one sentence, if there is no such picture or none is indexed, or the box is none.
+        PatchifyError: one sentence, if there is no such picture or none is indexed, or the box is invalid.
     """
     picture, engine = visitor.collection.named(name), visitor.gallery.engine
     region = None if box is None else checked_box(numbers(box, 4), picture.width, picture.height)
-    known = visitor.queries.get(picture.id)
-    if known is None or not _same(known[0], region):
-        known = region, _read(picture, lambda pixels: engine.describe_query(pixels, region), address)
-        visitor.queries[picture.id] = known
+    query = visitor.queries.get(picture.id)
+    if query is None or not _same(query[0], region):
+        query = region, _read(picture, lambda pixels: engine.describe_query(pixels, region), address)
+        visitor.queries[picture.id] = query
     shown = {p.id: p.name for p in visitor.collection.pictures if p.id not in visitor.queries}
-    lists = {kind: _best(engine, known[1], level, shown) for kind, level in (("whole", 1), ("patches", None))}
-    found = {image_id: _scores(engine, known[1], image_id) for ids in lists.values() for image_id in ids}
+    lists = {kind: _best(engine, query[1], level, shown) for kind, level in (("whole", 1), ("patches", None))}
+    scores = {image_id: _scores(engine, query[1], image_id) for ids in lists.values() for image_id in ids}
     return {
         **{kind: [shown[image_id] for image_id in ids] for kind, ids in lists.items()},
         "method": method_label(engine.index),
         "grids": [grid_of(stage) for stage in engine.index.regions.stages],
-        "pictures": {shown[image_id]: scores for image_id, scores in found.items()},
+        "pictures": {shown[image_id]: values for image_id, values in scores.items()},
         "indexed": len(shown.keys() & set(engine.index.row_of)),
         "total": len(shown),
     }
@@ -123,6 +122,8 @@ def _scores(engine: Patchify, query: NDArray[np.float32], image_id: int) -> dict
 
 
 def _read(picture: OwnPicture, use: Callable[[Image], NDArray[T]], address: str) -> NDArray[T]:
-    """What is made of a visitor's picture, which is decoded as all strangers' are."""
-    with DECODER_POOL.made(lambda: read_picture(picture.path), address, needs=predicted_memory(picture.path)) as pixels:
+    """Compute something of a visitor's picture, decoded within the limits on strangers' pictures."""
+    with DECODER_POOL.result(
+        lambda: read_picture(picture.path), address, needs=predicted_memory(picture.path)
+    ) as pixels:
         return use(pixels)

@@ -1,4 +1,4 @@
-"""All visitors' own pictures: who may see which (nobody else), how much they may take, and when they end."""
+"""All visitors' own pictures: access by token, limits over all visitors, and deletion."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from patchify_core.demo.own.visitor import Visitor
 from patchify_core.demo.queueing import FairLock
 from patchify_core.demo.server_folders import ServerFolders
 from patchify_core.demo.settings import PageSettings
-from patchify_core.demo.storage import LEFT_S, Owner, VisitorStorage
+from patchify_core.demo.storage import CLOSED_S, Owner, VisitorStorage
 from patchify_core.errors import PatchifyError
 
 MOST_VISITORS = 200
 """Collections at a time; an empty one costs a folder."""
 
 UNUSED_S, QUIET_S = 300.0, 3.0
-"""Seconds after which a collection without pictures is deleted, and from which one whose first file is on its way makes
-way for others."""
+"""Seconds after which a collection without pictures is deleted, and after which one whose upload has stalled may be
+deleted for a new visitor."""
 
 SWEEP_S = 10.0
-"""Seconds between two looks at who has left."""
+"""Seconds between two sweeps."""
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class Registry:
 
     Args:
         bundled: the page's own gallery, whose encoder and codec are used.
-        settings: how much visitors may leave, and how long.
-        folder: where their pictures lie; by default a new one among the machine's temporary files.
-        folders: the same, made already.
+        settings: how much visitors may send, and how long it is kept.
+        folder: for their pictures; by default a new one among the machine's temporary files.
+        folders: used instead of `folder`.
     """
 
     def __init__(
@@ -64,17 +64,17 @@ class Registry:
         self._sweeper.start()
 
     def __len__(self) -> int:
-        """Visitors with pictures of their own."""
+        """Return the number of collections."""
         return len(self._visitors)
 
     @property
     def tokens(self) -> Set[str]:
-        """Of all of them."""
+        """Tokens of all collections."""
         return self._visitors.keys()
 
     @property
     def bytes(self) -> int:
-        """Bytes on the disk that visitors take."""
+        """Bytes on disk of everything that visitors sent."""
         return self.storage.disk.bytes
 
     def _own_bytes(self) -> int:
@@ -84,10 +84,7 @@ class Registry:
         return sum(visitor.memory for visitor in list(self._visitors.values()))
 
     def create(self, address: str = "") -> str:
-        """Begins a collection; returns its token.
-
-        Args:
-            address: where the visitor comes from.
+        """Create a collection for a visitor from this address; return its token.
 
         Raises:
             PatchifyError: if there are too many visitors.
@@ -104,10 +101,10 @@ class Registry:
         return token
 
     def visitor(self, token: object) -> Visitor:
-        """The collection of a token.
+        """Return the visitor with this token.
 
         Raises:
-            PatchifyError: if there is none, or not any more.
+            PatchifyError: if there is none, or the pictures have been deleted.
         """
         visitor = self._visitors.get(token) if isinstance(token, str) else None
         if visitor is None:
@@ -115,70 +112,71 @@ class Registry:
         visitor.seen = time.monotonic()
         return visitor
 
-    def gallery_of(self, engine: str) -> OwnGallery | None:
-        """What answers a query that asks the index of this name; None for a bundled one.
+    def gallery_of(self, index_name: str) -> OwnGallery | None:
+        """Return the gallery of a visitor's index; None for a bundled index.
 
         Raises:
-            PatchifyError: if those pictures are not there any more.
+            PatchifyError: if those pictures have been deleted.
         """
-        token = own_token(engine)
+        token = own_token(index_name)
         return None if token is None else self.visitor(token).gallery
 
     def open_tab(self, token: str, tab: str) -> Visitor:
-        """A tab of a visitor's browser is open."""
+        """Note that a tab of the visitor's browser is open."""
         visitor = self.visitor(token)
-        visitor.left = None
+        visitor.closed = None
         if len(visitor.tabs) < 50:
             visitor.tabs.add(tab[:40])
         return visitor
 
     def close_tab(self, token: str, tab: str) -> None:
-        """A tab was closed, or is loaded anew: with the last one the visit ends, unless it comes back soon."""
+        """Note that a tab was closed or reloaded; after the last one the visit ends, unless a tab opens soon."""
         visitor = self._visitors.get(token)
         if visitor is not None:
             visitor.tabs.discard(tab[:40])
             if not visitor.tabs:
-                visitor.left = time.monotonic()
+                visitor.closed = time.monotonic()
 
     def delete(self, token: str) -> None:
-        """Deletes a visitor's pictures and all that was made of them."""
+        """Delete a visitor's pictures and everything made of them."""
         with self._lock:
             visitor = self._visitors.pop(token, None)
         if visitor is not None:
             visitor.delete()
 
     def close(self) -> None:
-        """Deletes everything; the server ends."""
+        """Delete everything, when the server ends."""
         self._closing.set()
         for token in list(self._visitors):
             self.delete(token)
         self.folders.close()
 
     def sweep(self, now: float | None = None) -> None:
-        """Deletes what belongs to visitors who have left, or whom nothing was heard of for long."""
+        """Delete what belongs to visitors who have left or are idle."""
         now = time.monotonic() if now is None else now
         for token, visitor in list(self._visitors.items()):
-            left = visitor.left is not None and now - visitor.left > LEFT_S
+            closed = visitor.closed is not None and now - visitor.closed > CLOSED_S
             idle = now - visitor.seen
-            if visitor.uploads:  # a slow one keeps its visitor here
+            if visitor.uploads:  # a slow upload keeps its visitor
                 continue
-            if left or idle > (self.settings.forget_s if visitor.collection.pictures else UNUSED_S):
+            if closed or idle > (self.settings.forget_s if visitor.collection.pictures else UNUSED_S):
                 self.delete(token)
             else:
                 visitor.measure_disk()
         self.storage.sweep(now)
 
     def _make_room(self, address: str) -> None:
-        """Ends one collection for a visitor from this address: one without pictures, so that these keep nobody out.
+        """Delete one collection for a visitor from this address: preferably an empty one.
 
-        Where all have pictures, it is the most idle one of the address that has the most, unless this one has as many.
+        If none is empty, it is the most idle one of the address with the most collections, unless the new visitor's
+        address has as many.
         """
         of_address = Counter(visitor.owner.address for visitor in self._visitors.values())
         now = time.monotonic()
         empty = [visitor for visitor in self._visitors.values() if not visitor.collection.pictures]
         most, count = of_address.most_common(1)[0]
         if empty:
-            ended = min(
+            victim = min(
                 empty,
                 key=lambda one: (
                     one.uploads > 0 and now - one.seen < QUIET_S,
@@ -187,16 +185,18 @@ class Registry:
                 ),
             )
         elif of_address[address] + 1 < count:
-            ended = min((one for one in self._visitors.values() if one.owner.address == most), key=lambda one: one.seen)
+            victim = min(
+                (one for one in self._visitors.values() if one.owner.address == most), key=lambda one: one.seen
+            )
         else:
             return
-        self._visitors.pop(ended.collection.token).delete()
+        self._visitors.pop(victim.collection.token).delete()
 
-    def room_for_upload(self, visitor: Visitor) -> None:
-        """Refuses a file that is on its way, where there is no room for it.
+    def check_upload(self, visitor: Visitor) -> None:
+        """Check that there is room for a file that is being received.
 
         Raises:
-            PatchifyError: if the visitor has left, or what visitors sent fills the server.
+            PatchifyError: if the visitor's pictures were deleted, or the server is full.
         """
         visitor.seen = time.monotonic()
         if visitor.collection.closed.is_set():
@@ -205,13 +205,13 @@ class Registry:
             raise PatchifyError(CROWDED)
 
     def _has_room(self, owner: Owner, more: int) -> bool:
-        """Whether so many more bytes fit; the last ones are left to other addresses."""
+        """Whether `more` bytes fit; one address cannot take the last `own_mb`."""
         settings = self.settings
         if owner.address and settings.own_total_mb > 2 * settings.own_mb:
             theirs = [one for one in list(self._visitors.values()) if one.owner.address == owner.address]
             if sum(one.size for one in theirs) + more > (settings.own_total_mb - settings.own_mb) * MEGABYTE:
                 return False
-        return self.storage.disk.make(owner, more)
+        return self.storage.disk.make_room(owner, more)
 
     def _sweep(self) -> None:
         while not self._closing.wait(SWEEP_S):
@@ -219,4 +219,4 @@ class Registry:
                 self.folders.touch()
                 self.sweep()
             except OSError as error:
-                log.warning("What visitors left could not be looked after: %s", error)
+                log.warning("The sweep of visitors' files failed: %s", error)

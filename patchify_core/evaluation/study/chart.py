@@ -13,7 +13,7 @@ from math import floor, log10
 from typing import Any
 
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.report import means
+from patchify_core.evaluation.study.experiments import means
 
 WIDTH, HEIGHT = 420, 280
 LEFT, RIGHT, TOP, BOTTOM = 52, 16, 34, 44
@@ -131,7 +131,7 @@ def line_chart(
 
 
 def legend(lines: Sequence[ChartLine], top: float) -> str:
-    """Names and colours of the lines, in one row."""
+    """Return the names and colours of the lines, in one row, as SVG."""
     parts, x = [], float(LEFT)
     for line, colour in zip(lines, _cycled(COLOURS, len(lines)), strict=True):
         parts.append(f'<circle cx="{x:.0f}" cy="{top - 4:.0f}" r="5" fill="{colour}"/>')

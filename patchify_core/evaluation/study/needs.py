@@ -14,7 +14,7 @@ import numpy as np
 
 from patchify_core.encoders import Encoder, EncoderSettings, at_hand, load_encoder
 from patchify_core.encoders.devices import BYTES_A_PIXEL, choose_device
-from patchify_core.evaluation.study.plans import Configuration
+from patchify_core.evaluation.study.experiments import Configuration
 from patchify_core.evaluation.study.run import Workbench
 from patchify_core.regions import parse_regions
 

@@ -15,9 +15,16 @@ from typing import Any
 from patchify_core.errors import GalleryError
 from patchify_core.evaluation.published import ILIAS_RANKS
 from patchify_core.evaluation.results import Row
-from patchify_core.evaluation.study.plans import CODEBOOKS, Configuration, without
-from patchify_core.evaluation.study.report import Mean, means, not_had, table
-from patchify_core.gallery import told_layout
+from patchify_core.evaluation.study.experiments import (
+    CODEBOOKS,
+    Configuration,
+    Mean,
+    means,
+    refusal_note,
+    table,
+    without,
+)
+from patchify_core.gallery import detect_layout
 from patchify_core.regions import parse_regions
 
 ENCODERS = (
@@ -56,7 +63,7 @@ class PaperSet:
 
     def is_in(self, data: Path) -> bool:
         """Whether it lies in a folder of benchmarks."""
-        return (data / self.folder).is_dir() and told_layout(data / self.folder) == self.format
+        return (data / self.folder).is_dir() and detect_layout(data / self.folder) == self.format
 
 
 _INSTRE = "http://123.57.42.89/instre/home.html"
@@ -123,7 +130,7 @@ def _of_encoder(encoder: str, parts: Collection[str]) -> list[Configuration]:
 
 
 def check_sets(data: Path, names: Sequence[str]) -> None:
-    """Sees whether all sets are there.
+    """See whether all sets are there.
 
     Raises:
         GalleryError: one sentence that says where to get what is not.
@@ -188,7 +195,10 @@ def paper_tables(numbers: dict[str, Any]) -> str:
     reasons: dict[str, list[Row]] = {}
     for refusal in numbers["refused"]:
         reasons.setdefault(refusal["why"], []).append(refusal)
-    notes = [f"{not_had(same[0])} ({len(same)} cells)" if same[1:] else not_had(same[0]) for same in reasons.values()]
+    notes = [
+        f"{refusal_note(same[0])} ({len(same)} cells)" if same[1:] else refusal_note(same[0])
+        for same in reasons.values()
+    ]
     return "\n\n".join([*filter(None, blocks), *notes])
 
 

@@ -18,12 +18,11 @@ from numpy.typing import NDArray
 
 from patchify_core.encoders import Encoder, EncoderInfo, load_encoder
 from patchify_core.errors import EncoderError, GalleryError, IndexFolderError, PatchifyError
-from patchify_core.evaluation.journal import journal_beside
-from patchify_core.evaluation.metrics import score_found
-from patchify_core.evaluation.record import gallery_digest, write_json
+from patchify_core.evaluation.metrics import score_positives
+from patchify_core.evaluation.record import gallery_digest, journal_beside, write_json
 from patchify_core.evaluation.results import FORMAT, STUDY
 from patchify_core.evaluation.run import LevelReport, evaluate
-from patchify_core.evaluation.study.plans import Configuration
+from patchify_core.evaluation.study.experiments import Configuration
 from patchify_core.features.extract import CROP, Pooled
 from patchify_core.files import JsonLines, sha256_of_bytes, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
@@ -123,7 +122,7 @@ class Workbench:
         self, gallery: Gallery, encoder: Encoder, configuration: Configuration, progress: Progress | None
     ) -> PatchIndex:
         regions, features = parse_regions(configuration.regions), configuration.features
-        out = self.place(gallery.called, replace(configuration, encoder=encoder.info.spec))
+        out = self.place(gallery.display_name, replace(configuration, encoder=encoder.info.spec))
         key = (gallery.root, out)
         if self._exact is None or self._exact[0] != key:
             out.parent.mkdir(parents=True, exist_ok=True)
@@ -174,7 +173,7 @@ def run_study(
     weights: Mapping[str, str] | None = None,
     finished: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
-    """Runs an experiment.
+    """Run an experiment.
 
     Args:
         name: what it is called.
@@ -197,7 +196,7 @@ def run_study(
     beside = cells or (journal_beside(out) if out else None)
     journal = JsonLines(beside, '{"key": ') if beside else None
     known = finished_cells(journal.values) if journal else {}
-    datasets = {gallery.called: _dataset(gallery) for gallery in galleries}
+    datasets = {gallery.display_name: _dataset(gallery) for gallery in galleries}
     rows: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
     numbers = {
@@ -214,7 +213,7 @@ def run_study(
     rerankers: dict[str, Reranker] = {}
     # By encoder and regions, so that each exact index is loaded once a dataset.
     for done, (gallery, configuration) in enumerate((g, c) for g in galleries for c in configurations):
-        dataset = gallery.called
+        dataset = gallery.display_name
         key = cell_key(dataset, datasets[dataset]["digest"], configuration, weights)
         entry = known.get(sha256_of_json(key))
         new = entry is None
@@ -296,7 +295,7 @@ def _row(
 ) -> dict[str, Any]:
     """One configuration at one level: averages, and parallel lists with an entry per query."""
     scores = {
-        query: None if outcome.found is None else score_found(outcome.found)
+        query: None if outcome.positives is None else score_positives(outcome.positives)
         for query, outcome in report.outcomes.items()
     }
     listed = [scores[query] for query in order]

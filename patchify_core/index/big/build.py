@@ -15,8 +15,9 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import table_pieces
 from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
 from patchify_core.index.store import PictureStream
-from patchify_core.index.swap import BuildFolder, root_from
+from patchify_core.index.swap import BuildFolder, relative_path
 
 NO_PICTURES = "no-pictures"
 """Root in `meta.json` if the pictures' folder is unknown; no folder has this name."""
@@ -121,7 +122,8 @@ def build_fitting(
     planned = plan_in_memory(stream, settings)
     if planned is None:
         return build_big(stream, out, settings, progress, root)
-    return _build(_MemoryBuilder(stream, progress, root, *planned), out)
+    codes, why = planned
+    return _build(_MemoryBuilder(stream, progress or _silent, root, why, codes), out)
 
 
 def build_big(
@@ -146,7 +148,8 @@ def build_big(
             too small, or regions that depend on the pixels in a stream without boxes.
     """
     settings = settings or ScaleSettings()
-    return _build(_ListsBuilder(stream, progress, root, plan_lists(stream, settings), settings.part_pictures), out)
+    plan = plan_lists(stream, settings)
+    return _build(_ListsBuilder(stream, progress or _silent, root, plan.why, plan, settings.part_pictures), out)
 
 
 def add_finer(
@@ -173,7 +176,7 @@ def add_finer(
         OSError: A file cannot be written.
     """
     out, start = Path(out).resolve(), time.perf_counter()
-    builder = _FinerBuilder(stream, rescore, progress or (lambda done, total: None), seed, part_pictures)
+    builder = _FinerBuilder(stream, rescore, progress or _silent, seed, part_pictures)
     run_build(out, builder, lambda work, known: stream)
     return FinerReport(len(stream), builder.coded, time.perf_counter() - start, _size(out))
 
@@ -185,52 +188,46 @@ def _build(builder: _StreamBuilder, out: str | Path) -> ScaleReport:
     return ScaleReport(len(stream), patches, builder.factory, builder.why, builder.coded, *builder.seconds, size)
 
 
+def _silent(done: int, total: int) -> None:
+    """Show no progress."""
+
+
 def _size(folder: Path) -> int:
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
+@dataclass
 class _StreamBuilder(StoreBuilder):
-    """Replaces an index by one of a whole stream.
+    """Replaces an index by one of a whole stream; `fill` sets `factory`, `coded` and `seconds` for the report."""
 
-    Attributes:
-        factory, why, coded: See `ScaleReport`.
-        seconds: Its `learn_s`, `code_s` and `merge_s`.
-    """
-
-    factory: str
+    stream: PictureStream
+    progress: Progress
+    root: str | Path | None
     why: str
-    coded: int
-    seconds: tuple[float, float, float]
-
-    def __init__(self, stream: PictureStream, progress: Progress | None, root: str | Path | None) -> None:
-        self.stream = stream
-        self.progress: Progress = progress or (lambda done, total: None)
-        self.root = None if root is None else Path(root)
+    factory: str = field(init=False)
+    coded: int = field(init=False)
+    seconds: tuple[float, float, float] = field(init=False)
 
     def check(self, out: Path) -> None:
         """See `StoreBuilder.check`."""
         check_replaceable(out, self.stream)
 
 
+@dataclass
 class _MemoryBuilder(_StreamBuilder):
     """Builds an ordinary index in memory."""
 
-    def __init__(
-        self,
-        stream: PictureStream,
-        progress: Progress | None,
-        root: str | Path | None,
-        codes: CodeSettings,
-        why: str,
-    ) -> None:
-        super().__init__(stream, progress, root)
-        self.maker = {"fitting": 1}  # no unfinished work is stored
-        self._codes, self.why = codes, why
+    codes: CodeSettings
+
+    @property
+    def maker(self) -> Mapping[str, Any]:
+        """See `StoreBuilder.maker`; no unfinished work is stored."""
+        return {"fitting": 1}
 
     def fill(self, stream: PictureStream, work: BuildFolder) -> None:
         """See `StoreBuilder.fill`."""
         start, total, done = time.perf_counter(), len(stream), 0
-        self._codes.check_enough(stream.dim, stream.regions, total)
+        self.codes.check_enough(stream.dim, stream.regions, total)
 
         def on_read(row: int) -> None:
             nonlocal done
@@ -238,28 +235,25 @@ class _MemoryBuilder(_StreamBuilder):
                 done = row + 1
                 self.progress(done, total)
 
-        index = encode_stream(stream, list(stream.pictures(0, total)), self._codes, on_read=on_read)
-        self.factory, self.coded = index.factory, total
+        index = encode_stream(stream, list(stream.pictures(0, total)), self.codes, on_read=on_read)
         code_s, start = time.perf_counter() - start, time.perf_counter()
-        root = NO_PICTURES if self.root is None else root_from(work.out, self.root)
+        root = NO_PICTURES if self.root is None else relative_path(Path(self.root), work.out)
         work.swap_in(lambda new: index.write(new, root, stream.maps))
-        self.seconds = 0.0, code_s, time.perf_counter() - start
+        self.factory, self.coded, self.seconds = index.factory, total, (0.0, code_s, time.perf_counter() - start)
 
 
+@dataclass
 class _ListsBuilder(_StreamBuilder):
-    """Build inverted lists in parts."""
+    """Builds inverted lists in parts."""
 
-    def __init__(
-        self,
-        stream: PictureStream,
-        progress: Progress | None,
-        root: str | Path | None,
-        plan: ListsPlan,
-        part_pictures: int,
-    ) -> None:
-        super().__init__(stream, progress, root)
-        self._plan, self._part_pictures, self.factory, self.why = plan, part_pictures, plan.factory, plan.why
-        self.maker = {
+    plan: ListsPlan
+    part_pictures: int
+
+    @property
+    def maker(self) -> Mapping[str, Any]:
+        """See `StoreBuilder.maker`."""
+        stream, plan = self.stream, self.plan
+        return {
             "big": 1,
             **stream.recipe.descriptors(),
             "pictures": len(stream),
@@ -272,18 +266,18 @@ class _ListsBuilder(_StreamBuilder):
                 "rescore": plan.rescore,
                 "seed": plan.seed,
             },
-            "part_pictures": part_pictures,
+            "part_pictures": self.part_pictures,
         }
 
     def fill(self, stream: PictureStream, work: BuildFolder) -> None:
         """See `StoreBuilder.fill`."""
-        plan, start = self._plan, time.perf_counter()
+        plan, start = self.plan, time.perf_counter()
         learned = Learned.load(work) or learn(stream, plan).saved(work)
         learn_s = time.perf_counter() - start
-        parts, self.coded, code_s = code_parts(stream, work, learned, self._part_pictures, self.progress)
+        parts, self.coded, code_s = code_parts(stream, work, learned, self.part_pictures, self.progress)
         start = time.perf_counter()
-        root = NO_PICTURES if self.root is None else str(self.root.resolve())
-        codec = CodeSettings(self.factory, rescore=plan.rescore)
+        root = NO_PICTURES if self.root is None else str(Path(self.root).resolve())
+        codec = CodeSettings(plan.factory, rescore=plan.rescore)
         recipe = Recipe.of(stream.encoder, stream.regions, stream.features, codec)
         meta = recipe.as_dict() | {"images": None, "root": root, "search": {"probes": plan.probes}}
 
@@ -302,42 +296,51 @@ class _ListsBuilder(_StreamBuilder):
             write_folder(new, meta, files)
 
         work.swap_in(write)
-        self.seconds = learn_s, code_s, time.perf_counter() - start
+        self.factory, self.seconds = plan.factory, (learn_s, code_s, time.perf_counter() - start)
 
 
+@dataclass
 class _FinerBuilder(StoreBuilder):
-    """Add finer codes to a big index.
+    """Adds finer codes to a big index.
 
     Attributes:
         meta: `meta.json` of the index once it was checked.
         coded: Pictures coded by this run.
     """
 
+    stream: PictureStream
+    rescore: str
+    progress: Progress
+    seed: int
+    part_pictures: int
     meta: dict[str, Any] | None = None
-    coded = 0
+    coded: int = 0
 
-    def __init__(self, stream: PictureStream, rescore: str, progress: Progress, seed: int, part_pictures: int) -> None:
-        self._stream, self._rescore, self._progress = stream, rescore, progress
-        self._seed, self._part_pictures = seed, part_pictures
+    @property
+    def maker(self) -> Mapping[str, Any]:
+        """See `StoreBuilder.maker`."""
+        digest = (self.meta or {})["digest"]
+        return {"finer": self.rescore, "index": digest, "seed": self.seed, "parts": self.part_pictures}
 
     def check(self, out: Path) -> None:
         """See `StoreBuilder.check`."""
         if self.meta is not None:
             raise IndexFolderError(f"Another command put another index at {out} meanwhile: run this one again.")
-        stream, rescore = self._stream, self._rescore
+        stream, rescore = self.stream, self.rescore
         check_replaceable(out, stream)
         meta = read_meta(out)
         index = PatchIndex.load(out)
         lists = parse_lists(index.factory)
         check_finer(rescore, index.dim, len(stream) * stream.regions.patches_per_image)
         if index.plan is None or lists is None:
-            raise IndexFolderError(f"{out} is not a big index: build it anew, from shards, with --rescore {rescore}.")
+            raise IndexFolderError(f"{out} is not a big index: build it again from shards with --rescore {rescore}.")
         self._projection, self._lists = _projection_for(stream, index, out), lists[1]
         self._done = index.rescore == parse_factory(rescore).factory
         if index.rescore is not None and not self._done:
-            raise IndexFolderError(f"{out} has finer codes, {index.rescore}: build it anew with --rescore {rescore}.")
+            raise IndexFolderError(
+                f"{out} has other finer codes ({index.rescore}): build it again with --rescore {rescore}."
+            )
         self.meta = meta
-        self.maker = {"finer": rescore, "index": meta["digest"], "seed": self._seed, "parts": self._part_pictures}
 
     def fill(self, stream: PictureStream, work: BuildFolder) -> None:
         """See `StoreBuilder.fill`."""
@@ -345,9 +348,9 @@ class _FinerBuilder(StoreBuilder):
             return
         learned = Learned.load(work)
         if learned is None:
-            codec = learn_finer(stream, self._projection, self._lists, self._rescore, self._seed)
+            codec = learn_finer(stream, self._projection, self._lists, self.rescore, self.seed)
             learned = Learned(self._projection, None, codec).saved(work)
-        parts, self.coded, _ = code_parts(stream, work, learned, self._part_pictures, self._progress)
+        parts, self.coded, _ = code_parts(stream, work, learned, self.part_pictures, self.progress)
         fine, meta = learned.fine, {key: value for key, value in (self.meta or {}).items() if key != "digest"}
         assert fine is not None, "it was trained"
 
@@ -358,7 +361,7 @@ class _FinerBuilder(StoreBuilder):
             for name in old:
                 _link_or_copy(work.out / name, new / name)
             files = {FAISS_NAME: old.pop(FAISS_NAME), FINE_NAME: entry} | old
-            write_meta(new, meta | {"rescore": parse_factory(self._rescore).factory, "files": files})
+            write_meta(new, meta | {"rescore": parse_factory(self.rescore).factory, "files": files})
 
         work.swap_in(write)
 
@@ -367,14 +370,15 @@ def _projection_for(stream: PictureStream, index: PatchIndex, out: Path) -> Proj
     """Return the projection to apply to the stream; raise PatchifyError if the stream is another collection."""
     own = None if index.projection is None else index.projection.to_bytes()
     if stream.projection is not None and stream.projection.to_bytes() != own:
-        raise PatchifyError(f"{out} was built with another projection than that of these descriptors: build it anew.")
+        raise PatchifyError(f"{out} was built with another projection than that of these descriptors: build it again.")
     if len(stream) != len(index.images):
         raise PatchifyError(
-            f"{out} holds {len(index.images):,} pictures, and these are {len(stream):,}: build it anew, with --rescore."
+            f"{out} has {len(index.images):,} pictures, and the shards have {len(stream):,}: build it again with "
+            "--rescore."
         )
     for row in np.unique(np.linspace(0, len(stream) - 1, 64).astype(np.int64)).tolist():
         if stream.pictures(row, row + 1)[0] != index.images[row]:
-            raise PatchifyError(f"{out} lists other pictures than these, for example in place {row:,}: build it anew.")
+            raise PatchifyError(f"{out} lists other pictures than these, for example in row {row:,}: build it again.")
     return None if stream.projection is not None else index.projection
 
 

@@ -205,7 +205,7 @@ def choose(pictures: int, patches: int, memory_gb: float, dim: int) -> CodecChoi
     smallest = math.ceil(min(one.memory_gb(pictures, total) for one in candidates) * 10) / 10
     raise PatchifyError(
         f"{pictures:,} pictures of {patches} patches do not fit {memory_gb:g} GB of memory: the smallest budget that "
-        f"can hold them is {smallest:g} GB ({min(one.code_bytes for one in candidates)} bytes per patch); give more, "
+        f"suffices is {smallest:g} GB ({min(one.code_bytes for one in candidates)} bytes per patch); give more, "
         "or cut pictures into fewer patches."
     )
 
@@ -270,8 +270,8 @@ def plan_in_memory(stream: PictureStream, settings: ScaleSettings) -> tuple[Code
         requested = parse_factory(settings.factory, len(stream) * patches, stream.dim)
         if len(stream) > MAX_RECORDS:
             raise PatchifyError(
-                f"{requested.factory} would have {len(stream):,} pictures in memory, and {MAX_RECORDS:,} is the most: "
-                "leave --factory and --preset out, and inverted lists are chosen."
+                f"{requested.factory} would have {len(stream):,} pictures in memory, and the maximum is "
+                f"{MAX_RECORDS:,}: leave out --factory and --preset to use inverted lists."
             )
         if projected and requested.projection is not None:
             raise PatchifyError(

@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import sha256_of_json, write_json
 from patchify_core.index.folder import read_meta
-from patchify_core.index.integrity import META_NAME, standing
+from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex, SearchPlan
+from patchify_core.index.swap import current_place
 
 TOP = 10
 COSINE = 0.8
@@ -60,14 +61,14 @@ def tune(folder: str | Path, recall: float = 0.95, queries: int = 100, seed: int
     import faiss
 
     if not 0 < recall <= 1 or queries < 1:
-        raise PatchifyError("Ask for a recall above 0 and at most 1, of at least 1 query.")
+        raise PatchifyError("The recall must be above 0 and at most 1, and the number of queries at least 1.")
     folder = Path(folder)
     meta = read_meta(folder)
     index = PatchIndex.load(folder)
     codes = index.codes
     if not isinstance(codes, faiss.IndexIVF):
         raise PatchifyError(
-            f"{folder} has no inverted lists ({index.factory}): every search of it is complete already."
+            f"{folder} has no inverted lists ({index.factory}): every search of it is exhaustive already."
         )
     lists = int(codes.nlist)
     start = index.plan or SearchPlan(max(1, min(int(codes.nprobe), lists)))
@@ -115,7 +116,7 @@ def _measured(index: PatchIndex, queries: list[NDArray[np.float32]], wanted: lis
 
 def _save(folder: Path, meta: dict[str, object], plan: SearchPlan) -> None:
     """Write the plan into `meta.json` atomically."""
-    place = standing(folder)
+    place = current_place(folder)
     if read_meta(folder)["digest"] != meta["digest"]:
         raise IndexFolderError(f"A build put another index at {folder} meanwhile: run tune again.")
     meta = {key: value for key, value in meta.items() if key != "digest"} | {"search": asdict(plan)}

@@ -1,32 +1,22 @@
-"""Descriptors of many pictures -> FAISS codes: the projection is learned, the codec trained, everything added.
-
-What a codec is trained on decides how much is lost at the same bytes; that is the paper's point.
-
-- `global`: the descriptors of whole pictures alone, as a codebook made for global retrieval has them.
-- `uniform`: patches drawn at random.
-- `informative`: patches in random order, leaving out those that nearly repeat one taken before (ours). Sky, wall and
-  floor repeat each other everywhere and fill a random sample; one of each is enough.
-- `distinctive`: the patches that are unlike everything in other pictures (ours), half of them.
-
-The last two are two definitions of what the paper calls informative. `study compression` compares all four at equal
-bytes; the one that won on more of the sets has the paper's name.
-"""
+"""Code the descriptors of many pictures with FAISS: learn the projection, train the codec, add everything."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import PatchifyError
+from patchify_core.index.codec.codebook import DISTINCTIVE_SHARE, select_patches
 from patchify_core.index.codec.factory import (
     CODEBOOKS,
     TRAINING_PATCHES,
     UNTRAINED,
+    code_storage,
     is_fallback,
     make_codec,
     needed_to_train,
@@ -35,7 +25,6 @@ from patchify_core.index.codec.factory import (
     too_few,
     train,
 )
-from patchify_core.index.codec.filling import Filler, emptied
 from patchify_core.index.codec.projection import Projection
 from patchify_core.regions import Regions
 
@@ -45,31 +34,26 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DISTINCTIVE_SHARE = 0.5
-"""Share of the patches that `distinctive` keeps."""
+_LINKED_TOGETHER = 256
+"""Pictures that are added to a graph at a time, since each call visits all of its nodes."""
 
-NEIGHBOURS = 5
-"""Nearest patches of other pictures whose mean similarity says how much a patch stands alone."""
 
-NEAR_DUPLICATE = 0.8
-"""Cosine similarity from which `informative` counts two patches as one."""
-
-REFERENCE = 8192
-"""Patches that every patch is compared with, at most: enough to know the commonplace, and the cost stays linear."""
+_DECODED_TOGETHER = 8192
+"""Codes that are copied between graphs at a time."""
 
 
 @dataclass(frozen=True)
 class CodeSettings:
-    """What a person may tune about how descriptors are kept.
+    """User settings of the codec.
 
     Attributes:
-        factory: a preset's name (`factory.PRESETS`) or a factory string. What is learned (projection, codec) is
-            learned from the first build's pictures and kept in every later one: begin with more than a handful.
-        codebook: what the codec is trained on, one of `factory.CODEBOOKS`.
-        rescore: factory of finer codes, kept beside the others, that re-score the first pictures of a search; in the
-            projected space, so without `PCAH`. None for none.
-        training_patches: patches that projection and codec are learned from, at most.
-        seed: of what is random: which pictures are learned from, and where k-means begins.
+        factory: Name of a preset (`factory.PRESETS`), or a factory string. Projection and codec are trained on the
+            pictures of the first build and never again: begin with more than a handful.
+        codebook: Training set of the codec, one of `factory.CODEBOOKS`.
+        rescore: Factory of additional finer codes that re-score the top pictures of a search; they are in the projected
+            space, so without `PCAH`. None for none.
+        training_patches: Maximum number of training patches.
+        seed: Of the choice of training pictures, and of k-means.
     """
 
     factory: str = "Flat"
@@ -79,10 +63,10 @@ class CodeSettings:
     seed: int = 0
 
     def check(self, dim: int, regions: Regions, pictures: int) -> None:
-        """Find out before the work what would fail after it.
+        """Check the settings before any work.
 
         Raises:
-            PatchifyError: one sentence, if codec or codebook are unknown or do not fit.
+            PatchifyError: Codec or codebook are unknown or do not fit.
         """
         compression = parse_factory(self.factory, pictures * regions.patches_per_image, dim)
         make_codec(compression, dim)
@@ -90,28 +74,28 @@ class CodeSettings:
             raise PatchifyError(f"Unknown codebook '{self.codebook}': choose {', '.join(CODEBOOKS)}.")
         if self.codebook == "global" and regions.stages[0].spec != "pyramid:1":
             raise PatchifyError(
-                f"The global codebook is trained on whole pictures, which {regions.spec} does not begin with: write "
+                f"The global codebook is trained on whole pictures, but {regions.spec} does not begin with them: write "
                 f"pyramid:1+{regions.spec}, or choose another codebook."
             )
         if self.rescore is not None:
             finer = parse_factory(self.rescore)
             if finer.projection is not None or "IVF" in finer.codec or "HNSW" in finer.codec:
                 raise PatchifyError(
-                    f"--rescore {self.rescore}: finer codes are kept beside the others, in the same projection; choose "
+                    f"--rescore {self.rescore}: finer codes use the same projection as the others; choose "
                     "Flat, SQfp16, SQ8 or a PQ."
                 )
             make_codec(finer, compression.projection or dim)
 
     def check_enough(self, dim: int, regions: Regions, pictures: int) -> None:
-        """Find out before the work of a first build whether this many pictures can be learned from at all.
+        """Check before the work of a first build whether there are enough pictures to train on.
 
         Args:
-            dim: of the encoder's descriptors.
-            regions: what a picture is cut into.
-            pictures: how many there are, at most.
+            dim: Dimension of the descriptors.
+            regions: The patches.
+            pictures: Maximum number of pictures.
 
         Raises:
-            PatchifyError: if there are too few; it says how many patches are needed.
+            PatchifyError: There are too few; the message says how many patches are needed.
         """
         patches = regions.patches_per_image
         compression = parse_factory(self.factory, pictures * patches, dim)
@@ -122,36 +106,38 @@ class CodeSettings:
             learners.append((parse_factory(self.rescore), sampled * patches))
         projected = compression.projection or 0
         short = sampled * patches <= projected
-        for learner, there in learners:
+        for learner, available in learners:
             needed = needed_to_train(make_codec(learner, dim if learner is compression else projected or dim))
-            if there < needed and not (short and needed <= projected):  # of two needs the larger is said
-                raise too_few(learner.factory, needed, there)
+            if available < needed and not (short and needed <= projected):  # report the larger need
+                raise too_few(learner.factory, needed, available)
         if compression.projection is not None:
             Projection.check_enough(sampled * patches, compression.projection)
 
     def sampled_pictures(self, patches: int) -> int:
-        """How many pictures of this many patches are learned from, at most."""
+        """Maximum number of training pictures with this many patches each."""
         return max(1, self.training_patches // patches)
 
-    def factory_beside(self, kept: str | None) -> str:
-        """`factory` as a factory string that an index with the factory `kept` must have to go on with this build."""
-        # What a preset stands for was chosen when the index was begun, from the patches that there were.
-        return kept if kept is not None and of_preset(self.factory, kept) else parse_factory(self.factory).factory
+    def factory_for(self, existing: str | None) -> str:
+        """Return `factory` as a factory string, given that of an index to update, or None."""
+        # The meaning of a preset was fixed by the number of patches in the first build.
+        if existing is not None and of_preset(self.factory, existing):
+            return existing
+        return parse_factory(self.factory).factory
 
     @property
-    def codebook_kept(self) -> str:
-        """`codebook`, or the default's name where the codec learns nothing, so that it cannot differ in name alone."""
+    def effective_codebook(self) -> str:
+        """`codebook`, or the default for a codec without training, so that it does not differ in name only."""
         return CodeSettings.codebook if UNTRAINED.fullmatch(parse_factory(self.factory).codec) else self.codebook
 
     @property
     def rescore_factory(self) -> str | None:
-        """`rescore` as a factory string."""
+        """`rescore` as a canonical factory string."""
         return None if self.rescore is None else parse_factory(self.rescore).factory
 
 
 @dataclass(frozen=True, eq=False)
 class Codes:
-    """A filled codec and what belongs to it: factory string, projection or None, finer codes or None."""
+    """A filled codec, with its factory string, projection or None, and finer codes or None."""
 
     factory: str
     codes: faiss.Index
@@ -159,15 +145,12 @@ class Codes:
     fine: faiss.Index | None = None
 
     def check(self, count: int, dim: int) -> None:
-        """Raise ValueError unless these are the codes of `count` vectors of `dim` numbers, for inner products."""
+        """Raise ValueError unless these are codes of `count` vectors of `dim` numbers for inner products."""
         import faiss
 
         for part in (self.codes, self.fine):
-            if part is not None and (part.ntotal, part.d, part.metric_type) != (
-                count,
-                dim,
-                faiss.METRIC_INNER_PRODUCT,
-            ):
+            expected = count, dim, faiss.METRIC_INNER_PRODUCT
+            if part is not None and (part.ntotal, part.d, part.metric_type) != expected:
                 raise ValueError("codes that do not fit the pictures")
 
 
@@ -180,157 +163,199 @@ def encode_codes(
     like: Codes | None = None,
     known: Callable[[int], int | None] = lambda row: None,
 ) -> Codes:
-    """Code the descriptors of all pictures, one picture in memory at a time beside the training sample.
+    """Code the descriptors of all pictures, with one picture and the training sample in memory at a time.
 
     Args:
-        descriptors: row of a picture -> (P, D) float32 as the encoder gave them; asked for rows that are not `known`.
-        pictures: how many there are, at least 1.
-        regions: what P is, and whether patch 0 is the whole picture.
-        dim: D, of the encoder's descriptors.
-        settings: see `CodeSettings`.
-        like: codes of an earlier build, whose projection and training are kept.
-        known: row of a picture -> its row in `like`, whose codes are copied byte for byte; None for a new picture.
+        descriptors: Row of a picture that is not `known` -> (P, D) float32 descriptors of the encoder.
+        pictures: Number of pictures, at least 1.
+        regions: The patches.
+        dim: D.
+        settings: See `CodeSettings`.
+        like: Codes of an earlier build whose projection and trained codec are used.
+        known: Row of a picture -> its row in `like`, whose codes are copied byte for byte; None for a new picture.
 
     Raises:
-        PatchifyError: if there are too few patches to learn from; it says how many are needed.
+        PatchifyError: There are too few patches to train on; the message says how many are needed.
     """
     patches = regions.patches_per_image
-    compression = parse_factory(settings.factory, pictures * patches, dim)
-    fine: faiss.Index | None
-    if like is not None:
-        projection, codes = like.projection, emptied(like.codes)
-        fine = None if like.fine is None else emptied(like.fine)
-        factory = like.factory
+    if like is None:
+        empty = _train(descriptors, pictures, patches, dim, settings)
     else:
-        projection, fine, factory = None, None, compression.factory
-        if is_fallback(settings.factory, factory):
-            few = f"{pictures * patches:,} patches of {dim:,} numbers"
-            log.warning("%s is %s here: %s are too few to learn its projection from.", settings.factory, factory, few)
-        codes = make_codec(compression, dim, settings.seed)
-        if settings.rescore is not None:
-            fine = make_codec(parse_factory(settings.rescore), codes.d, settings.seed)
-        learns = (
-            compression.projection is not None or not codes.is_trained or (fine is not None and not fine.is_trained)
-        )
-        if learns:
-            sample = sampled(descriptors, pictures, patches, dim, settings)
-            if compression.projection is not None:
-                projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
-                sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
-            flat = sample.reshape(-1, sample.shape[2])
-            if not codes.is_trained:
-                train(codes, flat[choose(sample, settings.codebook, settings.seed)], factory)
-            if fine is not None:
-                train(fine, flat, str(settings.rescore))
-            del sample, flat
-    coarse = Filler(codes, None if like is None else like.codes)
-    fillers = [coarse] if fine is None else [coarse, Filler(fine, None if like is None else like.fine)]
+        fine = None if like.fine is None else emptied(like.fine)
+        empty = Codes(like.factory, emptied(like.codes), like.projection, fine)
+    coarse = Filler(empty.codes, None if like is None else like.codes)
+    fillers = [coarse] if empty.fine is None else [coarse, Filler(empty.fine, None if like is None else like.fine)]
     for row in range(pictures):
-        was = known(row)
-        if was is not None and like is not None:
+        old_row = known(row)
+        if old_row is not None and like is not None:
             for filler in fillers:
-                filler.copy(was * patches, patches)
+                filler.copy(old_row * patches, patches)
             continue
         vectors = descriptors(row)
-        if projection is not None:
-            vectors = projection(vectors)
+        if empty.projection is not None:
+            vectors = empty.projection(vectors)
         for filler in fillers:
             filler.add(np.ascontiguousarray(vectors, np.float32))
     for filler in fillers:
         filler.flush()
-    return Codes(factory, coarse.codes, projection, fine)
+    return replace(empty, codes=coarse.codes)
 
 
-def sampled(
+def _train(
+    descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
+) -> Codes:
+    """Learn the projection and train the codecs, which are returned empty. Args are those of `sample_descriptors`."""
+    compression = parse_factory(settings.factory, pictures * patches, dim)
+    factory = compression.factory
+    if is_fallback(settings.factory, factory):
+        few = f"{pictures * patches:,} patches of {dim:,} numbers"
+        log.warning("%s is %s here: %s are too few to learn its projection from.", settings.factory, factory, few)
+    codes, fine, projection = make_codec(compression, dim, settings.seed), None, None
+    if settings.rescore is not None:
+        fine = make_codec(parse_factory(settings.rescore), codes.d, settings.seed)
+    untrained = not codes.is_trained or (fine is not None and not fine.is_trained)
+    if compression.projection is None and not untrained:
+        return Codes(factory, codes, projection, fine)
+    sample = sample_descriptors(descriptors, pictures, patches, dim, settings)
+    if compression.projection is not None:
+        projection = Projection.learn(sample.reshape(-1, dim), compression.projection)
+        sample = projection(sample.reshape(-1, dim)).reshape(len(sample), patches, -1)
+    flat = sample.reshape(-1, sample.shape[2])
+    if not codes.is_trained:
+        train(codes, flat[select_patches(sample, settings.codebook, settings.seed)], factory)
+    if fine is not None:
+        train(fine, flat, str(settings.rescore))
+    return Codes(factory, codes, projection, fine)
+
+
+def sample_descriptors(
     descriptors: Callable[[int], NDArray[np.float32]], pictures: int, patches: int, dim: int, settings: CodeSettings
 ) -> NDArray[np.float32]:
-    """(M, P, D) descriptors of M pictures drawn at random, about `training_patches` patches in all.
+    """Read (M, P, D) descriptors of M random pictures, about `training_patches` patches in total.
 
-    Args: those of `encode_codes`; `patches` is P.
+    Args are those of `encode_codes`; `patches` is P.
     """
     count = settings.sampled_pictures(patches)
-    chosen = np.sort(np.random.default_rng(settings.seed).permutation(pictures)[:count])
-    sample = np.empty((len(chosen), patches, dim), np.float32)
-    for at, row in enumerate(chosen.tolist()):
+    rows = np.sort(np.random.default_rng(settings.seed).permutation(pictures)[:count])
+    sample = np.empty((len(rows), patches, dim), np.float32)
+    for at, row in enumerate(rows.tolist()):
         sample[at] = descriptors(row)
     return sample
 
 
-def choose(descriptors: NDArray[np.float32], codebook: str, seed: int = 0) -> NDArray[np.intp]:
-    """Choose the training patches.
+class Filler:
+    """Fills a codec picture by picture.
 
     Args:
-        descriptors: (N, P, d) float32 of N pictures, rows of length 1, in the space that is coded. For `global`,
-            patch 0 must be the whole picture.
-        codebook: one of `CODEBOOKS`.
-        seed: of what is random.
+        codes: A trained empty codec.
+        old: Codes with the same training, to copy from.
 
-    Returns:
-        Indices into the (N * P, d) patches, ascending.
-
-    Raises:
-        PatchifyError: if the codebook is unknown.
+    Attributes:
+        codes: The filled codec, after `flush`.
     """
-    pictures, patches, _ = descriptors.shape
-    if codebook == "global":
-        return np.arange(pictures) * patches
-    if codebook == "uniform":
-        return np.arange(pictures * patches)
-    if codebook == "distinctive":
-        alone = -commonness(descriptors, seed)
-        count = max(1, round(DISTINCTIVE_SHARE * pictures * patches))
-        return np.sort(np.argsort(-alone, kind="stable")[:count])
-    if codebook == "informative":
-        return without_near_duplicates(descriptors.reshape(pictures * patches, -1), NEAR_DUPLICATE, seed)
-    raise PatchifyError(f"Unknown codebook '{codebook}': choose {', '.join(CODEBOOKS)}.")
+
+    def __init__(self, codes: faiss.Index, old: faiss.Index | None = None) -> None:
+        import faiss
+
+        self._graph = isinstance(codes, faiss.IndexHNSW)
+        self.codes, self._old = _fully_linked(codes) if self._graph else codes, old
+        self._pending: list[NDArray[np.float32]] = []
+        self._same = 0
+        """Leading codes of the old graph that have the same ids in the new one."""
+
+    def add(self, vectors: NDArray[np.float32]) -> None:
+        """Code the (P, d) float32 descriptors of a picture."""
+        self._pending.append(vectors)
+        if not self._graph or len(self._pending) >= _LINKED_TOGETHER:
+            self.flush()
+
+    def copy(self, first: int, count: int) -> None:
+        """Append `count` of the old codes from id `first`.
+
+        A graph that only grows keeps its links. Otherwise its codes are decoded, linked, and coded to the same bytes,
+        since a scalar quantizer decodes to the middle of a step.
+        """
+        assert self._old is not None, "there are codes to copy"
+        if not self._graph:
+            _copy(self._old, first, count, self.codes)
+        elif first == self._same and not self._pending and not self.codes.ntotal:
+            self._same += count
+        else:
+            self.add(np.asarray(code_storage(self._old).reconstruct_n(first, count)))
+
+    def flush(self) -> None:
+        """Add all pending pictures."""
+        import faiss
+
+        if self._same and self._old is not None:
+            same, self._same = self._same, 0
+            if same == self._old.ntotal:
+                self.codes = _fully_linked(faiss.clone_index(self._old))
+            else:
+                for at in range(0, same, _DECODED_TOGETHER):
+                    count = min(_DECODED_TOGETHER, same - at)
+                    self.codes.add(np.asarray(code_storage(self._old).reconstruct_n(at, count)))
+        if self._pending:
+            self.codes.add(np.concatenate(self._pending))
+            self._pending.clear()
 
 
-def commonness(descriptors: NDArray[np.float32], seed: int = 0) -> NDArray[np.float32]:
-    """How like other pictures' patches each patch is.
+def _fully_linked(graph: Any) -> Any:
+    """Make a graph use all links per patch, a flag that FAISS does not save.
 
-    Args:
-        descriptors: (N, P, d) float32, rows of length 1.
-        seed: of the reference sample, where there are more than `REFERENCE` patches.
-
-    Returns:
-        (N * P,) float32, mean cosine similarity with the `NEIGHBOURS` nearest patches of other pictures, -1..1.
+    By default FAISS prunes links until some patches are unreachable: 1 % of the first ten pictures were not found,
+    however long the search.
     """
-    pictures, patches, _ = descriptors.shape
-    vectors = descriptors.reshape(pictures * patches, -1)
-    owner = np.repeat(np.arange(pictures), patches)
-    sample = np.sort(np.random.default_rng(seed).permutation(len(vectors))[:REFERENCE])
-    near = min(NEIGHBOURS, len(sample))
-    found = np.empty(len(vectors), np.float32)
-    for start in range(0, len(vectors), 1024):
-        block = slice(start, start + 1024)
-        similar = vectors[block] @ vectors[sample].T
-        similar[owner[block][:, None] == owner[sample][None]] = -1  # a picture's own patches overlap each other
-        found[block] = np.partition(similar, -near, axis=1)[:, -near:].mean(axis=1)
-    return found
+    graph.keep_max_size_level0 = True
+    return graph
 
 
-def without_near_duplicates(vectors: NDArray[np.float32], threshold: float, seed: int = 0) -> NDArray[np.intp]:
-    """Go through vectors in random order and keeps those unlike all that were kept before.
+def emptied(codes: faiss.Index) -> faiss.Index:
+    """Return a trained codec of the same kind without codes."""
+    import faiss
 
-    Args:
-        vectors: (M, d) float32, rows of length 1.
-        threshold: cosine similarity from which two count as the same.
-        seed: of the order.
+    if isinstance(codes, faiss.IndexFlat):
+        return faiss.IndexFlatIP(codes.d)
+    if isinstance(codes, faiss.IndexScalarQuantizer):
+        # Not a clone, which would copy all codes.
+        empty = faiss.IndexScalarQuantizer(codes.d, codes.sq.qtype, faiss.METRIC_INNER_PRODUCT)
+        faiss.copy_array_to_vector(faiss.vector_to_array(codes.sq.trained), empty.sq.trained)
+        empty.is_trained = True
+        return empty
+    copy = faiss.clone_index(codes)
+    copy.reset()
+    inverted = faiss.try_extract_index_ivf(copy)
+    if inverted is not None:
+        inverted.set_direct_map_type(0)  # none: it belongs to the old index
+    return copy
 
-    Returns:
-        Indices of the kept ones, ascending; at least one.
+
+def _copy(old: faiss.Index, first: int, count: int, new: faiss.Index) -> None:
+    """Append `count` codes of `old` from id `first` to `new`, a codec with the same training.
+
+    They are not decoded and coded again: that can yield another list or centroid, and codes would drift with every
+    update.
     """
-    order = np.random.default_rng(seed).permutation(len(vectors))
-    kept: list[int] = []
-    for start in range(0, len(order), 1024):
-        block = order[start : start + 1024]
-        new = np.ones(len(block), bool)
-        for at in range(0, len(kept), 8192):  # a matrix product for all of them: one vector at a time takes hours
-            new &= (vectors[block] @ vectors[kept[at : at + 8192]].T).max(axis=1) <= threshold
-        block = block[new]
-        similar = vectors[block] @ vectors[block].T > threshold
-        taken = np.zeros(len(block), bool)
-        for at in range(len(block)):
-            taken[at] = not (similar[at] & taken).any()
-        kept.extend(block[taken].tolist())
-    return np.sort(np.array(kept, np.intp))
+    import faiss
+
+    inner_old: Any = faiss.downcast_index(old)
+    inner_new: Any = faiss.downcast_index(new)
+    if isinstance(inner_old, faiss.IndexPreTransform):
+        inner_old, inner_new = faiss.downcast_index(inner_old.index), faiss.downcast_index(inner_new.index)
+    if isinstance(inner_old, faiss.IndexIVF):
+        lists: Any = inner_old.invlists
+        entries = inner_old.direct_map.array
+        for at in range(count):
+            entry, number = entries.at(first + at), int(inner_new.ntotal) + at
+            where, offset = entry >> 32, entry & 0xFFFFFFFF
+            code = lists.get_single_code(where, offset)
+            inner_new.invlists.add_entry(where, number, code)
+        inner_new.ntotal += count
+    elif isinstance(inner_old, faiss.IndexFlatCodes):
+        size = int(inner_old.code_size)
+        stored = faiss.rev_swig_ptr(inner_old.codes.data(), int(inner_old.ntotal) * size)
+        inner_new.add_sa_codes(np.ascontiguousarray(stored[first * size : (first + count) * size].reshape(count, size)))
+    else:  # fast-scan, whose interleaved codes survive decoding: it has no lists, and ties go to the first centroid
+        new.add(np.asarray(old.reconstruct_n(first, count)))
+        return
+    new.ntotal = inner_new.ntotal

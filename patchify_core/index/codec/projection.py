@@ -1,9 +1,9 @@
-"""A learned projection: fewer dimensions, learned from descriptors without labels, applied before anything is coded.
+"""A projection to fewer dimensions, learned from descriptors without labels and applied before coding.
 
-Principal components with HALF whitening: each axis is divided by the square root of its standard deviation. Plain
-PCA keeps the few directions that all pictures share in charge; full whitening turns noise up as much as signal; half
-way lies the best of both on every set measured (`study compression`). Whitening of retrieval descriptors goes back to
-Jegou and Chum, "Negative evidences and co-occurences in image retrieval", ECCV 2012.
+It is PCA with HALF whitening: each axis is divided by the square root of its standard deviation. In plain PCA the few
+directions that all pictures share dominate; full whitening amplifies noise as much as signal; half whitening was the
+best on every data set measured (`study compression`). Whitening of retrieval descriptors goes back to Jegou and Chum,
+"Negative evidences and co-occurences in image retrieval", ECCV 2012.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from patchify_core.errors import PatchifyError
 from patchify_core.index.integrity import npy_array, npy_bytes
 
 HALF_WHITENING = 0.25
-"""Power of the variance that an axis is divided by: 0 is plain PCA, 0.5 full whitening."""
+"""Each axis is divided by its variance to this power: 0 is plain PCA, 0.5 full whitening."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ class Projection:
     """x -> normalised (x - mean) @ axes.
 
     Attributes:
-        mean: (D,) float32, mean of the vectors that it was learned from.
-        axes: (D, d) float32, principal axes with the whitening in them, d <= D.
+        mean: (D,) float32, mean of the training vectors.
+        axes: (D, d) float32, whitened principal axes, d <= D.
     """
 
     mean: NDArray[np.float32]
@@ -34,38 +34,38 @@ class Projection:
 
     @property
     def dim(self) -> int:
-        """d, the dimension that it projects to."""
+        """Dimension d of the projected vectors."""
         return int(self.axes.shape[1])
 
     def __call__(self, vectors: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Project (N, D) float32 to (N, d) float32 with rows of length 1 (of length 0 for the mean itself)."""
+        """Project (N, D) float32 to (N, d) float32, rows of length 1 (0 for the mean itself)."""
         projected = (vectors - self.mean) @ self.axes
         return projected / np.maximum(np.linalg.norm(projected, axis=1, keepdims=True), np.float32(1e-12))
 
     @classmethod
     def learn(cls, vectors: NDArray[np.float32], dim: int, power: float = HALF_WHITENING) -> Projection:
-        """Learn from descriptors.
+        """Learn a projection from descriptors.
 
         Args:
-            vectors: (N, D) float32; more than `dim` of them, or the last axes would be noise alone.
+            vectors: (N, D) float32; more than `dim` of them, or the last axes would be noise.
             dim: d, 1..D.
-            power: what power of an axis' variance it is divided by.
+            power: Divide each axis by its variance to this power.
 
         Raises:
-            PatchifyError: if `dim` is not in 1..D, or there are too few vectors.
+            PatchifyError: `dim` is not in 1..D, or there are too few vectors.
         """
         count, full = vectors.shape
         if not 1 <= dim <= full:
-            raise PatchifyError(f"A projection of {full} dimensions goes to 1 to {full} of them, not to {dim}.")
+            raise PatchifyError(f"Descriptors of {full} dimensions can be projected to 1 to {full}, not to {dim}.")
         cls.check_enough(count, dim)
         mean = vectors.mean(axis=0, dtype=np.float64)
         covariance = np.zeros((full, full))
-        for start in range(0, count, 4096):  # in pieces: float64 copies of the whole sample would be large
+        for start in range(0, count, 4096):  # in blocks: a float64 copy of the whole sample would be large
             centred = vectors[start : start + 4096] - mean
             covariance += centred.T @ centred / count
         variances, axes = np.linalg.eigh(covariance)
         variances, axes = variances[::-1][:dim], axes[:, ::-1][:, :dim]
-        # Axes along which nothing varies would be blown up to noise; they count like the smallest that is no noise.
+        # Axes without variance would be amplified to noise; treat them like the smallest one that is not.
         floor = variances[0] * 1e-6 if variances[0] > 1e-12 else 1.0  # 1.0: all vectors are the same
         scaled = axes / np.maximum(variances, floor) ** power
         return cls(mean.astype(np.float32), np.ascontiguousarray(scaled, np.float32))
@@ -75,20 +75,20 @@ class Projection:
         """Raise PatchifyError unless `count` vectors are enough to learn `dim` axes from."""
         if count <= dim:
             raise PatchifyError(
-                f"A projection to {dim} dimensions needs more than {dim} patches to learn from and there are {count}: "
+                f"A projection to {dim} dimensions needs more than {dim} training patches and there are {count}: "
                 "index more pictures, or use the preset exact."
             )
 
     def to_bytes(self) -> bytes:
-        """As a .npy file: (1 + d, D) float32, the mean first, then the axes."""
+        """Serialize as a .npy file: (1 + d, D) float32, the mean, then the axes."""
         return npy_bytes(np.vstack([self.mean, self.axes.T]))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Projection:
-        """Read what `to_bytes` wrote.
+        """Parse what `to_bytes` wrote.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: It is something else.
         """
         rows = npy_array(data)
         if rows.ndim != 2 or rows.dtype != np.float32 or not 2 <= len(rows) <= rows.shape[1] + 1:

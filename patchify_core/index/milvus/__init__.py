@@ -1,1 +1,1 @@
-"""The same store on a Milvus server or in a Milvus Lite file."""
+"""The same store interface on a Milvus server, or in a Milvus Lite file."""

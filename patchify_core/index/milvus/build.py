@@ -1,15 +1,16 @@
-"""Brings a gallery, or descriptors made elsewhere, into Milvus, and writes the index folder that names the collection.
+"""Store a gallery, or descriptors embedded elsewhere, in Milvus, and write the index folder that names the collection.
 
-What the collection holds already is asked of it, so the same command goes on after whatever stopped it, and a second
-run embeds only what is new. Pictures are known by the digest of their bytes; those that left the gallery are deleted.
+The collection itself says which pictures it has, so an interrupted build resumes, and a second run embeds only what is
+new. Pictures are identified by the digest of their bytes; those that left the gallery are deleted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -19,7 +20,7 @@ from patchify_core.features.extract import checked_features
 from patchify_core.files import atomic, sha256_of_json
 from patchify_core.gallery import Gallery, Progress
 from patchify_core.index.build import BuildReport, BuildSettings, StoreBuilder, run_build
-from patchify_core.index.codec.codes import CodeSettings, sampled
+from patchify_core.index.codec.codes import CodeSettings, sample_descriptors
 from patchify_core.index.codec.factory import parse_factory
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.folder import index_exists, read_meta
@@ -37,18 +38,18 @@ from patchify_core.index.milvus.writer import CollectionWriter
 from patchify_core.index.pictures import Pictures, PictureTable, joined
 from patchify_core.index.recipe import OTHER_INDEX, Recipe, refuse
 from patchify_core.index.store import PictureStream
-from patchify_core.index.swap import BuildFolder, root_from
+from patchify_core.index.swap import BuildFolder, relative_path
 from patchify_core.regions import Regions
 
 
 @dataclass(frozen=True)
 class Target:
-    """Where in Milvus a gallery goes.
+    """Where in Milvus to store a gallery.
 
     Attributes:
-        address: of the server, or the file of Milvus Lite.
-        collection: its name; by default one made of the gallery's name and a digest.
-        index: Milvus' kind of index; by default FLAT in Milvus Lite and HNSW on a server.
+        address: Server, or Milvus Lite file.
+        collection: Its name; derived from the gallery's name and a digest by default.
+        index: Kind of Milvus index; by default FLAT in Milvus Lite and HNSW on a server.
     """
 
     address: Address
@@ -58,23 +59,22 @@ class Target:
     def builder(
         self, gallery: Gallery, encoder: EncoderInfo, regions: Regions, settings: BuildSettings, progress: Progress
     ) -> StoreBuilder:
-        """What fills the collection from a gallery.
+        """Create the builder that fills the collection from a gallery.
 
         Args:
-            gallery: the pictures.
-            encoder: what describes them.
-            regions: which patches.
-            settings: only `features`, `seed` and the projection of `factory` count: Milvus keeps whole vectors.
-            progress: called with the number of pictures that are in the collection.
+            gallery: The pictures.
+            encoder: The encoder.
+            regions: The patches.
+            settings: Only `features`, `seed` and the projection of `factory` apply: Milvus stores full vectors.
+            progress: Called with the number of pictures in the collection.
 
         Raises:
-            PatchifyError: if the settings ask for what Milvus does not keep.
+            PatchifyError: Milvus does not support the settings.
         """
-        projected = projection_kept(settings)
-        recipe = Recipe(encoder, regions, checked_features(settings.features), _whole(projected))
-        learner = replace(settings, factory=recipe.factory)
-        learner.check(encoder.dim, regions, len(gallery.images))
-        return _CollectionBuilder(self, gallery.root, recipe, learner, len(gallery.images), progress)
+        recipe = Recipe(encoder, regions, checked_features(settings.features), _factory(projection_kept(settings)))
+        training = replace(settings, factory=recipe.factory)
+        training.check(encoder.dim, regions, len(gallery.images))
+        return _CollectionBuilder(self, gallery.root, recipe, training, len(gallery.images), progress)
 
 
 def stream_to_milvus(
@@ -85,201 +85,196 @@ def stream_to_milvus(
     settings: CodeSettings | None = None,
     progress: Progress | None = None,
 ) -> BuildReport:
-    """Bring descriptors that were made elsewhere, for instance by `embed --ray`, into a collection.
+    """Store descriptors that were embedded elsewhere, for instance by `embed --ray`, in a collection.
 
     Args:
-        stream: of the descriptors; a picture without a digest is known by its id and name.
-        root: folder that the pictures' file names are relative to.
-        out: index folder; a new one, or one of the same encoder, regions, features and projection.
-        target: where the vectors go.
-        settings: the projection of `factory` and `seed` count; none where the stream is projected already.
-        progress: called with (pictures done, pictures in all).
+        stream: The descriptors; a picture without a digest is identified by its id and name.
+        root: Folder that the pictures' file names are relative to.
+        out: Index folder; new, or one with the same encoder, regions, features and projection.
+        target: Where to store the vectors.
+        settings: Only `seed` and the projection of `factory` apply; none if the stream is projected already.
+        progress: Called with (pictures done, pictures in total).
 
     Raises:
-        StoreError: one sentence, if Milvus does not answer or take it, or the collection is another's.
-        IndexFolderError: if `out` is something else, or made otherwise, or cannot be written.
-        PatchifyError: if the settings ask for what Milvus does not keep.
+        StoreError: Milvus does not answer or rejects the vectors, or the collection is another's.
+        IndexFolderError: `out` is something else, has another recipe, or cannot be written.
+        PatchifyError: Milvus does not support the settings.
     """
     settings = settings or CodeSettings()
     stream.check_boxes()
-    given = stream.projection
-    factory = _whole(projection_kept(settings) if given is None else given.dim)
-    recipe = replace(stream.recipe, factory=factory, maps=False)  # Milvus keeps none
-    learner = replace(settings, factory=factory)
+    factory = _factory(projection_kept(settings) if stream.projection is None else stream.projection.dim)
+    recipe = replace(stream.recipe, factory=factory, maps=False)
+    training = replace(settings, factory=factory)
     progress = progress or (lambda done, total: None)
-    builder = _CollectionBuilder(target, Path(root), recipe, learner, len(stream), progress, given)
+    builder = _CollectionBuilder(target, Path(root), recipe, training, len(stream), progress, stream.projection)
     run_build(out, builder, lambda work, known: stream)
     return BuildReport(len(stream), 0, len(stream) - builder.written, (), 0.0)
 
 
 def projection_kept(settings: CodeSettings) -> int | None:
-    """The dimension to project to, None for none; raises PatchifyError for what Milvus does not keep."""
+    """Return the dimension to project to, None for none; raise PatchifyError for settings that Milvus lacks."""
     compression = parse_factory(settings.factory)
     if compression.codec != "Flat":
         raise PatchifyError(
-            f"--store milvus keeps whole vectors, not {settings.factory}: choose Milvus' own index with --milvus-index "
-            "(IVF_PQ keeps codes), and of --factory only a projection, as in PCAH128,Flat."
+            f"--store milvus stores full vectors, not {settings.factory}: choose Milvus' own index with --milvus-index "
+            "(IVF_PQ stores codes), and of --factory only a projection, as in PCAH128,Flat."
         )
     if settings.rescore is not None or settings.codebook != CodeSettings.codebook:
-        raise PatchifyError("--rescore and --codebook are for codecs of FAISS: leave them out with --store milvus.")
+        raise PatchifyError("--rescore and --codebook apply to FAISS only: leave them out with --store milvus.")
     if getattr(settings, "keep_maps", False):
-        raise PatchifyError("--store milvus keeps no feature maps: leave --keep-maps out, or leave --store out.")
+        raise PatchifyError("--store milvus stores no feature maps: leave --keep-maps out, or leave --store out.")
     return compression.projection
 
 
-def _whole(projected: int | None) -> str:
-    """The factory of whole vectors, projected to so many dimensions; None for those of the encoder."""
+def _factory(projected: int | None) -> str:
+    """Factory of full vectors, projected to this many dimensions; None for those of the encoder."""
     return "Flat" if projected is None else f"PCAH{projected},Flat"
 
 
+@dataclass
 class _CollectionBuilder(StoreBuilder):
     """Fills one collection.
 
-    Args:
-        target: where it is.
-        root: folder of the pictures.
-        recipe: how the vectors are made; its factory is `Flat`, perhaps with a projection.
-        learner: what a projection is learned with.
-        pictures: how many there are, at most.
-        progress: called with the number of pictures that are in the collection.
-        given: a projection that was applied already.
-
     Attributes:
-        written: pictures that were written into the collection.
+        target: Where it is.
+        root: Folder of the pictures.
+        recipe: How the vectors are made; its factory is `Flat`, possibly with a projection.
+        training: Settings to learn a projection with.
+        pictures: Maximum number of pictures.
+        progress: Called with the number of pictures in the collection.
+        applied: A projection that was applied to the stream already, or None.
+        written: Pictures written into the collection.
     """
 
-    def __init__(
-        self,
-        target: Target,
-        root: Path,
-        recipe: Recipe,
-        learner: CodeSettings,
-        pictures: int,
-        progress: Progress,
-        given: Projection | None = None,
-    ) -> None:
-        self._target, self._root, self._recipe, self._learner = target, root, recipe, learner
-        self._pictures, self._progress, self._given = pictures, progress, given
-        self._projected = parse_factory(recipe.factory).projection if given is None else None
-        self.maker = maker_of(recipe) | {"store": "milvus", "projected": self._projected}
-        self.written = 0
+    target: Target
+    root: Path
+    recipe: Recipe
+    training: CodeSettings
+    pictures: int
+    progress: Progress
+    applied: Projection | None = None
+    written: int = 0
+
+    def __post_init__(self) -> None:
+        """Derive the gallery's name and the dimension of a projection to learn."""
+        self._gallery = self.root.resolve().as_posix()
+        self._projected = parse_factory(self.recipe.factory).projection if self.applied is None else None
+
+    @property
+    def maker(self) -> Mapping[str, Any]:
+        """See `StoreBuilder.maker`."""
+        return maker_of(self.recipe) | {"store": "milvus", "projected": self._projected}
 
     def check(self, out: Path) -> None:
         """See `StoreBuilder.check`."""
-        address = self._target.address
+        address = self.target.address
         if address.is_file and Path(address.uri).is_relative_to(out):
             raise StoreError(f"{address.uri} would be deleted with the old index folder {out}: keep it outside.")
-        self._old = _listing_at(out, self._recipe)
+        self._old = _listing_at(out, self.recipe)
 
     @contextmanager
     def prepare(self, work: BuildFolder) -> Iterator[Container[str]]:
         """See `StoreBuilder.prepare`."""
-        old, address = self._old, self._target.address
-        gallery = self._root.resolve().as_posix()
-        name = self._target.collection or (
-            old.collection if old else default_name(gallery, self._recipe, self._projected)
+        old, address = self._old, self.target.address
+        name = self.target.collection or (
+            old.collection if old else default_name(self._gallery, self.recipe, self._projected)
         )
         with MilvusConnection(address) as self._connection:
             same = old is not None and (old.address.uri, old.collection) == (address.uri, name)
             self._kind = checked_kind(
-                self._target.index or (old.kind if old and same else None), self._connection.is_lite
+                self.target.index or (old.kind if old and same else None), self._connection.is_lite
             )
-            self._name, self._owner = checked_name(name), None if same else gallery
-            learned = work.folder / f"projection-{sha256_of_json(self.maker)[:16]}.npy"
-            self._projection = self._given
+            self._name, self._owner = checked_name(name), None if same else self._gallery
+            self._projection = self.applied
             if self._projected is not None and old is not None:
                 self._projection = old.projection
             elif self._projected is not None:
                 with suppress(OSError, ValueError):
-                    self._projection = Projection.from_bytes(learned.read_bytes())
+                    self._projection = Projection.from_bytes(self._learned_file(work).read_bytes())
             if self._projected is None or self._projection is not None:
-                self._writer = self._ready(gallery)
+                self._writer = self._open_writer()
                 yield self._writer.known
                 return
-            # Whatever collection there is has another projection than the one that is learned once all are embedded.
-            collection = MilvusCollection(self._connection, self._name, self._recipe, None)
+            # The projection is learned after embedding; an existing collection has another one.
+            collection = MilvusCollection(self._connection, self._name, self.recipe, None)
             collection.maker |= {"projection": NEW_PROJECTION, "dim": self._projected}
             if collection.exists():
                 collection.check(self._owner)
-            dim, regions = self._recipe.encoder.dim, self._recipe.regions
-            self._learner.check_enough(dim, regions, self._pictures)
+            self.training.check_enough(self.recipe.encoder.dim, self.recipe.regions, self.pictures)
             yield ()
 
-    def _ready(self, gallery: str) -> CollectionWriter:
-        """What writes into the collection, which is made if missing."""
-        collection = MilvusCollection(self._connection, self._name, self._recipe, self._projection)
+    def _learned_file(self, work: BuildFolder) -> Path:
+        return work.folder / f"projection-{sha256_of_json(dict(self.maker))[:16]}.npy"
+
+    def _open_writer(self) -> CollectionWriter:
+        """Create the collection if missing, and load it."""
+        collection = MilvusCollection(self._connection, self._name, self.recipe, self._projection)
         if collection.exists():
             collection.check(self._owner)
             collection.use_index(self._kind)
         else:
-            collection.make(gallery, self._kind)
+            collection.create(self._gallery, self._kind)
         collection.load()
-        return CollectionWriter(collection, self._projection if self._given is None else None)
+        return CollectionWriter(collection, self._projection if self.applied is None else None)
 
     def fill(self, stream: PictureStream, work: BuildFolder) -> None:
         """See `StoreBuilder.fill`."""
         if self._projected is not None and self._projection is None:
-            self._projection = self._learned(stream)
-            # Kept before it is used: vectors of another one could not be mixed with those that are written with it.
-            with atomic(work.folder / f"projection-{sha256_of_json(self.maker)[:16]}.npy") as file:
+            self._projection = self._learn(stream)
+            # Saved before it is used: vectors of two projections must never be mixed.
+            with atomic(self._learned_file(work)) as file:
                 file.write(self._projection.to_bytes())
-            self._writer = self._ready(self._root.resolve().as_posix())
-        writer = self._writer
+            self._writer = self._open_writer()
+        writer, collection = self._writer, self._writer.collection
         try:
-            images = self._filled(stream, writer)
+            images = self._write_new(stream, writer)
         except BaseException:
-            with suppress(StoreError):  # what stopped the build is what is reported
+            with suppress(StoreError):  # report what stopped the build
                 writer.flush()
             raise
-        collection, address = writer.collection, self._target.address
         numbers = writer.finish(_digests(images))
-        boxes = writer.all_boxes(numbers) if collection.has_boxes else None
-        listing = Listing(
-            self._recipe,
-            Pictures(images, boxes=boxes),
-            numbers,
-            address,
-            collection.name,
-            collection.kind,
-            self._projection,
-        )
-        root = root_from(work.out, self._root)
+        pictures = Pictures(images, boxes=writer.all_boxes(numbers) if collection.has_boxes else None)
+        address, kind = self.target.address, collection.kind
+        listing = Listing(self.recipe, pictures, numbers, address, collection.name, kind, self._projection)
+        root = relative_path(self.root, work.out)
         work.swap_in(lambda new: write_listing(listing, new, work.out, root))
-        writer.tidy(numbers)  # only now: the old folder listed what vanished
+        writer.tidy(numbers)  # only now: the old folder listed the removed pictures
 
-    def _filled(self, stream: PictureStream, writer: CollectionWriter) -> PictureTable:
-        """Write the pictures that the collection does not have; returns all of them."""
+    def _write_new(self, stream: PictureStream, writer: CollectionWriter) -> PictureTable:
+        """Write the pictures that the collection lacks; return all of them."""
         tables, total = [], len(stream)
         for start in range(0, total, writer.batch):
             stop = min(start + writer.batch, total)
             tables.append(stream.pictures(start, stop))
-            fresh: dict[str, int] = {}
+            new: dict[str, int] = {}
             for row, digest in enumerate(_digests(tables[-1]), start):
                 if digest not in writer.known:
-                    fresh.setdefault(digest, row)
-            for digest, row in fresh.items():
+                    new.setdefault(digest, row)
+            for digest, row in new.items():
                 values = stream.batch(row, row + 1)[1][0]
                 if writer.collection.has_boxes:
                     values = np.hstack([values, stream.boxes(row, row + 1)[0]])
                 writer.add(digest, values)
             writer.flush()
-            self.written += len(fresh)
-            self._progress(stop, total)
+            self.written += len(new)
+            self.progress(stop, total)
         return joined(tables)
 
-    def _learned(self, stream: PictureStream) -> Projection:
+    def _learn(self, stream: PictureStream) -> Projection:
         patches, dim = stream.regions.patches_per_image, stream.encoder.dim
-        sample = sampled(lambda row: stream.batch(row, row + 1)[1][0], len(stream), patches, dim, self._learner)
+        sample = sample_descriptors(
+            lambda row: stream.batch(row, row + 1)[1][0], len(stream), patches, dim, self.training
+        )
         return Projection.learn(sample.reshape(-1, dim), self._projected or dim)
 
 
 def _listing_at(out: Path, recipe: Recipe) -> Listing | None:
-    """The index folder that stands at `out`, if it was made the same way; None if there is none."""
+    """Read the index folder at `out`, if any; raise IndexFolderError if it has another recipe."""
     if not index_exists(out):
         return None
     if "store" not in read_meta(out):
         raise IndexFolderError(
-            f"{out} is an index of FAISS, not of Milvus: choose another folder, or leave --store milvus out."
+            f"{out} is a FAISS index, not one in Milvus: choose another folder, or leave --store milvus out."
         )
     old = read_listing(out)
     refuse(old.recipe.differences(recipe), out, OTHER_INDEX)
@@ -287,7 +282,7 @@ def _listing_at(out: Path, recipe: Recipe) -> Listing | None:
 
 
 def _digests(images: PictureTable) -> list[str]:
-    """What pictures are known by: the digest of their bytes, or of id and name where there is none."""
+    """Identify pictures by the digest of their bytes, or of id and name if that is unknown."""
     return [
         digest.tobytes().hex() if digest.any() else sha256_of_json([int(images.ids[row]), images.name(row)])
         for row, digest in enumerate(images.digests)

@@ -1,4 +1,4 @@
-"""One connection to Milvus: a server by its address, or a local file through Milvus Lite; errors are one sentence."""
+"""Connect to Milvus, a server or a local Milvus Lite file, and turn its errors into one sentence."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ from patchify_core.errors import StoreError
 TOKEN_VARIABLE = "MILVUS_TOKEN"
 INSTALL = "pip install -r requirements-milvus.txt"
 CONNECT_S, READ_S, WRITE_S, WAIT_S = 10.0, 30.0, 120.0, 3600.0
-"""How long the server may take to answer at all, to answer a question, to take a batch, and to build or load an index;
-seconds."""
+"""Time limits in seconds: to connect, to answer a query, to accept a batch, and to build or load an index."""
 
-_LOGGERS = ("pymilvus", "pymilvus.milvus_client", "milvus_lite")  # they print tracebacks of what is raised as well
+_LOGGERS = ("pymilvus", "pymilvus.milvus_client", "milvus_lite")  # they print tracebacks of raised exceptions
 _open_files: Counter[str] = Counter()
 _lock = threading.Lock()
 
 
 @dataclass(frozen=True)
 class Address:
-    """Where a Milvus is and how to be let in.
+    """Address of a Milvus server or file, and credentials.
 
     Attributes:
         uri: `http://` or `https://` of a server, or the absolute path of a Milvus Lite file, which ends in `.db`.
         token: `user:password` or an API key; empty for none. Never written anywhere.
         ca: PEM file of the authority that signed the server's certificate; None for those that gRPC trusts.
-        server_name: the name in the server's certificate, where it is not that of the address; None otherwise.
+        server_name: Name in the server's certificate if it differs from the host in the address, else None.
     """
 
     uri: str
@@ -45,17 +44,17 @@ class Address:
 
     @property
     def is_file(self) -> bool:
-        """Whether it is a file of Milvus Lite."""
+        """Whether it is a Milvus Lite file."""
         return "://" not in self.uri
 
     @classmethod
     def of(
         cls, uri: str | None, token: str | None = None, ca: str | None = None, server_name: str | None = None
     ) -> Address:
-        """Check what a person gave; without a token that of the environment variable `MILVUS_TOKEN` counts.
+        """Validate user input; the token defaults to the environment variable `MILVUS_TOKEN`.
 
         Raises:
-            StoreError: if the address is missing or none, or a file that it names is not there.
+            StoreError: The address is missing or invalid, or it names a missing file.
         """
         example = "--uri ./patches.db (Milvus Lite) or --uri http://localhost:19530 (a server)"
         if not uri:
@@ -64,8 +63,8 @@ class Address:
         server = "://" in uri
         if (server and any(mark in uri for mark in "@?#")) or ("@" in uri and not uri.endswith(".db")):
             raise StoreError(
-                "The address of a Milvus server is a scheme, a host and a port alone, because it is written into the "
-                "index: give a password or an API key with --token user:password, or in the environment variable "
+                "The address of a Milvus server must be only a scheme, a host and a port, because it is written into "
+                "the index: give a password or an API key with --token user:password, or in the environment variable "
                 f"{TOKEN_VARIABLE}."
             )
         if not server:
@@ -76,7 +75,7 @@ class Address:
         except ValueError:  # of the port
             fits = False
         if not fits:
-            raise StoreError(f"'{uri}' is no address of a Milvus server: write {example}.")
+            raise StoreError(f"'{uri}' is not the address of a Milvus server: write {example}.")
         if (ca or server_name) and parts.scheme != "https":
             raise StoreError(f"--ca and --server-name are for TLS: write https:// instead of {parts.scheme}://.")
         if ca is not None:
@@ -90,59 +89,58 @@ class Address:
 
 def _checked_file(uri: str, example: str) -> str:
     if not uri.endswith(".db"):
-        raise StoreError(f"'{uri}' is neither an address nor a file that ends in .db: write {example}.")
+        raise StoreError(f"'{uri}' is neither an address nor a file name that ends in .db: write {example}.")
     path = Path(uri).resolve()
     if not path.parent.is_dir():
         raise StoreError(f"There is no folder {path.parent} for {path.name}: make it first.")
     if path.exists() and not path.is_dir():
         raise StoreError(
-            f"{path} is a file, and Milvus Lite keeps a folder of that name: choose another name, or make it anew if "
+            f"{path} is a file, but Milvus Lite needs a folder of that name: choose another name, or build it again if "
             "an old version of Milvus Lite wrote it."
         )
     return str(path)
 
 
 class MilvusConnection:
-    """An open connection; a context manager. `call` is how everything is asked."""
+    """An open connection; a context manager.
+
+    Raises:
+        StoreError: It cannot be opened within about `CONNECT_S`.
+    """
 
     def __init__(self, address: Address) -> None:
-        """Connect.
-
-        Raises:
-            StoreError: one sentence within `CONNECT_S` or so, if that does not succeed.
-        """
         self.address = address
         self._client = _connected(address)
-        # The last reference to a connection closes it too: a file of Milvus Lite is locked as long as it is open.
+        # Closed with its last reference too, because an open Milvus Lite file is locked.
         self._end = weakref.finalize(self, _closed, self._client, address)
-        version = str(self.call("say its version", self._client.get_server_version))
+        version = str(self.call("report its version", self._client.get_server_version))
         self.is_lite = "lite" in version.lower()
 
     def __enter__(self) -> MilvusConnection:
-        """The connection itself."""
+        """Return the connection."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Close it."""
+        """Close the connection."""
         self.close()
 
     @property
     def client(self) -> Any:
-        """The `pymilvus.MilvusClient`, whose methods `call` takes."""
+        """The `pymilvus.MilvusClient`; call its methods through `call`."""
         return self._client
 
     def call(self, doing: str, method: Any, *arguments: Any, timeout: float = READ_S, **named: Any) -> Any:
         """Call a method of the client.
 
         Args:
-            doing: what the server is asked to do, as words after "could not".
-            method: of `client`.
-            arguments: of the method.
-            timeout: seconds that it may take.
-            named: of the method.
+            doing: The action, as words after "could not".
+            method: Of `client`.
+            arguments: Of the method.
+            timeout: In seconds.
+            named: Of the method.
 
         Raises:
-            StoreError: one sentence, if it fails or takes longer.
+            StoreError: It fails or times out.
         """
         from grpc import FutureTimeoutError, RpcError
         from pymilvus.exceptions import MilvusException
@@ -150,14 +148,14 @@ class MilvusConnection:
         try:
             return method(*arguments, timeout=timeout, **named)
         except (MilvusException, RpcError, FutureTimeoutError, OSError) as error:
-            raise explained(error, self.address, doing) from error
-        except ValueError as error:  # gRPC's word for a channel that was closed
+            raise store_error(error, self.address, doing) from error
+        except ValueError as error:  # raised by gRPC for a closed channel
             if not self._end.alive:
                 raise StoreError(f"The connection to {self.address.uri} is closed: open it again.") from error
             raise
 
     def close(self) -> None:
-        """End it, and lets others have the file; may be called again."""
+        """Close and release the file; may be called again."""
         self._end()
 
 
@@ -168,37 +166,39 @@ def _connected(address: Address) -> Any:
         from pymilvus import MilvusClient
         from pymilvus.exceptions import MilvusException
     except ImportError as error:
-        raise StoreError(f"pymilvus, which speaks to Milvus, is not installed: {INSTALL}.") from error
+        raise StoreError(f"pymilvus is not installed: {INSTALL}.") from error
     if address.is_file and find_spec("milvus_lite") is None:
-        raise StoreError(f"Milvus Lite, which keeps {address.uri}, is not installed: {INSTALL}.")
+        raise StoreError(f"Milvus Lite, which stores {address.uri}, is not installed: {INSTALL}.")
     for name in _LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL + 1)
     tls = {"server_pem_path": address.ca or "", "server_name": address.server_name or ""}
     try:
         if not address.is_file:
             return MilvusClient(address.uri, token=address.token, timeout=CONNECT_S, dedicated=True, **tls)
-        with _lock, _heard("milvus_lite.server_manager") as causes:
+        with _lock, _logged_errors("milvus_lite.server_manager") as causes:
             try:
                 client = MilvusClient(address.uri, timeout=CONNECT_S, dedicated=True)
             except MilvusException as error:
-                raise (_of_file(address, causes[0]) if causes else explained(error, address, "be opened")) from error
+                raise (
+                    _file_error(address, causes[0]) if causes else store_error(error, address, "be opened")
+                ) from error
             _open_files[address.uri] += 1
             return client
     except MilvusException as error:
-        raise explained(error, address, "be reached") from error
+        raise store_error(error, address, "be reached") from error
     except OSError as error:
         raise StoreError(f"{address.uri} cannot be opened ({error.strerror or error}): check it and --ca.") from error
 
 
 def _closed(client: Any, address: Address) -> None:
-    with suppress(Exception):  # nothing can be done about it, and nothing is lost
+    with suppress(Exception):  # nothing is lost
         client.close()
     if address.is_file:
         _release(address.uri)
 
 
 def _release(path: str) -> None:
-    """End Milvus Lite's hold on a file with the last connection to it."""
+    """Release a Milvus Lite file after the last connection to it is closed."""
     from milvus_lite.server_manager import server_manager_instance
 
     with _lock:
@@ -209,14 +209,14 @@ def _release(path: str) -> None:
 
 
 @contextmanager
-def _heard(name: str) -> Iterator[list[BaseException]]:
-    """Exceptions that a logger receives: Milvus Lite says there why a file cannot be opened, and nowhere else."""
-    found: list[BaseException] = []
+def _logged_errors(name: str) -> Iterator[list[BaseException]]:
+    """Collect exceptions that a logger receives; only there does Milvus Lite say why a file cannot be opened."""
+    errors: list[BaseException] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             if record.exc_info and record.exc_info[1] is not None:
-                found.append(record.exc_info[1])
+                errors.append(record.exc_info[1])
 
     logger, listener = logging.getLogger(name), Listener()
     before = logger.level, logger.propagate
@@ -224,31 +224,33 @@ def _heard(name: str) -> Iterator[list[BaseException]]:
     logger.setLevel(logging.ERROR)
     logger.propagate = False
     try:
-        yield found
+        yield errors
     finally:
         logger.removeHandler(listener)
         logger.setLevel(before[0])
         logger.propagate = before[1]
 
 
-def _of_file(address: Address, cause: BaseException) -> StoreError:
-    """Why a file of Milvus Lite cannot be opened."""
+def _file_error(address: Address, cause: BaseException) -> StoreError:
+    """Error for a Milvus Lite file that cannot be opened."""
     if type(cause).__name__ == "DataDirLockedError":
         return StoreError(
-            f"{address.uri} is in use by another process, and Milvus Lite lets one in at a time: wait until it has "
+            f"{address.uri} is in use by another process, and Milvus Lite admits one at a time: wait until it has "
             "ended, or run a Milvus server for several."
         )
     if isinstance(cause, OSError):
         return StoreError(
             f"{address.uri} cannot be opened ({cause.strerror or cause}): check its permissions and the disk."
         )
-    return StoreError(f"{address.uri} is no file of Milvus Lite or is damaged ({_words(str(cause))}): make it anew.")
+    return StoreError(
+        f"{address.uri} is not a Milvus Lite file, or is damaged ({_one_line(str(cause))}): build it again."
+    )
 
 
-def explained(error: BaseException, address: Address, doing: str) -> StoreError:
-    """What pymilvus and gRPC raise, as one sentence that says what to do."""
+def store_error(error: BaseException, address: Address, doing: str) -> StoreError:
+    """Turn an exception of pymilvus or gRPC into one sentence that says what to do."""
     code, details = _grpc_cause(error)
-    message = _words(getattr(error, "message", "") or details or str(error))
+    message = _one_line(getattr(error, "message", "") or details or str(error))
     where, everything = address.uri, f"{message} {details}".lower()
     if code == "UNAUTHENTICATED" or "auth check failure" in everything or "unauthenticated" in everything:
         had = "does not accept the token" if address.token else "asks for a token"
@@ -257,19 +259,21 @@ def explained(error: BaseException, address: Address, doing: str) -> StoreError:
             f"{TOKEN_VARIABLE}."
         )
     if code == "PERMISSION_DENIED" or "permission deny" in everything:
-        return StoreError(f"{where} does not let this token {doing} ({message}): ask who runs it for the right to.")
+        return StoreError(
+            f"{where} does not allow this token to {doing} ({message}): ask its administrator for permission."
+        )
     if code == "UNIMPLEMENTED":
-        return StoreError(f"What answers at {where} is not Milvus, or a much older one: check address and port.")
+        return StoreError(f"The server at {where} is not Milvus, or a much older version: check address and port.")
     if any(word in everything for word in ("no space left", "disk quota", "quota exceeded", "disk full")):
         return StoreError(
-            f"{where} has no room left to {doing}: free some space; what was written is kept, run the same command "
-            "again."
+            f"{where} has no room left to {doing}: free some space, then run the same command again; what was "
+            "written is kept."
         )
     if any(word in everything for word in ("read-only file system", "permission denied")):
-        return StoreError(f"{where} may not be written ({message}): change its permissions, or choose another place.")
+        return StoreError(f"{where} cannot be written ({message}): change its permissions, or choose another place.")
     if any(word in everything for word in ("handshake", "certificate", "ssl_error", "ssl routines")):
         return StoreError(
-            f"No TLS connection to {where} ({_words(details)}): check https://, --ca and --server-name against the "
+            f"No TLS connection to {where} ({_one_line(details)}): check https://, --ca and --server-name against the "
             "server's certificate."
         )
     if code in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "CANCELLED") or any(
@@ -280,7 +284,7 @@ def explained(error: BaseException, address: Address, doing: str) -> StoreError:
 
 
 def _grpc_cause(error: BaseException | None) -> tuple[str, str]:
-    """Status code and details of the gRPC failure behind an exception; empty where there is none."""
+    """Return status code and details of the gRPC failure behind an exception; empty if there is none."""
     from grpc import FutureTimeoutError, RpcError
 
     for _ in range(8):
@@ -294,7 +298,7 @@ def _grpc_cause(error: BaseException | None) -> tuple[str, str]:
     return "", ""
 
 
-def _words(text: str) -> str:
-    """What a server said as part of a sentence: one line, not too long, without brackets that look like Python's."""
+def _one_line(text: str) -> str:
+    """Shorten a server message to one line without Python's angle brackets, for use within a sentence."""
     line = " ".join(text.replace("<", "").replace(">", "").split()).rstrip(".")
     return line if len(line) <= 200 else f"{line[:200]}..."

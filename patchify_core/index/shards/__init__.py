@@ -1,10 +1,11 @@
-"""Embedding apart from indexing: pictures to a folder of shards, here or on many machines.
+"""Embed pictures into a folder of shards, here or on many machines.
 
-shard     one shard: pictures with descriptors, boxes and maps, whole on the disk or not there
-folder    a folder of shards as a stream (`base.PictureStream`), and shards that grow while a build embeds
-worker    what is made, cut into tasks, and what does one of them
-ray       the same tasks on Ray Data's actors (`--ray`): the only module that knows Ray
-embed     `embed_gallery`: hands the tasks out, here or to Ray, and makes the folder a stream at the end
+describe  read pictures, cut them into patches, describe those
+shard     one shard on disk: pictures with descriptors, boxes and maps
+folder    a folder of shards as a `PictureStream`, and the growing shards of a build
+worker    settings, tasks, and the worker that embeds one shard per task
+ray       the same tasks on Ray Data actors (`--ray`); the only module that imports Ray
+embed     `embed_gallery`: distribute the tasks and seal the folder
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Folders of shards: sealed ones as a `PictureStream`, and those that grow while a build embeds.
+"""Folders of shards: sealed ones as a `PictureStream`, and the growing shards of a build.
 
-Shards are written one by one (`shard.write_shard`) and become a stream when all are there (`seal_shards`). A build
-keeps what it has embedded in shards too, in its private folder, where pictures are known by the digests of their bytes,
-whatever they are called: whatever stops it, the next one embeds only what is missing.
+Shards are written one by one (`shard.write_shard`) and become a stream once all are written (`seal_shards`). A build
+also stores embedded pictures in shards, in its private folder, by the digests of their bytes, so that a resumed build
+embeds only what is missing, even if files were renamed.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from patchify_core.errors import IndexFolderError
 from patchify_core.features.maps import PackedMaps
 from patchify_core.files import read_json, sha256_of_json, write_json
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.embedding import Embedded
 from patchify_core.index.integrity import is_intact, write_listed
 from patchify_core.index.pictures import IndexedImage, PictureTable, joined
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards.describe import Embedded
 from patchify_core.index.shards.shard import (
     BOXES,
     MAPS,
@@ -42,7 +42,7 @@ from patchify_core.index.store import PatchStore, PictureStream
 
 STREAM_NAME, PROJECTION_NAME = "stream.json", "projection.npy"
 FORMAT = 1
-KEPT_OPEN = 4
+OPEN_SHARDS = 4
 """Shards that are mapped at a time."""
 
 
@@ -52,17 +52,17 @@ def seal_shards(
     projection: Projection | None = None,
     shards: int | Iterable[int] | None = None,
 ) -> None:
-    """Make a folder of shards a stream: lists them all with their digests. To be called once all are written.
+    """Write the list of all shards with their digests, which makes the folder a stream.
 
     Args:
-        folder: of the shards.
-        recipe: how the descriptors were made.
-        projection: what was applied to them, if anything was.
-        shards: how many there must be, numbered from 0, or their numbers; by default as many as there are.
+        folder: Folder of the shards, all of them written.
+        recipe: How the descriptors were made.
+        projection: Applied to the descriptors; None for none.
+        shards: Their number, or their numbers; all in the folder by default.
 
     Raises:
-        IndexFolderError: if a shard is missing or does not fit the others.
-        OSError: if a file cannot be read or written.
+        IndexFolderError: A shard is missing or does not fit the others.
+        OSError: A file cannot be read or written.
     """
     if shards is None:
         shards = sum(1 for _ in folder.glob("shard-*.json"))
@@ -76,14 +76,9 @@ def seal_shards(
         if any(entry.get(part) != first.get(part) for part in ("shape", "kind")) or (
             suffixes_of(entry) != suffixes_of(first)
         ):
-            raise IndexFolderError(f"{path} holds descriptors of another shape than the first shard: embed it again.")
+            raise IndexFolderError(f"{path} has descriptors of another shape than the first shard: embed it again.")
         entries.append({"name": path.stem} | entry)
-    meta: dict[str, Any] = {
-        "format": FORMAT,
-        **recipe.descriptors(),
-        "projection": None,
-        "shards": entries,
-    }
+    meta: dict[str, Any] = {"format": FORMAT, **recipe.descriptors(), "projection": None, "shards": entries}
     if projection is not None:
         meta["projection"] = write_listed(folder / PROJECTION_NAME, [projection.to_bytes()])
     meta["digest"] = sha256_of_json(meta)
@@ -94,11 +89,10 @@ class ShardFolder(PictureStream):
     """A folder of shards as a `PictureStream`.
 
     Args:
-        folder: what `seal_shards` sealed.
+        folder: Sealed by `seal_shards`.
 
     Raises:
-        IndexFolderError: one sentence, if it is missing, not sealed, damaged or of another format, or a shard is
-            missing.
+        IndexFolderError: It is missing, not sealed, damaged or of another format, or a shard is missing.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -121,7 +115,7 @@ class ShardFolder(PictureStream):
         except (KeyError, TypeError, ValueError):
             raise damaged_shard(self.folder / STREAM_NAME) from None
         place, shards = self.folder, self._shards
-        self._shard = lru_cache(KEPT_OPEN)(
+        self._shard = lru_cache(OPEN_SHARDS)(
             lambda number: open_shard(place, shards[number], str(shards[number]["name"]))
         )
         for shard in self._shards:
@@ -130,59 +124,58 @@ class ShardFolder(PictureStream):
                     raise damaged_shard(self.folder / f"{shard['name']}.{suffix}")
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return self._ends[-1]
 
     @property
     def maps(self) -> PackedMaps | None:
-        """The stream itself, if its shards have maps."""
+        """The stream itself if its shards have maps, else None."""
         return self if MAPS in self._suffixes else None
 
     def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
         """See `PictureStream.batch`.
 
         Raises:
-            IndexFolderError: if a shard is missing or damaged; it says which.
+            IndexFolderError: A shard is missing or damaged.
         """
-        found = np.empty((stop - start, self.regions.patches_per_image, self.dim), np.float32)
+        descriptors = np.empty((stop - start, self.regions.patches_per_image, self.dim), np.float32)
         tables = []
-        for shard, here, there in self._runs(start, stop):
+        for shard, here, there in self._parts(start, stop):
             tables.append(shard.pictures[here])
-            found[there] = shard.descriptors[here]
-        return joined(tables), found
+            descriptors[there] = shard.descriptors[here]
+        return joined(tables), descriptors
 
     def pictures(self, start: int, stop: int) -> PictureTable:
         """See `PictureStream.pictures`; errors are those of `batch`."""
-        tables = [shard.pictures[here] for shard, here, _ in self._runs(start, stop)]
-        return joined(tables)
+        return joined([shard.pictures[here] for shard, here, _ in self._parts(start, stop)])
 
     def boxes(self, start: int, stop: int) -> NDArray[np.float32]:
         """See `PictureStream.boxes`.
 
         Raises:
-            IndexFolderError: if a shard is missing or damaged; it says which.
-            PatchifyError: if the regions do not depend on the pixels.
+            IndexFolderError: A shard is missing or damaged.
+            PatchifyError: The regions do not depend on the pixels.
         """
         if BOXES not in self._suffixes:
             return super().boxes(start, stop)
-        found = np.empty((stop - start, self.regions.patches_per_image, 4), np.float32)
-        for shard, here, there in self._runs(start, stop):
+        boxes = np.empty((stop - start, self.regions.patches_per_image, 4), np.float32)
+        for shard, here, there in self._parts(start, stop):
             assert shard.boxes is not None, "all shards have the same files"
-            found[there] = shard.boxes[here]
-        return found
+            boxes[there] = shard.boxes[here]
+        return boxes
 
     def packed(self, row: int) -> bytes:
-        """The packed feature map of one picture.
+        """Read the packed feature map of one picture.
 
         Raises:
-            IndexFolderError: if a shard is missing or damaged; it says which.
+            IndexFolderError: A shard is missing or damaged.
         """
-        ((shard, here, _),) = self._runs(row, row + 1)
+        ((shard, here, _),) = self._parts(row, row + 1)
         assert shard.maps is not None, "all shards have the same files"
         return shard.maps.packed(here.start)
 
-    def _runs(self, start: int, stop: int) -> Iterator[tuple[OpenShard, slice, slice]]:
-        """The shards that have the pictures start..stop-1: each, which of its pictures, and which of the wanted."""
+    def _parts(self, start: int, stop: int) -> Iterator[tuple[OpenShard, slice, slice]]:
+        """Yield each shard of the pictures start..stop-1, with the slices of its pictures and of the result."""
         if not 0 <= start < stop <= len(self):
             raise IndexError(f"pictures {start} to {stop} of {len(self)}")
         at = start
@@ -201,7 +194,7 @@ class ShardFolder(PictureStream):
             raise damaged_shard(self.folder / STREAM_NAME)
         if meta.get("format") != FORMAT:
             raise IndexFolderError(
-                f"{self.folder} holds shards of format {meta.get('format')}, this version reads {FORMAT}: embed again, "
+                f"{self.folder} has shards of format {meta.get('format')}, this version reads {FORMAT}: embed again, "
                 "or upgrade the program."
             )
         if sha256_of_json({key: value for key, value in meta.items() if key != "digest"}) != meta["digest"]:
@@ -222,76 +215,76 @@ class ShardFolder(PictureStream):
 
 
 class GrowingShards:
-    """Pictures that were embedded, on disk.
+    """The shards of a build, which grow while it embeds.
 
     Args:
-        folder: a folder that nobody else writes to; whole shards of the same recipe in it are taken over.
-        recipe: how the descriptors are made.
+        folder: A private folder; intact shards of the same recipe in it are reused.
+        recipe: How the descriptors are made.
 
     Attributes:
-        known: digests of the pictures that are on the disk.
+        known: Digest -> (shard, row) of the pictures on disk.
     """
 
     def __init__(self, folder: Path, recipe: Recipe) -> None:
         self.folder, self._recipe = folder, recipe
         self.known: dict[str, tuple[int, int]] = {}
-        self._fresh: dict[str, Embedded] = {}
+        self._pending: dict[str, Embedded] = {}
         self._entries: dict[int, dict[str, Any]] = {}
-        # Not of `self`: a circle would keep the files open until somebody collects the garbage.
+        # No reference to `self`: a cycle would keep the files open until garbage collection.
         entries = self._entries
-        self._shard = lru_cache(KEPT_OPEN)(lambda at: open_shard(folder, entries[at], shard_name(at), check=False))
-        for left in folder.glob("shard-*.tmp"):
-            left.unlink()
+        self._shard = lru_cache(OPEN_SHARDS)(lambda at: open_shard(folder, entries[at], shard_name(at), check=False))
+        for leftover in folder.glob("shard-*.tmp"):
+            leftover.unlink()
         for path in sorted(folder.glob("shard-*.json")):
             number, entry = int(path.stem.rpartition("-")[2]), read_json(path)
             if suffixes_of(entry) == suffixes_for(recipe):
                 self._entries[number] = entry
-                with suppress(IndexFolderError):  # it is torn, or its parts do not fit together
+                with suppress(IndexFolderError):  # damaged or incomplete
                     digests = open_shard(folder, entry, shard_name(number)).pictures.digests
-                    self._know(number, [digest.tobytes().hex() for digest in digests])
+                    self._register(number, [digest.tobytes().hex() for digest in digests])
 
     def __len__(self) -> int:
-        """Pictures added since the last flush."""
-        return len(self._fresh)
+        """Number of pictures added since the last flush."""
+        return len(self._pending)
 
     def add(self, new: Embedded) -> None:
-        """Take a picture; it is `known` once it is flushed."""
-        self._fresh[new.image.sha256] = new
+        """Add a picture, which is `known` once it is flushed."""
+        self._pending[new.image.sha256] = new
 
     def flush(self) -> None:
-        """Write what is fresh as one shard.
+        """Write the added pictures as one shard.
 
         Raises:
-            OSError: it cannot be written.
+            OSError: It cannot be written.
         """
-        if not self._fresh:
+        if not self._pending:
             return
-        # One past the highest, not the count: a shard may be missing, and none may ever be written over.
+        # One past the highest, not the count: a shard may be missing, and none may be overwritten.
         names = (path.name.partition(".")[0].rpartition("-")[2] for path in self.folder.glob("shard-*.*"))
         number = max(map(int, names), default=-1) + 1
-        images = [new.image for new in self._fresh.values()]
-        self._entries[number] = write_embedded(self.folder, number, images, self._fresh, self._recipe)
-        self._know(number, list(self._fresh))
-        self._fresh.clear()
+        images = [new.image for new in self._pending.values()]
+        self._entries[number] = write_embedded(self.folder, number, images, self._pending, self._recipe)
+        self._register(number, list(self._pending))
+        self._pending.clear()
 
     def descriptors(self, digest: str) -> NDArray[np.float32]:
-        """(P, D) float32 of one picture, as they were added."""
+        """(P, D) float32 descriptors of one picture."""
         shard, row = self._of(digest)
         return shard.descriptors[row]
 
     def boxes(self, digest: str) -> NDArray[np.float32]:
-        """(P, 4) float32 xyxy in pixels of one picture, where the regions depend on the pixels."""
+        """(P, 4) float32 xyxy pixel boxes of one picture, where the regions depend on the pixels."""
         shard, row = self._of(digest)
         assert shard.boxes is not None, "all shards have the same files"
         return shard.boxes[row]
 
     def packed(self, digest: str) -> bytes:
-        """The packed feature map of one picture, where maps are kept."""
+        """Packed feature map of one picture, if maps are stored."""
         shard, row = self._of(digest)
         assert shard.maps is not None, "all shards have the same files"
         return shard.maps.packed(row)
 
-    def _know(self, number: int, digests: Sequence[str]) -> None:
+    def _register(self, number: int, digests: Sequence[str]) -> None:
         self.known.update({digest: (number, row) for row, digest in enumerate(digests)})
 
     def _of(self, digest: str) -> tuple[OpenShard, int]:
@@ -300,14 +293,14 @@ class GrowingShards:
 
 
 class GalleryStream(PictureStream):
-    """The pictures of a gallery as a build found them: the new ones are in its shards, the others in a store.
+    """The pictures of a gallery during a build: the new ones in its shards, the others in a store.
 
     Args:
-        images: the pictures, in order.
-        shards: those that were embedded.
-        recipe: how they are described.
-        old: the store that has the others, if its boxes and maps are asked for; None otherwise.
-        rows: digest -> row in `old` of those.
+        images: The pictures, in order.
+        shards: The shards of the build.
+        recipe: How the descriptors are made.
+        old: The store with the boxes and maps of the other pictures, or None.
+        rows: Digest -> row in `old`.
     """
 
     def __init__(
@@ -323,12 +316,12 @@ class GalleryStream(PictureStream):
         self._keeps_maps = recipe.maps
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return len(self.images)
 
     @property
     def maps(self) -> PackedMaps | None:
-        """The stream itself, if maps are kept."""
+        """The stream itself if maps are stored, else None."""
         return self if self._keeps_maps else None
 
     def pictures(self, start: int, stop: int) -> PictureTable:
@@ -336,7 +329,7 @@ class GalleryStream(PictureStream):
         return PictureTable.of(self.images[start:stop])
 
     def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
-        """See `PictureStream.batch`; of new pictures only."""
+        """See `PictureStream.batch`; for new pictures only."""
         images = self.images[start:stop]
         return PictureTable.of(images), np.stack([self._shards.descriptors(image.sha256) for image in images])
 
@@ -350,7 +343,7 @@ class GalleryStream(PictureStream):
         return self._shards.boxes(digest)
 
     def packed(self, row: int) -> bytes:
-        """The packed feature map of one picture."""
+        """Packed feature map of one picture."""
         digest = self.images[row].sha256
         if digest in self._shards.known or self._old is None or self._old.maps is None:
             return self._shards.packed(digest)

@@ -1,9 +1,8 @@
-"""The tasks on Ray Data's actors: as many workers as asked for, on this machine or on a cluster.
+"""Run embedding tasks on Ray Data actors, on this machine or on a cluster.
 
-Ray carries the names of the pictures to the workers and reports back. Pictures and shards go through the folders that
-all machines share: 30 descriptors of a picture are as large as the picture itself, and would all have to pass through
-one machine. So a worker that is lost takes one unfinished shard with it; Ray starts another one and hands it the same
-task, which a finished shard answers without any work.
+Ray only transports file names and reports. Pictures and shards are in folders that all machines share: 30 descriptors
+of a picture are as large as the picture itself, and would all have to pass through one machine. A lost worker therefore
+loses one unfinished shard; Ray starts another one with the same task, which is skipped if its shard is finished.
 """
 
 from __future__ import annotations
@@ -29,20 +28,20 @@ from patchify_core.index.shards.worker import Done, EmbedPlan, Load, RaySettings
 from patchify_core.version import __version__
 
 WAVE = 4096
-"""Shards that Ray is given at a time, so that the driver's memory does not grow with the gallery."""
+"""Shards submitted at a time, so that the driver's memory does not grow with the gallery."""
 
 ANSWER_S = 10.0
-"""How long a cluster's port may take to accept a connection."""
+"""Time limit in seconds for a cluster's port to accept a connection."""
 
 CONNECT_S = 40.0
-"""How long a cluster may take to let a first process in: some 4 s if it is well. Ray itself tries for minutes."""
+"""Time limit in seconds to join a cluster, which takes about 4 s. Ray itself tries for minutes."""
 
 STORE_BYTES = 200_000_000
-"""Memory for what travels through a Ray of our own: names and reports only."""
+"""Object store of a temporary Ray, for names and reports only."""
 
 
 class Actor:
-    """One worker as Ray Data calls it: a batch is one task, the answer one report. It raises nothing on purpose."""
+    """A worker for Ray Data: a batch is one task, the answer one report. Errors are reported, not raised."""
 
     def __init__(self, plan: EmbedPlan, load: Load) -> None:
         self._error = ""
@@ -55,7 +54,7 @@ class Actor:
         self._worker = ShardWorker(plan, load)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Do the task in the batch's one row."""
+        """Run the task in the batch's only row."""
         number = int(batch["number"][0])
         task = Task(number, tuple(tuple(image) for image in json.loads(str(batch["images"][0]))))
         try:
@@ -66,27 +65,26 @@ class Actor:
 
 
 def on_ray(plan: EmbedPlan, tasks: Iterator[Task], settings: RaySettings) -> Generator[Done]:
-    """Do the tasks on Ray; the results come as they are ready, in any order.
+    """Run tasks on Ray and yield their results in any order.
 
     Args:
-        plan: how.
-        tasks: read some thousands at a time.
-        settings: where, and on how many workers.
+        plan: See `EmbedPlan`.
+        tasks: Read some thousands at a time.
+        settings: Where, and on how many workers.
 
     Raises:
-        PatchifyError: if Ray is not installed, the address does not answer, or there are not so many cores or GPUs;
-            if Ray gives up.
+        PatchifyError: Ray is not installed, the address does not answer, there are too few cores or GPUs, or Ray fails.
     """
-    with _connected(settings) as ray, _quiet():
-        workers = _workers(ray, settings)
-        plan = replace(plan, encoding=_on_worker(plan.encoding, settings))
+    with _connected(settings) as ray, _ray_silenced():
+        workers = _worker_count(ray, settings)
+        plan = replace(plan, encoding=_worker_encoding(plan.encoding, settings))
         while wave := list(islice(tasks, WAVE)):
             yield from _wave(ray, plan, wave, workers, settings)
 
 
 def _wave(ray: Any, plan: EmbedPlan, wave: list[Task], workers: int, settings: RaySettings) -> Iterator[Done]:
     rows = [{"number": task.number, "images": json.dumps(task.images)} for task in wave]
-    # A block a task: what Ray repeats after a loss is one shard, and never one that is finished.
+    # One block per task, so that Ray repeats only one shard after a loss.
     dataset = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
         Actor,
         fn_constructor_args=(plan, settings.load),
@@ -98,14 +96,14 @@ def _wave(ray: Any, plan: EmbedPlan, wave: list[Task], workers: int, settings: R
     dataset.context.enable_progress_bars = False
     try:
         for row in dataset.iter_rows():
-            found = json.loads(row["done"])
-            yield Done(**found | {"skipped": tuple((name, reason) for name, reason in found["skipped"])})
+            done = json.loads(row["done"])
+            yield Done(**done | {"skipped": tuple((name, reason) for name, reason in done["skipped"])})
     except ray.exceptions.RayError as error:
         raise PatchifyError(f"{_ray_says(error)}; the finished shards are kept: run the same command again.") from error
 
 
 def _ray_says(error: BaseException) -> str:
-    """What Ray says, as the beginning of a sentence."""
+    """Explain an error of Ray, as the beginning of a sentence."""
     text = str(error)
     if "ModuleNotFoundError" in text or "ImportError" in text:
         return "Ray's workers cannot import this program: install it and its requirements on every machine"
@@ -115,25 +113,25 @@ def _ray_says(error: BaseException) -> str:
     return f"Ray gave up ({kind}): look at its own logs"
 
 
-def _on_worker(encoding: EncoderSettings, settings: RaySettings) -> EncoderSettings:
-    """A worker computes on its share of the machine, whichever device this process would choose for itself."""
+def _worker_encoding(encoding: EncoderSettings, settings: RaySettings) -> EncoderSettings:
+    """Limit a worker to its share of the machine, whatever device this process would choose."""
     device = encoding.device if encoding.device != "auto" else "cuda" if settings.gpus else "cpu"
     return replace(encoding, threads=encoding.threads or settings.cpus, device=device)
 
 
-def _workers(ray: Any, settings: RaySettings) -> int:
-    """How many workers there will be.
+def _worker_count(ray: Any, settings: RaySettings) -> int:
+    """Return the number of workers.
 
     Raises:
-        PatchifyError: if there are not so many cores or GPUs: Ray would wait for them for ever.
+        PatchifyError: There are too few cores or GPUs, for which Ray would wait forever.
     """
-    there = ray.cluster_resources()
-    cores, gpus = int(there.get("CPU", 0)), float(there.get("GPU", 0))
+    resources = ray.cluster_resources()
+    cores, gpus = int(resources.get("CPU", 0)), float(resources.get("GPU", 0))
     where = "this machine" if settings.address is None else f"the cluster at {settings.address}"
     if settings.gpus and gpus < settings.gpus:
         raise PatchifyError(
-            f"A worker is to have {settings.gpus:g} of a GPU (--gpus) and Ray finds {gpus:g} on {where}: leave --gpus "
-            "out, or use machines with GPUs."
+            f"A worker needs {settings.gpus:g} of a GPU (--gpus), but Ray finds {gpus:g} on {where}: leave out --gpus, "
+            "or use machines with GPUs."
         )
     most = cores // settings.cpus
     if settings.gpus:
@@ -152,7 +150,7 @@ def _workers(ray: Any, settings: RaySettings) -> int:
 
 @contextmanager
 def _connected(settings: RaySettings) -> Iterator[Any]:
-    """Ray, reached or started; one that this process has already is used as it is, and left alone."""
+    """Connect to Ray or start it; a connection of this process is used as it is, and kept."""
     known = sys.modules.get("ray")
     started = known is not None and bool(known.is_initialized())
     ray = _imported()
@@ -165,10 +163,12 @@ def _connected(settings: RaySettings) -> Iterator[Any]:
         options["num_cpus"] = os.cpu_count() or 1
     else:
         _check_answers(settings.address)
-        # On other machines this package is what this machine has of it; what it needs must be installed there.
+        # Send this package to the other machines; its requirements must be installed there.
         options |= {"address": settings.address, "runtime_env": {"py_modules": [str(ROOT / "patchify_core")]}}
     try:
-        with _nothing_on_stderr(), _importable(), _on_loopback(settings.address is None):
+        # Processes that Ray starts import this package from the same place.
+        path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+        with _stderr_dropped(), _environment("PYTHONPATH", path), _on_loopback(settings.address is None):
             ray.init(**options)
     except (RuntimeError, ConnectionError, OSError, ValueError) as error:
         where = "on this machine" if settings.address is None else f"at {settings.address}"
@@ -182,7 +182,7 @@ def _connected(settings: RaySettings) -> Iterator[Any]:
 
 
 def _imported() -> Any:
-    """Ray, imported for the first time with what it then reads once: no reports home, no chatter."""
+    """Import Ray without telemetry and log output, which it configures on its first import."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
@@ -194,16 +194,16 @@ def _imported() -> Any:
 
 
 def _check_answers(address: str) -> None:
-    """Find out in a bounded time whether a cluster answers: Ray would try for minutes, then end this process.
+    """Check within a time limit that a cluster answers: Ray would try for minutes, then end this process.
 
     Raises:
-        PatchifyError: if it does not, or does not let this machine in.
+        PatchifyError: It does not answer, or rejects this machine.
     """
     host, colon, port = address.rpartition(":")
     if address.startswith("ray://") or (address != "auto" and not (colon and host and port.isdigit())):
         raise PatchifyError(
-            f"'{address}' is no address of a Ray cluster: give HOST:PORT of its head node, or auto, on a machine that "
-            "belongs to the cluster."
+            f"'{address}' is not the address of a Ray cluster: give HOST:PORT of its head node, or auto, on a machine "
+            "that belongs to the cluster."
         )
     if address != "auto":
         try:
@@ -214,64 +214,59 @@ def _check_answers(address: str) -> None:
             ) from error
     trial = "import sys, ray; ray.init(sys.argv[1], log_to_driver=False, logging_level='ERROR')"
     try:
-        found = subprocess.run(
+        trial_run = subprocess.run(
             [sys.executable, "-c", trial, address], capture_output=True, text=True, timeout=CONNECT_S, check=False
         )
     except subprocess.TimeoutExpired as error:
         raise PatchifyError(
-            f"What answers at {address} lets nobody in within {CONNECT_S:.0f} seconds: check that it is a Ray cluster "
-            "and that this machine belongs to it."
+            f"The server at {address} accepts no connection within {CONNECT_S:.0f} seconds: check that it is a Ray "
+            "cluster and that this machine belongs to it."
         ) from error
-    if found.returncode:
-        lines = [line for line in found.stderr.splitlines() if line.strip()]
+    if trial_run.returncode:
+        lines = [line for line in trial_run.stderr.splitlines() if line.strip()]
         raise PatchifyError(
-            f"The Ray cluster at {address} does not let this machine in ({_first_line(lines[-1] if lines else '')}): "
+            f"The Ray cluster at {address} rejects this machine ({_first_line(lines[-1] if lines else '')}): "
             "run the command on a machine of the cluster, with its version of Ray and Python."
         )
 
 
 @contextmanager
 def _on_loopback(wanted: bool) -> Iterator[None]:
-    """Let a Ray that is started meanwhile listen on 127.0.0.1 alone, as it does on Windows and macOS anyway.
+    """Make a Ray that is started meanwhile listen on 127.0.0.1 only, as it does on Windows and macOS.
 
-    Otherwise every port of it is open on all addresses of the machine. The variable is for its other processes; this
-    one may have read it long ago.
+    Otherwise its ports are open on all addresses of the machine. The variable is for its other processes; this process
+    may have read it before, hence the constant.
     """
     if not wanted:
         yield
         return
     from ray._private import ray_constants
 
-    name = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
-    variable, constant = os.environ.get(name), ray_constants.ENABLE_RAY_CLUSTER
-    os.environ[name], ray_constants.ENABLE_RAY_CLUSTER = "0", False
+    constant, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        yield
+        with _environment(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0"):
+            yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = constant
-        if variable is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = variable
 
 
 @contextmanager
-def _importable() -> Iterator[None]:
-    """Let processes that are started meanwhile import this package from where this one has it."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), before)))
+def _environment(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable meanwhile."""
+    before = os.environ.get(name)
+    os.environ[name] = value
     try:
         yield
     finally:
         if before is None:
-            del os.environ["PYTHONPATH"]
+            del os.environ[name]
         else:
-            os.environ["PYTHONPATH"] = before
+            os.environ[name] = before
 
 
 @contextmanager
-def _nothing_on_stderr() -> Iterator[None]:
-    """Drop what compiled code writes to stderr; errors come as exceptions anyway."""
+def _stderr_dropped() -> Iterator[None]:
+    """Drop what compiled code writes to stderr; errors are raised as exceptions anyway."""
     sys.stderr.flush()
     kept = os.dup(2)
     try:
@@ -285,8 +280,8 @@ def _nothing_on_stderr() -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep Ray's own words off the terminal."""
+def _ray_silenced() -> Iterator[None]:
+    """Keep Ray's messages off the terminal."""
     loggers = {logging.getLogger(name): logging.getLogger(name).level for name in ("ray", "ray.data")}
     try:
         with redirect_stdout(cast("IO[str]", _WithoutRay(sys.stdout))):
@@ -299,7 +294,7 @@ def _quiet() -> Iterator[None]:
 
 
 class _WithoutRay:
-    """A stream that drops what Ray's threads print: that a worker was lost, which the report says anyway."""
+    """A stream that drops what Ray's threads print; lost workers are in the report anyway."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -312,6 +307,6 @@ class _WithoutRay:
 
 
 def _first_line(error: object) -> str:
-    """The first line of what somebody else's error says, to be put in brackets."""
+    """Return the first line of an error message, for use in brackets."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".")[:200] if lines else "it does not say why"

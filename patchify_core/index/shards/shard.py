@@ -1,6 +1,6 @@
-"""One shard on disk: pictures with descriptors and, where the recipe has them, boxes and maps.
+"""One shard on disk: pictures with descriptors and, depending on the recipe, boxes and maps.
 
-It is written whole or not at all, in any order with others and by any process. There is no pickle in it.
+Any process can write any shard at any time, atomically. There is no pickle in it.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from numpy.typing import NDArray
 from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.features.maps import KeptMaps, write_maps_to
 from patchify_core.files import atomic, read_json, write_json
-from patchify_core.index.embedding import Embedded
 from patchify_core.index.integrity import is_intact, listed_file, write_listed
 from patchify_core.index.pictures import IndexedImage, PictureTable, read_table, table_pieces
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards.describe import Embedded
 
 KINDS = {"float32": "<f4", "float16": "<f2"}
-"""How descriptors may be kept. Half precision takes half the space; of a number in -1..1 it keeps three digits."""
+"""Number formats of stored descriptors. Half precision has three digits for numbers in -1..1."""
 
 _PICTURES, _DESCRIPTORS, BOXES, MAPS = "pictures", "descriptors", "boxes", "maps"
 _REQUIRED = frozenset({_PICTURES, _DESCRIPTORS})
 _SUFFIXES = _REQUIRED | {BOXES, MAPS}
-"""The files of a shard, by their suffix; boxes and maps are there only where the recipe has them."""
+"""Suffixes of a shard's files; boxes and maps depend on the recipe."""
 
 
 def shard_name(number: int) -> str:
-    """What the files of a shard are called, without their suffix."""
+    """File name of a shard without suffix."""
     return f"shard-{number:05d}"
 
 
@@ -47,23 +47,23 @@ def write_shard(
     boxes: NDArray[np.float32] | None = None,
     maps: Sequence[bytes] | None = None,
 ) -> dict[str, Any]:
-    """Write one shard, whole or not at all; one that stands there already is replaced.
+    """Write one shard atomically, replacing an existing one.
 
     Args:
-        folder: of the shards, made if missing.
-        number: of the shard; the stream has the pictures in the order of these numbers.
-        pictures: what it holds, at least one.
+        folder: Folder of the shards, made if missing.
+        number: Number of the shard; the stream has the pictures in the order of these numbers.
+        pictures: Its n pictures, at least one.
         descriptors: (n, P, D), rows of length 1.
-        kind: one of `KINDS`.
+        kind: One of `KINDS`.
         boxes: (n, P, 4) xyxy in pixels, where the regions depend on the pixels.
-        maps: n packed feature maps (`features.maps.pack`), where they are kept.
+        maps: n packed feature maps (`features.maps.pack`), or None.
 
     Returns:
-        The shard's entry, with the digests of its files; what `finished_shard` will find.
+        The shard's entry with the digests of its files, as `finished_shard` returns it.
 
     Raises:
-        PatchifyError: if pictures and descriptors do not fit together.
-        OSError: if it cannot be written.
+        PatchifyError: Pictures and descriptors do not fit together.
+        OSError: It cannot be written.
     """
     if descriptors.ndim != 3 or len(descriptors) != len(pictures) or not len(pictures) or kind not in KINDS:
         raise PatchifyError(
@@ -74,8 +74,7 @@ def write_shard(
         raise PatchifyError(f"A shard takes a box for each of its descriptors, not {boxes.shape} of them.")
     folder.mkdir(parents=True, exist_ok=True)
     stem = shard_name(number)
-    # What a worker on a second machine writes at the same time has another name until it is whole.
-    own = token_hex(8)
+    own = token_hex(8)  # another machine may write the same shard at the same time
     values = np.ascontiguousarray(descriptors, KINDS[kind])
     parts: dict[str, Iterable[bytes | memoryview]] = {
         _PICTURES: table_pieces([PictureTable.of(pictures)]),
@@ -102,18 +101,15 @@ def write_embedded(
     recipe: Recipe,
     kind: str = "float32",
 ) -> dict[str, Any]:
-    """Write one shard of pictures that went through the encoder.
+    """Write one shard of embedded pictures; returns and raises as `write_shard`.
 
     Args:
-        folder: see `write_shard`.
-        number: see `write_shard`.
-        pictures: what it holds; a picture may be there twice.
-        embedded: what the encoder made of each, by the digest of its bytes.
-        recipe: how it was made: whether there are boxes and maps.
-        kind: see `write_shard`.
-
-    Returns:
-        See `write_shard`; so for what is raised.
+        folder: See `write_shard`.
+        number: See `write_shard`.
+        pictures: Its pictures; duplicates are allowed.
+        embedded: The embedded pictures by digest.
+        recipe: Whether there are boxes and maps.
+        kind: See `write_shard`.
     """
     rows = [embedded[picture.sha256] for picture in pictures]
     boxes = np.stack([cast("NDArray[np.float32]", row.boxes) for row in rows]) if recipe.regions.needs_picture else None
@@ -122,20 +118,20 @@ def write_embedded(
 
 
 def finished_shard(folder: Path, number: int) -> dict[str, Any] | None:
-    """The entry of a shard that stands whole in a folder, by its digests; None if it does not."""
+    """Return the entry of a shard whose digests all match; None if it is missing or damaged."""
     path = folder / f"{shard_name(number)}.json"
     entry = read_json(path)
     suffixes = suffixes_of(entry)
-    return entry if suffixes and all(_stands(path, suffix, entry) for suffix in suffixes) else None
+    return entry if suffixes and all(_intact(path, suffix, entry) for suffix in suffixes) else None
 
 
 def suffixes_of(entry: Any) -> frozenset[str]:
-    """The suffixes of a shard's files, from its entry; none if it is not an entry."""
+    """Return the suffixes of a shard's files from its entry; empty if the entry is invalid."""
     files = entry.get("files") if isinstance(entry, dict) else None
     return frozenset(files) if isinstance(files, dict) and _REQUIRED <= {*files} <= _SUFFIXES else frozenset()
 
 
-def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
+def _intact(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
     try:
         with open(path.with_suffix(f".{suffix}"), "rb") as file:
             return is_intact(file, entry["files"][suffix])
@@ -144,54 +140,31 @@ def _stands(path: Path, suffix: str, entry: dict[str, Any]) -> bool:
 
 
 def suffixes_for(recipe: Recipe) -> frozenset[str]:
-    """The suffixes of the files that a shard of this recipe has."""
+    """Return the suffixes of the files of a shard with this recipe."""
     return _REQUIRED | ({BOXES} if recipe.regions.needs_picture else set()) | ({MAPS} if recipe.maps else set())
 
 
 @dataclass(frozen=True, eq=False)
 class OpenShard:
-    """An open shard: its pictures, and descriptors (n, P, D), boxes (n, P, 4) and maps as they lie on the disk."""
+    """A mapped shard: its pictures, descriptors (n, P, D), boxes (n, P, 4) and feature maps."""
 
     pictures: PictureTable
     descriptors: NDArray[Any]
     boxes: NDArray[np.float32] | None
     maps: KeptMaps | None
 
-    @classmethod
-    def of(cls, files: dict[str, BinaryIO], maps: Path, entry: dict[str, Any]) -> OpenShard:
-        """Map the files of a shard, which may be closed afterwards.
-
-        Args:
-            files: open, checked, by their suffixes.
-            maps: path of the maps' file.
-            entry: of the shard.
-
-        Raises:
-            KeyError, TypeError, ValueError: if they do not fit together.
-            OSError: if one cannot be read.
-        """
-        files[_PICTURES].seek(0)
-        table = read_table(files[_PICTURES])
-        patches, dim = entry["shape"]
-        descriptors = _numbers(files[_DESCRIPTORS], KINDS[entry["kind"]]).reshape(len(table), patches, dim)
-        boxes = _numbers(files[BOXES], "<f4").reshape(len(table), patches, 4) if BOXES in files else None
-        kept = KeptMaps(maps, files[MAPS]) if MAPS in files else None
-        if kept is not None and len(kept) != len(table):
-            raise ValueError("maps of other pictures")
-        return cls(table, descriptors, boxes, kept)
-
 
 def open_shard(folder: Path, entry: dict[str, Any], stem: str, check: bool = True) -> OpenShard:
-    """Check the files of a shard by their digests, and maps them.
+    """Verify the files of a shard and map them.
 
     Args:
-        folder: of the shards.
-        entry: of the shard.
-        stem: what its files are called, without their suffixes.
-        check: whether to; not where this process has checked or written them, and nobody else writes there.
+        folder: Folder of the shards.
+        entry: Of the shard.
+        stem: File name without suffix.
+        check: Verify the digests; False if this process has done so or has written the files in a private folder.
 
     Raises:
-        IndexFolderError: one is missing or damaged; it says which.
+        IndexFolderError: A file is missing or damaged; the message names it.
     """
     name = stem
     try:
@@ -202,18 +175,26 @@ def open_shard(folder: Path, entry: dict[str, Any], stem: str, check: bool = Tru
                 files[suffix] = stack.enter_context(open(folder / name, "rb"))
                 if check and not is_intact(files[suffix], entry["files"][suffix]):
                     raise ValueError
-            return OpenShard.of(files, folder / f"{stem}.{MAPS}", entry)
+            files[_PICTURES].seek(0)
+            table = read_table(files[_PICTURES])
+            patches, dim = entry["shape"]
+            descriptors = _mapped(files[_DESCRIPTORS], KINDS[entry["kind"]]).reshape(len(table), patches, dim)
+            boxes = _mapped(files[BOXES], "<f4").reshape(len(table), patches, 4) if BOXES in files else None
+            maps = KeptMaps(folder / f"{stem}.{MAPS}", files[MAPS]) if MAPS in files else None
+            if maps is not None and len(maps) != len(table):
+                raise ValueError("maps of other pictures")
+            return OpenShard(table, descriptors, boxes, maps)
     except (OSError, KeyError, TypeError, ValueError):
         raise damaged_shard(folder / name) from None
 
 
 def damaged_shard(path: Path) -> IndexFolderError:
-    """What is said of a file that is not the one that was written."""
+    """Error for a file that is not the one that was written."""
     return IndexFolderError(
         f"{path} is missing, truncated or not the file that was written: embed its pictures again, the other shards "
         "are kept."
     )
 
 
-def _numbers(file: BinaryIO, kind: str) -> NDArray[Any]:
+def _mapped(file: BinaryIO, kind: str) -> NDArray[Any]:
     return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), kind)

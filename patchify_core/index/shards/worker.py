@@ -1,9 +1,8 @@
-"""What is to be embedded, cut into tasks: plain values that travel to any machine; and the worker that does one task.
+"""Settings and tasks of embedding, as plain values for any machine, and the worker that runs one task.
 
-A task is one shard: its pictures are read, cut, embedded and written, whole or not at all; nothing is done if the shard
-is there already. Beside its own files (`shard.write_shard`) lies `source-NNNNN.json`: which pictures it was made of,
-with their sizes, times and digests, and which could not be read. It is written last, so a shard without it is not
-finished.
+A task embeds the pictures of one shard and writes it atomically; a finished shard is skipped. Beside its files
+(`shard.write_shard`) there is `source-NNNNN.json`: the pictures that it was made of, with their sizes, times and
+digests, and those that could not be read. It is written last, so a shard without it is not finished.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import astuple, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,32 +23,32 @@ from patchify_core.files import read_json, sha256_of_bytes, sha256_of_file, sha2
 from patchify_core.gallery import GalleryImage
 from patchify_core.imaging.tar_members import tar_member
 from patchify_core.index.codec.projection import Projection
-from patchify_core.index.embedding import Embedded, PicturePass
 from patchify_core.index.recipe import Recipe
+from patchify_core.index.shards.describe import Embedded, PicturePass
 from patchify_core.index.shards.shard import KINDS, finished_shard, shard_name, write_embedded
 from patchify_core.index.swap import disk_errors
 
 HEAD_NAME = "embed.json"
-"""Of a folder of shards: what makes them, and of which pictures. Whoever holds a lock on it may write there."""
+"""File of a folder of shards with their maker and gallery; its lock permits writing."""
 
 MAX_SHARD_IMAGES = 100_000
 
 Load = Callable[[str, EncoderSettings], Encoder]
-"""Loads an encoder by its spec. A function of a module, because it travels by its name."""
+"""Loads an encoder by its spec. A function of a module, because it is pickled by name."""
 
 
 @dataclass(frozen=True)
 class EmbedSettings:
-    """What a person may tune about embedding.
+    """User settings of embedding.
 
     Attributes:
-        features: how descriptors are made: `crop`, or `pooled:N` (`extract`).
-        shard_images: pictures in a shard, 1..100,000; at most this much work of each worker is lost to a kill.
-        kind: how descriptors are kept, `float32` or `float16`.
-        keep_maps: keep each picture's feature map too, for an index that does (`BuildSettings.keep_maps`).
+        features: How patches are described: `crop`, or `pooled:N` (`extract`).
+        shard_images: Pictures per shard, 1..100,000; a kill loses at most this much work per worker.
+        kind: Number format of the descriptors, `float32` or `float16`.
+        keep_maps: Store each picture's feature map too, for an index that does (`BuildSettings.keep_maps`).
 
     Raises:
-        PatchifyError: if a number or name is none of these.
+        PatchifyError: A value is invalid.
     """
 
     features: str = CROP
@@ -61,11 +60,10 @@ class EmbedSettings:
         """Check before hours of embedding."""
         if not 1 <= self.shard_images <= MAX_SHARD_IMAGES:
             raise PatchifyError(
-                f"A shard holds 1 to {MAX_SHARD_IMAGES:,} pictures, not {self.shard_images}: give another "
-                "--shard-images."
+                f"A shard has 1 to {MAX_SHARD_IMAGES:,} pictures, not {self.shard_images}: give another --shard-images."
             )
         if self.kind not in KINDS:
-            raise PatchifyError(f"Descriptors are kept as {' or '.join(KINDS)}, not as '{self.kind}'.")
+            raise PatchifyError(f"Descriptors are stored as {' or '.join(KINDS)}, not as '{self.kind}'.")
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,15 @@ class RaySettings:
     """Where and on how many workers to embed with Ray.
 
     Attributes:
-        address: of a cluster that runs already, `HOST:PORT` or `auto`; None starts a Ray of its own on this machine,
-            which only this machine can reach, and ends it again.
-        workers: processes that embed; None for as many as the cores (or GPUs) allow.
-        cpus: processor cores of each worker, at least 1.
-        gpus: GPUs of each worker: 0 for none, 0.5 for two workers per GPU, or a whole number.
-        load: what the workers load their encoder with.
+        address: Of a running cluster, `HOST:PORT` or `auto`; None starts a temporary Ray that only this machine can
+            reach.
+        workers: Number of workers; None for as many as the cores (or GPUs) allow.
+        cpus: Cores per worker, at least 1.
+        gpus: GPUs per worker: 0 for none, 0.5 for two workers per GPU, or an integer.
+        load: Loads the encoder of a worker.
 
     Raises:
-        PatchifyError: if a number is out of its range.
+        PatchifyError: A number is out of range.
     """
 
     address: str | None = None
@@ -104,16 +102,16 @@ class RaySettings:
 
 @dataclass(frozen=True)
 class EmbedPlan:
-    """All that a worker has to know beside the pictures of its task.
+    """What a worker needs to know besides its tasks.
 
     Attributes:
-        version: of the package that hands out the tasks.
-        root: the gallery's folder, absolute.
-        out: the folder of shards, absolute.
-        recipe: how the descriptors are made; nothing is coded here.
-        encoding: how the encoder is loaded.
-        settings: see `EmbedSettings`.
-        projection: `Projection.to_bytes` of what is applied to the descriptors; None for nothing.
+        version: Version of the package that distributes the tasks.
+        root: The gallery's folder, absolute.
+        out: The folder of shards, absolute.
+        recipe: How the descriptors are made, before any coding.
+        encoding: How the encoder is loaded.
+        settings: See `EmbedSettings`.
+        projection: `Projection.to_bytes` of the projection to apply; None for none.
     """
 
     version: str
@@ -126,23 +124,23 @@ class EmbedPlan:
 
     @cached_property
     def maker(self) -> dict[str, Any]:
-        """What makes the shards, as JSON values: shards of another maker are not touched."""
-        made: dict[str, Any] = {
+        """Identifies how the shards are made, as JSON values; shards of another maker are not touched."""
+        maker: dict[str, Any] = {
             "projection": None if self.projection is None else sha256_of_bytes(self.projection),
             "kind": self.settings.kind,
             "shard_images": self.settings.shard_images,
         }
-        # Named only where they are kept: shards of a version that kept none are still known as what they are.
-        return self.recipe.descriptors() | made | ({"maps": True} if self.recipe.maps else {})
+        # Absent without maps, so that shards of versions without maps still match.
+        return self.recipe.descriptors() | maker | ({"maps": True} if self.recipe.maps else {})
 
 
 TaskImage = tuple[int, str, int, int]
-"""A picture: gallery image id, file name (POSIX, below the root), upright width and height in pixels."""
+"""A picture: gallery image id, POSIX file name below the root, upright width and height in pixels."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """One shard that is wanted: its number, and the pictures that it is to hold, in order."""
+    """A shard to embed: its number, and its pictures in order."""
 
     number: int
     images: tuple[TaskImage, ...]
@@ -150,47 +148,47 @@ class Task:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of one task.
+    """Result of one task.
 
     Attributes:
-        number: of the shard.
-        pictures: it holds; 0 where none could be read, and then there is no shard of this number.
-        embedded: pictures that went through the encoder now; 0 where the shard was there already.
+        number: Number of the shard.
+        pictures: Pictures in the shard; 0 if none could be read, and then there is no shard.
+        embedded: Pictures embedded by this task; 0 if the shard was finished before.
         skipped: (file name, reason) of pictures that could not be read.
-        tries: workers that were lost over this shard before.
-        error: one sentence if it could not be done; "" where it was.
+        tries: Workers that were lost over this shard before.
+        error: One sentence if the task failed, else "".
     """
 
     number: int
     pictures: int = 0
     embedded: int = 0
-    skipped: tuple[tuple[str, str], ...] = field(default=())
+    skipped: tuple[tuple[str, str], ...] = ()
     tries: int = 0
     error: str = ""
 
 
 def tasks_of(images: Sequence[GalleryImage], shard_images: int) -> Iterator[Task]:
-    """Cut a gallery into tasks: shard k holds the pictures k*n..(k+1)*n-1, in the gallery's order."""
+    """Cut a gallery into tasks: shard k has the pictures k*n..(k+1)*n-1 in gallery order."""
     for number, start in enumerate(range(0, len(images), shard_images)):
-        chosen = images[start : start + shard_images]
-        yield Task(number, tuple((image.id, image.file_name, image.width, image.height) for image in chosen))
+        shard = images[start : start + shard_images]
+        yield Task(number, tuple((image.id, image.file_name, image.width, image.height) for image in shard))
 
 
 MAX_TRIES = 4
-"""Workers that may be lost over one shard. A picture that ends every worker must not be tried for ever."""
+"""Workers that may be lost over one shard, so that a picture that crashes every worker is not retried forever."""
 
 
 class ShardWorker:
-    """Does one task after the other. The encoder is loaded when the first shard needs it.
+    """Runs tasks. The encoder is loaded when the first shard needs it.
 
     Args:
-        plan: how.
-        load: what loads the encoder.
-        settled: called after each picture.
+        plan: See `EmbedPlan`.
+        load: Loads the encoder.
+        on_done: Called after each picture.
     """
 
-    def __init__(self, plan: EmbedPlan, load: Load, settled: Callable[[], None] = lambda: None) -> None:
-        self.plan, self._load, self._settled = plan, load, settled
+    def __init__(self, plan: EmbedPlan, load: Load, on_done: Callable[[], None] = lambda: None) -> None:
+        self.plan, self._load, self._on_done = plan, load, on_done
         self._root, self._out = Path(plan.root), Path(plan.out)
         self._regions = plan.recipe.regions
         self._projection = None if plan.projection is None else Projection.from_bytes(plan.projection)
@@ -198,11 +196,11 @@ class ShardWorker:
         self._checked = False
 
     def __call__(self, task: Task) -> Done:
-        """Do one task.
+        """Run one task.
 
         Raises:
-            PatchifyError: if the encoder cannot be had, a folder cannot be read or written, a picture has another size
-                than its annotations say, or the task has ended too many workers.
+            PatchifyError: The encoder cannot be loaded, a folder cannot be read or written, a picture has another size
+                than its annotations say, or the task has crashed too many workers.
         """
         with disk_errors(self._out):
             self._check_folders()
@@ -211,32 +209,31 @@ class ShardWorker:
                 self._tries(task).unlink(missing_ok=True)
                 return finished
             self._source(task).unlink(missing_ok=True)
-            tries = self._begun(task)
-            done = self._embedded(task, tries)
+            tries = self._count_try(task)
+            done = self._embed(task, tries)
             self._tries(task).unlink(missing_ok=True)
             return done
 
     def _check_folders(self) -> None:
-        """A worker on another machine may not have the folders that are meant: all pictures would seem broken."""
+        """Raise PatchifyError if this machine does not have the folders: all pictures would seem broken."""
         if self._checked:
             return
         host = socket.gethostname()
         head = read_json(self._out / HEAD_NAME)
         if not isinstance(head, dict) or head.get("maker") != self.plan.maker:
             raise PatchifyError(
-                f"The worker on {host} does not see the folder {self._out}: give one on a disk that all machines share."
+                f"The worker on {host} does not see the folder {self._out}: choose one on a disk that all machines "
+                "share."
             )
         if not self._root.is_dir():
             raise PatchifyError(
-                f"The worker on {host} does not see the pictures' folder {self._root}: give one on a disk that all "
+                f"The worker on {host} does not see the pictures' folder {self._root}: choose one on a disk that all "
                 "machines share."
             )
         self._checked = True
 
-    # A shard that stands there already ----------------------------------------------
-
     def _finished(self, task: Task) -> Done | None:
-        """What an earlier try has done, if its shard is whole and its pictures are those that lie there now."""
+        """Return the result of an earlier run if its shard is intact and its pictures are unchanged, else None."""
         source = read_json(self._source(task))
         if not isinstance(source, dict) or source.get("asked") != self._digest_of(task):
             return None
@@ -252,43 +249,41 @@ class ShardWorker:
         if not same:
             return None
         for _ in task.images:
-            self._settled()
+            self._on_done()
         return Done(task.number, len(pictures), 0, left_out)
 
     def _is_same(self, name: str, size: int, mtime_ns: int, digest: str) -> bool:
-        """Whether a picture is the one that was embedded; one whose time alone has changed is read to find out."""
+        """Whether a picture is unchanged; it is read if only its modification time differs."""
         path = self._path(name)
         try:
-            found = path.stat()
-            return found.st_size == size and (found.st_mtime_ns == mtime_ns or sha256_of_file(path) == digest)
+            stat = path.stat()
+            return stat.st_size == size and (stat.st_mtime_ns == mtime_ns or sha256_of_file(path) == digest)
         except OSError:
             return False
 
     def _is_broken(self, name: str, reason: str, size: int | None, mtime_ns: int | None) -> bool:
-        """Whether a picture that was left out is as it was; what the disk did not deliver may be there now."""
+        """Whether a skipped picture is unchanged; one that could not be read from disk may be readable now."""
         path = self._path(name)
         try:
-            found = path.stat()
+            stat = path.stat()
             if size is None:
                 with path.open("rb") as file:
                     file.read(1)
                 return False
-            return (found.st_size, found.st_mtime_ns) == (size, mtime_ns)
+            return (stat.st_size, stat.st_mtime_ns) == (size, mtime_ns)
         except OSError:
             return size is None
 
     def _path(self, name: str) -> Path:
-        """A picture's file, which may be in an archive."""
+        """Path of a picture, which may be in an archive."""
         path = self._root / name
         return tar_member(path) or path
 
-    # A new one ------------------------------------------------------------------------
-
-    def _begun(self, task: Task) -> int:
-        """Note that the shard is tried once more; returns how many workers were lost over it before.
+    def _count_try(self, task: Task) -> int:
+        """Record one more try of the shard; return how many workers were lost over it before.
 
         Raises:
-            PatchifyError: if they were too many.
+            PatchifyError: Too many.
         """
         path = self._tries(task)
         with suppress(FileNotFoundError):
@@ -296,16 +291,16 @@ class ShardWorker:
                 first, last = task.images[0][1], task.images[-1][1]
                 raise PatchifyError(
                     f"{tries} workers were lost over shard {task.number} (pictures {first} to {last}): they may need "
-                    "more memory than there is, or one of these pictures ends its reader; take it out or use fewer "
-                    "workers."
+                    "more memory than there is, or one of these pictures crashes its reader; remove it, or use "
+                    "fewer workers."
                 )
         with open(path, "ab") as file:
             file.write(b".")
             return file.tell() - 1
 
-    def _embedded(self, task: Task, tries: int) -> Done:
+    def _embed(self, task: Task, tries: int) -> Done:
         embedded: dict[str, Embedded] = {}
-        work = PicturePass(self._ready(), self._regions, self._settled)
+        work = PicturePass(self._loaded_extractor(), self._regions, self._on_done)
         wanted = (
             GalleryImage(number, name, self._path(name), width, height) for number, name, width, height in task.images
         )
@@ -314,7 +309,7 @@ class ShardWorker:
                 if self._projection is not None:
                     new = replace(new, descriptors=self._projection(new.descriptors))
                 embedded[new.image.sha256] = new
-                self._settled()
+                self._on_done()
         pictures, skipped = work.images, work.skipped
         if not pictures and skipped and all(each.bytes is None for each in skipped):
             raise PatchifyError(
@@ -324,8 +319,8 @@ class ShardWorker:
             )
         files = None
         if pictures:
-            plan = self.plan
-            files = write_embedded(self._out, task.number, pictures, embedded, plan.recipe, plan.settings.kind)
+            recipe, kind = self.plan.recipe, self.plan.settings.kind
+            files = write_embedded(self._out, task.number, pictures, embedded, recipe, kind)
         source = {
             "asked": self._digest_of(task),
             "pictures": [
@@ -339,7 +334,7 @@ class ShardWorker:
         left_out = tuple((each.name, each.reason) for each in skipped)
         return Done(task.number, len(pictures), len(embedded), left_out, tries)
 
-    def _ready(self) -> Extractor:
+    def _loaded_extractor(self) -> Extractor:
         if self._extractor is None:
             encoder = self._load(self.plan.recipe.encoder.spec, self.plan.encoding)
             if encoder.info != self.plan.recipe.encoder:
@@ -361,5 +356,5 @@ class ShardWorker:
 
 
 def source_name(number: int) -> str:
-    """Name of the file that says what a shard was made of."""
+    """Name of the file with the pictures of a shard."""
     return f"source-{number:05d}.json"

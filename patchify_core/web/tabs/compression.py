@@ -93,15 +93,15 @@ class CompressionActions:
         self._turns: dict[str, int] = {}
         self._turn = 0
 
-    def open(self, question: UserQuery | None, choice: ChosenCodec | None, request: gr.Request) -> Iterator[Values]:
+    def open(self, query: UserQuery | None, choice: ChosenCodec | None, request: gr.Request) -> Iterator[Values]:
         """Show the visitor's query, which may be a new one, at their chosen size: the tab was opened."""
-        yield from self._show(self._query(question), choice, request.session_hash, None, anew=True)
+        yield from self._show(self._query(query), choice, request.session_hash, None, anew=True)
 
     def change(
-        self, question: UserQuery | None, choice: ChosenCodec | None, event: gr.EventData, request: gr.Request
+        self, query: UserQuery | None, choice: ChosenCodec | None, event: gr.EventData, request: gr.Request
     ) -> Iterator[Values]:
         """Show another size or codebook."""
-        query = self._query(question)
+        query = self._query(query)
         factory, codebook = event_value(event, "factory"), event_value(event, "codebook")
         known = [stop.factory for stop in compression.stops(self._index(query))]
         if factory not in known or codebook not in CODEBOOKS:
@@ -117,15 +117,15 @@ class CompressionActions:
             if session in self._turns:
                 self._turns[session] = -abs(self._turns[session])
 
-    def _cancelled(self, question: UserQuery, before: ChosenCodec | None, turn: int) -> Values:
+    def _cancelled(self, query: UserQuery, before: ChosenCodec | None, turn: int) -> Values:
         """Reset the choice to what is shown."""
         if before is None:
             return self._status("The training was cancelled: choose a size.")
-        choice = self._fitting(question, before)
+        choice = self._fitting(query, before)
         return {
-            **self._status(f"The training was cancelled. Still shown: {self._size_text(question, choice)}."),
-            self.parts.controls: self._controls(question, choice, -turn),
-            self.parts.gallery: self._gallery(question, choice),
+            **self._status(f"The training was cancelled. Still shown: {self._size_text(query, choice)}."),
+            self.parts.controls: self._controls(query, choice, -turn),
+            self.parts.gallery: self._gallery(query, choice),
         }
 
     def _status(self, text: str, cancellable: bool = False) -> Values:
@@ -133,7 +133,7 @@ class CompressionActions:
 
     def _show(
         self,
-        question: UserQuery,
+        query: UserQuery,
         wanted: ChosenCodec | None,
         session: str | None,
         before: ChosenCodec | None,
@@ -141,12 +141,12 @@ class CompressionActions:
     ) -> Iterator[Values]:
         """Yield what is known at once, then the progress of the training, then the results."""
         turn = self._begin(session)
-        choice = self._fitting(question, wanted)
-        index = self._index(question)
-        known: Values = {self.parts.gallery: self._gallery(question, choice)}
-        yield known | ({self.parts.controls: self._controls(question, choice, turn)} if anew else {})
+        choice = self._fitting(query, wanted)
+        index = self._index(query)
+        known: Values = {self.parts.gallery: self._gallery(query, choice)}
+        yield known | ({self.parts.controls: self._controls(query, choice, turn)} if anew else {})
         try:
-            training = self._codecs.want(question.engine, index, choice.factory, choice.codebook)
+            training = self._codecs.want(query.index_name, index, choice.factory, choice.codebook)
         except PatchifyError as error:
             # The size stays chosen, so that its bytes can be read; only its results are missing.
             yield self._status(str(error)) | ({self.parts.effect: ""} if anew else {})
@@ -160,49 +160,49 @@ class CompressionActions:
             self._codecs.leave(training)
         if not self._is_last(session, turn):
             if self._turns.get(session or "") == -turn:
-                yield self._cancelled(question, before, turn)
+                yield self._cancelled(query, before, turn)
             return
         if training.index is None:
             yield self._status(str(training.error))
             return
         yield {
-            **self._status(f"Ready: {self._size_text(question, choice)}."),
+            **self._status(f"Ready: {self._size_text(query, choice)}."),
             self.parts.choice: choice,
-            self.parts.effect: self._effect(question, choice, training.index),
+            self.parts.effect: self._effect(query, choice, training.index),
         }
 
-    def _query(self, question: UserQuery | None) -> UserQuery:
+    def _query(self, query: UserQuery | None) -> UserQuery:
         """Return the visitor's query, described for the default index unless the visitor chose another one.
 
         The initial index may be compressed already, but the cost of codes shows only against whole descriptors.
         """
-        indexes, query = self._showcase.indexes, question or self._showcase.first()
-        if own_token(query.engine) is not None:  # codecs are trained on the bundled descriptors
+        indexes, query = self._showcase.indexes, query or self._showcase.first()
+        if own_token(query.index_name) is not None:  # codecs are trained on the bundled descriptors
             query = self._showcase.first()
-        if query.engine == DEFAULT or query.engine != indexes.first or query.words is not None:
+        if query.index_name == DEFAULT or query.index_name != indexes.first or query.words is not None:
             return query
-        return self._showcase.with_engine(query, DEFAULT)
+        return self._showcase.with_index(query, DEFAULT)
 
-    def _index(self, question: UserQuery) -> PatchIndex:
-        return self._showcase.indexes.choice(question.engine).index
+    def _index(self, query: UserQuery) -> PatchIndex:
+        return self._showcase.indexes.choice(query.index_name).index
 
-    def _fitting(self, question: UserQuery, choice: ChosenCodec | None) -> ChosenCodec:
+    def _fitting(self, query: UserQuery, choice: ChosenCodec | None) -> ChosenCodec:
         """Return the choice, or the initial one if the index has no such size."""
-        stops = compression.stops(self._index(question))
+        stops = compression.stops(self._index(query))
         if choice is not None and choice.factory in [stop.factory for stop in stops]:
             return choice
         first = next((stop for stop in stops if stop.bytes_per_patch <= FIRST_BYTES), stops[-1])
         return ChosenCodec(first.factory, CODEBOOKS[0])
 
-    def _stop(self, question: UserQuery, choice: ChosenCodec) -> Stop:
-        return next(stop for stop in compression.stops(self._index(question)) if stop.factory == choice.factory)
+    def _stop(self, query: UserQuery, choice: ChosenCodec) -> Stop:
+        return next(stop for stop in compression.stops(self._index(query)) if stop.factory == choice.factory)
 
-    def _size_text(self, question: UserQuery, choice: ChosenCodec) -> str:
-        size = f"{self._stop(question, choice).bytes_per_patch:,} bytes per patch"
+    def _size_text(self, query: UserQuery, choice: ChosenCodec) -> str:
+        size = f"{self._stop(query, choice).bytes_per_patch:,} bytes per patch"
         return f"{size}, {choice.codebook} codebook" if compression.learns(choice.factory) else size
 
-    def _controls(self, question: UserQuery, choice: ChosenCodec, turn: int) -> str:
-        index = self._index(question)
+    def _controls(self, query: UserQuery, choice: ChosenCodec, turn: int) -> str:
+        index = self._index(query)
         stops = compression.stops(index)
         return views.controls(stops, choice.factory, CODEBOOKS, choice.codebook, index.dim, _codec_text(index), turn)
 
@@ -216,23 +216,23 @@ class CompressionActions:
             return f"Training a codebook of {count} words on {patches:,} patches ({codebook}) …"
         return f"Learning {factory} from {patches:,} patches …"
 
-    def _effect(self, question: UserQuery, choice: ChosenCodec, coded: PatchIndex) -> str:
+    def _effect(self, query: UserQuery, choice: ChosenCodec, coded: PatchIndex) -> str:
         level = len(coded.regions.stages)
-        before = self._showcase.answer(question, level, SHOWN)
-        coded_query = replace(question)
-        coded_query.rankings[(level, None)] = compression.ranking(question, coded)
+        before = self._showcase.answer(query, level, SHOWN)
+        coded_query = replace(query)
+        coded_query.rankings[(level, None)] = compression.ranking(query, coded)
         after = self._showcase.answer(coded_query, level, SHOWN)
         ranks = [
             {image: rank for rank, image in enumerate(one.rankings[(level, None)].image_ids.tolist(), 1)}
-            for one in (question, coded_query)
+            for one in (query, coded_query)
         ]
-        stored, size = _codec_text(self._index(question)), self._size_text(question, choice)
-        shown = Effect(question.name, size, stored, before, after, *ranks)
+        stored, size = _codec_text(self._index(query)), self._size_text(query, choice)
+        shown = Effect(query.name, size, stored, before, after, *ranks)
         return views.effect(shown, self._picture, file_url)
 
-    def _gallery(self, question: UserQuery, choice: ChosenCodec) -> str:
-        index, studies = self._index(question), read_studies()
-        stop, patches = self._stop(question, choice), index.patches_per_image
+    def _gallery(self, query: UserQuery, choice: ChosenCodec) -> str:
+        index, studies = self._index(query), read_studies()
+        stop, patches = self._stop(query, choice), index.patches_per_image
         exact = sizes(compression.EXACT, index.dim, patches, PICTURES)
         small = sizes(choice.factory, index.dim, patches, PICTURES)
         pairs = list(zip(exact, small, strict=True))

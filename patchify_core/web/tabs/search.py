@@ -31,8 +31,8 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     Returns:
         The state that holds a visitor's `UserQuery`; None before the first query, and again once it has expired.
     """
-    question, answer = visits.first_view()
-    name, settings = visits.object_name(question), visits.settings
+    query, answer = visits.first_view()
+    name, settings = visits.object_name(query), visits.settings
     indexes = visits.showcase.indexes
     # `started` stays in the browser, so that a query that has expired differs from one that was never made.
     state = gr.State(None, time_to_live=settings.forget_s * 2)
@@ -41,7 +41,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
         with gr.Column(elem_id="pf-left", scale=0, min_width=340):
             if len(galleries) > 1:
                 html(views.render("galleries", choices=galleries), "pf-galleries")
-            query = html(views.query(question, file_url), "pf-query", "query.js")
+            query_view = html(views.query(query, file_url), "pf-query", "query.js")
             with gr.Row(elem_id="pf-say"):  # a row of its own, else it would be one form with the object's name
                 words = gr.Textbox(
                     label="or describe it in words",
@@ -56,7 +56,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                 label="Which object is it? (for the score)",
                 elem_id="pf-object",
             )
-            thumbnails = views.examples(visits.examples, question.example, file_url)
+            thumbnails = views.examples(visits.examples, query.example, file_url)
             examples = html(thumbnails, "pf-examples", "examples.js")
         with gr.Column(elem_id="pf-right", min_width=320):
             with gr.Row(elem_id="pf-options"):
@@ -84,7 +84,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
                 )
                 box = gr.Dropdown(
                     visits.box_choices(),
-                    value=answer.way,
+                    value=answer.box_method,
                     label="Box",
                     filterable=False,
                     min_width=200,
@@ -99,7 +99,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
 
     parts = {
         "question": state,
-        "query": query,
+        "query": query_view,
         "examples": examples,
         "object": named,
         "strip": strip,
@@ -117,7 +117,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     }
     everything = list(parts.values())
     request = [state, level, top, rerank, box, started]
-    guard = Guard(question, visits.renewed, parts)
+    guard = Guard(query, visits.renewed, parts)
     # One queue for all searches, and nothing dropped: a visitor's answers come in the order of their queries
     # (`fair_queue.FairQueue`), so the page always ends with the last one.
     encode: dict[str, Any] = {
@@ -138,8 +138,8 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
         event(guard.values(handler, **options), [*request, *more], everything, **encode)
 
     on(examples.example, visits.pick_example, anew=True)
-    on(query.picked, visits.take_upload, anew=True, otherwise=visits.keep_query)
-    on(query.drawn, visits.draw_box)
+    on(query_view.picked, visits.take_upload, anew=True, otherwise=visits.keep_query)
+    on(query_view.drawn, visits.draw_box)
     on(cards.again, visits.search_again)
     on(detail.again, visits.search_again)
     change(words.submit, visits.search_words, words, anew=True)
@@ -164,7 +164,7 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     own = html("", "pf-own-link", "own-link.js")
     on(own.search, visits.search_own, anew=True)
     own.known(visits.know_own, None, engine, **aside)
-    query.refused(warn_from_browser, None, None, **QUIET)  # through the queue: without it, no notice reaches the page
+    query_view.refused(warn_from_browser, None, None, **QUIET)  # only a queued event can show a notice
     return state
 
 

@@ -68,7 +68,7 @@ class Sharing:
                 look = event_value(event, "look")
                 reply["text"] = self.link(request, look if isinstance(look, int) else None).query()
             else:
-                reply |= {"text": self.file(request, kind), "name": exporting.file_name(self._title(request.question))}
+                reply |= {"text": self.file(request, kind), "name": exporting.file_name(self._title(request.query))}
         except LinkError as error:
             reply["why"] = str(error)
         return json.dumps(reply, ensure_ascii=False)
@@ -79,17 +79,17 @@ class Sharing:
         Raises:
             LinkError: if the query or the pictures are the visitor's own.
         """
-        question = request.question
-        if question.is_private:
+        query = request.query
+        if query.is_private:
             raise LinkError(links.PRIVATE)
-        level = min(request.level, self.visits.showcase.levels_of(question.engine))
+        level = min(request.level, self.visits.showcase.levels_of(query.index_name))
         return links.link_to(
-            question,
+            query,
             self._queries,
             self.visits.showcase.gallery.instances,
-            index=question.engine,
+            index=query.index_name,
             level=level,
-            boxes=self.visits.way(request),
+            boxes=self.visits.box_method(request),
             rerank=request.reranker,
             top=request.top,
             look=look,
@@ -97,15 +97,15 @@ class Sharing:
 
     def file(self, request: SearchRequest, kind: str) -> str:
         """Return the results as SVG, CSV or JSON."""
-        question, answer = request.question, self.visits.answer(request)
+        query, answer = request.query, self.visits.answer(request)
         if kind == "csv":
             return exporting.as_csv(answer)
-        place = self.visits.at(question)
-        name = None if question.instance is None else place.gallery.name(question.instance)
+        place = self.visits.at(query)
+        name = None if query.instance is None else place.gallery.name(query.instance)
         if kind == "json":
-            index = place.indexes.choice(question.engine).index
+            index = place.indexes.choice(query.index_name).index
             about = {
-                "name": question.engine if own_token(question.engine) is None else OWN,  # the token stays here
+                "name": query.index_name if own_token(query.index_name) is None else OWN,  # the token stays here
                 "encoder": public_spec(index.encoder),
                 "features": index.features,
                 "regions": index.regions.spec,
@@ -113,25 +113,25 @@ class Sharing:
             }
             results: tuple[Result, ...] = ()
             missed: list[tuple[int, str]] = []
-            if answer.score is not None and question.instance is not None:
-                results = place.positives(question, answer.score, answer.level, answer.reranker, answer.way)
+            if answer.score is not None and query.instance is not None:
+                results = place.positives(query, answer.score, answer.level, answer.reranker, answer.box_method)
                 retrieved = {result.match.image_id for result in results}
-                ids = place.gallery.positives(question.instance, place.judge.left_out(question))
+                ids = place.gallery.positives(query.instance, place.judge.left_out(query))
                 missed = [
                     (image_id, place.gallery.image(image_id).file_name) for image_id in ids if image_id not in retrieved
                 ]
-            return exporting.as_json(question, answer, name, about, results, missed)
+            return exporting.as_json(query, answer, name, about, results, missed)
         gallery = place.gallery
 
         def picture(image_id: int) -> tuple[int, int, Any]:
             image = gallery.image(image_id)
             return image.width, image.height, image.path
 
-        return slide(question, answer, name, picture)
+        return slide(query, answer, name, picture)
 
-    def _title(self, question: UserQuery) -> str:
-        place = self.visits.at(question)
-        return question.name if question.instance is None else place.gallery.name(question.instance)
+    def _title(self, query: UserQuery) -> str:
+        place = self.visits.at(query)
+        return query.name if query.instance is None else place.gallery.name(query.instance)
 
     # Links that the page is opened with ---------------------------------------------------------------------
 
@@ -161,11 +161,11 @@ class Sharing:
         engine = self._engine(link, problems)
         search = self._search(link, self._question(link, engine, problems), problems)
         try:
-            shown = self.visits.shown(search.question, search)
+            shown = self.visits.shown(search.query, search)
         except PatchifyError:
             problems.append("its re-ranker cannot be used here")
             search = replace(search, reranker=None)
-            shown = self.visits.shown(search.question, search)
+            shown = self.visits.shown(search.query, search)
         look = link.look
         if look is not None and f'data-open="{look}"' not in shown["cards"]:
             problems.append("the result that it opens is not among the results")
@@ -199,13 +199,13 @@ class Sharing:
         first = showcase.example(showcase.examples[0].id, engine)
         try:
             if link.words is not None:
-                question = showcase.in_words(link.words, engine)
+                query = showcase.in_words(link.words, engine)
             elif link.picture is not None:
-                question = self._gallery_picture(link.picture, link.box, engine, problems)
+                query = self._gallery_picture(link.picture, link.box, engine, problems)
             elif link.example is not None:
-                question = showcase.example(link.example, engine)
+                query = showcase.example(link.example, engine)
                 if link.box is not None:
-                    question = self._boxed(question, link.box, problems)
+                    query = self._boxed(query, link.box, problems)
             else:
                 return first
         except PatchifyError:
@@ -217,12 +217,12 @@ class Sharing:
             problems.append(what)
             return first
         if link.object is None:
-            return question
+            return query
         instance = self.visits.objects.get(link.object)
         if instance is None and link.object != links.NOBODY:
             problems.append("the object that it names is not one of this page")
-            return question
-        return showcase.with_instance(question, instance)
+            return query
+        return showcase.with_instance(query, instance)
 
     def _gallery_picture(
         self, image_id: int, box: links.Box | str | None, engine: str, problems: list[str]
@@ -238,24 +238,24 @@ class Sharing:
                 region = checked_box(box, image.width, image.height)
             except PatchifyError:
                 problems.append("its box is outside the picture")
-        question = showcase.from_result(image_id, region, None, engine)
-        return replace(question, box=None) if region is whole else question
+        query = showcase.from_result(image_id, region, None, engine)
+        return replace(query, box=None) if region is whole else query
 
-    def _boxed(self, question: UserQuery, box: links.Box | str, problems: list[str]) -> UserQuery:
+    def _boxed(self, query: UserQuery, box: links.Box | str, problems: list[str]) -> UserQuery:
         """Return a bundled query with another box."""
         try:
             region = None if isinstance(box, str) else box
-            return self.visits.showcase.with_box(question, region)
+            return self.visits.showcase.with_box(query, region)
         except PatchifyError:
             problems.append("its box is outside the picture")
-            return question
+            return query
 
-    def _search(self, link: Link, question: UserQuery, problems: list[str]) -> SearchRequest:
+    def _search(self, link: Link, query: UserQuery, problems: list[str]) -> SearchRequest:
         """Return the search of the link; options that cannot be used get their initial values."""
-        visits, index = self.visits, self.visits.showcase.indexes.choice(question.engine).index
-        levels = visits.showcase.levels_of(question.engine)
+        visits, index = self.visits, self.visits.showcase.indexes.choice(query.index_name).index
+        levels = visits.showcase.levels_of(query.index_name)
         level, top = levels, visits.settings.results
-        way, reranker = box_methods.best_method(index), None
+        box_method, reranker = box_methods.best_method(index), None
         if link.level is not None and 1 <= link.level <= levels:
             level = link.level
         elif link.level is not None:
@@ -265,11 +265,11 @@ class Sharing:
         elif link.top is not None:
             problems.append("the page does not show that number of results")
         if link.boxes is not None and box_methods.is_possible(link.boxes, index):
-            way = link.boxes
+            box_method = link.boxes
         elif link.boxes is not None:
             problems.append("its method has no such kind of box")
         if link.rerank is not None and link.rerank in visits.showcase.rerankers.names:
             reranker = link.rerank
         elif link.rerank is not None and link.rerank != NO_RERANKING:
             problems.append("the page has no such re-ranker")
-        return SearchRequest(question, level, top, reranker, way, expired=True)
+        return SearchRequest(query, level, top, reranker, box_method, expired=True)

@@ -13,7 +13,7 @@ import gradio as gr
 
 from patchify_core.demo import walk
 from patchify_core.demo.gallery_info import stored_answers
-from patchify_core.demo.lesson import Lesson, exercise, lesson, task_walk, teaching_engine
+from patchify_core.demo.lesson import Lesson, exercise, lesson, task_walk, teaching_index
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, ExerciseTask, Walk, WalkChoice
 from patchify_core.errors import PatchifyError
@@ -53,13 +53,13 @@ class WalkState:
     Attributes:
         source: the visitor's query as the search tab has it; None for that of a page just opened.
         base: the index that it searches; it changes when more of the visitor's own pictures are indexed.
-        question: the same query, described for the index of the walk.
+        query: the same query, described for the index of the walk.
         choice: the visitor's options.
     """
 
     source: UserQuery | None
     base: str
-    question: UserQuery
+    query: UserQuery
     choice: WalkChoice
 
 
@@ -77,38 +77,38 @@ class WalkActions:
     @cached_property
     def _tasks(self) -> tuple[ExerciseTask, ...]:
         """The exercise, the same for all visitors."""
-        return exercise(self._visits.showcase, teaching_engine(self._visits.showcase))
+        return exercise(self._visits.showcase, teaching_index(self._visits.showcase))
 
     @cached_property
     def _lesson(self) -> Lesson:
         showcase = self._visits.showcase
         return lesson(showcase, stored_answers(showcase.folder), self._tasks)
 
-    def open(self, question: UserQuery | None, state: WalkState | None) -> list[Any]:
+    def open(self, query: UserQuery | None, state: WalkState | None) -> list[Any]:
         """Show the walk of the visitor's query, from its first step if it is a new one: the tab was opened."""
         try:
-            base = self._base(question)
-            if state is not None and _is_of(state, question, base):
+            base = self._base(query)
+            if state is not None and _is_of(state, query, base):
                 return [gr.skip(), gr.skip()]
-            return self._shown(question, base, WalkChoice(), None)
+            return self._shown(query, base, WalkChoice(), None)
         except PatchifyError as error:
             warn(str(error))
             return [None, f'<p class="pf-wait wk-wait">{escape(str(error))}</p>']
 
-    def change(self, question: UserQuery | None, state: WalkState | None, event: gr.EventData) -> list[Any]:
+    def change(self, query: UserQuery | None, state: WalkState | None, event: gr.EventData) -> list[Any]:
         """Show another part, task, index, level, box, result or pair of look-alikes; after a refusal change nothing."""
         try:
-            base, before, last = self._before(question, state)
+            base, before, last = self._before(query, state)
             try:
-                return self._shown(question, base, self._choice(base, before, event), last)
+                return self._shown(query, base, self._choice(base, before, event), last)
             except PatchifyError as error:
                 warn(str(error))
-                return self._shown(question, base, before, last)
+                return self._shown(query, base, before, last)
         except PatchifyError as error:
             warn(str(error))
             return [gr.skip(), gr.skip()]
 
-    def print_page(self, question: UserQuery | None, state: WalkState | None, event: gr.EventData) -> Any:
+    def print_page(self, query: UserQuery | None, state: WalkState | None, event: gr.EventData) -> Any:
         """Return a page to print: the handout of the walk's query, or the plan of the lesson.
 
         Returns:
@@ -119,7 +119,7 @@ class WalkActions:
             if event_value(event, "what") == PLAN:
                 reply["html"] = plan_page(self._lesson)
             else:
-                base, choice, last = self._before(question, state)
+                base, choice, last = self._before(query, state)
                 shown = self._task(choice.task) if choice.part == EXERCISE else self._walk(base, choice, last)[1]
                 reply["html"] = handout(self._visits.at(base), shown)
         except PatchifyError as error:
@@ -127,22 +127,22 @@ class WalkActions:
         return json.dumps(reply, ensure_ascii=False)
 
     def _before(
-        self, question: UserQuery | None, state: WalkState | None
+        self, query: UserQuery | None, state: WalkState | None
     ) -> tuple[UserQuery, WalkChoice, WalkState | None]:
         """Return the query, the options, and the state if it belongs to this query.
 
         Raises:
             PatchifyError: if the query has expired.
         """
-        if question is None and state is not None and state.source is not None:
+        if query is None and state is not None and state.source is not None:
             raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
-        base = self._base(question)
-        last = state if state is not None and _is_of(state, question, base) else None
+        base = self._base(query)
+        last = state if state is not None and _is_of(state, query, base) else None
         return base, WalkChoice() if last is None else last.choice, last
 
-    def _base(self, question: UserQuery | None) -> UserQuery:
+    def _base(self, query: UserQuery | None) -> UserQuery:
         """Return the query for the current index of the visitor's own pictures; see `Visits.renewed`."""
-        return self._visits.showcase.first() if question is None else self._visits.renewed(question)
+        return self._visits.showcase.first() if query is None else self._visits.renewed(query)
 
     def _choice(self, base: UserQuery, before: WalkChoice, event: gr.EventData) -> WalkChoice:
         """Return the options, changed as the browser says.
@@ -159,7 +159,7 @@ class WalkActions:
         if what == "engine":
             return walk.fitting(showcase, before, showcase.indexes.choice(value).name)
         if what == "way" and isinstance(value, str):
-            return replace(before, way=value)
+            return replace(before, box_method=value)
         if what == "level" and type(value) is int:
             return replace(before, level=value)
         if what == "image" and type(value) is int:
@@ -173,25 +173,25 @@ class WalkActions:
         """Return the walk of one task of the exercise."""
         if not self._tasks:
             raise PatchifyError("This gallery has no pictures for an exercise: its queries find no patch of a picture.")
-        return task_walk(self._visits.showcase, self._tasks, number, teaching_engine(self._visits.showcase))
+        return task_walk(self._visits.showcase, self._tasks, number, teaching_index(self._visits.showcase))
 
     def _walk(self, base: UserQuery, choice: WalkChoice, last: WalkState | None) -> tuple[UserQuery, Walk]:
         """Return the query, described for the chosen index, and its walk."""
         showcase = self._visits.at(base)
         # Encode it again only if necessary: that is slow, and the query caches its rankings.
-        if last is not None and last.question.engine == (choice.engine or base.engine):
-            query = last.question
+        if last is not None and last.query.index_name == (choice.index_name or base.index_name):
+            query = last.query
         else:
-            query = walk.described_for(showcase, base, choice.engine)
+            query = walk.described_for(showcase, base, choice.index_name)
         return query, walk.walk(showcase, query, choice)
 
     def _shown(
-        self, question: UserQuery | None, base: UserQuery, choice: WalkChoice, last: WalkState | None
+        self, source: UserQuery | None, base: UserQuery, choice: WalkChoice, last: WalkState | None
     ) -> list[Any]:
         """Return the new state and the HTML of the tab.
 
         Args:
-            question: as the search tab has it.
+            source: the query as the search tab has it.
             base: see `_base`.
             choice: the options.
             last: the state until now, if it belongs to this query.
@@ -202,7 +202,7 @@ class WalkActions:
             # Stay with this picture, even if another level ranks it lower.
             choice = replace(choice, image=steps.look.image.id)
         else:
-            query = last.question
+            query = last.query
         if choice.part == EXERCISE:
             steps = self._task(choice.task)
         elif choice.part == PLAN:
@@ -210,10 +210,10 @@ class WalkActions:
             steps = plan.shown
         notebook = file_url(ASSETS / "patchify.ipynb")
         return [
-            WalkState(question, base.engine, query, choice),
+            WalkState(source, base.index_name, query, choice),
             render_walk(steps, file_url, notebook, next(self._turns), plan),
         ]
 
 
-def _is_of(state: WalkState, question: UserQuery | None, base: UserQuery) -> bool:
-    return state.source is question and state.base == base.engine
+def _is_of(state: WalkState, query: UserQuery | None, base: UserQuery) -> bool:
+    return state.source is query and state.base == base.index_name

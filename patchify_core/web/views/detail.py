@@ -47,7 +47,7 @@ class _Stage:
         return max(cell.score for cell in self.cells)
 
 
-def detail(shown: Detail, size: tuple[int, int, Path], question: UserQuery, url: FileUrl) -> str:
+def detail(shown: Detail, size: tuple[int, int, Path], query: UserQuery, url: FileUrl) -> str:
     """Render the detail view; `size` is width, height and file of the gallery picture."""
     result, (width, height, path) = shown.result, size
     match, checked, scores = result.match, result.match.verification, shown.explanation.scores
@@ -64,7 +64,7 @@ def detail(shown: Detail, size: tuple[int, int, Path], question: UserQuery, url:
     if checked is not None and checked.inliers:
         first_tab = "points"
     else:
-        first_tab = "map" if shown.places is not None and shown.way == MAP else str(winning)
+        first_tab = "map" if shown.places is not None and shown.box_method == MAP else str(winning)
     kinds = [("win", _box_in_words(shown))]
     kinds += [("oth", "further object")] * bool(len(match.others)) + [("pat", "winning patch")] * result.moved
     kinds += [("tru", "annotated box")] * annotated
@@ -74,12 +74,12 @@ def detail(shown: Detail, size: tuple[int, int, Path], question: UserQuery, url:
         result=result,
         match=match,
         checked=checked,
-        question=question,
+        query=query,
         width=width,
         height=height,
         path=path,
         url=url,
-        way=shown.way,
+        box_method=shown.box_method,
         WINNING=WINNING,
         SOFT=SOFT,
         opacity=OPACITY,
@@ -90,7 +90,7 @@ def detail(shown: Detail, size: tuple[int, int, Path], question: UserQuery, url:
         kinds=kinds,
         stages=_stages(shown),
         heat=None if shown.places is None else heat(shown.places, f"gallery picture {match.image_id}"),
-        points=None if checked is None else pair(checked, question, width, height),
+        points=None if checked is None else pair(checked, query, width, height),
         winning_box=shown.explanation.boxes[match.patch],
         where="the whole picture" if position == "whole picture" else position,
         cosine=float(scores[match.patch]),
@@ -107,7 +107,7 @@ def _box_in_words(shown: Detail) -> str:
         return "box by the points"
     if not shown.result.moved:
         return "winning patch"
-    return BOXES[shown.way]
+    return BOXES[shown.box_method]
 
 
 def _stages(shown: Detail) -> list[_Stage]:
@@ -231,11 +231,11 @@ class PointPair:
     in_words: str
 
 
-def pair(checked: Verification, question: UserQuery, width: int, height: int) -> PointPair:
+def pair(checked: Verification, query: UserQuery, width: int, height: int) -> PointPair:
     """Lay out the query and a gallery picture of width x height pixels, with lines between their inliers."""
-    left, right, total = _layout(question.width, question.height, width, height)
+    left, right, total = _layout(query.width, query.height, width, height)
     drawn = np.unique(np.linspace(0, checked.inliers - 1, min(checked.inliers, MOST_LINES)).astype(int))
-    starts = _into(checked.query_points[drawn], left, question.width, question.height)
+    starts = _into(checked.query_points[drawn], left, query.width, query.height)
     ends = _into(checked.gallery_points[drawn], right, width, height)
     return PointPair(
         WIDTH / total,

@@ -133,11 +133,11 @@ def count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def query_address(question: UserQuery, url: FileUrl) -> str:
+def query_address(query: UserQuery, url: FileUrl) -> str:
     """Return the address of the query picture; a visitor's own is embedded in the page, so that nobody else gets it."""
-    if question.path is not None:
-        return url(question.path)
-    return "data:image/jpeg;base64," + base64.b64encode(question.preview).decode()
+    if query.path is not None:
+        return url(query.path)
+    return "data:image/jpeg;base64," + base64.b64encode(query.preview).decode()
 
 
 def three(value: float | None) -> str:

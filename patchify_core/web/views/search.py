@@ -19,14 +19,14 @@ from patchify_core.evaluation.metrics import QueryScore
 from patchify_core.web.views.html import FileUrl, Sizes, render
 
 
-def query(question: UserQuery, url: FileUrl, turn: int = 0) -> str:
+def query(query: UserQuery, url: FileUrl, turn: int = 0) -> str:
     """Render the query picture with its box, which the page's script lets the visitor edit; or the words of the query.
 
     `turn` makes the text differ from the last one, so that the script notices an upload that was refused.
     """
-    box = np.array([0, 0, question.width, question.height], float) if question.box is None else question.box
+    box = np.array([0, 0, query.width, query.height], float) if query.box is None else query.box
     corners = ",".join(f"{value:.1f}" for value in box)
-    return render("query", question=question, url=url, turn=turn, box=box, corners=corners)
+    return render("query", query=query, url=url, turn=turn, box=box, corners=corners)
 
 
 def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: FileUrl) -> str:
@@ -119,7 +119,7 @@ def _rows(answer: Answer) -> list[_Row]:
     elif answer.winning is None:
         rows.append(_Row("Patchify", patches, answer.score, ceiling, "ours"))
     else:  # a refined box can be better than any patch
-        rows.append(_Row(f"{BOXES[answer.way].capitalize()}es", patches, answer.score, None, "ours"))
+        rows.append(_Row(f"{BOXES[answer.box_method].capitalize()}es", patches, answer.score, None, "ours"))
         paper = "as in the paper" if answer.paper else ""
         rows.append(_Row("Winning patches", paper, answer.winning, ceiling, "plain"))
     if answer.baseline is not None:
@@ -132,6 +132,6 @@ def _key(answer: Answer) -> list[tuple[str, str]]:
     if not any(result.moved for result in answer.results):
         return []
     points = any(result.by_points for result in answer.results)
-    names = " or ".join(filter(None, (BOXES.get(answer.way, ""), "box by points" if points else "")))
+    names = " or ".join(filter(None, (BOXES.get(answer.box_method, ""), "box by points" if points else "")))
     others = any(len(result.match.others) for result in answer.results)
     return [("win", names), *([("oth", "further object")] if others else []), ("pat", "winning patch")]

@@ -107,7 +107,7 @@ def walk(shown: Walk, url: FileUrl, notebook: str, turn: int = 0, lesson: Lesson
         lesson: the plan, if that is shown.
     """
     layers, bars = layers_of(shown.stages, shown.look)
-    question = shown.question
+    query = shown.query
     return render_text(
         "walk",
         shown=shown,
@@ -120,8 +120,8 @@ def walk(shown: Walk, url: FileUrl, notebook: str, turn: int = 0, lesson: Lesson
         steps=(*NAMES, *(["Look-alikes"] if shown.pair else [])),
         layers=layers,
         bars=bars,
-        address="" if question.words is not None else query_address(question, url),
-        strip=_strip(question.descriptor),
+        address="" if query.words is not None else query_address(query, url),
+        strip=_strip(query.descriptor),
         url=url,
         worked=WORKED,
         worked_score=worked_example(),

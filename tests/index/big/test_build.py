@@ -1,4 +1,4 @@
-"""index.big: a big index against slow references, built in parts, killed, damaged."""
+"""index.big: inverted lists against slow references, built in parts, killed, damaged."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_pictures_are_found_by_id_and_row(plain: Path) -> None:
     assert index.image_ids.tolist() == stream.table.ids.tolist()
     assert index.box_of(44, 1).tolist() == stream.regions.box(40, 30, 1).tolist()
     assert index.meta()["images"] is None
-    with pytest.raises(IndexFolderError, match="not written anew"):
+    with pytest.raises(IndexFolderError, match="cannot be written again"):
         index.write(plain, ".")
 
 

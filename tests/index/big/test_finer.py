@@ -1,4 +1,4 @@
-"""Finer codes that are added to a big index afterwards, against an index that was built with them."""
+"""Finer codes added to a big index later, against an index that was built with them."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_a_projected_stream_needs_the_same_projection(plain: Path, tmp_path: Pat
 
 
 def test_what_cannot_be_is_one_sentence(standing: Path, tmp_path: Path) -> None:
-    with pytest.raises(PatchifyError, match="holds 450 pictures, and these are 400"):
+    with pytest.raises(PatchifyError, match="has 450 pictures, and the shards have 400"):
         add_finer(Clusters(400), standing, "SQ8")
     renamed = Clusters()
     renamed.table = Clusters(451).table[1:]
@@ -139,7 +139,7 @@ def test_what_cannot_be_is_one_sentence(standing: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError):
         add_finer(Clusters(), tmp_path / "nothing", "SQ8")
     add_finer(Clusters(), standing, "SQ8")
-    with pytest.raises(IndexFolderError, match="has finer codes, SQ8"):
+    with pytest.raises(IndexFolderError, match="has other finer codes"):
         add_finer(Clusters(), standing, "SQ6")
 
 

@@ -1,4 +1,4 @@
-"""The index of shards that a memory budget asks for, against the one that is built of the pictures themselves."""
+"""The index of shards for a memory budget, against the one built from the pictures."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ def test_a_codec_that_cannot_be_had_is_refused(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(PatchifyError, match="did you mean PQ64"):
         build_fitting(Clusters(), tmp_path / "out", ScaleSettings(factory="QP64"))
     monkeypatch.setattr("patchify_core.index.big.plan.MAX_RECORDS", 449)
-    with pytest.raises(PatchifyError, match="would have 450 pictures in memory, and 449 is the most"):
+    with pytest.raises(PatchifyError, match="would have 450 pictures in memory, and the maximum is 449"):
         build_fitting(Clusters(), tmp_path / "out", ScaleSettings(factory="SQ8"))
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Mapped codes: what is asked of the disk ahead of a search is what the search touches, and changes no answer."""
+"""index.mapped: prefetching requests exactly what a search reads, and changes no result."""
 
 from __future__ import annotations
 

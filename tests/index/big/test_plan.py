@@ -1,4 +1,4 @@
-"""index.big.plan: what a memory budget buys."""
+"""index.big.plan: the codec chosen for a memory budget."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_the_page_of_the_issue() -> None:
     assert found.factory == "PCAH128,IVF65536,PQ32" and 14 < found.memory_gb <= 16
     assert "10,000,000 pictures of 30 patches in 16 GB" in found.why and "65,536 lists" in found.why
     assert choose(300, 30, 2, 1280).factory == "Flat"
-    with pytest.raises(PatchifyError, match=r"do not fit 4 GB of memory: the smallest budget that can hold them is"):
+    with pytest.raises(PatchifyError, match=r"do not fit 4 GB of memory: the smallest budget that suffices is"):
         choose(10_000_000, 30, 4, 1280)
     for wrong in (0.0, -1.0, float("nan"), float("inf")):
         with pytest.raises(PatchifyError, match="number of GB above 0"):

@@ -1,4 +1,4 @@
-"""`tune`, and the command line of big indexes."""
+"""index.big.tune, and the command line of big indexes."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_the_fewest_lists_that_reach_the_recall_are_kept(big: Path) -> None:
 
 def test_what_cannot_be_tuned_says_so(big: Path) -> None:
     for recall, queries in ((0.0, 5), (1.1, 5), (0.9, 0)):
-        with pytest.raises(PatchifyError, match="recall above 0"):
+        with pytest.raises(PatchifyError, match="recall must be above 0"):
             tune(big, recall, queries)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from patchify_core.index.codec import codes as codebook
-from patchify_core.index.codec.codes import (
+from patchify_core.index.codec import codebook
+from patchify_core.index.codec.codebook import (
     DISTINCTIVE_SHARE,
     NEIGHBOURS,
-    choose,
     commonness,
+    select_patches,
     without_near_duplicates,
 )
 from patchify_core.index.codec.factory import CODEBOOKS
@@ -32,8 +32,8 @@ def slow_commonness(found):
 
 def test_global_and_uniform():
     found = descriptors()
-    assert choose(found, "global").tolist() == [*range(0, 60, 5)]
-    assert choose(found, "uniform").tolist() == [*range(60)]
+    assert select_patches(found, "global").tolist() == [*range(0, 60, 5)]
+    assert select_patches(found, "uniform").tolist() == [*range(60)]
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -46,14 +46,14 @@ def test_commonness_is_its_definition(seed):
 def test_distinctive_is_the_least_common_half(seed):
     found = descriptors(seed=seed)
     expected = np.argsort(slow_commonness(found), kind="stable")[: round(DISTINCTIVE_SHARE * 60)]
-    assert choose(found, "distinctive").tolist() == sorted(expected.tolist())
+    assert select_patches(found, "distinctive").tolist() == sorted(expected.tolist())
 
 
 def test_distinctive_leaves_out_what_every_picture_has_and_keeps_what_one_repeats():
     found = descriptors(pictures=20, patches=4)
     found[:, :2] = found[0, 0]  # sky
     found[3, 2:] = found[3, 2]  # one object twice in one picture: no other picture knows it
-    kept = choose(found, "distinctive")
+    kept = select_patches(found, "distinctive")
     assert {*kept.tolist()} == {picture * 4 + patch for picture in range(20) for patch in (2, 3)}
 
 
@@ -91,16 +91,16 @@ def test_of_one_vector_many_times_one_is_kept():
 @pytest.mark.parametrize("name", CODEBOOKS)
 def test_every_codebook_is_the_same_again_ascending_and_without_repeats(name):
     found = descriptors(30)
-    first = choose(found, name, 5)
-    assert first.tolist() == choose(found, name, 5).tolist() == sorted({*first.tolist()})
+    first = select_patches(found, name, 5)
+    assert first.tolist() == select_patches(found, name, 5).tolist() == sorted({*first.tolist()})
     assert 0 <= first.min() and first.max() < 150
 
 
 @pytest.mark.parametrize("name", CODEBOOKS)
 @pytest.mark.parametrize("patches", [1, 5])
 def test_one_picture_is_enough(name, patches):
-    assert len(choose(descriptors(1, patches), name)) >= 1
+    assert len(select_patches(descriptors(1, patches), name)) >= 1
 
 
 def test_an_unknown_codebook(refused):
-    assert "choose uniform, global, informative, distinctive" in refused(choose, descriptors(), "best")
+    assert "choose uniform, global, informative, distinctive" in refused(select_patches, descriptors(), "best")

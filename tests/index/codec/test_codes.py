@@ -1,4 +1,4 @@
-"""index.codec.codes: what is refused before the work, and that an update keeps every old code byte for byte."""
+"""index.codec.codes: invalid settings are refused before the work, and updates copy every old code byte for byte."""
 
 from __future__ import annotations
 
@@ -204,9 +204,9 @@ def test_codes_are_told_to_be_learned_from_so_many_pictures():
         (CodeSettings("PCAH17,Flat"), "write PCAH16 at most"),
         (CodeSettings("PCAH8,PQ16"), "divisor of 8"),
         (CodeSettings(codebook="best"), "Unknown codebook 'best': choose uniform, global, informative, distinctive"),
-        (CodeSettings("PQ4", rescore="PCAH8,SQ8"), "in the same projection"),
-        (CodeSettings("PQ4", rescore="small"), "in the same projection"),
-        (CodeSettings("PQ4", rescore="IVF4,Flat"), "finer codes are kept beside the others"),
+        (CodeSettings("PQ4", rescore="PCAH8,SQ8"), "use the same projection"),
+        (CodeSettings("PQ4", rescore="small"), "use the same projection"),
+        (CodeSettings("PQ4", rescore="IVF4,Flat"), "finer codes use the same projection"),
         (CodeSettings("PQ4", rescore="RFlat"), "'RFlat' is not known"),
         (CodeSettings("PCAH8,PQ4", rescore="PQ16"), "divisor of 8"),
     ],
@@ -274,17 +274,17 @@ def test_a_preset_and_its_factory_string_are_the_same():
 
 def test_huge_keeps_the_number_of_lists_that_it_began_with():
     kept = "PCAH128,IVF512,PQ32"
-    assert CodeSettings("huge").factory_beside(kept) == kept
-    assert CodeSettings("PCAH128,IVF256,PQ32").factory_beside(kept) == "PCAH128,IVF256,PQ32"
+    assert CodeSettings("huge").factory_for(kept) == kept
+    assert CodeSettings("PCAH128,IVF256,PQ32").factory_for(kept) == "PCAH128,IVF256,PQ32"
     for other in ("PCAH128,IVF512,PQ64", "Flat"):
-        assert CodeSettings("huge").factory_beside(other) != other
+        assert CodeSettings("huge").factory_for(other) != other
 
 
 def test_presets_go_on_with_the_codec_that_few_patches_or_an_earlier_version_chose():
     for kept in ("PCAH256,PQ64", "PCAH128,PQ64", "PCAH128,SQ4", "SQ8"):
-        assert CodeSettings("tiny").factory_beside(kept) == kept
-        assert CodeSettings("PCAH256,SQ4").factory_beside(kept) == "PCAH256,SQ4"
-    assert CodeSettings("tiny").factory_beside("PCAH256,SQ8") == "PCAH256,PQ64"
+        assert CodeSettings("tiny").factory_for(kept) == kept
+        assert CodeSettings("PCAH256,SQ4").factory_for(kept) == "PCAH256,SQ4"
+    assert CodeSettings("tiny").factory_for("PCAH256,SQ8") == "PCAH256,PQ64"
 
 
 def test_codes_without_anything_more():
@@ -296,10 +296,10 @@ def test_codes_without_anything_more():
 def test_a_codec_that_learns_nothing_has_no_codebook_to_differ_in(factory):
     settings = CodeSettings(factory, codebook="informative")
     codec = make_codec(parse_factory(factory), 16)
-    assert codec.is_trained and settings.codebook_kept == "uniform"
+    assert codec.is_trained and settings.effective_codebook == "uniform"
     assert recipe(settings).codebook == "uniform"
 
 
 @pytest.mark.parametrize("factory", ["SQ8", "PQ4x4", "PCAH8,SQ4", "tiny"])
 def test_a_codec_that_learns_keeps_its_codebook(factory):
-    assert CodeSettings(factory, codebook="informative").codebook_kept == "informative"
+    assert CodeSettings(factory, codebook="informative").effective_codebook == "informative"

@@ -1,4 +1,4 @@
-"""index.codec.factory: factory strings that are understood, and one sentence for each that is not."""
+"""index.codec.factory: valid factory strings, and one sentence for each invalid one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""index.codec.projection: half whitening against its definition, and what is no projection."""
+"""index.codec.projection: half whitening against its definition, and invalid projections."""
 
 from __future__ import annotations
 
@@ -84,12 +84,12 @@ def test_axes_without_spread_are_not_blown_up():
 
 @pytest.mark.parametrize("dim", [0, -1, 7])
 def test_dimensions_that_there_are_not(dim, refused):
-    assert f"1 to 6 of them, not to {dim}" in refused(Projection.learn, sample(), dim)
+    assert f"projected to 1 to 6, not to {dim}" in refused(Projection.learn, sample(), dim)
 
 
 def test_too_few_vectors(refused):
     message = refused(Projection.learn, sample(3), 3)
-    assert "more than 3 patches" in message and "there are 3" in message
+    assert "more than 3 training patches" in message and "there are 3" in message
     Projection.learn(sample(4), 3)
 
 

@@ -1,4 +1,4 @@
-"""What a store is: `PatchIndex` is one, and `open_store` finds out which one a folder names."""
+"""open_store, and addresses, index kinds and names in Milvus."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from patchify_core.index import open_store
 from patchify_core.index.build import build_index
 from patchify_core.index.milvus.collection import build_params, checked_kind, checked_name, code_bytes, search_params
 from patchify_core.index.milvus.connect import Address
-from patchify_core.index.milvus.finding import FoundPatches, compared_again
+from patchify_core.index.milvus.store import _best_patches, rescore
 from patchify_core.index.patch_index import PatchIndex
-from patchify_core.index.store import PatchStore
+from patchify_core.index.store import Hits, PatchStore
 from tests.tiny import write_pictures
 
 
@@ -32,9 +32,9 @@ def test_what_is_no_index_is_refused(tmp_path, refused):
     [
         (None, "Say where Milvus is"),
         ("patches", "neither an address nor a file"),
-        ("ftp://host:1", "is no address"),
-        ("http://", "is no address"),
-        ("http://host:99999", "is no address"),
+        ("ftp://host:1", "is not the address"),
+        ("http://", "is not the address"),
+        ("http://host:99999", "is not the address"),
         ("http://user:secret@host:19530", "MILVUS_TOKEN"),
         ("tcp://user:secret@host:19530", "MILVUS_TOKEN"),
         ("user:secret@host:19530", "MILVUS_TOKEN"),
@@ -82,17 +82,15 @@ def test_collection_names(refused):
 
 
 def test_the_best_patch_of_each_picture_is_the_coarser_of_equals():
-    found = FoundPatches(
-        np.array([4, 2, 4, 2, 9]), np.array([7, 3, 1, 0, 5]), np.array([0.5, 0.9, 0.5, 0.1, 0.9], np.float32)
+    patches = Hits(
+        np.array([4, 2, 4, 2, 9]), np.array([0.5, 0.9, 0.5, 0.1, 0.9], np.float32), np.array([7, 3, 1, 0, 5])
     )
-    best = found.best()
-    assert best.numbers.tolist() == [2, 9, 4] and best.cells.tolist() == [3, 5, 1]
+    best = _best_patches(patches)
+    assert best.rows.tolist() == [2, 9, 4] and best.cells.tolist() == [3, 5, 1]
 
 
 def test_pictures_found_by_codes_are_ordered_by_whole_vectors():
     vectors = {1: np.eye(2, dtype=np.float32), 2: np.full((2, 2), 0.9, np.float32)}
-    found = FoundPatches(np.array([1, 2]), np.array([0, 0]), np.array([0.99, 0.98], np.float32))
-    again = compared_again(
-        found, np.array([0, 1], np.float32), 1, 2, lambda n: np.stack([vectors[i] for i in n.tolist()])
-    )
-    assert again.numbers.tolist() == [2, 1] and again.scores.tolist() == pytest.approx([0.9, 0.0])
+    hits = Hits(np.array([1, 2]), np.array([0.99, 0.98], np.float32), np.array([0, 0]))
+    again = rescore(hits, np.array([0, 1], np.float32), 1, 2, lambda n: np.stack([vectors[i] for i in n.tolist()]))
+    assert again.rows.tolist() == [2, 1] and again.scores.tolist() == pytest.approx([0.9, 0.0])

@@ -376,7 +376,7 @@ def test_a_server_needs_the_right_token(serve, gallery, tmp_path, refused, monke
     assert report.embedded == 12 and len(store.search(store.descriptors_of(0)[0], 3).rows) == 3
     assert "right" not in (tmp_path / "index" / "meta.json").read_text()
     server.stop(0).wait()
-    monkeypatch.setattr("patchify_core.index.milvus.finding.READ_S", 2.0)
+    monkeypatch.setattr("patchify_core.index.milvus.store.READ_S", 2.0)
     start = time.monotonic()
     assert "does not answer" in refused(store.search, np.ones(24, np.float32) / np.sqrt(24, dtype=np.float32))
     assert time.monotonic() - start < 25

@@ -1,4 +1,4 @@
-"""Shards that carry boxes and feature maps: the same index comes of them as of the pictures themselves."""
+"""Shards with boxes and feature maps yield the same index as the pictures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedding into shards in this process: what is kept, done again, left out and refused."""
+"""index.shards.embed in this process: what is reused, repeated, skipped and refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embedding on a real Ray of two workers on this machine: the same bytes, and what happens when a worker dies."""
+"""index.shards.ray with two real workers on this machine: identical bytes, and lost workers."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_stopped_it_goes_on_where_it_was(pictures, tmp_path, orders):
     [
         (RaySettings(workers=3, load=embedders.load), "ask for at most 2"),
         (RaySettings(cpus=3, load=embedders.load), "of 3 cores each do not fit"),
-        (RaySettings(gpus=1, load=embedders.load), "leave --gpus out"),
+        (RaySettings(gpus=1, load=embedders.load), "leave out --gpus"),
         (RaySettings(workers=2, load=embedders.load_other), "other weights of tiny"),
         (RaySettings(workers=2, load=embedders.load_none), "The weights of tiny are not installed"),
     ],
@@ -183,7 +183,7 @@ def test_a_worker_of_another_version_or_without_the_folders_says_so(pictures, tm
 
 @pytest.mark.parametrize("address", ["ray://127.0.0.1:1", "nonsense", "host:port"])
 def test_what_is_no_address_is_refused(refused, address):
-    assert "is no address" in refused(pool._check_answers, address)
+    assert "is not the address" in refused(pool._check_answers, address)
 
 
 def test_an_address_that_does_not_answer_is_refused_soon(refused, monkeypatch):
@@ -193,7 +193,7 @@ def test_an_address_that_does_not_answer_is_refused_soon(refused, monkeypatch):
         assert "No Ray cluster answers" in refused(pool._check_answers, address)
         listener.listen()
         monkeypatch.setattr(pool, "CONNECT_S", 3)
-        assert "lets nobody in within 3 seconds" in refused(pool._check_answers, address)
+        assert "accepts no connection within 3 seconds" in refused(pool._check_answers, address)
 
 
 def test_every_port_of_our_own_ray_is_on_loopback(cluster):
@@ -226,7 +226,7 @@ def test_index_with_ray_embeds_and_builds_and_keeps_the_shards(pictures, tmp_pat
     index.check_pictures(index.root, content=True)
     assert len(ShardFolder(tmp_path / "index.shards")) == 24
     code, _, told = run(*arguments, "--like", tmp_path / "index")
-    assert code == 2 and "--like does not go with --ray" in told
+    assert code == 2 and "--like does not work with --ray" in told
 
 
 def test_index_with_ray_makes_the_codec_that_is_asked_for(pictures, tmp_path, run, monkeypatch):
@@ -246,7 +246,7 @@ def test_index_with_ray_brings_descriptors_into_milvus(pictures, tmp_path, run, 
     monkeypatch.setattr("patchify_core.encoders.load_encoder", embedders.load)
     store = ("--store", "milvus", "--uri", tmp_path / "patches.db", "--regions", "pyramid:1+salient:3")
     arguments = ("index", pictures, "--out", tmp_path / "index", "--ray", "--workers", 2, *store)
-    for codec, why in (("SQ8", "keeps whole vectors"), ("PCAH8,SQ8", "keeps whole vectors")):
+    for codec, why in (("SQ8", "stores full vectors"), ("PCAH8,SQ8", "stores full vectors")):
         code, _, told = run(*arguments, "--factory", codec)
         assert code == 2 and why in told and not (tmp_path / "index.shards").exists()
     code, said, told = run(*arguments)

@@ -1,4 +1,4 @@
-"""evaluation.several: all copies found against second boxes where there is one, by limits; and the pasted pictures."""
+"""evaluation.study.copies: all copies found against second boxes on one copy, by limits; and the pasted scenes."""
 
 from __future__ import annotations
 
@@ -11,9 +11,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from patchify_core.evaluation import pasted
-from patchify_core.evaluation.pasted import cut_out, scenes
-from patchify_core.evaluation.several import IOUS, NEVER, Look, curve, highest_limit, limit_for, limit_of, looks, shares
+from patchify_core.evaluation.study.copies import (
+    EACH,
+    IOUS,
+    NEVER,
+    LocatedCopies,
+    curve,
+    cut_out,
+    highest_limit,
+    limit_for,
+    limit_of,
+    locate_copies,
+    scenes,
+    shares,
+)
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.boxes import iou
 from patchify_core.index.build import BuildSettings, build_index
@@ -67,7 +78,8 @@ def made_looks(seed, count=60):
     values = rng.integers(0, 6, (count, 3)) / 5
     values[rng.random((count, 3)) < 0.2] = NEVER
     return [
-        Look(int(copies), False, row[0], row[1:]) for copies, row in zip(rng.integers(1, 4, count), values, strict=True)
+        LocatedCopies(int(copies), False, row[0], row[1:])
+        for copies, row in zip(rng.integers(1, 4, count), values, strict=True)
     ]
 
 
@@ -125,7 +137,7 @@ ALIKE = {1: [2], 2: [1]}
 
 def test_pasted_pictures_are_the_same_for_a_seed_and_others_for_another(gallery):
     one, again, other = (list(scenes(gallery, ALIKE, seed)) for seed in (0, 0, 1))
-    assert len(one) == len(again) == 2 * 2 * pasted.EACH
+    assert len(one) == len(again) == 2 * 2 * EACH
     for first, second in zip(one, again, strict=True):
         assert first.picture.tobytes() == second.picture.tobytes() and (first.boxes == second.boxes).all()
     assert any(first.picture.tobytes() != third.picture.tobytes() for first, third in zip(one, other, strict=False))
@@ -163,7 +175,7 @@ def engine(gallery, tmp_path_factory):
 
 
 def test_looks_are_what_the_localizer_finds(gallery, engine):
-    found = looks(gallery, engine)
+    found = locate_copies(gallery, engine)
     own, made = [one for one in found if not one.pasted], [one for one in found if one.pasted]
     assert [one.copies for one in made] == [len(one.boxes) for one in scenes(gallery, ALIKE)]
     localizer = Localizer(engine, LocalizeSettings(another=NEVER))
@@ -180,10 +192,10 @@ def test_looks_are_what_the_localizer_finds(gallery, engine):
 def test_copies_are_found_and_one_object_has_one_box(gallery, engine):
     """At the limit that is shipped; the tiny encoder cannot tell the look-alikes, which are left out."""
     told = shares(
-        [one for one in looks(gallery, engine) if one.copies > 1 or not one.pasted], LocalizeSettings().another
+        [one for one in locate_copies(gallery, engine) if one.copies > 1 or not one.pasted], LocalizeSettings().another
     )
     assert told.all_found[0] >= 0.8 and told.second == 0
 
 
 def test_nothing_to_measure_is_one_sentence(gallery, engine, refused):
-    assert "nothing can be measured" in refused(looks, replace(gallery, queries=()), engine)
+    assert "nothing can be measured" in refused(locate_copies, replace(gallery, queries=()), engine)

@@ -1,4 +1,4 @@
-"""Pictures of more than 8 bits a channel: their content tells their scale, and every file of it looks alike."""
+"""Pictures of more than 8 bits per channel: the content decides the scale, alike in every file format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 
 from patchify_core.encoders import load_encoder
 from patchify_core.features.crop import describe
-from patchify_core.imaging.depth import find_scale, to_bytes
+from patchify_core.imaging.bit_depth import find_scale, to_bytes
 from patchify_core.imaging.pictures import read_picture, upright
 from tests.bad_pictures import encoded, png_bytes, png_chunk
 from tests.tiff_files import tiff as layout
@@ -91,7 +91,7 @@ CONTENT = arrays.arrays(np.int64, (6, 7), elements=st.integers(0, 1000)).filter(
 @PROPERTY
 @given(content=CONTENT, scale=st.floats(1e-12, 1e12), shift=st.floats(1.5, 2000))
 def test_affine_scale_of_floats_changes_nothing(content, scale, shift):
-    """The values are brought below zero, where no usual scale lies."""
+    """The values are moved below zero, where there is no usual scale."""
     first = gray(tiff((content - 1500).astype(np.float32)))
     other = gray(tiff(((content - 1000 - shift) * scale).astype(np.float32)))
     assert np.abs(first - other).max() <= 1
@@ -105,7 +105,7 @@ def test_affine_scale_of_floats_changes_nothing(content, scale, shift):
     kind=st.sampled_from([np.int16, np.int32]),
 )
 def test_affine_scale_of_integers_changes_nothing(content, factor, shift, kind):
-    # Below zero, where no usual scale lies.
+    # Below zero, where there is no usual scale.
     data = cv2.imencode(".tif", ((content - 1001) * factor + shift).astype(kind))[1].tobytes()
     assert np.abs(gray(data) - gray(tiff((content - 1500).astype(np.float32)))).max() <= 1
 
@@ -128,7 +128,7 @@ def test_few_hot_or_dead_pixels_change_no_other(hot):
         assert (np.abs(pixels(other) - pixels(clean)).max(-1) > 1).sum() <= 6  # two in each of the channels
 
 
-def test_not_a_number_and_infinities_are_harmless():
+def test_nan_and_infinities_are_harmless():
     values = (RAMP - 100).astype(np.float32)
     values[0, :4] = np.nan, np.inf, -np.inf, 7
     found = gray(tiff(values))
@@ -152,7 +152,7 @@ def test_one_value_stays_one_value(kind, value, wanted):
 @PROPERTY
 @given(st.lists(st.floats(width=32), min_size=1, max_size=40))
 def test_every_float_has_a_scale(values):
-    """Not-a-number, infinities, the smallest and the largest floats among them."""
+    """Including NaN, infinities, the smallest and the largest floats."""
     array = np.array(values, np.float64)
     low, high = find_scale(iter([array]), array.size, floating=True)
     assert np.isfinite([low, high]).all() and low < high
@@ -185,7 +185,7 @@ def spoilt(content, low, high, value, rows):
     ],
 )  # fmt: skip
 def test_repeated_value_far_from_all_others_is_no_data(low, high, value, kind, rows):
-    """What is there comes out as it would without the rows that are not."""
+    """The data look as they would without the rows of no data."""
     values = spoilt(RAMP, low, high, value, rows).astype(kind)
     np.testing.assert_array_equal(gray(layout(values))[rows:], gray(layout(values[rows:])))
 
@@ -230,7 +230,7 @@ def test_single_pixels_up_to_a_hundredth_change_no_other(share, channels):
             assert np.abs(found - clean)[~hit if channels == 3 else ~hit[..., 0]].max() <= 4
 
 
-def test_hot_pixels_are_mended_and_areas_are_not():
+def test_hot_pixels_are_replaced_and_areas_are_not():
     values = 1000 + RAMP / 255 * 3000
     values[3, 0] = values[9, 9] = values[9, 63] = values[20, 20] = 65_535
     values[30, 40:42] = 65_535
@@ -241,7 +241,7 @@ def test_hot_pixels_are_mended_and_areas_are_not():
 
 
 def ordinary():
-    """Pictures in which black, white, lamps and lines belong to what is shown."""
+    """Pictures in which black, white, lamps and lines are part of the scene."""
     y, x = np.mgrid[0:90, 0:120]
     scene = 0.5 + 0.3 * np.sin(x / 9) * np.cos(y / 7) + 0.2 * (x / 119 - 0.5)
     yield "black bars", np.where((y < 14) | (y > 76), 0, scene)
@@ -345,11 +345,11 @@ def test_gray_with_alpha_of_12_bits():
     assert (found[3:] == 255).all() and np.abs(found[:3] - np.linspace(0, 255, 8)).max() <= 1
 
 
-def test_turned_deep_colour_is_turned_once():
+def test_rotated_deep_colour_is_turned_once():
     values = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], -1)
     data = bytearray(coloured((values * 4).astype(np.uint16), ".tif"))
     at = data.index(struct.pack("<HHI", 284, 3, 1))
-    data[at : at + 10] = struct.pack("<HHIH", 274, 3, 1, 6)  # the tag of the planes becomes one of the orientation
+    data[at : at + 10] = struct.pack("<HHIH", 274, 3, 1, 6)  # replace the tag of the planes by one of the orientation
     assert np.abs(pixels(bytes(data)) - np.rot90(values, -1)).max() <= 2
 
 
@@ -360,7 +360,7 @@ def test_deep_picture_opened_by_someone_else():
 # The encoder ----------------------------------------------------------------------------------------------
 
 
-def test_encoder_sees_the_8_bit_twin(sample_gallery):
+def test_encoder_sees_the_8_bit_equivalent(sample_gallery):
     encoder = load_encoder()
 
     def described(data):

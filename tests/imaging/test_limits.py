@@ -1,4 +1,4 @@
-"""What a picture may cost is known before it is spent: time, memory and metadata that a few bytes could demand."""
+"""Excessive time, memory and metadata are refused before a picture is decoded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image, ImageFile, features
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_folder
 from patchify_core.imaging import limits as picture_limits
-from patchify_core.imaging.headers import decoded_pixels
+from patchify_core.imaging.headers import decoded_heic_pixels
 from patchify_core.imaging.pictures import PictureSettings, picture_size, read_header, read_picture
 from patchify_core.index.build import build_index
 from tests.bad_pictures import encoded, photograph, png_bytes, png_chunk
@@ -29,7 +29,7 @@ READERS = [read_picture, picture_size, read_header]
 
 @pytest.fixture
 def no_pixels(monkeypatch):
-    """Fails where a pixel is decoded."""
+    """Fail if a pixel is decoded."""
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda image: pytest.fail("decoded"))
 
 
@@ -42,7 +42,7 @@ def refused(data, part, settings=None):
 
 
 def png_header(size, depth=8, colour=0, interlaced=0):
-    """A PNG that promises pixels and has none."""
+    """A PNG that declares a size and has no pixels."""
     header = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, interlaced)
     return (
         b"\x89PNG\r\n\x1a\n"
@@ -56,7 +56,7 @@ def png_header(size, depth=8, colour=0, interlaced=0):
 
 
 def progressive(scans, size=(64, 48), before=b""):
-    """A progressive JPEG with so many scans: its last one, again and again."""
+    """A progressive JPEG with a number of scans, made by repeating the last one."""
     data = encoded(photograph(size), "JPEG", progressive=True)
     last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
     count = data.count(b"\xff\xda")
@@ -65,7 +65,7 @@ def progressive(scans, size=(64, 48), before=b""):
 
 @pytest.mark.usefixtures("no_pixels")
 @pytest.mark.parametrize("scans", [501, 3000])
-def test_many_scans_are_refused_unread(scans):
+def test_many_scans_are_refused_undecoded(scans):
     refused(progressive(scans), "is stored in more than 500 scans, each a pass over its 0.0 megapixels")
 
 
@@ -86,7 +86,7 @@ def test_ordinary_progressive_pictures_are_read_at_every_size():
 
 def test_only_the_scans_of_the_picture_itself_count():
     settings = PictureSettings(max_scans=12)
-    noise = b"\xff\xe5" + struct.pack(">H", 2 + 400) + b"\xff\xda\0\2" * 100  # an application's own data
+    noise = b"\xff\xe5" + struct.pack(">H", 2 + 400) + b"\xff\xda\0\2" * 100  # data of an application
     data = progressive(12, before=noise) + b"\xff\xda" * 100 + encoded(photograph(), "JPEG") * 20
     assert read_picture(data, settings).size == (64, 48)
     refused(progressive(13, before=noise), "scans", settings)
@@ -108,8 +108,8 @@ def test_scans_inside_a_tiff_count_too():
             refused(tiff, "is stored in more than 500 scans")
 
 
-def test_ordinary_jpegs_are_not_gone_through_twice(monkeypatch):
-    monkeypatch.setattr(picture_limits, "scans_of_jpeg", lambda *_: pytest.fail("counted"))
+def test_ordinary_jpegs_are_not_scanned_twice(monkeypatch):
+    monkeypatch.setattr(picture_limits, "count_jpeg_scans", lambda *_: pytest.fail("counted"))
     for mode in ("L", "RGB", "CMYK"):
         assert read_picture(encoded(photograph().convert(mode), "JPEG")).size == (40, 30)
 
@@ -119,7 +119,7 @@ def test_ordinary_jpegs_are_not_gone_through_twice(monkeypatch):
 
 @pytest.mark.usefixtures("no_pixels")
 @pytest.mark.parametrize("size", [(99_000_000, 1), (1, 99_000_000), (100_001, 9), (2, 100_001)])
-def test_long_pictures_are_refused_unread(size):
+def test_long_pictures_are_refused_undecoded(size):
     refused(png_header(size), rf"is too long at {size[0]} × {size[1]} pixels \(at most 100,000 along a side")
 
 
@@ -130,7 +130,7 @@ def test_longest_pictures_are_read_and_described(tmp_path):
     assert (report.images, report.skipped) == (3, ())
 
 
-def test_good_pictures_are_indexed_beside_those_that_cost_too_much(tmp_path):
+def test_good_pictures_are_indexed_beside_refused_ones(tmp_path):
     photograph().save(tmp_path / "good.png")
     for name, data in {"long.png": png_header((99_000_000, 1)), "scans.jpg": progressive(600)}.items():
         (tmp_path / name).write_bytes(data)
@@ -194,8 +194,8 @@ for path in sorted(pathlib.Path(sys.argv[1]).iterdir()):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="peak memory is counted in kilobytes on Linux only")
-def test_no_kind_takes_more_memory_than_predicted(tmp_path):
-    """5 megapixels of each; a process of its own for each, whose peak shows."""
+def test_no_format_takes_more_memory_than_predicted(tmp_path):
+    """5 megapixels of each, in a separate process to measure its peak."""
     for name, image, options in kinds():
         image.save(tmp_path / name, **options)
     colour = np.asarray(photograph((2500, 2000))).astype(np.uint16) * 16
@@ -206,7 +206,7 @@ def test_no_kind_takes_more_memory_than_predicted(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [name for name, *_ in lines] == sorted(path.name for path in tmp_path.iterdir()), done.stderr
     for name, predicted, taken in lines:
-        # The decoded file itself lies in memory too where a decoder wants it whole.
+        # The file itself is in memory too if a decoder needs it as a whole.
         assert 4 < taken <= predicted + 2 * (tmp_path / name).stat().st_size / 1e6 + 20, (name, predicted, taken)
 
 
@@ -214,7 +214,7 @@ def test_no_kind_takes_more_memory_than_predicted(tmp_path):
 
 
 def tags(count, claimed, picture=True):
-    """A TIFF, or an EXIF block, in which many tags claim the same bytes."""
+    """A TIFF, or an EXIF block, in which many tags refer to the same bytes."""
     shown = {256: 8, 257: 6, 258: 8, 259: 1, 262: 1, 273: 8, 277: 1, 278: 6, 279: 48} if picture else {}
     entries = [struct.pack("<HHII", tag, 4, 1, value) for tag, value in shown.items()]
     entries += [struct.pack("<HHII", 1000 + number, 1, claimed, 8) for number in range(count)]
@@ -222,7 +222,7 @@ def tags(count, claimed, picture=True):
     return out.ljust(claimed + 8, b"\0")
 
 
-TOO_MUCH = "has more metadata than a picture has, or some that claim more than the file"
+TOO_MUCH = "has excessive metadata, or metadata that claim more bytes than the file has"
 
 
 def with_segments(segments):
@@ -245,7 +245,7 @@ def test_tags_that_claim_the_same_bytes_are_refused(count, claimed):
 
 @pytest.mark.parametrize("late", [False, True])
 def test_tags_that_claim_the_same_bytes_are_not_read_for_the_orientation(late, monkeypatch):
-    """PNG and WebP keep EXIF aside until it is wanted: the picture is read without it."""
+    """Pillow parses EXIF of PNG and WebP on demand: the picture is read without it."""
     monkeypatch.setattr(Image.Exif, "load", lambda *_: pytest.fail("EXIF was read"))
     exif, rows = tags(1500, 400_000), b"".join(b"\0" + bytes(40 * 3) for _ in range(30))
     chunk = png_chunk(b"eXIf", exif)
@@ -261,7 +261,7 @@ def test_ordinary_metadata_is_no_reason_to_refuse():
     exif[0x0112], exif[0x010E], exif[0x9286] = 6, "what is shown" * 1000, b"remark" * 3000
     for kind in ("JPEG", "PNG", "WEBP", "TIFF", *(["AVIF"] if features.check("avif") else [])):
         assert picture_size(encoded(photograph(), kind, exif=exif)) == (30, 40)
-    frames = png_chunk(b"fdAT", bytes(9)) * 9000  # an animation has many
+    frames = png_chunk(b"fdAT", bytes(9)) * 9000  # animations have many
     assert picture_size(png_bytes((40, 30), 8, 2, ROWS, after=frames)) == (40, 30)
     profile = bytes(range(256)) * 8000  # as many segments as a colour profile may have
     assert picture_size(encoded(photograph(), "JPEG", icc_profile=profile)) == (40, 30)
@@ -290,7 +290,7 @@ ROWS = b"".join(b"\0" + bytes(40 * 3) for _ in range(30))
     ids=["comments", "comment", "segments", "exif", "junk", "chunks", "late chunks", "empty chunks"],
 )
 def test_thousands_of_small_blocks_are_refused(data):
-    """Pillow takes time for each, and for a GIF's comments the square of it: 30 MB of them take hours."""
+    """Pillow's time grows with their number, for a GIF's comments with its square: 30 MB take hours."""
     refused(data, TOO_MUCH)
 
 
@@ -309,7 +309,7 @@ def test_tables_of_tiny_tiles_are_refused():
 
 
 @pytest.mark.parametrize("kind", [b"zTXt", b"iCCP", b"iTXt"])
-def test_text_that_unpacks_to_much_is_not_unpacked(kind, monkeypatch):
+def test_text_of_extreme_expansion_is_not_unpacked(kind, monkeypatch):
     packed = zlib.compress(bytes(50_000_000))
     head = b"a\0\0" if kind != b"iTXt" else b"a\0\1\0\0\0"
     with pytest.raises(PictureError):
@@ -330,12 +330,12 @@ def test_frame_larger_than_the_screen_of_its_gif_counts():
 
 
 @pytest.mark.usefixtures("no_pixels")
-def test_heic_of_many_layers_is_refused_unread():
+def test_heic_of_many_layers_is_refused_undecoded():
     pixels = SIZE[0] * SIZE[1]
-    assert decoded_pixels(heic()) == decoded_pixels(heic(copies=3, primary=2)) == pixels
-    assert decoded_pixels(overlaid(5)) == 6 * pixels
+    assert decoded_heic_pixels(heic()) == decoded_heic_pixels(heic(copies=3, primary=2)) == pixels
+    assert decoded_heic_pixels(overlaid(5)) == 6 * pixels
     assert picture_size(overlaid(5)) == SIZE
-    refused(overlaid(9, says=(4000, 2000), canvas=(64, 64)), "is put together of many times its own pixels")
+    refused(overlaid(9, says=(4000, 2000), canvas=(64, 64)), "is composed of many times its own pixels")
     refused(overlaid(60_000), "HEIC photo that is cut short|put together")
 
 

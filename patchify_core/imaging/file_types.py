@@ -1,7 +1,7 @@
-"""Which kind of file some first bytes are of, and what a person is told about a kind that is not read.
+"""Identify a file by its first bytes: choose the decoder, or explain why the file cannot be read as a picture.
 
-A file is what its content says. Its name decides only whether it was meant to be a picture (`PICTURE_SUFFIXES`): a
-damaged `photo.jpg` is a bad picture, a `notes.txt` is none.
+Content decides what a file is. Its name decides only whether it was meant to be a picture (`PICTURE_SUFFIXES`): a
+damaged `photo.jpg` is a damaged picture, while `notes.txt` is not a picture at all.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from PIL import (
     features,
 )
 
-from patchify_core.imaging.samples import TiffFile
+from patchify_core.imaging.tiff import TiffFile
 
-KINDS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
+SUPPORTED_FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF, HEIC or AVIF"
 
 RAW_SUFFIXES = frozenset(
     ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .gpr .iiq .k25 .kdc .mef .mos .mrw .nef .nrw .orf .ori .pef .raf "
@@ -32,15 +32,15 @@ PICTURE_SUFFIXES = RAW_SUFFIXES | frozenset(
     ".heic .heif .heics .heifs .hif .jxl .jp2 .j2k .j2c .jpf .jpx .jpm .jxr .wdp .svg .svgz .psd .psb .ico .icns .tga "
     ".exr .hdr .xcf .kra .dds .pcx .sgi .qoi .ppm .pgm .pbm .pnm .pam .pfm".split()
 )
-"""Endings (lower case) by which a file is called a picture, whether or not its kind is read here."""
+"""Suffixes (lower case) of pictures, whether or not their format is supported here."""
 
-BRANDS_OF_AVIF = frozenset({b"avif", b"avis"})
-BRANDS_OF_SEQUENCES = frozenset({b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"})
-BRANDS_OF_HEIC = BRANDS_OF_SEQUENCES - {b"msf1"} | {b"heic", b"heix", b"heim", b"heis"}
+AVIF_BRANDS = frozenset({b"avif", b"avis"})
+SEQUENCE_BRANDS = frozenset({b"hevc", b"hevx", b"hevm", b"hevs", b"msf1"})
+HEIC_BRANDS = SEQUENCE_BRANDS - {b"msf1"} | {b"heic", b"heix", b"heim", b"heis"}
 _BMP_HEADER_BYTES = frozenset({12, 40, 52, 56, 64, 108, 124})
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
-_UNREAD = {
+_UNSUPPORTED = {
     "a JPEG XL picture": (b"\xff\x0a", b"\0\0\0\x0cJXL \r\n\x87\n"),
     "a JPEG 2000 picture": (b"\0\0\0\x0cjP  \r\n\x87\n", b"\xff\x4f\xff\x51"),
     "a JPEG XR picture": (b"II\xbc",),
@@ -86,20 +86,20 @@ _DOCUMENTS = {
     "a program": (b"MZ[^ -~]", b"\x7fELF"),
 }
 _RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
-_UNREAD_SUFFIXES = {
+_UNSUPPORTED_SUFFIXES = {
     "an icon": (".ico",),
     "a Targa picture": (".tga",),
     "a Netpbm picture": (".ppm", ".pgm", ".pbm", ".pnm", ".pam", ".pfm"),
 }
 
 
-def is_called_a_picture(name: str) -> bool:
-    """Whether a file's name has an ending that only pictures have."""
+def has_picture_suffix(name: str) -> bool:
+    """Return whether a file name has a suffix that only pictures have."""
     return PurePath(name).suffix.lower() in PICTURE_SUFFIXES
 
 
-def opener(head: bytes) -> type[ImageFile.ImageFile] | None:
-    """Choose the Pillow plugin by the file's first bytes; None where they are of no kind that is read."""
+def decoder_for(head: bytes) -> type[ImageFile.ImageFile] | None:
+    """Choose the Pillow plugin by the file's first bytes; None if its format is not supported."""
     if head.startswith(b"\xff\xd8\xff"):
         return JpegImagePlugin.JpegImageFile  # an MPO too: its first picture is a complete JPEG
     if head.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -112,9 +112,9 @@ def opener(head: bytes) -> type[ImageFile.ImageFile] | None:
         return TiffFile
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_BYTES:
         return BmpImagePlugin.BmpImageFile
-    kind = _iso_kind(head)
+    kind = _iso_format(head)
     if kind == "AVIF" and features.check("avif"):
-        from PIL import AvifImagePlugin  # not in Pillow before 11.3
+        from PIL import AvifImagePlugin  # added in Pillow 11.3
 
         return AvifImagePlugin.AvifImageFile
     if kind == "HEIC":
@@ -127,33 +127,33 @@ def opener(head: bytes) -> type[ImageFile.ImageFile] | None:
 
 
 def brands(head: bytes) -> list[bytes]:
-    """List the major and compatible brands of an ISO media file (AVIF, HEIC, MP4); empty for any other file."""
+    """Return the major and compatible brands of an ISO media file (AVIF, HEIC, MP4); empty for any other file."""
     if head[4:8] != b"ftyp":
         return []
     end = min(int.from_bytes(head[:4], "big"), len(head))
     return [head[8:12], *(head[at : at + 4] for at in range(16, end - 3, 4))]
 
 
-def _iso_kind(head: bytes) -> str | None:
-    """Tell AVIF and HEIC apart by all brands; where these say neither or both (`mif1`), by how the items are coded."""
+def _iso_format(head: bytes) -> str | None:
+    """Distinguish AVIF and HEIC by their brands; if these are ambiguous (`mif1`), by the codec of the items."""
     listed = set(brands(head))
-    avif, heic = bool(listed & BRANDS_OF_AVIF), bool(listed & BRANDS_OF_HEIC)
+    avif, heic = bool(listed & AVIF_BRANDS), bool(listed & HEIC_BRANDS)
     if avif == heic:
-        if not listed & (BRANDS_OF_AVIF | {b"mif1", b"mif2", b"msf1"}):
+        if not listed & (AVIF_BRANDS | {b"mif1", b"mif2", b"msf1"}):
             return None
         avif = b"av01" in head and b"hvc1" not in head
     return "AVIF" if avif else "HEIC"
 
 
-def other_kind(head: bytes) -> str | None:
-    """Name what a file is that is no picture, by its first bytes; 512 are enough.
+def other_file_type(head: bytes) -> str | None:
+    """Name the type of a file that is not a picture, by its first 512 bytes.
 
     Returns:
-        A noun with its article, such as "a Git LFS pointer", "a web page" or "a RAR archive"; None for a picture, for
-        other text, and for what is not known.
+        A noun with its article, such as "a Git LFS pointer", "a web page" or "a RAR archive"; None for pictures, other
+        text and unknown types.
 
     Example:
-        >>> other_kind(b"%PDF-1.7"), other_kind(b"words")
+        >>> other_file_type(b"%PDF-1.7"), other_file_type(b"words")
         ('a PDF document', None)
     """
     text = _text(head)
@@ -162,13 +162,13 @@ def other_kind(head: bytes) -> str | None:
     if text.startswith(("<!doctype html", "<html")):
         return "a web page"
     if (
-        _iso_kind(head)
-        or is_raw(head)
-        or head.startswith(tuple(start for starts in _UNREAD.values() for start in starts))
+        _iso_format(head)
+        or _is_raw(head)
+        or head.startswith(tuple(start for starts in _UNSUPPORTED.values() for start in starts))
     ):
         return None
     documents = (kind for kind, patterns in _DOCUMENTS.items() if any(re.match(p, head, re.DOTALL) for p in patterns))
-    return other_archive(head) or next(documents, None)
+    return other_archive_type(head) or next(documents, None)
 
 
 def _text(head: bytes) -> str:
@@ -176,18 +176,18 @@ def _text(head: bytes) -> str:
     return head.decode(encoding, "ignore").lstrip().lower()
 
 
-def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
-    """Tell a person what a file that is not read looks like, and what to do with it.
+def explain_unsupported(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
+    """Explain what a file without a decoder is, and what the user can do.
 
     Args:
         head: The file's first bytes.
-        name: The file as the sentence calls it.
-        suffix: The ending of its name, lower case.
+        name: The file's name as it appears in the message.
+        suffix: The suffix of its name, lower case.
 
     Returns:
-        The sentence, and whether the content is a picture of a kind that is known but not read.
+        The message, and whether the content is a picture of a known but unsupported format.
     """
-    text, kind = _text(head), other_kind(head)
+    text, kind = _text(head), other_file_type(head)
     if not head.strip(b"\0"):
         return f"{name} begins with nothing but zeros: its copy or download was not finished, so repeat it.", False
     if kind == "a Git LFS pointer":
@@ -197,32 +197,32 @@ def what_it_is(head: bytes, name: str, suffix: str) -> tuple[str, bool]:
     drawn = re.match(r"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*<(\w+:)?svg\b", text, re.DOTALL)
     if drawn or suffix in (".svg", ".svgz"):
         return f"{name} is an SVG drawing, which has no pixels: export it as PNG or JPEG.", bool(drawn)
-    if _iso_kind(head) == "HEIC":
+    if _iso_format(head) == "HEIC":
         return f"{name} is a HEIC photo, for which pi-heif is missing: install it, or save the photo as JPEG.", True
-    if _iso_kind(head) == "AVIF":
+    if _iso_format(head) == "AVIF":
         return f"{name} is an AVIF picture, which this Pillow cannot read: save it as JPEG or PNG.", True
-    if is_raw(head):
-        return raw_photo(name), True
-    for unread, starts in _UNREAD.items():
+    if _is_raw(head):
+        return raw_photo_message(name), True
+    for unsupported, starts in _UNSUPPORTED.items():
         if head.startswith(starts):
-            return f"{name} is not a picture of a kind that is read here, but {unread}: save it as JPEG or PNG.", True
+            return f"{name} is {unsupported}, which is not supported: save it as JPEG or PNG.", True
     if kind:
         return f"{name} is {kind}, not a picture: {_advice(kind)}.", False
     if re.match(r"[\[{]\s*([\[{\"\]}]|-?\d)", text):
         return f"{name} is a JSON file, not a picture: choose the picture itself.", False
-    for unread, suffixes in _UNREAD_SUFFIXES.items():
+    for unsupported, suffixes in _UNSUPPORTED_SUFFIXES.items():
         if suffix in suffixes:
-            return f"{name} is not a picture of a kind that is read here, but {unread}: save it as JPEG or PNG.", True
+            return f"{name} is {unsupported}, which is not supported: save it as JPEG or PNG.", True
     if not re.search(r"[\0-\x08\x0e-\x1a\x1c-\x1f]", text):
         kind = "a PostScript document" if text.startswith("%!ps") else "text"
-        return f"{name} is not a picture of a kind that is read here, but {kind}: choose the picture itself.", False
+        return f"{name} is {kind}, not a picture: choose the picture itself.", False
     if suffix in RAW_SUFFIXES:
-        return raw_photo(name), True
-    return f"{name} is not a picture of a kind that is read here ({KINDS}): save it as JPEG or PNG.", False
+        return raw_photo_message(name), True
+    return f"{name} is not a picture in a supported format ({SUPPORTED_FORMATS}): save it as JPEG or PNG.", False
 
 
 def _advice(kind: str) -> str:
-    """What to do with a document of some kind."""
+    """Advise what to do with a file that is not a picture."""
     if kind.endswith("archive"):
         return "unpack it first"
     if kind.endswith(("program", "database", "recording")):
@@ -233,24 +233,24 @@ def _advice(kind: str) -> str:
     return f"export {part} as PNG or JPEG"
 
 
-def is_raw(head: bytes) -> bool:
-    """Whether some first bytes are a camera raw file's that is no plain TIFF."""
+def _is_raw(head: bytes) -> bool:
+    """Return whether the first bytes are those of a camera raw file that is not a plain TIFF."""
     return head.startswith(_RAW) or (head.startswith(_TIFF) and head[8:10] == b"CR") or b"crx " in brands(head)
 
 
-def raw_photo(name: str) -> str:
-    """What is said of a camera raw file."""
+def raw_photo_message(name: str) -> str:
+    """Return the message for a camera raw file."""
     return f"{name} is a camera raw file, whose first picture is only a preview: export it as JPEG or TIFF."
 
 
-# Archives, by their first bytes --------------------------------------------------------------------------------
+# Archives --------------------------------------------------------------------------------------------------------
 
 
-PARTS = "The archive is one of several parts: pack the pictures into a single zip."
+SPLIT_ARCHIVE = "The archive is one of several parts: pack the pictures into a single zip."
 
-SPANNED = (b"PK\x07\x08", b"PK00PK\x03\x04")  # the first part of several: APPNOTE.TXT 8.5.3 to 8.5.5
+SPANNED = (b"PK\x07\x08", b"PK00PK\x03\x04")  # first part of a split archive: APPNOTE.TXT 8.5.3 to 8.5.5
 
-_STARTS = {
+_ARCHIVES = {
     "a RAR archive": (b"Rar!\x1a\x07",),
     "a 7-Zip archive": (b"7z\xbc\xaf\x27\x1c",),
     "a gzip archive": (b"\x1f\x8b",),
@@ -263,45 +263,18 @@ _STARTS = {
 }
 
 
-def other_archive(head: bytes) -> str | None:
-    """Name the kind of an archive that is not a zip.
-
-    Args:
-        head: The file's first bytes; 512 are enough.
+def other_archive_type(head: bytes) -> str | None:
+    """Name the type of an archive other than zip, by its first 512 bytes.
 
     Returns:
-        A noun with its article; None if the file is no archive of a kind that is known, or a zip.
+        A noun with its article; None for zip archives and files of other types.
 
     Example:
-        >>> other_archive(b"Rar!" + bytes([26, 7, 1, 0]))
+        >>> other_archive_type(b"Rar!" + bytes([26, 7, 1, 0]))
         'a RAR archive'
     """
     if head[257:262] == b"ustar":
         return "a tar archive"
     if head[2:5] == b"-lh" and head[6:7] == b"-":
         return "an LHA archive"
-    return next((kind for kind, starts in _STARTS.items() if head.startswith(starts)), None)
-
-
-def what_no_zip_is(head: bytes) -> str:
-    """Say in one sentence what a file is that has no zip archive's table of contents, and what to do.
-
-    Args:
-        head: The file's first bytes; 1,024 are enough.
-    """
-    if not head.strip(b"\0"):
-        what = "begins with nothing but zeros" if head else "is empty"
-        return f"That file {what}: its copy or download was not finished, so repeat it and send it again."
-    if head.startswith(SPANNED):
-        return PARTS
-    if head.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "The zip archive is cut short: its copy or download was not finished, so repeat it and send it again."
-    kind = other_kind(head)
-    advice = {
-        "a web page": "download the archive itself",
-        "a Git LFS pointer": "fetch the file with 'git lfs pull'",
-        "a PDF document": "export its pages as pictures",
-    }
-    if kind and (kind in advice or other_archive(head)):
-        return f"That is {kind}, not a zip archive: {advice.get(kind, 'pack the pictures as a zip')}."
-    return "That is no zip archive: choose a .zip file, or send the pictures themselves."
+    return next((kind for kind, starts in _ARCHIVES.items() if head.startswith(starts)), None)

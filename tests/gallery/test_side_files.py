@@ -1,4 +1,4 @@
-"""imaging.sidefiles: what systems leave is passed over, what people call their pictures never is."""
+"""Side files of systems and photo programs are recognised; ordinary names of pictures never are."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from patchify_core.imaging.filenames import (
+from patchify_core.gallery.folder import (
     SIDE_FILES,
     SIDE_FOLDERS,
     is_hidden,
-    is_passed_over,
     is_side_file,
     is_side_folder,
+    is_skipped,
 )
 
 
@@ -24,26 +24,26 @@ def in_any_case(names: list[str]) -> st.SearchStrategy[str]:
 
 
 @given(in_any_case([*sorted(SIDE_FILES), "._a.jpg", "a.jpg.xmp", "img_1.aae", "mvi_1.thm", "synophoto_thumb_xl.jpg"]))
-def test_files_of_systems_whatever_the_case(name) -> None:
+def test_side_files_in_any_case(name) -> None:
     assert is_side_file(name)
 
 
 @given(in_any_case([*sorted(SIDE_FOLDERS), ".trash-1000"]))
-def test_folders_of_systems_whatever_the_case(name) -> None:
+def test_side_folders_in_any_case(name) -> None:
     assert is_side_folder(name)
 
 
 @pytest.mark.parametrize("name", ["thumbs.jpg", "desktop.png", "xmp", "xmp.jpg", "a.aae.jpg", "_a.jpg", "IMG.HEIC", ""])
-def test_pictures_are_no_side_files(name) -> None:
+def test_pictures_are_not_side_files(name) -> None:
     assert not is_side_file(name)
 
 
 @pytest.mark.parametrize("name", ["recycle", "thumbnails", "trash", "snapshots", "eaDir", "tmp", "2024", "#1", "@home"])
-def test_folders_that_people_make_are_no_side_folders(name) -> None:
+def test_ordinary_folders_are_not_side_folders(name) -> None:
     assert not is_side_folder(name)
 
 
-def test_hidden_is_what_starts_with_a_dot() -> None:
+def test_names_that_start_with_a_dot_are_hidden() -> None:
     assert [is_hidden(name) for name in (".a.jpg", ".git", "..a", "a.jpg", "a.", "", ".", "..")] == [True] * 3 + [
         False
     ] * 5
@@ -52,6 +52,6 @@ def test_hidden_is_what_starts_with_a_dot() -> None:
 @pytest.mark.parametrize(
     "part", ["__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", ".thumbnails", ".hidden", ".Trash-1000"]
 )
-def test_a_file_anywhere_below_such_a_folder_is_passed_over(part) -> None:
-    assert all(is_passed_over(path) for path in (f"{part}/a.jpg", f"x/{part}/a.jpg", f"{part}/x/a.jpg"))
-    assert not is_passed_over("x/a.jpg")
+def test_a_file_anywhere_below_such_a_folder_is_skipped(part) -> None:
+    assert all(is_skipped(path) for path in (f"{part}/a.jpg", f"x/{part}/a.jpg", f"{part}/x/a.jpg"))
+    assert not is_skipped("x/a.jpg")

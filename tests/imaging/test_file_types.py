@@ -1,4 +1,4 @@
-"""Which files are pictures: their content decides, their name says whether they were meant to be some, HEIC is read."""
+"""Content decides what is a picture, names decide what was meant to be one; camera raw, pages, and HEIC."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from PIL import Image, features
 
 from patchify_core.errors import NotAPictureError, PictureError
 from patchify_core.gallery import read_folder
+from patchify_core.imaging.file_types import PICTURE_SUFFIXES
 from patchify_core.imaging.pictures import (
-    PICTURE_SUFFIXES,
     PictureSettings,
     picture_size,
     read_header,
@@ -74,7 +74,7 @@ def refusal(data, name=None, read=read_picture):
     "read", [read_picture, picture_size, read_header, lambda data, name: read_reduced(data, 9, name=name)]
 )
 @pytest.mark.parametrize("kind", DOCUMENTS)
-def test_document_is_no_picture_unless_its_name_says_so(kind, read):
+def test_document_is_not_a_picture_unless_its_name_says_so(kind, read):
     for name in (None, "notes.txt", "notes", ".jpg", "photo.jpg.part", "sub/clip.mp4"):
         assert refusal(DOCUMENTS[kind], name, read)[0] is NotAPictureError
     for name in ("photo.jpg", "SUB/IMG_1.HEIC", "a.b.TIFF", "x.dng", "sub\\\\photo.jfif"):
@@ -104,7 +104,7 @@ def test_picture_is_read_under_any_name(suffix, tmp_path):
 
 
 @pytest.mark.parametrize("kind", UNREAD)
-def test_unread_kind_is_a_bad_picture_under_any_name(kind):
+def test_unsupported_format_is_a_bad_picture_under_any_name(kind):
     for name in (None, "file", "notes.txt", "photo.jpg"):
         found, message = refusal(UNREAD[kind], name)
         assert found is PictureError
@@ -141,7 +141,7 @@ SAID = {
 
 @pytest.mark.parametrize("kind", SAID)
 @pytest.mark.parametrize("suffix", ["jpg", "png", "dng", "tif"])
-def test_other_files_are_called_what_they_are(kind, suffix):
+def test_other_file_types_are_named(kind, suffix):
     for data in SAID[kind]:
         found, message = refusal(data, f"holiday.{suffix}")
         assert found is PictureError
@@ -160,7 +160,7 @@ def test_text_that_looks_like_something_else_is_text():
         b"{name} is here",
         b"PKW",
     ):
-        assert "but text" in refusal(text, "notes.jpg")[1]
+        assert "is text, not a picture" in refusal(text, "notes.jpg")[1]
 
 
 def test_link_that_leads_nowhere(tmp_path):
@@ -174,13 +174,13 @@ def test_link_that_leads_nowhere(tmp_path):
     for path, target in ((link, "photo.jpg"), (inner, "'gone.jpg'")):
         found, message = refusal(path)
         assert found is PictureError
-        assert message.startswith(f"{path.name!r} is a link that leads nowhere (to ") and target in message
+        assert message.startswith(f"{path.name!r} is a broken link (to ") and target in message
     gallery = read_folder(tmp_path)
     assert [name for name, _ in gallery.skipped] == ["x.jpg", "y.jpg"]
-    assert "is a link that leads nowhere" in dict(gallery.skipped)["y.jpg"]
+    assert "is a broken link" in dict(gallery.skipped)["y.jpg"]
 
 
-def test_svg_inside_other_text_is_no_drawing():
+def test_svg_inside_other_text_is_not_a_drawing():
     for text in (
         b"<html><svg/></html>",
         b"<note>an <svg> element</note>",
@@ -194,7 +194,7 @@ def test_pointer_of_git_lfs_says_how_to_fetch_the_file():
     assert "'git lfs pull'" in refusal(DOCUMENTS["pointer"], "photo.jpg")[1]
 
 
-def test_name_of_bytes_is_in_every_sentence():
+def test_name_of_bytes_is_in_every_message():
     bad = [b"", b"x", encoded(photograph(), "PNG")[:60], encoded(photograph(), "JPEG")[:300], heic()[:200]]
     for data in bad:
         assert refusal(data, "folder/photo 7.png")[1].startswith("'photo 7.png' ")
@@ -258,7 +258,7 @@ def test_camera_raw_is_refused_by_its_tags():
         ([{254: 2}, {254: 2}], 0, True),
     ],
 )
-def test_reduced_copies_and_masks_are_no_pages(pages, read, more):
+def test_reduced_copies_and_masks_are_not_pages(pages, read, more):
     data = tiff(*pages)
     assert read_header(data).more is more
     assert read_picture(data).getpixel((0, 0)) == (10 * read,) * 3
@@ -275,7 +275,7 @@ FRAMES = [Image.new("RGB", (12, 8), colour) for colour in ("red", "green", "blue
 
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "WEBP", "TIFF", *(["AVIF"] if features.check("avif") else [])])
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_further_frames_are_noticed(kind, count, monkeypatch):
+def test_further_frames_are_detected(kind, count, monkeypatch):
     data = encoded(FRAMES[0], kind, save_all=True, append_images=FRAMES[1:count])
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
     header = read_header(data)
@@ -290,7 +290,7 @@ def test_pictures_appended_to_a_jpeg_do_not_count():
 
 @pytest.mark.parametrize("kind", ["jpeg", "png", "tiff", "webp"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_stored_size_is_the_one_before_the_turn(kind, orientation, tmp_path):
+def test_stored_size_is_before_orientation(kind, orientation, tmp_path):
     header = read_header(oriented(tmp_path, orientation, kind, size=(24, 16)))
     assert header.stored == (24, 16)
     assert header.size == ((16, 24) if orientation >= 5 else (24, 16))
@@ -318,7 +318,7 @@ def test_heic_is_read_whatever_its_brand(brands):
 
 @pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
 @pytest.mark.parametrize("brand", [b"avif", b"mif1", b"heic"])
-def test_avif_is_told_from_heic_by_all_brands(brand):
+def test_avif_is_distinguished_from_heic_by_all_brands(brand):
     data = encoded(Image.fromarray(scene()), "AVIF")
     assert distance(read_picture(data.replace(b"ftypavif", b"ftyp" + brand)), scene()) < 4
 
@@ -340,7 +340,7 @@ def test_heic_is_mirrored():
 
 @pytest.mark.parametrize("primary", [1, 2, 3])
 def test_primary_picture_of_several_is_read(primary):
-    data = heic(copies=3, primary=primary, turns=rotated(1))  # the last one is turned
+    data = heic(copies=3, primary=primary, turns=rotated(1))  # the last one is rotated
     wanted = np.rot90(scene()) if primary == 3 else scene()
     assert distance(read_picture(data), wanted) < 2
     assert read_header(data).more
@@ -363,11 +363,11 @@ def test_size_of_a_heic_is_checked_before_it_is_decoded():
 
 
 @pytest.mark.parametrize("says", [(10, 10), (128, 65), (1000, 1000)])
-def test_heic_whose_pixels_are_of_another_size_is_refused(says):
+def test_heic_with_a_false_size_is_refused(says):
     assert "is a HEIC photo that is cut short, damaged" in refusal(heic(says=says))[1]
 
 
-def test_heic_coded_otherwise_is_refused():
+def test_heic_with_another_codec_is_refused():
     for kind in (b"av01", b"vvc1", b"j2k1", b"jpeg", b"grid", b"iovl"):
         assert "is a HEIC photo that" in refusal(heic(kind=kind))[1]
 
@@ -383,7 +383,7 @@ def test_heic_cut_short_is_refused(cut):
         assert read is picture_size
 
 
-def test_heic_without_its_library_is_one_sentence():
+def test_heic_without_its_library():
     code = (
         "import sys; sys.modules['pi_heif'] = None\n"
         "from patchify_core.imaging.pictures import read_picture\n"
@@ -395,7 +395,7 @@ def test_heic_without_its_library_is_one_sentence():
     assert said == "'a.heic' is a HEIC photo, for which pi-heif is missing: install it, or save the photo as JPEG.\n"
 
 
-def test_pillow_itself_stays_as_it_was():
+def test_pillow_itself_is_unchanged():
     """Registered openers are process-wide, and would change what other libraries read."""
     read_picture(heic())
     assert "HEIF" not in Image.OPEN

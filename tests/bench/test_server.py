@@ -1,11 +1,11 @@
-"""bench.crowd: a large gallery in which the bundled one's answers are still the answers."""
+"""bench.server: a large gallery in which the bundled one's answers are still the answers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from patchify_core.bench.crowd import make_crowd
+from patchify_core.bench.server import make_gallery
 from patchify_core.demo import example_gallery as module
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.gallery import read_coco
@@ -17,7 +17,7 @@ from patchify_core.web.views import strip
 def crowd(tmp_path_factory, sample_db):
     folder = tmp_path_factory.mktemp("crowd") / "gallery"
     folder.mkdir()
-    make_crowd(sample_db, folder, 400)
+    make_gallery(sample_db, folder, 400)
     return folder
 
 
@@ -43,13 +43,13 @@ def test_mixed_pictures_have_neighbours_among_themselves_and_none_among_the_bund
 
 
 def test_fewer_than_the_bundled_ones_are_refused(tmp_path, sample_db, refused):
-    assert "--pictures 164" in refused(make_crowd, sample_db, tmp_path, 100)
+    assert "--pictures 164" in refused(make_gallery, sample_db, tmp_path, 100)
 
 
 def test_a_large_gallery_is_ranked_and_scored_to_a_depth(crowd, monkeypatch):
     whole = ExampleGallery(crowd)
-    question = whole.first()
-    every = whole.answer(question, whole.levels, 10)
+    query = whole.first()
+    every = whole.answer(query, whole.levels, 10)
     assert every.ranked == 0 and "Scored are" not in strip(every, "it")
     monkeypatch.setattr(module, "WHOLE_UP_TO", 300)
     monkeypatch.setattr(module, "RANKED", 50)

@@ -1,4 +1,4 @@
-"""evaluation.found: scores over equal similarities against brute force over every order of them."""
+"""evaluation.positives: scores over equal similarities against brute force over every order of them."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from patchify_core.evaluation.found import find_positives
-from patchify_core.evaluation.metrics import score_found, score_query, summarise
+from patchify_core.evaluation.metrics import score_positives, score_query, summarise
+from patchify_core.evaluation.positives import find_positives
 
 # No deadline: a busy machine is not a wrong answer.
 PROPERTY = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -123,7 +123,7 @@ def test_what_leaves_the_ranking_leaves_its_tie_too(case, data):
     assert (left.ap, left.locscore) == pytest.approx(tuple(np.mean(slow, axis=0)), abs=1e-12)
     some = find_positives(ids, lambda at: boxes[at], wanted, scores=values).only(wanted.keys() - set(gone), True)
     others = score_query(ids, boxes, wanted, ignored=[at for at in gone if right[at]], cutoff=cutoff, scores=values)
-    again = score_found(some, cutoff)
+    again = score_positives(some, cutoff)
     assert (again.ap, again.locscore, again.first) == (others.ap, others.locscore, others.first)
     assert again.precisions.tolist() == others.precisions.tolist()
 

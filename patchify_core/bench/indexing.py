@@ -1,13 +1,14 @@
-"""Indexing speed: every way to describe a picture, beside the plain loop (PIL, timm, torch) in the same run.
-
-A further way is one more entry of `ways` in `measure`.
-"""
+"""Indexing: how fast pictures are described, beside a plain loop of PIL, timm and torch, and peak memory."""
 
 from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from patchify_core.bench import in_turn, print_table
 from patchify_core.encoders import DEFAULT_ENCODER, Encoder, EncoderSettings, load_encoder
 from patchify_core.encoders.base import ENGINES
 from patchify_core.encoders.effnet import LITE_MODELS, LiteModel, packaged_state
+from patchify_core.errors import PatchifyError
 from patchify_core.features.crop import describe_many
 from patchify_core.features.extract import POOLED, load_extractor
 from patchify_core.files import SAMPLE_DB
@@ -30,11 +32,14 @@ LOOP, BATCH = "one crop at a time", "30 crops a batch"
 """The plain ways; the others are compared with the first one."""
 
 Way = Callable[[], list[NDArray[np.float32]]]
-"""Describes all pictures: of each a row per patch."""
+"""Describes all pictures: for each, one row per patch."""
+
+SIZES, PICTURE = (100, 1000), (640, 480)
+"""Folders whose peak memory is compared: number of pictures, and their size in pixels."""
 
 
-def measure() -> dict[str, Any]:
-    """Prints pictures per second, and returns them with the ratios and the agreement of the descriptors."""
+def measure_speed() -> dict[str, Any]:
+    """Print pictures per second of every way to describe them, and return them with ratios and cosine similarities."""
     images = read_coco(SAMPLE_DB).images[:PICTURES]
     ways: dict[str, Way] = {
         **{f"crops ({engine})": _crops(images, engine) for engine in installed_engines()},
@@ -45,7 +50,7 @@ def measure() -> dict[str, Any]:
     descriptors: dict[str, list[NDArray[np.float32]]] = {}
     seconds = in_turn({name: _recorded(way, name, descriptors) for name, way in ways.items()}, RUNS)
     rate = {name: PICTURES / value for name, value in seconds.items()}
-    # Pooled descriptors are others than those of crops: they are not meant to agree.
+    # Pooled descriptors differ from those of crops by design.
     same = [name for name in descriptors if not name.startswith(POOLED)]
     cosine = {name: _smallest_cosine(descriptors[name], descriptors[LOOP]) for name in same}
     table = [("way", "pictures/s", "of the loop", "of the batch", "smallest cosine")]
@@ -62,12 +67,12 @@ def measure() -> dict[str, Any]:
 
 
 def installed_engines() -> list[str]:
-    """Those of `ENGINES` that this machine has; an engine's package has its name."""
+    """Return those of `ENGINES` whose package, of the same name, is installed."""
     return [engine for engine in ENGINES if importlib.util.find_spec(engine)]
 
 
 def _crops(images: Sequence[GalleryImage], engine: str) -> Way:
-    """Ours."""
+    """Describe crops with our pipeline."""
     encoder: Encoder = load_encoder(DEFAULT_ENCODER, EncoderSettings(engine=engine))
 
     def work() -> list[NDArray[np.float32]]:
@@ -78,7 +83,7 @@ def _crops(images: Sequence[GalleryImage], engine: str) -> Way:
 
 
 def _pooled(images: Sequence[GalleryImage], engine: str) -> Way:
-    """One pass per picture, its map packed as an index keeps it."""
+    """Describe pictures in one pass each, and pack their maps as an index stores them."""
     encoder: Encoder = load_encoder(DEFAULT_ENCODER, EncoderSettings(engine=engine))
     extractor = load_extractor(POOLED, encoder, keep_maps=True)
 
@@ -90,7 +95,7 @@ def _pooled(images: Sequence[GalleryImage], engine: str) -> Way:
 
 
 def _plain(images: Sequence[GalleryImage], batched: bool) -> Way:
-    """What a few lines of PIL, timm and torch do, a crop or a picture's 30 crops at a time."""
+    """Describe crops with a few lines of PIL, timm and torch, one at a time or the 30 of a picture in a batch."""
     import torch
     from PIL.Image import Resampling
 
@@ -126,6 +131,55 @@ def _smallest_cosine(ours: list[NDArray[np.float32]], theirs: list[NDArray[np.fl
     return min(float((a * b).sum(1).min()) for a, b in zip(ours, theirs, strict=True))
 
 
+# Peak memory ------------------------------------------------------------------------------------------------
+
+_BUILD = """
+import resource, sys
+from patchify_core import Pyramid, build_index, load_encoder, read_gallery
+report = build_index(read_gallery(sys.argv[1]), sys.argv[2], load_encoder(), Pyramid(1))
+unit = 1 if sys.platform == "darwin" else 1024   # macOS counts bytes, Linux kilobytes
+print(report.images, report.images_per_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+"""
+
+
+def measure_memory() -> dict[str, Any]:
+    """Print peak memory and speed for a folder and one ten times as large, each in its own process; return them.
+
+    Raises:
+        PatchifyError: on Windows, where Python cannot read the peak memory of a process.
+    """
+    if sys.platform == "win32":
+        raise PatchifyError("Peak memory cannot be measured on Windows: run this benchmark on Linux or macOS.")
+    rows = [("pictures", "their pixels", "peak memory", "pictures/s")]
+    numbers: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
+        for size in SIZES:
+            folder = Path(temporary) / f"pictures-{size}"
+            _make_pictures(folder, size)
+            command = [sys.executable, "-c", _BUILD, str(folder), str(Path(temporary) / f"index-{size}")]
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+            images, rate, peak = done.stdout.split()
+            pixels = size * PICTURE[0] * PICTURE[1] * 3
+            numbers[images] = {"peak_bytes": int(peak), "pixel_bytes": pixels, "images_per_s": float(rate)}
+            rows.append((images, f"{pixels / 1e6:.0f} MB", f"{int(peak) / 1e6:.0f} MB", f"{float(rate):.1f}"))
+    peaks = [entry["peak_bytes"] for entry in numbers.values()]
+    numbers["ratio"] = peaks[1] / peaks[0]
+    print_table("Indexing, pyramid:1, generated 640x480 pictures", rows)
+    print(f"  ten times the pictures take {numbers['ratio']:.2f} times the memory")
+    return numbers
+
+
+def _make_pictures(folder: Path, count: int) -> None:
+    """Write pictures that all differ, so that none is reused as a copy of another."""
+    from PIL import Image
+
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for number in range(count):
+        small = random.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        Image.fromarray(small).resize(PICTURE).save(folder / f"{number:05d}.jpg", quality=80)
+
+
 # timm's network, the peer --------------------------------------------------------------------------------------
 
 _STEM_AND_HEAD = {
@@ -147,10 +201,10 @@ _FIRST_BLOCK = {"_depthwise_conv": "conv_dw", "_bn1": "bn1", "_project_conv": "c
 
 
 def timm_name(name: str, stages: Sequence[int]) -> str:
-    """Translates one tensor name of the packaged checkpoint to timm's.
+    """Translate one tensor name of the packaged checkpoint to timm's.
 
-    The checkpoint numbers blocks through, timm numbers them within stages; the blocks of the first stage do not
-    expand, so their parts are named differently there.
+    The checkpoint numbers all blocks consecutively, timm within each stage. Blocks of the first stage do not expand,
+    so that timm names their parts differently.
 
     Args:
         name: e.g. `_blocks.1._expand_conv.weight`.
@@ -181,7 +235,7 @@ def timm_name(name: str, stages: Sequence[int]) -> str:
 
 
 def plain_network(model: LiteModel) -> Any:
-    """The timm network as its authors wrote it, frozen, with the packaged weights."""
+    """Load the timm network, frozen, with the packaged weights."""
     import timm
 
     network: Any = timm.create_model(model.architecture, pretrained=False)

@@ -1,4 +1,4 @@
-"""gallery on datasets that other tools wrote: the same gallery as a clean one, or a sentence."""
+"""COCO exports of annotation tools: each is read like a clean dataset, or refused with a clear message."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from patchify_core.errors import GalleryError
-from patchify_core.gallery import check_pictures, read_coco, read_dataset, read_gallery, told_layout
+from patchify_core.gallery import check_pictures, detect_layout, read_coco, read_dataset, read_gallery
 from tests.bad_pictures import encoded, oriented, photograph
 from tests.gallery.test_gallery import put, refusal
 
@@ -32,7 +32,7 @@ def pictures(folder, *names, size=SIZE):
 
 
 def clean():
-    """Three gallery pictures, one query, whole-numbered boxes: what every deviation below must come out as."""
+    """Three gallery pictures, one query, integer boxes: what every deviation below must be read as."""
     width, height = SIZE
     names = ["Föhn/Bild 1.png", "Föhn/Bild 2.png", "Föhn/Bild 3.png"]
     images = [{"id": i, "file_name": name, "width": width, "height": height} for i, name in enumerate(names)]
@@ -63,7 +63,7 @@ def write(folder, data, name="annotations.json", encode=lambda text: text.encode
 
 
 def meaning(gallery):
-    """All that a score depends on."""
+    """Everything that a score depends on."""
     by_instance = {
         instance: (
             {i: None if b is None else sorted(b.tolist()) for i, b in gallery.positives(instance).items()},
@@ -149,7 +149,7 @@ def useless_boxes(data):
 
 
 def over_the_edge(data):
-    """The boxes that reach an edge reach beyond it."""
+    """Boxes that touch an edge extend beyond it."""
     for entry in data["annotations"]:
         entry["bbox"] = {2: [20, 10, 28, 21], 4: [-8, -2, 60, 50]}.get(entry.get("id"), entry["bbox"])
 
@@ -201,7 +201,7 @@ DEVIATIONS = {
     "compressed RLE": masks(compressed, {"bbox": None}),
     "RLE": masks(run_lengths, {"bbox": [3, 3, 0, 0]}),
 }
-FIRST = ("useless boxes", "over the edge")  # they speak of boxes, which the masks replace
+FIRST = ("useless boxes", "over the edge")  # they change boxes, which the masks replace
 ENCODINGS = {
     "UTF-8": lambda text: text.encode(),
     "UTF-8 BOM": lambda text: text.encode("utf-8-sig"),
@@ -213,7 +213,7 @@ ENCODINGS = {
 
 
 @pytest.mark.parametrize("name", DEVIATIONS)
-def test_each_deviation_means_what_the_clean_dataset_means(name, tmp_path):
+def test_each_deviation_is_read_like_the_clean_dataset(name, tmp_path):
     data = clean()
     DEVIATIONS[name](data)
     assert json.dumps(data) != json.dumps(clean())
@@ -222,14 +222,14 @@ def test_each_deviation_means_what_the_clean_dataset_means(name, tmp_path):
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.permutations(sorted(DEVIATIONS)), st.integers(0, len(DEVIATIONS)), st.sampled_from(sorted(ENCODINGS)))
-def test_deviations_together_mean_the_same_or_are_refused(tmp_path_factory, order, number, encoding):
+def test_combined_deviations_are_read_alike_or_refused(tmp_path_factory, order, number, encoding):
     folder = tmp_path_factory.mktemp("foreign")
     data = clean()
     chosen = sorted(order[:number], key=lambda name: name not in FIRST)
     try:
         for name in chosen:
             DEVIATIONS[name](data)
-    except (ValueError, TypeError, KeyError, IndexError):  # one has already changed what the other changes
+    except (ValueError, TypeError, KeyError, IndexError):  # one has changed what the other changes
         return
     try:
         gallery = read_coco(write(folder, data, encode=ENCODINGS[encoding]))
@@ -239,7 +239,7 @@ def test_deviations_together_mean_the_same_or_are_refused(tmp_path_factory, orde
         assert meaning(gallery) == meaning(read_coco(write(folder / "clean", clean())))
 
 
-def test_what_is_understood_otherwise_is_said(tmp_path):
+def test_interpretations_are_noted(tmp_path):
     data = clean()
     useless_boxes(data)
     data["annotations"].append({"image_id": 1, "category_id": CUP, "bbox": []})
@@ -254,30 +254,30 @@ def test_what_is_understood_otherwise_is_said(tmp_path):
     )
     assert "2 boxes cut off at the edge of the picture, first: annotation 2" in notes
     assert "2 annotations of a crowd (iscrowd) counted as ignored, first: annotation 3" in notes
-    assert "1 box taken from the segmentation" in notes
+    assert "1 box computed from the segmentation" in notes
     assert "4 file names of annotations.json matched files whose names are spelled differently, first: 'FÖHN" in notes
     assert read_coco(write(tmp_path / "clean", clean())).notes == ()
 
 
-def test_an_unusual_encoding_is_said(tmp_path):
+def test_an_unusual_encoding_is_noted(tmp_path):
     assert "was read as UTF-16" in read_coco(write(tmp_path, clean(), encode=ENCODINGS["UTF-16"])).notes[0]
     assert read_coco(write(tmp_path, clean(), encode=ENCODINGS["UTF-8 BOM"])).notes == ()
 
 
-def test_a_query_that_finds_itself_is_said(tmp_path):
+def test_a_query_that_finds_itself_is_noted(tmp_path):
     data = clean()
     data["images"][3]["file_name"] = "Föhn/Bild 2.png"
-    said = "that they do not exclude: 1, first: image 9."
+    said = "do not exclude themselves: 1, first: image 9."
     assert said in " ".join(read_coco(write(tmp_path, data)).notes)
     data["images"][3]["exclude"] = [1]
     assert read_coco(write(tmp_path, data)).notes == ()
 
 
-# What is not needed is not asked for --------------------------------------------------------------------------
+# Unused fields -----------------------------------------------------------------------------------------------
 
 
 def without_needless_fields(data):
-    """Ids of annotations that are null, empty, words, twice; null lists; sizes that the picture itself has."""
+    """Annotation ids that are null, empty, text or duplicates; null lists; sizes missing but in the picture."""
     for entry, odd in zip(data["annotations"], [None, "", "3f2a-uuid", 4, 4, 1.5, []], strict=True):
         entry["id"] = odd
     for entry in data["images"]:
@@ -286,14 +286,14 @@ def without_needless_fields(data):
     data["images"][1]["split"] = ""
 
 
-def test_fields_that_nothing_needs_may_be_anything(tmp_path):
+def test_unused_fields_may_have_any_value(tmp_path):
     data = clean()
     without_needless_fields(data)
     assert meaning(read_coco(write(tmp_path, data))) == meaning(read_coco(write(tmp_path / "clean", clean())))
 
 
 def test_pictures_alone_make_a_gallery(tmp_path):
-    """As image_info_test2017.json has them: enough for `index`."""
+    """Like image_info_test2017.json: enough for `index`."""
     data = {"images": clean()["images"][:3]}
     assert len(read_coco(write(tmp_path, data)).images) == 3
     data = {"images": clean()["images"]}
@@ -307,7 +307,7 @@ def test_categories_of_any_name(tmp_path):
 
 
 @pytest.mark.parametrize("split", ["train", "Val", "test", "validation"])
-def test_parts_of_training_are_gallery_pictures(split, tmp_path):
+def test_training_splits_are_gallery_pictures(split, tmp_path):
     data = clean()
     for entry in data["images"][:2]:
         entry["split"] = split
@@ -315,7 +315,7 @@ def test_parts_of_training_are_gallery_pictures(split, tmp_path):
     gallery = read_coco(write(tmp_path, data))
     assert meaning(gallery) == meaning(read_coco(write(tmp_path / "clean", clean())))
     assert (
-        f"2 splits other than 'gallery' and 'query' taken as 'gallery', first: {split!r} of image 0." in gallery.notes
+        f"2 splits other than 'gallery' and 'query' treated as 'gallery', first: {split!r} of image 0." in gallery.notes
     )
 
 
@@ -328,8 +328,8 @@ def test_rotated_boxes_are_counted(tmp_path):
     )
 
 
-def test_other_forms_of_polygons(tmp_path):
-    """As a list of points, and with a piece of less than three points beside a proper one."""
+def test_other_polygon_formats(tmp_path):
+    """A list of points, and a polygon of less than three points beside a valid one."""
     data = clean()
     for entry, shape in zip(data["annotations"], (polygon, two_polygons) * 4, strict=False):
         points = shape(entry["bbox"], SIZE)
@@ -374,42 +374,42 @@ def test_refusals(case, tmp_path):
 
 
 BAD_MASKS = {
-    "four numbers": ([[1, 2, 3, 4]], "no polygon"),
-    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "no polygon"),
-    "words": ([["a"] * 6], "no polygon"),
-    "not finite": ([[1, 2, 3, 4, 5, float("nan")]], "no polygon"),
+    "four numbers": ([[1, 2, 3, 4]], "not a polygon"),
+    "odd": ([[1, 2, 3, 4, 5, 6, 7]], "not a polygon"),
+    "words": ([["a"] * 6], "not a polygon"),
+    "not finite": ([[1, 2, 3, 4, 5, float("nan")]], "not a polygon"),
     "another picture's": (
         {"size": [40, 30], "counts": [1200]},
         "of size [40, 30] (height, width), but its picture is [30, 40]",
     ),
     "no size": ({"counts": [1200]}, "of size None"),
-    "too short": ({"size": [30, 40], "counts": [10, 10]}, "damaged"),
-    "negative": ({"size": [30, 40], "counts": [1210, -10]}, "damaged"),
-    "no code": ({"size": [30, 40], "counts": 5}, "damaged"),
-    "odd letters": ({"size": [30, 40], "counts": "~~~"}, "damaged"),
-    "goes on": ({"size": [30, 40], "counts": "PPPP"}, "damaged"),
-    "too long": ({"size": [30, 40], "counts": "0" + "a1" * 300}, "damaged"),
-    "text": ("everything", "no polygon"),
+    "too short": ({"size": [30, 40], "counts": [10, 10]}, "run-length encoding is invalid"),
+    "negative": ({"size": [30, 40], "counts": [1210, -10]}, "run-length encoding is invalid"),
+    "no code": ({"size": [30, 40], "counts": 5}, "run-length encoding is invalid"),
+    "odd letters": ({"size": [30, 40], "counts": "~~~"}, "run-length encoding is invalid"),
+    "goes on": ({"size": [30, 40], "counts": "PPPP"}, "run-length encoding is invalid"),
+    "too long": ({"size": [30, 40], "counts": "0" + "a1" * 300}, "run-length encoding is invalid"),
+    "text": ("everything", "not a polygon"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_MASKS)
-def test_segmentations_that_are_none(case, tmp_path):
+def test_invalid_segmentations(case, tmp_path):
     shape, part = BAD_MASKS[case]
     data = clean()
     data["annotations"][0].update(bbox=None, segmentation=shape)
     message = refusal(read_coco, write(tmp_path, data))
     assert "annotation 1 has a segmentation" in message and part in message
-    data["annotations"][0].update(bbox=[2, 3, 10, 8])  # it is not needed
+    data["annotations"][0].update(bbox=[2, 3, 10, 8])  # so the segmentation is not needed
     assert meaning(read_coco(write(tmp_path, data))) == meaning(read_coco(write(tmp_path / "clean", clean())))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@example("00")  # no run at all, of which pycocotools makes a box at the far end of 32 bits
+@example("00")  # no run, which pycocotools turns into a box at the end of 32 bits
 @given(st.text(st.characters(min_codepoint=48, max_codepoint=111), max_size=40))
 def test_any_run_length_code_is_read_or_refused(counts):
-    """pycocotools' C code believes what it is given: it must never be given what it cannot bear."""
-    from patchify_core.gallery.coco_values import EntryError, box_of_mask
+    """pycocotools' C code trusts its input, so invalid input must never reach it."""
+    from patchify_core.gallery.coco_boxes import EntryError, box_of_mask
 
     try:
         box = box_of_mask({"size": [30, 40], "counts": counts}, SIZE)
@@ -418,7 +418,7 @@ def test_any_run_length_code_is_read_or_refused(counts):
     assert box is not None and (box >= 0).all() and (box[2:] <= SIZE).all() and (box[2:] > box[:2]).all()
 
 
-def test_boxes_of_another_form_are_refused(tmp_path):
+def test_boxes_in_another_format_are_refused(tmp_path):
     corners, fractions = clean(), clean()
     for entry in [*corners["annotations"], *fractions["annotations"]]:
         x, y, w, h = entry["bbox"]
@@ -430,8 +430,8 @@ def test_boxes_of_another_form_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("few", [1, 2, 4])
-def test_few_boxes_of_another_form_are_refused_too(few, tmp_path):
-    """Corners that stick out, corners that fit but for their area, and fractions beside one proper box."""
+def test_few_boxes_in_another_format_are_refused_too(few, tmp_path):
+    """Corners that stick out, corners contradicted only by their area, and fractions beside one valid box."""
     data = clean()
     data["annotations"] = data["annotations"][:few]
     data["images"] = data["images"][:3]
@@ -440,7 +440,7 @@ def test_few_boxes_of_another_form_are_refused_too(few, tmp_path):
     assert "mostly outside" in refusal(read_coco, write(tmp_path, data))
     for entry in data["annotations"]:
         entry.update(bbox=[5, 5, 20, 18], area=15 * 13)
-    assert "boxes are corners, as their area or outline tells" in refusal(read_coco, write(tmp_path, data))
+    assert "boxes are corners, according to their area or outline" in refusal(read_coco, write(tmp_path, data))
     for entry in data["annotations"]:
         entry.update(area=20 * 18)
     assert len(read_coco(write(tmp_path, data)).images) == 3
@@ -462,7 +462,7 @@ CORNERS = {
 
 
 @pytest.mark.parametrize("tells", CORNERS)
-def test_corners_are_told_by_what_stands_beside_them(tells, tmp_path):
+def test_corners_are_detected_by_other_fields(tells, tmp_path):
     data = clean()
     for entry in data["annotations"]:
         box = [8, 8, 20, 18]
@@ -474,22 +474,22 @@ def test_corners_are_told_by_what_stands_beside_them(tells, tmp_path):
     assert len(read_coco(write(tmp_path, data)).images) == 3
 
 
-def test_many_corners_are_told_by_those_that_would_stick_out(tmp_path):
-    """Real boxes stick out too, but then not all of them lie so that they could be corners."""
+def test_many_corners_are_detected_by_boxes_that_stick_out(tmp_path):
+    """Real boxes stick out too, but then not all of them would be valid corners."""
     data = clean()
     data["annotations"] = [
         {"image_id": 0, "category_id": CUP, "bbox": [1 + n % 9, 2, 12 + n % 9, 15]} for n in range(19)
     ] + [{"image_id": 1, "category_id": CUP, "bbox": [20, 2, 26, 10]}]
     data["images"] = data["images"][:3]
-    assert len(read_coco(write(tmp_path, data)).annotations) == 20  # one of twenty: may be a careless hand
+    assert len(read_coco(write(tmp_path, data)).annotations) == 20  # one of twenty may be drawn carelessly
     data["annotations"][0]["bbox"] = [18, 2, 28, 10]
-    assert "its 20 boxes are corners inside their pictures" in refusal(read_coco, write(tmp_path, data))
+    assert "its 20 boxes would fit inside their pictures as corners" in refusal(read_coco, write(tmp_path, data))
     data["annotations"][1]["bbox"] = [18, 2, 10, 10]
     assert len(read_coco(write(tmp_path, data)).annotations) == 20
 
 
-def test_the_form_of_boxes_is_the_first_thing_said(tmp_path):
-    """The query's box of less than a pixel is no mistake of its own; YOLO's boxes have their centre first."""
+def test_the_format_of_boxes_is_the_first_problem_named(tmp_path):
+    """The query's tiny box is a consequence of the format: YOLO's boxes begin with their centre."""
     data = clean()
     for entry in data["annotations"]:
         entry["bbox"] = [0.9, 0.5, 0.4, 0.2]
@@ -500,7 +500,7 @@ def test_the_form_of_boxes_is_the_first_thing_said(tmp_path):
     assert "cannot be used: 7 of its 7 boxes are fractions" in refusal(read_coco, write(tmp_path, data))
 
 
-def test_an_ignored_query_is_said(tmp_path):
+def test_an_ignored_query_is_noted(tmp_path):
     data = clean()
     data["annotations"][6]["iscrowd"] = 1
     gallery = read_coco(write(tmp_path, data))
@@ -520,7 +520,7 @@ def test_sizes_are_compared_before_anything_is_embedded(tmp_path):
     assert "Bild 2.png is 30x40 pixels, but its annotations say 40x30: correct" in message and "EXIF" not in message
 
 
-def test_a_size_before_the_exif_orientation_is_called_that(tmp_path):
+def test_a_size_before_exif_orientation_is_explained(tmp_path):
     name = oriented(tmp_path, 6).name  # stored 5 x 3, upright 3 x 5
     for size, fits in [((3, 5), True), ((5, 3), False), ((5, 5), False)]:
         image = {"id": 1, "file_name": name, "width": size[0], "height": size[1]}
@@ -532,7 +532,7 @@ def test_a_size_before_the_exif_orientation_is_called_that(tmp_path):
             assert "annotations say 5x" in message and ("EXIF orientation" in message) == (size == (5, 3))
 
 
-def test_pictures_that_are_not_listed_are_counted(tmp_path):
+def test_unlisted_pictures_are_counted(tmp_path):
     folder = write(tmp_path, clean())
     pictures(folder, "more.png", "Föhn/@eaDir/thumb.png", ".hidden.png")
     (folder / "notes.txt").write_text("no picture")
@@ -567,7 +567,7 @@ LAYOUTS = {
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_layouts(layout, tmp_path, tmp_path_factory):
-    """Found from the folder and from the JSON's own path, with the same meaning."""
+    """The folder and the path of the JSON file are read alike."""
     file, where, prefix = LAYOUTS[layout]
     data = clean()
     for entry in data["images"]:
@@ -577,7 +577,7 @@ def test_layouts(layout, tmp_path, tmp_path_factory):
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(data))
     want = meaning(read_coco(write(tmp_path_factory.mktemp("clean"), clean())))
-    assert told_layout(tmp_path) == "coco"
+    assert detect_layout(tmp_path) == "coco"
     for gallery in (read_coco(path), read_coco(tmp_path), read_dataset(tmp_path), read_gallery(path)):
         images, by_instance, queries = meaning(gallery)
         assert (by_instance, queries) == want[1:] and len(images) == 3
@@ -602,8 +602,8 @@ ON_DISK = {
     st.integers(0, 6),
     st.sampled_from(sorted(ENCODINGS)),
 )
-def test_deviations_in_any_layout_mean_the_same(tmp_path_factory, layout, spelling, order, number, encoding):
-    """Whatever a tool writes, wherever it puts it, and whatever the file system made of the names."""
+def test_deviations_in_any_layout_are_read_alike(tmp_path_factory, layout, spelling, order, number, encoding):
+    """For any combination of content, place and spelling of the file names."""
     file, where, prefix = LAYOUTS[layout]
     folder, data = tmp_path_factory.mktemp("foreign"), clean()
     for entry in data["images"]:
@@ -612,7 +612,7 @@ def test_deviations_in_any_layout_mean_the_same(tmp_path_factory, layout, spelli
     try:
         for name in sorted(order[:number], key=lambda name: name not in FIRST):
             DEVIATIONS[name](data)
-    except (ValueError, TypeError, KeyError, IndexError):  # one has already changed what the other changes
+    except (ValueError, TypeError, KeyError, IndexError):  # one has changed what the other changes
         return
     path = folder / file
     path.parent.mkdir(exist_ok=True)
@@ -625,22 +625,22 @@ def test_deviations_in_any_layout_mean_the_same(tmp_path_factory, layout, spelli
     assert len(images) == len({image.path for image in gallery.images}) == 3
 
 
-def test_letter_case_of_folders_and_length_of_files_do_not_count(tmp_path):
+def test_letter_case_of_folders_and_length_of_files_do_not_matter(tmp_path):
     data = clean()
-    data["info"] = {"description": "long " * 300_000}  # what is in its first megabyte says nothing
+    data["info"] = {"description": "long " * 300_000}  # neither key is in the first megabyte
     for entry in data["images"]:
         pictures(tmp_path, "Images/Default/" + entry["file_name"])
     (tmp_path / "Annotations").mkdir()
     (tmp_path / "Annotations" / "Instances_default.JSON").write_text(json.dumps(data))
-    assert told_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
+    assert detect_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
 
 
 @pytest.mark.parametrize(
     "content", [b"PK\3\4...", b"", b'{"images": [', b"<html>", b"version https://git-lfs.github.com/spec/v1"]
 )
 @pytest.mark.parametrize("name", ["annotations/instances_default.json", "_annotations.coco.json"])
-def test_a_file_in_a_layouts_place_that_is_no_json_is_named(name, content, tmp_path):
-    """It is what the person means: not a plain folder with one more document in it."""
+def test_a_file_in_a_layouts_place_that_is_not_json_is_named(name, content, tmp_path):
+    """It was meant to be the annotations: the folder is not a plain one with another document."""
     pictures(tmp_path, "images/a.png")
     (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(content)
@@ -649,13 +649,13 @@ def test_a_file_in_a_layouts_place_that_is_no_json_is_named(name, content, tmp_p
 
 
 def test_a_file_of_another_name_is_found_or_named(tmp_path):
-    """`evaluate` takes the only one beside the pictures; a folder of pictures stays one, and says what is there."""
+    """`evaluate` uses the only JSON file beside the pictures; `index` reads a plain folder, with a note."""
     write(tmp_path, clean(), "my export (1).json")
-    assert told_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
+    assert detect_layout(tmp_path) == "coco" and len(read_coco(tmp_path).images) == 3
     assert "my export (1).json" in read_gallery(tmp_path).notes[-1] and len(read_gallery(tmp_path).images) == 4
     deep = tmp_path / "deep"
     write(deep / "proj" / "export", clean(), "data.json")
-    assert told_layout(deep) == "folder" and "proj/export/data.json" in read_gallery(deep).notes[-1]
+    assert detect_layout(deep) == "folder" and "proj/export/data.json" in read_gallery(deep).notes[-1]
 
 
 def test_pictures_below_the_named_folder_are_counted(tmp_path):
@@ -678,8 +678,8 @@ def test_positives_without_a_box_are_named(tmp_path):
     )
 
 
-def test_a_nested_part_does_not_take_over_a_folder_of_pictures(tmp_path):
-    """`index` of a folder of pictures takes them all, and says that there are annotations."""
+def test_a_nested_split_does_not_replace_a_folder_of_pictures(tmp_path):
+    """`index` reads all pictures of a folder, and notes that there are annotations."""
     write(tmp_path / "train", clean(), "_annotations.coco.json")
     pictures(tmp_path, "a.png")
     gallery = read_gallery(tmp_path)
@@ -693,11 +693,11 @@ def test_several_annotation_files_are_named(tmp_path):
     assert "2 annotation files (train/_annotations.coco.json, valid/_annotations.coco.json)" in refusal(
         read_coco, tmp_path
     )
-    assert "2 annotation files" in refusal(told_layout, tmp_path)
+    assert "2 annotation files" in refusal(detect_layout, tmp_path)
     assert len(read_gallery(tmp_path).images) == 8
 
 
-def test_the_part_that_the_file_is_called_after_goes_first(tmp_path):
+def test_the_split_in_the_file_name_takes_precedence(tmp_path):
     """train2017/1.png and val2017/1.png are two pictures."""
     data = clean()
     for part in ("train2017", "val2017"):
@@ -719,7 +719,7 @@ def test_pictures_in_two_places_are_refused(tmp_path):
     )
 
 
-def test_pictures_that_are_spread_over_folders_are_called_that(tmp_path):
+def test_pictures_spread_over_folders_are_explained(tmp_path):
     data = clean()
     for number, entry in enumerate(data["images"]):
         pictures(tmp_path, f"images/{'train' if number else 'val'}/{entry['file_name']}")
@@ -741,7 +741,7 @@ def test_names_relative_to_a_folder_of_annotations(tmp_path):
         assert [image.path.is_file() for image in gallery.images] == [True] * 3
 
 
-def test_where_pictures_were_looked_for(tmp_path):
+def test_searched_folders_are_named(tmp_path):
     for folder in ("annotations", "images"):
         (tmp_path / folder).mkdir()
     (tmp_path / "annotations" / "instances_default.json").write_text(json.dumps(clean()))
@@ -756,11 +756,11 @@ def test_other_json_does_not_make_a_folder_a_dataset(tmp_path):
     (tmp_path / "labels.json").write_text('["a", "b"]')
     (tmp_path / "annotations").mkdir()
     (tmp_path / "annotations" / "a.json").write_text('{"shapes": [], "imagePath": "a.png"}')
-    assert told_layout(tmp_path) == "folder"
+    assert detect_layout(tmp_path) == "folder"
     assert len(read_gallery(tmp_path).images) == 2
 
 
-# What is no JSON --------------------------------------------------------------------------------------------
+# Files that are not JSON --------------------------------------------------------------------------------------------
 
 
 def zipped(text):
@@ -789,14 +789,14 @@ OTHER_FILES = {
 
 
 @pytest.mark.parametrize("case", OTHER_FILES)
-def test_what_a_file_is_instead(case, tmp_path):
+def test_another_file_type_is_named(case, tmp_path):
     make, part = OTHER_FILES[case]
     message = refusal(read_coco, write(tmp_path, clean(), encode=make))
     assert part in message and "annotations.json" in message
 
 
-def test_a_key_that_stands_twice(tmp_path):
-    """Two lists that somebody joined by hand: the first was lost without a word. Equal values are one."""
+def test_a_duplicate_key(tmp_path):
+    """Two lists joined by hand, of which the first would be lost silently. Equal values are accepted."""
     text = json.dumps(clean())
     folder = write(tmp_path, clean())
     for more in (', "annotations": []}', ', "info": {"year": 1, "year": 2}}'):
@@ -822,13 +822,13 @@ def test_every_box_becomes_a_query_that_excludes_its_own_picture(tmp_path):
     assert [(*q.exclude, q.instance, q.box.tolist()) for q in boxed.queries] == want and len(want) == 4
     assert all(gallery.image(*q.exclude).path == q.path for q in boxed.queries)
     assert len({q.id for q in boxed.queries} | {i.id for i in gallery.images}) == 4 + 3
-    assert boxed.notes == ("Annotations that make no query: 2 ignored.",)
+    assert boxed.notes == ("Annotations not used as queries: 2 ignored.",)
     assert boxed.images == gallery.images and boxed.annotations is gallery.annotations
 
 
-def test_boxes_of_less_than_a_pixel_make_no_query(tmp_path):
+def test_boxes_of_less_than_a_pixel_are_not_queries(tmp_path):
     data = clean()
-    data["annotations"][0]["bbox"] = [39.7, 3, 10, 8]  # what is left of it
+    data["annotations"][0]["bbox"] = [39.7, 3, 10, 8]  # 0.3 pixels of it are inside
     data["annotations"][1].pop("bbox")
     boxed = read_coco(write(tmp_path, data)).with_box_queries()
     assert "2 ignored, 1 without a box, 1 of less than a pixel." in boxed.notes[-1]

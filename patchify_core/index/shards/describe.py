@@ -1,7 +1,7 @@
-"""One pass over pictures: read, cut, describe. Every way to an index begins here, in one process or in many.
+"""One pass over pictures: read them, cut them into patches, describe those. Every index begins here.
 
-A picture is known by the digest of its bytes, so that one that comes twice, or was embedded before, is not embedded
-again.
+Pictures are identified by the digest of their bytes, so that a duplicate, or one that was embedded before, is not
+embedded again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Embedded:
-    """A picture that went through the encoder.
+    """An embedded picture.
 
     Attributes:
-        image: which one.
-        descriptors: (P, D) float32 with rows of length 1.
-        boxes: (P, 4) float32 xyxy in pixels, where the regions depend on the pixels; else None.
-        packed: its feature map (`features.maps.pack`); None where none is kept.
+        image: The picture.
+        descriptors: (P, D) float32, rows of length 1.
+        boxes: (P, 4) float32 xyxy in pixels where the regions depend on the pixels, else None.
+        packed: Its feature map (`features.maps.pack`), or None.
     """
 
     image: IndexedImage
@@ -50,10 +50,10 @@ class Skipped:
     """A picture that could not be read.
 
     Attributes:
-        name: of its file.
-        reason: why, one sentence.
-        bytes: size of its file; None where the disk did not deliver it.
-        mtime_ns: when the file was changed; None likewise.
+        name: File name.
+        reason: One sentence.
+        bytes: Size of the file; None if it could not be read from disk.
+        mtime_ns: Modification time of the file; None likewise.
     """
 
     name: str
@@ -63,70 +63,71 @@ class Skipped:
 
 
 class Timed:
-    """A report of work in which pictures went through the encoder, `embedded` of them in `seconds`."""
+    """A report of `embedded` pictures in `seconds`."""
 
     embedded: int
     seconds: float
 
     @property
     def images_per_s(self) -> float | None:
-        """Embedded pictures per second; None when nothing had to be embedded."""
+        """Embedded pictures per second; None if nothing was embedded."""
         return self.embedded / self.seconds if self.embedded else None
 
 
 class PicturePass:
-    """Goes over pictures once; each ends up in `images` or in `skipped`.
+    """Describes pictures in one pass; each ends up in `images` or in `skipped`.
 
     Args:
-        extractor: what describes them.
-        regions: what boxes they are cut into.
-        settled: called for each picture that needs no encoder; the others are the caller's, who gets them.
-        known: whether a picture of this digest was embedded before.
+        extractor: Describes the patches.
+        regions: The patches.
+        on_done: Called for each picture that is skipped or known; the caller counts the others.
+        known: Whether a picture with this digest was embedded before.
 
     Attributes:
-        images: the pictures that could be read, in order.
-        times: when the file of each was changed, in ns, as of before it was read.
-        skipped: the others.
-        reused: how many of `images` needed no encoder.
+        images: The readable pictures, in order.
+        times: Modification time of each of their files in ns, from before it was read.
+        skipped: The other pictures.
+        reused: How many of `images` were known.
     """
 
     def __init__(
         self,
         extractor: Extractor,
         regions: Regions,
-        settled: Callable[[], None] = lambda: None,
+        on_done: Callable[[], None] = lambda: None,
         known: Callable[[str], bool] = lambda digest: False,
     ) -> None:
-        self._extractor, self._regions, self._settled, self._known = extractor, regions, settled, known
-        # Of the few pictures on their way through the encoder, by digest.
-        self._coming: dict[str, tuple[IndexedImage, NDArray[np.float32] | None]] = {}
+        self._extractor, self._regions, self._on_done, self._known = extractor, regions, on_done, known
+        # The few pictures in the encoder at this moment, by digest.
+        self._in_progress: dict[str, tuple[IndexedImage, NDArray[np.float32] | None]] = {}
         self.images: list[IndexedImage] = []
         self.times: list[int] = []
         self.skipped: list[Skipped] = []
         self.reused = 0
 
     def run(self, images: Iterable[GalleryImage]) -> Generator[Embedded]:
-        """Yield each picture that is new, in order; to be closed where it is not read to its end.
+        """Yield each new picture, in order. Close the generator if it is not exhausted.
 
         Raises:
-            GalleryError: if annotations give a picture another size than it has.
+            GalleryError: Annotations give a picture another size than it has.
         """
         with closing(self._extractor.describe_many(self._new(images))) as stream:
             for described in stream:
-                image, boxes = self._coming.pop(described.key)
+                image, boxes = self._in_progress.pop(described.key)
                 yield Embedded(image, described.descriptors, boxes, described.packed)
 
     def _new(self, images: Iterable[GalleryImage]) -> Iterator[tuple[str, Image, NDArray[np.float64]]]:
+        """Yield digest, pixels and boxes of each new picture."""
         seen: set[str] = set()
 
         def read(image: GalleryImage) -> Skipped | _Read:
             name, length, mtime = image.file_name, None, None
             try:
-                changed = image.path.stat().st_mtime_ns  # before it is read: if it changes meanwhile, that will show
+                changed = image.path.stat().st_mtime_ns  # before reading, so that a later change is noticed
                 data = image.path.read_bytes()
                 length, mtime, digest = len(data), changed, sha256_of_bytes(data)
                 known = digest in seen or self._known(digest)
-                # A known picture's header is read all the same: the annotations may have changed since.
+                # Read the header of a known picture too: the annotations may have changed since.
                 picture, size = (None, picture_size(data, name=name)) if known else self._extractor.read(data, name)
                 check_size(name, (image.width, image.height), size)
             except (OSError, PictureError) as error:
@@ -135,36 +136,36 @@ class PicturePass:
             indexed = IndexedImage(image.id, name, image.width, image.height, length, digest)
             return indexed, changed, None if picture is None else (picture, *boxes_for(self._regions, picture, size))
 
-        for found in in_order(read, images, getattr(self._extractor.encoder, "readers", 0)):
-            if isinstance(found, Skipped):
-                self.skipped.append(found)
-                self._settled()
+        for result in in_order(read, images, getattr(self._extractor.encoder, "readers", 0)):
+            if isinstance(result, Skipped):
+                self.skipped.append(result)
+                self._on_done()
                 continue
-            indexed, changed, new = found
+            indexed, changed, new = result
             self.images.append(indexed)
             self.times.append(changed)
-            # Two readers may have had two copies of a picture at once: by now the second one is known.
+            # Two readers may have read two copies of a picture at once; the second one is known by now.
             if new is None or indexed.sha256 in seen:
                 self.reused += 1
-                self._settled()
+                self._on_done()
                 continue
             seen.add(indexed.sha256)
-            picture, cut, kept = new
-            self._coming[indexed.sha256] = indexed, kept
-            yield indexed.sha256, picture, cut
+            picture, crop_boxes, stored_boxes = new
+            self._in_progress[indexed.sha256] = indexed, stored_boxes
+            yield indexed.sha256, picture, crop_boxes
 
 
 _Read = tuple[IndexedImage, int, tuple["Image", NDArray[np.float64], NDArray[np.float32] | None] | None]
-"""Which picture, and when it was changed; unless it is known: its pixels, the boxes to cut and those to keep."""
+"""A picture, its modification time, and if it is new: its pixels, the boxes to cut out and those to store."""
 
 
 def nothing_read(root: Path, skipped: Sequence[tuple[str, str]], undone: str) -> GalleryError:
-    """What is said where no picture of a gallery could be read.
+    """Error for a gallery without a readable picture.
 
     Args:
-        root: of the gallery.
+        root: Of the gallery.
         skipped: (file name, reason) of its pictures.
-        undone: what then was not done, e.g. `indexed`.
+        undone: What could not be done, e.g. `indexed`.
     """
     name, reason = skipped[0] if skipped else ("", "it is empty")
     why = f"{name}: {reason}" if name else reason

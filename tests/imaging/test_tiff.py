@@ -1,4 +1,4 @@
-"""TIFF files of every layout give the picture that is in them, or a sentence: never another picture."""
+"""TIFF files of every layout give the correct picture or a clear error, never a wrong picture."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from PIL import Image
 
 from patchify_core.errors import PictureError
 from patchify_core.imaging.pictures import PictureSettings, picture_size, read_header, read_picture
-from tests.imaging.test_pictures_limits import PEAKS
+from tests.imaging.test_limits import PEAKS
 from tests.tiff_files import tiff
 
 Y, X = np.mgrid[0:45, 0:77]
@@ -26,7 +26,7 @@ KINDS = ["u1", "u2", "u4", "u8", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 
 
 def stored(content, kind):
-    """The content over the whole range of a type, or of fewer bits: "u2:12"."""
+    """The content scaled to the range of a type, or of fewer bits: "u2:12"."""
     kind, _, bits = kind.partition(":")
     if kind[0] == "f":
         return (content * 2000 - 1000).astype(kind)
@@ -106,7 +106,7 @@ def test_second_page_is_read_by_its_own_layout():
 
 
 def joined(first, second):
-    """Two pages in one file: every place in the second moves."""
+    """Two pages in one file: every offset in the second changes."""
     at = len(first) + len(first) % 2
     moved = bytearray(second)
     directory = int.from_bytes(second[4:8], "little")
@@ -158,8 +158,8 @@ def test_damaged_layouts_raise_only_picture_errors(kind, packed, where, new):
 @pytest.mark.parametrize("kind", ["u1", "u2:12", "u2", "f4"])
 @pytest.mark.parametrize("planar", [False, True])
 @pytest.mark.parametrize("said", [None, 0])
-def test_further_channels_are_no_transparency(kind, planar, said):
-    """Near infrared beside red, green and blue, as drones and satellites write it."""
+def test_further_channels_are_not_transparency(kind, planar, said):
+    """For example near infrared beside red, green and blue, from drones and satellites."""
     values = stored(CONTENT[..., :4], kind)
     data = tiff(values, planar=planar, tags={338: None if said is None else ("H", [said])})
     assert close(pixels(data), CONTENT[..., :3])
@@ -181,7 +181,7 @@ def test_declared_transparency_lies_over_white(kind, colours, associated):
 
 
 def test_fourth_channel_that_is_a_mask_is_transparency():
-    """OpenCV writes such files without saying what the fourth channel is."""
+    """OpenCV writes such files without declaring the fourth channel."""
     content = CONTENT[..., :4].copy()
     content[..., 3] = Y > 20
     for kind in ("u1", "u2:10", "u2", "f4"):
@@ -224,12 +224,12 @@ def test_uncompressed_luma_and_chroma():
         (stored(CONTENT[..., :3], "u2"), {262: ("H", [8])}, "in the colour space number 8"),
         (stored(CONTENT[..., :3], "u2"), {258: ("H", [16, 16, 8])}, "channels are of different types"),
         (stored(CONTENT[..., 0], "u2"), {259: ("H", [7])}, "with the compression 'jpeg'"),
-        (stored(CONTENT[..., 0], "f4"), {259: ("H", [8]), 317: ("H", [9])}, "with a predictor that is not read"),
-        (stored(CONTENT[..., :3], "u1"), {273: ("I", [0])}, "parts were left out"),
-        (stored(CONTENT[..., 0], "u2"), {273: ("I", [0])}, "parts were left out"),
+        (stored(CONTENT[..., 0], "f4"), {259: ("H", [8]), 317: ("H", [9])}, "with a predictor that is not supported"),
+        (stored(CONTENT[..., :3], "u1"), {273: ("I", [0])}, "without some of its parts"),
+        (stored(CONTENT[..., 0], "u2"), {273: ("I", [0])}, "without some of its parts"),
     ],
 )
-def test_what_is_not_read_is_named(values, tags, part):
+def test_unsupported_layouts_are_named(values, tags, part):
     for read in (read_picture, picture_size):
         with pytest.raises(PictureError, match=part) as error:
             read(tiff(values, tags=tags), name="it.tif")
@@ -240,8 +240,8 @@ def test_what_is_not_read_is_named(values, tags, part):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("planar", [False, True])
-def test_pixels_that_are_missing_are_refused(kind, packed, planar):
-    """The last piece lies behind the file's end, as in a file whose copy was not finished."""
+def test_missing_pixels_are_refused(kind, packed, planar):
+    """The last piece is behind the file's end, as after an incomplete copy."""
     values = stored(CONTENT[..., :3], kind)
     data = tiff(values, planar=planar, packed=packed)
     places = [len(data) - 9] * (3 if planar else 1)
@@ -249,7 +249,7 @@ def test_pixels_that_are_missing_are_refused(kind, packed, planar):
         read_picture(tiff(values, planar=planar, packed=packed, tags={273: ("I", places)}))
 
 
-def test_memory_of_a_layout_is_predicted_unread(monkeypatch):
+def test_memory_of_a_layout_is_predicted_undecoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda image: pytest.fail("decoded"))
     kinds = {256: ("I", [10_000]), 257: ("I", [10_000]), 278: ("I", [10_000])}
     huge = tiff(stored(CONTENT[..., :3], "f8"), tags=kinds)
