@@ -264,10 +264,8 @@ class Visits:
         """Search the box of a result."""
         image_id, query = event_picture(event), request.query
         answer, place = self.answer(request), self.at(query)
-        detail = place.detail(
-            query, image_id, answer.level, request.top, request.reranker, answer.box_method, with_map=False
-        )
-        box = detail.result.match.box
+        options = (answer.level, request.top, request.reranker, answer.box_method)
+        box = place.detail(query, image_id, *options, with_map=False).result.match.box
         return self.shown(place.from_result(image_id, box, query.instance, query.index_name), request)
 
     def change_options(self, request: SearchRequest) -> Parts:
@@ -382,9 +380,8 @@ class Visits:
         """Search in another index: what was the best level or box stays the best."""
         before, after = len(self._stages(request.query.index_name)), len(self._stages(query.index_name))
         level = after if request.level >= before else min(request.level, after)
-        box_method = box_methods.fitting_method(
-            request.box_method, self.index_of(request), self.index_of(replace(request, query=query))
-        )
+        old, new = self.index_of(request), self.index_of(replace(request, query=query))
+        box_method = box_methods.fitting_method(request.box_method, old, new)
         return self.shown(query, replace(request, level=level, box_method=box_method, expired=True))
 
     def _as_upload(self, query: UserQuery, engine: str) -> UserQuery:
