@@ -192,7 +192,7 @@ BAD: dict[str, tuple[Maker, str]] = {
     "pdf": (pdf, "is a PDF document"),
     "eps": (eps, "is a PostScript document, not a picture"),
     "ppm": (ppm, "is a Netpbm picture, which is not supported"),
-    "pointer": (pointer, "is a Git LFS pointer, not the file itself"),
+    "pointer": (pointer, "is a Git LFS pointer, not a picture"),
     "photoshop": (photoshop, "is a Photoshop document, which is not supported"),
     "camera_raw": (camera_raw, "is a camera raw file"),
     "long": (long, "is too long at 1 × 9000000 pixels"),

@@ -168,7 +168,7 @@ def _mixed_index(
         mixed *= random.choice(np.array([-1, 1], np.float32), dim)
         mixed /= np.linalg.norm(mixed, axis=2, keepdims=True)
         codes.codes.add(mixed.reshape(-1, dim))
-    recipe = Recipe.of(index.encoder, index.regions, index.features, settings)
+    recipe = Recipe(index.encoder, index.regions, index.features).coded(settings)
     return PatchIndex(recipe, Pictures(images), codes)
 
 

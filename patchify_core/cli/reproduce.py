@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from patchify_core.cli.options import add_device_options, resume_note
 from patchify_core.cli.shared import QUICK_S, print_notes, progress_bar
-from patchify_core.cli.study import print_step
+from patchify_core.cli.study import study_bars
 
 if TYPE_CHECKING:
     from patchify_core.evaluation.study.experiments import Configuration
     from patchify_core.evaluation.study.needs import EncoderCost, Needs
-    from patchify_core.evaluation.study.run import Step, Workbench
+    from patchify_core.evaluation.study.run import Workbench
     from patchify_core.gallery import Gallery
 
 HELP = "run the paper's experiments on the benchmarks, and show the paper's numbers beside ours"
@@ -112,24 +112,18 @@ def run(arguments: argparse.Namespace) -> int:
             file.write(f"{text}\n".encode())
         write_csv(out / ROWS, paper.csv_rows(numbers), paper.COLUMNS)
 
-    with progress_bar("paper", " cells") as progress, progress_bar("indexing", " pictures") as indexed:
-
-        def show(step: Step) -> None:
-            progress(step.done, step.total)
-            print_step(step)
-
+    with study_bars("paper", " cells", needs.cells) as (report, indexed):
         numbers = run_study(
             "paper",
             configurations,
             list(galleries.values()),
             workbench,
-            tell=show,
+            report=report,
             progress=indexed,
             cells=out / CELLS,
             weights=weights,
             finished=write,
         )
-        progress(needs.cells, needs.cells)
     write(numbers)
     print(paper.paper_tables(numbers))
     return 0

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,14 +67,30 @@ def interruption_note(arguments: argparse.Namespace) -> str:
     return ": descriptors are kept in --work, scores are not (--json FILE keeps them)"
 
 
-def print_step(step: Step) -> None:
-    """Print the next configuration above the progress bars."""
+@contextmanager
+def study_bars(
+    label: str, unit: str, total: int
+) -> Iterator[tuple[Callable[[Step], None], Callable[[int, int], None]]]:
+    """Show the progress of `run_study`; yield its callbacks `report` and `progress`.
+
+    Args:
+        label: label of the bar of configurations.
+        unit: its unit.
+        total: number of configurations of all datasets.
+    """
     from tqdm import tqdm
 
-    chosen = step.configuration
-    levels = f"level {', '.join(map(str, chosen.levels))}" if chosen.levels else ""
-    more = filter(None, (levels, chosen.factory, chosen.codebook, chosen.rescore, chosen.rerank))
-    tqdm.write(f"{step.dataset}: {chosen.encoder}, {chosen.regions}, {', '.join(more)}", file=sys.stderr)
+    with progress_bar(label, unit) as progress, progress_bar("indexing", " pictures") as indexed:
+
+        def report(step: Step) -> None:
+            progress(step.done, step.total)
+            chosen = step.configuration
+            levels = f"level {', '.join(map(str, chosen.levels))}" if chosen.levels else ""
+            more = filter(None, (levels, chosen.factory, chosen.codebook, chosen.rescore, chosen.rerank))
+            tqdm.write(f"{step.dataset}: {chosen.encoder}, {chosen.regions}, {', '.join(more)}", file=sys.stderr)
+
+        yield report, indexed
+        progress(total, total)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -103,23 +120,17 @@ def run(arguments: argparse.Namespace) -> int:
         return count_copies(arguments, galleries)
     skipped = "".join(f" --skip {name}" for name in arguments.skip)
     command = f"python -m patchify_core study {arguments.what} {' '.join(names)}{skipped} --work FOLDER --json FILE"
-    with progress_bar("study", " configurations") as progress, progress_bar("indexing", " pictures") as indexed:
-
-        def show(step: Step) -> None:
-            progress(step.done, step.total)
-            print_step(step)
-
+    with study_bars("study", " configurations", len(configurations) * len(galleries)) as (report, indexed):
         numbers = run_study(
             arguments.what,
             configurations,
             galleries,
             Workbench(Path(arguments.work), load_encoder),
             Path(arguments.json) if arguments.json else None,
-            show,
+            report,
             indexed,
             command,
         )
-        progress(len(configurations) * len(galleries), len(configurations) * len(galleries))
     print(tables(numbers))
     if arguments.chart:
         Path(arguments.chart).write_text(draw_chart(numbers), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Which box a visitor is shown: that of the winning patch, or a refined one. What a search on maps found is kept."""
+"""Methods to find the box of a result: the winning patch, a soft box, or a search on feature maps."""
 
 from __future__ import annotations
 
@@ -21,46 +21,46 @@ if TYPE_CHECKING:
     from patchify_core.retrieval.ranking import Match
 
 WINNING, SOFT, MAP = "patch", "soft", "map"
-"""The ways to a box; the last two are names of refiners (`localize.REFINERS`)."""
+"""The methods; the last two are names of refiners (`localize.REFINERS`)."""
 
 NAMES = {
     WINNING: "Winning patch",
     SOFT: "Soft box: mean of all patches",
     MAP: "Refined box (ours)",
 }
-"""What the page calls them."""
+"""Their names on the page."""
 
 BOXES = {SOFT: "soft box", MAP: "refined box"}
-"""What one of their boxes is called."""
+"""Names of one of their boxes."""
 
 OBJECTS = 3
-"""Objects that are looked for in each picture that is shown, at most; for a score the best one is enough."""
+"""Most objects to search for in each picture that is shown; for a score the best one is enough."""
 
 TWICE_FROM = 0.7
-"""Further objects are looked for in pictures that score at least this share of the best one: in others there is hardly
-one, and a search for it takes as long as one for the first."""
+"""Further objects are searched for in pictures that score at least this share of the best one: others hardly contain
+one, and each search takes as long as the first."""
 
 
 def has_maps(index: PatchStore) -> bool:
-    """Whether boxes can be searched for on the feature maps of an index's pictures."""
+    """Whether boxes can be searched for on feature maps of the index's pictures."""
     return index.features != CROP
 
 
 def best_method(index: PatchStore) -> str:
-    """The best way to a box that an index allows."""
+    """Return the best method that an index allows."""
     return MAP if has_maps(index) else SOFT
 
 
 def is_possible(box_method: str, index: PatchStore) -> bool:
-    """Whether an index allows a way."""
+    """Whether an index allows a method."""
     return box_method in NAMES and (box_method != MAP or has_maps(index))
 
 
 def checked_method(box_method: str, index: PatchStore) -> str:
-    """The kind of box as it was chosen.
+    """Return the method as chosen.
 
     Raises:
-        PatchifyError: if there is none of that name, or it needs feature maps and the index was made of crops.
+        PatchifyError: if there is none of that name, or it needs feature maps and the index was built from crops.
     """
     if box_method not in NAMES:
         raise PatchifyError("The page does not have that kind of box: choose one of those shown.")
@@ -72,19 +72,19 @@ def checked_method(box_method: str, index: PatchStore) -> str:
 
 
 def fitting_method(box_method: str, before: PatchStore, after: PatchStore) -> str:
-    """The way after another index was chosen: the best one stays the best one, others stay what they are."""
+    """Return the method for another index: the best one becomes that index's best, others stay."""
     return best_method(after) if box_method == best_method(before) else box_method
 
 
 @dataclass(frozen=True)
 class CachingRefiner:
-    """A refiner on maps (`localize.Refiner`) that keeps what it found with the query.
+    """A refiner on feature maps (`localize.Refiner`) that caches its boxes in the query.
 
     Attributes:
-        query: whose descriptor is looked for.
+        query: what to search for.
         engine: an index with pooled features and its encoder.
-        objects: looked for in each picture, at most.
-        workers: pictures that are searched at once.
+        objects: most objects to search for in each picture.
+        workers: pictures searched at once.
     """
 
     query: UserQuery
@@ -97,8 +97,8 @@ class CachingRefiner:
         self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
     ) -> list[NDArray[np.float64]]:
         """See `localize.Refiner.boxes`; `query` is its descriptor."""
-        kept = self.query.located
-        missing = [row for row in rows if row not in kept or kept[row][0] < self.objects]
+        cache = self.query.located
+        missing = [row for row in rows if row not in cache or cache[row][0] < self.objects]
         localizer = localizer_of(self.engine)
 
         def locate(row: int) -> NDArray[np.float64]:
@@ -106,9 +106,9 @@ class CachingRefiner:
 
         found = map_at_once(locate, missing, self.workers)
         for row, boxes in zip(missing, found, strict=True):
-            if row not in kept or kept[row][0] < self.objects:  # meanwhile somebody may have looked for more
-                kept[row] = self.objects, boxes
-        return [kept[row][1][: self.objects] for row in rows]
+            if row not in cache or cache[row][0] < self.objects:  # another thread may have searched for more
+                cache[row] = self.objects, boxes
+        return [cache[row][1][: self.objects] for row in rows]
 
 
 def with_boxes(
@@ -120,20 +120,20 @@ def with_boxes(
     objects: int = 1,
     workers: int = WORKERS,
 ) -> list[Match]:
-    """The same matches in the same order, with the boxes of one way; boxes found point by point stay.
+    """Return the same matches with the boxes of one method; boxes from matched points stay.
 
     Args:
-        query: what was asked.
+        query: the query.
         engine: that found the matches.
-        matches: what was found, best first.
+        matches: best first.
         box_method: see `checked_method`.
-        level: the level that they were found at.
-        objects: looked for in each picture, at most; see `TWICE_FROM`.
-        workers: pictures that are searched at once.
+        level: of the search.
+        objects: most objects to search for in each picture; see `TWICE_FROM`.
+        workers: pictures searched at once.
 
     Raises:
         PatchifyError: see `checked_method`.
-        IndexFolderError: if a map is damaged or was taken away.
+        IndexFolderError: if a map is damaged or missing.
     """
     checked_method(box_method, engine.index)
     if box_method == WINNING or not matches:
@@ -151,10 +151,10 @@ def with_boxes(
 
 
 def similarity(query: UserQuery, engine: Patchify, image_id: int) -> SimilarityMap | None:
-    """How well each place of a picture matches the query; None where the index has no maps.
+    """Return how well each place of a picture matches the query; None where the index has no maps.
 
     Raises:
-        IndexFolderError: if the map is damaged or was taken away.
+        IndexFolderError: if the map is damaged or missing.
     """
     if not has_maps(engine.index):
         return None
@@ -162,7 +162,7 @@ def similarity(query: UserQuery, engine: Patchify, image_id: int) -> SimilarityM
 
 
 def localizer_of(engine: Patchify) -> Localizer:
-    """The engine's own, which keeps the maps of the last pictures ready."""
+    """Return the engine's own localizer, which caches the maps of the last pictures."""
     from patchify_core.retrieval.localize import MapRefiner
 
     refiner = engine.refiner(MAP)

@@ -1,9 +1,7 @@
-"""Codecs that visitors try on the bundled descriptors: trained one at a time, kept for everybody, given up if unwanted.
+"""Codecs that visitors try on the bundled descriptors, and the computed sizes of large indexes with them.
 
-FAISS cannot be stopped while it trains, but what comes before (reading every picture's descriptors) and after (coding
-them) is asked for picture by picture, which is where a training that nobody waits for any more ends.
-
-What an index of a great many pictures would take is arithmetic, nothing measured.
+Codecs are trained one at a time and shared by all visitors. FAISS cannot be stopped while it trains, but descriptors
+are read and coded picture by picture, which is where a training that nobody waits for any more ends.
 """
 
 from __future__ import annotations
@@ -31,16 +29,16 @@ MEMORY = 16 * 10**9
 
 FLOAT = 4
 BITS = {"4": 4, "6": 6, "8": 8, "fp16": 16, "bf16": 16}
-"""Bits a number of FAISS's scalar quantizers."""
+"""Bits per number of FAISS's scalar quantizers."""
 
 
 @dataclass(frozen=True)
 class Size:
-    """An index of some pictures.
+    """Size of an index.
 
     Attributes:
-        pictures: how many.
-        patches: of all of them.
+        pictures: number of pictures.
+        patches: number of patches.
         bytes_per_patch: of codes.
         codes: bytes of all codes.
         overhead: bytes of what is learned once: projection, codebook, ranges.
@@ -64,14 +62,14 @@ class Size:
 
 
 def bytes_per_patch(factory: str, dim: int) -> int:
-    """Bytes of codes of one patch.
+    """Return the bytes of codes per patch.
 
     Args:
         factory: one without rotation and without inverted lists, e.g. `PCAH128,PQ64x4`.
         dim: of the descriptors before it.
 
     Raises:
-        PatchifyError: if the size of such codes is not known here.
+        PatchifyError: if the size of such codes is unknown.
 
     Example:
         >>> [bytes_per_patch(factory, 1280) for factory in ("Flat", "SQ8", "PCAH128,PQ64", "PCAH128,PQ16x4")]
@@ -84,7 +82,7 @@ def bytes_per_patch(factory: str, dim: int) -> int:
 
 
 def overhead(factory: str, dim: int) -> int:
-    """Bytes of what a factory learns once, however many pictures there are.
+    """Return the bytes that a factory learns once, however many pictures there are.
 
     A projection is its mean and axes, (1 + d) x dim float32; a product quantizer's codebook has 2^bits centroids of
     d numbers; a scalar quantizer of 4, 6 or 8 bits has the range of each of d numbers, two each.
@@ -98,16 +96,16 @@ def overhead(factory: str, dim: int) -> int:
 
 
 def sizes(factory: str, dim: int, patches: int, pictures: Sequence[int] = PICTURES) -> tuple[Size, ...]:
-    """An index of each of these numbers of pictures, of `patches` patches each."""
+    """Return the size of an index for each number of pictures, with `patches` patches per picture."""
     each, learned = bytes_per_patch(factory, dim), overhead(factory, dim)
     return tuple(Size(count, count * patches, each, count * patches * each, learned) for count in pictures)
 
 
-def words(size: float) -> str:
-    """Bytes in decimal units, three digits.
+def size_label(size: float) -> str:
+    """Write a number of bytes in decimal units with three digits.
 
     Example:
-        >>> [words(size) for size in (40, 5_120, 1_920_000, 19_200_000_000)]
+        >>> [size_label(size) for size in (40, 5_120, 1_920_000, 19_200_000_000)]
         ['40 B', '5.12 kB', '1.92 MB', '19.2 GB']
     """
     for unit, unit_size in (("TB", 10**12), ("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
@@ -117,7 +115,7 @@ def words(size: float) -> str:
 
 
 def _parts(factory: str, dim: int) -> tuple[str, int, int, int]:
-    """Kind of codec, codes per patch, bits per code, and how many numbers they stand for."""
+    """Return the kind of codec, codes per patch, bits per code, and the dimension of what is coded."""
     compression = parse_factory(factory)
     found = CODECS.fullmatch(compression.codec)
     codec = compression.codec
@@ -133,26 +131,26 @@ def _parts(factory: str, dim: int) -> tuple[str, int, int, int]:
 
 
 EXACT = "Flat"
-KEPT = 24
-"""Codecs that are kept, at most; those of the bundled gallery take 5 MB at most, most of them less than one."""
+CACHED = 24
+"""Most trained codecs in memory; those of the bundled gallery take up to 5 MB, most of them less than one."""
 
 WAITING = 8
-"""Trainings that may wait their turn."""
+"""Most trainings that may wait."""
 
 
 @dataclass(frozen=True)
 class Stop:
-    """One stop of the slider: how descriptors are kept, and how many bytes per patch then has."""
+    """One stop of the slider: a codec, and its bytes per patch."""
 
     factory: str
     bytes_per_patch: int
 
 
 def stops(index: PatchIndex) -> tuple[Stop, ...]:
-    """What can be tried on the descriptors of an index, the largest first, one for each number of bytes.
+    """Return the codecs that can be tried on an index, the largest first, one per number of bytes.
 
-    Of codecs of one size those with 16 centroids a part are offered, which any codebook can train: they are what the
-    study compares codebooks with.
+    Of codecs of one size, those with 16 centroids per part are offered, which any codebook can train: the study
+    compares codebooks with them.
     """
     found: dict[int, Stop] = {}
     for factory in (*FACTORIES, *EQUAL_BYTES):
@@ -163,21 +161,21 @@ def stops(index: PatchIndex) -> tuple[Stop, ...]:
     return tuple(found[size] for size in sorted(found, reverse=True))
 
 
-def learns(factory: str) -> bool:
-    """Whether a choice of what it is trained on makes a difference to a codec; a scalar quantizer learns ranges."""
+def has_codebook(factory: str) -> bool:
+    """Whether a codec has a codebook, so that its training set matters; a scalar quantizer learns only ranges."""
     return "PQ" in factory
 
 
 @dataclass(eq=False)
 class Training:
-    """A codec that is being made, or waits for it.
+    """A codec that is being trained, or waits for its turn.
 
     Attributes:
         key: index, factory and codebook.
-        done: set when there is a codec, an error, or nobody waits any more.
-        begun: whether it is its turn.
-        waiting: how many visitors wait for it.
-        index: the coded index, once it is there.
+        done: set when there is a codec or an error.
+        begun: whether training has begun.
+        waiting: number of visitors that wait for it.
+        index: the coded index, when done.
         error: why there is none.
     """
 
@@ -194,7 +192,7 @@ class _Unwanted(Exception):
 
 
 class CodecTrainer:
-    """The trained codecs of all visitors."""
+    """Trains codecs for all visitors, and caches them."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -202,23 +200,23 @@ class CodecTrainer:
         self._ready: OrderedDict[tuple[str, str, str], PatchIndex] = OrderedDict()
         self._under_way: dict[tuple[str, str, str], Training] = {}
 
-    def want(self, name: str, index: PatchIndex, factory: str, codebook: str) -> Training:
-        """Asks for a codec; `done` is set at once if there is one. Whoever asks says `leave` when they go.
+    def request(self, name: str, index: PatchIndex, factory: str, codebook: str) -> Training:
+        """Request a codec; `done` is set at once if it is cached. The caller must call `release` when it stops waiting.
 
         Args:
-            name: the name of the index on the page's shelf.
+            name: of the index.
             index: the descriptors.
             factory: one of `stops(index)`.
             codebook: one of `CODEBOOKS`.
 
         Raises:
-            PatchifyError: if that cannot be chosen, cannot be trained on this gallery, or too many wait already.
+            PatchifyError: if it is not offered, cannot be trained on this gallery, or too many are waiting.
         """
         if factory not in [stop.factory for stop in stops(index)]:
             raise PatchifyError("The page does not have that size: choose one of those shown.")
         if codebook not in CODEBOOKS:
             raise PatchifyError("The page does not have that codebook: choose one of those shown.")
-        settings = CodeSettings(factory, codebook if learns(factory) else "uniform")
+        settings = CodeSettings(factory, codebook if has_codebook(factory) else "uniform")
         settings.check(index.dim, index.regions, len(index.images))
         settings.check_enough(index.dim, index.regions, len(index.images))
         key = (name, factory, settings.codebook)
@@ -239,8 +237,8 @@ class CodecTrainer:
             under_way.waiting += 1
             return under_way
 
-    def leave(self, training: Training) -> None:
-        """Somebody no longer waits; what nobody waits for is given up at the next picture."""
+    def release(self, training: Training) -> None:
+        """Stop waiting; a training that nobody waits for is given up at the next picture."""
         with self._lock:
             training.waiting -= 1
 
@@ -254,7 +252,7 @@ class CodecTrainer:
 
         try:
             with self._turn:
-                faiss.omp_set_num_threads(1)  # this thread's own; searches of others go on beside it
+                faiss.omp_set_num_threads(1)  # of this thread; others search meanwhile
                 training.begun = True
                 training.index = recode(index, settings, descriptors)
         except _Unwanted:
@@ -270,7 +268,7 @@ class CodecTrainer:
                     del self._under_way[training.key]
                 if training.index is not None:
                     self._ready[training.key] = training.index
-                    while len(self._ready) > KEPT:
+                    while len(self._ready) > CACHED:
                         self._ready.popitem(last=False)
             training.done.set()
 
@@ -278,25 +276,20 @@ class CodecTrainer:
         with self._lock:
             if training.waiting > 0:
                 return True
-            if self._under_way.get(training.key) is training:  # whoever asks from now on gets a new one
+            if self._under_way.get(training.key) is training:  # further requests start a new one
                 del self._under_way[training.key]
             return False
 
 
 def ranking(query: UserQuery, coded: PatchIndex) -> Ranking:
-    """All pictures as a coded index ranks them, with all of its patches.
-
-    Args:
-        query: what is asked, described in the space of the index that was coded.
-        coded: from `CodecTrainer`.
-    """
+    """Rank all pictures by all patches of a coded index from `CodecTrainer`; `query` is of the original index."""
     descriptor = query.descriptor
-    if coded.dim != descriptor.size:  # every codec with a projection makes fewer numbers of the query's
+    if coded.dim != descriptor.size:  # the codec has a projection
         descriptor = coded.project(descriptor[None])[0]
     return Ranking(coded, coded.search(descriptor))
 
 
 def centroids(factory: str, dim: int) -> int:
-    """Centroids ("words") that each part of a descriptor is replaced by one of; 0 for a codec without."""
+    """Return the number of centroids ("words") per part of a product quantizer; 0 for other codecs."""
     codec = make_codec(parse_factory(factory), dim)
-    return needed_to_train(codec) if learns(factory) else 0
+    return needed_to_train(codec) if has_codebook(factory) else 0

@@ -1,7 +1,4 @@
-"""What a visitor takes along from the page: the results as a drawing for slides, as a table, and with all digits.
-
-Nothing is written to a disk here; what is shown to one visitor goes to that visitor alone.
-"""
+"""Exports results as CSV and JSON. Nothing is written to disk; a visitor's results go to that visitor alone."""
 
 from __future__ import annotations
 
@@ -36,42 +33,32 @@ COLUMNS = (
     "verdict",
     "inliers",
 )
-"""Of the table: the box that is shown as x1 to y2, the winning patch's own as patch_x1 to patch_y2, in pixels."""
+"""Columns of the CSV: x1 to y2 are the box shown, patch_x1 to patch_y2 the winning patch, in pixels."""
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r")
-"""What a spreadsheet takes for a formula if a text begins with it."""
+"""Prefixes by which spreadsheets recognise a formula."""
 
 
 def as_csv(answer: Answer) -> str:
-    """The results as CSV (RFC 4180), a row each, best first, with a byte order mark so that Excel reads UTF-8.
+    """Return the results as CSV (RFC 4180), one row each, best first.
 
-    A text that a spreadsheet would take for a formula gets an apostrophe in front: file names are strangers'.
+    A byte order mark makes Excel read UTF-8. File names may come from strangers: one that a spreadsheet would take for
+    a formula gets an apostrophe in front.
     """
     stream = io.StringIO()
     writer = csv.writer(stream)
     writer.writerow(COLUMNS)
     for result in answer.results:
         values = _values(result)
-        box, cell = values.pop("box"), values.pop("patch_box")
-        writer.writerow(
-            [
-                values["rank"],
-                values["image_id"],
-                safe_cell(values["file_name"]),
-                values["score"],
-                *box,
-                values["patch"],
-                *cell,
-                "" if values["iou"] is None else values["iou"],
-                values["verdict"],
-                "" if values["inliers"] is None else values["inliers"],
-            ]
-        )
+        row = {**values, "file_name": safe_cell(values["file_name"])}
+        row |= zip(("x1", "y1", "x2", "y2"), values["box"], strict=True)
+        row |= zip(("patch_x1", "patch_y1", "patch_x2", "patch_y2"), values["patch_box"], strict=True)
+        writer.writerow("" if row[column] is None else row[column] for column in COLUMNS)
     return "\ufeff" + stream.getvalue()
 
 
 def safe_cell(text: str) -> str:
-    """A text as a cell that no spreadsheet computes.
+    """Return a text as a cell that no spreadsheet evaluates.
 
     Example:
         >>> safe_cell("=HYPERLINK(1)")
@@ -88,20 +75,20 @@ def as_json(
     positives: Sequence[Result] = (),
     missed: Sequence[tuple[int, str]] = (),
 ) -> str:
-    """Query, options, scores and results as JSON, with all digits.
+    """Return query, options, scores and results as JSON, with all digits.
 
     Args:
-        query: what was asked; a visitor's own picture is named, and not included.
+        query: the query; a visitor's own picture is named, not included.
         answer: its answer.
-        object_name: of the object that it is about, if that is known.
-        index: what is said about the index that was asked.
-        positives: every picture found that contains the object, ranked among the pictures that count: from these ranks
-            and the number of all positives, AP can be computed again.
-        missed: id and file name of those that were not found; they have no rank.
+        object_name: of the query's object, if known.
+        index: description of the index.
+        positives: all ranked pictures that contain the object, with ranks among the pictures that count: these and the
+            number of all positives give AP.
+        missed: id and file name of positives that are not ranked.
     """
-    asked: dict[str, Any] = {"words": query.words} if query.words is not None else {"picture": query.name}
+    about: dict[str, Any] = {"words": query.words} if query.words is not None else {"picture": query.name}
     if query.words is None:
-        asked |= {"width": query.width, "height": query.height, "box": _numbers(query.box)}
+        about |= {"width": query.width, "height": query.height, "box": _numbers(query.box)}
     scores = {
         "shown": answer.score,
         "winning_patches": answer.winning,
@@ -109,7 +96,7 @@ def as_json(
         "global_baseline": answer.baseline,
     }
     data = {
-        "question": asked | {"object": object_name},
+        "question": about | {"object": object_name},
         "index": index,
         "options": {
             "level": answer.level,
@@ -152,12 +139,12 @@ def _numbers(box: NDArray[np.float64] | None) -> list[float] | None:
 
 
 def file_name(title: str) -> str:
-    """A name for downloads, without the ending: letters that every system takes.
+    """Return a name for downloads, without the ending, of letters that every system takes.
 
     Example:
         >>> file_name("birthday cake")
         'patchify-birthday-cake'
     """
-    kept = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in title.lower())
-    short = "-".join(part for part in kept[:60].split("-") if part)
+    letters = "".join(letter if letter.isascii() and letter.isalnum() else "-" for letter in title.lower())
+    short = "-".join(part for part in letters[:60].split("-") if part)
     return f"patchify-{short}" if short else "patchify-results"

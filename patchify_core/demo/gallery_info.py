@@ -1,4 +1,4 @@
-"""What is known of a gallery before any network or index is loaded: its name, and the answers that lie beside it."""
+"""A gallery's title, source and stored answers, known before any network or index is loaded."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ FORMAT = 2
 FILE = "paper.json"
 
 BUNDLED = "Rendered scenes"
-"""What the bundled gallery is called where several can be chosen; others are called by their folders."""
+"""Title of the bundled gallery; others have the names of their folders."""
 
 FIRST_EXAMPLES = (
     "birthday cake",
@@ -39,7 +39,7 @@ RENDERS = (
 
 
 def gallery_titles(folders: Sequence[Path]) -> dict[str, str]:
-    """What galleries are called in addresses -> what they are called on the page, each once and in their order.
+    """Return name in URLs -> title on the page, each unique, in the order of the galleries.
 
     Example:
         >>> titles([Path("data/Old town"), Path("more/old-town")])
@@ -57,14 +57,14 @@ def gallery_titles(folders: Sequence[Path]) -> dict[str, str]:
 
 
 def pictures_note(folder: Path) -> str:
-    """Where a gallery's pictures come from, and their licence, as its annotations say (COCO's `info`)."""
+    """Return the source and licence of a gallery's pictures, from its annotations (COCO's `info`)."""
     if _is_bundled(folder):
         return RENDERS
     data = read_json(folder / "annotations.json")
     info = data.get("info") if isinstance(data, dict) else None
-    said = {name: str(value).strip() for name, value in info.items() if value} if isinstance(info, dict) else {}
-    source = said.get("description", folder.resolve().name) + (f" ({said['url']})" if "url" in said else "")
-    licence = f"licence: {said['license']}" if "license" in said else "its annotations state no licence"
+    values = {name: str(value).strip() for name, value in info.items() if value} if isinstance(info, dict) else {}
+    source = values.get("description", folder.resolve().name) + (f" ({values['url']})" if "url" in values else "")
+    licence = f"licence: {values['license']}" if "license" in values else "its annotations state no licence"
     return f"The pictures are those of {source}; {licence}."
 
 
@@ -72,12 +72,8 @@ def _is_bundled(folder: Path) -> bool:
     return folder.resolve() == SAMPLE_DB.resolve()
 
 
-def made_of(folder: Path, index: Path) -> str:
-    """Digest of what the answers depend on: the gallery's annotations and an index of it.
-
-    Args:
-        folder: of the gallery.
-        index: its index folder.
+def answers_digest(folder: Path, index: Path) -> str:
+    """Return a digest of what the answers depend on: the gallery's annotations and an index folder.
 
     Raises:
         OSError: if one of them cannot be read.
@@ -86,13 +82,15 @@ def made_of(folder: Path, index: Path) -> str:
 
 
 def stored_answers(folder: Path) -> dict[str, Any] | None:
-    """The answers beside a gallery (`paper.Paper.document`); None if there are none, or the gallery has changed."""
+    """Return the answers stored beside a gallery (`paper.Paper.document`); None without any for this version of it."""
     document = read_json(folder / FILE)
     if not isinstance(document, dict) or not isinstance(document.get("index"), str):
         return None
     index = folder / document["index"]
     try:
-        same = index.resolve().is_relative_to(folder.resolve()) and document.get("made_of") == made_of(folder, index)
+        same = index.resolve().is_relative_to(folder.resolve()) and document.get("made_of") == answers_digest(
+            folder, index
+        )
     except OSError:
         return None
     return document if same else None

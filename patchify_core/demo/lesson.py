@@ -1,4 +1,7 @@
-"""A lesson of 45 minutes on the gallery that the page shows: the numbers that its plan says, each computed here."""
+"""A 45-minute lesson on the gallery that the page shows: the numbers in its plan, and its exercise.
+
+In the exercise a class guesses winning patches, in pictures from easy to hard.
+"""
 
 from __future__ import annotations
 
@@ -19,33 +22,33 @@ from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.metrics import QueryScore
 
 TASKS = 6
-"""Queries of the exercise; fewer only if the gallery has fewer."""
+"""Queries of the exercise, if the gallery has as many."""
 
 LOOKED_AT = 10
-"""Results of each query that a task may be about."""
+"""First results of each query that can become a task."""
 
 EXAMPLES = 60
-"""Examples that are looked at: of a larger gallery the first ones."""
+"""Examples that are considered, the first ones of a larger gallery."""
 
 CLEAR = 0.005
-"""Smallest lead of a winning patch: with less there is nothing that a person could see."""
+"""Smallest lead of a winning patch that a person can see."""
 
 LABELS = ("easy", "medium", "hard")
 """Difficulties of the exercise's tasks."""
 
 FLOAT = 4
-"""Bytes of a number of a descriptor that is not compressed."""
+"""Bytes per number of an uncompressed descriptor."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What the plan is about.
+    """The content of the plan.
 
     Attributes:
-        shown: the walk of the query that the lesson follows: that of the first page.
+        shown: the walk through the lesson's query, which is that of the first page.
         tasks: of the exercise.
-        smallest: scores of the smallest objects; None where sizes are not known.
-        worked: the worked example's score.
+        smallest: scores of the smallest objects; None if sizes are unknown.
+        worked: score of the worked example.
     """
 
     shown: Walk
@@ -55,13 +58,13 @@ class Lesson:
 
     @property
     def link(self) -> Link:
-        """What opens the page with that query."""
+        """Link to that query."""
         query, levels = self.shown.query, len(self.shown.stages)
         return Link(example=query.example, index=query.index_name, level=levels, boxes=WINNING, tab="how-it-works")
 
     @property
     def whole_kb(self) -> float:
-        """Size of a picture's one descriptor without patches, in kB."""
+        """Size of a picture's descriptor without patches, in kB."""
         return FLOAT * len(self.shown.query.descriptor) / 1000
 
     @property
@@ -71,22 +74,22 @@ class Lesson:
 
 
 def teaching_index(showcase: ExampleGallery) -> str:
-    """Name of the index that a class is taught with: the paper's method if the gallery has it."""
+    """Return the name of the index used for teaching: the paper's method if the gallery has it."""
     return paper_index(showcase) or showcase.indexes.first
 
 
 def lesson(
     showcase: ExampleGallery, document: Mapping[str, Any] | None, tasks: Sequence[ExerciseTask] | None = None
 ) -> Lesson:
-    """The lesson of a gallery.
+    """Return the lesson of a gallery.
 
     Args:
         showcase: the gallery.
-        document: the answers beside it (`prepared`), whose first query and sizes are taken, or None.
-        tasks: those of the exercise; made here if None.
+        document: its stored answers, whose first query and sizes are used, or None.
+        tasks: of the exercise; computed here if None.
 
     Raises:
-        PatchifyError: if its encoder cannot be had.
+        PatchifyError: if the encoder cannot be loaded.
     """
     index_name = teaching_index(showcase)
     query = showcase.examples[0].id if document is None else document["first"]
@@ -100,14 +103,10 @@ def lesson(
 
 
 def exercise(showcase: ExampleGallery, index_name: str) -> tuple[ExerciseTask, ...]:
-    """Tasks of different difficulty, the easiest first; each of another query and another picture.
+    """Choose tasks of different difficulty, the easiest first, each with its own query and picture.
 
-    The difficulty is the winner's lead. Pictures that contain the object, and whose winner is not the picture itself,
-    are ordered by it; the tasks are those nearest to equal steps from one end to the other.
-
-    Args:
-        showcase: whose examples are asked.
-        index_name: name of the index.
+    The difficulty is the winner's lead. Pictures that contain the object, and whose winner is not the whole picture,
+    are sorted by it; the tasks are those nearest to equal steps from one end to the other.
     """
     patchify, level = showcase.indexes.engine(index_name), showcase.levels_of(index_name)
     found: list[tuple[float, int, int, str]] = []
@@ -134,13 +133,13 @@ def exercise(showcase: ExampleGallery, index_name: str) -> tuple[ExerciseTask, .
 
 
 def task_walk(showcase: ExampleGallery, tasks: Sequence[ExerciseTask], number: int, index_name: str) -> Walk:
-    """The walk of one task: its query and its picture, with all patches; the visitor's own query stays what it is.
+    """Return the walk through one task, with all patches; the visitor's own query does not change.
 
     Args:
-        showcase: where it is answered.
-        tasks: of the exercise (`exercise.exercise`).
-        number: which one, from 0.
-        index_name: name of the index that they were made with.
+        showcase: the gallery.
+        tasks: of `exercise`.
+        number: of the task, from 0.
+        index_name: the index that the tasks were chosen with.
 
     Raises:
         PatchifyError: if there is no such task.

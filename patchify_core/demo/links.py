@@ -1,7 +1,7 @@
-"""Addresses that reopen a search: a query and its options as URL parameters, and back.
+"""Links that reopen a search: a query and its options as URL parameters, and back.
 
-An address is a stranger's: whatever is wrong in it is left out and said in one sentence, and the rest still counts.
-Nothing of it is repeated in what is said.
+A link may come from anybody. Whatever is wrong in it is skipped and reported in words that repeat nothing of it, and
+the rest still counts.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
@@ -22,49 +22,46 @@ Box = tuple[float, float, float, float]
 WHOLE = "whole"
 """Instead of a box: the whole picture."""
 
-NOBODY = "none"
-"""Instead of an object's name: it is not known."""
+NO_OBJECT = "none"
+"""Instead of an object's name: it is unknown."""
 
 MAX_LENGTH = 8 * MAX_WORDS
-"""Longest address that is read, in characters: words take most, in an alphabet of three bytes a letter."""
+"""Longest query string that is read, in characters: words take most, in an alphabet of three bytes per letter."""
 
 PRIVATE = (
     "Your own pictures have no link: only you can see them, and they are deleted after your visit. Save the results as "
     "a picture instead."
 )
-"""Why there is no link."""
+"""Why a query with a visitor's own pictures has no link."""
 
 NUMBER = re.compile(r"[0-9]{1,9}")
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+/-]{0,99}")
-SIZE = re.compile(r"[0-9]{1,7}(\.[0-9]{1,6})?")
-
-OPENS = ("q", "words", "box", "object", "index", "level", "boxes", "rerank", "top", "look", "tab")
-"""Parameters that change what the page shows; others are the browser's business or nobody's."""
+COORDINATE = re.compile(r"[0-9]{1,7}(\.[0-9]{1,6})?")
 
 
 class LinkError(PatchifyError):
-    """What is shown cannot be linked."""
+    """There is no link to what is shown."""
 
 
 @dataclass(frozen=True)
 class Link:
-    """What an address says. None where it says nothing, which means: as on a page that was just opened.
+    """The content of a link. None means: as on a page that was just opened.
 
     At most one of `example`, `picture` and `words` is given.
 
     Attributes:
         example: id of a bundled query.
-        picture: id of a gallery picture that asks.
-        words: what is asked in words.
-        box: x1, y1, x2, y2 in pixels of the picture that asks; `whole` for all of it.
-        object: name of the object that it is said to be; `none` where nobody has said.
-        index: name of the index that is asked (see `shelf`).
+        picture: id of a gallery picture used as the query.
+        words: of a query in words.
+        box: x1, y1, x2, y2 in pixels of the query picture; `whole` for all of it.
+        object: name of the query's object; `none` if unknown.
+        index: name of the index to search (see `indexes`).
         level: number of the set of patches, from 1.
         boxes: how boxes are found (see `box_methods`).
         rerank: name of a re-ranker.
-        top: results that are shown.
-        look: id of the gallery picture that is looked into.
-        tab: the tab that is in front.
+        top: number of results.
+        look: id of the result that is open.
+        tab: the tab in front.
     """
 
     example: int | None = None
@@ -81,18 +78,23 @@ class Link:
     tab: str | None = None
 
     @property
-    def asks(self) -> bool:
-        """Whether it says what to ask."""
-        return self.example is not None or self.picture is not None or self.words is not None
+    def has_picture(self) -> bool:
+        """Whether it names a query picture."""
+        return self.example is not None or self.picture is not None
+
+    @property
+    def has_query(self) -> bool:
+        """Whether it names a query."""
+        return self.has_picture or self.words is not None
 
     def query(self) -> str:
-        """The part of an address after its question mark, e.g. `q=example-12&box=12,30.5,200,180&level=4`."""
+        """Return the query string of the URL, e.g. `q=example-12&box=12,30.5,200,180&level=4`."""
         pairs: dict[str, object] = {}
         if self.example is not None:
             pairs["q"] = f"example-{self.example}"
         elif self.picture is not None:
             pairs["q"] = f"picture-{self.picture}"
-        for name in OPENS[1:]:
+        for name in list(_PARAMETERS)[1:]:
             value = getattr(self, name)
             if value is not None:
                 pairs[name] = ",".join(map(_short, value)) if isinstance(value, tuple) else value
@@ -100,46 +102,46 @@ class Link:
 
 
 def _short(value: float) -> str:
-    """To a thousandth of a pixel, without zeros at the end."""
+    """Write a number to a thousandth of a pixel, without zeros at the end."""
     return f"{value:.3f}".rstrip("0").rstrip(".")
 
 
 def link_to(query: UserQuery, queries: Mapping[Path, int], objects: Mapping[int, str], **options: Any) -> Link:
-    """The address of what a visitor asks.
+    """Return the link to a visitor's query.
 
     Args:
-        query: asked of the bundled gallery.
+        query: a query of the bundled gallery.
         queries: file of each bundled query picture -> its id.
         objects: id of each bundled object -> its name.
-        options: the other attributes of `Link`, as they are on the page.
+        options: the other attributes of `Link`.
 
     Raises:
         LinkError: one sentence, if the picture is the visitor's own.
     """
-    name = NOBODY if query.instance is None else objects[query.instance]
+    name = None if query.instance is None else objects[query.instance]
     box: Box | str = WHOLE
     if query.box is not None:
         x1, y1, x2, y2 = (float(value) for value in query.box)
         box = x1, y1, x2, y2
     if query.words is not None:
-        return Link(words=query.words, object=None if query.instance is None else name, **options)
+        return Link(words=query.words, object=name, **options)
     if query.itself is not None:
-        return Link(picture=query.itself, box=box, object=None if query.instance is None else name, **options)
+        return Link(picture=query.itself, box=box, object=name, **options)
     if query.example is not None:
-        return Link(example=query.example, **options)  # with its own box, and the object that it shows
+        return Link(example=query.example, **options)  # with its own box and object
     if query.path is not None and query.path in queries:
-        return Link(example=queries[query.path], box=box, object=name, **options)
+        return Link(example=queries[query.path], box=box, object=name or NO_OBJECT, **options)
     raise LinkError(PRIVATE)
 
 
 def parse_link(text: object) -> tuple[Link, tuple[str, ...]]:
-    """What an address says, as far as it can be read at all; whether there is such a picture or index is not known yet.
+    """Parse a query string; whether its pictures, index and so on exist is not checked here.
 
     Args:
-        text: the part after the question mark; the mark itself may be there.
+        text: the query string, with or without its question mark; may be anything.
 
     Returns:
-        What could be read, and what was wrong with the rest, in words without a full stop.
+        What could be parsed, and what is wrong with the rest, in phrases without a full stop.
     """
     if not isinstance(text, str) or len(text) > MAX_LENGTH:
         return Link(), ("it is too long to be a link of this page",)
@@ -147,64 +149,59 @@ def parse_link(text: object) -> tuple[Link, tuple[str, ...]]:
         pairs = parse_qsl(text.removeprefix("?"), keep_blank_values=True, max_num_fields=40, errors="strict")
     except ValueError:
         return Link(), ("it is not written as links are",)
-    given: dict[str, str] = {}
-    wrong: list[str] = []
+    texts: dict[str, str] = {}
+    problems: list[str] = []
     for name, value in pairs:
-        if name not in OPENS:
-            continue
-        if name in given:
-            wrong.append(f"it has two values for “{name}”")
-        given.setdefault(name, value)
-    found: dict[str, Any] = {}
-    for name, value in given.items():
+        if name in texts:
+            problems.append(f"it has two values for “{name}”")
+        elif name in _PARAMETERS:  # others are the browser's business
+            texts[name] = value
+    values: dict[str, Any] = {}
+    for name, value in texts.items():
+        parse, problem = _PARAMETERS[name]
         try:
-            found |= _READERS[name](value)
-        except ValueError:
-            wrong.append(_MEANT[name])
-    if "words" in found and ("example" in found or "picture" in found):
-        del found["words"]
-        wrong.append("it has both a picture and words")
-    if "box" in found and not ("example" in found or "picture" in found):
-        del found["box"]
-        if "q" not in given:  # else that was said already
-            wrong.append("it has a box, but no picture")
-    if "object" in found and not ("example" in found or "picture" in found or "words" in found):
-        del found["object"]
-        if "q" not in given and "words" not in given:
-            wrong.append("it names an object, but nothing to search with")
-    return Link(**found), tuple(dict.fromkeys(wrong))
+            parsed = parse(value)
+            values |= {parsed[0]: parsed[1]} if name == "q" else {name: parsed}
+        except (ValueError, PatchifyError):
+            problems.append(problem)
+    link = Link(**values)
+    if link.words is not None and link.has_picture:
+        link = replace(link, words=None)
+        problems.append("it has both a picture and words")
+    if link.box is not None and not link.has_picture:
+        link = replace(link, box=None)
+        if "q" not in texts:  # else that is reported already
+            problems.append("it has a box, but no picture")
+    if link.object is not None and not link.has_query:
+        link = replace(link, object=None)
+        if "q" not in texts and "words" not in texts:
+            problems.append("it names an object, but nothing to search with")
+    return link, tuple(dict.fromkeys(problems))
 
 
-def _asked(text: str) -> dict[str, Any]:
+def _query(text: str) -> tuple[str, int]:
     kind, _, number = text.partition("-")
     if kind not in ("example", "picture"):
         raise ValueError
-    return {kind: _number(number)}
+    return kind, _number(number)
 
 
-def _words(text: str) -> dict[str, Any]:
-    try:
-        return {"words": checked_words(text)}
-    except PatchifyError as error:
-        raise ValueError from error
-
-
-def _box(text: str) -> dict[str, Any]:
+def _box(text: str) -> Box | str:
     if text == WHOLE:
-        return {"box": WHOLE}
+        return WHOLE
     parts = text.split(",")
-    if len(parts) != 4 or not all(SIZE.fullmatch(part) for part in parts):
+    if len(parts) != 4 or not all(COORDINATE.fullmatch(part) for part in parts):
         raise ValueError
     x1, y1, x2, y2 = map(float, parts)
     if not (x1 < x2 and y1 < y2 and math.isfinite(x2 + y2)):
         raise ValueError
-    return {"box": (x1, y1, x2, y2)}
+    return x1, y1, x2, y2
 
 
-def _object(text: str) -> dict[str, Any]:
+def _object(text: str) -> str:
     if not 0 < len(text) <= 100 or not text.isprintable():
         raise ValueError
-    return {"object": text}
+    return text
 
 
 def _number(text: str) -> int:
@@ -213,39 +210,23 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _numbered(name: str) -> Callable[[str], dict[str, Any]]:
-    return lambda text: {name: _number(text)}
+def _name(text: str) -> str:
+    if not NAME.fullmatch(text):
+        raise ValueError
+    return text
 
 
-def _named(name: str) -> Callable[[str], dict[str, Any]]:
-    def take(text: str) -> dict[str, Any]:
-        if not NAME.fullmatch(text):
-            raise ValueError
-        return {name: text}
-
-    return take
-
-
-_READERS: dict[str, Callable[[str], dict[str, Any]]] = {
-    "q": _asked,
-    "words": _words,
-    "box": _box,
-    "object": _object,
-    **{name: _named(name) for name in ("index", "boxes", "rerank", "tab")},
-    **{name: _numbered(name) for name in ("level", "top", "look")},
+_PARAMETERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "q": (_query, "its query picture is not one of this page"),
+    "words": (checked_words, f"its words are missing or longer than {MAX_WORDS} characters"),
+    "box": (_box, "its box is not four numbers of pixels"),
+    "object": (_object, "its object has no name"),
+    "index": (_name, "the page has no such method"),
+    "level": (_number, "its level is not a number"),
+    "boxes": (_name, "the page has no such kind of box"),
+    "rerank": (_name, "the page has no such re-ranker"),
+    "top": (_number, "its number of results is not a number"),
+    "look": (_number, "the result that it opens is not a picture of this page"),
+    "tab": (_name, "the page has no such tab"),
 }
-
-_MEANT = {
-    "q": "its query picture is not one of this page",
-    "words": f"its words are missing or longer than {MAX_WORDS} characters",
-    "box": "its box is not four numbers of pixels",
-    "object": "its object has no name",
-    "index": "the page has no such method",
-    "level": "its level is not a number",
-    "boxes": "the page has no such kind of box",
-    "rerank": "the page has no such re-ranker",
-    "top": "its number of results is not a number",
-    "look": "the result that it opens is not a picture of this page",
-    "tab": "the page has no such tab",
-}
-"""The words for each parameter that cannot be read."""
+"""Each parameter's parser, and the problem if it fails; all but `q` are attributes of `Link`."""

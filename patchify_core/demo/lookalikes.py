@@ -1,4 +1,4 @@
-"""Look-alikes that a lecturer shows: objects easily taken for each other, and how far patches tell them apart."""
+"""Look-alikes: objects easily mistaken for each other, and how well patches tell them apart."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SETS = (
     ("The tea set", ("flowered teapot", "flowered sugar bowl", "flowered creamer", "flowered cup and saucer")),
     ("The two blue pots", ("blue lidded pot", "blue vase")),
 )
-"""(title, names of the objects) of the sets that the bundled gallery was made with; others are not offered."""
+"""(title, names of the objects) of the sets that the bundled gallery was made with."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class LookAlikes:
     """A set of look-alikes of which the gallery has at least two, each with a query.
 
     Attributes:
-        title: what it is called.
+        title: on the page.
         members: (instance, name, query id) of each object.
     """
 
@@ -36,14 +36,14 @@ class LookAlikes:
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """One of two pictures that are compared.
+    """One of the two pictures compared.
 
     Attributes:
         image: the gallery picture.
-        rank: its place in the ranking, from 1.
-        match: its best patch; `score` is the similarity that it is ranked by.
-        whole: the similarity of the whole picture; None if the index has no whole pictures.
-        shows: names of the set's objects that it holds.
+        rank: in the ranking, from 1.
+        match: its best patch.
+        whole: similarity of the whole picture; None if the index has no whole pictures.
+        shows: names of the set's objects that it contains.
     """
 
     image: GalleryImage
@@ -55,12 +55,12 @@ class Side:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """The best picture of the object asked for, and the best one that shows a look-alike and not the object.
+    """The best picture of an object, and the best one of a look-alike without that object.
 
     Attributes:
         among: the set.
-        number: its place among those offered.
-        asked: the object asked for.
+        number: of the set among those offered.
+        instance: the object searched for.
         query: its bundled query.
         right: None if no picture contains the object.
         other: None if every picture of a look-alike contains the object too.
@@ -68,14 +68,14 @@ class Pair:
 
     among: LookAlikes
     number: int
-    asked: int
+    instance: int
     query: UserQuery
     right: Side | None
     other: Side | None
 
 
 def look_alikes(gallery: Gallery) -> tuple[LookAlikes, ...]:
-    """The sets that a gallery has, found by the names of its objects; none for most galleries."""
+    """Return the sets that a gallery has, found by the names of its objects; none for most galleries."""
     queries = {gallery.name(query.instance): query for query in reversed(gallery.queries)}
     found = []
     for title, names in SETS:
@@ -85,24 +85,24 @@ def look_alikes(gallery: Gallery) -> tuple[LookAlikes, ...]:
     return tuple(found)
 
 
-def hard_pair(showcase: ExampleGallery, number: object, asked: object, index_name: str, level: int) -> Pair:
-    """Asks for one object of a set, and finds its best picture and that of its look-alikes.
+def hard_pair(showcase: ExampleGallery, number: object, chosen: object, index_name: str, level: int) -> Pair:
+    """Search for one object of a set, and find its best picture and that of its look-alikes.
 
     Args:
-        showcase: the gallery and its indexes.
-        number: the set's place in `look_alikes`.
-        asked: instance of the object asked for; None for the set's first one.
+        showcase: the gallery.
+        number: of the set in `look_alikes`.
+        chosen: instance of the object to search for; None for the first of the set.
         index_name: name of the index.
         level: number of the stage to search with.
 
     Raises:
-        PatchifyError: if there is no such set or object, which a browser may claim.
+        PatchifyError: if there is no such set or object: a browser may send anything.
     """
     sets = look_alikes(showcase.gallery)
     if type(number) is not int or not 0 <= number < len(sets):
         raise PatchifyError("There are no such look-alikes in this gallery: choose those shown.")
     among = sets[number]
-    member = next((one for one in among.members if asked is None or one[0] == asked), None)
+    member = next((one for one in among.members if chosen is None or one[0] == chosen), None)
     if member is None:
         raise PatchifyError("There is no such look-alike: choose one of those shown.")
     instance, _, query_id = member

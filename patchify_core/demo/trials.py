@@ -1,4 +1,4 @@
-"""The configurations that were tried, as the Evaluation tab shows them: seeds averaged, duplicates of files merged."""
+"""The configurations of the recorded studies: seeds averaged, and those that several files contain merged."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from patchify_core.features.extract import CROP
 
 EXACT = "Flat"
 GLOBAL = "pyramid:1"
-"""Regions of the global baseline: the whole picture alone."""
+"""Regions of the global baseline: the whole picture."""
 
 KEYS = ("dataset", "encoder", "regions", "factory", "codebook", "rescore", "rerank", "features", "query", "refine")
 
@@ -34,10 +34,10 @@ class Trial:
     """One configuration on one dataset.
 
     Attributes:
-        id: a short name of it, the same as long as the configuration is.
-        mean: its rows, one a seed.
-        studies: the files that it is in.
-        baseline: whether it is the global baseline of its encoder: whole pictures, exact, crop by crop, not re-ranked.
+        id: short and stable.
+        mean: of its rows, one per seed.
+        studies: the files that contain it.
+        baseline: whether it is the global baseline of its encoder: whole pictures, exact, not re-ranked.
     """
 
     id: str
@@ -46,38 +46,38 @@ class Trial:
     baseline: bool
 
     def __getitem__(self, name: str) -> Any:
-        """What its rows have in common; the seed of random regions is no part of their name."""
+        """Return what its rows have in common, without the seed of random regions."""
         value = self.mean[name]
         return without_seed(value) if name in ("regions", "indexed") else value
 
     @property
-    def kept_as(self) -> str:
-        """Factory string, with the finer codes if there are any."""
+    def codec(self) -> str:
+        """Factory string, with that of the finer codes if there are any."""
         return self["factory"] + (f" + {self['rescore']}" if self["rescore"] else "")
 
     @property
     def codebook(self) -> str | None:
-        """What its codec was trained on; None where there is no codebook and nothing else was chosen."""
+        """Training set of its codebook; None without a codebook."""
         matters = "PQ" in self["factory"] or self["codebook"] != Configuration.codebook
         return self["codebook"] if matters else None
 
     @property
     def features(self) -> str:
-        """How descriptors are made, where it is not crop by crop, and how a query is, where that was chosen."""
+        """How pictures and queries are described, where it differs from the default."""
         query = f"query {self['query']}" if self["query"] else ""
         return ", ".join(filter(None, (self["features"] if self["features"] != CROP else "", query)))
 
     @property
     def seeds(self) -> int:
-        """How many rows are averaged."""
+        """Number of seeds averaged."""
         return len(self.mean.rows)
 
     @property
     def label(self) -> str:
-        """What tells it from the others of its dataset, in one line, as the command line writes it."""
+        """Its options in one line, as on the command line."""
         parts = [self["encoder"], self["regions"]]
-        if self.kept_as != EXACT:
-            parts.append(self.kept_as)
+        if self.codec != EXACT:
+            parts.append(self.codec)
         if self.codebook:
             parts.append(f"{self.codebook} codebook")
         if self.features:
@@ -90,7 +90,7 @@ class Trial:
 
     @property
     def plain(self) -> dict[str, str]:
-        """What tells it from the others in plain words, by the names of `KEYS`; empty where nothing was chosen."""
+        """Its options in plain words, by the names of `KEYS`; empty for defaults."""
         finer, rerank, refine = self["rescore"], self["rerank"], self["refine"]
         pixels, query = self["features"].partition(":")[2], self["query"]
         return {
@@ -111,20 +111,20 @@ class Trial:
         parts = [words["regions"]]
         parts += [words["features"]] if self["features"] != CROP else []
         parts += [words["query"]] if words["query"] else []
-        parts += [words["factory"]] if self.kept_as != EXACT else []
+        parts += [words["factory"]] if self.codec != EXACT else []
         parts += [f"{words['codebook']} codebook"] if words["codebook"] else []
         parts += [f"{words['refine']} boxes"] if words["refine"] else []
         parts += [f"re-ranked: {words['rerank']}"] if words["rerank"] else []
         return " · ".join([*parts, words["encoder"]])
 
     def per_query(self, name: str) -> list[float | None]:
-        """Mean over the seeds of a per-query list, `ap` or `ls`; None where a query has no such score."""
+        """Average a per-query list, `ap` or `ls`, over the seeds; None where a query has no such score."""
         columns = zip(*(row[name] for row in self.mean.rows), strict=True)
         return [None if any(value is None for value in column) else fmean(column) for column in columns]
 
 
 def plain_regions(spec: str) -> str:
-    """Regions in plain words; what is not known here stays as the command line writes it.
+    """Describe regions in plain words; unknown parts stay as they are.
 
     Example:
         >>> plain_regions("pyramid:4"), plain_regions("pyramid:1+salient:29")
@@ -146,7 +146,7 @@ def plain_regions(spec: str) -> str:
 
 
 def plain_codec(factory: str) -> str:
-    """A codec in plain words; what is not known here stays a factory string.
+    """Describe a codec in plain words; an unknown factory string stays as it is.
 
     Example:
         >>> [plain_codec(factory) for factory in ("Flat", "PCAH256,SQ8", "PCAH128,PQ64x4")]
@@ -157,9 +157,9 @@ def plain_codec(factory: str) -> str:
     found = re.fullmatch(r"(?:PCAH(\d+),)?(?:(Flat)|SQ(8)|PQ(\d+)(x4)?)", factory)
     if found is None:
         return factory
-    kept, exact, bits, parts, small = found.groups()
-    words = [f"{kept} numbers"] if kept else []
-    words += [] if exact else [f"{bits} bits each" if kept else f"{bits} bits per number"] if bits else []
+    numbers, exact, bits, parts, small = found.groups()
+    words = [f"{numbers} numbers"] if numbers else []
+    words += [] if exact else [f"{bits} bits each" if numbers else f"{bits} bits per number"] if bits else []
     words += [f"coded in {int(parts) // (2 if small else 1)} bytes"] if parts else []
     return ", ".join(words)
 
@@ -170,14 +170,7 @@ def _plain_reranker(name: str) -> str:
 
 @dataclass(frozen=True)
 class Part:
-    """The queries of one object.
-
-    Attributes:
-        name: of the object.
-        queries: how many there are.
-        ap: their mean AP, or None.
-        ls: their mean LocScore, or None.
-    """
+    """The queries of one object: their number, mean AP and mean LocScore (None where they have none)."""
 
     name: str
     queries: int
@@ -187,14 +180,14 @@ class Part:
 
 @dataclass(frozen=True)
 class Failure:
-    """One query that went badly.
+    """One query with a low AP.
 
     Attributes:
         query: its id in the dataset.
         name: of its object.
         ap: its AP, averaged over the seeds.
         first_hit: rank of the first correct picture, by the first seed; None if there is none.
-        best: picture that came first and its box (image id, x1, y1, x2, y2), by the first seed; None if unknown.
+        best: id and box of the first result, by the first seed; None if unknown.
     """
 
     query: int
@@ -205,12 +198,12 @@ class Failure:
 
 
 def trials(studies: Studies) -> tuple[Trial, ...]:
-    """Every configuration of every dataset once, in the order of the files."""
+    """Return every configuration of every dataset once, in the order of the files."""
     groups: dict[str, tuple[dict[tuple[Any, Any], Row], list[str]]] = {}
     for study in studies.found.values():
         for row in study.rows:
             rows, names = groups.setdefault(_key(row), ({}, []))
-            rows.setdefault((row["regions"], row["seed"]), row)  # the same once more, out of another file, is no seed
+            rows.setdefault((row["regions"], row["seed"]), row)  # the same row in another file is no further seed
             if study.name not in names:
                 names.append(study.name)
     return tuple(
@@ -220,9 +213,9 @@ def trials(studies: Studies) -> tuple[Trial, ...]:
 
 
 def _key(row: Row) -> str:
-    """What two rows must share to differ in their seed alone.
+    """Return a key that rows share if they differ in their seed only.
 
-    Exact descriptors do not depend on the other regions that were indexed with them; what a codec learns does.
+    A codec learns from all regions that were indexed together; exact descriptors do not depend on them.
     """
     parts = [without_seed(row[key]) if key == "regions" else row[key] for key in KEYS]
     return json.dumps([*parts, None if row["factory"] == EXACT else without_seed(row["indexed"])])
@@ -235,10 +228,10 @@ def _is_base(rows: Mapping[tuple[Any, Any], Row]) -> bool:
 
 
 def find(all_trials: Sequence[Trial], trial_id: object) -> Trial:
-    """The trial of that id.
+    """Return the trial of this id.
 
     Raises:
-        PatchifyError: if there is none, because the files changed meanwhile, or a browser sent nonsense.
+        PatchifyError: if there is none: the files may have changed, and a browser may send anything.
     """
     for trial in all_trials:
         if trial.id == trial_id:
@@ -247,12 +240,9 @@ def find(all_trials: Sequence[Trial], trial_id: object) -> Trial:
 
 
 def first_choice(all_trials: Sequence[Trial], dataset: str, factory: str = EXACT) -> Trial | None:
-    """What is looked into before anything is chosen: the paper's default, else the best mAP; None if there is none.
+    """Return the trial shown first: the default configuration, else the one with the best mAP; None without any.
 
-    Args:
-        all_trials: of all datasets.
-        dataset: which one is shown.
-        factory: codes of the default, those that the page searches; exact descriptors where these were not tried.
+    The default is preferred with the codec `factory`, else with exact descriptors.
     """
     there = [trial for trial in all_trials if trial["dataset"] == dataset]
     names = ("encoder", "regions", "rescore", "rerank", "features", "query", "refine")
@@ -266,7 +256,7 @@ def first_choice(all_trials: Sequence[Trial], dataset: str, factory: str = EXACT
 
 
 def baseline_of(all_trials: Sequence[Trial], trial: Trial) -> Trial | None:
-    """The global baseline of the same encoder on the same dataset, or None."""
+    """Return the global baseline of the same encoder on the same dataset, or None."""
     return next(
         (
             other
@@ -278,11 +268,9 @@ def baseline_of(all_trials: Sequence[Trial], trial: Trial) -> Trial | None:
 
 
 def by_object(trial: Trial, instances: Sequence[str]) -> tuple[Part, ...]:
-    """AP and LocScore of each object, the worst first; objects without a score come last.
+    """Return AP and LocScore of each object, the worst first; objects without a score come last.
 
-    Args:
-        trial: a configuration.
-        instances: name of each query's object, in the order of the queries.
+    `instances` are the names of the queries' objects, in the order of the queries.
     """
     aps, scores = trial.per_query("ap"), trial.per_query("ls")
     grouped: dict[str, list[int]] = {}
@@ -300,13 +288,9 @@ def _mean_at(values: Sequence[float | None], places: Sequence[int]) -> float | N
 
 
 def failures(trial: Trial, queries: Sequence[int], instances: Sequence[str], count: int = 6) -> tuple[Failure, ...]:
-    """The queries with the lowest AP, the worst first; never one whose AP is 1.
+    """Return at most `count` queries with the lowest AP, the worst first; never one with AP 1.
 
-    Args:
-        trial: a configuration.
-        queries: ids of the queries, in the order of the rows' lists.
-        instances: name of each query's object.
-        count: how many, at most.
+    `queries` and `instances` are the queries' ids and the names of their objects, in the order of the rows' lists.
     """
     aps, first = trial.per_query("ap"), trial.mean.rows[0]
     worst = sorted((ap, at) for at, ap in enumerate(aps) if ap is not None and ap < 1)[:count]
@@ -319,10 +303,10 @@ def failures(trial: Trial, queries: Sequence[int], instances: Sequence[str], cou
 
 
 def paired(a: Trial, b: Trial, settings: BootstrapSettings = DEFAULTS) -> tuple[Difference, ...]:
-    """How much better B is than A over the same queries: mAP and, where both have it, LocScore.
+    """Compare B with A over the same queries: mAP and, if both have it, LocScore.
 
     Raises:
-        PatchifyError: if the two are of different datasets.
+        PatchifyError: if they are of different datasets.
     """
     if a["dataset"] != b["dataset"]:
         raise PatchifyError("Those two were tried on different datasets: choose two of the same.")

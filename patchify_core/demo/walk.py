@@ -1,6 +1,6 @@
-"""The walk through the method: what each step shows, of a visitor's own query and one of its results.
+"""The walk through the method: what each step shows of a visitor's own query and one of its results.
 
-Every number is one that the search has too: `ExampleGallery.answer`, `ranking`, `Patchify.explain`, `QueryScore.rows`.
+Every number is one that the search uses: `ExampleGallery.answer`, `ranking`, `Patchify.explain`, `QueryScore.rows`.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from patchify_core.regions import Stage
 from patchify_core.retrieval.ranking import Explanation
 
 SHOWN = 10
-"""Results that can be looked into, and bars of the ranking."""
+"""Results that can be opened, and bars of the ranking."""
 
 STEPS, EXERCISE, PLAN = "steps", "exercise", "plan"
-"""What the tab can show."""
+"""Parts of the tab."""
 
 WORKED = (3, {2: 0.6, 5: 0.3})
-"""The worked example of docs/METHOD.md: pictures that contain the object, and rank -> IoU of those found."""
+"""The worked example: number of pictures that contain the object, and rank -> IoU of those found."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +39,8 @@ class ExerciseTask:
         query: id of the bundled query.
         name: of its object.
         image: id of the gallery picture.
-        lead: how far the winning patch is ahead of the next one, in cosine similarity.
-        label: one of `LABELS`.
+        lead: of the winning patch over the next one, in cosine similarity.
+        label: `easy`, `medium` or `hard`.
     """
 
     query: int
@@ -52,16 +52,16 @@ class ExerciseTask:
 
 @dataclass(frozen=True)
 class WalkChoice:
-    """What a visitor has chosen for their walk; it is theirs and does not change their query.
+    """A visitor's options of the walk, which do not change their query.
 
     Attributes:
         index_name: name of the index; None for the query's own.
         level: number of the stage to search with; None for the index's last.
         box_method: how boxes are found (`box_methods`).
-        image: id of the picture that is looked into; None for the first right one.
-        pair: set of look-alikes and the object asked for; None for none.
-        part: what the tab shows: the steps, the class's exercise, or the plan of a lesson.
-        task: number of the exercise's task, from 0.
+        image: id of the picture that is opened; None for the first correct one.
+        pair: number of a set of look-alikes, and the object to search for; None for none.
+        part: of the tab: steps, exercise or plan of a lesson.
+        task: number of the task in the exercise, from 0.
     """
 
     index_name: str | None = None
@@ -75,13 +75,13 @@ class WalkChoice:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """One picture looked into.
+    """One picture in detail.
 
     Attributes:
         image: the gallery picture.
-        result: its place and verdict, with its winning patch's box.
-        explanation: the similarity of every patch that the index has of it.
-        winners: the winning patch at each level, as `Patchify.explain` has it.
+        result: its rank and verdict, with the box of its winning patch.
+        explanation: the similarity of all its patches.
+        winners: the winning patch at each level.
     """
 
     image: GalleryImage
@@ -92,7 +92,7 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Line:
-    """One line of LocScore's arithmetic: a positive, how many were found down to it, and what it adds."""
+    """One line of the sum that gives LocScore: a positive, and the number of positives down to its rank."""
 
     row: HitRow
     found: int
@@ -101,13 +101,13 @@ class Line:
 
 @dataclass(frozen=True, eq=False)
 class ScoreBreakdown:
-    """How a ranking is scored, line by line.
+    """The score of a ranking, line by line.
 
     Attributes:
-        score: the score that the Search tab shows for the same level and boxes.
-        lines: a line for each positive in the ranking.
-        counted: pictures that count: all but the query itself and others that are left out.
-        left_out: pictures of the ranking that do not count.
+        score: as on the Search tab with the same level and boxes.
+        lines: one per positive in the ranking.
+        counted: number of pictures that count.
+        left_out: number of ranked pictures that do not count, such as the query itself.
         first_wrong: the best picture of another object, with its rank among those that count; None if there is none.
     """
 
@@ -120,26 +120,26 @@ class ScoreBreakdown:
 
 @dataclass(frozen=True, eq=False)
 class Walk:
-    """Everything that the steps show.
+    """Content of the steps.
 
     Attributes:
-        query: what is asked, described for the index that is walked through.
-        name: the object's name; None if nobody said what it is.
+        query: described for the index of the walk.
+        name: of the object; None if unknown.
         indexes: (name, label) of the indexes.
-        box_methods: (name, label) of the ways to a box that this index allows.
+        box_methods: (name, label) of those that this index allows.
         stages: the index's nested sets of patches.
-        level: number of the stage that is searched with.
+        level: number of the stage to search with.
         box_method: how boxes are found.
-        answer: what the Search tab answers with the same options.
-        whole: the same for whole pictures alone; None if the index has none.
-        look: the picture that is looked into.
-        standing: the arithmetic; None if the object is unknown or on no picture.
-        sets: look-alikes that the gallery has.
-        pair: the look-alikes that were asked for, or None.
-        images: gallery picture by id, of all that are named here.
-        separate: whether each patch was encoded separately, as the paper does.
-        tasks: those of the exercise, where it is shown.
-        task: the task that is shown, from 0; None outside the exercise.
+        answer: of the Search tab with the same options.
+        whole: the same for whole pictures; None if the index has none.
+        look: the picture that is opened.
+        standing: the score line by line; None if the object is unknown or in no picture.
+        sets: look-alikes of the gallery.
+        pair: the look-alikes that are compared, or None.
+        images: gallery picture by id, for all results here.
+        separate: whether each patch is encoded separately, as in the paper.
+        tasks: of the exercise, where it is shown.
+        task: number of the task, from 0; None outside the exercise.
     """
 
     query: UserQuery
@@ -162,16 +162,15 @@ class Walk:
 
 
 def walk(showcase: ExampleGallery, query: UserQuery, choice: WalkChoice) -> Walk:
-    """What the steps show.
+    """Compute the content of the steps.
 
     Args:
-        showcase: where the query is answered.
-        query: what is asked, described for the index that is chosen (see `described_for`).
-        choice: what was chosen; a level that the index does not have means its last.
+        showcase: the gallery.
+        query: described for the chosen index (see `described_for`).
+        choice: the options; a level beyond the index's last means the last.
 
     Raises:
-        PatchifyError: one sentence, if the index does not allow such boxes, or a picture or look-alike that was chosen
-            is not there.
+        PatchifyError: one sentence, if the index does not allow such boxes, or there is no such picture or look-alike.
     """
     engine = showcase.indexes.engine(query.index_name)
     index, levels = engine.index, showcase.levels_of(query.index_name)
@@ -205,10 +204,10 @@ def walk(showcase: ExampleGallery, query: UserQuery, choice: WalkChoice) -> Walk
 
 
 def described_for(showcase: ExampleGallery, query: UserQuery, index_name: object) -> UserQuery:
-    """The same query, described for another index; the visitor's own stays what it is.
+    """Return the query for another index, or unchanged if `index_name` is None.
 
     Raises:
-        PatchifyError: if there is no such index, or its encoder cannot be had or cannot be asked this.
+        PatchifyError: if there is no such index, or its encoder cannot be loaded or knows no words.
     """
     if index_name is None or index_name == query.index_name:
         return query
@@ -216,18 +215,18 @@ def described_for(showcase: ExampleGallery, query: UserQuery, index_name: object
 
 
 def fitting(showcase: ExampleGallery, choice: WalkChoice, index_name: str) -> WalkChoice:
-    """The choice after another index was chosen: boxes that it does not allow become winning patches."""
+    """Return the options for another index: a box method that it does not allow becomes the winning patch."""
     index = showcase.indexes.choice(index_name).index
     box_method = choice.box_method if is_possible(choice.box_method, index) else WINNING
     return WalkChoice(index_name, None, box_method, choice.image, choice.pair)
 
 
 def made_up_score(positives: int, hits: Mapping[int, float]) -> QueryScore:
-    """The score of a ranking that is made up for teaching, by `metrics.score_query`.
+    """Score an invented ranking for teaching, by `metrics.score_query`.
 
     Args:
-        positives: pictures that contain the object.
-        hits: rank, from 1, -> IoU of the box, of those that were found.
+        positives: number of pictures that contain the object.
+        hits: rank, from 1, -> IoU of the box, for those that were found.
 
     Example:
         >>> score = made_up(3, {2: 0.6, 5: 0.3})
@@ -244,7 +243,7 @@ def made_up_score(positives: int, hits: Mapping[int, float]) -> QueryScore:
 
 
 def worked_example() -> QueryScore:
-    """The worked example of docs/METHOD.md: AP 0.30, LocScore 0.14."""
+    """Return the score of the worked example: AP 0.30, LocScore 0.14."""
     return made_up_score(*WORKED)
 
 

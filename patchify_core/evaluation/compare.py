@@ -1,8 +1,8 @@
 """Is one evaluation better than another? A paired bootstrap over their queries.
 
-Both runs answer the same queries, so each query gives one difference, and the queries are resampled with replacement
-many times: the middle 95 % of the mean differences is the percentile interval (Efron and Tibshirani, "An
-Introduction to the Bootstrap", 1993). It says how much the answer depends on which queries a dataset happens to have.
+Both runs have the same queries, so that each query gives one difference. The queries are resampled with replacement
+many times; the middle 95 % of the mean differences is the percentile interval (Efron and Tibshirani, "An Introduction
+to the Bootstrap", 1993). It shows how much the result depends on the choice of queries.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ METRICS = {"ap": "mAP", "locscore": "LocScore"}
 
 @dataclass(frozen=True)
 class BootstrapSettings:
-    """How to resample.
+    """Settings of the bootstrap.
 
     Attributes:
-        resamples: how many times the queries are drawn anew.
-        seed: of the generator, so that the same two files always give the same interval.
-        confidence: the share of the resampled means within the interval, in percent.
+        resamples: number of resamples.
+        seed: seed of the generator, so that the same two files always give the same interval.
+        confidence: share of the resampled means within the interval, in percent.
     """
 
     resamples: int = 10_000
@@ -38,7 +38,7 @@ class BootstrapSettings:
 
 
 DEFAULTS = BootstrapSettings()
-_DRAWN_AT_ONCE = 1 << 22
+_BATCH = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Difference:
         difference: b - a, -1..1.
         low: lower end of the interval.
         high: upper end.
-        queries: how many queries both runs have this score for.
+        queries: number of queries that have this score in both runs.
     """
 
     metric: str
@@ -64,11 +64,11 @@ class Difference:
     queries: int
 
     def sentence(self, confidence: float = DEFAULTS.confidence) -> str:
-        """Say it plainly: `B is better by 0.054 mAP, 95 % interval 0.021..0.088 (36 queries).`, for instance."""
+        """Describe the difference, e.g. `B is better by 0.054 mAP, 95 % interval 0.021..0.088 (36 queries).`."""
         size = f"{abs(self.difference):.3f} {self.metric}"
         where = f"{confidence:g} % interval {self.low:.3f}..{self.high:.3f} ({self.queries} queries)"
         if self.low > 0 or self.high < 0:
-            # The interval is given from the better one's side, as the number is.
+            # From the better run's side, like the difference itself.
             low, high = sorted((abs(self.low), abs(self.high)))
             where = f"{confidence:g} % interval {low:.3f}..{high:.3f} ({self.queries} queries)"
             return f"{'B' if self.difference > 0 else 'A'} is better by {size}, {where}."
@@ -84,7 +84,7 @@ def read_run(path: Path) -> EvaluationFile:
     """Read a file that `evaluate --json` wrote.
 
     Raises:
-        PatchifyError: it is missing, unreadable, no JSON, or not such a file.
+        PatchifyError: if it is missing, unreadable, not JSON, or another file.
     """
     try:
         return read_results(path, EvaluationFile, repr(str(path)), "make it anew with evaluate --json.")
@@ -102,21 +102,21 @@ def compare(
     """Compare two runs over the same queries of the same pictures.
 
     Args:
-        a: a run, as `read_run` gives it.
-        b: another, or the same at another level.
-        level_a: the level of A to use; its finest one if None.
-        level_b: the level of B.
-        settings: how to resample.
+        a: a run, from `read_run`.
+        b: another run, or the same one.
+        level_a: the level of A; its finest one if None.
+        level_b: the level of B; its finest one if None.
+        settings: settings of the bootstrap.
 
     Returns:
-        One difference for mAP and, where queries have boxes in both, one for LocScore.
+        The difference in mAP and, if queries have boxes in both runs, in LocScore.
 
     Raises:
-        PatchifyError: the runs are over different queries or pictures, or a level is missing.
+        PatchifyError: if the runs are over different queries or pictures, or a level is missing.
     """
     _check_same_queries(a, b)
     scores_a, scores_b = _scores(a, "A", level_a), _scores(b, "B", level_b)
-    queries = sorted(scores_a)  # whatever order they were searched in, the draws are the same
+    queries = sorted(scores_a)  # the resamples must not depend on the order of the search
     column_a, column_b = (
         {key: [getattr(scores[query], key) for query in queries] for key in METRICS} for scores in (scores_a, scores_b)
     )
@@ -127,16 +127,16 @@ def compare(
 
 
 Scores = Mapping[str, Sequence[float | None]]
-"""For each of `METRICS`, a score per query; None where the query has none."""
+"""For each of `METRICS`, a score per query, or None."""
 
 
 def paired(a: Scores, b: Scores, settings: BootstrapSettings = DEFAULTS) -> list[Difference]:
-    """The difference of each metric that some query has a score of on both sides.
+    """Compute the difference of each metric for which some query has scores on both sides.
 
     Args:
         a: scores of one run.
-        b: of another, for the same queries in the same order.
-        settings: how to resample.
+        b: scores of another, for the same queries in the same order.
+        settings: settings of the bootstrap.
     """
     compared = []
     for key, metric in METRICS.items():
@@ -147,24 +147,24 @@ def paired(a: Scores, b: Scores, settings: BootstrapSettings = DEFAULTS) -> list
 
 
 def as_json(differences: list[Difference], settings: BootstrapSettings = DEFAULTS) -> dict[str, Any]:
-    """The comparison as JSON values: how it was resampled, and metric -> its difference."""
+    """Return the comparison as JSON values: settings, and metric -> difference."""
     return {**asdict(settings), "differences": {d.metric: asdict(d) for d in differences}}
 
 
 def interval(differences: NDArray[np.float64], settings: BootstrapSettings = DEFAULTS) -> tuple[float, float]:
-    """The percentile interval of a mean.
+    """Compute the percentile interval of a mean.
 
     Args:
         differences: (Q,) one difference per query; at least one.
-        settings: how to resample.
+        settings: settings of the bootstrap.
 
     Returns:
-        (low, high) of the means of `settings.resamples` draws of Q queries with replacement.
+        (low, high) of the means of `settings.resamples` resamples of Q queries with replacement.
     """
     queries = len(differences)
     random = np.random.default_rng(settings.seed)
     means = np.empty(settings.resamples)
-    at_once = max(1, _DRAWN_AT_ONCE // queries)
+    at_once = max(1, _BATCH // queries)
     for start in range(0, settings.resamples, at_once):
         end = min(start + at_once, settings.resamples)
         means[start:end] = differences[random.integers(0, queries, (end - start, queries))].mean(axis=1)
@@ -185,12 +185,12 @@ def _check_same_queries(a: EvaluationFile, b: EvaluationFile) -> None:
     if queries_a != queries_b:
         odd = sorted(queries_a ^ queries_b)[0]
         raise PatchifyError(
-            f"The two runs asked different queries ({len(queries_a)} and {len(queries_b)}; first difference: "
+            f"The two runs have different queries ({len(queries_a)} and {len(queries_b)}; first difference: "
             f"{odd[1]}): compare runs over the same dataset."
         )
     if a.run.dataset != b.run.dataset:
         raise PatchifyError(
-            "The two runs asked the same queries over different pictures or annotations: "
+            "The two runs have the same queries over different pictures or annotations: "
             "compare runs over the same dataset."
         )
 

@@ -1,9 +1,9 @@
-"""Learns how likely results contain the query's object (`retrieval.presence`), and measures how well that is known.
+"""Learn how likely results are to contain the query's object (`retrieval.presence`), and measure the calibration.
 
-Every query of an annotated dataset gives two rankings: its own, and the same without all pictures that contain its
-object, which is the ranking that a gallery without the object would give. A logistic regression on the first results
-of both learns whether a result is right. It is measured on objects that it was not learned from: in `FOLDS` parts by
-object, and, where there are several datasets, on each one after learning from the others.
+Every query of an annotated dataset gives two rankings: its own, and the same without the pictures that contain its
+object, as from a gallery without the object. A logistic regression on the first results of both predicts whether a
+result is right. It is measured on held-out objects by cross-validation with `FOLDS` folds and, if there are several
+datasets, on each one after learning from the others.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ from patchify_core.retrieval.presence import (
 from patchify_core.retrieval.searcher import Searcher
 
 FIRST = 10
-"""Results of a ranking that are learned from and counted: those that a search shows."""
+"""Number of results per ranking to learn from, as many as a search shows."""
 
 FALSE_ALARMS = 0.05
-"""Share of queries whose object is there that may be said to be absent."""
+"""Accepted share of false alarms: queries whose object is present but predicted absent."""
 
 CURVE = (0.01, 0.02, 0.05, 0.1, 0.2)
-"""False alarms at which the curve of hits is told."""
+"""Shares of false alarms at which the hit rate is reported."""
 
 FOLDS, RIDGE, BINS = 5, 1.0, 10
-"""Parts of the cross-validation; L2 penalty on standardised features; bins of the reliability table."""
+"""Folds of the cross-validation; L2 penalty on standardised features; bins of the reliability table."""
 
 FEWEST_OBJECTS = 10
-"""Objects below which a calibration would be a guess."""
+"""Fewest objects for a calibration."""
 
 
 def rate(hits: NDArray[np.bool_], objects: NDArray[np.int64]) -> Rate:
-    """The share of `hits` (Q,) with its Wilson interval, queries about `objects` (Q,).
+    """Compute the share of `hits` (Q,) with its Wilson interval.
 
-    Queries about one object are not independent, so the interval counts objects.
+    Queries for the same object are not independent, so that the interval counts `objects` (Q,).
     """
     share, n, z = float(hits.mean()), len(np.unique(objects)), 1.96
     middle, spread = share + z * z / (2 * n), z * np.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -65,9 +65,9 @@ class Examples:
 
     Attributes:
         rows: (Q, FIRST, 2) float64, `presence.features` of each result.
-        right: (Q, FIRST) bool, whether it contains the object.
+        right: (Q, FIRST) bool, whether each result contains the object.
         present: (Q,) bool, whether the ranking is the one with the object.
-        objects: (Q,) int64, a number for each object of each dataset.
+        objects: (Q,) int64, a number per object and dataset.
         datasets: (Q,) int64, the dataset's number.
     """
 
@@ -78,7 +78,7 @@ class Examples:
     datasets: NDArray[np.int64]
 
     def chosen(self, which: NDArray[np.bool_]) -> Examples:
-        """Those of some rankings."""
+        """Select some rankings by a mask (Q,)."""
         return Examples(*(getattr(self, field.name)[which] for field in fields(self)))
 
 
@@ -94,7 +94,7 @@ def examples_of(
         progress: called with (queries done, queries in all).
 
     Raises:
-        GalleryError: if no query is left: none has positives, or there are too few pictures beside them.
+        GalleryError: if no query has positives and enough other pictures.
     """
     parts: list[tuple[NDArray[np.float64], NDArray[np.bool_], bool, int]] = []
     for done, query in enumerate(gallery.queries, 1):
@@ -103,10 +103,10 @@ def examples_of(
             ranking = engine.ranking(engine.describe(query))
             counted = ~np.isin(ranking.image_ids, list(query.exclude | gallery.ignored(query.instance)))
             scores, right = ranking.scores[counted], np.isin(ranking.image_ids[counted], list(positives))
-            for kept, there in ((np.ones_like(right), True), (~right, False)):
-                rows = features(scores[kept][:FIRST], scores[kept])
+            for mask, present in ((np.ones_like(right), True), (~right, False)):
+                rows = features(scores[mask][:FIRST], scores[mask])
                 if rows is not None and (~right).sum() >= BACKGROUND.stop:
-                    parts.append((rows, right[kept][:FIRST], there, query.instance))
+                    parts.append((rows, right[mask][:FIRST], present, query.instance))
         if progress:
             progress(done, len(gallery.queries))
     if not parts:
@@ -114,21 +114,21 @@ def examples_of(
             f"No query of {gallery.root} can be learned from: it takes a positive, and {BACKGROUND.stop} pictures "
             "that do not contain its object."
         )
-    all_rows, all_right, present, objects = zip(*parts, strict=True)
+    all_rows, all_right, all_present, objects = zip(*parts, strict=True)
     ids = np.array(objects, np.int64) + (number << 40)
-    return Examples(np.stack(all_rows), np.stack(all_right), np.array(present), ids, np.full(len(parts), number))
+    return Examples(np.stack(all_rows), np.stack(all_right), np.array(all_present), ids, np.full(len(parts), number))
 
 
 def joined(parts: Sequence[Examples]) -> Examples:
-    """The examples of several datasets."""
+    """Concatenate the examples of several datasets."""
     names = [field.name for field in fields(Examples)]
     return Examples(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
 def fit(rows: NDArray[np.float64], right: NDArray[np.bool_]) -> Weights:
-    """Logistic regression by Newton's method, with an L2 penalty on the weights of the standardised features.
+    """Fit a logistic regression by Newton's method, with an L2 penalty on the weights of the standardised features.
 
-    A feature whose weight would be negative is left out, since a better score may never make a result less probable.
+    Features with negative weights are dropped, so that a better score never makes a result less probable.
 
     Args:
         rows: (R, 2) `presence.features`.
@@ -138,33 +138,33 @@ def fit(rows: NDArray[np.float64], right: NDArray[np.bool_]) -> Weights:
         The intercept and a weight for each feature, 0 or more.
     """
     mean, spread = rows.mean(axis=0), np.maximum(rows.std(axis=0), 1e-9)
-    kept = np.ones(rows.shape[1], bool)
+    used = np.ones(rows.shape[1], bool)
     while True:
-        design = np.column_stack([np.ones(len(rows)), ((rows - mean) / spread)[:, kept]])
-        penalty = np.diag([1e-9, *[RIDGE] * int(kept.sum())])
-        found = np.zeros(design.shape[1])
+        design = np.column_stack([np.ones(len(rows)), ((rows - mean) / spread)[:, used]])
+        penalty = np.diag([1e-9, *[RIDGE] * int(used.sum())])
+        solution = np.zeros(design.shape[1])
         for _ in range(100):
-            chance = logistic(design[:, 1:], found)
-            slope = design.T @ (chance - right) + penalty @ found
+            chance = logistic(design[:, 1:], solution)
+            slope = design.T @ (chance - right) + penalty @ solution
             step = np.linalg.solve((design * (chance * (1 - chance))[:, None]).T @ design + penalty, slope)
-            found -= step * min(1.0, 5 / max(np.abs(step).max(), 1e-12))  # a whole step from afar may overshoot
+            solution -= step * min(1.0, 5 / max(np.abs(step).max(), 1e-12))  # full steps from afar may overshoot
             if np.abs(step).max() < 1e-10:
                 break
-        if (found[1:] >= 0).all():
+        if (solution[1:] >= 0).all():
             break
-        kept[np.flatnonzero(kept)[int(found[1:].argmin())]] = False
+        used[np.flatnonzero(used)[int(solution[1:].argmin())]] = False
     weights = np.zeros(rows.shape[1])
-    weights[kept] = found[1:] / spread[kept]
-    return float(found[0] - weights @ mean), float(weights[0]), float(weights[1])
+    weights[used] = solution[1:] / spread[used]
+    return float(solution[0] - weights @ mean), float(weights[0]), float(weights[1])
 
 
 def learn(examples: Examples, recipe: RecipeName, datasets: Sequence[Mapping[str, Any]]) -> Calibration:
     """Learn a calibration from all examples, and measure it on objects that are held out.
 
     Args:
-        examples: of all datasets, in the order of `datasets`.
-        recipe: that they were made with.
-        datasets: of each its `name` and more (`about`), which are written down.
+        examples: the examples of all datasets, in the order of `datasets`.
+        recipe: the recipe of the indexes.
+        datasets: for each its `name` and more (`about`), for the record.
 
     Raises:
         GalleryError: if there are too few objects to learn from.
@@ -179,7 +179,7 @@ def learn(examples: Examples, recipe: RecipeName, datasets: Sequence[Mapping[str
     folds = fold_of[np.searchsorted(objects, examples.objects)]
     chances, absent, likely = _held_out(examples, folds)
     learned: dict[str, Any] = {"datasets": [dict(one) for one in datasets]}
-    learned |= _told("held_out", examples, chances, absent, likely)
+    learned |= _summary("held_out", examples, chances, absent, likely)
     if len(datasets) > 1:
         _, absent, likely = _held_out(examples, examples.datasets)
         parts = ((one["name"], examples.datasets == n) for n, one in enumerate(datasets))
@@ -192,14 +192,14 @@ def learn(examples: Examples, recipe: RecipeName, datasets: Sequence[Mapping[str
 
 
 def measure(examples: Examples, calibration: Calibration) -> dict[str, Any]:
-    """How a calibration that was learned before does on a dataset; the keys are those of `learned`."""
+    """Measure an existing calibration on a dataset; the keys are those of `Calibration.learned`."""
     chances = probabilities(examples.rows, calibration.first, calibration.later)
     absent, likely = chances[:, 0] < calibration.absent_below, chances[:, 0] >= calibration.likely_from
-    return _told("measured", examples, chances, absent, likely)
+    return _summary("measured", examples, chances, absent, likely)
 
 
 def _fitted(examples: Examples) -> tuple[Weights, Weights, float, float]:
-    """Weights for first results and for later ones, the end of "absent" and the beginning of "likely"."""
+    """Fit the weights for first and for later results, and the thresholds of "absent" and "likely"."""
     first = fit(examples.rows[:, 0], examples.right[:, 0])
     later = fit(examples.rows[:, 1:].reshape(-1, 2), examples.right[:, 1:].ravel())
     chances = logistic(examples.rows[:, 0], first)
@@ -211,7 +211,7 @@ def _fitted(examples: Examples) -> tuple[Weights, Weights, float, float]:
 def _held_out(
     examples: Examples, parts: NDArray[np.int64]
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_], NDArray[np.bool_]]:
-    """Each part of the rankings as the others see it: (Q, FIRST) probabilities, (Q,) said absent, (Q,) said likely."""
+    """Predict each part after fitting the others: (Q, FIRST) probabilities, (Q,) absent, (Q,) likely."""
     chances = np.zeros(examples.right.shape)
     absent, likely = np.zeros(len(parts), bool), np.zeros(len(parts), bool)
     for part in np.unique(parts):
@@ -222,7 +222,7 @@ def _held_out(
     return chances, absent, likely
 
 
-def _told(
+def _summary(
     how: str,
     examples: Examples,
     chances: NDArray[np.float64],
@@ -240,28 +240,28 @@ def _told(
 
 
 def rates(examples: Examples, absent: NDArray[np.bool_], likely: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
-    """Hits and false alarms of "probably not here", and of "likely" with the object there and not there."""
+    """Compute the hits and false alarms of "absent" and of "likely"."""
     there, said = examples.present, {"absent_": absent, "likely_": likely}
     which = {"absent_hits": ~there, "absent_false_alarms": there, "likely_hits": there, "likely_false_alarms": ~there}
     return {name: rate(said[name[:7]][chosen], examples.objects[chosen]).model_dump() for name, chosen in which.items()}
 
 
 def curve(examples: Examples, chances: NDArray[np.float64]) -> list[list[float]]:
-    """[false alarms, hits] of "absent" at the thresholds that give these false alarms on these very queries."""
+    """Compute [false alarms, hits] of "absent" at the thresholds with these false alarms on the same queries."""
     first, there = chances[:, 0], examples.present
     cuts = [float(np.quantile(first[there], share)) for share in CURVE]
     return [[share, float((first[~there] < cut).mean())] for share, cut in zip(CURVE, cuts, strict=True)]
 
 
 def reliability(chances: NDArray[np.float64], right: NDArray[np.bool_]) -> list[list[float]]:
-    """[mean probability, share that is right, results] of each tenth of the probabilities that has results."""
+    """Compute [mean probability, share that is right, number of results] of each tenth of the probabilities."""
     bins = np.minimum((chances * BINS).astype(int), BINS - 1)
     which = [bins == number for number in range(BINS)]
     return [[float(chances[one].mean()), float(right[one].mean()), int(one.sum())] for one in which if one.any()]
 
 
 def about(gallery: Gallery) -> dict[str, Any]:
-    """What is written down of a dataset."""
+    """Describe a dataset for the record."""
     objects = len({query.instance for query in gallery.queries})
     size = {"pictures": len(gallery.images), "queries": len(gallery.queries), "objects": objects}
     return {"name": gallery.root.resolve().name, "digest": gallery_digest(gallery), **size}

@@ -1,53 +1,53 @@
-"""Files of results, as `evaluate --json` and `study --json` write them: what must be in them, and reading them.
+"""Read and validate the result files of `evaluate --json` and `study --json`.
 
-A file may come from an earlier version, from an editor, or be anything at all. What is not used is not checked.
+A file may come from an earlier version or an editor, or be anything at all. Fields that are not used are not checked.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from patchify_core.errors import PatchifyError
-from patchify_core.evaluation.study.experiments import Configuration
+from patchify_core.evaluation.study.experiments import Configuration, Row
 
 EVALUATION, STUDY = "patchify evaluate", "patchify study"
 FORMAT = 1
-"""How a file of results says what it is: `program` and `format`."""
+"""Values of `program` and `format`, which identify a result file."""
 
 Text = Annotated[str, Field(strict=True)]
 Id = Annotated[int, Field(strict=True)]
-Whole = Annotated[int, Field(strict=True, ge=0)]
+Count = Annotated[int, Field(strict=True, ge=0)]
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Number = Whole | Annotated[Finite, Field(ge=0)]
+Number = Count | Annotated[Finite, Field(ge=0)]
 Share = Annotated[Finite, Field(ge=0, le=1)]
 Box = Annotated[list[Finite], Field(min_length=5, max_length=5)]
-"""The picture that came first and its box: image id, x1, y1, x2, y2."""
+"""The first picture and its box: image id, x1, y1, x2, y2."""
 
 
 class ResultsFile(BaseModel):
-    """A file of results."""
+    """A result file."""
 
     program: ClassVar[str]
     made_by: ClassVar[str]
-    """How a refusal calls what writes such a file."""
+    """What error sentences call the program that writes such a file."""
 
 
 AnyResults = TypeVar("AnyResults", bound=ResultsFile)
 
 
 class QueryScores(BaseModel):
-    """One query at one level; None for a score that it does not have."""
+    """The scores of one query at one level, or None."""
 
     ap: Share | None
     locscore: Share | None
 
 
 class QueryResult(BaseModel):
-    """One query, its scores by level."""
+    """One query with its scores by level."""
 
     id: Id
     file_name: Text
@@ -62,13 +62,13 @@ class LevelResult(BaseModel):
 
 
 class RunSettings(BaseModel):
-    """What was evaluated: `dataset` is `record.gallery_digest`."""
+    """The settings of an evaluation; `dataset` is `record.gallery_digest`."""
 
     dataset: Text
 
 
 class EvaluationFile(ResultsFile):
-    """What `evaluate --json` wrote, as far as runs are compared."""
+    """The fields of `evaluate --json` that comparing runs needs."""
 
     program = EVALUATION
     made_by = "evaluate --json, or by a version without scores of each query"
@@ -78,18 +78,18 @@ class EvaluationFile(ResultsFile):
     per_query: list[QueryResult]
 
     @model_validator(mode="after")
-    def _whole(self) -> EvaluationFile:
-        """Every query must have every level."""
+    def _is_complete(self) -> EvaluationFile:
+        """Check that every query has every level."""
         if any(str(level.level) not in query.levels for level in self.levels for query in self.per_query):
             raise ValueError("a query lacks a level")
         return self
 
 
 class StudyDataset(BaseModel):
-    """A dataset of a study: its digest, how many pictures it has, ids and object names of its queries."""
+    """A dataset of a study: its digest, number of pictures, and ids and object names of its queries."""
 
     digest: Text
-    pictures: Whole
+    pictures: Count
     queries: list[Id]
     instances: list[Text]
 
@@ -97,7 +97,7 @@ class StudyDataset(BaseModel):
 class StudyRow(BaseModel):
     """One configuration at one level: averages, and parallel lists with an entry per query (`study.run`).
 
-    Earlier versions had one choice only of what has a default here.
+    Fields with a default are missing in files of earlier versions.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -128,32 +128,28 @@ class StudyRow(BaseModel):
 
 
 class Refusal(BaseModel):
-    """A configuration that could not be had, and why."""
+    """A configuration that could not be measured, and why."""
 
     model_config = ConfigDict(extra="allow")
 
     why: Text
 
 
-Row = dict[str, Any]
-"""Tables group by any key, so rows stay dicts."""
-
-
 def _as(model: type[BaseModel]) -> BeforeValidator:
-    """A dict with all that the model demands."""
+    """Validate a value as a model, and keep it as a dict."""
     return BeforeValidator(lambda value: model.model_validate(value).model_dump())
 
 
 class StudyFile(ResultsFile):
-    """What `study --json` wrote.
+    """The result of `study --json`.
 
     Attributes:
-        name: which experiment it is, one of `plans.STUDIES`.
-        command: what made it.
-        machine: where it was made.
-        datasets: by name.
-        rows: of all configurations, datasets and levels.
-        refused: configurations that could not be had.
+        name: name of the experiment, one of `experiments.STUDIES`.
+        command: the command that wrote it.
+        machine: the machine on which it ran.
+        datasets: name -> dataset.
+        rows: all configurations, datasets and levels.
+        refused: configurations that could not be measured.
     """
 
     program = STUDY
@@ -167,8 +163,8 @@ class StudyFile(ResultsFile):
     refused: list[Annotated[Row, _as(Refusal)]]
 
     @model_validator(mode="after")
-    def _whole(self) -> StudyFile:
-        """Every list must have an entry per query of its dataset."""
+    def _is_complete(self) -> StudyFile:
+        """Check that every list has an entry per query of its dataset."""
         for dataset in self.datasets.values():
             if len(dataset["queries"]) != len(dataset["instances"]):
                 raise ValueError("a dataset")
@@ -182,17 +178,17 @@ class StudyFile(ResultsFile):
 
 
 def read_results(path: Path, kind: type[AnyResults], name: str, remedy: str) -> AnyResults:
-    """Read a file of results.
+    """Read a result file.
 
     Args:
         path: the file.
-        kind: what it must be, `EvaluationFile` or `StudyFile`.
-        name: what a refusal calls the file.
-        remedy: how a refusal ends: what to do.
+        kind: the model to validate, `EvaluationFile` or `StudyFile`.
+        name: what error sentences call the file.
+        remedy: end of the error sentences: what to do.
 
     Raises:
-        FileNotFoundError: there is none.
-        PatchifyError: one sentence, if it cannot be read, is no JSON, not such a file, of another format, or not whole.
+        FileNotFoundError: if there is no such file.
+        PatchifyError: if it cannot be read, is not JSON, is another kind of file or format, or is incomplete.
     """
     try:
         numbers = json.loads(path.read_bytes())
@@ -212,4 +208,4 @@ def read_results(path: Path, kind: type[AnyResults], name: str, remedy: str) -> 
     try:
         return kind.model_validate(numbers)
     except ValidationError:
-        raise PatchifyError(f"{name} is not whole, or was edited or damaged: {remedy}") from None
+        raise PatchifyError(f"{name} is incomplete, or was edited or damaged: {remedy}") from None

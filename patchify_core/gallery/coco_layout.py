@@ -72,13 +72,13 @@ def find_annotation_files(folder: Path, nested: bool = True) -> list[Path]:
     return []
 
 
-def find_annotation_file(folder: Path, nested: bool = True) -> Path | None:
+def find_annotation_file(folder: Path) -> Path | None:
     """Return the COCO file of a folder, None for a plain folder. See `find_annotation_files`.
 
     Raises:
         GalleryError: There are several, of which the user must choose one.
     """
-    files = find_annotation_files(folder, nested)
+    files = find_annotation_files(folder)
     if len(files) > 1:
         names = join_names(files, folder)
         raise GalleryError(f"{str(folder)!r} has {len(files)} annotation files ({names}): name one of them instead.")

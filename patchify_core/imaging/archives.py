@@ -74,23 +74,26 @@ class Member:
     refused: str | None = None
 
 
+DEFAULTS = ArchiveSettings()
+
+
 def is_archive(head: bytes) -> bool:
     """Return whether a file that begins with these bytes is a zip archive."""
     return head.startswith((b"PK\x03\x04", _END_SIGNATURE, *SPANNED))
 
 
-def names(path: Path, settings: ArchiveSettings | None = None) -> list[str]:
+def names(path: Path, settings: ArchiveSettings = DEFAULTS) -> list[str]:
     """List the names in an archive without reading its files. `/` separates folders and may end a folder's name.
 
     Raises:
         ArchiveError: It is not a zip archive, or its central directory is damaged or too large.
     """
-    with _open(path, settings or ArchiveSettings()) as archive:
+    with _open(path, settings) as archive:
         return _names(archive.infolist())
 
 
 def members(
-    path: Path, settings: ArchiveSettings | None = None, most: Callable[[str], int] | None = None
+    path: Path, settings: ArchiveSettings = DEFAULTS, most: Callable[[str], int] | None = None
 ) -> Iterator[Member]:
     """Read the files of a zip archive one after the other, in its own order, skipping folders.
 
@@ -107,7 +110,6 @@ def members(
         ArchiveError: It is not a zip archive, its central directory is damaged or too large, or its members exceed
             `total_bytes` (a zip bomb); what was yielded before is valid.
     """
-    settings = settings or ArchiveSettings()
     left = settings.total_bytes
     with _open(path, settings) as archive:
         listed = archive.infolist()
@@ -143,7 +145,8 @@ def _open(path: Path, settings: ArchiveSettings) -> zipfile.ZipFile:
                 file.seek(0)
                 raise ArchiveError(_explain_not_a_zip(file.read(1024)))
             directory = _directory(file, end)
-        _check_directory(directory, settings)
+        if directory.count > settings.members or directory.length > settings.directory_bytes:
+            raise _too_many(settings)  # before `zipfile` reads the directory into memory
         try:
             archive = zipfile.ZipFile(path if is_last and directory.end == end else _repair(path, directory))
         except UnicodeDecodeError:
@@ -219,12 +222,6 @@ def _directory(file: BinaryIO, end: int) -> _Directory:
             raise ArchiveError(SPLIT_ARCHIVE)
         end -= before
     return _Directory(count, length, offset, end)
-
-
-def _check_directory(directory: _Directory, settings: ArchiveSettings) -> None:
-    """Refuse a central directory that is too large, before `zipfile` reads it into memory."""
-    if directory.count > settings.members or directory.length > settings.directory_bytes:
-        raise _too_many(settings)
 
 
 def _names(listed: list[zipfile.ZipInfo]) -> list[str]:

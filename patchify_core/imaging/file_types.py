@@ -85,6 +85,13 @@ _DOCUMENTS = {
     "a database": (b"SQLite format 3",),
     "a program": (b"MZ[^ -~]", b"\x7fELF"),
 }
+_ADVICE = {
+    "a Git LFS pointer": "fetch the file with 'git lfs pull'",
+    "a web page": "save the picture itself",
+    "a video": "export a frame of it as PNG or JPEG",
+    "a PDF document": "export its page as PNG or JPEG",
+    "an Office document": "export its pictures as PNG or JPEG",
+}
 _RAW = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"\0MRM", b"FOVb")
 _UNSUPPORTED_SUFFIXES = {
     "an icon": (".ico",),
@@ -190,10 +197,8 @@ def explain_unsupported(head: bytes, name: str, suffix: str) -> tuple[str, bool]
     text, kind = _text(head), other_file_type(head)
     if not head.strip(b"\0"):
         return f"{name} begins with nothing but zeros: its copy or download was not finished, so repeat it.", False
-    if kind == "a Git LFS pointer":
-        return f"{name} is {kind}, not the file itself: fetch the file with 'git lfs pull'.", False
-    if kind == "a web page":
-        return f"{name} is {kind}, not a picture: save the picture itself.", False
+    if kind:
+        return f"{name} is {kind}, not a picture: {_advice(kind)}.", False
     drawn = re.match(r"(?:<\?xml[^>]*>|<!--.*?-->|<!doctype[^>]*>|\s)*<(\w+:)?svg\b", text, re.DOTALL)
     if drawn or suffix in (".svg", ".svgz"):
         return f"{name} is an SVG drawing, which has no pixels: export it as PNG or JPEG.", bool(drawn)
@@ -206,8 +211,6 @@ def explain_unsupported(head: bytes, name: str, suffix: str) -> tuple[str, bool]
     for unsupported, starts in _UNSUPPORTED.items():
         if head.startswith(starts):
             return f"{name} is {unsupported}, which is not supported: save it as JPEG or PNG.", True
-    if kind:
-        return f"{name} is {kind}, not a picture: {_advice(kind)}.", False
     if re.match(r"[\[{]\s*([\[{\"\]}]|-?\d)", text):
         return f"{name} is a JSON file, not a picture: choose the picture itself.", False
     for unsupported, suffixes in _UNSUPPORTED_SUFFIXES.items():
@@ -227,10 +230,7 @@ def _advice(kind: str) -> str:
         return "unpack it first"
     if kind.endswith(("program", "database", "recording")):
         return "choose the picture itself"
-    part = {"a video": "a frame of it", "a PDF document": "its page", "an Office document": "its pictures"}.get(
-        kind, "it"
-    )
-    return f"export {part} as PNG or JPEG"
+    return _ADVICE.get(kind, "export it as PNG or JPEG")
 
 
 def _is_raw(head: bytes) -> bool:

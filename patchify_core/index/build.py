@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -200,13 +199,11 @@ def build_index(
     builder: StoreBuilder
     if target is not None:
         builder = target.builder(gallery, encoder.info, regions, settings, progress)
-        extractor = load_extractor(settings.features, encoder)
-    else:
-        extractor = load_extractor(settings.features, encoder, settings.keep_maps)
-        settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding
-        wanted = partial(Recipe.of, encoder.info, regions, extractor.spec, settings, settings.keep_maps)
-        builder = _GalleryBuilder(wanted, settings, gallery, like)
+    extractor = load_extractor(settings.features, encoder, settings.keep_maps)
     recipe = Recipe(encoder.info, regions, extractor.spec, maps=settings.keep_maps)
+    if target is None:
+        settings.check(encoder.info.dim, regions, len(gallery.images))  # before hours of embedding
+        builder = _GalleryBuilder(recipe, settings, gallery, like)
     source = _GallerySource(gallery, extractor, recipe, builder, settings.shard_images, progress)
     run_build(out, builder, source)
     return source.report
@@ -253,38 +250,42 @@ class _GallerySource:
         return GalleryStream(images, shards, self.recipe, self.builder.old, self.builder.old_rows)
 
 
-RecipeFor = Callable[[str | None], Recipe]
-"""The recipe of a build, given the factory of the index that it would update; see `Recipe.of`."""
-
-
+@dataclass
 class _GalleryBuilder(StoreBuilder):
     """Codes a gallery with FAISS in memory; codes of already indexed pictures are copied."""
 
-    def __init__(self, wanted: RecipeFor, settings: CodeSettings, gallery: Gallery, like: PatchIndex | None) -> None:
-        self._wanted, self._settings, self._gallery, self._like = wanted, settings, gallery, like
+    recipe: Recipe
+    settings: CodeSettings
+    gallery: Gallery
+    like: PatchIndex | None
 
     @property
     def maker(self) -> Mapping[str, Any]:
         """See `StoreBuilder.maker`."""
-        recipe = self._wanted(None)
-        return recipe.descriptors() | {"maps": recipe.maps}
+        return self.recipe.descriptors() | {"maps": self.recipe.maps}
 
     def check(self, out: Path) -> None:
         """See `StoreBuilder.check`."""
-        self.old = _existing(out, self._wanted) or self.old
-        if self.old is None and self._like is not None:
-            _check_like(self._like, self._wanted)
-            self.old = self._like
+        existing = _recipe_at(out)
+        if existing is not None:
+            refuse(existing.differences(self.recipe.coded(self.settings, existing.factory)), out, OTHER_INDEX)
+            self.old = PatchIndex.load(out)
+        elif self.old is None and self.like is not None:
+            # Codes of `like` are copied, so they must fit; the training set of the codec may differ.
+            self.like.check_encoder(self.recipe.encoder)
+            parts = [part for part in EVERYTHING if part not in ("encoder", "codebook")]
+            differences = self.like.recipe.differences(self.recipe.coded(self.settings, self.like.factory), parts)
+            refuse(differences, "The index to learn from", "use the same, or leave it out")
+            self.old = self.like
         if self.old is None:
-            recipe = self._wanted(None)
-            self._settings.check_enough(recipe.encoder.dim, recipe.regions, len(self._gallery.images))
+            self.settings.check_enough(self.recipe.encoder.dim, self.recipe.regions, len(self.gallery.images))
 
     def fill(self, stream: PictureStream, work: BuildFolder) -> None:
         """See `StoreBuilder.fill`."""
         old, rows, images = self.old, self.old_rows, list(stream.pictures(0, len(stream)))
         codes = None if old is None else Codes(old.factory, old.codes, old.projection, old.fine)
-        index = encode_stream(stream, images, self._settings, codes, lambda row: rows.get(images[row].sha256))
-        root = relative_path(self._gallery.root, work.out)
+        index = encode_stream(stream, images, self.settings, codes, lambda row: rows.get(images[row].sha256))
+        root = relative_path(self.gallery.root, work.out)
         work.swap_in(lambda new: index.write(new, root, stream.maps))
 
 
@@ -322,8 +323,8 @@ def encode_stream(
     boxes = None
     if regions.needs_picture:
         boxes = np.concatenate([stream.boxes(at, min(at + _BOXES_READ, total)) for at in range(0, total, _BOXES_READ)])
-    recipe = Recipe.of(stream.encoder, regions, stream.features, settings, stream.maps is not None)
-    return PatchIndex(replace(recipe, factory=factory), Pictures(images, boxes=boxes), codes)
+    recipe = replace(stream.recipe.coded(settings), factory=factory)
+    return PatchIndex(recipe, Pictures(images, boxes=boxes), codes)
 
 
 def codec_of(out: Path) -> dict[str, str | None] | None:
@@ -352,24 +353,14 @@ def recode(
         PatchifyError: There are too few patches to train on; the message says how many are needed.
     """
     codes = encode_codes(descriptors or index.descriptors_of, len(index.images), index.regions, index.dim, settings)
-    encoder, maps = replace(index.encoder, dim=index.dim), index.maps is not None
-    recipe = Recipe.of(encoder, index.regions, index.features, settings, maps)
-    recipe = replace(recipe, factory=codes.factory)
+    encoder = replace(index.encoder, dim=index.dim)
+    recipe = replace(index.recipe.coded(settings), encoder=encoder, factory=codes.factory)
     return PatchIndex(recipe, Pictures(index.images, index.root, index.boxes, index.maps), codes)
 
 
 def _digest(out: Path) -> str | None:
     """Digest of the index at `out`; None if there is none."""
     return str(read_meta(out)["digest"]) if (current_place(out) / META_NAME).is_file() else None
-
-
-def _existing(out: Path, wanted: RecipeFor) -> PatchIndex | None:
-    """Load the index at `out`, if any; raise IndexFolderError if it has another recipe."""
-    recipe = _recipe_at(out)
-    if recipe is None:
-        return None
-    refuse(recipe.differences(wanted(recipe.factory)), out, OTHER_INDEX)
-    return PatchIndex.load(out)
 
 
 def _recipe_at(out: Path) -> Recipe | None:
@@ -386,11 +377,3 @@ def _recipe_at(out: Path) -> Recipe | None:
             f"{out} is a big index, made of shards: build it again with index --from-shards, or choose another folder."
         )
     return recipe_of(meta, out)
-
-
-def _check_like(like: PatchIndex, wanted: RecipeFor) -> None:
-    """Raise IndexFolderError unless codes of `like` can be copied; the training set of the codec may differ."""
-    parts = [part for part in EVERYTHING if part not in ("encoder", "codebook")]
-    like.check_encoder(wanted(None).encoder)
-    differences = like.recipe.differences(wanted(like.factory), parts)
-    refuse(differences, "The index to learn from", "use the same, or leave it out")

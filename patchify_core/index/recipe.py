@@ -74,29 +74,6 @@ class Recipe:
     maps: bool = False
 
     @classmethod
-    def of(
-        cls,
-        encoder: EncoderInfo,
-        regions: Regions,
-        features: str,
-        settings: CodeSettings,
-        maps: bool = False,
-        existing: str | None = None,
-    ) -> Recipe:
-        """Return the recipe of a build with these settings.
-
-        Args:
-            encoder: The encoder.
-            regions: The patches.
-            features: How patches are described.
-            settings: How descriptors are coded.
-            maps: Whether feature maps are stored.
-            existing: Factory of an index that the build would update; see `CodeSettings.factory_for`.
-        """
-        factory = settings.factory_for(existing)
-        return cls(encoder, regions, features, factory, settings.effective_codebook, settings.rescore_factory, maps)
-
-    @classmethod
     def from_descriptors(cls, values: dict[str, Any]) -> Recipe:
         """Parse the recipe of uncoded descriptors, as written by `descriptors`.
 
@@ -124,6 +101,16 @@ class Recipe:
             raise TypeError("an invalid codec") from error
         recipe = cls.from_descriptors(meta)
         return replace(recipe, factory=factory, codebook=codebook, rescore=rescore, maps=MAPS_NAME in meta["files"])
+
+    def coded(self, settings: CodeSettings, existing: str | None = None) -> Recipe:
+        """Return the recipe of a build that codes these descriptors.
+
+        Args:
+            settings: How descriptors are coded.
+            existing: Factory of an index that the build would update; see `CodeSettings.factory_for`.
+        """
+        factory, codebook = settings.factory_for(existing), settings.effective_codebook
+        return replace(self, factory=factory, codebook=codebook, rescore=settings.rescore_factory)
 
     @property
     def dim(self) -> int:

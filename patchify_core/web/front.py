@@ -264,9 +264,9 @@ class Front:
         return Response(film, media_type="image/webp", headers=headers)
 
     def _make_film(self, query: int, picture: int) -> bytes:
-        from patchify_core.demo.animation import film
+        from patchify_core.demo.animation import animate
 
-        return film(self.document or {}, self.folder, query, picture)
+        return animate(self.document or {}, self.folder, query, picture)
 
     def _document_json(self) -> bytes | None:
         """Return the document as JSON, encoded once; None as long as there is none."""

@@ -141,7 +141,7 @@ BOX = np.array([1.25, 2, 300.123456, 400.0])
 def test_every_kind_of_question_has_a_short_link(asked: UserQuery, written: str) -> None:
     link = link_to(asked, {QUERY: 7}, {3: "birthday cake"}, index="pooled", level=4, look=34)
     assert link.query() == f"{written}&index=pooled&level=4&look=34"
-    assert link.asks
+    assert link.has_query
 
 
 def test_a_picture_of_a_visitor_has_none() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from patchify_core.demo.animation import GRID_MS, WINNER_MS, film
+from patchify_core.demo.animation import GRID_MS, WINNER_MS, animate
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.gallery_info import FILE, stored_answers
 from patchify_core.demo.paper import Paper
@@ -182,7 +182,7 @@ def test_an_example_of_an_object_in_no_picture_has_no_scores_and_the_others_have
 def test_the_film_shows_each_grid_and_then_the_winner(document, sample_db):
     entry = document["examples"][0]
     for picture in list(entry["patches"])[:2]:
-        shown = Image.open(io.BytesIO(film(document, sample_db, entry["id"], int(picture))))
+        shown = Image.open(io.BytesIO(animate(document, sample_db, entry["id"], int(picture))))
         assert shown.format == "WEBP" and shown.n_frames == len(document["levels"]) + 1
         times = []
         for number in range(shown.n_frames):
@@ -192,7 +192,7 @@ def test_the_film_shows_each_grid_and_then_the_winner(document, sample_db):
         assert times == [GRID_MS] * len(document["levels"]) + [WINNER_MS]
     for query, picture in ((10**6, 1), (entry["id"], 10**6)):
         with pytest.raises(KeyError):
-            film(document, sample_db, query, picture)
+            animate(document, sample_db, query, picture)
 
 
 def test_pictures_that_the_page_does_not_show_are_refused(gallery, refused):

@@ -53,14 +53,14 @@ def test_what_a_real_study_writes_is_read(tmp_path, monkeypatch) -> None:
         (b'{"program": "patchify", "format": 1}', "not written by"),
         (json.dumps(good(format=99)).encode(), "another format"),
         (json.dumps(good(study="regions")).encode(), "another study"),
-        (json.dumps(good(rows="none")).encode(), "not whole"),
-        (json.dumps(good(rows=[{}])).encode(), "not whole"),
-        (json.dumps(good(rows=[None])).encode(), "not whole"),
-        (json.dumps(good(datasets={})).encode(), "not whole"),
-        (json.dumps(good(datasets={"set": {}})).encode(), "not whole"),
-        (json.dumps(good(refused=[{}])).encode(), "not whole"),
-        (json.dumps(good(refused=[1])).encode(), "not whole"),
-        (json.dumps({k: v for k, v in good().items() if k != "rows"}).encode(), "not whole"),
+        (json.dumps(good(rows="none")).encode(), "is incomplete"),
+        (json.dumps(good(rows=[{}])).encode(), "is incomplete"),
+        (json.dumps(good(rows=[None])).encode(), "is incomplete"),
+        (json.dumps(good(datasets={})).encode(), "is incomplete"),
+        (json.dumps(good(datasets={"set": {}})).encode(), "is incomplete"),
+        (json.dumps(good(refused=[{}])).encode(), "is incomplete"),
+        (json.dumps(good(refused=[1])).encode(), "is incomplete"),
+        (json.dumps({k: v for k, v in good().items() if k != "rows"}).encode(), "is incomplete"),
     ],
 )
 def test_another_file_is_one_sentence_with_the_command(tmp_path, refused, content, says) -> None:
@@ -75,7 +75,7 @@ def test_another_file_is_one_sentence_with_the_command(tmp_path, refused, conten
 def test_row_that_lacks_a_key_is_refused(tmp_path, refused, missing) -> None:
     damaged = good()
     del damaged["rows"][1][missing]
-    assert "not whole" in refused(read_study, write(tmp_path, damaged), "encoders")
+    assert "is incomplete" in refused(read_study, write(tmp_path, damaged), "encoders")
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_row_that_lacks_a_key_is_refused(tmp_path, refused, missing) -> None:
 def test_row_that_makes_no_sense_is_refused(tmp_path, refused, key, value) -> None:
     damaged = good()
     damaged["rows"][0][key] = value
-    assert "not whole" in refused(read_study, write(tmp_path, damaged), "encoders")
+    assert "is incomplete" in refused(read_study, write(tmp_path, damaged), "encoders")
 
 
 def test_scores_that_are_not_there_are_allowed(tmp_path) -> None:

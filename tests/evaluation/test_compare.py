@@ -87,7 +87,7 @@ def test_equals_a_slow_loop(differences, seed):
 def test_drawing_in_pieces_changes_nothing(monkeypatch):
     differences = np.random.default_rng(1).normal(size=37)
     whole = interval(differences, FAST)
-    monkeypatch.setattr("patchify_core.evaluation.compare._DRAWN_AT_ONCE", 100)
+    monkeypatch.setattr("patchify_core.evaluation.compare._BATCH", 100)
     assert interval(differences, FAST) == whole
 
 
@@ -143,8 +143,8 @@ def changed(run, change):
 
 
 WRONG = {
-    "fewer queries": (lambda r: r["per_query"].pop(), "asked different queries (2 and 1; first difference: 1.jpg)"),
-    "another file": (lambda r: r["per_query"][0].update(file_name="x.jpg"), "asked different queries"),
+    "fewer queries": (lambda r: r["per_query"].pop(), "have different queries (2 and 1; first difference: 1.jpg)"),
+    "another file": (lambda r: r["per_query"][0].update(file_name="x.jpg"), "have different queries"),
     "other pictures": (lambda r: r["run"].update(dataset="other"), "over different pictures or annotations"),
     "no run": (lambda r: r.pop("run"), "edited or damaged"),
     "text for a score": (lambda r: r["per_query"][0]["levels"]["1"].update(ap="much"), "edited or damaged"),

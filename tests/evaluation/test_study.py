@@ -13,7 +13,7 @@ from patchify_core.errors import EncoderError
 from patchify_core.evaluation.run import evaluate
 from patchify_core.evaluation.study.chart import draw_chart
 from patchify_core.evaluation.study.experiments import STUDIES, Configuration, Mean, means, plan, tables, without_seed
-from patchify_core.evaluation.study.run import RememberingEncoder, Workbench, run_study
+from patchify_core.evaluation.study.run import CachingEncoder, Workbench, run_study
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.patchify import Patchify
@@ -180,7 +180,7 @@ def test_another_dataset_does_not_reuse_finished_lines(tmp_path):
 
 def test_a_crop_is_encoded_once_whatever_it_is_batched_with():
     tiny = TinyEncoder()
-    encoder = RememberingEncoder(tiny)
+    encoder = CachingEncoder(tiny)
     crops = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
     first = encoder.encode(crops)
     np.testing.assert_array_equal(encoder.encode(crops[::-1]), first[::-1])

@@ -18,7 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from patchify_core.errors import ArchiveError
-from patchify_core.imaging.archives import ArchiveSettings, Member, is_archive, members, names
+from patchify_core.imaging.archives import DEFAULTS, ArchiveSettings, Member, is_archive, members, names
 
 
 def packed(path: Path, files: dict[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -44,7 +44,7 @@ def raw_names(path: Path, files: dict[bytes, bytes], extra: Callable[[bytes], by
     return path
 
 
-def read(path: Path, limits: ArchiveSettings | None = None) -> dict[str, Member]:
+def read(path: Path, limits: ArchiveSettings = DEFAULTS) -> dict[str, Member]:
     return {member.name: member for member in members(path, limits)}
 
 

@@ -101,7 +101,7 @@ def test_regions_of_a_later_version_are_named(tmp_path):
 
 def test_a_build_follows_its_settings():
     settings = CodeSettings(" Tiny ", codebook="informative", rescore="exact")
-    recipe = Recipe.of(INFO, Pyramid(2), "crop", settings)
+    recipe = Recipe(INFO, Pyramid(2)).coded(settings)
     assert (recipe.factory, recipe.codebook, recipe.rescore) == ("PCAH256,PQ64", "informative", "Flat")
     assert recipe.dim == 256 and Recipe(INFO, Pyramid(2)).dim == INFO.dim
 

@@ -18,12 +18,12 @@ from patchify_core.demo.compression import (
     Stop,
     bytes_per_patch,
     centroids,
-    learns,
+    has_codebook,
     overhead,
     ranking,
+    size_label,
     sizes,
     stops,
-    words,
 )
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.studies import Studies, read_studies
@@ -86,7 +86,7 @@ def test_sizes_that_are_not_known_are_refused(refused, factory) -> None:
     ("size", "said"), [(0, "0 B"), (999, "999 B"), (1000, "1 kB"), (153_600, "154 kB"), (1.536e12, "1.54 TB")]
 )
 def test_words_of_a_size(size, said) -> None:
-    assert words(size) == said
+    assert size_label(size) == said
 
 
 # Codecs -----------------------------------------------------------------------------------------------------
@@ -124,9 +124,9 @@ def test_stops_are_one_for_each_size_and_fit_the_descriptors(showcase, sample_en
 def wanted(
     made: CodecTrainer, showcase: ExampleGallery, factory: str, codebook: str = "uniform"
 ) -> compression.Training:
-    training = made.want("index", showcase.index, factory, codebook)
+    training = made.request("index", showcase.index, factory, codebook)
     assert training.done.wait(60)
-    made.leave(training)
+    made.release(training)
     return training
 
 
@@ -149,7 +149,7 @@ def test_exact_is_the_index_itself_and_changes_no_rank(live, showcase) -> None:
 def test_ranking_by_codes_is_that_of_every_decoded_patch(live, showcase, refused, codebook) -> None:
     made, factory = CodecTrainer(), "PCAH8,PQ4x4"
     if codebook == "global":  # seven pictures are too few whole pictures for 16 words
-        assert "16" in refused(made.want, "index", showcase.index, factory, codebook)
+        assert "16" in refused(made.request, "index", showcase.index, factory, codebook)
         return
     coded = wanted(made, showcase, factory, codebook).index
     query, index = showcase.first(), showcase.index
@@ -171,7 +171,7 @@ def test_trained_codecs_are_everybodys_and_bounded(live, showcase, monkeypatch) 
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is first.index
     # Where there is no codebook its choice makes no other codec.
     assert wanted(made, showcase, "SQ8", "informative").index is wanted(made, showcase, "SQ8", "uniform").index
-    monkeypatch.setattr(compression, "KEPT", 1)
+    monkeypatch.setattr(compression, "CACHED", 1)
     wanted(made, showcase, "PCAH8,SQ8")
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is not first.index
 
@@ -187,8 +187,8 @@ def test_what_a_browser_may_send_is_refused(live, showcase, refused) -> None:
         ("Flat", None),
         ("Flat", {}),
     ):
-        refused(made.want, "index", showcase.index, factory, codebook)
-    assert "256" in refused(made.want, "index", showcase.index, "PCAH8,PQ4", "uniform")  # 210 patches
+        refused(made.request, "index", showcase.index, factory, codebook)
+    assert "256" in refused(made.request, "index", showcase.index, "PCAH8,PQ4", "uniform")  # 210 patches
 
 
 def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase, monkeypatch) -> None:
@@ -210,7 +210,7 @@ def test_only_one_is_trained_at_a_time_and_two_visitors_share_it(live, showcase,
     monkeypatch.setattr(build, "encode_codes", slow)
     made = CodecTrainer()
     asked = ["SQ8", "PCAH8,SQ8", "PCAH8,PQ4x4", "SQ8"]
-    trainings = [made.want("index", showcase.index, factory, "uniform") for factory in asked]
+    trainings = [made.request("index", showcase.index, factory, "uniform") for factory in asked]
     assert trainings[0] is trainings[3]
     assert all(training.done.wait(60) for training in trainings)
     assert most == 1
@@ -230,9 +230,9 @@ def test_training_that_nobody_waits_for_is_given_up(live, showcase, monkeypatch)
 
     monkeypatch.setattr(build, "encode_codes", held)
     made = CodecTrainer()
-    training = made.want("index", showcase.index, "PCAH8,PQ4x4", "uniform")
+    training = made.request("index", showcase.index, "PCAH8,PQ4x4", "uniform")
     assert begun.wait(60)
-    made.leave(training)
+    made.release(training)
     go.set()
     assert training.done.wait(60)
     assert training.index is None and "given up" in str(training.error)
@@ -248,8 +248,8 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
     monkeypatch.setattr(compression, "WAITING", 2)
     monkeypatch.setattr(build, "encode_codes", lambda *arguments: go.wait(60) and real(*arguments))
     made = CodecTrainer()
-    trainings = [made.want("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]
-    assert "try again" in refused(made.want, "index", showcase.index, "PCAH8,PQ4x4", "uniform")
+    trainings = [made.request("index", showcase.index, factory, "uniform") for factory in ("SQ8", "PCAH8,SQ8")]
+    assert "try again" in refused(made.request, "index", showcase.index, "PCAH8,PQ4x4", "uniform")
     go.set()
     assert all(training.done.wait(60) for training in trainings)
     assert wanted(made, showcase, "PCAH8,PQ4x4").index is not None
@@ -257,7 +257,7 @@ def test_too_many_trainings_are_refused_and_a_failed_one_does_not_block_the_rest
 
 def test_words_are_the_centroids_of_each_part() -> None:
     assert [centroids(f, 1280) for f in ("PCAH128,PQ64", "PCAH128,PQ64x4", "SQ8", "Flat")] == [256, 16, 0, 0]
-    assert not learns("PCAH128,SQ8") and learns("PCAH128,PQ64")
+    assert not has_codebook("PCAH128,SQ8") and has_codebook("PCAH128,PQ64")
 
 
 # Views ------------------------------------------------------------------------------------------------------

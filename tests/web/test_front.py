@@ -241,7 +241,7 @@ def test_a_flood_of_films_takes_no_threads_from_others(sample_db, document, monk
         may_end.wait(60)
         return b"film"
 
-    monkeypatch.setattr("patchify_core.demo.animation.film", slow)
+    monkeypatch.setattr("patchify_core.demo.animation.animate", slow)
     front = client(sample_db)
     addresses = [f"/paper/film.webp?q={entry['id']}&picture={picture}" for picture in list(entry["patches"])[:3]]
     with ThreadPoolExecutor(3) as pool, front:

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-from patchify_core.demo.compression import words
+from patchify_core.demo.compression import size_label
 from patchify_core.demo.settings import QueueSettings
 from patchify_core.web import uploads
 from patchify_core.web.callers import CALLER
@@ -399,7 +399,7 @@ def test_what_an_event_comes_with_is_refused_in_a_sentence_or_taken(value, caplo
 
 def test_our_own_unexpected_errors_keep_their_traceback_and_not_the_values(caplog):
     def in_words(value: str) -> str:
-        return words(value)
+        return size_label(value)
 
     with GuardedBlocks() as demo:
         gr.api(in_words, api_name="words")
@@ -407,7 +407,7 @@ def test_our_own_unexpected_errors_keep_their_traceback_and_not_the_values(caplo
         asyncio.run(demo.process_api(demo.fns[0], ["a stranger's bytes"], demo_state(demo)))
     assert caught.value.message == FAILED and not caught.value.print_exception
     text = Plain().format(caplog.records[-1])
-    assert "in words" in text and "Unforeseen: TypeError" in text and "stranger's" not in text
+    assert "in size_label" in text and "Unforeseen: TypeError" in text and "stranger's" not in text
 
 
 def demo_state(demo: gr.Blocks):

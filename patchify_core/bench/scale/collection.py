@@ -32,6 +32,7 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import PictureTable
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.store import PatchStore, PictureStream
 from patchify_core.regions import Regions, parse_regions
 
@@ -40,6 +41,9 @@ DIM = 128
 
 PIECE = 32
 """Pictures generated at a time: the working set then fits the L2 cache."""
+
+ALONG, APART = (0.4, 0.9), (0.3, 0.6)
+"""Ranges of u, by which a picture is moved, and of v, by which each patch is moved; chosen by `exact.likeness`."""
 
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
@@ -167,19 +171,6 @@ def _opened(path: Path, work: Path, like: Any) -> PatchIndex:
     return index
 
 
-@dataclass(frozen=True)
-class Mixing:
-    """Ranges of the mixing coefficients of synthetic pictures, chosen by `exact.likeness`.
-
-    Attributes:
-        along: range of u, by which a picture is moved along the difference of two others.
-        apart: range of v, by which each patch is moved on its own.
-    """
-
-    along: tuple[float, float] = (0.4, 0.9)
-    apart: tuple[float, float] = (0.3, 0.6)
-
-
 @dataclass(frozen=True, eq=False)
 class Planted:
     """The planted pictures.
@@ -200,17 +191,14 @@ class SyntheticPictures(PictureStream):
         source: the real descriptors.
         pictures: number of pictures.
         seed: seed of everything random.
-        mixing: ranges of the mixing coefficients.
 
     Raises:
         PatchifyError: if there are more answers than pictures.
     """
 
-    features = "crop"
-
-    def __init__(self, source: ScaleSource, pictures: int, seed: int = 0, mixing: Mixing | None = None) -> None:
-        self.source, self.seed, self.mixing = source, seed, mixing or Mixing()
-        self.encoder, self.regions, self.projection = source.encoder, source.regions, source.projection
+    def __init__(self, source: ScaleSource, pictures: int, seed: int = 0) -> None:
+        self.source, self.seed = source, seed
+        self.recipe, self.projection = Recipe(source.encoder, source.regions), source.projection
         self._pictures = pictures
         count = len(source.answers)
         if pictures < count:
@@ -226,7 +214,7 @@ class SyntheticPictures(PictureStream):
     @property
     def digest(self) -> str:
         """Digest of source, size, seed and mixing, by which an interrupted build recognises the collection."""
-        made = f"{self.source.digest} {len(self)} {self.seed} {self.mixing}"
+        made = f"{self.source.digest} {len(self)} {self.seed} Mixing(along={ALONG}, apart={APART})"
         return sha256_of_bytes(made.encode())
 
     @property
@@ -279,7 +267,7 @@ class SyntheticPictures(PictureStream):
         patches, count = self.regions.patches_per_image, last - first
         draws = self._draws(np.arange(first, last, dtype=np.uint64), 0, 5)
         a, b, c = (_below(draws[:, at], len(self._whole)) for at in range(3))
-        along, apart = _between(draws[:, 3], self.mixing.along), _between(draws[:, 4], self.mixing.apart)
+        along, apart = _between(draws[:, 3], ALONG), _between(draws[:, 4], APART)
         whole = out.reshape(count, -1)
         self._whole.take(a, axis=0, out=whole, mode="clip")  # "clip": else numpy makes a copy of `out` first
         moved = self._whole.take(b, axis=0)

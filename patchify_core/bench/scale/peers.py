@@ -97,31 +97,36 @@ def first_per_picture(patches: NDArray[np.int64], per_picture: int) -> NDArray[n
 class FaissFlat(Peer):
     """FAISS IndexFlatIP: every patch, float32."""
 
+    index: Any
     name, what, package = "FAISS IndexFlatIP", "exact, grouped by numpy", "faiss"
     limit, why = 100_000, "a million pictures take 15 GB of float32"
 
     def build(self, progress: Progress) -> None:
-        """Add everything."""
-        import faiss
-
-        self.index: Any = faiss.IndexFlatIP(self.stream.dim)
+        """Add everything to a new index."""
+        self.index = self.new_index()
         for _, vectors in self._pieces(progress):
             self.index.add(vectors)
+
+    def new_index(self) -> Any:
+        """Return an empty index, trained if necessary."""
+        import faiss
+
+        return faiss.IndexFlatIP(self.stream.dim)
 
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
         """See `Peer.nearest`."""
         return np.asarray(self.index.search(query[None], min(count, self.index.ntotal))[1][0])
 
 
-class FaissIvfPq(Peer):
+class FaissIvfPq(FaissFlat):
     """FAISS IVF,PQ32, asked for ten patches."""
 
     name, what, package = "FAISS IVF,PQ32", "10 patches, not grouped", "faiss"
     limit, why = 100_000, "with a flat list of centroids, adding a million pictures takes half an hour"
     knobs, grouped = (1, 2, 4, 8, 16, 32, 64, 128, 256), False
 
-    def build(self, progress: Progress) -> None:
-        """Train on a sample from all over the collection, then add everything."""
+    def new_index(self) -> Any:
+        """Train on a sample from the whole collection."""
         import faiss
 
         patches = len(self.stream) * self.patches
@@ -129,16 +134,14 @@ class FaissIvfPq(Peer):
         while lists > 4 and lists * 39 > patches:
             lists //= 2
         parts = next(p for p in (32, 16, 8, 4, 2, 1) if self.stream.dim % p == 0)
-        made: Any = faiss.index_factory(self.stream.dim, f"IVF{lists},PQ{parts}", faiss.METRIC_INNER_PRODUCT)
-        self.index = made
-        for clustering in (self.index.pq.cp, self.index.cp):
+        index: Any = faiss.index_factory(self.stream.dim, f"IVF{lists},PQ{parts}", faiss.METRIC_INNER_PRODUCT)
+        for clustering in (index.pq.cp, index.cp):
             clustering.min_points_per_centroid = 1
-        self.index.do_polysemous_training = False  # reorders codes for a search that is not used here, slowly
+        index.do_polysemous_training = False  # slow, and for a kind of search that is not used here
         wanted = min(len(self.stream), max(2, lists * 39 // self.patches + 1))
         starts = np.linspace(0, len(self.stream) - 1, wanted).astype(int)
-        self.index.train(np.concatenate([self.stream.descriptors(at, at + 1)[0] for at in starts.tolist()]))
-        for _, vectors in self._pieces(progress):
-            self.index.add(vectors)
+        index.train(np.concatenate([self.stream.descriptors(at, at + 1)[0] for at in starts.tolist()]))
+        return index
 
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
         """See `Peer.nearest`; the knob is the number of lists that are visited."""
@@ -155,7 +158,7 @@ class Hnswlib(Peer):
     knobs = (64, 128, 200, 300, 600, 1200, 2400)
 
     def build(self, progress: Progress) -> None:
-        """Link everything."""
+        """Add everything to a graph."""
         import hnswlib
 
         self.index: Any = hnswlib.Index(space="ip", dim=self.stream.dim)
@@ -171,21 +174,20 @@ class Hnswlib(Peer):
         return np.asarray(labels[0], np.int64)
 
 
-class FaissHnsw(Peer):
+class FaissHnsw(FaissFlat):
     """FAISS HNSW: a graph over float32 vectors."""
 
     name, what, package = "FAISS HNSW", "M 16, grouped by numpy", "faiss"
     limit, why = 100_000, "a million pictures take 15 GB of float32, and hours to link"
     knobs = Hnswlib.knobs
 
-    def build(self, progress: Progress) -> None:
-        """Link everything, among as many candidates as hnswlib."""
+    def new_index(self) -> Any:
+        """Return an empty graph, built with as many candidates as that of hnswlib."""
         import faiss
 
-        self.index: Any = faiss.IndexHNSWFlat(self.stream.dim, 16, faiss.METRIC_INNER_PRODUCT)
-        self.index.hnsw.efConstruction = 200
-        for _, vectors in self._pieces(progress):
-            self.index.add(vectors)
+        index = faiss.IndexHNSWFlat(self.stream.dim, 16, faiss.METRIC_INNER_PRODUCT)
+        index.hnsw.efConstruction = 200
+        return index
 
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
         """See `Hnswlib.nearest`."""

@@ -228,4 +228,4 @@ def _panel(title: str, lines: Sequence[ChartLine], sizes: Sequence[float], offse
     else:
         y_ticks = {step / 5: f"{step / 5:.1f}" for step in range(6)}
     axes = Axes({size: f"{size:,.0f}" for size in sizes}, y_ticks, logarithmic, beyond=0.15)
-    return line_chart(title, "pictures", "", lines, offset, axes=axes, colours=PALETTE)
+    return line_chart(title, "pictures", lines, offset, axes=axes, colours=PALETTE)

@@ -1,6 +1,7 @@
-"""Experiments over datasets: `python -m patchify_core study encoders | regions | compression | rerank DATASET...`.
+"""Experiments over datasets: `python -m patchify_core study` and `reproduce`.
 
-Each claim of the paper as a table that anyone can make again: `plans` says which configurations are compared, `run`
-embeds what they need once and scores them one after the other, and can be cut and resumed, `report` prints the table
-and `chart` draws it. The page's Evaluation and Compression tabs show the files that this wrote.
+`experiments` defines which configurations each study compares, and its tables. `run` embeds each dataset once per
+encoder and regions, and scores one configuration after the other; it resumes after an interruption. `chart` draws
+accuracy against size, `copies` studies several copies in one picture, `paper` reproduces the paper, and `needs`
+estimates what that takes. The page's Evaluation and Compression tabs show the files of `study --json`.
 """

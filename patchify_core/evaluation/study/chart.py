@@ -1,7 +1,7 @@
-"""Accuracy against bytes, drawn as an SVG that needs no font, script or other file.
+"""Line charts as self-contained SVG: accuracy against bytes per picture.
 
-The page and NUMBERS.md show the same drawing. Its text and lines take `currentColor` where a page lets them, and a
-grey that is readable on white and on black otherwise.
+The page and NUMBERS.md show the same drawing. Text and lines are a grey that is readable on white and on black, which
+the page's style sheet may override.
 """
 
 from __future__ import annotations
@@ -26,14 +26,12 @@ class ChartLine:
     """A line of a chart.
 
     Attributes:
-        name: what the legend calls it.
-        points: (x, y, text) of each point; x positive, in the chart's logarithmic unit.
-        dashed: for a reference.
+        name: its name in the legend.
+        points: (x, y, tooltip) of each point; x positive.
     """
 
     name: str
     points: tuple[tuple[float, float, str], ...]
-    dashed: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,10 +39,10 @@ class Axes:
     """Ticks of a chart.
 
     Attributes:
-        x: value -> text.
-        y: value -> text; the axis ends with them.
-        logarithmic: whether y is logarithmic, as x is.
-        beyond: how far x reaches beyond the first and the last point, in powers of ten.
+        x: value -> label.
+        y: value -> label; the axis ends with them.
+        logarithmic: whether y is logarithmic; x always is.
+        beyond: margin of x beyond the first and the last point, in powers of ten.
     """
 
     x: Mapping[float, str]
@@ -56,24 +54,22 @@ class Axes:
 def line_chart(
     title: str,
     x_title: str,
-    y_title: str,
     lines: Sequence[ChartLine],
     offset: float = 0.0,
     mark: float | None = None,
     axes: Axes | None = None,
     colours: Sequence[str] = COLOURS,
 ) -> str:
-    """One chart with a logarithmic x axis, as an SVG group `offset` pixels to the right.
+    """Draw one chart with a logarithmic x axis as an SVG group.
 
     Args:
-        title: above it.
-        x_title: below it.
-        y_title: above its right end.
-        lines: at least one point in all.
-        offset: pixels to the right.
-        mark: an x value that a vertical line and rings around its points mark; None for none.
+        title: title above the chart.
+        x_title: title of the x axis.
+        lines: lines with at least one point in all.
+        offset: shift to the right in pixels.
+        mark: x value to mark with a vertical line and rings around its points, or None.
         axes: ticks; by default y is a share and x is bytes.
-        colours: of the lines, in turn.
+        colours: colours of the lines, repeated as necessary.
 
     Raises:
         PatchifyError: if there is no point to draw.
@@ -106,7 +102,6 @@ def line_chart(
         parts.append(f'<text x="{x:.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{text}</text>')
     parts.append(
         f'<text x="{(LEFT + WIDTH - RIGHT) / 2}" y="{HEIGHT - 8}" text-anchor="middle">{escape(x_title)}</text>'
-        f'<text x="{WIDTH - RIGHT}" y="18" text-anchor="end">{escape(y_title)}</text>'
     )
     if mark is not None and min(xs) <= mark <= max(xs):
         x = at(mark, min(ys))[0]
@@ -114,10 +109,9 @@ def line_chart(
             f'<line class="pf-mark" x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{HEIGHT - BOTTOM}" stroke="{INK}" '
             'stroke-width="1.5" stroke-dasharray="2 3"/>'
         )
-    for line, colour in zip(lines, _cycled(colours, len(lines)), strict=True):
+    for line, colour in zip(lines, _cycle(colours, len(lines)), strict=True):
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in (at(px, py) for px, py, _ in line.points))
-        dash = ' stroke-dasharray="5 4"' if line.dashed else ""
-        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"{dash}/>')
+        parts.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for px, py, text in line.points:
             x, y = at(px, py)
             if px == mark:
@@ -131,9 +125,9 @@ def line_chart(
 
 
 def legend(lines: Sequence[ChartLine], top: float) -> str:
-    """Return the names and colours of the lines, in one row, as SVG."""
+    """Draw the names and colours of the lines in one row."""
     parts, x = [], float(LEFT)
-    for line, colour in zip(lines, _cycled(COLOURS, len(lines)), strict=True):
+    for line, colour in zip(lines, _cycle(COLOURS, len(lines)), strict=True):
         parts.append(f'<circle cx="{x:.0f}" cy="{top - 4:.0f}" r="5" fill="{colour}"/>')
         parts.append(f'<text x="{x + 10:.0f}" y="{top:.0f}">{escape(line.name)}</text>')
         x += 26 + 6.6 * len(line.name)
@@ -141,7 +135,7 @@ def legend(lines: Sequence[ChartLine], top: float) -> str:
 
 
 def svg(groups: Sequence[str], width: float, height: float, label: str) -> str:
-    """A whole drawing of groups, with a text for who cannot see it."""
+    """Combine groups into an SVG document with a text alternative."""
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width:.0f} {height:.0f}" role="img" '
         f'aria-label="{escape(label)}" font-family="system-ui, sans-serif" font-size="11" fill="{INK}">'
@@ -151,7 +145,7 @@ def svg(groups: Sequence[str], width: float, height: float, label: str) -> str:
 
 
 def draw_chart(numbers: dict[str, Any]) -> str:
-    """Accuracy against bytes per picture of a compression study, as SVG: mAP left, LocScore right.
+    """Draw accuracy against bytes per picture of a compression study: mAP left, LocScore right.
 
     Raises:
         PatchifyError: if the study is another one.
@@ -163,17 +157,17 @@ def draw_chart(numbers: dict[str, Any]) -> str:
     for at, (name, title) in enumerate((("map", "mAP"), ("locscore", "LocScore"))):
         lines = by_dataset(numbers, name)
         if lines:
-            groups.append(line_chart(title, "bytes per picture (30 patches)", "", lines, at * WIDTH))
+            groups.append(line_chart(title, "bytes per picture (30 patches)", lines, at * WIDTH))
     all_lines = by_dataset(numbers, "map")
     groups.append(legend(all_lines, HEIGHT + 14))
     return svg(groups, 2 * WIDTH, HEIGHT + 26, "mAP and LocScore against bytes per picture, one line per dataset")
 
 
 def by_dataset(numbers: Mapping[str, Any], name: str) -> list[ChartLine]:
-    """Accuracy of codecs trained on uniform patches, one line per dataset.
+    """Return the accuracy of codecs trained on uniform patches, one line per dataset.
 
     Args:
-        numbers: of a compression study: its `datasets` and `rows`.
+        numbers: `datasets` and `rows` of a compression study.
         name: `map` or `locscore`.
     """
     chosen = [
@@ -185,8 +179,8 @@ def by_dataset(numbers: Mapping[str, Any], name: str) -> list[ChartLine]:
     lines = []
     for dataset in numbers["datasets"]:
         points = []
-        for (factory,), found in grouped.items():
-            mean = found.get(dataset)
+        for (factory,), by_dataset in grouped.items():
+            mean = by_dataset.get(dataset)
             value = mean.of(name) if mean else None
             if mean and value is not None:
                 size = float(mean["bytes_per_image"])
@@ -196,17 +190,17 @@ def by_dataset(numbers: Mapping[str, Any], name: str) -> list[ChartLine]:
 
 
 def by_codebook(numbers: Mapping[str, Any], name: str, dataset: str) -> list[ChartLine]:
-    """Accuracy of codecs of the same bytes on one dataset, one line for each of what they were trained on.
+    """Return the accuracy of codecs of equal size on one dataset, one line per training set (codebook).
 
     Args:
-        numbers: of a compression study: its `rows`.
+        numbers: `rows` of a compression study.
         name: `map` or `locscore`.
-        dataset: which dataset.
+        dataset: name of the dataset.
     """
     chosen = [row for row in numbers["rows"] if "x4" in row["factory"] and row["dataset"] == dataset]
     lines: dict[str, list[tuple[float, float, str]]] = {}
-    for (codebook, factory), found in means(chosen, ("codebook", "factory")).items():
-        mean = found[dataset]
+    for (codebook, factory), by_dataset in means(chosen, ("codebook", "factory")).items():
+        mean = by_dataset[dataset]
         value = mean.of(name)
         if value is not None:
             size = float(mean["bytes_per_image"])
@@ -215,7 +209,7 @@ def by_codebook(numbers: Mapping[str, Any], name: str, dataset: str) -> list[Cha
     return [ChartLine(codebook, tuple(sorted(points))) for codebook, points in lines.items()]
 
 
-def _cycled(colours: Sequence[str], count: int) -> list[str]:
+def _cycle(colours: Sequence[str], count: int) -> list[str]:
     return [colours[i % len(colours)] for i in range(count)]
 
 
@@ -230,7 +224,7 @@ def _ticks(low: float, high: float) -> list[float]:
 
 
 def _bytes_ticks(xs: Sequence[float]) -> dict[float, str]:
-    """Powers of ten; where hardly one lies among a few values, the values themselves."""
+    """Return powers of ten as ticks, or the values themselves if they are few and within one power of ten."""
     low, high = min(xs), max(xs)
     powers = [10.0**p for p in range(floor(log10(low)), floor(log10(high)) + 1) if low <= 10.0**p <= high * 1.2]
     values = sorted(set(xs))

@@ -1,7 +1,7 @@
-"""What a matrix of cells will take, before it starts: memory, disk, downloads and time.
+"""Estimate the memory, disk space, downloads and time of an experiment before it starts.
 
-Nothing is downloaded for it. An encoder whose weights are not here is measured with random ones: time and memory are
-those of its architecture on this machine. A search is measured on random descriptors.
+Nothing is downloaded. Encoders without local weights are measured with random ones, which take the same time and
+memory. Searches are measured on random descriptors.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from patchify_core.evaluation.study.run import Workbench
 from patchify_core.regions import parse_regions
 
 PICTURE = (1024, 768)
-"""Pixels of the picture from which crops are cut to measure that."""
+"""Size in pixels of the random picture from which crops are cut."""
 
 PROBED_PATCHES = 20_000
 
 SEARCH_FACTOR = 2
-"""By which a search took longer than what is measured for it (120,000 patches of 768 numbers, two cores)."""
+"""Ratio of a whole search to the part that is measured (120,000 patches of 768 numbers, two cores)."""
 
 RERANK_S = {"qe": 0.011, "patch-qe": 0.009, "sift": 1.24, "xfeat": 1.7, "aliked": 27.0}
 """Seconds per query on two cores (assets/study/NUMBERS.md, `pyramid:4`)."""
@@ -32,17 +32,17 @@ RERANK_S = {"qe": 0.011, "patch-qe": 0.009, "sift": 1.24, "xfeat": 1.7, "aliked"
 
 @dataclass(frozen=True)
 class EncoderCost:
-    """What one encoder costs on this machine, measured.
+    """The measured cost of one encoder on this machine.
 
     Attributes:
-        spec: as an index remembers it.
-        dim: numbers in a descriptor.
-        weights_bytes: of its network's parameters as float32, without those that are packed for the processor.
-        here: whether it needs no download.
-        patches_per_s: crops cut out and described in a second.
+        spec: its spec in the recipe of an index.
+        dim: dimensions of a descriptor.
+        weights_bytes: size of its network's parameters as float32, without those packed for the CPU.
+        here: whether its weights are here, so that nothing is downloaded.
+        patches_per_s: crops that are cut out and encoded per second.
         search_s: seconds to compare a query with one patch.
-        memory_bytes: on `device`: measured on CUDA, else an upper bound.
-        device: where it computes.
+        memory_bytes: memory on `device`: measured on CUDA, else an upper bound.
+        device: the device that computes.
     """
 
     spec: str
@@ -56,10 +56,10 @@ class EncoderCost:
 
 
 def measure_encoder(spec: str, load: Callable[..., Encoder] = load_encoder) -> EncoderCost:
-    """Describe a batch of crops, with random weights where the trained ones would be downloaded.
+    """Encode a batch of crops, with random weights if the trained ones would have to be downloaded.
 
     Args:
-        spec: of the encoder.
+        spec: spec of the encoder.
         load: (spec, settings) -> encoder.
 
     Raises:
@@ -98,37 +98,37 @@ def measure_encoder(spec: str, load: Callable[..., Encoder] = load_encoder) -> E
 
 def _weights_bytes(encoder: object) -> int:
     network = getattr(encoder, "network", None)
-    if network is None:  # of what stands around it: a projection, say
+    if network is None:  # a wrapper, such as a projection
         inner = getattr(encoder, "_encoder", None)
         return 0 if inner is None else _weights_bytes(inner)
     return 4 * sum(tensor.numel() for tensor in network.parameters())
 
 
 def _search_s(dim: int) -> float:
-    """Seconds to compare a query with one patch and to rank it among all."""
+    """Measure the seconds to compare a query with one patch and to rank it."""
     patches = np.random.default_rng(0).standard_normal((PROBED_PATCHES, dim), np.float32)
     pictures = np.arange(PROBED_PATCHES) // 30
     start = time.perf_counter()
-    scores = np.sort(patches @ patches[0])  # as the codec does, then as `PatchIndex` orders what it found
+    scores = np.sort(patches @ patches[0])  # as in the codec, then as `PatchIndex` orders the results
     np.unique(pictures[np.lexsort((pictures, pictures, -scores))], return_index=True)
     return SEARCH_FACTOR * (time.perf_counter() - start) / PROBED_PATCHES
 
 
 @dataclass(frozen=True)
 class Needs:
-    """What is still to be done, and what it takes.
+    """What the unfinished cells need.
 
     Attributes:
-        cells: all of them.
-        finished: of them, in the file of finished cells.
-        patches: to describe.
-        embed_s: seconds to describe them.
+        cells: number of all cells.
+        finished: number of finished ones.
+        patches: number of patches to encode.
+        embed_s: seconds to encode them.
         search_s: seconds of all searches.
         rerank_s: seconds of all re-ranking.
-        download_bytes: of weights, about.
-        disk_bytes: of exact descriptors, and of weights.
-        memory_bytes: of the largest index, twice (exact and coded), beside a network on the processor.
-        gpu_bytes: of the largest network; 0 without one.
+        download_bytes: approximate size of weights to download.
+        disk_bytes: size of exact descriptors and weights.
+        memory_bytes: twice the largest index (exact and coded), and the largest network on the CPU.
+        gpu_bytes: memory of the largest network on the GPU; 0 without one.
     """
 
     cells: int
@@ -150,14 +150,14 @@ def needs_of(
     workbench: Workbench,
     is_finished: Callable[[str, Configuration], bool],
 ) -> Needs:
-    """Add up what the cells take that are not finished.
+    """Add up the needs of the unfinished cells.
 
     Args:
-        sets: name -> its pictures and queries.
+        sets: name -> number of pictures and of queries.
         configurations: the cells of each set.
-        costs: encoder as the cells have it -> its cost; of those with cells to do.
-        workbench: says which descriptors are there already.
-        is_finished: (name of a set, cell) -> whether it is.
+        costs: encoder, as in the cells -> its cost, for encoders with unfinished cells.
+        workbench: knows which descriptors exist already.
+        is_finished: (name of a set, cell) -> whether it is finished.
     """
     left = [(name, one) for name in sets for one in configurations if not is_finished(name, one)]
     embedded: dict[object, tuple[int, float, int]] = {}
@@ -188,7 +188,7 @@ def needs_of(
         search_s=search_s,
         rerank_s=rerank_s,
         download_bytes=download,
-        # While an index is built, its shards are there too.
+        # While an index is built, its shards exist too.
         disk_bytes=sum(sizes) + max(sizes, default=0) + download,
         memory_bytes=2 * largest + max(on_processor, default=0),
         gpu_bytes=max(on_gpu, default=0),

@@ -1,7 +1,7 @@
-"""The paper's matrix: which cells it has, on which sets, and its tables with the paper's own numbers beside ours.
+"""`reproduce paper`: the paper's experiments as cells, and tables with the paper's numbers beside ours.
 
-A cell is one `Configuration` on one set. What could be read of the paper names the families of its encoders, not their
-sizes, and not its codecs: the sizes, `PRODUCT_CODES` and `RERANKERS` are our choice.
+A cell is one `Configuration` on one set. The available sources of the paper name the families of its encoders, but
+neither their sizes nor its codecs: the sizes, `PRODUCT_CODES` and `RERANKERS` are our choice.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from patchify_core.errors import GalleryError
 from patchify_core.evaluation.published import ILIAS_RANKS
-from patchify_core.evaluation.results import Row
 from patchify_core.evaluation.study.experiments import (
     CODEBOOKS,
     Configuration,
     Mean,
+    Row,
     means,
     refusal_note,
     table,
@@ -34,7 +34,7 @@ ENCODERS = (
     "open_clip:ViT-B-16/laion2b_s34b_b88k",
 )
 REGIONS = ("pyramid:4", "pyramid:1+sliding:0.6,0+sliding:0.4,0.6", "random:30,0", "salient:30", "pyramid:3+salient:16")
-"""30 patches per picture each."""
+"""Region strategies with 30 patches per picture."""
 
 PRODUCT_CODES = ("PQ64", "PQ32", "PQ16")
 RERANKERS = ("qe", "patch-qe", "sift", "xfeat")
@@ -46,12 +46,12 @@ class PaperSet:
     """A benchmark as the paper or its publishers use it.
 
     Attributes:
-        folder: where it lies in the folder of all benchmarks.
+        folder: its folder within the folder of all benchmarks.
         format: its layout, see `read_dataset`.
-        subset: the part of it that is searched.
-        pictures: how many are searched.
-        queries: how many there are.
-        source: where to get it.
+        subset: its subset, see `read_dataset`.
+        pictures: number of gallery pictures.
+        queries: number of queries.
+        source: where to download it.
     """
 
     folder: str
@@ -62,7 +62,7 @@ class PaperSet:
     source: str
 
     def is_in(self, data: Path) -> bool:
-        """Whether it lies in a folder of benchmarks."""
+        """Return whether it is in a folder of benchmarks."""
         return (data / self.folder).is_dir() and detect_layout(data / self.folder) == self.format
 
 
@@ -78,7 +78,7 @@ SETS = {
     "rparis6k": PaperSet("rparis6k", "revisited", "all", 6322, 70, _REVISITED),
 }
 PAPER = ("instre", "ilias-core")
-"""The sets that the paper's known numbers are of; the others are run if they are named."""
+"""The sets for which numbers of the paper are known; the others run only if they are named."""
 
 SECOND_HAND = {
     ("instre", "DINOv2"): (57.70, 72.54),
@@ -86,7 +86,7 @@ SECOND_HAND = {
     ("ilias-core", "DINOv2"): (40.56, 57.52),
     ("ilias-core", "CLIP"): (31.60, 53.35),
 }
-"""The paper's mAP in per cent, of whole pictures and of patches, from a public note that cites the paper."""
+"""The paper's mAP in percent, of whole pictures and of patches, from a public note that cites the paper."""
 
 COLUMNS = (
     *("dataset", "encoder", "indexed", "regions", "level", "patches", "factory", "codebook", "bytes_per_patch"),
@@ -98,7 +98,7 @@ COLUMNS = (
 def paper_cells(
     encoders: Sequence[str] = ENCODERS, parts: Collection[str] = PARTS, skip: Collection[str] = ()
 ) -> tuple[Configuration, ...]:
-    """The cells of one set, those with the same descriptors side by side.
+    """Return the cells of one set, grouped by their descriptors.
 
     Args:
         encoders: specs.
@@ -106,7 +106,7 @@ def paper_cells(
         skip: see `plans.plan`.
 
     Raises:
-        PatchifyError: if there is nothing of a name to skip, or nothing is left.
+        PatchifyError: if nothing has a name in `skip`, or nothing is left.
     """
     cells = [cell for encoder in encoders for cell in _of_encoder(encoder, parts)]
     return without(tuple(dict.fromkeys(cells)), skip, "paper's matrix")
@@ -130,10 +130,10 @@ def _of_encoder(encoder: str, parts: Collection[str]) -> list[Configuration]:
 
 
 def check_sets(data: Path, names: Sequence[str]) -> None:
-    """See whether all sets are there.
+    """Check that all sets are in a folder of benchmarks.
 
     Raises:
-        GalleryError: one sentence that says where to get what is not.
+        GalleryError: if one is missing; the sentence says where to get it.
     """
     absent = [name for name in names if not SETS[name].is_in(data)]
     if absent:
@@ -149,22 +149,22 @@ def check_sets(data: Path, names: Sequence[str]) -> None:
 
 
 def benchmark_map(row: Row) -> float:
-    """The mAP that the benchmark's own evaluation reports under that name: of ILIAS over the first 1000 ranks."""
+    """Return the mAP as defined by the benchmark's own evaluation: for ILIAS over the first 1000 ranks."""
     of_ilias = [score["value"] for score in row.get("published", ()) if score["measure"] == f"mAP@{ILIAS_RANKS}"]
     return float(of_ilias[0] if of_ilias else row["map"])
 
 
 def second_hand(row: Row) -> float | None:
-    """The paper's mAP in per cent where it is known: of whole pictures, and of patches, by an encoder of its family."""
+    """Return the paper's mAP in percent for an encoder of the same family, on whole pictures or patches, if known."""
     name = row["encoder"].partition("@")[0].lower()
     family = "DINOv2" if "dinov2" in name else "CLIP" if "clip" in name and "openai" in name else ""
-    found = SECOND_HAND.get((row["dataset"], family))
+    known = SECOND_HAND.get((row["dataset"], family))
     plain = row["indexed"] == "pyramid:4" and row["factory"] == "Flat" and row["rerank"] is None
-    return found[row["level"] == 4] if found and plain and row["level"] in (1, 4) else None
+    return known[row["level"] == 4] if known and plain and row["level"] in (1, 4) else None
 
 
 def csv_rows(numbers: dict[str, Any]) -> list[dict[str, Any]]:
-    """A row under `COLUMNS` for each cell; scores in 0..1, the paper's in per cent."""
+    """Return a row with `COLUMNS` for each cell; scores in 0..1, the paper's in percent."""
     return [
         {name: row.get(name) for name in COLUMNS}
         | {"benchmark_map": benchmark_map(row), "paper_map_second_hand": second_hand(row)}
@@ -173,7 +173,7 @@ def csv_rows(numbers: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def paper_tables(numbers: dict[str, Any]) -> str:
-    """The tables of all cells that are there, as Markdown; scores in per cent."""
+    """Format the tables of all finished cells as Markdown; scores in percent."""
     rows, sets = numbers["rows"], list(numbers["datasets"])
     exact = [row for row in rows if row["factory"] == "Flat"]
     grid = [row for row in rows if row["indexed"] == "pyramid:4" and row["level"] in (1, 4)]
@@ -182,7 +182,7 @@ def paper_tables(numbers: dict[str, Any]) -> str:
     coded = [row for row in grid if row["level"] == 4 and row["rerank"] is None]
     ranked = [row for row in grid if row["factory"] == "Flat"]
     codes = ("encoder", "factory", "codebook", "bytes_per_patch")
-    # What all of a table's rows have in common with another table is no table of its own.
+    # Leave out tables whose rows are all in another table.
     whole = whole if any(row["indexed"] != "pyramid:4" for row in whole) else []
     coded = coded if any(row["factory"] != "Flat" for row in coded) else []
     ranked = ranked if any(row["rerank"] for row in ranked) else []

@@ -1,7 +1,7 @@
-"""Scores configurations one after the other. A finished one is a line on disk, so the same command goes on.
+"""Run an experiment: score one configuration after the other, and store each finished one as a JSON line.
 
-Experiments share exact descriptors of every dataset, which are embedded once and kept in a folder (`Workbench`); codes
-are made from them.
+All experiments share the exact descriptors of each dataset, which are embedded once and stored in a folder
+(`Workbench`); codes are computed from them.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from patchify_core.retrieval.rerank import Reranker, load_reranker
 from patchify_core.retrieval.searcher import Searcher
 
 LONGEST_NAME = 200
-"""Characters of a folder's name; a build adds a few, and file systems end at 255."""
+"""Most characters of a folder name; a build adds a few, and file systems allow 255."""
 
 DIGITS = 4
-"""Decimals of a query's own numbers: the file is shipped with the page."""
+"""Decimals of the numbers per query, because the file is shipped with the page."""
 
 
 PICTURE = "picture"
-"""The part of `Configuration.query` that stands for the query's box within its picture."""
+"""The part of `Configuration.query` for the query's box within its picture."""
 
 
-class RememberingEncoder:
-    """An encoder that encodes a crop once: every configuration gets the same queries."""
+class CachingEncoder:
+    """An encoder that caches descriptors, so that all configurations get the same queries."""
 
     def __init__(self, encoder: Encoder) -> None:
         self.plain = encoder
-        self._known: dict[str, NDArray[np.float32]] = {}
+        self._cache: dict[str, NDArray[np.float32]] = {}
 
     @property
     def info(self) -> EncoderInfo:
@@ -62,38 +62,38 @@ class RememberingEncoder:
         return self.plain.prepare(picture, box)  # type: ignore[arg-type]
 
     def encode(self, crops: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `Encoder.encode`; each crop's descriptor is made alone, so that it depends on nothing else."""
+        """See `Encoder.encode`; each crop is encoded on its own, so that its descriptor depends on nothing else."""
         digests = [sha256_of_bytes(crop.tobytes()) for crop in crops]
         for digest, crop in zip(digests, crops, strict=True):
-            if digest not in self._known:
-                self._known[digest] = self.plain.encode(crop[None])[0]
-        return np.stack([self._known[digest] for digest in digests])
+            if digest not in self._cache:
+                self._cache[digest] = self.plain.encode(crop[None])[0]
+        return np.stack([self._cache[digest] for digest in digests])
 
 
 class Workbench:
-    """Exact indexes of datasets, kept in a folder.
+    """Exact indexes of datasets, stored in a folder.
 
     Args:
-        folder: where they are kept, one sub-folder per dataset, encoder and regions; made if missing.
+        folder: the folder, with one sub-folder per dataset, encoder and regions; created if missing.
         load: encoder spec -> encoder.
     """
 
     def __init__(self, folder: Path, load: Callable[[str], Encoder] = load_encoder) -> None:
         self.folder, self._load = folder, load
-        self._encoders: dict[str, RememberingEncoder] = {}
+        self._encoders: dict[str, CachingEncoder] = {}
         self._exact: tuple[tuple[Path, Path], PatchIndex] | None = None
 
     def engine(self, gallery: Gallery, configuration: Configuration, progress: Progress | None = None) -> Searcher:
-        """The engine of a configuration; embeds the gallery if that was not done before (resumable).
+        """Return the engine of a configuration; embed the gallery first if necessary (resumable).
 
         Raises:
             GalleryError: if a picture of the dataset cannot be read.
-            PatchifyError: if the configuration cannot be had for this dataset, in one sentence.
+            PatchifyError: if the configuration is impossible for this dataset.
         """
-        remembering = self._encoder(configuration.encoder)
-        exact = self._embedded(gallery, remembering.plain, configuration, progress)
+        caching = self._encoder(configuration.encoder)
+        exact = self._embedded(gallery, caching.plain, configuration, progress)
         # Queries of pooled features go through the network as maps, not as crops.
-        encoder: Encoder = remembering if configuration.features == CROP else remembering.plain
+        encoder: Encoder = caching if configuration.features == CROP else caching.plain
         if configuration.factory == "Flat" and configuration.rescore is None:
             return _engine(exact, encoder, configuration)
         settings = CodeSettings(
@@ -103,19 +103,19 @@ class Workbench:
         return _engine(recode(exact, settings), encoder, configuration)
 
     def place(self, dataset: str, configuration: Configuration) -> Path:
-        """Where the exact descriptors of a dataset for a configuration are kept, or would be."""
+        """Return the folder of a dataset's exact descriptors for a configuration, which need not exist."""
         features = configuration.features
-        # Folders of earlier versions contain crops, so they are named as those are.
+        # Folders of crops are named as in earlier versions, which had only crops.
         parts = [dataset, configuration.encoder, parse_regions(configuration.regions).spec]
         parts += [] if features == CROP else [features]
         name = re.sub(r"[^A-Za-z0-9_.,+-]+", "-", "_".join(parts))
-        if len(name) > LONGEST_NAME:  # an encoder may be a file deep in folders
+        if len(name) > LONGEST_NAME:  # an encoder may be a file with a long path
             name = f"{name[:40]}-{name[40 - LONGEST_NAME :]}-{sha256_of_bytes(name.encode())[:8]}"
         return self.folder / name
 
-    def _encoder(self, spec: str) -> RememberingEncoder:
+    def _encoder(self, spec: str) -> CachingEncoder:
         if spec not in self._encoders:
-            self._encoders = {spec: RememberingEncoder(self._load(spec))}  # one network in memory at a time
+            self._encoders = {spec: CachingEncoder(self._load(spec))}  # one network in memory at a time
         return self._encoders[spec]
 
     def _embedded(
@@ -151,7 +151,7 @@ def _engine(index: PatchIndex, encoder: Encoder, configuration: Configuration) -
 
 @dataclass(frozen=True)
 class Step:
-    """What is being done, for a bar: which configuration of how many, on which dataset."""
+    """The next configuration of an experiment, for a progress bar."""
 
     done: int
     total: int
@@ -165,7 +165,7 @@ def run_study(
     galleries: Sequence[Gallery],
     workbench: Workbench,
     out: Path | None = None,
-    tell: Callable[[Step], None] | None = None,
+    report: Callable[[Step], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     command: str = "",
     *,
@@ -176,22 +176,22 @@ def run_study(
     """Run an experiment.
 
     Args:
-        name: what it is called.
-        configurations: what is compared.
+        name: its name.
+        configurations: the configurations to compare.
         galleries: datasets with queries.
-        workbench: where descriptors are kept.
-        out: the file to write; configurations that an interrupted run finished are taken from its `.partial`.
-        tell: called before each configuration.
+        workbench: the folder of exact descriptors.
+        out: the file to write; configurations that an interrupted run finished are read from its `.partial`.
+        report: called before each configuration that is measured.
         progress: called while pictures are embedded.
-        command: how to make the file again, written into it.
-        cells: a file of finished configurations that stays, a JSON line each, instead of the `.partial`: experiments
-            that share configurations share it.
-        weights: encoder -> digest of its weights, which a finished configuration must have been measured with.
-        finished: called after each configuration that was measured now with the numbers so far.
+        command: the command that writes the file, for the record.
+        cells: a permanent file of finished configurations, one JSON line each, instead of the `.partial`; experiments
+            that share configurations can share it.
+        weights: encoder -> digest of its weights, which must be those of a finished configuration.
+        finished: called with the numbers so far after each configuration that is measured.
 
     Returns:
-        What was written: datasets, their queries, a row per configuration and level (`_row`), and what could not be
-        had, with the reason.
+        The content of the file: datasets, their queries, a row per configuration and level (`_row`), and refused
+        configurations with the reason.
     """
     beside = cells or (journal_beside(out) if out else None)
     journal = JsonLines(beside, '{"key": ') if beside else None
@@ -211,15 +211,15 @@ def run_study(
     }
     total = len(galleries) * len(configurations)
     rerankers: dict[str, Reranker] = {}
-    # By encoder and regions, so that each exact index is loaded once a dataset.
+    # Configurations with the same descriptors are adjacent, so that each exact index is loaded once per dataset.
     for done, (gallery, configuration) in enumerate((g, c) for g in galleries for c in configurations):
         dataset = gallery.display_name
         key = cell_key(dataset, datasets[dataset]["digest"], configuration, weights)
         entry = known.get(sha256_of_json(key))
         new = entry is None
         if entry is None:
-            if tell:
-                tell(Step(done, total, dataset, configuration))
+            if report:
+                report(Step(done, total, dataset, configuration))
             entry = {"key": key, **_measured(gallery, configuration, workbench, rerankers, progress)}
             if journal and not (entry["refused"] and entry in journal.values):
                 journal.add(entry)
@@ -235,9 +235,9 @@ def run_study(
 
 
 def finished_cells(lines: Iterable[Any]) -> dict[str, dict[str, Any]]:
-    """Digest of a configuration's key (`cell_key`) -> its line, of those lines of a file that could be had.
+    """Return digest of a configuration's key (`cell_key`) -> its line, for the lines of measured configurations.
 
-    What could not is tried again: a missing package may have been installed since.
+    Refused configurations are tried again: a missing package may have been installed since.
     """
     entries = [entry for entry in lines if _is_entry(entry) and not entry["refused"]]
     return {sha256_of_json(entry["key"]): entry for entry in entries}
@@ -246,7 +246,7 @@ def finished_cells(lines: Iterable[Any]) -> dict[str, dict[str, Any]]:
 def cell_key(
     dataset: str, digest: str, configuration: Configuration, weights: Mapping[str, str] | None = None
 ) -> dict[str, Any]:
-    """What a finished configuration is known by, as JSON values; `digest` is `record.gallery_digest`."""
+    """Return the key of a finished configuration as JSON values; `digest` is `record.gallery_digest`."""
     key = {"dataset": dataset, "digest": digest, **configuration.as_dict()}
     key["levels"] = configuration.levels and list(configuration.levels)
     return key if weights is None else key | {"weights": weights[configuration.encoder]}
@@ -268,7 +268,7 @@ def _measured(
     rerankers: dict[str, Reranker],
     progress: Callable[[int, int], None] | None,
 ) -> dict[str, Any]:
-    """The rows of one configuration, or why it cannot be had: a codebook with too few pictures, say."""
+    """Measure one configuration; return its rows, or the reason why it is impossible, e.g. too few pictures."""
     try:
         engine = workbench.engine(gallery, configuration, progress)
         reranker = None
@@ -277,7 +277,7 @@ def _measured(
                 rerankers[configuration.rerank] = load_reranker(configuration.rerank)
             reranker = rerankers[configuration.rerank]
     except (EncoderError, GalleryError, IndexFolderError):
-        raise  # nothing that belongs to this configuration alone: there would be a table without numbers
+        raise  # not specific to this configuration: all others would fail too
     except PatchifyError as error:
         return {"rows": [], "refused": [str(error)]}
     refiner = refiner_of(engine, configuration.refine) if configuration.refine else None
@@ -293,7 +293,7 @@ def _measured(
 def _row(
     configuration: Configuration, report: LevelReport, order: Iterable[int], bytes_per_patch: int, factory: str
 ) -> dict[str, Any]:
-    """One configuration at one level: averages, and parallel lists with an entry per query."""
+    """Return one configuration at one level: averages, and parallel lists with an entry per query."""
     scores = {
         query: None if outcome.positives is None else score_positives(outcome.positives)
         for query, outcome in report.outcomes.items()
@@ -324,11 +324,11 @@ def _row(
 
 
 def _best(report: LevelReport, query: int) -> list[float] | None:
-    """The picture that came first and its box: image id, x1, y1, x2, y2."""
+    """Return the first picture and its box: image id, x1, y1, x2, y2."""
     best = report.outcomes[query].best
     return None if best is None else [best[0], *(round(float(value), 1) for value in best[1])]
 
 
 def _is_entry(line: Any) -> bool:
-    """Whether a line of the journal is that of a finished configuration."""
+    """Return whether a line of the journal is that of a configuration."""
     return isinstance(line, dict) and {"key", "rows", "refused"} <= line.keys() and isinstance(line["key"], dict)

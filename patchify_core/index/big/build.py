@@ -51,7 +51,7 @@ from patchify_core.index.folder import (
 from patchify_core.index.integrity import write_listed, write_meta
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import table_pieces
-from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, Recipe, refuse
+from patchify_core.index.recipe import DESCRIPTORS, MAPS_NAME, OTHER_INDEX, refuse
 from patchify_core.index.store import PictureStream
 from patchify_core.index.swap import BuildFolder, relative_path
 
@@ -278,8 +278,7 @@ class _ListsBuilder(_StreamBuilder):
         start = time.perf_counter()
         root = NO_PICTURES if self.root is None else str(Path(self.root).resolve())
         codec = CodeSettings(plan.factory, rescore=plan.rescore)
-        recipe = Recipe.of(stream.encoder, stream.regions, stream.features, codec)
-        meta = recipe.as_dict() | {"images": None, "root": root, "search": {"probes": plan.probes}}
+        meta = stream.recipe.coded(codec).as_dict() | {"images": None, "root": root, "search": {"probes": plan.probes}}
 
         def write(new: Path) -> None:
             assert learned.coder is not None, "it was trained with lists"

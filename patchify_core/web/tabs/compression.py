@@ -146,7 +146,7 @@ class CompressionActions:
         known: Values = {self.parts.gallery: self._gallery(query, choice)}
         yield known | ({self.parts.controls: self._controls(query, choice, turn)} if anew else {})
         try:
-            training = self._codecs.want(query.index_name, index, choice.factory, choice.codebook)
+            training = self._codecs.request(query.index_name, index, choice.factory, choice.codebook)
         except PatchifyError as error:
             # The size stays chosen, so that its bytes can be read; only its results are missing.
             yield self._status(str(error)) | ({self.parts.effect: ""} if anew else {})
@@ -157,7 +157,7 @@ class CompressionActions:
                 if progress != (progress := self._progress(training, index)):
                     yield self._status(progress, True)
         finally:
-            self._codecs.leave(training)
+            self._codecs.release(training)
         if not self._is_last(session, turn):
             if self._turns.get(session or "") == -turn:
                 yield self._cancelled(query, before, turn)
@@ -199,7 +199,7 @@ class CompressionActions:
 
     def _size_text(self, query: UserQuery, choice: ChosenCodec) -> str:
         size = f"{self._stop(query, choice).bytes_per_patch:,} bytes per patch"
-        return f"{size}, {choice.codebook} codebook" if compression.learns(choice.factory) else size
+        return f"{size}, {choice.codebook} codebook" if compression.has_codebook(choice.factory) else size
 
     def _controls(self, query: UserQuery, choice: ChosenCodec, turn: int) -> str:
         index = self._index(query)

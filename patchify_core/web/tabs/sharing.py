@@ -219,7 +219,7 @@ class Sharing:
         if link.object is None:
             return query
         instance = self.visits.objects.get(link.object)
-        if instance is None and link.object != links.NOBODY:
+        if instance is None and link.object != links.NO_OBJECT:
             problems.append("the object that it names is not one of this page")
             return query
         return showcase.with_instance(query, instance)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from markupsafe import Markup
 
-from patchify_core.demo.compression import EXACT, MEMORY, Size, Stop, learns, words
+from patchify_core.demo.compression import EXACT, MEMORY, Size, Stop, has_codebook, size_label
 from patchify_core.demo.results import Answer
 from patchify_core.demo.studies import Studies
 from patchify_core.errors import PatchifyError
@@ -55,7 +55,7 @@ def controls(
         dim=dim,
         codec=codec,
         turn=turn,
-        learns=learns,
+        learns=has_codebook,
         EXACT=EXACT,
     )
 
@@ -156,7 +156,7 @@ def gallery(
         "gallery",
         stop=stop,
         codebook=codebook,
-        learned=learns(stop.factory),
+        learned=has_codebook(stop.factory),
         patches=patches,
         sizes=sizes,
         problem=None if study else studies.problems["compression"],
@@ -164,7 +164,7 @@ def gallery(
         charts=charts,
         books=books,
         **sources(studies, url, ["compression"]),
-        in_bytes=words,
+        in_bytes=size_label,
         MEMORY=MEMORY,
     )
 
@@ -172,7 +172,7 @@ def gallery(
 def _chart(title: str, patches: int, lines: Sequence[ChartLine], mark: float) -> list[Markup]:
     """Draw a chart with the chosen size marked; none if the file has no such numbers."""
     try:
-        group = line_chart(title, f"bytes per picture ({patches} patches)", "", lines, mark=mark)
+        group = line_chart(title, f"bytes per picture ({patches} patches)", lines, mark=mark)
     except PatchifyError:
         return []
     spoken = "; ".join(point[2] for line in lines for point in line.points)
@@ -197,7 +197,7 @@ def _measured(rows: Sequence[Mapping[str, Any]], stop: Stop, codebook: str) -> l
             if row["dataset"] == dataset
             and row["factory"] == stop.factory
             and row["rescore"] is None
-            and (row["codebook"] == codebook or not learns(stop.factory))
+            and (row["codebook"] == codebook or not has_codebook(stop.factory))
             and row["map"] is not None
         ]
         if matching:

@@ -108,7 +108,7 @@ def _cells(trial: Trial) -> list[Cell]:
         "features": (trial.features, features),
         "refine": (trial["refine"] or "", words["refine"]),
         "rerank": (trial["rerank"] or "", words["rerank"]),
-        "kept": (trial.kept_as, words["factory"]),
+        "kept": (trial.codec, words["factory"]),
         "codebook": (trial.codebook or "", words["codebook"]),
         "encoder": (trial["encoder"], words["encoder"]),
     }

@@ -262,7 +262,7 @@ def test_codecs_that_learn_nothing_take_a_single_picture():
 
 
 def recipe(settings):
-    return Recipe.of(INFO, REGIONS, "crop", settings)
+    return Recipe(INFO, REGIONS).coded(settings)
 
 
 def test_a_preset_and_its_factory_string_are_the_same():
