@@ -292,7 +292,7 @@ def _print(numbers: dict[str, Any]) -> None:
     )
     print(
         f"  {numbers['answers_per_s']:.2f} answers/s, {numbers['errors']} errors, {numbers['mixed']} answers that were "
-        f"not those of the question, {numbers['busy']} told that the server is busy"
+        f"not those of the query, {numbers['busy']} notices that the server is busy"
     )
     for what, count in numbers["trouble"].items():
         print(f"    {count} x {what}")

@@ -1,4 +1,4 @@
-"""demo.story: the first part of the Evaluation tab says what the records and the library say."""
+"""demo.overview: the start of the Evaluation tab agrees with the records and the library."""
 
 from __future__ import annotations
 
