@@ -102,10 +102,10 @@ class CachingRefiner:
         localizer = localizer_of(self.engine)
 
         def locate(row: int) -> NDArray[np.float64]:
-            return np.stack([found.box for found in localizer.locate(query, row, self.objects)])
+            return np.stack([place.box for place in localizer.locate(query, row, self.objects)])
 
-        found = map_at_once(locate, missing, self.workers)
-        for row, boxes in zip(missing, found, strict=True):
+        located = map_at_once(locate, missing, self.workers)
+        for row, boxes in zip(missing, located, strict=True):
             if row not in cache or cache[row][0] < self.objects:  # another thread may have searched for more
                 cache[row] = self.objects, boxes
         return [cache[row][1][: self.objects] for row in rows]

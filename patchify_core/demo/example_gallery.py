@@ -104,8 +104,6 @@ class ExampleGallery:
         """Return the number of levels of an index."""
         return len(self.indexes.choice(index_name).index.regions.stages)
 
-    # Queries.
-
     def first(self) -> UserQuery:
         """Return the query of a page that was just opened."""
         return self.example(self.examples[0].id)
@@ -214,8 +212,8 @@ class ExampleGallery:
         """
         source = query.source
         region = None if box is None else checked_box(box, query.width, query.height)
-        patchify = self.indexes.engine(query.index_name)
-        descriptor = decode_untrusted(source, lambda picture: patchify.describe_query(picture, region))
+        engine = self.indexes.engine(query.index_name)
+        descriptor = decode_untrusted(source, lambda picture: engine.describe_query(picture, region))
         elsewhere = region is not None and query.box is not None and not iou(region, query.box).any()
         instance = None if elsewhere else query.instance
         return replace(query, box=region, descriptor=descriptor, example=None, instance=instance)
@@ -233,16 +231,17 @@ class ExampleGallery:
         Raises:
             EncoderError: if the query is words and that encoder knows pictures only, or it cannot be loaded.
         """
-        patchify = self.indexes.engine(index_name)
-        if query.words is not None:
-            descriptor = patchify.describe_text(query.words)
-        elif query.example is not None:
+        if query.example is not None:
             return self.with_instance(self.example(query.example, index_name), query.instance)
-        else:
-            descriptor = decode_untrusted(query.source, lambda picture: patchify.describe_query(picture, query.box))
-        return replace(query, descriptor=descriptor, index_name=index_name)
+        return replace(query, descriptor=self._describe(query, index_name), index_name=index_name)
 
-    # Answers. `level`, `top`, `reranker` and `box_method` mean the same everywhere; see `answer`.
+    def _describe(self, query: UserQuery, index_name: str) -> NDArray[np.float32]:
+        engine = self.indexes.engine(index_name)
+        if query.words is not None:
+            return engine.describe_text(query.words)
+        return decode_untrusted(query.source, lambda picture: engine.describe_query(picture, query.box))
+
+    # `level`, `top`, `reranker` and `box_method` of the following methods are as in `answer`.
 
     def answer(
         self, query: UserQuery, level: int, top: int, reranker: str | None = None, box_method: str = WINNING

@@ -17,7 +17,7 @@ from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import api, inputs
-from patchify_core.web.api import Programs
+from patchify_core.web.api import Endpoints
 from patchify_core.web.visits import Visits
 from tests.tiny import TinyEncoder, write_dataset
 
@@ -42,10 +42,10 @@ def uploads(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def programs(folder, uploads, monkeypatch) -> Programs:
+def programs(folder, uploads, monkeypatch) -> Endpoints:
     for module in (retrieval, encoders):  # for the command line in this process
         monkeypatch.setattr(module, "load_encoder", lambda spec="tiny", settings=None: TinyEncoder())
-    return Programs(Visits(ExampleGallery(folder, TinyEncoder())))
+    return Endpoints(Visits(ExampleGallery(folder, TinyEncoder())))
 
 
 def sent(folder: Path, uploads: Path, name: str = "queries/1.png") -> dict[str, object]:
@@ -300,13 +300,13 @@ def test_what_cannot_be_evaluated_is_one_sentence(programs, refused, options, wo
 
 @pytest.mark.parametrize("value", [float("inf"), 2**53 + 2.0, "1", [], {}, None, True])
 def test_what_is_no_whole_number(refused, value):
-    refused(inputs.whole, "top", value)
+    refused(inputs.integer, "top", value)
 
 
 def test_every_endpoint_documents_itself_in_lines_that_gradio_reads():
     import gradio as gr
 
-    for name, fn in inspect.getmembers(Programs, inspect.isfunction):
+    for name, fn in inspect.getmembers(Endpoints, inspect.isfunction):
         if name.startswith("_"):
             continue
         description, arguments, returns = gr.utils.get_function_description(fn)

@@ -110,11 +110,9 @@ class OwnGallery(ExampleGallery):
         if own_token(query.index_name) is not None:  # these pictures, when fewer were indexed
             known = query.instance if query.instance in self.gallery.instances else None
             return replace(query, index_name=self.indexes.first, instance=known)
-        adopted = replace(query, instance=None, example=None, itself=None, index_name=self.indexes.first)
-        if query.words is not None:
-            return replace(adopted, descriptor=self.engine.describe_text(query.words))
-        descriptor = decode_untrusted(query.source, lambda picture: self.engine.describe_query(picture, query.box))
-        return replace(adopted, descriptor=descriptor)
+        name = self.indexes.first
+        descriptor = self._describe(query, name)
+        return replace(query, descriptor=descriptor, instance=None, example=None, itself=None, index_name=name)
 
 
 def own_index_name(token: str, version: int) -> str:
