@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Sequence
+
 
 class PatchifyError(ValueError):
     """Base of every error whose message may be shown to a person as it is.
@@ -40,3 +43,9 @@ class ArchiveError(PatchifyError):
 
 class StoreError(PatchifyError):
     """A vector store that cannot be reached, or does not hold or take what it should."""
+
+
+def nearest(word: str, known: Sequence[str]) -> str:
+    """` (the nearest is X)`, for an error message about an unknown `word`; empty if nothing is similar."""
+    matches = difflib.get_close_matches(word, known, 1, 0.4)
+    return f" (the nearest is {matches[0]})" if matches else ""

@@ -85,4 +85,6 @@ def sentence(said: Any) -> str:
 
 
 def gate(inner: Any, tools: bool = False, ours: Any = (), **server: Any) -> Gate:
-    return Gate(inner, ours, ServerSettings(**server), SIZES, tools)
+    made = Gate(ServerSettings(**server), SIZES, tools)
+    made.open(inner, ours)
+    return made

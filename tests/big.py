@@ -10,8 +10,9 @@ import numpy as np
 from patchify_core.index.big import ScaleSettings, build_big
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.pictures import IndexedImage, PictureTable
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.store import PictureStream
-from patchify_core.regions import Pyramid, Regions
+from patchify_core.regions import Pyramid
 from tests.tiny import DIM, INFO
 
 SETTINGS = ScaleSettings(lists=16, projection=12, code_bytes=2, part_pictures=100)
@@ -20,9 +21,8 @@ SETTINGS = ScaleSettings(lists=16, projection=12, code_bytes=2, part_pictures=10
 class Clusters(PictureStream):
     """A `PictureStream` of pictures with five patches each."""
 
-    encoder, features = INFO, "crop"
+    recipe = Recipe(INFO, Pyramid(2))
     projection: Projection | None = None
-    regions: Regions = Pyramid(2)
 
     def __init__(self, count: int = 450, seed: int = 0) -> None:
         rng = np.random.default_rng(seed)

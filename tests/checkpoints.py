@@ -109,6 +109,6 @@ def assert_sees_as_the_library(encoder: Any, transform: Any) -> None:
     square = picture(5, (300, 300), cells=60)
     ours = encoder.as_input(encoder.prepare(square, (0, 0, 300, 300))[None])[0]
     theirs = transform(square)
-    grey_level = 1 / 255 / float(min(encoder.look.std))
+    grey_level = 1 / 255 / float(min(encoder.preprocessing.std))
     assert ours.shape == theirs.shape
     assert float((ours - theirs).abs().max()) <= 1.01 * grey_level

@@ -127,7 +127,7 @@ def main() -> None:
     if arguments.tabs:
         import gradio as gr
 
-        from patchify_core.web import tabs
+        from patchify_core.web import page
 
         def first(showcase: object, state: object, tab: object) -> None:
             gr.Markdown("What the first tab says")
@@ -136,7 +136,7 @@ def main() -> None:
             button, out = gr.Button("Ask"), gr.Textbox(label="Asked")
             button.click(lambda question: "nothing" if question is None else question.name, state, out)
 
-        tabs.MORE = (("Evaluation", first), ("Compression", second))  # before the page reads it
+        page.MORE = (("Evaluation", first), ("Compression", second))
     leave(launch(port=arguments.port, folder=arguments.folder))
 
 

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from patchify_core.gallery import read_folder
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
-from patchify_core.retrieval.searcher import QueryView
 from patchify_core.regions import Pyramid, Regions
+from patchify_core.retrieval.searcher import QueryView
 from tests.tiny import TinyEncoder, picture
 
 SIZE = (160, 120)

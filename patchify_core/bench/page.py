@@ -99,7 +99,7 @@ def measure_waits() -> dict[str, Any]:
     )
     bare = seconds["bare forward pass of one crop"]
     rows = [("what", "time", "forward passes")]
-    rows.append(("the first page, whole, after `python app.py`", f"{start_up.first_s:.1f} s", ""))
+    rows.append(("the first page after `python app.py`", f"{start_up.first_s:.1f} s", ""))
     rows.append(("the page for photos after `python app.py`", f"{start_up.photos_s:.1f} s", ""))
     if start_up.idle_mb is not None:
         rows.append(("the server's memory when it has nothing to do", f"{start_up.idle_mb:,.0f} MB", ""))
@@ -134,8 +134,8 @@ def _start_up() -> _Start:
                 time.sleep(0.02)
             raise PatchifyError("The page did not start: run python app.py to see why.")
 
-        def is_prepared(said: bytes) -> bool:
-            health = json.loads(said)
+        def is_prepared(response: bytes) -> bool:
+            health = json.loads(response)
             return bool(health["prepared"] == health["examples"])
 
         first, photos = until("", lambda html: b'id="data"' in html), until("photos", lambda html: b"pf-card" in html)

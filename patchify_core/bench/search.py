@@ -205,7 +205,7 @@ def measure_refine() -> dict[str, Any]:
     rows += [(name, f"{value:.1f}", f"{value / each['map, first']:.2f} x") for name, value in each.items()]
     print_table("Refining boxes", rows)
     sizes = [len(maps.packed(row)) for row in range(len(maps))]
-    print(f"  a kept map takes {np.mean(sizes) / 1000:.0f} kB, at most {max(sizes) / 1000:.0f} kB")
+    print(f"  a stored map takes {np.mean(sizes) / 1000:.0f} kB, at most {max(sizes) / 1000:.0f} kB")
     return {
         "milliseconds": each,
         "ratio_to_second_pass": each["map by a second pass"] / each["map, first"],

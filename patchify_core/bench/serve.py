@@ -138,13 +138,13 @@ def expect(gallery: Path = SAMPLE_DB) -> Expected:
     """Compute the responses to all queries of the visitors, without a server."""
     from patchify_core.demo import box_methods
     from patchify_core.demo.example_gallery import ExampleGallery
-    from patchify_core.web.api import Programs
+    from patchify_core.web.api import Endpoints
     from patchify_core.web.events import SearchRequest
     from patchify_core.web.visits import Visits
 
     showcase = ExampleGallery(gallery)
     visits = Visits(showcase)
-    box_method, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Programs(visits)
+    box_method, top, endpoints = box_methods.best_method(showcase.index), visits.settings.results, Endpoints(visits)
 
     def responses(query: Any) -> tuple[str, list[int]]:
         answer = visits.answer(SearchRequest(query, showcase.levels, top, None, box_method))
@@ -292,7 +292,7 @@ def _print(numbers: dict[str, Any]) -> None:
     )
     print(
         f"  {numbers['answers_per_s']:.2f} answers/s, {numbers['errors']} errors, {numbers['mixed']} answers that were "
-        f"not those of the question, {numbers['busy']} told that the server is busy"
+        f"not those of the query, {numbers['busy']} notices that the server is busy"
     )
     for what, count in numbers["trouble"].items():
         print(f"    {count} x {what}")

@@ -49,7 +49,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def interruption_note(arguments: argparse.Namespace) -> str:
     """Say what an interruption leaves behind."""
     kept = "embedded pictures are kept" if arguments.work else "nothing is kept (--work FOLDER keeps the indexes)"
-    return f": {kept}, and {arguments.index} says what it said before; run the same command again"
+    return f": {kept}, and the calibration of {arguments.index} is unchanged; run the same command again"
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -120,7 +120,7 @@ def print_rates(numbers: Mapping[str, Any]) -> None:
     ):
         if rates:
             absent, wrong = rates["absent_hits"], rates["absent_false_alarms"]
-            print(f"{name}: said to be absent of {absent['queries']} queries (95 % intervals over objects)")
+            print(f"{name}: predicted absent among {absent['queries']} queries (95 % intervals over objects)")
             print(f"  object removed   {_share(absent)}\n  object there     {_share(wrong)}   (false alarms)")
     print("false alarms  hits")
     for share, hits in numbers["curve"]:

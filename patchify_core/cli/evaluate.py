@@ -19,6 +19,7 @@ from patchify_core.cli.shared import build, check_writable, progress_bar, read_a
 from patchify_core.errors import GalleryError, PatchifyError
 
 if TYPE_CHECKING:
+    from patchify_core.encoders import Encoder
     from patchify_core.evaluation.record import RunJournal
     from patchify_core.evaluation.run import LevelReport
     from patchify_core.gallery import Gallery
@@ -123,7 +124,6 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.evaluation.published import IliasExport
     from patchify_core.evaluation.run import chosen_levels, evaluate
     from patchify_core.index.folder import check_same_collection
-    from patchify_core.patchify import Patchify
     from patchify_core.retrieval.rerank import LearnedRerank
 
     folder = Path(arguments.index) if arguments.index else None
@@ -143,44 +143,25 @@ def run(arguments: argparse.Namespace) -> int:
         check_same_collection(folder, gallery, arguments.dataset)
     reranker = _reranker(arguments)
     encoder = load_encoder(arguments.encoder)
-    learned = [one for one in getattr(reranker, "parts", [reranker]) if isinstance(one, LearnedRerank)]
-    for one in learned:  # check before the index is built
-        one.encoder_for(encoder)
+    for one in getattr(reranker, "parts", [reranker]):
+        if isinstance(one, LearnedRerank):
+            one.encoder_for(encoder)  # refuses before the index is built
     if arguments.query == "text" and not isinstance(encoder, TextEncoder):
         raise PatchifyError(f"{arguments.encoder} knows no words: use an open_clip encoder, or leave --query text out.")
     with tempfile.TemporaryDirectory(prefix="patchify-") as temporary:
         out = folder or Path(temporary) / "index"
-        built = None if big else build(gallery, out, encoder, arguments)
-        if built is not None and built.skipped:
-            names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in built.skipped[:3])
-            number = "1 picture" if len(built.skipped) == 1 else f"{len(built.skipped)} pictures"
-            raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
-        engine = Patchify.open(out, encoder)
-        built = built or _unchanged(gallery, engine)
+        engine, built = _indexed(gallery, out, encoder, arguments, big)
         calibration = calibration_of(engine, out) if arguments.absent else None
         refiner = engine.refiner(arguments.refine) if arguments.refine else None
-        chosen = chosen_levels(levels, engine)
-        settings = {
-            "dataset": record.gallery_digest(gallery),
-            "index": record.index_digest(out),
-            "encoder": encoder.info.spec,
-            **{key: value for key, value in engine.index.meta().items() if key not in ("encoder", "images")},
-            "levels": chosen,
-            "cutoff": arguments.cutoff,
-            "rerank": reranker.name if reranker else None,
-            "shortlist": reranker.shortlist if reranker else None,
-            **({"rerank_recipe": [one.recipe for one in learned]} if learned else {}),
-            "refine": arguments.refine,
-            "query": arguments.query,
-            "resize": "aspect" if arguments.encoder.startswith("aspect:") else "squash",
-        }
-        export = IliasExport(gallery, chosen[-1]) if arguments.similarities else None
-        with _journal(arguments.json, settings, chosen, len(gallery.queries)) as journal:
+        levels = chosen_levels(levels, engine)
+        settings = _settings(arguments, gallery, engine, out, levels, reranker)
+        export = IliasExport(gallery, levels[-1]) if arguments.similarities else None
+        with _journal(arguments.json, settings, levels, len(gallery.queries)) as journal:
             with progress_bar("searching", " queries") as progress:
                 reports = evaluate(
                     gallery,
                     engine,
-                    chosen,
+                    levels,
                     arguments.cutoff,
                     progress,
                     reranker=reranker,
@@ -217,16 +198,57 @@ def _resized(encoder: str, resize: str | None) -> str:
     return f"aspect:{encoder}" if resize == "aspect" and not encoder.startswith("aspect:") else encoder
 
 
-def _unchanged(gallery: Gallery, engine: Patchify) -> BuildReport:
-    """Return the report of a build that changed nothing, for a big index of the gallery.
+def _indexed(
+    gallery: Gallery, out: Path, encoder: Encoder, arguments: argparse.Namespace, big: bool
+) -> tuple[Patchify, BuildReport]:
+    """Open the index at `out`, which is built or updated first unless it is a big one.
 
     Raises:
-        IndexFolderError: if a picture is missing or has another size than when it was embedded.
+        GalleryError: if a picture cannot be read.
+        IndexFolderError: if a picture of a big index is missing or has changed in size.
     """
     from patchify_core.index.build import BuildReport
+    from patchify_core.patchify import Patchify
 
-    engine.index.check_pictures(gallery.root)
-    return BuildReport(len(gallery.images), 0, len(gallery.images), (), 0.0)
+    if big:
+        engine = Patchify.open(out, encoder)
+        engine.index.check_pictures(gallery.root)
+        return engine, BuildReport(len(gallery.images), 0, len(gallery.images), (), 0.0)
+    report = build(gallery, out, encoder, arguments)
+    if report.skipped:
+        names = "; ".join(f"{name}: {why.rstrip('.')}" for name, why in report.skipped[:3])
+        number = "1 picture" if len(report.skipped) == 1 else f"{len(report.skipped)} pictures"
+        raise GalleryError(f"{number} of {arguments.dataset} cannot be read ({names}): no score without them.")
+    return Patchify.open(out, encoder), report
+
+
+def _settings(
+    arguments: argparse.Namespace,
+    gallery: Gallery,
+    engine: Patchify,
+    folder: Path,
+    levels: Sequence[int],
+    reranker: Reranker | None,
+) -> dict[str, Any]:
+    """Return all that the numbers depend on, as JSON values: a journal of other settings is not resumed."""
+    from patchify_core.evaluation.record import gallery_digest, index_digest
+    from patchify_core.retrieval.rerank import LearnedRerank
+
+    recipes = [one.recipe for one in getattr(reranker, "parts", [reranker]) if isinstance(one, LearnedRerank)]
+    return {
+        "dataset": gallery_digest(gallery),
+        "index": index_digest(folder),
+        "encoder": engine.encoder.info.spec,
+        **{key: value for key, value in engine.index.meta().items() if key not in ("encoder", "images")},
+        "levels": levels,
+        "cutoff": arguments.cutoff,
+        "rerank": reranker.name if reranker else None,
+        "shortlist": reranker.shortlist if reranker else None,
+        **({"rerank_recipe": recipes} if recipes else {}),
+        "refine": arguments.refine,
+        "query": arguments.query,
+        "resize": "aspect" if arguments.encoder.startswith("aspect:") else "squash",
+    }
 
 
 def _checked(arguments: argparse.Namespace) -> list[int] | None:

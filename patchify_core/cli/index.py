@@ -145,13 +145,13 @@ def _choose_fast(arguments: argparse.Namespace, pictures: int, patches: int) -> 
     from patchify_core.index.build import codec_of
     from patchify_core.index.codec.factory import parse_factory
 
-    made = codec_of(Path(arguments.out))
-    if made is not None:
-        options_of, why = made, f"as {arguments.out} was made."
+    existing = codec_of(Path(arguments.out))
+    if existing is not None:
+        codec, why = existing, f"as {arguments.out} was made."
     else:
         chosen = choose_fast(pictures, patches, load_encoder(arguments.encoder).info.dim)
-        options_of, why = {"factory": chosen.factory, "rescore": chosen.rescore}, chosen.why
-    vars(arguments).update(options_of)
+        codec, why = {"factory": chosen.factory, "rescore": chosen.rescore}, chosen.why
+    vars(arguments).update(codec)
     print(f"{parse_factory(arguments.factory, pictures * patches).factory}: {why}", file=sys.stderr)
 
 

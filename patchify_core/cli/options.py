@@ -93,7 +93,7 @@ def fill_from_index(arguments: argparse.Namespace, folder: Path | None) -> bool:
         values = {name: built_with[name] for name in RECIPE_OPTIONS}
         big = meta["images"] is None and "store" not in meta
     except (KeyError, TypeError, AttributeError):
-        raise IndexFolderError(f"{folder} is not a whole index: delete it and build it again.") from None
+        raise IndexFolderError(f"{folder} is not a complete index: delete it and build it again.") from None
     if "store" in meta and arguments.store is None:
         values |= _milvus_options(folder)
     if big:

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from patchify_core.demo.gallery_info import FILE, stored_answers
     from patchify_core.demo.settings import checked_address
     from patchify_core.files import SAMPLE_DB, write_json
-    from patchify_core.web.showcase import write_showcase
+    from patchify_core.web.front import write_showcase
 
     for name in ("live", "code", "url"):
         address = getattr(arguments, name)

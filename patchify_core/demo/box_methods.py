@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from patchify_core.patchify import Patchify
     from patchify_core.retrieval.localize import Localizer, SimilarityMap
     from patchify_core.retrieval.ranking import Match
+    from patchify_core.retrieval.searcher import QueryView
 
 WINNING, SOFT, MAP = "patch", "soft", "map"
 """The methods; the last two are names of refiners (`localize.REFINERS`)."""
@@ -93,19 +94,17 @@ class CachingRefiner:
     workers: int = WORKERS
     name: str = MAP
 
-    def boxes(
-        self, query: NDArray[np.float32], rows: Sequence[int], level: int | None = None
-    ) -> list[NDArray[np.float64]]:
-        """See `localize.Refiner.boxes`; `query` is its descriptor."""
+    def boxes(self, query: QueryView, rows: Sequence[int], level: int | None = None) -> list[NDArray[np.float64]]:
+        """See `localize.Refiner.boxes`; `query` is its view."""
         cache = self.query.located
         missing = [row for row in rows if row not in cache or cache[row][0] < self.objects]
         localizer = localizer_of(self.engine)
 
         def locate(row: int) -> NDArray[np.float64]:
-            return np.stack([found.box for found in localizer.locate(query, row, self.objects)])
+            return np.stack([place.box for place in localizer.locate(query, row, self.objects)])
 
-        found = map_at_once(locate, missing, self.workers)
-        for row, boxes in zip(missing, found, strict=True):
+        located = map_at_once(locate, missing, self.workers)
+        for row, boxes in zip(missing, located, strict=True):
             if row not in cache or cache[row][0] < self.objects:  # another thread may have searched for more
                 cache[row] = self.objects, boxes
         return [cache[row][1][: self.objects] for row in rows]
@@ -139,14 +138,14 @@ def with_boxes(
     if box_method == WINNING or not matches:
         return list(matches)
     if box_method == SOFT:
-        return engine.refine(query.descriptor, list(matches), SOFT, level)
+        return engine.refine(query.view, list(matches), SOFT, level)
     good = 0
     if objects > 1:
         good = next((at for at, m in enumerate(matches) if m.score < TWICE_FROM * matches[0].score), len(matches))
     refined = []
     for part, wanted in ((matches[:good], objects), (matches[good:], 1)):
         refiner = CachingRefiner(query, engine, wanted, workers)
-        refined += engine.refine(query.descriptor, list(part), refiner, level)
+        refined += engine.refine(query.view, list(part), refiner, level)
     return refined
 
 
@@ -158,7 +157,7 @@ def similarity(query: UserQuery, engine: Patchify, image_id: int) -> SimilarityM
     """
     if not has_maps(engine.index):
         return None
-    return localizer_of(engine).similarity(query.descriptor, engine.index.row_of[image_id])
+    return localizer_of(engine).similarity(query.view, engine.index.row_of[image_id])
 
 
 def localizer_of(engine: Patchify) -> Localizer:

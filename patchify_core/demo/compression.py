@@ -75,9 +75,9 @@ def bytes_per_patch(factory: str, dim: int) -> int:
         >>> [bytes_per_patch(factory, 1280) for factory in ("Flat", "SQ8", "PCAH128,PQ64", "PCAH128,PQ16x4")]
         [5120, 1280, 64, 8]
     """
-    kind, parts, bits, kept = _parts(factory, dim)
+    kind, parts, bits, size = _parts(factory, dim)
     if kind == "Flat":
-        return FLOAT * kept
+        return FLOAT * size
     return (parts * bits + 7) // 8
 
 
@@ -88,11 +88,11 @@ def overhead(factory: str, dim: int) -> int:
     d numbers; a scalar quantizer of 4, 6 or 8 bits has the range of each of d numbers, two each.
     """
     compression = parse_factory(factory)
-    kind, _, bits, kept = _parts(factory, dim)
-    learned = 0 if compression.projection is None else FLOAT * (1 + kept) * dim
+    kind, _, bits, size = _parts(factory, dim)
+    learned = 0 if compression.projection is None else FLOAT * (1 + size) * dim
     if kind == "PQ":
-        return learned + FLOAT * 2**bits * kept
-    return learned + (FLOAT * 2 * kept if kind == "SQ" and bits <= 8 else 0)
+        return learned + FLOAT * 2**bits * size
+    return learned + (FLOAT * 2 * size if kind == "SQ" and bits <= 8 else 0)
 
 
 def sizes(factory: str, dim: int, patches: int, pictures: Sequence[int] = PICTURES) -> tuple[Size, ...]:
@@ -117,17 +117,17 @@ def size_label(size: float) -> str:
 def _parts(factory: str, dim: int) -> tuple[str, int, int, int]:
     """Return the kind of codec, codes per patch, bits per code, and the dimension of what is coded."""
     compression = parse_factory(factory)
-    found = CODECS.fullmatch(compression.codec)
+    match = CODECS.fullmatch(compression.codec)
     codec = compression.codec
-    if found is None or found["rotated"] or "IVF" in codec or codec.endswith("fs"):
+    if match is None or match["rotated"] or "IVF" in codec or codec.endswith("fs"):
         raise PatchifyError(f"The page does not know how large codes of {factory} are: choose one of those shown.")
-    kept = compression.projection or dim
+    size = compression.projection or dim
     if codec == "Flat":
-        return "Flat", kept, 32, kept
+        return "Flat", size, 32, size
     if codec.startswith("SQ"):
-        return "SQ", kept, BITS[codec[2:]], kept
+        return "SQ", size, BITS[codec[2:]], size
     parts, _, bits = codec[2:].partition("x")
-    return "PQ", int(parts), int(bits or 8), kept
+    return "PQ", int(parts), int(bits or 8), size
 
 
 EXACT = "Flat"
@@ -152,13 +152,13 @@ def stops(index: PatchIndex) -> tuple[Stop, ...]:
     Of codecs of one size, those with 16 centroids per part are offered, which any codebook can train: the study
     compares codebooks with them.
     """
-    found: dict[int, Stop] = {}
+    by_size: dict[int, Stop] = {}
     for factory in (*FACTORIES, *EQUAL_BYTES):
         compression = parse_factory(factory)
         if compression.projection is None or compression.projection < index.dim:
             size = bytes_per_patch(factory, index.dim)
-            found[size] = Stop(factory, size)
-    return tuple(found[size] for size in sorted(found, reverse=True))
+            by_size[size] = Stop(factory, size)
+    return tuple(by_size[size] for size in sorted(by_size, reverse=True))
 
 
 def has_codebook(factory: str) -> bool:

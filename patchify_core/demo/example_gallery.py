@@ -10,6 +10,7 @@ import io
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -19,7 +20,7 @@ from patchify_core.demo.box_methods import OBJECTS, WINNING, best_method, simila
 from patchify_core.demo.decoding import decode, decode_untrusted
 from patchify_core.demo.gallery_info import FIRST_EXAMPLES
 from patchify_core.demo.indexes import GalleryIndexes, is_paper_method
-from patchify_core.demo.queries import UserQuery, checked_words
+from patchify_core.demo.queries import UserQuery, checked_words, description
 from patchify_core.demo.reranking import Rerankers
 from patchify_core.demo.results import MATCHES, Answer, Detail, Judge, Result
 from patchify_core.demo.storage import StoredPicture
@@ -104,8 +105,6 @@ class ExampleGallery:
         """Return the number of levels of an index."""
         return len(self.indexes.choice(index_name).index.regions.stages)
 
-    # Queries.
-
     def first(self) -> UserQuery:
         """Return the query of a page that was just opened."""
         return self.example(self.examples[0].id)
@@ -128,10 +127,10 @@ class ExampleGallery:
                 height=example.height,
                 box=example.box,
                 instance=example.instance,
-                descriptor=self.indexes.engine(index_name).describe_query(example.path, example.box),
                 path=example.path,
                 example=example.id,
                 index_name=index_name,
+                **description(self.indexes.engine(index_name).view(example.path, example.box)),
             )
             self._described.setdefault(key, query)  # boxes are kept with whichever query was first
         return self._described[key]
@@ -157,14 +156,14 @@ class ExampleGallery:
         patchify = self.indexes.engine(index_name)
         stored = data if isinstance(data, StoredPicture) else StoredPicture(data)
 
-        def describe(picture: Image) -> tuple[NDArray[np.float32], tuple[int, int], bytes]:
-            descriptor, size, stream = patchify.describe_query(picture), picture.size, io.BytesIO()
+        def describe(picture: Image) -> tuple[dict[str, Any], tuple[int, int], bytes]:
+            described, size, stream = description(patchify.view(picture)), picture.size, io.BytesIO()
             picture.thumbnail((DISPLAY_SIDE, DISPLAY_SIDE))
             picture.save(stream, "JPEG", quality=85)
-            return descriptor, size, stream.getvalue()
+            return described, size, stream.getvalue()
 
-        descriptor, (width, height), stored.display = decode(stored.read(), describe)
-        return UserQuery(name, width, height, None, None, descriptor, data=stored, index_name=index_name)
+        described, (width, height), stored.display = decode(stored.read(), describe)
+        return UserQuery(name, width, height, None, None, data=stored, index_name=index_name, **described)
 
     def in_words(self, words: object, index_name: str | None = None) -> UserQuery:
         """Make a query of words; its object is unknown until the visitor chooses it.
@@ -197,10 +196,10 @@ class ExampleGallery:
             height=image.height,
             box=box,
             instance=instance if contains else None,
-            descriptor=self.indexes.engine(index_name).describe_query(image.path, box),
             path=image.path,
             itself=image_id,
             index_name=index_name,
+            **description(self.indexes.engine(index_name).view(image.path, box)),
         )
 
     def with_box(self, query: UserQuery, box: ArrayLike | None) -> UserQuery:
@@ -214,11 +213,11 @@ class ExampleGallery:
         """
         source = query.source
         region = None if box is None else checked_box(box, query.width, query.height)
-        patchify = self.indexes.engine(query.index_name)
-        descriptor = decode_untrusted(source, lambda picture: patchify.describe_query(picture, region))
+        engine = self.indexes.engine(query.index_name)
+        described = decode_untrusted(source, lambda picture: description(engine.view(picture, region)))
         elsewhere = region is not None and query.box is not None and not iou(region, query.box).any()
         instance = None if elsewhere else query.instance
-        return replace(query, box=region, descriptor=descriptor, example=None, instance=instance)
+        return replace(query, box=region, example=None, instance=instance, **described)
 
     def with_instance(self, query: UserQuery, instance: int | None) -> UserQuery:
         """Return the query with another object; what it finds stays the same."""
@@ -233,16 +232,17 @@ class ExampleGallery:
         Raises:
             EncoderError: if the query is words and that encoder knows pictures only, or it cannot be loaded.
         """
-        patchify = self.indexes.engine(index_name)
-        if query.words is not None:
-            descriptor = patchify.describe_text(query.words)
-        elif query.example is not None:
+        if query.example is not None:
             return self.with_instance(self.example(query.example, index_name), query.instance)
-        else:
-            descriptor = decode_untrusted(query.source, lambda picture: patchify.describe_query(picture, query.box))
-        return replace(query, descriptor=descriptor, index_name=index_name)
+        return replace(query, index_name=index_name, **self._describe(query, index_name))
 
-    # Answers. `level`, `top`, `reranker` and `box_method` mean the same everywhere; see `answer`.
+    def _describe(self, query: UserQuery, index_name: str) -> dict[str, Any]:
+        engine = self.indexes.engine(index_name)
+        if query.words is not None:
+            return description(engine.view(text=query.words))
+        return decode_untrusted(query.source, lambda picture: description(engine.view(picture, query.box)))
+
+    # `level`, `top`, `reranker` and `box_method` of the following methods are as in `answer`.
 
     def answer(
         self, query: UserQuery, level: int, top: int, reranker: str | None = None, box_method: str = WINNING

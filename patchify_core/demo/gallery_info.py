@@ -45,15 +45,15 @@ def gallery_titles(folders: Sequence[Path]) -> dict[str, str]:
         >>> titles([Path("data/Old town"), Path("more/old-town")])
         {'old-town': 'Old town', 'old-town-2': 'old-town (2)'}
     """
-    found: dict[str, str] = {}
+    titles: dict[str, str] = {}
     for folder in folders:
         title = BUNDLED if _is_bundled(folder) else folder.resolve().name
         plain = re.sub(r"[^a-z0-9]+", "-", title.lower()).strip("-") or "gallery"
         number = 1
-        while (name := plain if number == 1 else f"{plain}-{number}") in found:
+        while (name := plain if number == 1 else f"{plain}-{number}") in titles:
             number += 1
-        found[name] = title if title not in found.values() and number == 1 else f"{title} ({number})"
-    return found
+        titles[name] = title if title not in titles.values() and number == 1 else f"{title} ({number})"
+    return titles
 
 
 def pictures_note(folder: Path) -> str:

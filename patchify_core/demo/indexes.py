@@ -78,17 +78,17 @@ class GalleryIndexes:
     ) -> None:
         first = PatchIndex.load(folder / "index")
         first.check_pictures(folder, content=len(first.images) <= DIGESTS_UP_TO)
-        found, folders = {DEFAULT: first}, {DEFAULT: folder / "index"}
+        indexes, folders = {DEFAULT: first}, {DEFAULT: folder / "index"}
         for path in sorted(path for path in folder.glob("indexes/*") if path.is_dir()):
             name = f"indexes/{path.name}" if path.name == DEFAULT else path.name
             try:
-                found[name], folders[name] = _same_pictures(PatchIndex.load(path), first), path
+                indexes[name], folders[name] = _same_pictures(PatchIndex.load(path), first), path
             except Exception as error:  # whatever is wrong with one more index, the page goes on without it
                 log.warning("The page leaves out the index %s: %s", path, error)
-        self.first = PREFERRED if PREFERRED in found else DEFAULT
-        found = {self.first: found.pop(self.first)} | found  # listed first
-        labels = _labels(found)
-        self.choices = {name: IndexChoice(name, labels[name], index, folders[name]) for name, index in found.items()}
+        self.first = PREFERRED if PREFERRED in indexes else DEFAULT
+        indexes = {self.first: indexes.pop(self.first)} | indexes  # listed first
+        labels = _labels(indexes)
+        self.choices = {name: IndexChoice(name, labels[name], index, folders[name]) for name, index in indexes.items()}
         self._settings = settings or ONE_THREAD
         self._calibrations: dict[str, Calibration | None] = {}
         self._engines: dict[str, Patchify] = {}

@@ -109,7 +109,7 @@ def exercise(showcase: ExampleGallery, index_name: str) -> tuple[ExerciseTask, .
     are sorted by it; the tasks are those nearest to equal steps from one end to the other.
     """
     patchify, level = showcase.indexes.engine(index_name), showcase.levels_of(index_name)
-    found: list[tuple[float, int, int, str]] = []
+    candidates: list[tuple[float, int, int, str]] = []
     for example in showcase.examples[:EXAMPLES]:
         query = showcase.example(example.id, index_name)
         for rank, match in enumerate(showcase.ranking(query, level)[:LOOKED_AT], 1):
@@ -117,14 +117,14 @@ def exercise(showcase: ExampleGallery, index_name: str) -> tuple[ExerciseTask, .
                 continue
             second, best = np.sort(patchify.explain(query.descriptor, match.image_id).scores)[-2:].tolist()
             if best - second >= CLEAR:
-                found.append((best - second, example.id, match.image_id, query.name))
-    found.sort(reverse=True)
+                candidates.append((best - second, example.id, match.image_id, query.name))
+    candidates.sort(reverse=True)
     chosen: list[tuple[float, int, int, str]] = []
-    for step in np.linspace(0, len(found) - 1, TASKS) if found else ():
+    for step in np.linspace(0, len(candidates) - 1, TASKS) if candidates else ():
         used = {value for one in chosen for value in (f"q{one[1]}", one[2])}
-        free = [n for n, one in enumerate(found) if f"q{one[1]}" not in used and one[2] not in used]
+        free = [n for n, one in enumerate(candidates) if f"q{one[1]}" not in used and one[2] not in used]
         if free:
-            chosen.append(found[min(free, key=lambda n: abs(n - step))])
+            chosen.append(candidates[min(free, key=lambda n: abs(n - step))])
     chosen.sort(reverse=True)
     return tuple(
         ExerciseTask(example, name, image, lead, LABELS[len(LABELS) * n // len(chosen)])

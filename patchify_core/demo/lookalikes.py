@@ -77,12 +77,12 @@ class Pair:
 def look_alikes(gallery: Gallery) -> tuple[LookAlikes, ...]:
     """Return the sets that a gallery has, found by the names of its objects; none for most galleries."""
     queries = {gallery.name(query.instance): query for query in reversed(gallery.queries)}
-    found = []
+    sets = []
     for title, names in SETS:
-        here = tuple((queries[name].instance, name, queries[name].id) for name in names if name in queries)
-        if len(here) > 1:
-            found.append(LookAlikes(title, here))
-    return tuple(found)
+        members = tuple((queries[name].instance, name, queries[name].id) for name in names if name in queries)
+        if len(members) > 1:
+            sets.append(LookAlikes(title, members))
+    return tuple(sets)
 
 
 def hard_pair(showcase: ExampleGallery, number: object, chosen: object, index_name: str, level: int) -> Pair:

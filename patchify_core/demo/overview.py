@@ -107,11 +107,11 @@ def curves(
         document: its stored answers, or None.
         codec: factory string of the index of those answers.
     """
-    found = []
+    result = []
     if document is not None:
         scores = document["overall"]
         locscore = tuple(one["locscore"] for one in scores)
-        found.append(
+        result.append(
             Curve(
                 bundled,
                 document["gallery"],
@@ -126,10 +126,10 @@ def curves(
         levels = sorted(
             ((_grid(one), one) for one in trials if one["dataset"] == name and _grid(one)), key=itemgetter(0)
         )
-        if (name == bundled and found) or len(levels) < 2:
+        if (name == bundled and result) or len(levels) < 2:
             continue
         ap, located = ([one.mean.of(score) for _, one in levels] for score in ("map", "locscore"))
-        found.append(
+        result.append(
             Curve(
                 name,
                 dataset["pictures"],
@@ -140,7 +140,7 @@ def curves(
                 EXACT,
             )
         )
-    return found
+    return result
 
 
 def _grid(trial: Trial) -> int:
@@ -155,12 +155,12 @@ def _grid(trial: Trial) -> int:
 def bands(document: Mapping[str, Any]) -> list[SizeBand]:
     """Return the scores by object size, the smallest first, without sizes that no query has."""
     limits = (0.0, *document["limits"], None)
-    found = []
+    result = []
     for row, low, high in zip(document["sizes"], limits[:-1], limits[1:], strict=True):
         if row["positives"] and None not in row["levels"]:
             ap, locscore = (tuple(one[name] for one in row["levels"]) for name in ("map", "locscore"))
-            found.append(SizeBand(low, high, row["positives"], row["queries"], ap, locscore))
-    return found
+            result.append(SizeBand(low, high, row["positives"], row["queries"], ap, locscore))
+    return result
 
 
 def answers_index(document: Mapping[str, Any]) -> str:
@@ -176,12 +176,12 @@ def failed_queries(gallery: ExampleGallery, document: Mapping[str, Any], count: 
     scored = [(one["levels"][-1]["ap"], one["id"]) for one in document["examples"] if one["levels"]]
     worst = sorted((ap, example) for ap, example in scored if ap is not None and ap < 1)[:count]
     index_name = answers_index(document)
-    level, found = len(document["levels"]), []
+    level, result = len(document["levels"]), []
     for _, example in worst:
         query = gallery.example(example, index_name)
         answer = gallery.answer(query, level, SHOWN, None, WINNING)
         if answer.score is not None:
             ranks = answer.score.ranks
             link = Link(example=example, index=index_name, level=level, boxes=WINNING, top=SHOWN)
-            found.append(FailedQuery(query, answer, int(ranks[0]) if len(ranks) else None, link))
-    return found
+            result.append(FailedQuery(query, answer, int(ranks[0]) if len(ranks) else None, link))
+    return result

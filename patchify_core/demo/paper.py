@@ -21,7 +21,7 @@ from patchify_core.demo.results import MATCHES
 from patchify_core.demo.stages import grid_of
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.breakdown import DEFAULTS, band_names, break_down, in_bands, object_shares
-from patchify_core.evaluation.metrics import QueryScore, score_positives, summarise
+from patchify_core.evaluation.metrics import QueryScore, Report, score_positives, summarise
 from patchify_core.evaluation.positives import RankedPositives
 from patchify_core.evaluation.run import find_in_matches
 from patchify_core.features.extract import CROP
@@ -68,12 +68,12 @@ class Paper:
         Args:
             progress: called with (examples done, examples in all).
         """
-        examples, found = [], {level: {} for level in self.levels}  # type: ignore[var-annotated]
+        examples, ranked = [], {level: {} for level in self.levels}  # type: ignore[var-annotated]
         for done, example in enumerate(self.gallery.examples, 1):
             query = self.gallery.example(example.id, self.name)
-            positions = self._found(query)
+            positions = self._rank_positives(query)
             for level, positives in zip(self.levels, positions, strict=True):
-                found[level][example.id] = positives
+                ranked[level][example.id] = positives
             examples.append(self._entry(query, positions) | {"id": example.id})
             progress(done, len(self.gallery.examples))
         gain = [(one["levels"][-1]["ap"] or 0.0) - (one["levels"][0]["ap"] or 0.0) for one in examples]
@@ -89,9 +89,9 @@ class Paper:
             "levels": self._levels(),
             "first": examples[first]["id"],
             "examples": examples,
-            "overall": [self._overall(found[level]) for level in self.levels],
+            "overall": [self._overall(ranked[level]) for level in self.levels],
             "limits": list(DEFAULTS.size),
-            "sizes": self._sizes(found),
+            "sizes": self._sizes(ranked),
             "pictures": self._pictures(examples),
         }
 
@@ -107,7 +107,7 @@ class Paper:
             PatchifyError: if there is no such example.
         """
         query = self.gallery.with_box(self.gallery.example(query_id, self.name), box)
-        entry = self._entry(query, self._found(query)) | {"id": query_id, "known": query.instance is not None}
+        entry = self._entry(query, self._rank_positives(query)) | {"id": query_id, "known": query.instance is not None}
         return {"entry": entry, "pictures": self._pictures([entry])}
 
     def _levels(self) -> list[dict[str, Any]]:
@@ -117,7 +117,7 @@ class Paper:
             for grid, patches in grids
         ]
 
-    def _found(self, query: UserQuery) -> list[RankedPositives | None]:
+    def _rank_positives(self, query: UserQuery) -> list[RankedPositives | None]:
         """Find the positives at each level; None if the object is unknown or in no picture."""
         if query.instance is None:
             return [None for _ in self.levels]
@@ -125,10 +125,10 @@ class Paper:
         rankings = [self.gallery.ranking(query, level) for level in self.levels]
         return [find_in_matches(ranking, self.gallery.gallery, annotated) for ranking in rankings]
 
-    def _entry(self, query: UserQuery, found: list[RankedPositives | None]) -> dict[str, Any]:
+    def _entry(self, query: UserQuery, ranked: list[RankedPositives | None]) -> dict[str, Any]:
         engine, gallery = self.gallery.indexes.engine(self.name), self.gallery
         levels, shown = [], set()
-        for level, positives in zip(self.levels, found, strict=True):
+        for level, positives in zip(self.levels, ranked, strict=True):
             ranking = gallery.ranking(query, level)
             results = [gallery.result(query, rank, match) for rank, match in enumerate(ranking[:SHOWN], 1)]
             shown |= {result.match.image_id for result in results}
@@ -159,20 +159,20 @@ class Paper:
             "height": query.height,
             "box": None if query.box is None else [round(float(value), 1) for value in query.box],
             "levels": levels,
-            "positives": self._positives(query, found),
-            "bands": self._bands(query, found),
+            "positives": self._positives(query, ranked),
+            "bands": self._bands(query, ranked),
             "patches": {str(i): [round(float(s), 4) for s in one.scores] for i, one in explained.items()},
         }
 
-    def _positives(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any]]:
+    def _positives(self, query: UserQuery, ranked: list[RankedPositives | None]) -> list[dict[str, Any]]:
         """Return for every positive the object's share of the picture, and rank and IoU at each level."""
-        if query.instance is None or found[0] is None:
+        if query.instance is None or ranked[0] is None:
             return []
-        at = [{int(i): k for k, i in enumerate(one.image_ids)} if one else {} for one in found]
+        at = [{int(i): k for k, i in enumerate(one.image_ids)} if one else {} for one in ranked]
         rows = []
         for picture in self.gallery.gallery.positives(query.instance, self.gallery.judge.left_out(query)):
             share = self._shares.get((query.instance, picture))
-            places = [(one, seen.get(picture)) for one, seen in zip(found, at, strict=True)]
+            places = [(one, seen.get(picture)) for one, seen in zip(ranked, at, strict=True)]
             rows.append(
                 {
                     "picture": picture,
@@ -183,36 +183,31 @@ class Paper:
             )
         return sorted(rows, key=lambda row: row["ranks"][-1] or len(self.index.images))
 
-    def _bands(self, query: UserQuery, found: list[RankedPositives | None]) -> list[dict[str, Any] | None]:
+    def _bands(self, query: UserQuery, ranked: list[RankedPositives | None]) -> list[dict[str, Any] | None]:
         """Return the scores over objects of each size, the others left out of the ranking (see `breakdown`)."""
-        if query.instance is None or found[0] is None:
+        if query.instance is None or ranked[0] is None:
             return []
         positives = self.gallery.gallery.positives(query.instance, self.gallery.judge.left_out(query))
         rows: list[dict[str, Any] | None] = []
         for pictures in in_bands(positives, query.instance, self._shares, DEFAULTS.size)[:-1]:
-            parts = [one.only(pictures, True) if one is not None else None for one in found]
+            parts = [one.only(pictures, True) if one is not None else None for one in ranked]
             scores = [_scores(None if part is None else score_positives(part)) for part in parts]
             rows.append({"positives": len(pictures), "levels": scores} if pictures else None)
         return rows
 
-    def _overall(self, found: dict[int, RankedPositives | None]) -> dict[str, Any]:
-        report = summarise({query: None if one is None else score_positives(one) for query, one in found.items()})
-        return {"map": _short(report.map), "locscore": _short(report.locscore), "queries": report.queries}
+    def _overall(self, ranked: dict[int, RankedPositives | None]) -> dict[str, Any]:
+        report = summarise({query: None if one is None else score_positives(one) for query, one in ranked.items()})
+        return _means(report) | {"queries": report.queries}
 
-    def _sizes(self, found: dict[int, dict[int, RankedPositives | None]]) -> list[dict[str, Any]]:
-        parts = {level: break_down(found[level], self.gallery.gallery)["size"] for level in self.levels}
+    def _sizes(self, ranked: dict[int, dict[int, RankedPositives | None]]) -> list[dict[str, Any]]:
+        parts = {level: break_down(ranked[level], self.gallery.gallery)["size"] for level in self.levels}
         by_name = [{part.name: part for part in parts[level]} for level in self.levels]
         return [
             {
                 "name": name,
                 "positives": by_name[0][name].positives if name in by_name[0] else 0,
                 "queries": by_name[0][name].report.queries if name in by_name[0] else 0,
-                "levels": [
-                    {"map": _short(one[name].report.map), "locscore": _short(one[name].report.locscore)}
-                    if name in one
-                    else None
-                    for one in by_name
-                ],
+                "levels": [_means(one[name].report) if name in one else None for one in by_name],
             }
             for name in band_names(DEFAULTS.size)
         ]
@@ -240,6 +235,10 @@ class Paper:
 
 def _scores(score: QueryScore | None) -> dict[str, Any]:
     return {name: None if score is None else _short(getattr(score, name)) for name in ("ap", "locscore")}
+
+
+def _means(report: Report) -> dict[str, Any]:
+    return {"map": _short(report.map), "locscore": _short(report.locscore)}
 
 
 def _short(value: float | None) -> float | None:

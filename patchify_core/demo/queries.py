@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,7 @@ from patchify_core.demo.storage import StoredPicture
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.filenames import is_unicode
 from patchify_core.retrieval.ranking import Ranking
+from patchify_core.retrieval.searcher import QueryView
 
 OWN = "own"
 """Prefix, before a colon, of the name of an index of a visitor's own pictures."""
@@ -32,6 +34,7 @@ class UserQuery:
         box: (4,) float64 xyxy of the object in pixels; None for the whole picture, and for words.
         instance: id of the object in the gallery's annotations; None if unknown, and then nothing can be scored.
         descriptor: (dim,) float32 of the box or the words, in the descriptor space of the index.
+        parts: cells of the box for dense matching (`QueryView.parts`); None for words.
         path: of a bundled picture, or None.
         data: a visitor's own picture, or None; in memory only, and dropped when room runs out.
         words: of a query in words, or None.
@@ -56,8 +59,14 @@ class UserQuery:
     example: int | None = None
     itself: int | None = None
     index_name: str = DEFAULT
+    parts: NDArray[np.float32] | None = None
     rankings: dict[tuple[int, str | None], Ranking] = field(default_factory=dict, init=False, repr=False)
     located: dict[int, tuple[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def view(self) -> QueryView:
+        """Return the description for refiners, without the picture."""
+        return QueryView(self.descriptor, box=self.box, parts=self.parts)
 
     @property
     def is_private(self) -> bool:
@@ -88,6 +97,11 @@ class UserQuery:
         if self.data is None:
             raise PatchifyError("Your query is words, so there is no picture to use: upload one or choose an example.")
         return self.data.read()
+
+
+def description(view: QueryView) -> dict[str, Any]:
+    """Return the fields of a `UserQuery` that describe it; the view's decoded picture is not kept."""
+    return {"descriptor": view.descriptor, "parts": view.parts}
 
 
 def checked_words(words: object) -> str:

@@ -197,8 +197,8 @@ class Judge:
             assert refine is not None
             return np.array([match.box for match in refine(matches)], np.float64).reshape(-1, 4)
 
-        found = find_in_matches(ranking, self.gallery, self.as_query(query), None if refine is None else boxes)
-        return None if found is None else score_positives(found)
+        positives = find_in_matches(ranking, self.gallery, self.as_query(query), None if refine is None else boxes)
+        return None if positives is None else score_positives(positives)
 
     def counted(self, query: UserQuery, ranking: Ranking) -> NDArray[np.intp]:
         """Return the positions, from 0, of the ranked pictures that count for the score, best first.
@@ -211,9 +211,9 @@ class Judge:
 
     def ceiling(self, query: UserQuery, index: PatchStore, patches: int) -> float | None:
         """Return the best LocScore that the first `patches` patches of each picture allow; None without a LocScore."""
-        asked = self.as_query(query)
-        positives = self.gallery.positives(asked.instance, asked.exclude)
-        boxes = {image_id: found for image_id, found in positives.items() if found is not None}
+        annotated = self.as_query(query)
+        positives = self.gallery.positives(annotated.instance, annotated.exclude)
+        boxes = {image_id: some for image_id, some in positives.items() if some is not None}
         if not positives or len(boxes) < len(positives):
             return None
         return grid_ceiling({i: index.boxes_of(index.row_of[i])[:patches] for i in boxes}, boxes)

@@ -1,9 +1,8 @@
-"""Encoders that see a box at its own aspect ratio: `aspect:SPEC`, or `aspect:SIDE:SPEC` in SIDE pixels.
+"""Encoders that keep the aspect ratio of each box: `aspect:SPEC`, or `aspect:SIDE:SPEC`.
 
-The larger side of a box becomes SIDE, by default the side of the model's square, as in ILIAS' own extraction (384 or
-512 by model); the shorter side becomes the nearest whole number of cells (where ILIAS pads to it). A convolutional
-network takes such a picture as it is; in a vision transformer the position embedding is interpolated to it, as timm and
-open_clip do.
+The longer side of a box is resized to SIDE pixels (default: the side of the model's square input, as in ILIAS' own
+extraction), the shorter side to the nearest whole number of cells (ILIAS pads it instead). A convolutional network
+accepts any such size; a vision transformer gets interpolated position embeddings, as in timm and open_clip.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ if TYPE_CHECKING:
 PREFIX = "aspect:"
 
 LARGEST_SIDE = 2048
-"""Pixels; a vision transformer's memory grows with the fourth power of the side."""
+"""In pixels. A vision transformer's memory grows with the fourth power of the side."""
 
 
 class AspectEncoder:
-    """An `Encoder` whose crops keep their aspect ratio: each crop of a batch has a shape of its own.
+    """An `Encoder` that keeps the aspect ratio of crops: the crops of a batch differ in shape.
 
     Args:
-        encoder: What describes them.
-        side: Of the larger side, in pixels; None for that of the encoder's square.
+        encoder: The wrapped encoder.
+        side: Longer side in pixels; None for the side of the encoder's square input.
 
     Raises:
-        EncoderError: If it takes squares only, or the side is no whole number of its cells.
+        EncoderError: If the encoder takes square input only, or `side` is not a multiple of its stride.
     """
 
     keeps_aspect = True
@@ -62,39 +61,39 @@ class AspectEncoder:
 
     @property
     def info(self) -> EncoderInfo:
-        """What an index remembers: the encoder's, under a name of its own."""
+        """The wrapped encoder's info, with this spec and side."""
         side = f"{self._side}:" if self._named else ""
         info = self._encoder.info
         return replace(info, spec=f"{PREFIX}{side}{info.spec}", input_size=self._side)
 
     @property
     def batch_size(self) -> int:
-        """Crops in one forward pass."""
+        """Crops per forward pass."""
         return self._encoder.batch_size
 
     @property
     def readers(self) -> int:
-        """Threads that read and cut pictures, see `EncoderSettings`."""
+        """Threads that read and crop pictures, see `EncoderSettings`."""
         return self._encoder.readers
 
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
-        """Crop from the picture's own pixels and resizes the larger side to the encoder's.
+        """Crop a box at full resolution and resize its longer side to `info.input_size`.
 
         Args:
             picture: Upright RGB picture.
             box: xyxy in pixels, may be fractional.
 
         Returns:
-            (H, W, 3) uint8, the larger of H and W `info.input_size`, the other a multiple of the encoder's stride.
+            (H, W, 3) uint8: the longer side is `info.input_size`, the other a multiple of the encoder's stride.
         """
         x1, y1, x2, y2 = (float(value) for value in box)
         width, height, side = x2 - x1, y2 - y1, self._side
         wide = width >= height
         shorter = self._cells(side * (height / width if wide else width / height))
-        return self._encoder.resized(picture, box, (side, shorter) if wide else (shorter, side))
+        return self._encoder.resize(picture, box, (side, shorter) if wide else (shorter, side))
 
     def encode(self, crops: NDArray[np.uint8] | Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
-        """Describe a batch, crops of one shape together.
+        """Describe a batch; crops of the same shape share a forward pass.
 
         Args:
             crops: N arrays (H, W, 3) uint8 from `prepare`.
@@ -103,34 +102,34 @@ class AspectEncoder:
             (N, D) float32 with rows of length 1.
 
         Raises:
-            EncoderError: As the encoder's own `encode`.
+            EncoderError: See `SquareEncoder.encode`.
         """
-        found = np.empty((len(crops), self._encoder.info.dim), np.float32)
+        descriptors = np.empty((len(crops), self._encoder.info.dim), np.float32)
         by_shape: dict[tuple[int, ...], list[int]] = {}
         for at, crop in enumerate(crops):
             by_shape.setdefault(crop.shape, []).append(at)
         for places in by_shape.values():
-            found[places] = self._encoder.encode(np.stack([crops[at] for at in places]))
-        return found
+            descriptors[places] = self._encoder.encode(np.stack([crops[at] for at in places]))
+        return descriptors
 
     def _cells(self, length: float) -> int:
-        """The nearest length in whole cells, at least one and at most the larger side."""
+        """Round a length to whole cells: at least one cell, at most the longer side."""
         if length >= self._side:
             return self._side
         return min(max(1, round(length / self._stride)) * self._stride, self._side)
 
 
 class AspectTextEncoder(AspectEncoder):
-    """The same around an encoder that knows words too."""
+    """An `AspectEncoder` around an encoder that also describes text."""
 
     _encoder: Any
 
     def encode_text(self, words: str) -> NDArray[np.float32]:
         """See `TextEncoder`."""
-        found: NDArray[np.float32] = self._encoder.encode_text(words)
-        return found
+        descriptor: NDArray[np.float32] = self._encoder.encode_text(words)
+        return descriptor
 
 
-def keeping_aspect(encoder: Encoder, side: int | None = None) -> AspectEncoder:
-    """The same encoder, with crops that keep their aspect ratio. Args and errors as for `AspectEncoder`."""
+def with_aspect(encoder: Encoder, side: int | None = None) -> AspectEncoder:
+    """Wrap an encoder so that crops keep their aspect ratio; args and errors: see `AspectEncoder`."""
     return AspectTextEncoder(encoder, side) if isinstance(encoder, TextEncoder) else AspectEncoder(encoder, side)

@@ -1,16 +1,17 @@
-"""What every encoder is: a frozen network that turns crops into L2-normalised descriptors."""
+"""The encoder interface (crops in, L2-normalised descriptors out), and the settings of encoders."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from patchify_core.encoders.checkpoints import WAY_OUT
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -19,13 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What an index must remember of an encoder so that descriptors are never mixed.
+    """Identity of an encoder, stored in an index so that descriptors of different encoders are never mixed.
 
     Attributes:
-        spec: The name it is asked for by, e.g. `effnet-lite0`.
-        dim: Length of a descriptor.
-        input_size: Side of the square input in pixels.
-        weights_sha256: Digest of the weights file, hexadecimal.
+        spec: Its name for `load_encoder`, e.g. `effnet-lite0`.
+        dim: Length of a descriptor, D.
+        input_size: Side of the square input in pixels, S.
+        weights_sha256: Digest of the weights file, hexadecimal; empty for random weights.
         pooling: How the feature map becomes one vector, e.g. `gem:3`.
         licence: Licence of the weights.
     """
@@ -42,19 +43,53 @@ class EncoderInfo:
         return asdict(self)
 
 
-class Encoder(Protocol):
-    """A frozen encoder. Implementations are deterministic on one machine and safe to call from one thread.
+@dataclass(frozen=True)
+class Preprocessing:
+    """Input preprocessing of a model.
 
-    One that has `readers`, a number of threads, has its `prepare` called from so many at once (`EncoderSettings`).
+    Attributes:
+        side: Side of the square input in pixels, S.
+        mean: Per channel (R, G, B), in 0..1; subtracted.
+        std: Per channel (R, G, B), in 0..1; divides.
+        interpolation: Name of a PIL `Resampling` filter in lower case, e.g. `bicubic`.
+    """
+
+    side: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: str = "bicubic"
+
+    @classmethod
+    def of(cls, config: Mapping[str, Any], size: int | Sequence[int], spec: str) -> Preprocessing:
+        """Read the preprocessing of a library's model.
+
+        Args:
+            config: With `mean`, `std` and `interpolation`.
+            size: The input's side, or (height, width), in pixels.
+            spec: The encoder's spec, for the error message.
+
+        Raises:
+            EncoderError: If the input is not square.
+        """
+        sides = {size} if isinstance(size, int) else {int(side) for side in size}
+        if len(sides) != 1:
+            raise EncoderError(f"{spec} wants pictures that are not square: choose another model, {WAY_OUT}.")
+        return cls(int(sides.pop()), tuple(config["mean"]), tuple(config["std"]), str(config["interpolation"]))
+
+
+class Encoder(Protocol):
+    """A frozen encoder. Implementations are deterministic on one machine; `encode` is called from one thread at a time.
+
+    An encoder with an attribute `readers` has `prepare` called from that many threads at once (`EncoderSettings`).
     """
 
     @property
     def info(self) -> EncoderInfo:
-        """What an index remembers of this encoder."""
+        """Identity, stored in an index."""
         ...
 
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
-        """Cut `box` (xyxy, pixels) out of the upright picture's own pixels, as the encoder's input size.
+        """Crop `box` (xyxy, pixels) from an upright picture at full resolution, and resize it to the input size.
 
         Returns:
             (S, S, 3) uint8, S = `info.input_size`.
@@ -75,10 +110,10 @@ class Encoder(Protocol):
 
 @runtime_checkable
 class TextEncoder(Protocol):
-    """An encoder that describes words in the same space as pictures."""
+    """An encoder that describes text in the same space as pictures."""
 
     def encode_text(self, words: str) -> NDArray[np.float32]:
-        """Describe words.
+        """Describe text.
 
         Args:
             words: What the picture shows, e.g. `a red kettle`.
@@ -87,20 +122,20 @@ class TextEncoder(Protocol):
             (D,) float32 of length 1.
 
         Raises:
-            EncoderError: If there are no words, or the encoder's vocabulary cannot be had.
+            EncoderError: If the text is empty, or the encoder's vocabulary is unavailable.
         """
         ...
 
 
-# Read by torch at its first allocation: large tensors then get memory in pages of 2 MB. With 4 KB pages, asking the
-# system for the memory of every layer anew took a fifth of a forward pass on two threads (Linux; ignored elsewhere).
+# Torch reads this at its first allocation and then backs large tensors with pages of 2 MB. With pages of 4 KB,
+# allocating the memory of every layer took a fifth of a forward pass on two threads (Linux; ignored elsewhere).
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 ENGINES = ("torch", "openvino")
-"""What can compute a network, see `encoders.engines`; the first one is the default and needs nothing more."""
+"""Libraries that can run a network; the first is the default, the other an optional package."""
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
-"""With which numbers torch computes a network, see `EncoderSettings`."""
+"""Numeric precisions, see `EncoderSettings`."""
 
 
 def _threads_of_environment(variable: str, usual: str = "0") -> int:
@@ -123,31 +158,28 @@ def _compile_of_environment() -> bool:
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What a person may tune about encoding.
+    """Settings of encoders. Environment variables give the defaults, so that every entry point respects them.
 
     Attributes:
-        threads: Processor threads that the network uses; 0 leaves torch's own choice. By default what the
-            environment variable PATCHIFY_THREADS says.
-        device: `auto` (the fastest of cuda, mps and cpu that this machine has), `cpu`, `mps`, `cuda` or `cuda:N`.
-            By default what the environment variable PATCHIFY_DEVICE says, else `auto`.
-        engine: One of `ENGINES`. By default what the environment variable PATCHIFY_ENGINE says, else `torch`.
-            Descriptors by one engine are searched with the other's.
-        precision: One of `PRECISIONS`. `auto` is half precision on CUDA and float32 elsewhere. Half precision is kept
-            only if it describes a probe as float32 does (`encoders.probe`); else the network computes in float32, and
-            says so. By default what the environment variable PATCHIFY_PRECISION says, else `auto`.
-        compile: Whether torch.compile compiles the network, which takes a minute when it is loaded; where it cannot,
-            that is said and the network runs as it is. By default whether PATCHIFY_COMPILE is 1.
-        readers: Threads that read pictures and cut them while the network works; 0 leaves that to the thread that
-            waits for the network, -1 chooses: as many as the network's processor threads and at most 8 with CUDA,
-            else 0. By default what the environment variable PATCHIFY_READERS says, else -1.
-        untrained: Random weights where the trained ones would be downloaded: what an encoder costs can be measured
-            with them, and nothing else.
+        threads: CPU threads of the network; 0 for torch's default. Default: PATCHIFY_THREADS, else 0.
+        device: `auto` (the fastest available of cuda, mps and cpu), `cpu`, `mps`, `cuda` or `cuda:N`.
+            Default: PATCHIFY_DEVICE, else `auto`.
+        engine: One of `ENGINES`; descriptors of both are compatible. Default: PATCHIFY_ENGINE, else `torch`.
+        precision: One of `PRECISIONS`. `auto` is half precision on CUDA and float32 elsewhere. Half precision is used
+            only if it agrees with float32 on probe pictures (`encoders.probe`); otherwise the network falls back to
+            float32 and logs why. Default: PATCHIFY_PRECISION, else `auto`.
+        compile: Whether to compile the network with torch.compile, which takes about a minute at load time; if that
+            fails, the network runs uncompiled and logs why. Default: whether PATCHIFY_COMPILE is 1.
+        readers: Threads that read and crop pictures while the network runs; 0 for the calling thread only; -1 for as
+            many as the network has CPU threads, at most 8, with CUDA, and 0 elsewhere.
+            Default: PATCHIFY_READERS, else -1.
+        untrained: Use random weights instead of downloading trained ones, to measure speed and memory only.
 
-    An index remembers neither precision nor compile nor readers: whatever they are, descriptors agree to a cosine above
-    0.999, as those of two devices or engines do, and may be mixed.
+    An index does not record precision, compile, readers, device or engine: descriptors agree to a cosine above 0.999
+    whatever these are, and may be mixed.
 
     Raises:
-        EncoderError: If one of them is none of these, or is not for that engine.
+        EncoderError: If a value is invalid or not supported by the engine.
     """
 
     threads: int = field(default_factory=lambda: _threads_of_environment("PATCHIFY_THREADS"))
@@ -159,7 +191,7 @@ class EncoderSettings:
     untrained: bool = False
 
     def __post_init__(self) -> None:
-        """Check the form only; whether the machine has device and engine is seen when a network is loaded."""
+        """Validate the values; whether device and engine are available is checked when a network is loaded."""
         if self.engine not in ENGINES:
             raise EncoderError(f"The engine (PATCHIFY_ENGINE) is {self.engine!r}: choose {' or '.join(ENGINES)}.")
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d{1,3})?", self.device, re.ASCII):

@@ -1,8 +1,7 @@
-"""Is this file a checkpoint, and which one: checked before a library loads it, and never by running what it says."""
+"""Checkpoint files: verify them without executing code before a library loads them, and find them on the hub."""
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,23 +14,17 @@ if TYPE_CHECKING:
     import torch
 
 WAY_OUT = "or use effnet-lite0, which comes with the program"
-"""How every refusal ends, because this one encoder needs neither a network nor a file."""
+"""Advice that ends error messages: this encoder needs neither network access nor a file."""
 
 UNSTATED_LICENCE = "unknown: see the model card"
 
 
-def nearest(word: str, known: Sequence[str]) -> str:
-    """` (the nearest is X)`, to be put into a sentence that refuses `word`; empty if nothing comes near."""
-    found = difflib.get_close_matches(word, known, 1, 0.4)
-    return f" (the nearest is {found[0]})" if found else ""
-
-
 def local_checkpoint(text: str, way_out: str = WAY_OUT) -> Path:
-    """The checkpoint file that a spec names, as an absolute path: an index must find it from any folder.
+    """Return the checkpoint file of a spec as an absolute path, so that an index can be used from any folder.
 
     Args:
-        text: The path.
-        way_out: How a refusal ends.
+        text: The path, as written in the spec.
+        way_out: Advice that ends the error message.
 
     Raises:
         EncoderError: If there is no such file.
@@ -43,31 +36,31 @@ def local_checkpoint(text: str, way_out: str = WAY_OUT) -> Path:
 
 
 def checked_digest(path: Path, way_out: str = WAY_OUT) -> str:
-    """SHA-256 of a checkpoint file, once it has shown that it holds tensors and nothing that would have to be run.
+    """Check that a checkpoint file contains tensors and no code, and return its SHA-256.
 
-    PyTorch files are read by the restricted unpickler (weights_only) and mapped, not copied, so that this costs
-    little beside the digest; of a safetensors file only the header is read, which says how long the file must be.
+    PyTorch files are read by the restricted unpickler (weights_only) and memory-mapped, which costs little compared to
+    the digest. Of a safetensors file only the header is read, which states the expected length of the file.
 
     Args:
         path: The file.
-        way_out: How a refusal ends.
+        way_out: Advice that ends the error message.
 
     Raises:
-        EncoderError: If the file cannot be read, is cut short, is something else, or contains code.
+        EncoderError: If the file is unreadable, truncated, not a checkpoint, or contains code.
     """
     try:
-        held = _tensors_of(path, way_out)
+        count = _tensors_of(path, way_out)
         digest = sha256_of_file(path)
     except OSError as error:
         raise EncoderError(f"{path} cannot be read ({error.strerror or 'damaged'}): {way_out}.") from error
-    if not held:
+    if not count:
         raise EncoderError(f"{path} holds no weights: give another checkpoint, {way_out}.")
     return digest
 
 
 def _tensors_of(path: Path, way_out: str) -> int:
-    """Number of named tensors in the file."""
-    refused = EncoderError(
+    """Count the named tensors of a file."""
+    not_a_checkpoint = EncoderError(
         f"{path} is not a whole checkpoint of tensors alone (PyTorch state dict or safetensors), so it was not "
         f"loaded: give another file, {way_out}."
     )
@@ -78,52 +71,52 @@ def _tensors_of(path: Path, way_out: str) -> int:
             with safe_open(path, "pt") as file:
                 return len(file.keys())
         except SafetensorError as error:
-            raise refused from error
+            raise not_a_checkpoint from error
     import torch
 
     try:
         try:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except RuntimeError:  # the format of before 2020 cannot be mapped
-            found = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        except RuntimeError:  # formats older than 2020 cannot be memory-mapped
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError:
         raise
-    except Exception as error:  # bytes of any kind fail in any way: pickle, zip, EOF, key, type, runtime ...
-        raise refused from error
-    return _count(found)
+    except Exception as error:  # arbitrary bytes fail in many ways: pickle, zip, EOF, key, type, runtime ...
+        raise not_a_checkpoint from error
+    return _count(content)
 
 
-def _count(found: Any) -> int:
-    """Tensors in a state dict, or in the one that a training checkpoint holds beside its optimiser."""
+def _count(content: Any) -> int:
+    """Count the tensors of a state dict, or of the state dict inside a training checkpoint."""
     import torch
 
-    if not isinstance(found, Mapping):
+    if not isinstance(content, Mapping):
         return 0
-    named = sum(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items())
-    return named or max((_count(value) for value in found.values() if isinstance(value, Mapping)), default=0)
+    named = sum(isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in content.items())
+    return named or max((_count(value) for value in content.values() if isinstance(value, Mapping)), default=0)
 
 
 def tensors_in(path: Path) -> Mapping[str, Any]:
-    """What a file contains that `checked_digest` has accepted: tensors by name, on the processor."""
+    """Read a file that `checked_digest` accepted: tensors by name, on the CPU."""
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
     import torch
 
-    found: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    return found
+    tensors: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return tensors
 
 
 def holds_numbers(value: Any) -> TypeGuard[torch.Tensor]:
-    """Whether it is a plain tensor of real numbers, each of which lies in the file."""
+    """Whether `value` is a dense tensor of real numbers that are all stored in the file."""
     import torch
 
     if not isinstance(value, torch.Tensor) or value.layout != torch.strided or value.is_meta or value.is_quantized:
         return False
     if value.dtype.is_complex or value.dtype == torch.bool:
         return False
-    # One number can be shown as any number of them, which no file has room for.
+    # A stride of 0 makes one stored number look like a tensor of any size.
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
@@ -131,26 +124,26 @@ def holds_numbers(value: Any) -> TypeGuard[torch.Tensor]:
 
 
 PROBE_S = 5.0
-"""Seconds that the hub gets to answer at all before a download is tried."""
+"""Timeout of the request that checks whether the hub is reachable, in seconds."""
 
 
 def hub_file(repository: str, names: Sequence[str], spec: str) -> Path:
-    """One file of a repository on the hub, from the cache if it is there.
+    """Return one file of a hub repository, from the cache or downloaded.
 
     Args:
         repository: e.g. `timm/vit_small_patch14_dinov2.lvd142m`, or with `@revision`.
-        names: File names that will do, the preferred one first.
-        spec: The encoder, for the message.
+        names: Acceptable file names, the preferred one first.
+        spec: The encoder, for error messages.
 
     Raises:
-        EncoderError: If it is neither in the cache nor to be had.
-        KeyboardInterrupt: If the person gives up; what has arrived is kept by the hub's cache.
+        EncoderError: If it is neither cached nor available for download.
+        KeyboardInterrupt: If the user aborts; the hub's cache keeps the partial download.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, LocalEntryNotFoundError
 
-    if (found := cached_file(repository, names)) is not None:
-        return found
+    if (cached := cached_file(repository, names)) is not None:
+        return cached
     repo, _, revision = repository.partition("@")
     wanted = f"The weights of {spec}"
     require_hub(wanted)
@@ -162,11 +155,11 @@ def hub_file(repository: str, names: Sequence[str], spec: str) -> Path:
                 f"The weights of {spec} are given only to people who accept their terms: do that on the page of "
                 f"{repo} on the hub and set HF_TOKEN, {WAY_OUT}."
             ) from error
-        except LocalEntryNotFoundError as error:  # the network went away since the probe
+        except LocalEntryNotFoundError as error:  # the connection was lost after the check
             raise _unreachable(wanted) from error
         except EntryNotFoundError:
             continue
-        except Exception as error:  # whatever HTTP, TLS or the hub say: the person can only try again
+        except Exception as error:  # HTTP, TLS or hub errors: all the user can do is retry
             if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise EncoderError(f"The disk is too full for the weights of {spec}: free some space.") from error
             raise _unreachable(wanted) from error
@@ -174,7 +167,7 @@ def hub_file(repository: str, names: Sequence[str], spec: str) -> Path:
 
 
 def cached_file(repository: str, names: Sequence[str]) -> Path | None:
-    """The file that `hub_file` finds in the cache, without any network; None if it is not there."""
+    """Return the file that `hub_file` would find in the cache, without network access; None if there is none."""
     from huggingface_hub import hf_hub_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -188,13 +181,13 @@ def cached_file(repository: str, names: Sequence[str]) -> Path | None:
 
 
 def require_hub(wanted: str) -> None:
-    """Ask the hub once, without retries, whether it is there; any answer will do.
+    """Check once, without retries, that the hub is reachable.
 
     Args:
-        wanted: What is to be downloaded, for the message, e.g. `The weights of ...`.
+        wanted: What will be downloaded, for the error message, e.g. `The weights of ...`.
 
     Raises:
-        EncoderError: If it does not answer within `PROBE_S` seconds, or the environment says HF_HUB_OFFLINE.
+        EncoderError: If it does not answer within `PROBE_S` seconds, or HF_HUB_OFFLINE is set.
     """
     from huggingface_hub import constants, get_session
 
@@ -202,7 +195,7 @@ def require_hub(wanted: str) -> None:
         raise _unreachable(wanted)
     try:
         get_session().head(constants.ENDPOINT, timeout=PROBE_S)
-    except Exception as error:  # the HTTP library below the hub's differs between its versions
+    except Exception as error:  # versions of huggingface_hub use different HTTP libraries
         raise _unreachable(wanted) from error
 
 

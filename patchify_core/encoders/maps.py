@@ -1,21 +1,20 @@
-"""One pass per picture: encoders that give the cells of a whole picture's feature map, before these are pooled.
+"""Encoders that run once over a whole picture: a feature map of cells, from which descriptors of any box are pooled.
 
-A descriptor of a crop costs a forward pass a crop. Run over the whole picture once, the same network gives a map of
-cells, and the descriptor of any box is the generalised mean of the cells in it: `MapEncoder` is that network seen in
-two halves, the cells and what follows pooling. How a model falls into halves is its `MapRecipe`.
+Describing crops costs one forward pass per crop. Run once over the whole picture, the same network gives a map of
+cells, and the descriptor of any box is the generalised mean of the cells in it. A `MapEncoder` exposes the two parts of
+a network: cells, and the head after pooling. A `MapRecipe` says how a model is split into them.
 
-EfficientNet-Lite pools by GeM, and nothing follows. For the models of timm and open_clip cells are the last feature map
-of a CNN, or the patch tokens of a vision transformer, pooled by the plain mean; what the model does to its own pooled
-vector is then done to that mean. For an average-pooled model this is `encode` itself (`pooled_like_crops`). Elsewhere
-it is another descriptor:
+EfficientNet-Lite pools by GeM and has no head. For models of timm and open_clip the cells are the last feature map of a
+CNN or the patch tokens of a vision transformer; they are pooled by the mean, to which the model's own head is applied.
+For an average-pooled model this equals `encode` (`pooled_like_crops`). Otherwise the descriptor differs:
 
-- class token: its head (norm, projection) is applied to the mean of the patch tokens instead;
-- attention pooling (SigLIP): the mean goes through the pooling layer as its only token, which is the layer with
-  uniform instead of learned attention, because a value projection is linear;
-- open_clip's own class-token towers (CLIP): the last layer's attention is left out, so that each token keeps its own
-  value (MaskCLIP, Zhou et al., ECCV 2022); with that attention patch tokens describe their place poorly.
+- class token: the head (norm, projection) is applied to the mean of the patch tokens instead;
+- attention pooling (SigLIP): the mean goes through the pooling layer as its only token; because the value projection is
+  linear, this equals uniform instead of learned attention;
+- open_clip's class-token towers (CLIP): the last layer's attention is skipped, so that each token keeps its own value
+  (MaskCLIP, Zhou et al., ECCV 2022); with that attention, patch tokens localise poorly.
 
-The last two stay in the space of words as far as this allows. `maps_timm.py` and `maps_open_clip.py` make the recipes.
+The last two stay approximately in the space of text. `timm_models.py` and `open_clip.py` make the recipes.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ Step = Callable[[Any], Any]
 """A part of a network: tensor in, tensor out."""
 
 INSTEAD = "use --features crop, or an encoder such as effnet-lite0"
-"""How every refusal to run over whole pictures ends."""
+"""Advice that ends error messages about whole pictures."""
 
 
 @runtime_checkable
 class MapEncoder(Encoder, Protocol):
     """An encoder that can also run once over a whole picture.
 
-    Ask `as_map_encoder`, not `isinstance`: the encoders of timm and open_clip have these members whatever the model,
-    and only the model tells whether they work.
+    Use `as_map_encoder`, not `isinstance`: all encoders of timm and open_clip have these members, but whether they
+    work depends on the model.
     """
 
     @property
@@ -69,7 +68,7 @@ class MapEncoder(Encoder, Protocol):
         ...
 
     def feature_map(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """The cells of one picture.
+        """Compute the cells of one picture.
 
         Args:
             pixels: (H, W, 3) uint8 RGB, H and W multiples of `stride`.
@@ -78,14 +77,14 @@ class MapEncoder(Encoder, Protocol):
             (H / stride, W / stride, C) float32, C-contiguous.
 
         Raises:
-            ValueError: If the sides are no multiples of `stride`.
-            EncoderError: If the picture does not fit into the device's memory, or the network gives numbers that are
-                not finite.
+            ValueError: If the sides are not multiples of `stride`.
+            EncoderError: If the picture does not fit into the device's memory, or the network yields non-finite
+                numbers.
         """
         ...
 
     def describe_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Make descriptors of pooled cells.
+        """Turn pooled cells into descriptors.
 
         Args:
             pooled: (N, C) float32, generalised means with exponent `power` of cells.
@@ -98,7 +97,7 @@ class MapEncoder(Encoder, Protocol):
 
 @dataclass(frozen=True)
 class MapRecipe:
-    """How a network falls into cells and what follows pooling. Tensors live on the encoder's device.
+    """How a network is split into cells and the head after pooling. Tensors are on the encoder's device.
 
     Attributes:
         stride: See `MapEncoder`.
@@ -116,44 +115,44 @@ class MapRecipe:
 
 
 def as_map_encoder(encoder: Encoder) -> MapEncoder:
-    """The same encoder, once it is sure that it can run over whole pictures.
+    """Return the encoder as a `MapEncoder`.
 
     Raises:
-        EncoderError: If it cannot.
+        EncoderError: If it cannot run over whole pictures.
     """
-    # Before Python 3.12 already isinstance asks the model, from then on its stride does; both raise the model's reason.
+    # The recipe is tried here: by isinstance before Python 3.12, by `stride` since. Either raises the reason.
     if not isinstance(encoder, MapEncoder) or not encoder.stride:
         raise no_maps(encoder.info.spec, "describes single crops only")
     return encoder
 
 
 def no_maps(spec: str, why: str) -> EncoderError:
-    """The refusal, as one sentence.
+    """Make the error for an encoder that cannot run over whole pictures.
 
     Args:
-        spec: The encoder's.
-        why: What the encoder does or is, e.g. `describes single crops only`.
+        spec: The encoder's spec.
+        why: The reason, as a predicate, e.g. `describes single crops only`.
     """
     return EncoderError(f"{spec} {why}, so it cannot run once over a whole picture: {INSTEAD}.")
 
 
-# Recipes of any network: try on noise whether it splits into cells and a head, at any size -----------------------
+# Trying a recipe on noise: does the network split into cells and head, at any size? -------------------------------
 
 
 SIZES_KEPT = 8
-"""Sizes for which a network's position embeddings are kept, so that pictures of one shape share them."""
+"""Number of input sizes for which a network's interpolated position embeddings are cached."""
 
-CELLS_TRIED = 8
-"""Side in cells of the noise that a network is tried on, unless its own input is smaller; windows are 7 or 8."""
+MAX_TRIAL_CELLS = 8
+"""Side of the noise input in cells, unless the model's input is smaller; attention windows have 7 or 8."""
 
 SAME_COSINE = 0.99999
-"""Two descriptors that are as near as this differ by rounding."""
+"""Descriptors with a larger cosine similarity differ by rounding only."""
 
 
-def resized(network: Any, set_size: Callable[[Any, int, int], None]) -> Callable[[int, int], Any]:
-    """size(H, W): the network for pictures of that size; the given one is never changed.
+def resizable(network: Any, set_size: Callable[[Any, int, int], None]) -> Callable[[int, int], Any]:
+    """Return a function (H, W) -> the network for inputs of that size; the original is never changed.
 
-    What depends on the size (position embeddings, their grid) is replaced in a copy that shares all parameters.
+    Only what depends on the size (position embeddings, their grid) is replaced, in a copy that shares all parameters.
     """
 
     @lru_cache(SIZES_KEPT)
@@ -165,49 +164,49 @@ def resized(network: Any, set_size: Callable[[Any, int, int], None]) -> Callable
     return at_size
 
 
-def checked(recipe: MapRecipe, network: Any, info: EncoderInfo) -> MapRecipe:
-    """The recipe, once a picture wider than high gave the map and the descriptor that it must.
+def check_recipe(recipe: MapRecipe, network: Any, info: EncoderInfo) -> MapRecipe:
+    """Try a recipe on a non-square picture and return it, with readable errors.
 
     Raises:
-        EncoderError: If it did not.
+        EncoderError: If the map or the descriptor has a wrong shape.
     """
-    count = cells_tried(info, recipe.stride)
+    count = trial_cells(info, recipe.stride)
 
     def try_it() -> None:
-        found = recipe.cells(noise(network, 3, count * recipe.stride, (count + 1) * recipe.stride))
-        rows = recipe.project(found.mean((1, 2)))
-        if found.shape[:3] != (1, count, count + 1) or rows.shape != (1, info.dim):
-            raise ValueError(f"a map of {tuple(found.shape)} and descriptors of {tuple(rows.shape)}")
+        cells = recipe.cells(noise(network, 3, count * recipe.stride, (count + 1) * recipe.stride))
+        rows = recipe.project(cells.mean((1, 2)))
+        if cells.shape[:3] != (1, count, count + 1) or rows.shape != (1, info.dim):
+            raise ValueError(f"a map of {tuple(cells.shape)} and descriptors of {tuple(rows.shape)}")
 
-    tried(try_it, info.spec)
-    return replace(recipe, cells=_spoken(recipe.cells, info.spec))
+    try_step(try_it, info.spec)
+    return replace(recipe, cells=_with_readable_errors(recipe.cells, info.spec))
 
 
-def cells_tried(info: EncoderInfo, stride: int) -> int:
-    """Side, in cells, of the picture to try a network on."""
-    return min(CELLS_TRIED, max(1, info.input_size // stride))
+def trial_cells(info: EncoderInfo, stride: int) -> int:
+    """Side, in cells, of the input to try a network on."""
+    return min(MAX_TRIAL_CELLS, max(1, info.input_size // stride))
 
 
 def noise(network: Any, *shape: int) -> torch.Tensor:
-    """(1, *shape) normal numbers, always the same, where the network's parameters lie."""
+    """Return (1, *shape) normal random numbers, always the same, on the network's device."""
     import torch
 
     device = next(network.parameters()).device
     return torch.randn((1, *shape), generator=torch.Generator().manual_seed(0)).to(device)
 
 
-def alike(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Whether two (N, D) descriptors differ by rounding alone."""
+def same_up_to_rounding(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two batches of descriptors (N, D) differ by rounding only."""
     import torch.nn.functional as F
 
     return one.shape == other.shape and bool((F.cosine_similarity(one, other, dim=-1) > SAME_COSINE).all())
 
 
-def tried(step: Callable[[], Any], spec: str) -> Any:
-    """What the step gives.
+def try_step(step: Callable[[], Any], spec: str) -> Any:
+    """Return the result of `step`.
 
     Raises:
-        EncoderError: If it fails, in any way: networks of a fixed size, and of other forms, fail in many.
+        EncoderError: If it fails with any error; unsuitable networks fail in many ways.
     """
     import torch
 
@@ -220,18 +219,18 @@ def tried(step: Callable[[], Any], spec: str) -> Any:
         raise no_maps(spec, "gives no feature map that stretches to other sizes") from error
 
 
-def _spoken(cells: Step, spec: str) -> Step:
-    """The same step; a size that the network cannot take after all is said in a sentence."""
+def _with_readable_errors(cells: Step, spec: str) -> Step:
+    """Wrap `cells`: an input size that the network cannot take becomes an `EncoderError`."""
     import torch
 
-    def speak(inputs: torch.Tensor) -> torch.Tensor:
+    def wrapped(inputs: torch.Tensor) -> torch.Tensor:
         try:
-            found: torch.Tensor = cells(inputs)
-            return found
+            output: torch.Tensor = cells(inputs)
+            return output
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, AssertionError, ValueError) as error:
             what = f"{spec} cannot run over a picture of {inputs.shape[3]} x {inputs.shape[2]} px"
             raise EncoderError(f"{what}: choose another size, {INSTEAD}.") from error
 
-    return speak
+    return wrapped

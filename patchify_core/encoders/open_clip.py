@@ -1,7 +1,7 @@
 """Any model of open_clip (CLIP, SigLIP, MobileCLIP, EVA, PE ...): `open_clip:<arch>/<tag or path to a checkpoint>`.
 
-Pictures and words are described in one space, so an index made with such an encoder can be asked in words too.
-Boxes are squashed to the model's square, not centre-cropped; see `square.py`.
+Pictures and text are described in one space, so an index made with such an encoder also accepts text queries. Boxes are
+resized to the model's square, not centre-cropped; see `square.py`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.base import EncoderInfo, EncoderSettings, Preprocessing
 from patchify_core.encoders.checkpoints import (
     UNSTATED_LICENCE,
     WAY_OUT,
@@ -24,14 +24,13 @@ from patchify_core.encoders.checkpoints import (
     checked_digest,
     hub_file,
     local_checkpoint,
-    nearest,
     require_hub,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
-from patchify_core.encoders.maps import MapRecipe, checked, no_maps, resized
-from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side, squares_only, unit_rows
+from patchify_core.encoders.maps import MapRecipe, check_recipe, no_maps, resizable
+from patchify_core.encoders.square import Sized, SquareEncoder, squares_only, unit_rows
 from patchify_core.encoders.timm_models import timm_recipe, timm_sized
-from patchify_core.errors import EncoderError
+from patchify_core.errors import EncoderError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -49,7 +48,7 @@ class OpenClipEncoder(SquareEncoder):
         settings: See `EncoderSettings`.
 
     Raises:
-        EncoderError: If the architecture or tag is unknown, the weights cannot be had, or the file is not a
+        EncoderError: If the architecture or tag is unknown, the weights are unavailable, or the file is not a
             checkpoint of that architecture.
     """
 
@@ -71,45 +70,43 @@ class OpenClipEncoder(SquareEncoder):
             spec = f"{PREFIX}{arch}/{path}"
         digest = "" if path is None else checked_digest(path)
         if path is None:
-            logging.disable(logging.WARNING)  # that these weights are random is known
+            logging.disable(logging.WARNING)  # open_clip warns about random weights
         try:
             network: Any = open_clip.create_model(
                 arch,
                 pretrained=None if path is None else str(path),
-                # Weights that were trained with QuickGELU are wrong with the exact one, and only the tag knows.
+                # Weights trained with QuickGELU are wrong with exact GELU, and only the tag tells.
                 force_quick_gelu=bool(tag.get("quick_gelu")),
                 force_preprocess_cfg={key: (tag or _agreed(arch)).get(key) for key in _COLOURS},
                 require_pretrained=path is not None,
                 weights_only=True,
             )
-        except Exception as error:  # other tensors than the architecture's fail in any way: key, shape, attribute ...
+        except Exception as error:  # tensors of another architecture fail in many ways: key, shape ...
             raise EncoderError(
                 f"{path} is not a checkpoint of open_clip's {arch}: give the architecture it was made for, {WAY_OUT}."
             ) from error
         finally:
             logging.disable(logging.NOTSET)
         self.network = network.eval().requires_grad_(False).to(device)
-        seen = network.visual.preprocess_cfg
-        look = InputForm(
-            square_side(seen["size"], spec), tuple(seen["mean"]), tuple(seen["std"]), str(seen["interpolation"])
-        )
+        model_config = network.visual.preprocess_cfg
+        preprocessing = Preprocessing.of(model_config, model_config["size"], spec)
         with torch.inference_mode():
-            blank = torch.zeros(1, 3, look.side, look.side, device=device)
+            blank = torch.zeros(1, 3, preprocessing.side, preprocessing.side, device=device)
             dim = int(network.encode_image(blank).shape[-1])
-        info = EncoderInfo(spec, dim, look.side, digest, "image tower", UNSTATED_LICENCE)
-        super().__init__(network.encode_image, look, info, device, settings)
+        info = EncoderInfo(spec, dim, preprocessing.side, digest, "image tower", UNSTATED_LICENCE)
+        super().__init__(network.encode_image, preprocessing, info, device, settings)
         self._arch, self._text_config = arch, config["text_cfg"]
         self._tokenizer: Any = None
 
     @cached_property
     def sized(self) -> Sized:
-        """Position embeddings are interpolated; towers of other kinds, such as ResNet, take squares only."""
+        """The network with interpolated position embeddings; towers such as ResNet take square input only."""
         from open_clip.timm_model import TimmModel
         from open_clip.transformer import VisionTransformer
 
         visual = self.network.visual
         if isinstance(visual, VisionTransformer):
-            return Sized(visual.patch_size[0], resized(visual, _set_clip_size))
+            return Sized(visual.patch_size[0], resizable(visual, _set_clip_size))
         if isinstance(visual, TimmModel):
             trunk = timm_sized(visual.trunk)
             return Sized(trunk.stride, lambda *size: lambda inputs: visual.head(trunk.at(*size)(inputs)))
@@ -119,16 +116,16 @@ class OpenClipEncoder(SquareEncoder):
         return clip_recipe(self.network.visual, self._info)
 
     def encode_text(self, words: str) -> NDArray[np.float32]:
-        """Describe words in the space of the pictures.
+        """Describe text in the space of the pictures.
 
         Args:
-            words: e.g. `a red kettle`; what is longer than the model's context (often 77 tokens) is cut off.
+            words: E.g. `a red kettle`; truncated to the model's context (often 77 tokens).
 
         Returns:
             (D,) float32 of length 1.
 
         Raises:
-            EncoderError: If there are no words, or the model's vocabulary cannot be had.
+            EncoderError: If the text is empty, or the model's vocabulary is unavailable.
         """
         import torch
 
@@ -137,25 +134,25 @@ class OpenClipEncoder(SquareEncoder):
         if self._tokenizer is None:
             self._tokenizer = self._load_tokenizer()
         tokens = self._tokenizer([words]).to(self.device)
-        with torch.inference_mode():  # in full precision: it is one short pass
+        with torch.inference_mode():  # in full precision: one short pass
             row: NDArray[np.float32] = unit_rows(self.network.encode_text(tokens), self._info.spec)[0]
             return row
 
     def _load_tokenizer(self) -> Any:
-        """CLIP's own vocabulary comes with open_clip; SigLIP's and others' are on the hub and need transformers."""
+        """Load the tokenizer: CLIP's vocabulary is part of open_clip, others are on the hub and need transformers."""
         import open_clip
 
         if not self._text_config.get("hf_tokenizer_name"):
             return open_clip.get_tokenizer(self._arch)
         spec = self._info.spec
         _require_transformers(spec, "words with")
-        try:  # the cache first: with a network each of several files would be asked for, without one retried for long
+        try:  # cache first: otherwise each file costs a request, or long retries when offline
             return open_clip.get_tokenizer(self._arch, local_files_only=True)
-        except Exception:  # as below
+        except Exception:  # see below
             require_hub(f"The vocabulary of {spec}")
         try:
             return open_clip.get_tokenizer(self._arch)
-        except Exception as error:  # transformers fails in many ways when a file is missing or does not suit it
+        except Exception as error:  # transformers fails in many ways if a file is missing or unsuitable
             raise EncoderError(
                 f"The vocabulary of {spec} cannot be had: search with a picture, or use a CLIP model such as "
                 "open_clip:ViT-B-32/laion2b_s34b_b79k."
@@ -163,7 +160,7 @@ class OpenClipEncoder(SquareEncoder):
 
 
 def _config(arch: str, spec: str) -> dict[str, Any]:
-    """The architecture's configuration, checked."""
+    """Return the architecture's configuration; raise if it is unknown or needs transformers."""
     import open_clip
 
     known = open_clip.list_models()
@@ -177,7 +174,7 @@ def _config(arch: str, spec: str) -> dict[str, Any]:
     return config
 
 
-def at_hand(spec: str) -> bool:
+def needs_no_download(spec: str) -> bool:
     """Whether the weights of a spec need no download.
 
     Raises:
@@ -192,7 +189,7 @@ def at_hand(spec: str) -> bool:
 
 
 def _hub_names(tag: dict[str, Any]) -> tuple[str, tuple[str, str]]:
-    """Repository and files that a tag stands for: safetensors where the hub has them, as in open_clip itself."""
+    """Return repository and file names of a tag: safetensors if the hub has them, as in open_clip itself."""
     repository, name = os.path.split(tag["hf_hub"])
     name = name or "open_clip_pytorch_model.bin"
     safe = "open_clip_model.safetensors" if name == "open_clip_pytorch_model.bin" else Path(name).stem + ".safetensors"
@@ -213,14 +210,14 @@ def _local(arch: str, weights: str) -> Path:
 
 
 def _agreed(arch: str) -> dict[str, Any]:
-    """The colours that all published weights of an architecture were trained with; nothing where they differ.
+    """Return the normalisation shared by all published weights of an architecture; empty if they differ.
 
-    open_clip would take CLIP's for every local file, which is wrong for a SigLIP.
+    For a local file, open_clip would always use CLIP's, which is wrong for SigLIP.
     """
     import open_clip
 
-    found = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
-    colours = [{key: cfg[key] for key in _COLOURS} for cfg in found]
+    configs = [open_clip.get_pretrained_cfg(arch, tag) for tag in open_clip.list_pretrained_tags_by_model(arch)]
+    colours = [{key: config[key] for key in _COLOURS} for config in configs]
     return colours[0] if colours and all(other == colours[0] for other in colours) else {}
 
 
@@ -233,14 +230,14 @@ def _require_transformers(spec: str, what: str) -> None:
 
 
 def clip_recipe(visual: Any, info: EncoderInfo) -> MapRecipe:
-    """The recipe of an image tower of open_clip: its own vision transformer, or a tower of timm.
+    """Return the recipe of an image tower: open_clip's own vision transformer, or a timm model.
 
     Args:
-        visual: The tower; frozen.
-        info: The encoder's.
+        visual: The frozen tower.
+        info: The encoder's info.
 
     Raises:
-        EncoderError: If the tower is of another kind (ResNet), or gives only maps of a fixed size.
+        EncoderError: If the tower is of another kind (ResNet), or has maps of one size only.
     """
     from open_clip.timm_model import TimmModel
     from open_clip.transformer import VisionTransformer
@@ -250,8 +247,8 @@ def clip_recipe(visual: Any, info: EncoderInfo) -> MapRecipe:
     if not isinstance(visual, VisionTransformer):
         raise no_maps(info.spec, "has an image tower that is no vision transformer")
     patch = visual.patch_size[0]
-    at_size = resized(visual, _set_clip_size)
-    # The norm comes per token where the model has it so, and with the pooled vector where it has that.
+    at_size = resizable(visual, _set_clip_size)
+    # The final norm is applied per token or to the pooled vector, as in the model.
     norm_first = visual.attn_pool is None and not visual.final_ln_after_pool
 
     def cells(inputs: torch.Tensor) -> torch.Tensor:
@@ -264,13 +261,13 @@ def clip_recipe(visual: Any, info: EncoderInfo) -> MapRecipe:
         return found if visual.proj is None else found @ visual.proj
 
     like_crops = visual.attn_pool is None and visual.pool_type == "avg"
-    return checked(MapRecipe(patch, 1.0, like_crops, cells, project), visual, info)
+    return check_recipe(MapRecipe(patch, 1.0, like_crops, cells, project), visual, info)
 
 
 def _clip_tokens(visual: Any, embedded: torch.Tensor) -> torch.Tensor:
-    """(1, 1 + cells, C) embedded patches -> (1, cells, C), the last layer as the top of this file says.
+    """(1, 1 + cells, C) embedded patches -> (1, cells, C) patch tokens; the last layer as described in `maps.py`.
 
-    Towers that do not pool by the class token, or whose layers are not torch's own attention, stay as they are.
+    Towers that do not pool by the class token, or do not use torch's own attention, are left unchanged.
     """
     import torch
     import torch.nn.functional as F
@@ -278,8 +275,8 @@ def _clip_tokens(visual: Any, embedded: torch.Tensor) -> torch.Tensor:
     *blocks, last = visual.transformer.resblocks
     by_class_token = visual.attn_pool is None and visual.pool_type == "tok"
     if not by_class_token or type(getattr(last, "attn", None)) is not torch.nn.MultiheadAttention:
-        found: torch.Tensor = visual.transformer(embedded)
-        return found[:, 1:]
+        tokens: torch.Tensor = visual.transformer(embedded)
+        return tokens[:, 1:]
     tokens = embedded
     for block in blocks:
         tokens = block(tokens)
@@ -291,11 +288,11 @@ def _clip_tokens(visual: Any, embedded: torch.Tensor) -> torch.Tensor:
 
 
 def _set_clip_size(visual: Any, height: int, width: int) -> None:
-    """As open_clip resizes the embeddings of a checkpoint (bicubic, antialiased), the class token's aside."""
+    """Interpolate the position embeddings as open_clip does (bicubic, antialiased), except the class token's."""
     import torch
     from timm.layers import resample_abs_pos_embed
 
     grid = (height // visual.patch_size[0], width // visual.patch_size[1])
-    found = resample_abs_pos_embed(visual.positional_embedding[None], list(grid), list(visual.grid_size))[0]
-    visual.positional_embedding = torch.nn.Parameter(found, requires_grad=False)
+    resampled = resample_abs_pos_embed(visual.positional_embedding[None], list(grid), list(visual.grid_size))[0]
+    visual.positional_embedding = torch.nn.Parameter(resampled, requires_grad=False)
     visual.grid_size = grid

@@ -1,7 +1,7 @@
-"""Is a faster way to compute a network still that network? Half precision and compilation, checked on a probe.
+"""Check half precision and compilation against float32 on probe pictures.
 
-The probe is a batch of pictures from broad fields of colour to fine grain. A way that describes each of them as float32
-does is kept, so that descriptors of both can be compared with each other and an index need not remember it.
+The probe pictures range from large areas of colour to fine texture. A faster computation is used only if it describes
+each of them like float32, so that descriptors are interchangeable and an index need not record how they were computed.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from patchify_core.errors import EncoderError
 log = logging.getLogger(__name__)
 
 SAME_COSINE = 0.999
-"""The least cosine of a descriptor to that by float32."""
+"""Minimum cosine similarity of a descriptor with its float32 version."""
 
 CELLS = (2, 3, 5, 8, 13, 21, 34, 55)
-"""Patches of colour along a side of each picture of the probe."""
+"""Colour patches along each side, for each probe picture."""
 
 
 def probe(side: int) -> NDArray[np.uint8]:
-    """(8, S, S, 3) pictures, always the same."""
+    """Return the probe pictures, (8, S, S, 3) uint8; always the same."""
     from PIL import Image
 
     random = np.random.default_rng(0)
@@ -35,41 +35,40 @@ def probe(side: int) -> NDArray[np.uint8]:
 
 
 def disagreement(describe: Callable[[], NDArray[np.float32]], exact: NDArray[np.float32]) -> str | None:
-    """What is wrong with another way to compute the same descriptors.
+    """Compare descriptors of a faster computation with the exact ones.
 
     Args:
-        describe: Gives them; it may fail in any way.
+        describe: Computes (N, D) descriptors; may raise any exception.
         exact: (N, D) float32 with rows of length 1.
 
     Returns:
-        A clause, or None where each row agrees to a cosine above `SAME_COSINE`.
+        What is wrong, as a clause for a log message; None if all cosines are above `SAME_COSINE`.
 
     Raises:
-        torch.OutOfMemoryError: If that is what `describe` raises.
+        torch.OutOfMemoryError: If `describe` raises it.
     """
     import torch
 
     try:
-        found = describe()
+        descriptors = describe()
     except torch.OutOfMemoryError:
         raise
     except EncoderError:
         return "it gives numbers that are not finite"
-    except Exception:  # what a device or a layer cannot do shows in any way
+    except Exception:  # unsupported layers and devices raise all kinds of errors
         return "it cannot be computed"
-    cosine = float((found * exact).sum(1).min())
+    cosine = float((descriptors * exact).sum(1).min())
     return None if cosine > SAME_COSINE else f"its descriptors agree with float32's only to a cosine of {cosine:.4f}"
 
 
 class Compiled:
-    """A network that torch.compile has compiled, or will at the first call.
+    """A network compiled by torch.compile, lazily at the first call of each input size.
 
-    Where that fails, at whichever call (a further size is compiled when it first comes), the network itself computes
-    that call and all later ones, and that is said.
+    If compilation fails at any call, this call and all later ones run the original network, and a warning is logged.
 
     Args:
         network: Tensor in, tensor out.
-        spec: The encoder's.
+        spec: The encoder's spec, for the log.
     """
 
     def __init__(self, network: Callable[[Any], Any], spec: str) -> None:
@@ -80,11 +79,11 @@ class Compiled:
 
     @property
     def works(self) -> bool:
-        """Whether no call has failed so far."""
+        """Whether compilation has not failed so far."""
         return self._fast is not None
 
     def __call__(self, inputs: Any) -> Any:
-        """What the network gives."""
+        """Run the network."""
         import torch
 
         if self._fast is not None:
@@ -92,12 +91,12 @@ class Compiled:
                 return self._fast(inputs)
             except torch.OutOfMemoryError:
                 raise
-            except Exception:  # a missing C++ compiler, a layer that the compiler does not know ...
+            except Exception:  # no C++ compiler, an unsupported layer ...
                 self.give_up("torch.compile cannot compile it on this machine")
         return self.network(inputs)
 
     def give_up(self, why: str) -> None:
-        """Leave it to the network itself from now on, and says why."""
+        """Run the original network from now on, and log why."""
         if self._fast is not None:
             log.warning("%s runs as it is, not compiled: %s.", self._spec, why)
         self._fast = None

@@ -1,8 +1,8 @@
-"""Encoders with a published linear layer behind them: `SPEC+projection@FILE`, x -> normalised (W x + b).
+"""Encoders followed by a published linear layer: `SPEC+projection@FILE`, x -> normalise(W x + b).
 
-ILIAS publishes such a layer per model, trained for instances (its `linear_adaptation`): a state dict with
-`layer.weight` (d, D) and perhaps `layer.bias` (d,), as .pth or .safetensors. The file's digest is part of the weights'
-digest, so that an index remembers which layer its descriptors went through.
+ILIAS publishes such a layer per model, trained for instance retrieval (its `linear_adaptation`): a state dict with
+`layer.weight` (d, D) and optionally `layer.bias` (d,), as .pth or .safetensors. The digest of the weights covers the
+file, so that an index records the layer.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MARK = "+projection@"
 
 
 class ProjectedEncoder:
-    """An `Encoder`, and a `MapEncoder` where the one within is, whose descriptors went through a linear layer.
+    """An `Encoder` (and a `MapEncoder` if the wrapped one is) with a linear layer applied to its descriptors.
 
     Args:
-        encoder: What describes.
-        file: The layer.
+        encoder: The wrapped encoder.
+        file: Path of the layer.
 
     Raises:
-        EncoderError: If the file is none, is no such layer, or one for descriptors of another length.
+        EncoderError: If the file is missing, is no such layer, or expects descriptors of another length.
     """
 
     def __init__(self, encoder: Encoder, file: str) -> None:
@@ -55,18 +55,18 @@ class ProjectedEncoder:
 
     @property
     def info(self) -> EncoderInfo:
-        """What an index remembers of encoder and layer."""
+        """Identity of encoder and layer, stored in an index."""
         return self._info
 
     @property
     def batch_size(self) -> int:
-        """Crops in one forward pass."""
+        """Crops per forward pass."""
         size: int = getattr(self._encoder, "batch_size", CPU_BATCH)
         return size
 
     @property
     def readers(self) -> int:
-        """Threads that read and cut pictures, see `EncoderSettings`."""
+        """Threads that read and crop pictures, see `EncoderSettings`."""
         number: int = getattr(self._encoder, "readers", 0)
         return number
 
@@ -76,7 +76,7 @@ class ProjectedEncoder:
 
     @property
     def keeps_aspect(self) -> bool:
-        """Whether crops have shapes of their own."""
+        """Whether crops differ in shape."""
         return getattr(self._encoder, "keeps_aspect", False)
 
     def prepare(self, picture: Image, box: Sequence[float]) -> NDArray[np.uint8]:
@@ -110,7 +110,7 @@ class ProjectedEncoder:
         return as_map_encoder(self._encoder).pooled_like_crops
 
     def feature_map(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """See `MapEncoder`: cells are not projected."""
+        """See `MapEncoder`; cells are not projected."""
         return as_map_encoder(self._encoder).feature_map(pixels)
 
     def describe_pooled(self, pooled: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -118,13 +118,13 @@ class ProjectedEncoder:
         return self._projected(as_map_encoder(self._encoder).describe_pooled(pooled))
 
     def _projected(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        found = rows @ self._weight.T + self._bias
-        lengths = np.maximum(np.linalg.norm(found, axis=1, keepdims=True), np.float32(1e-12))
-        return np.ascontiguousarray(found / lengths, np.float32)
+        projected_rows = rows @ self._weight.T + self._bias
+        lengths = np.maximum(np.linalg.norm(projected_rows, axis=1, keepdims=True), np.float32(1e-12))
+        return np.ascontiguousarray(projected_rows / lengths, np.float32)
 
 
 class ProjectedTextEncoder(ProjectedEncoder):
-    """The same around an encoder that knows words: they go through the layer too, into the space of the pictures."""
+    """A `ProjectedEncoder` around an encoder that also describes text, which is projected too."""
 
     _encoder: Any
 
@@ -134,7 +134,7 @@ class ProjectedTextEncoder(ProjectedEncoder):
 
 
 def projected(encoder: Encoder, file: str) -> ProjectedEncoder:
-    """The same encoder with a linear layer behind it.
+    """Wrap an encoder with a linear layer.
 
     Raises:
         EncoderError: See `ProjectedEncoder`.
@@ -143,7 +143,7 @@ def projected(encoder: Encoder, file: str) -> ProjectedEncoder:
 
 
 def _layer(path: Path, inner: EncoderInfo) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """Weight (d, D) and bias (d,) of a file that holds tensors alone; their values are looked at last."""
+    """Read and check weight (d, D) and bias (d,) of a layer file."""
     import torch
 
     no_layer = EncoderError(
@@ -166,7 +166,7 @@ def _layer(path: Path, inner: EncoderInfo) -> tuple[NDArray[np.float32], NDArray
     bias = tensors.get("bias", torch.zeros(len(weight)))
     if not holds_numbers(bias) or bias.shape != weight.shape[:1] or tensors.keys() - {"weight", "bias"}:
         raise no_layer
-    found = weight.float().numpy(force=True), bias.float().numpy(force=True)
-    if not all(np.isfinite(part).all() for part in found):
+    layer = weight.float().numpy(force=True), bias.float().numpy(force=True)
+    if not all(np.isfinite(part).all() for part in layer):
         raise EncoderError(f"{path} holds numbers that are not finite: download it again.")
-    return found
+    return layer

@@ -1,7 +1,7 @@
 """Any image model of timm, DINOv2 and DINOv3 included: `timm:<name>`, or `timm:<name>@<path to a checkpoint>`.
 
-The descriptor is what the model itself gives for a picture once its classifier is taken off (class token, average
-pooling ...). Boxes are squashed to the model's square, not centre-cropped; see `square.py`.
+The descriptor is the model's own output without its classifier (class token, average pooling ...). Boxes are resized to
+the model's square, not centre-cropped; see `square.py`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from patchify_core.encoders.base import EncoderInfo, EncoderSettings
+from patchify_core.encoders.base import EncoderInfo, EncoderSettings, Preprocessing
 from patchify_core.encoders.checkpoints import (
     UNSTATED_LICENCE,
     WAY_OUT,
@@ -21,12 +21,20 @@ from patchify_core.encoders.checkpoints import (
     checked_digest,
     hub_file,
     local_checkpoint,
-    nearest,
 )
 from patchify_core.encoders.devices import choose_device, use_threads
-from patchify_core.encoders.maps import MapRecipe, Step, alike, cells_tried, checked, noise, resized, tried
-from patchify_core.encoders.square import InputForm, Sized, SquareEncoder, square_side
-from patchify_core.errors import EncoderError
+from patchify_core.encoders.maps import (
+    MapRecipe,
+    Step,
+    check_recipe,
+    noise,
+    resizable,
+    same_up_to_rounding,
+    trial_cells,
+    try_step,
+)
+from patchify_core.encoders.square import Sized, SquareEncoder
+from patchify_core.errors import EncoderError, nearest
 
 if TYPE_CHECKING:
     import torch
@@ -36,7 +44,7 @@ PREFIX = "timm:"
 HUB_NAMES = ("model.safetensors", "pytorch_model.bin")
 
 MISSING_SHARE = 0.1
-"""More missing tensors than this, and the file is of another architecture even where timm is not strict."""
+"""If more of the tensors are missing, the file is of another architecture, even where timm is not strict."""
 
 
 class TimmEncoder(SquareEncoder):
@@ -47,7 +55,7 @@ class TimmEncoder(SquareEncoder):
         settings: See `EncoderSettings`.
 
     Raises:
-        EncoderError: If the name is unknown, the weights cannot be had, or the file is not a checkpoint of that model.
+        EncoderError: If the name is unknown, the weights are unavailable, or the file is not a checkpoint of the model.
     """
 
     def __init__(self, spec: str, settings: EncoderSettings | None = None) -> None:
@@ -57,21 +65,16 @@ class TimmEncoder(SquareEncoder):
         settings = settings or EncoderSettings()
         device = choose_device(settings)
         use_threads(settings)
-        name, _, given = spec.removeprefix(PREFIX).partition("@")
+        name, _, file = spec.removeprefix(PREFIX).partition("@")
         published = _published(name)
-        seen = resolve_data_config(pretrained_cfg=published.to_dict())
-        look = InputForm(
-            square_side(seen["input_size"][1:], spec),
-            tuple(seen["mean"]),
-            tuple(seen["std"]),
-            str(seen["interpolation"]),
-        )
+        data_config = resolve_data_config(pretrained_cfg=published.to_dict())
+        preprocessing = Preprocessing.of(data_config, data_config["input_size"][1:], spec)
         licence = published.license or UNSTATED_LICENCE
         path: Path | None = None
-        if given:
-            path = local_checkpoint(given)
+        if file:
+            path = local_checkpoint(file)
             spec = f"{PREFIX}{name}@{path}"
-            if "." not in name:  # no tag: the file may hold anything, timm's default weights or another's
+            if "." not in name:  # without a tag the file may contain any weights, not only timm's default
                 licence = UNSTATED_LICENCE
         elif not settings.untrained:
             path = _published_file(published, spec)
@@ -81,17 +84,17 @@ class TimmEncoder(SquareEncoder):
         network = _untrained(name) if path is None else _load(name, path, published)
         self.network = network.eval().requires_grad_(False).to(device)
         with torch.inference_mode():
-            found = network(torch.zeros(1, 3, look.side, look.side, device=device))
-        if not isinstance(found, torch.Tensor) or found.ndim != 2:
+            output = network(torch.zeros(1, 3, preprocessing.side, preprocessing.side, device=device))
+        if not isinstance(output, torch.Tensor) or output.ndim != 2:
             raise EncoderError(f"{spec} does not give one descriptor a picture: choose another model, {WAY_OUT}.")
-        pool = getattr(network, "global_pool", "")  # transformers name it here, others keep it in their head
+        pool = getattr(network, "global_pool", "")  # vision transformers have it here, others in their head
         pooling = pool if isinstance(pool, str) and pool else "the model's own"
-        info = EncoderInfo(spec, found.shape[1], look.side, digest, pooling, licence)
-        super().__init__(network, look, info, device, settings)
+        info = EncoderInfo(spec, output.shape[1], preprocessing.side, digest, pooling, licence)
+        super().__init__(network, preprocessing, info, device, settings)
 
     @cached_property
     def sized(self) -> Sized:
-        """Position embeddings are interpolated where there are any."""
+        """The network with interpolated position embeddings, if it has any."""
         return timm_sized(self.network)
 
     def _map_recipe(self) -> MapRecipe:
@@ -99,10 +102,10 @@ class TimmEncoder(SquareEncoder):
 
 
 def _published(name: str) -> Any:
-    """What timm states about the weights of that name (its `PretrainedCfg`); checked.
+    """Return timm's `PretrainedCfg` of a model name.
 
     Raises:
-        EncoderError: If timm has no such model or no such tag of it.
+        EncoderError: If timm has no such model, or the model no such tag.
     """
     import timm
     from timm.models import PretrainedCfg, get_pretrained_cfg
@@ -121,10 +124,10 @@ def _published(name: str) -> Any:
 
 
 def _published_file(published: Any, spec: str) -> Path:
-    """The weights that timm names, downloaded if need be.
+    """Return the file of the published weights, downloaded if necessary.
 
     Raises:
-        EncoderError: If there are none, or they cannot be had.
+        EncoderError: If there are none, or they are unavailable.
     """
     if published.hf_hub_id:
         return hub_file(published.hf_hub_id, HUB_NAMES, spec)
@@ -132,7 +135,7 @@ def _published_file(published: Any, spec: str) -> Path:
         raise EncoderError(f"timm has no weights for {spec}: give a checkpoint as {spec}@FILE, {WAY_OUT}.")
     from timm.models._hub import download_cached_file
 
-    try:  # a few old models lie elsewhere than on the hub; urllib tries once and fails at once
+    try:  # a few old models are not on the hub; urllib does not retry
         return Path(download_cached_file(published.url, check_hash=True, progress=True))
     except Exception as error:  # network, TLS, disk, digest
         raise EncoderError(
@@ -141,15 +144,15 @@ def _published_file(published: Any, spec: str) -> Path:
         ) from error
 
 
-def at_hand(spec: str) -> bool:
+def needs_no_download(spec: str) -> bool:
     """Whether the weights of a spec need no download.
 
     Raises:
         EncoderError: If timm has no such model.
     """
-    name, _, given = spec.removeprefix(PREFIX).partition("@")
+    name, _, file = spec.removeprefix(PREFIX).partition("@")
     published = _published(name)
-    return bool(given) or bool(published.hf_hub_id and cached_file(published.hf_hub_id, HUB_NAMES))
+    return bool(file) or bool(published.hf_hub_id and cached_file(published.hf_hub_id, HUB_NAMES))
 
 
 def _untrained(name: str) -> Any:
@@ -159,13 +162,13 @@ def _untrained(name: str) -> Any:
 
 
 def _load(name: str, path: Path, published: Any) -> Any:
-    """The network with the file's weights and without its classifier.
+    """Load the network with a file's weights, without the classifier.
 
-    timm compares all tensors only where the model has as many classes as the weights say; otherwise it would pass
-    over a file of another architecture in silence. So the model is built with the file's own number of classes.
+    timm checks all tensors only if model and weights have the same number of classes; otherwise it silently accepts a
+    file of another architecture. Therefore the model is built with the file's own number of classes.
 
     Raises:
-        EncoderError: If the file does not hold this model's tensors.
+        EncoderError: If the file is not a checkpoint of this model.
     """
     import timm
 
@@ -193,13 +196,13 @@ def _load(name: str, path: Path, published: Any) -> Any:
 
 
 def _class_counts(path: Path, published: Any) -> Iterator[int]:
-    """Numbers of classes that the file may have: the published one, a fine-tuned head's, none for a bare backbone."""
+    """Yield possible class counts of a file: the published one, a fine-tuned head's, 0 for a bare backbone."""
     yield published.num_classes
     yield from {0, *_classes_in(path, published)} - {published.num_classes}
 
 
 def _classes_in(path: Path, published: Any) -> tuple[int, ...]:
-    """The number of classes of the file's own head, where it has one under timm's name."""
+    """Return the class count of the file's own head, if it has one under timm's name."""
     import torch
     from timm.models import load_state_dict
 
@@ -207,29 +210,29 @@ def _classes_in(path: Path, published: Any) -> tuple[int, ...]:
     head = heads if isinstance(heads, str) else heads[0] if heads else ""
     try:
         weight = load_state_dict(str(path)).get(f"{head}.weight")
-    except Exception:  # a checkpoint in a layout that only the model's own filter understands
+    except Exception:  # a layout that only the model's own filter understands
         return ()
     return (len(weight),) if isinstance(weight, torch.Tensor) and weight.ndim else ()
 
 
 @contextmanager
 def _missing_tensors() -> Iterator[list[str]]:
-    """Collect the names of tensors that timm did not find in the file: it reports them to its log alone."""
-    found: list[str] = []
+    """Collect the names of missing tensors, which timm reports in its log only."""
+    missing: list[str] = []
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             text = record.getMessage()
             if text.startswith("Missing keys ("):
-                found.extend(text.partition("(")[2].partition(")")[0].split(", "))
+                missing.extend(text.partition("(")[2].partition(")")[0].split(", "))
 
     logger, listener = logging.getLogger("timm.models._builder"), Listener()
     level, passes_on = logger.level, logger.propagate
     logger.addHandler(listener)
     logger.setLevel(logging.INFO)
-    logger.propagate = False  # what it says is judged here and turned into a sentence
+    logger.propagate = False  # the caller turns it into an error message
     try:
-        yield found
+        yield missing
     finally:
         logger.removeHandler(listener)
         logger.setLevel(level)
@@ -240,62 +243,62 @@ def _missing_tensors() -> Iterator[list[str]]:
 
 
 SPREAD = 100.0
-"""Standard deviation of the features that tell mean pooling from others: attention to them is far from uniform."""
+"""Standard deviation of the features that detect mean pooling: large, so that attention is far from uniform."""
 
 
 def timm_sized(network: Any) -> Sized:
-    """A timm model at any size; whether it really takes one shows when it is tried."""
+    """Return a timm model at any input size; whether it supports one shows when it is tried."""
     stride = int(network.feature_info[-1]["reduction"]) if getattr(network, "feature_info", None) else 1
-    return Sized(stride, resized(network, _set_input_size) if _is_sized(network) else lambda *size: network)
+    return Sized(stride, resizable(network, _set_input_size) if _is_sized(network) else lambda *size: network)
 
 
 def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> MapRecipe:
-    """The recipe of a timm model without its classifier.
+    """Return the recipe of a timm model without its classifier.
 
     Args:
         network: Frozen; its `forward_features` gives a map or tokens, its `forward_head` pools them.
-        info: The encoder's.
-        after: What follows the model, e.g. the projection of a CLIP tower.
+        info: The encoder's info.
+        after: Applied after the model, e.g. the projection of a CLIP tower.
 
     Raises:
-        EncoderError: If it gives no map, or only one of a fixed size.
+        EncoderError: If it has no map, or maps of one size only.
     """
     at_size = timm_sized(network).at
-    stride = tried(lambda: int(network.feature_info[-1]["reduction"]), info.spec)
+    stride = try_step(lambda: int(network.feature_info[-1]["reduction"]), info.spec)
 
     def features_of(inputs: torch.Tensor) -> torch.Tensor:
-        found: torch.Tensor = at_size(*inputs.shape[2:]).forward_features(inputs)
-        return found
+        features: torch.Tensor = at_size(*inputs.shape[2:]).forward_features(inputs)
+        return features
 
     def cells(inputs: torch.Tensor) -> torch.Tensor:
         return _as_cells(features_of(inputs), network, (inputs.shape[2] // stride, inputs.shape[3] // stride))
 
     def head(features: torch.Tensor) -> torch.Tensor:
-        found = network.forward_head(features)
-        return after(found) if after else found
+        output = network.forward_head(features)
+        return after(output) if after else output
 
     def project(pooled: torch.Tensor) -> torch.Tensor:
         return head(_as_features(pooled, network, tokens))
 
     def pools_by_mean() -> bool:
-        features = noise(network, *tried_on.shape[1:]) * SPREAD
-        return alike(project(_as_cells(features, network, (count, count)).mean((1, 2))), head(features))
+        features = noise(network, *trial_features.shape[1:]) * SPREAD
+        return same_up_to_rounding(project(_as_cells(features, network, (count, count)).mean((1, 2))), head(features))
 
-    count = cells_tried(info, stride)
-    tried_on = tried(lambda: features_of(noise(network, 3, count * stride, count * stride)), info.spec)
-    tokens = tried_on.ndim == 3
-    return checked(MapRecipe(stride, 1.0, tried(pools_by_mean, info.spec), cells, project), network, info)
+    count = trial_cells(info, stride)
+    trial_features = try_step(lambda: features_of(noise(network, 3, count * stride, count * stride)), info.spec)
+    tokens = trial_features.ndim == 3
+    return check_recipe(MapRecipe(stride, 1.0, try_step(pools_by_mean, info.spec), cells, project), network, info)
 
 
-def _as_cells(found: torch.Tensor, network: Any, grid: tuple[int, int]) -> torch.Tensor:
+def _as_cells(features: torch.Tensor, network: Any, grid: tuple[int, int]) -> torch.Tensor:
     """Maps (NCHW, or NHWC as Swin has it) or tokens (N, prefix + cells, C) -> (N, h, w, C)."""
-    if found.ndim == 3:
-        return found[:, getattr(network, "num_prefix_tokens", 0) :].unflatten(1, grid)
-    return found if _channels_last(network) else found.permute(0, 2, 3, 1)
+    if features.ndim == 3:
+        return features[:, getattr(network, "num_prefix_tokens", 0) :].unflatten(1, grid)
+    return features if _channels_last(network) else features.permute(0, 2, 3, 1)
 
 
 def _as_features(pooled: torch.Tensor, network: Any, tokens: bool) -> torch.Tensor:
-    """(N, C) pooled cells -> what the head takes: a map of one cell, or one token after prefix tokens that equal it."""
+    """(N, C) pooled cells -> input of the head: a map of one cell, or one token preceded by equal prefix tokens."""
     if tokens:
         return pooled[:, None].expand(-1, getattr(network, "num_prefix_tokens", 0) + 1, -1)
     return pooled[:, None, None] if _channels_last(network) else pooled[:, :, None, None]
@@ -306,10 +309,10 @@ def _channels_last(network: Any) -> bool:
 
 
 def _is_sized(network: Any) -> bool:
-    """Whether a timm model must be told the size; CNNs, and transformers that find it out, need not be."""
+    """Whether a timm model needs `set_input_size`; CNNs and transformers with dynamic sizes do not."""
     return hasattr(network, "set_input_size") and not getattr(network, "dynamic_img_size", False)
 
 
 def _set_input_size(network: Any, height: int, width: int) -> None:
-    """The way of timm itself (bicubic, antialiased)."""
+    """Interpolate the position embeddings as timm does (bicubic, antialiased)."""
     network.set_input_size((height, width))

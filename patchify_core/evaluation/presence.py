@@ -241,16 +241,21 @@ def _summary(
 
 def rates(examples: Examples, absent: NDArray[np.bool_], likely: NDArray[np.bool_]) -> dict[str, dict[str, Any]]:
     """Compute the hits and false alarms of "absent" and of "likely"."""
-    there, said = examples.present, {"absent_": absent, "likely_": likely}
-    which = {"absent_hits": ~there, "absent_false_alarms": there, "likely_hits": there, "likely_false_alarms": ~there}
-    return {name: rate(said[name[:7]][chosen], examples.objects[chosen]).model_dump() for name, chosen in which.items()}
+    present = examples.present
+    cases = {
+        "absent_hits": (absent, ~present),
+        "absent_false_alarms": (absent, present),
+        "likely_hits": (likely, present),
+        "likely_false_alarms": (likely, ~present),
+    }
+    return {name: rate(hit[which], examples.objects[which]).model_dump() for name, (hit, which) in cases.items()}
 
 
 def curve(examples: Examples, chances: NDArray[np.float64]) -> list[list[float]]:
     """Compute [false alarms, hits] of "absent" at the thresholds with these false alarms on the same queries."""
-    first, there = chances[:, 0], examples.present
-    cuts = [float(np.quantile(first[there], share)) for share in CURVE]
-    return [[share, float((first[~there] < cut).mean())] for share, cut in zip(CURVE, cuts, strict=True)]
+    first, present = chances[:, 0], examples.present
+    cuts = [float(np.quantile(first[present], share)) for share in CURVE]
+    return [[share, float((first[~present] < cut).mean())] for share, cut in zip(CURVE, cuts, strict=True)]
 
 
 def reliability(chances: NDArray[np.float64], right: NDArray[np.bool_]) -> list[list[float]]:

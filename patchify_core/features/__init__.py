@@ -1,1 +1,1 @@
-"""How patches are described: one pass per patch (`crop`) or one per picture (`pooled`), and kept feature maps."""
+"""Patch descriptors: one forward pass per patch (`crop`) or one per picture (`pooled`), and stored feature maps."""

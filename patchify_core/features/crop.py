@@ -1,9 +1,9 @@
-"""Picture + boxes + encoder -> descriptors, one forward pass per patch (the paper's form).
+"""Describe patches with one forward pass each, as in the paper.
 
-Patches of several pictures share a batch, so that small pyramids keep the processor as busy as large ones. While the
-network works on one batch, pictures are read and cut for the next one (`readahead`); two batches of pixels are in
-memory, however many pictures there are. With `encoder.readers`, so many threads read and as many cut, each a picture
-ahead: Pillow decodes and scales without Python's lock, so it takes no further process. Batches stay the same.
+Patches of several pictures share a batch, so that small pyramids use the hardware as well as large ones. While the
+network computes one batch, the next one is read and cropped (`map_ahead`); at most two batches of pixels are in memory.
+With `encoder.readers`, that many threads read and as many crop, one picture ahead each; threads suffice, because Pillow
+releases the GIL. Batches are the same in either case.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class Described(Generic[Key]):
     """The descriptors of one picture.
 
     Attributes:
-        key: As it was given.
+        key: The caller's key.
         descriptors: (P, D) float32 with rows of length 1.
-        packed: The picture's feature map (`maps.pack`); None where none is kept.
+        packed: The picture's packed feature map (`maps.pack`); None if maps are not stored.
     """
 
     key: Key
@@ -43,7 +43,7 @@ class Described(Generic[Key]):
 
 
 def describe(picture: Image, boxes: ArrayLike, encoder: Encoder, batch_size: int | None = None) -> NDArray[np.float32]:
-    """Descriptors of the boxes of one upright RGB picture.
+    """Describe the boxes of one picture.
 
     Args:
         picture: Upright RGB picture.
@@ -62,7 +62,7 @@ def describe_many(
     encoder: Encoder,
     batch_size: int | None = None,
 ) -> Generator[Described[Key]]:
-    """Describe a stream of pictures, in order, holding two batches of crops at a time.
+    """Describe a stream of pictures, in order, with at most two batches of crops in memory.
 
     Args:
         pictures: (key, upright RGB picture, (P, 4) boxes with P >= 1); consumed lazily, one batch ahead of the
@@ -71,17 +71,17 @@ def describe_many(
         batch_size: Patches per forward pass; None for what suits the encoder's device (`encoders.devices`).
 
     Yields:
-        One `Described` per picture, in the order given, once its last patch is encoded and the next batch is read.
+        One `Described` per picture, in order, when its last patch is encoded and the next batch is read.
     """
     if batch_size is None:
         batch_size = int(getattr(encoder, "batch_size", CPU_BATCH))
-    waiting: deque[tuple[Key, int, list[NDArray[np.float32]]]] = deque()  # key, patches still to come, parts so far
+    waiting: deque[tuple[Key, int, list[NDArray[np.float32]]]] = deque()  # key, missing patches, parts so far
 
     def encoded(batch: _Batch[Key]) -> tuple[_Batch[Key], NDArray[np.float32]]:
         return batch, encoder.encode(batch.crops)
 
     for batch, descriptors in map_ahead(encoded, _batches(pictures, encoder, batch_size)):
-        waiting.extend((key, patches, []) for key, patches in batch.begun)
+        waiting.extend((key, patches, []) for key, patches in batch.started)
         start = 0
         while waiting and start < len(descriptors):
             key, missing, parts = waiting.popleft()
@@ -96,16 +96,16 @@ def describe_many(
 
 @dataclass(frozen=True)
 class _Batch(Generic[Key]):
-    """(N, S, S, 3) uint8 crops, or N of their own shapes; (key, crops) of each picture that begins here."""
+    """Crops, (N, S, S, 3) uint8 or N of different shapes; (key, number of crops) of each picture that starts here."""
 
     crops: Any
-    begun: list[tuple[Key, int]]
+    started: list[tuple[Key, int]]
 
 
 def _batches(
     pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]], encoder: Encoder, batch_size: int
 ) -> Iterator[_Batch[Key]]:
-    """Cut the pictures into crops; every batch is full except the last one."""
+    """Crop the pictures; every batch is full except the last one."""
     readers: int = getattr(encoder, "readers", 0)
     stage: Callable[[Any], Any] = getattr(encoder, "stage", lambda crops: crops)
 
@@ -115,23 +115,23 @@ def _batches(
         return key, len(boxes), list(cuts) if readers else cuts
 
     shape = (batch_size, encoder.info.input_size, encoder.info.input_size, 3)
-    ragged = getattr(encoder, "keeps_aspect", False)
+    keeps_aspect = getattr(encoder, "keeps_aspect", False)
 
-    def room() -> Any:
-        return [None] * batch_size if ragged else np.empty(shape, np.uint8)
+    def empty_batch() -> Any:
+        return [None] * batch_size if keeps_aspect else np.empty(shape, np.uint8)
 
-    crops, filled = room(), 0
-    begun: list[tuple[Key, int]] = []
+    crops, filled = empty_batch(), 0
+    started: list[tuple[Key, int]] = []
     for key, patches, cuts in in_order(cut, pictures, readers):
-        begun.append((key, patches))
+        started.append((key, patches))
         for crop in cuts:
             crops[filled] = crop
             filled += 1
             if filled == batch_size:
-                yield _Batch(stage(crops), begun)
-                crops, filled, begun = room(), 0, []
+                yield _Batch(stage(crops), started)
+                crops, filled, started = empty_batch(), 0, []
     if filled:
-        yield _Batch(stage(crops[:filled]), begun)
+        yield _Batch(stage(crops[:filled]), started)
 
 
 # Reading ahead -------------------------------------------------------------------------------------------------
@@ -142,32 +142,32 @@ Result = TypeVar("Result")
 
 
 def in_order(work: Callable[[Item], Result], items: Iterable[Item], readers: int) -> Iterator[Result]:
-    """`map(work, items)` by so many threads, an item ahead each; by the caller's alone where they are 0."""
+    """`map(work, items)` in `readers` threads, one item ahead each; in the calling thread if 0."""
     return map_ahead(work, items, readers, readers) if readers else map(work, items)
 
 
 def map_ahead(
     work: Callable[[Item], Result], items: Iterable[Item], ahead: int = 1, threads: int = 1
 ) -> Iterator[Result]:
-    """`map(work, items)`, except that up to `ahead` further items are read while the work on one goes on.
+    """`map(work, items)`, reading up to `ahead` further items while the work on one is in progress.
 
     Args:
-        work: Called in one other thread, in order, never twice at once; or in that many other `threads`.
-        items: Read lazily in the caller's thread: nothing before the first result is asked for, and never more than
-            `ahead` items beyond the one whose result is next. So many items are in memory at once, plus one.
+        work: Called in `threads` worker threads; with one, in order and never concurrently.
+        items: Read lazily in the caller's thread: nothing before the first result is requested, and never more than
+            `ahead` items beyond the next result. At most `ahead` + 1 items are in memory.
         ahead: At least 1.
-        threads: How many work at once.
+        threads: Number of worker threads.
 
     Yields:
         The results, in order.
 
     Raises:
         ValueError: If `ahead` is less than 1.
-        Exception: What `work` or `items` raised, after the results of all items before. What is no error but a wish to
-            stop (KeyboardInterrupt) comes through at once, without them.
+        Exception: What `work` or `items` raised, after the results of all earlier items. Other exceptions
+            (KeyboardInterrupt) propagate at once.
 
-    Whatever ends it (an error, the last result, or the generator being closed), the threads have ended too, and `items`
-    is closed if it is a generator.
+    When it ends (by an error, the last result, or closing the generator), the threads have ended too, and `items` is
+    closed if it is a generator.
 
     Example:
         >>> list(map_ahead(str.upper, ["a", "b"]))
@@ -185,11 +185,11 @@ def map_ahead(
                     item = next(iterator)
                 except StopIteration:
                     break
-                except Exception as error:  # what was read before it still counts
+                except Exception as error:  # yield the results of earlier items first
                     failed = error
                     break
                 running.append(worker.submit(work, item))
-                del item  # the worker alone keeps it, until it is done
+                del item  # so that only the worker references it
                 if len(running) > ahead:
                     yield running.popleft().result()
             while running:

@@ -1,9 +1,9 @@
-"""The two ways from a picture and its boxes to descriptors: one forward pass per patch, or one per picture.
+"""Extractors turn a picture and its boxes into descriptors, by one forward pass per patch or one per picture.
 
-crop           the paper's form: each box is cut out of the picture and goes through the network alone (`features`)
-pooled:640     one pass over the picture at 640 pixels along its longer side; boxes are pooled from its map (`pooled`)
+crop           as in the paper: each box is cropped and encoded separately (`crop`)
+pooled:640     one pass over the picture with a longer side of 640 pixels; boxes are pooled from its map (`pooled`)
 
-Descriptors of the two are never mixed: an index remembers which one it holds, and its queries are described likewise.
+Descriptors of the two are never mixed: an index records its features, and queries are described in the same way.
 """
 
 from __future__ import annotations
@@ -37,27 +37,27 @@ CROP, POOLED = "crop", "pooled"
 
 
 class Extractor(Protocol):
-    """A way to make descriptors with one encoder."""
+    """Makes descriptors with one encoder."""
 
     @property
     def spec(self) -> str:
-        """How an index and the command line call it, e.g. `pooled:640`."""
+        """Its name in an index and on the command line, e.g. `pooled:640`."""
         ...
 
     @property
     def encoder(self) -> Encoder:
-        """What describes."""
+        """The frozen encoder."""
         ...
 
     def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
-        """Decodes a picture as large as this way needs it.
+        """Decode a picture at the size that this extractor needs.
 
         Args:
             data: The file's bytes.
-            name: What the file is called, for the sentence that says what is wrong with it.
+            name: The file's name, for error messages.
 
         Returns:
-            The upright RGB picture, perhaps reduced, and the (width, height) of the whole one in pixels.
+            The upright RGB picture, possibly reduced, and its full (width, height) in pixels.
 
         Raises:
             PictureError: See `pictures.read_picture`.
@@ -69,12 +69,12 @@ class Extractor(Protocol):
         ...
 
     def query_features(self, picture: Image, box: Sequence[float]) -> QueryFeatures:
-        """Describe the box of a query."""
+        """Describe a query's box."""
         ...
 
 
 def checked_features(spec: str) -> str:
-    """The canonical form of a features spec: `crop`, or `pooled:N` (`pooled` alone is `pooled:640`).
+    """Return the canonical form of a features spec: `crop`, or `pooled:N` (`pooled` alone is `pooled:640`).
 
     Raises:
         PatchifyError: If it is neither, or N is out of range.
@@ -94,7 +94,7 @@ def _settings(spec: str) -> PooledSettings:
 
 
 def load_extractor(spec: str, encoder: Encoder, keep_maps: bool = False) -> Extractor:
-    """The way that a features spec names.
+    """Load the extractor of a features spec.
 
     Args:
         spec: See `checked_features`.
@@ -102,7 +102,7 @@ def load_extractor(spec: str, encoder: Encoder, keep_maps: bool = False) -> Extr
         keep_maps: Pack each picture's feature map too (`Described.packed`).
 
     Raises:
-        PatchifyError: If the spec is unknown, or asks to keep maps of crops, which have none.
+        PatchifyError: If the spec is unknown, or `keep_maps` is set for crops, which have no maps.
         EncoderError: If the encoder cannot run over whole pictures.
     """
     spec = checked_features(spec)
@@ -122,7 +122,7 @@ class Crops:
         self.encoder = encoder
 
     def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
-        """The whole picture: a small patch needs all of its pixels."""
+        """Decode at full resolution: small patches need it."""
         picture = read_picture(data, name=name)
         return picture, picture.size
 
@@ -147,12 +147,12 @@ class Pooled:
         return f"{POOLED}:{self.settings.long_side}"
 
     def read(self, data: bytes, name: str | None = None) -> tuple[Image, tuple[int, int]]:
-        """At least as large as the map needs it: a large JPEG is decoded at a fraction of its size."""
+        """Decode at least at the map's resolution; a large JPEG is decoded at a fraction of its size."""
         reduced = read_reduced(data, self.settings.long_side, name=name)
         return reduced.picture, reduced.size
 
     def describe_many(self, pictures: Iterable[tuple[Key, Image, NDArray[np.float64]]]) -> Generator[Described[Key]]:
-        """One `Described` a picture, in order; the next picture is read while the network works on one."""
+        """Yield one `Described` per picture, in order; the next picture is read while the network computes."""
         readers: int = getattr(self.encoder, "readers", 0)
         yield from map_ahead(self._described, in_order(lambda picture: self._prepared(*picture), pictures, readers))
 
@@ -161,7 +161,7 @@ class Pooled:
         return query_features(picture, box, self.encoder, self.settings)
 
     def picture_map(self, picture: Image) -> PictureMap:
-        """The map of a picture, and its thumbnail."""
+        """Compute the feature map and the thumbnail of a picture."""
         return PictureMap(self.encoder.feature_map(self._pixels(picture)), thumbnail(picture))
 
     def _pixels(self, picture: Image) -> NDArray[np.uint8]:

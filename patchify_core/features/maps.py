@@ -1,9 +1,9 @@
-"""Feature maps kept beside an index, so that a box can be searched for later without a second pass of the network.
+"""Feature maps stored in an index, so that boxes can be refined without running the network again.
 
-The last map of a network that ends in a rectifier is nearly empty: of EfficientNet-Lite's cells 94 % are 0. Values
-are rounded to 8 bits over the map's own range and packed by zlib, which takes some 35 KB for 20 x 15 cells of 1280
-channels, less than a projection to 256 dimensions in 8 bits would, and loses only the rounding. Beside the map stands
-a thumbnail, some 10 KB, in which an object's outline is looked for.
+The last map of a network that ends in a rectifier is sparse: 94 % of EfficientNet-Lite's values are 0. Values are
+quantised to 8 bits over the map's range and compressed by zlib, about 35 KB for 20 x 15 cells of 1280 channels. That is
+less than a projection to 256 dimensions in 8 bits, and loses only the rounding. A thumbnail of about 10 KB is stored
+with each map, for the object's outline.
 """
 
 from __future__ import annotations
@@ -25,27 +25,26 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 THUMBNAIL, SMALL_THUMBNAIL = 192, 96
-"""Side of the thumbnail in pixels, whatever the picture's shape: positions in it are fractions of the picture.
+"""Side of the square thumbnail in pixels, whatever the picture's shape.
 
-A picture with a smaller side gets a small one, as all did in earlier versions: enlarged, the noise of its pixels would
-be larger than what ends at them.
+Pictures with a smaller side get the small one, as all did in earlier versions: enlarging would amplify pixel noise.
 """
 
 _HEAD = struct.Struct("<HHHffI")  # height, width, channels, lowest value, step, bytes of the thumbnail
 _MAGIC = b"PFYMAPS1"
-_MOST_CELLS = 1 << 26  # x channels, of a map; a map of 73 x 73 cells of 1024 channels has a twelfth of it
+_MOST_CELLS = 1 << 26  # cells x channels of a map; 73 x 73 cells of 1024 channels are a twelfth of it
 _LEVELS = 255
 _LARGEST = float(np.finfo(np.float32).max)
-_QUALITY = {THUMBNAIL: 85, SMALL_THUMBNAIL: 90}  # of a thumbnail's JPEG, by its side: there are no other sides
+_QUALITY = {THUMBNAIL: 85, SMALL_THUMBNAIL: 90}  # JPEG quality of a thumbnail by its side; there are no other sides
 _KEEPS_OPEN = hasattr(os, "pread")  # everywhere but on Windows
 
 
 @dataclass(frozen=True, eq=False)
 class PictureMap:
-    """What is kept of a picture.
+    """A picture's feature map and thumbnail.
 
     Attributes:
-        cells: (h, w, C) float32, its feature map.
+        cells: (h, w, C) float32, the feature map.
         thumbnail: (S, S, 3) uint8 RGB, the picture squashed to a square, S = THUMBNAIL or SMALL_THUMBNAIL.
     """
 
@@ -54,7 +53,7 @@ class PictureMap:
 
 
 def thumbnail(picture: Image) -> NDArray[np.uint8]:
-    """The picture squashed to (S, S, 3) uint8 RGB, S = THUMBNAIL or SMALL_THUMBNAIL."""
+    """Resize a picture to (S, S, 3) uint8 RGB, S = THUMBNAIL or SMALL_THUMBNAIL."""
     from PIL.Image import Resampling
 
     side = THUMBNAIL if min(picture.size) >= THUMBNAIL else SMALL_THUMBNAIL
@@ -62,12 +61,12 @@ def thumbnail(picture: Image) -> NDArray[np.uint8]:
 
 
 def pack(kept: PictureMap) -> bytes:
-    """A map and its thumbnail as bytes. Values are rounded to 256 levels, the thumbnail is a JPEG."""
+    """Encode a map (quantised to 256 levels) and its thumbnail (JPEG) as bytes."""
     from PIL import Image
 
     height, width, channels = kept.cells.shape
     low, high = float(kept.cells.min()), float(kept.cells.max())
-    step = float(np.float32((high - low) / _LEVELS)) or 1.0  # 0 too where single precision has no number so small
+    step = float(np.float32((high - low) / _LEVELS)) or 1.0  # also 0 if it underflows single precision
     levels = np.rint((kept.cells - np.float32(low)) / np.float32(step)).astype(np.uint8)
     small = io.BytesIO()
     Image.fromarray(kept.thumbnail).save(small, "JPEG", quality=_QUALITY[len(kept.thumbnail)], subsampling=0)
@@ -76,10 +75,10 @@ def pack(kept: PictureMap) -> bytes:
 
 
 def packed_shape(data: bytes) -> tuple[int, int, int]:
-    """(h, w, C) of a packed map as its head says, without unpacking it.
+    """Read (h, w, C) of a packed map from its header.
 
     Raises:
-        ValueError: If it is no such map, or would be larger than any.
+        ValueError: If it is not a packed map, or implausibly large.
     """
     if len(data) < _HEAD.size:
         raise ValueError("not a feature map")
@@ -101,38 +100,37 @@ def unpack(data: bytes) -> PictureMap:
     try:
         *_, low, step, size = _HEAD.unpack_from(data)
         start = _HEAD.size + size
-        # Not Image.open(): its own limit on sizes comes as a warning, or as an error that is no ValueError.
+        # Not Image.open(): its size limit is a warning, or an error that is no ValueError.
         with JpegImagePlugin.JpegImageFile(io.BytesIO(data[_HEAD.size : start])) as image:
             if image.size not in [(side, side) for side in _QUALITY] or image.mode != "RGB":
                 raise ValueError("not a thumbnail")
             small = np.asarray(image)
         count = height * width * channels
         unpacker = zlib.decompressobj()
-        levels = np.frombuffer(unpacker.decompress(data[start:], count + 1), np.uint8)  # never more than expected
+        levels = np.frombuffer(unpacker.decompress(data[start:], count + 1), np.uint8)  # bounded output
         if len(levels) != count or not unpacker.eof or not abs(low) + _LEVELS * abs(step) < _LARGEST:
             raise ValueError("not a feature map")
     except ValueError:
         raise
-    except Exception as error:  # decoders have many ways to say that bytes make no sense (see `pictures`)
+    except Exception as error:  # decoders fail in many ways on malformed bytes
         raise ValueError("not a feature map") from error
-    # A table of 256 values: one look-up a cell, and what was 0 is 0 again.
+    # A table of 256 values: one look-up per value, and zeros stay exactly 0.
     values = (np.float32(low) + np.arange(_LEVELS + 1, dtype=np.float32) * np.float32(step)).astype(np.float32)
     return PictureMap(values[levels].reshape(height, width, channels), small)
 
 
 class KeptMaps:
-    """The packed maps of an index, in the order of its pictures; read from disk one at a time.
+    """The packed maps of an index in the order of its pictures, read from disk on demand.
 
-    The file stays open, so that whoever opened an index reads on in its own file when a build has put a new one in its
-    place. Windows would not let the build do that; there the file is opened for each map, and is refused if it is
-    another one by then.
+    The file stays open, so that an open index keeps reading its own file after a build has replaced it. Windows does
+    not allow replacing an open file; there the file is opened for each map, and rejected if it has been replaced.
 
     Args:
-        path: File that `write_maps` wrote.
-        opened: The same file open, where it was opened before (to be checked); it may be closed afterwards.
+        path: A file by `write_maps`.
+        opened: The same file if it is open already; it may be closed afterwards.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If it is not such a file.
         OSError: If it cannot be read.
     """
 
@@ -165,19 +163,19 @@ class KeptMaps:
             weakref.finalize(self, os.close, self._handle)
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         return len(self._ends) - 1
 
     @property
     def size(self) -> int:
-        """Bytes of all maps."""
+        """Total size of all maps in bytes."""
         return int(self._ends[-1] - self._ends[0])
 
     def packed(self, row: int) -> bytes:
-        """The packed map of the picture in `row`.
+        """Read the packed map of the picture in `row`.
 
         Raises:
-            OSError: If the file cannot be read, or has vanished or become another one where it is not kept open.
+            OSError: If the file cannot be read, or, where it is not kept open, has vanished or been replaced.
         """
         if not 0 <= row < len(self):
             raise IndexError(f"map {row} of {len(self)}")
@@ -192,15 +190,15 @@ class KeptMaps:
             return file.read(size)
 
     def __getitem__(self, row: int) -> PictureMap:
-        """The map of the picture in `row`; see `unpack` for what it raises."""
+        """Read and unpack the map of the picture in `row`; errors: see `packed` and `unpack`."""
         return unpack(self.packed(row))
 
 
 class PackedMaps(Protocol):
-    """Packed maps of many pictures, by row; `KeptMaps` is one."""
+    """Packed maps of many pictures by row, e.g. `KeptMaps`."""
 
     def __len__(self) -> int:
-        """How many pictures there are."""
+        """Number of pictures."""
         ...
 
     def packed(self, row: int) -> bytes:
@@ -209,7 +207,7 @@ class PackedMaps(Protocol):
 
 
 def write_maps(maps: PackedMaps, path: Path) -> None:
-    """Write packed maps into one file, holding one at a time.
+    """Write packed maps into a file, with one in memory at a time.
 
     Raises:
         OSError: If it cannot be written.
@@ -222,16 +220,16 @@ def write_maps_to(file: BinaryIO, maps: Iterable[bytes], count: int) -> None:
     """Write packed maps into an empty open file.
 
     Args:
-        file: Open for writing bytes.
+        file: Open for writing, seekable.
         maps: The packed maps, in the order of the pictures.
-        count: How many there are.
+        count: Number of maps.
 
     Raises:
         OSError: If it cannot be written.
     """
     start = len(_MAGIC) + 8 * (count + 2)
     ends = [start]
-    file.seek(start)  # the table of contents is known last
+    file.seek(start)  # the table of offsets is written last
     for data in maps:
         file.write(data)
         ends.append(ends[-1] + len(data))

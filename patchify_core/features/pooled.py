@@ -1,15 +1,15 @@
-"""One pass per picture: descriptors of any box pooled from one feature map of the whole picture (`--features pooled`).
+"""Descriptors of boxes pooled from one feature map of the whole picture (`--features pooled`).
 
 The generalised mean of a map f over a box B with exponent p is
 
     GeM(B) = (1/|B| * integral over B of f^p) ^ (1/p)
 
-(Radenović et al., "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019). A cell of the map counts by
-the part of it that lies in the box. The integral over any box is four look-ups in a summed-area table of f^p (Crow,
-SIGGRAPH 1984), and between its corners the table is bilinear, so that pooling over fractions of cells is exact too.
+(Radenović et al., "Fine-tuning CNN image retrieval with no human annotation", TPAMI 2019). A cell is weighted
+by its overlap with the box. The integral over any box takes four look-ups in a summed-area table of f^p (Crow,
+SIGGRAPH 1984). The table is bilinear between its corners, so pooling over fractions of cells is exact too.
 
-A query is described three times and the descriptors are averaged: its box alone at two sizes, and pooled from the map
-of its whole picture. Alone, the object is seen as a crop would be; within its picture, as the gallery's maps see it.
+A query's descriptor is the mean of three: its box encoded separately at two sizes, and pooled from the map of its whole
+picture. The former see the object as a crop does, the latter as the gallery's maps do.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ SMALLEST_SIDE, LARGEST_SIDE = 64, 4096
 
 @dataclass(frozen=True)
 class PooledSettings:
-    """What a person may tune about pooled features; the defaults were measured (`study features`).
+    """Settings of pooled features; the defaults were measured (`study features`).
 
     Attributes:
-        long_side: Longer side of a picture as the backbone sees it, in pixels.
-        query_sides: Longer sides, in pixels, at which the query's box is described alone.
-        query_in_picture: Describe the query's box within its whole picture too.
+        long_side: Longer side of the backbone's input, in pixels.
+        query_sides: Longer sides, in pixels, at which the query's box is encoded separately.
+        query_in_picture: Whether to pool the query's box from the map of its whole picture too.
     """
 
     long_side: int = 640
@@ -59,13 +59,13 @@ class PooledSettings:
 
 
 def map_size(width: float, height: float, long_side: int, stride: int) -> tuple[int, int]:
-    """The size, in pixels, at which a picture goes through the backbone: its shape kept but for rounding.
+    """Return the backbone's input size for a picture: same aspect ratio up to rounding.
 
     Args:
-        width: Of the picture, in pixels.
-        height: Of the picture, in pixels.
-        long_side: Wanted longer side, in pixels.
-        stride: Both sides become multiples of it.
+        width: Width of the picture, in pixels.
+        height: Height of the picture, in pixels.
+        long_side: Target longer side, in pixels.
+        stride: Both sides are rounded to multiples of it.
 
     Returns:
         (width, height), each at least `stride`.
@@ -82,7 +82,7 @@ def map_size(width: float, height: float, long_side: int, stride: int) -> tuple[
 def picture_cells(
     picture: Image, encoder: MapEncoder, long_side: int, box: Sequence[float] | None = None
 ) -> NDArray[np.float32]:
-    """The feature map of a picture, or of a box cut out of it.
+    """Compute the feature map of a picture, or of a box cropped from it.
 
     Args:
         picture: Upright RGB picture, of any size.
@@ -99,7 +99,7 @@ def picture_cells(
 def picture_pixels(
     picture: Image, stride: int, long_side: int, box: Sequence[float] | None = None
 ) -> NDArray[np.uint8]:
-    """What an encoder of this stride looks at: (H, W, 3) uint8 RGB; see `picture_cells` and `map_size`."""
+    """Resize a picture or box to `map_size`: (H, W, 3) uint8 RGB; args: see `picture_cells`."""
     from PIL.Image import Resampling
 
     x1, y1, x2, y2 = (float(v) for v in (box if box is not None else (0, 0, *picture.size)))
@@ -108,7 +108,7 @@ def picture_pixels(
 
 
 def integral_image(cells: NDArray[np.float32], power: float) -> NDArray[np.float64]:
-    """The summed-area table of the cells raised to `power`.
+    """Compute the summed-area table of the cells raised to `power`.
 
     Args:
         cells: (h, w, C) float32; at least 0 unless `power` is 1.
@@ -119,7 +119,7 @@ def integral_image(cells: NDArray[np.float32], power: float) -> NDArray[np.float
     """
     height, width, channels = cells.shape
     table = np.zeros((height + 1, width + 1, channels))
-    # Powers in single precision (a cube is two products), sums in double: a small box far from the corner is the
+    # Powers in single precision (a cube is two products), sums in double: a small box far from the origin is a
     # difference of large sums.
     raised = cells if power == 1 else cells * cells * cells if power == 3 else cells**power
     np.cumsum(raised, axis=0, dtype=np.float64, out=table[1:, 1:])
@@ -128,7 +128,7 @@ def integral_image(cells: NDArray[np.float32], power: float) -> NDArray[np.float
 
 
 def resampled(table: NDArray[np.floating], across: ArrayLike, down: ArrayLike) -> NDArray[np.floating]:
-    """The summed-area table between its corners, where it is bilinear.
+    """Interpolate a summed-area table (bilinearly) on a grid of positions.
 
     Args:
         table: (h + 1, w + 1, C), from `integral_image`.
@@ -139,13 +139,13 @@ def resampled(table: NDArray[np.floating], across: ArrayLike, down: ArrayLike) -
         (Y, X, C), of the table's type.
     """
     height, width, channels = table.shape
-    # As products of matrices, which are many times faster than picking and mixing rows.
+    # As matrix products, which are many times faster than indexing and mixing rows.
     rows = (_mixing(down, height).astype(table.dtype) @ table.reshape(height, -1)).reshape(-1, width, channels)
     return np.matmul(_mixing(across, width).astype(table.dtype), rows)
 
 
 def _mixing(positions: ArrayLike, corners: int) -> NDArray[np.float64]:
-    """(N, corners) how much of each corner makes up the value at each position in 0..1 between them."""
+    """Return (N, corners) interpolation weights of corners for positions in 0..1."""
     at = np.clip(np.asarray(positions, np.float64), 0, 1) * (corners - 1)
     low = np.minimum(at.astype(np.intp), corners - 2)
     mixing = np.zeros((len(at), corners))
@@ -155,7 +155,7 @@ def _mixing(positions: ArrayLike, corners: int) -> NDArray[np.float64]:
 
 
 def pool_boxes(table: NDArray[np.float64], boxes: ArrayLike, power: float) -> NDArray[np.float32]:
-    """The generalised mean over boxes.
+    """Pool cells over boxes by the generalised mean.
 
     Args:
         table: From `integral_image` with the same `power`.
@@ -173,14 +173,14 @@ def pool_boxes(table: NDArray[np.float64], boxes: ArrayLike, power: float) -> ND
 
 
 def rooted(means: NDArray[np.floating], power: float) -> NDArray[np.floating]:
-    """The root that ends a generalised mean; what rounding put below 0 is 0 (only with `power` 1 may means be)."""
+    """Take the root of a generalised mean; clamps negative rounding errors to 0 unless `power` is 1."""
     if power == 1:
         return means
     return np.cbrt(np.maximum(means, 0)) if power == 3 else np.maximum(means, 0) ** (1 / power)
 
 
 def _at(table: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.float64]:
-    """(N, C) values of the table at N points given as fractions of its sides."""
+    """Interpolate (N, C) values of the table at N points, given as fractions of its sides."""
     across, down = x * (table.shape[1] - 1), y * (table.shape[0] - 1)
     left = np.minimum(across.astype(np.intp), table.shape[1] - 2)
     top = np.minimum(down.astype(np.intp), table.shape[0] - 2)
@@ -191,7 +191,7 @@ def _at(table: NDArray[np.float64], x: NDArray[np.float64], y: NDArray[np.float6
 
 
 def describe_boxes(cells: NDArray[np.float32], boxes: ArrayLike, encoder: MapEncoder) -> NDArray[np.float32]:
-    """Descriptors of boxes of the picture whose feature map is given.
+    """Describe boxes of a picture from its feature map.
 
     Args:
         cells: (h, w, C) float32, from `picture_cells`.
@@ -264,7 +264,7 @@ def centrality(height: int, width: int) -> NDArray[np.float32]:
 
 
 def mean_direction(views: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(V, d) rows of length 1 -> (d,) their mean, of length 1; a single row stays as it is, to the last bit."""
+    """(V, d) rows of length 1 -> (d,) normalised mean; a single row is returned unchanged, bit by bit."""
     if len(views) == 1:
         return views[0]
     mean = views.mean(axis=0)
@@ -272,5 +272,5 @@ def mean_direction(views: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def fractions(boxes: ArrayLike, width: int, height: int) -> NDArray[np.float64]:
-    """Pixel boxes (N, 4) as fractions of a picture's sides."""
+    """Convert pixel boxes (N, 4) to fractions of a picture's sides."""
     return as_boxes(boxes) / (width, height, width, height)

@@ -90,10 +90,14 @@ class Annotations:
     def from_rows(cls, rows: Iterable[AnnotationRow]) -> Annotations:
         """Convert rows to parallel arrays."""
         listed = list(rows)
+        boxes = np.full((len(listed), 4), np.nan)
+        for index, row in enumerate(listed):
+            if row[2] is not None:
+                boxes[index] = row[2]
         return cls(
             np.array([row[0] for row in listed], np.int64),
             np.array([row[1] for row in listed], np.int64),
-            np.array([_NO_BOX if row[2] is None else row[2] for row in listed], np.float64).reshape(-1, 4),
+            boxes,
             np.array([row[3] for row in listed], bool),
             np.array([row[4] for row in listed], np.float64),
         )
@@ -101,9 +105,6 @@ class Annotations:
     def __len__(self) -> int:
         """Return A, the number of annotations."""
         return len(self.image_ids)
-
-
-_NO_BOX = np.full(4, np.nan)
 
 
 @dataclass(frozen=True, eq=False)

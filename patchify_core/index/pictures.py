@@ -73,7 +73,7 @@ class PictureTable(Sequence[IndexedImage]):
         first: where the first name begins in `text`.
 
     Raises:
-        ValueError: if the columns do not fit together.
+        ValueError: The columns do not fit together.
     """
 
     def __init__(

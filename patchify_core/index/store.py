@@ -246,26 +246,31 @@ class PictureStream(ABC):
     """Pictures with their patch descriptors, in a fixed order.
 
     Attributes:
-        encoder: The encoder that made the descriptors.
-        regions: The patches that they describe, P per picture.
-        features: How a patch was described (`extract.checked_features`).
+        recipe: How the descriptors were made, before any coding.
         projection: Already applied to the descriptors; None if they are the encoder's own.
     """
 
-    encoder: EncoderInfo
-    regions: Regions
-    features: str = "crop"
+    recipe: Recipe
     projection: Projection | None = None
 
     @property
-    def maps(self) -> PackedMaps | None:
-        """The pictures' packed feature maps by row, or None."""
-        return None
+    def encoder(self) -> EncoderInfo:
+        """The encoder that made the descriptors."""
+        return self.recipe.encoder
 
     @property
-    def recipe(self) -> Recipe:
-        """How the descriptors were made, before any coding."""
-        return Recipe(self.encoder, self.regions, self.features, maps=self.maps is not None)
+    def regions(self) -> Regions:
+        """The patches that the descriptors describe, P per picture."""
+        return self.recipe.regions
+
+    @property
+    def maps(self) -> PackedMaps | None:
+        """The stream itself if it has feature maps, else None."""
+        return self if self.recipe.maps else None
+
+    def packed(self, row: int) -> bytes:
+        """Read the packed feature map of one picture, if `recipe.maps`."""
+        raise NotImplementedError
 
     @property
     def dim(self) -> int:

@@ -1,12 +1,12 @@
-"""Region selection: which boxes of a picture become patches.
+"""Region selection: the boxes of a picture that become patches.
 
-A region selector turns a picture into boxes, always the same number of them (`Regions`). A spec names one:
+A region selector (`Regions`) turns every picture into the same number of boxes. Specs:
 
 - `pyramid:N`: the paper's grids 1x1 .. NxN; `pyramid:1` is the global baseline, `pyramid:4` the paper's L3.
-- `sliding:SCALE,OVERLAP`: windows of one size that cover the picture.
-- `random:N,SEED`: boxes drawn once, the same in every picture.
-- `salient:N`: the boxes of each picture that stand out most.
-- several with `+` between: the patches of each, one after the other.
+- `sliding:SCALE,OVERLAP`: overlapping windows of one size that cover the picture.
+- `random:N,SEED`: random boxes, the same in every picture.
+- `salient:N`: the most salient boxes of each picture.
+- several joined by `+`: the patches of each, in order.
 """
 
 from patchify_core.regions.base import MAX_PATCHES, Regions, Stage, boxes_for

@@ -1,4 +1,4 @@
-"""What every region selector is: a rule that turns a picture into the same number of boxes, always in one order."""
+"""The region selector interface: a rule that turns a picture into a fixed number of boxes in a fixed order."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_PATCHES = 1000
-"""Most patches that a picture may be cut into. Each costs a forward pass and a descriptor, so more is a slip."""
+"""Maximum patches per picture. Each costs a forward pass and a descriptor; a larger number is probably a typo."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """A prefix of the patches that is a selection by itself, so that one index answers for several.
+    """A prefix of the patches that is a selection of its own, so that one index serves several selections.
 
     Attributes:
-        spec: The selector that gives just these patches, e.g. `pyramid:2`.
-        patches: How many of the first patches these are, at least 1.
+        spec: The selector of these patches, e.g. `pyramid:2`.
+        patches: Length of the prefix, at least 1.
     """
 
     spec: str
@@ -29,34 +29,34 @@ class Stage:
 
 
 class Regions(Protocol):
-    """A region selector: a frozen, hashable value, equal to another where their specs are equal.
+    """A region selector: a frozen, hashable value; selectors with equal specs are equal.
 
-    Boxes are float64 xyxy in pixels of the upright picture, inside it and with an area, down to a picture of
-    one pixel. They are not rounded.
+    Boxes are float64 xyxy in pixels of the upright picture, not rounded, inside it and of positive area, even for a
+    picture of one pixel.
     """
 
     @property
     def spec(self) -> str:
-        """The selector as the command line writes it, in the one canonical form; `parse_regions(spec) == self`."""
+        """The canonical spec; `parse_regions(spec) == self`."""
         ...
 
     @property
     def patches_per_image(self) -> int:
-        """P, the number of boxes in every picture, 1..`MAX_PATCHES`."""
+        """P, the number of boxes per picture, 1..`MAX_PATCHES`."""
         ...
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """Prefixes that are selections by themselves, growing; the last one is this selector, whole."""
+        """Prefixes that are selections of their own, in growing order; the last is the whole selection."""
         ...
 
     @property
     def needs_picture(self) -> bool:
-        """Whether boxes depend on the pixels, so that an index has to store them."""
+        """Whether boxes depend on the pixels, so that an index must store them."""
         ...
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """The boxes of any picture of this size, (P, 4).
+        """Return the boxes of any picture of this size, (P, 4).
 
         Args:
             width: Picture width in pixels, at least 1.
@@ -68,7 +68,7 @@ class Regions(Protocol):
         ...
 
     def boxes_in(self, picture: Image) -> NDArray[np.float64]:
-        """The boxes of this picture, (P, 4); works for every selector.
+        """Return the boxes of this picture, (P, 4); works for every selector.
 
         Args:
             picture: Upright RGB picture.
@@ -76,7 +76,7 @@ class Regions(Protocol):
         ...
 
     def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
-        """One row of `boxes`, (4,), without making the others: a ranking needs one per picture.
+        """Return one row of `boxes`, (4,), without the others: a ranking needs one per picture.
 
         Args:
             width: Picture width in pixels, at least 1.
@@ -93,16 +93,16 @@ class Regions(Protocol):
 def boxes_for(
     regions: Regions, picture: Image, size: tuple[int, int]
 ) -> tuple[NDArray[np.float64], NDArray[np.float32] | None]:
-    """The boxes to cut out of a picture that was perhaps decoded at a fraction of its size, and those to store.
+    """Return the boxes to crop from a picture, which may be decoded at reduced size, and the boxes to store.
 
     Args:
-        regions: What boxes.
-        picture: Upright RGB picture, perhaps reduced.
+        regions: The region selector.
+        picture: Upright RGB picture, possibly reduced.
         size: (width, height) of the whole picture in pixels.
 
     Returns:
-        (P, 4) xyxy in pixels of `picture`; and (P, 4) in pixels of the whole one, or None where the size alone says
-        them.
+        (P, 4) xyxy in pixels of `picture`; and (P, 4) in full-size pixels, or None if the boxes depend on the size
+        only.
     """
     boxes = regions.boxes_in(picture)
     if not regions.needs_picture:
@@ -111,12 +111,12 @@ def boxes_for(
 
 
 def shown(spec: str) -> str:
-    """A spec as sentences repeat it: cut where it is very long."""
+    """Shorten a very long spec for error messages."""
     return spec if len(spec) <= 60 else f"{spec[:57]}…"
 
 
 def check_cell(cell: int, patches: int) -> None:
-    """Reject a patch number that a picture does not have; a negative one would count from the end.
+    """Raise for an invalid patch number; a negative one would count from the end.
 
     Raises:
         IndexError: If `cell` is not in 0..patches-1.
@@ -126,7 +126,7 @@ def check_cell(cell: int, patches: int) -> None:
 
 
 class RelativeRegions:
-    """A selector whose boxes are the same fractions of every picture. Subclasses give `spec` and `relative`."""
+    """A selector whose boxes are the same fractions of every picture. Subclasses define `spec` and `relative`."""
 
     @property
     def spec(self) -> str:
@@ -135,7 +135,7 @@ class RelativeRegions:
 
     @property
     def relative(self) -> NDArray[np.float64]:
-        """(P, 4) float64 xyxy as fractions of the picture's sides, in 0..1; made once, not writeable."""
+        """(P, 4) float64 xyxy as fractions of the picture's sides, in 0..1; cached, read-only."""
         raise NotImplementedError
 
     @property

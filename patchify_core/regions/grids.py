@@ -1,4 +1,4 @@
-"""The paper's selector: a pyramid of non-overlapping grids (METHOD: 1x1, 2x2, 3x3, 4x4)."""
+"""Selectors that depend on the picture's size only: the paper's pyramid of grids, sliding windows, random boxes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 MAX_LEVELS = 6
-"""Finest grid that may be asked for: 6x6, 91 patches per picture."""
+"""Finest grid: 6x6, 91 patches per picture in all."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Pyramid:
     levels: int = 4
 
     def __post_init__(self) -> None:
-        """Reject what no grid can be made of."""
+        """Validate the number of levels."""
         if type(self.levels) is not int or not 1 <= self.levels <= MAX_LEVELS:
             raise PatchifyError(
                 f"A pyramid has 1 to {MAX_LEVELS} levels, not {self.levels!r}: write pyramid:N with N from 1 "
@@ -48,7 +48,7 @@ class Pyramid:
 
     @property
     def spec(self) -> str:
-        """The selector as the command line writes it, e.g. `pyramid:4`."""
+        """E.g. `pyramid:4`."""
         return f"pyramid:{self.levels}"
 
     @property
@@ -67,7 +67,7 @@ class Pyramid:
         return False
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """The cells of every grid.
+        """Return the cells of every grid.
 
         Args:
             width: Picture width in pixels, at least 1.
@@ -89,15 +89,7 @@ class Pyramid:
         return self.boxes(*picture.size)
 
     def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
-        """One row of `boxes`, (4,) float64 xyxy in pixels, without making the others: a ranking needs one per picture.
-
-        Args:
-            width: Picture width in pixels, at least 1.
-            height: Picture height in pixels, at least 1.
-            cell: The patch's number within its picture, from 0.
-
-        Raises:
-            IndexError: If there is no such patch.
+        """Return one row of `boxes`, (4,) float64 xyxy in pixels; see `Regions.box`.
 
         Example:
             >>> Pyramid(2).box(640, 480, 2)
@@ -110,12 +102,12 @@ class Pyramid:
 
 
 def patches_up_to(level: int) -> int:
-    """Patches of the grids 1x1 .. level x level: 1, 5, 14, 30, 55, 91."""
+    """Number of patches of the grids 1x1 .. level x level: 1, 5, 14, 30, 55, 91."""
     return level * (level + 1) * (2 * level + 1) // 6
 
 
 def level_of(cell: int) -> int:
-    """The grid size n (n x n) that patch `cell` of a pyramid belongs to.
+    """Return the size n of the n x n grid that patch `cell` of a pyramid belongs to.
 
     Example:
         >>> [level_of(c) for c in (0, 1, 4, 5, 29)]
@@ -137,7 +129,7 @@ class Sliding(RelativeRegions):
 
     Attributes:
         scale: A window's side as a fraction of the picture's, 0 < scale <= 1.
-        overlap: Least overlap of neighbours as a fraction of a window's side, 0 <= overlap < 1.
+        overlap: Minimum overlap of neighbours as a fraction of a window's side, 0 <= overlap < 1.
 
     Raises:
         PatchifyError: If a number is out of its range, or there would be more than `MAX_PATCHES` windows.
@@ -151,7 +143,7 @@ class Sliding(RelativeRegions):
     overlap: float = 0.0
 
     def __post_init__(self) -> None:
-        """Reject what no window can be made of."""
+        """Validate scale and overlap."""
         if not _is_number(self.scale) or not 0 < self.scale <= 1:
             raise PatchifyError(
                 f"A sliding window's scale is {self.scale!r}: give it a fraction of the picture's side, "
@@ -171,13 +163,13 @@ class Sliding(RelativeRegions):
 
     @property
     def spec(self) -> str:
-        """The selector as the command line writes it, e.g. `sliding:0.4,0.5`."""
+        """E.g. `sliding:0.4,0.5`."""
         return f"sliding:{plain(self.scale)},{plain(self.overlap)}"
 
     @property
     def per_side(self) -> int:
-        """n, the windows along each side."""
-        # Exact fractions of the decimals as written: 0.9 / 0.1 in floats could be a window too many or too few.
+        """n, the number of windows along each side."""
+        # Exact fractions of the decimals as written: floats could yield one window too many or too few.
         scale, overlap = (Fraction(plain(number)) for number in (self.scale, self.overlap))
         return ceil((1 - scale) / (scale * (1 - overlap))) + 1
 
@@ -188,7 +180,7 @@ class Sliding(RelativeRegions):
 
 
 def plain(number: float) -> str:
-    """The shortest decimal that reads back as this number, never in scientific notation: 1, 0.5, 0.00001."""
+    """Format a number as its shortest decimal, never in scientific notation: 1, 0.5, 0.00001."""
     return np.format_float_positional(abs(number), trim="-")  # abs: -0.0 is 0
 
 
@@ -210,13 +202,13 @@ def _windows(scale: float, n: int) -> NDArray[np.float64]:
 
 
 SMALLEST_AREA = 1 / 25
-"""Least area of a drawn box as a share of the picture's: a little below the 4x4 grid's cells (1/16)."""
+"""Minimum area of a random box as a share of the picture's: a little below the cells of the 4x4 grid (1/16)."""
 
 MOST_STRETCH = 2.0
-"""A drawn box is at most this many times wider or higher than the picture's own shape."""
+"""Maximum ratio between the aspect ratios of a random box and the picture."""
 
 MAX_SEED = 2**32 - 1
-_STEPS = 2**16  # edges lie on multiples of 1/65536: the last bit of a platform's power function is rounded away
+_STEPS = 2**16  # edges are multiples of 1/65536, to be independent of the platform's power function
 
 
 @dataclass(frozen=True)
@@ -231,7 +223,7 @@ class Random(RelativeRegions):
 
     Attributes:
         count: Number of boxes, 1..`MAX_PATCHES`.
-        seed: Which draw, 0..2^32-1.
+        seed: Seed of the generator, 0..2^32-1.
 
     Raises:
         PatchifyError: If a number is not an integer in its range.
@@ -245,7 +237,7 @@ class Random(RelativeRegions):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        """Reject what cannot be drawn."""
+        """Validate count and seed."""
         if type(self.count) is not int or not 1 <= self.count <= MAX_PATCHES:
             raise PatchifyError(
                 f"The number of random boxes is {self.count!r}: give it a whole number from 1 to {MAX_PATCHES}, "
@@ -259,7 +251,7 @@ class Random(RelativeRegions):
 
     @property
     def spec(self) -> str:
-        """The selector as the command line writes it, e.g. `random:30,0`."""
+        """E.g. `random:30,0`."""
         return f"random:{self.count},{self.seed}"
 
     @property
@@ -273,7 +265,7 @@ def _drawn(count: int, seed: int) -> NDArray[np.float64]:
     raw = np.random.PCG64(seed).random_raw(4 * count).reshape(count, 4)
     share, shape, left, top = ((raw >> np.uint64(11)) * 2.0**-53).T  # uniform in [0, 1), box after box
     area = SMALLEST_AREA**share
-    stretch = np.minimum(MOST_STRETCH, 1 / area)  # so that neither side becomes longer than the picture's
+    stretch = np.minimum(MOST_STRETCH, 1 / area)  # so that neither side exceeds the picture's
     ratio = stretch ** (2 * shape - 1)
     width, height = np.minimum(np.sqrt(area * ratio), 1), np.minimum(np.sqrt(area / ratio), 1)
     x, y = left * (1 - width), top * (1 - height)

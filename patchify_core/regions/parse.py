@@ -1,4 +1,4 @@
-"""Region specs such as `pyramid:4+random:10,7`, read strictly: a slip is refused with what was meant to be there."""
+"""Strict parser of region specs such as `pyramid:4+random:10,7`, with helpful errors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Form:
-    """How one selector is written: the form that a message shows, its numbers, and how many may be left out."""
+    """Syntax of one selector: its form in messages, its numbers, and how many of them are optional."""
 
     text: str
     make: Callable[..., Regions]
@@ -31,14 +31,14 @@ class _Form:
 
 
 def _whole(text: str) -> int:
-    """Digits only: no sign, no exponent, no digits of other scripts, and not so many that int() gives up."""
+    """Parse ASCII digits only: no sign, no exponent; bounded length, as int() is."""
     if not re.fullmatch(r"[0-9]{1,12}", text):
         raise ValueError
     return int(text)
 
 
 def _decimal(text: str) -> float:
-    """Digits with an optional decimal point. The length is that of the smallest float, written out."""
+    """Parse ASCII digits with an optional decimal point; the maximum length fits the smallest float."""
     if len(text) > 400 or not re.fullmatch(r"[0-9]+(\.[0-9]+)?|\.[0-9]+", text):
         raise ValueError
     return float(text)
@@ -52,22 +52,22 @@ _FORMS = {
 }
 
 FORMS = ", ".join(form.text for form in _FORMS.values())
-"""What may be written, for help texts: `pyramid:N (...), sliding:SCALE,OVERLAP (...), ...`."""
+"""The syntax, for help texts: `pyramid:N (...), sliding:SCALE,OVERLAP (...), ...`."""
 
 
 def parse_regions(spec: str) -> Regions:
-    """Read a region spec such as `pyramid:4`, `sliding:0.4,0.5`, `random:30,7` or several joined with `+`.
+    """Parse a region spec such as `pyramid:4`, `sliding:0.4,0.5`, `random:30,7` or several joined by `+`.
 
-    White space around any part and any number does not count, nor does how a number is written: `1.0` is `1`.
+    White space around parts and numbers is ignored, and numbers are normalised: `1.0` is `1`.
 
     Args:
-        spec: What a person or an index wrote.
+        spec: The spec.
 
     Returns:
         The selector, whose own `spec` is the canonical form.
 
     Raises:
-        PatchifyError: If the spec names no known selector, or a number is malformed or out of its range.
+        PatchifyError: If a selector is unknown, or a number malformed or out of range.
 
     Example:
         >>> parse_regions(" pyramid:2 + random:10").spec
@@ -100,23 +100,23 @@ def _part(text: str, spec: str) -> Regions:
 
 @dataclass(frozen=True)
 class Combined:
-    """The patches of every part, in order.
+    """The patches of several selectors, in order.
 
-    Its stages are the first part's, then one for each part added to those before it: `pyramid:2+random:10`
+    Its stages are those of the first part, then one for each further part: `pyramid:2+random:10`
     has `pyramid:1` (1 patch), `pyramid:2` (5) and `pyramid:2+random:10,0` (15).
 
     Attributes:
-        parts: Two or more selectors that are not combinations themselves.
+        parts: Two or more selectors, none of them a combination.
 
     Raises:
-        PatchifyError: If there are fewer than two parts, one of them twice, a combination among them, or more
-            than `MAX_PATCHES` patches in all.
+        PatchifyError: If there are fewer than two parts, duplicates, combinations among them, or more than
+            `MAX_PATCHES` patches in all.
     """
 
     parts: tuple[Regions, ...]
 
     def __post_init__(self) -> None:
-        """Reject combinations that mean nothing or too much."""
+        """Validate the parts."""
         object.__setattr__(self, "parts", tuple(self.parts))  # a list would make it unhashable
         if len(self.parts) < 2 or any(isinstance(part, Combined) for part in self.parts):
             raise PatchifyError(
@@ -135,7 +135,7 @@ class Combined:
 
     @property
     def spec(self) -> str:
-        """The parts' specs with + between."""
+        """The parts' specs, joined by `+`."""
         return "+".join(part.spec for part in self.parts)
 
     @property

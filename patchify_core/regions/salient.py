@@ -1,8 +1,7 @@
-"""Boxes where a picture stands out from its surroundings: objectness without training and without an encoder.
+"""Salient regions: objectness without training and without an encoder.
 
-A map of 64 x 64 cells says how much each place stands out (`saliency`), and of a fixed set of boxes (`lattice`) those
-that contrast most with the ring around them are taken greedily, leaving out what overlaps one already taken
-(non-maximum suppression).
+From a saliency map of 64 x 64 cells (`saliency`), boxes of a fixed set (`lattice`) are ranked by the contrast between
+their interior and the ring around them (`contrast`) and picked greedily with non-maximum suppression.
 """
 
 from __future__ import annotations
@@ -22,12 +21,12 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OVERLAPS = (0.5, 0.7, 0.9, 1.0)
-"""A box is left out if its IoU with one already taken is above the first; the next where too few boxes remain."""
+"""Maximum IoU of picked boxes; the next value applies if too few boxes remain."""
 
 
 @dataclass(frozen=True)
 class Salient:
-    """The `count` boxes that stand out most, best first; `salient:10` is the beginning of `salient:30`.
+    """The `count` most salient boxes, best first; `salient:10` is a prefix of `salient:30`.
 
     Attributes:
         count: Number of boxes, 1..`MAX_PATCHES`.
@@ -46,7 +45,7 @@ class Salient:
     count: int
 
     def __post_init__(self) -> None:
-        """Reject a number of boxes that cannot be had."""
+        """Validate the number of boxes."""
         if type(self.count) is not int or not 1 <= self.count <= MAX_PATCHES:
             raise PatchifyError(
                 f"The number of salient boxes is {self.count!r}: give it a whole number from 1 to {MAX_PATCHES}, "
@@ -55,12 +54,12 @@ class Salient:
 
     @property
     def spec(self) -> str:
-        """The selector as the command line writes it, e.g. `salient:10`."""
+        """E.g. `salient:10`."""
         return f"salient:{self.count}"
 
     @property
     def patches_per_image(self) -> int:
-        """`count`, in every picture: in one without any contrast they are the first of the fixed set."""
+        """`count`; in a picture without contrast, these are the first boxes of the lattice."""
         return self.count
 
     @property
@@ -70,11 +69,11 @@ class Salient:
 
     @property
     def needs_picture(self) -> bool:
-        """True: an index has to store the boxes."""
+        """True: an index must store the boxes."""
         return True
 
     def boxes(self, width: int, height: int) -> NDArray[np.float64]:
-        """Reject: a size alone does not say what stands out.
+        """Raise, because the boxes depend on the pixels.
 
         Raises:
             PatchifyError: always.
@@ -82,38 +81,38 @@ class Salient:
         raise PatchifyError(f"The boxes of {self.spec} depend on the pixels: ask boxes_in(picture) for them.")
 
     def box(self, width: int, height: int, cell: int) -> NDArray[np.float64]:
-        """Reject, as `boxes` does.
+        """Raise, because boxes depend on the pixels.
 
         Raises:
             PatchifyError: If there is such a patch.
-            IndexError: If there is not.
+            IndexError: If there is none.
         """
         check_cell(cell, self.count)
         return self.boxes(width, height)
 
     def boxes_in(self, picture: Image) -> NDArray[np.float64]:
-        """(count, 4) float64 xyxy in pixels, best first; some 10 ms for a photograph."""
+        """(count, 4) float64 xyxy in pixels, best first; takes about 10 ms for a photograph."""
         boxes = lattice(CELLS)
         cells = boxes[pick(boxes, contrast(saliency(picture)), self.count)]
         return cells / CELLS * (picture.width, picture.height, picture.width, picture.height)
 
 
 def pick(boxes: NDArray[np.intp], scores: NDArray[np.float64], count: int) -> NDArray[np.intp]:
-    """Greedy non-maximum suppression that always finds enough.
+    """Pick boxes by greedy non-maximum suppression, relaxing the limit until there are enough.
 
     Args:
         boxes: (C, 4) xyxy, all different, C at least `count`.
-        scores: (C,) higher is better; of equal ones the earlier box wins.
-        count: How many to pick.
+        scores: (C,), higher is better; ties go to the earlier box.
+        count: Number of boxes to pick.
 
     Returns:
-        (count,) rows of `boxes`, in the order picked: by score among those whose IoU with every one picked
-        before is at most `OVERLAPS[0]`, then, when none is left, among those within the next limit.
+        (count,) rows of `boxes` in the order picked: by score among boxes whose IoU with all picked ones is at most
+        `OVERLAPS[0]`; when none is left, among those within the next limit.
     """
     order = np.argsort(-scores, kind="stable")
-    x1, y1, x2, y2 = np.ascontiguousarray(boxes[order].T)  # a column at a time: rows of four are slow to go through
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes[order].T)  # contiguous columns: strided access is slow
     area = (x2 - x1) * (y2 - y1)
-    worst = np.zeros(len(order))  # largest IoU with any picked so far; infinite for the picked themselves
+    worst = np.zeros(len(order))  # largest IoU with any picked box; infinite for picked boxes
     picked: list[int] = []
     for limit in OVERLAPS:
         free = worst <= limit
@@ -133,36 +132,38 @@ def pick(boxes: NDArray[np.intp], scores: NDArray[np.float64], count: int) -> ND
 
 
 SHARES = (0.02, 0.04, 0.08, 0.15, 0.25, 0.4, 0.6, 0.85)
-"""Areas of the boxes to choose from, as shares of the picture's."""
+"""Areas of lattice boxes, as shares of the picture's."""
 
 SHAPES = (0.4, 0.63, 1.0, 1.6, 2.5)
-"""Shapes of the boxes to choose from, (width/W) / (height/H)."""
+"""Shapes of lattice boxes, (width/W) / (height/H)."""
 
 STEP = 0.25
 """Distance of neighbouring boxes of one size, as a fraction of their side."""
 
 RING = 0.25
-"""How far the ring around a box reaches beyond it, as a fraction of its side; it ends at the picture's border."""
+"""Width of the ring around a box, as a fraction of its side; clipped to the picture."""
 
 
 @cache
 def lattice(cells: int, step: float = STEP) -> NDArray[np.intp]:
-    """The fixed set of boxes, large ones first.
+    """Return a fixed set of boxes of many sizes and shapes, large ones first.
 
     Args:
         cells: Steps of the grid along each side of the picture.
         step: Distance of neighbouring boxes of one size, as a fraction of their side.
 
     Returns:
-        (C, 4) xyxy in steps, not writeable; C is some 5600 for 64 steps.
+        (C, 4) xyxy in steps, read-only; C is about 5600 for 64 steps.
     """
-    found: set[tuple[int, int, int, int]] = set()
+    boxes_of_all_sizes: set[tuple[int, int, int, int]] = set()
     for share in SHARES:
         for shape in SHAPES:
             w, h = (min(round(cells * sqrt(side)), cells) for side in (share * shape, share / shape))
             for x in _places(w, cells, step):
-                found.update((x, y, x + w, y + h) for y in _places(h, cells, step))
-    boxes = np.array(sorted(found, key=lambda b: ((b[0] - b[2]) * (b[3] - b[1]), b[1], b[0], b[2])), np.intp)
+                boxes_of_all_sizes.update((x, y, x + w, y + h) for y in _places(h, cells, step))
+    boxes = np.array(
+        sorted(boxes_of_all_sizes, key=lambda b: ((b[0] - b[2]) * (b[3] - b[1]), b[1], b[0], b[2])), np.intp
+    )
     boxes.flags.writeable = False
     return boxes
 
@@ -174,26 +175,25 @@ def _places(side: int, cells: int, step: float) -> list[int]:
 
 @cache
 def _rings(cells: int) -> NDArray[np.intp]:
-    """Where the ring of each box of `lattice(cells)` ends."""
+    """Cached `rings` of `lattice(cells)`."""
     return rings(lattice(cells), cells)
 
 
 def rings(boxes: NDArray[np.intp], cells: int) -> NDArray[np.intp]:
-    """Where each box's ring ends, (N, 4) xyxy in steps of a grid of `cells` steps."""
+    """Return the outer edges of each box's ring, (N, 4) xyxy in steps of a grid of `cells` steps."""
     reach = np.maximum(1, np.rint(RING * (boxes[:, 2:] - boxes[:, :2]))).astype(np.intp)
     return np.clip(np.hstack([boxes[:, :2] - reach, boxes[:, 2:] + reach]), 0, cells)
 
 
 def contrast(values: NDArray[np.float64], boxes: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
-    """The module's formula, from one summed-area table.
+    """Compute the contrast of boxes: (mean inside - mean of the ring) * sqrt(area as a share of the picture's).
 
     Args:
-        values: (cells, cells) float64, how much each place stands out.
-        boxes: (N, 4) xyxy in cells; all of `lattice(cells)` by default.
+        values: (cells, cells) float64, saliency.
+        boxes: (N, 4) xyxy in cells; default: all of `lattice(cells)`.
 
     Returns:
-        (N,) float64; the area counts in pictures, so that a box of a quarter has a factor of 1/2. The whole picture has
-        no ring and scores 0.
+        (N,) float64. The whole picture has no ring and scores 0.
     """
     cells = len(values)
     around = _rings(cells) if boxes is None else rings(boxes, cells)
@@ -204,12 +204,12 @@ def contrast(values: NDArray[np.float64], boxes: NDArray[np.intp] | None = None)
     inside = _sums(table, boxes)
     ring = (_sums(table, around) - inside) / np.maximum(ring_area, 1)
     scores = (inside / area - ring) * np.sqrt(area / cells**2)
-    # Rounded, so that noise of the last bits does not decide between boxes that are equally good.
+    # Rounded, so that rounding errors do not decide between equally good boxes.
     return np.round(np.where(ring_area > 0, scores, 0.0), 9)
 
 
 def areas(boxes: NDArray[np.intp]) -> NDArray[np.intp]:
-    """(N,) areas of (N, 4) xyxy boxes, in steps squared."""
+    """Return (N,) areas of (N, 4) xyxy boxes, in steps squared."""
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
 
 
@@ -218,21 +218,21 @@ def _sums(table: NDArray[np.float64], boxes: NDArray[np.intp]) -> NDArray[np.flo
     return table[y2, x2] - table[y1, x2] - table[y2, x1] + table[y1, x1]
 
 
-# Saliency: two classic maps that need neither training nor an encoder ------------------------------------------
+# Saliency: the sum of two classic maps ---------------------------------------------------------------------------
 
 
 CELLS = 64
-"""The maps are CELLS x CELLS whatever the picture's shape, and every box lies on their grid."""
+"""Side of the saliency map, whatever the picture's shape; salient boxes lie on its grid."""
 
 BORDER = 6
-"""Depth of the strips along the picture's four sides that stand for the background, in cells."""
+"""Depth of the strips along the four sides that serve as background, in cells."""
 
-_COLOUR_NOISE = 10.0  # variance in Lab units, about 3 squared: colours closer than that count as the same
+_COLOUR_NOISE = 10.0  # variance in Lab units, about 3 squared: closer colours count as equal
 _BLUR = 2.5  # standard deviation of the final smoothing, in cells
 
 
 def saliency(picture: Image) -> NDArray[np.float64]:
-    """How much each cell stands out.
+    """Compute the saliency map of a picture.
 
     Args:
         picture: Upright RGB picture.
@@ -250,11 +250,10 @@ def saliency(picture: Image) -> NDArray[np.float64]:
 
 
 def spectral_residual(grey: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The part of the picture that its neighbours in frequency do not foretell, squared and smoothed.
+    """Compute the spectral residual (Hou & Zhang, CVPR 2007), squared and smoothed.
 
-    Hou & Zhang raise e to (log amplitude - its 3x3 mean) and keep the phase, which is the spectrum divided by
-    e to that mean. Written like this a frequency that is not there stays away, where they give it an amplitude
-    of 1 and a phase of rounding errors.
+    Hou & Zhang combine exp(log amplitude - its 3x3 mean) with the phase, which equals the spectrum divided by
+    exp(mean). In this form a missing frequency stays zero; in theirs it gets an amplitude of 1 and a random phase.
 
     Args:
         grey: (n, n) lightness, 0..100.
@@ -272,15 +271,15 @@ def spectral_residual(grey: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def border_distance(lab: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Mahalanobis distance of each colour from those of the picture's four sides, without the farthest side.
+    """Compute the Mahalanobis distance of each colour from the colours of the picture's border strips.
 
-    The farthest is left out because an object may touch it.
+    The most distant of the four strips is excluded, because an object may touch it.
 
     Args:
         lab: (n, n, 3) CIE Lab, n at least `BORDER`.
 
     Returns:
-        (n, n) float64, at least 0: the mean over the other three sides.
+        (n, n) float64, at least 0: the mean over the other three strips.
     """
     distances = []
     for strip in (lab[:BORDER], lab[-BORDER:], lab[:, :BORDER], lab[:, -BORDER:]):

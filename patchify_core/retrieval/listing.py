@@ -1,4 +1,4 @@
-"""What a search found and why, as plain JSON values: the command line prints them, the page's API returns them."""
+"""Matches and explanations as JSON values, for the command line and the page's API."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from patchify_core.retrieval.searcher import Searcher
 def matches_as_json(
     engine: Searcher, matches: Sequence[Match], presence: Presence | None = None
 ) -> list[dict[str, Any]]:
-    """The matches as `search --json` prints them, best first.
+    """Convert matches to JSON values, as printed by `search --json`.
 
     Args:
-        engine: That found them.
+        engine: The engine that made them.
         matches: Best first.
-        presence: How likely each contains the object, where that is known.
+        presence: How likely each contains the object, if known.
 
     Returns:
-        Of each its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture) and
-        winning `patch`; `others`, the boxes of further objects, where there are any; `verification` where pictures were
-        compared; `probability` and `verdict` where they are known.
+        For each match its `rank` (from 1), `image_id`, `file`, `score`, `box` (xyxy in pixels of the upright picture)
+        and winning `patch`; `others`, the boxes of further objects, if any; `verification` after geometric
+        verification; `probability` and `verdict` if `presence` is known.
 
     Raises:
-        IndexFolderError: If one of the pictures is not the one that was indexed: its box would lie on another one.
+        IndexFolderError: If a picture has changed since it was indexed: the box would be wrong.
     """
     root = engine.index.root or Path()
     engine.index.check_pictures(root, content=True, rows=[engine.index.row_of[match.image_id] for match in matches])
@@ -39,20 +39,20 @@ def matches_as_json(
     return rows
 
 
-def explanation_as_json(engine: Searcher, found: Explanation) -> dict[str, Any]:
-    """One picture looked into: the similarity of every patch, the winning one named once more in front."""
+def explanation_as_json(engine: Searcher, explanation: Explanation) -> dict[str, Any]:
+    """Convert an explanation to JSON values: the winning patch, and the similarity of every patch."""
     index = engine.index
-    image = index.images[index.row_of[found.image_id]]
+    image = index.images[index.row_of[explanation.image_id]]
     names = [stage.spec for stage in index.regions.stages]
     ends = [stage.patches for stage in index.regions.stages]
     return {
-        "image_id": found.image_id,
+        "image_id": explanation.image_id,
         "file": str(picture_path(index.root or Path(), image.file_name)),
         "width": image.width,
         "height": image.height,
-        "score": float(found.scores[found.patch]),
-        "box": found.boxes[found.patch].tolist(),
-        "patch": found.patch,
+        "score": float(explanation.scores[explanation.patch]),
+        "box": explanation.boxes[explanation.patch].tolist(),
+        "patch": explanation.patch,
         "patches": [
             {
                 "patch": number,
@@ -60,7 +60,9 @@ def explanation_as_json(engine: Searcher, found: Explanation) -> dict[str, Any]:
                 "box": box,
                 "score": score,
             }
-            for number, (box, score) in enumerate(zip(found.boxes.tolist(), found.scores.tolist(), strict=True))
+            for number, (box, score) in enumerate(
+                zip(explanation.boxes.tolist(), explanation.scores.tolist(), strict=True)
+            )
         ],
     }
 
@@ -76,13 +78,13 @@ def _as_json(rank: int, match: Match, root: Path) -> dict[str, Any]:
     }
     if len(match.others):
         row["others"] = match.others.tolist()
-    if (found := match.verification) is not None:
+    if (verification := match.verification) is not None:
         row["verification"] = {
-            "method": found.method,
-            "matches": found.matches,
-            "inliers": found.inliers,
-            "local_score": found.local_score,
-            "global_score": found.global_score,
-            "box": None if found.box is None else found.box.tolist(),
+            "method": verification.method,
+            "matches": verification.matches,
+            "inliers": verification.inliers,
+            "local_score": verification.local_score,
+            "global_score": verification.global_score,
+            "box": None if verification.box is None else verification.box.tolist(),
         }
     return row

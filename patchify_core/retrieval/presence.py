@@ -1,11 +1,11 @@
-"""How likely it is that a result contains the query's object, where that was learned for the recipe of an index.
+"""Calibrated probabilities that a result contains the query's object.
 
-A search always returns its best pictures, right or not. A logistic model of two features of a query's ranked scores
-says how much each is worth: the score itself, and its margin above the background, the mean score that this query has
-with pictures further down (`BACKGROUND`). Neither falls as the score rises, so the order of the results never changes.
+A search always returns its best pictures, right or not. A logistic model estimates the probability from two features:
+the score, and its margin above the background, which is the mean score of this query with pictures further down
+(`BACKGROUND`). Both increase with the score, so the order of the results never changes.
 
-Scores of two recipes do not compare, so a calibration names the recipe that it was learned for (`RecipeName`), and an
-index with another recipe has none. It is a JSON file beside the index folder, where a build does not delete it;
+Scores of different recipes are not comparable, so a calibration names its recipe (`RecipeName`) and does not apply to
+an index with another one. It is a JSON file beside the index folder, where a build does not delete it;
 `evaluation.presence` learns it.
 """
 
@@ -25,10 +25,10 @@ from patchify_core.files import SAMPLE_DB, read_json, sha256_of_json, write_json
 from patchify_core.index.store import PatchStore
 
 LIKELY, UNSURE, ABSENT = "likely", "unsure", "probably not here"
-"""Verdicts on a result, and on a whole query: that on its first result."""
+"""Verdicts on a result; the verdict on a query is that on its first result."""
 
 BACKGROUND = slice(10, 30)
-"""Places, from 0, of the scores whose mean is the background; a gallery of fewer pictures has none."""
+"""Ranks, from 0, of the scores whose mean is the background; a smaller gallery has no background."""
 
 EVEN = 0.5
 """Probability below which a result is more likely wrong than right."""
@@ -43,20 +43,20 @@ Weights = tuple[float, float, float]
 PROGRAM, FORMAT = "patchify calibrate", 1
 
 
-TRIED = 8
+PROBES = 8
 
 SAME_COSINES = 0.001
-"""Two projections that were learned from the same pictures differ less: by rounding, of another processor perhaps."""
+"""Tolerance for projections that were learned from the same pictures on different CPUs and differ by rounding."""
 
 
 class RecipeName(BaseModel):
-    """All that the scores of an index depend on, beside its pictures.
+    """Identity of everything that the scores of an index depend on, apart from its pictures.
 
     Attributes:
-        digest: Of its recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which moves
-            no probability by 0.03.
-        cosines: Of each two of `TRIED` fixed vectors after the learned projection; none where nothing is projected. A
-            digest of its numbers would change with their last bit, and with the sign of an axis.
+        digest: Digest of the recipe. Plain 8-bit codes count as float32: their scores differ by less than 0.006, which
+            changes no probability by 0.03.
+        cosines: Pairwise cosines of `PROBES` fixed vectors after the learned projection; empty without projection. A
+            digest of the projection would depend on rounding, and on the signs of its axes.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -66,20 +66,20 @@ class RecipeName(BaseModel):
 
     @classmethod
     def of(cls, index: PatchStore) -> RecipeName:
-        """The name of an index' recipe."""
+        """Return the name of an index's recipe."""
         recipe, cosines = index.recipe.as_dict(), []
         factory = recipe["factory"]
         plain = factory.removesuffix("SQ8") + "Flat" if factory.endswith("SQ8") else factory
         if plain.split(",")[-1] == "Flat" and "IVF" not in plain:
             recipe |= {"factory": plain, "codebook": None}
         if index.projection is not None:
-            tried = np.random.default_rng(0).random((TRIED, len(index.projection.mean)), np.float32) ** 3
-            found = index.projection(tried / np.linalg.norm(tried, axis=1, keepdims=True))
-            cosines = (found @ found.T)[np.triu_indices(TRIED, 1)].astype(float).round(6).tolist()
+            vectors = np.random.default_rng(0).random((PROBES, len(index.projection.mean)), np.float32) ** 3
+            projected = index.projection(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
+            cosines = (projected @ projected.T)[np.triu_indices(PROBES, 1)].astype(float).round(6).tolist()
         return cls(digest=sha256_of_json(recipe), cosines=tuple(cosines))
 
     def is_of(self, other: RecipeName) -> bool:
-        """Whether both name one recipe."""
+        """Whether both name the same recipe."""
         same = self.digest == other.digest and len(self.cosines) == len(other.cosines)
         return same and bool(np.allclose(self.cosines, other.cosines, rtol=0, atol=SAME_COSINES))
 
@@ -94,13 +94,13 @@ class Rate(BaseModel):
 
 
 class Learned(BaseModel):
-    """On what a calibration was learned, and how well it does there (`evaluation.presence.learn`).
+    """Training data and accuracy of a calibration (`evaluation.presence.learn`).
 
     Attributes:
-        datasets: Of each its `name`, digest, and numbers of pictures, queries and objects.
-        held_out: Rates on objects that it was not learned from.
+        datasets: Per dataset: `name`, digest, and numbers of pictures, queries and objects.
+        held_out: Rates on held-out objects.
         curve: False alarms and hits of "probably not here".
-        reliability: Of first and of later results: mean probability, share that is right, number of results.
+        reliability: For first and for later results: mean probability, share of correct ones, number of results.
         transfer: Rates on each dataset after learning from the others.
     """
 
@@ -111,8 +111,8 @@ class Learned(BaseModel):
     transfer: dict[str, dict[str, Rate]] = {}
 
     @model_validator(mode="after")
-    def _whole(self) -> Learned:
-        """What the page and the command line show must be there."""
+    def _check_entries(self) -> Learned:
+        """Require the entries that the page and the command line show."""
         rates = {"absent_hits", "absent_false_alarms", "likely_hits", "likely_false_alarms"}
         if any({*one} != rates for one in (self.held_out, *self.transfer.values())):
             raise ValueError("other rates")
@@ -122,17 +122,17 @@ class Learned(BaseModel):
 
 
 class Calibration(BaseModel):
-    """A model for one recipe.
+    """A calibration for one recipe.
 
     Attributes:
         program: Always `PROGRAM`.
         format: Always `FORMAT`.
-        recipe: Of the indexes that it is for.
+        recipe: Recipe of the indexes that it applies to.
         first: Intercept, weight of the score, weight of its margin (the last two 0 or more), for first results.
-        later: The same for the others: where one picture contains the object, more do.
-        absent_below: Where a query's first result is less probable, its object is probably not in the gallery.
-        likely_from: Results at least as probable are likely to contain it.
-        learned: On what, and how well it does there.
+        later: The same for later results: if one picture contains the object, more do.
+        absent_below: If the first result's probability is lower, the object is probably not in the gallery.
+        likely_from: Results of at least this probability are likely to contain the object.
+        learned: Training data and accuracy.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -147,7 +147,7 @@ class Calibration(BaseModel):
     learned: Learned
 
     def presence(self, scores: ArrayLike, ranked: ArrayLike) -> Presence | None:
-        """How likely each result contains the object.
+        """Estimate how likely each result contains the object.
 
         Args:
             scores: (K,) cosine similarities of the results in question, best first.
@@ -155,7 +155,7 @@ class Calibration(BaseModel):
                 the first `BACKGROUND.stop`.
 
         Returns:
-            None where there are no results, or too few pictures to say anything.
+            None if there are no results, or too few pictures for a background.
         """
         rows = features(scores, ranked)
         if rows is None or not len(rows):
@@ -164,10 +164,10 @@ class Calibration(BaseModel):
         return Presence(tuple(chances), tuple(map(self.verdict, chances)))
 
     def presence_of(self, engine: Searcher, query: NDArray[np.float32], matches: Sequence[Match]) -> Presence | None:
-        """The same for what a search at the last level found, not re-ranked.
+        """Like `presence`, for matches of a search at the last level, not re-ranked.
 
         Args:
-            engine: That found them.
+            engine: The engine that made them.
             query: (D,) described by it.
             matches: Best first.
         """
@@ -183,11 +183,11 @@ class Calibration(BaseModel):
 
 @dataclass(frozen=True)
 class Presence:
-    """What is known of a query's results.
+    """Probabilities and verdicts of a query's results.
 
     Attributes:
-        probabilities: Of each result, that it contains the object, 0..1; none is larger than the one before it.
-        verdicts: Of each result.
+        probabilities: Probability that each result contains the object, 0..1, not increasing.
+        verdicts: Verdict on each result.
     """
 
     probabilities: tuple[float, ...]
@@ -195,21 +195,21 @@ class Presence:
 
     @property
     def verdict(self) -> str:
-        """On the whole query: that on its first result."""
+        """Verdict on the whole query: that on its first result."""
         return self.verdicts[0]
 
     @property
     def above(self) -> int:
-        """How many results stand above the line from which on each is more likely wrong than right."""
+        """Number of results that are at least as likely right as wrong."""
         return sum(chance >= EVEN for chance in self.probabilities)
 
 
 def features(scores: ArrayLike, ranked: ArrayLike) -> NDArray[np.float64] | None:
     """(K, 2) score and margin of results, see `Calibration.presence`; None where the ranking has no background."""
-    found, others = np.asarray(scores, np.float64), np.asarray(ranked, np.float64)
+    shown, others = np.asarray(scores, np.float64), np.asarray(ranked, np.float64)
     if len(others) < BACKGROUND.stop:
         return None
-    return np.column_stack([found, found - others[BACKGROUND].mean()])
+    return np.column_stack([shown, shown - others[BACKGROUND].mean()])
 
 
 def logistic(rows: NDArray[np.float64], weights: ArrayLike) -> NDArray[np.float64]:
@@ -225,36 +225,36 @@ def probabilities(rows: NDArray[np.float64], first: Weights, later: Weights) -> 
 
 
 def calibration_path(folder: Path) -> Path:
-    """Where the calibration of an index folder is: beside it."""
+    """Return the path of an index folder's calibration, beside the folder."""
     real = folder.resolve()
     return real.with_name(f"{real.name}.calibration.json")
 
 
 def find_calibration(index: PatchStore, folder: Path | None) -> Calibration | None:
-    """The calibration of an index: beside its folder, or a bundled one of the same recipe.
+    """Find the calibration of an index: beside its folder, or a bundled one of the same recipe.
 
     Args:
-        index: What is searched.
-        folder: Where it is; None where only the bundled ones come into question.
+        index: The index.
+        folder: Its folder; None to consider bundled calibrations only.
 
     Returns:
-        None where there is none for this recipe; one of another recipe counts as none.
+        None if there is no calibration for this recipe.
 
     Raises:
-        PatchifyError: One sentence, if the file beside the index is damaged.
+        PatchifyError: If the file beside the index is damaged.
     """
     recipe = RecipeName.of(index)
     paths = [] if folder is None else [calibration_path(folder)]
     paths += [SAMPLE_DB / "index.calibration.json", *sorted(SAMPLE_DB.glob("indexes/*.calibration.json"))]
-    found = (read_calibration(path) for path in paths if path.exists())
-    return next((one for one in found if one.recipe.is_of(recipe)), None)
+    calibrations = (read_calibration(path) for path in paths if path.exists())
+    return next((calibration for calibration in calibrations if calibration.recipe.is_of(recipe)), None)
 
 
 def read_calibration(path: Path) -> Calibration:
     """Read a calibration.
 
     Raises:
-        PatchifyError: One sentence, if the file is missing, damaged or something else.
+        PatchifyError: If the file is missing, damaged or not a calibration.
     """
     try:
         read = Calibration.model_validate(read_json(path))
@@ -268,7 +268,7 @@ def read_calibration(path: Path) -> Calibration:
 
 
 def write_calibration(calibration: Calibration, path: Path) -> None:
-    """Write a calibration, whole or not at all.
+    """Write a calibration atomically.
 
     Raises:
         OSError: If it cannot be written.

@@ -1,4 +1,4 @@
-"""What a search found: matches, and a whole ranking of them of which only those that are looked at are made."""
+"""Results of a search: matches, and a lazy ranking that makes only the matches that are accessed."""
 
 from __future__ import annotations
 
@@ -13,23 +13,22 @@ from numpy.typing import NDArray
 from patchify_core.index.store import Hits, PatchStore
 
 PIECE = 256
-"""Matches that are made at a time when all are gone through."""
+"""Matches made at a time during iteration."""
 
 
 @dataclass(frozen=True, eq=False)
 class Verification:
-    """How a gallery picture compares with the query point by point. Points are pixels of the upright originals.
+    """Point correspondences between query and gallery picture, in pixels of the upright originals.
 
     Attributes:
         method: Name of the re-ranker: sift, xfeat, aliked.
-        matches: K, local features that found a partner.
-        inliers: How many of them one homography explains.
+        matches: K, number of matched local features.
+        inliers: Number of inliers of the homography.
         query_points: (K, 2) float64 x, y in the query picture, inliers first.
         gallery_points: (K, 2) float64 x, y in the gallery picture, in the same order.
         local_score: The geometric evidence, 0..1 (`rerank.verification`).
-        global_score: The score that the match had before, its cosine similarity.
-        box: (4,) float64 xyxy, where the homography puts the query's outline in the gallery picture; None if it
-            is not to be trusted.
+        global_score: The match's retrieval score before re-ranking.
+        box: (4,) float64 xyxy, the query's box projected into the gallery picture; None if it is not plausible.
     """
 
     method: str
@@ -44,17 +43,17 @@ class Verification:
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """One gallery picture that a search found.
+    """One gallery picture in the result of a search.
 
     Attributes:
         image_id: Gallery image id.
         score: Cosine similarity of the query with the winning patch, -1..1; after re-ranking, what it ordered by.
-        box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture; where boxes were refined
-            (`localize`), the object's; after a geometric verification that can be trusted, the query's outline there.
+        box: (4,) float64 xyxy of the winning patch, in pixels of the upright gallery picture; after refinement
+            (`localize`), the object's box; after a plausible geometric verification, the query's projected box.
         patch: The winning patch's number within its picture (see `regions.Pyramid`).
         file_name: POSIX path of the picture below the gallery's root.
-        verification: How the picture compares with the query point by point; None unless that was asked for.
-        others: (M, 4) float64 boxes of further objects like the query's; empty unless boxes were refined on maps.
+        verification: Result of geometric verification; None if there was none.
+        others: (M, 4) float64 boxes of further instances of the query's object; empty unless refined on maps.
     """
 
     image_id: int
@@ -68,7 +67,7 @@ class Match:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Why a gallery picture got its score: the similarity of every patch.
+    """The similarity of every patch of a gallery picture, which explains its score.
 
     Attributes:
         image_id: Gallery image id.
@@ -84,12 +83,12 @@ class Explanation:
 
 
 class Ranking(Sequence[Match]):
-    """The pictures that a search found, best first.
+    """The result of a search as a lazy sequence, best first.
 
     Args:
-        index: That was searched.
-        hits: What the search found.
-        first: Matches that stand in the place of the first ones: the same pictures, ordered anew.
+        index: The searched index.
+        hits: The result of the search.
+        first: Re-ranked matches that replace the first ones: the same pictures in a new order.
     """
 
     def __init__(self, index: PatchStore, hits: Hits, first: Sequence[Match] = ()) -> None:
@@ -103,16 +102,16 @@ class Ranking(Sequence[Match]):
 
     @cached_property
     def scores(self) -> NDArray[np.float64]:
-        """(N,) what the pictures are ordered by, best first; the first matches and the others by their own measure."""
+        """(N,) scores, best first; those of re-ranked matches are not comparable with the others."""
         front = np.array([match.score for match in self.first], np.float64)
         return np.concatenate([front, self.hits.scores[len(front) :]])
 
     def with_first(self, first: Sequence[Match]) -> Ranking:
-        """The same ranking with its first pictures ordered anew."""
+        """Return the same ranking with its first matches replaced by re-ranked ones."""
         return Ranking(self.searched, self.hits, first)
 
     def __len__(self) -> int:
-        """How many pictures it holds."""
+        """Number of pictures."""
         return len(self.hits.rows)
 
     @overload
@@ -122,25 +121,25 @@ class Ranking(Sequence[Match]):
     def __getitem__(self, at: slice) -> list[Match]: ...
 
     def __getitem__(self, at: int | slice) -> Match | list[Match]:
-        """One match, or a list of them."""
+        """Return one match, or a list of them."""
         places = range(len(self))[at]
         if isinstance(places, int):
-            return self._made([places])[0]
-        return self._made(places)
+            return self._matches([places])[0]
+        return self._matches(places)
 
     def __iter__(self) -> Iterator[Match]:
-        """All matches, made in pieces."""
+        """Iterate over all matches, making `PIECE` at a time."""
         for start in range(0, len(self), PIECE):
             yield from self[start : start + PIECE]
 
-    def _made(self, places: Sequence[int]) -> list[Match]:
+    def _matches(self, places: Sequence[int]) -> list[Match]:
         front = len(self.first)
-        made = iter(as_matches(self.searched, self.hits[np.array([at for at in places if at >= front], np.intp)]))
-        return [self.first[at] if at < front else next(made) for at in places]
+        others = iter(as_matches(self.searched, self.hits[np.array([at for at in places if at >= front], np.intp)]))
+        return [self.first[at] if at < front else next(others) for at in places]
 
 
 def ids_and_scores(ranking: Sequence[Match]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """(N,) gallery image ids and (N,) scores of a ranking, without making its matches if they are not there yet."""
+    """Return (N,) gallery image ids and (N,) scores of a ranking, without making its matches."""
     if isinstance(ranking, Ranking):
         return ranking.image_ids, ranking.scores
     ids = np.array([match.image_id for match in ranking], np.int64)
@@ -148,7 +147,7 @@ def ids_and_scores(ranking: Sequence[Match]) -> tuple[NDArray[np.int64], NDArray
 
 
 def as_matches(index: PatchStore, hits: Hits) -> list[Match]:
-    """What a search of `index` found, with names and boxes, in the same order."""
+    """Convert hits of a search of `index` to matches, in the same order."""
     matches = []
     for row, score, cell in zip(hits.rows.tolist(), hits.scores.tolist(), hits.cells.tolist(), strict=True):
         image = index.images[row]

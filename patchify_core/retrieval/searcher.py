@@ -1,4 +1,4 @@
-"""Descriptors of queries, and the search with them."""
+"""`Searcher`: describe queries and search an index."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SearchSettings:
-    """What a person may tune about a search.
+    """Settings of a search.
 
     Attributes:
-        top: Pictures to return.
+        top: Number of pictures to return.
     """
 
     top: int = 10
@@ -37,17 +37,16 @@ class SearchSettings:
 
 @dataclass(frozen=True, eq=False)
 class QueryView:
-    """A described query (`Searcher.view`): for the search, and for whatever looks at its results.
+    """A described query, for the search and for re-rankers and refiners.
 
     Attributes:
         descriptor: (D,) float32 of length 1, in the space of the index.
-        picture: The query's whole upright RGB picture; None for words.
-        box: (4,) float64 xyxy of the object in pixels of `picture`, inside it; None means all of the picture.
-        exclude: Gallery image ids that take no part: the query is neither expanded with them nor compared with
-            them. An evaluation drops these pictures (the query's own photo, say) from the ranking afterwards.
-        parts: (n, D) float32: cells of the query's box in the space of the index, of length at most 1, the less the
-            nearer to the sides of the box. A search on feature maps matches each place of a picture with them
-            (`localize.search`). None for words, and with features of crops.
+        picture: The query's whole upright RGB picture; None for text.
+        box: (4,) float64 xyxy of the object in pixels of `picture`, inside it; None for the whole picture.
+        exclude: Gallery image ids that re-rankers ignore: neither used for expansion nor compared. An evaluation
+            removes these pictures (e.g. the query's own) from the ranking afterwards.
+        parts: (n, D) float32 descriptors of single cells of the query's box, in the space of the index, times their
+            centrality (`features.pooled`), for dense matching; None for text and for features of crops.
     """
 
     descriptor: NDArray[np.float32]
@@ -58,15 +57,15 @@ class QueryView:
 
 
 class Searcher:
-    """An index and the encoder that made it: describes queries and finds their nearest patches.
+    """An index with its encoder: describes queries and finds their nearest patches.
 
     Args:
-        index: The descriptors.
-        encoder: The encoder that made them.
+        index: The index.
+        encoder: The encoder that made its descriptors.
 
     Attributes:
-        extractor: How pictures were described, and queries are.
-        loaded: What others made ready for this index and will need again, by name.
+        extractor: Describes pictures and queries.
+        loaded: Cache of objects that others load for this index, by name.
 
     Raises:
         IndexFolderError: If the index was made by another encoder.
@@ -80,32 +79,32 @@ class Searcher:
         self.loaded: dict[str, Any] = {}
 
     def describe_query(self, picture: str | Path | bytes | Image, box: ArrayLike | None = None) -> NDArray[np.float32]:
-        """One global descriptor of the query: of the box, or of the whole picture.
+        """Describe a query: its box, or the whole picture.
 
         Args:
             picture: A file, its bytes, or a PIL picture (EXIF orientation is applied).
-            box: xyxy in pixels of the upright picture; None for all of it. What sticks out is cut off.
+            box: xyxy in pixels of the upright picture; None for all of it. Clipped to the picture.
 
         Returns:
             (dim,) float32 of length 1, in the space that the index is searched in (see `PatchIndex.project`).
 
         Raises:
-            PictureError: If it is not a picture that can be read.
-            BoxError: If the box is malformed, empty or outside.
+            PictureError: If the picture cannot be read.
+            BoxError: If the box is malformed, empty or outside the picture.
         """
         return self.view(picture, box).descriptor
 
     def describe_text(self, words: str) -> NDArray[np.float32]:
-        """One descriptor of words, in the space of the pictures.
+        """Describe text in the space of the pictures.
 
         Args:
-            words: What to look for, e.g. `a red kettle`.
+            words: The object, e.g. `a red kettle`.
 
         Returns:
             (dim,) float32 of length 1, in the space that the index is searched in.
 
         Raises:
-            EncoderError: If there are no words, or this index's encoder knows pictures only.
+            EncoderError: If the text is empty, or the encoder describes pictures only.
         """
         if not isinstance(self.encoder, TextEncoder):
             raise EncoderError(
@@ -115,8 +114,8 @@ class Searcher:
         return self.index.project(self.encoder.encode_text(words)[None])[0]
 
     def describe(self, query: Query) -> QueryView:
-        """Describe a dataset's query: its words, or else its object in its picture."""
-        view = self.view(text=query.text) if query.text is not None else self.view(query.path, query.box)
+        """Describe a dataset's query: its text, or else its box in its picture."""
+        view = self.view(query.path, query.box) if query.text is None else self.view(text=query.text)
         return replace(view, exclude=query.exclude)
 
     def view(
@@ -125,7 +124,7 @@ class Searcher:
         box: ArrayLike | None = None,
         text: str | None = None,
     ) -> QueryView:
-        """What is searched for, described once: for a search, and for whatever looks at its results.
+        """Describe a query once, for a search and for re-rankers.
 
         Args:
             picture: See `describe_query`; either this or `text`.
@@ -133,7 +132,7 @@ class Searcher:
             text: See `describe_text`.
 
         Raises:
-            PatchifyError: One sentence, for both or neither, a box with words, or a picture, box or text that is bad.
+            PatchifyError: If there are both or neither, a box with text, or an invalid picture, box or text.
         """
         if (picture is None) == (text is None):
             raise PatchifyError("Search with either a picture or words: exactly one of the two.")
@@ -153,15 +152,15 @@ class Searcher:
     def search_descriptor(
         self, query: NDArray[np.float32], top: int | None = SearchSettings.top, level: int | None = None
     ) -> list[Match]:
-        """As `search`, for a query (D,) that is described already."""
+        """Search with a descriptor (D,); see `Patchify.search`."""
         return as_matches(self.index, self.index.search(query, top, level))
 
     def ranking(self, query: NDArray[np.float32], level: int | None = None, top: int | None = None) -> Ranking:
-        """As `search_descriptor`, all pictures by default; see `Ranking`."""
+        """Like `search_descriptor`, lazily and for all pictures by default."""
         return Ranking(self.index, self.index.search(query, top, level))
 
     def explain(self, query: NDArray[np.float32], image_id: int, level: int | None = None) -> Explanation:
-        """The similarity of the query (D,) with every patch of one gallery picture, up to `level`.
+        """Return the similarity of the query (D,) with every patch of one gallery picture, up to `level`.
 
         Raises:
             KeyError: If the index has no such image.
@@ -174,7 +173,7 @@ class Searcher:
 
 
 def _upright(picture: str | Path | bytes | Image) -> Image:
-    """The picture as `read_picture` returns it. One that is so already is not copied: 100 megapixels are 400 MB."""
+    """Return an upright RGB picture; one that is so already is not copied: 100 megapixels are 400 MB."""
     from PIL import Image as Pillow
 
     if isinstance(picture, (str, Path, bytes)):

@@ -1,8 +1,7 @@
-"""What programs can ask the page's server: the same searches as the command line, with the same answers.
+"""The API for programs: the same searches as the command line, with the same answers.
 
-Each function of `Programs` is an endpoint of Gradio's API (`gradio_client`, HTTP) and, where the server was started
-with --mcp, a tool. Its docstring is what both show, so every argument has one line there. The answers are made by the
-same library calls as the command line's.
+Each public method of `Endpoints` is an endpoint of Gradio's API (`gradio_client`, HTTP) and, if the server runs with
+--mcp, a tool. Both show its docstring, so every argument has one line there.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import gradio as gr
@@ -22,82 +21,78 @@ from patchify_core.demo.indexes import public_spec
 from patchify_core.demo.queries import checked_words
 from patchify_core.errors import PatchifyError
 from patchify_core.evaluation.record import as_json
-from patchify_core.evaluation.run import LevelReport, chosen_levels, evaluate
+from patchify_core.evaluation.run import LevelReport, Outcome, chosen_levels, evaluate
 from patchify_core.gallery import Query
 from patchify_core.patchify import Patchify
 from patchify_core.retrieval.listing import explanation_as_json, matches_as_json
 from patchify_core.retrieval.rerank import Reranker, load_reranker
 from patchify_core.retrieval.searcher import QueryView
 from patchify_core.web import inputs
-from patchify_core.web.guarded import EVALUATION, PROGRAMS, refusal, still_wanted
-from patchify_core.web.places import without_places
+from patchify_core.web.events import refusal
+from patchify_core.web.fair_queue import EVALUATION, PROGRAMS, still_wanted
+from patchify_core.web.paths import without_folders
 from patchify_core.web.visits import Visits
 
 Refine = Literal["soft", "map"] | None
 Picture = FileData | str
 Rows = list[dict[str, Any]]
-"""What `search --json` prints, with files named from the gallery's folder on."""
+"""As `search --json` prints them, with paths relative to the gallery."""
 
 TOO_SLOW = ("aliked",)
-"""Re-rankers that take half a minute a search: other callers would wait for them."""
+"""Re-rankers that take half a minute per search, while other callers would wait."""
 
 QUICK = ("qe", "patch-qe", "map")
-"""Re-rankers that a whole gallery can be evaluated with while the caller waits."""
+"""Re-rankers fast enough to evaluate a whole gallery while the caller waits."""
 
 EVALUATION_LIMIT_S = 600.0
-"""After this many seconds an evaluation is stopped; what it finished is kept for the next call."""
+"""Seconds after which an evaluation is stopped; finished queries are kept for the next call."""
 
 
 def add_api(visits: Visits) -> None:
-    """Adds the endpoints to the page that is being built. Searches wait in a queue of their own, as do evaluations.
+    """Add the endpoints to the page that is being built. Searches have a queue of their own, as have evaluations.
 
     Args:
-        visits: what visitors can do; programs ask its bundled gallery.
+        visits: of the bundled gallery.
     """
-    programs = Programs(visits)
-    searches = (
-        programs.search_by_picture,
-        programs.search_by_example,
-        programs.search_by_words,
-        programs.explain_match,
-        programs.list_gallery,
-    )
-    for fn in searches:
-        gr.api(_in_a_sentence(fn), api_name=fn.__name__, concurrency_id=PROGRAMS, concurrency_limit=1)
-    gr.api(
-        _in_a_sentence(programs.evaluate_index),
-        api_name=programs.evaluate_index.__name__,
-        concurrency_id=EVALUATION,
-        concurrency_limit=1,
-    )
+    endpoints = Endpoints(visits)
+    queues: dict[Callable[..., Any], str] = {
+        endpoints.search_by_picture: PROGRAMS,
+        endpoints.search_by_example: PROGRAMS,
+        endpoints.search_by_words: PROGRAMS,
+        endpoints.explain_match: PROGRAMS,
+        endpoints.list_gallery: PROGRAMS,
+        endpoints.evaluate_index: EVALUATION,
+    }
+    for fn, queue in queues.items():
+        gr.api(_with_refusals(fn), api_name=fn.__name__, concurrency_id=queue, concurrency_limit=1)
 
 
-def _in_a_sentence(fn: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, whose refusals reach the caller as they are and leave no traceback in the log."""
+def _with_refusals(fn: Callable[..., Any]) -> Callable[..., Any]:
+    """Have the function's refusals reach the caller as they are, without a traceback in the log."""
 
     @functools.wraps(fn)
     def run(*arguments: Any, **named: Any) -> Any:
         try:
             return fn(*arguments, **named)
         except PatchifyError as error:
-            raise refusal(without_places(str(error))) from None
+            raise refusal(without_folders(str(error))) from None
 
     run.__signature__ = inspect.signature(fn, eval_str=True)  # type: ignore[attr-defined]  # Gradio reads types, not text
     return run
 
 
-class Programs:
-    """The endpoints.
+class Endpoints:
+    """The endpoints of one page.
 
     Args:
-        visits: what visitors can do.
+        visits: of the bundled gallery.
     """
 
     def __init__(self, visits: Visits) -> None:
         self._showcase, self._upload_mb = visits.showcase, visits.settings.upload_mb
         self._rerankers: dict[str, Reranker] = {}
         self._reports: dict[tuple[str, int, str | None, str | None], LevelReport] = {}
-        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, Any]] = {}
+        self._finished: dict[tuple[str, tuple[int, ...], str | None, str | None], dict[int, Mapping[int, Outcome]]] = {}
 
     def search_by_picture(
         self,
@@ -109,7 +104,7 @@ class Programs:
         refine: Refine = None,
         rerank: str | None = None,
     ) -> Rows:
-        """Finds the gallery pictures that contain the object of a query picture, and where in them it is.
+        """Find the gallery pictures that contain the object of a query picture, and where in them it is.
 
         Args:
             picture: The query picture, uploaded (gradio_client: handle_file) or as a data:image/...;base64,... address.
@@ -125,7 +120,7 @@ class Programs:
             and where it is known the probability that the picture contains the object
         """
         data = inputs.picture_bytes(picture, self._upload_mb)
-        engine, answer = self._asked(top, level, index, refine, rerank)
+        engine, answer = self._searcher(top, level, index, refine, rerank)
         region = inputs.box_of(box)
         return decode(data, lambda picture: answer(engine.view(picture, region)))
 
@@ -139,7 +134,7 @@ class Programs:
         refine: Refine = None,
         rerank: str | None = None,
     ) -> Rows:
-        """Finds the gallery pictures that contain the object of a bundled query picture, and where in them it is.
+        """Find the gallery pictures that contain the object of a bundled query picture, and where in them it is.
 
         Args:
             example: The number of a bundled query picture, from list_gallery.
@@ -155,7 +150,7 @@ class Programs:
             and where it is known the probability that the picture contains the object
         """
         query = self._example(example)
-        engine, answer = self._asked(top, level, index, refine, rerank)
+        engine, answer = self._searcher(top, level, index, refine, rerank)
         return answer(engine.view(query.path, query.box if box is None else inputs.box_of(box)))
 
     def search_by_words(
@@ -167,7 +162,7 @@ class Programs:
         refine: Refine = None,
         rerank: str | None = None,
     ) -> Rows:
-        """Finds the gallery pictures that words describe, and where in them; needs an index made with open_clip.
+        """Find the gallery pictures that words describe, and where in them; needs an index made with open_clip.
 
         Args:
             words: What to look for, for example: a red kettle.
@@ -181,7 +176,7 @@ class Programs:
             A list, best first: rank, image_id, file, score (cosine), box (x1, y1, x2, y2 in pixels), winning patch
         """
         text = checked_words(words)
-        engine, answer = self._asked(top, level, index, refine, rerank)
+        engine, answer = self._searcher(top, level, index, refine, rerank)
         return answer(engine.view(text=text))
 
     def explain_match(
@@ -194,13 +189,13 @@ class Programs:
         level: int | None = None,
         index: str | None = None,
     ) -> dict[str, Any]:
-        """Says why one gallery picture got its score: how similar each of its patches is to the query.
+        """Explain the score of one gallery picture: how similar each of its patches is to the query.
 
         Args:
             image_id: The gallery picture, as a search names it.
             example: The query: the number of a bundled query picture from list_gallery. Give this, picture or words.
             picture: The query: a picture, uploaded or as a data:image/...;base64,... address.
-            words: The query: what was looked for, with an index made with open_clip.
+            words: The query: the words of the search, with an index made with open_clip.
             box: The object in the query picture as x1, y1, x2, y2 in pixels; leave out as in a search.
             level: The finest grid to use; leave out for all of the index's.
             index: Which index to search, a name from list_gallery; leave out for the page's default.
@@ -212,11 +207,11 @@ class Programs:
         if [example, data, words].count(None) != 2:
             raise PatchifyError("Give one of example, picture and words, and only one: that is the query.")
         engine = self._engine(index)
-        number = inputs.whole("image_id", image_id)
+        number = inputs.integer("image_id", image_id)
         if number not in engine.index.row_of:
             raise PatchifyError(f"The gallery has no picture {number}: take an image_id that a search returned.")
-        wanted = None if level is None else inputs.whole("level", level)
-        engine.index.checked_level(wanted)
+        finest = None if level is None else inputs.integer("level", level)
+        engine.index.checked_level(finest)
         if words is not None:
             if box is not None:
                 raise PatchifyError("A box belongs to a query picture: leave it out when you search with words.")
@@ -227,31 +222,31 @@ class Programs:
             bundled = self._example(example)
             query = engine.describe_query(bundled.path, bundled.box if box is None else inputs.box_of(box))
         name = engine.index.images[engine.index.row_of[number]].file_name
-        return explanation_as_json(engine, engine.explain(query, number, wanted)) | {"file": name}
+        return explanation_as_json(engine, engine.explain(query, number, finest)) | {"file": name}
 
     def list_gallery(self) -> dict[str, Any]:
-        """Lists what can be searched: the indexes, the bundled query pictures with their objects, and the limits.
+        """List what can be searched: the indexes, the bundled query pictures with their objects, and the limits.
 
         Returns:
             indexes (name, encoder, regions, levels, words ...), examples (id, name, box ...), pictures and limits
         """
-        shelf, gallery = self._showcase.indexes, self._showcase.gallery
+        indexes, gallery = self._showcase.indexes, self._showcase.gallery
         return {
             "pictures": len(gallery.images),
             "indexes": [
                 {
                     "name": name,
-                    "label": offer.label,
-                    "encoder": public_spec(offer.index.encoder),
-                    "features": offer.index.features,
-                    "regions": offer.index.regions.spec,
-                    "levels": len(offer.index.regions.stages),
-                    "patches": offer.index.patches_per_image,
-                    "dimensions": offer.index.dim,
-                    "words": offer.index.encoder.spec.startswith("open_clip:"),
-                    "refine": [way for way in ("soft", "map") if box_methods.is_possible(way, offer.index)],
+                    "label": choice.label,
+                    "encoder": public_spec(choice.index.encoder),
+                    "features": choice.index.features,
+                    "regions": choice.index.regions.spec,
+                    "levels": len(choice.index.regions.stages),
+                    "patches": choice.index.patches_per_image,
+                    "dimensions": choice.index.dim,
+                    "words": choice.index.encoder.spec.startswith("open_clip:"),
+                    "refine": [way for way in ("soft", "map") if box_methods.is_possible(way, choice.index)],
                 }
-                for name, offer in shelf.choices.items()
+                for name, choice in indexes.choices.items()
             ],
             "rerankers": [name for name in inputs.rerankers() if name not in TOO_SLOW],
             "examples": [
@@ -277,7 +272,7 @@ class Programs:
         rerank: str | None = None,
         details: bool = False,
     ) -> dict[str, Any]:
-        """Scores an index over all bundled queries: mAP, LocScore, mean IoU and recall. Takes seconds to a minute.
+        """Score an index over all bundled queries: mAP, LocScore, mean IoU and recall. Takes seconds to a minute.
 
         Args:
             index: Which index to score, a name from list_gallery; leave out for the page's default.
@@ -291,52 +286,57 @@ class Programs:
         """
         name = self._index_name(index)
         engine = self._engine(name)
-        wanted = chosen_levels(inputs.levels_of(levels), engine)
-        way = inputs.refiner_of(refine)
-        kind = self._reranker(rerank, QUICK)
-        key = kind.name if kind else None
+        chosen = chosen_levels(inputs.levels_of(levels), engine)
+        refiner = inputs.refiner_of(refine)
+        reranker = self._reranker(rerank, QUICK)
+        key = reranker.name if reranker else None
         start, progress = time.monotonic(), gr.Progress()
-        missing = [level for level in wanted if (name, level, way, key) not in self._reports]
-        finished = self._finished.setdefault((name, tuple(missing), way, key), {})
+        missing = [level for level in chosen if (name, level, refiner, key) not in self._reports]
+        finished = self._finished.setdefault((name, tuple(missing), refiner, key), {})
 
-        def told(done: int, of: int) -> None:
+        def report_progress(done: int, of: int) -> None:
             if not still_wanted():
                 raise PatchifyError("The caller has left, so the evaluation was stopped.")
             if time.monotonic() - start > EVALUATION_LIMIT_S:
                 raise PatchifyError(
-                    f"The evaluation was stopped after {EVALUATION_LIMIT_S:.0f} s and {done} of {of} queries: ask "
-                    "again to go on from there, or for fewer levels."
+                    f"The evaluation was stopped after {EVALUATION_LIMIT_S:.0f} s and {done} of {of} queries: call "
+                    "it again to continue, or with fewer levels."
                 )
             progress((done, of), unit="queries")
 
         if missing:
             gallery = self._showcase.gallery
-            options: dict[str, Any] = {"reranker": kind, "refiner": engine.refiner(way) if way else None}
             done = evaluate(
-                gallery, engine, missing, None, told, finished=dict(finished), record=finished.__setitem__, **options
+                gallery,
+                engine,
+                missing,
+                None,
+                report_progress,
+                reranker=reranker,
+                refiner=engine.refiner(refiner) if refiner else None,
+                finished=dict(finished),
+                record=finished.__setitem__,
             )
-            self._reports |= {(name, report.level, way, key): report for report in done}
+            self._reports |= {(name, report.level, refiner, key): report for report in done}
             finished.clear()
         numbers = as_json(
-            [self._reports[name, level, way, key] for level in wanted], engine.index.bytes_per_image, None
+            [self._reports[name, level, refiner, key] for level in chosen], engine.index.bytes_per_image, None
         )
-        if inputs.switch("details", details):
+        if inputs.boolean("details", details):
             return numbers
         return numbers | {"levels": [_without(level, "breakdown") for level in numbers["levels"]]}
 
-    # What the arguments mean ----------------------------------------------------------------------------
-
-    def _asked(
+    def _searcher(
         self, top: Any, level: Any, index: Any, refine: Any, rerank: Any
     ) -> tuple[Patchify, Callable[[QueryView], Rows]]:
-        """The index that is asked, and the search in it as the options say: a described query -> what is answered.
+        """Return the engine and a function that searches it with these options.
 
         Raises:
-            PatchifyError: one sentence, for whatever does not do.
+            PatchifyError: one sentence, if an option is invalid.
         """
-        finest = None if level is None else inputs.whole("level", level)
+        finest = None if level is None else inputs.integer("level", level)
         options: dict[str, Any] = {
-            "top": inputs.whole("top", top, 1, inputs.MOST),
+            "top": inputs.integer("top", top, 1, inputs.MOST),
             "level": finest,
             "refine": inputs.refiner_of(refine),
             "rerank": self._reranker(rerank),
@@ -368,14 +368,14 @@ class Programs:
         return self._showcase.indexes.engine(self._index_name(index))
 
     def _example(self, example: Any) -> Query:
-        number = inputs.whole("example", example)
-        found = next((query for query in self._showcase.examples if query.id == number), None)
-        if found is None:
+        number = inputs.integer("example", example)
+        query = next((query for query in self._showcase.examples if query.id == number), None)
+        if query is None:
             raise PatchifyError(f"There is no example {number}: take an id that list_gallery names.")
-        return found
+        return query
 
     def _reranker(self, name: Any, allowed: Sequence[str] | None = None) -> Reranker | None:
-        """A re-ranker by its name, loaded once for all callers."""
+        """Return a re-ranker by its name, loaded once for all callers."""
         if name is None:
             return None
         if not isinstance(name, str) or len(name) > 60:

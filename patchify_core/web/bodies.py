@@ -1,4 +1,4 @@
-"""What a request sends: no more, no deeper and no slower than it may, found out before anything is made of it."""
+"""Limits of request bodies: their size, their pace, and the depth of JSON, checked before anything parses them."""
 
 from __future__ import annotations
 
@@ -19,25 +19,27 @@ Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 
 KILOBYTE, MEGABYTE = 1_000, 1_000_000
+TOO_SLOW = "The request stopped or is too slow: check your connection, then send it again."
+
 SMALL = 64 * KILOBYTE
-"""Bytes of JSON without a picture in it."""
+"""Bytes of JSON without a picture in it, at most."""
 
 VALUES = 100_000
-"""Values that one JSON text may have; each takes a hundred bytes of memory, whatever it takes to write it."""
+"""Values in one JSON text, at most; each takes a hundred bytes of memory, however short it is."""
 
 DEEPEST = 32
-"""How deep its lists and objects may be nested."""
+"""Nesting of its lists and objects, at most."""
 
 PACE_S, STALL_S, SLOWEST = 30.0, 15.0, 2_000
-"""In each PACE_S seconds SLOWEST bytes per second must come, or the rest of the body; nothing for STALL_S ends it."""
+"""In each PACE_S seconds SLOWEST bytes per second must arrive, or the rest of the body, and something every STALL_S."""
 
 CALL_S = 300.0
-"""Seconds that a body may take that is kept in memory until it is whole. What comes must keep the pace for that too: a
-body that has almost come and then trickles ends sooner."""
+"""Seconds for a body that is kept in memory until it is complete. It must keep the pace for that too: a body that has
+almost arrived and then trickles ends sooner."""
 
 TOGETHER, OF_ONE = 8, 4
-"""Bodies of the largest size that are kept in memory while they arrive, of all callers and of one; of each body the
-first `SMALL` bytes do not count."""
+"""Bodies of the largest size that fit into memory while they arrive, in total and per caller; the first `SMALL` bytes
+of each body do not count."""
 
 _NAME = re.compile(r"[\w.-]{1,64}", re.ASCII)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -58,13 +60,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Sizes:
-    """Most bytes of each kind of body (`used.Use.body`).
+    """Largest number of bytes of each kind of body (`allowed.Allowed.body`).
 
     Attributes:
         json: of a few values.
         call: of a call: a picture as a data: address, a third longer than its bytes, and a megabyte of other values.
         upload: of an upload as a form: one picture and what the form adds.
-        own: of a file that is sent to a visitor's own pictures.
+        own: of a file for a visitor's own pictures.
     """
 
     json: int
@@ -75,22 +77,22 @@ class Sizes:
 
     @classmethod
     def of(cls, settings: PageSettings) -> Sizes:
-        """As the settings of the page say."""
+        """Derive the limits from the settings of the page."""
         picture = settings.upload_mb << 20
         return cls(SMALL, picture * 4 // 3 + MEGABYTE, picture + SMALL, (settings.archive_mb << 20) + MEGABYTE)
 
 
 class Body:
-    """A body that is on its way, as an ASGI application receives it.
+    """A `receive` of ASGI that limits size and pace of a body.
 
     Args:
-        receive: where it comes from.
-        most: bytes that it may have.
-        longest_s: seconds that it may take at most, however much comes.
+        receive: the server's own.
+        most: bytes, at most.
+        longest_s: seconds, at most.
 
     Attributes:
         received: bytes so far.
-        refused: why it was given up, if it was; whoever reads it then sees that the client has gone.
+        refused: why the body was given up, or None; its reader then sees a disconnected client.
     """
 
     def __init__(self, receive: Receive, most: int, longest_s: float = math.inf) -> None:
@@ -101,7 +103,7 @@ class Body:
         self._expect()
 
     async def __call__(self) -> Message:
-        """The next piece."""
+        """Return the next piece."""
         if self._done:
             return await self._receive()
         if self.refused is not None:
@@ -111,14 +113,14 @@ class Body:
         try:
             await asyncio.wait({pending}, timeout=max(0.01, min(STALL_S, late)))
         finally:
-            pending.cancel()  # if it has not come
+            pending.cancel()
         if self.refused is None and not pending.done():
-            self.refused = Refused(408, "The request did not arrive in time: send it again.")
+            self.refused = Refused(408, TOO_SLOW)
         if self.refused is not None:
             return {"type": "http.disconnect"}
         message = pending.result()
         self.received += len(message.get("body", b""))
-        if self.received >= self._owed:
+        if self.received >= self._required:
             self._expect()
         if self.received > self._most:
             self.refused = Refused(413, f"That is larger than this server takes here, which is {_size(self._most)}.")
@@ -127,21 +129,21 @@ class Body:
         return message
 
     def give_up(self, refused: Refused) -> None:
-        """Ends the wait for the next piece."""
+        """Stop waiting for the next piece."""
         self.refused = refused
         if self._pending is not None:
             self._pending.cancel()
 
     def _expect(self) -> None:
-        """Sets what must have come by when."""
+        """Set how many bytes must have arrived, and by when."""
         self._due = time.monotonic() + PACE_S
-        self._owed = self.received + PACE_S * max(SLOWEST, self.received / self._longest)
+        self._required = self.received + PACE_S * max(SLOWEST, self.received / self._longest)
 
 
 class Reader:
-    """Reads the JSON of all callers into memory, within one budget that what is small does not need.
+    """Reads the JSON of all callers into memory, within one budget; small bodies do not count.
 
-    When too much is on its way, a body of the caller ends of whom most is held.
+    If too much is arriving, the caller with the most bytes in memory loses a body.
 
     Args:
         most: bytes of the largest body.
@@ -152,10 +154,10 @@ class Reader:
         self._callers: dict[Body, str] = {}
 
     async def read(self, body: Body) -> bytes | None:
-        """All of a body; None if its sender has left.
+        """Return a whole body; None if its sender has left.
 
         Raises:
-            Refused: if it is too large or too slow, or too much is on its way already.
+            Refused: if it is too large or too slow, or too much is arriving already.
         """
         data, self._callers[body] = bytearray(), CALLER.get()
         try:
@@ -173,52 +175,52 @@ class Reader:
             del self._callers[body]
 
     def _keep_within(self) -> None:
-        """Gives bodies up, the newest first, of the caller of whom most is held, until all is within the budget."""
+        """Give up bodies, the newest of the caller with the most bytes first, until all are within the budget."""
         sizes = {body: _counted(body) for body in self._callers if _counted(body)}
-        held: Counter[str] = Counter()
+        totals: Counter[str] = Counter()
         for body, size in sizes.items():
-            held[self._callers[body]] += size
-        while held and (held.total() > TOGETHER * self._most or max(held.values()) > OF_ONE * self._most):
-            largest = max(held, key=lambda one: held[one])
+            totals[self._callers[body]] += size
+        while totals and (totals.total() > TOGETHER * self._most or max(totals.values()) > OF_ONE * self._most):
+            largest = max(totals, key=lambda caller: totals[caller])
             newest = [body for body in sizes if self._callers[body] == largest][-1]
             newest.give_up(Refused(503, "The server is busy: send it again in a minute."))
-            held[largest] -= sizes.pop(newest)
+            totals[largest] -= sizes.pop(newest)
 
 
 def checked_json(data: bytes) -> None:
-    """Accepts what Gradio's own parser may be given.
+    """Check JSON before Gradio parses it.
 
     Raises:
-        Refused: if it is no JSON, too deep, of too many values or with a long event, or names a session wrongly.
+        Refused: if it is not JSON, too deep, has too many values or a long event, or its session has an invalid name.
     """
     if sum(map(data.count, (b"[", b"{", b",", b":"))) > VALUES:
         raise Refused(413, f"The request has more than {VALUES:,} values: send fewer.")
     try:
-        sent = json.loads(data)
-        if _depth(sent) > DEEPEST:
+        content = json.loads(data)
+        if _depth(content) > DEEPEST:
             raise RecursionError
         if _SURROGATE.search(data):
-            json.dumps(sent, ensure_ascii=False).encode()  # half a character can be read, but never be written again
+            json.dumps(content, ensure_ascii=False).encode()  # half a surrogate pair can be read, but not written
     except RecursionError:
         raise Refused(413, f"The request is nested deeper than {DEEPEST} lists: send it flatter.") from None
     except ValueError:
         raise Refused(400, "The request is not JSON that can be read: see the API under /gradio_api/info.") from None
-    if isinstance(sent, dict):
-        if len(data) > SMALL and len(json.dumps(sent.get("event_data"))) > SMALL:
+    if isinstance(content, dict):
+        if len(data) > SMALL and len(json.dumps(content.get("event_data"))) > SMALL:
             raise Refused(413, f"event_data is larger than this server takes, which is {_size(SMALL)}.")
         for name in ("session_hash", "event_id"):
-            value = sent.get(name)
+            value = content.get(name)
             if isinstance(value, str) and not _NAME.fullmatch(value):
                 raise Refused(400, f"{name} must be up to 64 letters, digits, dots and dashes.")
 
 
 def _counted(body: Body) -> int:
-    """Bytes of a body that count: those beyond what every body may have."""
+    """Return the bytes of a body that count towards the budget."""
     return 0 if body.refused is not None else max(0, body.received - SMALL)
 
 
 def _depth(value: Any) -> int:
-    """How deep lists and objects are nested, counted no further than is needed."""
+    """Return how deep lists and objects are nested, at most DEEPEST + 1."""
     depth, level = 0, [value]
     while depth <= DEEPEST and (holders := [one for one in level if isinstance(one, (dict, list))]):
         depth += 1

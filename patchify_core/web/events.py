@@ -1,22 +1,18 @@
-"""Reads what the browser sends, in which anything may be wrong or missing. Refusals become notices."""
+"""Reads what the browser sends, in which anything may be wrong or missing, and turns refusals into notices."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.utils import get_upload_folder, is_in_or_equal
 
 from patchify_core.demo.box_methods import WINNING
 from patchify_core.demo.queries import UserQuery
-from patchify_core.errors import PatchifyError, PictureError
-from patchify_core.web.places import without_places
-from patchify_core.web.uploads import forget_folders
+from patchify_core.errors import PatchifyError
+from patchify_core.web.paths import without_folders
 
 NOTICE = "That did not work"
 NO_RERANKING = "none"
@@ -24,15 +20,15 @@ NO_RERANKING = "none"
 
 @dataclass(frozen=True, eq=False)
 class SearchRequest:
-    """What every event of the search comes with.
+    """A query with its options; every event of the search tab comes with one.
 
     Attributes:
-        query: the visitor's query at present.
+        query: the visitor's current query.
         level: number of the stage to search with, from 1, as the page has it.
-        top: result cards.
+        top: number of results.
         reranker: name of a re-ranker, or None.
-        box_method: how boxes are found (`box_methods`), as the page has it.
-        forgotten: the server no longer knew the query, so `query` is that of a page that was just opened.
+        box_method: method of finding boxes (`box_methods`), as the page has it.
+        expired: whether the server has dropped the query, so that `query` is that of a page just opened.
     """
 
     query: UserQuery
@@ -40,60 +36,44 @@ class SearchRequest:
     top: int
     reranker: str | None
     box_method: str
-    forgotten: bool = False
+    expired: bool = False
+
+
+def refusal(sentence: str) -> gr.Error:
+    """Return an error that reaches the sender, page or program, as this sentence, without a traceback in the log."""
+    return gr.Error(sentence, title=NOTICE, print_exception=False)
 
 
 def warn(message: str) -> None:
-    """Shows a notice."""
-    gr.Warning(escape(without_places(message)), title=NOTICE)
+    """Show a notice."""
+    gr.Warning(escape(without_folders(message)), title=NOTICE)
 
 
-def sent(event: gr.EventData, name: str) -> Any:
-    """What an event carries under a name; None where it carries nothing of that name."""
+def event_value(event: gr.EventData, name: str) -> Any:
+    """Return a value that an event carries; None if it carries none of that name."""
     return event._data.get(name) if isinstance(event._data, dict) else None
 
 
-def sent_id(event: gr.EventData) -> int:
-    """The picture or example that an event is about.
+def event_picture(event: gr.EventData) -> int:
+    """Return the id of the picture or example that an event is about.
 
     Raises:
-        PatchifyError: if the event names none.
+        PatchifyError: if there is none.
     """
-    value = sent(event, "id")
+    value = event_value(event, "id")
     if not isinstance(value, int):
         raise PatchifyError("The page sent no picture number: reload it.")
     return value
 
 
-def take_file(path: Any) -> bytes:
-    """Reads an upload and deletes its file, so that nobody can ask the server for it.
-
-    Args:
-        path: where the browser says that its upload went; believed only inside the folder that uploads go to.
-
-    Raises:
-        PictureError: if there is no upload.
-    """
-    try:
-        if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):
-            raise FileNotFoundError
-        data = Path(path).read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: no file can have such a name
-        raise PictureError("The upload did not arrive: send the picture again.") from error
-    with suppress(OSError):  # the sweep of old files gets what is in use now
-        Path(path).unlink()
-    forget_folders(Path(path), Path(get_upload_folder()))
-    return data
-
-
 @dataclass(frozen=True, eq=False)
 class Guard:
-    """Stands between the page and what can be done on it: a refusal becomes a notice and leaves the page as it was.
+    """Makes Gradio handlers from the visitors' actions: a refusal becomes a notice and leaves the page as it is.
 
     Attributes:
-        first: the query of a page that was just opened.
-        renewed: the visitor's query as it can be asked now.
-        parts: components of the page by the names under which handlers return new values.
+        first: the query of a page just opened.
+        renewed: brings a query up to date, see `Visits.renewed`.
+        parts: components of the page by the names under which actions return new values.
     """
 
     first: UserQuery
@@ -107,13 +87,13 @@ class Guard:
         otherwise: Callable[[UserQuery], Any] | None = None,
         elsewhere: bool = False,
     ) -> Callable[..., Any]:
-        """What Gradio calls with the fields of `SearchRequest` and `started`, and with what the handler takes besides.
+        """Return a function that takes the fields of `SearchRequest`, `started` and the handler's further arguments.
 
         Args:
-            handler: takes `SearchRequest` and more; None from it changes nothing on the page.
-            anew: whether it asks something new, whatever was asked before.
-            otherwise: what is returned after a refusal; by default nothing changes.
-            elsewhere: whether it leads to another gallery, also from one that is gone.
+            handler: takes a `SearchRequest` and more; None from it changes nothing on the page.
+            anew: whether it starts a new query, so that it does not matter whether the old one still exists.
+            otherwise: returns what to show after a refusal; by default nothing changes.
+            elsewhere: whether it switches to another gallery, which must work from one that no longer exists.
         """
 
         def run(
@@ -127,23 +107,21 @@ class Guard:
         ) -> Any:
             try:
                 if query is None and started and not anew:
-                    # The server forgets after a while, or was started again: it must not answer about another picture.
+                    # Queries expire, or the server was restarted: do not answer with another query.
                     raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
                 if not level or not top:
                     raise PatchifyError("The page sent no level or no number of results: reload it.")
                 chosen = None if reranker in (None, NO_RERANKING) else reranker
-                now, lost = self.first, False
+                current, lost = self.first, False
                 try:
-                    now = self.first if query is None else self.renewed(query)
-                except PatchifyError:  # what was asked is gone; something new may be asked all the same
+                    current = self.first if query is None else self.renewed(query)
+                except PatchifyError:  # it no longer exists; a new query can be made all the same
                     if not anew and not elsewhere:
                         raise
                     lost = True
-                forgotten = lost or (query is None and started)
-                asked = SearchRequest(
-                    now, level, top, chosen, box_method if isinstance(box_method, str) else WINNING, forgotten
-                )
-                answer = handler(asked, *more)
+                expired = lost or (query is None and started)
+                box_method = box_method if isinstance(box_method, str) else WINNING
+                answer = handler(SearchRequest(current, level, top, chosen, box_method, expired), *more)
             except PatchifyError as error:
                 warn(str(error))
                 answer = None
@@ -152,7 +130,7 @@ class Guard:
         return run
 
     def event(self, handler: Callable[..., Any], **options: Any) -> Callable[..., Any]:
-        """As `values`, for a handler that reads what the event carries."""
+        """As `values`, for a handler that also takes the event."""
         guarded = self.values(handler, **options)
 
         def run(
@@ -169,16 +147,16 @@ class Guard:
         return run
 
     def named(self, handler: Callable[..., Any]) -> Callable[..., Any]:
-        """What Gradio calls for a handler that refuses nothing and returns values by name."""
+        """Return a function for a handler that takes only values and never refuses."""
         return lambda *values: self._placed(handler(*values))
 
     def _placed(self, answer: Any) -> Any:
-        """Values by component; None is no change at all, and a single output's value is returned as it is."""
+        """Replace names by components; None changes nothing, and the value of a single output stays as it is."""
         if answer is None:
             return gr.skip()
         return {self.parts[name]: value for name, value in answer.items()} if isinstance(answer, dict) else answer
 
 
-def say(event: gr.EventData) -> None:
-    """A notice for what the browser refused: a file that is too large, a camera that is not there."""
-    warn(str(sent(event, "message"))[:200])
+def warn_from_browser(event: gr.EventData) -> None:
+    """Show a notice about something that the browser refused: a file that is too large, a missing camera."""
+    warn(str(event_value(event, "message"))[:200])

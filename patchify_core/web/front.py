@@ -1,13 +1,14 @@
-"""The first page, "See the paper": plain HTML made of answers that are there already, live or as a folder of files.
+"""The plain HTML pages: "See the paper", live or as a folder of static files, and "Use it on my photos" for a phone.
 
-It needs neither Gradio nor a network that is loaded, so it is there first, and any static host can serve it
-(`showcase`). Where its parts are below the page is the same in both cases: `paper/...`.
+They need neither Gradio nor a loaded network, so that they are there first. Files of both pages are below `paper/`, on
+the live server and on a static host alike.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -23,12 +24,10 @@ from starlette.routing import Route
 from patchify_core.demo.gallery_info import FILE, stored_answers
 from patchify_core.demo.queueing import BoundedQueue, BusyError, Slots
 from patchify_core.errors import PatchifyError, PictureError
-from patchify_core.files import ASSETS
+from patchify_core.files import ASSETS, atomic, write_json
 from patchify_core.web.callers import CALLER
-from patchify_core.web.places import without_places
-from patchify_core.web.served import file_at
+from patchify_core.web.paths import file_at, without_folders
 from patchify_core.web.templating import PAGES
-from patchify_core.web.try_page import TRY_PARTS, try_route
 
 if TYPE_CHECKING:
     from patchify_core.demo.paper import Paper
@@ -47,41 +46,50 @@ BIBTEX = """@inproceedings{choi2026patchwise,
 }"""
 
 PHOTOS = "photos"
-"""Where the Gradio page is, below the server's own address."""
+"""Address of the Gradio page, below the server's own."""
 
-THEIRS = ("words", "box", "object", "index", "boxes", "rerank", "top", "look", "tab", "embed", "view")
-"""Parameters of the Gradio page alone, which was at / before there was a first page: links to it still open it."""
+GRADIO_PARAMETERS = ("words", "box", "object", "index", "boxes", "rerank", "top", "look", "tab", "embed", "view")
+"""Parameters that only the Gradio page has. It was at / once, and links with them still open it."""
 
-FILMS, FILMS_OF_ONE, FILMS_KEPT = 4, 2, 64
-"""Animations that are made at a time, in all and for one address, and that are kept, some 70 kB each."""
+FILMS, FILMS_OF_ONE, FILMS_CACHED = 4, 2, 64
+"""Animations made at a time, in total and per address, and cached, some 70 kB each."""
 
-AT_ONCE, ANSWERS_KEPT = (1, 1), 64
-"""Other boxes of examples that are answered at a time, in all and of one address, beside the queue of the Gradio page;
-and answers that are kept, some 40 kB each."""
+AT_ONCE, ANSWERS_CACHED = (1, 1), 64
+"""Other boxes of examples answered at a time, in total and per address, outside the queue of the Gradio page; and
+answers cached, some 40 kB each."""
 
 WAITING, WAITING_OF_ONE = 60, 30
-"""Boxes that may wait for it, in all and of one address. Whoever left still counts: nobody sees them leave."""
+"""Boxes that may wait for an answer, in total and per address, including those whose sender has left unnoticed."""
 
 BOX = re.compile(r"\d{1,6}(?:\.\d{1,3})?(?:,\d{1,6}(?:\.\d{1,3})?){3}", re.ASCII)
 """A box in an address: four numbers of pixels."""
 
 PARTS = ("paper.css", "paper.js", "box.css", "box.js", "logo.svg", "preview.jpg")
-"""Files of `assets` that the first page has."""
+"""Files of `assets` for the first page."""
+
+TRY_PARTS = ("try.css", "try.js", "try-rank.js", "box.css", "box.js")
+"""Files of `assets` for the page on a phone, besides those."""
+
+TRY_PHOTOS = 5
+"""Photos that the page on a phone asks for, and that its sample has."""
+
+TRY_OBJECT = "gift box"
+"""Object of the sample, if the gallery has it: small in its pictures, so that the two rankings differ."""
 
 GalleryLink = tuple[str, str, bool]
-"""A gallery among those of a server: its title, its address, and whether it is the one that is shown."""
+"""A gallery of the server: title, address, and whether it is the one shown."""
 
 
 def page(document: Mapping[str, Any], root: str = "", example: int | None = None, **links: Any) -> str:
-    """The HTML of the first page.
+    """Render the first page.
 
     Args:
         document: the answers (`demo.paper.Paper.document`).
-        root: what every address begins with; empty for a folder of files.
-        example: id of the query that is shown first; the document's own by default.
-        links: `search`, whether other boxes are answered; `live`, address of a server with all other pages, ended by a
-            slash; `code`, of the source; `preview`, of the picture for link previews; `film`, whether animations can be
-            saved; `galleries`, the (title, address, whether it is this one) of each that can be chosen.
+        root: prefix of every address; empty for static files.
+        example: id of the query shown first; by default the document's own.
+        links: `search`, whether other boxes are answered; `live`, address of a server with all other pages, with a
+            final slash; `code`, of the source; `preview`, of the picture for link previews; `film`, whether animations
+            can be saved; `galleries`, all galleries of the server.
     """
     known = {one["id"]: one for one in document["examples"]}
     first = known.get(example if example in known else document["first"])
@@ -110,8 +118,34 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
     )
 
 
+def sample(document: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Choose pictures for visitors of the page on a phone who have none at hand.
+
+    Args:
+        document: the answers of the first page.
+
+    Returns:
+        `query` and `photos`, addresses below `paper/`, and `contain`: whether each photo contains the object. The
+        photos are the matches that whole images rank last, and the first wrong results. Empty if there are none.
+    """
+    examples = document["examples"] if document else []
+    entry = next((one for one in examples if one["name"] == TRY_OBJECT), examples[0] if examples else None)
+    if document is None or entry is None:
+        return {}
+    results = entry["levels"][0]["results"]
+    last = sorted(entry["positives"], key=lambda row: -row["ranks"][0])
+    right = [row["picture"] for row in last if str(row["picture"]) in document["pictures"]][: TRY_PHOTOS - 2]
+    wrong = [row["picture"] for row in results if row["verdict"] == "wrong"][: TRY_PHOTOS - len(right)]
+    photos = sorted((*right, *wrong))
+    return {
+        "query": entry["picture"],
+        "photos": [document["pictures"][str(one)][0] for one in photos],
+        "contain": [one in right for one in photos],
+    }
+
+
 def part(folder: Path, name: str) -> Path | None:
-    """The file of a gallery or of the package that `paper/NAME` means; None if there is none."""
+    """Return the file of a gallery or of the package at `paper/NAME`; None if there is none."""
     if name in (*PARTS, *TRY_PARTS):
         path = ASSETS / name
         return path if path.is_file() else None
@@ -119,17 +153,17 @@ def part(folder: Path, name: str) -> Path | None:
 
 
 class Front:
-    """The first page of a server, or of one of its galleries.
+    """The plain pages of one gallery of a server.
 
     Args:
         folder: the gallery.
-        root: the path below which a proxy shows the page; empty for the whole host.
+        root: path below which a proxy shows the page; empty for the whole host.
         code: address of the source; empty for no link.
-        galleries: (title, address, whether it is this one) of each that can be chosen.
+        galleries: all galleries of the server.
 
     Attributes:
-        document: the answers; None as long as there are none, and then the Gradio page is the first one.
-        paper: answers other boxes of the examples; None until the gallery is loaded, and where it cannot be.
+        document: the answers; as long as they are None, the Gradio page is the first one.
+        paper: answers other boxes of the examples; None until the gallery is loaded, or if it cannot.
         ready: whether the gallery is loaded.
     """
 
@@ -141,36 +175,37 @@ class Front:
         galleries: Sequence[GalleryLink] = (),
     ) -> None:
         self.folder, self.root, self._code, self._galleries = folder, f"{root}/", code, galleries
-        self.document, self._filming = stored_answers(folder), Slots(FILMS, FILMS_OF_ONE)
+        self.document, self._film_slots = stored_answers(folder), Slots(FILMS, FILMS_OF_ONE)
         self.paper: Paper | None = None
         self.ready = False
-        self._turns = BoundedQueue(AT_ONCE, (WAITING, WAITING_OF_ONE))
-        self._boxed = lru_cache(maxsize=ANSWERS_KEPT)(self._make_answer)
-        self._made = lru_cache(maxsize=FILMS_KEPT)(self._make_film)
+        self._queue = BoundedQueue(AT_ONCE, (WAITING, WAITING_OF_ONE))
+        self._cached_answer = lru_cache(maxsize=ANSWERS_CACHED)(self._compute_answer)
+        self._cached_film = lru_cache(maxsize=FILMS_CACHED)(self._make_film)
         self._text: tuple[Mapping[str, Any], bytes] | None = None
 
     def routes(self) -> list[Route]:
-        """The addresses, each with what answers it."""
+        """Return the routes of both pages."""
         return [
             Route("/", self._page),
-            try_route(self.root, f"{self.root}{PHOTOS}", lambda: self.document),
+            Route("/try", self._try_page),
             Route("/paper/film.webp", self._film),
             Route("/paper/answer", self._answer),
             Route("/paper/{name:path}", self._part),
         ]
 
     def _page(self, request: Request) -> Response:
-        given = request.query_params
-        if self.document is None or any(name in given for name in THEIRS) or given.get("q", "").startswith("picture-"):
-            query = urlencode(list(given.multi_items()))
-            return RedirectResponse(f"{self.root}{PHOTOS}{query and '?'}{query}", 307)
-        asked = re.fullmatch(r"example-(\d{1,9})", given.get("q", ""))
+        parameters = request.query_params
+        query = parameters.get("q", "")
+        if self.document is None or query.startswith("picture-") or any(one in parameters for one in GRADIO_PARAMETERS):
+            text = urlencode(list(parameters.multi_items()))
+            return RedirectResponse(f"{self.root}{PHOTOS}{text and '?'}{text}", 307)
+        example = re.fullmatch(r"example-(\d{1,9})", query)
         address = str(request.base_url).rstrip("/")
         return HTMLResponse(
             page(
                 self.document,
                 self.root,
-                int(asked[1]) if asked else None,
+                int(example[1]) if example else None,
                 live=self.root,
                 code=self._code,
                 preview=f"{address}{self.root}paper/preview.jpg",
@@ -181,54 +216,60 @@ class Front:
             headers={"Cache-Control": "no-cache"},
         )
 
+    def _try_page(self, request: Request) -> Response:
+        text = PAGES.get_template("try.html").render(
+            root=self.root, full=f"{self.root}{PHOTOS}", sample=sample(self.document), photos=TRY_PHOTOS
+        )
+        return HTMLResponse(text, headers={"Cache-Control": "no-cache"})
+
     async def _answer(self, request: Request) -> Response:
-        """An example with another box; addresses take turns."""
+        """Answer an example with another box; addresses take turns."""
         number, box = (request.query_params.get(name, "") for name in ("q", "box"))
         if not re.fullmatch(r"\d{1,9}", number, re.ASCII) or not (box == "whole" or BOX.fullmatch(box)):
-            return JSONResponse({"detail": "There is no such query: give an example and a box in pixels."}, 404)
+            return _refusal("There is no such query: give an example and a box in pixels.")
         if self.paper is None and self.ready:
-            return JSONResponse({"detail": "This gallery has no index as in the paper: search on the other page."}, 404)
+            return _refusal("This gallery has no index as in the paper: search on the other page.")
         if self.paper is None:
-            return JSONResponse({"detail": "The server is starting: try again in a few seconds."}, 503)
+            return _refusal("The server is starting: try again in a few seconds.", 503)
         try:
-            async with self._turns.turn(CALLER.get()):
-                answer = await run_in_threadpool(self._boxed, int(number), box)
+            async with self._queue.turn(CALLER.get()):
+                answer = await run_in_threadpool(self._cached_answer, int(number), box)
         except BusyError as error:
-            return JSONResponse({"detail": str(error)}, 503)
+            return _refusal(str(error), 503)
         except PatchifyError as error:
-            return JSONResponse({"detail": without_places(str(error))}, 404)
+            return _refusal(without_folders(str(error)))
         return Response(answer, media_type="application/json", headers={"Cache-Control": "max-age=60"})
 
-    def _make_answer(self, query: int, box: str) -> bytes:
+    def _compute_answer(self, query: int, box: str) -> bytes:
         assert self.paper is not None
-        found = self.paper.answer(query, None if box == "whole" else [float(value) for value in box.split(",")])
-        return json.dumps(found, separators=(",", ":")).encode()
+        answer = self.paper.answer(query, None if box == "whole" else [float(value) for value in box.split(",")])
+        return json.dumps(answer, separators=(",", ":")).encode()
 
     async def _film(self, request: Request) -> Response:
-        """How one result of an example got its score, as an animation. It is made once, and few at a time."""
-        asked = [request.query_params.get(name, "") for name in ("q", "picture")]
-        if self.document is None or not all(re.fullmatch(r"\d{1,9}", value) for value in asked):
-            return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
+        """Return an animation of how one result of an example gets its score."""
+        ids = [request.query_params.get(name, "") for name in ("q", "picture")]
+        if self.document is None or not all(re.fullmatch(r"\d{1,9}", value) for value in ids):
+            return _refusal("There is no such animation: open a result, then save it.")
         caller = CALLER.get()
-        if not self._filming.acquire(caller):
-            return JSONResponse({"detail": "The server is making animations: try again in a moment."}, 503)
+        if not self._film_slots.acquire(caller):
+            return _refusal("The server is making animations: try again in a moment.", 503)
         try:
-            made = await run_in_threadpool(self._made, *map(int, asked))
+            film = await run_in_threadpool(self._cached_film, *map(int, ids))
         except (KeyError, PictureError):
-            return JSONResponse({"detail": "There is no such animation: open a result, then save it."}, 404)
+            return _refusal("There is no such animation: open a result, then save it.")
         finally:
-            self._filming.release(caller)
-        name = f"patchify-{asked[0]}-{asked[1]}.webp"
+            self._film_slots.release(caller)
+        name = f"patchify-{ids[0]}-{ids[1]}.webp"
         headers = {"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "max-age=60"}
-        return Response(made, media_type="image/webp", headers=headers)
+        return Response(film, media_type="image/webp", headers=headers)
 
     def _make_film(self, query: int, picture: int) -> bytes:
         from patchify_core.demo.animation import animate
 
         return animate(self.document or {}, self.folder, query, picture)
 
-    def _answers(self) -> bytes | None:
-        """The document as JSON, written once; None as long as there is none."""
+    def _document_json(self) -> bytes | None:
+        """Return the document as JSON, encoded once; None as long as there is none."""
         document = self.document
         if document is not None and (self._text is None or self._text[0] is not document):
             self._text = document, json.dumps(document, separators=(",", ":")).encode()
@@ -236,9 +277,61 @@ class Front:
 
     def _part(self, request: Request) -> Response:
         name = str(request.path_params["name"])
-        if name == FILE and (answers := self._answers()) is not None:
-            return Response(answers, media_type="application/json", headers={"Cache-Control": "max-age=60"})
+        if name == FILE and (text := self._document_json()) is not None:
+            return Response(text, media_type="application/json", headers={"Cache-Control": "max-age=60"})
         path = part(self.folder, name)
         if path is None:
-            return JSONResponse({"detail": "There is no such file: reload the page."}, 404)
+            return _refusal("There is no such file: reload the page.")
         return FileResponse(path, content_disposition_type="inline", headers={"Cache-Control": "max-age=60"})
+
+
+def _refusal(sentence: str, status: int = 404) -> Response:
+    return JSONResponse({"detail": sentence}, status)
+
+
+def write_showcase(
+    document: Mapping[str, Any],
+    folder: Path,
+    out: Path,
+    live: str | None = None,
+    code: str | None = None,
+    url: str | None = None,
+) -> int:
+    """Write the first page as a folder of plain files for any static host, or update one.
+
+    Args:
+        document: the answers (`demo.paper.Paper.document`).
+        folder: the gallery.
+        out: folder to write: new, empty, or an earlier showcase.
+        live: address of a live demo that the page links to; None for no link.
+        code: address of the source; None for no link.
+        url: address where the page will be, which link previews need for their picture; None for no picture.
+
+    Returns:
+        Bytes of all files.
+
+    Raises:
+        PatchifyError: one sentence, if something else is at `out`, or it cannot be written.
+    """
+    if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "paper" / FILE).is_file())):
+        raise PatchifyError(f"{out} holds something else: choose another folder for the showcase.")
+    names = {row[0] for row in document["pictures"].values()} | {one["picture"] for one in document["examples"]}
+    sources = {name: folder / name for name in names} | {name: ASSETS / name for name in PARTS}
+    preview = None if url is None else f"{url.rstrip('/')}/paper/preview.jpg"
+    address = None if live is None else f"{live.rstrip('/')}/"
+    paper = out / "paper"
+    try:
+        paper.mkdir(parents=True, exist_ok=True)
+        write_json(paper / FILE, document)  # first: it marks the folder as a showcase
+        for name, source in sources.items():
+            target = paper / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, target)
+        for path in [one for one in paper.glob("*/*") if one.relative_to(paper).as_posix() not in sources]:
+            path.unlink()  # of pictures that the gallery no longer has
+        (out / ".nojekyll").touch()  # GitHub Pages then serves the files as they are
+        with atomic(out / "index.html") as file:
+            file.write(page(document, "", None, live=address, code=code, preview=preview, film=False).encode())
+    except OSError as error:
+        raise PatchifyError(f"The showcase could not be written to {out} ({error.strerror or error}).") from error
+    return sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""Reads what programs send: JSON of any kind where a number, a box or a picture should be.
+"""Validation of the API's arguments, which may be JSON of any kind.
 
 All functions raise `PatchifyError` with one sentence that names the argument.
 """
@@ -19,17 +19,17 @@ from patchify_core.errors import BoxError, PatchifyError, PictureError
 from patchify_core.imaging.boxes import as_boxes
 from patchify_core.retrieval.localize import REFINERS
 from patchify_core.retrieval.rerank import RERANKERS
-from patchify_core.web.events import take_file
+from patchify_core.web.uploads import take_upload
 
 MOST = 200
 """Results of one search, at most."""
 
 FILE = "/gradio_api/file="
-"""How the server's own address of an upload goes on, as Gradio's upload tool returns it."""
+"""Path of an upload's address on this server, as Gradio's upload tool returns it."""
 
 
-def whole(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
-    """A whole number, maybe within limits; 3.0 is one, True is none."""
+def integer(name: str, value: Any, least: int | None = None, most: int | None = None) -> int:
+    """Return a whole number, within limits if they are given; 3.0 is one, True is not."""
     if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int):
@@ -39,24 +39,24 @@ def whole(name: str, value: Any, least: int | None = None, most: int | None = No
     return value
 
 
-def switch(name: str, value: Any) -> bool:
-    """True or false."""
+def boolean(name: str, value: Any) -> bool:
+    """Return True or False."""
     if not isinstance(value, bool):
         raise PatchifyError(f"{name} must be true or false, not {short(value)}.")
     return value
 
 
 def levels_of(value: Any) -> list[int] | None:
-    """A list of levels; None for all of them."""
+    """Return a list of levels; None means all."""
     if value is None:
         return None
     if not isinstance(value, list) or len(value) > 100:
         raise PatchifyError(f"levels must be a list of whole numbers such as [1, 4], not {short(value)}.")
-    return [whole("levels", level) for level in value]
+    return [integer("levels", level) for level in value]
 
 
 def box_of(value: Any) -> NDArray[np.float64] | None:
-    """A box as a search takes it, not yet compared with its picture; None for none."""
+    """Return a box (4,) xyxy, not yet compared with its picture; None for the default."""
     if value is None:
         return None
     if not isinstance(value, list) or len(value) != 4 or not all(isinstance(one, (int, float)) for one in value):
@@ -66,26 +66,26 @@ def box_of(value: Any) -> NDArray[np.float64] | None:
 
 
 def refiner_of(value: Any) -> str | None:
-    """The name of a refiner of boxes, or None."""
+    """Return the name of a box refiner, or None."""
     if value is not None and (not isinstance(value, str) or value not in REFINERS):
         raise PatchifyError(f"refine must be {' or '.join(REFINERS)} or left out, not {short(value)}.")
     return value
 
 
 def rerankers() -> list[str]:
-    """Names of the re-rankers that this machine has."""
+    """Return the names of the re-rankers that are installed."""
     return list(filter(available, RERANKERS))
 
 
 def picture_bytes(value: Any, upload_mb: int) -> bytes:
-    """The bytes of a picture that was uploaded, whose file is then deleted, or that came as a data: address.
+    """Return the bytes of an uploaded picture, whose file is then deleted, or of a data: URL.
 
     Args:
-        value: what Gradio makes of an upload, or a text.
+        value: Gradio's dictionary of an upload, or a string.
         upload_mb: largest picture in megabytes.
     """
     if isinstance(value, dict):
-        return take_file(value.get("path"))
+        return take_upload(value.get("path"))
     if not isinstance(value, str):
         raise PictureError(f"picture must be an uploaded file (gradio_client: handle_file), not {short(value)}.")
     if value.startswith("data:"):
@@ -100,8 +100,8 @@ def picture_bytes(value: Any, upload_mb: int) -> bytes:
             raise PictureError(
                 "The data: address of the picture is not base64: encode the file's bytes again."
             ) from None
-    if value.startswith(("http://", "https://")) and FILE in value:  # take_file believes no other folder than uploads'
-        return take_file(unquote(value.partition(FILE)[2]))
+    if value.startswith(("http://", "https://")) and FILE in value:  # take_upload reads uploads only
+        return take_upload(unquote(value.partition(FILE)[2]))
     raise PictureError(
         "picture must be an uploaded file (gradio_client: handle_file) or a data: address: this server fetches nothing "
         "from other addresses."
@@ -109,5 +109,5 @@ def picture_bytes(value: Any, upload_mb: int) -> bytes:
 
 
 def short(value: Any) -> str:
-    """What was sent, short enough for a sentence."""
+    """Return a value, short enough for a sentence."""
     return " ".join(reprlib.repr(value).split())

@@ -1,4 +1,4 @@
-"""Starts the page's server."""
+"""Starts the page's server, keeps it running, and stops it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from patchify_core.errors import IndexFolderError, PatchifyError
 from patchify_core.files import ASSETS
 from patchify_core.web.front import Front, GalleryLink
 from patchify_core.web.logs import install as install_log
-from patchify_core.web.places import hide
+from patchify_core.web.paths import hide
 from patchify_core.web.serving import serve_front, serve_gradio
 
 if TYPE_CHECKING:
@@ -37,42 +37,42 @@ if TYPE_CHECKING:
     from patchify_core.web.guarded import GuardedBlocks
 
 STYLES = ("style.css", "box.css", "walk.css", "own.css", "share.css", "evaluation.css")
-"""The page's looks: one file for what all tabs share, then one a part."""
+"""Style sheets: one shared by all tabs, then one per part."""
 
 SCRIPTS = ("frame.js", "box.js")
-"""Scripts that the page begins with; the others belong to one part each."""
+"""Scripts of the whole page; the others belong to one part each."""
 
 UNTIL_STYLED = """
 @keyframes pf-shown { to { visibility: visible } }
 .gradio-container main { visibility: hidden; animation: pf-shown 0s 4s forwards }
 """
-"""What the page begins with: Gradio shows its parts as they come, some before their styles, and that would be seen to
-jump. The styles say when all that matters is there; should it never be, the page is visible after some seconds."""
+"""Hides the page at first: Gradio shows its parts as they arrive, some before their styles, so that they would jump.
+The style sheets show it when everything important is there; at the latest it is visible after some seconds."""
 
 PREPARE_AFTER_S = 2.0
-"""Seconds after which the examples are prepared: the page itself comes first."""
+"""Seconds after which the examples are prepared, so that the page itself comes first."""
 
 PREPARE_PAUSE_S = 0.2
-"""Seconds between two looks at whether visitors are there."""
+"""Seconds between two checks for visitors."""
 
 QUIET_S = 3.0
-"""Seconds for which nobody must have asked anything before the examples are prepared further."""
+"""Seconds without a request after which preparing the examples goes on."""
 
 SWITCH_S = 0.0005
-"""Seconds after which imports let the thread of the first page compute; Python's usual ten times as many would be felt
-there, because each picture waits for several turns."""
+"""Switch interval of Python's threads during imports. With the default, ten times as long, the first page would be
+slow, because each of its pictures waits for several turns."""
 
 REST_S = 30.0
-"""Seconds for which nobody must have asked anything before maps that stay ready for the next search are let go of."""
+"""Seconds without a request after which cached feature maps are released."""
 
 LOOK_S = 1.0
-"""Seconds between two looks at whether memory can be given back."""
+"""Seconds between two checks whether memory can be released."""
 
 END_S = 5.0
-"""Seconds that what is being computed gets to end when the server does."""
+"""Seconds for computations to end when the server stops."""
 
 INTERRUPTED, TERMINATED = 0, 128 + 15
-"""Exit codes of a server that ended as it was told to, with Ctrl-C and by SIGTERM."""
+"""Exit codes after Ctrl-C and after SIGTERM."""
 
 IGNORED = {signal.SIGINT: signal.SIG_IGN, signal.SIGTERM: signal.SIG_IGN}
 
@@ -86,21 +86,21 @@ def launch(
     mcp: bool | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> int:
-    """Serves the page until it is interrupted. What is None is as the environment says (`settings.VARIABLES`).
+    """Serve the page until it is interrupted. Arguments that are None come from the environment (`settings.VARIABLES`).
 
     Args:
         host: address to listen on.
         port: port to listen on.
         folder: the gallery with its queries and indexes; by default those of PATCHIFY_GALLERY.
-        mcp: whether programs may use the page's API as tools over the Model Context Protocol.
-        environ: where the variables are.
+        mcp: whether programs may use the API as tools over the Model Context Protocol.
+        environ: the environment variables.
 
     Returns:
         The exit code; `leave` ends the process with it.
 
     Raises:
-        PatchifyError: if there is no such port, it is taken, the gallery and its index do not fit, a variable says
-            something that does not do, or the package for `mcp` is missing.
+        PatchifyError: if the port is invalid or taken, the gallery and its index do not fit, a variable is invalid, or
+            the package for `mcp` is missing.
     """
     server = ServerSettings.from_environment(environ)
     settings, limits = PageSettings.from_environment(environ), QueueSettings.from_environment(environ)
@@ -114,30 +114,30 @@ def launch(
     hide(*folders)
     install_log()
     limit_arenas()
-    server_folders = ServerFolders.create()  # before gradio is imported, which reads where uploads go
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported; the page calls no other host
+    server_folders = ServerFolders.create()  # before gradio is imported, which reads the folder of uploads
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # likewise; the page calls no other host
     closing, code = threading.Event(), INTERRUPTED
     pages: list[GuardedBlocks] = []
     own = running = None
-    usual = sys.getswitchinterval()
-    before = _signals({signal.SIGTERM: _terminated})  # from a service manager: visitors' pictures are deleted first
+    switch_interval = sys.getswitchinterval()
+    handlers = _signals({signal.SIGTERM: _terminated})  # sent by service managers: delete visitors' pictures first
     try:
         choices = gallery_titles(folders)
         paths = ["", *(f"/gallery/{name}" for name in list(choices)[1:])]
 
-        def switch(here: str) -> list[GalleryLink]:
-            shown = zip(choices.values(), paths, strict=True)
-            return [(title, f"{server.root_path}{path}/", path == here) for title, path in shown]
+        def links(here: str) -> list[GalleryLink]:
+            titled = zip(choices.values(), paths, strict=True)
+            return [(title, f"{server.root_path}{path}/", path == here) for title, path in titled]
 
         fronts = {
-            path: Front(one, f"{server.root_path}{path}", server.code, switch(path))
+            path: Front(one, f"{server.root_path}{path}", server.code, links(path))
             for path, one in zip(paths, folders, strict=True)
         }
-        running = serve_front(fronts, server, settings, mcp)  # the first page is there while all the rest is imported
+        running = serve_front(fronts, server, settings, mcp)  # with the first page, while the rest is imported
         sys.setswitchinterval(SWITCH_S)
         print(f"Patchify is at {running.address}", flush=True)
         with ThreadPoolExecutor(1, thread_name_prefix="patchify-open") as worker:
-            opened = worker.submit(_open, folders)  # torch is imported meanwhile
+            opened = worker.submit(_open, folders)  # imports torch meanwhile
             import gradio  # noqa: F401
 
             if mcp:
@@ -150,7 +150,7 @@ def launch(
             from patchify_core.web.uploads import keep_uploads_apart
 
             galleries = opened.result()
-        sys.setswitchinterval(usual)
+        sys.setswitchinterval(switch_interval)
         own = Registry(galleries[0], settings, folders=server_folders)
         keep_uploads_apart(own.storage)
 
@@ -158,15 +158,15 @@ def launch(
             return any(page.quiet_s() < QUIET_S for page in pages)
 
         between = (tuple(zip(galleries, fronts.values(), strict=True)), closing, busy)
-        theirs = own_routes(own)  # once: what visitors may do at a time is bounded for all galleries together
+        shared = own_routes(own)  # once: its limits are for all galleries together
         head = f"<style>{UNTIL_STYLED}</style>{''.join(map(_script, SCRIPTS))}"
         for gallery, front in between[0]:
             front.paper, front.ready = None if paper_index(gallery) is None else Paper(gallery), True
         for number, (path, showcase) in enumerate(zip(paths, galleries, strict=True)):
-            page = build(showcase, settings, own=own, galleries=switch(path))
+            page = build(showcase, settings, own=own, galleries=links(path))
             page.guard(limits)
             pages.append(page)
-            ours = [*routes(showcase, page), *theirs]
+            ours = [*routes(showcase, page), *shared]
             serve_gradio(running, ours, settings.forget_s, number)
             page.launch(
                 server_name=host,
@@ -197,11 +197,11 @@ def launch(
         code = interrupt.args[0] if interrupt.args else INTERRUPTED
     except OSError as error:
         raise PatchifyError(
-            f"The page cannot be served at {host}:{port}, because something else is there or the address is not of "
+            f"The page cannot be served at {host}:{port}, because the port is taken or the address does not belong to "
             "this machine: choose another --port or --host."
         ) from error
     finally:
-        _signals(IGNORED)  # whoever asks twice does not interrupt the deletion of what visitors sent
+        _signals(IGNORED)  # a second signal does not interrupt the deletion of visitors' pictures
         closing.set()
         for page in pages:
             page.close(verbose=False)
@@ -210,15 +210,15 @@ def launch(
         if own is not None:
             own.close()
         server_folders.close()
-        _signals(before)
+        _signals(handlers)
     return code
 
 
 def leave(code: int) -> NoReturn:
-    """Ends the process, now.
+    """End the process at once.
 
-    Python's own end takes threads apart that compute in torch and FAISS at that moment, which aborts it (SIGABRT) in
-    about every third try. Everything that must not stay was deleted when the server was closed.
+    Python's normal exit destroys threads that are computing in torch and FAISS, which aborts the process (SIGABRT) in
+    about every third try. Visitors' files were deleted when the server stopped.
 
     Args:
         code: the exit code.
@@ -230,7 +230,7 @@ def leave(code: int) -> NoReturn:
             thread.join(max(0.0, end - time.monotonic()))
     logging.shutdown()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # whoever read it has gone
+        with suppress(OSError, ValueError):  # its reader has gone
             stream.flush()
     os._exit(code)
 
@@ -244,14 +244,14 @@ def _terminated(number: int, frame: object) -> None:
 
 
 def _signals(handlers: dict[signal.Signals, Any]) -> dict[signal.Signals, Any]:
-    """Sets handlers of signals and returns those before; elsewhere than in the main thread nothing can be set."""
+    """Set handlers of signals and return the old ones; do nothing outside the main thread, where it is impossible."""
     if threading.current_thread() is not threading.main_thread():
         return {}
     return {number: signal.signal(number, handler) or signal.SIG_DFL for number, handler in handlers.items()}
 
 
 def _open(folders: Sequence[Path]) -> list[ExampleGallery]:
-    """The galleries, each with what its first view shows found already; they share their encoders."""
+    """Open the galleries, which share their encoders, and compute the first view of each."""
     from patchify_core.demo.example_gallery import ExampleGallery
 
     galleries: list[ExampleGallery] = []
@@ -264,7 +264,7 @@ def _open(folders: Sequence[Path]) -> list[ExampleGallery]:
             )
         try:
             galleries[-1].prepare(examples=1, workers=2)
-        except IndexFolderError as error:  # a map is damaged: the page says so to whoever asks
+        except IndexFolderError as error:  # a feature map is damaged: the page says so when it is needed
             log.warning("The first example could not be prepared: %s", error)
     return galleries
 
@@ -274,18 +274,17 @@ Shown = Sequence[tuple["ExampleGallery", Front]]
 
 
 def _between(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -> None:
-    """What is done while nobody asks anything: examples are prepared, and memory that visits needed is given back."""
-    preparing = (shown, closing, busy)  # which takes long where visitors come and go
+    """Prepare examples and release memory while there are no requests."""
+    preparing = (shown, closing, busy)
     threading.Thread(target=_prepare, args=preparing, name="patchify-prepare", daemon=True).start()
-    used, rested = time.monotonic(), False
-    given = False
+    used, released, rested = time.monotonic(), False, False
     while not closing.wait(LOOK_S):
         if busy():
-            used, rested, given = time.monotonic(), False, False
-        elif not given:
+            used, released, rested = time.monotonic(), False, False
+        elif not released:
             gc.collect()
             release_memory()
-            given = True
+            released = True
         elif not rested and time.monotonic() - used >= REST_S:
             for gallery, _ in shown:
                 gallery.indexes.free_maps()
@@ -294,12 +293,12 @@ def _between(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -
 
 
 def _prepare(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -> None:
-    """Answers the examples while nobody asks anything; whoever asks for one sooner waits a bit longer.
+    """Answer the examples while there are no requests, and compute the answers of first pages that have none stored.
 
     Args:
-        shown: the answers of a first page are computed here where none lie beside its gallery.
-        closing: set when the server ends.
-        busy: whether visitors are asking: they come first.
+        shown: the galleries with their first pages.
+        closing: set when the server stops.
+        busy: whether there are requests, which come first.
     """
 
     def stop() -> bool:
@@ -314,12 +313,12 @@ def _prepare(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -
             if front.document is None and front.paper is not None and gallery.examples:
                 front.document = front.paper.document(lambda done, total: None if not stop() else sys.exit())
             gallery.prepare(stop=stop)
-        except PatchifyError as error:  # a visitor who asks will be told
+        except PatchifyError as error:  # the page says so when they are needed
             log.warning("The examples could not be prepared: %s", error)
 
 
 def theme() -> gr.themes.Base:
-    """Gradio's plain theme with the system's own fonts, so that no font is fetched from anywhere."""
+    """Return Gradio's plain theme with system fonts, so that none is fetched from another host."""
     import gradio as gr
 
     system = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
@@ -328,26 +327,26 @@ def theme() -> gr.themes.Base:
 
 
 INSTALL = 'pip install "gradio[mcp]==6.31.0"'
-"""Installs what the server needs; requirements.txt does too."""
+"""Command that installs the MCP server; requirements.txt contains it too."""
 
 
 def offer_tools() -> None:
-    """Makes Gradio's MCP server answer in JSON; called before the launch with `mcp_server=True`.
+    """Make Gradio's MCP server answer in JSON; must be called before the launch with `mcp_server=True`.
 
-    Gradio gives a tool's answer as Python writes it (`{'box': None}`), which no JSON reader takes.
+    Gradio returns a tool's answer as a Python literal (`{'box': None}`), which is not JSON.
 
     Raises:
-        PatchifyError: if the `mcp` package is not installed. (Gradio would start without the server and say nothing.)
+        PatchifyError: if the `mcp` package is not installed; Gradio would silently start without the MCP server.
     """
     if importlib.util.find_spec("mcp") is None:
         raise PatchifyError(f"The MCP server needs the package mcp, which is not installed: run {INSTALL}.")
     import gradio.mcp
 
     class JsonServer(gradio.mcp.GradioMCPServer):
-        """Gradio's, apart from how answers are written, and without what the page does not offer."""
+        """Gradio's server, with answers in JSON, and tools only."""
 
         def create_mcp_server(self) -> Any:
-            """Tools alone; Gradio answers `prompts/get` for any name with its last tool, asked as the server itself."""
+            """Remove all but tools; Gradio answers `prompts/get` for any name by calling its last tool."""
             server = super().create_mcp_server()
             offered = (self.types.ListToolsRequest, self.types.CallToolRequest, self.types.PingRequest)
             for request in set(server.request_handlers) - set(offered):
@@ -355,7 +354,7 @@ def offer_tools() -> None:
             return server
 
         def postprocess_output_data(self, data: Any, root_url: str) -> list[Any]:
-            """Lists and objects as JSON; the rest as Gradio does it."""
+            """Encode lists and objects as JSON; leave the rest to Gradio."""
             return super().postprocess_output_data([_as_json(value) for value in data], root_url)
 
     gradio.mcp.GradioMCPServer = JsonServer  # type: ignore[misc]  # where Gradio's launch looks for it

@@ -1,4 +1,4 @@
-"""What the log says about strangers: few, short, printable lines, without a byte of theirs."""
+"""Logging that strangers can neither flood nor forge: few, short, printable lines that do not quote requests."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections.abc import Hashable
 from pathlib import Path
 
 NOTE_S = 60.0
-"""Seconds between two lines in the log about the same fault."""
+"""Seconds between two log lines about the same fault."""
 
 LONGEST = 2_000
-"""Characters of a line."""
+"""Characters of a line, at most."""
 
 QUOTING = ("mcp", "python_multipart", "multipart", "starlette", "httpx", "httpcore")
-"""Packages whose messages quote requests. mcp 1.x writes some of its own to the root logger."""
+"""Packages whose messages quote requests. mcp 1.x logs some of them to the root logger."""
 
 
 class Unforeseen(Exception):
-    """Stands in a traceback for an error whose own words may quote a request."""
+    """Replaces in a traceback an error whose message may quote a request."""
 
 
 class Plain(logging.Formatter):
-    """Lines that no stranger can forge: each message is one, printable and at most `LONGEST`.
+    """Formats each message as one printable line of at most `LONGEST` characters.
 
-    Of others' errors the traceback is shown and not their words.
+    Errors of other packages appear with their traceback, without their message.
     """
 
     def format(self, record: logging.LogRecord) -> str:
-        """The record as text."""
-        told = {"exc_info": None, "exc_text": None, "stack_info": None, "msg": record.getMessage(), "args": ()}
-        lines = [super().format(logging.makeLogRecord(record.__dict__ | told))]
+        """Format a record."""
+        bare = {"exc_info": None, "exc_text": None, "stack_info": None, "msg": record.getMessage(), "args": ()}
+        lines = [super().format(logging.makeLogRecord(record.__dict__ | bare))]
         if record.exc_info and record.exc_info[0] is not None:
             kind, _, trace = record.exc_info
             ours = record.name.startswith("patchify_core.")
@@ -41,7 +41,7 @@ class Plain(logging.Formatter):
 
 
 class Handler(logging.StreamHandler):
-    """Writes to the standard error, as Python does where nothing else is said."""
+    """Writes to the standard error, as Python does by default."""
 
     def __init__(self) -> None:
         super().__init__(sys.stderr)
@@ -50,20 +50,20 @@ class Handler(logging.StreamHandler):
         self.addFilter(unquoted)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Writes to what is the standard error now."""
+        """Write to the current standard error."""
         self.stream = sys.stderr
         super().emit(record)
 
 
 def install() -> None:
-    """Gives the root logger the handler; called before anything logs, which would make another."""
+    """Add the handler to the root logger, before the first log call adds Python's own."""
     root = logging.getLogger()
     if not any(isinstance(handler, Handler) for handler in root.handlers):
         root.addHandler(Handler())
 
 
 def unquoted(record: logging.LogRecord) -> bool:
-    """Whether a record is logged; one that may quote a request says in its place only where it comes from."""
+    """Return whether a record is logged; the message of one that may quote a request is replaced by its origin."""
     if not _quotes(record):
         return True
     where = f"{Path(record.pathname).name}:{record.lineno}"
@@ -75,10 +75,10 @@ def unquoted(record: logging.LogRecord) -> bool:
 
 
 def is_first(fault: Hashable) -> bool:
-    """Whether nothing was logged about a fault for a while; notes that something is now.
+    """Return whether a fault was not logged for `NOTE_S`, and note that it is logged now.
 
     Args:
-        fault: names lines of the program, and nothing of a request: all of them are kept.
+        fault: names lines of the program and nothing from a request, because faults are never forgotten.
     """
     now = time.monotonic()
     if now - _noted.get(fault, -NOTE_S) < NOTE_S:
@@ -88,7 +88,7 @@ def is_first(fault: Hashable) -> bool:
 
 
 def log_unforeseen(log: logging.Logger, what: str, error: BaseException) -> None:
-    """Logs an error of ours with its traceback, without its own words."""
+    """Log an error in our code with its traceback, without its message."""
     stands_in = Unforeseen(type(error).__name__)
     log.error("%s failed", what, exc_info=(Unforeseen, stands_in, error.__traceback__))
 
@@ -106,4 +106,4 @@ def _printable(text: str) -> str:
 
 
 _noted: dict[Hashable, float] = {}
-"""When each fault was noted last."""
+"""When each fault was logged last."""

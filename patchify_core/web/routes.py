@@ -1,4 +1,4 @@
-"""Addresses of the page's server that are not Gradio's."""
+"""Our own routes in Gradio's application: health, handout, manifest and files; and handlers of its errors."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.routing import Route
 
 from patchify_core.errors import PatchifyError
 from patchify_core.version import __version__
-from patchify_core.web.served import ADDRESS, file_at
+from patchify_core.web.paths import ADDRESS, file_at
 
 if TYPE_CHECKING:
     import gradio as gr
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 
 def routes(showcase: ExampleGallery, page: gr.Blocks) -> list[Route]:
-    """The addresses, each with what answers it.
+    """Return the routes.
 
     Args:
         showcase: the bundled gallery.
-        page: whose queue searches go through.
+        page: the Gradio page.
     """
     started = time.monotonic()
 
     async def health(request: Request) -> JSONResponse:
-        """Whether searches can be answered, for whoever watches the server: 200, or 503 and why not.
+        """Say for monitoring whether searches can be answered: 200, or 503 and the reason.
 
-        It runs between the requests, not among the searches, and looks only at what is known already.
+        It does not wait in the queue of searches, and computes nothing.
         """
         queue = page._queue
-        trouble = why_not(showcase, queue.stopped)
+        problem = problem_of(showcase, queue.stopped)
         waiting = [event for one in queue.event_queue_per_concurrency_id.values() for event in one.queue]
-        said = {
-            "status": "ok" if trouble is None else "unavailable",
+        report = {
+            "status": "ok" if problem is None else "unavailable",
             "version": __version__,
             "pictures": len(showcase.gallery.images),
             "indexes": list(showcase.indexes.choices),
@@ -50,72 +50,75 @@ def routes(showcase: ExampleGallery, page: gr.Blocks) -> list[Route]:
             "waiting": len(waiting),
             "longest_wait_s": round(max((time.monotonic() - event.enqueue_time for event in waiting), default=0.0), 1),
         }
-        if trouble is not None:
-            said["reason"] = trouble
-        return JSONResponse(said, 200 if trouble is None else 503, headers={"Cache-Control": "no-store"})
+        if problem is not None:
+            report["reason"] = problem
+        return JSONResponse(report, 200 if problem is None else 503, headers={"Cache-Control": "no-store"})
 
     @cache
     def printable() -> str:
-        from patchify_core.web.handout import handout
+        from patchify_core.web.views.handout import handout
 
         return handout(showcase)
 
-    def hand_out(request: Request) -> Response:
-        """The printable page; made when it is first asked for."""
+    def print_handout(request: Request) -> Response:
+        """Return the printable page, which is made on the first request."""
         try:
             return HTMLResponse(printable())
         except PatchifyError as error:
             return PlainTextResponse(str(error), 503)
 
     def show_file(request: Request) -> Response:
-        """A picture of the gallery, or a file that comes with the page; takes the place of Gradio's own route."""
+        """Return a picture of the gallery or a file of the page, in place of Gradio's own route."""
         path = file_at(showcase.folder, str(request.path_params["name"]))
         if path is None:
             return JSONResponse({"detail": "There is no such file: reload the page."}, 404)
         return FileResponse(path, content_disposition_type="inline", headers={"Cache-Control": "max-age=60"})
 
     def manifest(request: Request) -> Response:
-        """What a browser that installs the page shows; Gradio's names an address that draws icons of any size."""
+        """Return the web app manifest; Gradio's own names an address that draws icons of any size."""
         icon = {"src": "favicon.ico", "sizes": "any", "type": "image/svg+xml"}
-        said = {"name": page.title, "icons": [icon], "start_url": "./", "display": "standalone"}
-        return JSONResponse(said, media_type="application/manifest+json")
+        content = {"name": page.title, "icons": [icon], "start_url": "./", "display": "standalone"}
+        return JSONResponse(content, media_type="application/manifest+json")
 
     return [
         Route("/health", health),
-        Route("/handout", hand_out),
+        Route("/handout", print_handout),
         Route("/manifest.json", manifest),
         Route(f"/{ADDRESS}{{name:path}}", show_file),
     ]
 
 
 def refusals() -> dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]]:
-    """What answers where Gradio raises; it would log a traceback, or answer with what the request said."""
+    """Return handlers of errors for which Gradio would log a traceback, or quote the request in the answer."""
     from fastapi.exceptions import RequestValidationError
     from gradio.route_utils import FnIndexInferError
 
-    return {**dict.fromkeys((FnIndexInferError, KeyError, TypeError), misnamed), RequestValidationError: misshapen}
+    return {
+        **dict.fromkeys((FnIndexInferError, KeyError, TypeError), unknown_name),
+        RequestValidationError: invalid_request,
+    }
 
 
-async def misshapen(request: Request, error: Exception) -> JSONResponse:
-    """What is answered to a request that lacks something, or has it in the wrong type."""
+async def invalid_request(request: Request, error: Exception) -> JSONResponse:
+    """Answer a request with missing or mistyped fields."""
     return JSONResponse({"detail": "The request does not fit this address: see the API under /gradio_api/info."}, 422)
 
 
-async def misnamed(request: Request, error: Exception) -> JSONResponse:
-    """What a program is told that names an endpoint or an argument wrongly; Gradio would only log a traceback.
+async def unknown_name(request: Request, error: Exception) -> JSONResponse:
+    """Answer a program that names an unknown endpoint or argument.
 
     Raises:
-        Exception: the same error, where it is about anything else than a call.
+        Exception: the same error, if it is about anything else than a call.
     """
-    if "page" in request.query_params:  # Gradio 6.31.0 looks it up as it is
+    if "page" in request.query_params:  # Gradio 6.31.0 looks it up unchecked
         return JSONResponse({"detail": "There is no such page: open the address without what follows ?."}, 404)
     if not request.url.path.startswith("/gradio_api/call/"):
         raise error
     return JSONResponse({"detail": "There is no such function or argument: see the API under /gradio_api/info."}, 404)
 
 
-def why_not(showcase: ExampleGallery, stopped: bool) -> str | None:
-    """Why no search can be answered, in one sentence; None if it can.
+def problem_of(showcase: ExampleGallery, stopped: bool) -> str | None:
+    """Return in one sentence why no search can be answered; None if it can.
 
     Args:
         showcase: the bundled gallery.

@@ -1,10 +1,10 @@
-"""The server: our gate with the first page at once, and Gradio behind it as soon as it is loaded.
+"""The uvicorn server: the gate with the first page at once, and Gradio behind it as soon as it is loaded.
 
-Each connection has a deadline for what it asks and for what it takes, and no address has them all. uvicorn 0.54 waits
-for ever for the first request of a connection, for the end of its headers and for a client that does not read its
-answer; and asyncio, once the process may open no further file, writes a traceback for each connection that it cannot
-accept, many thousands a second. Gradio 6.31.0 configures uvicorn in `http_server.start_server` and lets nobody say how:
-without a limit of connections or of their time, and with X-Forwarded-For believed from the loopback interface.
+Each connection has deadlines for sending a request and for reading the answer, and no address can take all of them.
+uvicorn 0.54 waits forever for the first request of a connection, for the end of its headers and for a client that does
+not read its answer; and asyncio, once the process may open no more files, writes a traceback for each connection that
+it cannot accept, many thousands a second. Gradio 6.31.0 configures uvicorn in `http_server.start_server` without
+options: it limits neither the number of connections nor their time, and trusts X-Forwarded-For from the loopback.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -26,35 +26,35 @@ from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from patchify_core.demo.settings import PageSettings, ServerSettings
-from patchify_core.web.bodies import Receive
+from patchify_core.web.bodies import Message, Receive, Refused
 from patchify_core.web.callers import group_of
 from patchify_core.web.front import Front
-from patchify_core.web.gate import Gate, Scope, Send, lifespan
+from patchify_core.web.gate import App, Gate, Scope, Send
 
 HEAD_S = 15.0
-"""Seconds in which the line and the headers of a request must have come, from when the connection is there or free."""
+"""Seconds within which the headers of a request must have arrived, from when the connection is open or idle."""
 
-UNREAD_S = 60.0
-"""Seconds in which a client must have taken what fills its connection."""
+UNREAD_S = 30.0
+"""Seconds within which a client must have read what fills the buffers of its connection."""
 
 STOP_S = 3
-"""Seconds that answers under way get when the server ends."""
+"""Seconds for unfinished answers when the server stops."""
 
 MOST = 1000
-"""Connections at once. A browser opens six."""
+"""Connections at once, at most. A browser opens six."""
 
 RESERVE = 256
-"""Files that the process opens besides: pictures, indexes, uploads."""
+"""Open files kept for pictures, indexes and uploads."""
 
 
 class TimedConnection(H11Protocol):
-    """A connection with deadlines. When there are too many, the address with the most of them loses one."""
+    """A connection with deadlines. If there are too many, the address with the most of them loses one."""
 
     most = MOST
-    """Connections at once."""
+    """Connections at once, at most."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Takes the connection, or ends one."""
+        """Accept the connection; close one if there are too many."""
         super().connection_made(transport)
         self.group = group_of(self.client[0]) if self.client else ""
         self._head: asyncio.TimerHandle | None = None
@@ -62,29 +62,29 @@ class TimedConnection(H11Protocol):
         self.since = self.loop.time()
         self._expect_request()
         if len(self.connections) > self.most:
-            # Several may come before one that was ended is forgotten: it makes room once, not for each of them.
+            # Several may open before a closed one is removed: it makes room once, not for each of them.
             alive = [one for one in self.connections if isinstance(one, TimedConnection) and not one.is_ending]
             if len(alive) > self.most:
                 _surplus(self, alive).abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forgets the deadlines."""
+        """Cancel the deadlines."""
         super().connection_lost(exc)
         _cancel(self._head)
         _cancel(self._unread)
 
     @property
     def is_ending(self) -> bool:
-        """Whether it is closed as soon as the loop comes to it."""
+        """Whether it is about to be closed."""
         return bool(self.transport.is_closing())
 
     @property
     def is_idle(self) -> bool:
-        """Whether no answer is under way."""
+        """Whether no request is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
     def handle_events(self) -> None:
-        """As uvicorn's; a request that is whole meets its deadline."""
+        """Handle new data as uvicorn does; a complete request has met its deadline."""
         super().handle_events()
         if self.is_idle:
             self._expect_request()
@@ -93,25 +93,25 @@ class TimedConnection(H11Protocol):
             self._head = None
 
     def on_response_complete(self) -> None:
-        """As uvicorn's; the next request gets a deadline."""
+        """End an answer as uvicorn does; the next request gets a deadline."""
         super().on_response_complete()
         self.since = self.loop.time()
         if self.is_idle:
             self._expect_request()
 
     def pause_writing(self) -> None:
-        """The client takes nothing at present."""
+        """Stop writing, because the client does not read; start its deadline."""
         super().pause_writing()
         self._unread = self._unread or self.loop.call_later(UNREAD_S, self.abort)
 
     def resume_writing(self) -> None:
-        """The client takes what it is sent."""
+        """Write again, because the client reads."""
         super().resume_writing()
         _cancel(self._unread)
         self._unread = None
 
     def abort(self) -> None:
-        """Ends the connection at once, whatever is still to be sent."""
+        """Close the connection at once, without sending the rest."""
         self.transport.abort()
 
     def _expect_request(self) -> None:
@@ -125,10 +125,10 @@ def _cancel(timer: asyncio.TimerHandle | None) -> None:
 
 
 def _surplus(newest: TimedConnection, connections: list[TimedConnection]) -> TimedConnection:
-    """Which connection ends: one of the address with the most of them, the one that has been idle for longest.
+    """Return the connection to close: of the address with the most of them, the one that has been idle longest.
 
     Args:
-        newest: the one that was one too many; it ends if its own address has as many as any, and none of them is idle.
+        newest: the one too many; it is the one if its address has as many as any and none of the others is idle.
         connections: all of them.
     """
     counts = Counter(one.group for one in connections)
@@ -141,7 +141,7 @@ def _surplus(newest: TimedConnection, connections: list[TimedConnection]) -> Tim
 
 
 def room_for_connections() -> int:
-    """Connections that there may be, after the process has been allowed more files where it can be."""
+    """Raise the process's limit of open files if possible, and return how many connections fit into it."""
     if sys.platform == "win32":
         return MOST
     import resource
@@ -159,10 +159,10 @@ def room_for_connections() -> int:
 
 
 def configured(app: Any, host: str, port: int) -> uvicorn.Config:
-    """How uvicorn serves the page.
+    """Return uvicorn's configuration.
 
     Args:
-        app: what answers.
+        app: the ASGI application.
         host: address to listen on.
         port: port to listen on.
     """
@@ -174,9 +174,9 @@ def configured(app: Any, host: str, port: int) -> uvicorn.Config:
         http=type("Limited", (TimedConnection,), {"most": room_for_connections()}),
         ws="none",
         log_level="warning",
-        log_config=None,  # its lines go where all lines go (`logs`)
+        log_config=None,  # see `logs`
         access_log=False,
-        proxy_headers=False,  # `gate` knows which proxies count
+        proxy_headers=False,  # `gate` knows the trusted proxies
         server_header=False,
         timeout_keep_alive=5,
         timeout_graceful_shutdown=STOP_S,
@@ -184,8 +184,8 @@ def configured(app: Any, host: str, port: int) -> uvicorn.Config:
 
 
 def _is_ours(record: logging.LogRecord) -> bool:
-    """Whether a line of uvicorn's log is about this server and not about what some client did, or how it all ends."""
-    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):  # answers under way at the end
+    """Return whether a line of uvicorn's log is about this server, not about a client or the shutdown."""
+    if record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError):  # unfinished answers at the end
         return False
     return not record.getMessage().startswith(
         ("Invalid HTTP request", "Unsupported upgrade", "No supported WebSocket", "ASGI callable returned", "Cancel ")
@@ -193,14 +193,14 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 START_S = 10.0
-"""Seconds in which the server listens, or something is wrong with this machine."""
+"""Seconds within which the server must listen."""
 
 
 class Gates:
-    """The gates of a server's galleries: the first at its own address, the others below it.
+    """The gates of a server's galleries: the first at the server's own address, the others below it.
 
     Args:
-        first: of the gallery that the server's own address shows.
+        first: the gate at the server's own address.
         others: path below the server's, such as /gallery/town -> its gate.
         root_path: of the server.
     """
@@ -209,9 +209,9 @@ class Gates:
         self.first, self.others, self._root = first, others, root_path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Passes a request on to the gate that it is for."""
+        """Pass a request to its gate."""
         if scope["type"] == "lifespan":
-            await lifespan([gate.app for gate in (self.first, *self.others.values())], receive, send)
+            await _lifespan([gate.app for gate in (self.first, *self.others.values())], receive, send)
             return
         path = str(scope.get("path", ""))
         below = path.removeprefix(self._root) if self._root and path.startswith(f"{self._root}/") else path
@@ -224,11 +224,39 @@ class Gates:
         await self.first(scope, receive, send)
 
 
+async def _lifespan(apps: Sequence[App], receive: Receive, send: Send) -> None:
+    """Report the startup at once; start each application when it is there, and end it with the server."""
+    queues: list[asyncio.Queue[Message]] = [asyncio.Queue() for _ in apps]
+    startup = await receive()
+    for messages in queues:
+        messages.put_nowait(startup)
+    await send({"type": "lifespan.startup.complete"})
+    tasks = [asyncio.create_task(_run_lifespan(app, messages)) for app, messages in zip(apps, queues, strict=True)]
+    shutdown = await receive()
+    for messages, task in zip(queues, tasks, strict=True):
+        messages.put_nowait(shutdown)
+        if messages.qsize() == 2:  # the application never came
+            task.cancel()
+    await asyncio.wait(tasks)
+    await send({"type": "lifespan.shutdown.complete"})
+
+
+async def _run_lifespan(app: App, messages: asyncio.Queue[Message]) -> None:
+    async def ignore(message: Message) -> None:
+        """The server has reported its startup already."""
+
+    while True:
+        try:
+            return await app({"type": "lifespan", "asgi": {"version": "3.0"}}, messages.get, ignore)
+        except Refused:
+            continue  # it is still being loaded
+
+
 class Server(uvicorn.Server):
-    """uvicorn in a thread of its own, with the methods that Gradio ends its server with.
+    """uvicorn in a thread of its own, with the methods by which Gradio stops its server.
 
     Args:
-        gates: what answers.
+        gates: the application.
         host: address to listen on.
         port: port to listen on.
 
@@ -255,22 +283,22 @@ class Server(uvicorn.Server):
             time.sleep(1e-3)
 
     def install_signal_handlers(self) -> None:
-        """Leaves signals to `launch`."""
+        """Leave signals to `launch`."""
 
     def close(self) -> None:
-        """Ends it."""
+        """Stop the server."""
         self.should_exit = True
         self.thread.join(timeout=5)
 
 
 def serve_front(fronts: Mapping[str, Front], server: ServerSettings, settings: PageSettings, tools: bool) -> Server:
-    """Starts the server with the first page; whatever else is asked waits for Gradio.
+    """Start the server with the first pages; all other requests wait for Gradio.
 
     Args:
-        fronts: path below the server's -> the first page over a gallery; the first is at the server's own address.
-        server: where, and names and proxies of the server.
+        fronts: path below the server's -> the first page of a gallery; the first one is at the server's own address.
+        server: address, names and proxies of the server.
         settings: of the page.
-        tools: whether the MCP server is offered.
+        tools: whether there is an MCP server.
 
     Raises:
         OSError: if the port is taken, or the address is not this machine's.
@@ -278,7 +306,7 @@ def serve_front(fronts: Mapping[str, Front], server: ServerSettings, settings: P
 
     def gate(path: str, front: Front) -> Gate:
         below = replace(server, root_path=f"{server.root_path}{path}")
-        return Gate(None, (), below, settings, tools and not path, front.routes())
+        return Gate(below, settings, tools and not path, front.routes())
 
     gates = {path: gate(path, front) for path, front in fronts.items()}
     first = gates.pop(next(iter(gates)))
@@ -286,19 +314,19 @@ def serve_front(fronts: Mapping[str, Front], server: ServerSettings, settings: P
 
 
 def serve_gradio(server: Server, ours: Iterable[Route], forget_s: float, number: int = 0) -> None:
-    """Puts what `Blocks.launch` serves next behind a server that runs already, with visits that a flood cannot end.
+    """Have the next `Blocks.launch` use a running server instead of starting one.
 
     Args:
-        server: that runs.
-        number: of the gallery whose page it is.
+        server: the running server.
         ours: our own routes in Gradio's application.
-        forget_s: seconds without a request after which a visit is forgotten before any other.
+        forget_s: seconds without a request after which a session is dropped before any other.
+        number: of the gallery whose page it is.
     """
     import gradio.http_server
 
-    from patchify_core.web.guarded import FairStates
+    from patchify_core.web.fair_queue import FairStates
 
-    def start(app: Any, server_name: str, server_port: int, **unused: Any) -> tuple[str, int, str, Any]:
+    def start(app: Any, server_name: str, server_port: int, **options: Any) -> tuple[str, int, str, Any]:
         app.state_holder = FairStates(forget_s)
         app.state_holder.set_blocks(app.blocks)
         server.gates[number].open(app, ours)

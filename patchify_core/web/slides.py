@@ -1,7 +1,7 @@
-"""The query and its results as one drawing for slides: SVG with real boxes and texts, pictures inside, no script.
+"""The query and its results as an SVG for slides, with vector boxes and text, and the pictures embedded.
 
-It opens anywhere, without the page and without a network. The page makes a PNG of it in the visitor's browser, which
-has letters for every script; a server has not.
+It opens anywhere, without the page or a network. The page makes a PNG from it in the visitor's browser, which has fonts
+for every script; a server may not.
 """
 
 from __future__ import annotations
@@ -26,31 +26,17 @@ from patchify_core.demo.reranking import NAMES as RERANKERS
 from patchify_core.demo.results import Answer, Result
 from patchify_core.web.views.html import WORDS, count, overlap, signed
 
+WIDTH, HEIGHT = 1920, 1080
+"""Size of the drawing. All lengths are in its own units, the pixels of the PNG."""
 
-@dataclass(frozen=True)
-class SlideSettings:
-    """What a person may tune about the drawing; all lengths in its own units, pixels of the PNG.
+MARGIN, GAP = 48, 18
+"""Around the content, and between the results."""
 
-    Attributes:
-        width: of the drawing.
-        height: of the drawing.
-        margin: around it.
-        query: width of the column with the query.
-        gap: between the results.
-        caption: height of the words below a result.
-        sharpness: pixels of a picture inside per unit, for those who enlarge it.
-        quality: of the JPEGs inside.
-    """
+QUERY_WIDTH, CAPTION = 440, 66
+"""Width of the column with the query, and height of the text below a result."""
 
-    width: int = 1920
-    height: int = 1080
-    margin: int = 48
-    query: int = 440
-    gap: int = 18
-    caption: int = 66
-    sharpness: float = 1.5
-    quality: int = 86
-
+SHARPNESS, QUALITY = 1.5, 86
+"""Pixels of an embedded picture per unit, for enlargement, and quality of its JPEG."""
 
 INK, SOFT, PAPER, CARD, LINE, ASK, PATCH = "#1c2430", "#566173", "#f7f6f3", "#ffffff", "#dedbd3", "#2a5bd7", "#ff9cf3"
 COLOURS = {
@@ -59,17 +45,17 @@ COLOURS = {
     results.OFF: ("#ffab1f", "#9a5b00"),
     results.WRONG: ("#ff5252", "#c02a2a"),
 }
-"""Colours of the box and of the words of each verdict, as on the page in light; others are grey."""
+"""Colours of the box and of the text of each verdict, as on the light page; others are grey."""
 
 GREY = "#b9c2d0", "#566173"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif"
 LETTER = 0.56
-"""Mean width of a letter, in heights; enough to keep words inside their column."""
+"""Mean width of a letter by its height, rounded up so that text stays inside its column."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """Where a picture lies on the drawing: left, top, width, height."""
+    """Position of a picture on the drawing: left, top, width, height."""
 
     x: float
     y: float
@@ -82,86 +68,83 @@ def slide(
     answer: Answer,
     object_name: str | None,
     picture: Callable[[int], tuple[int, int, Path]],
-    settings: SlideSettings | None = None,
 ) -> str:
-    """The drawing as SVG.
+    """Draw the SVG.
 
     Args:
-        query: what was asked.
-        answer: its answer.
-        object_name: of the object that it is about, if that is known.
-        picture: width, height and file of a gallery picture.
-        settings: see `SlideSettings`.
+        query: the query.
+        answer: its results.
+        object_name: of the query's object, if it is known.
+        picture: image id -> width, height and file of a gallery picture.
 
     Raises:
         PictureError: if a picture cannot be read any more.
     """
-    set_ = settings or SlideSettings()
-    asked = f"“{query.words}”" if query.words is not None else (object_name or query.name)
-    top = set_.margin + 62
+    title = f"“{query.words}”" if query.words is not None else (object_name or query.name)
+    top = MARGIN + 62
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {set_.width} {set_.height}" width="{set_.width}" '
-        f'height="{set_.height}" font-family="{escape(FONT)}" fill="{INK}">',
-        f"<title>{_clean(f'Patchify: {asked}')}</title><desc>{_clean(_summary(answer, object_name))}</desc>",
-        f'<rect width="{set_.width}" height="{set_.height}" fill="{PAPER}"/>',
-        _text(set_.margin, set_.margin + 26, "Query", 26, weight=700),
-        _text(set_.margin + set_.query + 2 * set_.gap, set_.margin + 26, "Best matches", 26, weight=700),
-        _query(query, asked, top, set_),
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" '
+        f'height="{HEIGHT}" font-family="{escape(FONT)}" fill="{INK}">',
+        f"<title>{_clean(f'Patchify: {title}')}</title><desc>{_clean(_summary(answer, object_name))}</desc>",
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="{PAPER}"/>',
+        _text(MARGIN, MARGIN + 26, "Query", 26, weight=700),
+        _text(MARGIN + QUERY_WIDTH + 2 * GAP, MARGIN + 26, "Best matches", 26, weight=700),
+        _query(query, title, top),
     ]
     frame = Place(
-        set_.margin + set_.query + 2 * set_.gap,
+        MARGIN + QUERY_WIDTH + 2 * GAP,
         top,
-        set_.width - 2 * set_.margin - set_.query - 2 * set_.gap,
-        set_.height - top - set_.margin - 34,
+        WIDTH - 2 * MARGIN - QUERY_WIDTH - 2 * GAP,
+        HEIGHT - top - MARGIN - 34,
     )
-    for result, spot in zip(answer.results, _grid(len(answer.results), frame, set_), strict=True):
-        parts.append(_result(result, spot, picture(result.match.image_id), set_))
-    parts += [_scores(answer, object_name, set_), _key(answer, frame, set_), "</svg>\n"]
+    for result, spot in zip(answer.results, _grid(len(answer.results), frame), strict=True):
+        parts.append(_result(result, spot, picture(result.match.image_id)))
+    parts += [_scores(answer, object_name), _key(answer, frame), "</svg>\n"]
     return "".join(parts)
 
 
-def _grid(number: int, frame: Place, set_: SlideSettings) -> list[Place]:
-    """Places for the results, 4:3 each with room for its words, in the columns that make them largest.
+def _grid(number: int, frame: Place) -> list[Place]:
+    """Return places for the results, 4:3 with room for a caption, in the number of columns that makes them largest.
 
-    What is left of the width goes between the columns.
+    The rest of the width goes between the columns.
     """
 
     def width(columns: int) -> float:
         rows = math.ceil(number / columns)
-        across = (frame.width - (columns - 1) * set_.gap) / columns
-        down = (frame.height - (rows - 1) * set_.gap) / rows - set_.caption
+        across = (frame.width - (columns - 1) * GAP) / columns
+        down = (frame.height - (rows - 1) * GAP) / rows - CAPTION
         return min(across, down * 4 / 3)
 
     columns = max(range(1, number + 1), key=width, default=1)
     wide = width(columns) if number else 0.0
     across = (frame.width - wide) / (columns - 1) if columns > 1 else 0.0
-    down = wide * 3 / 4 + set_.caption + set_.gap
+    down = wide * 3 / 4 + CAPTION + GAP
     return [
         Place(frame.x + n % columns * across, frame.y + n // columns * down, wide, wide * 3 / 4) for n in range(number)
     ]
 
 
-def _query(query: UserQuery, asked: str, top: float, set_: SlideSettings) -> str:
-    x, width = set_.margin, set_.query
+def _query(query: UserQuery, title: str, top: float) -> str:
+    x, width = MARGIN, QUERY_WIDTH
     if query.words is not None:
-        lines = _wrapped(asked, width - 40, 34)[:6]
+        lines = _wrapped(title, width - 40, 34)[:6]
         height = 60.0 + 44 * len(lines)
         card = f'<rect x="{x}" y="{top}" width="{width}" height="{height}" rx="12" fill="{CARD}" stroke="{LINE}"/>'
         return card + "".join(
             _text(x + width / 2, top + 56 + 44 * n, line, 34, weight=650, anchor="middle")
             for n, line in enumerate(lines)
         )
-    height = min(width * query.height / query.width, set_.height * 0.46)
+    height = min(width * query.height / query.width, HEIGHT * 0.46)
     wide = height * query.width / query.height
     spot = Place(x + (width - wide) / 2, top, wide, height)
     box = "" if query.box is None else _box(query.box, spot, query.width, query.height, ASK, 5)
-    named = _text(x, top + height + 38, _fitted(asked, width, 24), 24, weight=650)
-    return _picture(query.source, spot, set_) + box + named
+    named = _text(x, top + height + 38, _fitted(title, width, 24), 24, weight=650)
+    return _picture(query.source, spot) + box + named
 
 
-def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: SlideSettings) -> str:
+def _result(result: Result, spot: Place, source: tuple[int, int, Path]) -> str:
     width, height, path = source
-    colour, said = COLOURS.get(result.verdict, GREY)
+    colour, text_colour = COLOURS.get(result.verdict, GREY)
     scale = min(spot.width / width, spot.height / height)
     inner = Place(
         spot.x + (spot.width - scale * width) / 2,
@@ -180,10 +163,10 @@ def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: Sl
     base = spot.y + spot.height
     return (
         f'<g><rect x="{spot.x:.1f}" y="{spot.y:.1f}" width="{spot.width:.1f}" '
-        f'height="{spot.height + set_.caption - 4:.1f}" rx="8" fill="{CARD}" stroke="{LINE}"/>'
-        f'<rect x="{spot.x:.1f}" y="{base + set_.caption - 8:.1f}" width="{spot.width:.1f}" height="4" '
+        f'height="{spot.height + CAPTION - 4:.1f}" rx="8" fill="{CARD}" stroke="{LINE}"/>'
+        f'<rect x="{spot.x:.1f}" y="{base + CAPTION - 8:.1f}" width="{spot.width:.1f}" height="4" '
         f'fill="{colour}"/>'
-        f"{_picture(path, inner, set_)}{boxes}"
+        f"{_picture(path, inner)}{boxes}"
         f'<rect x="{spot.x + 8:.1f}" y="{spot.y + 8:.1f}" width="{size * 1.9:.1f}" height="{size * 1.4:.1f}" rx="6" '
         f'fill="{INK}" fill-opacity=".82"/>'
         + _text(
@@ -191,18 +174,18 @@ def _result(result: Result, spot: Place, source: tuple[int, int, Path], set_: Sl
         )
         + _text(spot.x + 10, base + size * 1.2, signed(match.score), size, weight=700)
         + _text(spot.x + spot.width - 10, base + size * 1.2, fits, size * 0.85, SOFT, anchor="end")
-        + _text(spot.x + 10, base + size * 2.4, f"{sign} {words}", size * 0.85, said, 650)
+        + _text(spot.x + 10, base + size * 2.4, f"{sign} {words}", size * 0.85, text_colour, 650)
         + "</g>"
     )
 
 
-def _picture(source: Path | bytes, spot: Place, set_: SlideSettings) -> str:
-    """A picture, no larger inside than it is of use."""
+def _picture(source: Path | bytes, spot: Place) -> str:
+    """Embed a picture, no larger than necessary."""
 
     def small(shown: Image) -> bytes:
-        shown.thumbnail((round(spot.width * set_.sharpness) or 1, round(spot.height * set_.sharpness) or 1))
+        shown.thumbnail((round(spot.width * SHARPNESS) or 1, round(spot.height * SHARPNESS) or 1))
         stream = io.BytesIO()
-        shown.save(stream, "JPEG", quality=set_.quality, optimize=True)
+        shown.save(stream, "JPEG", quality=QUALITY, optimize=True)
         return stream.getvalue()
 
     data = base64.b64encode(decode(source, small)).decode()
@@ -215,7 +198,7 @@ def _picture(source: Path | bytes, spot: Place, set_: SlideSettings) -> str:
 def _box(
     box: NDArray[np.float64], spot: Place, width: int, height: int, colour: str, thick: float, dotted: bool = False
 ) -> str:
-    """A box (xyxy in pixels of a picture of width x height) on its picture, inside its own edge, with a dark rim."""
+    """Draw a box (xyxy in pixels of a picture of width x height) with a dark rim; its lines stay inside the box."""
     x1, y1, x2, y2 = (float(value) for value in box)
     x, y = spot.x + x1 / width * spot.width, spot.y + y1 / height * spot.height
     wide, high = (x2 - x1) / width * spot.width, (y2 - y1) / height * spot.height
@@ -227,26 +210,26 @@ def _box(
     return f'{rim}<rect {place} rx="2" fill="none" stroke="{colour}" stroke-width="{thick:.2f}"{dots}/>'
 
 
-def _scores(answer: Answer, object_name: str | None, set_: SlideSettings) -> str:
-    """AP and LocScore below the query, where it is known what the object is."""
-    x, right = set_.margin, set_.margin + set_.query
-    y = set_.height - set_.margin - 34.0
+def _scores(answer: Answer, object_name: str | None) -> str:
+    """Draw AP and LocScore below the query, if its object is known."""
+    x, right = MARGIN, MARGIN + QUERY_WIDTH
+    y = HEIGHT - MARGIN - 34.0
     lines = []
     if answer.score is not None:
         rows = [("As shown", answer.score), ("Winning patches", answer.winning), ("Not re-ranked", answer.plain)]
         rows.append(("Whole pictures", answer.baseline))
-        there = [(name, score) for name, score in rows if score is not None]
-        head = y - 34 * len(there) - 8
+        known = [(name, score) for name, score in rows if score is not None]
+        head = y - 34 * len(known) - 8
         lines += [_text(right - 132, head, "AP", 20, SOFT, 650, "end")]
         lines += [_text(right, head, "LocScore", 20, SOFT, 650, "end")]
-        for n, (name, score) in enumerate(there):
+        for n, (name, score) in enumerate(known):
             weight, down = 700 if n == 0 else 400, head + 34 * (n + 1)
             lines.append(_text(x, down, name, 22, weight=weight))
             lines.append(_text(right - 132, down, f"{score.ap:.3f}", 22, weight=weight, anchor="end"))
             if score.locscore is not None:
                 lines.append(_text(right, down, f"{score.locscore:.3f}", 22, weight=weight, anchor="end"))
         y = head - 44
-    for line in reversed(_wrapped(_summary(answer, object_name), set_.query, 20)):
+    for line in reversed(_wrapped(_summary(answer, object_name), QUERY_WIDTH, 20)):
         lines.append(_text(x, y, line, 20, SOFT))
         y -= 28
     return "".join(lines)
@@ -255,30 +238,29 @@ def _scores(answer: Answer, object_name: str | None, set_: SlideSettings) -> str
 def _summary(answer: Answer, object_name: str | None) -> str:
     shown = len(answer.results)
     if answer.score is None:
-        found = f"Top {shown} of {answer.pictures:,} pictures, not scored."
+        text = f"Top {shown} of {answer.pictures:,} pictures, not scored."
     else:
-        found = (
+        text = (
             f"{answer.found} of the top {shown} contain the {object_name or 'object'} ({answer.score.positives} of "
             f"{answer.pictures:,} pictures do)."
         )
     way = f", re-ranked by {RERANKERS.get(answer.reranker, answer.reranker)}" if answer.reranker else ""
     patches = count(answer.stages[answer.level - 1].patches, "patch").replace("patchs", "patches")
     name = stages.option(answer.stages, answer.level)
-    return f"{found} Searched with {name} ({patches} per picture){way}."
+    return f"{text} Searched with {name} ({patches} per picture){way}."
 
 
-def _key(answer: Answer, frame: Place, set_: SlideSettings) -> str:
-    """What the lines mean, and where it is from."""
-    y = set_.height - set_.margin + 2.0
-    names = (
-        "box by points" if any(r.by_points for r in answer.results) else BOXES.get(answer.box_method, "winning patch")
-    )
-    said = f"Solid: {names}"
+def _key(answer: Answer, frame: Place) -> str:
+    """Draw the legend of the lines, and the source."""
+    y = HEIGHT - MARGIN + 2.0
+    by_points = any(result.by_points for result in answer.results)
+    names = "box by points" if by_points else BOXES.get(answer.box_method, "winning patch")
+    text = f"Solid: {names}"
     if any(result.moved for result in answer.results):
-        said += " · dotted: winning patch"
-    said += " · number: similarity"
+        text += " · dotted: winning patch"
+    text += " · number: similarity"
     source = "Patch-wise retrieval (WACV 2026), Patchify"
-    return _text(frame.x, y, said, 19, SOFT) + _text(set_.width - set_.margin, y, source, 19, SOFT, anchor="end")
+    return _text(frame.x, y, text, 19, SOFT) + _text(WIDTH - MARGIN, y, source, 19, SOFT, anchor="end")
 
 
 def _text(
@@ -291,7 +273,7 @@ def _text(
 
 
 def _clean(words: str) -> str:
-    """Escaped, and without what XML cannot hold."""
+    """Escape a text, without characters that XML does not allow."""
     return escape("".join(letter for letter in words if letter.isprintable()))
 
 
@@ -301,7 +283,7 @@ def _fitted(words: str, width: float, size: float) -> str:
 
 
 def _wrapped(words: str, width: float, size: float) -> list[str]:
-    """Lines no longer than a column; a word that is longer than that is cut."""
+    """Break a text into lines of a column's width; a longer word is cut."""
     lines: list[str] = []
     for word in words.split():
         grown = f"{lines[-1]} {word}" if lines else word

@@ -1,4 +1,4 @@
-"""Where the page's HTML is: templates, in which every text is escaped unless it is marked as HTML."""
+"""The Jinja2 environments of `web/templates`, in which every text is escaped unless it is marked as HTML."""
 
 from __future__ import annotations
 
@@ -13,16 +13,15 @@ PAGES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates")
 
 
 class Lines(Extension):
-    """Line breaks of a template are for its reader: between two tags they are nothing, within a text they are a space.
+    """Joins the lines of a template: a line break between two tags is dropped, one within text becomes a space.
 
-    Spaces between parts of the page could be seen, and Gradio compares what it draws with what it drew before, piece by
-    piece.
+    Spaces between parts of the page would be visible, and Gradio compares new HTML with the old node by node.
     """
 
     def preprocess(self, source: str, name: str | None, filename: str | None = None) -> str:
-        """The template in one line."""
+        """Return the template in one line."""
         return re.sub(r"\s*\n\s*", " ", re.sub(r"(?<=[>}])\s*\n\s*(?=[<{])", "", source)).strip()
 
 
 PARTS = PAGES.overlay(extensions=[Lines], undefined=StrictUndefined)
-"""Parts of the page that Gradio puts together; what `views` offers its templates is in `views.html`."""
+"""Parts of the Gradio page; `views.html` adds the functions that its templates use."""

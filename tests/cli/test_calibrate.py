@@ -124,7 +124,7 @@ def test_evaluate_tells_how_well_absence_is_known(run, many, kept, tmp_path):
     assert run("calibrate", many, "--index", kept)[0] == DONE
     file = tmp_path / "numbers.json"
     code, printed, _ = run("evaluate", many, "--index", kept, "--absent", "--json", file)
-    assert code == DONE and "measured: said to be absent of 12 queries" in printed
+    assert code == DONE and "measured: predicted absent among 12 queries" in printed
     rates = json.loads(file.read_text())["absent"]["measured"]
     assert rates["absent_false_alarms"]["queries"] == OBJECTS and 0 <= rates["absent_hits"]["low"] <= 1
 

@@ -31,7 +31,7 @@ def test_ctrl_c_says_whether_work_is_kept(run, dataset, tmp_path, monkeypatch, c
 @pytest.fixture
 def stop_after(monkeypatch):
     """stop_after(n): Ctrl-C comes while query n + 1 is described; None: it does not come."""
-    real = Patchify.describe_query
+    real = Patchify.view
 
     def call(count):
         done = []
@@ -42,7 +42,7 @@ def stop_after(monkeypatch):
                 raise KeyboardInterrupt
             return real(self, *args, **named)
 
-        monkeypatch.setattr(Patchify, "describe_query", describe)
+        monkeypatch.setattr(Patchify, "view", describe)
         return done
 
     return call

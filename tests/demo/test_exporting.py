@@ -143,7 +143,7 @@ def test_results_fill_the_width_of_the_drawing(files, number) -> None:
     svg = drawn(files, a_question(files), an_answer([a_result(rank) for rank in range(1, number + 1)]))
     cards = [node for node in svg.iter(f"{SVG}rect") if node.get("rx") == "8"]
     rights = [float(node.get("x")) + float(node.get("width")) for node in cards]
-    assert len(cards) == number and max(rights) == pytest.approx(1920 - slides.SlideSettings().margin, abs=0.2)
+    assert len(cards) == number and max(rights) == pytest.approx(1920 - slides.MARGIN, abs=0.2)
 
 
 def test_boxes_lie_where_they_lie_in_the_picture(files) -> None:

@@ -1,4 +1,4 @@
-"""demo.prepared: what galleries are called, where their pictures come from, and answers that fit their gallery."""
+"""demo.gallery_info: titles, sources of pictures, and stored answers that fit their gallery."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""demo.lesson: what a class is given comes from the gallery, number for number."""
+"""demo.lesson: plan and exercise of a class come from the gallery, number for number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Links: round trips for every question that has one, and whatever a stranger may put into an address."""
+"""demo.links: round trips for every query that has a link, and whatever a stranger may put into one."""
 
 from __future__ import annotations
 

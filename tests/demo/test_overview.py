@@ -1,4 +1,4 @@
-"""demo.story: the first part of the Evaluation tab says what the records and the library say."""
+"""demo.overview: the start of the Evaluation tab agrees with the records and the library."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from patchify_core.evaluation.breakdown import break_down
 from patchify_core.evaluation.metrics import score_positives
 from patchify_core.evaluation.run import evaluate, find_in_matches
 from patchify_core.patchify import Patchify
-from patchify_core.web.views.story import APART, BOTTOM, chart, size_words
+from patchify_core.web.views.story import APART, BOTTOM, chart, size_text
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def test_curves_are_the_evaluation_of_the_bundled_index_and_the_studies_of_the_o
 
 def test_bands_are_the_breakdown_of_an_evaluation(document, gallery) -> None:
     found = bands(document)
-    assert [size_words(band)[:8] for band in found] == ["Under 2 ", "2 to 10 ", "10 to 33", "33 % of "]
+    assert [size_text(band)[:8] for band in found] == ["Under 2 ", "2 to 10 ", "10 to 33", "33 % of "]
     for level in (1, 4):
         positions = {}
         for query in gallery.gallery.queries:

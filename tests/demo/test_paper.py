@@ -1,4 +1,4 @@
-"""demo.paper, prepared and film: the paper's method on the examples, number for number what the library gives."""
+"""demo.paper, gallery_info and animation: the paper's method on the examples, number for number as in the library."""
 
 from __future__ import annotations
 

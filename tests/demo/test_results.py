@@ -1,4 +1,4 @@
-"""demo.judging: verdicts by what is annotated, also where boxes are missing or pictures do not count."""
+"""demo.results: verdicts by the annotations, also where boxes are missing or pictures do not count."""
 
 from __future__ import annotations
 

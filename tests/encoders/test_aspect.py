@@ -11,7 +11,7 @@ import timm
 import torch
 
 from patchify_core.encoders import EncoderSettings, TextEncoder, load_encoder
-from patchify_core.encoders.aspect import AspectEncoder, keeping_aspect
+from patchify_core.encoders.aspect import AspectEncoder, with_aspect
 from patchify_core.errors import EncoderError
 from patchify_core.features.crop import describe
 from tests.encoders.test_open_clip import CONFIGS
@@ -116,7 +116,7 @@ def test_a_side_that_is_no_whole_number_of_cells(side, near):
 
 def test_those_that_take_squares_only_say_so():
     with pytest.raises(EncoderError, match="takes squares only, so it cannot keep the aspect ratio"):
-        keeping_aspect(TinyEncoder())
+        with_aspect(TinyEncoder())
     with pytest.raises(EncoderError, match="Unknown encoder"):
         load_encoder("aspect:")
     with pytest.raises(EncoderError, match="Unknown encoder"):

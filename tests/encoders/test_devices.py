@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.encoders import devices as cores
-from patchify_core.encoders.base import EncoderInfo
+from patchify_core.encoders.base import EncoderInfo, Preprocessing
 from patchify_core.encoders.devices import BYTES_A_PIXEL, LARGEST_BATCH, SMALLEST_BATCH, batch_that_fits
-from patchify_core.encoders.square import InputForm, SquareEncoder
+from patchify_core.encoders.square import SquareEncoder
 from patchify_core.errors import EncoderError
 
 SIDE = 6
@@ -55,8 +55,8 @@ def encoder_with_room_for(crops):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return inputs.mean(dim=(2, 3)) + 2
 
-    look = InputForm(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
-    return SquareEncoder(describe, look, INFO, torch.device("cpu")), given_sizes
+    preprocessing = Preprocessing(SIDE, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    return SquareEncoder(describe, preprocessing, INFO, torch.device("cpu")), given_sizes
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(monkeypatch):

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from patchify_core.bench.indexing import plain_network
 from patchify_core.encoders import EncoderSettings, load_encoder
 from patchify_core.encoders import devices as cores
-from patchify_core.encoders.base import ENGINES, EncoderInfo
+from patchify_core.encoders.base import ENGINES, EncoderInfo, Preprocessing
 from patchify_core.encoders.devices import PART, in_parts
 from patchify_core.encoders.effnet import BLOCK_SCALE, LITE_MODELS
 from patchify_core.encoders.lite import Convolution, FusedConvolution, can_fuse
-from patchify_core.encoders.square import InputForm, SquareEncoder
+from patchify_core.encoders.square import SquareEncoder
 from patchify_core.errors import EncoderError
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.regions import Pyramid
@@ -111,7 +111,7 @@ def small_network():
 def small_encoder(describe, engine, side=12, dim=8):
     info = EncoderInfo("small", dim, side, "0" * 64, "mean", "none")
     return SquareEncoder(
-        describe, InputForm(side, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), info, CPU, EncoderSettings(engine=engine)
+        describe, Preprocessing(side, (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)), info, CPU, EncoderSettings(engine=engine)
     )
 
 

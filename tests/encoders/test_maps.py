@@ -304,7 +304,7 @@ class _CropsOnly:
 
 
 def test_an_encoder_of_crops_alone_is_refused(lite0, tiny, refused):
-    crops_only = SquareEncoder(lambda inputs: inputs, lite0.look, lite0.info, lite0.device)
+    crops_only = SquareEncoder(lambda inputs: inputs, lite0.preprocessing, lite0.info, lite0.device)
     for encoder in (_CropsOnly(lite0), crops_only):
         said = refused(as_map_encoder, encoder)
         assert "effnet-lite0 describes single crops only" in said and "--features crop" in said

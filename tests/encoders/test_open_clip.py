@@ -248,7 +248,11 @@ def test_a_tag_is_loaded_from_the_hubs_cache_without_a_network(weights, offline,
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "tiny-clip", {"mine": tag | {"quick_gelu": True}})
     encoder = load_encoder("open_clip:tiny-clip/mine")
     assert encoder.info.spec == "open_clip:tiny-clip/mine"
-    assert (encoder.look.mean, encoder.look.std, encoder.look.interpolation) == ((0.5,) * 3, (0.25,) * 3, "bilinear")
+    assert (encoder.preprocessing.mean, encoder.preprocessing.std, encoder.preprocessing.interpolation) == (
+        (0.5,) * 3,
+        (0.25,) * 3,
+        "bilinear",
+    )
     assert "QuickGELU" in str(encoder.network)
 
 

@@ -17,11 +17,11 @@ import torch
 
 from patchify_core.encoders import EncoderSettings, load_encoder
 from patchify_core.encoders import square as room
-from patchify_core.encoders.base import EncoderInfo
+from patchify_core.encoders.base import EncoderInfo, Preprocessing
 from patchify_core.encoders.devices import Uploads, half_precisions, mixed_precision, readers_for
 from patchify_core.encoders.maps import MapRecipe
 from patchify_core.encoders.probe import CELLS, SAME_COSINE, disagreement, probe
-from patchify_core.encoders.square import InputForm, SquareEncoder
+from patchify_core.encoders.square import SquareEncoder
 from patchify_core.errors import EncoderError
 from patchify_core.features.crop import describe, describe_many
 from patchify_core.imaging.pictures import read_picture
@@ -29,7 +29,7 @@ from patchify_core.regions import Pyramid
 
 CPU, SIDE, DIM = torch.device("cpu"), 16, 8
 INFO = EncoderInfo("small", DIM, SIDE, "0" * 64, "mean", "none")
-LOOK = InputForm(SIDE, (0.0,) * 3, (1.0,) * 3)
+LOOK = Preprocessing(SIDE, (0.0,) * 3, (1.0,) * 3)
 
 
 def small_encoder(describe, **settings):

@@ -24,7 +24,8 @@ from PIL import Image
 
 from patchify_core.cli.main import main
 from patchify_core.encoders import EncoderSettings, load_encoder
-from patchify_core.encoders.square import InputForm, SquareEncoder
+from patchify_core.encoders.base import Preprocessing
+from patchify_core.encoders.square import SquareEncoder
 from patchify_core.errors import GalleryError, IndexFolderError
 from patchify_core.features.crop import describe_many, in_order
 from patchify_core.features.extract import load_extractor
@@ -123,7 +124,7 @@ def test_python_goes_on_while_pillow_reads_and_cuts():
     files = {kind: BytesIO() for kind in ("JPEG", "PNG")}
     for kind, file in files.items():
         noise.save(file, kind)
-    side = SquareEncoder(len, InputForm(2000, (0.0,) * 3, (1.0,) * 3), TinyEncoder().info, torch.device("cpu"))
+    side = SquareEncoder(len, Preprocessing(2000, (0.0,) * 3, (1.0,) * 3), TinyEncoder().info, torch.device("cpu"))
     work = [partial(read_picture, file.getvalue()) for file in files.values()]
     work += [partial(read_reduced, files["JPEG"].getvalue(), 640), partial(side.prepare, noise, (1, 1, 2900, 2999))]
     for call in work:

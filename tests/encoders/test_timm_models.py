@@ -92,7 +92,7 @@ def test_it_sees_as_the_library_does(name, weights):
     encoder = load_encoder(f"timm:{name}@{weights(name)}")
     config = resolve_model_data_config(encoder.network)
     assert_sees_as_the_library(encoder, create_transform(**config | {"crop_pct": 1.0}))
-    assert encoder.look.interpolation == config["interpolation"]
+    assert encoder.preprocessing.interpolation == config["interpolation"]
 
 
 def test_from_build_to_search(weights, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 import pytest
+from PIL import Image
 
 from patchify_core.encoders import EncoderInfo
 from patchify_core.evaluation.metrics import grid_ceiling, score_positives
@@ -22,6 +23,7 @@ from patchify_core.index.pictures import IndexedImage, Pictures
 from patchify_core.index.recipe import Recipe
 from patchify_core.patchify import Patchify
 from patchify_core.regions import Pyramid
+from patchify_core.retrieval.searcher import QueryView
 from tests.tiny import TinyEncoder, picture
 
 CUP, HAT, FOX = 1, 2, 3
@@ -40,8 +42,10 @@ def at(cosine):
 class Stub(Patchify):
     """Every query is the first axis; the index holds cosines as written above."""
 
-    def describe_query(self, picture, box=None):
-        return np.array([1, 0], np.float32)
+    def view(self, picture=None, box=None, text=None):
+        descriptor = np.array([1, 0], np.float32) if text is None else self.describe_text(text)
+        image = Image.open(picture) if picture is not None and Path(picture).is_file() else None
+        return QueryView(descriptor, image, box)
 
 
 @pytest.fixture

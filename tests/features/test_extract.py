@@ -108,7 +108,9 @@ def test_crops_are_what_features_describes():
     [found] = Crops(tiny).describe_many([("key", scene, BOXES)])
     np.testing.assert_array_equal(found.descriptors, describe(scene, BOXES, TinyEncoder()))
     assert found.key == "key" and found.packed is None and tiny.maps == []
-    np.testing.assert_array_equal(Crops(tiny).query_features(scene, BOXES[1].tolist()).views, describe(scene, BOXES[1], tiny))
+    np.testing.assert_array_equal(
+        Crops(tiny).query_features(scene, BOXES[1].tolist()).views, describe(scene, BOXES[1], tiny)
+    )
 
 
 def test_pooled_runs_once_over_each_picture():

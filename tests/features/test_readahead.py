@@ -1,4 +1,4 @@
-"""features.readahead: the order, the errors and the threads of `map`, and no item read too early."""
+"""features.crop.map_ahead: the order, the errors and the threads of `map`, and no item read too early."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""regions.lattice: which boxes there are, and how much each stands out, against slow references."""
+"""regions.salient.lattice: which boxes there are, and how much each stands out, against slow references."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from patchify_core.gallery import read_coco
 from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import api, inputs
-from patchify_core.web.api import Programs
+from patchify_core.web.api import Endpoints
 from patchify_core.web.visits import Visits
 from tests.tiny import TinyEncoder, write_dataset
 
@@ -42,10 +42,10 @@ def uploads(tmp_path, monkeypatch) -> Path:
 
 
 @pytest.fixture
-def programs(folder, uploads, monkeypatch) -> Programs:
+def programs(folder, uploads, monkeypatch) -> Endpoints:
     for module in (retrieval, encoders):  # for the command line in this process
         monkeypatch.setattr(module, "load_encoder", lambda spec="tiny", settings=None: TinyEncoder())
-    return Programs(Visits(ExampleGallery(folder, TinyEncoder())))
+    return Endpoints(Visits(ExampleGallery(folder, TinyEncoder())))
 
 
 def sent(folder: Path, uploads: Path, name: str = "queries/1.png") -> dict[str, object]:
@@ -159,8 +159,8 @@ def test_an_evaluation_that_takes_too_long_is_stopped_and_goes_on_when_asked_aga
     assert "after -1 s and 1 of 2 queries" in refused(programs.evaluate_index)
     described = []
     monkeypatch.setattr(api, "EVALUATION_LIMIT_S", 60.0)
-    real = retrieval.Patchify.describe_query
-    monkeypatch.setattr(retrieval.Patchify, "describe_query", lambda *a, **k: described.append(a) or real(*a, **k))
+    real = retrieval.Patchify.view
+    monkeypatch.setattr(retrieval.Patchify, "view", lambda *a, **k: described.append(a) or real(*a, **k))
     assert programs.evaluate_index()["queries"] == 2
     assert len(described) == 1  # the other query was finished before
 
@@ -300,13 +300,13 @@ def test_what_cannot_be_evaluated_is_one_sentence(programs, refused, options, wo
 
 @pytest.mark.parametrize("value", [float("inf"), 2**53 + 2.0, "1", [], {}, None, True])
 def test_what_is_no_whole_number(refused, value):
-    refused(inputs.whole, "top", value)
+    refused(inputs.integer, "top", value)
 
 
 def test_every_endpoint_documents_itself_in_lines_that_gradio_reads():
     import gradio as gr
 
-    for name, fn in inspect.getmembers(Programs, inspect.isfunction):
+    for name, fn in inspect.getmembers(Endpoints, inspect.isfunction):
         if name.startswith("_"):
             continue
         description, arguments, returns = gr.utils.get_function_description(fn)

@@ -121,7 +121,7 @@ def test_another_index_keeps_what_is_possible_and_the_best_stays_the_best(ours, 
 def test_boxes_and_scores_are_the_librarys_over_the_whole_ranking(ours, box_method) -> None:
     query = ours.first()
     answer, plain = ours.answer(query, LEVEL, 5, None, box_method), ours.answer(query, LEVEL, 5)
-    whole = ours.engine.refine(query.descriptor, list(ours.ranking(query, LEVEL)), box_method, LEVEL)  # every picture
+    whole = ours.engine.refine(query.view, list(ours.ranking(query, LEVEL)), box_method, LEVEL)  # every picture
     for result, match, cell in zip(answer.results, whole, plain.results, strict=False):
         np.testing.assert_allclose(result.match.box, match.box)
         np.testing.assert_array_equal(result.cell, cell.match.box)

@@ -13,7 +13,7 @@ from patchify_core.demo import trials
 from patchify_core.demo.studies import Studies, read_studies
 from patchify_core.evaluation.compare import interval
 from patchify_core.web import views
-from patchify_core.web.views.trial import difference_in_words
+from patchify_core.web.views.evaluation import difference_text
 from tests.study_files import row, study, write
 
 NAMES = ["rug", "quilt", "rug", "lamp"]
@@ -141,14 +141,14 @@ def test_paired_difference_is_the_bootstrap_of_the_queries_both_have(tmp_path) -
     assert locscore.queries == 4
     back = trials.paired(b, a)[0]
     assert (back.difference, back.low, back.high) == pytest.approx((-mean_ap.difference, -mean_ap.high, -mean_ap.low))
-    assert "no difference" in difference_in_words(mean_ap)
-    assert "same mAP" in difference_in_words(trials.paired(a, a)[0])
+    assert "no difference" in difference_text(mean_ap)
+    assert "same mAP" in difference_text(trials.paired(a, a)[0])
 
 
 def test_paired_says_better_and_worse_from_the_chosen_ones_side(tmp_path) -> None:
     a, b = made(tmp_path, encoders=[row("set", 4, ap=[0.1] * 4), row("set", 4, encoder="b", ap=[0.5, 0.6, 0.7, 0.6])])
-    assert "<b>better</b>" in difference_in_words(trials.paired(a, b)[0])
-    assert "<b>worse</b>" in difference_in_words(trials.paired(b, a)[0])
+    assert "<b>better</b>" in difference_text(trials.paired(a, b)[0])
+    assert "<b>worse</b>" in difference_text(trials.paired(b, a)[0])
 
 
 def test_paired_needs_one_dataset_and_a_trial_must_be_there(tmp_path, refused) -> None:

@@ -1,4 +1,4 @@
-"""web.front and showcase, without a browser: the HTML, its parts, old addresses, and the folder of plain files."""
+"""web.front, without a browser: the HTML, its parts, old addresses, and the folder of plain files."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from starlette.testclient import TestClient
 
 from patchify_core.demo.gallery_info import FILE, stored_answers
 from patchify_core.errors import PatchifyError
-from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, WAITING_OF_ONE, Front, page
-from patchify_core.web.showcase import write_showcase
-from patchify_core.web.try_page import sample
+from patchify_core.web.front import DESCRIPTION, PARTS, TITLE, WAITING_OF_ONE, Front, page, sample, write_showcase
 
 
 @pytest.fixture(scope="module")

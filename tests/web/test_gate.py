@@ -21,10 +21,10 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 
 from patchify_core.demo.settings import ServerSettings, networks
 from patchify_core.web import callers
+from patchify_core.web.allowed import matching
 from patchify_core.web.bodies import Refused
 from patchify_core.web.gate import Gate
 from patchify_core.web.serving import Gates
-from patchify_core.web.used import found_use
 from tests.asgi import JOIN, JSON, SIZES, Inner, asked, gate, sentence
 
 
@@ -94,10 +94,10 @@ def test_each_route_of_gradios_is_used_or_known_to_be_refused(gradios, inner):
     for method, path in gradios:
         below = path.removeprefix("/gradio_api").strip("/")
         known = any(below == one or below.startswith((f"{one}/", f"{one}{{")) for one in REFUSED)
-        if found_use(opened.uses, filled(path).rstrip("/") or "/") or path in ELSEWHERE:
+        if matching(opened.addresses, filled(path).rstrip("/") or "/") or path in ELSEWHERE:
             continue
         with pytest.raises(Refused):
-            opened.use_of(method, filled(path))
+            opened.address_of(method, filled(path))
         if not known:
             strangers.append((method, path))
     assert strangers == [], "routes of Gradio's that nobody has decided about: list them as used or as refused"
@@ -108,7 +108,7 @@ def test_what_is_refused_never_reaches_gradio(gradios, inner):
         if method in ("WEBSOCKET", "ANY", "UNKNOWN"):
             continue
         try:
-            gate(inner).use_of(method, filled(path))
+            gate(inner).address_of(method, filled(path))
         except Refused as refused:
             status, said, _ = asked(gate(inner), method, filled(path))
             assert status == refused.status and (method == "HEAD" or sentence(said))
@@ -175,12 +175,12 @@ def test_the_server_starts_at_once_and_the_application_when_it_is_there(inner, c
             await send({"type": f"lifespan.{kind}.complete"})
 
     async def main() -> list[str]:
-        late = Gate(None, (), ServerSettings(), SIZES)
+        late = Gate(ServerSettings(), SIZES)
         messages: asyncio.Queue[Any] = asyncio.Queue()
         said: asyncio.Queue[Any] = asyncio.Queue()
         if comes == "before":
             late.open(application, ())
-        running = asyncio.create_task(late({"type": "lifespan"}, messages.get, said.put))
+        running = asyncio.create_task(Gates(late, {})({"type": "lifespan"}, messages.get, said.put))
         messages.put_nowait({"type": "lifespan.startup"})
         first = await asyncio.wait_for(said.get(), 60)
         if comes == "while it waits":
@@ -199,7 +199,7 @@ def test_the_server_starts_at_once_and_the_application_when_it_is_there(inner, c
 def test_what_is_asked_before_the_application_is_there_waits_or_is_told(inner, monkeypatch):
     """The first page is answered; Gradio's addresses wait; others say that the server is starting."""
     front = [Route("/", lambda request: PlainTextResponse("first"))]
-    late = Gate(None, (), ServerSettings(), SIZES, front=front)
+    late = Gate(ServerSettings(), SIZES, front=front)
     status, said, _ = asked(late, "GET", "/")
     assert (status, said) == (200, "first")
     status, said, _ = asked(late, "GET", "/health")
@@ -219,7 +219,9 @@ def test_the_first_page_and_those_of_other_galleries_answer_below_a_path_whether
 
     def gate_of(name: str, path: str) -> Gate:
         below = replace(server, root_path=f"/patchify{path}")
-        return Gate(inner, (), below, SIZES, front=[Route("/", lambda request: PlainTextResponse(name))])
+        made = Gate(below, SIZES, front=[Route("/", lambda request: PlainTextResponse(name))])
+        made.open(inner, ())
+        return made
 
     gates = Gates(gate_of("first", ""), {"/gallery/town": gate_of("town", "/gallery/town")}, "/patchify")
     for root in ("", "/patchify"):
@@ -284,7 +286,8 @@ def test_names_of_settings_and_of_a_space_are_answered_to(inner):
     assert asked(named, "GET", "/", host=b"lab.example.evil")[0] == 403
     space = {"SPACE_ID": "me/demo", "SPACE_HOST": "me-demo.hf.space"}
     server = ServerSettings.from_environment(space)
-    on_space = Gate(inner, (), server, SIZES)
+    on_space = Gate(server, SIZES)
+    on_space.open(inner, ())
     forwarded = [(b"x-forwarded-for", b"203.0.113.9, 10.0.0.9"), (b"x-forwarded-proto", b"https")]
     assert asked(on_space, "GET", "/", host=b"me-demo.hf.space", headers=forwarded, peer="10.1.2.3")[0] == 200
     assert inner.seen[-1]["client"][0] == "203.0.113.9" and inner.seen[-1]["scheme"] == "https"

@@ -22,9 +22,10 @@ from patchify_core.demo.compression import size_label
 from patchify_core.demo.settings import QueueSettings
 from patchify_core.web import uploads
 from patchify_core.web.callers import CALLER
-from patchify_core.web.guarded import BUSY, ENCODER, FAILED, PROGRAMS, UNFIT, FairQueue, FairStates, GuardedBlocks
+from patchify_core.web.fair_queue import BUSY, ENCODER, PROGRAMS, FairQueue, FairStates
+from patchify_core.web.guarded import FAILED, UNFIT, GuardedBlocks
 from patchify_core.web.logs import Plain
-from patchify_core.web.routes import why_not
+from patchify_core.web.routes import problem_of
 
 
 def page(settings: QueueSettings | None = None) -> GuardedBlocks:
@@ -74,7 +75,8 @@ def test_one_visitor_cannot_fill_the_queue_and_programs_leave_room():
 
 def test_it_is_quiet_once_nobody_asks_and_nobody_is_answered(monkeypatch):
     now = [100.0]
-    monkeypatch.setattr("patchify_core.web.guarded.time", SimpleNamespace(monotonic=lambda: now[0]))
+    for module in ("fair_queue", "guarded"):
+        monkeypatch.setattr(f"patchify_core.web.{module}.time", SimpleNamespace(monotonic=lambda: now[0]))
     demo = page()
     assert demo.quiet_s() == math.inf
     push(demo._queue, 0, "a")
@@ -192,7 +194,7 @@ def test_a_class_behind_one_address_has_all_places_while_nobody_else_asks():
 
 
 def test_pictures_sent_as_text_may_not_fill_the_memory_while_they_wait(monkeypatch):
-    monkeypatch.setattr("patchify_core.web.guarded.WAITING_MB", 100)
+    monkeypatch.setattr("patchify_core.web.fair_queue.WAITING_MB", 100)
     queue = page()._queue
     assert [push(queue, 2, None, None, 40_000_000)[2] for _ in range(3)] == ["success", "success", "queue_full"]
     assert push(queue, 0, "visitor")[2] == "success"
@@ -519,7 +521,7 @@ def test_health_says_why_no_search_can_be_answered(tmp_path):
     said = answered(demo, Case(tmp_path))
     assert said.status_code == 503 and said.json()["status"] == "unavailable" and "gone" in said.json()["reason"]
     (tmp_path / "0.png").write_bytes(b"")
-    assert why_not(Case(tmp_path), False) is None
-    assert "not loaded" in why_not(Case(tmp_path, loaded=False), False)
+    assert problem_of(Case(tmp_path), False) is None
+    assert "not loaded" in problem_of(Case(tmp_path, loaded=False), False)
     demo._queue.close()
     assert answered(demo, Case(tmp_path)).status_code == 503

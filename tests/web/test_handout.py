@@ -11,7 +11,7 @@ from patchify_core.demo.walk import WalkChoice, made_up_score, walk
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
-from patchify_core.web.handout import EXERCISE, handout
+from patchify_core.web.views.handout import EXERCISE, handout
 from tests.tiny import TinyEncoder, write_dataset
 
 

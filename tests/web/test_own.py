@@ -45,6 +45,7 @@ from patchify_core.index.build import BuildSettings, build_index
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.patchify import Patchify
 from patchify_core.regions import parse_regions
+from patchify_core.retrieval.searcher import QueryView
 from patchify_core.web import own_pictures as addresses
 from patchify_core.web import visits
 from patchify_core.web.events import SearchRequest
@@ -928,14 +929,14 @@ def test_uploads_are_counted_while_they_last(all_visitors, visitor, refused) -> 
 def test_scoring_lets_others_have_their_turn(boxed, all_visitors, monkeypatch) -> None:
     other = all_visitors.visitor(all_visitors.create())
     other.collection.add("a.png", png(1))
-    started, describe = threading.Event(), Patchify.describe_query
+    started, describe = threading.Event(), Patchify.view
 
-    def slow(self: Patchify, *arguments: object) -> np.ndarray:
+    def slow(self: Patchify, *arguments: object) -> QueryView:
         started.set()
         time.sleep(0.15)
         return describe(self, *arguments)
 
-    monkeypatch.setattr(Patchify, "describe_query", slow)
+    monkeypatch.setattr(Patchify, "view", slow)
     boxed.start_score()
     assert started.wait(60)
     indexed(other)

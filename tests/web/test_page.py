@@ -570,24 +570,24 @@ def event(data: object):
 @pytest.mark.parametrize("data", [None, 5, [1], {}, {"id": None}, {"id": "7"}, {"id": [7]}, {"id": 1.5}])
 def test_events_without_a_number_are_refused(data) -> None:
     from patchify_core.errors import PatchifyError
-    from patchify_core.web.events import sent_id
+    from patchify_core.web.events import event_picture
 
     with pytest.raises(PatchifyError, match="no picture number"):
-        sent_id(event(data))
+        event_picture(event(data))
 
 
 @pytest.mark.parametrize("path", [None, 5, {"a": 1}, "", "/etc/hostname", "upload/../../x", "\0", "x" * 5000, "upload"])
 def test_only_uploads_are_taken(path, tmp_path, monkeypatch) -> None:
     from patchify_core.errors import PictureError
-    from patchify_core.web import events
+    from patchify_core.web import uploads
 
-    monkeypatch.setattr(events, "get_upload_folder", lambda: str(tmp_path / "upload"))
+    monkeypatch.setattr(uploads, "get_upload_folder", lambda: str(tmp_path / "upload"))
     (tmp_path / "upload").mkdir()
     (tmp_path / "x").write_bytes(b"not for the page")
     if isinstance(path, str) and path:
         path = str(tmp_path / path)
     with pytest.raises(PictureError, match="did not arrive"):
-        events.take_file(path)
+        uploads.take_upload(path)
     assert (tmp_path / "x").exists()
 
 
@@ -611,14 +611,14 @@ def test_forgotten_question_is_not_answered_with_another(monkeypatch) -> None:
     monkeypatch.setattr(events.gr, "Warning", lambda text, **_: said.append(text))
     nothing = events.gr.skip()
     guard = events.Guard("first", lambda query: query, {"level": "component"})
-    handler = guard.values(lambda asked: [asked.query, asked.level, asked.forgotten])
+    handler = guard.values(lambda asked: [asked.query, asked.level, asked.expired])
     assert handler(None, 4, 10, "none", "patch", False) == ["first", 4, False]
     assert handler("mine", 4, 10, "none", "patch", True) == ["mine", 4, False]
     assert said == []
     assert handler(None, 4, 10, "none", "patch", True) == nothing
     assert "no longer has your query" in said[0]
     # An example or an upload asks anew, and what else was chosen is known to be forgotten too.
-    anew = guard.values(lambda asked: [asked.query, asked.level, asked.forgotten], anew=True)
+    anew = guard.values(lambda asked: [asked.query, asked.level, asked.expired], anew=True)
     assert anew(None, 4, 10, "none", "patch", True) == ["first", 4, True]
     # Options that the page does not have.
     assert handler("mine", None, 10, "none", "patch", True) == nothing

@@ -14,8 +14,7 @@ from typing import Any
 import pytest
 
 from patchify_core.demo.gallery_info import stored_answers
-from patchify_core.web.front import PARTS
-from patchify_core.web.showcase import write_showcase
+from patchify_core.web.front import PARTS, write_showcase
 from tests.browsing import CHROMIUM, WITHOUT
 from tests.web.test_page_access import PHONE, QUIET, WATCH_SHIFTS, WIDE, faults
 

@@ -35,23 +35,24 @@ from patchify_core.demo.own import registry
 from patchify_core.demo.own.registry import Registry
 from patchify_core.demo.queueing import FairQueue, Slots
 from patchify_core.demo.server_folders import PREFIX
-from patchify_core.demo.settings import PageSettings, QueueSettings
+from patchify_core.demo.settings import PageSettings, QueueSettings, ServerSettings
 from patchify_core.demo.storage import CLOSED_S, Owner, VisitorStorage
 from patchify_core.errors import PictureError
 from patchify_core.gallery import read_coco
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
+from patchify_core.web import bodies, serving, uploads
 from patchify_core.web import own_pictures as addresses
-from patchify_core.web import pace, uploads
-from patchify_core.web.guarded import ENCODER, GuardedBlocks
-from patchify_core.web.own_pictures import own_routes, write_whole
-from patchify_core.web.pace import Pace
+from patchify_core.web.fair_queue import ENCODER
+from patchify_core.web.gate import Gate
+from patchify_core.web.guarded import GuardedBlocks
+from patchify_core.web.own_pictures import own_routes
 from patchify_core.web.page import build
+from patchify_core.web.serving import Gates, configured
 from tests.tiny import TinyEncoder, picture, write_dataset, zipped
 
 SETTINGS = PageSettings(own_total_mb=40, own_mb=10, upload_mb=4, archive_mb=8, forget_s=600)
-QUICK = Pace(piece_s=0.4, least=2_000, grace_s=0.5)
 
 
 def png(seed: int, size: tuple[int, int] = (24, 18)) -> bytes:
@@ -68,11 +69,13 @@ def until(true: Callable[[], Any], seconds: float = 60.0) -> None:
 
 
 @contextmanager
-def serving(app: Starlette) -> Iterator[int]:
-    """A server on a free port of the loopback interface; gives the port."""
+def serving_routes(routes: list[Route], settings: PageSettings = SETTINGS) -> Iterator[int]:
+    """The server of the page with these routes alone, on a free port of the loopback interface; gives the port."""
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="critical", lifespan="off"))
+    gate = Gate(ServerSettings(), settings)
+    gate.open(Starlette(routes=routes), routes)
+    server = uvicorn.Server(configured(Gates(gate, {}), "", 0))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
     thread.start()
     until(lambda: server.started)
@@ -87,7 +90,7 @@ def serving(app: Starlette) -> Iterator[int]:
 def begun(port: int, path: str, body: bytes = b"", length: int = 0, kind: str = "application/octet-stream") -> Any:
     """A connection that has sent the head of a request and some of its body."""
     connection = socket.create_connection(("127.0.0.1", port), 10)
-    head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
+    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n"
     connection.sendall(head.encode() + body)
     return connection
 
@@ -123,12 +126,12 @@ def own(showcase, tmp_path) -> Iterator[Registry]:
 
 @pytest.fixture
 def port(own) -> Iterator[int]:
-    with serving(Starlette(routes=own_routes(own))) as port:
+    with serving_routes(own_routes(own)) as port:
         yield port
 
 
 def test_two_hundred_stalled_uploads_keep_nobody_out(own, port, monkeypatch) -> None:
-    monkeypatch.setattr(pace, "PACE", Pace(piece_s=60))  # they are still there when somebody comes
+    monkeypatch.setattr(bodies, "STALL_S", 60)  # they are still there when somebody comes
     with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=20) as http:
         tokens = [http.post("/own").json()["token"] for _ in range(registry.MOST_VISITORS)]
         stalled = [begun(port, f"/own/{token}/files?name=a.png", b"x" * 5000, 100_000) for token in tokens]
@@ -142,17 +145,17 @@ def test_two_hundred_stalled_uploads_keep_nobody_out(own, port, monkeypatch) -> 
 
 
 def test_a_stalled_upload_ends_and_leaves_nothing(own, port, monkeypatch) -> None:
-    monkeypatch.setattr(pace, "PACE", Pace(piece_s=2))  # time to be seen before it ends
+    monkeypatch.setattr(bodies, "STALL_S", 2)  # time to be seen before it ends
     token = own.create()
     stalled = begun(port, f"/own/{token}/files?name=a.png", b"x" * 5000, 100_000)
     until(lambda: own.visitor(token).incoming == 5000)
-    assert "has stopped" in answer_of(stalled)
+    assert "stopped or is too slow" in answer_of(stalled)
     assert list(own.visitor(token).collection.folder.rglob("incoming-*")) == [] and own.visitor(token).uploads == 0
     assert own.bytes == 0
 
 
 def test_an_upload_in_drops_ends_too(own, port, monkeypatch) -> None:
-    monkeypatch.setattr(pace, "PACE", Pace(piece_s=60, least=2_000, grace_s=0.5))
+    monkeypatch.setattr(bodies, "PACE_S", 0.5)
     token = own.create()
     slow = begun(port, f"/own/{token}/files?name=a.png", b"x", 100_000)
     until(lambda: own.visitor(token).uploads)
@@ -214,7 +217,8 @@ def gradio_upload(tmp_path, monkeypatch) -> Iterator[tuple[int, VisitorStorage]]
             return PlainTextResponse(error.message, 400)
         return JSONResponse([str(path) for path in files])
 
-    with serving(Starlette(routes=[Route("/upload", take, methods=["POST"])])) as port:
+    route = Route("/gradio_api/upload", take, methods=["POST"])
+    with serving_routes([route], replace(SETTINGS, upload_mb=20)) as port:
         yield port, storage
     uploads.keep_uploads_apart(None)
 
@@ -225,25 +229,25 @@ FORM = "multipart/form-data; boundary=b"
 
 def files_in(storage: VisitorStorage) -> list[Path]:
     assert storage.uploads is not None
-    return [path for path in storage.uploads.rglob("*")]
+    return [Path(folder, name) for folder, dirs, files in os.walk(storage.uploads) for name in (*dirs, *files)]
 
 
 def test_what_is_cut_or_stalled_on_its_way_to_gradio_leaves_nothing(gradio_upload, monkeypatch) -> None:
     port, storage = gradio_upload
-    monkeypatch.setattr(pace, "PACE", QUICK)
-    cut = begun(port, "/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
+    monkeypatch.setattr(bodies, "STALL_S", 0.4)
+    cut = begun(port, "/gradio_api/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
     until(lambda: storage.disk.bytes > 50_000)
     cut.close()
     until(lambda: not files_in(storage))
-    stalled = begun(port, "/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
+    stalled = begun(port, "/gradio_api/upload", PART % 0 + b"x" * 50_000, 1_000_000, FORM)
     until(lambda: storage.disk.bytes > 50_000)
-    assert "has stopped" in answer_of(stalled)
+    assert "stopped or is too slow" in answer_of(stalled)
     assert files_in(storage) == [] and storage.disk.bytes == 0
 
 
 def test_a_whole_upload_is_counted_until_it_is_read(gradio_upload) -> None:
     port, storage = gradio_upload
-    answer = httpx.post(f"http://127.0.0.1:{port}/upload", files={"files": ("a.png", bytes(300_000))})
+    answer = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files={"files": ("a.png", bytes(300_000))})
     path = Path(answer.json()[0])
     assert path.stat().st_size == 300_000 and 300_000 < storage.disk.bytes < 301_000
     path.unlink()
@@ -257,7 +261,7 @@ def test_many_files_in_one_form_are_counted_too(gradio_upload) -> None:
     port, storage = gradio_upload
     storage.disk.share = 5_000_000
     files = [("files", (f"{n}.png", bytes(2_000_000))) for n in range(5)]
-    answer = httpx.post(f"http://127.0.0.1:{port}/upload", files=files)
+    answer = httpx.post(f"http://127.0.0.1:{port}/gradio_api/upload", files=files)
     assert answer.status_code == 400 and answer.text.endswith(".") and files_in(storage) == []
 
 
@@ -300,7 +304,7 @@ def test_whoever_gives_up_waiting_takes_no_turn() -> None:
 
 def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waiting(own, port, monkeypatch) -> None:
     monkeypatch.setattr(addresses, "caller_group", lambda request: request.headers.get("x-from", ""))
-    unpacked, taken = threading.Event(), addresses._taken
+    unpacked, taken = threading.Event(), addresses._add
     begun_ones = []
 
     def slowly(visitor: Any, path: Path, name: str, head: bytes) -> Any:
@@ -309,7 +313,7 @@ def test_archives_of_a_stranger_keep_neither_pictures_nor_others_archives_waitin
             assert unpacked.wait(60)
         return taken(visitor, path, name, head)
 
-    monkeypatch.setattr(addresses, "_taken", slowly)
+    monkeypatch.setattr(addresses, "_add", slowly)
 
     def sent(who: str, name: str, data: bytes) -> Any:
         url, sender = f"http://127.0.0.1:{port}/own/{own.create(who)}/files", {"x-from": who}
@@ -373,7 +377,7 @@ def test_an_index_that_is_sent_is_whole_and_lies_nowhere(own, port, indexed, mon
 
 
 def test_hung_up_downloads_leave_no_copy_and_keep_no_slot(own, port, indexed, monkeypatch) -> None:
-    monkeypatch.setattr(pace, "PACE", QUICK)
+    monkeypatch.setattr(serving, "UNREAD_S", 0.4)
     large = own.visitor(indexed).collection.folder / f"index-{own.visitor(indexed).indexer.version}" / "maps.bin"
     large.write_bytes(bytes(30_000_000))  # more than fits into the buffers of a connection that nobody reads
     before = sum(path.stat().st_size for path in own.folder.rglob("*") if path.is_file())
@@ -381,14 +385,14 @@ def test_hung_up_downloads_leave_no_copy_and_keep_no_slot(own, port, indexed, mo
     for _ in range(addresses.DOWNLOADS_OF_ONE):
         connection = socket.create_connection(("127.0.0.1", port), 10)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.sendall(f"GET /own/{indexed}/index.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET /own/{indexed}/index.zip HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         assert b"200" in connection.recv(20)
         waiting.append(connection)
     url = f"http://127.0.0.1:{port}/own/{indexed}/index.zip"
     assert "on its way already" in httpx.get(url).json()["error"]
     for _ in range(30):  # these hang up at once
         connection = socket.create_connection(("127.0.0.1", port), 10)
-        connection.sendall(f"GET /own/{indexed}/index.zip HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+        connection.sendall(f"GET /own/{indexed}/index.zip HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
         connection.close()
     assert sum(path.stat().st_size for path in own.folder.rglob("*") if path.is_file()) == before
     until(lambda: httpx.get(url, timeout=30).status_code == 200)  # the ones that nobody reads were ended
@@ -429,23 +433,6 @@ def test_small_copies_are_drawn_once_for_all_who_ask_and_never_seen_in_part(own,
         thread.join(60)
     assert len(drawn) == 1 and len(found) == 6 and len(set(found)) == 1
     assert Image.open(BytesIO(found[0])).size[0] == 160
-
-
-def test_a_file_is_written_whole_or_not_at_all(tmp_path, monkeypatch) -> None:
-    target = tmp_path / "small" / "a.jpg"
-    write_whole(target, b"first")
-    plain = Path.write_bytes
-
-    def torn(self: Path, data: bytes) -> int:
-        plain(self, data[:2])
-        assert target.read_bytes() == b"first"
-        raise OSError("no space left")
-
-    monkeypatch.setattr(Path, "write_bytes", torn)
-    with pytest.raises(OSError, match="no space"):
-        write_whole(target, b"second")
-    monkeypatch.undo()
-    assert [(p.name, p.read_bytes()) for p in target.parent.iterdir()] == [("a.jpg", b"first")]
 
 
 # Slow pictures --------------------------------------------------------------------------------------------------

@@ -51,12 +51,11 @@ from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import visits
 from patchify_core.web.events import SearchRequest
-from patchify_core.web.guarded import ENCODER, GuardedBlocks
-from patchify_core.web.pace import Pace
+from patchify_core.web.fair_queue import ENCODER
+from patchify_core.web.guarded import GuardedBlocks
 from tests.tiny import TinyEncoder, picture, write_dataset
 
 SETTINGS = PageSettings(memory_mb=1, own_total_mb=8, own_mb=2, upload_mb=1, archive_mb=2, forget_s=600)
-QUICK = Pace(piece_s=0.3, least=2_000, grace_s=0.5)
 
 
 def png(seed: int, size: tuple[int, int] = (24, 18)) -> bytes:

@@ -16,15 +16,13 @@ from patchify_core.demo import lookalikes
 from patchify_core.demo.box_methods import MAP, SOFT, WINNING
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.results import RIGHT_IOU
-from patchify_core.demo.walk import SHOWN, WalkChoice, described_for, fitting, walk, worked_example
+from patchify_core.demo.walk import SHOWN, WORKED, WalkChoice, described_for, fitting, walk, worked_example
 from patchify_core.gallery import read_coco
 from patchify_core.index.build import build_index
 from patchify_core.regions import parse_regions
 from patchify_core.web import views
-from patchify_core.web.views import walk_scores
-from patchify_core.web.views.html import overlap, signed
-from patchify_core.web.views.walk import walk as worded
-from patchify_core.web.views.walk_lab import where
+from patchify_core.web.views.html import TEXTS, overlap, patch_position, signed
+from patchify_core.web.views.walk import walk as render_walk
 from patchify_core.web.visits import file_url
 from tests.tiny import TinyEncoder, write_dataset
 
@@ -52,7 +50,12 @@ def bundled(sample_db, lite0) -> ExampleGallery:
 
 
 def html(shown, **options) -> str:
-    return worded(shown, file_url, "patchify.ipynb", **options)
+    return render_walk(shown, file_url, "patchify.ipynb", **options)
+
+
+def step(name: str, *values) -> str:
+    """One step of the walk alone."""
+    return getattr(TEXTS.get_template("walk_scores.html").module, name)(*values)
 
 
 # Numbers --------------------------------------------------------------------------------------------------
@@ -82,11 +85,11 @@ def test_cells_and_winners_are_those_of_explain_at_every_level(showcase, engine)
 
 def test_where_a_patch_lies_is_said_for_every_kind_of_stage(showcase) -> None:
     stages = {name: showcase.indexes.choice(name).index.regions.stages for name in ("index", "k1", "k2")}
-    assert where(stages["index"], 0) == "whole picture"
-    assert where(stages["index"], 4) == "row 2, column 2 of the 2×2 grid"
-    assert where(stages["index"], 10) == "row 2, column 3 of the 3×3 grid"
-    assert where(stages["k1"], 3) == "patch 3 of random:5,0"
-    assert where(stages["k2"], 0).startswith("patch 1 of sliding")
+    assert patch_position(stages["index"], 0) == "whole picture"
+    assert patch_position(stages["index"], 4) == "row 2, column 2 of the 2×2 grid"
+    assert patch_position(stages["index"], 10) == "row 2, column 3 of the 3×3 grid"
+    assert patch_position(stages["k1"], 3) == "patch 3 of random:5,0"
+    assert patch_position(stages["k2"], 0).startswith("patch 1 of sliding")
 
 
 @pytest.mark.parametrize("box_method", [WINNING, SOFT, MAP])
@@ -168,7 +171,7 @@ def test_unknown_object_says_so_and_shows_the_worked_example(showcase) -> None:
 
 def test_object_without_pictures_says_that(showcase) -> None:
     shown = walk(showcase, showcase.first(), WalkChoice())
-    text = walk_scores.locscore_step(replace(shown, standing=None), file_url)
+    text = step("locscore", replace(shown, standing=None), file_url, WORKED, worked_example())
     assert "No picture of the gallery is annotated with" in text
 
 
@@ -178,7 +181,7 @@ def test_worked_example_is_computed() -> None:
     assert [(row.rank, row.precision) for row in score.rows()] == [(2, 0.5), (5, 0.4)]
     assert [row.iou for row in score.rows()] == pytest.approx([0.6, 0.3])
     assert score.positives == score.divisor == 3
-    text = walk_scores.worked()
+    text = step("worked", WORKED, worked_example())
     assert '<b class="wk-total">0.140</b>' in text and '<b class="wk-total-ap">0.300</b>' in text
     assert "1 never found" in text
 
@@ -241,7 +244,7 @@ def test_pair_is_the_best_right_picture_and_the_best_of_a_look_alike(bundled) ->
             assert (pair.other.image.id, pair.other.match.score) == (wrong.image_id, wrong.score)
             whole = bundled.ranking(bundled.example(query, "pooled"), 1)
             assert pair.right.whole == next(m.score for m in whole if m.image_id == best.image_id)
-            text = walk_scores.pair_step(pair, 4, bundled.index.regions.stages, file_url)
+            text = step("pair_of", pair, 4, bundled.index.regions.stages, file_url)
             assert f"{best.score:.3f}" in text and f"{wrong.score:.3f}" in text
 
 
@@ -266,7 +269,7 @@ def walking(showcase, monkeypatch):
 
     said: list[str] = []
     monkeypatch.setattr(tab, "warn", said.append)
-    return tab.Walking(Visits(showcase)), said
+    return tab.WalkActions(Visits(showcase)), said
 
 
 def sent(**what):
@@ -313,15 +316,15 @@ def test_parts_and_tasks_are_shown_and_the_question_stays(walking, showcase) -> 
 def test_pages_to_print_are_those_of_what_is_shown(walking, showcase, monkeypatch) -> None:
     tab, said = walking
     held, _ = tab.open(None, None)
-    first = json.loads(tab.printed(None, held, sent(what="handout")))
-    again = json.loads(tab.printed(None, held, sent(what="handout")))
+    first = json.loads(tab.print_page(None, held, sent(what="handout")))
+    again = json.loads(tab.print_page(None, held, sent(what="handout")))
     assert f"One real query: {showcase.gallery.name(showcase.first().instance)}" in first["html"]
     assert first["html"] == again["html"] and first["turn"] != again["turn"]
     exercise, _ = tab.change(None, held, sent(what="task", value=1))
-    assert f"One real query: {tab._tasks[1].name}" in json.loads(tab.printed(None, exercise, sent(what="x")))["html"]
-    assert "Minutes" in json.loads(tab.printed(None, held, sent(what="plan")))["html"]
+    assert f"One real query: {tab._tasks[1].name}" in json.loads(tab.print_page(None, exercise, sent(what="x")))["html"]
+    assert "Minutes" in json.loads(tab.print_page(None, held, sent(what="plan")))["html"]
     asked, _ = tab.open(showcase.example(showcase.examples[1].id), None)
-    assert "html" not in json.loads(tab.printed(None, asked, sent(what="handout")))
+    assert "html" not in json.loads(tab.print_page(None, asked, sent(what="handout")))
     assert "no longer has your query" in said[0]
 
 

@@ -153,7 +153,7 @@ def _source(work: Path, settings: dict[str, Any]) -> ScaleSource:
     if not path.is_file():
         work.mkdir(parents=True, exist_ok=True)
         write_json(file, settings, 1)
-        print("Reading the pictures that the collections are made of ...")
+        print("Reading the pictures that the collections are made from ...")
         learn_source([Path(other) for other in settings["others"]], work).save(path)
     elif not file.is_file():
         write_json(file, settings, 1)

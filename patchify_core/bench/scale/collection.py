@@ -32,6 +32,7 @@ from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import META_NAME
 from patchify_core.index.patch_index import PatchIndex
 from patchify_core.index.pictures import PictureTable
+from patchify_core.index.recipe import Recipe
 from patchify_core.index.store import PatchStore, PictureStream
 from patchify_core.regions import Regions, parse_regions
 
@@ -142,8 +143,8 @@ def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSou
 
 def descriptors_of(index: PatchStore) -> NDArray[np.float32]:
     """Decode all descriptors of a small index: (N, P, D) float32, rows of length 1."""
-    found = np.stack([index.descriptors_of(row) for row in range(len(index.images))])
-    return np.asarray(found / np.linalg.norm(found, axis=2, keepdims=True), np.float32)
+    descriptors = np.stack([index.descriptors_of(row) for row in range(len(index.images))])
+    return np.asarray(descriptors / np.linalg.norm(descriptors, axis=2, keepdims=True), np.float32)
 
 
 def _projected(projection: Projection, descriptors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -161,10 +162,10 @@ def _opened(path: Path, work: Path, like: Any) -> PatchIndex:
         path = work
     index = PatchIndex.load(path)
     index.check_encoder(like.encoder.info)
-    mine, theirs = ((made.regions.spec, made.features, made.dim) for made in (like.index, index))
+    mine, theirs = ((one.regions.spec, one.features, one.dim) for one in (like.index, index))
     if mine != theirs:
         raise PatchifyError(
-            f"--from {path}: it was made with {', '.join(map(str, theirs))} and the bundled index with "
+            f"--from {path}: it has {', '.join(map(str, theirs))} and the bundled index "
             f"{', '.join(map(str, mine))} (regions, features, dimensions): give a folder of pictures instead."
         )
     return index
@@ -195,11 +196,9 @@ class SyntheticPictures(PictureStream):
         PatchifyError: if there are more answers than pictures.
     """
 
-    features = "crop"
-
     def __init__(self, source: ScaleSource, pictures: int, seed: int = 0) -> None:
         self.source, self.seed = source, seed
-        self.encoder, self.regions, self.projection = source.encoder, source.regions, source.projection
+        self.recipe, self.projection = Recipe(source.encoder, source.regions), source.projection
         self._pictures = pictures
         count = len(source.answers)
         if pictures < count:
@@ -215,8 +214,8 @@ class SyntheticPictures(PictureStream):
     @property
     def digest(self) -> str:
         """Digest of source, size, seed and mixing, by which an interrupted build recognises the collection."""
-        made = f"{self.source.digest} {len(self)} {self.seed} Mixing(along={ALONG}, apart={APART})"
-        return sha256_of_bytes(made.encode())
+        identity = f"{self.source.digest} {len(self)} {self.seed} Mixing(along={ALONG}, apart={APART})"
+        return sha256_of_bytes(identity.encode())
 
     @property
     def dim(self) -> int:
@@ -300,8 +299,8 @@ def mixed(counters: NDArray[np.uint64]) -> NDArray[np.uint64]:
     bits = (counters + np.uint64(1)) * _STEP
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    found: NDArray[np.uint64] = bits ^ (bits >> np.uint64(31))
-    return found
+    mixed_bits: NDArray[np.uint64] = bits ^ (bits >> np.uint64(31))
+    return mixed_bits
 
 
 def _below(bits: NDArray[np.uint64], limit: int) -> NDArray[np.intp]:

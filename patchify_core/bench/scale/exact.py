@@ -83,15 +83,15 @@ def exact_ranking(
 def _merged(best: ExactRanking, scores: NDArray[np.float32], first: int, top: int) -> ExactRanking:
     """Merge the best pictures so far with a batch of similarities (n, P, Q)."""
     of_picture = scores.max(axis=1)  # (n, Q)
-    rows, found, cells = best.rows.copy(), best.scores.copy(), best.cells.copy()
-    for query in np.flatnonzero((of_picture > found[:, -1]).any(axis=0)).tolist():
-        new = np.flatnonzero(of_picture[:, query] > found[query, -1])
+    rows, best_scores, cells = best.rows.copy(), best.scores.copy(), best.cells.copy()
+    for query in np.flatnonzero((of_picture > best_scores[:, -1]).any(axis=0)).tolist():
+        new = np.flatnonzero(of_picture[:, query] > best_scores[query, -1])
         all_rows = np.concatenate([rows[query], new + first])
-        all_scores = np.concatenate([found[query], of_picture[new, query]])
+        all_scores = np.concatenate([best_scores[query], of_picture[new, query]])
         all_cells = np.concatenate([cells[query], scores[new, :, query].argmax(axis=1)])
         order = np.lexsort((all_rows, -all_scores))[:top]
-        rows[query], found[query], cells[query] = all_rows[order], all_scores[order], all_cells[order]
-    return ExactRanking(rows, found, cells)
+        rows[query], best_scores[query], cells[query] = all_rows[order], all_scores[order], all_cells[order]
+    return ExactRanking(rows, best_scores, cells)
 
 
 def _key(stream: SyntheticPictures, top: int) -> str:
@@ -146,9 +146,10 @@ def likeness(source: ScaleSource, seed: int = 0) -> dict[str, Any]:
         source.answers[:0],
         source.true[:, :0],
     )
-    made = SyntheticPictures(maker, half, seed).descriptors(0, half)
+    synthetic = SyntheticPictures(maker, half, seed).descriptors(0, half)
     return {"pictures": half} | {
-        name: _statistics(pictures, source.queries, seed) for name, pictures in (("real", real), ("synthetic", made))
+        name: _statistics(pictures, source.queries, seed)
+        for name, pictures in (("real", real), ("synthetic", synthetic))
     }
 
 
@@ -192,12 +193,12 @@ def memory() -> dict[str, int]:
 
         unit = 1 if sys.platform == "darwin" else 1024
         return {"peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    found = {
+    sizes = {
         line.split(":")[0]: int(line.split()[1]) * 1024
         for line in lines
         if line.startswith(("VmHWM", "VmRSS", "RssFile"))
     }
-    return {"peak": found["VmHWM"], "resident": found["VmRSS"], "mapped": found.get("RssFile", 0)}
+    return {"peak": sizes["VmHWM"], "resident": sizes["VmRSS"], "mapped": sizes.get("RssFile", 0)}
 
 
 @dataclass

@@ -69,8 +69,8 @@ class Peer:
     def search(self, query: NDArray[np.float32], top: int, knob: int | None) -> NDArray[np.int64]:
         """Return patches of the best `top` pictures, best first, one per picture (if `grouped`)."""
         count = top * self.patches if self.grouped and not self.in_engine else top
-        found = self.nearest(query, count, knob)
-        return found if not self.grouped or self.in_engine else first_per_picture(found, self.patches)[:top]
+        patches = self.nearest(query, count, knob)
+        return patches if not self.grouped or self.in_engine else first_per_picture(patches, self.patches)[:top]
 
     def disk_bytes(self) -> int:
         """Return the bytes that it wrote; 0 if it keeps everything in memory."""
@@ -119,7 +119,7 @@ class FaissFlat(Peer):
 
 
 class FaissIvfPq(FaissFlat):
-    """FAISS IVF,PQ32, asked for ten patches."""
+    """FAISS IVF,PQ32, searching ten patches."""
 
     name, what, package = "FAISS IVF,PQ32", "10 patches, not grouped", "faiss"
     limit, why = 100_000, "with a flat list of centroids, adding a million pictures takes half an hour"
@@ -146,8 +146,8 @@ class FaissIvfPq(FaissFlat):
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
         """See `Peer.nearest`; the knob is the number of lists that are visited."""
         self.index.nprobe = min(knob or 1, self.index.nlist)
-        found = np.asarray(self.index.search(query[None], count)[1][0])
-        return found[found >= 0]
+        patches = np.asarray(self.index.search(query[None], count)[1][0])
+        return patches[patches >= 0]
 
 
 class Hnswlib(Peer):
@@ -232,14 +232,14 @@ class MilvusLite(Peer):
 
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
         """See `Peer.nearest`, one patch a picture; the knob is the length of the list of candidates."""
-        found = self.client.search(
+        hits = self.client.search(
             "patches",
             [query.tolist()],
             limit=count,
             group_by_field="picture",
             search_params={"params": {"ef": knob} if knob else {}},
         )
-        return np.array([hit["patch"] for hit in found[0]], np.int64)
+        return np.array([hit["patch"] for hit in hits[0]], np.int64)
 
     def close(self) -> None:
         """Close the file and delete it."""
@@ -276,8 +276,8 @@ class QdrantLocal(Peer):
 
     def nearest(self, query: NDArray[np.float32], count: int, knob: int | None) -> NDArray[np.int64]:
         """See `Peer.nearest`."""
-        found = self.client.query_points("patches", query=query.tolist(), limit=count, with_payload=False)
-        return np.array([point.id for point in found.points], np.int64)
+        hits = self.client.query_points("patches", query=query.tolist(), limit=count, with_payload=False)
+        return np.array([point.id for point in hits.points], np.int64)
 
     def close(self) -> None:
         """Close it."""

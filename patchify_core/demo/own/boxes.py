@@ -6,7 +6,7 @@ import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from patchify_core.gallery import Annotations, Gallery, GalleryImage
 from patchify_core.imaging.boxes import checked_box, to_xywh
 from patchify_core.index.store import PatchStore
 from patchify_core.patchify import Patchify
+from patchify_core.retrieval.searcher import QueryView
 
 MOST, LONGEST_NAME = 200, 60
 """Boxes of one visitor, and characters of an object's name."""
@@ -149,15 +150,15 @@ class RememberingPatchify(Patchify):
 
     def __init__(self, index: PatchStore, encoder: Encoder) -> None:
         super().__init__(index, encoder)
-        self._known: dict[tuple[Path, bytes], NDArray[np.float32]] = {}
+        self._known: dict[tuple[Path, bytes], QueryView] = {}
 
-    def describe_query(self, picture: Any, box: ArrayLike | None = None) -> NDArray[np.float32]:
-        """See `Patchify.describe_query`; pictures other than files are described each time."""
+    def view(self, picture: Any = None, box: ArrayLike | None = None, text: str | None = None) -> QueryView:
+        """See `Patchify.view`, without the decoded picture; pictures other than files are described each time."""
         if not isinstance(picture, Path):
-            return super().describe_query(picture, box)
+            return super().view(picture, box, text)
         key = picture, np.asarray(box, np.float64).tobytes()
         if key not in self._known:
-            self._known[key] = super().describe_query(picture, box)
+            self._known[key] = replace(super().view(picture, box, text), picture=None)
         return self._known[key]
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from patchify_core.demo.decoding import decode_untrusted
 from patchify_core.demo.example_gallery import ExampleGallery
 from patchify_core.demo.indexes import GalleryIndexes, IndexChoice
-from patchify_core.demo.queries import OWN, UserQuery
+from patchify_core.demo.queries import OWN, UserQuery, description
 from patchify_core.demo.results import UNMARKED, WRONG, Judge, Result
 from patchify_core.demo.server_folders import PREFIX
 from patchify_core.errors import PatchifyError
@@ -93,10 +93,10 @@ class OwnGallery(ExampleGallery):
             height=image.height,
             box=box,
             instance=int(rows.instances[marked[0]]) if len(marked) else None,
-            descriptor=decode_untrusted(image.path, lambda picture: self.engine.describe_query(picture, box)),
             path=image.path,
             itself=image_id,
             index_name=self.indexes.first,
+            **decode_untrusted(image.path, lambda picture: description(self.engine.view(picture, box))),
         )
 
     def example(self, query_id: int, index_name: str | None = None) -> UserQuery:
@@ -110,11 +110,9 @@ class OwnGallery(ExampleGallery):
         if own_token(query.index_name) is not None:  # these pictures, when fewer were indexed
             known = query.instance if query.instance in self.gallery.instances else None
             return replace(query, index_name=self.indexes.first, instance=known)
-        adopted = replace(query, instance=None, example=None, itself=None, index_name=self.indexes.first)
-        if query.words is not None:
-            return replace(adopted, descriptor=self.engine.describe_text(query.words))
-        descriptor = decode_untrusted(query.source, lambda picture: self.engine.describe_query(picture, query.box))
-        return replace(adopted, descriptor=descriptor)
+        name = self.indexes.first
+        described = self._describe(query, name)
+        return replace(query, instance=None, example=None, itself=None, index_name=name, **described)
 
 
 def own_index_name(token: str, version: int) -> str:

@@ -50,8 +50,8 @@ MAP_BYTES = 200_000
 ROOM_FOR_SHAPES = 2
 """Ratio by which a map may be longer than the longest one of the bundled index."""
 
-FOREIGN = "That index was not made by this page with these settings: bring back one that you downloaded here."
-DAMAGED = "That index is damaged or was edited: bring back the file as you downloaded it."
+FOREIGN = "That index was not made by this page with these settings: send one that you downloaded here."
+DAMAGED = "That index is damaged or was edited: send the file as you downloaded it."
 
 
 def is_index(path: Path) -> bool:

@@ -30,6 +30,8 @@ TURN, TURN_S = 4, 2.0
 
 EMPTY, INDEXING, CANCELLED, DONE, FAILED = "empty", "indexing", "cancelled", "done", "failed"
 
+ALREADY_INDEXED = "Some of your pictures are indexed already: delete them before you restore an index."
+
 log = logging.getLogger(__name__)
 
 
@@ -138,7 +140,7 @@ class Indexer:
         """
         with self._lock:
             if self.index is not None or self._state == INDEXING:
-                raise PatchifyError("Some of your pictures are indexed already: delete them before you bring one back.")
+                raise PatchifyError(ALREADY_INDEXED)
             self.template = index
 
     def forget(self) -> None:

@@ -21,7 +21,7 @@ from patchify_core.demo.own.boxes import DrawnBoxes, as_coco, score
 from patchify_core.demo.own.collection import MEGABYTE, Collection
 from patchify_core.demo.own.gallery import OwnGallery, own_index_name, pictures_gone
 from patchify_core.demo.own.index_archive import pack_index, restore_index, restored_boxes
-from patchify_core.demo.own.indexing import Indexer, StopWorkError
+from patchify_core.demo.own.indexing import ALREADY_INDEXED, Indexer, StopWorkError
 from patchify_core.demo.queueing import FairLock
 from patchify_core.demo.storage import NO_MEMORY, Owner, VisitorStorage
 from patchify_core.encoders import Encoder
@@ -115,9 +115,7 @@ class Visitor:
         """Restore a downloaded index; return the number of its pictures."""
         collection, settings = self.collection, self.collection.settings
         if self.searchable:
-            raise PatchifyError(
-                "Some of your pictures are indexed already: delete them before you bring an index back."
-            )
+            raise PatchifyError(ALREADY_INDEXED)
         folder = collection.folder / f"restored-{secrets.token_hex(4)}"
         index = restore_index(archive, folder, self._bundled.index, settings.own_pictures, settings.own_mb * MEGABYTE)
         try:

@@ -171,7 +171,7 @@ def locate_copies(
         for one, own in objects.items()
     }
     for scene in scenes(gallery, alike, seed):
-        search = localizer.made_ready(localizer.extractor.picture_map(scene.picture))
+        search = localizer.prepare(localizer.extractor.picture_map(scene.picture))
         results.append(locate(search, scene.query, scene.boxes, scene.picture.size, pasted=True))
     return results
 
@@ -329,25 +329,25 @@ def scenes(gallery: Gallery, look_alikes: Mapping[int, Sequence[int]], seed: int
     for instance, of_object in queries.items():
         rng = np.random.default_rng((seed, instance))
         alike = look_alikes[instance][:LOOK_ALIKES]
-        made = 0
+        count = 0
         for image_id in rng.permutation(_once(gallery, instance, SHARES)).tolist():
-            query = of_object[made % len(of_object)]
+            query = of_object[count % len(of_object)]
             mine = [piece for image, piece in pieces[instance] if image not in {image_id, *query.exclude}]
             others = [piece for one in alike if image_id not in gallery.positives(one) for _, piece in pieces[one]]
-            if made == EACH or not mine or not others or image_id in query.exclude:
+            if count == EACH or not mine or not others or image_id in query.exclude:
                 continue
             picture = read_picture(gallery.image(image_id).path)
             boxes = gallery.boxes_of(image_id, instance)
             once = paste(picture, others[int(rng.integers(len(others)))], boxes, rng)
             several: Image | None = None
-            for _ in range(2 if made == EACH - 1 else 1):
+            for _ in range(2 if count == EACH - 1 else 1):
                 more = paste(several or picture, mine[int(rng.integers(len(mine)))], boxes, rng)
                 if more is not None:
                     several, boxes = more[0], np.vstack([boxes, more[1]])
             if once is not None and several is not None:
                 yield Scene(query, several, boxes)
                 yield Scene(query, once[0], boxes[:1])
-                made += 1
+                count += 1
 
 
 def _once(gallery: Gallery, instance: int, shares: tuple[float, float]) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from patchify_core.encoders import Encoder, EncoderSettings, at_hand, load_encoder
+from patchify_core.encoders import Encoder, EncoderSettings, load_encoder, needs_no_download
 from patchify_core.encoders.devices import BYTES_A_PIXEL, choose_device
 from patchify_core.evaluation.study.experiments import Configuration
 from patchify_core.evaluation.study.run import Workbench
@@ -68,7 +68,7 @@ def measure_encoder(spec: str, load: Callable[..., Encoder] = load_encoder) -> E
     import torch
     from PIL import Image
 
-    here = at_hand(spec)
+    here = needs_no_download(spec)
     settings = EncoderSettings(untrained=not here)
     encoder, device = load(spec, settings), choose_device(settings)
     weights = _weights_bytes(encoder)

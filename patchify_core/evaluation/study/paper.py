@@ -209,10 +209,10 @@ def _block(title: str, rows: Sequence[Row], keys: tuple[str, ...], sets: Sequenc
     for name in sets:
         head += [f"{name}: mAP", *([f"{name}: the paper's mAP, second hand"] if paper else []), f"{name}: LocScore"]
     body = []
-    for key, found in means(rows, keys).items():
+    for key, by_dataset in means(rows, keys).items():
         cells = [_named(*pair) for pair in zip(keys, key, strict=True)]
         for name in sets:
-            cells += _scores(found.get(name), paper)
+            cells += _scores(by_dataset.get(name), paper)
         body.append(cells)
     return f"**{title}**\n\n{table(head, body)}"
 

@@ -11,6 +11,7 @@ import os
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
@@ -20,7 +21,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from patchify_core.errors import IndexFolderError
-from patchify_core.features.maps import PackedMaps
 from patchify_core.files import read_json, sha256_of_json, write_json
 from patchify_core.index.codec.projection import Projection
 from patchify_core.index.integrity import is_intact, write_listed
@@ -99,8 +99,7 @@ class ShardFolder(PictureStream):
         self.folder = Path(folder)
         meta = self._meta()
         try:
-            recipe = Recipe.from_descriptors(meta)
-            self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
+            self.recipe = Recipe.from_descriptors(meta)
             self.digest = str(meta["digest"])
             self._shards: list[dict[str, Any]] = meta["shards"]
             self._ends = [0, *accumulate(int(shard["pictures"]) for shard in self._shards)]
@@ -108,6 +107,7 @@ class ShardFolder(PictureStream):
             self.projection = self._read_projection(meta["projection"])
             suffixes = {suffixes_of(shard) for shard in self._shards}
             self._suffixes = suffixes.pop()
+            self.recipe = replace(self.recipe, maps=MAPS in self._suffixes)
             if shapes != {(self.regions.patches_per_image, self.dim)} or suffixes or not self._suffixes:
                 raise ValueError
             if (BOXES in self._suffixes) != self.regions.needs_picture:
@@ -126,11 +126,6 @@ class ShardFolder(PictureStream):
     def __len__(self) -> int:
         """Number of pictures."""
         return self._ends[-1]
-
-    @property
-    def maps(self) -> PackedMaps | None:
-        """The stream itself if its shards have maps, else None."""
-        return self if MAPS in self._suffixes else None
 
     def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
         """See `PictureStream.batch`.
@@ -311,18 +306,11 @@ class GalleryStream(PictureStream):
         old: PatchStore | None,
         rows: Mapping[str, int],
     ) -> None:
-        self.encoder, self.regions, self.features = recipe.encoder, recipe.regions, recipe.features
-        self.images, self._shards, self._old, self._rows = images, shards, old, rows
-        self._keeps_maps = recipe.maps
+        self.recipe, self.images, self._shards, self._old, self._rows = recipe, images, shards, old, rows
 
     def __len__(self) -> int:
         """Number of pictures."""
         return len(self.images)
-
-    @property
-    def maps(self) -> PackedMaps | None:
-        """The stream itself if maps are stored, else None."""
-        return self if self._keeps_maps else None
 
     def pictures(self, start: int, stop: int) -> PictureTable:
         """See `PictureStream.pictures`."""

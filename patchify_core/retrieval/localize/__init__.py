@@ -1,9 +1,9 @@
-"""Where exactly: a better box than the winning cell, for a picture that a search found.
+"""Localisation: refine the box of a match beyond the winning cell.
 
-soft    the box that all cells together point at; from the scores alone, on any index
-map     a search over boxes of any size on the picture's feature map, ended at the outline; needs pooled features
+soft    mean of the cells, weighted by their scores; works on any index
+map     box search on the picture's feature map, aligned with the object's outline; needs pooled features
 
-And in a query picture: the box of what was tapped (`tap`).
+`tap` finds the box of an object in a query picture from one point.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Dense matching: how well the single places of a picture match the parts of a query.
+"""Dense matching: which cells of a picture's feature map match parts of a query.
 
-The similarity of a cell of the picture's map is the mean of its `NEAREST` highest cosine similarities with the parts of
-the query (`QueryView.parts`). Cells above a threshold speak for a box that contains them, cells below it against it:
+The similarity of a cell is the mean of its `NEAREST` highest cosine similarities with the parts (`QueryView.parts`).
+Cells above a threshold support a box that contains them, cells below it count against the box:
 
-    agreement(b) = sum over the cells in b of (similarity - threshold) / the highest such sum of any box
+    agreement(b) = sum over the cells in b of (similarity - threshold) / the highest such sum over all boxes
 
-One descriptor of a whole box cannot tell where an object ends: a box with some of the surroundings, or without some of
-the object, has nearly the same. The sum of the cells can.
+The descriptor of a whole box hardly changes when the box contains some of the surroundings, or misses some of the
+object; this sum does.
 """
 
 from __future__ import annotations
@@ -17,18 +17,23 @@ from numpy.typing import NDArray
 from patchify_core.features.pooled import integral_image, resampled
 
 NEAREST = 3
-"""Parts of the query whose similarities with a cell are averaged: a single one matches by chance more often."""
+"""Number of similarities averaged per cell: single ones are more often high by chance."""
+
+
+BACKGROUND = 0.1
+"""Quantile of the cells' similarities that stands for background."""
 
 
 class Agreement:
-    """The agreement of one picture's boxes with one query.
+    """Agreement of the boxes of one picture with one query.
 
     Args:
-        cells: (h, w, dim) float32: descriptors of the cells of the picture's map.
-        parts: (n, dim) float32: those of the query; see `QueryView.parts`.
-        threshold: Between the mean of the cells' similarities (0) and the highest of them (1).
-        lattice: (N, 4) xyxy, the boxes among which the highest sum is found, in steps.
+        cells: (h, w, dim) float32 descriptors of the cells of the picture's map.
+        parts: (n, dim) float32, see `QueryView.parts`.
+        threshold: As a fraction of the way from the mean similarity of the cells (0) to the highest (1).
+        lattice: (N, 4) integer xyxy in steps: the boxes whose highest sum becomes `weight`.
         steps: Steps of the lattice along each side of the picture.
+        weight: Factor of all values.
     """
 
     def __init__(
@@ -38,24 +43,27 @@ class Agreement:
         threshold: float,
         lattice: NDArray[np.intp],
         steps: int,
+        weight: float = 1.0,
     ) -> None:
         similarities = parts @ cells.reshape(-1, cells.shape[2]).T
         nearest = min(NEAREST, len(parts))
         values = np.partition(similarities, -nearest, axis=0)[-nearest:].mean(axis=0).reshape(cells.shape[:2])
-        mean = float(values.mean())
-        level = mean + threshold * (float(values.max()) - mean)
+        mean, low, high = float(values.mean()), float(np.quantile(values, BACKGROUND)), float(values.max())
+        level = min(
+            mean + threshold * (high - mean), (low + high) / 2
+        )  # an object that fills the picture has a high mean
         self._table = integral_image((values - level)[..., None], 1)
         corners = np.linspace(0, 1, steps + 1)
         self._steps = resampled(self._table, corners, corners)[..., 0]
         highest = float(_sums(self._steps, lattice).max())
-        self._scale = 1 / highest if highest > 1e-6 else 0.0
+        self._scale = weight / highest if highest > 1e-6 else 0.0  # 0 in a uniform picture
 
     def of_steps(self, boxes: NDArray[np.intp]) -> NDArray[np.float64]:
-        """Agreement of boxes of the lattice: (N, 4) -> (N,), at most 1."""
+        """Weighted agreement of boxes of the lattice: (N, 4) -> (N,), at most the weight."""
         return _sums(self._steps, boxes) * self._scale
 
     def of(self, box: NDArray[np.float64]) -> float:
-        """Agreement of any box (4,), xyxy as fractions of the picture's sides."""
+        """Weighted agreement of any box (4,), xyxy as fractions of the picture's sides."""
         corners = resampled(self._table, box[::2], box[1::2])[..., 0]
         return float(corners[1, 1] - corners[0, 1] - corners[1, 0] + corners[0, 0]) * self._scale
 

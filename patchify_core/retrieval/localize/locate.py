@@ -1,8 +1,8 @@
-"""The objects of a picture that match a query, and where each of them ends.
+"""Locate the objects in a gallery picture that match a query.
 
-The search on the map (`search`) gives a box, the outline around it (`outline_box`) another one. The better the
-descriptor of the outline's box matches the query, the more the outline counts, for colours alone know nothing of the
-query. Further objects are looked for away from those found already (non-maximum suppression).
+A box search on the feature map (`search`) gives one box, the outline around it (`outline_box`) another. The outline is
+weighted by how well its descriptor matches the query, because colours alone know nothing of the query. Further objects
+are searched away from those found before (non-maximum suppression).
 """
 
 from __future__ import annotations
@@ -21,38 +21,34 @@ from patchify_core.features.extract import Pooled
 from patchify_core.features.maps import PictureMap
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.retrieval.localize.outline import OutlineSettings, outline_box
-from patchify_core.retrieval.localize.search import BoxSearch, BoxSearchSettings, FoundBox, overlap
+from patchify_core.retrieval.localize.search import BoxResult, BoxSearch, BoxSearchSettings, overlap
 
 if TYPE_CHECKING:
-    from patchify_core.retrieval.localize.dense import Agreement
     from patchify_core.retrieval.searcher import QueryView, Searcher
 
 
 @dataclass(frozen=True)
 class LocalizeSettings:
-    """What a person may tune about refined boxes; the defaults were measured (NUMBERS.md).
+    """Settings of refined boxes; the defaults were measured (NUMBERS.md).
 
     Attributes:
         search: See `BoxSearchSettings`.
         outline: See `OutlineSettings`.
-        tolerance: In units of the search's sigma: an outline whose box matches that much worse than the searched one
-            does not count; one that matches as well replaces it; between the two lies their weighted mean. With 0
-            outlines never count.
-        agreement: Weight of the agreement where searched box and outline are compared.
-        objects: At most so many of one picture.
-        another: `Location.alike` of a further object must be at least this, 0..1. It was chosen for second boxes in at
-            most 5 % of the pictures of one object (`study several`). With a tolerance of 0 there are no further ones.
-        apart: A further object's box is looked for among those whose overlap with a found one is at most this share of
-            the smaller of the two.
-        cached: Pictures whose maps stay ready, some 6 MB each.
+        tolerance: In units of the search's v (contrast aside): an outline whose box matches worse than the searched
+            box by this or more is ignored; one that matches as well replaces it; in between, the two are averaged by
+            weight. With 0, outlines are never used.
+        objects: Maximum objects per picture.
+        another: Minimum `Location.alike` of a further object, 0..1; chosen so that at most 5 % of the pictures of one
+            object get a second box (`study several`). With a tolerance of 0 there are no further objects.
+        apart: Maximum overlap of a further object's box with an earlier one, as a share of the smaller of the two.
+        cached: Pictures whose maps are kept in memory, about 6 MB each.
     """
 
     search: BoxSearchSettings = field(default_factory=BoxSearchSettings)
     outline: OutlineSettings = field(default_factory=OutlineSettings)
     tolerance: float = 1.0
-    agreement: float = 1.0
     objects: int = 1
-    another: float = 0.6
+    another: float = 0.58
     apart: float = 0.1
     cached: int = 16
 
@@ -64,12 +60,12 @@ class Location:
     Attributes:
         box: (4,) float64 xyxy in pixels of the upright gallery picture.
         score: Cosine similarity of the query with the descriptor of the box, -1..1.
-        outlined: How much the object's outline counts in the box, 0..1; the rest is the box that was searched for.
-        evidence: Cosine similarity of the query with the best box of the search plus what that box's contrast adds, for
-            ranking pictures; about -1..1.
-        alike: How sure it is that this is one more of the first object, about 0..1: the share of the first one's
-            evidence, times `outlined`. Parts of the first object, and what happens to match a little, seldom have an
-            outline of their own that matches as well. 1 for the first.
+        outlined: Weight of the object's outline in the box, 0..1; the rest is the searched box.
+        evidence: Cosine similarity of the query with the best box of the search, plus its contrast term; for ranking
+            pictures; about -1..1.
+        alike: Confidence that this is a further instance of the first object, about 0..1: its share of the first one's
+            evidence, times `outlined`. Parts of the first object and chance matches rarely have an outline of their
+            own that matches as well. 1 for the first object.
     """
 
     box: NDArray[np.float64]
@@ -81,21 +77,21 @@ class Location:
 
 @dataclass(frozen=True, eq=False)
 class SimilarityMap:
-    """How well each place of a picture matches, for drawing.
+    """Similarity of each place of a picture with the query, for drawing.
 
     Attributes:
-        values: (h, w) float32 cosine similarities, rows from the top; the map covers the whole picture.
+        values: (h, w) float32 cosine similarities, rows from the top; covers the whole picture.
     """
 
     values: NDArray[np.float32]
 
 
 class Localizer:
-    """Finds objects on the maps of an index. Safe to use from several threads.
+    """Locates objects on the feature maps of an index. Thread-safe.
 
     Args:
-        engine: An index with pooled features and its encoder. Where the index keeps no maps, the network runs over a
-            picture again when it is first asked about.
+        engine: An index with pooled features and its encoder. If the index stores no maps, the network runs over a
+            picture when it is first needed.
         settings: See `LocalizeSettings`.
 
     Raises:
@@ -113,90 +109,87 @@ class Localizer:
         self._lock = Lock()
 
     def locate(self, query: QueryView, row: int, objects: int | None = None) -> list[Location]:
-        """Where the query's object is in one picture.
+        """Locate the query's object in one gallery picture.
 
         Args:
             query: From `Searcher.view`.
             row: Position of the picture in `PatchIndex.images`.
-            objects: At most so many; the settings' by default.
+            objects: Maximum number of objects; default: `settings.objects`.
 
         Returns:
-            At least one, the best first.
+            At least one location, best first.
 
         Raises:
-            IndexFolderError: If the map has to be made and the picture has vanished or changed, or the kept map is
-                damaged.
+            IndexFolderError: If the stored map is damaged, or no map is stored and the picture has vanished or changed.
         """
         image = self.engine.index.images[row]
         size = np.array([image.width, image.height] * 2, np.float64)
-        found = self.objects_of(self.search_of(row), query, objects)
-        return [replace(one, box=one.box * size) for one in found]
+        locations = self.objects_of(self.search_of(row), query, objects)
+        return [replace(location, box=location.box * size) for location in locations]
 
     def objects_of(self, search: BoxSearch, query: QueryView, objects: int | None = None) -> list[Location]:
-        """Where the query's object is on any map (`made_ready`); as `locate`, with boxes as fractions of the sides."""
-        found: list[Location] = []
-        agreement = search.agreement(query.parts)
-        while len(found) < (objects or self.settings.objects):
-            taken = [one.box for one in found]
-            another = search.search(query.descriptor, agreement, taken, self.settings.apart)
-            if another is None:
+        """Locate the query's object on any map (`prepare`); see `locate`, but boxes are fractions of the sides."""
+        locations: list[Location] = []
+        while len(locations) < (objects or self.settings.objects):
+            previous = [location.box for location in locations]
+            candidate = search.search(query.descriptor, query.parts, previous, self.settings.apart)
+            if candidate is None:
                 break
-            share = another.score * another.sigma / max(found[0].evidence, 1e-6) if found else 1.0
-            limit = self.settings.another if found else -np.inf
-            if share < limit:  # an outline can only lower it, and takes longest
+            share = candidate.score * candidate.sigma / max(locations[0].evidence, 1e-6) if locations else 1.0
+            limit = self.settings.another if locations else -np.inf
+            if share < limit:  # an outline can only lower it, and is the slowest step
                 break
-            one = self._outlined(search, query.descriptor, agreement, another, taken)
-            alike = share * one.outlined if found else 1.0
+            location = self._outlined(search, query.descriptor, candidate, previous)
+            alike = share * location.outlined if locations else 1.0
             if alike < limit:
                 break
-            found.append(replace(one, alike=alike))
-        return found
+            locations.append(replace(location, alike=alike))
+        return locations
 
     def similarity(self, query: QueryView, row: int) -> SimilarityMap:
-        """How well each place of one picture matches the query; the arguments and errors are those of `locate`."""
+        """Return the similarity map of one gallery picture; args and errors: see `locate`."""
         return SimilarityMap(self.search_of(row).similarity(query.descriptor))
 
     def _outlined(
         self,
         search: BoxSearch,
         query: NDArray[np.float32],
-        agreement: Agreement | None,
-        found: FoundBox,
-        taken: Sequence[NDArray[np.float64]],
+        candidate: BoxResult,
+        previous: Sequence[NDArray[np.float64]],
     ) -> Location:
-        """The found box, drawn towards the outline around it, away from those taken; in fractions of the picture."""
-        score, evidence = search.match(query, found.box), found.score * found.sigma
-        outline = outline_box(search.kept.thumbnail, found.box.tolist(), self.settings.outline)
+        """Align a searched box with the outline around it, unless that overlaps boxes in `previous`."""
+        score, evidence = search.match(query, candidate.box), candidate.score * candidate.sigma
+        outline = outline_box(search.picture_map.thumbnail, candidate.box.tolist(), self.settings.outline)
         if outline is None:
-            return Location(found.box, score, 0.0, evidence)
-        worse = (score - search.match(query, outline)) / found.sigma
-        if agreement is not None:
-            worse += self.settings.agreement * (agreement.of(found.box) - agreement.of(outline))
+            return Location(candidate.box, score, 0.0, evidence)
+        worse = (score - search.match(query, outline)) / candidate.sigma
+        if candidate.agreement is not None:
+            worse += candidate.agreement.of(candidate.box) - candidate.agreement.of(outline)
         weight = float(np.clip(1 - worse / self.settings.tolerance, 0, 1)) if self.settings.tolerance > 0 else 0.0
-        box = weight * outline + (1 - weight) * found.box
-        if weight == 0 or any(overlap(one[None], box)[0] > self.settings.apart for one in taken):
-            return Location(found.box, score, 0.0, evidence)
+        box = weight * outline + (1 - weight) * candidate.box
+        if weight == 0 or any(overlap(other[None], box)[0] > self.settings.apart for other in previous):
+            return Location(candidate.box, score, 0.0, evidence)
         return Location(box, search.match(query, box), weight, evidence)
 
     def search_of(self, row: int) -> BoxSearch:
-        """One picture's map, ready for questions; kept ready for the next ones."""
+        """Return the prepared map of one gallery picture, from the cache if it is there."""
         with self._lock:
             if row in self._ready:
                 self._ready.move_to_end(row)
                 return self._ready[row]
-        made = self.made_ready(self._map(row))
+        search = self.prepare(self._map(row))
         with self._lock:
-            self._ready[row] = made
+            self._ready[row] = search
             while len(self._ready) > self.settings.cached:
                 self._ready.popitem(last=False)
-        return made
+        return search
 
-    def made_ready(self, kept: PictureMap) -> BoxSearch:
-        """A map, of one of the index's pictures or of any other, ready for questions."""
-        return BoxSearch(kept, self.extractor.encoder, self.engine.index.project, self.settings.search)
+    def prepare(self, picture_map: PictureMap) -> BoxSearch:
+        """Prepare a map, of a gallery picture or any other, for box searches."""
+        return BoxSearch(picture_map, self.extractor.encoder, self.engine.index.project, self.settings.search)
 
     def forget(self) -> None:
-        """Let go of the maps that are ready; each is made again when it is needed."""
+        """Clear the cache of prepared maps."""
         with self._lock:
             self._ready.clear()
 
@@ -207,7 +200,7 @@ class Localizer:
                 return index.maps[row]
             except (OSError, ValueError):
                 raise IndexFolderError(
-                    f"The feature maps in {index.maps.path} were damaged or taken away since the index was opened: "
+                    f"The feature maps in {index.maps.path} were damaged or removed since the index was opened: "
                     "build the index again."
                 ) from None
         if index.root is None:

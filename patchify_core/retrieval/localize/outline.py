@@ -1,4 +1,4 @@
-"""Where an object ends, by colours alone: the foreground of a box (GrabCut)."""
+"""Object outlines from colours: the foreground of a box, by GrabCut (Rother et al., SIGGRAPH 2004)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class OutlineSettings:
-    """What a person may tune about outlines.
+    """Settings of outlines.
 
     Attributes:
-        margin: How far around the box the object may reach, as a fraction of its side.
-        iterations: Rounds of GrabCut; more did not give better boxes (NUMBERS.md).
+        margin: How far the object may extend beyond the box, as a fraction of its side.
+        iterations: GrabCut iterations; more did not improve boxes (NUMBERS.md).
     """
 
     margin: float = 0.35
@@ -25,7 +25,7 @@ class OutlineSettings:
 def outline_box(
     thumbnail: NDArray[np.uint8], box: Sequence[float], settings: OutlineSettings | None = None
 ) -> NDArray[np.float64] | None:
-    """The box of the object that a box holds or touches.
+    """Return the bounding box of the object in a box.
 
     Args:
         thumbnail: (S, S, 3) uint8 RGB, the whole picture squashed to a square.
@@ -33,7 +33,7 @@ def outline_box(
         settings: See `OutlineSettings`.
 
     Returns:
-        (4,) float64 xyxy as fractions: that of `outline`. None where that is.
+        (4,) float64 xyxy as fractions: the bounding box of `outline`; None if there is no outline.
     """
     mask = outline(thumbnail, box, settings)
     if mask is None:
@@ -46,7 +46,7 @@ def outline_box(
 def outline(
     pixels: NDArray[np.uint8], box: Sequence[float], settings: OutlineSettings | None = None
 ) -> NDArray[np.bool_] | None:
-    """The pixels of the object that a box holds or touches.
+    """Segment the object in a box.
 
     Args:
         pixels: (H, W, 3) uint8 RGB, a whole picture.
@@ -54,7 +54,7 @@ def outline(
         settings: See `OutlineSettings`.
 
     Returns:
-        (H, W): the largest connected piece of foreground. None if there is none, or nothing to tell it from.
+        (H, W) bool: the largest connected component of the foreground; None if foreground or background is empty.
     """
     import cv2
 
@@ -65,24 +65,24 @@ def outline(
     mask = np.full((height, width), cv2.GC_BGD, np.uint8)
     mask[_pixels((x1 - dx, y1 - dy, x2 + dx, y2 + dy), height, width)] = cv2.GC_PR_BGD
     mask[_pixels((x1, y1, x2, y2), height, width)] = cv2.GC_PR_FGD
-    if (mask == cv2.GC_BGD).mean() < 0.02:  # nearly everything is in question: the picture's rim stands for background
+    if (mask == cv2.GC_BGD).mean() < 0.02:  # the box covers nearly everything: take the picture's border as background
         mask[:2] = mask[-2:] = cv2.GC_BGD
         mask[:, :2] = mask[:, -2:] = cv2.GC_BGD
     sure = mask == cv2.GC_BGD
     if not (mask == cv2.GC_PR_FGD).any() or not sure.any():
         return None
-    cv2.setRNGSeed(0)  # k-means starts from random centres; this generator is the thread's own
+    cv2.setRNGSeed(0)  # k-means starts from random centres; the generator is thread-local
     try:
         cv2.grabCut(
             pixels,
             mask,
-            (0, 0, width, height),  # not looked at: the mask says it all
+            (0, 0, width, height),  # ignored with GC_INIT_WITH_MASK
             np.zeros((1, 65)),
             np.zeros((1, 65)),
             settings.iterations,
             cv2.GC_INIT_WITH_MASK,
         )
-    except cv2.error:  # a colour model without any pixel
+    except cv2.error:  # a colour model without pixels
         return None
     foreground = np.isin(mask, (cv2.GC_FGD, cv2.GC_PR_FGD)).astype(np.uint8)
     count, labels, pieces, _ = cv2.connectedComponentsWithStats(foreground)

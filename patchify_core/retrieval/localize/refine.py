@@ -1,8 +1,7 @@
-"""Refiners: the same ranking with better boxes. `load_refiner("soft")`, `load_refiner("map")`."""
+"""Refiners improve the boxes of matches and keep their order: `load_refiner("soft")`, `load_refiner("map")`."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from patchify_core.errors import PatchifyError
+from patchify_core.errors import PatchifyError, nearest
 from patchify_core.retrieval.localize.locate import Localizer, LocalizeSettings
 from patchify_core.retrieval.localize.search import expected_box
 
@@ -21,36 +20,36 @@ if TYPE_CHECKING:
     from patchify_core.retrieval.searcher import QueryView, Searcher
 
 REFINERS = ("soft", "map")
-"""What `load_refiner` takes."""
+"""Names for `load_refiner`."""
 
 
 class Refiner(Protocol):
-    """Finds boxes for pictures that a search found."""
+    """Finds better boxes for matches."""
 
     @property
     def name(self) -> str:
-        """As `load_refiner` takes it."""
+        """Its name for `load_refiner`."""
         ...
 
     def boxes(self, query: QueryView, rows: Sequence[int], level: int | None = None) -> list[NDArray[np.float64]]:
-        """The objects in each picture.
+        """Locate the query's objects in each picture.
 
         Args:
             query: From `Searcher.view`.
             rows: Positions in `PatchIndex.images`.
-            level: The level that the pictures were found at; None for all of the index's.
+            level: Level of the search; None for all levels of the index.
 
         Returns:
             One (M, 4) float64 array of xyxy pixel boxes per picture, M at least 1, the best box first.
 
         Raises:
-            IndexFolderError: If something that is needed has vanished since the index was opened.
+            IndexFolderError: If a required file has vanished since the index was opened.
         """
         ...
 
 
 class SoftRefiner:
-    """The box that all cells together point at (`soft`); on any index."""
+    """Score-weighted mean of the cells (`expected_box`); works on any index."""
 
     name = "soft"
 
@@ -67,16 +66,15 @@ class SoftRefiner:
 
 
 class MapRefiner:
-    """A search on the pictures' feature maps (`locate`); the level does not matter to it."""
+    """Box search on the pictures' feature maps (`Localizer`); ignores the level.
+
+    Raises:
+        PatchifyError: If the index was made of crops.
+    """
 
     name = "map"
 
     def __init__(self, engine: Searcher, settings: LocalizeSettings | None = None) -> None:
-        """Take the engine that searched.
-
-        Raises:
-            PatchifyError: If its index was made of crops.
-        """
         self.localizer = Localizer(engine, settings)
 
     def boxes(self, query: QueryView, rows: Sequence[int], level: int | None = None) -> list[NDArray[np.float64]]:
@@ -84,31 +82,31 @@ class MapRefiner:
         return map_at_once(lambda row: self._boxes(query, row), rows)
 
     def _boxes(self, query: QueryView, row: int) -> NDArray[np.float64]:
-        return np.stack([found.box for found in self.localizer.locate(query, row)])
+        return np.stack([location.box for location in self.localizer.locate(query, row)])
 
 
 def load_refiner(name: str, engine: Searcher, settings: LocalizeSettings | None = None) -> Refiner:
-    """A refiner for one engine.
+    """Load a refiner for one engine.
 
     Args:
         name: One of `REFINERS`.
         engine: Index and encoder.
-        settings: Of the search on maps.
+        settings: Settings of `map`.
 
     Raises:
-        PatchifyError: One sentence, if there is no such refiner, or the index cannot be refined with it.
+        PatchifyError: If the refiner is unknown, or does not support the index.
     """
     if name == "soft":
         return SoftRefiner(engine)
     if name == "map":
         return MapRefiner(engine, settings)
-    near = difflib.get_close_matches(name.lower(), REFINERS, 1, 0.4)
-    hint = f" (the nearest is {near[0]})" if near else ""
-    raise PatchifyError(f"Unknown way to refine boxes '{name}'{hint}: choose {' or '.join(REFINERS)}.")
+    raise PatchifyError(
+        f"Unknown way to refine boxes '{name}'{nearest(name.lower(), REFINERS)}: choose {' or '.join(REFINERS)}."
+    )
 
 
 def refiner_of(engine: Searcher, name: str) -> Refiner:
-    """The refiner of that name with the usual settings, kept with the engine; args and errors: see `load_refiner`."""
+    """Return a refiner with default settings, cached with the engine; args and errors: see `load_refiner`."""
     if (key := f"refine {name}") not in engine.loaded:
         engine.loaded[key] = load_refiner(name, engine)
     refiner: Refiner = engine.loaded[key]
@@ -118,23 +116,23 @@ def refiner_of(engine: Searcher, name: str) -> Refiner:
 def refine_matches(
     engine: Searcher, query: QueryView, matches: Sequence[Match], refiner: Refiner, level: int | None = None
 ) -> list[Match]:
-    """The same matches in the same order, with refined boxes.
+    """Return the matches in the same order with refined boxes.
 
-    A box that a geometric verification found stays: it was found point by point.
+    Boxes from geometric verification are kept: point correspondences are more accurate.
 
     Args:
-        engine: That found the matches.
-        query: That they were found with.
-        matches: What was found.
+        engine: The engine that made the matches.
+        query: The query of the search.
+        matches: The matches.
         refiner: See `load_refiner`.
-        level: The level that they were found at.
+        level: Level of the search.
 
     Raises:
         IndexFolderError: See `Refiner.boxes`.
     """
-    open_ones = [match for match in matches if match.verification is None or match.verification.box is None]
-    found = refiner.boxes(query, [engine.index.row_of[match.image_id] for match in open_ones], level)
-    boxes = {match.image_id: boxes for match, boxes in zip(open_ones, found, strict=True)}
+    unverified = [match for match in matches if match.verification is None or match.verification.box is None]
+    refined = refiner.boxes(query, [engine.index.row_of[match.image_id] for match in unverified], level)
+    boxes = {match.image_id: boxes for match, boxes in zip(unverified, refined, strict=True)}
     return [
         replace(match, box=boxes[match.image_id][0], others=boxes[match.image_id][1:])
         if match.image_id in boxes
@@ -143,18 +141,18 @@ def refine_matches(
     ]
 
 
-# Several pictures at once, each on one thread --------------------------------------------------------------------
+# Pictures in parallel, one thread each ---------------------------------------------------------------------------
 
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 WORKERS = 2
-"""Pictures that are searched at once; numpy and OpenCV leave Python's lock alone while they work."""
+"""Number of pictures searched in parallel; numpy and OpenCV release the GIL."""
 
 
 class _OneThreadEach:
-    """While any thread is inside, numerical libraries use one thread each; afterwards as many as before."""
+    """Limits numerical libraries to one thread while any thread is inside the context."""
 
     def __init__(self) -> None:
         self._lock, self._inside = Lock(), 0
@@ -163,9 +161,9 @@ class _OneThreadEach:
     def __enter__(self) -> None:
         from threadpoolctl import threadpool_limits
 
-        with self._lock:  # counted: the first to come sets the limit, and only the last to leave lifts it
+        with self._lock:  # the first thread to enter sets the limit, the last to leave lifts it
             if not self._inside:
-                self._limit = threadpool_limits(1)  # of all that are loaded by now
+                self._limit = threadpool_limits(1)  # of all libraries loaded by now
             self._inside += 1
 
     def __exit__(self, *error: object) -> None:
@@ -179,15 +177,15 @@ _one_thread_each = _OneThreadEach()
 
 
 def map_at_once(work: Callable[[Item], Result], items: Sequence[Item], workers: int = WORKERS) -> list[Result]:
-    """`list(map(work, items))`, several at once.
+    """`list(map(work, items))` in parallel.
 
     Args:
-        work: Safe to call from several threads.
-        items: What to work on.
-        workers: How many at once; below 2, or with a single item, the caller's thread does all, with all cores.
+        work: Must be thread-safe.
+        items: Arguments of `work`.
+        workers: Number of threads; below 2, or with a single item, the calling thread does all, with all cores.
 
     Raises:
-        Exception: The first that `work` raised, in the order of the items.
+        Exception: The first error of `work`, in the order of the items.
     """
     if len(items) < 2 or workers < 2:
         return [work(item) for item in items]

@@ -1,8 +1,7 @@
-"""A box from one tap: that of the object at a point of a picture.
+"""The box of the object at a tapped point of a picture.
 
-Among the boxes of the lattice that contain the point, the best is like the point on the feature map, stands out from
-its surroundings, and has the point near its middle (`BoxSearch.around`). The outline around it (GrabCut) is taken
-where that contains the point too.
+`BoxSearch.around` picks the lattice box that is similar to the point, stands out from its surroundings, and is centred
+on the point. If the outline around it (GrabCut) contains the point too, its bounding box is used instead.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from patchify_core.retrieval.localize.search import BoxSearch
 
 @dataclass(frozen=True)
 class TapSettings:
-    """What a person may tune about boxes from a tap; the defaults were measured (tests/retrieval/localize/test_tap.py).
+    """Settings of tapped boxes; the defaults were measured (tests/retrieval/localize/test_tap.py).
 
     Attributes:
-        contrast: Weight of the contrast; the point alone says little of how far the object reaches.
-        centred: See `BoxSearch.around`; people tap the middle of a thing.
-        side: Side of the square where nothing is to be seen, as a share of the picture's shorter side.
-        flat: A thumbnail whose colours lie within so many levels of 255 shows nothing.
+        contrast: Weight of the contrast; the point alone says little about the object's extent.
+        centred: See `BoxSearch.around`; people tap the middle of an object.
+        side: Side of the fallback square, as a share of the picture's shorter side.
+        flat: A thumbnail with a colour range of at most this (of 255) counts as uniform.
     """
 
     contrast: float = 2.0
@@ -36,10 +35,10 @@ class TapSettings:
 def tapped_box(
     search: BoxSearch, point: NDArray[np.float64], settings: TapSettings | None = None
 ) -> NDArray[np.float64]:
-    """The box of the object at a point.
+    """Return the box of the object at a point.
 
     Args:
-        search: The picture's map, made ready.
+        search: The picture's prepared map.
         point: (2,) x, y as fractions of the picture's sides, 0..1.
         settings: See `TapSettings`.
 
@@ -47,9 +46,9 @@ def tapped_box(
         (4,) float64 xyxy as fractions of the picture's sides, inside it; it contains the point.
     """
     settings = settings or TapSettings()
-    thumbnail = search.kept.thumbnail
+    thumbnail = search.picture_map.thumbnail
     if int(np.ptp(thumbnail, axis=(0, 1)).max()) <= settings.flat:
-        height, width = search.kept.cells.shape[:2]
+        height, width = search.picture_map.cells.shape[:2]
         return box_around(point, width / height, settings)
     box = search.around(point, settings.contrast, settings.centred)
     outline = outline_box(thumbnail, box.tolist())
@@ -59,11 +58,11 @@ def tapped_box(
 
 
 def box_around(point: NDArray[np.float64], ratio: float, settings: TapSettings | None = None) -> NDArray[np.float64]:
-    """The square that stands for an object of which nothing is known, moved inside the picture.
+    """Return the fallback box: a square around the point, moved inside the picture.
 
     Args:
         point: (2,) x, y as fractions of the picture's sides, 0..1.
-        ratio: The picture's width by its height.
+        ratio: The picture's width / height.
         settings: See `TapSettings`.
 
     Returns:
@@ -75,7 +74,7 @@ def box_around(point: NDArray[np.float64], ratio: float, settings: TapSettings |
 
 
 def box_in_pixels(box: NDArray[np.float64], point: NDArray[np.float64], size: tuple[int, int]) -> NDArray[np.float64]:
-    """The box of an object at a point, in pixels, as it can be searched with.
+    """Convert the box of an object at a point to pixels, at least one pixel wide and high.
 
     Args:
         box: (4,) xyxy as fractions of the picture's sides (`tapped_box`, `box_around`).
@@ -83,12 +82,11 @@ def box_in_pixels(box: NDArray[np.float64], point: NDArray[np.float64], size: tu
         size: Width and height of the picture in pixels.
 
     Returns:
-        (4,) float64 xyxy in tenths of a pixel. Along a side where the box is less than one pixel, it is the pixel that
-        the point lies in: the whole side of a picture of one pixel.
+        (4,) float64 xyxy, rounded to tenths of a pixel. A side shorter than one pixel becomes the pixel of the point.
     """
     sides = np.array(size, np.float64)
-    found = np.round(box * np.tile(sides, 2), 1)
+    pixels = np.round(box * np.tile(sides, 2), 1)
     pixel = np.minimum(np.floor(point * sides), sides - 1)
-    thin = found[2:] - found[:2] < 1
-    found[:2], found[2:] = np.where(thin, pixel, found[:2]), np.where(thin, pixel + 1, found[2:])
-    return found
+    thin = pixels[2:] - pixels[:2] < 1
+    pixels[:2], pixels[2:] = np.where(thin, pixel, pixels[:2]), np.where(thin, pixel + 1, pixels[2:])
+    return pixels

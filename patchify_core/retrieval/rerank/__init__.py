@@ -1,18 +1,17 @@
-"""Re-ranking a shortlist: `load_reranker("patch-qe+sift")` orders the best matches of a search anew.
+"""Re-ranking: `load_reranker("patch-qe+sift")` re-orders the best matches of a search.
 
-qe, patch-qe            alpha query expansion with the whole pictures, or with the patches that won
-map                     the best box of each picture's feature map; on an index with pooled features
+qe, patch-qe            alpha query expansion with whole pictures, or with the winning patches
+map                     best box on each picture's feature map; needs an index with pooled features
 sift, xfeat, aliked     geometric verification by local features; the last two need requirements-rerank.txt
-ames, elvis             networks that compare local descriptors, from their authors' files of weights
+ames, elvis             learned similarity of local descriptors; need weights published by their authors
 A+B                     A first, then B
 """
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, field
 
-from patchify_core.errors import PatchifyError
+from patchify_core.errors import PatchifyError, nearest
 from patchify_core.retrieval.rerank.base import Chain, Reranker
 from patchify_core.retrieval.rerank.expansion import ExpansionSettings, QueryExpansion
 from patchify_core.retrieval.rerank.learned import LearnedRerank, LearnedSettings
@@ -44,7 +43,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class RerankSettings:
-    """What a person may tune about re-ranking: see the settings of each kind."""
+    """Settings of each kind of re-ranker."""
 
     expansion: ExpansionSettings = field(default_factory=ExpansionSettings)
     verification: VerificationSettings = field(default_factory=VerificationSettings)
@@ -56,22 +55,20 @@ def load_reranker(name: str, settings: RerankSettings | None = None) -> Reranker
     """Load a re-ranker.
 
     Args:
-        name: One of `RERANKERS`, or several with a plus between them, e.g. `patch-qe+sift`.
+        name: One of `RERANKERS`, or several joined by `+`, e.g. `patch-qe+sift`.
         settings: See `RerankSettings`.
 
     Raises:
-        PatchifyError: One sentence, if the name is unknown or needs packages that are not installed, or a file that is
-            not there or of another model.
+        PatchifyError: If the name is unknown, a package is not installed, or a weights file is missing or of another
+            model.
     """
     settings = settings or RerankSettings()
     parts = [part.strip() for part in name.split("+")]
     for part in parts:  # all names are checked before any network is loaded
         if part not in RERANKERS:
-            near = difflib.get_close_matches(part.lower(), RERANKERS, 1, 0.4)
-            hint = f" (the nearest is {near[0]})" if near else ""
             raise PatchifyError(
-                f"Unknown re-ranker '{part}'{hint}: choose one of {', '.join(RERANKERS)}, or several with a plus "
-                "between them."
+                f"Unknown re-ranker '{part}'{nearest(part.lower(), RERANKERS)}: choose one of {', '.join(RERANKERS)}, "
+                "or several with a plus between them."
             )
     loaded = [_load_one(part, settings) for part in parts]
     return loaded[0] if len(loaded) == 1 else Chain(loaded)

@@ -1,4 +1,4 @@
-"""What a re-ranker is given, what it must do, and what a verification leaves behind for the page to draw."""
+"""The re-ranker interface, a chain of re-rankers, and what re-rankers share."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 
 class Reranker(Protocol):
-    """Orders a shortlist anew.
+    """Re-orders a shortlist.
 
     Attributes:
-        name: As `load_reranker` takes it, e.g. `patch-qe+sift`.
-        shortlist: How many matches it needs to do its work; a search fetches at least these.
+        name: Its name for `load_reranker`, e.g. `patch-qe+sift`.
+        shortlist: Number of matches it needs; a search fetches at least these.
         needs_picture: Whether the query must be a picture.
     """
 
@@ -37,19 +37,19 @@ class Reranker(Protocol):
     def needs_picture(self) -> bool: ...  # noqa: D102
 
     def rerank(self, engine: Searcher, query: QueryView, matches: list[Match], level: int | None) -> list[Match]:
-        """Order matches anew.
+        """Re-order matches.
 
         Args:
-            engine: Index, encoder and, through its root, the original pictures.
+            engine: Index, encoder and, through the index's root, the original pictures.
             query: See `QueryView`.
             matches: Best first, as `Searcher.search_descriptor` gives them; not changed.
-            level: The level that they were found at; None for all of the index's.
+            level: Level of the search; None for all levels of the index.
 
         Returns:
             As many matches, best first.
 
         Raises:
-            PatchifyError: One sentence, if the query is words and pictures are compared.
+            PatchifyError: If the query is text and `needs_picture`.
             IndexFolderError: If a picture of the shortlist has vanished or changed since it was indexed.
         """
         ...
@@ -58,10 +58,10 @@ class Reranker(Protocol):
 def shortlisted(
     reranker: Reranker, engine: Searcher, query: QueryView, matches: list[Match]
 ) -> tuple[list[Match], list[int], Path]:
-    """The matches that a re-ranker compares pictures of, their rows in the index, and the pictures' folder.
+    """Return the matches whose pictures a re-ranker compares, their rows in the index, and the pictures' folder.
 
     Raises:
-        PatchifyError: One sentence, if the query is words.
+        PatchifyError: If the query is text.
         IndexFolderError: If one of the pictures has vanished or changed since it was indexed.
     """
     if query.picture is None:
@@ -76,33 +76,37 @@ def shortlisted(
 
 
 def in_front(scored: list[Match], matches: list[Match]) -> list[Match]:
-    """The scored matches, best first, and behind them the others of `matches` in their order."""
-    done = {match.image_id for match in scored}
+    """Return the scored matches, best first, followed by the other `matches` in their order."""
+    scored_ids = {match.image_id for match in scored}
     first = sorted(scored, key=lambda match: (-match.score, match.image_id))
-    return first + [match for match in matches if match.image_id not in done]
+    return first + [match for match in matches if match.image_id not in scored_ids]
 
 
-Kind = TypeVar("Kind")
+Value = TypeVar("Value")
 
 
-class Kept(Generic[Kind]):
-    """What was made last, for several visitors of the page at once.
+class Cache(Generic[Value]):
+    """A thread-safe cache of the least recently used values; each value is made once.
 
     Args:
-        size: How many are kept.
+        size: Maximum number of values.
     """
 
     def __init__(self, size: int) -> None:
         self._size, self._lock = size, Lock()
-        self._kept: OrderedDict[Hashable, Kind] = OrderedDict()
+        self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
-    def get(self, key: Hashable, make: Callable[[], Kind]) -> Kind:
-        """What belongs to the key, made if it is not there."""
+    def __len__(self) -> int:
+        """Number of cached values."""
+        return len(self._values)
+
+    def get(self, key: Hashable, make: Callable[[], Value]) -> Value:
+        """Return the value of a key; make it if it is not cached."""
         with self._lock:
-            value = self._kept.pop(key) if key in self._kept else make()
-            self._kept[key] = value
-            while len(self._kept) > self._size:
-                self._kept.popitem(last=False)
+            value = self._values.pop(key) if key in self._values else make()
+            self._values[key] = value
+            while len(self._values) > self._size:
+                self._values.popitem(last=False)
             return value
 
 
@@ -110,13 +114,13 @@ class Kept(Generic[Kind]):
 
 
 class Chain:
-    """Hands each re-ranker's answer to the next one.
+    """Applies several re-rankers in order.
 
-    A re-ranker that follows an expansion sees the expanded query's descriptor, because the scores it gets are
+    A re-ranker after a query expansion gets the expanded query's descriptor, because the scores of its input are
     similarities with that one.
 
     Args:
-        parts: At least one re-ranker, the first to work first.
+        parts: At least one re-ranker, in order of application.
     """
 
     def __init__(self, parts: Sequence[Reranker]) -> None:
@@ -124,25 +128,25 @@ class Chain:
 
     @property
     def name(self) -> str:
-        """The parts' names with a plus between them."""
+        """The parts' names, joined by `+`."""
         return "+".join(part.name for part in self.parts)
 
     @property
     def shortlist(self) -> int:
-        """The most that any part needs."""
+        """Maximum over the parts."""
         return max(part.shortlist for part in self.parts)
 
     @property
     def needs_picture(self) -> bool:
-        """Whether any part does."""
+        """Whether any part needs a picture."""
         return any(part.needs_picture for part in self.parts)
 
     def rerank(self, engine: Searcher, query: QueryView, matches: list[Match], level: int | None) -> list[Match]:
         """See `Reranker.rerank`."""
         for part in self.parts:
-            following = query
+            next_query = query
             if isinstance(part, QueryExpansion):
-                following = replace(query, descriptor=part.expand(engine, query, matches))
+                next_query = replace(query, descriptor=part.expand(engine, query, matches))
             matches = part.rerank(engine, query, matches, level)
-            query = following
+            query = next_query
         return matches

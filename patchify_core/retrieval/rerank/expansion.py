@@ -1,9 +1,9 @@
-"""Alpha query expansion: search again with the query and its best matches together.
+"""Alpha query expansion: search again with the weighted mean of the query and its best matches.
 
     q' = normalise( q + sum_{i <= n} max(s_i, 0)^alpha * d_i ),   s_i = q . d_i
 
 Source: Radenovic, Tolias and Chum, "Fine-tuning CNN Image Retrieval with No Human Annotation", TPAMI 2018. There d_i
-describes the whole picture; patch-wise it describes the patch that won, so that the surroundings stay out of it.
+describes the whole picture; `patch-qe` uses the winning patch instead, which excludes the surroundings.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExpansionSettings:
-    """What a person may tune about query expansion; the defaults were measured (NUMBERS.md).
+    """Settings of query expansion; the defaults were measured (NUMBERS.md).
 
     Attributes:
         count: n, best matches to add; 0 leaves the query as it is.
-        alpha: How much less a less similar match counts; 0 counts all alike.
+        alpha: Exponent of the weights; 0 weights all matches equally.
     """
 
     count: int = 3
@@ -37,7 +37,7 @@ class ExpansionSettings:
 def expanded(
     query: NDArray[np.float32], descriptors: NDArray[np.float32], settings: ExpansionSettings
 ) -> NDArray[np.float32]:
-    """The expanded query.
+    """Expand a query.
 
     Args:
         query: (D,) of length 1.
@@ -56,10 +56,10 @@ def expanded(
 
 
 class QueryExpansion:
-    """Searches again with the expanded query, over the whole index.
+    """Searches the whole index again with the expanded query.
 
     Args:
-        patches: Expand with the patches that won (`patch-qe`) instead of the whole pictures (`qe`).
+        patches: Expand with the winning patches (`patch-qe`) instead of whole pictures (`qe`).
         settings: See `ExpansionSettings`.
     """
 
@@ -75,24 +75,26 @@ class QueryExpansion:
 
     @property
     def shortlist(self) -> int:
-        """The matches that it expands with."""
+        """Number of matches to expand with."""
         return max(1, self.settings.count)
 
     def rerank(self, engine: Searcher, query: QueryView, matches: list[Match], level: int | None) -> list[Match]:
-        """See `Reranker.rerank`; matches below the shortlist may change places with others of the whole index.
+        """See `Reranker.rerank`; matches may be replaced by other pictures of the index.
 
-        The scores are the similarities with the expanded query.
+        Scores are similarities with the expanded query.
         """
         if not matches:
             return []
         return engine.search_descriptor(self.expand(engine, query, matches), len(matches), level)
 
     def expand(self, engine: Searcher, query: QueryView, matches: list[Match]) -> NDArray[np.float32]:
-        """The expanded query (D,), for who wants to explain its matches."""
-        used = [match for match in matches if match.image_id not in query.exclude][: self.settings.count]
+        """Return the expanded query (D,), which explains the matches."""
+        chosen = [match for match in matches if match.image_id not in query.exclude][: self.settings.count]
         index = engine.index
-        found = [index.descriptors_of(index.row_of[match.image_id])[self._cell(match)] for match in used]
-        return expanded(query.descriptor, np.array(found, np.float32).reshape(-1, len(query.descriptor)), self.settings)
+        descriptors = [index.descriptors_of(index.row_of[match.image_id])[self._cell(match)] for match in chosen]
+        return expanded(
+            query.descriptor, np.array(descriptors, np.float32).reshape(-1, len(query.descriptor)), self.settings
+        )
 
     def _cell(self, match: Match) -> int:
         return match.patch if self._patches else 0

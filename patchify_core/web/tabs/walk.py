@@ -1,4 +1,4 @@
-"""The tab “How it works”: the method in steps on a visitor's own query, an exercise, and the plan of a lesson."""
+"""The tab “How it works”: the method step by step on a visitor's query, an exercise, and the plan of a lesson."""
 
 from __future__ import annotations
 
@@ -18,56 +18,56 @@ from patchify_core.demo.queries import UserQuery
 from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, ExerciseTask, Walk, WalkChoice
 from patchify_core.errors import PatchifyError
 from patchify_core.files import ASSETS
-from patchify_core.web.events import sent, warn
-from patchify_core.web.handout import handout
-from patchify_core.web.tabs.parts import PLAIN, QUIET
+from patchify_core.web.events import event_value, warn
+from patchify_core.web.tabs import QUIET, html
+from patchify_core.web.views.handout import handout
 from patchify_core.web.views.walk import plan_page
-from patchify_core.web.views.walk import walk as worded
+from patchify_core.web.views.walk import walk as render_walk
 from patchify_core.web.visits import Visits, file_url
 
 WAIT = '<p class="pf-wait wk-wait" role="status">Preparing the steps …</p>'
 
 
 def build_walk_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
-    """Makes the components of the tab; nothing is computed until it is first opened.
+    """Make the components of the tab; nothing is computed until it is first opened.
 
     Args:
-        visits: what visitors can do.
+        visits: the visitors' actions.
         state: holds a visitor's `UserQuery`.
-        tab: what is opened.
+        tab: the tab.
     """
-    walking = Walking(visits)
-    held = gr.State(None, time_to_live=visits.settings.forget_s * 2)
-    shown = gr.HTML(WAIT, elem_id="pf-walk", js_on_load=_script("walk.js"), **PLAIN)
-    paper = gr.HTML("", elem_id="pf-paper", html_template="<i></i>", js_on_load=_script("class.js"), **PLAIN)
+    actions = WalkActions(visits)
+    walk_state = gr.State(None, time_to_live=visits.settings.forget_s * 2)
+    shown = html(WAIT, "pf-walk", "walk.js")
+    paper = html("", "pf-paper", "class.js", html_template="<i></i>")
     quiet: dict[str, Any] = {"concurrency_id": "walk", "concurrency_limit": 2, **QUIET}
-    tab.select(walking.open, [state, held], [held, shown], **quiet)
-    shown.choose(walking.change, [state, held], [held, shown], **quiet)
-    paper.paper(walking.printed, [state, held], paper, **quiet)
+    tab.select(actions.open, [state, walk_state], [walk_state, shown], **quiet)
+    shown.choose(actions.change, [state, walk_state], [walk_state, shown], **quiet)
+    paper.paper(actions.print_page, [state, walk_state], paper, **quiet)
 
 
 @dataclass(frozen=True, eq=False)
-class Walker:
-    """What one visitor walks through.
+class WalkState:
+    """The walk that a visitor's page shows.
 
     Attributes:
-        asked: their own query as their state has it; None for that of a page just opened.
-        base: the index that it asks now; another one where more of their own pictures are indexed since.
-        query: the same query, described for the index that the walk is about.
-        choice: what they chose.
+        source: the visitor's query as the search tab has it; None for that of a page just opened.
+        base: the index that it searches; it changes when more of the visitor's own pictures are indexed.
+        query: the same query, described for the index of the walk.
+        choice: the visitor's options.
     """
 
-    asked: UserQuery | None
+    source: UserQuery | None
     base: str
     query: UserQuery
     choice: WalkChoice
 
 
-class Walking:
-    """What visitors do on the tab.
+class WalkActions:
+    """The visitors' actions on the tab.
 
     Args:
-        visits: what visitors can do.
+        visits: the actions on the search tab.
     """
 
     def __init__(self, visits: Visits) -> None:
@@ -76,7 +76,7 @@ class Walking:
 
     @cached_property
     def _tasks(self) -> tuple[ExerciseTask, ...]:
-        """The exercise, which is the same for all visitors."""
+        """The exercise, the same for all visitors."""
         return exercise(self._visits.showcase, teaching_index(self._visits.showcase))
 
     @cached_property
@@ -84,23 +84,23 @@ class Walking:
         showcase = self._visits.showcase
         return lesson(showcase, stored_answers(showcase.folder), self._tasks)
 
-    def open(self, query: UserQuery | None, held: Walker | None) -> list[Any]:
-        """The tab was opened: the visitor's query, from its first step if it is a new one."""
+    def open(self, query: UserQuery | None, state: WalkState | None) -> list[Any]:
+        """Show the walk of the visitor's query, from its first step if it is a new one: the tab was opened."""
         try:
             base = self._base(query)
-            if held is not None and _is_of(held, query, base):
+            if state is not None and _is_of(state, query, base):
                 return [gr.skip(), gr.skip()]
             return self._shown(query, base, WalkChoice(), None)
         except PatchifyError as error:
             warn(str(error))
             return [None, f'<p class="pf-wait wk-wait">{escape(str(error))}</p>']
 
-    def change(self, query: UserQuery | None, held: Walker | None, event: gr.EventData) -> list[Any]:
-        """Another part, task, index, level, box, result or pair of look-alikes; after a refusal all is as it was."""
+    def change(self, query: UserQuery | None, state: WalkState | None, event: gr.EventData) -> list[Any]:
+        """Show another part, task, index, level, box, result or pair of look-alikes; after a refusal change nothing."""
         try:
-            base, before, last = self._before(query, held)
+            base, before, last = self._before(query, state)
             try:
-                return self._shown(query, base, self._wanted(base, before, event), last)
+                return self._shown(query, base, self._choice(base, before, event), last)
             except PatchifyError as error:
                 warn(str(error))
                 return self._shown(query, base, before, last)
@@ -108,48 +108,50 @@ class Walking:
             warn(str(error))
             return [gr.skip(), gr.skip()]
 
-    def printed(self, query: UserQuery | None, held: Walker | None, event: gr.EventData) -> Any:
-        """A page to print: the handout of the query that is walked through, or the plan of the lesson.
+    def print_page(self, query: UserQuery | None, state: WalkState | None, event: gr.EventData) -> Any:
+        """Return a page to print: the handout of the walk's query, or the plan of the lesson.
 
         Returns:
-            JSON for the script: a number that is never the same, and the page; without it after a refusal.
+            JSON for the script: `turn`, a new number each time, and `html`, which is missing after a refusal.
         """
-        said: dict[str, Any] = {"turn": next(self._turns)}
+        reply: dict[str, Any] = {"turn": next(self._turns)}
         try:
-            if sent(event, "what") == PLAN:
-                said["html"] = plan_page(self._lesson)
+            if event_value(event, "what") == PLAN:
+                reply["html"] = plan_page(self._lesson)
             else:
-                base, choice, last = self._before(query, held)
+                base, choice, last = self._before(query, state)
                 shown = self._task(choice.task) if choice.part == EXERCISE else self._walk(base, choice, last)[1]
-                said["html"] = handout(self._visits.at(base), shown)
+                reply["html"] = handout(self._visits.at(base), shown)
         except PatchifyError as error:
             warn(str(error))
-        return json.dumps(said, ensure_ascii=False)
+        return json.dumps(reply, ensure_ascii=False)
 
-    def _before(self, query: UserQuery | None, held: Walker | None) -> tuple[UserQuery, WalkChoice, Walker | None]:
-        """What is asked, what was chosen, and what was held, if that is of the same query.
+    def _before(
+        self, query: UserQuery | None, state: WalkState | None
+    ) -> tuple[UserQuery, WalkChoice, WalkState | None]:
+        """Return the query, the options, and the state if it belongs to this query.
 
         Raises:
-            PatchifyError: if the server does not know the query any more.
+            PatchifyError: if the query has expired.
         """
-        if query is None and held is not None and held.asked is not None:
+        if query is None and state is not None and state.source is not None:
             raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
         base = self._base(query)
-        last = held if held is not None and _is_of(held, query, base) else None
+        last = state if state is not None and _is_of(state, query, base) else None
         return base, WalkChoice() if last is None else last.choice, last
 
     def _base(self, query: UserQuery | None) -> UserQuery:
-        """What is asked, of the visitor's own pictures as they are now; see `Visits.renewed`."""
+        """Return the query for the current index of the visitor's own pictures; see `Visits.renewed`."""
         return self._visits.showcase.first() if query is None else self._visits.renewed(query)
 
-    def _wanted(self, base: UserQuery, before: WalkChoice, event: gr.EventData) -> WalkChoice:
-        """The choice with what the browser sent put in.
+    def _choice(self, base: UserQuery, before: WalkChoice, event: gr.EventData) -> WalkChoice:
+        """Return the options, changed as the browser says.
 
         Raises:
-            PatchifyError: if it is not anything that the page offers.
+            PatchifyError: if the page does not offer that.
         """
         showcase = self._visits.at(base)
-        what, value = sent(event, "what"), sent(event, "value")
+        what, value = event_value(event, "what"), event_value(event, "value")
         if what == "part" and value in (STEPS, EXERCISE, PLAN):
             return replace(before, part=value)
         if what == "task" and type(value) is int:
@@ -163,42 +165,44 @@ class Walking:
         if what == "image" and type(value) is int:
             return replace(before, image=value)
         if what == "pair" and type(value) is int:
-            asked = sent(event, "asked")
-            return replace(before, pair=(value, asked if type(asked) is int else None))
-        raise PatchifyError("The page sent nothing that can be chosen: reload it.")
+            instance = event_value(event, "asked")
+            return replace(before, pair=(value, instance if type(instance) is int else None))
+        raise PatchifyError("The page sent an unknown option: reload it.")
 
     def _task(self, number: int) -> Walk:
-        """One task of the exercise."""
+        """Return the walk of one task of the exercise."""
         if not self._tasks:
             raise PatchifyError("This gallery has no pictures for an exercise: its queries find no patch of a picture.")
         return task_walk(self._visits.showcase, self._tasks, number, teaching_index(self._visits.showcase))
 
-    def _walk(self, base: UserQuery, choice: WalkChoice, last: Walker | None) -> tuple[UserQuery, Walk]:
-        """The query as the chosen index has it, and its walk."""
+    def _walk(self, base: UserQuery, choice: WalkChoice, last: WalkState | None) -> tuple[UserQuery, Walk]:
+        """Return the query, described for the chosen index, and its walk."""
         showcase = self._visits.at(base)
-        # Described anew only if it has to be: an encoder takes its time, and rankings are kept with the query.
+        # Encode it again only if necessary: that is slow, and the query caches its rankings.
         if last is not None and last.query.index_name == (choice.index_name or base.index_name):
-            asked = last.query
+            query = last.query
         else:
-            asked = walk.described_for(showcase, base, choice.index_name)
-        return asked, walk.walk(showcase, asked, choice)
+            query = walk.described_for(showcase, base, choice.index_name)
+        return query, walk.walk(showcase, query, choice)
 
-    def _shown(self, query: UserQuery | None, base: UserQuery, choice: WalkChoice, last: Walker | None) -> list[Any]:
-        """What is held from now on, and the tab.
+    def _shown(
+        self, source: UserQuery | None, base: UserQuery, choice: WalkChoice, last: WalkState | None
+    ) -> list[Any]:
+        """Return the new state and the HTML of the tab.
 
         Args:
-            query: as the visitor's state has it.
+            source: the query as the search tab has it.
             base: see `_base`.
-            choice: what was chosen.
-            last: what was held until now, if it is of the same query.
+            choice: the options.
+            last: the state until now, if it belongs to this query.
         """
         plan = None
         if choice.part == STEPS or last is None:
-            asked, steps = self._walk(base, choice, last)
-            # The picture stays the same from here on, wherever another level ranks it.
+            query, steps = self._walk(base, choice, last)
+            # Stay with this picture, even if another level ranks it lower.
             choice = replace(choice, image=steps.look.image.id)
         else:
-            asked = last.query
+            query = last.query
         if choice.part == EXERCISE:
             steps = self._task(choice.task)
         elif choice.part == PLAN:
@@ -206,14 +210,10 @@ class Walking:
             steps = plan.shown
         notebook = file_url(ASSETS / "patchify.ipynb")
         return [
-            Walker(query, base.index_name, asked, choice),
-            worded(steps, file_url, notebook, next(self._turns), plan),
+            WalkState(source, base.index_name, query, choice),
+            render_walk(steps, file_url, notebook, next(self._turns), plan),
         ]
 
 
-def _is_of(held: Walker, query: UserQuery | None, base: UserQuery) -> bool:
-    return held.asked is query and held.base == base.index_name
-
-
-def _script(name: str) -> str:
-    return (ASSETS / name).read_text(encoding="utf-8")
+def _is_of(state: WalkState, query: UserQuery | None, base: UserQuery) -> bool:
+    return state.source is query and state.base == base.index_name

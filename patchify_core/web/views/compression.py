@@ -1,4 +1,4 @@
-"""The Compression tab: choice of size, what it does to one visitor's results, to the whole gallery, and to millions."""
+"""The Compression tab: choice of code size, and its effect on one query, the whole gallery and huge galleries."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ from patchify_core.evaluation.study.chart import (
     line_chart,
     svg,
 )
+from patchify_core.web.views.evaluation import sources
 from patchify_core.web.views.html import FileUrl, Sizes, render
-from patchify_core.web.views.trials import code, sources
 
 LEGEND = 26
-"""Pixels below a chart for the names of its lines."""
+"""Height of the legend below a chart, in pixels."""
 
 CHARTS = (("map", "mAP"), ("locscore", "LocScore"))
-"""What is drawn, and its name."""
+"""(key, title) of the scores that are drawn."""
 
 
 def controls(
-    stops: Sequence[Stop], factory: str, codebooks: Sequence[str], codebook: str, dim: int, kept_as: str, turn: int = 0
+    stops: Sequence[Stop], factory: str, codebooks: Sequence[str], codebook: str, dim: int, codec: str, turn: int = 0
 ) -> str:
-    """The choice of bytes per patch and of codebook.
+    """Render the choice of bytes per patch and of codebook.
 
     Args:
         stops: the sizes, the largest first.
-        factory: the chosen one's.
-        codebooks: what a codec may be trained on.
+        factory: of the chosen size.
+        codebooks: what a codec can be trained on.
         codebook: the chosen one.
-        dim: numbers of a descriptor.
-        kept_as: how the page keeps the descriptors that all this is made from.
-        turn: a number that is new whenever the choice must be put back.
+        dim: dimension of a descriptor.
+        codec: of the stored descriptors that the codes are made from, in words.
+        turn: a new number whenever the browser must reset the choice.
     """
     return render(
         "controls",
@@ -53,7 +53,7 @@ def controls(
         codebooks=codebooks,
         codebook=codebook,
         dim=dim,
-        kept_as=kept_as,
+        codec=codec,
         turn=turn,
         learns=has_codebook,
         EXACT=EXACT,
@@ -61,56 +61,57 @@ def controls(
 
 
 def training(text: str, cancellable: bool = False) -> str:
-    """What is going on, with a button to stop it."""
+    """Render the state of the training, with a button to cancel it if there is something to cancel."""
     return render("training", text=text, cancellable=cancellable)
 
 
 @dataclass(frozen=True, eq=False)
 class Effect:
-    """What a size does to one query.
+    """The effect of a code size on one query.
 
     Attributes:
         name: of the query.
         size: the chosen size in words.
-        kept_as: how the page ships the descriptors, in words.
-        before: as the page answers it.
-        after: with the chosen codes.
-        rank_before: rank of every picture before.
-        rank_after: and after.
+        codec: of the stored descriptors, in words.
+        before: the answer from the stored descriptors.
+        after: the answer from the chosen codes.
+        rank_before: image id -> rank in the first ranking.
+        rank_after: image id -> rank in the second one.
     """
 
     name: str
     size: str
-    kept_as: str
+    codec: str
     before: Answer
     after: Answer
     rank_before: Mapping[int, int]
     rank_after: Mapping[int, int]
 
 
-def effect(found: Effect, sizes: Sizes, url: FileUrl) -> str:
-    """The first results before and after, one below the other, with what moved."""
-    before, after = ([result.match.image_id for result in one.results] for one in (found.before, found.after))
+def effect(shown: Effect, sizes: Sizes, url: FileUrl) -> str:
+    """Render the first results before and after, with the changes of rank."""
+    before, after = ([result.match.image_id for result in one.results] for one in (shown.before, shown.after))
     return render(
         "effect",
-        found=found,
+        shown=shown,
         sizes=sizes,
         url=url,
         kept=len(set(before) & set(after)),
         same=before == after,
-        lost=lambda result: _lost(found.rank_after.get(result.match.image_id), len(after)),
-        moved=lambda result: _moved(found.rank_before.get(result.match.image_id), result.rank),
+        lost=lambda result: _lost(shown.rank_after.get(result.match.image_id), len(after)),
+        moved=lambda result: _moved(shown.rank_before.get(result.match.image_id), result.rank),
     )
 
 
 def _lost(rank: int | None, shown: int) -> tuple[str, str, str]:
-    """Sign, words and class for a former result: is it still there?"""
+    """Return sign, words and CSS class for a result of the first ranking."""
     if rank is None:
         return "gone", "no longer found", "is-lost"
     return (f"→ {rank}", f"now at rank {rank}", "is-lost") if rank > shown else ("", "", "")
 
 
 def _moved(before: int | None, rank: int) -> tuple[str, str, str]:
+    """Return sign, words and CSS class for a result of the second ranking."""
     if before == rank:
         return "=", "same rank", "is-kept"
     if before is None:
@@ -131,15 +132,15 @@ def gallery(
     sizes: Sequence[tuple[Size, Size]],
     url: FileUrl,
 ) -> str:
-    """Charts of the whole gallery with the chosen size marked, and what millions of pictures would take.
+    """Render charts of the whole gallery with the chosen size marked, and the memory that large galleries need.
 
     Args:
         studies: the files.
-        dataset: whose codebooks are compared.
+        dataset: the one whose codebooks are compared.
         stop: the chosen size.
         codebook: the chosen codebook.
-        patches: a picture.
-        sizes: (exact, chosen) for some numbers of pictures.
+        patches: per picture.
+        sizes: (exact, chosen) for several numbers of pictures.
         url: address of a shipped file.
     """
     rows: Sequence[Mapping[str, Any]] = ()
@@ -158,18 +159,18 @@ def gallery(
         learned=has_codebook(stop.factory),
         patches=patches,
         sizes=sizes,
-        problem=None if study else Markup(code(studies.problems["compression"])),
+        problem=None if study else studies.problems["compression"],
         measured=_measured(rows, stop, codebook),
         charts=charts,
         books=books,
-        sources=Markup(sources(studies, url, ["compression"])),
+        **sources(studies, url, ["compression"]),
         in_bytes=size_label,
         MEMORY=MEMORY,
     )
 
 
 def _chart(title: str, patches: int, lines: Sequence[ChartLine], mark: float) -> list[Markup]:
-    """A chart with the chosen size marked; none if the file has nothing of this kind."""
+    """Draw a chart with the chosen size marked; none if the file has no such numbers."""
     try:
         group = line_chart(title, f"bytes per picture ({patches} patches)", lines, mark=mark)
     except PatchifyError:
@@ -187,10 +188,10 @@ class _Measured(NamedTuple):
 
 
 def _measured(rows: Sequence[Mapping[str, Any]], stop: Stop, codebook: str) -> list[_Measured]:
-    """The chosen size on every dataset of the file."""
+    """Return the scores of the chosen size on every dataset of the file."""
     measured = []
     for dataset in dict.fromkeys(row["dataset"] for row in rows):
-        found = [
+        matching = [
             row
             for row in rows
             if row["dataset"] == dataset
@@ -199,8 +200,8 @@ def _measured(rows: Sequence[Mapping[str, Any]], stop: Stop, codebook: str) -> l
             and (row["codebook"] == codebook or not has_codebook(stop.factory))
             and row["map"] is not None
         ]
-        if found:
-            places = [row["locscore"] for row in found if row["locscore"] is not None]
+        if matching:
+            places = [row["locscore"] for row in matching if row["locscore"] is not None]
             mean = sum(places) / len(places) if places else None
-            measured.append(_Measured(dataset, sum(row["map"] for row in found) / len(found), mean))
+            measured.append(_Measured(dataset, sum(row["map"] for row in matching) / len(matching), mean))
     return measured

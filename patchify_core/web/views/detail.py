@@ -1,4 +1,4 @@
-"""A look into one result: every set of patches, how similar each place is, and the points that agree."""
+"""The detail view of one result: every stage of patches, the similarity map, and the matching points."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from patchify_core.demo.results import Detail
 from patchify_core.imaging.boxes import iou
 from patchify_core.retrieval.localize import SimilarityMap
 from patchify_core.retrieval.ranking import Verification
-from patchify_core.web.views.html import FileUrl, count, render, signed
+from patchify_core.web.views.html import FileUrl, count, css_gradient, patch_position, render, signed, viridis
 
 NUMBERED = 12
-"""Boxes that lie anywhere, and over each other, say their similarity only if there are no more of them than this."""
+"""A stage with more patches than this that is no grid does not write similarities on the picture."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Cell:
-    """A patch: its box (xyxy pixels), its similarity, and that as a share of what this picture's patches reach."""
+    """A patch: its box (xyxy pixels), its similarity, and that as a share of the range over this picture's patches."""
 
     box: NDArray
     score: float
@@ -35,7 +35,7 @@ class _Cell:
 
 @dataclass(frozen=True, eq=False)
 class _Stage:
-    """Patches of one grid, or of one kind: whether they are a grid, and whether each says its similarity."""
+    """The patches of one stage: whether they are a grid, and whether each shows its similarity."""
 
     title: str
     gridded: bool
@@ -47,28 +47,28 @@ class _Stage:
         return max(cell.score for cell in self.cells)
 
 
-def detail(found: Detail, size: tuple[int, int, Path], query: UserQuery, url: FileUrl) -> str:
-    """The large view; `size` is width, height and file of the gallery picture."""
-    result, (width, height, path) = found.result, size
-    match, checked, scores = result.match, result.match.verification, found.explanation.scores
-    winning = stages.stage_of(found.stages, match.patch)
+def detail(shown: Detail, size: tuple[int, int, Path], query: UserQuery, url: FileUrl) -> str:
+    """Render the detail view; `size` is width, height and file of the gallery picture."""
+    result, (width, height, path) = shown.result, size
+    match, checked, scores = result.match, result.match.verification, shown.explanation.scores
+    winning = stages.stage_of(shown.stages, match.patch)
     annotated = len(result.annotated) > 0
-    tabs = [(str(n), stages.title(found.stages, n)) for n in range(1, len(found.stages) + 1)]
+    tabs = [(str(n), stages.title(shown.stages, n)) for n in range(1, len(shown.stages) + 1)]
     layers = [("cells", "similarities"), *([("true", "annotated")] if annotated else [])]
-    if found.places is not None:
+    if shown.places is not None:
         tabs.append(("map", "similarity map"))
         layers.append(("patch", "winning patch"))
     if checked is not None:
         tabs.append(("points", "matching points"))
         layers.append(("lines", "lines"))
     if checked is not None and checked.inliers:
-        shown = "points"
+        first_tab = "points"
     else:
-        shown = "map" if found.places is not None and found.box_method == MAP else str(winning)
-    kinds = [("win", _box_in_words(found))]
+        first_tab = "map" if shown.places is not None and shown.box_method == MAP else str(winning)
+    kinds = [("win", _box_in_words(shown))]
     kinds += [("oth", "further object")] * bool(len(match.others)) + [("pat", "winning patch")] * result.moved
     kinds += [("tru", "annotated box")] * annotated
-    gridded = stages.grid_of(found.stages[winning - 1])
+    position = patch_position(shown.stages, match.patch)
     return render(
         "detail",
         result=result,
@@ -79,91 +79,75 @@ def detail(found: Detail, size: tuple[int, int, Path], query: UserQuery, url: Fi
         height=height,
         path=path,
         url=url,
-        box_method=found.box_method,
+        box_method=shown.box_method,
         WINNING=WINNING,
         SOFT=SOFT,
         opacity=OPACITY,
-        results_shown=found.results_shown,
-        shown=shown,
+        results_shown=shown.results_shown,
+        shown=first_tab,
         tabs=tabs,
         layers=layers,
         kinds=kinds,
-        stages=_stages(found),
-        heat=None if found.places is None else heat(found.places, f"gallery picture {match.image_id}"),
+        stages=_stages(shown),
+        heat=None if shown.places is None else heat(shown.places, f"gallery picture {match.image_id}"),
         points=None if checked is None else pair(checked, query, width, height),
-        winning_box=found.explanation.boxes[match.patch],
-        where=_where(found, winning),
+        winning_box=shown.explanation.boxes[match.patch],
+        where="the whole picture" if position == "whole picture" else position,
         cosine=float(scores[match.patch]),
-        whole=float(scores[0]) if gridded != 1 and found.stages[0].patches == 1 else None,
-        box_name=_box_in_words(found),
+        whole=float(scores[0]) if position != "whole picture" and shown.stages[0].patches == 1 else None,
+        box_name=_box_in_words(shown),
         winning_iou=float(iou(result.cell, result.annotated).max()) if annotated else None,
         method="" if checked is None else NAMES.get(checked.method, checked.method).partition(",")[0],
     )
 
 
-def _box_in_words(found: Detail) -> str:
-    """What the box that is judged is called."""
-    if found.result.by_points:
+def _box_in_words(shown: Detail) -> str:
+    """Return the name of the box that is scored."""
+    if shown.result.by_points:
         return "box by the points"
-    if not found.result.moved:
+    if not shown.result.moved:
         return "winning patch"
-    return BOXES[found.box_method]
+    return BOXES[shown.box_method]
 
 
-def _stages(found: Detail) -> list[_Stage]:
-    """The boxes of every stage; the script shows those of one."""
-    scores, boxes = found.explanation.scores, found.explanation.boxes
+def _stages(shown: Detail) -> list[_Stage]:
+    """Return the patches of every stage; the script shows one stage at a time."""
+    scores, boxes = shown.explanation.scores, shown.explanation.boxes
     low, high = float(scores.min()), float(scores.max())
     listed = []
-    for number, stage in enumerate(found.stages, 1):
-        patches = range(stages.patches_before(found.stages, number), stage.patches)
+    for number, stage in enumerate(shown.stages, 1):
+        patches = range(stages.patches_before(shown.stages, number), stage.patches)
         gridded = stages.grid_of(stage) is not None
         cells = [
             _Cell(
                 boxes[patch],
                 float(scores[patch]),
                 (float(scores[patch]) - low) / (high - low) if high > low else 1.0,
-                patch == found.result.match.patch,
+                patch == shown.result.match.patch,
             )
             for patch in patches
         ]
-        listed.append(_Stage(stages.title(found.stages, number), gridded, gridded or len(cells) <= NUMBERED, cells))
+        listed.append(_Stage(stages.title(shown.stages, number), gridded, gridded or len(cells) <= NUMBERED, cells))
     return listed
 
 
-def _where(found: Detail, number: int) -> str:
-    """Which patch won, in words; `number` is that of its stage."""
-    grid = stages.grid_of(found.stages[number - 1])
-    within = found.result.match.patch - stages.patches_before(found.stages, number)
-    name = stages.title(found.stages, number)
-    if grid == 1:
-        return "the whole picture"
-    if grid is None:
-        return f"patch {within + 1} of {name}"
-    row, column = divmod(within, grid)
-    return f"row {row + 1}, column {column + 1} of the {name}"
-
-
 SHOWN_SIDE = 240
-"""Longer side of the drawn map in pixels; the browser enlarges it the rest of the way."""
+"""Longer side of the map in pixels; the browser enlarges it further."""
 
 OPACITY = 65
-"""Of the layer, in percent, until the visitor moves the slider."""
-
-STOPS = 6
-"""Colours that the legend's gradient is made of."""
+"""Initial opacity of the map in percent."""
 
 
 @dataclass(frozen=True)
 class Heat:
-    """A similarity map as it is drawn.
+    """A similarity map as an image.
 
     Attributes:
-        address: the map in colours as a data address; it lies over its picture, and the page's script sets its opacity.
-        in_words: what it shows, for those who cannot see it.
+        address: data: URL of the map in colours; it lies over the picture, and the page's script sets its opacity.
+        in_words: description for people who cannot see it.
         low: its lowest similarity.
-        high: and its highest.
-        colours: what lies between them, for CSS.
+        high: its highest similarity.
+        colours: of the legend, for CSS.
     """
 
     address: str
@@ -173,44 +157,35 @@ class Heat:
     colours: str
 
 
-def heat(places: SimilarityMap, where: str) -> Heat:
-    """Draws a map; `where` says what it is a map of."""
+def heat(places: SimilarityMap, picture: str) -> Heat:
+    """Draw a map; `picture` names what it is a map of."""
     values = places.values
     low, high = float(values.min()), float(values.max())
     row, column = np.unravel_index(int(values.argmax()), values.shape)
     spot = _in_words((column + 0.5) / values.shape[1], (row + 0.5) / values.shape[0])
-    said = (
-        f"Similarity map of {where}: the query matches best {spot}, with {signed(high, 2)}; "
+    words = (
+        f"Similarity map of {picture}: the query matches best {spot}, with {signed(high, 2)}; "
         f"where it matches least the similarity is {signed(low, 2)}."
     )
-    colours = ",".join(f"#{bytes(colour).hex()}" for colour in _viridis(np.linspace(0, 1, STOPS)[None])[0])
-    return Heat(_drawn(values), said, low, high, colours)
+    return Heat(_png(values), words, low, high, css_gradient())
 
 
-def _drawn(values: NDArray[np.float32]) -> str:
-    """The values in colours, smoothly enlarged, as a PNG in a data address; its darkest is the lowest value here."""
+def _png(values: NDArray[np.float32]) -> str:
+    """Return the values in colours, smoothly enlarged, as a PNG in a data: URL; the darkest is the lowest value."""
     import cv2
 
     height, width = values.shape
     scale = SHOWN_SIDE / max(height, width)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    large = cv2.resize(values, size, interpolation=cv2.INTER_CUBIC)  # cells lie where they lie in the picture
+    large = cv2.resize(values, size, interpolation=cv2.INTER_CUBIC)
     low, high = float(values.min()), float(values.max())
-    coloured = _viridis(np.clip((large - low) / max(high - low, 1e-6), 0, 1))
+    coloured = viridis(np.clip((large - low) / max(high - low, 1e-6), 0, 1))
     _, png = cv2.imencode(".png", coloured[:, :, ::-1])
     return "data:image/png;base64," + base64.b64encode(png.tobytes()).decode()
 
 
-def _viridis(shares: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """(H, W) in 0..1 -> (H, W, 3) uint8 RGB: equal steps look equally large, to the colour-blind too."""
-    import cv2
-
-    levels = np.rint(shares * 255).astype(np.uint8)
-    return np.ascontiguousarray(cv2.applyColorMap(levels, cv2.COLORMAP_VIRIDIS)[:, :, ::-1])
-
-
 def _in_words(across: float, down: float) -> str:
-    """Where a point lies, e.g. `at the upper left`, for fractions of the picture's sides."""
+    """Say where a point is, e.g. `at the upper left`, for fractions of the picture's sides."""
     sides = ("left", "", "right")[min(int(3 * across), 2)]
     heights = ("upper", "", "lower")[min(int(3 * down), 2)]
     if not sides and not heights:
@@ -221,16 +196,16 @@ def _in_words(across: float, down: float) -> str:
 
 
 WIDTH, GAP, TALLEST = 1000.0, 16.0, 820.0
-"""The drawing's width, what is left free between the pictures, and its greatest height, all in its own units."""
+"""Width of the drawing, gap between the pictures, and greatest height, in the drawing's own units."""
 
 NARROWEST = 0.28
-"""Smallest share of the width that a picture gets."""
+"""Smallest share of the width for a picture."""
 
 MOST_LINES = 60
-"""More lines would hide the pictures."""
-
+"""Lines drawn at most; more would hide the pictures."""
 
 Spot = tuple[str, str]
+"""x and y in the drawing's units."""
 
 
 @dataclass(frozen=True)
@@ -238,13 +213,13 @@ class PointPair:
     """Two pictures side by side, and lines between them.
 
     Attributes:
-        ratio: width of the drawing by its height.
+        ratio: width / height of the drawing.
         shape: the same for CSS.
-        view: the drawing's own units, for SVG.
+        view: the SVG view box.
         query_spot: CSS of the query picture.
         gallery_spot: CSS of the gallery picture.
-        lines: where each line starts and ends, (x, y) in the drawing's units.
-        in_words: what agrees.
+        lines: (start, end) of each line.
+        in_words: description for people who cannot see it.
     """
 
     ratio: float
@@ -257,7 +232,7 @@ class PointPair:
 
 
 def pair(checked: Verification, query: UserQuery, width: int, height: int) -> PointPair:
-    """Lays the query's picture and one of width x height pixels out, with the points that agree."""
+    """Lay out the query and a gallery picture of width x height pixels, with lines between their inliers."""
     left, right, total = _layout(query.width, query.height, width, height)
     drawn = np.unique(np.linspace(0, checked.inliers - 1, min(checked.inliers, MOST_LINES)).astype(int))
     starts = _into(checked.query_points[drawn], left, query.width, query.height)
@@ -274,10 +249,11 @@ def pair(checked: Verification, query: UserQuery, width: int, height: int) -> Po
 
 
 _Pane = tuple[float, float, float, float]
+"""x, y, width and height of a picture in the drawing."""
 
 
 def _layout(query_width: int, query_height: int, width: int, height: int) -> tuple[_Pane, _Pane, float]:
-    """Left and right picture (x, y, width, height), equally high where their shapes allow it, and the height of all."""
+    """Return the left and right picture, equally high if their shapes allow it, and the height of the drawing."""
     shapes = query_width / query_height, width / height
     share = min(max(shapes[0] / sum(shapes), NARROWEST), 1 - NARROWEST)
     panes = []
@@ -292,7 +268,7 @@ def _layout(query_width: int, query_height: int, width: int, height: int) -> tup
 
 
 def _into(rows: NDArray[np.float64], pane: _Pane, width: int, height: int) -> NDArray[np.float64]:
-    """Points (K, 2) in pixels of a picture as points of the drawing."""
+    """Convert points (K, 2) from pixels of a picture to units of the drawing."""
     x, y, wide, tall = pane
     return rows.reshape(-1, 2) * (wide / width, tall / height) + (x, y)
 

@@ -1,4 +1,4 @@
-"""The search tab: its query, the examples and the choice of method, the result cards and the scores above them."""
+"""The search tab: the query, the examples, help for the options, the scores and the result cards."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from patchify_core.web.views.html import FileUrl, Sizes, render
 
 
 def query(query: UserQuery, url: FileUrl, turn: int = 0) -> str:
-    """The query picture with its box, which the script of the page lets the visitor draw, move and resize; or words.
+    """Render the query picture with its box, which the page's script lets the visitor edit; or the words of the query.
 
-    `turn` makes it another text than the last one, so that the script learns of an upload that was refused.
+    `turn` makes the text differ from the last one, so that the script notices an upload that was refused.
     """
     box = np.array([0, 0, query.width, query.height], float) if query.box is None else query.box
     corners = ",".join(f"{value:.1f}" for value in box)
@@ -30,17 +30,17 @@ def query(query: UserQuery, url: FileUrl, turn: int = 0) -> str:
 
 
 def examples(items: Sequence[tuple[int, str, Path]], chosen: int | None, url: FileUrl) -> str:
-    """Thumbnails of the bundled queries; items are (query id, name, file)."""
+    """Render thumbnails of example queries; items are (query id, name, file)."""
     return render("examples", items=items, chosen=chosen, url=url)
 
 
 def loading(offer: IndexChoice, ready: bool) -> str:
-    """The line that is shown while another encoder is loaded."""
+    """Render the line that is shown while an encoder is being loaded."""
     return render("loading", spec=public_spec(offer.index.encoder), ready=ready)
 
 
 def about(offers: Iterable[IndexChoice]) -> str:
-    """Help for the choices of method and box."""
+    """Render the help for the choices of method and box."""
     return render(
         "about",
         terms=TERMS,
@@ -58,25 +58,25 @@ TERMS = (
     ("Soft box", "The mean of all patches’ boxes; better matches count more."),
     ("Refined box", "Boxes of every size and position are compared; the best box is then aligned with visible edges."),
 )
-"""Terms of the choices, and one sentence each."""
+"""Terms in the choices, each explained in a sentence."""
 
 
 def cards(answer: Answer, sizes: Sizes, url: FileUrl) -> str:
-    """The result cards; `sizes` gives width, height and file of a gallery picture."""
+    """Render the result cards."""
     return render("cards", answer=answer, sizes=sizes, url=url)
 
 
 def strip(
     answer: Answer, object_name: str | None, in_words: bool = False, own: bool = False, private: bool = False
 ) -> str:
-    """AP and LocScore of this query: as shown, before re-ranking, and for whole pictures; or what is needed for them.
+    """Render AP and LocScore of a query: as shown, before re-ranking, and for whole pictures; or what they need.
 
     Args:
-        answer: what was found.
+        answer: the results.
         object_name: the object, if it is known.
         in_words: whether the query is words.
         own: whether the pictures are the visitor's own, of which only some have boxes.
-        private: whether the query or the pictures are the visitor's own, so that no link leads to them.
+        private: whether the query or the pictures are the visitor's own, so that no link can show them to others.
     """
     gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
     return render(
@@ -94,7 +94,7 @@ def strip(
 
 
 class _Row(NamedTuple):
-    """Scores of one way to search; `ceiling` is the best LocScore that its boxes allow, where they are limited."""
+    """Scores of one method; `ceiling` is the best LocScore that its boxes allow, if they are limited to patches."""
 
     name: str
     note: str
@@ -104,10 +104,10 @@ class _Row(NamedTuple):
 
 
 def _rows(answer: Answer) -> list[_Row]:
-    """As shown, with the winning patches' boxes, before re-ranking, and whole pictures."""
+    """Return the scores as shown, with the winning patches' boxes, before re-ranking, and for whole pictures."""
     if answer.score is None:
         return []
-    patches = stages.summary(answer.stages, answer.level)
+    patches = stages.summary(answer.stages, answer.level).removesuffix(" each")
     ceiling = answer.ceiling
     rows = []
     if answer.reranker is not None:  # points can give better boxes than any patch
@@ -128,7 +128,7 @@ def _rows(answer: Answer) -> list[_Row]:
 
 
 def _key(answer: Answer) -> list[tuple[str, str]]:
-    """Which box is which, where there are two kinds."""
+    """Return the legend of the boxes, if there are two kinds."""
     if not any(result.moved for result in answer.results):
         return []
     points = any(result.by_points for result in answer.results)

@@ -1,4 +1,4 @@
-"""The Evaluation tab's story: charts of the levels, bars by object size, and failures that open in the search."""
+"""The overview on the Evaluation tab: charts over the levels, bars by object size, and failed queries."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from patchify_core.demo.results import WRONG
 from patchify_core.gallery import Gallery
 from patchify_core.gallery.model import GalleryImage
 from patchify_core.retrieval.presence import Calibration, Learned
-from patchify_core.web.views.html import FileUrl, rendered
+from patchify_core.web.views.html import FileUrl, render_text
 
 SETS = {
     "sample_db": ("Rendered scenes", "small objects among others; bundled with this page"),
     "davis20": ("DAVIS video frames", "20 objects in frames of videos, photographs"),
     "dreambooth30": ("DreamBooth photographs", "30 objects, each filling much of its picture"),
 }
-"""name -> (title, what it is) of the sets that are known here; others are called by their own names."""
+"""Name of a dataset -> (title, description); others appear under their own names."""
 
 WIDTH, HEIGHT = 400, 218
 LEFT, RIGHT, TOP, BOTTOM = 32, 106, 12, 186
-"""Of a chart, in units of its drawing: its size, and the edges of what is plotted (the right one as a margin)."""
+"""Size of a chart and edges of its plot (the right one as a margin), in units of the drawing."""
 
 SIDE, BOTTOM_SIDE = 260, 232
-"""Of a reliability diagram: its width, which is its height too, and where its lower edge is."""
+"""Width and height of a reliability diagram, and the position of its lower edge."""
 
 APART = 15
-"""Smallest distance of two labels."""
+"""Smallest distance between two labels."""
 
 
 @dataclass(frozen=True)
 class Label:
-    """Words at the right end of a line, moved so that no two lie on each other."""
+    """The label at the right end of a line, moved so that labels do not overlap."""
 
     text: str
     kind: str
@@ -43,7 +43,7 @@ class Label:
 
 @dataclass(frozen=True)
 class Chart:
-    """One set's chart: corners of its lines in units of the drawing."""
+    """The chart of one dataset: the corners of its lines in units of the drawing."""
 
     curve: Curve
     title: str
@@ -54,7 +54,7 @@ class Chart:
     labels: tuple[Label, ...]
 
     def line(self, ys: Sequence[float]) -> str:
-        """Points of a polyline."""
+        """Return the `points` of an SVG polyline."""
         return " ".join(f"{x:.1f},{y:.1f}" for x, y in zip(self.xs, ys, strict=True))
 
 
@@ -68,27 +68,27 @@ def story(
     page: str,
     calibrated: Sequence[tuple[str, str, Calibration]] = (),
 ) -> Markup:
-    """The charts, the bars and the cards; a part without numbers is left out.
+    """Render the charts, the bars and the cards; a part without numbers is left out.
 
     Args:
-        curves: of the sets.
+        curves: one per dataset.
         bands: of the bundled gallery, the smallest objects first.
         failing: its worst queries.
-        queries: how many it has.
-        gallery: where its pictures are.
+        queries: number of its queries.
+        gallery: the bundled gallery.
         url: address of a picture.
         page: address of the page that a card opens, without parameters.
-        calibrated: label and folder of each index of which it is known how likely its results are, and that.
+        calibrated: label, folder and calibration of each index that has one.
     """
     best = max(bands, key=lambda band: band.ap[-1] - band.ap[0], default=None)
-    return rendered(
-        "story.html",
+    return render_text(
+        "story",
         charts=[chart(curve) for curve in curves],
         size=(WIDTH, HEIGHT, LEFT, WIDTH - RIGHT, TOP, BOTTOM),
         height=_height,
         bands=bands,
         best=best,
-        size_words=size_words,
+        size_text=size_text,
         failing=failing,
         queries=queries,
         image=gallery.image,
@@ -102,7 +102,7 @@ def story(
 
 
 def chart(curve: Curve) -> Chart:
-    """Where its lines lie."""
+    """Compute the lines and labels of a chart."""
     title, about = SETS.get(curve.dataset, (curve.dataset, ""))
     step = (WIDTH - RIGHT - LEFT - 24) / max(1, len(curve.grids) - 1)
     labels = [("AP", "ap", curve.ap[-1]), ("Global AP", "ap base", curve.ap[0])]
@@ -120,7 +120,7 @@ def chart(curve: Curve) -> Chart:
 
 
 def _diagram(learned: Learned, kind: str) -> list[tuple[float, float, float, float, int]]:
-    """x, y in units of the drawing, probability, share that is right and number of results of each point."""
+    """Return x, y in units of the drawing, probability, share of correct results and number of results of each point."""
     points = learned.reliability[kind]
     return [
         (LEFT + chance * (SIDE - LEFT - TOP), BOTTOM_SIDE - right * (BOTTOM_SIDE - TOP), chance, right, number)
@@ -129,12 +129,12 @@ def _diagram(learned: Learned, kind: str) -> list[tuple[float, float, float, flo
 
 
 def _height(value: float) -> float:
-    """Where a score from 0 to 1 is drawn."""
+    """Return the y of a score from 0 to 1."""
     return BOTTOM - value * (BOTTOM - TOP)
 
 
 def _spread(labels: Sequence[Label]) -> tuple[Label, ...]:
-    """The labels from the top down, each `APART` or more below the one before; the whole stays inside the drawing."""
+    """Return the labels from top to bottom, at least `APART` apart and inside the drawing."""
     ordered = sorted(labels, key=lambda label: label.y)
     ys: list[float] = []
     for label in ordered:
@@ -144,8 +144,8 @@ def _spread(labels: Sequence[Label]) -> tuple[Label, ...]:
     return tuple(Label(label.text, label.kind, y) for label, y in zip(ordered, ys, strict=True))
 
 
-def size_words(band: SizeBand) -> str:
-    """The sizes of a band in words, e.g. `2 to 10 % of the picture`."""
+def size_text(band: SizeBand) -> str:
+    """Describe the sizes of a band, e.g. `2 to 10 % of the picture`."""
     low, high = f"{100 * band.low:g}", "" if band.high is None else f"{100 * band.high:g}"
     if not band.low:
         return f"Under {high} % of the picture"
@@ -153,5 +153,5 @@ def size_words(band: SizeBand) -> str:
 
 
 def _shows(gallery: Gallery) -> Callable[[GalleryImage], list[str]]:
-    """Gives the names of the objects that a picture contains."""
+    """Return a function that lists the objects in a picture."""
     return lambda image: sorted(name for key, name in gallery.instances.items() if image.id in gallery.positives(key))

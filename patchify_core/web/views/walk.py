@@ -1,31 +1,41 @@
-"""The tab “How it works” as HTML: the steps, the class's exercise, and the plan of a lesson.
+"""The tab “How it works”: the steps, the exercise for a class, and the plan of a lesson.
 
-Which step is shown, and all that happens under the pointer, is the script's (assets/walk.js): the numbers that it needs
-stand in the data attributes.
+The script assets/walk.js chooses which step is shown and follows the pointer; it reads the numbers from data attributes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from patchify_core.demo import stages
 from patchify_core.demo.lesson import Lesson
-from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, Walk
-from patchify_core.web.views.crops import query_crop
-from patchify_core.web.views.html import FileUrl, query_address, rendered
-from patchify_core.web.views.walk_lab import layers_of, where
-from patchify_core.web.views.walk_scores import locscore_step, pair_step, ranking_step
+from patchify_core.demo.walk import EXERCISE, PLAN, STEPS, WORKED, Look, Walk, worked_example
+from patchify_core.regions import Stage
+from patchify_core.web.views.html import (
+    FileUrl,
+    css_colours,
+    css_gradient,
+    patch_position,
+    place,
+    query_address,
+    render_text,
+)
 
 NAMES = ("Query", "Grid", "Similarities", "Maximum", "Ranking", "LocScore")
 """Names of the steps."""
 
+NUMBERED = 36
+"""A stage with more patches than this that is no grid does not write similarities on the picture."""
+
 
 @dataclass(frozen=True)
 class Strip:
-    """A descriptor as bars: their paths, one drawn unit a number, and what is said of the numbers."""
+    """A descriptor as bars: their SVG paths, one unit per number, and statistics of the numbers."""
 
     count: int
     ups: str
@@ -36,24 +46,72 @@ class Strip:
     largest: float
 
 
+@dataclass(frozen=True)
+class Cell:
+    """A patch.
+
+    Attributes:
+        number: index of the patch.
+        score: cosine similarity to the query.
+        box: corners in pixels, separated by commas.
+        where: its position in words.
+        place: its position as CSS.
+        colour: of its similarity.
+        height: of its bar in percent.
+    """
+
+    number: int
+    score: float
+    box: str
+    where: str
+    place: str
+    colour: str
+    height: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The patches of one stage; `grid` is the N of an N x N grid, or None."""
+
+    number: int
+    grid: int | None
+    title: str
+    short: str
+    cells: tuple[Cell, ...]
+
+    @property
+    def numbered(self) -> bool:
+        """Whether similarities are written on the picture."""
+        return self.grid is not None or len(self.cells) <= NUMBERED
+
+
+@dataclass(frozen=True)
+class Bars:
+    """The scale of the bars, and the colours of its legend."""
+
+    smallest: float
+    largest: float
+    low: float
+    high: float
+    gradient: str
+
+
 def walk(shown: Walk, url: FileUrl, notebook: str, turn: int = 0, lesson: Lesson | None = None) -> Markup:
-    """The whole tab.
+    """Render the tab.
 
     Args:
-        shown: what is walked through; a task of the exercise if it has one.
+        shown: the walk; a task of the exercise if it has one.
         url: address of a picture.
         notebook: address of the notebook.
-        turn: makes it another text than the last one.
-        lesson: the plan, where that is shown.
+        turn: a number that makes this text differ from the one before.
+        lesson: the plan, if that is shown.
     """
-    part = PLAN if lesson is not None else EXERCISE if shown.task is not None else STEPS
     layers, bars = layers_of(shown.stages, shown.look)
     query = shown.query
-    steps = part == STEPS
-    return rendered(
-        "walk.html",
+    return render_text(
+        "walk",
         shown=shown,
-        shown_part=part,
+        shown_part=PLAN if lesson is not None else EXERCISE if shown.task is not None else STEPS,
         look=shown.look,
         turn=turn,
         notebook=notebook,
@@ -62,26 +120,45 @@ def walk(shown: Walk, url: FileUrl, notebook: str, turn: int = 0, lesson: Lesson
         steps=(*NAMES, *(["Look-alikes"] if shown.pair else [])),
         layers=layers,
         bars=bars,
-        crop=Markup(query_crop(query, url)),
         address="" if query.words is not None else query_address(query, url),
         strip=_strip(query.descriptor),
         url=url,
-        ranking=ranking_step(shown, url) if steps else "",
-        locscore=locscore_step(shown, url) if steps else "",
-        pair=pair_step(shown.pair, shown.level, shown.stages, url) if steps and shown.pair else "",
+        worked=WORKED,
+        worked_score=worked_example(),
         lesson=lesson,
-        where=where,
     )
 
 
 def plan_page(lesson: Lesson) -> Markup:
-    """The plan of the lesson as a page of its own, to be printed: one A4 page."""
-    return rendered("plan_page.html", lesson=lesson, where=where)
+    """Render the plan of the lesson as a page of its own: one A4 page when printed."""
+    return render_text("plan_page", lesson=lesson)
 
 
-def _strip(numbers: NDArray[np.float32]) -> Strip:
-    top = float(np.abs(numbers).max()) or 1.0
-    ups = "".join(f"M{n + 0.5} 50V{50 - 48 * v / top:.2f}" for n, v in enumerate(numbers.tolist()) if v > 0)
-    downs = "".join(f"M{n + 0.5} 50V{50 - 48 * v / top:.2f}" for n, v in enumerate(numbers.tolist()) if v < 0)
-    first, length = tuple(numbers[:8].tolist()), float(np.linalg.norm(numbers))
-    return Strip(len(numbers), ups, downs, first, length, float(numbers.min()), float(numbers.max()))
+def layers_of(index_stages: Sequence[Stage], look: Look) -> tuple[tuple[Layer, ...], Bars]:
+    """Return the patches of every stage, and the scale of their bars."""
+    scores, boxes = look.explanation.scores, look.explanation.boxes
+    smallest, largest = float(scores.min()), float(scores.max())
+    low, high = float(np.floor(10 * smallest) / 10), float(np.ceil(10 * largest) / 10)
+    colours, layers = css_colours(scores), []
+
+    def cell_of(patch: int) -> Cell:
+        score = float(scores[patch])
+        height = max(2.0, 100 * (score - low) / max(high - low, 1e-6))
+        corners = ",".join(f"{value:.1f}" for value in boxes[patch])
+        spot = place(boxes[patch], look.image.width, look.image.height)
+        return Cell(patch, score, corners, patch_position(index_stages, patch), spot, colours[patch], height)
+
+    for number, stage in enumerate(index_stages, 1):
+        grid, title = stages.grid_of(stage), stages.title(index_stages, number)
+        cells = tuple(map(cell_of, range(stages.patches_before(index_stages, number), stage.patches)))
+        layers.append(Layer(number, grid, title, f"{grid}×{grid}" if grid else title, cells))
+    return tuple(layers), Bars(smallest, largest, low, high, css_gradient())
+
+
+def _strip(descriptor: NDArray[np.float32]) -> Strip:
+    top = float(np.abs(descriptor).max()) or 1.0
+    values = descriptor.tolist()
+    ups = "".join(f"M{n + 0.5} 50V{50 - 48 * v / top:.2f}" for n, v in enumerate(values) if v > 0)
+    downs = "".join(f"M{n + 0.5} 50V{50 - 48 * v / top:.2f}" for n, v in enumerate(values) if v < 0)
+    length = float(np.linalg.norm(descriptor))
+    return Strip(len(values), ups, downs, tuple(values[:8]), length, min(values), max(values))

@@ -180,7 +180,7 @@ def test_codes_stay_on_the_disk_after_another_index_took_the_place(plain: Path, 
 
 def test_what_cannot_be_is_one_sentence(plain: Path, tmp_path: Path) -> None:
     salient = Clusters()
-    salient.regions = parse_regions("salient:5")
+    salient.recipe = dataclasses.replace(salient.recipe, regions=parse_regions("salient:5"))
     with pytest.raises(PatchifyError, match="depend on the pixels, and this collection has none"):
         build_big(salient, tmp_path / "i", SETTINGS)
     with pytest.raises(PatchifyError, match="needs at least 5000 patches"):
@@ -194,7 +194,7 @@ def test_what_cannot_be_is_one_sentence(plain: Path, tmp_path: Path) -> None:
     with pytest.raises(IndexFolderError, match="not an index folder"):
         built(tmp_path / "full")
     other = Clusters()
-    other.regions = parse_regions("random:5")
+    other.recipe = dataclasses.replace(other.recipe, regions=parse_regions("random:5"))
     with pytest.raises(IndexFolderError, match="made with regions pyramid:2, not random:5,0"):
         build_big(other, plain, SETTINGS)
 

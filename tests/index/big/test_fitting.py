@@ -143,7 +143,7 @@ def test_what_cannot_be_is_refused_and_the_old_index_stays(tmp_path: Path) -> No
     with pytest.raises(PatchifyError, match="smallest budget"):
         build_fitting(Clusters(), out, ScaleSettings(memory_gb=0.1))
     with pytest.raises(PatchifyError, match="has 10"):
-        build_fitting(Clusters(2), out, tight(Clusters(2), Clusters.encoder.dim))
+        build_fitting(Clusters(2), out, tight(Clusters(2), Clusters.recipe.encoder.dim))
 
     def stop(done: int, total: int) -> None:
         raise KeyboardInterrupt

@@ -144,7 +144,7 @@ def test_it_finds_what_faiss_finds_in_the_bundled_gallery(sample_db, tmp_path):
     index = PatchIndex(recipe, Pictures(bundled.images), Codes("Flat", codes))
 
     class Stream(PictureStream):
-        encoder, regions, features, projection = bundled.encoder, bundled.regions, bundled.features, None
+        recipe = index.recipe
 
         def __len__(self):
             return len(vectors)

@@ -43,7 +43,7 @@ def test_any_run_of_pictures_comes_back_as_it_was_written(tmp_path: Path) -> Non
     every = written(tmp_path / "s")
     stream = ShardFolder(tmp_path / "s")
     assert len(stream) == len(every) and stream.encoder == INFO and stream.regions == REGIONS
-    assert stream.features == "crop" and stream.projection is None
+    assert stream.recipe.features == "crop" and stream.projection is None
     listed = images(0, len(every))
     for start in range(len(every)):
         for stop in range(start + 1, len(every) + 1):

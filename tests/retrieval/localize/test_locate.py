@@ -40,6 +40,11 @@ def matched(found, objects):
     return [float(row.max()) for row in overlaps], [int(row.argmax()) for row in overlaps]
 
 
+def searched(search, query):
+    """What the box search finds before any outline."""
+    return search.search(query.descriptor, query.parts)
+
+
 # Objects --------------------------------------------------------------------------------------------------
 
 
@@ -157,9 +162,12 @@ def test_an_outline_is_taken_only_if_it_matches(engine, query):
     left = Localizer(engine, LocalizeSettings(tolerance=0.0)).locate(query, row)[0]
     assert taken.outlined > 0.5 and not left.outlined
     np.testing.assert_allclose(taken.box, ONE[0], atol=2)
-    sigma = Localizer(engine).search_of(row).search(query.descriptor, Localizer(engine).search_of(row).agreement(query.parts)).sigma
+    sigma = searched(Localizer(engine).search_of(row), query).sigma
     assert taken.score >= left.score - sigma
-    np.testing.assert_allclose(left.box, Localizer(engine).search_of(row).search(query.descriptor, Localizer(engine).search_of(row).agreement(query.parts)).box * (*SIZE, *SIZE))
+    np.testing.assert_allclose(
+        left.box,
+        searched(Localizer(engine).search_of(row), query).box * (*SIZE, *SIZE),
+    )
 
 
 @pytest.mark.parametrize("worse", [-1.0, 0.0, 0.2, 0.5, 1.0, 3.0])
@@ -171,16 +179,16 @@ def test_the_worse_an_outline_matches_the_less_it_counts(engine, query, monkeypa
     matches = {tuple(found.box): 0.7, tuple(outline): 0.7 - worse * found.sigma}
     monkeypatch.setattr(search, "match", lambda _, box: matches.get(tuple(box), 0.0))
     weight = min(max(1 - worse, 0.0), 1.0)
-    drawn = localizer._outlined(search, query.descriptor, None, found, [])
+    drawn = localizer._outlined(search, query.descriptor, found, [])
     assert drawn.outlined == pytest.approx(weight)
     np.testing.assert_allclose(drawn.box, weight * outline + (1 - weight) * found.box)
-    taken = localizer._outlined(search, query.descriptor, None, found, [outline])  # another object's place
+    taken = localizer._outlined(search, query.descriptor, found, [outline])  # another object's place
     assert taken.outlined == 0 and (taken.box == found.box).all()
 
 
 def test_the_evidence_is_the_best_boxs_value_as_a_cosine(engine, query):
     row = row_named(engine, "one.png")
-    found = Localizer(engine).search_of(row).search(query.descriptor, Localizer(engine).search_of(row).agreement(query.parts))
+    found = searched(Localizer(engine).search_of(row), query)
     assert Localizer(engine).locate(query, row)[0].evidence == pytest.approx(found.score * found.sigma)
 
 
@@ -209,7 +217,7 @@ def test_without_kept_maps_the_pictures_are_looked_at_again(folder, engine, quer
     for row, name in enumerate(image.file_name for image in engine.index.images):
         fresh, known = looking.locate(query, row, 2), kept.locate(query, row, 2)
         assert len(fresh) == len(known) or name == "none.png"
-        boxes = [one.search_of(row).search(query.descriptor, Localizer(engine).search_of(row).agreement(query.parts)).box for one in (looking, kept)]
+        boxes = [searched(one.search_of(row), query).box for one in (looking, kept)]
         assert iou(*boxes)[0, 0] > 0.95
         if SCENES[name]:  # the outline may differ, for the kept thumbnail is a JPEG
             for one, other in zip(fresh, known, strict=True):
@@ -320,5 +328,5 @@ def test_from_several_threads(engine, query, cached):
 def test_settings_reach_the_search(engine, query):
     settings = LocalizeSettings(search=replace(BoxSearchSettings(), contrast=0.0))
     row = row_named(engine, "one.png")
-    found = Localizer(engine, settings).search_of(row).search(query.descriptor, Localizer(engine).search_of(row).agreement(query.parts))
+    found = searched(Localizer(engine, settings).search_of(row), query)
     assert found.score * found.sigma <= 1 + 1e-6  # a cosine and nothing else

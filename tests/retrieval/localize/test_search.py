@@ -51,7 +51,7 @@ def query_of(kept, seed):
 
 def exhaustive(search, query):
     """v of `EVERY` box, as the module's formula says, by the slow ways to each part of it."""
-    stands_out = saliency(Image.fromarray(search.kept.thumbnail))
+    stands_out = saliency(Image.fromarray(search.picture_map.thumbnail))
     step = len(stands_out) // CELLS
     sigma = max((search.describe(COARSE / CELLS) @ query).std(), FLAT)
     cosines = search.describe(EVERY / CELLS) @ query
@@ -139,7 +139,7 @@ def test_what_is_found_elsewhere_is_elsewhere(seed, apart):
     query, search = query_of(kept, seed), BoxSearch(kept, TinyEncoder(), unchanged)
     taken = [search.search(query).box]
     for _ in range(3):
-        found = search.search(query, taken, apart)
+        found = search.search(query, away_from=taken, apart=apart)
         if found is None:
             break
         for box in taken:
@@ -151,8 +151,8 @@ def test_what_is_found_elsewhere_is_elsewhere(seed, apart):
 def test_no_place_left():
     kept = smooth_map(1)
     search = BoxSearch(kept, TinyEncoder(), unchanged)
-    assert search.search(query_of(kept, 1), [np.array([0.0, 0, 1, 1])], 0.2) is None
-    assert search.search(query_of(kept, 1), [np.array([0.0, 0, 1, 1])], 1.0) is not None
+    assert search.search(query_of(kept, 1), away_from=[np.array([0.0, 0, 1, 1])], apart=0.2) is None
+    assert search.search(query_of(kept, 1), away_from=[np.array([0.0, 0, 1, 1])], apart=1.0) is not None
 
 
 def test_of_two_equal_objects_one_is_found_and_not_the_middle():
@@ -167,7 +167,7 @@ def test_of_two_equal_objects_one_is_found_and_not_the_middle():
     query = describe_boxes(cells, [3 / 32, 5 / 16, 9 / 32, 11 / 16], TinyEncoder())[0]
     objects = np.array([[3 / 32, 5 / 16, 9 / 32, 11 / 16], [23 / 32, 5 / 16, 29 / 32, 11 / 16]])
     first = search.search(query)
-    second = search.search(query, [first.box], 0.2)
+    second = search.search(query, away_from=[first.box], apart=0.2)
     for found in (first, second):
         assert overlap(objects, found.box).max() > 0.8 and overlap(objects, found.box).min() == 0
     assert {int(overlap(objects, found.box).argmax()) for found in (first, second)} == {0, 1}
@@ -177,11 +177,11 @@ def test_of_two_equal_objects_one_is_found_and_not_the_middle():
 
 
 def slow_similarity(search, query):
-    height, width = search.kept.cells.shape[:2]
+    height, width = search.picture_map.cells.shape[:2]
     values = np.empty((height, width))
     for y in range(height):
         for x in range(width):
-            block = search.kept.cells[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].astype(np.float64)
+            block = search.picture_map.cells[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].astype(np.float64)
             mean = (block**3).mean(axis=(0, 1)) ** (1 / 3)
             values[y, x] = mean @ query / np.linalg.norm(mean)
     return values

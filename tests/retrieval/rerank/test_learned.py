@@ -106,7 +106,7 @@ def test_gallery_pictures_are_described_once(engine, photos, tmp_path):
     assert len(maps) == first + 1  # the query alone
     assert [m.score for m in engine.search(photos / "0001.png", rerank=ranked)] == [m.score for m in found]
     engine.search(photos / "0005.png", top=None, rerank=ranked)
-    assert len(ranked._kept._kept) <= 4
+    assert len(ranked._cache) <= 4
 
 
 def test_zoom_says_at_which_scale_the_box_is_seen(engine, photos, tmp_path):

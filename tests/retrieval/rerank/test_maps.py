@@ -30,7 +30,7 @@ def test_the_shortlist_is_ordered_by_cell_and_box_together(pictures, tmp_path):
     settings = MapRerankSettings(shortlist=5, weight=0.3)
     found = MapRerank(settings).rerank(engine, view, plain, None)
     localizer = engine.refiner("map").localizer
-    evidence = {m.image_id: localizer.locate(view.descriptor, engine.index.row_of[m.image_id])[0] for m in plain[:5]}
+    evidence = {m.image_id: localizer.locate(view, engine.index.row_of[m.image_id])[0] for m in plain[:5]}
     slow = sorted(plain[:5], key=lambda m: -(0.7 * m.score + 0.3 * evidence[m.image_id].evidence))
     assert [m.image_id for m in found] == [m.image_id for m in slow] + [m.image_id for m in plain[5:]]
     for match in found[:5]:

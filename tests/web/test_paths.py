@@ -1,4 +1,4 @@
-"""web.served and places: which files are shown, and what is said of where they are."""
+"""web.paths: which files are public, and sentences without folders of this machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from patchify_core.files import ASSETS, SAMPLE_DB
-from patchify_core.web import places
-from patchify_core.web.served import ADDRESS, address_of, file_at
+from patchify_core.web import paths
+from patchify_core.web.paths import ADDRESS, address_of, file_at
 
 
 @pytest.fixture
@@ -55,8 +55,8 @@ def test_no_name_leads_out_of_the_folders_that_are_shown(name, first):
 
 def test_sentences_say_nothing_of_where_files_are(tmp_path):
     folder = tmp_path / "some where" / "my.gallery"
-    places.hide(folder)
-    said = places.without_places(f"The picture {folder}/gallery/1.jpg is gone from {folder}: put it back.")
+    paths.hide(folder)
+    said = paths.without_folders(f"The picture {folder}/gallery/1.jpg is gone from {folder}: put it back.")
     assert said == "The picture gallery/1.jpg is gone from the folder: put it back."
     plain = "See /gradio_api/info, or send a picture of 3/4 MB."
-    assert places.without_places(plain) == plain
+    assert paths.without_folders(plain) == plain

@@ -1,16 +1,25 @@
-"""The Evaluation tab's table of everything that was tried; its script sorts, filters and draws it."""
+"""The Evaluation tab: the table of all configurations, and the panel that shows one of them in detail.
+
+The script assets/evaluation.js sorts, filters and plots the table.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 from markupsafe import Markup
+from numpy.typing import NDArray
 
 from patchify_core.demo import studies as files
+from patchify_core.demo.results import WRONG
 from patchify_core.demo.studies import Studies, make_command
-from patchify_core.demo.trials import Trial
-from patchify_core.web.views.html import FileUrl, macro, rendered, three
+from patchify_core.demo.trials import Failure, Part, Trial
+from patchify_core.evaluation.compare import DEFAULTS, Difference
+from patchify_core.web.views.html import WORDS, FileUrl, overlap, render_text, three
 
 TITLES = {
     "encoders": "Encoders",
@@ -20,6 +29,9 @@ TITLES = {
     "features": "Features",
     "boxes": "Boxes",
 }
+
+SCORES = (("map", "mAP"), ("locscore", "LocScore"), ("mean_iou", "mean IoU"), ("recall@1", "top-1 correct"))
+"""(key, title) of the scores in the panel."""
 
 COLUMNS = (
     ("map", "mAP", "ranked first?", True),
@@ -35,7 +47,7 @@ COLUMNS = (
     ("bytes", "Bytes per picture", "size of the codes of one picture", True),
     ("ms", "ms per query", "time of search and re-ranking where this was measured", True),
 )
-"""(name, title, what it means, whether it is a number) of the table's columns, those that matter most first."""
+"""(name, title, tooltip, whether it is a number) of the columns of the table, the most important first."""
 
 ABOUT = (
     (
@@ -59,17 +71,17 @@ ABOUT = (
 
 
 def evaluation(trials: Sequence[Trial], studies: Studies, dataset: str, chosen: Trial | None, url: FileUrl) -> Markup:
-    """The whole table with its controls, charts and sources.
+    """Render the table with its controls, charts and sources.
 
     Args:
         trials: of all datasets.
         studies: the files that they come from.
-        dataset: which dataset is shown first.
-        chosen: the trial that is looked into, or None.
+        dataset: the one shown first.
+        chosen: the trial shown in the panel, or None.
         url: address of a shipped file.
     """
-    return rendered(
-        "trials.html",
+    return render_text(
+        "trials",
         trials=[(trial, _cells(trial)) for trial in trials],
         columns=COLUMNS,
         about=ABOUT,
@@ -78,16 +90,16 @@ def evaluation(trials: Sequence[Trial], studies: Studies, dataset: str, chosen: 
         found=studies.found,
         titles=TITLES,
         chosen=chosen,
-        **_sources(studies, url, None),
+        **sources(studies, url),
     )
 
 
 Cell = tuple[str, Any, str, float | None]
-"""Column, value as it is sorted and saved, text, and half the range of the seeds where there are several."""
+"""Column, value to sort by and to save, text, and half the range over the seeds if there are several."""
 
 
 def _cells(trial: Trial) -> list[Cell]:
-    """A trial's row, in the order of `COLUMNS`."""
+    """Return the row of a trial, in the order of `COLUMNS`."""
     mean, words = trial.mean, trial.plain
     times = [value for value in (mean.of("ms_per_query"), mean.of("ms_per_rerank")) if value is not None]
     features = ", ".join(filter(None, (words["features"], words["query"])))
@@ -120,13 +132,17 @@ def _cells(trial: Trial) -> list[Cell]:
     return cells
 
 
-def sources(studies: Studies, url: FileUrl, names: Sequence[str] | None = None) -> str:
-    """Where the numbers come from: each file with its command, or why it is not there."""
-    return str(macro("parts.html", "sources", **_sources(studies, url, names)))
+def sources(studies: Studies, url: FileUrl, names: Sequence[str] | None = None) -> Mapping[str, Any]:
+    """Return where the numbers come from, as the macro `sources` of parts.html takes it.
 
+    Args:
+        studies: the files.
+        url: address of a shipped file.
+        names: of the files to list; all of them if None.
 
-def _sources(studies: Studies, url: FileUrl, names: Sequence[str] | None) -> Mapping[str, Any]:
-    """The files, what is missing, and what could not be had and why: once for each reason."""
+    Returns:
+        `files` with their commands, `missing` with the reason, and `refused`: what could not be measured, by reason.
+    """
     wanted = names or TITLES
     reasons: dict[str, set[str]] = {}
     for name, study in studies.found.items():
@@ -147,6 +163,98 @@ def _sources(studies: Studies, url: FileUrl, names: Sequence[str] | None) -> Map
     }
 
 
-def code(sentence: str) -> str:
-    """A sentence with what stands between backticks set as code."""
-    return str(macro("parts.html", "code", sentence))
+@dataclass(frozen=True, eq=False)
+class BoxedPicture:
+    """A picture: its size in pixels, its file, a box (4,) xyxy or None, and the names of the objects in it."""
+
+    width: int
+    height: int
+    path: Path
+    box: NDArray[np.float64] | None
+    objects: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class ShownFailure:
+    """A failed query with its pictures.
+
+    Attributes:
+        failure: the numbers.
+        query: the query picture with its box.
+        first: the gallery picture at rank 1; None if it is not known.
+        verdict: of that picture: RIGHT, OFF or WRONG of `demo.results`.
+        iou: of its box with the annotated one; None if it is wrong or not annotated.
+    """
+
+    failure: Failure
+    query: BoxedPicture
+    first: BoxedPicture | None
+    verdict: str
+    iou: float | None
+
+    @property
+    def caption(self) -> str:
+        """The caption of the picture at rank 1."""
+        sign, words = WORDS[self.verdict]
+        if self.verdict != WRONG:
+            return f"{sign} {words}" + ("" if self.iou is None else f", IoU {overlap(self.iou)}")
+        objects = () if self.first is None else self.first.objects
+        named = ", ".join(objects[:3]) + (" …" if len(objects) > 3 else "")
+        return f"{sign} contains {named or 'none of the objects'}"
+
+
+def trial(
+    chosen: Trial,
+    others: Sequence[Trial],
+    other: Trial | None,
+    differences: Sequence[Difference],
+    parts: Sequence[Part],
+    worst: Sequence[ShownFailure] | str,
+    url: FileUrl,
+) -> Markup:
+    """Render the panel below the table.
+
+    Args:
+        chosen: the trial to show.
+        others: trials that it can be compared with.
+        other: the trial that it is compared with, or None.
+        differences: of `chosen` (B) to `other` (A).
+        parts: its scores by object.
+        worst: its failures, or a sentence that says why they are not shown.
+        url: address of a bundled picture.
+    """
+    scores = [
+        (title, chosen.mean.of(name), chosen.mean.spread(name) / 2 if chosen.seeds > 1 else None)
+        for name, title in SCORES
+        if all(name in row for row in chosen.mean.rows) and chosen.mean.of(name) is not None
+    ]
+    return render_text(
+        "trial",
+        chosen=chosen,
+        scores=scores,
+        others=others,
+        other=other,
+        differences=list(map(difference_text, differences)),
+        parts=parts,
+        worst=worst,
+        url=url,
+    )
+
+
+def difference_text(difference: Difference) -> Markup:
+    """Say in a sentence whether the configuration in the panel (B) is better than the other one (A)."""
+    interval = f"{DEFAULTS.confidence:g} % interval {_signed(difference.low)} to {_signed(difference.high)}, {difference.queries} queries"
+    numbers = Markup("<b>{} {}</b> ({:.3f} → {:.3f}; {})").format(
+        _signed(difference.difference), difference.metric, difference.a, difference.b, interval
+    )
+    if difference.low > 0:
+        return Markup("This one is <b>better</b>: {}.").format(numbers)
+    if difference.high < 0:
+        return Markup("This one is <b>worse</b>: {}.").format(numbers)
+    if difference.low == difference.high == 0:
+        return Markup("Both have the same {} for every query.").format(difference.metric)
+    return Markup("These queries show no difference: {}.").format(numbers)
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.3f}" if round(value, 3) else "0.000"
