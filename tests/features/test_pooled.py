@@ -8,10 +8,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from patchify_core.features.pooled import (
+    AT_THE_RIM,
     LARGEST_SIDE,
     SMALLEST_SIDE,
     PooledSettings,
     _at,
+    centrality,
     describe_boxes,
     fractions,
     integral_image,
@@ -263,6 +265,25 @@ def test_a_query_is_seen_alone_at_two_sizes_and_within_its_picture():
     expected = [slow_mean(cells, WHOLE, 3) for cells in alone] + [slow_mean(whole, (0.1, 0.1, 0.6, 0.6), 3)]
     for view, mean in zip(views, expected, strict=True):
         np.testing.assert_allclose(view, mean / np.linalg.norm(mean), atol=1e-4)
+    # Its parts are the cells of the smaller map, row by row.
+    cells = alone[0].reshape(-1, 24)
+    np.testing.assert_allclose(features.parts, cells / np.linalg.norm(cells, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_array_equal(features.centrality, centrality(8, 16))
+
+
+def test_a_query_that_is_seen_within_its_picture_alone_has_no_parts():
+    features = query_features(picture(7, (50, 40)), (10.0, 10.0, 30.0, 30.0), TinyEncoder(), PooledSettings(64, ()))
+    assert features.views.shape == (1, 24) and features.parts is None and features.centrality is None
+
+
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_parts_count_less_towards_the_sides(height, width):
+    weights = centrality(height, width).reshape(height, width)
+    for y in range(height):
+        for x in range(width):
+            away = max(abs((y + 0.5) / height - 0.5), abs((x + 0.5) / width - 0.5)) / 0.5
+            assert weights[y, x] == pytest.approx(1 - (1 - AT_THE_RIM) * away**2, abs=1e-6)
+    assert AT_THE_RIM < weights.min() and weights.max() <= 1
 
 
 def test_a_query_thinner_than_a_pixel_has_a_descriptor():

@@ -96,7 +96,7 @@ def test_a_copy_in_another_light_is_found_too(tmp_path):
     """It has less evidence than the first one, but an outline that matches; the background has neither."""
     folder = tmp_path / "photos"
     folder.mkdir()
-    copy = Image.blend(picture(1003, (50, 40), cells=3), thing(), 0.8)
+    copy = Image.blend(picture(1005, (50, 40), cells=3), thing(), 0.8)
     made = scene(TWO[:1], seed=2)
     made.paste(copy, TWO[1][:2])
     made.save(folder / "two.png")
@@ -232,12 +232,12 @@ def test_without_kept_maps_the_pictures_are_looked_at_again(folder, engine, quer
 def test_a_large_photograph_is_read_as_the_index_read_it(tmp_path):
     """At a fraction of its size; boxes are in pixels of all of it."""
     (tmp_path / "photos").mkdir()
-    scene([(1000, 500, 1600, 1000)], size=(2001, 1501)).save(tmp_path / "photos" / "large.jpg", quality=95)
+    scene([(700, 700, 1400, 1250)], size=(2001, 1501)).save(tmp_path / "photos" / "large.jpg", quality=95)
     plain = engine_of(tmp_path / "photos", tmp_path / "plain", keep_maps=False)
     kept = engine_of(tmp_path / "photos", tmp_path / "kept")
     for engine in (plain, kept):
         [found] = Localizer(engine).locate(asked(engine), 0)
-        assert iou(found.box, [1000, 500, 1600, 1000])[0, 0] > 0.75
+        assert iou(found.box, [700, 700, 1400, 1250])[0, 0] > 0.75
 
 
 @pytest.mark.parametrize("what", ["vanished", "changed", "changed to the same length", "gallery moved", "no root"])
