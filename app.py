@@ -11,7 +11,7 @@ from patchify_core.errors import PatchifyError
 
 
 def main() -> int:
-    """Parses the flags and serves the page; a refusal is one sentence on stderr."""
+    """Parse the flags and serves the page; a refusal is one sentence on stderr."""
     parser = argparse.ArgumentParser(
         description="Patchify: find the pictures that contain an object, and where.",
         epilog=f"environment variables, where a flag does not say otherwise:\n{variables_help()}",

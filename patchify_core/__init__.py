@@ -69,7 +69,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Imports a public name when it is first used, so that `--help` does not wait for numpy and torch."""
+    """Import a public name when it is first used, so that `--help` does not wait for numpy and torch."""
     if name == "draw":  # the module, as notebooks import it
         return importlib.import_module(f"{__name__}.imaging.draw")
     if name in _HOME:

@@ -35,8 +35,8 @@ class Browser:
     """One visit to the page. An async context manager.
 
     Args:
-        url: address of the page, without a slash at the end.
-        address: local address to connect from; any by default.
+        url: Address of the page, without a slash at the end.
+        address: Local address to connect from; any by default.
     """
 
     def __init__(self, url: str, address: str | None = None) -> None:
@@ -93,8 +93,8 @@ class Browser:
         """Trigger an event of an element, and wait for the result.
 
         Raises:
-            Busy: if the server is busy.
-            PatchifyError: if it answers with a notice or an error.
+            Busy: If the server is busy.
+            PatchifyError: If it answers with a notice or an error.
         """
         function = self._function(element, event)
         self._take(function["outputs"], await self._result(await self.join(element, event, data)))
@@ -165,9 +165,9 @@ class Floods:
     """Number of requests of each kind of flood, which begin halfway through the benchmark.
 
     Attributes:
-        at_once: concurrent requests of one session.
-        sessions: requests of one address, each with its own session.
-        addresses: requests of twenty addresses together, each with its own session.
+        at_once: Concurrent requests of one session.
+        sessions: Requests of one address, each with its own session.
+        addresses: Requests of twenty addresses together, each with its own session.
     """
 
     at_once: int = 0
@@ -178,7 +178,7 @@ class Floods:
         """Return the floods themselves.
 
         Raises:
-            PatchifyError: if a number is negative, or this system's loopback has a single address.
+            PatchifyError: If a number is negative, or this system's loopback has a single address.
         """
         if min(self.at_once, self.sessions, self.addresses) < 0:
             raise PatchifyError("A flood has no negative number of requests: --flood 500.")
@@ -195,8 +195,8 @@ class Floods:
         """Run all floods at the same time; return for each kind the number of refused requests.
 
         Args:
-            url: address of the page.
-            after_s: delay in seconds.
+            url: Address of the page.
+            after_s: Delay in seconds.
         """
         await asyncio.sleep(after_s)
         one, many = ["127.0.0.2"] * AT_ONCE, [f"127.0.0.{number + 2}" for number in range(ADDRESSES)]

@@ -146,7 +146,7 @@ def measure_memory() -> dict[str, Any]:
     """Print peak memory and speed for a folder and one ten times as large, each in its own process; return them.
 
     Raises:
-        PatchifyError: on Windows, where Python cannot read the peak memory of a process.
+        PatchifyError: On Windows, where Python cannot read the peak memory of a process.
     """
     if sys.platform == "win32":
         raise PatchifyError("Peak memory cannot be measured on Windows: run this benchmark on Linux or macOS.")
@@ -208,14 +208,14 @@ def timm_name(name: str, stages: Sequence[int]) -> str:
 
     Args:
         name: e.g. `_blocks.1._expand_conv.weight`.
-        stages: blocks in each stage of the timm model, e.g. (1, 2, 2, 3, 3, 4, 1).
+        stages: Blocks in each stage of the timm model, e.g. (1, 2, 2, 3, 3, 4, 1).
 
     Returns:
         e.g. `blocks.1.0.conv_pw.weight`.
 
     Raises:
-        KeyError: if the name follows neither pattern.
-        IndexError: if the stages have fewer blocks.
+        KeyError: If the name follows neither pattern.
+        IndexError: If the stages have fewer blocks.
 
     Example:
         >>> timm_name("_blocks.1._expand_conv.weight", (1, 2, 2, 3, 3, 4, 1))

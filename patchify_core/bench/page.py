@@ -201,7 +201,7 @@ async def _stalled(url: str) -> None:
     """Stall many uploads after one megabyte of two.
 
     Raises:
-        PatchifyError: if the next visitor is turned away.
+        PatchifyError: If the next visitor is turned away.
     """
     import httpx
 

@@ -26,7 +26,7 @@ QUERIES, SHORTLIST, RUNS = 5, 20, 3
 
 
 def _queries() -> list[Query]:
-    """`QUERIES` of the bundled queries, evenly spaced."""
+    """Return `QUERIES` of the bundled queries, evenly spaced."""
     queries = read_coco(SAMPLE_DB).queries
     return list(queries[:: len(queries) // QUERIES][:QUERIES])
 

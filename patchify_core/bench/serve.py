@@ -47,10 +47,10 @@ class VisitOutcome:
     """The outcome of all visits.
 
     Attributes:
-        seconds: kind of action -> seconds that each response took.
-        trouble: message of an error -> how often it occurred.
-        mixed: number of responses that do not belong to the query.
-        busy: number of notices that the server is busy.
+        seconds: Kind of action -> seconds that each response took.
+        trouble: Message of an error -> how often it occurred.
+        mixed: Number of responses that do not belong to the query.
+        busy: Number of notices that the server is busy.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=lambda: {action: [] for action in ACTIONS})
@@ -64,11 +64,11 @@ class Expected:
     """The expected responses.
 
     Attributes:
-        examples: id of an example -> HTML of its results.
-        uploads: for each uploaded picture its bytes, HTML of its results, a box in it, and HTML of the box's results.
-        order: id of an example -> ids of the resulting pictures, best first.
-        programs: id of an example -> the API's response.
-        pictures: number of pictures in the gallery.
+        examples: Id of an example -> HTML of its results.
+        uploads: For each uploaded picture its bytes, HTML of its results, a box in it, and HTML of the box's results.
+        order: Id of an example -> ids of the resulting pictures, best first.
+        programs: Id of an example -> the API's response.
+        pictures: Number of pictures in the gallery.
     """
 
     examples: dict[int, str]
@@ -89,15 +89,15 @@ def measure(
     """Print response times and the server's memory, and return them.
 
     Args:
-        visitors: number of simultaneous visitors.
-        seconds: duration of their visits.
-        flood: concurrent requests of one more client, halfway through.
-        pictures: size of the gallery (`server.make_gallery`); by default the bundled gallery.
-        flood_sessions: see `Floods.sessions`; visitors then have addresses of their own.
-        flood_addresses: see `Floods.addresses`; visitors then have addresses of their own.
+        visitors: Number of simultaneous visitors.
+        seconds: Duration of their visits.
+        flood: Concurrent requests of one more client, halfway through.
+        pictures: Size of the gallery (`server.make_gallery`); by default the bundled gallery.
+        flood_sessions: See `Floods.sessions`; visitors then have addresses of their own.
+        flood_addresses: See `Floods.addresses`; visitors then have addresses of their own.
 
     Raises:
-        PatchifyError: if the server does not start, a number makes no sense, or this system's loopback has a single
+        PatchifyError: If the server does not start, a number makes no sense, or this system's loopback has a single
             address.
     """
     floods = Floods(flood, flood_sessions, flood_addresses).checked()

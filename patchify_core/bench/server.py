@@ -122,13 +122,13 @@ def make_gallery(source: Path, folder: Path, pictures: int, seed: int = 0) -> No
     """Write a gallery with queries, annotations and an index, as `app.py` serves it.
 
     Args:
-        source: the bundled gallery.
-        folder: an empty folder for it; pictures are hard links where the disk supports them, else copies.
-        pictures: number of pictures, including the bundled ones.
-        seed: seed of the mixing.
+        source: The bundled gallery.
+        folder: An empty folder for it; pictures are hard links where the disk supports them, else copies.
+        pictures: Number of pictures, including the bundled ones.
+        seed: Seed of the mixing.
 
     Raises:
-        PatchifyError: if `pictures` is less than the number of bundled ones.
+        PatchifyError: If `pictures` is less than the number of bundled ones.
     """
     index = PatchIndex.load(source / "index")
     real = len(index.images)

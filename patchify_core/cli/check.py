@@ -30,12 +30,12 @@ class Verified:
     """The result of a check.
 
     Attributes:
-        files: names of the index's files, in alphabetical order.
-        bytes: their total size.
-        damage: a sentence for each defect of the index.
-        gallery: folder of the pictures; None if it does not exist, so that the pictures were not checked.
-        images: number of pictures in the index.
-        pictures: a sentence for each picture that vanished or changed.
+        files: Names of the index's files, in alphabetical order.
+        bytes: Their total size.
+        damage: A sentence for each defect of the index.
+        gallery: Folder of the pictures; None if it does not exist, so that the pictures were not checked.
+        images: Number of pictures in the index.
+        pictures: A sentence for each picture that vanished or changed.
         store: URI of the Milvus database with the descriptors; None if they are in the files, or the index is damaged.
     """
 
@@ -59,8 +59,8 @@ def verify(folder: Path) -> Verified:
     Of descriptors in Milvus only the number is checked.
 
     Raises:
-        StoreError: if Milvus does not answer, or does not know the collection.
-        IndexFolderError: if it is not an index, is one of another version, or its `meta.json` is damaged.
+        StoreError: If Milvus does not answer, or does not know the collection.
+        IndexFolderError: If it is not an index, is one of another version, or its `meta.json` is damaged.
     """
     return read_steadily(folder, lambda place: _Check(folder, place).run())
 

@@ -104,7 +104,7 @@ def ray_settings(arguments: argparse.Namespace) -> RaySettings | None:
     """Return the settings of Ray; None without --ray.
 
     Raises:
-        PatchifyError: if options of Ray are used without --ray.
+        PatchifyError: If options of Ray are used without --ray.
     """
     from patchify_core.encoders import load_encoder
     from patchify_core.index.shards import RaySettings

@@ -204,8 +204,8 @@ def _indexed(
     """Open the index at `out`, which is built or updated first unless it is a big one.
 
     Raises:
-        GalleryError: if a picture cannot be read.
-        IndexFolderError: if a picture of a big index is missing or has changed in size.
+        GalleryError: If a picture cannot be read.
+        IndexFolderError: If a picture of a big index is missing or has changed in size.
     """
     from patchify_core.index.build import BuildReport
     from patchify_core.patchify import Patchify

@@ -88,8 +88,8 @@ def _from_pictures(arguments: argparse.Namespace, free: bool) -> int:
     """Build or update an index of a gallery in this process.
 
     Args:
-        arguments: parsed and filled.
-        free: whether the codec may be chosen, because no option determines it.
+        arguments: Parsed and filled.
+        free: Whether the codec may be chosen, because no option determines it.
     """
     from patchify_core.encoders import load_encoder
     from patchify_core.index.build import build_index
@@ -180,8 +180,8 @@ def _from_shards(arguments: argparse.Namespace, shards: Path, codec: dict[str, A
     """Index embedded shards in a store, or add finer codes to a big index of them.
 
     Args:
-        arguments: parsed and filled.
-        shards: their folder.
+        arguments: Parsed and filled.
+        shards: Their folder.
         codec: `factory` and `codebook`, as far as they are on the command line.
     """
     from patchify_core.index.big import ScaleSettings, build_fitting

@@ -69,14 +69,14 @@ def fill_from_index(arguments: argparse.Namespace, folder: Path | None) -> bool:
     """Set every omitted option to its value in the existing index, or else to its default.
 
     Args:
-        arguments: parsed; omitted options are None.
-        folder: the index folder, which need not exist; None for a temporary one.
+        arguments: Parsed; omitted options are None.
+        folder: The index folder, which need not exist; None for a temporary one.
 
     Returns:
         Whether the index is a big one, built from shards, which is used as it is and not updated.
 
     Raises:
-        IndexFolderError: if the index is damaged, or is a big one whose recipe differs from the options.
+        IndexFolderError: If the index is damaged, or is a big one whose recipe differs from the options.
     """
     from patchify_core.index.folder import read_meta
     from patchify_core.index.integrity import META_NAME
@@ -129,10 +129,10 @@ def add_gallery_options(
     """Add the options of commands that embed a gallery: the gallery, the output, descriptors, Ray and devices.
 
     Args:
-        command: the parser to add them to.
-        help: help of the gallery.
-        out: name and help of the output.
-        like: help of `--like`.
+        command: The parser to add them to.
+        help: Help of the gallery.
+        out: Name and help of the output.
+        like: Help of `--like`.
         nargs: `?` if the gallery may be omitted.
     """
     command.add_argument("gallery", nargs=nargs, metavar="GALLERY", help=help)
@@ -329,7 +329,7 @@ def learned_options(arguments: argparse.Namespace) -> dict[str, Any]:
     """Return the settings of learned re-ranking on the command line, by their names in `LearnedSettings`.
 
     Raises:
-        PatchifyError: if there are any, and --rerank names no learned re-ranker.
+        PatchifyError: If there are any, and --rerank names no learned re-ranker.
     """
     from patchify_core.retrieval.rerank.names import LEARNED
 

@@ -77,14 +77,14 @@ def read_annotated(
     """Read a dataset for scoring, and print notes on stderr.
 
     Args:
-        dataset: its folder, or a COCO file.
-        layout: see `read_dataset`.
-        subset: see `read_dataset`.
-        query: type of query: the `box` of its object, its `whole` picture, or its `text`.
+        dataset: Its folder, or a COCO file.
+        layout: See `read_dataset`.
+        subset: See `read_dataset`.
+        query: Type of query: the `box` of its object, its `whole` picture, or its `text`.
         queries_from: `boxes` makes every annotated box a query.
 
     Raises:
-        GalleryError: if there is nothing to score.
+        GalleryError: If there is nothing to score.
     """
     from patchify_core.gallery import any_annotation_files, check_pictures, detect_layout, note_copies, read_dataset
 
@@ -148,7 +148,7 @@ def milvus_target(arguments: argparse.Namespace) -> Target | None:
     """Return the Milvus collection that the options name; None with `--store faiss`.
 
     Raises:
-        PatchifyError: if the options contradict each other.
+        PatchifyError: If the options contradict each other.
     """
     if arguments.store != "milvus":
         for name in ("uri", "collection", "milvus_index", "ca", "server_name"):

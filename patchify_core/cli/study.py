@@ -74,9 +74,9 @@ def study_bars(
     """Show the progress of `run_study`; yield its callbacks `report` and `progress`.
 
     Args:
-        label: label of the bar of configurations.
-        unit: its unit.
-        total: number of configurations of all datasets.
+        label: Label of the bar of configurations.
+        unit: Its unit.
+        total: Number of configurations of all datasets.
     """
     from tqdm import tqdm
 

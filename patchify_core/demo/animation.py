@@ -25,17 +25,17 @@ def animate(document: Mapping[str, Any], folder: Path, query: int, picture: int)
     """Animate one result of an example.
 
     Args:
-        document: stored answers (`paper.Paper.document`).
-        folder: of the gallery.
-        query: id of the example.
-        picture: id of a gallery picture that is among its results.
+        document: Stored answers (`paper.Paper.document`).
+        folder: Of the gallery.
+        query: Id of the example.
+        picture: Id of a gallery picture that is among its results.
 
     Returns:
         An animated WebP.
 
     Raises:
-        KeyError: if there is no such example or result.
-        PictureError: if one of the two pictures cannot be read.
+        KeyError: If there is no such example or result.
+        PictureError: If one of the two pictures cannot be read.
     """
     entry = {one["id"]: one for one in document["examples"]}[query]
     scores: list[float] = entry["patches"][str(picture)]

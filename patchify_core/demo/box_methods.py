@@ -61,7 +61,7 @@ def checked_method(box_method: str, index: PatchStore) -> str:
     """Return the method as chosen.
 
     Raises:
-        PatchifyError: if there is none of that name, or it needs feature maps and the index was built from crops.
+        PatchifyError: If there is none of that name, or it needs feature maps and the index was built from crops.
     """
     if box_method not in NAMES:
         raise PatchifyError("The page does not have that kind of box: choose one of those shown.")
@@ -82,10 +82,10 @@ class CachingRefiner:
     """A refiner on feature maps (`localize.Refiner`) that caches its boxes in the query.
 
     Attributes:
-        query: what to search for.
-        engine: an index with pooled features and its encoder.
-        objects: most objects to search for in each picture.
-        workers: pictures searched at once.
+        query: What to search for.
+        engine: An index with pooled features and its encoder.
+        objects: Most objects to search for in each picture.
+        workers: Pictures searched at once.
     """
 
     query: UserQuery
@@ -122,17 +122,17 @@ def with_boxes(
     """Return the same matches with the boxes of one method; boxes from matched points stay.
 
     Args:
-        query: the query.
-        engine: that found the matches.
-        matches: best first.
-        box_method: see `checked_method`.
-        level: of the search.
-        objects: most objects to search for in each picture; see `TWICE_FROM`.
-        workers: pictures searched at once.
+        query: The query.
+        engine: That found the matches.
+        matches: Best first.
+        box_method: See `checked_method`.
+        level: Of the search.
+        objects: Most objects to search for in each picture; see `TWICE_FROM`.
+        workers: Pictures searched at once.
 
     Raises:
-        PatchifyError: see `checked_method`.
-        IndexFolderError: if a map is damaged or missing.
+        PatchifyError: See `checked_method`.
+        IndexFolderError: If a map is damaged or missing.
     """
     checked_method(box_method, engine.index)
     if box_method == WINNING or not matches:
@@ -153,7 +153,7 @@ def similarity(query: UserQuery, engine: Patchify, image_id: int) -> SimilarityM
     """Return how well each place of a picture matches the query; None where the index has no maps.
 
     Raises:
-        IndexFolderError: if the map is damaged or missing.
+        IndexFolderError: If the map is damaged or missing.
     """
     if not has_maps(engine.index):
         return None

@@ -37,11 +37,11 @@ class Size:
     """Size of an index.
 
     Attributes:
-        pictures: number of pictures.
-        patches: number of patches.
-        bytes_per_patch: of codes.
-        codes: bytes of all codes.
-        overhead: bytes of what is learned once: projection, codebook, ranges.
+        pictures: Number of pictures.
+        patches: Number of patches.
+        bytes_per_patch: Of codes.
+        codes: Bytes of all codes.
+        overhead: Bytes of what is learned once: projection, codebook, ranges.
     """
 
     pictures: int
@@ -65,11 +65,11 @@ def bytes_per_patch(factory: str, dim: int) -> int:
     """Return the bytes of codes per patch.
 
     Args:
-        factory: one without rotation and without inverted lists, e.g. `PCAH128,PQ64x4`.
-        dim: of the descriptors before it.
+        factory: One without rotation and without inverted lists, e.g. `PCAH128,PQ64x4`.
+        dim: Of the descriptors before it.
 
     Raises:
-        PatchifyError: if the size of such codes is unknown.
+        PatchifyError: If the size of such codes is unknown.
 
     Example:
         >>> [bytes_per_patch(factory, 1280) for factory in ("Flat", "SQ8", "PCAH128,PQ64", "PCAH128,PQ16x4")]
@@ -171,12 +171,12 @@ class Training:
     """A codec that is being trained, or waits for its turn.
 
     Attributes:
-        key: index, factory and codebook.
-        done: set when there is a codec or an error.
-        begun: whether training has begun.
-        waiting: number of visitors that wait for it.
-        index: the coded index, when done.
-        error: why there is none.
+        key: Index, factory and codebook.
+        done: Set when there is a codec or an error.
+        begun: Whether training has begun.
+        waiting: Number of visitors that wait for it.
+        index: The coded index, when done.
+        error: Why there is none.
     """
 
     key: tuple[str, str, str]
@@ -204,13 +204,13 @@ class CodecTrainer:
         """Request a codec; `done` is set at once if it is cached. The caller must call `release` when it stops waiting.
 
         Args:
-            name: of the index.
-            index: the descriptors.
-            factory: one of `stops(index)`.
-            codebook: one of `CODEBOOKS`.
+            name: Of the index.
+            index: The descriptors.
+            factory: One of `stops(index)`.
+            codebook: One of `CODEBOOKS`.
 
         Raises:
-            PatchifyError: if it is not offered, cannot be trained on this gallery, or too many are waiting.
+            PatchifyError: If it is not offered, cannot be trained on this gallery, or too many are waiting.
         """
         if factory not in [stop.factory for stop in stops(index)]:
             raise PatchifyError("The page does not have that size: choose one of those shown.")

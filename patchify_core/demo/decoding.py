@@ -56,13 +56,13 @@ class DecodingSettings:
     """Limits on decoding.
 
     Attributes:
-        at_once: pictures decoded at a time.
-        of_one: of them, pictures of one address.
-        wait_s: seconds that a picture may wait to be decoded.
-        in_turn_s: the same for a request that could not leave the queue and so delays others.
-        limit_s: seconds that decoding one picture may take.
-        most_bytes: predicted memory of all pictures decoded at a time; a single one may take more.
-        large_bytes: predicted memory above which one picture is decoded at a time, so that small ones find room.
+        at_once: Pictures decoded at a time.
+        of_one: Of them, pictures of one address.
+        wait_s: Seconds that a picture may wait to be decoded.
+        in_turn_s: The same for a request that could not leave the queue and so delays others.
+        limit_s: Seconds that decoding one picture may take.
+        most_bytes: Predicted memory of all pictures decoded at a time; a single one may take more.
+        large_bytes: Predicted memory above which one picture is decoded at a time, so that small ones find room.
     """
 
     at_once: int = 3
@@ -102,13 +102,13 @@ class DecoderPool:
         """Run `work` in a thread and yield its result, whose memory counts until the context is left.
 
         Args:
-            work: what decodes. No decoder can be stopped: after its time limit it goes on and occupies its thread.
-            address: of whoever sent the picture.
-            wait_s: see `DecodingSettings`.
-            needs: predicted bytes of memory (`predicted_memory`).
+            work: What decodes. No decoder can be stopped: after its time limit it goes on and occupies its thread.
+            address: Of whoever sent the picture.
+            wait_s: See `DecodingSettings`.
+            needs: Predicted bytes of memory (`predicted_memory`).
 
         Raises:
-            PictureError: one sentence, if it takes too long or too many others are waiting.
+            PictureError: One sentence, if it takes too long or too many others are waiting.
         """
         settings, ticket = self.settings, self._queue.enqueue(address, needs)
         ended: Future[None] = Future()
@@ -163,12 +163,12 @@ def decode(source: Path | bytes, use: Callable[[Image.Image], T] = _identity) ->
     """Read a picture as `read_picture` does; a stranger's is decoded outside the queue of its request.
 
     Args:
-        source: the picture.
-        use: computes what is needed of the picture, back in the turn of the queue, as a search does; by default
+        source: The picture.
+        use: Computes what is needed of the picture, back in the turn of the queue, as a search does; by default
             returns it. A picture may be as large as its file says, so what `use` returns should not refer to it.
 
     Raises:
-        PictureError: one sentence, if it cannot be read or takes too long.
+        PictureError: One sentence, if it cannot be read or takes too long.
     """
     if is_bundled(source):
         return use(read_picture(source))

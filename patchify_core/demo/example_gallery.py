@@ -53,16 +53,16 @@ class ExampleGallery:
 
     Args:
         folder: sample_db, or another dataset with `annotations.json` and an `index` folder beside it.
-        encoder: used for the indexes that it made; by default each index loads its own, with `settings`.
-        settings: how an encoder is run; on one thread by default.
-        beside: another gallery, with which loaded encoders and re-rankers are shared.
+        encoder: Used for the indexes that it made; by default each index loads its own, with `settings`.
+        settings: How an encoder is run; on one thread by default.
+        beside: Another gallery, with which loaded encoders and re-rankers are shared.
 
     Attributes:
-        examples: the bundled queries, in the order in which the page shows them.
-        prepared: ids of the examples whose answers are ready.
+        examples: The bundled queries, in the order in which the page shows them.
+        prepared: Ids of the examples whose answers are ready.
 
     Raises:
-        PatchifyError: if gallery, default index and encoder do not fit together.
+        PatchifyError: If gallery, default index and encoder do not fit together.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class ExampleGallery:
         """Return a bundled query with its annotated box. All visitors share it, with the results computed for it.
 
         Raises:
-            PatchifyError: if there is no such example.
+            PatchifyError: If there is no such example.
         """
         index_name = index_name or self.indexes.first
         key = index_name, query_id
@@ -145,12 +145,12 @@ class ExampleGallery:
         """Make a query of a visitor's whole picture; its object is unknown until they say.
 
         Args:
-            data: the file.
-            name: of the picture.
-            index_name: which index is searched.
+            data: The file.
+            name: Of the picture.
+            index_name: Which index is searched.
 
         Raises:
-            PictureError: one sentence, if it is not a picture that can be searched.
+            PictureError: One sentence, if it is not a picture that can be searched.
         """
         index_name = index_name or self.indexes.first
         patchify = self.indexes.engine(index_name)
@@ -169,8 +169,8 @@ class ExampleGallery:
         """Make a query of words; its object is unknown until the visitor chooses it.
 
         Raises:
-            PatchifyError: one sentence, if there are no words or too many.
-            EncoderError: if the encoder knows pictures only.
+            PatchifyError: One sentence, if there are no words or too many.
+            EncoderError: If the encoder knows pictures only.
         """
         index_name, words = index_name or self.indexes.first, checked_words(words)
         descriptor = self.indexes.engine(index_name).describe_text(words)
@@ -182,10 +182,10 @@ class ExampleGallery:
         """Make a query of a gallery picture.
 
         Args:
-            image_id: gallery image id.
+            image_id: Gallery image id.
             box: (4,) xyxy of the object in pixels.
-            instance: the object of the query before; kept if the picture is annotated with it.
-            index_name: which index is searched.
+            instance: The object of the query before; kept if the picture is annotated with it.
+            index_name: Which index is searched.
         """
         index_name = index_name or self.indexes.first
         image = self.gallery.image(image_id)
@@ -208,8 +208,8 @@ class ExampleGallery:
         A box that does not overlap the one before is around another object, so the object becomes unknown.
 
         Raises:
-            BoxError: one sentence, if the box is empty or outside.
-            PatchifyError: if the query is words.
+            BoxError: One sentence, if the box is empty or outside.
+            PatchifyError: If the query is words.
         """
         source = query.source
         region = None if box is None else checked_box(box, query.width, query.height)
@@ -230,7 +230,7 @@ class ExampleGallery:
         """Return the query for another index, described by its encoder.
 
         Raises:
-            EncoderError: if the query is words and that encoder knows pictures only, or it cannot be loaded.
+            EncoderError: If the query is words and that encoder knows pictures only, or it cannot be loaded.
         """
         if query.example is not None:
             return self.with_instance(self.example(query.example, index_name), query.instance)
@@ -250,16 +250,16 @@ class ExampleGallery:
         """Search, re-rank and refine boxes as requested, and score the whole ranking if the object is known.
 
         Args:
-            query: what to search for.
-            level: number of the stage to search with, from 1.
-            top: results to show.
-            reranker: name of a re-ranker, or None.
-            box_method: how boxes are found (`box_methods`).
+            query: What to search for.
+            level: Number of the stage to search with, from 1.
+            top: Results to show.
+            reranker: Name of a re-ranker, or None.
+            box_method: How boxes are found (`box_methods`).
 
         Raises:
-            PatchifyError: one sentence, if the query cannot be re-ranked in this way, or the index has no feature maps
+            PatchifyError: One sentence, if the query cannot be re-ranked in this way, or the index has no feature maps
                 to search for boxes on.
-            IndexFolderError: if a map is damaged or missing.
+            IndexFolderError: If a map is damaged or missing.
         """
         engine = self.indexes.engine(query.index_name)
         stages = engine.index.regions.stages
@@ -338,8 +338,8 @@ class ExampleGallery:
         """Explain one of the shown results: the similarity of every patch and, if `with_map`, of every place.
 
         Raises:
-            PatchifyError: if that picture is not among the results any more.
-            IndexFolderError: if its map is damaged or missing.
+            PatchifyError: If that picture is not among the results any more.
+            IndexFolderError: If its map is damaged or missing.
         """
         engine = self.indexes.engine(query.index_name)
         shown = with_boxes(query, engine, self.ranking(query, level, reranker)[:top], box_method, level, OBJECTS)
@@ -355,12 +355,12 @@ class ExampleGallery:
         """Compute the descriptors, rankings and boxes of examples before anybody chooses them.
 
         Args:
-            examples: how many; all of them by default.
-            workers: pictures that are searched at once.
-            stop: called again and again: whether to give up. It may wait, so that others come first.
+            examples: How many; all of them by default.
+            workers: Pictures that are searched at once.
+            stop: Called again and again: whether to give up. It may wait, so that others come first.
 
         Raises:
-            IndexFolderError: if a map is damaged or missing.
+            IndexFolderError: If a map is damaged or missing.
         """
         engine, level = self.engine, self.levels
         box_method = best_method(engine.index)

@@ -78,13 +78,13 @@ def as_json(
     """Return query, options, scores and results as JSON, with all digits.
 
     Args:
-        query: the query; a visitor's own picture is named, not included.
-        answer: its answer.
-        object_name: of the query's object, if known.
-        index: description of the index.
-        positives: all ranked pictures that contain the object, with ranks among the pictures that count: these and the
+        query: The query; a visitor's own picture is named, not included.
+        answer: Its answer.
+        object_name: Of the query's object, if known.
+        index: Description of the index.
+        positives: All ranked pictures that contain the object, with ranks among the pictures that count: these and the
             number of all positives give AP.
-        missed: id and file name of positives that are not ranked.
+        missed: Id and file name of positives that are not ranked.
     """
     about: dict[str, Any] = {"words": query.words} if query.words is not None else {"picture": query.name}
     if query.words is None:

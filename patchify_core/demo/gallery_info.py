@@ -76,7 +76,7 @@ def answers_digest(folder: Path, index: Path) -> str:
     """Return a digest of what the answers depend on: the gallery's annotations and an index folder.
 
     Raises:
-        OSError: if one of them cannot be read.
+        OSError: If one of them cannot be read.
     """
     return sha256_of_json([FORMAT, sha256_of_file(folder / "annotations.json"), sha256_of_file(index / "meta.json")])
 

@@ -44,9 +44,9 @@ class IndexChoice:
 
     Attributes:
         name: `index`, or the name of its folder below `indexes`.
-        label: unique description that the page shows.
-        index: the descriptors.
-        folder: of the index; None for a visitor's own.
+        label: Unique description that the page shows.
+        index: The descriptors.
+        folder: Of the index; None for a visitor's own.
     """
 
     name: str
@@ -59,13 +59,13 @@ class GalleryIndexes:
     """Indexes of the same pictures, and their encoders.
 
     Args:
-        folder: a dataset with an `index` folder, and perhaps an `indexes` folder, beside its annotations.
-        encoder: used for the indexes that it made; others load the encoder that they name.
-        settings: how loaded encoders are run; on one thread by default.
-        beside: indexes of another gallery, with which loaded encoders are shared.
+        folder: A dataset with an `index` folder, and perhaps an `indexes` folder, beside its annotations.
+        encoder: Used for the indexes that it made; others load the encoder that they name.
+        settings: How loaded encoders are run; on one thread by default.
+        beside: Indexes of another gallery, with which loaded encoders are shared.
 
     Raises:
-        PatchifyError: if the default index cannot be loaded, or its pictures are not those below `folder`. Any other
+        PatchifyError: If the default index cannot be loaded, or its pictures are not those below `folder`. Any other
             index with such a fault is skipped and logged.
     """
 
@@ -103,7 +103,7 @@ class GalleryIndexes:
         """Return the index of this name.
 
         Raises:
-            PatchifyError: if there is none.
+            PatchifyError: If there is none.
         """
         try:
             return self.choices[name]
@@ -114,8 +114,8 @@ class GalleryIndexes:
         """Return index and encoder. The first call loads the encoder; meanwhile other indexes can be used.
 
         Raises:
-            PatchifyError: if there is no such index.
-            EncoderError: if its encoder cannot be loaded; the next call tries again.
+            PatchifyError: If there is no such index.
+            EncoderError: If its encoder cannot be loaded; the next call tries again.
         """
         offer = self.choice(name)
         spec = offer.index.encoder.spec

@@ -45,10 +45,10 @@ class Lesson:
     """The content of the plan.
 
     Attributes:
-        shown: the walk through the lesson's query, which is that of the first page.
-        tasks: of the exercise.
-        smallest: scores of the smallest objects; None if sizes are unknown.
-        worked: score of the worked example.
+        shown: The walk through the lesson's query, which is that of the first page.
+        tasks: Of the exercise.
+        smallest: Scores of the smallest objects; None if sizes are unknown.
+        worked: Score of the worked example.
     """
 
     shown: Walk
@@ -84,12 +84,12 @@ def lesson(
     """Return the lesson of a gallery.
 
     Args:
-        showcase: the gallery.
-        document: its stored answers, whose first query and sizes are used, or None.
-        tasks: of the exercise; computed here if None.
+        showcase: The gallery.
+        document: Its stored answers, whose first query and sizes are used, or None.
+        tasks: Of the exercise; computed here if None.
 
     Raises:
-        PatchifyError: if the encoder cannot be loaded.
+        PatchifyError: If the encoder cannot be loaded.
     """
     index_name = teaching_index(showcase)
     query = showcase.examples[0].id if document is None else document["first"]
@@ -136,13 +136,13 @@ def task_walk(showcase: ExampleGallery, tasks: Sequence[ExerciseTask], number: i
     """Return the walk through one task, with all patches; the visitor's own query does not change.
 
     Args:
-        showcase: the gallery.
-        tasks: of `exercise`.
-        number: of the task, from 0.
-        index_name: the index that the tasks were chosen with.
+        showcase: The gallery.
+        tasks: Of `exercise`.
+        number: Of the task, from 0.
+        index_name: The index that the tasks were chosen with.
 
     Raises:
-        PatchifyError: if there is no such task.
+        PatchifyError: If there is no such task.
     """
     if not 0 <= number < len(tasks):
         raise PatchifyError("The exercise has no such query: choose one of those shown.")

@@ -50,18 +50,18 @@ class Link:
     At most one of `example`, `picture` and `words` is given.
 
     Attributes:
-        example: id of a bundled query.
-        picture: id of a gallery picture used as the query.
-        words: of a query in words.
+        example: Id of a bundled query.
+        picture: Id of a gallery picture used as the query.
+        words: Of a query in words.
         box: x1, y1, x2, y2 in pixels of the query picture; `whole` for all of it.
-        object: name of the query's object; `none` if unknown.
-        index: name of the index to search (see `indexes`).
-        level: number of the set of patches, from 1.
-        boxes: how boxes are found (see `box_methods`).
-        rerank: name of a re-ranker.
-        top: number of results.
-        look: id of the result that is open.
-        tab: the tab in front.
+        object: Name of the query's object; `none` if unknown.
+        index: Name of the index to search (see `indexes`).
+        level: Number of the set of patches, from 1.
+        boxes: How boxes are found (see `box_methods`).
+        rerank: Name of a re-ranker.
+        top: Number of results.
+        look: Id of the result that is open.
+        tab: The tab in front.
     """
 
     example: int | None = None
@@ -110,13 +110,13 @@ def link_to(query: UserQuery, queries: Mapping[Path, int], objects: Mapping[int,
     """Return the link to a visitor's query.
 
     Args:
-        query: a query of the bundled gallery.
-        queries: file of each bundled query picture -> its id.
-        objects: id of each bundled object -> its name.
-        options: the other attributes of `Link`.
+        query: A query of the bundled gallery.
+        queries: File of each bundled query picture -> its id.
+        objects: Id of each bundled object -> its name.
+        options: The other attributes of `Link`.
 
     Raises:
-        LinkError: one sentence, if the picture is the visitor's own.
+        LinkError: One sentence, if the picture is the visitor's own.
     """
     name = None if query.instance is None else objects[query.instance]
     box: Box | str = WHOLE
@@ -138,7 +138,7 @@ def parse_link(text: object) -> tuple[Link, tuple[str, ...]]:
     """Parse a query string; whether its pictures, index and so on exist is not checked here.
 
     Args:
-        text: the query string, with or without its question mark; may be anything.
+        text: The query string, with or without its question mark; may be anything.
 
     Returns:
         What could be parsed, and what is wrong with the rest, in phrases without a full stop.

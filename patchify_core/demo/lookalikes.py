@@ -26,7 +26,7 @@ class LookAlikes:
     """A set of look-alikes of which the gallery has at least two, each with a query.
 
     Attributes:
-        title: on the page.
+        title: On the page.
         members: (instance, name, query id) of each object.
     """
 
@@ -39,11 +39,11 @@ class Side:
     """One of the two pictures compared.
 
     Attributes:
-        image: the gallery picture.
-        rank: in the ranking, from 1.
-        match: its best patch.
-        whole: similarity of the whole picture; None if the index has no whole pictures.
-        shows: names of the set's objects that it contains.
+        image: The gallery picture.
+        rank: In the ranking, from 1.
+        match: Its best patch.
+        whole: Similarity of the whole picture; None if the index has no whole pictures.
+        shows: Names of the set's objects that it contains.
     """
 
     image: GalleryImage
@@ -58,10 +58,10 @@ class Pair:
     """The best picture of an object, and the best one of a look-alike without that object.
 
     Attributes:
-        among: the set.
-        number: of the set among those offered.
-        instance: the object searched for.
-        query: its bundled query.
+        among: The set.
+        number: Of the set among those offered.
+        instance: The object searched for.
+        query: Its bundled query.
         right: None if no picture contains the object.
         other: None if every picture of a look-alike contains the object too.
     """
@@ -89,14 +89,14 @@ def hard_pair(showcase: ExampleGallery, number: object, chosen: object, index_na
     """Search for one object of a set, and find its best picture and that of its look-alikes.
 
     Args:
-        showcase: the gallery.
-        number: of the set in `look_alikes`.
-        chosen: instance of the object to search for; None for the first of the set.
-        index_name: name of the index.
-        level: number of the stage to search with.
+        showcase: The gallery.
+        number: Of the set in `look_alikes`.
+        chosen: Instance of the object to search for; None for the first of the set.
+        index_name: Name of the index.
+        level: Number of the stage to search with.
 
     Raises:
-        PatchifyError: if there is no such set or object: a browser may send anything.
+        PatchifyError: If there is no such set or object: a browser may send anything.
     """
     sets = look_alikes(showcase.gallery)
     if type(number) is not int or not 0 <= number < len(sets):

@@ -30,13 +30,13 @@ class Curve:
     """Scores of one dataset against the finest grid.
 
     Attributes:
-        dataset: name.
-        pictures: number of gallery pictures.
-        queries: number of queries.
+        dataset: Name.
+        pictures: Number of gallery pictures.
+        queries: Number of queries.
         grids: N of each level's finest grid, from 1.
-        ap: mean AP at each level.
-        locscore: mean LocScore at each level; None without annotated boxes.
-        codec: factory string of the codes searched.
+        ap: Mean AP at each level.
+        locscore: Mean LocScore at each level; None without annotated boxes.
+        codec: Factory string of the codes searched.
     """
 
     dataset: str
@@ -53,12 +53,12 @@ class SizeBand:
     """Scores for objects of one size, as a share of the picture.
 
     Attributes:
-        low: smallest share, 0 to 1.
-        high: upper limit of the share, exclusive; None for no limit.
-        positives: pictures that contain such an object, over all queries.
-        queries: queries with such pictures.
-        ap: their mean AP at each level.
-        locscore: their mean LocScore at each level.
+        low: Smallest share, 0 to 1.
+        high: Upper limit of the share, exclusive; None for no limit.
+        positives: Pictures that contain such an object, over all queries.
+        queries: Queries with such pictures.
+        ap: Their mean AP at each level.
+        locscore: Their mean LocScore at each level.
     """
 
     low: float
@@ -74,10 +74,10 @@ class FailedQuery:
     """A query with a low AP.
 
     Attributes:
-        query: described for the index of the answer.
-        answer: by the winning patches of all grids.
-        first_hit: rank of the first picture that contains the object, among those that count; None if there is none.
-        link: to this search.
+        query: Described for the index of the answer.
+        answer: By the winning patches of all grids.
+        first_hit: Rank of the first picture that contains the object, among those that count; None if there is none.
+        link: To this search.
     """
 
     query: UserQuery
@@ -101,11 +101,11 @@ def curves(
     """Return a curve for each dataset with several levels, the bundled gallery's first.
 
     Args:
-        trials: of the study files.
-        datasets: of those files.
-        bundled: name of the page's own gallery.
-        document: its stored answers, or None.
-        codec: factory string of the index of those answers.
+        trials: Of the study files.
+        datasets: Of those files.
+        bundled: Name of the page's own gallery.
+        document: Its stored answers, or None.
+        codec: Factory string of the index of those answers.
     """
     result = []
     if document is not None:

@@ -45,7 +45,7 @@ class Paper:
     """Answers queries to `gallery` by the paper's method.
 
     Raises:
-        PatchifyError: if the gallery has no index built as in the paper.
+        PatchifyError: If the gallery has no index built as in the paper.
     """
 
     def __init__(self, gallery: ExampleGallery) -> None:
@@ -66,7 +66,7 @@ class Paper:
         """Return the answers of all examples, the scores of the whole gallery, and the pictures that they name.
 
         Args:
-            progress: called with (examples done, examples in all).
+            progress: Called with (examples done, examples in all).
         """
         examples, ranked = [], {level: {} for level in self.levels}  # type: ignore[var-annotated]
         for done, example in enumerate(self.gallery.examples, 1):
@@ -99,12 +99,12 @@ class Paper:
         """Return the entry of one example with another box, as in `document`, and the pictures that it names.
 
         Args:
-            query_id: of the example.
+            query_id: Of the example.
             box: xyxy in pixels of its picture; None for all of it.
 
         Raises:
-            BoxError: if the box is empty or outside the picture.
-            PatchifyError: if there is no such example.
+            BoxError: If the box is empty or outside the picture.
+            PatchifyError: If there is no such example.
         """
         query = self.gallery.with_box(self.gallery.example(query_id, self.name), box)
         entry = self._entry(query, self._rank_positives(query)) | {"id": query_id, "known": query.instance is not None}
@@ -222,7 +222,7 @@ class Paper:
         """Return a picture's POSIX path below the gallery's folder.
 
         Raises:
-            PatchifyError: if it is in a folder that the page does not serve.
+            PatchifyError: If it is in a folder that the page does not serve.
         """
         folder = self.gallery.folder
         name = path.relative_to(folder).as_posix() if path.is_relative_to(folder) else path.name

@@ -28,22 +28,22 @@ class UserQuery:
     """A query as one index describes it.
 
     Attributes:
-        name: of the picture, as the page shows it; the words themselves for a query in words.
-        width: upright width of the picture in pixels; 0 for words.
-        height: upright height in pixels; 0 for words.
+        name: Of the picture, as the page shows it; the words themselves for a query in words.
+        width: Upright width of the picture in pixels; 0 for words.
+        height: Upright height in pixels; 0 for words.
         box: (4,) float64 xyxy of the object in pixels; None for the whole picture, and for words.
-        instance: id of the object in the gallery's annotations; None if unknown, and then nothing can be scored.
+        instance: Id of the object in the gallery's annotations; None if unknown, and then nothing can be scored.
         descriptor: (dim,) float32 of the box or the words, in the descriptor space of the index.
-        parts: cells of the box for dense matching (`QueryView.parts`); None for words.
-        path: of a bundled picture, or None.
-        data: a visitor's own picture, or None; in memory only, and dropped when room runs out.
-        words: of a query in words, or None.
-        example: id of the bundled query that this is, or None.
-        itself: id of the gallery picture that this is, or None; it is left out of the score.
-        index_name: which index is searched (see `indexes`).
-        rankings: whole rankings already computed, by level and re-ranker: every part of the page needs the one that is
+        parts: Cells of the box for dense matching (`QueryView.parts`); None for words.
+        path: Of a bundled picture, or None.
+        data: A visitor's own picture, or None; in memory only, and dropped when room runs out.
+        words: Of a query in words, or None.
+        example: Id of the bundled query that this is, or None.
+        itself: Id of the gallery picture that this is, or None; it is left out of the score.
+        index_name: Which index is searched (see `indexes`).
+        rankings: Whole rankings already computed, by level and re-ranker: every part of the page needs the one that is
             shown, and re-ranking is slow.
-        located: boxes already searched for on feature maps (`box_methods`): the picture's row in the index -> how many
+        located: Boxes already searched for on feature maps (`box_methods`): the picture's row in the index -> how many
             objects were looked for, and their (M, 4) boxes.
     """
 
@@ -90,7 +90,7 @@ class UserQuery:
         """Return the file with the pixels, or its content.
 
         Raises:
-            PatchifyError: if the query is words, or a visitor's picture has been dropped.
+            PatchifyError: If the query is words, or a visitor's picture has been dropped.
         """
         if self.path is not None:
             return self.path
@@ -108,7 +108,7 @@ def checked_words(words: object) -> str:
     """Return what a visitor typed as one line.
 
     Raises:
-        PatchifyError: one sentence, if there are no words, too many of them, or invalid characters.
+        PatchifyError: One sentence, if there are no words, too many of them, or invalid characters.
     """
     if not isinstance(words, str) or not words.strip():
         raise PatchifyError("There are no words to search for: describe the object, for example: a red kettle.")

@@ -63,8 +63,8 @@ class Slots:
     """A limit on what runs at a time; the caller guards it if several threads use it.
 
     Args:
-        most: slots in all.
-        of_one: slots of one visitor or address.
+        most: Slots in all.
+        of_one: Slots of one visitor or address.
     """
 
     def __init__(self, most: int, of_one: int) -> None:
@@ -89,9 +89,9 @@ class Ticket:
     """A place in a `FairQueue`.
 
     Attributes:
-        address: of whoever waits.
-        needs: the resources needed, in a unit that the queue's condition knows.
-        begun: done as soon as the turn has begun.
+        address: Of whoever waits.
+        needs: The resources needed, in a unit that the queue's condition knows.
+        begun: Done as soon as the turn has begun.
     """
 
     address: str
@@ -164,8 +164,8 @@ class BoundedQueue:
     """A fair queue of limited length: requests whose senders have left are computed all the same.
 
     Args:
-        at_once: how many are served at a time, in all and of one address.
-        waiting: how many may wait or be served, in all and of one address.
+        at_once: How many are served at a time, in all and of one address.
+        waiting: How many may wait or be served, in all and of one address.
     """
 
     def __init__(self, at_once: tuple[int, int], waiting: tuple[int, int]) -> None:
@@ -176,7 +176,7 @@ class BoundedQueue:
         """Wait for a turn in the event loop, and end it when the context is left.
 
         Raises:
-            BusyError: if too many are waiting already.
+            BusyError: If too many are waiting already.
         """
         if not self._places.acquire(address):
             raise BusyError("The server is busy: try again in a moment.")

@@ -56,7 +56,7 @@ class Rerankers:
         """Return a re-ranker by its name.
 
         Raises:
-            PatchifyError: if the page does not offer it, or it cannot be loaded.
+            PatchifyError: If the page does not offer it, or it cannot be loaded.
         """
         from patchify_core.retrieval.rerank import RerankSettings, VerificationSettings, load_reranker
 
@@ -81,18 +81,18 @@ class Rerankers:
         """Re-rank the shortlist of a ranking, or search again with an expanded query.
 
         Args:
-            name: of the re-ranker.
-            engine: index and encoder that made the ranking.
-            query: the query.
-            ranking: all pictures, best first.
-            level: of the search.
-            exclude: ids of pictures that the score leaves out, and which must not expand the query either.
+            name: Of the re-ranker.
+            engine: Index and encoder that made the ranking.
+            query: The query.
+            ranking: All pictures, best first.
+            level: Of the search.
+            exclude: Ids of pictures that the score leaves out, and which must not expand the query either.
 
         Returns:
             As many pictures, best first.
 
         Raises:
-            PatchifyError: one sentence, if the re-ranker compares pictures and the query is words.
+            PatchifyError: One sentence, if the re-ranker compares pictures and the query is words.
         """
         from patchify_core.retrieval.rerank import QueryExpansion
         from patchify_core.retrieval.searcher import QueryView

@@ -40,11 +40,11 @@ class Result:
     """One match as the page shows it.
 
     Attributes:
-        rank: from 1.
-        match: with the box that is judged.
+        rank: From 1.
+        match: With the box that is judged.
         cell: (4,) float64 xyxy in pixels, the winning patch.
         verdict: RIGHT, OFF and so on.
-        iou: of the box with the best annotated one; None if there is none.
+        iou: Of the box with the best annotated one; None if there is none.
         annotated: (M, 4) boxes of the object.
     """
 
@@ -71,24 +71,24 @@ class Answer:
     """Everything the page shows for one query.
 
     Attributes:
-        results: the first matches.
-        stages: the index's nested sets of patches.
-        level: number of the stage that was searched with, from 1.
-        reranker: name of the re-ranker, or None.
-        box_method: how boxes were found (`box_methods`).
-        score: of the whole ranking; None if the object is unknown.
-        winning: of the same ranking with the boxes of the winning patches; None if they were not refined.
-        plain: of the ranking before re-ranking; None if it was not re-ranked.
-        baseline: of the ranking by whole pictures; None also if the index has none.
-        ceiling: upper bound of LocScore for boxes of patches.
-        pictures: size of the gallery.
-        found: positives among the results.
-        ranked: how many pictures are ranked, if not all; else 0.
-        paper: whether the index is built as in the paper (`indexes.is_paper_method`).
-        unmoved: whether re-ranking left every picture at its rank.
-        presence: how likely the results contain the object, the query's own picture excluded; None where this was not
+        results: The first matches.
+        stages: The index's nested sets of patches.
+        level: Number of the stage that was searched with, from 1.
+        reranker: Name of the re-ranker, or None.
+        box_method: How boxes were found (`box_methods`).
+        score: Of the whole ranking; None if the object is unknown.
+        winning: Of the same ranking with the boxes of the winning patches; None if they were not refined.
+        plain: Of the ranking before re-ranking; None if it was not re-ranked.
+        baseline: Of the ranking by whole pictures; None also if the index has none.
+        ceiling: Upper bound of LocScore for boxes of patches.
+        pictures: Size of the gallery.
+        found: Positives among the results.
+        ranked: How many pictures are ranked, if not all; else 0.
+        paper: Whether the index is built as in the paper (`indexes.is_paper_method`).
+        unmoved: Whether re-ranking left every picture at its rank.
+        presence: How likely the results contain the object, the query's own picture excluded; None where this was not
             learned for these options.
-        calibrated: whether this was learned for the index at all.
+        calibrated: Whether this was learned for the index at all.
     """
 
     results: tuple[Result, ...]
@@ -124,12 +124,12 @@ class Detail:
     """One result in detail.
 
     Attributes:
-        result: the result.
-        explanation: the similarity of every patch, by `stages`.
-        stages: the nested sets of patches up to the level of the search.
-        results_shown: number of results on the page.
-        box_method: how boxes were found (`box_methods`).
-        places: the similarity of every place; None where the index has no feature maps.
+        result: The result.
+        explanation: The similarity of every patch, by `stages`.
+        stages: The nested sets of patches up to the level of the search.
+        results_shown: Number of results on the page.
+        box_method: How boxes were found (`box_methods`).
+        places: The similarity of every place; None where the index has no feature maps.
     """
 
     result: Result
@@ -188,9 +188,9 @@ class Judge:
         """Return AP and LocScore of a whole ranking; None if no picture contains the object.
 
         Args:
-            query: its object must be known.
-            ranking: all pictures, best first.
-            refine: returns matches with better boxes; called for the pictures that contain the object only.
+            query: Its object must be known.
+            ranking: All pictures, best first.
+            refine: Returns matches with better boxes; called for the pictures that contain the object only.
         """
 
         def boxes(matches: list[Match]) -> NDArray[np.float64]:

@@ -33,8 +33,8 @@ class ServerFolders:
     """The two folders, and the lock beside them.
 
     Args:
-        folder: for visitors' own pictures; empty or missing.
-        uploads: where the folder for uploads is created; by default beside the other.
+        folder: For visitors' own pictures; empty or missing.
+        uploads: Where the folder for uploads is created; by default beside the other.
     """
 
     def __init__(self, folder: Path, uploads: Path | None = None) -> None:
@@ -79,8 +79,8 @@ def delete_abandoned(parent: Path, uploads: Path | None = None) -> None:
     """Delete the folders of servers that were killed.
 
     Args:
-        parent: of the servers' folders.
-        uploads: of their folders for uploads; `parent` if None.
+        parent: Of the servers' folders.
+        uploads: Of their folders for uploads; `parent` if None.
     """
     uploads = uploads or parent
     for folder in _folders(parent, PREFIX):

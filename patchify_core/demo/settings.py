@@ -32,7 +32,7 @@ def networks(text: str) -> tuple[Network, ...]:
     """Parse addresses and networks that are separated by commas.
 
     Raises:
-        ValueError: if one of them is neither.
+        ValueError: If one of them is neither.
     """
     return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",") if part.strip())
 
@@ -41,7 +41,7 @@ def checked_address(text: str) -> str:
     """Return a web address unchanged.
 
     Raises:
-        ValueError: what is expected instead, if it is not one.
+        ValueError: What is expected instead, if it is not one.
     """
     if not re.fullmatch(r"https?://[^\s\"'<>]{1,500}", text):
         raise ValueError("an address that begins with https://")
@@ -123,7 +123,7 @@ class _Settings:
         """Return the defaults, overridden by the variables that are set; an empty variable counts as unset.
 
         Raises:
-            PatchifyError: one sentence that names the variable, if its value is invalid.
+            PatchifyError: One sentence that names the variable, if its value is invalid.
         """
         values = {}
         for variable in _variables_of(cls):

@@ -48,8 +48,8 @@ class Owner:
     """Whose an item is.
 
     Attributes:
-        visit: session of a page, or token of a visitor's own pictures.
-        address: network address, which a whole class may share.
+        visit: Session of a page, or token of a visitor's own pictures.
+        address: Network address, which a whole class may share.
     """
 
     visit: str = ""
@@ -60,9 +60,9 @@ class StoredItem:
     """An item that takes room until it is dropped.
 
     Attributes:
-        owner: whose it is.
-        used: time of last use, on the clock of `time.monotonic`.
-        closed: time at which its owner closed the page; None while it is open.
+        owner: Whose it is.
+        used: Time of last use, on the clock of `time.monotonic`.
+        closed: Time at which its owner closed the page; None while it is open.
     """
 
     def __init__(self, owner: Owner) -> None:
@@ -98,9 +98,9 @@ class Budget(Generic[Item]):
     loses their own items first.
 
     Args:
-        most: bytes in all.
-        share: how many of them items may take; all by default.
-        others: returns the bytes taken by what cannot be dropped.
+        most: Bytes in all.
+        share: How many of them items may take; all by default.
+        others: Returns the bytes taken by what cannot be dropped.
     """
 
     def __init__(self, most: int, share: int | None = None, others: Callable[[], int] = int) -> None:
@@ -131,9 +131,9 @@ class Budget(Generic[Item]):
         """Drop items until `more` bytes fit; return False and drop nothing if they cannot.
 
         Args:
-            owner: whose the new bytes are.
-            more: number of new bytes.
-            within: bytes that items may take afterwards, these included; None if these are not of an item.
+            owner: Whose the new bytes are.
+            more: Number of new bytes.
+            within: Bytes that items may take afterwards, these included; None if these are not of an item.
         """
         with self._lock:
             sizes = {item: item.size for item in self._items}
@@ -190,7 +190,7 @@ class StoredPicture(StoredItem):
         """Return the file.
 
         Raises:
-            PatchifyError: if it was dropped.
+            PatchifyError: If it was dropped.
         """
         data = self._data
         if data is None:
@@ -244,7 +244,7 @@ class Upload(StoredItem):
         """Count `more` bytes that have arrived.
 
         Raises:
-            PatchifyError: if it was dropped meanwhile.
+            PatchifyError: If it was dropped meanwhile.
         """
         if self.dropped:
             raise PatchifyError(NO_DISK)
@@ -261,8 +261,8 @@ class VisitorStorage:
     """Everything that visitors leave on the server.
 
     Args:
-        settings: how much there may be, and for how long.
-        uploads: the folder where Gradio puts uploads; None if there are none.
+        settings: How much there may be, and for how long.
+        uploads: The folder where Gradio puts uploads; None if there are none.
     """
 
     def __init__(self, settings: PageSettings, uploads: Path | None = None) -> None:
@@ -276,7 +276,7 @@ class VisitorStorage:
         """Store a visitor's query picture.
 
         Raises:
-            PatchifyError: if there is no room for it.
+            PatchifyError: If there is no room for it.
         """
         picture = StoredPicture(data, owner)
         if not self.memory.add(picture):
@@ -304,7 +304,7 @@ class VisitorStorage:
         """Count `more` bytes of an upload that have arrived.
 
         Raises:
-            PatchifyError: if there is no room for them.
+            PatchifyError: If there is no room for them.
         """
         upload.touch()  # so that it is not the one that is dropped
         if not self.disk.make_room(upload.owner, more, within=self.disk.share):

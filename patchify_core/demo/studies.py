@@ -21,8 +21,8 @@ class Studies:
     """The study files of a folder.
 
     Attributes:
-        found: name -> content, in the order of `STUDIES`.
-        problems: name -> one sentence, for files that are missing or unusable.
+        found: Name -> content, in the order of `STUDIES`.
+        problems: Name -> one sentence, for files that are missing or unusable.
     """
 
     found: Mapping[str, StudyFile]
@@ -69,7 +69,7 @@ def read_study(path: Path, name: str) -> StudyFile:
     """Read the file of the study `name`.
 
     Raises:
-        PatchifyError: one sentence with the command that creates the file, if it is missing, invalid, incomplete, or of
+        PatchifyError: One sentence with the command that creates the file, if it is missing, invalid, incomplete, or of
             another format or study.
     """
     again = f"make it with `{make_command(name)}`."

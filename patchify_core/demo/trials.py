@@ -34,10 +34,10 @@ class Trial:
     """One configuration on one dataset.
 
     Attributes:
-        id: short and stable.
-        mean: of its rows, one per seed.
-        studies: the files that contain it.
-        baseline: whether it is the global baseline of its encoder: whole pictures, exact, not re-ranked.
+        id: Short and stable.
+        mean: Of its rows, one per seed.
+        studies: The files that contain it.
+        baseline: Whether it is the global baseline of its encoder: whole pictures, exact, not re-ranked.
     """
 
     id: str
@@ -183,11 +183,11 @@ class Failure:
     """One query with a low AP.
 
     Attributes:
-        query: its id in the dataset.
-        name: of its object.
-        ap: its AP, averaged over the seeds.
-        first_hit: rank of the first correct picture, by the first seed; None if there is none.
-        best: id and box of the first result, by the first seed; None if unknown.
+        query: Its id in the dataset.
+        name: Of its object.
+        ap: Its AP, averaged over the seeds.
+        first_hit: Rank of the first correct picture, by the first seed; None if there is none.
+        best: Id and box of the first result, by the first seed; None if unknown.
     """
 
     query: int
@@ -231,7 +231,7 @@ def find(all_trials: Sequence[Trial], trial_id: object) -> Trial:
     """Return the trial of this id.
 
     Raises:
-        PatchifyError: if there is none: the files may have changed, and a browser may send anything.
+        PatchifyError: If there is none: the files may have changed, and a browser may send anything.
     """
     for trial in all_trials:
         if trial.id == trial_id:
@@ -306,7 +306,7 @@ def paired(a: Trial, b: Trial, settings: BootstrapSettings = DEFAULTS) -> tuple[
     """Compare B with A over the same queries: mAP and, if both have it, LocScore.
 
     Raises:
-        PatchifyError: if they are of different datasets.
+        PatchifyError: If they are of different datasets.
     """
     if a["dataset"] != b["dataset"]:
         raise PatchifyError("Those two were tried on different datasets: choose two of the same.")

@@ -36,10 +36,10 @@ class ExerciseTask:
     """One query and one picture that contains its object.
 
     Attributes:
-        query: id of the bundled query.
-        name: of its object.
-        image: id of the gallery picture.
-        lead: of the winning patch over the next one, in cosine similarity.
+        query: Id of the bundled query.
+        name: Of its object.
+        image: Id of the gallery picture.
+        lead: Of the winning patch over the next one, in cosine similarity.
         label: `easy`, `medium` or `hard`.
     """
 
@@ -55,13 +55,13 @@ class WalkChoice:
     """A visitor's options of the walk, which do not change their query.
 
     Attributes:
-        index_name: name of the index; None for the query's own.
-        level: number of the stage to search with; None for the index's last.
-        box_method: how boxes are found (`box_methods`).
-        image: id of the picture that is opened; None for the first correct one.
-        pair: number of a set of look-alikes, and the object to search for; None for none.
-        part: of the tab: steps, exercise or plan of a lesson.
-        task: number of the task in the exercise, from 0.
+        index_name: Name of the index; None for the query's own.
+        level: Number of the stage to search with; None for the index's last.
+        box_method: How boxes are found (`box_methods`).
+        image: Id of the picture that is opened; None for the first correct one.
+        pair: Number of a set of look-alikes, and the object to search for; None for none.
+        part: Of the tab: steps, exercise or plan of a lesson.
+        task: Number of the task in the exercise, from 0.
     """
 
     index_name: str | None = None
@@ -78,10 +78,10 @@ class Look:
     """One picture in detail.
 
     Attributes:
-        image: the gallery picture.
-        result: its rank and verdict, with the box of its winning patch.
-        explanation: the similarity of all its patches.
-        winners: the winning patch at each level.
+        image: The gallery picture.
+        result: Its rank and verdict, with the box of its winning patch.
+        explanation: The similarity of all its patches.
+        winners: The winning patch at each level.
     """
 
     image: GalleryImage
@@ -104,11 +104,11 @@ class ScoreBreakdown:
     """The score of a ranking, line by line.
 
     Attributes:
-        score: as on the Search tab with the same level and boxes.
-        lines: one per positive in the ranking.
-        counted: number of pictures that count.
-        left_out: number of ranked pictures that do not count, such as the query itself.
-        first_wrong: the best picture of another object, with its rank among those that count; None if there is none.
+        score: As on the Search tab with the same level and boxes.
+        lines: One per positive in the ranking.
+        counted: Number of pictures that count.
+        left_out: Number of ranked pictures that do not count, such as the query itself.
+        first_wrong: The best picture of another object, with its rank among those that count; None if there is none.
     """
 
     score: QueryScore
@@ -123,23 +123,23 @@ class Walk:
     """Content of the steps.
 
     Attributes:
-        query: described for the index of the walk.
-        name: of the object; None if unknown.
+        query: Described for the index of the walk.
+        name: Of the object; None if unknown.
         indexes: (name, label) of the indexes.
         box_methods: (name, label) of those that this index allows.
-        stages: the index's nested sets of patches.
-        level: number of the stage to search with.
-        box_method: how boxes are found.
-        answer: of the Search tab with the same options.
-        whole: the same for whole pictures; None if the index has none.
-        look: the picture that is opened.
-        standing: the score line by line; None if the object is unknown or in no picture.
-        sets: look-alikes of the gallery.
-        pair: the look-alikes that are compared, or None.
-        images: gallery picture by id, for all results here.
-        separate: whether each patch is encoded separately, as in the paper.
-        tasks: of the exercise, where it is shown.
-        task: number of the task, from 0; None outside the exercise.
+        stages: The index's nested sets of patches.
+        level: Number of the stage to search with.
+        box_method: How boxes are found.
+        answer: Of the Search tab with the same options.
+        whole: The same for whole pictures; None if the index has none.
+        look: The picture that is opened.
+        standing: The score line by line; None if the object is unknown or in no picture.
+        sets: Look-alikes of the gallery.
+        pair: The look-alikes that are compared, or None.
+        images: Gallery picture by id, for all results here.
+        separate: Whether each patch is encoded separately, as in the paper.
+        tasks: Of the exercise, where it is shown.
+        task: Number of the task, from 0; None outside the exercise.
     """
 
     query: UserQuery
@@ -165,12 +165,12 @@ def walk(showcase: ExampleGallery, query: UserQuery, choice: WalkChoice) -> Walk
     """Compute the content of the steps.
 
     Args:
-        showcase: the gallery.
-        query: described for the chosen index (see `described_for`).
-        choice: the options; a level beyond the index's last means the last.
+        showcase: The gallery.
+        query: Described for the chosen index (see `described_for`).
+        choice: The options; a level beyond the index's last means the last.
 
     Raises:
-        PatchifyError: one sentence, if the index does not allow such boxes, or there is no such picture or look-alike.
+        PatchifyError: One sentence, if the index does not allow such boxes, or there is no such picture or look-alike.
     """
     engine = showcase.indexes.engine(query.index_name)
     index, levels = engine.index, showcase.levels_of(query.index_name)
@@ -207,7 +207,7 @@ def described_for(showcase: ExampleGallery, query: UserQuery, index_name: object
     """Return the query for another index, or unchanged if `index_name` is None.
 
     Raises:
-        PatchifyError: if there is no such index, or its encoder cannot be loaded or knows no words.
+        PatchifyError: If there is no such index, or its encoder cannot be loaded or knows no words.
     """
     if index_name is None or index_name == query.index_name:
         return query
@@ -225,8 +225,8 @@ def made_up_score(positives: int, hits: Mapping[int, float]) -> QueryScore:
     """Score an invented ranking for teaching, by `metrics.score_query`.
 
     Args:
-        positives: number of pictures that contain the object.
-        hits: rank, from 1, -> IoU of the box, for those that were found.
+        positives: Number of pictures that contain the object.
+        hits: Rank, from 1, -> IoU of the box, for those that were found.
 
     Example:
         >>> score = made_up(3, {2: 0.6, 5: 0.3})

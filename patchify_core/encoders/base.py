@@ -39,7 +39,7 @@ class EncoderInfo:
     licence: str
 
     def as_dict(self) -> dict[str, Any]:
-        """The fields as plain JSON values."""
+        """Return the fields as plain JSON values."""
         return asdict(self)
 
 

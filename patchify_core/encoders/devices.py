@@ -210,7 +210,7 @@ def in_parts(
 
 @lru_cache(maxsize=1)
 def _pool(threads: int) -> ThreadPoolExecutor:
-    """A pool of that many threads in which torch runs single-threaded."""
+    """Return a pool of that many threads in which torch runs single-threaded."""
     import torch
 
     started = threading.Barrier(threads + 1)

@@ -370,5 +370,5 @@ def _finite(values: NDArray[np.float32], spec: str) -> NDArray[np.float32]:
 
 
 def squares_only(spec: str) -> EncoderError:
-    """The error for an encoder that takes square input only."""
+    """Return the error for an encoder that takes square input only."""
     return EncoderError(f"{spec} takes squares only, so it cannot keep the aspect ratio: add --resize squash.")

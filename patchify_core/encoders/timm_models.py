@@ -291,7 +291,7 @@ def timm_recipe(network: Any, info: EncoderInfo, after: Step | None = None) -> M
 
 
 def _as_cells(features: torch.Tensor, network: Any, grid: tuple[int, int]) -> torch.Tensor:
-    """Maps (NCHW, or NHWC as Swin has it) or tokens (N, prefix + cells, C) -> (N, h, w, C)."""
+    """Convert maps (NCHW, or NHWC as Swin has it) or tokens (N, prefix + cells, C) -> (N, h, w, C)."""
     if features.ndim == 3:
         return features[:, getattr(network, "num_prefix_tokens", 0) :].unflatten(1, grid)
     return features if _channels_last(network) else features.permute(0, 2, 3, 1)

@@ -27,8 +27,8 @@ class Bands:
     """Limits between bands; a value on a limit belongs to the upper band.
 
     Attributes:
-        size: limits of the share of its picture that the instance's largest annotated box covers, in 0..1.
-        visible: limits of the visible share of the object, in 0..1.
+        size: Limits of the share of its picture that the instance's largest annotated box covers, in 0..1.
+        visible: Limits of the visible share of the object, in 0..1.
     """
 
     size: tuple[float, ...] = (0.02, 0.10, 0.33)
@@ -44,10 +44,10 @@ class ScoredPart:
     """The scores over some of the positives.
 
     Attributes:
-        name: name of the part, e.g. `2-10 %`, `unknown`, or an instance's name.
-        report: averages over the queries that have such positives.
-        positives: number of such positives, summed over those queries.
-        instance: the instance's id if the part is an instance.
+        name: Name of the part, e.g. `2-10 %`, `unknown`, or an instance's name.
+        report: Averages over the queries that have such positives.
+        positives: Number of such positives, summed over those queries.
+        instance: The instance's id if the part is an instance.
     """
 
     name: str
@@ -68,10 +68,10 @@ def break_down(
     """Break an evaluation's scores down.
 
     Args:
-        ranked: query id -> the ranks of its positives; None if it has none.
-        gallery: the dataset, which knows sizes, visibilities and names.
-        cutoff: see `metrics.score_positives`; it counts the ranks that are left.
-        bands: limits of sizes and visibilities.
+        ranked: Query id -> the ranks of its positives; None if it has none.
+        gallery: The dataset, which knows sizes, visibilities and names.
+        cutoff: See `metrics.score_positives`; it counts the ranks that are left.
+        bands: Limits of sizes and visibilities.
 
     Returns:
         kind -> its parts; parts without any positive are not listed. Kinds are "size", "visibility" (the last part
@@ -162,10 +162,10 @@ def split_by_band(
     """Split the positives of each query into bands; in each band the other positives are ignored.
 
     Args:
-        positives: query id -> the ranks of its positives.
-        gallery: the dataset of the queries.
-        values: see `in_bands`.
-        limits: see `in_bands`.
+        positives: Query id -> the ranks of its positives.
+        gallery: The dataset of the queries.
+        values: See `in_bands`.
+        limits: See `in_bands`.
 
     Returns:
         For each band, and last for unknown values: query id -> the ranks of its positives there, if there are any.

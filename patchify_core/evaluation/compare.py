@@ -27,9 +27,9 @@ class BootstrapSettings:
     """Settings of the bootstrap.
 
     Attributes:
-        resamples: number of resamples.
-        seed: seed of the generator, so that the same two files always give the same interval.
-        confidence: share of the resampled means within the interval, in percent.
+        resamples: Number of resamples.
+        seed: Seed of the generator, so that the same two files always give the same interval.
+        confidence: Share of the resampled means within the interval, in percent.
     """
 
     resamples: int = 10_000
@@ -50,9 +50,9 @@ class Difference:
         a: A's mean over the compared queries, in 0..1.
         b: B's.
         difference: b - a, -1..1.
-        low: lower end of the interval.
-        high: upper end.
-        queries: number of queries that have this score in both runs.
+        low: Lower end of the interval.
+        high: Upper end.
+        queries: Number of queries that have this score in both runs.
     """
 
     metric: str
@@ -84,7 +84,7 @@ def read_run(path: Path) -> EvaluationFile:
     """Read a file that `evaluate --json` wrote.
 
     Raises:
-        PatchifyError: if it is missing, unreadable, not JSON, or another file.
+        PatchifyError: If it is missing, unreadable, not JSON, or another file.
     """
     try:
         return read_results(path, EvaluationFile, repr(str(path)), "make it anew with evaluate --json.")
@@ -102,17 +102,17 @@ def compare(
     """Compare two runs over the same queries of the same pictures.
 
     Args:
-        a: a run, from `read_run`.
-        b: another run, or the same one.
-        level_a: the level of A; its finest one if None.
-        level_b: the level of B; its finest one if None.
-        settings: settings of the bootstrap.
+        a: A run, from `read_run`.
+        b: Another run, or the same one.
+        level_a: The level of A; its finest one if None.
+        level_b: The level of B; its finest one if None.
+        settings: Settings of the bootstrap.
 
     Returns:
         The difference in mAP and, if queries have boxes in both runs, in LocScore.
 
     Raises:
-        PatchifyError: if the runs are over different queries or pictures, or a level is missing.
+        PatchifyError: If the runs are over different queries or pictures, or a level is missing.
     """
     _check_same_queries(a, b)
     scores_a, scores_b = _scores(a, "A", level_a), _scores(b, "B", level_b)
@@ -134,9 +134,9 @@ def paired(a: Scores, b: Scores, settings: BootstrapSettings = DEFAULTS) -> list
     """Compute the difference of each metric for which some query has scores on both sides.
 
     Args:
-        a: scores of one run.
-        b: scores of another, for the same queries in the same order.
-        settings: settings of the bootstrap.
+        a: Scores of one run.
+        b: Scores of another, for the same queries in the same order.
+        settings: Settings of the bootstrap.
     """
     compared = []
     for key, metric in METRICS.items():
@@ -156,7 +156,7 @@ def interval(differences: NDArray[np.float64], settings: BootstrapSettings = DEF
 
     Args:
         differences: (Q,) one difference per query; at least one.
-        settings: settings of the bootstrap.
+        settings: Settings of the bootstrap.
 
     Returns:
         (low, high) of the means of `settings.resamples` resamples of Q queries with replacement.

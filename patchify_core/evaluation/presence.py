@@ -88,13 +88,13 @@ def examples_of(
     """Search with every query of a dataset that has positives.
 
     Args:
-        gallery: a dataset with queries.
-        engine: an index of its pictures, with its encoder.
-        number: the dataset's number.
-        progress: called with (queries done, queries in all).
+        gallery: A dataset with queries.
+        engine: An index of its pictures, with its encoder.
+        number: The dataset's number.
+        progress: Called with (queries done, queries in all).
 
     Raises:
-        GalleryError: if no query has positives and enough other pictures.
+        GalleryError: If no query has positives and enough other pictures.
     """
     parts: list[tuple[NDArray[np.float64], NDArray[np.bool_], bool, int]] = []
     for done, query in enumerate(gallery.queries, 1):
@@ -162,12 +162,12 @@ def learn(examples: Examples, recipe: RecipeName, datasets: Sequence[Mapping[str
     """Learn a calibration from all examples, and measure it on objects that are held out.
 
     Args:
-        examples: the examples of all datasets, in the order of `datasets`.
-        recipe: the recipe of the indexes.
-        datasets: for each its `name` and more (`about`), for the record.
+        examples: The examples of all datasets, in the order of `datasets`.
+        recipe: The recipe of the indexes.
+        datasets: For each its `name` and more (`about`), for the record.
 
     Raises:
-        GalleryError: if there are too few objects to learn from.
+        GalleryError: If there are too few objects to learn from.
     """
     objects = np.unique(examples.objects)
     if len(objects) < FEWEST_OBJECTS:

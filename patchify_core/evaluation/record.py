@@ -57,7 +57,7 @@ def gallery_digest(gallery: Gallery) -> str:
     It does not depend on the folder's name, so a dataset may be moved.
 
     Raises:
-        GalleryError: if a query's file is gone.
+        GalleryError: If a query's file is gone.
     """
     digest = hashlib.sha256()
     for image in gallery.images:
@@ -80,7 +80,7 @@ def index_digest(folder: Path) -> str:
     """Return the digest of an index: pictures, encoder, settings and codes, but not the path of the pictures.
 
     Raises:
-        IndexFolderError: if it is not an index folder.
+        IndexFolderError: If it is not an index folder.
     """
     return sha256_of_json({key: value for key, value in read_meta(folder).items() if key not in ("root", "digest")})
 
@@ -98,11 +98,11 @@ def run_as_json(
     """Return all results of an evaluation: `as_json`, its settings and the scores of each query.
 
     Args:
-        gallery: the dataset.
-        reports: the result of `evaluate`.
-        settings: all that the numbers depend on, as passed to `RunJournal`; `cutoff` is read from it.
-        bytes_per_image: bytes of descriptors per picture.
-        images_per_s: pictures indexed per second; None if they were indexed before.
+        gallery: The dataset.
+        reports: The result of `evaluate`.
+        settings: All that the numbers depend on, as passed to `RunJournal`; `cutoff` is read from it.
+        bytes_per_image: Bytes of descriptors per picture.
+        images_per_s: Pictures indexed per second; None if they were indexed before.
     """
     rows = query_rows(gallery, reports, settings.get("cutoff"))
     queries: dict[int, dict[str, Any]] = {}
@@ -172,7 +172,7 @@ def write_json(path: Path, numbers: Mapping[str, Any], indent: int | None = 1) -
     """Write numbers as JSON, atomically.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: If the file cannot be written.
     """
     with _replacing(path) as file:
         file.write(json.dumps(numbers, indent=indent, allow_nan=False) + "\n")
@@ -182,7 +182,7 @@ def write_csv(path: Path, rows: Sequence[Mapping[str, Any]], columns: Sequence[s
     """Write rows as CSV (comma, UTF-8, an empty field for None), atomically.
 
     Raises:
-        OSError: if the file cannot be written.
+        OSError: If the file cannot be written.
     """
     text = StringIO(newline="")
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -219,9 +219,9 @@ class RunJournal:
     """The finished queries of one evaluation, on disk. A context manager, which deletes a journal without any query.
 
     Attributes:
-        path: the journal's file.
-        finished: query id -> level -> outcome, of the queries finished so far.
-        changed: settings in which an existing journal differed, so that it was started over; empty if it was resumed
+        path: The journal's file.
+        finished: Query id -> level -> outcome, of the queries finished so far.
+        changed: Settings in which an existing journal differed, so that it was started over; empty if it was resumed
             or there was none.
     """
 
@@ -229,13 +229,13 @@ class RunJournal:
         """Open the journal, and resume what an interrupted run with the same settings wrote to it.
 
         Args:
-            path: the journal's file, created if missing.
-            settings: all that the numbers depend on, as JSON values.
-            levels: the levels that each finished query must have.
+            path: The journal's file, created if missing.
+            settings: All that the numbers depend on, as JSON values.
+            levels: The levels that each finished query must have.
 
         Raises:
-            PatchifyError: if the file is something else.
-            OSError: if the file cannot be read or written.
+            PatchifyError: If the file is something else.
+            OSError: If the file cannot be read or written.
         """
         self.path, self._levels = path, [str(level) for level in levels]
         # Every line has the digest of its settings, in case two different runs write to one file after all.
@@ -256,7 +256,7 @@ class RunJournal:
         self._lines.begin(header)
 
     def __enter__(self) -> RunJournal:
-        """The journal itself."""
+        """Return the journal itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -268,11 +268,11 @@ class RunJournal:
         """Append a finished query.
 
         Args:
-            query_id: the query's id in its gallery.
-            outcomes: level -> outcome.
+            query_id: The query's id in its gallery.
+            outcomes: Level -> outcome.
 
         Raises:
-            OSError: if the file cannot be written, for example because the disk is full.
+            OSError: If the file cannot be written, for example because the disk is full.
         """
         levels = {str(level): _outcome_as_json(outcome) for level, outcome in outcomes.items()}
         self._lines.add({"run": self._key, "query": query_id, "levels": levels})

@@ -144,12 +144,12 @@ class StudyFile(ResultsFile):
     """The result of `study --json`.
 
     Attributes:
-        name: name of the experiment, one of `experiments.STUDIES`.
-        command: the command that wrote it.
-        machine: the machine on which it ran.
-        datasets: name -> dataset.
-        rows: all configurations, datasets and levels.
-        refused: configurations that could not be measured.
+        name: Name of the experiment, one of `experiments.STUDIES`.
+        command: The command that wrote it.
+        machine: The machine on which it ran.
+        datasets: Name -> dataset.
+        rows: All configurations, datasets and levels.
+        refused: Configurations that could not be measured.
     """
 
     program = STUDY
@@ -181,14 +181,14 @@ def read_results(path: Path, kind: type[AnyResults], name: str, remedy: str) -> 
     """Read a result file.
 
     Args:
-        path: the file.
-        kind: the model to validate, `EvaluationFile` or `StudyFile`.
-        name: what error sentences call the file.
-        remedy: end of the error sentences: what to do.
+        path: The file.
+        kind: The model to validate, `EvaluationFile` or `StudyFile`.
+        name: What error sentences call the file.
+        remedy: End of the error sentences: what to do.
 
     Raises:
-        FileNotFoundError: if there is no such file.
-        PatchifyError: if it cannot be read, is not JSON, is another kind of file or format, or is incomplete.
+        FileNotFoundError: If there is no such file.
+        PatchifyError: If it cannot be read, is not JSON, is another kind of file or format, or is incomplete.
     """
     try:
         numbers = json.loads(path.read_bytes())

@@ -40,10 +40,10 @@ class Outcome:
     """The result of one search for one query.
 
     Attributes:
-        positives: the ranks of its positives; None if it has none.
-        search_ms: time of the search, without describing the query, in milliseconds.
-        rerank_ms: time of the re-ranking in milliseconds; None without a re-ranker.
-        best: id of the first picture that is not excluded, and its box (4,) xyxy in pixels; None if there is none.
+        positives: The ranks of its positives; None if it has none.
+        search_ms: Time of the search, without describing the query, in milliseconds.
+        rerank_ms: Time of the re-ranking in milliseconds; None without a re-ranker.
+        best: Id of the first picture that is not excluded, and its box (4,) xyxy in pixels; None if there is none.
     """
 
     positives: RankedPositives | None
@@ -57,16 +57,16 @@ class LevelReport:
     """The scores of one stage of the index's regions.
 
     Attributes:
-        level: the stage, from 1; in a pyramid, 1 is the global baseline and 4 the paper's L3.
-        report: averages over the queries, under the evaluation's cut-off if it has one.
-        ms_per_query: mean time of one search, without describing the query, in milliseconds.
-        spec: the stage's regions, e.g. `pyramid:2`.
-        patches: patches per picture at this stage.
-        at_1k: averages under the cut-off 1000.
-        ms_per_rerank: mean time of re-ranking one query, in milliseconds; None without a re-ranker.
-        outcomes: query id -> outcome, in the order of the queries.
-        breakdown: kind ("size", "visibility", "instance") -> scores over parts of the positives.
-        published: scores of the dataset's own evaluation, if it is a published benchmark.
+        level: The stage, from 1; in a pyramid, 1 is the global baseline and 4 the paper's L3.
+        report: Averages over the queries, under the evaluation's cut-off if it has one.
+        ms_per_query: Mean time of one search, without describing the query, in milliseconds.
+        spec: The stage's regions, e.g. `pyramid:2`.
+        patches: Patches per picture at this stage.
+        at_1k: Averages under the cut-off 1000.
+        ms_per_rerank: Mean time of re-ranking one query, in milliseconds; None without a re-ranker.
+        outcomes: Query id -> outcome, in the order of the queries.
+        breakdown: Kind ("size", "visibility", "instance") -> scores over parts of the positives.
+        published: Scores of the dataset's own evaluation, if it is a published benchmark.
     """
 
     level: int
@@ -87,10 +87,10 @@ def score_matches(
     """Score one query's whole ranking against the gallery's annotations.
 
     Args:
-        matches: the whole ranking, best first.
-        gallery: the annotated gallery.
-        query: the query, with its instance and `exclude` list.
-        cutoff: see `metrics.score_query`.
+        matches: The whole ranking, best first.
+        gallery: The annotated gallery.
+        query: The query, with its instance and `exclude` list.
+        cutoff: See `metrics.score_query`.
 
     Returns:
         AP, LocScore and more, or None if the query has no positives.
@@ -105,10 +105,10 @@ def find_in_matches(
     """Find a query's positives in its ranking; only their boxes are computed.
 
     Args:
-        matches: the ranking, best first.
-        gallery: the annotated gallery.
-        query: the query, with its instance and `exclude` list.
-        refine: replaces the boxes of the winning patches.
+        matches: The ranking, best first.
+        gallery: The annotated gallery.
+        query: The query, with its instance and `exclude` list.
+        refine: Replaces the boxes of the winning patches.
 
     Returns:
         The positives, for `metrics.score_positives`; None if the query has none.
@@ -139,21 +139,21 @@ def evaluate(
     """Run every query of a dataset and score the rankings.
 
     Args:
-        gallery: a dataset with queries; the engine's index must be of its pictures.
-        engine: index and encoder.
-        levels: stages of the index's regions to report; all of them by default.
-        cutoff: count only the first k ranks; None counts all. With a cut-off a search fetches no more pictures than
+        gallery: A dataset with queries; the engine's index must be of its pictures.
+        engine: Index and encoder.
+        levels: Stages of the index's regions to report; all of them by default.
+        cutoff: Count only the first k ranks; None counts all. With a cut-off a search fetches no more pictures than
             the scores need, which large galleries require.
-        progress: called with (queries done, queries in all).
-        reranker: re-ranks each result before it is scored.
-        refiner: refines the boxes that are scored, and that of the first picture.
-        finished: query id -> level -> outcome of queries from an interrupted run, which are not searched again.
-        record: called with the id and the outcomes (by level) of each query that is finished here.
-        ranked: called with query, level and ranking of each search.
+        progress: Called with (queries done, queries in all).
+        reranker: Re-ranks each result before it is scored.
+        refiner: Refines the boxes that are scored, and that of the first picture.
+        finished: Query id -> level -> outcome of queries from an interrupted run, which are not searched again.
+        record: Called with the id and the outcomes (by level) of each query that is finished here.
+        ranked: Called with query, level and ranking of each search.
 
     Raises:
-        GalleryError: if the dataset has no query with a positive, or the index lacks pictures of the dataset.
-        PatchifyError: if the index has no such level.
+        GalleryError: If the dataset has no query with a positive, or the index lacks pictures of the dataset.
+        PatchifyError: If the index has no such level.
     """
     _check_same_images(gallery, engine)
     if not gallery.queries:
@@ -178,7 +178,7 @@ def chosen_levels(levels: Sequence[int] | None, engine: Searcher) -> list[int]:
     """Return the levels to evaluate, ascending and each once; all of the index if `levels` is None.
 
     Raises:
-        PatchifyError: if `levels` is empty, or the index has no such level.
+        PatchifyError: If `levels` is empty, or the index has no such level.
     """
     if levels is None:
         return list(range(1, len(engine.index.regions.stages) + 1))

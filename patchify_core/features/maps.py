@@ -163,7 +163,7 @@ class KeptMaps:
             weakref.finalize(self, os.close, self._handle)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         return len(self._ends) - 1
 
     @property
@@ -198,11 +198,11 @@ class PackedMaps(Protocol):
     """Packed maps of many pictures by row, e.g. `KeptMaps`."""
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         ...
 
     def packed(self, row: int) -> bytes:
-        """The packed map of the picture in `row`."""
+        """Return the packed map of the picture in `row`."""
         ...
 
 

@@ -118,14 +118,14 @@ def _scalar(texts: _Texts, dtype: _Dtype, data: Any) -> Any:
 
 
 def _encode(texts: _Texts, text: str, encoding: str = "latin1") -> bytes:
-    """Replaces `_codecs.encode`, with which old protocols write bytes."""
+    """Replace `_codecs.encode`, with which old protocols write bytes."""
     if encoding not in ("latin1", "latin-1"):
         raise RestrictedPickleError("contains a text in an unknown encoding")
     return texts[text]
 
 
 def _empty_bytes(texts: _Texts) -> bytes:
-    """Replaces `bytes`, which old protocols call for empty bytes."""
+    """Replace `bytes`, which old protocols call for empty bytes."""
     return b""
 
 

@@ -43,12 +43,12 @@ class IndexedImage:
     """One indexed gallery picture.
 
     Attributes:
-        id: gallery image id.
+        id: Gallery image id.
         file_name: POSIX path below the gallery's root.
-        width: upright width in pixels.
-        height: upright height in pixels.
-        bytes: size of the file.
-        sha256: digest of the file's bytes.
+        width: Upright width in pixels.
+        height: Upright height in pixels.
+        bytes: Size of the file.
+        sha256: Digest of the file's bytes.
     """
 
     id: int
@@ -70,7 +70,7 @@ class PictureTable(Sequence[IndexedImage]):
         digests: (N, 32) uint8 SHA-256 of the files.
         ends: (N,) int64 where each name ends in `text`; it begins where the previous one ends.
         text: (B,) uint8 the concatenated names in UTF-8.
-        first: where the first name begins in `text`.
+        first: Where the first name begins in `text`.
 
     Raises:
         ValueError: The columns do not fit together.
@@ -113,7 +113,7 @@ class PictureTable(Sequence[IndexedImage]):
         )
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         return len(self.ids)
 
     @overload
@@ -164,7 +164,7 @@ class PictureTable(Sequence[IndexedImage]):
     __hash__ = None  # type: ignore[assignment]
 
     def name(self, row: int) -> str:
-        """The file name of the picture in `row`, 0..N-1."""
+        """Return the file name of the picture in `row`, 0..N-1."""
         return bytes(self.text[self._begin(row) : int(self.ends[row])]).decode("utf-8", "surrogateescape")
 
     def _begin(self, row: int) -> int:
@@ -204,7 +204,7 @@ class RowOf(Mapping[int, int]):
         return row
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         return len(self._table)
 
     def __iter__(self) -> Iterator[int]:

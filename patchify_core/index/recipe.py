@@ -125,11 +125,11 @@ class Recipe:
             raise ValueError("a projection that does not fit the factory")
 
     def descriptors(self) -> dict[str, Any]:
-        """Encoder, regions and features as JSON values."""
+        """Return encoder, regions and features as JSON values."""
         return {"encoder": self.encoder.as_dict(), "regions": self.regions.spec, "features": self.features}
 
     def as_dict(self) -> dict[str, Any]:
-        """The recipe in `meta.json`, which says whether there are maps by listing their file."""
+        """Return the recipe in `meta.json`, which says whether there are maps by listing their file."""
         codes = {"factory": self.factory, "codebook": self.codebook, "rescore": self.rescore}
         return self.descriptors() | codes
 

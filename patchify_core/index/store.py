@@ -279,7 +279,7 @@ class PictureStream(ABC):
 
     @abstractmethod
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
 
     @abstractmethod
     def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:

@@ -102,7 +102,7 @@ class Pyramid:
 
 
 def patches_up_to(level: int) -> int:
-    """Number of patches of the grids 1x1 .. level x level: 1, 5, 14, 30, 55, 91."""
+    """Return the number of patches of the grids 1x1 .. level x level: 1, 5, 14, 30, 55, 91."""
     return level * (level + 1) * (2 * level + 1) // 6
 
 

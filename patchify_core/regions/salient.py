@@ -76,7 +76,7 @@ class Salient:
         """Raise, because the boxes depend on the pixels.
 
         Raises:
-            PatchifyError: always.
+            PatchifyError: Always.
         """
         raise PatchifyError(f"The boxes of {self.spec} depend on the pixels: ask boxes_in(picture) for them.")
 
@@ -175,7 +175,7 @@ def _places(side: int, cells: int, step: float) -> list[int]:
 
 @cache
 def _rings(cells: int) -> NDArray[np.intp]:
-    """Cached `rings` of `lattice(cells)`."""
+    """Return the cached `rings` of `lattice(cells)`."""
     return rings(lattice(cells), cells)
 
 

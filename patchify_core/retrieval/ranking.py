@@ -111,7 +111,7 @@ class Ranking(Sequence[Match]):
         return Ranking(self.searched, self.hits, first)
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         return len(self.hits.rows)
 
     @overload

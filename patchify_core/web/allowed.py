@@ -25,11 +25,11 @@ class Allowed:
     """One kind of address.
 
     Attributes:
-        path: pattern of the whole path, below the page's own.
-        methods: of requests.
-        body: of requests: `nothing`, a little `json`, the JSON of a `call` with a picture in it, one `upload`, or
+        path: Pattern of the whole path, below the page's own.
+        methods: Of requests.
+        body: Of requests: `nothing`, a little `json`, the JSON of a `call` with a picture in it, one `upload`, or
             what our `own` routes read and limit themselves.
-        tools: whether it belongs to the MCP server.
+        tools: Whether it belongs to the MCP server.
     """
 
     path: re.Pattern[str]

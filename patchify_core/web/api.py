@@ -52,7 +52,7 @@ def add_api(visits: Visits) -> None:
     """Add the endpoints to the page that is being built. Searches have a queue of their own, as have evaluations.
 
     Args:
-        visits: of the bundled gallery.
+        visits: Of the bundled gallery.
     """
     endpoints = Endpoints(visits)
     queues: dict[Callable[..., Any], str] = {
@@ -85,7 +85,7 @@ class Endpoints:
     """The endpoints of one page.
 
     Args:
-        visits: of the bundled gallery.
+        visits: Of the bundled gallery.
     """
 
     def __init__(self, visits: Visits) -> None:
@@ -332,7 +332,7 @@ class Endpoints:
         """Return the engine and a function that searches it with these options.
 
         Raises:
-            PatchifyError: one sentence, if an option is invalid.
+            PatchifyError: One sentence, if an option is invalid.
         """
         finest = None if level is None else inputs.integer("level", level)
         options: dict[str, Any] = {

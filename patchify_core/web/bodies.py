@@ -49,8 +49,8 @@ class Refused(Exception):
     """A request that is refused.
 
     Attributes:
-        status: of the answer.
-        sentence: the answer.
+        status: Of the answer.
+        sentence: The answer.
     """
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -63,10 +63,10 @@ class Sizes:
     """Largest number of bytes of each kind of body (`allowed.Allowed.body`).
 
     Attributes:
-        json: of a few values.
-        call: of a call: a picture as a data: address, a third longer than its bytes, and a megabyte of other values.
-        upload: of an upload as a form: one picture and what the form adds.
-        own: of a file for a visitor's own pictures.
+        json: Of a few values.
+        call: Of a call: a picture as a data: address, a third longer than its bytes, and a megabyte of other values.
+        upload: Of an upload as a form: one picture and what the form adds.
+        own: Of a file for a visitor's own pictures.
     """
 
     json: int
@@ -86,13 +86,13 @@ class Body:
     """A `receive` of ASGI that limits size and pace of a body.
 
     Args:
-        receive: the server's own.
-        most: bytes, at most.
-        longest_s: seconds, at most.
+        receive: The server's own.
+        most: Bytes, at most.
+        longest_s: Seconds, at most.
 
     Attributes:
-        received: bytes so far.
-        refused: why the body was given up, or None; its reader then sees a disconnected client.
+        received: Bytes so far.
+        refused: Why the body was given up, or None; its reader then sees a disconnected client.
     """
 
     def __init__(self, receive: Receive, most: int, longest_s: float = math.inf) -> None:
@@ -146,7 +146,7 @@ class Reader:
     If too much is arriving, the caller with the most bytes in memory loses a body.
 
     Args:
-        most: bytes of the largest body.
+        most: Bytes of the largest body.
     """
 
     def __init__(self, most: int) -> None:
@@ -157,7 +157,7 @@ class Reader:
         """Return a whole body; None if its sender has left.
 
         Raises:
-            Refused: if it is too large or too slow, or too much is arriving already.
+            Refused: If it is too large or too slow, or too much is arriving already.
         """
         data, self._callers[body] = bytearray(), CALLER.get()
         try:
@@ -191,7 +191,7 @@ def checked_json(data: bytes) -> None:
     """Check JSON before Gradio parses it.
 
     Raises:
-        Refused: if it is not JSON, too deep, has too many values or a long event, or its session has an invalid name.
+        Refused: If it is not JSON, too deep, has too many values or a long event, or its session has an invalid name.
     """
     if sum(map(data.count, (b"[", b"{", b",", b":"))) > VALUES:
         raise Refused(413, f"The request has more than {VALUES:,} values: send fewer.")

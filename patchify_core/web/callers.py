@@ -25,9 +25,9 @@ def caller_of(peer: str, forwarded: Iterable[str], proxies: Collection[Network])
     """Return the nearest address that is not a trusted proxy, going back from the connection.
 
     Args:
-        peer: address of the other end of the connection; empty if it has none.
-        forwarded: values of the X-Forwarded-For headers, in their order.
-        proxies: trusted networks.
+        peer: Address of the other end of the connection; empty if it has none.
+        forwarded: Values of the X-Forwarded-For headers, in their order.
+        proxies: Trusted networks.
     """
     hops = [hop for value in forwarded for hop in value.split(",")]
     address = peer
@@ -70,8 +70,8 @@ def is_own_host(header: str, names: Collection[str]) -> bool:
     """Return whether a Host header names this server, and not a name that a stranger points to it (DNS rebinding).
 
     Args:
-        header: the Host header.
-        names: further names, in lower case; `*.example.org` means all below it, `*` any name.
+        header: The Host header.
+        names: Further names, in lower case; `*.example.org` means all below it, `*` any name.
 
     Returns:
         True for these names, those of the loopback interface, and IP addresses, which nobody can redirect.

@@ -23,12 +23,12 @@ class SearchRequest:
     """A query with its options; every event of the search tab comes with one.
 
     Attributes:
-        query: the visitor's current query.
-        level: number of the stage to search with, from 1, as the page has it.
-        top: number of results.
-        reranker: name of a re-ranker, or None.
-        box_method: method of finding boxes (`box_methods`), as the page has it.
-        expired: whether the server has dropped the query, so that `query` is that of a page just opened.
+        query: The visitor's current query.
+        level: Number of the stage to search with, from 1, as the page has it.
+        top: Number of results.
+        reranker: Name of a re-ranker, or None.
+        box_method: Method of finding boxes (`box_methods`), as the page has it.
+        expired: Whether the server has dropped the query, so that `query` is that of a page just opened.
     """
 
     query: UserQuery
@@ -58,7 +58,7 @@ def event_picture(event: gr.EventData) -> int:
     """Return the id of the picture or example that an event is about.
 
     Raises:
-        PatchifyError: if there is none.
+        PatchifyError: If there is none.
     """
     value = event_value(event, "id")
     if not isinstance(value, int):
@@ -71,9 +71,9 @@ class Guard:
     """Makes Gradio handlers from the visitors' actions: a refusal becomes a notice and leaves the page as it is.
 
     Attributes:
-        first: the query of a page just opened.
-        renewed: brings a query up to date, see `Visits.renewed`.
-        parts: components of the page by the names under which actions return new values.
+        first: The query of a page just opened.
+        renewed: Brings a query up to date, see `Visits.renewed`.
+        parts: Components of the page by the names under which actions return new values.
     """
 
     first: UserQuery
@@ -90,10 +90,10 @@ class Guard:
         """Return a function that takes the fields of `SearchRequest`, `started` and the handler's further arguments.
 
         Args:
-            handler: takes a `SearchRequest` and more; None from it changes nothing on the page.
-            anew: whether it starts a new query, so that it does not matter whether the old one still exists.
-            otherwise: returns what to show after a refusal; by default nothing changes.
-            elsewhere: whether it switches to another gallery, which must work from one that no longer exists.
+            handler: Takes a `SearchRequest` and more; None from it changes nothing on the page.
+            anew: Whether it starts a new query, so that it does not matter whether the old one still exists.
+            otherwise: Returns what to show after a refusal; by default nothing changes.
+            elsewhere: Whether it switches to another gallery, which must work from one that no longer exists.
         """
 
         def run(

@@ -59,11 +59,11 @@ class FairQueue(Queue):
     addresses take turns.
 
     Args:
-        blocks: the page.
-        settings: see `QueueSettings`.
+        blocks: The page.
+        settings: See `QueueSettings`.
 
     Attributes:
-        last_used: when the last request came or ended, on the clock of `time.monotonic`.
+        last_used: When the last request came or ended, on the clock of `time.monotonic`.
     """
 
     def __init__(self, blocks: gr.Blocks, settings: QueueSettings) -> None:
@@ -178,11 +178,11 @@ def _surplus(
     """Return the requests to drop so that the rest weighs at most `most`: each time the newest of the largest address.
 
     Args:
-        waiting: all that wait.
-        newcomer: address of one more request.
-        most: weight that may be left.
-        more: weight of the new request.
-        weight: of a waiting request.
+        waiting: All that wait.
+        newcomer: Address of one more request.
+        most: Weight that may be left.
+        more: Weight of the new request.
+        weight: Of a waiting request.
 
     Returns:
         None if the newcomer's address would then have as much as any.
@@ -284,7 +284,7 @@ class FairStates(StateHolder):
     """Gradio's sessions, with owners; Gradio 6.31.0 drops the oldest one, whoever fills the holder.
 
     Args:
-        idle_s: seconds without a request after which a session is dropped before any other.
+        idle_s: Seconds without a request after which a session is dropped before any other.
     """
 
     def __init__(self, idle_s: float) -> None:

@@ -84,9 +84,9 @@ def page(document: Mapping[str, Any], root: str = "", example: int | None = None
     """Render the first page.
 
     Args:
-        document: the answers (`demo.paper.Paper.document`).
-        root: prefix of every address; empty for static files.
-        example: id of the query shown first; by default the document's own.
+        document: The answers (`demo.paper.Paper.document`).
+        root: Prefix of every address; empty for static files.
+        example: Id of the query shown first; by default the document's own.
         links: `search`, whether other boxes are answered; `live`, address of a server with all other pages, with a
             final slash; `code`, of the source; `preview`, of the picture for link previews; `film`, whether animations
             can be saved; `galleries`, all galleries of the server.
@@ -122,7 +122,7 @@ def sample(document: Mapping[str, Any] | None) -> dict[str, Any]:
     """Choose pictures for visitors of the page on a phone who have none at hand.
 
     Args:
-        document: the answers of the first page.
+        document: The answers of the first page.
 
     Returns:
         `query` and `photos`, addresses below `paper/`, and `contain`: whether each photo contains the object. The
@@ -156,15 +156,15 @@ class Front:
     """The plain pages of one gallery of a server.
 
     Args:
-        folder: the gallery.
-        root: path below which a proxy shows the page; empty for the whole host.
-        code: address of the source; empty for no link.
-        galleries: all galleries of the server.
+        folder: The gallery.
+        root: Path below which a proxy shows the page; empty for the whole host.
+        code: Address of the source; empty for no link.
+        galleries: All galleries of the server.
 
     Attributes:
-        document: the answers; as long as they are None, the Gradio page is the first one.
-        paper: answers other boxes of the examples; None until the gallery is loaded, or if it cannot.
-        ready: whether the gallery is loaded.
+        document: The answers; as long as they are None, the Gradio page is the first one.
+        paper: Answers other boxes of the examples; None until the gallery is loaded, or if it cannot.
+        ready: Whether the gallery is loaded.
     """
 
     def __init__(
@@ -300,18 +300,18 @@ def write_showcase(
     """Write the first page as a folder of plain files for any static host, or update one.
 
     Args:
-        document: the answers (`demo.paper.Paper.document`).
-        folder: the gallery.
-        out: folder to write: new, empty, or an earlier showcase.
-        live: address of a live demo that the page links to; None for no link.
-        code: address of the source; None for no link.
-        url: address where the page will be, which link previews need for their picture; None for no picture.
+        document: The answers (`demo.paper.Paper.document`).
+        folder: The gallery.
+        out: Folder to write: new, empty, or an earlier showcase.
+        live: Address of a live demo that the page links to; None for no link.
+        code: Address of the source; None for no link.
+        url: Address where the page will be, which link previews need for their picture; None for no picture.
 
     Returns:
         Bytes of all files.
 
     Raises:
-        PatchifyError: one sentence, if something else is at `out`, or it cannot be written.
+        PatchifyError: One sentence, if something else is at `out`, or it cannot be written.
     """
     if out.exists() and (not out.is_dir() or (any(out.iterdir()) and not (out / "paper" / FILE).is_file())):
         raise PatchifyError(f"{out} holds something else: choose another folder for the showcase.")

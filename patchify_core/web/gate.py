@@ -72,10 +72,10 @@ class Gate:
     """An ASGI application in front of Gradio's, which `open` adds; until then requests to it wait.
 
     Args:
-        server: host names and proxies of the server.
-        settings: limits of bodies.
-        tools: whether there is an MCP server.
-        front: routes that are answered here, without the application.
+        server: Host names and proxies of the server.
+        settings: Limits of bodies.
+        tools: Whether there is an MCP server.
+        front: Routes that are answered here, without the application.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Gate:
         """Return the address that a request is for.
 
         Raises:
-            Refused: if there is none.
+            Refused: If there is none.
         """
         addresses = matching(self.addresses, path)
         if not addresses and not self._opened.done() and LATE.match(path):
@@ -157,7 +157,7 @@ class Gate:
         """Set the client to the real sender, and delete headers that only a proxy may set if none set them.
 
         Raises:
-            Refused: if the request is for another host name.
+            Refused: If the request is for another host name.
         """
         peer, port = scope.get("client") or ("", 0)
         raw, proxies = scope["headers"], self._server.proxies
@@ -222,12 +222,12 @@ class Reply:
     """The answer to one request, on its way to the client.
 
     Args:
-        send: to the client.
-        origin: the foreign page that may read it, or None.
+        send: To the client.
+        origin: The foreign page that may read it, or None.
 
     Attributes:
-        body: of the request, if it is read while it is answered.
-        client_left: whether nobody is there any more to read the answer.
+        body: Of the request, if it is read while it is answered.
+        client_left: Whether nobody is there any more to read the answer.
     """
 
     def __init__(self, send: Send, origin: str | None) -> None:
@@ -258,7 +258,7 @@ class Reply:
         """End an answer that has begun.
 
         Raises:
-            Refused: if none has.
+            Refused: If none has.
         """
         if self._begun and not self._ended and not self._has_length:
             await self._send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -35,7 +35,7 @@ class GuardedBlocks(gr.Blocks):
     which Gradio would fetch on a stranger's behalf, are refused.
 
     Attributes:
-        storage: counts what visitors store; None counts nothing.
+        storage: Counts what visitors store; None counts nothing.
     """
 
     storage: VisitorStorage | None = None

@@ -82,7 +82,7 @@ def picture_bytes(value: Any, upload_mb: int) -> bytes:
 
     Args:
         value: Gradio's dictionary of an upload, or a string.
-        upload_mb: largest picture in megabytes.
+        upload_mb: Largest picture in megabytes.
     """
     if isinstance(value, dict):
         return take_upload(value.get("path"))

@@ -89,17 +89,17 @@ def launch(
     """Serve the page until it is interrupted. Arguments that are None come from the environment (`settings.VARIABLES`).
 
     Args:
-        host: address to listen on.
-        port: port to listen on.
-        folder: the gallery with its queries and indexes; by default those of PATCHIFY_GALLERY.
-        mcp: whether programs may use the API as tools over the Model Context Protocol.
-        environ: the environment variables.
+        host: Address to listen on.
+        port: Port to listen on.
+        folder: The gallery with its queries and indexes; by default those of PATCHIFY_GALLERY.
+        mcp: Whether programs may use the API as tools over the Model Context Protocol.
+        environ: The environment variables.
 
     Returns:
         The exit code; `leave` ends the process with it.
 
     Raises:
-        PatchifyError: if the port is invalid or taken, the gallery and its index do not fit, a variable is invalid, or
+        PatchifyError: If the port is invalid or taken, the gallery and its index do not fit, a variable is invalid, or
             the package for `mcp` is missing.
     """
     server = ServerSettings.from_environment(environ)
@@ -221,7 +221,7 @@ def leave(code: int) -> NoReturn:
     about every third try. Visitors' files were deleted when the server stopped.
 
     Args:
-        code: the exit code.
+        code: The exit code.
     """
     _signals(IGNORED)
     end = time.monotonic() + END_S
@@ -296,9 +296,9 @@ def _prepare(shown: Shown, closing: threading.Event, busy: Callable[[], bool]) -
     """Answer the examples while there are no requests, and compute the answers of first pages that have none stored.
 
     Args:
-        shown: the galleries with their first pages.
-        closing: set when the server stops.
-        busy: whether there are requests, which come first.
+        shown: The galleries with their first pages.
+        closing: Set when the server stops.
+        busy: Whether there are requests, which come first.
     """
 
     def stop() -> bool:
@@ -336,7 +336,7 @@ def offer_tools() -> None:
     Gradio returns a tool's answer as a Python literal (`{'box': None}`), which is not JSON.
 
     Raises:
-        PatchifyError: if the `mcp` package is not installed; Gradio would silently start without the MCP server.
+        PatchifyError: If the `mcp` package is not installed; Gradio would silently start without the MCP server.
     """
     if importlib.util.find_spec("mcp") is None:
         raise PatchifyError(f"The MCP server needs the package mcp, which is not installed: run {INSTALL}.")

@@ -78,7 +78,7 @@ def is_first(fault: Hashable) -> bool:
     """Return whether a fault was not logged for `NOTE_S`, and note that it is logged now.
 
     Args:
-        fault: names lines of the program and nothing from a request, because faults are never forgotten.
+        fault: Names lines of the program and nothing from a request, because faults are never forgotten.
     """
     now = time.monotonic()
     if now - _noted.get(fault, -NOTE_S) < NOTE_S:

@@ -63,7 +63,7 @@ def own_routes(registry: Registry) -> list[Route]:
     """Return the routes.
 
     Args:
-        registry: all visitors' collections.
+        registry: All visitors' collections.
     """
     unpacking, reading = fair_queue(*UNPACKED), fair_queue(*READ)
     downloads, answering = Slots(DOWNLOADS, DOWNLOADS_OF_ONE), BoundedQueue(ANSWERED, (WAITING, WAITING_OF_ONE))
@@ -221,9 +221,9 @@ class _Download(StreamingResponse):
     """An archive that is made while it is sent, so that there is no copy of it on the disk.
 
     Args:
-        pieces: of the archive.
-        ended: called once, however the download ends.
-        options: of `StreamingResponse`.
+        pieces: Of the archive.
+        ended: Called once, however the download ends.
+        options: Of `StreamingResponse`.
     """
 
     def __init__(self, pieces: Iterator[bytes], ended: Callable[[], None], **options: Any) -> None:
@@ -265,7 +265,7 @@ def _reduced(path: Path, small: Path, side: int, address: str = "") -> bytes:
     """Return the picture as a JPEG of at most `side` pixels, which is made on the first request and stored as `small`.
 
     Raises:
-        PatchifyError: if the picture was deleted meanwhile, or cannot be decoded.
+        PatchifyError: If the picture was deleted meanwhile, or cannot be decoded.
     """
     lock = _locks.setdefault(small, threading.Lock())
     try:
@@ -294,7 +294,7 @@ async def _json(request: Request) -> dict[str, Any]:
     """Return the JSON object that the page sent.
 
     Raises:
-        PatchifyError: if it sent something else.
+        PatchifyError: If it sent something else.
     """
     data = b""
     async for chunk in request.stream():

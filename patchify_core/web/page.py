@@ -46,11 +46,11 @@ def build(
     """Build the page, with the first example already searched.
 
     Args:
-        showcase: the bundled gallery.
-        settings: see `PageSettings`.
-        more: tabs after the search tab; `MORE` by default.
+        showcase: The bundled gallery.
+        settings: See `PageSettings`.
+        more: Tabs after the search tab; `MORE` by default.
         own: visitors' own pictures; None if the page takes none.
-        galleries: all galleries of the server.
+        galleries: All galleries of the server.
     """
     visits, tabs = Visits(showcase, settings, own), MORE if more is None else more
     forget_s = visits.settings.forget_s

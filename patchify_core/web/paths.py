@@ -25,7 +25,7 @@ def address_of(path: Path) -> str:
     """Return the public address of a file.
 
     Args:
-        path: a picture of a dataset, in `gallery` or `queries` beside its annotations.json; or a file of the package.
+        path: A picture of a dataset, in `gallery` or `queries` beside its annotations.json; or a file of the package.
     """
     return f"{ADDRESS}{quote(f'{_public_folder(path.parent, studies.FOLDER)}/{path.name}')}"
 
@@ -43,8 +43,8 @@ def file_at(gallery: Path, name: str) -> Path | None:
     """Return the file at a public address; None if there is none.
 
     Args:
-        gallery: folder of the dataset.
-        name: what follows `ADDRESS`, such as `gallery/1.jpg`.
+        gallery: Folder of the dataset.
+        name: What follows `ADDRESS`, such as `gallery/1.jpg`.
     """
     first, *rest = name.split("/")
     folders = {

@@ -25,8 +25,8 @@ def routes(showcase: ExampleGallery, page: gr.Blocks) -> list[Route]:
     """Return the routes.
 
     Args:
-        showcase: the bundled gallery.
-        page: the Gradio page.
+        showcase: The bundled gallery.
+        page: The Gradio page.
     """
     started = time.monotonic()
 
@@ -108,7 +108,7 @@ async def unknown_name(request: Request, error: Exception) -> JSONResponse:
     """Answer a program that names an unknown endpoint or argument.
 
     Raises:
-        Exception: the same error, if it is about anything else than a call.
+        Exception: The same error, if it is about anything else than a call.
     """
     if "page" in request.query_params:  # Gradio 6.31.0 looks it up unchecked
         return JSONResponse({"detail": "There is no such page: open the address without what follows ?."}, 404)
@@ -121,8 +121,8 @@ def problem_of(showcase: ExampleGallery, stopped: bool) -> str | None:
     """Return in one sentence why no search can be answered; None if it can.
 
     Args:
-        showcase: the bundled gallery.
-        stopped: whether the queue has ended.
+        showcase: The bundled gallery.
+        stopped: Whether the queue has ended.
     """
     if stopped:
         return "The queue has ended: start the server again."

@@ -128,8 +128,8 @@ def _surplus(newest: TimedConnection, connections: list[TimedConnection]) -> Tim
     """Return the connection to close: of the address with the most of them, the one that has been idle longest.
 
     Args:
-        newest: the one too many; it is the one if its address has as many as any and none of the others is idle.
-        connections: all of them.
+        newest: The one too many; it is the one if its address has as many as any and none of the others is idle.
+        connections: All of them.
     """
     counts = Counter(one.group for one in connections)
     largest = max(counts, key=lambda group: (counts[group], group == newest.group))
@@ -162,9 +162,9 @@ def configured(app: Any, host: str, port: int) -> uvicorn.Config:
     """Return uvicorn's configuration.
 
     Args:
-        app: the ASGI application.
-        host: address to listen on.
-        port: port to listen on.
+        app: The ASGI application.
+        host: Address to listen on.
+        port: Port to listen on.
     """
     logging.getLogger("uvicorn.error").addFilter(_is_ours)
     return uvicorn.Config(
@@ -200,9 +200,9 @@ class Gates:
     """The gates of a server's galleries: the first at the server's own address, the others below it.
 
     Args:
-        first: the gate at the server's own address.
-        others: path below the server's, such as /gallery/town -> its gate.
-        root_path: of the server.
+        first: The gate at the server's own address.
+        others: Path below the server's, such as /gallery/town -> its gate.
+        root_path: Of the server.
     """
 
     def __init__(self, first: Gate, others: Mapping[str, Gate], root_path: str = "") -> None:
@@ -243,7 +243,7 @@ async def _lifespan(apps: Sequence[App], receive: Receive, send: Send) -> None:
 
 async def _run_lifespan(app: App, messages: asyncio.Queue[Message]) -> None:
     async def ignore(message: Message) -> None:
-        """The server has reported its startup already."""
+        """Do nothing: the server has reported its startup already."""
 
     while True:
         try:
@@ -256,12 +256,12 @@ class Server(uvicorn.Server):
     """uvicorn in a thread of its own, with the methods by which Gradio stops its server.
 
     Args:
-        gates: the application.
-        host: address to listen on.
-        port: port to listen on.
+        gates: The application.
+        host: Address to listen on.
+        port: Port to listen on.
 
     Raises:
-        OSError: if the port is taken, or the address is not this machine's.
+        OSError: If the port is taken, or the address is not this machine's.
     """
 
     def __init__(self, gates: Gates, host: str, port: int) -> None:
@@ -295,13 +295,13 @@ def serve_front(fronts: Mapping[str, Front], server: ServerSettings, settings: P
     """Start the server with the first pages; all other requests wait for Gradio.
 
     Args:
-        fronts: path below the server's -> the first page of a gallery; the first one is at the server's own address.
-        server: address, names and proxies of the server.
-        settings: of the page.
-        tools: whether there is an MCP server.
+        fronts: Path below the server's -> the first page of a gallery; the first one is at the server's own address.
+        server: Address, names and proxies of the server.
+        settings: Of the page.
+        tools: Whether there is an MCP server.
 
     Raises:
-        OSError: if the port is taken, or the address is not this machine's.
+        OSError: If the port is taken, or the address is not this machine's.
     """
 
     def gate(path: str, front: Front) -> Gate:
@@ -317,10 +317,10 @@ def serve_gradio(server: Server, ours: Iterable[Route], forget_s: float, number:
     """Have the next `Blocks.launch` use a running server instead of starting one.
 
     Args:
-        server: the running server.
-        ours: our own routes in Gradio's application.
-        forget_s: seconds without a request after which a session is dropped before any other.
-        number: of the gallery whose page it is.
+        server: The running server.
+        ours: Our own routes in Gradio's application.
+        forget_s: Seconds without a request after which a session is dropped before any other.
+        number: Of the gallery whose page it is.
     """
     import gradio.http_server
 

@@ -72,13 +72,13 @@ def slide(
     """Draw the SVG.
 
     Args:
-        query: the query.
-        answer: its results.
-        object_name: of the query's object, if it is known.
-        picture: image id -> width, height and file of a gallery picture.
+        query: The query.
+        answer: Its results.
+        object_name: Of the query's object, if it is known.
+        picture: Image id -> width, height and file of a gallery picture.
 
     Raises:
-        PictureError: if a picture cannot be read any more.
+        PictureError: If a picture cannot be read any more.
     """
     title = f"“{query.words}”" if query.words is not None else (object_name or query.name)
     top = MARGIN + 62

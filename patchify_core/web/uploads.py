@@ -37,7 +37,7 @@ def keep_uploads_apart(storage: VisitorStorage | None = None) -> None:
     of forms that were cut off and files in fields of other names.
 
     Args:
-        storage: counts uploads; None counts nothing.
+        storage: Counts uploads; None counts nothing.
     """
     original = gradio.routes.upload_fn
     if getattr(original, "apart", False):
@@ -106,10 +106,10 @@ def take_upload(path: Any) -> bytes:
     """Read an upload and delete its file, so that nobody can ask the server for it.
 
     Args:
-        path: of the file as the browser says; only paths inside the folder of uploads are read.
+        path: Of the file as the browser says; only paths inside the folder of uploads are read.
 
     Raises:
-        PictureError: if there is no upload.
+        PictureError: If there is no upload.
     """
     try:
         if not isinstance(path, str) or not is_in_or_equal(path, get_upload_folder()):

@@ -53,8 +53,8 @@ class Visits:
     """The actions on one bundled gallery and the visitors' own pictures.
 
     Args:
-        showcase: the bundled gallery.
-        settings: see `PageSettings`.
+        showcase: The bundled gallery.
+        settings: See `PageSettings`.
         own: visitors' own pictures; None if the page takes none.
     """
 
@@ -72,7 +72,7 @@ class Visits:
         """Return the gallery that a query searches; None is the query of a page just opened.
 
         Raises:
-            PatchifyError: if it searches a visitor's own pictures, and they no longer exist.
+            PatchifyError: If it searches a visitor's own pictures, and they no longer exist.
         """
         return self.showcase if query is None else self.at_index(query.index_name)
 
@@ -206,7 +206,7 @@ class Visits:
         """Return (label, name) of the indexes; the page shows the choice only if there are several.
 
         Args:
-            own: name of the visitor's own index (`own_index_choice`), if there is one.
+            own: Name of the visitor's own index (`own_index_choice`), if there is one.
         """
         choices = [(choice.label, name) for name, choice in self.showcase.indexes.choices.items()]
         place = None if own is None else self.at_index(own)

@@ -77,7 +77,7 @@ class Assembly:
         self._category = {code: number for number, code in enumerate(self.gallery_set.instances, 1)}
 
     def add_photo(self, number: int, photo: Path) -> None:
-        """Adds a distractor photograph to the gallery, cropped and scaled.
+        """Add a distractor photograph to the gallery, cropped and scaled.
 
         Args:
             number: its number in the gallery.
@@ -90,7 +90,7 @@ class Assembly:
         fitted.save(target, quality=88)
 
     def add_scene(self, number: int, record: Record, picture: Path) -> None:
-        """Adds a rendered scene to the gallery, with the boxes of all its instances.
+        """Add a rendered scene to the gallery, with the boxes of all its instances.
 
         Args:
             number: its number in the gallery.
@@ -103,7 +103,7 @@ class Assembly:
                 self._add_box(box)
 
     def add_query(self, record: Record, picture: Path) -> None:
-        """Adds a query picture, with the box of its object.
+        """Add a query picture, with the box of its object.
 
         Args:
             record: what was written down about it.
@@ -116,7 +116,7 @@ class Assembly:
                 self._add_box(box)
 
     def as_coco(self) -> dict[str, Any]:
-        """The content of annotations.json."""
+        """Return the content of annotations.json."""
         info = {
             "description": f"Instance retrieval on rendered table-top scenes, {self.gallery_set.title} set",
             "version": "1.0",
@@ -142,7 +142,7 @@ class Assembly:
         return self.dest / name
 
     def _add_box(self, box: SeenBox) -> None:
-        """Adds a box to the image that was added last."""
+        """Add a box to the image that was added last."""
         area = box.bbox[2] * box.bbox[3]
         entry = {
             "id": len(self.annotations) + 1,
@@ -188,7 +188,7 @@ def assemble(gallery_set: GallerySet, records: Mapping[str, Record], work: Path,
 
 
 def summary(assembly: Assembly) -> str:
-    """A few lines on what a gallery holds, for whoever makes one.
+    """Return a few lines on what a gallery contains.
 
     Args:
         assembly: the gallery.
@@ -223,7 +223,7 @@ def summary(assembly: Assembly) -> str:
 
 
 def _empty_dest(dest: Path, *, overwrite: bool) -> None:
-    """Makes the folders; whatever else lies in DEST (this package, say) is left alone."""
+    """Make the folders; whatever else lies in DEST (this package, say) is left alone."""
     ours = [dest / name for name in ("gallery", "queries", "annotations.json", "ATTRIBUTION.md")]
     there = [path for path in ours if path.exists()]
     if there and not overwrite:

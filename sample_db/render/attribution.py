@@ -73,7 +73,7 @@ class Row:
 
 
 def photo_credit(name: str) -> PhotoCredit:
-    """Author and licence of a photograph.
+    """Return author and licence of a photograph.
 
     Args:
         name: its file name.
@@ -95,7 +95,7 @@ def attribution(
     records: Iterable[Record],
     distractors: Collection[str],
 ) -> str:
-    """The text of ATTRIBUTION.md.
+    """Return the text of ATTRIBUTION.md.
 
     Args:
         models: folder of models, as in `read_catalogue`.
@@ -130,7 +130,7 @@ def _model_rows(models: Path, catalogue: Mapping[str, CatalogueModel], records: 
 
 
 def _texture_rows(models: Path, catalogue: Mapping[str, CatalogueModel], records: Iterable[Record]) -> list[Row]:
-    """A texture is credited to the author of the model that it lies beside."""
+    """Credit a texture to the author of the model that it lies beside."""
     by_folder = {str(Path(model.path).parent): model for model in catalogue.values()}
     rows = []
     for texture in sorted({record.used.surface for record in records} - {"plain"}):

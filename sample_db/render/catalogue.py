@@ -39,7 +39,7 @@ class CatalogueModel:
 
 
 def read_catalogue(models: Path) -> dict[str, CatalogueModel]:
-    """Reads the catalogues of all libraries.
+    """Read the catalogues of all libraries.
 
     Args:
         models: folder that holds one folder per library, each an unpacked .sh3f file.

@@ -71,7 +71,7 @@ def pose(
 
 
 def aim(rng: random.Random, size: str, points: Array, azimuth: float) -> tuple[Camera, Array]:
-    """A camera that gives an object the share and the place in the picture that are drawn for it.
+    """Choose a camera that gives an object the share and the place in the picture that are drawn for it.
 
     Args:
         rng: generator of the picture.

@@ -84,7 +84,7 @@ def set_names(path: Path = SETS_FILE) -> list[str]:
 
 
 def load_set(name: str, path: Path = SETS_FILE) -> GallerySet:
-    """Reads and checks one set.
+    """Read and checks one set.
 
     Args:
         name: key of the set in the file.

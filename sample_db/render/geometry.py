@@ -51,7 +51,7 @@ class Camera:
     def __init__(
         self, location: Array, target: Array, lens: float = 50.0, roll: float = 0.0, aspect: float = ASPECT
     ) -> None:
-        """Looks from one point at another.
+        """Look from one point at another.
 
         Args:
             location: (3,) position of the camera, in metres.

@@ -73,7 +73,7 @@ class Layout:
 def find_layout(
     rng: random.Random, job: Job, shape_of: Callable[[str], Shape], rolling: Collection[str]
 ) -> Layout | None:
-    """Tries layouts until one is good.
+    """Try layouts until one is good.
 
     Args:
         rng: generator of the picture.
@@ -160,7 +160,7 @@ class _Attempt:
         return True
 
     def _free_spot(self, points: Array, footprint: Array, least: float, before_hero: bool) -> Array | None:
-        """A free place on the table at which the object is seen at a sensible size; None if there is none."""
+        """Return a free place on the table at which the object is seen at a sensible size; None if there is none."""
         rng, hero_box = self.rng, self.hero_box
         toward_camera = math.cos(self.azimuth), math.sin(self.azimuth)
         wall = NO_WALL_M if self.wall is None else self.wall
@@ -191,7 +191,7 @@ class _Attempt:
         return any(((footprint[:, None] - taken[None]) ** 2).sum(-1).min() < GAP_M**2 for taken in self.footprints)
 
     def _judged(self, covered: bool) -> Layout | None:
-        """The finished layout, if the objects that count can be seen well enough."""
+        """Return the finished layout, if the objects that count can be seen well enough."""
         query, hero_box = self.job.size == "query", self.hero_box
         rough = visibility([item.projected for item in self.placed], 6)
         low = 0.97 if query else (0.38 if covered else 0.8)

@@ -13,7 +13,7 @@ FULLER_COLOURS = 1.15  # AgX, the view transform, leaves colours a little pale
 
 
 def lens_and_sensor(picture: Image.Image, rng: random.Random) -> Image.Image:
-    """Adds contrast up to the picture's range, vignetting and noise.
+    """Add contrast up to the picture's range, vignetting and noise.
 
     Args:
         picture: the developed render, RGB.

@@ -107,7 +107,7 @@ def add_area_light(
     size: float,
     colour: Colour,
 ) -> None:
-    """Adds a square lamp.
+    """Add a square lamp.
 
     Args:
         scene: the scene.
@@ -125,7 +125,7 @@ def add_area_light(
 
 
 def add_camera(scene: bpy.types.Scene, camera: Camera, focus: float, f_number: float) -> None:
-    """Adds the camera, with its depth of field.
+    """Add the camera, with its depth of field.
 
     Args:
         scene: the scene.

@@ -19,7 +19,7 @@ PHOTO_PIXELS = (700, 490)  # as fine as a wall photo is ever seen; full size cos
 
 
 def tame(material: bpy.types.Material | None) -> None:
-    """Gives a material of an OBJ file a plausible roughness, metal where its name says so, and no glow."""
+    """Give a material of an OBJ file a plausible roughness, metal where its name says so, and no glow."""
     if not material or not material.use_nodes:
         return
     shader = next((node for node in material.node_tree.nodes if node.type == "BSDF_PRINCIPLED"), None)
@@ -35,7 +35,7 @@ def tame(material: bpy.types.Material | None) -> None:
 
 
 def plain(name: str, colour: Colour, roughness: float = 0.5, bump: float = 0.15) -> bpy.types.Material:
-    """A plain colour with a fine noise bump.
+    """Create a plain colour with a fine noise bump.
 
     Args:
         name: name of the material.
@@ -59,7 +59,7 @@ def plain(name: str, colour: Colour, roughness: float = 0.5, bump: float = 0.15)
 
 
 def tiled(name: str, texture: Path, tile_m: float, turn: float, roughness: float) -> bpy.types.Material:
-    """A texture that repeats, its brightness used as a bump.
+    """Create a texture that repeats, its brightness used as a bump.
 
     Args:
         name: name of the material.
@@ -115,7 +115,7 @@ def slab(
     *,
     upright: bool = False,
 ) -> None:
-    """Adds a box to the scene; its mesh is in metres, so object coordinates are metres too.
+    """Add a box to the scene; its mesh is in metres, so object coordinates are metres too.
 
     Args:
         scene: the scene.

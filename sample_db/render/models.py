@@ -35,7 +35,7 @@ class Library:
     """Loads each model once, scaled to its table-top size, standing on z = 0 with its front towards -y."""
 
     def __init__(self, folder: Path, catalogue: Mapping[str, CatalogueModel]) -> None:
-        """Loads nothing yet.
+        """Load nothing yet.
 
         Args:
             folder: folder of models, as in `read_catalogue`.
@@ -46,17 +46,17 @@ class Library:
         self._loaded: dict[str, Model] = {}
 
     def get(self, code: str) -> Model:
-        """The model of that code; the same one every time."""
+        """Return the model of that code; the same one every time."""
         if code not in self._loaded:
             self._loaded[code] = self._load(self._catalogue[code])
         return self._loaded[code]
 
     def shape(self, code: str) -> Shape:
-        """The shape of the model of that code."""
+        """Return the shape of the model of that code."""
         return self.get(code).shape
 
     def bodies(self) -> set[bpy.types.Object]:
-        """The Blender objects of all models loaded so far."""
+        """Return the Blender objects of all models loaded so far."""
         return {model.body for model in self._loaded.values()}
 
     def _load(self, entry: CatalogueModel) -> Model:

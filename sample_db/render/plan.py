@@ -51,13 +51,13 @@ class Deck:
     """Deals cards from a shuffled deck, so that every card turns up equally often."""
 
     def __init__(self, rng: random.Random, cards: Iterable[str]) -> None:
-        """Sets the cards and where the shuffles are drawn from; nothing is drawn yet."""
+        """Set the cards and where the shuffles are drawn from; nothing is drawn yet."""
         self._rng = rng
         self._cards = list(cards)
         self._left: list[str] = []
 
     def deal(self, count: int, avoid: Collection[str] = ()) -> list[str]:
-        """Takes `count` different cards from the top; those in `avoid` go back on top.
+        """Take `count` different cards from the top; those in `avoid` go back on top.
 
         Args:
             count: cards wanted.
@@ -95,7 +95,7 @@ def plan(gallery_set: GallerySet) -> list[Job]:
 
 
 def jobs_of_stages(jobs: list[Job], stages: Iterable[str]) -> list[Job]:
-    """The jobs of the given stages, stage by stage in the order asked for."""
+    """Return the jobs of the given stages, stage by stage in the given order."""
     return [job for stage in stages for job in jobs if job.stage == stage]
 
 

@@ -68,7 +68,7 @@ class Record:
     seconds: Mapping[str, float]
 
     def save(self, path: Path) -> None:
-        """Writes the record in one step: the file marks its job as done, so it is never seen half written.
+        """Write the record in one step: the file marks its job as done, so it is never seen half written.
 
         Args:
             path: the .json file.
@@ -88,7 +88,7 @@ class Record:
 
     @classmethod
     def load(cls, path: Path) -> Record:
-        """Reads a record back.
+        """Read a record back.
 
         Args:
             path: file written by `save`.

@@ -65,7 +65,7 @@ class Studio:
         return self._record_path(job).exists()
 
     def make(self, job: Job) -> Record | None:
-        """Makes one picture; takes the next seed if the masks show a bad one.
+        """Make one picture; takes the next seed if the masks show a bad one.
 
         Args:
             job: the job.
@@ -115,7 +115,7 @@ class Studio:
         return record
 
     def _boxes(self, layout: Layout, bodies: Sequence[bpy.types.Object], scratch: Path) -> tuple[SeenBox, ...] | None:
-        """The boxes of the objects that can be seen; None if the hero cannot, or another one is too large."""
+        """Return the boxes of the objects that can be seen; None if the hero cannot, or another one is too large."""
         ids = render_ids(self.scene, bodies, scratch)
         boxes = []
         for number, (item, visible) in enumerate(zip(layout.placed, layout.visible, strict=True)):
@@ -156,7 +156,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _checked_set(name: str, inputs: Inputs, catalogue: Mapping[str, CatalogueModel]) -> GallerySet:
-    """The set; ends the program if it cannot be rendered and credited with what is there."""
+    """Return the set; end the program if it cannot be rendered and credited with what is there."""
     try:
         gallery_set = load_set(name)
         for photo in (*gallery_set.photos, *gallery_set.distractor_photos):
@@ -170,7 +170,7 @@ def _checked_set(name: str, inputs: Inputs, catalogue: Mapping[str, CatalogueMod
 
 
 def main() -> int:
-    """Makes the pictures of the jobs that are asked for; 1 if any of them could not be made."""
+    """Make the pictures of the requested jobs; 1 if any of them could not be made."""
     args = _arguments()
     inputs, catalogue = Inputs(args.models, args.hdris, args.photos), read_catalogue(args.models)
     gallery_set = _checked_set(args.set, inputs, catalogue)

@@ -20,7 +20,7 @@ FILTER_WIDTH = 1.5  # of the pixel filter, in pixels; 0.01 is no filter
 
 
 def new_scene(threads: int) -> bpy.types.Scene:
-    """An empty scene with the settings that all pictures share.
+    """Create an empty scene with the settings that all pictures share.
 
     Args:
         threads: threads that Cycles may use.
@@ -45,7 +45,7 @@ def new_scene(threads: int) -> bpy.types.Scene:
 
 
 def clear(scene: bpy.types.Scene, keep: Collection[bpy.types.Object]) -> None:
-    """Empties the scene.
+    """Empty the scene.
 
     Args:
         scene: the scene.
@@ -113,7 +113,7 @@ def silhouette_pixels(
 
 
 def render_photo(scene: bpy.types.Scene, scratch: Path, samples: int, luma: float) -> tuple[Image.Image, float]:
-    """Renders once in linear light, then searches the exposure that gives the picture its mean luma.
+    """Render once in linear light, then searches the exposure that gives the picture its mean luma.
 
     Args:
         scene: the scene.
@@ -159,7 +159,7 @@ def _render(scene: bpy.types.Scene, samples: int, *, denoise: bool) -> None:
 
 
 def _developed(scene: bpy.types.Scene, scratch: Path, transform: str, look: str, stops: float) -> Image.Image:
-    """The last render as an 8-bit picture under the given view transform."""
+    """Return the last render as an 8-bit picture under the given view transform."""
     view = scene.view_settings
     view.view_transform, view.look, view.exposure = transform, look, stops
     bpy.data.images["Render Result"].save_render(str(scratch), scene=scene)

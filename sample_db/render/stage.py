@@ -50,7 +50,7 @@ class Inputs:
 
 
 def missing_inputs(gallery_set: GallerySet, inputs: Inputs, catalogue: Mapping[str, CatalogueModel]) -> list[str]:
-    """What a set names but the folders do not hold: better asked first than found out after an hour.
+    """Return what a set names but the folders do not contain: better checked first than found out after an hour.
 
     Args:
         gallery_set: the set.
@@ -78,7 +78,7 @@ def build(
     gallery_set: GallerySet,
     inputs: Inputs,
 ) -> Used:
-    """Builds the scene of one picture.
+    """Build the scene of one picture.
 
     Args:
         rng: generator of the picture.
@@ -140,7 +140,7 @@ def _add_wall(
     gallery_set: GallerySet,
     inputs: Inputs,
 ) -> str | None:
-    """Adds the wall and, on most walls, a framed photo; returns the name of the photo."""
+    """Add the wall and, on most walls, a framed photo; returns the name of the photo."""
     turn = layout.azimuth + math.pi / 2
     normal = np.array([math.cos(layout.azimuth), math.sin(layout.azimuth), 0])
     base = layout.centre * (1, 1, 0) - normal * distance

@@ -54,14 +54,14 @@ def measure(
     """Run the stages that are not finished, print the tables as they fill, and write the record.
 
     Args:
-        images: sizes of the collections.
-        others: index folders or folders of pictures that the collections are made from, beside the bundled gallery.
-        out: work folder.
-        memory: memory budget of our search in GB of 10^9 bytes.
-        peers: whether to measure other libraries too, each at the sizes that it can handle.
-        seed: seed of the collections.
-        least_s: least seconds for which latencies are measured.
-        rescore: factory of the finer codes that are added to our index once it has been measured without; `none` for
+        images: Sizes of the collections.
+        others: Index folders or folders of pictures that the collections are made from, beside the bundled gallery.
+        out: Work folder.
+        memory: Memory budget of our search in GB of 10^9 bytes.
+        peers: Whether to measure other libraries too, each at the sizes that it can handle.
+        seed: Seed of the collections.
+        least_s: Least seconds for which latencies are measured.
+        rescore: Factory of the finer codes that are added to our index once it has been measured without; `none` for
             none.
 
     Returns:
@@ -71,7 +71,7 @@ def measure(
         with its results or the reason why it was `skipped`.
 
     Raises:
-        PatchifyError: if a number makes no sense, the work folder contains other work, or a stage was refused.
+        PatchifyError: If a number makes no sense, the work folder contains other work, or a stage was refused.
     """
     sizes, work, finer = _checked(images, memory, seed), Path(out), None if rescore == NO_RESCORE else rescore
     settings = {"others": [str(Path(path).resolve()) for path in others], "memory_gb": memory, "seed": seed}

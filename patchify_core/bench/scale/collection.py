@@ -53,9 +53,9 @@ class ScaleSource:
     """Real descriptors, projected, rows of length 1.
 
     Attributes:
-        encoder: the encoder of the descriptors.
-        regions: the patches, P per picture.
-        projection: the projection from the encoder's space to d dimensions.
+        encoder: The encoder of the descriptors.
+        regions: The patches, P per picture.
+        projection: The projection from the encoder's space to d dimensions.
         pictures: (M, P, d) float32, the pictures that the collection is made from.
         queries: (Q, d) float32, the bundled queries.
         answers: (A, P, d) float32, the bundled pictures, which are planted.
@@ -96,7 +96,7 @@ class ScaleSource:
         """Read a file that `save` wrote.
 
         Raises:
-            PatchifyError: if it is another file.
+            PatchifyError: If it is another file.
         """
         try:
             with np.load(path, allow_pickle=False) as file:
@@ -119,12 +119,12 @@ def learn_source(others: Sequence[Path], work: Path, dim: int = DIM) -> ScaleSou
     """Read the bundled gallery and the others, learn the projection, and describe the bundled queries.
 
     Args:
-        others: index folders, or folders of pictures, which are indexed below `work` first.
-        work: an existing folder.
+        others: Index folders, or folders of pictures, which are indexed below `work` first.
+        work: An existing folder.
         dim: d, dimensions of the projection.
 
     Raises:
-        PatchifyError: if another index has a different recipe than the bundled one, or a folder cannot be read.
+        PatchifyError: If another index has a different recipe than the bundled one, or a folder cannot be read.
     """
     from patchify_core.gallery import read_gallery
     from patchify_core.patchify import Patchify
@@ -188,12 +188,12 @@ class SyntheticPictures(PictureStream):
     """A `PictureStream` of synthetic pictures, with the source's answers planted among them.
 
     Args:
-        source: the real descriptors.
-        pictures: number of pictures.
-        seed: seed of everything random.
+        source: The real descriptors.
+        pictures: Number of pictures.
+        seed: Seed of everything random.
 
     Raises:
-        PatchifyError: if there are more answers than pictures.
+        PatchifyError: If there are more answers than pictures.
     """
 
     def __init__(self, source: ScaleSource, pictures: int, seed: int = 0) -> None:
@@ -249,7 +249,7 @@ class SyntheticPictures(PictureStream):
         """Return the descriptors of the pictures start..stop-1: (stop - start, P, d) float32, rows of length 1.
 
         Raises:
-            IndexError: if there are no such pictures.
+            IndexError: If there are no such pictures.
         """
         if not 0 <= start <= stop <= len(self):
             raise IndexError(f"pictures {start} to {stop} of {len(self)}")

@@ -56,11 +56,11 @@ def exact_ranking(
     """Find the `top` pictures of every query, by comparing it with every patch.
 
     Args:
-        stream: the collection.
-        top: number of pictures per query.
-        state: file to which the sweep is saved regularly, and from which it resumes.
-        progress: called with (pictures done, pictures in all).
-        batch: pictures compared at a time.
+        stream: The collection.
+        top: Number of pictures per query.
+        state: File to which the sweep is saved regularly, and from which it resumes.
+        progress: Called with (pictures done, pictures in all).
+        batch: Pictures compared at a time.
     """
     queries = stream.source.queries
     done, best = _resumed(state, stream, top)
@@ -206,8 +206,8 @@ class Watch:
     """Duration of some work, and the share of the machine's cores that other processes used meanwhile.
 
     Attributes:
-        seconds: wall time.
-        others: share in 0..1; None if unknown (not Linux).
+        seconds: Wall time.
+        others: Share in 0..1; None if unknown (not Linux).
     """
 
     seconds: float = 0.0
@@ -301,10 +301,10 @@ def quality_of(
     """Measure the quality of search results.
 
     Args:
-        answers: for each query, numbers of patches, best first.
-        exact: the exact results.
-        planted: the positives.
-        per_picture: patches per picture.
+        answers: For each query, numbers of patches, best first.
+        exact: The exact results.
+        planted: The positives.
+        per_picture: Patches per picture.
 
     Returns:
         `recall@1`, the share of queries whose first picture is a positive; `recall@10`, the share of the positives (10

@@ -27,14 +27,14 @@ class Peer:
     """A search library to compare with. Patches are numbered as ours: picture * patches + cell.
 
     Attributes:
-        name: its name in tables.
-        what: what is measured, in a few words.
-        package: names of the required modules, separated by spaces.
-        limit: most pictures at which it is measured.
-        why: reason for the limit.
-        knobs: settings to try until it is as good as ours, the fastest first; None where there is none.
-        grouped: whether a search returns K pictures; else K patches.
-        in_engine: whether the library groups patches by picture itself.
+        name: Its name in tables.
+        what: What is measured, in a few words.
+        package: Names of the required modules, separated by spaces.
+        limit: Most pictures at which it is measured.
+        why: Reason for the limit.
+        knobs: Settings to try until it is as good as ours, the fastest first; None where there is none.
+        grouped: Whether a search returns K pictures; else K patches.
+        in_engine: Whether the library groups patches by picture itself.
     """
 
     name: ClassVar[str]

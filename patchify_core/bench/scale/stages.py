@@ -61,14 +61,14 @@ class ScaleStage:
 
     Attributes:
         name: `exact`, `build`, `search`, `finer`, `refined`, `graph`, `flat`, or `peer-` and a key of `PEERS`.
-        folder: folder of the size.
-        source: file of the `ScaleSource`.
-        pictures: size of the collection.
-        seed: seed of the collection.
-        memory_gb: memory budget of our index.
-        rescore: factory of the finer codes that are added to our index after it was measured without, or None.
-        least_s: least seconds for which latencies are measured.
-        overlap: overlap with the exact results that a peer's setting must reach.
+        folder: Folder of the size.
+        source: File of the `ScaleSource`.
+        pictures: Size of the collection.
+        seed: Seed of the collection.
+        memory_gb: Memory budget of our index.
+        rescore: Factory of the finer codes that are added to our index after it was measured without, or None.
+        least_s: Least seconds for which latencies are measured.
+        overlap: Overlap with the exact results that a peer's setting must reach.
     """
 
     name: str
@@ -91,9 +91,9 @@ def run_stage(stage: ScaleStage) -> dict[str, Any]:
     """Read the results of a stage from its file, or run it in a process of its own.
 
     Raises:
-        PatchifyError: if it was refused or killed.
-        KeyboardInterrupt: if it was stopped from the keyboard.
-        RuntimeError: if it failed otherwise; its output is on stderr.
+        PatchifyError: If it was refused or killed.
+        KeyboardInterrupt: If it was stopped from the keyboard.
+        RuntimeError: If it failed otherwise; its output is on stderr.
     """
     if stage.result.is_file():
         result: dict[str, Any] = json.loads(stage.result.read_text(encoding="utf-8"))

@@ -33,8 +33,8 @@ class DrawnBox:
     """A box around an object.
 
     Attributes:
-        picture: id of the picture.
-        object: name that the visitor gave; the same name on another picture means the same object.
+        picture: Id of the picture.
+        object: Name that the visitor gave; the same name on another picture means the same object.
         box: (4,) float64 xyxy in pixels of the upright picture.
     """
 
@@ -65,7 +65,7 @@ class DrawnBoxes:
         """Set the box of an object on a picture.
 
         Raises:
-            PatchifyError: one sentence, if the name or the box is invalid, or there are too many boxes.
+            PatchifyError: One sentence, if the name or the box is invalid, or there are too many boxes.
         """
         if not isinstance(name, str) or not name.strip() or not " ".join(name.split()).isprintable():
             raise PatchifyError("Name the object: the same name on several pictures gives a score.")
@@ -88,9 +88,9 @@ class DrawnBoxes:
         """Return the pictures and their boxes as a dataset.
 
         Args:
-            root: the folder that their names are relative to.
-            pictures: those that are searched.
-            queries: whether every box is also a query, with its own picture excluded.
+            root: The folder that their names are relative to.
+            pictures: Those that are searched.
+            queries: Whether every box is also a query, with its own picture excluded.
         """
         images = {p.id: GalleryImage(p.id, p.name, p.path, p.width, p.height) for p in pictures}
         boxes = [box for box in self.all if box.picture in images]
@@ -113,7 +113,7 @@ def as_coco(gallery: Gallery) -> dict[str, Any]:
     """Return a visitor's dataset as the `annotations.json` that `evaluate` reads beside the same pictures.
 
     Args:
-        gallery: with every box as a query (`DrawnBoxes.gallery`). In this layout a query is an image of its own, so a
+        gallery: With every box as a query (`DrawnBoxes.gallery`). In this layout a query is an image of its own, so a
             picture that is both is listed twice.
     """
     images: list[dict[str, Any]] = [
@@ -168,16 +168,16 @@ def score(
     """Score every box as a query: by whole pictures, by patches, and by patches with refined boxes.
 
     Args:
-        gallery: with queries (`DrawnBoxes.gallery`).
-        index: of these pictures.
-        encoder: that made it.
-        progress: called with (queries done, queries in all); may raise to stop.
+        gallery: With queries (`DrawnBoxes.gallery`).
+        index: Of these pictures.
+        encoder: That made it.
+        progress: Called with (queries done, queries in all); may raise to stop.
 
     Returns:
         A row for each of these methods: `way` (its name), `map`, `locscore`, `recall@1`, `queries`.
 
     Raises:
-        PatchifyError: if no object is boxed on two pictures, so that there is nothing to find.
+        PatchifyError: If no object is boxed on two pictures, so that there is nothing to find.
     """
     counts = Counter(gallery.annotations.instances.tolist())
     if not any(count > 1 for count in counts.values()):
@@ -214,7 +214,7 @@ def numbers(sent: object, count: int = 4) -> list[float]:
     """Check what a page sent as a box (4 numbers) or as a point (2).
 
     Raises:
-        PatchifyError: one sentence, if it is anything else.
+        PatchifyError: One sentence, if it is anything else.
     """
     what, again = ("point", "tap the object again") if count == 2 else ("box", "draw it again")
     if not isinstance(sent, list) or len(sent) != count or not all(isinstance(v, (int, float)) for v in sent):

@@ -106,13 +106,13 @@ class OwnPicture:
     """One picture of a visitor.
 
     Attributes:
-        id: from 1, in order of arrival.
-        name: relative POSIX path, made safe (`clean`).
-        path: of the file.
-        width: upright width in pixels, from its header.
-        height: upright height in pixels.
-        bytes: size of the file.
-        sha256: digest of the file.
+        id: From 1, in order of arrival.
+        name: Relative POSIX path, made safe (`clean`).
+        path: Of the file.
+        width: Upright width in pixels, from its header.
+        height: Upright height in pixels.
+        bytes: Size of the file.
+        sha256: Digest of the file.
     """
 
     id: int
@@ -128,10 +128,10 @@ class Collection:
     """A visitor's pictures. Thread-safe: a visitor may have two tabs.
 
     Args:
-        token: identifies the visitor.
-        folder: private; created here, deleted by `delete`.
-        settings: limits on one visitor's pictures.
-        has_room: whether so many more bytes fit among all visitors' pictures.
+        token: Identifies the visitor.
+        folder: Private; created here, deleted by `delete`.
+        settings: Limits on one visitor's pictures.
+        has_room: Whether so many more bytes fit among all visitors' pictures.
     """
 
     def __init__(self, token: str, folder: Path, settings: PageSettings, has_room: Callable[[int], bool]) -> None:
@@ -174,7 +174,7 @@ class Collection:
         """Return the picture of this name.
 
         Raises:
-            PatchifyError: if there is none.
+            PatchifyError: If there is none.
         """
         for picture in self.pictures:
             if picture.name == name:
@@ -222,7 +222,7 @@ class Collection:
             How many were added; the files that were skipped are in `skipped`.
 
         Raises:
-            ArchiveError: if it cannot be read, contains no files to add, or contains more than is allowed; pictures
+            ArchiveError: If it cannot be read, contains no files to add, or contains more than is allowed; pictures
                 that were added by then stay.
         """
         settings = self.settings

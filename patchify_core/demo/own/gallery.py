@@ -58,10 +58,10 @@ class OwnGallery(ExampleGallery):
     """A snapshot of a visitor's indexed pictures and boxes.
 
     Args:
-        name: of the index, for queries (`own_index_name`).
-        gallery: the indexed pictures, with the boxes that were drawn.
-        engine: index and encoder.
-        bundled: the page's own gallery, whose re-rankers are used.
+        name: Of the index, for queries (`own_index_name`).
+        gallery: The indexed pictures, with the boxes that were drawn.
+        engine: Index and encoder.
+        bundled: The page's own gallery, whose re-rankers are used.
     """
 
     def __init__(self, name: str, gallery: Gallery, engine: Patchify, bundled: ExampleGallery) -> None:
@@ -81,7 +81,7 @@ class OwnGallery(ExampleGallery):
         """Make a query of one of the pictures: its box if there is one, else all of it; it is left out of the score.
 
         Raises:
-            PatchifyError: if it is not indexed.
+            PatchifyError: If it is not indexed.
         """
         image = self.gallery.image(image_id)
         rows = self.gallery.annotations

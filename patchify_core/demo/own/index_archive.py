@@ -69,14 +69,14 @@ def pack_index(folder: Path, more: dict[str, bytes]) -> tuple[int, Iterator[byte
     Codes do not compress, so the archive is not compressed and its length is known in advance.
 
     Args:
-        folder: of the index; its files are opened here, so that they may be deleted meanwhile.
-        more: further files, name -> content.
+        folder: Of the index; its files are opened here, so that they may be deleted meanwhile.
+        more: Further files, name -> content.
 
     Returns:
         The length in bytes, and the bytes in pieces.
 
     Raises:
-        OSError: if the folder is gone.
+        OSError: If the folder is gone.
     """
     with ExitStack() as opened:
         files = [(path.name, opened.enter_context(open(path, "rb"))) for path in sorted(folder.iterdir())]
@@ -123,14 +123,14 @@ def restore_index(archive: Path, folder: Path, like: PatchIndex, most_pictures: 
     """Read an index from an archive.
 
     Args:
-        archive: what the visitor sent.
-        folder: for its files; created here.
-        like: the index whose encoder, regions, features, projection and codec it must have.
-        most_pictures: that it may contain.
-        most_bytes: that it may take unpacked.
+        archive: What the visitor sent.
+        folder: For its files; created here.
+        like: The index whose encoder, regions, features, projection and codec it must have.
+        most_pictures: That it may contain.
+        most_bytes: That it may take unpacked.
 
     Raises:
-        PatchifyError: one sentence, if it is not such an index.
+        PatchifyError: One sentence, if it is not such an index.
     """
     folder.mkdir(parents=True)
     try:
@@ -145,11 +145,11 @@ def restored_boxes(folder: Path, index: PatchIndex) -> list[tuple[str, str, list
     """Read the boxes of a restored index: SHA-256 of the picture, name of the object, and x1, y1, x2, y2 in pixels.
 
     Args:
-        folder: of the restored index; it may contain no boxes.
-        index: the restored index.
+        folder: Of the restored index; it may contain no boxes.
+        index: The restored index.
 
     Raises:
-        PatchifyError: if they are not as this page writes them.
+        PatchifyError: If they are not as this page writes them.
     """
     path = folder / BOXES_NAME
     if not path.exists():

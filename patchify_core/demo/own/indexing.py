@@ -45,12 +45,12 @@ class Progress:
 
     Attributes:
         state: `empty`, `indexing`, `cancelled`, `done` or `failed`.
-        done: pictures embedded.
-        total: pictures in all.
-        indexed: pictures that can be searched.
-        seconds_left: estimate; None where nothing is known.
-        waiting: whether other visitors' pictures have their turn.
-        error: why it failed, or None.
+        done: Pictures embedded.
+        total: Pictures in all.
+        indexed: Pictures that can be searched.
+        seconds_left: Estimate; None where nothing is known.
+        waiting: Whether other visitors' pictures have their turn.
+        error: Why it failed, or None.
     """
 
     state: str
@@ -66,12 +66,12 @@ class Indexer:
     """Builds and updates the index of one collection.
 
     Args:
-        collection: the pictures.
-        template: an index whose encoder, regions, features and codec are used.
-        load_encoder: returns the encoder that made it, which may take a while.
-        turns: a lock that all visitors share.
-        on_index: called with each index that can be searched, and its number.
-        check_room: called with a number of pictures; raises PatchifyError if there is no room for their index.
+        collection: The pictures.
+        template: An index whose encoder, regions, features and codec are used.
+        load_encoder: Returns the encoder that made it, which may take a while.
+        turns: A lock that all visitors share.
+        on_index: Called with each index that can be searched, and its number.
+        check_room: Called with a number of pictures; raises PatchifyError if there is no room for their index.
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class Indexer:
         """Use an index from before, so that the pictures in it need not be embedded again.
 
         Raises:
-            PatchifyError: if some pictures are indexed already.
+            PatchifyError: If some pictures are indexed already.
         """
         with self._lock:
             if self.index is not None or self._state == INDEXING:

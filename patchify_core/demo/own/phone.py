@@ -37,17 +37,17 @@ def propose_box(visitor: Visitor, name: str, point: object, address: str = "") -
     """Propose a box around what was tapped on a picture.
 
     Args:
-        visitor: whose picture it is; it need not be indexed yet.
-        name: of the picture.
+        visitor: Whose picture it is; it need not be indexed yet.
+        name: Of the picture.
         point: x and y in pixels of the upright picture; clipped to it.
-        address: where the visitor comes from.
+        address: Where the visitor comes from.
 
     Returns:
         x1, y1, x2, y2 in pixels, at least one pixel wide and high; a square at the tap if nothing stands out or the
         encoder has no feature maps.
 
     Raises:
-        PatchifyError: one sentence, if there is no such picture, or the point is invalid.
+        PatchifyError: One sentence, if there is no such picture, or the point is invalid.
     """
     picture = visitor.collection.named(name)
     size = np.array([picture.width, picture.height], np.float64)
@@ -67,10 +67,10 @@ def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dic
     """Rank the visitor's pictures against a box, by whole images and by patches.
 
     Args:
-        visitor: whose pictures are searched; some must be indexed.
-        name: of the query picture.
+        visitor: Whose pictures are searched; some must be indexed.
+        name: Of the query picture.
         box: x1, y1, x2, y2 in its pixels; None for all of it.
-        address: where the visitor comes from.
+        address: Where the visitor comes from.
 
     Returns:
         `whole` and `patches`: names, best first. `method`: how patches are encoded. `grids`: N of each level's N x N
@@ -79,7 +79,7 @@ def rankings(visitor: Visitor, name: str, box: object, address: str = "") -> dic
         all, xyxy as fractions of the picture's sides. `indexed` of `total` pictures were searched.
 
     Raises:
-        PatchifyError: one sentence, if there is no such picture or none is indexed, or the box is invalid.
+        PatchifyError: One sentence, if there is no such picture or none is indexed, or the box is invalid.
     """
     picture, engine = visitor.collection.named(name), visitor.gallery.engine
     region = None if box is None else checked_box(numbers(box, 4), picture.width, picture.height)

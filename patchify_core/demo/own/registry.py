@@ -38,10 +38,10 @@ class Registry:
     """All visitors' collections.
 
     Args:
-        bundled: the page's own gallery, whose encoder and codec are used.
-        settings: how much visitors may send, and how long it is kept.
-        folder: for their pictures; by default a new one among the machine's temporary files.
-        folders: used instead of `folder`.
+        bundled: The page's own gallery, whose encoder and codec are used.
+        settings: How much visitors may send, and how long it is kept.
+        folder: For their pictures; by default a new one among the machine's temporary files.
+        folders: Used instead of `folder`.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class Registry:
         """Create a collection for a visitor from this address; return its token.
 
         Raises:
-            PatchifyError: if there are too many visitors.
+            PatchifyError: If there are too many visitors.
         """
         with self._lock:
             if len(self._visitors) >= MOST_VISITORS:
@@ -104,7 +104,7 @@ class Registry:
         """Return the visitor with this token.
 
         Raises:
-            PatchifyError: if there is none, or the pictures have been deleted.
+            PatchifyError: If there is none, or the pictures have been deleted.
         """
         visitor = self._visitors.get(token) if isinstance(token, str) else None
         if visitor is None:
@@ -116,7 +116,7 @@ class Registry:
         """Return the gallery of a visitor's index; None for a bundled index.
 
         Raises:
-            PatchifyError: if those pictures have been deleted.
+            PatchifyError: If those pictures have been deleted.
         """
         token = own_token(index_name)
         return None if token is None else self.visitor(token).gallery
@@ -196,7 +196,7 @@ class Registry:
         """Check that there is room for a file that is being received.
 
         Raises:
-            PatchifyError: if the visitor's pictures were deleted, or the server is full.
+            PatchifyError: If the visitor's pictures were deleted, or the server is full.
         """
         visitor.seen = time.monotonic()
         if visitor.collection.closed.is_set():

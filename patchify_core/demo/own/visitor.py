@@ -41,13 +41,13 @@ class Visitor:
     """One visitor's pictures with everything made of them.
 
     Attributes:
-        boxes: drawn by the visitor.
+        boxes: Drawn by the visitor.
         restored_boxes: (SHA-256 of the picture, object, x1 y1 x2 y2) of a restored index, for pictures yet to come.
-        queries: pictures that are or were the query on the page for phones: id -> box, and its descriptor.
-        uploads: files being received; `incoming` is their bytes so far.
-        derived_bytes: on disk, of everything made of the pictures, as last measured.
-        tabs: open tabs of the browser; `closed` is when the last one was closed, `seen` the time of the last request.
-        score: as the page shows it.
+        queries: Pictures that are or were the query on the page for phones: id -> box, and its descriptor.
+        uploads: Files being received; `incoming` is their bytes so far.
+        derived_bytes: On disk, of everything made of the pictures, as last measured.
+        tabs: Open tabs of the browser; `closed` is when the last one was closed, `seen` the time of the last request.
+        score: As the page shows it.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Visitor:
         """Answers queries about the indexed pictures.
 
         Raises:
-            PatchifyError: if none is indexed yet.
+            PatchifyError: If none is indexed yet.
         """
         gallery = self._gallery
         if gallery is None:

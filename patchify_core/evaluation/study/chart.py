@@ -26,7 +26,7 @@ class ChartLine:
     """A line of a chart.
 
     Attributes:
-        name: its name in the legend.
+        name: Its name in the legend.
         points: (x, y, tooltip) of each point; x positive.
     """
 
@@ -39,10 +39,10 @@ class Axes:
     """Ticks of a chart.
 
     Attributes:
-        x: value -> label.
-        y: value -> label; the axis ends with them.
-        logarithmic: whether y is logarithmic; x always is.
-        beyond: margin of x beyond the first and the last point, in powers of ten.
+        x: Value -> label.
+        y: Value -> label; the axis ends with them.
+        logarithmic: Whether y is logarithmic; x always is.
+        beyond: Margin of x beyond the first and the last point, in powers of ten.
     """
 
     x: Mapping[float, str]
@@ -63,16 +63,16 @@ def line_chart(
     """Draw one chart with a logarithmic x axis as an SVG group.
 
     Args:
-        title: title above the chart.
-        x_title: title of the x axis.
-        lines: lines with at least one point in all.
-        offset: shift to the right in pixels.
+        title: Title above the chart.
+        x_title: Title of the x axis.
+        lines: Lines with at least one point in all.
+        offset: Shift to the right in pixels.
         mark: x value to mark with a vertical line and rings around its points, or None.
-        axes: ticks; by default y is a share and x is bytes.
-        colours: colours of the lines, repeated as necessary.
+        axes: Ticks; by default y is a share and x is bytes.
+        colours: Colours of the lines, repeated as necessary.
 
     Raises:
-        PatchifyError: if there is no point to draw.
+        PatchifyError: If there is no point to draw.
     """
     points = [point for line in lines for point in line.points]
     if not points:
@@ -148,7 +148,7 @@ def draw_chart(numbers: dict[str, Any]) -> str:
     """Draw accuracy against bytes per picture of a compression study: mAP left, LocScore right.
 
     Raises:
-        PatchifyError: if the study is another one.
+        PatchifyError: If the study is another one.
     """
     if numbers["study"] != "compression":
         raise PatchifyError(f"--chart draws the compression study, not {numbers['study']}: leave it out.")
@@ -195,7 +195,7 @@ def by_codebook(numbers: Mapping[str, Any], name: str, dataset: str) -> list[Cha
     Args:
         numbers: `rows` of a compression study.
         name: `map` or `locscore`.
-        dataset: name of the dataset.
+        dataset: Name of the dataset.
     """
     chosen = [row for row in numbers["rows"] if "x4" in row["factory"] and row["dataset"] == dataset]
     lines: dict[str, list[tuple[float, float, str]]] = {}

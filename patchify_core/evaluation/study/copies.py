@@ -76,9 +76,9 @@ class LocatedCopies:
     """How well a query's object is located in one picture, at any limit on `Location.alike`.
 
     Attributes:
-        copies: number of annotated copies of the object, at least 1.
-        pasted: whether the picture is a pasted scene.
-        second: the highest limit at which a second box is drawn; -inf if never.
+        copies: Number of annotated copies of the object, at least 1.
+        pasted: Whether the picture is a pasted scene.
+        second: The highest limit at which a second box is drawn; -inf if never.
         all_found: (IOUS,) the highest limit at which all copies are found; -inf if never.
     """
 
@@ -135,14 +135,14 @@ def locate_copies(
     """Locate the object of every query in the pictures that show it, and in pasted scenes.
 
     Args:
-        gallery: a dataset with queries and boxes.
-        engine: an index of its pictures with pooled features, and its encoder.
-        seed: seed of the pasted scenes.
-        progress: called with (queries done, queries in all).
+        gallery: A dataset with queries and boxes.
+        engine: An index of its pictures with pooled features, and its encoder.
+        seed: Seed of the pasted scenes.
+        progress: Called with (queries done, queries in all).
 
     Raises:
-        GalleryError: if no query's object has a box.
-        PatchifyError: if the index was made of crops.
+        GalleryError: If no query's object has a box.
+        PatchifyError: If the index was made of crops.
     """
     localizer = Localizer(engine, LocalizeSettings(another=NEVER))
     described = {query.id: engine.describe(query) for query in gallery.queries}
@@ -181,9 +181,9 @@ class Shares:
     """How often one limit is right and wrong.
 
     Attributes:
-        limit: the limit on `Location.alike`.
-        all_found: for each of IOUS, the share of pictures with several copies in which all are found.
-        second: the share of pictures with one copy in which a second box is drawn.
+        limit: The limit on `Location.alike`.
+        all_found: For each of IOUS, the share of pictures with several copies in which all are found.
+        second: The share of pictures with one copy in which a second box is drawn.
     """
 
     limit: float
@@ -249,7 +249,7 @@ class Scene:
     """A picture made for a query.
 
     Attributes:
-        query: the query whose object it shows.
+        query: The query whose object it shows.
         picture: RGB.
         boxes: (M, 4) float64 xyxy in pixels, all copies of the query's object.
     """
@@ -287,7 +287,7 @@ def paste(
         picture: RGB.
         piece: RGBA, from `cut_out`.
         boxes: (M, 4) float64 xyxy in pixels that it may not cover; its area is drawn relative to the first.
-        rng: random numbers for all of it.
+        rng: Random numbers for all of it.
 
     Returns:
         The new picture and (4,) the new object's box; None if there is no place for it.
@@ -318,9 +318,9 @@ def scenes(gallery: Gallery, look_alikes: Mapping[int, Sequence[int]], seed: int
     """Yield pairs of pictures: one that shows a query's object two or three times, and one that shows it once.
 
     Args:
-        gallery: a dataset with queries and boxes.
-        look_alikes: object -> the other objects, most similar first.
-        seed: seed of everything random.
+        gallery: A dataset with queries and boxes.
+        look_alikes: Object -> the other objects, most similar first.
+        seed: Seed of everything random.
     """
     queries: dict[int, list[Query]] = {}
     for query in gallery.queries:

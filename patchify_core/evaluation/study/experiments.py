@@ -63,18 +63,18 @@ class Configuration:
     """How to index and search; what an experiment compares.
 
     Attributes:
-        encoder: spec of the encoder.
-        regions: spec of the indexed regions.
-        levels: stages of the regions to score; None for all.
-        factory: codec of the descriptors.
-        codebook: training set of the codec.
-        rescore: factory of the finer codes, or None.
-        seed: seed of the codec's training.
-        rerank: name of a re-ranker, or None.
-        features: how descriptors are computed (`features.extract`).
-        query: views from which a query of pooled features is described, joined by plus signs: sides of its cropped box
+        encoder: Spec of the encoder.
+        regions: Spec of the indexed regions.
+        levels: Stages of the regions to score; None for all.
+        factory: Codec of the descriptors.
+        codebook: Training set of the codec.
+        rescore: Factory of the finer codes, or None.
+        seed: Seed of the codec's training.
+        rerank: Name of a re-ranker, or None.
+        features: How descriptors are computed (`features.extract`).
+        query: Views from which a query of pooled features is described, joined by plus signs: sides of its cropped box
             in pixels, and `picture` for the box within its picture; empty for the default.
-        refine: name of a box refiner, or None.
+        refine: Name of a box refiner, or None.
     """
 
     encoder: str = ENCODERS[0]
@@ -102,12 +102,12 @@ def plan(name: str, encoder: str = ENCODERS[0], skip: Collection[str] = ()) -> t
     """Return the configurations of an experiment.
 
     Args:
-        name: one of `STUDIES`.
-        encoder: spec of the encoder, unless encoders are what is compared.
-        skip: names of encoders, regions, factories, codebooks or re-rankers to leave out.
+        name: One of `STUDIES`.
+        encoder: Spec of the encoder, unless encoders are what is compared.
+        skip: Names of encoders, regions, factories, codebooks or re-rankers to leave out.
 
     Raises:
-        PatchifyError: if there is no such experiment, nothing in it has a name in `skip` (the nearest is suggested), or
+        PatchifyError: If there is no such experiment, nothing in it has a name in `skip` (the nearest is suggested), or
             nothing is left.
     """
     if name not in STUDIES:
@@ -119,9 +119,9 @@ def without(configurations: Sequence[Configuration], skip: Collection[str], what
     """Leave out the configurations that have one of the names in `skip`.
 
     Args:
-        configurations: to choose from.
-        skip: see `plan`, also for the errors.
-        what: what the error sentence calls the configurations.
+        configurations: To choose from.
+        skip: See `plan`, also for the errors.
+        what: What the error sentence calls the configurations.
     """
     names = {value for one in configurations for value in one.as_dict().values() if isinstance(value, str)}
     for unknown in sorted({*skip} - names):
@@ -204,7 +204,7 @@ class Mean:
     """Rows that differ only in their seed.
 
     Attributes:
-        rows: at least one.
+        rows: At least one.
     """
 
     rows: tuple[Row, ...]
@@ -268,7 +268,7 @@ def _code(name: str) -> Callable[[Mean], str]:
 
 
 def _score_table(rows: Iterable[Row], datasets: Sequence[str], keys: Sequence[str], columns: Columns) -> str:
-    """A line for each group of rows that agree in `keys`: the columns, then the scores on each dataset."""
+    """Return a line for each group of rows that agree in `keys`: the columns, then the scores on each dataset."""
     head = [*columns, *(f"{dataset}: {what}" for dataset in datasets for what in ("mAP", "LocScore"))]
     body = []
     for by_dataset in means(rows, keys).values():
@@ -370,7 +370,7 @@ class Experiment:
     """One of the experiments.
 
     Attributes:
-        configurations: encoder -> what is compared.
+        configurations: Encoder -> what is compared.
         tables: (rows, names of datasets) -> Markdown tables.
     """
 

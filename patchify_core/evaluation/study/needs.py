@@ -35,14 +35,14 @@ class EncoderCost:
     """The measured cost of one encoder on this machine.
 
     Attributes:
-        spec: its spec in the recipe of an index.
-        dim: dimensions of a descriptor.
-        weights_bytes: size of its network's parameters as float32, without those packed for the CPU.
-        here: whether its weights are here, so that nothing is downloaded.
-        patches_per_s: crops that are cut out and encoded per second.
-        search_s: seconds to compare a query with one patch.
-        memory_bytes: memory on `device`: measured on CUDA, else an upper bound.
-        device: the device that computes.
+        spec: Its spec in the recipe of an index.
+        dim: Dimensions of a descriptor.
+        weights_bytes: Size of its network's parameters as float32, without those packed for the CPU.
+        here: Whether its weights are here, so that nothing is downloaded.
+        patches_per_s: Crops that are cut out and encoded per second.
+        search_s: Seconds to compare a query with one patch.
+        memory_bytes: Memory on `device`: measured on CUDA, else an upper bound.
+        device: The device that computes.
     """
 
     spec: str
@@ -59,11 +59,11 @@ def measure_encoder(spec: str, load: Callable[..., Encoder] = load_encoder) -> E
     """Encode a batch of crops, with random weights if the trained ones would have to be downloaded.
 
     Args:
-        spec: spec of the encoder.
+        spec: Spec of the encoder.
         load: (spec, settings) -> encoder.
 
     Raises:
-        EncoderError: if it cannot be loaded.
+        EncoderError: If it cannot be loaded.
     """
     import torch
     from PIL import Image
@@ -119,16 +119,16 @@ class Needs:
     """What the unfinished cells need.
 
     Attributes:
-        cells: number of all cells.
-        finished: number of finished ones.
-        patches: number of patches to encode.
-        embed_s: seconds to encode them.
-        search_s: seconds of all searches.
-        rerank_s: seconds of all re-ranking.
-        download_bytes: approximate size of weights to download.
-        disk_bytes: size of exact descriptors and weights.
-        memory_bytes: twice the largest index (exact and coded), and the largest network on the CPU.
-        gpu_bytes: memory of the largest network on the GPU; 0 without one.
+        cells: Number of all cells.
+        finished: Number of finished ones.
+        patches: Number of patches to encode.
+        embed_s: Seconds to encode them.
+        search_s: Seconds of all searches.
+        rerank_s: Seconds of all re-ranking.
+        download_bytes: Approximate size of weights to download.
+        disk_bytes: Size of exact descriptors and weights.
+        memory_bytes: Twice the largest index (exact and coded), and the largest network on the CPU.
+        gpu_bytes: Memory of the largest network on the GPU; 0 without one.
     """
 
     cells: int
@@ -153,10 +153,10 @@ def needs_of(
     """Add up the needs of the unfinished cells.
 
     Args:
-        sets: name -> number of pictures and of queries.
-        configurations: the cells of each set.
-        costs: encoder, as in the cells -> its cost, for encoders with unfinished cells.
-        workbench: knows which descriptors exist already.
+        sets: Name -> number of pictures and of queries.
+        configurations: The cells of each set.
+        costs: Encoder, as in the cells -> its cost, for encoders with unfinished cells.
+        workbench: Knows which descriptors exist already.
         is_finished: (name of a set, cell) -> whether it is finished.
     """
     left = [(name, one) for name in sets for one in configurations if not is_finished(name, one)]

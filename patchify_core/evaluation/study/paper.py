@@ -46,12 +46,12 @@ class PaperSet:
     """A benchmark as the paper or its publishers use it.
 
     Attributes:
-        folder: its folder within the folder of all benchmarks.
-        format: its layout, see `read_dataset`.
-        subset: its subset, see `read_dataset`.
-        pictures: number of gallery pictures.
-        queries: number of queries.
-        source: where to download it.
+        folder: Its folder within the folder of all benchmarks.
+        format: Its layout, see `read_dataset`.
+        subset: Its subset, see `read_dataset`.
+        pictures: Number of gallery pictures.
+        queries: Number of queries.
+        source: Where to download it.
     """
 
     folder: str
@@ -101,12 +101,12 @@ def paper_cells(
     """Return the cells of one set, grouped by their descriptors.
 
     Args:
-        encoders: specs.
-        parts: some of `PARTS`.
-        skip: see `plans.plan`.
+        encoders: Specs.
+        parts: Some of `PARTS`.
+        skip: See `plans.plan`.
 
     Raises:
-        PatchifyError: if nothing has a name in `skip`, or nothing is left.
+        PatchifyError: If nothing has a name in `skip`, or nothing is left.
     """
     cells = [cell for encoder in encoders for cell in _of_encoder(encoder, parts)]
     return without(tuple(dict.fromkeys(cells)), skip, "paper's matrix")
@@ -133,7 +133,7 @@ def check_sets(data: Path, names: Sequence[str]) -> None:
     """Check that all sets are in a folder of benchmarks.
 
     Raises:
-        GalleryError: if one is missing; the sentence says where to get it.
+        GalleryError: If one is missing; the sentence says where to get it.
     """
     absent = [name for name in names if not SETS[name].is_in(data)]
     if absent:

@@ -74,8 +74,8 @@ class Workbench:
     """Exact indexes of datasets, stored in a folder.
 
     Args:
-        folder: the folder, with one sub-folder per dataset, encoder and regions; created if missing.
-        load: encoder spec -> encoder.
+        folder: The folder, with one sub-folder per dataset, encoder and regions; created if missing.
+        load: Encoder spec -> encoder.
     """
 
     def __init__(self, folder: Path, load: Callable[[str], Encoder] = load_encoder) -> None:
@@ -87,8 +87,8 @@ class Workbench:
         """Return the engine of a configuration; embed the gallery first if necessary (resumable).
 
         Raises:
-            GalleryError: if a picture of the dataset cannot be read.
-            PatchifyError: if the configuration is impossible for this dataset.
+            GalleryError: If a picture of the dataset cannot be read.
+            PatchifyError: If the configuration is impossible for this dataset.
         """
         caching = self._encoder(configuration.encoder)
         exact = self._embedded(gallery, caching.plain, configuration, progress)
@@ -176,18 +176,18 @@ def run_study(
     """Run an experiment.
 
     Args:
-        name: its name.
-        configurations: the configurations to compare.
-        galleries: datasets with queries.
-        workbench: the folder of exact descriptors.
-        out: the file to write; configurations that an interrupted run finished are read from its `.partial`.
-        report: called before each configuration that is measured.
-        progress: called while pictures are embedded.
-        command: the command that writes the file, for the record.
-        cells: a permanent file of finished configurations, one JSON line each, instead of the `.partial`; experiments
+        name: Its name.
+        configurations: The configurations to compare.
+        galleries: Datasets with queries.
+        workbench: The folder of exact descriptors.
+        out: The file to write; configurations that an interrupted run finished are read from its `.partial`.
+        report: Called before each configuration that is measured.
+        progress: Called while pictures are embedded.
+        command: The command that writes the file, for the record.
+        cells: A permanent file of finished configurations, one JSON line each, instead of the `.partial`; experiments
             that share configurations can share it.
-        weights: encoder -> digest of its weights, which must be those of a finished configuration.
-        finished: called with the numbers so far after each configuration that is measured.
+        weights: Encoder -> digest of its weights, which must be those of a finished configuration.
+        finished: Called with the numbers so far after each configuration that is measured.
 
     Returns:
         The content of the file: datasets, their queries, a row per configuration and level (`_row`), and refused

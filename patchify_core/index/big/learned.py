@@ -65,7 +65,7 @@ class Lists:
     firsts: NDArray[np.int64]
 
     def __len__(self) -> int:
-        """Number of lists."""
+        """Return the number of lists."""
         return len(self.centroids)
 
     def assign(self, vectors: NDArray[np.float32]) -> NDArray[np.int32]:

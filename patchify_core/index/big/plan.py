@@ -160,7 +160,7 @@ class _Candidate:
 
 
 def lists_of(patches: int) -> int:
-    """Number of inverted lists for this many patches: about 4 times the square root, a power of two, at most 65,536.
+    """Return the number of lists for this many patches: about 4 times the square root, a power of two, at most 65,536.
 
     Example:
         >>> [lists_of(n) for n in (1_000, 1_000_000, 30_000_000, 300_000_000)]

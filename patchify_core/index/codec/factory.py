@@ -141,7 +141,7 @@ def _parse(factory: str, text: str) -> Compression:
 
 
 def lists_for(patches: int) -> int:
-    """Number of inverted lists for this many patches: 4 times the square root, a power of two, and trainable.
+    """Return the number of lists for this many patches: 4 times the square root, a power of two, and trainable.
 
     Example:
         >>> [lists_for(n) for n in (100, 5_000, 300_000, 300_000_000)]

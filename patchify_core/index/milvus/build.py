@@ -127,7 +127,7 @@ def projection_kept(settings: CodeSettings) -> int | None:
 
 
 def _factory(projected: int | None) -> str:
-    """Factory of full vectors, projected to this many dimensions; None for those of the encoder."""
+    """Return the factory of full vectors, projected to this many dimensions; None for those of the encoder."""
     return "Flat" if projected is None else f"PCAH{projected},Flat"
 
 

@@ -50,7 +50,7 @@ class CollectionWriter:
             self._delete_partial()
 
     def __len__(self) -> int:
-        """Number of pictures added since the last flush."""
+        """Return the number of pictures added since the last flush."""
         return len(self._pending)
 
     def add(self, digest: str, rows: NDArray[np.float32]) -> None:

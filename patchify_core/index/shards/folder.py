@@ -124,7 +124,7 @@ class ShardFolder(PictureStream):
                     raise damaged_shard(self.folder / f"{shard['name']}.{suffix}")
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         return self._ends[-1]
 
     def batch(self, start: int, stop: int) -> tuple[PictureTable, NDArray[np.float32]]:
@@ -239,7 +239,7 @@ class GrowingShards:
                     self._register(number, [digest.tobytes().hex() for digest in digests])
 
     def __len__(self) -> int:
-        """Number of pictures added since the last flush."""
+        """Return the number of pictures added since the last flush."""
         return len(self._pending)
 
     def add(self, new: Embedded) -> None:
@@ -309,7 +309,7 @@ class GalleryStream(PictureStream):
         self.recipe, self.images, self._shards, self._old, self._rows = recipe, images, shards, old, rows
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Return the number of pictures."""
         return len(self.images)
 
     def pictures(self, start: int, stop: int) -> PictureTable:

@@ -97,7 +97,7 @@ class Cache(Generic[Value]):
         self._values: OrderedDict[Hashable, Value] = OrderedDict()
 
     def __len__(self) -> int:
-        """Number of cached values."""
+        """Return the number of cached values."""
         return len(self._values)
 
     def get(self, key: Hashable, make: Callable[[], Value]) -> Value:

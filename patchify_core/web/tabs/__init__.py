@@ -20,10 +20,10 @@ def html(value: str, elem_id: str, script: str | None = None, **options: Any) ->
     """Make an HTML component without Gradio's frame around it.
 
     Args:
-        value: what it shows at first.
-        elem_id: for style sheets and tests.
-        script: a file of `assets` that runs when it is loaded.
-        options: of `gr.HTML`.
+        value: What it shows at first.
+        elem_id: For style sheets and tests.
+        script: A file of `assets` that runs when it is loaded.
+        options: Of `gr.HTML`.
     """
     code = None if script is None else (ASSETS / script).read_text(encoding="utf-8")
     return gr.HTML(

@@ -48,9 +48,9 @@ def build_compression_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     """Make the components of the tab; nothing is computed until it is first opened.
 
     Args:
-        visits: the visitors' actions.
-        state: holds a visitor's `UserQuery`.
-        tab: the tab.
+        visits: The visitors' actions.
+        state: Holds a visitor's `UserQuery`.
+        tab: The tab.
     """
     choice = gr.State(None)
     controls = html("", "pf-squeeze", "compression.js")
@@ -83,8 +83,8 @@ class CompressionActions:
     """The visitors' actions on the tab.
 
     Args:
-        showcase: the bundled gallery.
-        parts: the components.
+        showcase: The bundled gallery.
+        parts: The components.
     """
 
     def __init__(self, showcase: ExampleGallery, parts: Parts) -> None:

@@ -31,9 +31,9 @@ def build_evaluation_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     """Make the components of the tab; the files are read when it is first opened.
 
     Args:
-        visits: the visitors' actions.
-        state: not used, because measurements are the same for every visitor.
-        tab: the tab.
+        visits: The visitors' actions.
+        state: Not used, because measurements are the same for every visitor.
+        tab: The tab.
     """
     reader = Evaluation(visits.showcase)
     story = html(WAIT, "pf-story")
@@ -50,7 +50,7 @@ class Evaluation:
     """Renders the tab from the current files.
 
     Args:
-        showcase: the bundled gallery, whose failures can be shown with pictures.
+        showcase: The bundled gallery, whose failures can be shown with pictures.
     """
 
     def __init__(self, showcase: ExampleGallery) -> None:
@@ -61,7 +61,7 @@ class Evaluation:
         """Render the whole tab; change nothing if it is opened again and the files are the same.
 
         Args:
-            shown: digest of what this visitor's page shows, or None.
+            shown: Digest of what this visitor's page shows, or None.
 
         Returns:
             The new digest, the overview, the table and the panel.

@@ -24,9 +24,9 @@ def build_search_tab(visits: Visits, tabs: Iterable[str] = (), galleries: Sequen
     """Make the components of the tab, with the first example already searched.
 
     Args:
-        visits: the visitors' actions.
-        tabs: titles of the other tabs, which a link may open.
-        galleries: all galleries of the server; there is a choice only if there are several.
+        visits: The visitors' actions.
+        tabs: Titles of the other tabs, which a link may open.
+        galleries: All galleries of the server; there is a choice only if there are several.
 
     Returns:
         The state that holds a visitor's `UserQuery`; None before the first query, and again once it has expired.
@@ -172,8 +172,8 @@ def build_own_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     """Make the tab for a visitor's own pictures, whose script calls the addresses of `own_pictures`.
 
     Args:
-        visits: the visitors' actions.
-        state: holds a visitor's `UserQuery`.
-        tab: the tab.
+        visits: The visitors' actions.
+        state: Holds a visitor's `UserQuery`.
+        tab: The tab.
     """
     html(views.render("own", settings=visits.settings, offered=visits.own is not None), "pf-own", "own.js")

@@ -44,8 +44,8 @@ class Sharing:
     """Makes links and files, and opens links.
 
     Args:
-        visits: the visitors' actions.
-        tabs: names of the page's tabs in links.
+        visits: The visitors' actions.
+        tabs: Names of the page's tabs in links.
     """
 
     def __init__(self, visits: Visits, tabs: frozenset[str]) -> None:
@@ -77,7 +77,7 @@ class Sharing:
         """Return the link to what is shown.
 
         Raises:
-            LinkError: if the query or the pictures are the visitor's own.
+            LinkError: If the query or the pictures are the visitor's own.
         """
         query = request.query
         if query.is_private:

@@ -32,9 +32,9 @@ def build_walk_tab(visits: Visits, state: gr.State, tab: gr.Tab) -> None:
     """Make the components of the tab; nothing is computed until it is first opened.
 
     Args:
-        visits: the visitors' actions.
-        state: holds a visitor's `UserQuery`.
-        tab: the tab.
+        visits: The visitors' actions.
+        state: Holds a visitor's `UserQuery`.
+        tab: The tab.
     """
     actions = WalkActions(visits)
     walk_state = gr.State(None, time_to_live=visits.settings.forget_s * 2)
@@ -51,10 +51,10 @@ class WalkState:
     """The walk that a visitor's page shows.
 
     Attributes:
-        source: the visitor's query as the search tab has it; None for that of a page just opened.
-        base: the index that it searches; it changes when more of the visitor's own pictures are indexed.
-        query: the same query, described for the index of the walk.
-        choice: the visitor's options.
+        source: The visitor's query as the search tab has it; None for that of a page just opened.
+        base: The index that it searches; it changes when more of the visitor's own pictures are indexed.
+        query: The same query, described for the index of the walk.
+        choice: The visitor's options.
     """
 
     source: UserQuery | None
@@ -67,7 +67,7 @@ class WalkActions:
     """The visitors' actions on the tab.
 
     Args:
-        visits: the actions on the search tab.
+        visits: The actions on the search tab.
     """
 
     def __init__(self, visits: Visits) -> None:
@@ -132,7 +132,7 @@ class WalkActions:
         """Return the query, the options, and the state if it belongs to this query.
 
         Raises:
-            PatchifyError: if the query has expired.
+            PatchifyError: If the query has expired.
         """
         if query is None and state is not None and state.source is not None:
             raise PatchifyError("The server no longer has your query: choose an example or reload the page.")
@@ -148,7 +148,7 @@ class WalkActions:
         """Return the options, changed as the browser says.
 
         Raises:
-            PatchifyError: if the page does not offer that.
+            PatchifyError: If the page does not offer that.
         """
         showcase = self._visits.at(base)
         what, value = event_value(event, "what"), event_value(event, "value")
@@ -191,10 +191,10 @@ class WalkActions:
         """Return the new state and the HTML of the tab.
 
         Args:
-            source: the query as the search tab has it.
-            base: see `_base`.
-            choice: the options.
-            last: the state until now, if it belongs to this query.
+            source: The query as the search tab has it.
+            base: See `_base`.
+            choice: The options.
+            last: The state until now, if it belongs to this query.
         """
         plan = None
         if choice.part == STEPS or last is None:

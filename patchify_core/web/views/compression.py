@@ -38,13 +38,13 @@ def controls(
     """Render the choice of bytes per patch and of codebook.
 
     Args:
-        stops: the sizes, the largest first.
-        factory: of the chosen size.
-        codebooks: what a codec can be trained on.
-        codebook: the chosen one.
-        dim: dimension of a descriptor.
-        codec: of the stored descriptors that the codes are made from, in words.
-        turn: a new number whenever the browser must reset the choice.
+        stops: The sizes, the largest first.
+        factory: Of the chosen size.
+        codebooks: What a codec can be trained on.
+        codebook: The chosen one.
+        dim: Dimension of a descriptor.
+        codec: Of the stored descriptors that the codes are made from, in words.
+        turn: A new number whenever the browser must reset the choice.
     """
     return render(
         "controls",
@@ -70,13 +70,13 @@ class Effect:
     """The effect of a code size on one query.
 
     Attributes:
-        name: of the query.
-        size: the chosen size in words.
-        codec: of the stored descriptors, in words.
-        before: the answer from the stored descriptors.
-        after: the answer from the chosen codes.
-        rank_before: image id -> rank in the first ranking.
-        rank_after: image id -> rank in the second one.
+        name: Of the query.
+        size: The chosen size in words.
+        codec: Of the stored descriptors, in words.
+        before: The answer from the stored descriptors.
+        after: The answer from the chosen codes.
+        rank_before: Image id -> rank in the first ranking.
+        rank_after: Image id -> rank in the second one.
     """
 
     name: str
@@ -135,13 +135,13 @@ def gallery(
     """Render charts of the whole gallery with the chosen size marked, and the memory that large galleries need.
 
     Args:
-        studies: the files.
-        dataset: the one whose codebooks are compared.
-        stop: the chosen size.
-        codebook: the chosen codebook.
-        patches: per picture.
+        studies: The files.
+        dataset: The one whose codebooks are compared.
+        stop: The chosen size.
+        codebook: The chosen codebook.
+        patches: Per picture.
         sizes: (exact, chosen) for several numbers of pictures.
-        url: address of a shipped file.
+        url: Address of a shipped file.
     """
     rows: Sequence[Mapping[str, Any]] = ()
     charts: list[Markup] = []

@@ -144,10 +144,10 @@ class Heat:
 
     Attributes:
         address: data: URL of the map in colours; it lies over the picture, and the page's script sets its opacity.
-        in_words: description for people who cannot see it.
-        low: its lowest similarity.
-        high: its highest similarity.
-        colours: of the legend, for CSS.
+        in_words: Description for people who cannot see it.
+        low: Its lowest similarity.
+        high: Its highest similarity.
+        colours: Of the legend, for CSS.
     """
 
     address: str
@@ -213,13 +213,13 @@ class PointPair:
     """Two pictures side by side, and lines between them.
 
     Attributes:
-        ratio: width / height of the drawing.
-        shape: the same for CSS.
-        view: the SVG view box.
+        ratio: Width / height of the drawing.
+        shape: The same for CSS.
+        view: The SVG view box.
         query_spot: CSS of the query picture.
         gallery_spot: CSS of the gallery picture.
         lines: (start, end) of each line.
-        in_words: description for people who cannot see it.
+        in_words: Description for people who cannot see it.
     """
 
     ratio: float

@@ -74,11 +74,11 @@ def evaluation(trials: Sequence[Trial], studies: Studies, dataset: str, chosen: 
     """Render the table with its controls, charts and sources.
 
     Args:
-        trials: of all datasets.
-        studies: the files that they come from.
-        dataset: the one shown first.
-        chosen: the trial shown in the panel, or None.
-        url: address of a shipped file.
+        trials: Of all datasets.
+        studies: The files that they come from.
+        dataset: The one shown first.
+        chosen: The trial shown in the panel, or None.
+        url: Address of a shipped file.
     """
     return render_text(
         "trials",
@@ -136,9 +136,9 @@ def sources(studies: Studies, url: FileUrl, names: Sequence[str] | None = None) 
     """Return where the numbers come from, as the macro `sources` of parts.html takes it.
 
     Args:
-        studies: the files.
-        url: address of a shipped file.
-        names: of the files to list; all of them if None.
+        studies: The files.
+        url: Address of a shipped file.
+        names: Of the files to list; all of them if None.
 
     Returns:
         `files` with their commands, `missing` with the reason, and `refused`: what could not be measured, by reason.
@@ -179,11 +179,11 @@ class ShownFailure:
     """A failed query with its pictures.
 
     Attributes:
-        failure: the numbers.
-        query: the query picture with its box.
-        first: the gallery picture at rank 1; None if it is not known.
-        verdict: of that picture: RIGHT, OFF or WRONG of `demo.results`.
-        iou: of its box with the annotated one; None if it is wrong or not annotated.
+        failure: The numbers.
+        query: The query picture with its box.
+        first: The gallery picture at rank 1; None if it is not known.
+        verdict: Of that picture: RIGHT, OFF or WRONG of `demo.results`.
+        iou: Of its box with the annotated one; None if it is wrong or not annotated.
     """
 
     failure: Failure
@@ -215,13 +215,13 @@ def trial(
     """Render the panel below the table.
 
     Args:
-        chosen: the trial to show.
-        others: trials that it can be compared with.
-        other: the trial that it is compared with, or None.
-        differences: of `chosen` (B) to `other` (A).
-        parts: its scores by object.
-        worst: its failures, or a sentence that says why they are not shown.
-        url: address of a bundled picture.
+        chosen: The trial to show.
+        others: Trials that it can be compared with.
+        other: The trial that it is compared with, or None.
+        differences: Of `chosen` (B) to `other` (A).
+        parts: Its scores by object.
+        worst: Its failures, or a sentence that says why they are not shown.
+        url: Address of a bundled picture.
     """
     scores = [
         (title, chosen.mean.of(name), chosen.mean.spread(name) / 2 if chosen.seeds > 1 else None)

@@ -30,11 +30,11 @@ def handout(showcase: ExampleGallery, shown: Walk | None = None) -> Markup:
     """Render the page: a single HTML file with its style and pictures embedded.
 
     Args:
-        showcase: the gallery.
-        shown: the walk of the query to show; by default that of the first example.
+        showcase: The gallery.
+        shown: The walk of the query to show; by default that of the first example.
 
     Raises:
-        PatchifyError: if a picture cannot be read any more.
+        PatchifyError: If a picture cannot be read any more.
     """
     shown = shown or walk(showcase, showcase.first(), WalkChoice())
     index_stages = shown.stages

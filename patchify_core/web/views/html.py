@@ -44,8 +44,8 @@ def render(template: str, **values: Any) -> str:
     """Render a part of the page from `web/templates`.
 
     Args:
-        template: its name without `.html`.
-        values: its variables, besides the globals and filters of this module.
+        template: Its name without `.html`.
+        values: Its variables, besides the globals and filters of this module.
     """
     return PARTS.get_template(f"{template}.html").render(values)
 
@@ -54,8 +54,8 @@ def render_text(template: str, **values: Any) -> Markup:
     """Render a template whose line breaks matter: running text with inline tags, and pages that are printed.
 
     Args:
-        template: its name without `.html`.
-        values: its variables, besides the globals and filters of this module.
+        template: Its name without `.html`.
+        values: Its variables, besides the globals and filters of this module.
     """
     return Markup(TEXTS.get_template(f"{template}.html").render(values))
 

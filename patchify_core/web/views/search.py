@@ -72,11 +72,11 @@ def strip(
     """Render AP and LocScore of a query: as shown, before re-ranking, and for whole pictures; or what they need.
 
     Args:
-        answer: the results.
-        object_name: the object, if it is known.
-        in_words: whether the query is words.
-        own: whether the pictures are the visitor's own, of which only some have boxes.
-        private: whether the query or the pictures are the visitor's own, so that no link can show them to others.
+        answer: The results.
+        object_name: The object, if it is known.
+        in_words: Whether the query is words.
+        own: Whether the pictures are the visitor's own, of which only some have boxes.
+        private: Whether the query or the pictures are the visitor's own, so that no link can show them to others.
     """
     gridded = stages.grid_of(answer.stages[answer.level - 1]) is not None
     return render(

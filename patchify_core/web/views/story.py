@@ -71,14 +71,14 @@ def story(
     """Render the charts, the bars and the cards; a part without numbers is left out.
 
     Args:
-        curves: one per dataset.
-        bands: of the bundled gallery, the smallest objects first.
-        failing: its worst queries.
-        queries: number of its queries.
-        gallery: the bundled gallery.
-        url: address of a picture.
-        page: address of the page that a card opens, without parameters.
-        calibrated: label, folder and calibration of each index that has one.
+        curves: One per dataset.
+        bands: Of the bundled gallery, the smallest objects first.
+        failing: Its worst queries.
+        queries: Number of its queries.
+        gallery: The bundled gallery.
+        url: Address of a picture.
+        page: Address of the page that a card opens, without parameters.
+        calibrated: Label, folder and calibration of each index that has one.
     """
     best = max(bands, key=lambda band: band.ap[-1] - band.ap[0], default=None)
     return render_text(

@@ -51,13 +51,13 @@ class Cell:
     """A patch.
 
     Attributes:
-        number: index of the patch.
-        score: cosine similarity to the query.
-        box: corners in pixels, separated by commas.
-        where: its position in words.
-        place: its position as CSS.
-        colour: of its similarity.
-        height: of its bar in percent.
+        number: Index of the patch.
+        score: Cosine similarity to the query.
+        box: Corners in pixels, separated by commas.
+        where: Its position in words.
+        place: Its position as CSS.
+        colour: Of its similarity.
+        height: Of its bar in percent.
     """
 
     number: int
@@ -100,11 +100,11 @@ def walk(shown: Walk, url: FileUrl, notebook: str, turn: int = 0, lesson: Lesson
     """Render the tab.
 
     Args:
-        shown: the walk; a task of the exercise if it has one.
-        url: address of a picture.
-        notebook: address of the notebook.
-        turn: a number that makes this text differ from the one before.
-        lesson: the plan, if that is shown.
+        shown: The walk; a task of the exercise if it has one.
+        url: Address of a picture.
+        notebook: Address of the notebook.
+        turn: A number that makes this text differ from the one before.
+        lesson: The plan, if that is shown.
     """
     layers, bars = layers_of(shown.stages, shown.look)
     query = shown.query
