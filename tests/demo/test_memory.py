@@ -89,9 +89,9 @@ def test_a_map_that_was_let_go_of_is_made_again(sample_db, lite0):
     gallery = ExampleGallery(sample_db, lite0)
     query = gallery.first()
     shown = gallery.ranking(query, gallery.levels)[:2]
-    before = [match.box.tolist() for match in gallery.engine.refine(query.descriptor, shown, "map")]
+    before = [match.box.tolist() for match in gallery.engine.refine(query.view, shown, "map")]
     localizer = gallery.engine.refiner("map").localizer
     assert len(localizer._ready) == 2
     gallery.indexes.free_maps()
     assert not localizer._ready
-    assert [match.box.tolist() for match in gallery.engine.refine(query.descriptor, shown, "map")] == before
+    assert [match.box.tolist() for match in gallery.engine.refine(query.view, shown, "map")] == before
