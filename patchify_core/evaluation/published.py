@@ -119,7 +119,7 @@ def _ilias_ap(positives: RankedPositives) -> float:
 
 
 def _oracle(positives: RankedPositives) -> float:
-    """Return the best that re-ranking 1000 pictures could reach; ILIAS' code gives it for galleries of at least 1000."""
+    """Return the best score that re-ranking 1000 pictures could reach, as ILIAS' code gives it."""
     return float(positives.shares(ILIAS_RANKS).sum()) / positives.total
 
 
