@@ -37,7 +37,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LONGEST_QUERY = 16_000
-"""Bytes after the query mark of an address; links to a search have a few hundred."""
+"""Bytes after the question mark of an address; links to a search have a few hundred."""
 
 MOST_HEADERS, LONGEST_HEADERS = 100, 32_000
 """Number of headers, and bytes of all of them; browsers send a fifth."""
@@ -139,7 +139,7 @@ class Gate:
                 return
             address = self.address_of(scope["method"], path)
             if len(scope["query_string"]) > LONGEST_QUERY:
-                raise Refused(414, "The address is too long: leave out what follows the query mark.")
+                raise Refused(414, "The address is too long: leave out what follows the question mark.")
             if headers.get("content-encoding", "identity") != "identity":
                 raise Refused(415, "Send the request as it is, without a Content-Encoding.")
             reply = Reply(send, origin)
