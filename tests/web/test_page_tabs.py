@@ -212,7 +212,7 @@ def test_training_is_cancelled_and_others_search_meanwhile(page, browser, server
     open_compression(page)
     page.locator(".is-sizes").get_by_text("64", exact=True).click()  # the slowest
     page.get_by_role("button", name="Cancel").click(timeout=20_000)
-    page.get_by_text("The training was cancelled. Below is still 32 bytes").wait_for()
+    page.get_by_text("The training was cancelled. Still shown: 32 bytes").wait_for()
     assert page.locator("input[name=pf-bytes]:checked").get_attribute("value") == "PCAH128,PQ64x4"
     assert page.locator(".pf-effect h4").nth(1).inner_text() == "32 bytes per patch, uniform codebook"
     with visit(browser, server) as other:  # what FAISS has begun goes on for some seconds, beside the searches
