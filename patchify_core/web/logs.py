@@ -8,6 +8,8 @@ import time
 from collections.abc import Hashable
 from pathlib import Path
 
+from patchify_core.imaging.filenames import printable
+
 NOTE_S = 60.0
 """Seconds between two log lines about the same fault."""
 
@@ -101,7 +103,7 @@ def _quotes(record: logging.LogRecord) -> bool:
 
 
 def _printable(text: str) -> str:
-    shown = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text[:LONGEST])
+    shown = printable(text[:LONGEST])
     return shown if len(shown) <= LONGEST else f"{shown[: LONGEST - 1]}…"
 
 
