@@ -12,7 +12,7 @@ that shows the object once: the pasted object is a look-alike there, so that sea
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -145,7 +145,8 @@ def locate_copies(
         PatchifyError: If the index was made of crops.
     """
     localizer = Localizer(engine, LocalizeSettings(another=NEVER))
-    described = {query.id: engine.describe(query) for query in gallery.queries}
+    # Without their decoded pictures, which all queries of a large dataset together have no room for.
+    described = {query.id: replace(engine.describe(query), picture=None) for query in gallery.queries}
 
     def locate(
         search: BoxSearch, query: Query, copies: NDArray[np.float64], size: tuple[int, int], pasted: bool
