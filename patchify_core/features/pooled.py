@@ -211,18 +211,15 @@ class QueryFeatures:
     Attributes:
         views: (V, D) float32 rows of length 1: the query's box at several sizes and in its picture. The query's
             descriptor is their mean in the space of the index.
-        parts: (n, D) float32 rows of length 1: single cells of the box, for dense matching; None without a map.
-        centrality: (n,) float32: weights of the parts, 1 in the middle of the box and `AT_THE_RIM` at its sides, where
-            a box often contains background.
+        parts: (h, w, D) float32 of length 1: the single cells of the box, for dense matching; None without a map.
     """
 
     views: NDArray[np.float32]
     parts: NDArray[np.float32] | None = None
-    centrality: NDArray[np.float32] | None = None
 
 
 AT_THE_RIM = 0.7
-"""Weight of a query's part at the side of its box."""
+"""Weight of a query's part at the side of its box, where a box often contains background; in the middle it is 1."""
 
 
 def query_features(
@@ -242,14 +239,14 @@ def query_features(
     if settings.query_in_picture or not views:
         cells = picture_cells(picture, encoder, settings.long_side)
         views.append(describe_boxes(cells, fractions(box, *picture.size), encoder))
-    if not maps:
-        return QueryFeatures(np.concatenate(views))
-    return QueryFeatures(np.concatenate(views), describe_cells(maps[0], encoder), centrality(*maps[0].shape[:2]))
+    parts = describe_cells(maps[0], encoder) if maps else None
+    return QueryFeatures(np.concatenate(views), parts)
 
 
 def describe_cells(cells: NDArray[np.float32], encoder: MapEncoder) -> NDArray[np.float32]:
-    """Descriptors of the single cells of a map (h, w, C), row by row: (h * w, D) float32 with rows of length 1."""
-    return encoder.describe_pooled(cells.reshape(-1, cells.shape[2]))
+    """Describe the single cells of a map: (h, w, C) -> (h, w, D) float32 of length 1."""
+    height, width, channels = cells.shape
+    return encoder.describe_pooled(cells.reshape(-1, channels)).reshape(height, width, -1)
 
 
 def centrality(height: int, width: int) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from patchify_core.encoders import Encoder, TextEncoder
 from patchify_core.errors import EncoderError, PatchifyError
 from patchify_core.features.extract import load_extractor
-from patchify_core.features.pooled import mean_direction
+from patchify_core.features.pooled import centrality, mean_direction
 from patchify_core.imaging.boxes import checked_box
 from patchify_core.imaging.pictures import DEFAULTS, read_picture, upright
 from patchify_core.index.store import PatchStore
@@ -145,8 +145,9 @@ class Searcher:
         whole = [0.0, 0.0, float(image.width), float(image.height)]
         features = self.extractor.query_features(image, whole if region is None else region.tolist())
         parts = None
-        if features.parts is not None and features.centrality is not None:
-            parts = self.index.project(features.parts) * features.centrality[:, None]
+        if features.parts is not None:
+            height, width, dim = features.parts.shape
+            parts = self.index.project(features.parts.reshape(-1, dim)) * centrality(height, width)[:, None]
         return QueryView(mean_direction(self.index.project(features.views)), image, region, parts=parts)
 
     def search_descriptor(

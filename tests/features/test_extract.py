@@ -111,6 +111,7 @@ def test_crops_are_what_features_describes():
     np.testing.assert_array_equal(
         Crops(tiny).query_features(scene, BOXES[1].tolist()).views, describe(scene, BOXES[1], tiny)
     )
+    assert Crops(tiny).query_features(scene, BOXES[1].tolist()).parts is None
 
 
 def test_pooled_runs_once_over_each_picture():

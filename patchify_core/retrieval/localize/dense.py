@@ -49,9 +49,8 @@ class Agreement:
         nearest = min(NEAREST, len(parts))
         values = np.partition(similarities, -nearest, axis=0)[-nearest:].mean(axis=0).reshape(cells.shape[:2])
         mean, low, high = float(values.mean()), float(np.quantile(values, BACKGROUND)), float(values.max())
-        level = min(
-            mean + threshold * (high - mean), (low + high) / 2
-        )  # an object that fills the picture has a high mean
+        # An object that fills the picture raises the mean: the middle keeps the level below its cells.
+        level = min(mean + threshold * (high - mean), (low + high) / 2)
         self._table = integral_image((values - level)[..., None], 1)
         corners = np.linspace(0, 1, steps + 1)
         self._steps = resampled(self._table, corners, corners)[..., 0]

@@ -149,8 +149,9 @@ class BoxSearch:
     @cached_property
     def _cells(self) -> NDArray[np.float32]:
         """(h, w, dim) descriptors of single cells, in the space of the index."""
-        cells = self.picture_map.cells
-        return self.project(describe_cells(cells, self.encoder)).reshape(*cells.shape[:2], -1)
+        cells = describe_cells(self.picture_map.cells, self.encoder)
+        height, width, dim = cells.shape
+        return self.project(cells.reshape(-1, dim)).reshape(height, width, -1)
 
     def search(
         self,

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from patchify_core.features.pooled import centrality
 from patchify_core.imaging.boxes import iou
+from patchify_core.imaging.pictures import read_picture
+from patchify_core.index.patch_index import PatchIndex
+from patchify_core.patchify import Patchify
 from patchify_core.regions.salient import lattice
 from patchify_core.retrieval.localize import BoxSearchSettings, Localizer, LocalizeSettings
 from patchify_core.retrieval.localize.dense import BACKGROUND, NEAREST, Agreement
@@ -105,8 +111,6 @@ def test_an_object_that_fills_the_picture_agrees_as_a_whole():
 
 def test_a_query_with_and_without_parts(tmp_path):
     """Without parts (words, a bare descriptor) and without weight the search is the same, and has no agreement."""
-    from dataclasses import replace
-
     engine = engine_of(write_scenes(tmp_path / "photos"), tmp_path / "idx")
     query = asked(engine)
     bare, off = replace(query, parts=None), LocalizeSettings(search=BoxSearchSettings(agreement=0.0))
@@ -130,15 +134,14 @@ def test_small_objects_have_too_few_cells_for_it(tmp_path, large, weight):
 
 def test_parts_make_boxes_better_on_the_bundled_gallery(sample_db, sample_gallery, lite0):
     """Mean IoU of refined boxes with and without them (all queries: `study boxes`)."""
-    from dataclasses import replace
-
-    from patchify_core.index.patch_index import PatchIndex
-    from patchify_core.patchify import Patchify
-
     engine = Patchify(PatchIndex.load(sample_db / "indexes" / "pooled"), lite0)
     localizer, overlaps = Localizer(engine), []
     for query in sample_gallery.queries[::9]:
         view = engine.describe(query)
+        parts = engine.extractor.query_features(read_picture(query.path), query.box.tolist()).parts
+        height, width, dim = parts.shape
+        expected = engine.index.project(parts.reshape(-1, dim)) * centrality(height, width)[:, None]
+        np.testing.assert_allclose(view.parts, expected, atol=1e-6)
         assert view.parts.shape[1] == engine.index.dim and np.linalg.norm(view.parts, axis=1).max() <= 1 + 1e-5
         for image, boxes in list(sample_gallery.positives(query.instance, query.exclude).items())[:5]:
             found = [
